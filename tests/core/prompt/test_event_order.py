@@ -26,6 +26,10 @@ from storage.records import Message
             "Can you walk me through the order in which I brought up the different aspects of our wedding?",
             "Can you I our wedding",
         ),
+        (
+            "What is the order of the three trips I took in spring, from earliest to latest?",
+            "What is the three trips I took in spring",
+        ),
         ("In welcher Reihenfolge kamen die Küche und der Boden?", "kamen die Küche und der Boden"),
         ("Dans quel ordre ai-je choisi le sol ?", "ai-je choisi le sol"),
         ("我是按什么顺序装修厨房的？", "我是 装修厨房的？"),
