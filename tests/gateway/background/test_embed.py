@@ -454,7 +454,7 @@ def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
 
         async def embed_slowly(self: QueryVectors, *asked: Any) -> Any:
             nonlocal late_s
-            late_s += 0 if self._made else PATIENCE_S / 4
+            late_s += 0 if self._vectors else PATIENCE_S / 4
             return await vector_of(self, *asked)
 
         async def compare_slowly(self: Recall, *asked: Any, **options: Any) -> Any:
