@@ -338,7 +338,7 @@ async def test_what_comes_free_while_the_server_refuses_one_more_is_taken(
     go_on.set()
     await first
     refuse.set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         assert await second == 1
     assert await store.database.read(ask) == 1
 

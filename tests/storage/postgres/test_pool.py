@@ -12,6 +12,7 @@ import pytest
 from storage.errors import Broken, Busy, Unavailable
 from storage.postgres.connection import PostgresTarget
 from storage.postgres.pool import ConnectionPool, PoolLimits
+from tests.patience import PATIENCE_S
 
 PLACE = PostgresTarget("postgresql://nobody@127.0.0.1:1/none")
 
@@ -76,7 +77,7 @@ async def open_pool(**limits: Any) -> ConnectionPool:
 
 
 async def turn(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
 
@@ -92,7 +93,7 @@ async def test_a_waiter_for_a_connection_whose_opening_was_given_up_opens_one(se
     await asyncio.sleep(0)
     reading.cancel()
     server.go_on.set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         pool.release(await writing)
     await pool.close(1)
 
@@ -105,7 +106,7 @@ async def test_a_connection_handed_to_a_caller_that_gives_up_goes_to_the_next(se
     raw.terminate()
     pool.release(raw)  # it is lost, so that the first is to open another one
     first.cancel()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         pool.release(await second)
     await pool.close(1)
 
@@ -118,7 +119,7 @@ async def test_bulk_goes_on_where_other_bulk_has_given_up_its_place(server: Serv
     first.cancel()
     await asyncio.sleep(0)
     pool.release(raw)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         pool.release(await second, is_bulk=True)
     await pool.close(1)
 
@@ -188,10 +189,10 @@ async def test_whatever_happens_no_caller_waits_for_ever_and_every_connection_is
         for _ in range(chance.randrange(4)):
             await asyncio.sleep(0)
     server.down = False
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await asyncio.gather(*users, return_exceptions=True)
     await turn(lambda: pool.fault is None)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         taken = [await pool.acquire() for _ in range(min(size, server.most))]
     assert set(taken) == {each for each in server.sessions if not each.closed}
     await pool.close(1)
