@@ -50,7 +50,7 @@ class Unavailable(StoreError):
     is_known = False
 
     def again(self) -> Self:
-        """Returns the same error for another waiter: exceptions carry the traceback of whoever raised them."""
+        """Returns a copy of the error for another waiter: exceptions carry the traceback of whoever raised them."""
         copy = type(self)(self.message)
         copy.__cause__ = self.__cause__
         copy.is_known = True

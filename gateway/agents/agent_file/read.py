@@ -127,7 +127,7 @@ class _FileReader:
         )
 
     def _read_agent(self, agent: FileAgent, raw: Mapping[str, Any], n: int) -> PortableAgent:
-        """Returns the agent with the index n in the file. raw: the same as JSON."""
+        """Returns the agent with the index n in the file. raw: the agent as JSON."""
         at = (*FILE_AT, "agents", n)
         extension = self._extension.agents.get(agent.id)
         own = extension or AgentExtension()

@@ -56,7 +56,7 @@ def read_tools(tools: Sequence[dict[str, Any]], *, is_own: bool) -> ToolsOfFile:
 
 
 def _definition(tool: FileTool, raw: Mapping[str, Any], at: Path, *, is_own: bool) -> ToolDefinition:
-    """Returns the definition of a tool. raw: the same as JSON. Raises: Unprocessable."""
+    """Returns the definition of a tool. raw: the tool as JSON. Raises: Unprocessable."""
     fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
     schema = fields.get("json_schema")
     if not isinstance(schema, dict) or schema.get("name") != tool.name:

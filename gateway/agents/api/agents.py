@@ -23,6 +23,8 @@ from storage.listing import AgentFilter
 
 
 class AgentRoutes:
+    """The routes of agents."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
 

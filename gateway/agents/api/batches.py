@@ -143,6 +143,8 @@ def item_json(item: BatchItem, error_message: str) -> dict[str, Any]:
 
 
 class BatchRoutes:
+    """The routes of batches."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
 

@@ -146,6 +146,8 @@ def revision_json(revision: Revision) -> dict[str, Any]:
 
 
 class BlockRoutes:
+    """The routes of blocks."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._blocks = api.store.named_blocks

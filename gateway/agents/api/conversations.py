@@ -218,6 +218,8 @@ class NamedConversation(Struct, frozen=True):
 
 
 class ConversationRoutes:
+    """The routes of agents' conversations."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._conversations = AgentConversations(api.store, api.now)

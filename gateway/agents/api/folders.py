@@ -151,6 +151,8 @@ def agent_file_json(folder: Definition, file: StoredFile) -> dict[str, Any]:
 
 
 class FolderRoutes:
+    """The routes of folders and their files."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._folders = Folders(api.store, api.registry, api.now)

@@ -140,6 +140,8 @@ _READ = 200  # identities at least that are read at once: few of them may be ask
 
 
 class IdentityRoutes:
+    """The routes of identities."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._definitions = api.store.definitions

@@ -15,7 +15,7 @@ from gateway.web.middleware import info_of
 
 
 class ModelAndTagRoutes:
-    """version: of the gateway."""
+    """The routes of models, of tags and of health. version: of the gateway."""
 
     def __init__(self, api: AgentsApi, version: str) -> None:
         self._api = api

@@ -64,6 +64,8 @@ class ApprovalBody(Body):
 
 
 class ToolRoutes:
+    """The routes of tools."""
+
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._tools = api.registry.tools

@@ -105,6 +105,8 @@ class ComposedRequest(Struct, frozen=True):
     upstream: str
     model: str
     body: bytes
+    # The end of the path that it goes on from; 0: the path is empty.
     last_exchange: int
+    # The agent's, when it was composed.
     epoch: int
     state: RequestState

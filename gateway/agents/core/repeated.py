@@ -135,12 +135,12 @@ def _find_unheard_turns(
 
     A list that only asks again what was answered is another turn.
     """
-    found = [
+    unheard = [
         (turns, count)
         for turns, count in _repeated_turns(path, hasher, messages, heard_texts)
         if count < len(messages) or not any(exchange.reply for exchange in turns)
     ]
-    return found[-1] if found else ((), 0)
+    return unheard[-1] if unheard else ((), 0)
 
 
 def _steps_from(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]) -> Sequence[Exchange]:
@@ -228,7 +228,7 @@ def _without_text_before(heard_texts: Sequence[str]) -> Iterator[str]:
 
 
 def _without_text_after(heard_texts: Sequence[str]) -> Iterator[str]:
-    """Yields the same, since the application may have spoken after it."""
+    """Yields what may be a reply in these texts, where the application has spoken after it; the longest first."""
     return (join_texts(heard_texts[:n]) for n in range(len(heard_texts) - 1, 0, -1))
 
 

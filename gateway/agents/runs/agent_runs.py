@@ -350,7 +350,7 @@ class AgentRuns:
             return await self._answer(_in_place_of(send, earlier), ticket, view, sink, receipt)
 
     async def _repeated_result(self, send: RoutedSend, earlier: EarlierSend) -> RunResult:
-        """Returns the result of an earlier send, for the same one."""
+        """Returns the result of an earlier send, for the send that repeats it."""
         last = await last_counts(self.keeper.store, earlier.run)
         return RunResult(earlier.run, await self._agent_of(send), earlier.steps, is_repeat=True, last=last)
 

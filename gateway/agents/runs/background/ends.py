@@ -25,10 +25,10 @@ class RunEnds:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        # By the uid of a run that is waited for.
+        # Set at the end of a run that is waited for, by the run's uid.
         self._events: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
-        self._ended: list[Callable[[str], None]] = []
-        self._missed: list[Callable[[], None]] = []
+        self._end_callbacks: list[Callable[[str], None]] = []
+        self._loss_callbacks: list[Callable[[], None]] = []
         store.database.listen(RUNS, self._on_notification)
 
     @property
@@ -42,8 +42,8 @@ class RunEnds:
         ended: called with the uid of a run that this process or another one has ended.
         missed: called when notifications may have been lost.
         """
-        self._ended.append(ended)
-        self._missed.append(missed)
+        self._end_callbacks.append(ended)
+        self._loss_callbacks.append(missed)
 
     def notify(self, run: Run) -> None:
         """Notifies all processes that a run has ended."""
@@ -70,20 +70,24 @@ class RunEnds:
         """Waits for the ends of the runs of a conversation that were accepted before this moment, by any process.
 
         Each process has its own queue, so that the order in which they were accepted is in the database alone.
-        conversation: its key, or its uid. Raises: StoreError.
+
+        conversation: its key, or its uid.
+
+        Raises: StoreError.
         """
         for run in await self._store.runs.list_accepted(agent.id, conversation):
             await self.wait_for(run)
 
     def _on_notification(self, payload: str | None) -> None:
+        """Notes the end of a run. payload: as `notify` sends it; None: notifications may have been lost."""
         if payload is None:
-            for missed in self._missed:
-                missed()
+            for callback in self._loss_callbacks:
+                callback()
         else:
             self._note_end(payload.partition(" ")[0])
 
     def _note_end(self, uid: str) -> None:
-        for ended in self._ended:
-            ended(uid)
+        for callback in self._end_callbacks:
+            callback(uid)
         if (event := self._events.pop(uid, None)) is not None:
             event.set()
