@@ -95,8 +95,8 @@ async def test_definitions_are_listed_by_name_and_page(store: Store) -> None:
     assert await listed(Page(after=made[2].id, limit=1)) == ["t1"]
     assert await listed(Page(after=made[0].id, newest_first=False)) == ["t1", "t2", "t3"]
     assert await listed(Page(), name="tool_2") == ["t2"]
-    assert await listed(Page(), text="OOL_3") == ["t3"]
-    assert await listed(Page(), text="o%l") == []
+    assert await listed(Page(), name_part="OOL_3") == ["t3"]
+    assert await listed(Page(), name_part="o%l") == []
 
 
 async def test_an_agent_is_made_with_all_that_belongs_to_it(store: Store) -> None:

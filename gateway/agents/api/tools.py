@@ -265,7 +265,7 @@ class ToolRoutes:
             before=uid_or_none("tool", query.before),
             newest_first=query.newest_first(),
             name=sent_or_none(query.name),
-            text=sent_or_none(query.search),
+            name_part=sent_or_none(query.search),
         )
         async for tool in tools:
             kind = tool_json(tool)["tool_type"] if types or without else None

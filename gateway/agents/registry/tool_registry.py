@@ -68,13 +68,13 @@ class ToolRegistry:
         before: str | None = None,
         newest_first: bool = True,
         name: str | None = None,
-        text: str | None = None,
+        name_part: str | None = None,
     ) -> AsyncIterator[ToolView]:
         """Yields tools. Built-in ones count as older than all others.
 
         after, before: public names, in the order asked for.
         name: of the only tool that is wanted; None: any.
-        text: a part of the wanted names; None: any.
+        name_part: a part of the names; None: any.
         """
         first, last = (before, after) if newest_first else (after, before)
         low = -_BEYOND if first is None else await self._sort_key(project, first)
@@ -82,26 +82,26 @@ class ToolRegistry:
         built_in = [
             built_in_tool(each)
             for each in _CALLABLE
-            if low < _built_in_key(each) < high and name in (None, each) and (text or "").lower() in each
+            if low < _built_in_key(each) < high and name in (None, each) and (name_part or "").lower() in each
         ]
         if not newest_first:
             for tool in built_in:
                 yield tool
         start, end = (high, low) if newest_first else (low, high)
         page = Page(start, end, _PAGE, newest_first)
-        async for tool in self._select_defined(project, page, name, text):
+        async for tool in self._select_defined(project, page, name, name_part):
             yield tool
         if newest_first:
             for tool in reversed(built_in):
                 yield tool
 
     async def _select_defined(
-        self, project: str, page: Page, name: str | None, text: str | None
+        self, project: str, page: Page, name: str | None, name_part: str | None
     ) -> AsyncIterator[ToolView]:
-        """Yields the tools that were made over REST, from a first page on. name, text: as for `select`."""
+        """Yields the tools that were made over REST, from a first page on. name, name_part: as for `select`."""
         while True:
             rows = await self._store.definitions.list(
-                project, DefinitionKind.TOOL, page, name=name, text=text
+                project, DefinitionKind.TOOL, page, name=name, name_part=name_part
             )
             for row in rows:
                 yield _tool_view(row)

@@ -204,14 +204,14 @@ class Definitions(Group):
         page: Page,
         *,
         name: str | None = None,
-        text: str | None = None,
+        name_part: str | None = None,
     ) -> builtins.list[Definition]:
         """Returns a page of a project's definitions of a kind.
 
         name: the whole name.
-        text: a part of the name.
+        name_part: a part of the name, in any case.
         """
-        values = (project, *page.bounds, kind, name, ascii_lower(text), page.limit)
+        values = (project, *page.bounds, kind, name, ascii_lower(name_part), page.limit)
         return [make_definition(row) for row in await connection.rows(SQL[f"list_{page.direction}"], values)]
 
     @reads
