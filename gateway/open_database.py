@@ -122,9 +122,9 @@ def warn_of_network(settings: Settings) -> str | None:
     )
 
 
-def _describe_schema(found: int, known: int) -> str:
-    upgrade = f", which a start brings to {known}; only a copy leads back" if found < known else ""
-    return f"schema version {found}{upgrade}"
+def _describe_schema(version: int, newest: int) -> str:
+    upgrade = f", which a start brings to {newest}; only a copy leads back" if version < newest else ""
+    return f"schema version {version}{upgrade}"
 
 
 async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFindings:

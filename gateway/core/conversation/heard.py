@@ -51,11 +51,11 @@ def _repeated(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> list
         if is_system(message):
             continue
         form = _form(message)
-        at = next((at for at, each in above if each == form), None)
-        if at is None:
+        position = next((position for position, path_form in above if path_form == form), None)
+        if position is None:
             return []
         passed.append(index)
-        if at == len(path) - 1:
+        if position == len(path) - 1:
             return passed
     return []
 

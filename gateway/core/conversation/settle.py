@@ -375,16 +375,16 @@ def content_fields(plan: Plan, ended: RequestEnd, redactions: frozenset[int]) ->
 def _path_of(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> bytes:
     """Returns the hash of the path down to the reply of the exchange; b"" where its beginning is not known."""
     # The hash goes on from the nearest ancestor that has one; a cancelled or cut exchange has none.
-    rest = [exchange]
+    unhashed = [exchange]
     above = tree.parent(exchange)
     while above is not None and (above.reply is None or not above.path):
-        rest.append(above)
+        unhashed.append(above)
         above = tree.parent(above)
-    if above is None and rest[-1].parent is not None:
+    if above is None and unhashed[-1].parent is not None:
         return b""
     path = above.path if above is not None else b""
-    for other in reversed(rest):
-        path = hasher.hash_path((*flat(other), *(other.reply or ())), path)
+    for exchange_below in reversed(unhashed):
+        path = hasher.hash_path((*flat(exchange_below), *(exchange_below.reply or ())), path)
     return path
 
 

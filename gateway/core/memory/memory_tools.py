@@ -377,13 +377,13 @@ def _replace(value: str, old: str, new: str, *, every: bool = False) -> _Change:
         return _Change(None, "the text to replace is empty.")
     if every and old in value:
         return _Change(value.replace(old, new), f"changed: - {_quoted_short(old)} + {_quoted_short(new)}")
-    found = value.count(old)
+    count = value.count(old)
     # Overlapping places count as well: "aa" in "aaa" does not say which.
-    if found == 1 and value.find(old, value.find(old) + 1) != -1:
-        found = 2
-    if found == 0:
+    if count == 1 and value.find(old, value.find(old) + 1) != -1:
+        count = 2
+    if count == 0:
         return _Change(None, f"the text to replace is not in the block: {_quoted_short(old)}.")
-    if found > 1:
+    if count > 1:
         lines = ", ".join(map(str, _lines_of(value, old)))
         return _Change(
             None,
@@ -394,14 +394,14 @@ def _replace(value: str, old: str, new: str, *, every: bool = False) -> _Change:
 
 def _lines_of(value: str, old: str) -> list[int]:
     """Returns the numbers, from 1, of the first lines in which a text begins."""
-    found: list[int] = []
-    line, counted, at = 1, 0, value.find(old)
-    while at != -1 and len(found) < _MAX_LINE_NUMBERS:
-        line += value.count("\n", counted, at)
-        found.append(line)
-        counted, end = at, value.find("\n", at)
-        at = -1 if end == -1 else value.find(old, end + 1)
-    return found
+    line_numbers: list[int] = []
+    line, counted, position = 1, 0, value.find(old)
+    while position != -1 and len(line_numbers) < _MAX_LINE_NUMBERS:
+        line += value.count("\n", counted, position)
+        line_numbers.append(line)
+        counted, end = position, value.find("\n", position)
+        position = -1 if end == -1 else value.find(old, end + 1)
+    return line_numbers
 
 
 def _patch(value: str, patch: str) -> _Change:

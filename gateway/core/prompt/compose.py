@@ -195,24 +195,24 @@ def _compose_after_head(
     """Returns what goes around a list that goes on from a head. The end of the list that is in order stays there."""
     listing, match_point = plan.query.listing, plan.match.match_point
     heard = _heard_with_rounds(tree, plan, offered)
-    sent = [SentMessage(each) for each in _omitted_messages(tree, plan, offered)]
-    sent += _heard_messages(plan, heard)
-    sent += _messages_without_reply(plan, fresh)
-    sent = put_results_after_calls(sent)
+    messages = [SentMessage(omitted) for omitted in _omitted_messages(tree, plan, offered)]
+    messages += _heard_messages(plan, heard)
+    messages += _messages_without_reply(plan, fresh)
+    messages = put_results_after_calls(messages)
     is_unrestored = (
         match_point is not None and match_point.has_full and plan.heard_count > 0 and heard is None
     )
     composition = Composition(unrestored_rounds=int(is_unrestored))
     moved = set(range(len(listing)))
     next_index = len(listing)
-    while sent and (index := sent[-1].list_index) is not None and index < next_index:
-        message = sent.pop().content
+    while messages and (index := messages[-1].list_index) is not None and index < next_index:
+        message = messages.pop().content
         if message.note:
             tokens = estimate_tokens(message.note)
             composition.put_note(listing.positions[index], message.note, tokens, message.shown)
         moved.remove(index)
         next_index = index
-    composition.inserted = [each.content for each in sent]
+    composition.inserted = [moved_message.content for moved_message in messages]
     composition.replacements = {listing.positions[i]: [] for i in moved}
     return composition
 

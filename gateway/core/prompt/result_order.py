@@ -33,21 +33,21 @@ class SentMessage(NamedTuple):
         return str(self.content.message.get("tool_call_id"))
 
 
-def put_results_after_calls(sent: Sequence[SentMessage]) -> list[SentMessage]:
+def put_results_after_calls(messages: Sequence[SentMessage]) -> list[SentMessage]:
     """Puts results of tools right after their calls, because servers refuse a call without its result, and a result
     without its call.
 
     A stored call without a result gets one, which is found there again with the next request. A result that comes
     after a later reply has its call in that reply, too. Stored results without a call, or too many, are left out.
     """
-    if not any(each.role == "tool" or "tool_calls" in each.content.message for each in sent):
-        return [*sent]  # as nearly always, and a history may have thousands
+    if not any(message.role == "tool" or "tool_calls" in message.content.message for message in messages):
+        return [*messages]  # as nearly always, and a history may have thousands
     calls: dict[str, Any] = {}
-    starts = [i for i, each in enumerate(sent) if each.role == "assistant"]
-    first = sent[: starts[0]] if starts else sent
-    ordered = [each for each in first if each.role != "tool" or each.list_index is not None]
-    for start, end in pairwise([*starts, len(sent)]):
-        ordered += _with_results_first(sent[start], sent[start + 1 : end], calls)
+    starts = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    first = messages[: starts[0]] if starts else messages
+    ordered = [message for message in first if message.role != "tool" or message.list_index is not None]
+    for start, end in pairwise([*starts, len(messages)]):
+        ordered += _with_results_first(messages[start], messages[start + 1 : end], calls)
     return ordered
 
 
@@ -62,9 +62,9 @@ def _with_results_first(
     own = {call_id(call) for call in call_objects(reply.content.message)}
     late = {id: calls[id] for each in results if (id := each.result_id) in calls and id not in own}
     with_late = _with_calls(reply, [*late.values()])
-    made = call_objects(with_late.content.message)
-    calls.update((call_id(call), call) for call in made)
-    open_calls = Counter(map(call_id, made))
+    all_calls = call_objects(with_late.content.message)
+    calls.update((call_id(call), call) for call in all_calls)
+    open_calls = Counter(map(call_id, all_calls))
     answers: list[SentMessage] = []
     # Of several results of a call the newest one is sent.
     for each in reversed(results):

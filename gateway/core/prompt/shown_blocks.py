@@ -177,14 +177,14 @@ def changes_since(shown: Shown, blocks: Iterable[Block]) -> tuple[tuple[str, ...
 
 def is_shown(shown: Shown, block: Block) -> bool:
     """Returns whether a block's present value is shown. An empty one need not be shown."""
-    seen = shown.get(shown_label(block.label), GONE)
-    if _EDITED_TO in seen:  # an empty block need not have been shown before its edit
-        seen = _combine(digest(""), seen)
+    last_digest = shown.get(shown_label(block.label), GONE)
+    if _EDITED_TO in last_digest:  # an empty block need not have been shown before its edit
+        last_digest = _combine(digest(""), last_digest)
     # Nearly always a value is shown as it is, and nothing has to be looked for in it.
-    if seen == digest(block.value):
+    if last_digest == digest(block.value):
         return True
     text = _escaped(block.value)
-    return seen == digest(text) or (not text.strip() and seen in (GONE, digest("")))
+    return last_digest == digest(text) or (not text.strip() and last_digest in (GONE, digest("")))
 
 
 def last_shown(texts: Iterable[Shown], before: Shown) -> Shown:

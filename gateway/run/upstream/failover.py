@@ -110,12 +110,12 @@ class Failover:
 
     def with_providers(self, providers: Mapping[str, Provider]) -> Failover:
         """Returns the endpoints with other connections to them. Both share the health of each endpoint."""
-        other = copy(self)
-        other.endpoints = {
+        failover = copy(self)
+        failover.endpoints = {
             upstream: [replace(each, provider=providers[each.name]) for each in endpoints]
             for upstream, endpoints in self.endpoints.items()
         }
-        return other
+        return failover
 
     def endpoints_of(self, route: Route) -> Iterator[Endpoint]:
         """Yields the endpoints that may answer on a route, in the order of its targets."""
@@ -268,14 +268,14 @@ class Attempts:
     ) -> ModelReply:
         """As `send`, beginning with this request."""
         while True:
-            found = await self._attempt(request, make, mender)
+            outcome = await self._attempt(request, make, mender)
             # The error has shown what the endpoint refuses: it gets the same request without that.
-            if isinstance(found, ModelRequest):
-                request = found
-            elif not isinstance(found, _Failed):
-                return found
-            elif (following := await self._request_after(found, request, make)) is None:
-                return self._give_up(found)
+            if isinstance(outcome, ModelRequest):
+                request = outcome
+            elif not isinstance(outcome, _Failed):
+                return outcome
+            elif (following := await self._request_after(outcome, request, make)) is None:
+                return self._give_up(outcome)
             else:
                 request = following
 
@@ -358,21 +358,21 @@ class Attempts:
 
         begin: of the reply, as from `_send_once`.
         """
-        other, outcome = None, str(reply.status)
+        replacement, outcome = None, str(reply.status)
         if reply.status in _REFUSALS and (mender is not None or request.path == CHAT):
             reply = error = await read_whole_error(reply)
-            other = await self._without_refused(error, request, make, mender)
+            replacement = await self._without_refused(error, request, make, mender)
         elif mender is not None and is_filter_verdict(begin or b""):
             outcome = "filtered"
             try:
-                other = await mender.mend_request(RefusedContent.FILTERED, self.target, self.endpoint)
+                replacement = await mender.mend_request(RefusedContent.FILTERED, self.target, self.endpoint)
             except BaseException:
                 await reply.aclose()
                 raise
-        if other is not None:
+        if replacement is not None:
             self._count_outcome(outcome, is_error=True)
             await discard(reply)
-            return other
+            return replacement
         if reply.status < 400:
             self._cuts.note_answer(self.target)
             if mender is not None:

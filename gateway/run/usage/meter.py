@@ -64,17 +64,17 @@ PriceOf = Callable[[str, str], Price | None]
 def prices_of(settings: Settings) -> PriceOf:
     """Returns a function that returns the price of an upstream's model, by its name there; None: it has none."""
     prices: dict[tuple[str, str], Price] = {}
-    priced = [(each, Price(*each.rates)) for each in settings.models if each.rates is not None]
-    for each, price in priced:
-        prices.setdefault((each.upstream or settings.upstreams[0].name, each.model), price)
-        for other in each.deployments:
-            prices.setdefault((other.upstream, other.model or each.model), price)
+    priced = [(alias, Price(*alias.rates)) for alias in settings.models if alias.rates is not None]
+    for alias, price in priced:
+        prices.setdefault((alias.upstream or settings.upstreams[0].name, alias.model), price)
+        for deployment in alias.deployments:
+            prices.setdefault((deployment.upstream, deployment.model or alias.model), price)
     # A caller may ask any upstream for the model of an alias that names none.
-    named = {(each.upstream, each.model) for each in settings.models}
-    for each, price in priced:
-        for upstream in settings.upstreams if each.upstream is None else ():
-            if (upstream.name, each.model) not in named:
-                prices.setdefault((upstream.name, each.model), price)
+    named = {(alias.upstream, alias.model) for alias in settings.models}
+    for alias, price in priced:
+        for upstream in settings.upstreams if alias.upstream is None else ():
+            if (upstream.name, alias.model) not in named:
+                prices.setdefault((upstream.name, alias.model), price)
     return lambda upstream, model: prices.get((upstream, model))
 
 
