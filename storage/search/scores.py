@@ -137,7 +137,6 @@ class Scores:
 
     def add(self, found: Found) -> None:
         """Adds what was found of the terms of a query, or of names in its first hits."""
-        import numpy as np
 
         self._asked += found.asked
         packed, term = self._unpack_terms(found)
@@ -146,19 +145,31 @@ class Scores:
         self._occurrence_terms.append(term + self._term_count)
         self._term_count += len(found.weights)
 
+        self._add_up(found, *self._with_neighbours(packed, term))
+
+    def _with_neighbours(
+        self, packed: NDArray[np.int64], term: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Returns occurrences with those parts of them that messages around have: columns as `_add_up` takes them.
+
+        packed: as `_unpack_terms` returns it. What is computed on the way would take a search of a large memory twice
+            the room, and longer for that.
+        """
+        import numpy as np
+
         # A word in the head of a message is a part of a word in each of those around it, and so is the head a part of
         # their text: "Ok." between two messages with a word would rank before them otherwise.
+        row = packed >> ROW_SHIFT
         in_head = (packed & HEAD).nonzero()[0]
         head_row = row[in_head]
         neighbour, head, part = self._neighbours_of(head_row)
         source = head_row[head]
         length = part * np.asarray(self._layout.head)[source] / np.bincount(head_row)[source]
-        self._add_up(
-            found,
-            row=np.concatenate((row, neighbour)),
-            term=np.concatenate((term, term[in_head[head]])),
-            times=np.concatenate((packed & FREQUENCY, part)),
-            length=np.concatenate((np.zeros(len(row)), length)),
+        return (
+            np.concatenate((row, neighbour)),
+            np.concatenate((term, term[in_head[head]])),
+            np.concatenate((packed & FREQUENCY, part)),
+            np.concatenate((np.zeros(len(row)), length)),
         )
 
     def _unpack_terms(self, found: Found) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -176,7 +187,6 @@ class Scores:
     def _add_up(
         self,
         found: Found,
-        *,
         row: NDArray[np.int64],
         term: NDArray[np.int64],
         times: NDArray[np.float64],
