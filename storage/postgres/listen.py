@@ -48,6 +48,7 @@ class NotificationSender:
 
     def __init__(self, send: Callable[[Sequence[Notification]], Awaitable[None]]) -> None:
         self._send = send
+        self._loop = asyncio.get_running_loop()
         self._waiting: list[Notification] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -57,7 +58,7 @@ class NotificationSender:
             return
         self._waiting.append(notification)
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._send_waiting())
+            self._task = self._loop.create_task(self._send_waiting())
 
     async def finish(self) -> None:
         """Waits until all that was added is sent."""
