@@ -73,7 +73,8 @@ async def _find_listen_fault(raw: RawConnection, listen_target: PostgresTarget) 
     except StoreError as error:
         return error.message
     try:
-        heard, channel = asyncio.Event(), f"mnemogate_{secrets.token_hex(6)}"
+        heard = asyncio.Event()
+        channel = f"mnemogate_{secrets.token_hex(6)}"
         await other.add_listener(channel, lambda *_: heard.set())
         await raw.fetch("SELECT pg_notify($1, '')", channel, timeout=_ANSWER_S)
         async with asyncio.timeout(_ANSWER_S):

@@ -128,7 +128,8 @@ class NotificationListener:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _listen(self) -> None:
-        loop, pause = asyncio.get_running_loop(), _RETRY_FIRST_S
+        loop = asyncio.get_running_loop()
+        pause = _RETRY_FIRST_S
         reported_at = -POLL_S
         while True:
             try:

@@ -71,7 +71,8 @@ def pack_inputs(inputs: Sequence[Sequence[Atom]]) -> bytes:
 def unpack_inputs(data: bytes) -> tuple[tuple[Atom, ...], ...]:
     if len(data) == 2 + ATOM_BYTES and data[1]:  # one message of one atom, as nearly always
         return ((data[2:],),)
-    inputs, at = [], 0
+    inputs = []
+    at = 0
     while at < len(data):
         end = at + 2 + ATOM_BYTES * int.from_bytes(data[at : at + 2], "big")
         inputs.append(unpack_atoms(data[at + 2 : end]))
@@ -90,7 +91,8 @@ def _pack_media(media: Sequence[bytes]) -> bytes:
 def _unpack_media(data: bytes) -> tuple[bytes, ...]:
     if data == b"\x00":  # one message without any, as nearly always
         return (b"",)
-    media, at = [], 0
+    media = []
+    at = 0
     while at < len(data):
         size = MEDIA_BYTES if data[at] else 0
         media.append(data[at + 1 : at + 1 + size])

@@ -226,11 +226,13 @@ async def add_fact(
 
     Returns the row of the fact, new or equal; None: it is not learned again.
     """
-    key, since = hash_key(agent.secret, fact.key), fact.valid_from or now
+    key = hash_key(agent.secret, fact.key)
+    since = fact.valid_from or now
     if not is_asked and await _was_unlearned(connection, agent.id, key, fact):
         return None
     id: int | None = await connection.value(SQL["same"], (agent.id, key))
-    replaces, standing = list(fact.replaces), fact.standing
+    replaces = list(fact.replaces)
+    standing = fact.standing
     if not is_asked and fact.exchange is not None:
         if id is None:
             # Read once more, as after an import: what has become of it since holds.
@@ -242,7 +244,8 @@ async def add_fact(
                 replaces.append(id)
                 id, standing = None, standing or bool(was_standing)
     if id is None:
-        seq, sources = await take_seq(connection, agent.id), orjson.dumps(list(fact.sources))
+        seq = await take_seq(connection, agent.id)
+        sources = orjson.dumps(list(fact.sources))
         values = (
             agent.id, seq, now, since, key, fact.exchange, sources, fact.about, fact.text, origin,
             int(standing),

@@ -147,7 +147,8 @@ class Forgetting(Group):
         present = [e for e in loaded if e is not None]
         if not present:
             return Extent(await connection.value(SQL["messages_in"], (agent, target.conversation)))
-        messages, seqs = set(target.messages), [seq for e in present for seq in _remaining_seqs(e)]
+        messages = set(target.messages)
+        seqs = [seq for e in present for seq in _remaining_seqs(e)]
         erased = [seq for seq in seqs if not messages or seq in messages]
         name = await connection.value(SQL["name_of"], (present[0].conversation, agent))
         return Extent(len(erased), len(seqs) - len(erased), name)

@@ -52,7 +52,8 @@ class Group:
         has_older: returns whether there are any. Parameter: the time.
         delete: deletes a page. Parameters: the time, and the size of a page.
         """
-        deleted, database = 0, self._database
+        deleted = 0
+        database = self._database
         while await database.read(lambda connection: connection.value(has_older, (before,))):
             deleted += await database.bulk(
                 lambda connection: connection.run(delete, (before, _DELETED_AT_ONCE))

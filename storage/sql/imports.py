@@ -150,7 +150,8 @@ class Imports(Group):
 
         Raises: NotFound: the memory is gone.
         """
-        agent, count = await _lock_memory(connection, draft), 0
+        agent = await _lock_memory(connection, draft)
+        count = 0
         for fact in facts:
             if not await is_known(connection, agent, fact.key):
                 id = await add_fact(connection, agent, fact, now, IMPORT)
@@ -305,7 +306,8 @@ async def _load_pool(
 
 def _end_of_part(writing: ImportWriting) -> int:
     """Returns up to which exchange the next part goes. Those that are stored with their words are not written."""
-    change, count = writing.change, len(writing.change.counts)
+    change = writing.change
+    count = len(writing.change.counts)
     to_write = (i for i in range(writing.done, count) if i >= change.known or i in change.fill)
     return next(islice(to_write, EXCHANGES_AT_ONCE - 1, None), count - 1) + 1
 

@@ -312,7 +312,9 @@ class Jobs(Group):
 
     async def _claim_due(self, connection: Connection, kinds: Sequence[str], lease_s: float) -> Row | None:
         """Claims a job that is due and that no process has. Returns as `_take_over`."""
-        tick, now, left = self._tick(), self._now(), [*kinds]
+        tick = self._tick()
+        now = self._now()
+        left = [*kinds]
         if now is not None:
             await connection.run(SQL["due_now"], (now,))
         while kind := await connection.value(SQL["next"], (now, left)):
@@ -478,7 +480,8 @@ class Jobs(Group):
 
         Raises: NotFound; Stale: something was forgotten since the job was made.
         """
-        job, now = await _get(connection, id), self._now()
+        job = await _get(connection, id)
+        now = self._now()
         if await _epoch(connection, job.agent) != job.epoch:
             raise Stale(f"job {id} was made before something was forgotten: it cannot be tried again")
         if job.state is JobState.DEAD:

@@ -137,7 +137,8 @@ class Keys(Group):
     ) -> tuple[Key, str]:
         """Returns a new key and its plain text, which cannot be retrieved again. The parameters are as in `Key`."""
         plain = PREFIX + secrets.token_urlsafe(32)
-        shown, now = plain[:SHOWN], self._now()
+        shown = plain[:SHOWN]
+        now = self._now()
         bounds = expires, _dump_patterns(models), user
         values = (project, name, digest_of(plain), shown, now, memory, opens, *bounds)
         ((id,),) = await self._database.write_one(SQL["key_insert"], values)
@@ -196,7 +197,8 @@ class Keys(Group):
         overlap_s: how long the present secret stays good, and the links that were made with it. An earlier secret ends
             now.
         """
-        plain, now = PREFIX + secrets.token_urlsafe(32), self._now()
+        plain = PREFIX + secrets.token_urlsafe(32)
+        now = self._now()
         until = now + overlap_s
 
         async def rotate(connection: Connection) -> Row | None:

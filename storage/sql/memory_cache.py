@@ -281,7 +281,8 @@ class _SizedCache:
     def put(self, memory: CachedMemory) -> None:
         """Caches a memory, which counts as used last, or counts its bytes again."""
         self.drop(memory.agent)
-        size, memory.has_grown = memory.size, False
+        size = memory.size
+        memory.has_grown = False
         self._memories[memory.agent] = memory, size
         self._bytes += size
         while self._bytes > self._limit and len(self._memories) > 1:

@@ -81,7 +81,8 @@ class Readers(Group):
             last = agent.next_seq if upto is None else upto
             rows = await connection.rows(SQL["unread"], (USER_ATOM, memory, cursor, last, _BATCH))
             batch = _UnreadBatch(self._rules, limit_chars, message_chars, end=cursor)
-            is_more, is_waiting = len(rows) == _BATCH, False
+            is_more = len(rows) == _BATCH
+            is_waiting = False
             for row, (exchange, is_shared, _) in zip(rows, exchanges.make_shown_exchanges(rows), strict=True):
                 is_left = row[_RUN_STATE] == "left"
                 is_settled = is_left or row[_IS_FOLLOWED] or _is_settled(exchange, now, idle_s)

@@ -201,7 +201,8 @@ class SnapshotCache:
         """Moves the end of the path that a committed turn continues, or adds that of a path that begins."""
         end: _PathEnd | None
         if done.begun is not None and done.added is not None:
-            exchange, end = done.added, _PathEnd(done.begun, done.added, False, NO_ADDITIONS, None)
+            exchange = done.added
+            end = _PathEnd(done.begun, done.added, False, NO_ADDITIONS, None)
         elif write.plain is not None and done.is_plain and not done.matches_prefix:
             exchange = write.plain.exchange
             end = self._pop_parent_end(memory, exchange)

@@ -197,7 +197,8 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     agent, exchange, rev = write.agent, write.exchange, write.rev
     await _lock_for_step(connection, write)
     if write.conversation is None:
-        exchange, rev = replace(exchange, conversation=await _begin_conversation(connection, write)), 0
+        exchange = replace(exchange, conversation=await _begin_conversation(connection, write))
+        rev = 0
     if write.adopts:
         await _adopt(connection, write, rules)
     if write.abandoned is not None:

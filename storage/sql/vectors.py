@@ -246,7 +246,8 @@ class Vectors(Group):
         progress = await _load_progress(connection, agent)
         if progress is None or progress.model != model:
             return Unembedded(loaded, model, 0, 0, 0, is_new=True)
-        cursor, upto = progress.cursor, max(progress.cursor, loaded.indexed_seq)
+        cursor = progress.cursor
+        upto = max(progress.cursor, loaded.indexed_seq)
         rows = await connection.rows(exchanges.SQL["shown_since"], (agent, cursor + 1, _MAX_EXCHANGES))
         shown = [each.exchange for each in exchanges.make_shown_exchanges(rows)]
         if len(rows) == _MAX_EXCHANGES:

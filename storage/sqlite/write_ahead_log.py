@@ -129,5 +129,6 @@ class WriteAheadLog:
 
     def _note(self, size: int, is_whole: bool) -> None:
         """Notes the size after a write-back. A log that was written back whole grows only once it is full again."""
-        self.size, least = size, self._limits.checkpoint_bytes
+        self.size = size
+        least = self._limits.checkpoint_bytes
         self._full_bytes = max(size, least) if is_whole else size + least

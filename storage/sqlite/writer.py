@@ -380,7 +380,9 @@ class Writer:
                 self._has_failed_again = True
                 self._fail_waiting(answer)
                 return False
-            self._driver, self._fault, self._has_failed_again = driver, None, False
+            self._driver = driver
+            self._fault = None
+            self._has_failed_again = False
             self.log.expect_new_file()
         self._when_recovered()
         self._pump()

@@ -289,7 +289,8 @@ def uid_in(kind: str, id: str) -> str:
 def as_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
     """Returns an error of the store in the caller's terms."""
     if isinstance(error, NotFound):
-        message, uid = error.message, _UID.search(error.message)
+        message = error.message
+        uid = _UID.search(error.message)
         if uid is not None:
             id = request.name_of(uid[1])
             kind = id.partition("-")[0]

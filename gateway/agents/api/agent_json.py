@@ -206,7 +206,9 @@ async def _pending_message(api: AgentsApi, view: AgentView, step: RunStep | None
 
     step: the one that waits in the agent's own conversation; None: that of its newest run may, in any conversation.
     """
-    agent, last, runs = view.agent, view.last_run, api.store.runs
+    agent = view.agent
+    last = view.last_run
+    runs = api.store.runs
     if step is None and last is not None and last.stop == StopReason.REQUIRES_APPROVAL:
         step = await runs.find_waiting_step(agent.id, last.conversation)
     if step is None:

@@ -215,7 +215,8 @@ class BatchRoutes:
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
             item = await self._api.store.batches.of_agent(batch.id, uid)
             return {"messages": [] if item is None else await self._item_messages(item, showing)}
-        after, messages = await self._item_row_of_message(batch, query.after), list[Any]()
+        after = await self._item_row_of_message(batch, query.after)
+        messages: list[dict[str, Any]] = []
         while len(messages) < query.limit:
             page = await self._api.store.batches.items(batch.id, after=after, limit=_PAGE)
             for item in page:

@@ -363,7 +363,8 @@ class ConversationRoutes:
         It follows the run that is named, also one that has ended; else the conversation's newest, if it is active.
         """
         named = await self._find(request, stream.agent_id)
-        row, runs = await self._find_row(named), self._api.store.runs
+        row = await self._find_row(named)
+        runs = self._api.store.runs
         if isinstance(stream.run_id, str):
             run: Run | None = (await runs.get(request.project, uid_in("run", stream.run_id))).run
         elif isinstance(stream.otid, str):
@@ -385,7 +386,8 @@ class ConversationRoutes:
 
         agent_id: the agent's, where it is sent.
         """
-        name, registry = request.path["conversation_id"], self._api.registry
+        name = request.path["conversation_id"]
+        registry = self._api.registry
         agent = uid_or_none("agent", agent_id)
         uid = ids.uid_of("conv", name)
         if uid is None:
@@ -422,7 +424,8 @@ class ConversationRoutes:
 
     async def _conversation_json(self, entry: ConversationEntry) -> dict[str, Any]:
         """Returns a conversation with the ids of its newest messages."""
-        agent, messages = entry.agent, AgentMessages(self._api.store, self._api.now)
+        agent = entry.agent
+        messages = AgentMessages(self._api.store, self._api.now)
         numbers = await messages.numbers(agent, entry.conversation.uid)
         system = system_id(agent, entry.conversation.uid)
         message_ids = [system, *(ids.id_at("message", agent.uid, seq) for seq in numbers)]

@@ -194,7 +194,8 @@ class FolderRoutes:
 
     async def index(self, request: ApiRequest, query: FoldersQuery) -> list[dict[str, Any]]:
         """List folders."""
-        kind, name = DefinitionKind.FOLDER, sent_or_none(query.name)
+        kind = DefinitionKind.FOLDER
+        name = sent_or_none(query.name)
         page = await self._api.definition_page(request.project, kind, "source", query)
         return list(
             map(folder_json, await self._api.store.definitions.list(request.project, kind, page, name=name))
@@ -248,7 +249,8 @@ class FolderRoutes:
 
     async def upload(self, request: ApiRequest, query: UploadQuery, _body: UploadForm) -> dict[str, Any]:
         """Save a file."""
-        folder, file = await self._folder(request), request.file
+        folder = await self._folder(request)
+        file = request.file
         assert file is not None
         # Form fields next to a file may hold a path of the client's machine.
         name = sent_or_none(query.name) or re.split(r"[/\\]", file.file_name or "")[-1]

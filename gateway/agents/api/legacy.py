@@ -67,7 +67,8 @@ class LegacyRoutes:
 
     async def add_block(self, request: ApiRequest, create: CreateBlock) -> dict[str, Any]:
         """Give an agent a new block (0.6)."""
-        agent, now = await self._api.agent(request), self._api.now()
+        agent = await self._api.agent(request)
+        now = self._api.now()
         block, details = block_of(create)
         created = await self._named_blocks.create(request.project, block, details, at=now, origin=ORIGIN)
         try:

@@ -340,7 +340,8 @@ class ArchiveRoutes:
 
     async def remove(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a passage of an archive."""
-        memory, id = await self._memory(request), request.path["passage_id"]
+        memory = await self._memory(request)
+        id = request.path["passage_id"]
         place = place_in("passage", id)
         if place is None or place.uid != memory.uid:
             raise UnknownId(f"There is no passage {id!r} of this archive.")

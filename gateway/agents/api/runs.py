@@ -329,7 +329,8 @@ class RunStream:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
-        info, api = info_of(scope), self.api
+        info = info_of(scope)
+        api = self.api
         info.stream, info.memory = True, "on"
         ping = ping_event(self.run.uid, api.now())
         interval_s = api.ping_s if self.include_pings else 0.0

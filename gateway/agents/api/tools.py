@@ -197,7 +197,8 @@ class ToolRoutes:
 
     async def approve(self, request: ApiRequest, _: ApprovalQuery, approval: ApprovalBody) -> dict[str, Any]:
         """Say whether a person must approve its calls."""
-        name, needed = request.path["tool_name"], approval.is_needed
+        name = request.path["tool_name"]
+        needed = approval.is_needed
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
             rule = {"tool_name": name, "type": "requires_approval"}
@@ -221,7 +222,8 @@ class ToolRoutes:
 
     async def run(self, request: ApiRequest, _body: ManualCall) -> dict[str, Any]:
         """Call a tool by hand."""
-        view, name = await self._api.agent_view(request), request.path["tool_name"]
+        view = await self._api.agent_view(request)
+        name = request.path["tool_name"]
         definition = self._tool_named(view, name).definition
         if definition is None:
             raise BadRequest(

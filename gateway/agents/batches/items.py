@@ -174,7 +174,8 @@ class ItemTurns:
     async def _replay(self, opened: ItemTurn, prompt: Prompt | None = None) -> None:
         """Replays an item's turn up to the reply that follows. prompt: of the request for that."""
         prompt = prompt or Prompt(opened.memory.chat, opened.memory.target)
-        tools, spec = opened.toolbox.definitions(), opened.spec
+        tools = opened.toolbox.definitions()
+        spec = opened.spec
         call = ChatCall(
             opened.memory.chat, Forwarded(), opened.memory.identity, spec, opened.route, opened.memory.kind,
             MakesUnseen(), UnseenSink(), Receipt(0.0),
@@ -218,7 +219,8 @@ class ItemTurns:
             item.conversation,
             fields=spec.definition.sampling,
         )
-        kind, now = ConversationKind.AGENT, self._keeper.now()
+        kind = ConversationKind.AGENT
+        now = self._keeper.now()
         sent = chat_request_of(run_request, stream=False)
         return MemoryRequest(sent, identity_of(run_request), spec, now, target, kind), route
 
@@ -341,7 +343,10 @@ class ItemTurns:
 
         The caller must be in the queue of the conversation from before this call until the write.
         """
-        opened, keeper, outcome, last = ending.turn, self._keeper, ending.turn.outcome, ending.last
+        opened = ending.turn
+        keeper = self._keeper
+        outcome = ending.turn.outcome
+        last = ending.last
         tokens = last.prompt + last.completion
         end = ItemEnd(
             opened.item,

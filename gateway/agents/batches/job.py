@@ -203,7 +203,8 @@ class _Attempt:
 
     async def fail_batch(self) -> None:
         """Fails all items that have not ended, and ends the batch. Raises: Postponed."""
-        end, at = self.jobs.store.batches.end_page, self.jobs.now()
+        end = self.jobs.store.batches.end_page
+        at = self.jobs.now()
         while await end(self.batch.id, RunState.FAILED, StopReason.ERROR, at):
             pass
         await self._finish()
@@ -229,7 +230,8 @@ class _Attempt:
 
     async def _end_batch(self) -> None:
         """Ends the batch, unless it is over, and has the callback of its creator made, once."""
-        batches, at = self.jobs.store.batches, self.jobs.now()
+        batches = self.jobs.store.batches
+        at = self.jobs.now()
         await self.job.commit(batches.finish_effect(self.batch.id, BatchState.COMPLETED, at))
         batch = await batches.find(None, self.batch.uid)
         if batch.callback is not None:
@@ -324,7 +326,8 @@ class _Attempt:
         if isinstance(error, ProviderGarbled) or (
             isinstance(error, ProviderRefused) and error.status in final
         ):
-            miss, message = Miss.UNFOUND if part.id is None else Miss.UNREAD, error.message
+            miss = Miss.UNFOUND if part.id is None else Miss.UNREAD
+            message = error.message
         else:
             miss = Miss.UNHEARD
             message = f"For three days the provider gave nothing but errors, the last one: {error.message}"

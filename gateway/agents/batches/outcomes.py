@@ -67,7 +67,9 @@ class ItemOutcomes:
         finally:
             await _cancel(making)
         outcomes = [task.result() for task in making]
-        queues, endings, writes = self.keeper.queues, list[ItemEnding](), list[ItemWrite]()
+        queues = self.keeper.queues
+        endings = list[ItemEnding]()
+        writes = list[ItemWrite]()
         together = list[ItemWork]()
         with ExitStack() as stack:
             for work, outcome in zip(works, outcomes, strict=True):

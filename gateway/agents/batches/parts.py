@@ -209,7 +209,9 @@ class PartJournal:
 
     async def add(self, upstream: str, model: str, count: int) -> ProviderPart:
         """Writes down that a part is about to be made. count: how many items it has."""
-        number, mark, at = len(self.parts) + 1, uuid4().hex, self.now()
+        number = len(self.parts) + 1
+        mark = uuid4().hex
+        at = self.now()
         part = ProviderPart(number, upstream, model, mark, at, count)
         about = {"upstream": upstream, "model": model, "mark": mark, "at": at, "count": count}
         await self._write(f"part-{number}", about)

@@ -118,7 +118,8 @@ class PartResults:
 
     async def pages(self, part: int | None) -> AsyncIterator[list[BatchItem]]:
         """Yields the items of a part, page by page; None: those of the batch. Items may leave the part meanwhile."""
-        after, items = 0, self.store.batches.items
+        after = 0
+        items = self.store.batches.items
         while page := await items(self.batch.id, part=part, after=after, limit=PAGE):
             after = page[-1].id
             yield page

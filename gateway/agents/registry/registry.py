@@ -355,7 +355,8 @@ class Registry:
         """Returns the folders or the identities of each of these agents."""
         targets = await self._store.attached.targets_of(agents, kind)
         rows = sorted({row for each in targets.values() for row in each})
-        definitions, known = self._store.definitions, dict[int, Definition]()
+        definitions = self._store.definitions
+        known = dict[int, Definition]()
         if rows and kind is DefinitionKind.IDENTITY:
             known = await definitions.find_by_ids(rows)
         elif rows:
@@ -364,7 +365,8 @@ class Registry:
 
     def _profile_definition(self, entry: AgentEntry) -> Definition:
         """Returns the definition that shows a user's memory: that of its profile."""
-        agent, spec = entry.agent, self.resolver.profile_spec(entry.agent)
+        agent = entry.agent
+        spec = self.resolver.profile_spec(entry.agent)
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
         definition = AgentDefinition(
             DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds_section,
@@ -405,7 +407,8 @@ class Registry:
 
 def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefinition:
     """Returns the definition of a new agent with the defaults of its kind. tools: those that it has."""
-    definition, kind = new.definition, kind_of(new.definition.kind)
+    definition = new.definition
+    kind = kind_of(new.definition.kind)
     rules = definition.rules
     if kind.has_rules if new.base_rules is None else new.base_rules:
         own = [tool.name for tool in tools if tool.definition is None]

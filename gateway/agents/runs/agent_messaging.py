@@ -227,7 +227,8 @@ class AgentMessaging:
         Raises: NotFound; NotAllowed: the key of the request that set this off may ask neither for it nor its model.
         """
         resolved = await self._resolver.resolve_uid(sender.project, recipient.uid)
-        name, model = f"{AGENT_PREFIX}{resolved.spec.name}", resolved.spec.model or ""
+        name = f"{AGENT_PREFIX}{resolved.spec.name}"
+        model = resolved.spec.model or ""
         if not any(may_ask(sender.forwarded.models, each) for each in (name, model)):
             raise NotAllowed(f"the key of this request may ask neither for {name!r} nor for {model!r}")
         return resolved

@@ -222,7 +222,8 @@ class AgentRuns:
 
     async def preview(self, run_request: RunRequest) -> Prompt:
         """Returns the prompt that a send goes on from, as it would be now. Raises: StoreError."""
-        keeper, send = self.keeper, self._route_send(run_request, is_answered=False)
+        keeper = self.keeper
+        send = self._route_send(run_request, is_answered=False)
         request = self._memory_request(send, QueueTicket())
         context = await read_stored_context(keeper.store, request, send.messages, keeper.settings.idle_s)
         toolbox = self.toolboxes.make(context, BlockEdits(list(context.blocks)))
@@ -356,7 +357,8 @@ class AgentRuns:
 
     async def _find_earlier(self, send: RoutedSend) -> EarlierSend | None:
         """Returns the earlier send that this one repeats; None: it repeats none."""
-        agent, name = await self._agent_of(send), send.conversation
+        agent = await self._agent_of(send)
+        name = send.conversation
         if not agent.is_stored or not (send.otid or send.is_retry):
             return None
         # The end of a run is perhaps not on disk yet if its client has left.
@@ -365,7 +367,8 @@ class AgentRuns:
             # A list shows what its client has heard: the same words after their answer are another send.
             end = await conversation_end(self.keeper.store, agent, name)
             path = () if end is None else end.path
-            hasher, initial = MessageHasher(agent.secret), send.spec.initial_messages
+            hasher = MessageHasher(agent.secret)
+            initial = send.spec.initial_messages
             count = count_asked_again(path, hasher, send.messages, send.heard, initial)
             if not count:
                 return None
@@ -435,7 +438,8 @@ class AgentRuns:
     ) -> RunResult:
         """Runs the turn of a run that has begun."""
         memory, prompt, recall = beginning.memory, beginning.prompt, beginning.prompt.recall
-        memory.receipt, receipt.scope = receipt, memory.context.agent.scope
+        memory.receipt = receipt
+        receipt.scope = memory.context.agent.scope
         receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         call = ChatCall(
             send.request, send.forwarded, send.identity, send.spec, send.route,
@@ -517,7 +521,8 @@ def _sender(send: RoutedSend, context: MemoryContext) -> Sender:
 
 def _guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:
     """Returns what guides the turn of a run."""
-    steps_left, is_continued = send.max_steps, False
+    steps_left = send.max_steps
+    is_continued = False
     if send.accepted is not None:
         is_continued = send.accepted.run.state is RunState.RUNNING
         # The reply of a step that is taken up with its calls counts once more.
@@ -535,7 +540,8 @@ def _guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:
 def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:
     """Returns the start of a run as dialects show it."""
     exchange = memory.opened or memory.context.path[-1]
-    is_resumed, run = memory.opened is None, memory.run
+    is_resumed = memory.opened is None
+    run = memory.run
     return RunStart(
         run.uid,
         memory.context.agent,

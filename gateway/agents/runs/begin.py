@@ -317,7 +317,8 @@ class RunStarter:
         Raises: BadRequest, StoreError.
         """
         step = await self._waiting_step(context, send)
-        store, last = self._keeper.store, context.path[-1]
+        store = self._keeper.store
+        last = context.path[-1]
         earlier = await answers_so_far(store, step, last)
         may_repeat = send.accepted is not None or send.is_retry or bool(send.otid)
         answered = [m["tool_call_id"] for m in earlier]

@@ -280,7 +280,8 @@ class AgentMessages:
         calls = {id: tool_names_by_call(row.exchange) for id, row in by_id.items()}
         views: list[MessageView] = []
         for row in sorted(rows, key=lambda row: row.exchange.seq):
-            exchange, parent = row.exchange, by_id.get(row.exchange.parent or 0)
+            exchange = row.exchange
+            parent = by_id.get(row.exchange.parent or 0)
             waiting = await self._waiting(agent, exchange) if row.waiting else {}
             tool_names = {**calls.get(exchange.parent or 0, {}), **calls[exchange.id]}
             for message in messages[exchange.id]:

@@ -215,7 +215,8 @@ async def _is_passed(store: Store, marks: SendMarks, ended: _EndedRun) -> bool:
 
     The message is in no prompt, since the upstream has refused it or one after it; or another send was answered since.
     """
-    exchange, end = ended.first_exchanges[0], await conversation_end(store, marks.agent, marks.conversation)
+    exchange = ended.first_exchanges[0]
+    end = await conversation_end(store, marks.agent, marks.conversation)
     path = () if end is None else end.path
     if exchange.superseded or exchange.id in refused_ids(path):
         return True

@@ -209,7 +209,8 @@ class Sleeping:
         if batch is None:
             await self._fail_run(job, run, StopReason.ERROR)
         elif run.state is RunState.CREATED and not batch.text:
-            now, stop = self._now(), StopReason.END_TURN
+            now = self._now()
+            stop = StopReason.END_TURN
             end = RunEnd(run.agent, run.id, RunState.COMPLETED, stop, now, reading=batch.span, job=job.job)
             await self._store.stored_paths.end(end)
         else:
@@ -269,7 +270,8 @@ class Sleeping:
                 return None
             span = ReadSpan(memory.id, reader.reader, noted["cursor"], noted["upto"], noted["exchanges"])
             return _Batch(span, noted["is_more"])
-        window, failed = resolved.spec.context_window, await self._count_failed(run)
+        window = resolved.spec.context_window
+        failed = await self._count_failed(run)
         # A quarter of the window, and a message half of it at most: a token has some four characters.
         batch_chars = min(BATCH_CHARS, window or BATCH_CHARS) >> failed
         message_chars = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed

@@ -248,7 +248,8 @@ class RunMemory:
     async def _end_step(self, prompt: Prompt, result: _StepResult) -> Exchange:
         """Writes the end of the open step. Returns its exchange. Raises: StoreError."""
         assert self.opened is not None
-        context, now = self.context, self.keeper.now()
+        context = self.context
+        now = self.keeper.now()
         exchange = self._finished_exchange(self.opened, prompt, result.full, result.shown_reply)
         if result.is_refused:
             exchange = mark_refused(exchange, context.path)
@@ -381,7 +382,10 @@ class RunMemory:
 
         end: the end of the run, which comes with the step; None: the run goes on.
         """
-        context, edits, shown, now = self.context, self._edits, self._shown, self.keeper.now()
+        context = self.context
+        edits = self._edits
+        shown = self._shown
+        now = self.keeper.now()
         messages = edits.messages(results, mark_of(context.agent.secret), now)
         if nudge:
             messages.append(framed_system_message(nudge, sender=NUDGE_SENDER))

@@ -151,7 +151,8 @@ async def reread_context(store: Store, context: MemoryContext) -> MemoryContext 
 
 
 async def _read_path(store: Store, request: MemoryRequest, agent: Agent) -> ConversationPath | None:
-    name, sleeptime = request.identity.conversation or DEFAULT_CONVERSATION, request.spec.sleeptime
+    name = request.identity.conversation or DEFAULT_CONVERSATION
+    sleeptime = request.spec.sleeptime
     turns = 0 if sleeptime is None else sleeptime.every
     return await store.stored_paths.path(agent, name, request.target.context_window, turns)
 

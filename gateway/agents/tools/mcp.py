@@ -114,7 +114,9 @@ class McpServers:
         self, server: McpServerDefinition, tool: str, arguments: Json, secrets: McpSecrets = NO_SECRETS
     ) -> ToolAnswer:
         """Returns the result of a call, as text. secrets: what the server is sent."""
-        result, is_sent, fault = None, False, ""
+        result = None
+        is_sent = False
+        fault = ""
         try:
             async with self._open_session(server, secrets) as (session, _):
                 is_sent = True

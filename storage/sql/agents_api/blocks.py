@@ -110,7 +110,8 @@ async def detach_copies(connection: Connection, project: str, memory: int, sleep
     by_agent = await load_visible_blocks(connection, [memory, sleeper])
     labels = {entry.block.label: entry.block.id for entry in by_agent[memory]}
     for entry in by_agent[sleeper]:
-        id, is_unowned = entry.block.id, entry.owner is None and not entry.profile
+        id = entry.block.id
+        is_unowned = entry.owner is None and not entry.profile
         if not is_unowned or labels.get(entry.block.label, id) == id:
             continue
         await detach(connection, sleeper, DefinitionKind.BLOCK, id)
@@ -216,7 +217,8 @@ class NamedBlocks(Group):
         Raises: NotFound; BlockOverLimit; WriteConflict: a label that a sharer has already, another version.
         """
         entry = await _lock_block(connection, project, uid)
-        block, changed = entry.block, change.apply(entry.block)
+        block = entry.block
+        changed = change.apply(entry.block)
         if version is not None and version != block.version:
             raise WriteConflict(
                 f"block {block.label!r} is at version {block.version}, not {version}: it was changed since"

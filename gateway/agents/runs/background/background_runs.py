@@ -257,7 +257,8 @@ class BackgroundRuns:
 
         Raises: StoreError.
         """
-        found, dropped = set[str](), []
+        found = set[str]()
+        dropped = []
         async for entry, has_job in self._stored_open_runs():
             found.add(entry.run.uid)
             if not has_job:
@@ -319,7 +320,8 @@ class BackgroundRuns:
         with self._ends.awaiting(run):
             open_run = self._open.find(run.uid)
             log = None if open_run is None else open_run.log or await self._logs.open_ahead(open_run, run)
-            last, is_logged = b"", log is not None
+            last = b""
+            is_logged = log is not None
             if log is not None:
                 async for last in log.after(after):
                     yield last
@@ -392,7 +394,9 @@ class BackgroundRuns:
 
         Raises: StoreError, CancelledError: it can be tried again.
         """
-        agent, run, options = attempt.agent, attempt.run, stored.shown or {}
+        agent = attempt.agent
+        run = attempt.run
+        options = stored.shown or {}
 
         def view(start: RunStart) -> MakesView:
             return MakesUnseen() if log is None else self._shows.view(start, options)

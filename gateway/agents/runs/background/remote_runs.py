@@ -31,7 +31,9 @@ class RemoteRuns:
 
         They may lack the end, where its process has died or the run is deleted. Raises: StoreError.
         """
-        clock, over_at, seen = asyncio.get_running_loop().time, 0.0, 0
+        clock = asyncio.get_running_loop().time
+        over_at = 0.0
+        seen = 0
         while True:
             now = await self._store.runs.load(run.agent, run.id)
             async for number, event in stored_events(self._store, run, after):

@@ -49,7 +49,8 @@ class RunLogs:
             return None
         if log is None:
             log = open_run.log = self.make(run, agent)
-        attempt, log.job = job.attempt, job
+        attempt = job.attempt
+        log.job = job
         self.begin(log, run)
         if is_new and attempt == 1 and self._store.database.is_shared:
             log.add(self._shows.first_event(run.uid))
@@ -99,7 +100,8 @@ class RunLogs:
 
         is_logged: the reader has followed its log, whose events may be erased by now.
         """
-        number, logged = 0, list[bytes]()
+        number = 0
+        logged = list[bytes]()
         async for number, event in stored_events(self._store, run, 0):
             logged.append(event)
             if number > after:
@@ -107,7 +109,8 @@ class RunLogs:
         if logged and self._shows.is_end(logged[-1]):
             return
         if await self._store.agents.load(run.agent) is None:
-            first, missing = after + 1, self._shows.error_events(run.uid, Conflict(DELETED))
+            first = after + 1
+            missing = self._shows.error_events(run.uid, Conflict(DELETED))
         else:
             # Without a log they are whole messages, which have the same numbers for all readers.
             first = max(number, after) + 1 if logged or is_logged else 1

@@ -46,7 +46,8 @@ class CallRecord(Struct, frozen=True):
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         """Returns the answer to a call, which is made unless it was noted before. Raises: StoreError: not noted."""
-        runs, number = self.store.runs, call_number(self.step, call.call_id)
+        runs = self.store.runs
+        number = call_number(self.step, call.call_id)
         if not await runs.add_text(self.agent, self.run, "call", number, orjson.dumps({"id": call.call_id})):
             stored = await runs.texts(
                 self.agent, self.run, "result", after=number + _OUTCOMES_FROM - 1, limit=1
@@ -101,7 +102,9 @@ async def known_results(
 
     Raises: StoreError.
     """
-    texts, run, after = store.runs.texts, (step.agent, step.run), exchange.seq * _NUMBERS_PER_STEP - 1
+    texts = store.runs.texts
+    run = (step.agent, step.run)
+    after = exchange.seq * _NUMBERS_PER_STEP - 1
     stored = {text.seq: orjson.loads(text.data) for text in await texts(*run, "result", after=after)}
     noted = {text.seq for text in await texts(*run, "call", after=after)}
     results = []
