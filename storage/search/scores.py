@@ -137,14 +137,12 @@ class Scores:
 
     def add(self, found: Found) -> None:
         """Adds what was found of the terms of a query, or of names in its first hits."""
-
         self._asked += found.asked
         packed, term = self._unpack_terms(found)
         row = packed >> ROW_SHIFT
         self._occurrence_rows.append(row)
         self._occurrence_terms.append(term + self._term_count)
         self._term_count += len(found.weights)
-
         self._add_up(found, *self._with_neighbours(packed, term))
 
     def _with_neighbours(
