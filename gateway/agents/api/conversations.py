@@ -267,7 +267,7 @@ class ConversationRoutes:
         self, request: ApiRequest, query: CreateConversationQuery, create: CreateConversation
     ) -> dict[str, Any]:
         """Make a conversation of an agent."""
-        agent = (await self._api.registry.get_entry(request.project, uid_in("agent", query.agent_id))).agent
+        agent = await self._api.named_agent(request.project, query.agent_id)
         self._check_model(request, create)
         definition = with_update(ConversationDefinition(), create, at=self._api.now())
         return await self._conversation_json(await self._conversations.create(agent, definition))

@@ -65,6 +65,10 @@ class AgentsApi(Struct, frozen=True):
         """Returns the memory and the definition of the agent in the path. Raises: UnknownId, NotFound."""
         return await self.registry.get_entry(request.project, request.uid("agent", "agent_id"))
 
+    async def named_agent(self, project: str, id: str) -> Agent:
+        """Returns the memory of the agent with a public id. Raises: UnknownId, NotFound."""
+        return (await self.registry.get_entry(project, uid_in("agent", id))).agent
+
     async def agent_view(self, request: ApiRequest) -> AgentView:
         """Returns the agent in the path with all that belongs to it. Raises: UnknownId, NotFound."""
         return await self.registry.get(request.project, request.uid("agent", "agent_id"))
@@ -84,8 +88,8 @@ class AgentsApi(Struct, frozen=True):
     async def agents_page(self, project: str, rows: Sequence[int], query: PageQuery) -> list[dict[str, Any]]:
         """Returns a page of some agents as they are shown. rows: of all of them. Raises: UnknownId, NotFound."""
         after, before = [
-            (await self.registry.get_entry(project, uid)).agent.id if uid is not None else None
-            for uid in (uid_or_none("agent", query.after), uid_or_none("agent", query.before))
+            (await self.named_agent(project, id)).id if isinstance(id, str) else None
+            for id in (query.after, query.before)
         ]
         page = page_of(query, after, before, size=100)
         low, high = page.bounds

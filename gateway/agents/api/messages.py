@@ -227,9 +227,7 @@ class MessageRoutes:
         """Returns the agents to search, and the conversation; None: all of them. Raises: BadRequest."""
         conversation = _conversation(search.conversation_id)
         if isinstance(search.agent_id, str):
-            return [
-                (await self._api.registry.get_entry(project, uid_in("agent", search.agent_id))).agent
-            ], conversation
+            return [await self._api.named_agent(project, search.agent_id)], conversation
         if conversation is not None:
             return [await self._agent_of_conversation(project, conversation)], conversation
         all_agents = AgentFilter(with_hidden=True, order="completed")

@@ -217,8 +217,8 @@ class PassageRoutes:
             needs_all_tags=search.tag_match_mode == "all",
         )
         if isinstance(search.agent_id, str):
-            agent = await self._api.registry.get_entry(request.project, uid_in("agent", search.agent_id))
-            memories = await self._archives.searched_by(agent.agent)
+            agent = await self._api.named_agent(request.project, search.agent_id)
+            memories = await self._archives.searched_by(agent)
         elif isinstance(search.archive_id, str):
             memories = [await self._archives.memory(request.project, uid_in("archive", search.archive_id))]
         else:
@@ -273,8 +273,8 @@ class ArchiveRoutes:
         if not isinstance(query.agent_id, str):
             page = await self._api.definition_page(request.project, kind, "archive", query)
             return list(map(archive_json, await definitions.list(request.project, kind, page, name=name)))
-        agent = await self._api.registry.get_entry(request.project, uid_in("agent", query.agent_id))
-        rows = await self._api.store.attached.targets(agent.agent.id, kind)
+        agent = await self._api.named_agent(request.project, query.agent_id)
+        rows = await self._api.store.attached.targets(agent.id, kind)
         definitions_by_memory = (await definitions.find_by_memories(kind, rows)).values()
         in_order = sorted(
             (each for each in definitions_by_memory if name in (None, each.name)), key=lambda each: each.id

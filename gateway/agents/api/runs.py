@@ -90,7 +90,7 @@ class RunRoutes:
             raise BadRequest("Runs are listed of one agent, or of all.", param="agent_ids")
         agent = None
         if agent_ids:
-            agent = (await self._api.registry.get_entry(request.project, uid_in("agent", agent_ids[0]))).agent
+            agent = await self._api.named_agent(request.project, agent_ids[0])
         conversation = None
         if isinstance(query.conversation_id, str):
             stored = await self._conversation(request.project, agent, query.conversation_id)
@@ -204,9 +204,7 @@ class RunRoutes:
         """List steps."""
         agent = None
         if isinstance(query.agent_id, str):
-            agent = (
-                await self._api.registry.get_entry(request.project, uid_in("agent", query.agent_id))
-            ).agent.id
+            agent = (await self._api.named_agent(request.project, query.agent_id)).id
         after, before = (
             await self._step_cursor(request, query.after),
             await self._step_cursor(request, query.before),
