@@ -24,6 +24,8 @@ from msgspec.structs import replace
 from gateway.app import Gateway
 from gateway.limits import Limits
 from gateway.log import AccessLog
+from gateway.run.background.background_services import BackgroundServices
+from gateway.run.background.schedule import Schedule
 from gateway.settings import MemorySettings, ServerSettings, Settings, UpstreamSettings
 from gateway.traces.otlp import OtlpSettings
 from gateway.web.server import GatewayServer, bind, make_server
@@ -217,6 +219,20 @@ class Running(Listener):
 OpenStore = Callable[[], Coroutine[Any, Any, Store]]
 
 
+def schedules_of(background: BackgroundServices) -> list[Schedule]:
+    services = (background.embedding, background.learning)
+    found = [background.sleeptime, *(each and each.schedule for each in services)]
+    return [each for each in found if each is not None]
+
+
+def begin_with_nothing(background: BackgroundServices) -> None:
+    """Spares it the search for what earlier processes have left, and for what is too old: a fifth of a short test."""
+    for task in (background.retention, background.run_cleaning, background.recovery):
+        task.run = asyncio.Event().wait
+    for schedule in schedules_of(background):
+        schedule._has_recovered = True
+
+
 @contextmanager
 def serve(
     settings: Settings,
@@ -228,10 +244,12 @@ def serve(
     performs_jobs: bool = True,
     has_agents: bool = HAS_AGENTS,
     otlp: OtlpSettings | None = None,
+    is_new: bool = False,
 ) -> Iterator[Running]:
-    """Serves a gateway in a thread of its own. The parameters are those of `Gateway`, but for one:
+    """Serves a gateway in a thread of its own. The parameters are those of `Gateway`, but for these:
 
     open_store: called on the gateway's own loop; the gateway closes the store. None: it has a database of its own.
+    is_new: the database is empty, as its own is.
     """
     settings = replace(settings, server=replace(settings.server, port=0))
     listener = bind(settings.server.host, 0)
@@ -258,6 +276,8 @@ def serve(
             has_agents=has_agents,
             otlp=otlp,
         )
+        if (is_new or open_store is None) and not store.database.is_shared:
+            begin_with_nothing(app.services.background)
         server = make_server(app, settings.server, app.readiness, started.set, limits)
         port = listener.getsockname()[1]
         running.append(Running(app, server, port, asyncio.get_running_loop(), lines))

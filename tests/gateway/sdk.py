@@ -20,7 +20,6 @@ import msgspec
 import openai
 
 from gateway.limits import Limits
-from gateway.run.background.background_services import BackgroundServices
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from gateway.traces.otlp import OtlpSettings
 from storage.records import Block, JobState, Scope
@@ -31,7 +30,7 @@ from tests.doubles.statements import counting
 from tests.doubles.upstream import Seen, StrictUpstream
 from tests.inflated import inflated
 from tests.patience import PATIENCE_S, becomes
-from tests.server import QUIET, RawReply, Running, serve, settings_for
+from tests.server import QUIET, RawReply, Running, schedules_of, serve, settings_for
 from tests.stored import data_of, open_store
 
 Json = dict[str, Any]
@@ -317,13 +316,6 @@ def member_bytes(seen: Seen, key: str) -> bytes:
     return bytes(members[key]) if key in members else b""
 
 
-def _has_recovered(background: BackgroundServices) -> bool:
-    """Returns whether the recovery at the start has ended, since its statements are no test's."""
-    services = (background.embedding, background.learning)
-    schedules = [background.sleeptime, *(each and each.schedule for each in services)]
-    return all(schedule._has_recovered for schedule in schedules if schedule is not None)
-
-
 @contextmanager
 def remember(
     upstream: StrictUpstream,
@@ -340,6 +332,7 @@ def remember(
     statements: list[str] = []
     clock = clock or Clock()
     file = place / "memory.db" if isinstance(place, Path) else Path()
+    is_new = isinstance(place, Path) and not file.exists()
     # No deadline of a busy machine's shall decide what a test finds.
     memory = {"recall_deadline_ms": 50_000, **(memory or {})}
     settings = settings_for(upstream, memory=MemorySettings(**memory), profiles=profiles, **parts)
@@ -349,13 +342,14 @@ def remember(
         return await open_store(where, now=clock, factory=counting(statements.append))
 
     with serve(
-        settings, open_here, clock=clock, limits=limits, admin_token=admin_token, otlp=otlp
+        settings, open_here, clock=clock, limits=limits, admin_token=admin_token, otlp=otlp, is_new=is_new
     ) as gateway:
         app = gateway.app
         # Maintenance runs when a test lets time pass, and not while it talks.
         app.services.background.index_outdated = lambda agent, messages=None: None
         app.services.background.maintenance.edits_pending = lambda: None
-        becomes(lambda: _has_recovered(app.services.background))
+        # The statements of the recovery at the start are no test's.
+        becomes(lambda: all(each._has_recovered for each in schedules_of(app.services.background)))
         world = World(gateway, upstream, clock, file, statements)
         try:
             yield world

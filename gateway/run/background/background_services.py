@@ -81,6 +81,7 @@ class BackgroundServices:
         self.maintenance = Maintenance(store, memory.idle_s, now)
         self.retention = make_retention(settings, store, now)
         self.run_cleaning = RunCleaning(store, now)
+        self.recovery = PeriodicTask("recovery", self.recover)
         self.models = BackgroundModels(
             settings, make_provider, accounting.meter, now, limits.background_calls, job_metrics.call
         )
@@ -138,7 +139,7 @@ class BackgroundServices:
                 self.retention.run(),
                 self.run_cleaning.run(),
                 self.worker.run(),
-                PeriodicTask("recovery", self.recover).run(),
+                self.recovery.run(),
             ]
         return [asyncio.create_task(each) for each in runs]
 
