@@ -301,13 +301,13 @@ async def begin_forgetting(connection: Connection, agent: int, target: ForgetTar
 async def _write_target(connection: Connection, agent: int, target: ForgetTarget, now: float) -> int:
     await connection.lock_sharers(agent)
     await end_readings(connection, agent, now)
-    wanted: object = target
+    written: object = target
     if target.is_all:
         project, profile = await connection.row(SQL["agent_delete"], (agent,)) or ("", "")
         await remove_definitions(connection, agent)  # it is not to be found by its name either
         await connection.run(SQL["wipe_tags"], (agent,))
         await connection.run(SQL["imports_unname"], (agent,))
-        wanted = {"all": [project, profile]}
+        written = {"all": [project, profile]}
         await forget_jobs(connection, agent)
     else:
         for file in target.files:
@@ -315,7 +315,7 @@ async def _write_target(connection: Connection, agent: int, target: ForgetTarget
         if target.imported is not None:
             await connection.run(SQL["import_stop"], (target.imported,))
         await raise_epoch(connection, agent)
-    id: int = await connection.value(SQL["intend"], (agent, msgspec.json.encode(wanted)))
+    id: int = await connection.value(SQL["intend"], (agent, msgspec.json.encode(written)))
     return id
 
 

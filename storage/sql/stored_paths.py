@@ -111,11 +111,11 @@ async def read_path(
         return ConversationPath(snapshot)
     evicted = Evicted(*orjson.loads(last[_CONTENT])) if last[_CONTENT] else None
     low = evicted.depth if evicted is not None and evicted.is_out_of(context) else 0
-    found = await connection.rows(
+    path_rows = await connection.rows(
         SQL["path"], (agent.id, snapshot.conversation.id, last[_NUMBER], low, _MAX_SUMMARIES)
     )
     path, summaries = [], []
-    for row in found:
+    for row in path_rows:
         skeleton = row[_SKELETON:]
         if row[0] == "exchange":
             path.append(exchanges.make_exchange(skeleton, *row[_PATH_CONTENT:_SKELETON]))
@@ -249,10 +249,10 @@ async def _begin_or_end_run(connection: Connection, write: StepOpen, conversatio
 async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
     """Begins the conversation of a step. Raises: WriteConflict: it is there."""
     begun = (write.agent.id, write.uid, write.key, write.now, write.now)
-    made = await connection.value(SQL["begin"], begun)
-    if made is None:
+    conversation = await connection.value(SQL["begin"], begun)
+    if conversation is None:
         raise WriteConflict("the conversation was begun by another request meanwhile")
-    return int(made)
+    return int(conversation)
 
 
 async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:

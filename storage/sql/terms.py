@@ -74,8 +74,8 @@ class ReadBuckets(Struct, frozen=True):
 
 async def load_buckets(connection: Connection, agent: int, hashes: Sequence[int]) -> ReadBuckets:
     """Reads the buckets that some terms lie in, as far as a query can afford."""
-    found = await rows_of(connection, SQL["segment_sizes"], buckets_of(hashes), agent)
-    sizes: dict[int, int] = {row[0]: row[1] for row in found}
+    bucket_sizes = await rows_of(connection, SQL["segment_sizes"], buckets_of(hashes), agent)
+    sizes: dict[int, int] = {row[0]: row[1] for row in bucket_sizes}
     return ReadBuckets(
         await rows_of(connection, SQL["segment_buckets"], sorted(pick_buckets(sizes)), agent), sizes
     )

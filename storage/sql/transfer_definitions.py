@@ -163,8 +163,8 @@ async def _find_or_make_block(
         bool(record["read_only"]),
         uid="" if is_taken else record["uid"],
     )
-    made = await add_block(connection, project, block, record.get("details") or {}, at=at, origin="import")
-    return made.block.id
+    entry = await add_block(connection, project, block, record.get("details") or {}, at=at, origin="import")
+    return entry.block.id
 
 
 async def _find_or_make_definition(

@@ -157,7 +157,7 @@ async def _load_vectors(
     connection: Connection, agent: int, progress: _Progress, cached: _CachedVectors | None
 ) -> _CachedVectors | None:
     """Returns all vectors as they are now. Chunks that have not changed since they were cached are not read again."""
-    found: list[vector_blobs.Chunk] = []
+    loaded: list[vector_blobs.Chunk] = []
     chunks: dict[int, _CachedChunk] = {}
     rows = 0
     for number, stamp in await connection.rows(SQL["chunks"], (agent, progress.model)):
@@ -165,10 +165,10 @@ async def _load_vectors(
         if chunk is None:
             chunk = await _read_chunk(connection, agent, number, progress.model)
         if chunk is not None and chunk.dimension == progress.dimension:
-            found.append(chunk)
+            loaded.append(chunk)
             chunks[number] = _CachedChunk(stamp, rows, rows + len(chunk))
             rows += len(chunk)
-    return _CachedVectors(progress.stamp, chunks, vector_blobs.join(found)) if found else None
+    return _CachedVectors(progress.stamp, chunks, vector_blobs.join(loaded)) if loaded else None
 
 
 async def _read_chunk(

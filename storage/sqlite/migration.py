@@ -52,10 +52,10 @@ def latest(migrations: Iterable[tuple[int, int, str]]) -> int:
 def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] | None = None) -> int:
     """Applies what is missing and returns the version. Raises: TooNew, TooOld, Foreign, Unavailable."""
     steps = load_migrations() if migrations is None else migrations
-    known = latest(steps)
+    newest = latest(steps)
     with map_sqlite_errors(path):
-        found = version = find_version(connection, path, steps)
-        while version != known:
+        before = version = find_version(connection, path, steps)
+        while version != newest:
             step = next(step for step in steps if step.before == version)
             try:
                 connection.executescript(
@@ -67,9 +67,9 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
                     connection.execute("ROLLBACK")
                 raise
             version = step.after
-    if 0 < found < known:
-        _log.warning("%s was upgraded from schema version %d to %d.", path, found, known)
-    return known
+    if 0 < before < newest:
+        _log.warning("%s was upgraded from schema version %d to %d.", path, before, newest)
+    return newest
 
 
 def find_version(
@@ -102,13 +102,15 @@ def find_version(
 def _names_at(version: int, steps: tuple[Migration, ...]) -> frozenset[str]:
     """Returns the names that a file of this version must have; none where steps cannot make it from nothing."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-        made = 0
-        while made < version:
-            step = next((step for step in steps if step.before == made and step.after <= version), None)
+        version_made = 0
+        while version_made < version:
+            step = next(
+                (step for step in steps if step.before == version_made and step.after <= version), None
+            )
             if step is None:
                 return frozenset()
             connection.executescript(step.script)
-            made = step.after
+            version_made = step.after
         return _names(connection)
 
 

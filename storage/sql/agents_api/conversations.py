@@ -296,9 +296,9 @@ async def _begin_fork(connection: Connection, agent: int, fork: int, parent: Exc
     section = None
     # The first send renders the memory section again, with the same text if nothing has changed.
     if parent.section is not None:
-        shown = await exchanges.load_section(connection, agent, parent.section)
-        known = emptied_section({} if shown is None else shown.known)
-        section = await exchanges.add_section(connection, agent, SentSection(0, "", known))
+        parent_section = await exchanges.load_section(connection, agent, parent.section)
+        parts = emptied_section({} if parent_section is None else parent_section.known)
+        section = await exchanges.add_section(connection, agent, SentSection(0, "", parts))
     exchange = Exchange(
         0,
         fork,

@@ -257,15 +257,15 @@ class BackgroundRuns:
 
         Raises: StoreError.
         """
-        found = set[str]()
+        stored_uids = set[str]()
         dropped = []
         async for entry, has_job in self._stored_open_runs():
-            found.add(entry.run.uid)
+            stored_uids.add(entry.run.uid)
             if not has_job:
                 dropped.append(entry.run)
         for run in dropped:
             await self._runs.cancel(run)
-        return found
+        return stored_uids
 
     async def _stored_open_runs(self) -> AsyncIterator[tuple[RunEntry, bool]]:
         """Yields the runs of all processes that have not ended, and whether each has a job. Raises: StoreError."""
