@@ -51,9 +51,11 @@ class StoredResponses:
             turn = await find_turn(self.store, owner.project, name)
             if turn is None or turn.exchange.state is State.OPEN:
                 owned = await self.store.messages.owner(owner.project, name.conversation)
-                if owned is not None:
+                if owned is None:
+                    await self.turns.wait_project_written(owner.project)
+                else:
                     await self.turns.wait_written(owned[0].scope)
-                    turn = await find_turn(self.store, owner.project, name)
+                turn = await find_turn(self.store, owner.project, name)
         return turn if turn is not None and owner.may_read(turn.agent) else None
 
     async def path(self, response: FoundTurn) -> Sequence[NamedTurn]:
