@@ -220,12 +220,17 @@ class Recall(Group):
         Raises: TooSlow, Unavailable, Corrupt.
         """
         terms = terms_of_query(query)
-        loaded = await self._load_postings(agent, query, None, range(0), deadline_ms) if terms else None
-        if loaded is None:
+        if not terms:
+            return WordHits()
+        # Read here, since a memory that is full stays at the numbers of its last reading.
+        numbers = await self._database.read(
+            lambda connection: load_numbers(connection, agent.id), deadline_ms=deadline_ms
+        )
+        loaded = await self._load_postings(agent, query, numbers, range(0), deadline_ms)
+        if loaded is None or numbers is None:
             return WordHits()
         memory, postings = loaded
-        assert memory.numbers is not None
-        is_behind = memory.unread_from < memory.numbers.next_seq
+        is_behind = memory.unread_from < numbers.next_seq
         seqs = find_containing(
             memory.index,
             terms,

@@ -121,6 +121,17 @@ async def test_messages_that_no_search_knows_yet_are_said_to_be_missing(store: S
     assert not (await store.recall.containing(alice.agent, "peanut")).is_behind
 
 
+async def test_messages_beyond_those_that_are_cached_are_said_to_be_missing(
+    store: Store, alice: Speaker
+) -> None:
+    for n in range(64):
+        await alice.say([user(f"Message {n}.")], assistant("Noted."), key=f"call-{n}")
+        assert not (await store.recall.containing(alice.agent, "peanut")).is_behind
+    await alice.say([user("A peanut.")], assistant("Noted."), key="call-64")
+    hits = await store.recall.containing(alice.agent, "peanut")
+    assert (hits.messages, hits.is_behind) == ([], True)
+
+
 @pytest.mark.parametrize("numbers", [range(3), range(1, 3), range(1)])
 @pytest.mark.parametrize("most_bytes", [1, 1 << 20])
 def test_segments_hide_nothing(numbers: range, most_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
