@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import parse_qs
 
@@ -87,7 +87,9 @@ class GatewayResponses:
     def __post_init__(self) -> None:
         self._conversations = GatewayConversations(self.conversations, self.bodies, self.owner)
         # A request that names no user may name a response of any user: whoever knows its id may read it.
-        self._rules = cache(lambda project: replace(self.rules(project), default_user=None))
+        self._rules = lru_cache(maxsize=256)(lambda project: replace(self.rules(project), default_user=None))
+        # As those of chats they hold the last system prompt of the project.
+        self.stored.store.forgetting.when_gone(self._rules.cache_clear)
 
     def owner(self, scope: Scope, body: Json | None = None) -> ResponseOwner:
         """Returns who asks. body: may name the user. Raises: BadRequest, NotAuthenticated."""
