@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from gateway.core.prompt.excerpt import query_keys
 from gateway.core.prompt.note_query import name_pattern
 from gateway.core.prompt.shown_blocks import shown_label
-from gateway.core.request.side_requests import SideRequests
 from gateway.core.tags import quoted_name
 from gateway.errors import BadRequest
 from gateway.run.admin.forget_operations import ForgetOperations
@@ -98,21 +96,6 @@ def test_tables_of_pure_functions_hold_no_words_when_something_is_forgotten(worl
     forget(world, user="alice")
     tables = (query_keys, name_pattern, quoted_name, shown_label, rules)
     assert [table.cache_info().currsize for table in tables] == [0] * 5
-
-
-def test_no_rules_hold_a_system_prompt_when_something_is_forgotten(world: World) -> None:
-    client = world.sdk
-    conversation = client.conversations.create(extra_headers={"x-mnemogate-user": "alice"})
-    client.responses.create(
-        model="gpt-4o-mini", instructions=FACT, input="Hello.", conversation=conversation.id, user="alice"
-    )
-    assert FACT in cached_prompts()
-    forget(world, user="alice")
-    assert FACT not in cached_prompts()
-
-
-def cached_prompts() -> set[str]:
-    return {each._last_prompt for each in gc.get_objects() if isinstance(each, SideRequests)}
 
 
 def test_a_client_that_resends_it_is_answered_from_its_own_list_and_nothing_is_stored(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ import orjson
 import pytest
 
 from gateway.core.conversation.canonical import text_of
+from gateway.core.request.side_requests import SideRequests
 from gateway.dialects.responses import items as response_items
 from gateway.dialects.responses.render import rebuild_response
 from gateway.run.background.retention import Retention
@@ -638,3 +640,16 @@ def test_an_item_is_named_by_its_id(world: World, upstream: StrictUpstream) -> N
     respond(world, input=[{"type": "item_reference", "id": question}], user="alice")
     assert upstream.last.messages[-1]["role"] == "user"
     assert upstream.last.messages[-1]["content"].endswith("My cat is called Miso.")
+
+
+def test_no_rules_hold_a_system_prompt_when_something_is_forgotten(world: World) -> None:
+    conversation = world.sdk.conversations.create(extra_headers={"x-mnemogate-user": "alice"})
+    respond(world, instructions="Be kind.", input="Hello.", conversation=conversation.id, user="alice")
+    assert "Be kind." in prompts_in_rules()
+    memory = memory_of(world, "alice")
+    world.gateway.call(world.store.forgetting.forget(memory.id, ForgetTarget()))
+    assert "Be kind." not in prompts_in_rules()
+
+
+def prompts_in_rules() -> set[str]:
+    return {each._last_prompt for each in gc.get_objects() if isinstance(each, SideRequests)}
