@@ -20,8 +20,8 @@ from gateway.run.admin.memory_views import BlockPage, MemoryViews
 from gateway.run.admin.word_search import Remaining, WordSearches
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
-# Who has made a version that corrects the one before it.
-_CORRECTIONS = ("operator", "person", "undo")
+# Who has made a version that corrects the one before it. What an undo takes out may be right.
+_CORRECTIONS = ("operator", "person")
 # Characters of a text that a form always carries: each takes 12 bytes at most.
 _FORM_CHARS = MAX_BODY_BYTES // 12 - 1_000
 

@@ -142,6 +142,20 @@ def test_a_person_who_corrects_is_told_what_still_has_the_old_words(operator: Op
     assert ">Forget" not in reader.page("/b/human")
 
 
+def test_an_undo_takes_nothing_out_that_is_to_be_looked_for(operator: Operator) -> None:
+    """What it took out was right, and was offered to be forgotten."""
+    agent = peanuts(operator)
+    memory = f"m/{agent.uid}"
+    version = operator.twin(f"{memory}/b/human")["block"]["version"]
+    operator.twin(f"{memory}/b/human", {"value": "My sister is Anu.", "version": version})
+    operator.twin(f"{memory}/b/human/undo", {"version": version + 1})
+    (wrong,) = operator.twin(f"{memory}/facts")["items"]
+    new = operator.twin(f"{memory}/f/{wrong['seq']}/correct", {"text": "My sister is Anu."})["seq"]
+    new = operator.twin(f"{memory}/f/{new}/correct", {"text": wrong["text"]})["seq"]
+    for screen in ("b/human", f"f/{new}"):
+        assert "Where the old words still are" not in page(operator, f"{memory}/{screen}")
+
+
 def test_where_no_text_has_all_of_the_old_words_each_is_counted(operator: Operator) -> None:
     agent = speak(operator.world, "I live in Berlin.", "My mother is here.", "Mother sings.")
     (seq,) = learn(operator.world, agent, "Alice lives in Berlin with her mother.")
@@ -244,6 +258,11 @@ def test_the_replies_that_were_made_with_a_message_are_forgotten_on_the_way_back
     gone = plain(operator.post(unescape(link), came_from=words).body.decode())
     assert "1 message still says “peanuts”." in gone
     assert "Back to the words" in gone
+    # So does the forgetting of both.
+    headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/{words}"}
+    shown = operator.ask("GET", f"m/{agent.uid}/forget?message=3", None, headers).body.decode()
+    (both,) = re.findall(r'href="../../([^"]*exchange[^"]*)">Forget both', shown)
+    assert f'name="came_from" value="{words}"' in page(operator, unescape(both))
     for hostile in ("//evil.example/", "keys", f"m/{agent.uid}/forget?all=1", "javascript:alert(1)"):
         assert "came_from" not in page(
             operator, f"m/{agent.uid}/forget?message=3&back={quote(hostile, safe='')}"
