@@ -152,7 +152,7 @@ class _ForgetScreens(Struct, frozen=True):
     async def _find_fact(self, access: MemoryAccess, screen: str) -> FactPage | None:
         """Returns the fact that a screen shows; None: it shows none, or it is gone."""
         seq = screen.partition("?")[0].removeprefix(access.path("f") + "/")
-        if not seq.isdecimal():
+        if not seq.isdecimal() or len(seq) > 18:  # the store has no longer numbers
             return None
         try:
             return await self.views.fact(access.project, access.uid, int(seq))

@@ -329,3 +329,9 @@ def test_one_place_after_the_other_is_forgotten_until_none_is_left(
         assert (
             shown.get_by_role("status").inner_text() == "No message, fact, passage or block says “peanuts”."
         )
+
+
+def test_a_way_back_to_no_fact_that_there_can_be_is_none(operator: Operator) -> None:
+    agent = peanuts(operator)
+    gone = operator.post(f"m/{agent.uid}/forget?message=1", came_from=f"m/{agent.uid}/f/{10**30}")
+    assert (gone.status, "Forgotten" in gone.body.decode()) == (200, True)
