@@ -67,3 +67,10 @@ def test_no_more_is_held_than_models_write() -> None:
     word = "x" * 100_000
     (cut,) = output_of(added(0, type="message", id="msg_1"), *[text(0, word)] * 200)
     assert MAX_BYTES - 200_000 < len(cut["content"][0]["text"]) < MAX_BYTES
+
+
+def test_the_text_has_no_gap_after_what_is_left_out() -> None:
+    (cut,) = output_of(
+        added(0, type="message", id="msg_1"), text(0, "One "), text(0, "x" * MAX_BYTES), text(0, "three")
+    )
+    assert cut["content"][0]["text"] == "One "

@@ -45,9 +45,12 @@ class PartialOutput:
 
     def take(self, kind: str, data: bytes) -> None:
         """Takes an event that was sent. kind: its type. One that cannot be read is passed over."""
-        if kind not in (ADDED, DONE, TEXT) or self._left_bytes < len(data):
+        if kind not in (ADDED, DONE, TEXT):
             return
+        # Below 0 it stays there: a shorter event after one that was left out would leave a gap in the text.
         self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            return
         try:
             event = _decode_event(data)
             index = event.output_index
