@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 
 from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage, text_of
@@ -15,6 +15,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.recall_result import SearchRecord
 from gateway.run.receipt import Receipt
 from storage.recall_record import KINDS, PROMPT_PARTS, REASONS, EntryRow, RecallRecord, pack_code, pack_rows
+from storage.records import Message
 from storage.search_trace import HitScores
 
 _STATUSES = {End.FINISHED: 200, End.CANCELLED: 499, End.FAILED: 502}
@@ -65,37 +66,63 @@ def entry_rows(
 
     most_left_out: how many of those that stayed out have rows.
     """
-    trace, hits = search.trace, search.choice.hits
     messages = {m.seq: m for m in search.messages}
-    ranked = trace.hit_seqs or tuple(messages)
+    ranked = search.trace.hit_seqs or tuple(messages)
+    reasons = _reasons(search, messages)
+    left_out = _best_left_out(ranked, reasons, most_left_out)
+    rows = _ranked_rows(search, messages, ranked, [(seq, reasons[seq]) for seq in left_out])
+    counts = Counter(reasons.values())
+    if search.weak:
+        in_note = {hit.message.seq for hit in search.choice.hits}
+        weak = [(seq, scores) for seq, scores in search.weak if seq not in reasons and seq not in in_note]
+        del weak[most_left_out - len(left_out) :]
+        rows += _weak_rows(weak, len(ranked) + 1)
+        counts["weak"] += len(weak)
+    return rows, tuple([counts.get(reason, 0) for reason in _LEFT_OUT_REASONS])
+
+
+def _best_left_out(ranked: Sequence[int], reasons: Mapping[int, str], most: int) -> list[int]:
+    """Returns the numbers of hits that stayed out, by rank, then those that the ranking lacks; at most so many."""
+    in_ranking = set(ranked)
+    with_rank = (seq for seq in ranked if seq in reasons)
+    without_rank = (seq for seq in reasons if seq not in in_ranking)
+    return [*islice(chain(with_rank, without_rank), most)]
+
+
+def _ranked_rows(
+    search: SearchRecord,
+    messages: Mapping[int, Message],
+    ranked: Sequence[int],
+    left_out: Iterable[tuple[int, str]],
+) -> list[EntryRow]:
+    """Returns the rows of the hits in the note and of those that stayed out, by rank.
+
+    messages: what was found, by number.
+    ranked: the numbers of all hits, best first.
+    left_out: the numbers of those that stayed out, with the reason.
+
+    A hit's position is its index in `ranked`. A hit that is not there has the position `end`, at which the scores are
+    0. The rank is the position plus 1, at most `end`.
+    """
+    trace, hits = search.trace, search.choice.hits
     end = len(ranked)
     positions = dict(zip(ranked, range(end), strict=True))
-    reasons = _reasons(search, messages)
     # From here on columns, with which C goes through rows.
     seqs = [hit.message.seq for hit in hits]
     codes = [_CODES[hit.message.source, ""] for hit in hits]
     tokens = [hit.tokens for hit in hits]
-    # Those with a rank first.
-    unranked = (seq for seq in reasons if seq not in positions)
-    left_out = [*islice(chain(filter(reasons.__contains__, ranked), unranked), most_left_out)]
-    for seq in left_out:
+    for seq, reason in left_out:
         message = messages.get(seq)
         kind = "fact" if seq in trace.muted_seqs else "any" if message is None else message.source
         seqs.append(seq)
-        codes.append(_CODES[kind, reasons[seq]])
+        codes.append(_CODES[kind, reason])
         tokens.append(0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS_PER_TOKEN)
-    # A hit that the ranking lacks has its last rank, and no scores.
     row_positions = [positions.get(seq, end) for seq in seqs]
     ranks = [min(position + 1, end) for position in row_positions]
-    columns = [map(((column or bytes(end)) + b"\0").__getitem__, row_positions) for column in trace.scores()]
-    rows = sorted(zip(ranks, codes, *columns, tokens, seqs, strict=True))
-    counts = Counter(reasons.values())
-    if search.weak:
-        weak = [(seq, scores) for seq, scores in search.weak if seq not in reasons and seq not in seqs]
-        del weak[most_left_out - len(left_out) :]
-        rows += _weak_rows(weak, end + 1)
-        counts["weak"] += len(weak)
-    return rows, tuple([counts.get(reason, 0) for reason in _LEFT_OUT_REASONS])
+    # An empty column says that all of its scores are 0.
+    score_columns = [(column or bytes(end)) + b"\0" for column in trace.scores()]
+    row_scores = [map(column.__getitem__, row_positions) for column in score_columns]
+    return sorted(zip(ranks, codes, *row_scores, tokens, seqs, strict=True))
 
 
 def _weak_rows(weak: Sequence[tuple[int, HitScores]], first_rank: int) -> list[EntryRow]:
