@@ -18,7 +18,7 @@ from typing import Any
 _PAGE_BYTES = 4096
 _LONGEST_IN_PAGE = _PAGE_BYTES - 35  # the longest record without overflow pages
 _MIN_IN_PAGE = (_PAGE_BYTES - 12) * 32 // 255 - 23  # what a longer record has in its page at least
-_OVERFLOW_PAGE_BYTES = _PAGE_BYTES - 4  # what an overflow page holds
+_OVERFLOW_PAGE_BYTES = _PAGE_BYTES - 4  # what an overflow page holds, besides the number of the next one
 # The columns that are not counted here, since they never change: id, agent, seq, run, room.
 _UNCOUNTED_BYTES = 45
 # A whole number takes `_INTEGER_BYTES[i]` bytes besides its type code, where i is the number of bounds up to it.
@@ -28,9 +28,12 @@ _INTEGER_BOUNDS = (
 _INTEGER_BYTES = (8, 6, 4, 3, 2, 1, 0, 1, 2, 3, 4, 6, 8)
 # The lengths of bytes and texts at which their type code takes one byte more.
 _LONGER_TYPE_CODES = (58, 8186, 1048570)
+_TWO_BYTE_CODE = _LONGER_TYPE_CODES[0]
 MIN_ROOM = 540  # enough for what a row that overflows has in its page
+_PAGE_NUMBER_BYTES = 4  # after a record's part in its page: the number of its first overflow page
+_SPARE_BYTES = 8  # no measurement: a room that is too small is safe, one that is too large is not
 # The room of a row that overflows from the beginning: it may have so little in its page.
-_SPILLED_ROOM = _MIN_IN_PAGE + 4 - _UNCOUNTED_BYTES - 8
+_SPILLED_ROOM = _MIN_IN_PAGE + _PAGE_NUMBER_BYTES - _UNCOUNTED_BYTES - _SPARE_BYTES
 
 # A record of this length plus any number of overflow pages has _MIN_IN_PAGE bytes in its page, also where it is a
 # hundred bytes longer or shorter.
@@ -47,7 +50,7 @@ def size_of(values: Sequence[Any]) -> int:
             value, kind = value.encode(), bytes
         if kind is bytes:
             n = len(value)
-            size += n if n < 58 else n + bisect_right(_LONGER_TYPE_CODES, n)
+            size += n if n < _TWO_BYTE_CODE else n + bisect_right(_LONGER_TYPE_CODES, n)
         elif kind is float and not value.is_integer():
             size += 8
         else:  # a whole number is stored as one
@@ -57,20 +60,27 @@ def size_of(values: Sequence[Any]) -> int:
 
 def room_for(size: int) -> int:
     """Returns the room of a new row, given its size without padding."""
-    if size + 1 + _UNCOUNTED_BYTES > _LONGEST_IN_PAGE:
+    size_with_padding = size + 1  # without zeros it is a type code
+    if size_with_padding + _UNCOUNTED_BYTES > _LONGEST_IN_PAGE:
         return _SPILLED_ROOM
-    return max(MIN_ROOM, size + 1)
+    return max(MIN_ROOM, size_with_padding)
 
 
 def pad_bytes(size: int, room: int) -> int:
-    """Returns how many zeros bring a row to its room, or beyond it to overflow pages, like `exchange_update`."""
+    """Returns how many zeros bring a row to its room, or beyond it to overflow pages, like the piece `set_in_room`.
+
+    A row of 600 bytes in a room of 700 gets 98 zeros, whose type code takes the other 2 bytes. A row of 900 bytes gets
+    3536 there, so that its record has about 389 + 4092 bytes, of which 489 stay in its page.
+    """
     if size < room:
         left = room - size
-        return left - 1 if left <= 58 else max(57, left - 2)
-    pages = max(
-        1, (size + _UNCOUNTED_BYTES - _SPILL_BYTES + _OVERFLOW_PAGE_BYTES - 1) // _OVERFLOW_PAGE_BYTES
-    )
-    return _SPILL_BYTES + _OVERFLOW_PAGE_BYTES * pages - _UNCOUNTED_BYTES - size
+        if left <= _TWO_BYTE_CODE:
+            return left - 1
+        # No zeros take one byte more than `_TWO_BYTE_CODE` with their type code: the row is one byte shorter then.
+        return max(_TWO_BYTE_CODE - 1, left - 2)
+    record_bytes = size + _UNCOUNTED_BYTES
+    pages = max(1, -((_SPILL_BYTES - record_bytes) // _OVERFLOW_PAGE_BYTES))  # rounded up
+    return _SPILL_BYTES + _OVERFLOW_PAGE_BYTES * pages - record_bytes
 
 
 def padding_of(values: Sequence[object]) -> tuple[int, bytes | None]:

@@ -149,6 +149,11 @@ def test_a_short_row_is_padded_to_its_room(size: int) -> None:
         assert room - 1 <= size - 1 + size_of([pad]) <= room or size_of([pad]) in (58, 59)
 
 
+def test_the_examples_of_the_documentation_hold() -> None:
+    assert pad_bytes(600, 700) == 98
+    assert pad_bytes(900, 700) == 3536
+
+
 async def test_python_and_sql_agree(store: Store, agent: Agent) -> None:
     chance = random.Random(5)
 
