@@ -27,15 +27,15 @@ def read_messages(
         for place, message in _join_requests(messages)
         for stored_message in from_file_message(message, now, is_text_thought=is_text_thought)
     ]
-    accepted = [*_check_order(stored_message for _, stored_message in stored)]
-    return (
-        [
-            stored_message
-            for (_, stored_message), is_accepted in zip(stored, accepted, strict=True)
-            if is_accepted
-        ],
-        [place for (place, _), is_accepted in zip(stored, accepted, strict=True) if not is_accepted],
-    )
+    accepted = _are_accepted(stored_message for _, stored_message in stored)
+    read: list[PortableMessage] = []
+    left_out: list[int] = []
+    for (place, stored_message), is_accepted in zip(stored, accepted, strict=True):
+        if is_accepted:
+            read.append(stored_message)
+        else:
+            left_out.append(place)
+    return read, left_out
 
 
 def _join_requests(messages: Iterable[tuple[int, FileMessage]]) -> Iterator[tuple[int, FileMessage]]:
@@ -46,16 +46,17 @@ def _join_requests(messages: Iterable[tuple[int, FileMessage]]) -> Iterator[tupl
     replies: list[tuple[int, FileMessage, list[FileCall]]] = []
     for place, message in messages:
         calls = message.tool_calls or []
-        _, last, last_calls = replies[-1] if replies else (place, message, [])
-        if message.role == "approval" and calls and last.role == "assistant" and last_calls:
-            last_calls.extend(calls)
-        else:
-            replies.append((place, message, [*calls]))
+        if replies and message.role == "approval" and calls:
+            _, last, last_calls = replies[-1]
+            if last.role == "assistant" and last_calls:
+                last_calls.extend(calls)
+                continue
+        replies.append((place, message, [*calls]))
     for place, message, calls in replies:
         yield place, replace(message, tool_calls=calls) if calls else message
 
 
-def _check_order(messages: Iterable[PortableMessage]) -> Iterator[bool]:
+def _are_accepted(messages: Iterable[PortableMessage]) -> Iterator[bool]:
     """Yields for each message whether a provider accepts it: a tool result has to follow its call, and only once.
 
     Where a summary replaced the calls, Letta's server retained their results.

@@ -32,19 +32,26 @@ class CompactOperation(Struct, frozen=True):
         name = arguments.optional_text("in")
         store = self.store
         agents = await store.forgetting.find(scope.project, scope.profile, scope.subject, limit=1)
-        agent = agents[0] if agents else None
-        terms = SummaryTerms() if agent is None else await read_summary_terms(store, agent)
-        if not self.has_model and terms.model is None:
-            raise BadRequest("There is no background model to summarise with: set memory.background_model.")
-        last = None if agent is None else await store.summaries.last_exchange(agent, name)
-        if agent is None or last is None:
-            raise BadRequest("There is no such conversation here.", param="in" if name else "user")
-        exchange, conversation = last
-        exchanges = await store.summaries.path(agent, exchange)
+        no_conversation = BadRequest("There is no such conversation here.", param="in" if name else "user")
+        if not agents:
+            self._require_model(SummaryTerms())
+            raise no_conversation
+        agent = agents[0]
+        terms = await read_summary_terms(store, agent)
+        self._require_model(terms)
+        last = await store.summaries.last_exchange(agent, name)
+        if last is None:
+            raise no_conversation
+        exchange_id, conversation_id = last
+        exchanges = await store.summaries.path(agent, exchange_id)
         path = await SummaryPath.measure(store, agent, exchanges) if exchanges else None
         # Everything that may leave the window is summarised, with the largest size that a summary may have.
         if path is None or path.next_span(terms, keep_tokens=0) is None:
             raise BadRequest("There is nothing to summarise yet: the last turn stays as it is.")
-        request = CompactJob(exchange, keep_tokens=0, max_tokens=MAX_TOKENS)
-        job = await store.jobs.enqueue(COMPACT, agent, str(conversation), request.payload)
+        request = CompactJob(exchange_id, keep_tokens=0, max_tokens=MAX_TOKENS)
+        job = await store.jobs.enqueue(COMPACT, agent, str(conversation_id), request.payload)
         return {"job": job}
+
+    def _require_model(self, terms: SummaryTerms) -> None:
+        if not self.has_model and terms.model is None:
+            raise BadRequest("There is no background model to summarise with: set memory.background_model.")
