@@ -383,7 +383,7 @@ async def test_tools_are_listed_after_the_gateways_own(registry: Registry) -> No
             assert await listed(after=tool.uid, newest_first=newest_first) == later
     assert await listed(name="t1") == ["t1"]
     assert await listed(name="memory") == ["memory"]
-    assert await listed(text="CORE_MEM") == ["core_memory_replace", "core_memory_append"]
+    assert await listed(name_part="CORE_MEM") == ["core_memory_replace", "core_memory_append"]
     assert await listed(before=made[1].uid, newest_first=True) == ["t2"]
     with pytest.raises(NotFound):
         await registry.tools.get("elsewhere", made[0].uid)
