@@ -1087,7 +1087,7 @@ def test_a_run_whose_reply_is_lost_to_forgetting_says_that_alone(world: LettaWor
     with world.letta.conversations.messages.create(other, input="My violin is from Cremona.") as events:
         list(events)
     world.world.settle()
-    gate, arrived = Gate(), world.upstream.arrived(1)
+    gate, arrived = Gate(), world.upstream.arrived(2)
     world.upstream.queue(fail(400, QUOTED, hold_before_headers=gate))
     with ThreadPoolExecutor(1) as pool:
         live = pool.submit(world.letta.agents.messages.create, agent.id, input="And my violin?")
