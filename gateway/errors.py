@@ -224,14 +224,14 @@ class TooManySends(GatewayError):
 
 
 class LimitReached(CallerError):
-    """A limit turns the request away: one to try again soon, or (`is_long`) a quota that is used up."""
+    """A limit turns the request away: one to try again soon, or (`is_quota`) a quota that is used up."""
 
     status = 429
 
     def __init__(
-        self, message: str, retry_after_s: float, headers: Sequence[tuple[str, str]], *, is_long: bool
+        self, message: str, retry_after_s: float, headers: Sequence[tuple[str, str]], *, is_quota: bool
     ) -> None:
-        code = "insufficient_quota" if is_long else "rate_limit_exceeded"
+        code = "insufficient_quota" if is_quota else "rate_limit_exceeded"
         super().__init__(message, code=code, retry_after_s=retry_after_s)
         self.kind = code
         self.headers = tuple(headers)

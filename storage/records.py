@@ -81,7 +81,7 @@ class Agent(Struct, frozen=True):
     scope: Scope
     # The key of its hashes.
     secret: bytes
-    # Rises when something is forgotten.
+    # Rises when something is forgotten, and when the memory is paused or resumed.
     epoch: int
     # The last number that the search index knows.
     indexed_seq: int = 0

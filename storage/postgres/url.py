@@ -29,7 +29,8 @@ def without_secret(url: str) -> str:
 def by_host(url: str) -> list[str]:
     """Returns a URL for each host that this one names, before its path or in the parameter `host`.
 
-    What it leaves out PGHOST and PGPORT say, as for other programs; asyncpg would hold all of their ports against one.
+    PGHOST and PGPORT fill in what it lacks, as for other programs. Each of several URLs gets its own port here, since
+    asyncpg would hold all ports of PGPORT against its one host.
 
     Raises: NotAdmitted: it cannot be read, or names a port that cannot be.
     """

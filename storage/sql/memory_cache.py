@@ -4,7 +4,7 @@ and the messages that queries have read.
 The database holds all of it. An agent's numbers (`AgentNumbers`) say whether what is cached is still so, also where
 another process has written meanwhile; what they say has changed is read again, and nothing else:
 
-    epoch        something was forgotten: all
+    epoch        something was forgotten, or the memory was paused or resumed: all
     indexed_seq  the chunks of the index that were written since; all, where one of them was in a segment
     stamp        the same, and every message
     next_seq     messages since, unless the query leaves it out anyway

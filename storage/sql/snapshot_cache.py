@@ -76,7 +76,10 @@ class SnapshotCache:
         self.bytes = 0
 
     def has(self, agent: int, key: str | None, path: bytes | None) -> bool:
-        """Returns whether a cached entry may answer this, once its numbers are checked."""
+        """Returns whether a cached entry may answer this, once its numbers are checked.
+
+        key, path: None and None: only the part that all snapshots of the memory have in common is asked for.
+        """
         memory = self._memories.get(agent)
         return memory is not None and ((key is None and path is None) or (key, path) in memory.path_ends)
 
@@ -93,7 +96,10 @@ class SnapshotCache:
                 self.drop(agent)
 
     def find(self, agent: int, key: str | None, path: bytes | None) -> MemorySnapshot | None:
-        """Returns a snapshot as it would be read now; None where the cache has none that is up to date."""
+        """Returns a snapshot as it would be read now; None where the cache has none that is up to date.
+
+        key, path: as in `has`.
+        """
         memory = self._memories.get(agent)
         if memory is None:
             return None

@@ -161,9 +161,10 @@ def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> di
 
 
 def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
-    """Returns the settings of a model: what is honoured as it holds, whichever field set it, the rest as it came.
+    """Returns the settings of a model.
 
-    A null among those that every model has: no field has set it, so it is the model's own.
+    Those that the gateway honours have the values in force, whichever field of a request set them; the others are as
+    they were sent. One of `_SHOWN_ALWAYS` is null where no field has set it: the model's own value holds then.
     """
     sampling = definition.sampling
     sent = definition.retained.get("model_settings", {})
@@ -177,10 +178,9 @@ def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
 
 
 def _effort_field(effort: str | None, *, as_text: bool) -> dict[str, Any]:
-    """Returns the reasoning effort where Letta's settings of the model's provider have it; it is shown for each model.
+    """Returns the field with the reasoning effort, which Letta's settings have in two forms.
 
-    as_text: a field `effort`, as Anthropic's settings have it, or any that were sent with one; else an object in
-        `reasoning`, as OpenAI's have it.
+    as_text: the field is `effort`, a text, as in Anthropic's settings; else `reasoning`, an object, as in OpenAI's.
     """
     if as_text:
         return {"effort": effort}
@@ -204,7 +204,8 @@ async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[s
 async def _pending_message(api: AgentsApi, view: AgentView, step: RunStep | None) -> dict[str, Any] | None:
     """Returns the message with the calls that wait for an answer; None: none do.
 
-    step: the one that waits in the agent's own conversation; None: that of its newest run may, in any conversation.
+    step: the one that waits in the agent's own conversation; None: none waits there. Then the step at which the agent's
+        newest run waits is looked for, in whichever conversation it is.
     """
     agent = view.agent
     last = view.last_run

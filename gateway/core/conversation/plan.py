@@ -311,7 +311,7 @@ def find_redactions(
     pending_count: int,
     rivals: Iterable[Exchange],
 ) -> frozenset[int]:
-    """Returns the indices of the messages of an exchange, without the last one, that are not stored.
+    """Returns the indices of those messages of an exchange that must not be stored; the last one is never among them.
 
     They match something that was forgotten, or they answer such a message. The first `pending_count` messages are on
     the record, and so are those that a rival has stored.

@@ -21,14 +21,14 @@ def refusal_by(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
     limit = bucket.limit
     # What requests under way have reserved and do not use is free again when they end.
     is_reserved = limit.unit in MEASURED and bucket.used + used < bucket.bound
-    is_long = limit.per in STORED_PERIODS and not is_reserved
-    is_soon = limit.per is None or is_reserved
-    wait_s = 1.0 if is_soon else max(1.0, math.ceil(bucket.period.end - now))
-    headers = [("x-should-retry", "false")] if is_long else []
+    is_quota = limit.per in STORED_PERIODS and not is_reserved
+    ends_with_request = limit.per is None or is_reserved
+    wait_s = 1.0 if ends_with_request else max(1.0, math.ceil(bucket.period.end - now))
+    headers = [("x-should-retry", "false")] if is_quota else []
     if limit.unit in _HEADER_UNITS and limit.per is not None:
         headers += _headers_of(bucket, now)
     message = _refusal_message(limit, bucket.period, is_reserved=is_reserved)
-    return LimitReached(message, wait_s, headers, is_long=is_long)
+    return LimitReached(message, wait_s, headers, is_quota=is_quota)
 
 
 def rate_headers(buckets: Iterable[Bucket], now: float) -> list[Header]:

@@ -1,7 +1,8 @@
 """`mnemogate move`: everything that one store holds is put into another, memory by memory.
 
-The source is only read. A memory takes its place in the target in one transaction, when all of it is there, so a move
-that was killed is begun again and goes on with the memories that are missing.
+Of the source the schema is brought to this version's, and a forgetting that was interrupted is completed; the rest is
+only read. A memory takes its place in the target in one transaction, when all of it is there, so a move that was killed
+is begun again and goes on with the memories that are missing.
 """
 
 from __future__ import annotations
@@ -127,7 +128,10 @@ class Move:
             after, _ = rows[-1]
 
     async def _prepare(self) -> None:
-        """Completes the forgetting that was interrupted. Raises: GatewayError: batches or runs are not finished."""
+        """Completes forgettings that were interrupted, in both stores.
+
+        Raises: GatewayError, before anything is changed: batches or runs are not finished.
+        """
         batches, runs = await self.source.move_source.count_unfinished()
         if batches or runs:
             raise GatewayError(

@@ -149,6 +149,7 @@ async def find_messages(
     if own_query:
         # Some applications put every message into the same template, and its words would find themselves.
         without_template = note_query.without_templates(messages, lines)
+        # One that the next search finds as well loses this reason (`pack_recall`).
         ruled_out.update((m.seq, "weak") for m in messages)
         query, shared = own_query, lines
         messages = [*await memory.search(own_query), *without_template]

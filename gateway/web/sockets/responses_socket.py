@@ -174,7 +174,7 @@ class _Session:
             case Cancel():
                 self._cancel(event)
             case Steer():
-                await self.send_event(server_events.not_steered(event))
+                await self.send_event(server_events.steer_refusal_event(event))
             case Create():
                 try:
                     self._enqueue(event)
@@ -348,7 +348,7 @@ class _EventSender:
         elif is_end:
             # As at OpenAI a failed turn drops the response that it continued.
             self._session.unstored.drop(response.create.previous)
-            data = server_events.broken_off(data) if kind == server_events.ERROR else data
+            data = server_events.break_event(data) if kind == server_events.ERROR else data
         await self._session.send_event(data, self._stream_id)
         # Not before: while the client does not read, it may cancel the response, and the event is not sent then.
         response.sent_events += 1

@@ -29,7 +29,7 @@ GOOD_ENDS: Final = frozenset(("response.completed", "response.incomplete"))
 
 _ERROR_FORM = ResponsesErrors()
 # Values stay as they are written: what comes from elsewhere may be nested more deeply than orjson writes.
-_ECHOED: Final = {key: orjson.dumps(value) for key, value in ECHOED.items()}
+_ECHO_DEFAULTS: Final = {key: orjson.dumps(value) for key, value in ECHOED.items()}
 
 
 def kind_of(name: str | None, data: bytes) -> str:
@@ -55,7 +55,7 @@ def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
     return data[:-1] + b',"stream_id":%b}' % orjson.dumps(stream_id)
 
 
-def broken_off(data: bytes) -> bytes:
+def break_event(data: bytes) -> bytes:
     """Returns a stream's event of the type `error`. Its fields stand in the event itself there, and in `error` here."""
     fields = _decode_members_leniently(data)
     error = {key: fields.get(key, b"null") for key in ("code", "message", "param")}
@@ -105,7 +105,7 @@ def empty_response_events(create: Create) -> tuple[bytes, bytes]:
     echoed = {key: value for key, value in create.fields.items() if key in ECHOED and value != b"null"}
     now = b"%d" % time.time()
     response = {
-        **_ECHOED,
+        **_ECHO_DEFAULTS,
         **echoed,
         "id": b'"resp_%b"' % uuid4().hex.encode(),
         "object": b'"response"',
@@ -121,7 +121,7 @@ def empty_response_events(create: Create) -> tuple[bytes, bytes]:
     return first, _of_response("response.completed", {**response, "completed_at": now}, "completed", 1)
 
 
-def not_steered(steer: Steer) -> bytes:
+def steer_refusal_event(steer: Steer) -> bytes:
     """Returns the answer to `response.steer`: its input was not taken."""
     error = {
         "type": "invalid_request_error",
