@@ -117,6 +117,9 @@ class _ForgetScreens(Struct, frozen=True):
         if kind != "fact" and await self._is_gone(access, came_from):
             way = _way_to_words(access, sought) if sought else _way_on(access, request.query, "")
         search = access.path("search") + "?q="
+        elsewhere = next((each.href for each in stays if (each.href or "").startswith(search)), None)
+        if elsewhere and sought:
+            elsewhere = search + quote(sought, safe="")
         return access.view(
             result,
             "forgotten.html",
@@ -125,7 +128,7 @@ class _ForgetScreens(Struct, frozen=True):
             to_name=way.name,
             goes_on=way.is_to_next,
             is_all=kind == "all",
-            elsewhere=next((each.href for each in stays if (each.href or "").startswith(search)), None),
+            elsewhere=elsewhere,
             replies=[each for each in stays if each.message],
             back=way.to.partition("#")[0],
             left=await self.words.remaining(access.project, access.uid, sought) if sought else None,

@@ -336,9 +336,10 @@ class MemoryForgetting:
                 message_href(memory.uid, conversation, exchange, exchange.seq),
             )
         )
-        text = next((each.text for each in records if each.seq == seq), None)
-        stays.append(_other_mentions(memory.uid, text))
-        return _TargetDetails(extent.messages, stays, str(seq), text)
+        shown = records if kind == "exchange" else [each for each in records if each.seq == seq]
+        stays.append(_other_mentions(memory.uid, shown[0].text if shown else None))
+        text = "\n\n".join(each.text or "" for each in shown) or None
+        return _TargetDetails(extent.messages, stays, str(shown[0].seq if shown else seq), text)
 
     async def _list_replies_told(
         self, memory: FoundMemory, seqs: Collection[int], own: int | None = None

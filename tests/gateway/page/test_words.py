@@ -269,6 +269,25 @@ def test_the_replies_that_were_made_with_a_message_are_forgotten_on_the_way_back
         )
 
 
+def test_a_preview_of_a_question_and_its_reply_shows_both(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    """Also where the reply has led to it."""
+    upstream.queue(say("Noted: no peanuts."))
+    agent = speak(operator.world, "I am allergic to peanuts.")
+    for number in (1, 2):
+        shown = plain(page(operator, f"m/{agent.uid}/forget?exchange={number}"))
+        assert "Forget message 1 and its reply" in shown
+        assert "I am allergic to peanuts." in shown and "Noted: no peanuts." in shown
+
+
+def test_what_says_it_in_other_words_is_searched_for_by_the_words_one_looked_for(operator: Operator) -> None:
+    agent = peanuts(operator)
+    memory = f"m/{agent.uid}"
+    gone = operator.post(f"{memory}/forget?message=1", came_from=f"{memory}/words?q=peanuts").body.decode()
+    assert f'href="../../{memory}/search?q=peanuts">Look for it' in gone
+
+
 def test_requests_of_a_person_show_what_was_asked(operator: Operator) -> None:
     agent = speak(operator.world, "I drink tea.", "What do I drink in the morning?")
     operator.world.chat(user="alice", headers={"x-mnemogate-memory": "off"}).say("A secret.")
