@@ -40,12 +40,14 @@ _MIN_IN_GENERAL = 500
 # bounds three times as many errands would get a note. Anything from 50 to 150 behaves alike.
 _MESSAGE_TERMS = 75
 # The longer a message is, the more words of any question it has by chance. So by the bounds a word in one of more than
-# so many terms weighs less, by the logarithm of how much longer it is. In scripts without spaces a word has some three
-# terms, and function words have them too. Measured by halves, without this and with 150, 100 and 75: a note for
-# questions that belong to another memory 25.8 / 26.7, 22.5 / 22.1, 18.8 / 17.9 and 15.0 / 13.8%, evidence of small
-# memories 92.4 / 90.8, then 91.9 / 90.6% each time; of projects 64.6 / 65.3, with 75 63.5 / 65.0%. Other sets are as
-# before. With lengths relative to the memory's own mean German compounds lose up to a half.
+# so many terms weighs less, by the logarithm of how much longer it is, and the less the rarer it is among people. In
+# scripts without spaces a word has some three terms, and function words have them too. Measured by halves, without this
+# and with 100, 75 and 50: a note for questions that belong to another memory 26.0 / 26.8, 22.0 / 21.2, 20.4 / 19.2 and
+# 18.8 / 16.4%, evidence of small memories 92.3 / 91.2, 92.3 / 91.4 twice and 91.9 / 91.4%. With lengths relative to the
+# memory's own mean German compounds lose up to a half.
 _USUAL_LENGTH, _USUAL_LENGTH_UNSPACED = 100.0, 600.0
+# The share of people's messages that has a word of which the table knows nothing. No measurement.
+_LEAST_SHARE = 1e-5
 # The most terms of a message beside its text: four of its date, and two of its speaker's name. A text that is a little
 # longer than its head has its last words beside that, so a name is what so many messages have there. No measurement.
 _FRAME_TERMS, _MIN_NAMED = 6, 3
@@ -89,6 +91,8 @@ class Found(Struct, frozen=True):
     # What each term weighs in the bounds, in a message of no more terms than `usual_lengths` has for it.
     held: Sequence[float]
     usual_lengths: Sequence[float]
+    # What a message that is e times as long takes from that.
+    length_costs: Sequence[float]
     # The sum of the squares of what each weighs as it is asked, less for sentences of which the memory has no word that
     # names something.
     asked: float
@@ -140,7 +144,11 @@ def find(index: Index, layout: IndexLayout, wanted: WantedTerms, postings: Posti
     framed = [count if is_date_word(t) else n for t, count, n in zip(terms, counts, named, strict=True)]
     weights, held, asked = _weigh(wanted, counts, framed, layout.lengths)
     usual = [_USUAL_LENGTH_UNSPACED if is_unspaced(term) else _USUAL_LENGTH for term in terms]
-    return Found(weights, held, usual, asked, in_index, sizes, in_tail, sum(counts))
+    costs = [
+        weight / max(-log(max(share, _LEAST_SHARE)), 1.0)
+        for weight, share in zip(held, wanted.in_general, strict=True)
+    ]
+    return Found(weights, held, usual, costs, asked, in_index, sizes, in_tail, sum(counts))
 
 
 def _count_named(

@@ -206,7 +206,7 @@ class Scores:
 
         against = lengths[index] * layout.slope + MIN_AGAINST
         place_count = len(self._rows)
-        weights, held = np.array(found.weights), np.array(found.held)
+        weights, held, costs = map(np.array, (found.weights, found.held, found.length_costs))
         self._score += np.bincount(
             place, weights[cell_term] * cell_times / (cell_times + against), place_count
         )
@@ -214,7 +214,7 @@ class Scores:
         weight = held[cell_term]
         longer = lengths[index] / (np.array(found.usual_lengths)[cell_term] * np.maximum(cell_times, 1.0))
         long = (longer > 1.0).nonzero()[0]
-        weight[long] = np.maximum(weight[long] - np.log(longer[long]), 0.0)
+        weight[long] = np.maximum(weight[long] - np.log(longer[long]) * costs[cell_term[long]], 0.0)
         # What a message holds of the query counts by the squares: one rare word says more than many common ones, which
         # any message has some of. A word that is often there, or around, is held once.
         self._share += np.bincount(place, weight * weight * np.minimum(cell_times, 1.0), place_count)
