@@ -66,7 +66,10 @@ def test_each_place_with_the_words_is_shown_or_none_is_there(operator: Operator)
         ("hazelnuts", "No message, fact, passage or block says “hazelnuts”."),
         ("hazelnuts peanuts", "No message, fact, passage or block has the words “hazelnuts peanuts”."),
         ("anu", "1 message says “anu”."),
-        ("it was", "Nearly every message has these words, so they are not looked for: “it was”"),
+        (
+            "it was",
+            "Words of nearly every message, and signs, are not looked for, and there is nothing else in “it was”.",
+        ),
     ):
         assert lead(page(operator, path + query.replace(" ", "+"))) == sentence
     assert 'role="status"' not in page(operator, f"m/{agent.uid}/words")
