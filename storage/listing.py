@@ -486,7 +486,7 @@ class WordHits(Struct, frozen=True):
     # All words are in these and in others with lower numbers; None: there are no others.
     next: int | None = None
     # The newest messages are not all known to the index yet.
-    is_behind: bool = False
+    is_incomplete: bool = False
 
 
 class StoredImport(Struct, frozen=True):

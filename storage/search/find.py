@@ -48,8 +48,9 @@ _MESSAGE_TERMS = 75
 _USUAL_LENGTH, _USUAL_LENGTH_UNSPACED = 100.0, 600.0
 # The share of people's messages that has a word of which the table knows nothing. No measurement.
 _LEAST_SHARE = 1e-5
-# The most terms of a message beside its text: four of its date, and two of its speaker's name. A text that is a little
-# longer than its head has its last words beside that, so a name is what so many messages have there. No measurement.
+# The most terms of a message's frame: four of its date, and two of its speaker's name. A text that is a little longer
+# than its head has its last words outside of the head as well, so a name is what so many messages have there. No
+# measurement.
 _FRAME_TERMS, _MIN_NAMED = 6, 3
 _MIN_ASKED = 1e-9
 # A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" What it asks for, to which the
@@ -154,7 +155,7 @@ def find(index: Index, layout: IndexLayout, wanted: WantedTerms, postings: Posti
 def _count_named(
     layout: IndexLayout, in_index: NDArray[np.int64], sizes: Sequence[int], in_tail: Sequence[Sequence[int]]
 ) -> list[int]:
-    """Returns for each term how many messages have it as a name of their speaker, beside their text; 0: too few.
+    """Returns for each term how many messages have it as a name of their speaker; 0: too few.
 
     Such messages are counted alone whose text is no longer than a head.
     """
@@ -169,10 +170,10 @@ def _count_named(
         import numpy as np
 
         row = in_index >> ROW_SHIFT
-        beside = (in_index & HEAD) == 0
-        beside &= np.asarray(length)[row].astype(np.int64) - np.asarray(head)[row] <= _FRAME_TERMS
+        in_frame = (in_index & HEAD) == 0
+        in_frame &= np.asarray(length)[row].astype(np.int64) - np.asarray(head)[row] <= _FRAME_TERMS
         term = np.arange(len(sizes)).repeat(sizes)
-        named = (named + np.bincount(term, beside, len(sizes))).astype(int).tolist()
+        named = (named + np.bincount(term, in_frame, len(sizes))).astype(int).tolist()
     return [count if count >= _MIN_NAMED else 0 for count in named]
 
 
@@ -196,17 +197,17 @@ def _weigh(
     asked_by, known = dict[int, float](), set[int]()
     # On a memory's first day "What did I tell you on 17 May?" asks for all of it.
     asks_for_all = all(
-        beside == messages or share > NAMES_NOTHING
-        for beside, share in zip(framed, wanted.in_general, strict=True)
+        in_frame == messages or share > NAMES_NOTHING
+        for in_frame, share in zip(framed, wanted.in_general, strict=True)
     )
-    for term, having, beside, share, sentence in zip(
+    for term, having, in_frame, share, sentence in zip(
         wanted.terms, counts, framed, wanted.in_general, wanted.sentences, strict=True
     ):
         scale = _OF_PART if term in parts_of_others else 1.0
         in_short = share * shortness
-        if beside and not asks_for_all:
+        if in_frame and not asks_for_all:
             # Messages have the words of their dates and names of their speakers whatever people talk about.
-            own = beside / messages
+            own = in_frame / messages
             share, in_short = max(share, own), max(in_short, own)
         weight = scale * log(sample / (having + others * share + 0.5))
         weights.append(scale * log(sample / (having + others * in_short + 0.5)))

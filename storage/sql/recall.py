@@ -230,7 +230,7 @@ class Recall(Group):
         if loaded is None or numbers is None:
             return WordHits()
         memory, postings = loaded
-        is_behind = memory.unread_from < numbers.next_seq
+        is_incomplete = memory.unread_from < numbers.next_seq
         seqs = find_containing(
             memory.index,
             terms,
@@ -246,8 +246,8 @@ class Recall(Group):
             read = await self._load_visible(agent.id, memory, some, deadline_ms)
             found += await asyncio.to_thread(_with_terms, read, terms)
             if len(found) > limit:
-                return WordHits(found[:limit], found[limit - 1].seq, is_behind)
-        return WordHits(found, seqs[_MAX_CHECKED - 1] if len(seqs) > _MAX_CHECKED else None, is_behind)
+                return WordHits(found[:limit], found[limit - 1].seq, is_incomplete)
+        return WordHits(found, seqs[_MAX_CHECKED - 1] if len(seqs) > _MAX_CHECKED else None, is_incomplete)
 
     @staticmethod
     def words_of(query: str, *, without: str = "") -> list[str]:

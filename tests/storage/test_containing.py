@@ -42,7 +42,7 @@ def alice(store: Store) -> Speaker:
 
 async def texts(store: Store, alice: Speaker, query: str) -> list[str]:
     hits = await store.recall.containing(alice.agent, query)
-    assert (hits.next, hits.is_behind) == (None, False)
+    assert (hits.next, hits.is_incomplete) == (None, False)
     return [each.text for each in hits.messages]
 
 
@@ -78,7 +78,7 @@ async def test_all_words_are_looked_for_in_all_their_forms(
     }.items():
         hits = await store.recall.containing(alice.agent, query)
         assert ([each.text for each in hits.messages], hits.next) == (expected, None), query
-        assert not hits.is_behind
+        assert not hits.is_incomplete
 
 
 async def test_what_was_forgotten_is_found_no_more(store: Store, alice: Speaker) -> None:
@@ -115,10 +115,10 @@ async def test_pages_go_on_below_the_last_number(
 async def test_messages_that_no_search_knows_yet_are_said_to_be_missing(store: Store, alice: Speaker) -> None:
     for n in range(70):
         await alice.say([user(f"Message {n}.")], assistant("Noted."))
-    assert (await store.recall.containing(alice.agent, "peanut")).is_behind
+    assert (await store.recall.containing(alice.agent, "peanut")).is_incomplete
     while await store.search_index.advance(alice.agent.id):
         pass
-    assert not (await store.recall.containing(alice.agent, "peanut")).is_behind
+    assert not (await store.recall.containing(alice.agent, "peanut")).is_incomplete
 
 
 async def test_messages_beyond_those_that_are_cached_are_said_to_be_missing(
@@ -126,10 +126,10 @@ async def test_messages_beyond_those_that_are_cached_are_said_to_be_missing(
 ) -> None:
     for n in range(64):
         await alice.say([user(f"Message {n}.")], assistant("Noted."), key=f"call-{n}")
-        assert not (await store.recall.containing(alice.agent, "peanut")).is_behind
+        assert not (await store.recall.containing(alice.agent, "peanut")).is_incomplete
     await alice.say([user("A peanut.")], assistant("Noted."), key="call-64")
     hits = await store.recall.containing(alice.agent, "peanut")
-    assert (hits.messages, hits.is_behind) == ([], True)
+    assert (hits.messages, hits.is_incomplete) == ([], True)
 
 
 @pytest.mark.parametrize("numbers", [range(3), range(1, 3), range(1)])

@@ -290,7 +290,7 @@ class MemoryForgetting:
             for each in page.fact.sources
             if not each.forgotten
         ]
-        stays += await self._list_replies_told(memory, {page.fact.seq})
+        stays += await self._list_replies_made_with(memory, {page.fact.seq})
         facts = [
             (f"Fact {each.seq}, which it replaced.", each) for each in await self._list_replaced(memory, page)
         ]
@@ -329,7 +329,7 @@ class MemoryForgetting:
             )
             stays.append(_with_words(remaining, others[-1]) if what == "reply" else remaining)
         going = {seq} if kind == "message" else {each.seq for each in records}
-        stays += await self._list_replies_told(memory, going, exchange.id)
+        stays += await self._list_replies_made_with(memory, going, exchange.id)
         stays.append(
             RemainingRecord(
                 "The other messages of the conversation.",
@@ -341,7 +341,7 @@ class MemoryForgetting:
         text = "\n\n".join(each.text or "" for each in shown) or None
         return _TargetDetails(extent.messages, stays, str(shown[0].seq if shown else seq), text)
 
-    async def _list_replies_told(
+    async def _list_replies_made_with(
         self, memory: FoundMemory, seqs: Collection[int], own: int | None = None
     ) -> list[RemainingRecord]:
         """Returns the newest replies for which one of these was recalled, but that of the exchange `own`.
@@ -350,17 +350,17 @@ class MemoryForgetting:
         """
         since = self._now() - self._views.keep_why_days * _DAY_S
         recalls = await self._store.recalls.list(memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS)
-        told = [each for each in recalls if each.exchange != own and _was_told(each, seqs)][:_MAX_REPLIES]
-        exchanges = await self._store.memory_pages.sources(memory.id, [each.exchange for each in told])
-        found = list[RemainingRecord]()
-        for each in filter(None, (exchanges.get(recall.exchange) for recall in told)):
+        noted = [each for each in recalls if each.exchange != own and _has_in_note(each, seqs)][:_MAX_REPLIES]
+        exchanges = await self._store.memory_pages.sources(memory.id, [each.exchange for each in noted])
+        replies = list[RemainingRecord]()
+        for each in filter(None, (exchanges.get(recall.exchange) for recall in noted)):
             records = message_records(each.exchange, None)
             reply = next((r for r in reversed(records) if r.role == "assistant" and r.text), None)
             if reply is not None:
                 href = message_href(memory.uid, each.conversation, each.exchange, reply.seq)
                 record = RemainingRecord(f"A reply that was made with it: message {reply.seq}.", href)
-                found.append(_with_words(record, reply))
-        return found
+                replies.append(_with_words(record, reply))
+        return replies
 
     async def _list_remaining_of_memory(self, memory: FoundMemory) -> list[RemainingRecord]:
         others = await other_profiles(self._store, memory.scope)
@@ -385,7 +385,7 @@ def _with_words(record: RemainingRecord, reply: MessageRecord) -> RemainingRecor
     return replace(record, message=reply.seq, quote=quote)
 
 
-def _was_told(recall: StoredRecall, seqs: Collection[int]) -> bool:
+def _has_in_note(recall: StoredRecall, seqs: Collection[int]) -> bool:
     """Returns whether one of these went into the note of a recall."""
     entries = unpack(recall.data).entries
     return any(each.seq in seqs and not each.reason and not each.is_forgotten for each in entries)

@@ -1,6 +1,6 @@
 """The lines of an exported memory: records of the store as JSON objects, and back.
 
-A line has one key that names its kind. What it holds, and what not, is said in `transfer_operations.py`; its fields are
+A line has one key that names its kind. What it holds, and what not, is in `transfer_operations.py`; its fields are
 in `export_lines.py`.
 """
 

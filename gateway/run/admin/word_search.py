@@ -1,4 +1,4 @@
-"""Finds everything in a memory that has some words: so one sees that something is said nowhere any more.
+"""Finds every text of a memory that has some words, which shows as well that none has them any more.
 
 A trial of recall (gateway/run/admin/memory_search.py) ranks by likeness, and always finds something.
 """
@@ -65,7 +65,7 @@ class WordSearch(Struct, frozen=True):
     blocks: tuple[BlockWithWords, ...] = ()
     ended: tuple[TextWithWords, ...] = ()
     # The newest messages are not indexed yet, and may have the words.
-    is_behind: bool = False
+    is_incomplete: bool = False
 
 
 class Remaining(Struct, frozen=True):
@@ -90,7 +90,7 @@ class Remaining(Struct, frozen=True):
 class WordSearches(Struct, frozen=True):
     """Searches memories for words. Nothing is written. All methods raise UnknownId and StoreError.
 
-    project: the caller's, whose memories alone are seen; None: all are.
+    project: the only one with memories that the caller sees; None: all.
     """
 
     views: MemoryViews
@@ -125,7 +125,7 @@ class WordSearches(Struct, frozen=True):
             None if hits.next is None else str(hits.next),
             blocks,
             tuple(_ended_record(uid, each) for each in ended),
-            hits.is_behind,
+            hits.is_incomplete,
         )
 
     async def remaining(self, project: str | None, uid: str, query: str) -> Remaining | None:
@@ -176,7 +176,7 @@ class WordSearches(Struct, frozen=True):
                 )
             except TooSlow:
                 return None
-            if not hits.messages and (hits.is_behind or hits.next is not None):
+            if not hits.messages and (hits.is_incomplete or hits.next is not None):
                 return None
             of_query = {each.label: each for each in await self._blocks_with(blocks, query)}
             if hits.messages or of_query:

@@ -57,7 +57,7 @@ def test_each_place_with_the_words_is_shown_or_none_is_there(operator: Operator)
     ]
     assert found["blocks"] == [{"label": "human", "text": "Allergic to peanuts."}]
     assert (found["query"], found["words"], found["next"]) == ("Peanut", ["Peanut"], None)
-    assert (found["ended"], found["is_behind"]) == ([], False)
+    assert (found["ended"], found["is_incomplete"]) == ([], False)
     text = page(operator, f"{path}Peanut")
     assert lead(text) == "2 messages, 1 fact and 1 block say “Peanut”."
     assert text.count(">Forget<") == 3
