@@ -34,7 +34,7 @@ def make_turn_limits(settings: Settings, limits: Limits) -> TurnLimits:
 
 
 class TurnServices(Struct):
-    """The services that all turns of a process share: one object, which whoever begins or writes turns is given."""
+    """The services that the turns of a process share. Runs of agents have copies, with other limits."""
 
     # The writes that go on after their turns.
     pending: PendingWrites
