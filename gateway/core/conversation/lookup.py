@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from gateway.core.conversation import match
 from gateway.core.conversation.canonical import is_spoken
 from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.conversation.match import Query
 from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.query import Query
+from gateway.core.conversation.turn_replies import reply_keys
 from storage.commands import MAX_QUESTIONS, Probes
 from storage.records import message_key
 
@@ -55,7 +55,7 @@ def probes_for_list(
     marks += [message_key(atoms) for atoms in reversed(listing.atoms[-_MARKED_MESSAGES:])]
     return replace(
         probes,
-        replies=match.reply_keys(listing, PROBED_TURNS) if listing.answered else [],
+        replies=reply_keys(listing, PROBED_TURNS) if listing.answered else [],
         questions=_question_keys(listing),
         marks=marks,
     )

@@ -24,7 +24,8 @@ from gateway.core.conversation.canonical import (
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.head import HEARD, PathHead, RepeatedReply, find_head
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.match import Match, MemoryUse, Query, find_match
+from gateway.core.conversation.match import find_match
+from gateway.core.conversation.query import Match, MemoryUse, Query
 from gateway.core.conversation.tree import (
     PathElement,
     Tree,

@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import orjson
@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.core.conversation import match as history
+from gateway.core.conversation import altered_search, exact_search
 from gateway.core.conversation.canonical import MessageHasher, WireMessage, is_user, text_of
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.lookup import probes_for_list
-from gateway.core.conversation.match import MemoryUse, Query, reply_keys
 from gateway.core.conversation.plan import trimmed_front
+from gateway.core.conversation.query import MemoryUse, Query
 from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.turn_replies import TurnReplies, reply_keys
 from gateway.core.memory import visibility
 from gateway.core.subsequence import lcs
 from tests.core.conversation.keyed import path_texts
@@ -89,19 +90,21 @@ def test_lcs_pairs_what_is_the_same_in_front_of_a_few_differences(others: int) -
     assert lcs(a, b, others) == [(i, i) for i in range(1999, -1, -1) if a[i] != b"x"]
 
 
-@pytest.mark.parametrize(("part", "key"), [("lcs", None), ("letters_of", "here")])
+@pytest.mark.parametrize(
+    ("module", "part", "key"), [(exact_search, "lcs", None), (altered_search, "letters_of", "here")]
+)
 def test_looking_for_a_common_reply_costs_no_more_for_longer_lists(
-    world: World, part: str, key: str | None, monkeypatch: pytest.MonkeyPatch
+    world: World, module: ModuleType, part: str, key: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither comparing paths nor comparing words: a few thousand messages held the loop for half a minute."""
     calls: list[int] = []
-    compare = getattr(history, part)
+    compare = getattr(module, part)
 
     def counted(*arguments: Any) -> Any:
         calls.append(1)
         return compare(*arguments)
 
-    monkeypatch.setattr(history, part, counted)
+    monkeypatch.setattr(module, part, counted)
     for number in range(12):
         world.say([user(f"question {number}")], "Ok.", key)
     costs = []
@@ -123,7 +126,7 @@ def test_looking_for_a_cut_reply_reads_a_list_once(monkeypatch: pytest.MonkeyPat
         read.append(1)
         return is_user(atoms)
 
-    monkeypatch.setattr(history, "is_user", counted)
+    monkeypatch.setattr(altered_search, "is_user", counted)
     request = world.begin([m for _ in range(100) for m in (user("go on"), assistant("Well"))], "here")
     assert request.plan is not None
     assert request.plan.match.altered is not None
@@ -295,14 +298,14 @@ def test_a_list_of_other_replies_is_compared_with_few_stored_ones(
     """A client may render all replies again; each of its turns is compared with stored ones that begin as it does."""
     said = world.chat(*((f"question {k}", f"Yes {k}.") for k in range(40)), key=key)
     compared = 0
-    find = history._TurnReplies.find
+    find = TurnReplies.find
 
-    def counted(segment: history._TurnReplies, reply: Any) -> Any:
+    def counted(turn: TurnReplies, reply: Any) -> Any:
         nonlocal compared
         compared += 1
-        return find(segment, reply)
+        return find(turn, reply)
 
-    monkeypatch.setattr(history._TurnReplies, "find", counted)
+    monkeypatch.setattr(TurnReplies, "find", counted)
     altered = [assistant(f"<b>{k}</b>") if m["role"] == "assistant" else m for k, m in enumerate(said)]
     world.begin([*altered[:-2], user("hm"), said[-1], user("next")], key)
     assert compared < len(said)

@@ -1,0 +1,27 @@
+"""The evidence that a stored reply is the one that a list has, and not another with the same words."""
+
+from __future__ import annotations
+
+from gateway.core.applications import IN_PLACE
+from gateway.core.conversation.canonical import is_user, text_of, without_space
+from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.tree import Tree
+from storage.records import Exchange
+
+# The characters from which on a reply is found nowhere else word for word.
+LONG_REPLY = 32
+
+
+def has_akin_question(tree: Tree, exchange: Exchange, listing: HashedList, index: int) -> bool:
+    """Returns whether two questions are the same but for a template around one.
+
+    Any two results of tools are akin, because clients prune them, and so is a text with which an application stands for
+    what it has left out: the summary of a compaction.
+    """
+    if listing.role(index) != "user":
+        return bool(exchange.inputs) and not is_user(exchange.inputs[-1])
+    text = text_of(listing.messages[index])
+    if (in_place := IN_PLACE.match(text)) and not text[in_place.end() :].strip():
+        return True
+    stored, listed = tree.question(exchange), without_space(listing.text(index))
+    return bool(stored and listed) and (stored in listed or listed in stored)

@@ -1,0 +1,301 @@
+"""Finds the stored reply that came back word for word, however its turn was split, merged or mixed with others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from gateway.core.conversation.canonical import is_question
+from gateway.core.conversation.evidence import LONG_REPLY, has_akin_question
+from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.query import Match, Query
+from gateway.core.conversation.tree import PathElement, Tree
+from gateway.core.conversation.turn_replies import ListSpan, TurnReplies, turn_ranges
+from gateway.core.subsequence import LCS_ATOMS, lcs
+from storage.records import Atom, Exchange
+
+# Bounds of the search; no measurement. Turns before one in which the same reply is looked for.
+_MAX_TURNS = 8
+# Places in the list, or in the tree, at which a reply is compared path by path.
+_MAX_PLACES = 8
+
+
+class _Turns:
+    """The turns of a list. Each is read when it is needed first."""
+
+    def __init__(self, listing: HashedList) -> None:
+        self._listing = listing
+        self._ranges = turn_ranges(listing)
+        self._read: dict[int, TurnReplies] = {}
+        self.flat = listing.flat(len(listing))
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+    def __getitem__(self, number: int) -> TurnReplies:
+        if number not in self._read:
+            self._read[number] = TurnReplies(self._listing, self._ranges[number])
+        return self._read[number]
+
+    def has_better(self, number: int, exchange: Exchange, path: Sequence[Atom], likeness: int) -> bool:
+        """Returns whether a reply in this turn is in an earlier one too, where its path fits better.
+
+        A client may cut two replies to the same words; the second turn must not be taken for the first one.
+        """
+        reply = exchange.reply or ()
+        turns_before = range(max(0, number - _MAX_TURNS), number)
+        ends = [span[1] for turn in turns_before for span in [self[turn].find(reply)] if span]
+        first = min((i for turn in turns_before for i in self._ranges[turn][:1]), default=0)
+        # Further back only a reply in one message is recognised, where the list is about as long as the path.
+        older = [i for i in range(first) if self._listing.atoms[i] == reply]
+        ends += sorted(older, key=lambda i: abs(self._listing.before[i + 1] - len(path)))[:_MAX_PLACES]
+        return any(_likeness(self.flat[: self._listing.before[end + 1]], path) > likeness for end in ends)
+
+
+def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
+    """Returns how near a list is to the end of a path: 0 where they are equal, else a number below 0.
+
+    It is minus the number of atoms that only one of them has. Atoms that the path has before the first common one do
+    not count, because the client may have trimmed them.
+    """
+    pairs = lcs(listed, path)
+    first = min((j for _, j in pairs), default=len(path))
+    # (atoms in both) - (atoms of the list alone) - (atoms of the path alone, from the first pair on)
+    return 2 * len(pairs) - len(listed) - len(path) + first
+
+
+def _common_end(tree: Tree, exchange: Exchange, listed: Sequence[Atom]) -> int:
+    """Returns how many atoms at the end of the list and of the path to the exchange are the same, up to `LCS_ATOMS`."""
+    count = 0
+    ancestor: Exchange | None = exchange
+    while ancestor is not None:
+        for atoms in ((ancestor.reply or ()), *ancestor.inputs[::-1]):
+            for atom in atoms[::-1]:
+                if count in (LCS_ATOMS, len(listed)) or listed[-1 - count] != atom:
+                    return count
+                count += 1
+        ancestor = tree.parent(ancestor)
+    return count
+
+
+class _Rank(NamedTuple):
+    """The fit of a stored exchange as the last stored reply in a list. The greater of two ranks fits better."""
+
+    likeness: int
+    # Its path is the whole list; such an exchange is preferred to one with a path that only ends like the list.
+    is_whole: bool
+    # Its path is whole, and the next message of the list was asked after it before, or nothing follows it
+    # yet. Among equals the newest exchange is taken, as on the fast path. A list without its beginning is no
+    # sign that the client went back: "go on", "Ok." and "why?" may follow each other twice.
+    goes_on: bool
+    begun: float
+    id: int
+
+
+class _Occurrence(NamedTuple):
+    """A stored reply that stands in the list."""
+
+    # Its first and last message.
+    span: ListSpan
+    # The exchange that has the reply.
+    exchange: Exchange
+
+    @property
+    def end(self) -> int:
+        """The index of its last message."""
+        return self.span[1]
+
+
+class _Candidate(NamedTuple):
+    """An exchange that may be the match point."""
+
+    rank: _Rank
+    exchange: Exchange
+    # The first and last message of its reply.
+    span: ListSpan
+    # Its path.
+    elements: Sequence[PathElement]
+
+
+class ExactSearch:
+    """Finds the last stored reply in the list, on the path that shares most with the list."""
+
+    def __init__(self, tree: Tree, query: Query, shared: int) -> None:
+        self._tree = tree
+        self._query = query
+        self._shared = shared
+        # By the first atom of the reply, which is that of its text, if it has one.
+        self._by_first_atom: dict[Atom, list[Exchange]] = {}
+        for exchange in tree:
+            if exchange.reply:
+                self._by_first_atom.setdefault(exchange.reply[0], []).append(exchange)
+        self._turns = _Turns(query.listing)
+
+    def run(self) -> Match:
+        """Tries the turns of the list, the last one first, until a stored reply is evident."""
+        if not self._by_first_atom:
+            return Match()
+        for number, occurrences in self._occurrences():
+            ranked = self._ranked(number, occurrences)
+            if not ranked:
+                continue
+            best = ranked[-1]
+            likeness = best.rank.likeness
+            # Without an id no other path may be as near; with an id it is enough that nothing speaks against the best.
+            is_alone = len(ranked) == 1 or ranked[-2].rank.likeness < likeness or likeness == 0
+            if likeness < 0 and self._is_without_name(number, best.span):
+                continue
+            if (self._query.is_named or is_alone) and self._is_evident(best):
+                return Match(best.exchange, *best.span)
+        return Match()
+
+    def _is_without_name(self, number: int, span: ListSpan) -> bool:
+        """Returns whether a reply answered the very list before it, and comes back under a name for the first time.
+
+        It is found as an altered one; what is found by the name is the same reply in another conversation.
+        """
+        listed = self._turns.flat[: self._query.listing.before[span[0]]]
+        without_name = (
+            exchange
+            for atom in self._turns[number].unnamed
+            for exchange in self._by_first_atom.get(atom, ())[-_MAX_PLACES:]
+        )
+        return any(
+            self._tree.atoms(exchange)[: -len(exchange.reply or ())] == listed for exchange in without_name
+        )
+
+    def _occurrences(self) -> Iterator[tuple[int, list[_Occurrence]]]:
+        """Yields the number of a turn, and the stored replies that end at the same message of it; the last end first.
+
+        A turn has several ends where the assistant spoke once more into a silence. The last one of each turn is yielded
+        in any case, and `_MAX_PLACES` of the others.
+        """
+        turn_count, other_ends = 0, 0
+        for number in range(len(self._turns) - 1, -1, -1):
+            occurrences = self._occurrences_in(self._turns[number])
+            if not occurrences:
+                continue
+            ends = sorted({each.end for each in occurrences}, reverse=True)[: 1 + _MAX_PLACES - other_ends]
+            for end in ends:
+                yield number, [each for each in occurrences if each.end == end]
+            turn_count += 1
+            other_ends += len(ends) - 1
+            if turn_count == _MAX_PLACES:
+                return
+
+    def _occurrences_in(self, turn: TurnReplies) -> list[_Occurrence]:
+        """Returns the stored replies in a turn, but for those that may be an opening's own messages."""
+        exchanges = (
+            exchange for atom in turn.first_atoms() for exchange in self._by_first_atom.get(atom, ())
+        )
+        spans = ((turn.find(exchange.reply or ()), exchange) for exchange in exchanges)
+        return [
+            _Occurrence(span, exchange)
+            for span, exchange in spans
+            if span is not None and span[1] >= self._shared
+        ]
+
+    def _ranked(self, number: int, occurrences: list[_Occurrence]) -> list[_Candidate]:
+        """Returns the replies with the same end in a turn that the client may mean, the best one last."""
+        tree, listing = self._tree, self._query.listing
+        end = occurrences[0].end
+        listed = self._turns.flat[: listing.before[end + 1]]
+        next_atoms = listing.atoms[end + 1 : end + 2]  # of the next message, if there is one
+        ranked: list[_Candidate] = []
+        for span, exchange in self._nearest(occurrences, listed):
+            path, children = tree.atoms(exchange), tree.children(exchange)
+            is_whole = path == listed
+            likeness = 0 if is_whole else _likeness(listed, path)
+            # Below 0 list and path differ, so the words of the reply may belong to an earlier turn.
+            if likeness < 0 and self._turns.has_better(number, exchange, path, likeness):
+                continue
+            goes_on = is_whole and (
+                not children or any(list(child.inputs[:1]) == next_atoms for child in children)
+            )
+            rank = _Rank(likeness, is_whole, goes_on, exchange.begun, exchange.id)
+            ranked.append(_Candidate(rank, exchange, span, tree.elements(exchange)))
+        return sorted(ranked, key=lambda candidate: candidate.rank)
+
+    def _nearest(self, occurrences: list[_Occurrence], listed: Sequence[Atom]) -> list[_Occurrence]:
+        """Returns at most `_MAX_PLACES` of some occurrences with the same end: there may be hundreds of "Yes.".
+
+        These are compared path by path, which is dear.
+        """
+        if len(occurrences) <= _MAX_PLACES:
+            return occurrences
+        listed_path = self._query.listing.hash_path(occurrences[0].end + 1)
+
+        def rank(occurrence: _Occurrence) -> tuple[bool, int, float, int]:
+            exchange = occurrence.exchange
+            return (
+                exchange.path == listed_path,
+                _common_end(self._tree, exchange, listed),
+                exchange.begun,
+                exchange.id,
+            )
+
+        return sorted(occurrences, key=rank)[-_MAX_PLACES:]
+
+    def _is_evident(self, best: _Candidate) -> bool:
+        """Returns whether a reply is the stored one, and not another with the same words.
+
+        A long reply is evidence enough, and so is a path that is the whole list; for a short one the question has to
+        agree too, and the beginning of the list must not lead elsewhere. In a named conversation it is enough that the
+        question is akin, because no other paths can be confused with this one.
+        """
+        tree, listing, exchange = self._tree, self._query.listing, best.exchange
+        if best.rank.is_whole:
+            return True
+        if best.rank.likeness < 0 and self._has_reply_within(best):
+            return False
+        if exchange.size >= LONG_REPLY:
+            return True
+        if best.rank.likeness < 0 and self._is_elsewhere(best):
+            return False
+        last_question = [i for i in range(best.span[0]) if is_question(listing.atoms[i])][-1:]
+        if any(listing.atoms[i][0] in _answered_atoms(best.elements) for i in last_question):
+            return True
+        if not self._query.is_named:
+            return False
+        # Replies that are tried after this one may need contents as well, so all that they compare is loaded at once.
+        tree.group_for_loading(
+            tree.turn_start(other.exchange) for _, occurrences in self._occurrences() for other in occurrences
+        )
+        return all(has_akin_question(tree, exchange, listing, i) for i in last_question)
+
+    def _has_reply_within(self, best: _Candidate) -> bool:
+        """Returns whether the list has a stored reply among the messages that this one answers.
+
+        They were sent while that reply was still spoken, and the list goes on from it (LiveKit, where the user types).
+        """
+        atoms, exchange = self._query.listing.atoms, best.exchange
+        for _, occurrences in self._occurrences():
+            for span, other in occurrences:
+                count = len(other.inputs)
+                is_beginning = (
+                    0 < count < len(exchange.inputs)
+                    and other.parent == exchange.parent
+                    and exchange.inputs[:count] == other.inputs
+                )
+                if is_beginning and span[1] < best.span[0] and atoms[span[1] + 1] == exchange.inputs[count]:
+                    return True
+        return False
+
+    def _is_elsewhere(self, best: _Candidate) -> bool:
+        """Returns whether a beginning of the list is word for word the path of an exchange that is not above this."""
+        listing, above = self._query.listing, {element.exchange.path for element in best.elements}
+        for _, occurrences in self._occurrences():
+            before = [each for each in occurrences if each.end < best.span[0]]
+            paths = {
+                each.exchange.path for each in before if each.exchange.path == listing.hash_path(each.end + 1)
+            }
+            if paths:
+                return not paths & above
+        return False
+
+
+def _answered_atoms(elements: Sequence[PathElement]) -> list[Atom]:
+    """Returns what the last reply of a path answered: the message before it, and the user's."""
+    before = [atom for element in elements[-2::-1] for atom in element.atoms if atom[:1] in b"ut"]
+    asked = [atom for element in reversed(elements) for atom in element.atoms if atom[:1] == b"u"]
+    return before[:1] + asked[:1]

@@ -1,0 +1,66 @@
+"""The terms of matching: what of a request the rules decide by, and the place from which its list goes on."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.kind import ConversationKind
+from storage.records import Exchange
+
+
+class MemoryUse(StrEnum):
+    """The use that a request makes of memory."""
+
+    # It recalls and is stored.
+    ON = "on"
+    OFF = "off"
+    # It recalls, and is not stored.
+    READ = "read"
+    # It recalls, and is stored for its id alone.
+    APART = "apart"
+
+
+class Query(Struct, frozen=True):
+    """The part of a request that the rules decide by."""
+
+    listing: HashedList
+    # The client gave a conversation id.
+    is_named: bool
+    mode: MemoryUse
+    # Seconds since the epoch.
+    now: float
+    # For how long an unnamed opening may be repeated.
+    idle_s: float
+    # Decides whether the list is matched, or continues the head of the stored conversation.
+    kind: ConversationKind = ConversationKind.CLIENT
+    # The client sends its new message once more; read in append mode alone.
+    is_retry: bool = False
+    # Row id of the named conversation, if it exists already.
+    conversation: int | None = None
+    # The upstream and the model that will answer.
+    model: str = ""
+
+
+class AlteredReply(Struct, frozen=True):
+    """The form in which an altered reply came back, as indices of the list; the end is excluded."""
+
+    # The messages between the last reply that was found word for word and this one.
+    inputs: tuple[int, int]
+    # The messages of the reply itself.
+    reply: tuple[int, int]
+
+
+class Match(Struct, frozen=True):
+    """The place from which the list goes on."""
+
+    # The exchange of the reply that was found last; None: a new tree begins.
+    match_point: Exchange | None = None
+    # The index of the first message of its reply; -1 if no reply of the list was found.
+    first: int = -1
+    # The index of the last message of that reply; -1 likewise.
+    last: int = -1
+    # Where an altered reply is in the list; None: the reply came back word for word.
+    altered: AlteredReply | None = None
