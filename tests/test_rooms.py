@@ -165,7 +165,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"chat", "native_memory"},
         {"chat_memory", "deferred_replies", "resolver"},
         {"directory", "response_conversations", "turn"},
-        {"response_runs", "stored_responses"},
+        {"response_runs", "round_requests", "stored_responses", "tree_memory"},
         {"refused_parts", "turn_saving"},
         {"call", "event_log"},
         {"native_request"},

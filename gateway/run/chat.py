@@ -45,7 +45,8 @@ from gateway.run.response_conversations import (
 )
 from gateway.run.sink import Sink
 from gateway.run.store_errors import map_store_errors
-from gateway.run.turn import TreeMemory, TurnRun
+from gateway.run.tree_memory import TreeMemory
+from gateway.run.turn import TurnRun
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.endpoint import Endpoint
 from gateway.run.upstream.endpoint_form import endpoint_form_for, native_body_for

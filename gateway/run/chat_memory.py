@@ -22,7 +22,7 @@ from gateway.run.memory.named_turns import turn_name
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import ClientGone
-from gateway.run.turn import TreeMemory
+from gateway.run.tree_memory import TreeMemory
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.endpoint_form import endpoint_form_for
 from gateway.run.upstream.failover import Attempts

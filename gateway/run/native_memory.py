@@ -24,7 +24,7 @@ from gateway.run.deferred_replies import DeferredReplies, DeferredReply, Deferre
 from gateway.run.memory.named_turns import turn_name
 from gateway.run.memory.prompt import Prompt
 from gateway.run.native_request import NativeRequest
-from gateway.run.turn import TreeMemory
+from gateway.run.tree_memory import TreeMemory
 
 _log = logging.getLogger("mnemogate")
 # Some four thousand turns of a kilobyte. A dropped conversation continues as a new one.

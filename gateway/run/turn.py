@@ -11,44 +11,33 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from adapters import sse
 from adapters.base import ModelReply
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.reply_quota import MAX_REPLY_BYTES, StreamReservation
-from adapters.types import Event, Header, ModelRequest
-from gateway.core.prompt.note_text import render_note
-from gateway.core.tags import mark_of
+from adapters.types import Event, Header
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.commands import Command, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import FreeGuide, Guide, StopReason
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.refusal import RefusedContent
 from gateway.core.turn.terms import TurnTerms
-from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import CallerError, GatewayError, MemoryUnavailable, UpstreamError
 from gateway.run.call import ChatCall
-from gateway.run.memory.block_edits import BlockEdits
-from gateway.run.memory.fit import fit_prompt, fit_rounds
-from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.memory_context import MemoryContext, blocks_on_path
-from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.receipt import Receipt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.refused_parts import RefusedParts
+from gateway.run.round_requests import RoundRequests
 from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
-from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
+from gateway.run.tools.toolbox import ToolAnswer, run_tools
 from gateway.run.turn_saving import SAVED, TurnMemory, TurnSaving
 from gateway.run.turn_services import TurnServices
-from gateway.run.upstream.endpoint import Endpoint
-from gateway.run.upstream.endpoint_form import endpoint_form_for
 from gateway.run.upstream.failover import ModelSource
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, keep_alive
 from gateway.run.upstream.provider_errors import translate
@@ -59,57 +48,6 @@ _log = logging.getLogger("mnemogate")
 # The time that an upstream has to end its body after [DONE], so that its connection can be used again.
 LAST_BYTES_S = 0.25
 _ResultT = TypeVar("_ResultT")
-
-
-@dataclass(slots=True)
-class TreeMemory:
-    """The memory of a turn that is written as one exchange of a tree. Implements TurnMemory."""
-
-    keeper: MemoryKeeper
-    context: MemoryContext
-    # The edits of its memory tools.
-    block_edits: BlockEdits
-    toolbox: Toolbox
-    receipt: Receipt
-
-    async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
-        self.context = self.context.answered_by(target)
-        return await self.keeper.composer.retarget_prompt(self.context, prompt, target, form)
-
-    async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
-        context, block_edits, keeper = self.context, self.block_edits, self.keeper
-        try:
-            snapshot = (
-                await keeper.store.turns.snapshot(context.agent, None, None)
-                if context.agent.is_stored
-                else None
-            )
-        except StoreError as error:
-            _log.warning(
-                "Memory blocks could not be read again within a reply, which may go on with older values: %s",
-                error.message,
-            )
-            snapshot = None
-        read = context.snapshot
-        if snapshot is not None and (snapshot.blocks, snapshot.ops) != (read.blocks, read.ops):
-            # Another writer was here meanwhile: the turn's edits will be merged into its blocks.
-            read = replace(read, blocks=snapshot.blocks, ops=snapshot.ops)
-            self.context = context = replace(context, snapshot=read)
-            block_edits.reapply(blocks_on_path(context.request, snapshot, context.path))
-        texts, shown = block_edits.describe_changes(answers[n].shown for n in sorted(answers))
-        if texts:
-            mark = mark_of(context.agent.secret)
-            note = render_note(
-                (), texts, keeper.now(), mark=mark, names_mark=not prompt.names_mark(mark)
-            ).rstrip()
-            last = max(answers)
-            answers[last] = replace(answers[last], changes=note, shown=shown)
-
-    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
-        raise AssertionError("an exchange of a tree is written as a whole")
-
-    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        return self.keeper.write(self.context, prompt, self.block_edits, outcome, self.receipt)
 
 
 class TurnMachine(Protocol):
@@ -148,60 +86,64 @@ class RunTerms(Struct, frozen=True):
 
 @dataclass(slots=True)
 class TurnRun:
-    """One turn, from its first call of the model until it is written. Implements RequestMender."""
+    """One turn, from its first call of the model until it is written."""
 
     call: ChatCall
     attempts: ModelSource
-    # The prompt for the target that is asked.
-    prompt: Prompt
+    # The prompt for the target that is expected to answer.
+    prompt: InitVar[Prompt]
     # None where nothing is remembered of the turn.
     memory: TurnMemory | None
     services: TurnServices
     # None: a turn without rules.
-    guide: Guide | None = None
+    guide: InitVar[Guide | None] = None
     terms: TurnTerms = field(default_factory=TurnTerms)
     run_terms: RunTerms = field(default_factory=RunTerms)
     # Takes the place of a `Turn` of these terms. It has its own bound on what is remembered of a stream.
     machine: TurnMachine | None = None
+    # The status that the client got; 0: none yet.
     status: int = 0
+
     sink: Sink = field(init=False)
     _turn: TurnMachine = field(init=False)
-    _reply: ModelReply | None = None
-    _usage: ReplyUsage | None = None  # of the reply that is being read
-    _prompt_endpoint: Endpoint | None = None  # the one that the prompt is for
-    _refused: RefusedParts = field(init=False)
-    _next_call: commands.CallModel | None = None  # the round that follows
-    _current_call: commands.CallModel = field(init=False)  # the round that is under way
-    _task: asyncio.Task[Any] | None = None
-    _saving: TurnSaving | None = field(init=False)  # None where nothing is remembered
-    _stop_reason: StopReason | None = None
-    _whole_reply: commands.SendWhole | None = None
-    _error: GatewayError | None = None
-    _is_finished: bool = False
+    _requests: RoundRequests = field(init=False)
+    _saving: TurnSaving | None = field(init=False, default=None)  # None where nothing is remembered
     # The streams of all rounds, where they are remembered.
     _reservation: StreamReservation = field(init=False)
-    _unperformed: Sequence[Command] = ()  # commands that were not performed because the client left
 
-    def __post_init__(self) -> None:
+    # The round under way. A cancellation leaves the reply open until `run` closes it.
+    _reply: ModelReply | None = None
+    _usage: ReplyUsage | None = None  # of the reply that is being read
+    _next_call: commands.CallModel | None = None  # the round that follows
+
+    # The end of the turn. A cancellation may come before or after any of these is set.
+    _whole_reply: commands.SendWhole | None = None  # leaves with `Finish`
+    _error: GatewayError | None = None  # `run` raises it in place of the rest of the reply
+    _is_finished: bool = False  # the client has all that it gets
+
+    # `stop` cancels this task; None: it is too late for that.
+    _task: asyncio.Task[Any] | None = None
+    _stop_reason: StopReason | None = None  # of the `stop` that has cancelled it
+    # The commands that a cancellation has cut off. The machine takes them for performed.
+    _unperformed: Sequence[Command] = ()
+
+    def __post_init__(self, prompt: Prompt, guide: Guide | None) -> None:
         self.sink = self.call.sink
         self._turn = self.machine or Turn(
-            self.terms, self.call.view(self.terms), self.guide or FreeGuide(self.services.limits.max_rounds)
+            self.terms, self.call.view(self.terms), guide or FreeGuide(self.services.limits.max_rounds)
         )
-        self._current_call = self._turn.first_call
-        self._refused = RefusedParts(self.terms.saves_steps)
+        refused = RefusedParts(self.terms.saves_steps)
+        self._requests = RoundRequests(self.call, self.memory, prompt, refused, self._turn.first_call)
         self._reservation = StreamReservation(self.services.limits.streamed_bytes)
-        self._saving = None
         if self.memory is not None:
             saves_steps, is_resumable = self.terms.saves_steps, self.run_terms.is_resumable
             self._saving = TurnSaving(self.call, self.memory, self.services, saves_steps, is_resumable)
 
     async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
-        context = self.memory.context if self.memory is not None else None
         with nullcontext() if self._saving is None else self._saving.answering():
             try:
-                self._prompt_endpoint = self.attempts.endpoint
-                self.call.fill_receipt(self.prompt.form, self.prompt, context)
+                self._requests.begin(self.attempts.endpoint)
                 with self.sink.while_here():
                     await self._run_rounds()
             except (ClientGone, asyncio.CancelledError):
@@ -230,9 +172,9 @@ class TurnRun:
             elif self.run_terms.resumed is not None:
                 await self._feed(self.run_terms.resumed)
             else:
-                self._next_call = self._current_call
+                self._next_call = self._turn.first_call
             while self._next_call is not None:
-                self._current_call, self._next_call = self._next_call, None
+                self._requests.model_call, self._next_call = self._next_call, None
                 await self._run_round()
         except asyncio.CancelledError:
             if self._stop_reason is None or self._task is None or self._task.uncancel():
@@ -254,52 +196,6 @@ class TurnRun:
                 case commands.Save():
                     await self._perform_all([*undone[n:]])
                     return
-
-    # -- the request of a round
-
-    async def _request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
-        """Returns the round's request for a target. If another one was expected, the prompt is made again."""
-        if target != self.prompt.target or endpoint is not self._prompt_endpoint:
-            await self._retarget(target, endpoint)
-        else:
-            self.call.receipt.upstream_called()
-        asked, rounds = self._current_call, self._refused.rounds_without(self._current_call.messages)
-        prompt = self._refused.without(self.prompt)
-        if rounds:
-            prompt = await fit_rounds(prompt, rounds)
-            self.call.receipt.prompt_tokens = 0  # these messages are not counted
-        self.call.receipt.hides_usage = prompt.adds_usage and not self.call.request.wants_usage
-        return self.call.request_with_prompt(
-            target, endpoint, prompt, rounds, asked.budget_tokens, asked.offer
-        )
-
-    async def mend_request(
-        self, refused: RefusedContent, target: Target, endpoint: Endpoint
-    ) -> ModelRequest | None:
-        name = self._refused.leave_out(refused, self.prompt, self._current_call.messages)
-        if name is None:
-            return None
-        _log.warning("The upstream %s is asked again without %s, which it refused.", endpoint.name, name)
-        self.call.left_out = tuple(dict.fromkeys((*self.call.left_out, name)))
-        prompt = self._refused.without(self.prompt)
-        self.call.fill_receipt(prompt.form, prompt, self.memory.context if self.memory is not None else None)
-        return await self._request_for(target, endpoint)
-
-    def note_answer(self) -> None:
-        self.prompt = self._refused.without(self.prompt)
-        self._refused.note_answer()
-
-    async def _retarget(self, target: Target, endpoint: Endpoint) -> None:
-        """Makes the prompt for another target."""
-        form, context = endpoint_form_for(self.call.request, endpoint, target.model), None
-        if self.memory is not None:
-            self.prompt = await self.memory.retarget(self.prompt, target, form)
-            context = self.memory.context
-        else:
-            prompt = replace(self.prompt, target=target, form=form)
-            self.prompt = replace(prompt, window=await fit_prompt(prompt))
-        self._prompt_endpoint = endpoint
-        self.call.fill_receipt(form, self._refused.without(self.prompt), context)
 
     # -- a round of the model
 
@@ -365,7 +261,7 @@ class TurnRun:
 
     async def _send(self) -> ModelReply:
         # It is set here, so that it is closed even if the waiting task is cancelled at this moment.
-        self._reply = await self.attempts.send(self._request_for, self)
+        self._reply = await self.attempts.send(self._requests.make, self._requests)
         return self._reply
 
     @property
@@ -441,7 +337,7 @@ class TurnRun:
         answers: dict[int, ToolAnswer] = {}
         try:
             await self._await_tools(run_tools(self.memory.toolbox, calls, answers, self.call.receipt))
-            await self.memory.note_changes(self.prompt, answers)
+            await self.memory.note_changes(self._requests.prompt, answers)
         except (ClientGone, asyncio.CancelledError):
             # The answers that came before the others were cut off.
             self._unperformed = self._feed_answers(calls, answers)
@@ -506,7 +402,9 @@ class TurnRun:
                 case commands.SaveStep() if self._saving is not None:
                     self.services.pending.add(self._begin_step(self._saving, command), "A step of a run")
                 case commands.Save(outcome) if self._saving is not None:
-                    self._saving.write_unwaited(self.prompt, self._as_stored(outcome), "A cancelled turn")
+                    self._saving.write_unwaited(
+                        self._requests.prompt, self._as_stored(outcome), "A cancelled turn"
+                    )
                 case commands.CloseUpstream(error):
                     await self._close_upstream(error)
 
@@ -522,7 +420,7 @@ class TurnRun:
 
     def _report_prompt_tokens(self, outcome: TurnOutcome) -> None:
         """Reports the upstream's count of the prompt's tokens, which corrects the gateway's."""
-        window = self.prompt.window
+        window = self._requests.prompt.window
         if window.tokens and outcome.usage and outcome.rounds == 1:
             counted = outcome.usage.get("prompt_tokens")
             if isinstance(counted, int):
@@ -536,7 +434,7 @@ class TurnRun:
         saving, begun = self._begin_step(self._saving, step), time.perf_counter()
         try:
             saved, prompt = await asyncio.shield(saving)
-            self.prompt = self._refused.without(prompt)
+            self._requests.take_prompt(prompt)
             self.call.receipt.note_write(begun)
         except asyncio.CancelledError:
             self.services.pending.add(saving, "A step of a run")
@@ -555,7 +453,7 @@ class TurnRun:
     def _begin_step(
         self, saving: TurnSaving, step: commands.SaveStep
     ) -> asyncio.Future[tuple[events.StepSaved, Prompt]]:
-        return saving.begin_step(self.prompt, self._refused.step_to_save(step))
+        return saving.begin_step(self._requests.prompt, self._requests.refused.step_to_save(step))
 
     async def _finish_saving_step(self) -> None:
         if self._saving is not None:
@@ -563,12 +461,12 @@ class TurnRun:
 
     def _as_stored(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns an outcome in the form in which it is stored."""
-        return self._turn.with_stored_fields(self._refused.outcome_to_save(outcome))
+        return self._turn.with_stored_fields(self._requests.refused.outcome_to_save(outcome))
 
     async def _save_turn(self, outcome: TurnOutcome) -> events.Saved:
         if self._saving is None:
             return SAVED
-        saved = await self._saving.save(self.prompt, self._as_stored(outcome))
+        saved = await self._saving.save(self._requests.prompt, self._as_stored(outcome))
         if outcome.is_refused and self.call.when_refused is not None:
             await self.call.when_refused()
         self._error = self._saving.error or self._error

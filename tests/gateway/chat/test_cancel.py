@@ -159,7 +159,7 @@ def test_in_the_moment_in_which_a_later_round_is_answered(
     async def left_when_answered(attempts: Attempts, make: Any, mender: Any) -> Any:
         answered.append(await send(attempts, make, mender))
         if len(answered) == 2:
-            sink = make.__self__.sink  # of the turn that makes the request
+            sink = make.__self__.call.sink  # of the turn that makes the request
             assert isinstance(sink, ClientReply)
             asyncio.get_running_loop().call_soon(sink._lose_client)
         return answered[-1]

@@ -1,0 +1,97 @@
+"""The requests of a turn: one for each round and each endpoint that is asked."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from adapters.types import ModelRequest
+from gateway.core.turn.commands import CallModel
+from gateway.core.turn.refusal import RefusedContent
+from gateway.core.upstream.policy import Target
+from gateway.run.call import ChatCall
+from gateway.run.memory.fit import fit_prompt, fit_rounds
+from gateway.run.memory.prompt import Prompt
+from gateway.run.refused_parts import RefusedParts
+from gateway.run.turn_saving import TurnMemory
+from gateway.run.upstream.endpoint import Endpoint
+from gateway.run.upstream.endpoint_form import endpoint_form_for
+
+_log = logging.getLogger("mnemogate")
+
+
+@dataclass(slots=True)
+class RoundRequests:
+    """Makes the requests of one turn. Implements `RequestMender`, which documents `mend_request` and `note_answer`.
+
+    The prompt was made for one endpoint; for another it is made again.
+    """
+
+    call: ChatCall
+    # None where nothing is remembered of the turn.
+    memory: TurnMemory | None
+    # The prompt for the target that is asked.
+    prompt: Prompt
+    # The parts of the prompt that the upstream has refused to read.
+    refused: RefusedParts
+    # The call of the model that the requests are for.
+    model_call: CallModel
+    # The endpoint that the prompt is for; None before `begin`.
+    endpoint: Endpoint | None = None
+
+    def begin(self, endpoint: Endpoint) -> None:
+        """Notes the endpoint that the prompt was made for, in the receipt too."""
+        self.endpoint = endpoint
+        self._fill_receipt(self.prompt)
+
+    def take_prompt(self, prompt: Prompt) -> None:
+        """Takes the prompt of the rounds that follow; what was refused of the one before is left out of it too."""
+        self.prompt = self.refused.without(prompt)
+
+    async def make(self, target: Target, endpoint: Endpoint) -> ModelRequest:
+        """Returns the round's request for a target."""
+        receipt = self.call.receipt
+        if target != self.prompt.target or endpoint is not self.endpoint:
+            await self._retarget(target, endpoint)
+        else:
+            receipt.upstream_called()
+        rounds = self.refused.rounds_without(self.model_call.messages)
+        prompt = self.refused.without(self.prompt)
+        if rounds:
+            prompt = await fit_rounds(prompt, rounds)
+            receipt.prompt_tokens = 0  # these messages are not counted
+        receipt.hides_usage = prompt.adds_usage and not self.call.request.wants_usage
+        return self.call.request_with_prompt(
+            target, endpoint, prompt, rounds, self.model_call.budget_tokens, self.model_call.offer
+        )
+
+    async def mend_request(
+        self, refused: RefusedContent, target: Target, endpoint: Endpoint
+    ) -> ModelRequest | None:
+        part = self.refused.leave_out(refused, self.prompt, self.model_call.messages)
+        if part is None:
+            return None
+        _log.warning("The upstream %s is asked again without %s, which it refused.", endpoint.name, part)
+        self.call.left_out = tuple(dict.fromkeys((*self.call.left_out, part)))
+        self._fill_receipt(self.refused.without(self.prompt))
+        return await self.make(target, endpoint)
+
+    def note_answer(self) -> None:
+        self.take_prompt(self.prompt)
+        self.refused.note_answer()
+
+    async def _retarget(self, target: Target, endpoint: Endpoint) -> None:
+        """Makes the prompt for another target."""
+        form = endpoint_form_for(self.call.request, endpoint, target.model)
+        if self.memory is not None:
+            self.prompt = await self.memory.retarget(self.prompt, target, form)
+        else:
+            prompt = replace(self.prompt, target=target, form=form)
+            self.prompt = replace(prompt, window=await fit_prompt(prompt))
+        self.endpoint = endpoint
+        self._fill_receipt(self.refused.without(self.prompt))
+
+    def _fill_receipt(self, prompt: Prompt) -> None:
+        self.call.fill_receipt(prompt.form, prompt, None if self.memory is None else self.memory.context)

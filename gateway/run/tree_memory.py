@@ -1,0 +1,75 @@
+"""The memory of a turn that is written as one exchange of a tree."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from gateway.core.prompt.note_text import render_note
+from gateway.core.tags import mark_of
+from gateway.core.turn import commands, events
+from gateway.core.turn.commands import TurnOutcome
+from gateway.core.upstream.policy import Target
+from gateway.run.memory.block_edits import BlockEdits
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.memory_context import MemoryContext, blocks_on_path
+from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.receipt import Receipt
+from gateway.run.tools.toolbox import ToolAnswer, Toolbox
+from storage.errors import StoreError
+
+_log = logging.getLogger("mnemogate")
+
+
+@dataclass(slots=True)
+class TreeMemory:
+    """The memory of one turn. Implements `TurnMemory`, which documents the methods."""
+
+    keeper: MemoryKeeper
+    context: MemoryContext
+    # The edits of its memory tools.
+    block_edits: BlockEdits
+    toolbox: Toolbox
+    receipt: Receipt
+
+    async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+        self.context = self.context.answered_by(target)
+        return await self.keeper.composer.retarget_prompt(self.context, prompt, target, form)
+
+    async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
+        context, block_edits, keeper = self.context, self.block_edits, self.keeper
+        try:
+            snapshot = (
+                await keeper.store.turns.snapshot(context.agent, None, None)
+                if context.agent.is_stored
+                else None
+            )
+        except StoreError as error:
+            _log.warning(
+                "Memory blocks could not be read again within a reply, which may go on with older values: %s",
+                error.message,
+            )
+            snapshot = None
+        read = context.snapshot
+        if snapshot is not None and (snapshot.blocks, snapshot.ops) != (read.blocks, read.ops):
+            # Another writer was here meanwhile: the turn's edits will be merged into its blocks.
+            read = replace(read, blocks=snapshot.blocks, ops=snapshot.ops)
+            self.context = context = replace(context, snapshot=read)
+            block_edits.reapply(blocks_on_path(context.request, snapshot, context.path))
+        texts, shown = block_edits.describe_changes(answers[n].shown for n in sorted(answers))
+        if texts:
+            mark = mark_of(context.agent.secret)
+            note = render_note(
+                (), texts, keeper.now(), mark=mark, names_mark=not prompt.names_mark(mark)
+            ).rstrip()
+            last = max(answers)
+            answers[last] = replace(answers[last], changes=note, shown=shown)
+
+    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
+        raise AssertionError("an exchange of a tree is written as a whole")
+
+    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
+        return self.keeper.write(self.context, prompt, self.block_edits, outcome, self.receipt)
