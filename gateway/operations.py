@@ -95,7 +95,7 @@ def make_page_operations(
     memories = MemoryViews(store, log.now, settings.memory.keep_why_days)
 
     async def newest(project: str | None, limit: int) -> Sequence[MemoryRecord]:
-        return (await memories.memories(project, limit=limit)).items
+        return (await memories.page(project, limit=limit)).items
 
     return PageOperations(
         sign_in=sign_in,

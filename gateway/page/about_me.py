@@ -14,7 +14,7 @@ from gateway.page import block_screens, conversation_screens, fact_screens, forg
 from gateway.page.memory_access import PERSON_ROUTES, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, HtmlDownload, NoFields, Screen, ScreenRequest, View
-from gateway.run.admin.memory_views import ConversationRecord
+from gateway.run.admin.conversation_views import ConversationRecord
 from gateway.run.admin.page_records import BlockRecord, FactRecord
 
 HEADING = "What is remembered about you"
@@ -48,7 +48,7 @@ class _PersonScreens(Struct, frozen=True):
         access, link = access_of(request), request.visitor.link
         assert link is not None  # a person comes by one
         views = self.operations.memories
-        memory_page = await views.memory(access.project, access.uid)
+        memory_page = await views.show(access.project, access.uid)
         await request.note_read(access.uid)
         conversations = memory_page.conversations
         page = PersonPage(
@@ -66,7 +66,9 @@ class _PersonScreens(Struct, frozen=True):
             memory=memory_page.memory,
             passages=access.filter(memory_page.passages),
             paused_since=link.paused,
-            openings=await views.openings(access.project, access.uid, [each.id for each in conversations]),
+            openings=await views.conversations.openings(
+                access.project, access.uid, [each.id for each in conversations]
+            ),
         )
 
     async def pause(self, request: ScreenRequest, form: PauseForm) -> ActionResult:

@@ -15,8 +15,9 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import MAX_BODY_BYTES
 from gateway.page.screen import SAVED, Action, ActionResult, Answer, ListQuery, Screen, ScreenRequest, View
 from gateway.page.shown_text import shortened_diff
+from gateway.run.admin.block_views import BlockPage
 from gateway.run.admin.memory_edits import MemoryEdits
-from gateway.run.admin.memory_views import BlockPage, MemoryViews
+from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.word_search import Remaining, WordSearches
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
@@ -64,7 +65,7 @@ class _BlockScreens(Struct, frozen=True):
         self, request: ScreenRequest, access: MemoryAccess, query: BlockQuery | None = None
     ) -> BlockPage:
         query = query or BlockQuery(limit=BlockQuery.page_limit)
-        page = await self.views.block(
+        page = await self.views.blocks.show(
             access.project,
             access.uid,
             str(request.params["label"]),
@@ -94,7 +95,7 @@ class _BlockScreens(Struct, frozen=True):
         undo = None
         label = page.block.label
         if access.may("correct") and not access.is_person:
-            undo = (await self.views.undos(access.project, access.uid, label)).get(label)
+            undo = (await self.views.blocks.list_undos(access.project, access.uid, label)).get(label)
         if undo is not None:
             undo = replace(undo, parts=shortened_diff(undo.parts))
         still = None if is_twin else await self._find_old_words(page, access)

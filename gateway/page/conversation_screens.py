@@ -9,7 +9,8 @@ from msgspec import Meta, Struct
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, ScreenRequest
-from gateway.run.admin.memory_views import ConversationPage, LaterMessages, MemoryViews
+from gateway.run.admin.conversation_views import ConversationPage, LaterMessages
+from gateway.run.admin.memory_views import MemoryViews
 
 _Number = Annotated[int, Meta(ge=0, lt=1 << 62)]
 # Characters of all texts of a page, so that it stays below 100 kB.
@@ -34,7 +35,7 @@ class _ConversationScreens(Struct, frozen=True):
     async def show(self, request: ScreenRequest, query: TalkQuery) -> Answer:
         access, id = access_of(request), str(request.params["id"])
         if query.message is not None:
-            text = await self.views.message(access.project, access.uid, id, query.message)
+            text = await self.views.conversations.read_text(access.project, access.uid, id, query.message)
             await request.note_read(access.uid)
             raw = text.encode("utf-8", "replace")[:_MAX_BYTES]
             return Download("text/plain; charset=utf-8", raw.decode("utf-8", "ignore").encode())
@@ -53,7 +54,7 @@ class _ConversationScreens(Struct, frozen=True):
         self, request: ScreenRequest, access: MemoryAccess, query: TalkQuery, branch: int | None
     ) -> tuple[ConversationPage, LaterMessages | None]:
         """Returns a page of a branch, and the page after it; None: it is the last one."""
-        page = await self.views.conversation(
+        page = await self.views.conversations.show(
             access.project,
             access.uid,
             str(request.params["id"]),
@@ -62,7 +63,7 @@ class _ConversationScreens(Struct, frozen=True):
             limit=query.limit,
             most_chars=None if request.is_twin else _MAX_CHARS,
         )
-        later = await self.views.later(
+        later = await self.views.conversations.find_later(
             access.project, access.uid, page, is_cut=query.before is not None, limit=query.limit
         )
         return page, later

@@ -8,8 +8,9 @@ from gateway.errors import BadRequest, Conflict, GatewayError
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import SAVED, Action, ActionResult, Answer, NoFields, Screen, ScreenRequest, View
+from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.memory_edits import MemoryEdits
-from gateway.run.admin.memory_views import FactPage, MemoryViews
+from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_records import FactRecord
 from gateway.run.admin.word_search import Remaining, WordSearches
 
@@ -49,13 +50,13 @@ class _FactScreens(Struct, frozen=True):
             if after is None or after.text != " ".join(form.text.split()) or request.is_twin:
                 return refused
             return ActionResult(after, access.path("f", after.seq) + SAVED)  # it was sent twice
-        page = await self.views.fact(access.project, access.uid, new.seq)
+        page = await self.views.facts.show(access.project, access.uid, new.seq)
         return ActionResult(access.filter(page.fact), access.path("f", new.seq) + SAVED)
 
     async def mute(self, request: ScreenRequest, form: MuteForm) -> ActionResult:
         access, seq = access_of(request), _number_of(request)
         await self.edits.mute_fact(access.editor, access.uid, seq, is_muted=form.muted)
-        page = await self.views.fact(access.project, access.uid, seq)
+        page = await self.views.facts.show(access.project, access.uid, seq)
         return ActionResult(access.filter(page.fact), request.referrer or access.path("f", seq))
 
     async def _view(
@@ -68,7 +69,7 @@ class _FactScreens(Struct, frozen=True):
         error: GatewayError | None = None,
     ) -> View:
         """Returns the screen. typed, error: the text of a correction that was refused, and why."""
-        page = await self.views.fact(access.project, access.uid, seq)
+        page = await self.views.facts.show(access.project, access.uid, seq)
         name = await self.views.name(access.project, access.uid)
         restored = await self._find_restored(access, page)
         return access.view(
@@ -94,7 +95,7 @@ class _FactScreens(Struct, frozen=True):
         if not page.before:
             return None
         # A correction that was undone is a fact of its own, whose page has what it replaced.
-        older = (await self.views.fact(access.project, access.uid, page.before[0].seq)).before
+        older = (await self.views.facts.show(access.project, access.uid, page.before[0].seq)).before
         return next((fact for fact in older if fact.text == page.fact.text), None)
 
 

@@ -16,13 +16,14 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
 from gateway.page.screen import Action, ActionResult, Answer, Screen, ScreenRequest, View, fields_of
 from gateway.page.shown_text import shortened_diff
+from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.memory_forgetting import (
     ForgetPreview,
     MemoryForgetting,
     RemainingRecord,
     TargetKind,
 )
-from gateway.run.admin.memory_views import FactPage, MemoryViews
+from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.word_search import WordSearches
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
@@ -158,7 +159,7 @@ class _ForgetScreens(Struct, frozen=True):
         if not seq.isdecimal() or len(seq) > 18:  # the store has no longer numbers
             return None
         try:
-            return await self.views.fact(access.project, access.uid, int(seq))
+            return await self.views.facts.show(access.project, access.uid, int(seq))
         except UnknownId:
             return None
 

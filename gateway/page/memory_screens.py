@@ -16,7 +16,9 @@ from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRout
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Download, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.page.shown_text import shortened_diff
-from gateway.run.admin.memory_views import AgentMemoryPage, BlockDiff, ConversationRecord, MemoryViews
+from gateway.run.admin.block_views import BlockDiff
+from gateway.run.admin.conversation_views import ConversationRecord
+from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.page_records import MemoryRecord
 from gateway.run.admin.plain_text import shell_word
 from gateway.run.admin.request_operations import name_of
@@ -72,7 +74,7 @@ class _MemoryScreens(Struct, frozen=True):
     async def show_facts(self, request: ScreenRequest, query: FactsQuery) -> View:
         memory = await self._open_memory(request)
         access = memory.access
-        page = await self.views.facts(
+        page = await self.views.facts.page(
             access.project,
             access.uid,
             is_all=query.all,
@@ -87,7 +89,7 @@ class _MemoryScreens(Struct, frozen=True):
     async def show_conversations(self, request: ScreenRequest, query: ListQuery) -> View:
         memory = await self._open_memory(request)
         access = memory.access
-        page = await self.views.conversations(
+        page = await self.views.conversations.page(
             access.project, access.uid, after=query.after, limit=query.limit
         )
         openings = await self._openings_of(access, page.items)
@@ -112,7 +114,7 @@ class _MemoryScreens(Struct, frozen=True):
     async def show_memory(self, request: ScreenRequest, query: NoFields) -> View:
         memory = await self._open_memory(request)
         access = memory.access
-        page = await self.views.memory(access.project, access.uid)
+        page = await self.views.show(access.project, access.uid)
         if page.memory.kind == "agent":
             runs = await self.operations.runs.newest(await self.views.find(access.project, access.uid))
             page = AgentMemoryPage(**asdict(page), runs=runs)
@@ -137,7 +139,7 @@ class _MemoryScreens(Struct, frozen=True):
         trial = await search.try_recall(
             access.project, access.uid, query.q, after=query.after, limit=query.limit
         )
-        blocks = await self.views.blocks(access.project, access.uid)
+        blocks = await self.views.blocks.list_all(access.project, access.uid)
         hits = (*trial.chosen, *trial.left_out, *trial.found)
         return access.view(
             trial,
@@ -148,8 +150,8 @@ class _MemoryScreens(Struct, frozen=True):
             blocks=[block for block in blocks if block.value],
             after=query.after,
             paused=memory.paused,
-            standing=await self.views.standing_facts(access.uid),
-            speakers=await self.views.speakers(access.project, access.uid, hits),
+            standing=await self.views.facts.standing(access.uid),
+            speakers=await self.views.conversations.speakers(access.project, access.uid, hits),
         )
 
     async def find_words(self, request: ScreenRequest, query: WordsQuery) -> View:
@@ -178,11 +180,13 @@ class _MemoryScreens(Struct, frozen=True):
         self, access: MemoryAccess, conversations: Iterable[ConversationRecord]
     ) -> dict[str, str]:
         """Returns the first words of conversations, by their ids."""
-        return await self.views.openings(access.project, access.uid, [each.id for each in conversations])
+        return await self.views.conversations.openings(
+            access.project, access.uid, [each.id for each in conversations]
+        )
 
     async def _shortened_undos(self, access: MemoryAccess) -> dict[str, BlockDiff]:
         """Returns what an undo of each block would change, by the blocks' labels."""
-        undos = await self.views.undos(access.project, access.uid)
+        undos = await self.views.blocks.list_undos(access.project, access.uid)
         return {
             label: replace(undo, parts=shortened_diff(undo.parts, _UNDO_AROUND, _UNDO_CHARS))
             for label, undo in undos.items()

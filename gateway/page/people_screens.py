@@ -23,7 +23,7 @@ class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
     async def show(request: ScreenRequest, query: PeopleQuery) -> View:
-        page = await operations.memories.memories(
+        page = await operations.memories.page(
             request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
         )
         # People whose blocks have the name, each with the line that has it.

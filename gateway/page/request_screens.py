@@ -9,7 +9,7 @@ from msgspec import Struct
 from gateway.errors import UnknownId
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
-from gateway.run.admin.memory_views import BlocksSince
+from gateway.run.admin.block_views import BlocksSince
 from gateway.run.admin.page_records import (
     ExplainedRequest,
     FactRecord,
@@ -76,7 +76,7 @@ class _RequestScreens(Struct, frozen=True):
             name, paused = name_of(memory.scope), memory.paused
             if not request.is_twin:
                 ids = [each.id for each in (*page.in_flight, *page.items) if each.id]
-                questions = await memories.questions(request.visitor.project, query.memory, ids)
+                questions = await memories.conversations.questions(request.visitor.project, query.memory, ids)
         context = {
             "memory": query.memory,
             "name": name,
@@ -109,7 +109,9 @@ class _RequestScreens(Struct, frozen=True):
         if explained.memory is None or explained.exchange is None:
             return []
         try:
-            messages = await self.operations.memories.exchange(None, explained.memory, explained.exchange)
+            messages = await self.operations.memories.conversations.read_exchange(
+                None, explained.memory, explained.exchange
+            )
         except UnknownId:
             return []  # it was forgotten meanwhile
         last = {each.role: each for each in messages if each.text}
@@ -121,7 +123,7 @@ class _RequestScreens(Struct, frozen=True):
         if explained.memory is None or not hits:
             return {}
         try:
-            return await self.operations.memories.speakers(None, explained.memory, hits)
+            return await self.operations.memories.conversations.speakers(None, explained.memory, hits)
         except UnknownId:
             return {}  # the memory was forgotten meanwhile
 
@@ -130,7 +132,7 @@ class _RequestScreens(Struct, frozen=True):
         if explained.memory is None or not _has_section(explained):
             return BlocksSince({}, {})
         try:
-            return await self.operations.memories.blocks_since(explained.memory, _begun(explained))
+            return await self.operations.memories.blocks.changed_since(explained.memory, _begun(explained))
         except UnknownId:
             return BlocksSince({}, {})  # the memory was forgotten meanwhile
 
@@ -139,7 +141,7 @@ class _RequestScreens(Struct, frozen=True):
         if explained.memory is None or not _has_section(explained):
             return ()
         try:
-            return await self.operations.memories.standing_facts(explained.memory, _begun(explained))
+            return await self.operations.memories.facts.standing(explained.memory, _begun(explained))
         except UnknownId:
             return ()  # the memory was forgotten meanwhile
 

@@ -95,15 +95,15 @@ def test_an_operator_reads_a_long_message_of_its_past_whole(world: LettaWorld) -
     one = begun(world, "x" * 5_000)
     say_in(world, fork(world, one), "Two")
     views, call = MemoryViews(world.world.store, world.world.clock), world.world.gateway.call
-    (memory,) = call(views.memories(None, "agent")).items
-    talks = call(views.conversations(None, memory.uid)).items
+    (memory,) = call(views.page(None, "agent")).items
+    talks = call(views.conversations.page(None, memory.uid)).items
     assert len(talks) == 2
     for talk in talks:
-        first = call(views.conversation(None, memory.uid, talk.id)).items[0]
-        assert call(views.message(None, memory.uid, talk.id, first.seq)) == "x" * 5_000
-    own = call(views.conversation(None, memory.uid, talks[0].id)).items[-1]
+        first = call(views.conversations.show(None, memory.uid, talk.id)).items[0]
+        assert call(views.conversations.read_text(None, memory.uid, talk.id, first.seq)) == "x" * 5_000
+    own = call(views.conversations.show(None, memory.uid, talks[0].id)).items[-1]
     with pytest.raises(UnknownId):
-        call(views.message(None, memory.uid, talks[1].id, own.seq))
+        call(views.conversations.read_text(None, memory.uid, talks[1].id, own.seq))
 
 
 def test_the_agents_own_is_forked_with_and_without_a_body(world: LettaWorld) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from gateway.run.admin.find_memory import find_memory
+from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, read_cursor
 from gateway.run.admin.page_records import AuditRecord
 from gateway.run.admin.request_operations import name_of
@@ -50,7 +50,7 @@ class AuditOperations(Struct, frozen=True):
         before = read_cursor(after, LAST_NUMBER)
         entries = await self.store.audit.list(before=before, memory=memory, project=project, limit=limit + 1)
         if memory is not None and (project is not None or not entries):
-            await find_memory(self.store, project, memory, param="memory")
+            await find_agent(self.store, project, memory, param="memory")
         return AuditPage(
             tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in entries[:limit]),
             str(entries[limit - 1].id) if len(entries) > limit else None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from gateway.errors import MemoryNotFound
+from storage.listing import FoundMemory
 from storage.records import Agent
 from storage.sql.store import Store
 
 
-async def find_memory(store: Store, project: str | None, uid: str, *, param: str | None = None) -> Agent:
-    """Returns a memory.
+async def find_agent(store: Store, project: str | None, uid: str, *, param: str | None = None) -> Agent:
+    """Returns the stored record of a memory, as its changes need it.
 
     project: the only one that the caller sees; None: all.
     param: the field of the request that names the memory, for the error.
@@ -19,3 +20,11 @@ async def find_memory(store: Store, project: str | None, uid: str, *, param: str
     if agent is None or project not in (None, agent.scope.project):
         raise MemoryNotFound(param=param)
     return agent
+
+
+async def find_memory(store: Store, project: str | None, uid: str) -> FoundMemory:
+    """Returns a memory, as it is shown. project, Raises: as for `find_agent`."""
+    memory = await store.memory_pages.memory(uid, project)
+    if memory is None:
+        raise MemoryNotFound
+    return memory

@@ -262,7 +262,7 @@ class McpMemory:
             _, seq = parse_id(arguments.around, ("message",), argument="around")
             agent = call.memory_of(arguments.around)
             with _naming(arguments.around):
-                around = await views.around(project, agent.uid, seq, arguments.limit)
+                around = await views.conversations.read_around(project, agent.uid, seq, arguments.limit)
             if arguments.conversation not in ("", around.conversation):
                 raise BadRequest("around is a message of another conversation.", param="around")
             return ConversationResult(
@@ -271,13 +271,13 @@ class McpMemory:
         if arguments.conversation:
             agent = call.memory_of(arguments.conversation)
             with _naming(arguments.conversation):
-                page = await views.conversation(
+                page = await views.conversations.show(
                     project, agent.uid, arguments.conversation, limit=arguments.limit
                 )
             return ConversationResult(conversation=page.conversation.id, messages=_shown_messages(page.items))
         if call.agent is None:
             return ConversationResult(conversations=())
-        conversations = await views.conversations(project, call.agent.uid, limit=arguments.limit)
+        conversations = await views.conversations.page(project, call.agent.uid, limit=arguments.limit)
         return ConversationResult(
             conversations=tuple(
                 ConversationLine(c.id, iso_text(c.begun), iso_text(c.last_turn), c.messages)

@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 
 from gateway.core.memory.learn import WRITTEN_FACT_CHARS, fact_key
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, NotAllowed, UnknownId
-from gateway.run.admin.find_memory import find_memory
+from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
     Arguments,
@@ -119,7 +119,7 @@ class MemoryEdits(Struct, frozen=True):
 
     async def correct_fact(self, editor: Editor, uid: str, seq: int, text: str) -> Fact:
         """Replaces a fact by one with this text, and returns it. Raises: Conflict: the old one is no longer true."""
-        agent = await find_memory(self.store, editor.project, uid)
+        agent = await find_agent(self.store, editor.project, uid)
         old = await self.store.facts.find(agent.id, seq)
         if old is None:
             raise _unknown_fact()
@@ -145,7 +145,7 @@ class MemoryEdits(Struct, frozen=True):
 
     async def mute_fact(self, editor: Editor, uid: str, seq: int, *, is_muted: bool) -> Fact:
         """Mutes a fact, so that only lists show it, or ends that."""
-        agent = await find_memory(self.store, editor.project, uid)
+        agent = await find_agent(self.store, editor.project, uid)
         try:
             fact = await self.store.facts.mute(agent.id, seq, self.now(), is_muted=is_muted)
         except NotFound as error:
@@ -155,7 +155,7 @@ class MemoryEdits(Struct, frozen=True):
 
     async def pause(self, editor: Editor, uid: str, *, is_paused: bool) -> None:
         """Pauses a memory, whatever requests say: nothing is remembered or recalled until it is resumed."""
-        agent = await find_memory(self.store, editor.project, uid)
+        agent = await find_agent(self.store, editor.project, uid)
         await self.store.forgetting.pause(agent.id, self.now() if is_paused else None)
         await self._audit(editor, "pause", uid, "paused" if is_paused else "resumed")
 
@@ -186,7 +186,7 @@ class MemoryEdits(Struct, frozen=True):
 
     async def _find_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
         store = self.store
-        agent = await find_memory(store, editor.project, uid)
+        agent = await find_agent(store, editor.project, uid)
         is_person = editor.origin != "operator"
         # A person gets the shared blocks as read-only ones.
         blocks = await (store.facts.blocks(agent.id) if is_person else store.blocks.load(agent.id))

@@ -10,8 +10,9 @@ import orjson
 from msgspec import Struct
 
 from gateway.run.admin.exchange_messages import message_records
-from gateway.run.admin.find_memory import find_memory
-from gateway.run.admin.memory_views import MAX_LIMIT, MemoryViews
+from gateway.run.admin.find_memory import find_agent
+from gateway.run.admin.list_page import MAX_PAGE_LIMIT
+from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_records import MessageRecord, SourceRecord
 from gateway.run.admin.transfer_operations import PAGE_LINES, ExportPosition, TransferOperations
 from storage.commands import TransferRecord
@@ -42,7 +43,7 @@ class MemoryExport(Struct, frozen=True):
         Raises: UnknownId: there is no such memory, before the first page; while pages are read, BadRequest: the memory
         was forgotten meanwhile.
         """
-        return self._pages(await find_memory(self.store, project, uid))
+        return self._pages(await find_agent(self.store, project, uid))
 
     async def readable_parts(self, project: str | None, uid: str) -> AsyncIterator[tuple[PartName, Any]]:
         """Returns a memory to be read, in parts: (name, record), in the order of reading. project: None: of any.
@@ -52,7 +53,7 @@ class MemoryExport(Struct, frozen=True):
 
         Raises: as `line_pages`.
         """
-        return self._parts(project, await find_memory(self.store, project, uid))
+        return self._parts(project, await find_agent(self.store, project, uid))
 
     async def _pages(self, agent: Agent) -> AsyncIterator[list[bytes]]:
         position: ExportPosition | None = None
@@ -63,12 +64,14 @@ class MemoryExport(Struct, frozen=True):
                 return
 
     async def _parts(self, project: str | None, agent: Agent) -> AsyncIterator[tuple[PartName, Any]]:
-        page = await self.views.memory(project, agent.uid)
+        page = await self.views.show(project, agent.uid)
         yield "head", page.memory
         yield "blocks", page.blocks
         after: str | None = None
         while True:
-            facts = await self.views.facts(project, agent.uid, is_all=True, after=after, limit=MAX_LIMIT)
+            facts = await self.views.facts.page(
+                project, agent.uid, is_all=True, after=after, limit=MAX_PAGE_LIMIT
+            )
             yield "facts", facts.items
             after = facts.next
             if after is None:

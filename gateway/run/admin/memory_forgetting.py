@@ -18,11 +18,12 @@ from msgspec.structs import replace
 
 from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.exchange_messages import message_records, shortened
+from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.forget_operations import CALL_S, Part, PartKind, find_target
 from gateway.run.admin.hits import message_href
 from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.memory_lists import flags_of, other_profiles
-from gateway.run.admin.memory_views import FactPage, MemoryViews
+from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.page_records import FactRecord, MessageRecord, SourceRecord
 from gateway.run.admin.plain_text import shell_word
@@ -50,7 +51,6 @@ _QUERY_CHARS = 120
 _MAX_REPLACED = 20
 # The last recalls among which one looks for replies that were made with what goes; and the most such replies.
 _MAX_RECALLS, _MAX_REPLIES = 100, 3
-_DAY_S = 86_400.0
 # Characters of what goes, as it is shown before it does.
 _SHOWN_CHARS = 300
 
@@ -267,12 +267,12 @@ class MemoryForgetting:
                 talk = await self._store.memory_pages.conversation(memory.id, str(value))
                 if talk is None or not talk.messages:
                     raise _unknown(kind)
-                openings = await self._views.openings_of(memory.id, [talk.uid])
+                openings = await self._views.conversations.openings_of(memory.id, [talk.uid])
                 return _TargetDetails(
                     talk.messages, [_other_mentions(uid, None)], talk.uid, openings.get(talk.uid)
                 )
             case "fact":
-                page = await self._views.fact(memory.scope.project, uid, int(value or 0))
+                page = await self._views.facts.show(memory.scope.project, uid, int(value or 0))
                 return _TargetDetails(
                     0, await self._list_remaining_of_fact(memory, page), str(value), page.fact.text
                 )
@@ -305,7 +305,7 @@ class MemoryForgetting:
         for fact in replaced:  # the list grows meanwhile
             if len(replaced) >= _MAX_REPLACED:
                 break
-            replaced += (await self._views.fact(memory.scope.project, memory.uid, fact.seq)).before
+            replaced += (await self._views.facts.show(memory.scope.project, memory.uid, fact.seq)).before
         return replaced
 
     async def _read_message_details(
@@ -348,7 +348,7 @@ class MemoryForgetting:
 
         Looks at the last `_MAX_RECALLS` recalls.
         """
-        since = self._now() - self._views.keep_why_days * _DAY_S
+        since = self._views.conversations.noted_since()
         recalls = await self._store.recalls.list(memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS)
         noted = [each for each in recalls if each.exchange != own and _has_in_note(each, seqs)][:_MAX_REPLIES]
         exchanges = await self._store.memory_pages.sources(memory.id, [each.exchange for each in noted])

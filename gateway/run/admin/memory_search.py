@@ -8,7 +8,7 @@ from math import inf
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.run.admin.find_memory import find_memory
+from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import hit_records
 from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.page_records import HitRecord, LeftOutRecord
@@ -110,7 +110,7 @@ class SearchOperation(Struct, frozen=True):
         Raises: UnknownId: there is no such memory; BadRequest: `after` cannot be read; StoreError.
         """
         start = read_cursor(after, 0)
-        agent = await find_memory(self.store, project, uid)
+        agent = await find_agent(self.store, project, uid)
         if not query.strip():
             return RecallTrial(query, None, (), (), (), None)
         result = await self.trial.recall(agent, query, _MAX_HITS)

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from gateway.core.dates import minute_text
 from gateway.errors import UnknownId
-from gateway.run.admin.find_memory import find_memory
+from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import hit_records
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, id_of, unreadable_cursor
 from gateway.run.admin.page_records import (
@@ -164,7 +164,7 @@ class RequestOperations(Struct, frozen=True):
         agent = None
         logged: Sequence[LoggedRequest] = ()
         if memory is not None:
-            agent = await find_memory(self.store, project, memory, param="memory")
+            agent = await find_agent(self.store, project, memory, param="memory")
             if self.log is not None:
                 logged = self.log.ended(project=project, memory=memory)
         elif self.log is not None:

@@ -12,9 +12,10 @@ from typing import cast
 
 from msgspec import UNSET, Struct, UnsetType
 
-from gateway.run.admin.find_memory import find_memory
+from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import fact_href, message_href, passage_href
-from gateway.run.admin.memory_views import PAGE, MemoryViews
+from gateway.run.admin.list_page import PAGE_LIMIT
+from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.page_records import BlockRecord, SourceKind, SourceRecord
 from storage.errors import TooSlow
@@ -96,14 +97,14 @@ class WordSearches(Struct, frozen=True):
     views: MemoryViews
 
     async def find(
-        self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE
+        self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE_LIMIT
     ) -> WordSearch:
         """Returns a page of what has all words of a query, in any of their forms.
 
         Raises: BadRequest: `after` cannot be read.
         """
         before = read_cursor(after, LAST_NUMBER)
-        agent = await find_memory(self.views.store, project, uid)
+        agent = await find_agent(self.views.store, project, uid)
         words = self.views.store.recall.words_of(query)
         if not words:
             return WordSearch(query, (), (), None)
@@ -113,7 +114,7 @@ class WordSearches(Struct, frozen=True):
         blocks: tuple[BlockWithWords, ...] = ()
         ended: Sequence[Fact] = ()
         if after is None:
-            blocks = await self._blocks_with(await self.views.blocks(project, uid), query)
+            blocks = await self._blocks_with(await self.views.blocks.list_all(project, uid), query)
             facts = await self.views.store.facts.list_ended(agent.id, ENDED_FACTS)
             ended = await asyncio.to_thread(
                 lambda: [f for f in facts if self.views.store.recall.has_words(f.text, query)]
@@ -133,8 +134,8 @@ class WordSearches(Struct, frozen=True):
         words = " ".join(self.views.store.recall.words_of(query))
         if not words:
             return None
-        agent = await find_memory(self.views.store, project, uid)
-        return await self._count(agent, await self.views.blocks(project, uid), [words])
+        agent = await find_agent(self.views.store, project, uid)
+        return await self._count(agent, await self.views.blocks.list_all(project, uid), [words])
 
     def lost_words(self, old: str, new: str) -> str:
         """Returns the words that a correction has taken out of a text, as a query; "": none."""
@@ -150,8 +151,8 @@ class WordSearches(Struct, frozen=True):
         lost = self.views.store.recall.words_of(old, without=new)
         if not lost:
             return None
-        agent = await find_memory(self.views.store, project, uid)
-        blocks = await self.views.blocks(project, uid)
+        agent = await find_agent(self.views.store, project, uid)
+        blocks = await self.views.blocks.list_all(project, uid)
         together = await self._count(agent, blocks, [" ".join(lost)])
         if together is None or together.total or not lost[1:]:
             return together

@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 
 from gateway.core import ids
 from gateway.errors import Conflict, UnknownId
-from gateway.run.admin.find_memory import find_memory
+from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.job_operations import cancel_job
 from gateway.run.admin.operation_arguments import read_cursor, unreadable_cursor
 from gateway.run.admin.page_records import BatchPage, BatchRecord, JobPage, JobRecord, WorkRecord
@@ -49,7 +49,7 @@ class WorkOperations(Struct, frozen=True):
 
     async def learning(self, project: str | None, uid: str) -> LearningState:
         """Returns how learning from a memory stands. Raises: UnknownId: there is no such memory."""
-        agent = await find_memory(self.store, project, uid)
+        agent = await find_agent(self.store, project, uid)
         found = await self.store.jobs.state_of(agent.id, LEARN)
         if found is None:
             return "idle" if self.has_model else "by_rule"

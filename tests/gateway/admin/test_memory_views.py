@@ -83,20 +83,20 @@ def test_people_are_listed_by_their_last_turn_and_found_by_the_beginning_of_thei
         world.clock.sleep(60)
     speak(world, "Once more.", user="alice")
     call, read = world.gateway.call, views(world)
-    page = call(read.memories(None, limit=2))
+    page = call(read.page(None, limit=2))
     assert [each.name for each in page.items] == ["alice", "alina"]
-    rest = call(read.memories(None, limit=2, after=page.next))
+    rest = call(read.page(None, limit=2, after=page.next))
     assert ([each.name for each in rest.items], rest.next) == (["Bob"], None)
-    assert [each.name for each in call(read.memories(None, q="AL")).items] == ["alice", "alina"]
-    assert call(read.memories("other")).items == ()
-    assert call(read.memories(None, "agent")).items == ()
+    assert [each.name for each in call(read.page(None, q="AL")).items] == ["alice", "alina"]
+    assert call(read.page("other")).items == ()
+    assert call(read.page(None, "agent")).items == ()
     (alice, *_) = page.items
     assert (alice.kind, alice.project, alice.profile) == ("user", "default", "helper")
     assert (alice.conversations, alice.messages, alice.blocks, alice.facts) == (2, 4, 2, 0)
     assert alice.last_turn is not None
     assert alice.last_turn > alice.created
     with pytest.raises(BadRequest):
-        call(read.memories(None, after="later"))
+        call(read.page(None, after="later"))
 
 
 def test_a_memory_shows_its_blocks_its_newest_facts_and_conversations(world: World) -> None:
@@ -104,7 +104,7 @@ def test_a_memory_shows_its_blocks_its_newest_facts_and_conversations(world: Wor
     speak(world, "Hello again.")
     (cat,) = learn(world, ("Alice has a cat called Miso.", rows(world)[0]))
     call, read, uid = world.gateway.call, views(world), memory(world).uid
-    page = call(read.memory(None, uid))
+    page = call(read.show(None, uid))
     assert [(b.label, b.version, b.limit, b.read_only, b.origin) for b in page.blocks] == [
         ("human", 1, 40, False, "default"),
         ("law", 1, 2000, True, "default"),
@@ -122,8 +122,8 @@ def test_a_memory_shows_its_blocks_its_newest_facts_and_conversations(world: Wor
     assert source.href.startswith(f"m/{uid}/c/")
     assert [(c.client_id, c.messages) for c in page.conversations] == [(None, 2), ("conv-19", 4)]
     assert page.memory.messages == 6
-    listed = call(read.conversations(None, uid, limit=1))
-    rest = call(read.conversations(None, uid, limit=1, after=listed.next))
+    listed = call(read.conversations.page(None, uid, limit=1))
+    rest = call(read.conversations.page(None, uid, limit=1, after=listed.next))
     assert [c.id for c in (*listed.items, *rest.items)] == [c.id for c in page.conversations]
     assert rest.next is None
 
@@ -132,15 +132,15 @@ def test_another_projects_memory_is_no_such_memory(world: World) -> None:
     speak(world, "Hello.", talk="conv-19")
     uid, read, call = memory(world).uid, views(world), world.gateway.call
     works: list[Any] = [
-        read.memory("other", uid),
-        read.memory(None, "0" * 32),
-        read.facts("other", uid),
-        read.conversations("other", uid),
+        read.show("other", uid),
+        read.show(None, "0" * 32),
+        read.facts.page("other", uid),
+        read.conversations.page("other", uid),
         read.passages("other", uid),
-        read.block("other", uid, "human"),
-        read.fact("other", uid, 1),
-        read.conversation("other", uid, "conv-19"),
-        read.message("other", uid, "conv-19", 1),
+        read.blocks.show("other", uid, "human"),
+        read.facts.show("other", uid, 1),
+        read.conversations.show("other", uid, "conv-19"),
+        read.conversations.read_text("other", uid, "conv-19", 1),
         search(world).try_recall("other", uid, "Hello"),
     ]
     for work in works:
@@ -154,22 +154,26 @@ def test_facts_are_paged_with_those_that_are_no_longer_true_and_as_of_a_time(wor
     of, read, call = memory(world), views(world), world.gateway.call
     before = world.clock()
     new = call(MemoryEdits(world.store, world.clock).correct_fact(OPERATOR, of.uid, first, "One and a half."))
-    page = call(read.facts(None, of.uid, limit=2))
-    rest = call(read.facts(None, of.uid, limit=2, after=page.next))
+    page = call(read.facts.page(None, of.uid, limit=2))
+    rest = call(read.facts.page(None, of.uid, limit=2, after=page.next))
     assert [f.text for f in (*page.items, *rest.items)] == ["One and a half.", "Three.", "Two."]
-    assert [f.text for f in call(read.facts(None, of.uid, is_all=True)).items][-1] == "One."
-    assert {f.text for f in call(read.facts(None, of.uid, as_of=before)).items} == {"One.", "Two.", "Three."}
-    shown = call(read.fact(None, of.uid, new.seq))
+    assert [f.text for f in call(read.facts.page(None, of.uid, is_all=True)).items][-1] == "One."
+    assert {f.text for f in call(read.facts.page(None, of.uid, as_of=before)).items} == {
+        "One.",
+        "Two.",
+        "Three.",
+    }
+    shown = call(read.facts.show(None, of.uid, new.seq))
     assert (shown.fact.text, [f.text for f in shown.before], shown.after) == (
         "One and a half.",
         ["One."],
         None,
     )
-    old = call(read.fact(None, of.uid, first))
+    old = call(read.facts.show(None, of.uid, first))
     assert old.after is not None
     assert old.after.seq == new.seq == old.fact.successor
     with pytest.raises(UnknownId):
-        call(read.fact(None, of.uid, 999))
+        call(read.facts.show(None, of.uid, 999))
 
 
 def test_a_blocks_versions_show_what_changed_word_by_word(world: World) -> None:
@@ -178,7 +182,7 @@ def test_a_blocks_versions_show_what_changed_word_by_word(world: World) -> None:
     edits = MemoryEdits(world.store, world.clock)
     for version, value in enumerate(("Name: Alice.", "Name: Alice. Cat: Miso.", "Name: Bob. Cat: Miso."), 1):
         call(edits.edit_block(OPERATOR, of.uid, "human", value, version))
-    page = call(read.block(None, of.uid, "human", limit=3))
+    page = call(read.blocks.show(None, of.uid, "human", limit=3))
     assert [(v.version, v.origin, v.value) for v in page.versions] == [
         (4, "operator", "Name: Bob. Cat: Miso."),
         (3, "operator", "Name: Alice. Cat: Miso."),
@@ -188,15 +192,15 @@ def test_a_blocks_versions_show_what_changed_word_by_word(world: World) -> None:
     assert (page.diff.from_, page.diff.to) == (3, 4)
     parts = [(p.op, p.text) for p in page.diff.parts]
     assert parts == [("same", "Name: "), ("del", "Alice. "), ("ins", "Bob. "), ("same", "Cat: Miso.")]
-    assert [v.version for v in call(read.block(None, of.uid, "human", after=page.next)).versions] == [1]
-    older = call(read.block(None, of.uid, "human", from_=4, to=2)).diff
+    assert [v.version for v in call(read.blocks.show(None, of.uid, "human", after=page.next)).versions] == [1]
+    older = call(read.blocks.show(None, of.uid, "human", from_=4, to=2)).diff
     assert older is not None
     assert "".join(p.text for p in older.parts if p.op != "ins") == "Name: Bob. Cat: Miso."
     assert "".join(p.text for p in older.parts if p.op != "del") == "Name: Alice."
     with pytest.raises(BadRequest):
-        call(read.block(None, of.uid, "human", from_=9))
+        call(read.blocks.show(None, of.uid, "human", from_=9))
     with pytest.raises(UnknownId):
-        call(read.block(None, of.uid, "nothing"))
+        call(read.blocks.show(None, of.uid, "nothing"))
 
 
 def test_a_conversation_is_read_from_its_end_and_branches_are_distinguished(world: World) -> None:
@@ -209,7 +213,7 @@ def test_a_conversation_is_read_from_its_end_and_branches_are_distinguished(worl
     fork.say("Another third message.")
     world.settle()
     of, read, call = memory(world), views(world), world.gateway.call
-    page = call(read.conversation(None, of.uid, "conv-19"))
+    page = call(read.conversations.show(None, of.uid, "conv-19"))
     assert [m.text for m in page.items if m.role == "user"] == [
         "Message 1.",
         "Message 2.",
@@ -222,20 +226,22 @@ def test_a_conversation_is_read_from_its_end_and_branches_are_distinguished(worl
     reply = page.items[-1]
     logged = world.gateway.app.services.requests.ended()[0]
     assert (reply.exchange, reply.request) == (page.branch, logged.id)
-    other = call(read.conversation(None, of.uid, "conv-19", branch=page.branches[1].id))
+    other = call(read.conversations.show(None, of.uid, "conv-19", branch=page.branches[1].id))
     assert [m.text for m in other.items if m.role == "user"] == [f"Message {n}." for n in range(1, 6)]
-    newest = call(read.conversation(None, of.uid, "conv-19", branch=page.branches[1].id, limit=3))
+    newest = call(read.conversations.show(None, of.uid, "conv-19", branch=page.branches[1].id, limit=3))
     earlier = call(
-        read.conversation(None, of.uid, "conv-19", branch=page.branches[1].id, limit=3, before=newest.next)
+        read.conversations.show(
+            None, of.uid, "conv-19", branch=page.branches[1].id, limit=3, before=newest.next
+        )
     )
     assert [m.seq for m in (*earlier.items, *newest.items)] == [m.seq for m in other.items[-6:]]
-    short = call(read.conversation(None, of.uid, "conv-19", most_chars=20))
+    short = call(read.conversations.show(None, of.uid, "conv-19", most_chars=20))
     assert 0 < len(short.items) < len(page.items)
     assert short.next is not None
-    assert call(read.message(None, of.uid, "conv-19", page.items[0].seq)) == "Message 1."
+    assert call(read.conversations.read_text(None, of.uid, "conv-19", page.items[0].seq)) == "Message 1."
     for name in ("conv-20", "0" * 32):
         with pytest.raises(UnknownId):
-            call(read.conversation(None, of.uid, name))
+            call(read.conversations.show(None, of.uid, name))
 
 
 def test_long_texts_are_cut_images_are_a_line_and_off_the_record_is_a_gap(world: World) -> None:
@@ -252,15 +258,17 @@ def test_long_texts_are_cut_images_are_a_line_and_off_the_record_is_a_gap(world:
     assert world.post(messages, off, model="agent/helper").status == 200
     world.settle()
     of, read, call = memory(world), views(world), world.gateway.call
-    page = call(read.conversation(None, of.uid, "conv-19"))
+    page = call(read.conversations.show(None, of.uid, "conv-19"))
     first, long = (m for m in page.items if m.role == "user")
     assert (first.text, first.images) == ("Look:\nimage, 1.2 MB", 1)
     assert long.text is not None
     assert len(long.text) == 4_001
-    assert call(read.message(None, of.uid, "conv-19", long.seq)) == "x" * 5_000
+    assert call(read.conversations.read_text(None, of.uid, "conv-19", long.seq)) == "x" * 5_000
     assert b"Between us." not in world.data()
     gaps = [
-        m for b in page.branches for m in call(read.conversation(None, of.uid, "conv-19", branch=b.id)).items
+        m
+        for b in page.branches
+        for m in call(read.conversations.show(None, of.uid, "conv-19", branch=b.id)).items
     ]
     assert {(m.state, m.text) for m in gaps if m.text is None} <= {("off", None)}
 

@@ -1,0 +1,205 @@
+"""Views of blocks: all of a memory, one with its versions and their differences, and what an undo would change."""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec import Struct
+
+from gateway.core.memory.mcp_tools import through_mcp
+from gateway.core.memory.word_diff import DiffPart, diff_words
+from gateway.errors import BadRequest, UnknownId
+from gateway.run.admin.find_memory import find_memory
+from gateway.run.admin.list_page import PAGE_LIMIT, next_cursor
+from gateway.run.admin.operation_arguments import read_cursor
+from gateway.run.admin.page_records import (
+    BLOCK_ORIGINS,
+    BlockOrigin,
+    BlockRecord,
+    SourceRecord,
+    VersionRecord,
+)
+from gateway.run.admin.source_records import list_sources
+from storage.batch_records import call_of_origin
+from storage.listing import LAST_NUMBER, ShownBlock
+from storage.records import Revision
+from storage.sql.store import Store
+
+
+class BlockDiff(Struct, frozen=True, rename={"from_": "from"}):
+    """The difference of two versions of a block. from_, to: their numbers."""
+
+    from_: int
+    to: int
+    parts: tuple[DiffPart, ...]
+
+
+class BlockPage(Struct, frozen=True):
+    """A block with a page of its versions, the newest first."""
+
+    block: BlockRecord
+    versions: tuple[VersionRecord, ...]
+    next: str | None
+    # None: there is one version alone.
+    diff: BlockDiff | None
+
+
+class ChangedBlock(Struct, frozen=True):
+    """The versions of a block: that of an earlier time, and the present one."""
+
+    # None: it is forgotten, or the block was made later.
+    before: int | None
+    now: int
+
+
+class BlocksSince(Struct, frozen=True):
+    """The blocks of a memory by their labels, divided by whether they were changed after a time."""
+
+    # The texts of those that were not.
+    same: dict[str, str]
+    changed: dict[str, ChangedBlock]
+
+
+class BlockViews(Struct, frozen=True):
+    """Reads the blocks of a memory. The methods raise UnknownId where there is no such memory, or no such block."""
+
+    store: Store
+
+    async def show(
+        self,
+        project: str | None,
+        uid: str,
+        label: str,
+        *,
+        from_: int | None = None,
+        to: int | None = None,
+        after: str | None = None,
+        limit: int = PAGE_LIMIT,
+    ) -> BlockPage:
+        """Returns a block with a page of its versions.
+
+        from_: the older version of the comparison; None: the one before `to`.
+        to: the newer version of the comparison; None: the newest one.
+
+        Raises: BadRequest: there is no such version.
+        """
+        memory = await find_memory(self.store, project, uid)
+        shown = await self._find_block(memory.id, label)
+        before = read_cursor(after, LAST_NUMBER)
+        versions = await self.store.memory_pages.versions(shown.block.id, before=before, limit=limit + 1)
+        sources = await list_sources(self.store, memory, versions[:limit])
+        waiting = (await self.store.blocks.list_waiting_labels(memory.id)).count(label)
+        return BlockPage(
+            _block_record(shown, waiting),
+            tuple(map(_version_record, versions[:limit], sources)),
+            next_cursor(versions, limit, lambda version: str(version.version)),
+            await self._compare_versions(shown.block.id, from_, to),
+        )
+
+    async def list_undos(
+        self, project: str | None, uid: str, label: str | None = None
+    ) -> dict[str, BlockDiff]:
+        """Returns what an undo would change, by the labels of the blocks that have a change left to undo.
+
+        label: of the only block that is looked at; None: all are.
+        """
+        memory = await find_memory(self.store, project, uid)
+        shown = await self.store.memory_pages.blocks(memory.id)
+        blocks = [each.block for each in shown if label in (None, each.block.label)]
+        undos = [(block, await self.store.blocks.find_undone(block.id, block.version)) for block in blocks]
+
+        def compare() -> dict[str, BlockDiff]:
+            diffs: dict[str, BlockDiff] = {}
+            for block, undo in undos:
+                if undo is not None:
+                    version, value = undo
+                    diffs[block.label] = BlockDiff(block.version, version, diff_words(block.value, value))
+            return diffs
+
+        # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
+        return await asyncio.to_thread(compare)
+
+    async def list_all(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
+        """Returns the blocks of a memory."""
+        return await self.records((await find_memory(self.store, project, uid)).id)
+
+    async def changed_since(self, uid: str, since: float) -> BlocksSince:
+        """Returns the blocks of a memory, and which of them were changed after a time, in seconds since the epoch."""
+        memory = await find_memory(self.store, None, uid)
+        shown = await self.store.memory_pages.blocks(memory.id)
+        blocks = [each.block for each in shown if each.changed_at > since]
+        before = (
+            await self.store.memory_pages.versions_at([each.id for each in blocks], since) if blocks else {}
+        )
+        same = {each.block.label: each.block.value for each in shown if each.changed_at <= since}
+        changed = {each.label: ChangedBlock(before.get(each.id), each.version) for each in blocks}
+        return BlocksSince(same, changed)
+
+    async def records(self, agent: int) -> tuple[BlockRecord, ...]:
+        """Returns the blocks of the memory with this row."""
+        waiting = await self.store.blocks.list_waiting_labels(agent)
+        blocks = await self.store.memory_pages.blocks(agent)
+        return tuple(_block_record(each, waiting.count(each.block.label)) for each in blocks)
+
+    async def _find_block(self, agent: int, label: str) -> ShownBlock:
+        blocks = await self.store.memory_pages.blocks(agent)
+        shown = next((each for each in blocks if each.block.label == label), None)
+        if shown is None:
+            raise UnknownId("There is no such block.")
+        return shown
+
+    async def _compare_versions(self, block: int, from_: int | None, to: int | None) -> BlockDiff | None:
+        """Returns the difference of two versions; None: there is no version before `to`. Raises: BadRequest."""
+        new = (
+            await self._find_last_version(block) if to is None else await self._find_version(block, to, "to")
+        )
+        if new is None:
+            return None
+        if from_ is None:
+            old = await self._find_last_version(block, new.version)
+        else:
+            old = await self._find_version(block, from_, "from")
+        if old is None:
+            return None
+        parts = await asyncio.to_thread(diff_words, old.value, new.value)
+        return BlockDiff(old.version, new.version, parts)
+
+    async def _find_last_version(self, block: int, before: int = LAST_NUMBER) -> Revision | None:
+        versions = await self.store.memory_pages.versions(block, before=before, limit=1)
+        return versions[0] if versions else None
+
+    async def _find_version(self, block: int, version: int, param: str) -> Revision:
+        revision = await self._find_last_version(block, version + 1)
+        if revision is None or revision.version != version:
+            raise BadRequest(f"The block has no version {version}.", param=param)
+        return revision
+
+
+def _block_record(shown: ShownBlock, waiting: int) -> BlockRecord:
+    block = shown.block
+    return BlockRecord(
+        block.label,
+        block.description,
+        block.value,
+        block.version,
+        len(block.value),
+        block.limit,
+        block.read_only,
+        shown.is_shared,
+        shown.changed_at,
+        writer_of(shown.origin),
+        waiting,
+    )
+
+
+def _version_record(r: Revision, sources: tuple[SourceRecord, ...]) -> VersionRecord:
+    return VersionRecord(r.version, r.at, writer_of(r.origin), r.restores, len(r.value), r.value, sources)
+
+
+def writer_of(stored: str) -> BlockOrigin:
+    """Returns who wrote a version, by what is stored of it; a name of a program's own is the API's."""
+    if (call := call_of_origin(stored)) is not None:
+        # A run that writes without an exchange in this memory reads it in the background.
+        return "sleeptime" if call[0] else "tool"
+    kind = stored.partition(":")[0] if through_mcp(stored) else stored
+    return next((origin for origin in BLOCK_ORIGINS if origin == kind), "api")

@@ -1,0 +1,331 @@
+"""Views of conversations: a page of them, a page of one, and single messages with those around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from msgspec import Struct
+
+from gateway.core.memory.visibility import recallable_messages
+from gateway.errors import UnknownId
+from gateway.run.admin.exchange_messages import message_records, shortened
+from gateway.run.admin.find_memory import find_memory
+from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, format_page_end, next_cursor, parse_page_end
+from gateway.run.admin.operation_arguments import read_cursor
+from gateway.run.admin.page_records import HitRecord, MessageRecord
+from storage.listing import SizedConversation
+from storage.records import Exchange
+from storage.sql.store import Store
+
+# Characters of the first words of a conversation, and of a question, in a list.
+_OPENING_CHARS = 80
+# In an exchange that is stored in more bytes no opening words, and no question, are looked for.
+_OPENING_BYTES = 100_000
+_DAY_S = 86_400.0
+
+
+class ConversationRecord(Struct, frozen=True):
+    """A conversation."""
+
+    id: str
+    # The client's own id.
+    client_id: str | None
+    begun: float
+    last_turn: float
+    messages: int
+    bytes: int
+
+
+class BranchRecord(Struct, frozen=True):
+    """A branch of a conversation, named by the number of its last exchange."""
+
+    id: int
+    # Of its path.
+    messages: int
+    last_turn: float
+    # It is the one that was spoken in last.
+    current: bool
+
+
+class ConversationPage(Struct, frozen=True):
+    """A page of a branch, oldest first."""
+
+    conversation: ConversationRecord
+    branches: tuple[BranchRecord, ...]
+    # None: the conversation is empty.
+    branch: int | None
+    items: tuple[MessageRecord, ...]
+    # `before` of the page with earlier messages.
+    next: str | None
+
+
+class LaterMessages(Struct, frozen=True):
+    """The page after a page of a conversation."""
+
+    # As for `ConversationViews.show`.
+    branch: int
+    # As for `ConversationViews.show`.
+    before: int | None
+    # The number of its first message that the page before has not.
+    first: int
+
+
+class MessagesAround(Struct, frozen=True):
+    """Messages of a conversation, oldest first."""
+
+    # The id of the conversation.
+    conversation: str
+    items: tuple[MessageRecord, ...]
+
+
+class ConversationViews(Struct, frozen=True):
+    """Reads the conversations of a memory.
+
+    The methods raise UnknownId where there is no such memory, conversation or message.
+    """
+
+    store: Store
+    # Seconds since the epoch.
+    now: Callable[[], float]
+    # How long it is noted which request a reply answers.
+    keep_why_days: float
+
+    def noted_since(self) -> float:
+        """Returns since when it is noted which request a reply answers, in seconds since the epoch."""
+        return self.now() - self.keep_why_days * _DAY_S
+
+    async def page(
+        self, project: str | None, uid: str, *, after: str | None = None, limit: int = PAGE_LIMIT
+    ) -> ListPage[ConversationRecord]:
+        """Returns a page of the conversations in which something is left, the newest first."""
+        memory = await find_memory(self.store, project, uid)
+        before = parse_page_end(after)
+        conversations = await self.store.memory_pages.conversations(memory.id, before=before, limit=limit + 1)
+        items = tuple(map(conversation_record, conversations[:limit]))
+        return ListPage(items, next_cursor(conversations, limit, lambda last: format_page_end(last.end)))
+
+    async def openings(self, project: str | None, uid: str, conversations: Sequence[str]) -> dict[str, str]:
+        """Returns the first words of the user by the ids of some conversations, as far as they may be seen."""
+        memory = await find_memory(self.store, project, uid)
+        return await self.openings_of(memory.id, conversations)
+
+    async def openings_of(self, agent: int, conversations: Sequence[str]) -> dict[str, str]:
+        """Returns what `openings` does, for the memory with this row."""
+        openings = await self.store.memory_pages.openings(agent, conversations, _OPENING_BYTES)
+        texts: dict[str, str] = {}
+        for id, opening in openings.items():
+            messages = recallable_messages(opening.exchange, opening.prefix_is_shared, None)
+            text = next((m.text for m in messages if m.role == "user"), "")
+            if words := _first_words(text):
+                texts[id] = words
+        return texts
+
+    async def questions(self, project: str | None, uid: str, requests: Sequence[str]) -> dict[str, str]:
+        """Returns the first words of what some requests asked, by their ids, as far as it is noted and may be seen."""
+        memory = await find_memory(self.store, project, uid)
+        exchanges = await self.store.recalls.exchanges(
+            memory.id, requests, self.noted_since(), _OPENING_BYTES
+        )
+        texts: dict[str, str] = {}
+        for id, (exchange, prefix_is_shared, _) in exchanges.items():
+            messages = recallable_messages(exchange, prefix_is_shared, None)
+            text = next((m.text for m in reversed(messages) if m.role == "user"), "")
+            if words := _first_words(text):
+                texts[id] = words
+        return texts
+
+    async def show(
+        self,
+        project: str | None,
+        uid: str,
+        id: str,
+        *,
+        branch: int | None = None,
+        before: str | None = None,
+        limit: int = PAGE_LIMIT,
+        most_chars: int | None = None,
+    ) -> ConversationPage:
+        """Returns a page of a conversation, the newest messages where `before` is None.
+
+        branch: the number of the exchange with which the path ends; None: the one that was spoken in last.
+        before: `next` of the page with the messages after these.
+        most_chars: of the texts of all items, as far as there are more items than one.
+        """
+        memory = await find_memory(self.store, project, uid)
+        pages = self.store.memory_pages
+        conversation = await pages.conversation(memory.id, id)
+        if conversation is None or not conversation.messages:
+            raise _no_conversation()
+        record = conversation_record(conversation)
+        branches = await pages.branches(memory.id, conversation.id)
+        current = next((b for b in branches if b.is_active), branches[0] if branches else None)
+        branch_records = tuple(BranchRecord(b.seq, b.messages, b.last_turn, b is current) for b in branches)
+        if branch is None:
+            if current is None:
+                return ConversationPage(record, branch_records, None, (), None)
+            branch = current.seq
+        # The path of the first message of the page before goes on above it; other numbers are of other conversations.
+        first = read_cursor(before, branch, "before")
+        end = await self._exchange_of(memory.id, conversation.id, first)
+        if end is None:
+            raise _no_conversation()
+        path = await pages.path(memory.id, end, limit=limit + 2)
+        newest_first = await self._newest_first(memory.id, path, None if before is None else first)
+        items, is_full = _take_messages(newest_first, limit, most_chars)
+        is_more = is_full or path[-1].parent is not None
+        oldest = items[-1].seq if items else path[-1].seq
+        earlier = str(oldest) if is_more else None
+        return ConversationPage(record, branch_records, branch, tuple(reversed(items)), earlier)
+
+    async def _exchange_of(self, agent: int, conversation: int, seq: int) -> int | None:
+        """Returns the row of the exchange with a message of a conversation; None: the conversation has no such message.
+
+        It also has the messages of those from which it was forked.
+        """
+        rows = await self.store.memory_pages.exchange_of_message(agent, seq)
+        if rows is None or rows.conversation not in await self.store.messages.past(agent, conversation):
+            return None
+        return rows.exchange
+
+    async def _newest_first(
+        self, agent: int, path: Sequence[Exchange], before: int | None
+    ) -> Iterator[MessageRecord]:
+        """Returns the messages of a path before a number, each reply with its request. None: all messages."""
+        requests = await self.store.recalls.requests(agent, [e.id for e in path], self.noted_since())
+        return (
+            record
+            for e in path
+            for record in reversed(message_records(e, requests.get(e.id)))
+            if before is None or record.seq < before
+        )
+
+    async def read_exchange(self, project: str | None, uid: str, seq: int) -> list[MessageRecord]:
+        """Returns the messages of an exchange, in order. seq: the number of its first message."""
+        memory = await find_memory(self.store, project, uid)
+        pages = self.store.memory_pages
+        rows = await pages.exchange_of_message(memory.id, seq)
+        path = [] if rows is None else await pages.path(memory.id, rows.exchange, limit=1)
+        return [record for exchange in path for record in message_records(exchange, None)]
+
+    async def find_later(
+        self, project: str | None, uid: str, page: ConversationPage, *, is_cut: bool, limit: int = PAGE_LIMIT
+    ) -> LaterMessages | None:
+        """Returns where a conversation goes on below a page of it; None: the page has the last message.
+
+        is_cut: the page ends before a message, maybe within an exchange.
+        """
+        if not page.items:
+            return None
+        memory = await find_memory(self.store, project, uid)
+        pages = self.store.memory_pages
+        last = page.items[-1].seq
+        rows = await pages.exchange_of_message(memory.id, last)
+        if rows is None:
+            return None
+        place = (await pages.places(memory.id, [rows.exchange])).get(rows.exchange)
+        if place is None or place.conversation != page.conversation.id:
+            return None  # a fork has it of another conversation, which went on by itself
+        if is_cut and last < place.reply_seq:
+            before = last + 1 + limit
+            return LaterMessages(place.seq, before if before <= place.reply_seq else None, last + 1)
+        next_row = await pages.following(memory.id, *rows, steps=1)
+        end_row = await pages.following(memory.id, *rows, steps=max(1, limit // 2))
+        places = await pages.places(
+            memory.id, sorted({row for row in (next_row, end_row) if row not in (None, rows.exchange)})
+        )
+        next_place, end_place = places.get(next_row or 0), places.get(end_row or 0)
+        if next_place is None or end_place is None:
+            return None
+        return LaterMessages(end_place.seq, None, next_place.seq)
+
+    async def read_around(self, project: str | None, uid: str, seq: int, limit: int) -> MessagesAround:
+        """Returns a message with those before and after it on its path, oldest first. limit: how many in all."""
+        memory = await find_memory(self.store, project, uid)
+        pages = self.store.memory_pages
+        rows = await pages.exchange_of_message(memory.id, seq)
+        if rows is None:
+            raise _no_message()
+        last = await pages.following(memory.id, *rows, steps=limit // 2)
+        place = (await pages.places(memory.id, [rows.exchange])).get(rows.exchange)
+        if last is None or place is None:
+            raise _no_message()
+        path = await pages.path(memory.id, last, limit=2 * limit)
+        records = [
+            record
+            for exchange in reversed(path)
+            for record in message_records(exchange, None)
+            if record.text is not None
+        ]
+        index = next((n for n, record in enumerate(records) if record.seq == seq), None)
+        if index is None:
+            raise _no_message()
+        start = max(0, min(index - limit // 2, len(records) - limit))
+        return MessagesAround(place.conversation, tuple(records[start : start + limit]))
+
+    async def read_text(self, project: str | None, uid: str, id: str, seq: int) -> str:
+        """Returns the whole text of a message of a conversation."""
+        memory = await find_memory(self.store, project, uid)
+        pages = self.store.memory_pages
+        conversation = await pages.conversation(memory.id, id)
+        row = None if conversation is None else await self._exchange_of(memory.id, conversation.id, seq)
+        if row is None:
+            raise _no_message()
+        (exchange,) = await pages.path(memory.id, row, limit=1)
+        records = message_records(exchange, None, is_whole=True)
+        text = next((record.text for record in records if record.seq == seq), None)
+        if text is None:
+            raise _no_message()
+        return text
+
+    async def speakers(self, project: str | None, uid: str, hits: Iterable[HitRecord]) -> dict[int, str]:
+        """Returns the speakers of the messages among some hits, by name or role, by the messages' numbers."""
+        memory = await find_memory(self.store, project, uid)
+        seqs = sorted({each.seq for each in hits if each.kind == "message" and each.text is not None})
+        messages = await self.store.recall.load(memory.id, seqs)
+        return {seq: message.speaker or message.role for seq, message in messages.items()}
+
+
+def conversation_record(conversation: SizedConversation) -> ConversationRecord:
+    return ConversationRecord(
+        conversation.uid,
+        conversation.key,
+        conversation.begun,
+        conversation.last_turn,
+        conversation.messages,
+        conversation.bytes,
+    )
+
+
+def _first_words(text: str) -> str:
+    """Returns the beginning of a text in one line; "" where it has no words."""
+    return shortened(" ".join(text[: 4 * _OPENING_CHARS].split()), _OPENING_CHARS)
+
+
+def _take_messages(
+    records: Iterable[MessageRecord], limit: int, most_chars: int | None
+) -> tuple[list[MessageRecord], bool]:
+    """Returns the first messages, and whether there are more.
+
+    most_chars: of the texts of all, as far as there are more messages than one.
+    """
+    items: list[MessageRecord] = []
+    chars = 0
+    for record in records:
+        chars += _chars(record)
+        if len(items) == limit or (items and most_chars is not None and chars > most_chars):
+            return items, True
+        items.append(record)
+    return items, False
+
+
+def _chars(record: MessageRecord) -> int:
+    rounds = sum(len(r.arguments) + len(r.result) for r in record.rounds)
+    return len(record.text or "") + len(record.note or "") + rounds
+
+
+def _no_conversation() -> UnknownId:
+    return UnknownId("There is no such conversation.")
+
+
+def _no_message() -> UnknownId:
+    return UnknownId("There is no such message.")

@@ -1,0 +1,110 @@
+"""Views of facts: a page of them, one with its history, and those that stand in each prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+from msgspec import UNSET, Struct
+
+from gateway.core.memory.standing import standing_block
+from gateway.errors import UnknownId
+from gateway.run.admin.find_memory import find_memory
+from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, next_cursor
+from gateway.run.admin.operation_arguments import read_cursor
+from gateway.run.admin.page_records import FactOrigin, FactRecord, SourceRecord
+from gateway.run.admin.source_records import LISTED_SOURCES, list_sources
+from storage.listing import LAST_NUMBER, FoundMemory, SizedMemory
+from storage.records import Fact, StandingFact
+from storage.sql.store import Store
+
+# The exchanges of a fact of which its own screen shows the messages.
+_SHOWN_SOURCES = 8
+
+
+class FactPage(Struct, frozen=True):
+    """A fact, those whose place it took, and the one that took its place."""
+
+    fact: FactRecord
+    before: tuple[FactRecord, ...]
+    after: FactRecord | None
+
+
+class FactViews(Struct, frozen=True):
+    """Reads the facts of a memory. The methods raise UnknownId where there is no such memory, or no such fact."""
+
+    store: Store
+
+    async def page(
+        self,
+        project: str | None,
+        uid: str,
+        *,
+        is_all: bool = False,
+        as_of: float | None = None,
+        after: str | None = None,
+        limit: int = PAGE_LIMIT,
+    ) -> ListPage[FactRecord]:
+        """Returns a page of facts, the newest first.
+
+        is_all: facts that are no longer true are listed as well.
+        as_of: only facts that were true then are listed; in seconds since the epoch.
+        """
+        memory = await find_memory(self.store, project, uid)
+        before = read_cursor(after, LAST_NUMBER)
+        facts = await self.store.facts.list(
+            memory.id, is_all=is_all, as_of=as_of, before=before, limit=limit + 1
+        )
+        items = await self.records(memory, facts[:limit])
+        return ListPage(items, next_cursor(facts, limit, lambda fact: str(fact.seq)))
+
+    async def show(self, project: str | None, uid: str, seq: int) -> FactPage:
+        """Returns a fact with its history."""
+        memory = await find_memory(self.store, project, uid)
+        facts = self.store.facts
+        fact = await facts.find(memory.id, seq)
+        if fact is None:
+            raise UnknownId("There is no such fact.")
+        before = await facts.list_replaced(memory.id, fact.id)
+        after = None if fact.successor is None else await facts.find(memory.id, fact.successor)
+        (record,) = await self.records(memory, [fact], _SHOWN_SOURCES)
+        others = await self.records(memory, [*before, *([] if after is None else [after])])
+        return FactPage(record, others[: len(before)], others[-1] if after is not None else None)
+
+    async def standing(self, uid: str, before: float = math.inf) -> tuple[FactRecord, ...]:
+        """Returns the standing facts that are in each prompt, newest first, as far as there is room.
+
+        before: facts that were learned later are left out; in seconds since the epoch.
+        """
+        memory = await find_memory(self.store, None, uid)
+        standing = await self.store.facts.standing(memory.id)
+        facts = [fact for fact in standing if not fact.muted and fact.at <= before]
+        if not facts:
+            return ()
+        blocks = [each.block for each in await self.store.memory_pages.blocks(memory.id)]
+        candidates = [StandingFact(fact.seq, fact.text, fact.valid_from) for fact in facts]
+        _, shown_seqs = standing_block(candidates, blocks, None)
+        return await self.records(memory, [fact for fact in facts if fact.seq in shown_seqs])
+
+    async def records(
+        self, memory: FoundMemory | SizedMemory, facts: Sequence[Fact], most_sources: int = LISTED_SOURCES
+    ) -> tuple[FactRecord, ...]:
+        """Returns facts as they are shown. most_sources: the exchanges whose messages are shown for each fact."""
+        return tuple(map(_fact_record, facts, await list_sources(self.store, memory, facts, most_sources)))
+
+
+def _fact_record(fact: Fact, sources: tuple[SourceRecord, ...]) -> FactRecord:
+    return FactRecord(
+        fact.seq,
+        fact.text,
+        fact.about,
+        fact.valid_from,
+        fact.at,
+        fact.ended_at,
+        fact.successor,
+        fact.muted,
+        cast(FactOrigin, fact.origin.partition(":")[0]),
+        sources,
+        (fact.standing and not fact.muted and fact.ended_at is None) or UNSET,
+    )

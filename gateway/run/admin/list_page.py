@@ -1,0 +1,55 @@
+"""A page of a list, and the cursor with which a client asks for the next page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from msgspec import Struct
+
+from gateway.run.admin.operation_arguments import record_number, unreadable_cursor
+from storage.listing import FIRST_PAGE, PageEnd
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+# The items of a page where the client names no limit, and the highest limit.
+PAGE_LIMIT, MAX_PAGE_LIMIT = 50, 200
+
+
+class ListPage(Struct, Generic[T], frozen=True):
+    """A page of a list."""
+
+    items: tuple[T, ...]
+    # `after` of the next page; None: this is the last one.
+    next: str | None
+
+
+def next_cursor(items: Sequence[S], limit: int, cursor_of: Callable[[S], str]) -> str | None:
+    """Returns the cursor of the next page; None: there is none.
+
+    items: those of the page, and one more where the list goes on.
+    cursor_of: returns the cursor of the page after an item.
+    """
+    return cursor_of(items[limit - 1]) if len(items) > limit else None
+
+
+def format_page_end(end: PageEnd) -> str:
+    """Returns the cursor of the page after one that ends so, in a list by the time of the last turn."""
+    return f"{end[0]!r}_{end[1]}"
+
+
+def parse_page_end(cursor: str | None) -> PageEnd:
+    """Returns the end of the page before; None: the first page is asked for. Raises: BadRequest."""
+    if cursor is None:
+        return FIRST_PAGE
+    at, _, row = cursor.partition("_")
+    number = record_number(row)
+    try:
+        seconds = float(at)
+    except ValueError:
+        seconds = math.nan
+    if number is None or not math.isfinite(seconds):
+        raise unreadable_cursor()
+    return seconds, number

@@ -1,0 +1,66 @@
+"""The records of what facts and versions of blocks came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import UNSET
+
+from gateway.core.memory.visibility import recallable_messages
+from gateway.run.admin.exchange_messages import shortened
+from gateway.run.admin.hits import message_href, passage_href
+from gateway.run.admin.page_records import SourceRecord
+from storage.listing import FoundMemory, SizedMemory, SourceExchange
+from storage.records import Fact, Passage, Revision
+from storage.sql.store import Store
+
+# The exchanges of each fact or version of which a list shows the messages.
+LISTED_SOURCES = 2
+_SOURCE_CHARS = 1_000
+_PASSAGE_CHARS = 4_000
+
+
+async def list_sources(
+    store: Store,
+    memory: FoundMemory | SizedMemory,
+    items: Sequence[Fact | Revision],
+    most: int = LISTED_SOURCES,
+) -> list[tuple[SourceRecord, ...]]:
+    """Returns for each item the messages that it came from, in the order of the items.
+
+    most: the exchanges that are read for each item.
+    """
+    origins = [_source_exchanges(item)[:most] for item in items]
+    exchanges = await store.memory_pages.sources(memory.id, sorted({id for ids in origins for id in ids}))
+    records = {id: _source_records(memory.uid, exchange) for id, exchange in exchanges.items()}
+    return [tuple(record for id in ids for record in records.get(id, ())) for ids in origins]
+
+
+def passage_record(uid: str, passage: Passage) -> SourceRecord:
+    text = shortened(passage.text, _PASSAGE_CHARS)
+    return SourceRecord("passage", passage.seq, text, passage.at, href=passage_href(uid, passage.seq))
+
+
+def _source_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...]:
+    exchange = source.exchange
+    messages = recallable_messages(exchange, source.prefix_is_shared, None)
+    quoted = [m for m in messages if m.role == "user"] or messages[:1]
+    if not quoted:
+        return (SourceRecord("message", exchange.seq, None, exchange.begun, forgotten=True),)
+    return tuple(
+        SourceRecord(
+            "message",
+            m.seq,
+            shortened(m.text, _SOURCE_CHARS),
+            m.at,
+            href=message_href(uid, source.conversation, exchange, m.seq),
+            speaker=m.speaker or (UNSET if m.role == "user" else m.role),
+        )
+        for m in quoted
+    )
+
+
+def _source_exchanges(item: Fact | Revision) -> list[int]:
+    """Returns the exchanges that something came from, the one where it was stated first."""
+    stated = [] if item.exchange is None else [item.exchange]
+    return list(dict.fromkeys([*stated, *item.sources]))
