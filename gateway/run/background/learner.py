@@ -155,11 +155,12 @@ class LearningService:
         scope = unread.agent.scope
         if scope.profile in self._excluded_profiles:
             return _AskedBatch()
-        messages = clean_messages(unread.messages, keeps_secrets=self._keeps_secrets)
-        seqs = [message.seq for message in messages]
-        batch = _AskedBatch(unread.cursor, unread.upto, unread.is_more, unread.is_waiting, seqs)
+        batch = _AskedBatch(unread.cursor, unread.upto, unread.is_more, unread.is_waiting)
         background = self._background
-        if not messages or background is None:
+        if background is None:
+            return batch
+        messages = await self._clean(unread)
+        if not messages:
             return batch
         facts = await self._related_facts(unread, messages)
         blocks = learn.with_human(await self._store.facts.blocks(job.agent))
@@ -172,10 +173,15 @@ class LearningService:
 
         return replace(
             batch,
+            messages=[message.seq for message in messages],
             shown=[fact.seq for fact in facts],
             blocks={block.label: block.version for block in blocks},
             calls=await _ask_calls(ask, messages, is_smallest=job.job.tries > _HALVINGS),
         )
+
+    async def _clean(self, unread: Unread) -> list[Message]:
+        """Returns the messages of a batch as they may be read. In a thread: secrets are looked for in all of them."""
+        return await asyncio.to_thread(clean_messages, unread.messages, keeps_secrets=self._keeps_secrets)
 
     async def _related_facts(self, unread: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
         """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
@@ -202,7 +208,7 @@ class LearningService:
 
         Returns False if a message that the model read is gone. The answer may come from it, so the job asks again.
         """
-        messages = clean_messages(unread.messages, keeps_secrets=self._keeps_secrets)
+        messages = await self._clean(unread)
         if batch.calls and [message.seq for message in messages] != list(batch.messages):
             return False
         if self._background is None:

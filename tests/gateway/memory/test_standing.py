@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.core.memory.standing import MAX_TOKENS, learn_standing
+from gateway.core.memory.transcript import clean_messages
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRecall
 from gateway.settings import BlockSettings
-from storage.commands import Learned
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.background.learner import Learner, fact, learning
@@ -91,17 +91,23 @@ def test_a_block_of_the_same_label_hides_none_of_them(upstream: StrictUpstream, 
         assert "I never eat meat" in result.note
 
 
-def test_statements_are_compared_outside_of_the_loop(rule: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_are_read_once_and_outside_of_the_loop(
+    rule: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_loop = []
 
-    def learn(*arguments: Any, **options: Any) -> Learned:
-        in_loop.append(asyncio._get_running_loop() is not None)
-        return learn_standing(*arguments, **options)
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            in_loop.append((function.__name__, asyncio._get_running_loop() is not None))
+            return function(*arguments, **options)
 
-    monkeypatch.setattr("gateway.run.background.learner.learn_standing", learn)
+        return call
+
+    for function in (clean_messages, learn_standing):
+        monkeypatch.setattr(f"gateway.run.background.learner.{function.__name__}", noting(function))
     say(rule, MEAT)
     assert rule.texts() == ["User said: I never eat meat."]
-    assert in_loop == [False]
+    assert in_loop == [("clean_messages", False), ("learn_standing", False)]
 
 
 def test_nothing_is_stored_of_a_question_about_the_past_or_of_a_reply(rule: Learner) -> None:
