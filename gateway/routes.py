@@ -32,10 +32,12 @@ from gateway.web.manage.usage_routes import usage_routes
 from gateway.web.memory_api import memory_routes
 from gateway.web.messages import COUNT_PATH, MESSAGES_PATH, CountRoute, MessagesRoute
 from gateway.web.models import model_routes
+from gateway.web.response_owners import ResponseOwners
 from gateway.web.responses import RESPONSES_PATH, ResponsesRoute
 from gateway.web.sockets.responses_socket import HandshakeRoute
 from gateway.web.stored_responses import GatewayResponses
 from gateway.web.stored_routes import stored_routes
+from gateway.web.upstream_responses import UpstreamResponses
 from storage.listing import NamedAgent
 
 
@@ -62,16 +64,22 @@ def make_endpoints(
     chat_route = ChatRoute(
         settings.server, chat, services.native_chat, bodies, limits.send_timeout_s, services.requests
     )
+    stored_responses = StoredResponses(services.store, chat.turns)
+    owners = ResponseOwners(chat.resolver.rules, services.store)
     gateway_responses = GatewayResponses(
-        StoredResponses(services.store, chat.turns),
-        chat.resolver.rules,
-        chat.conversations,
-        bodies,
+        stored_responses,
         services.background_responses,
+        chat.conversations,
+        owners,
+        bodies,
+        limits.send_timeout_s,
+    )
+    upstream_responses = UpstreamResponses(
+        stored_responses,
+        owners,
         services.native_chat,
         services.accounting.pending_usage,
         settings.server.max_messages,
-        limits.send_timeout_s,
     )
 
     def responses_route(kind: type[ResponsesRoute]) -> ResponsesRoute:
@@ -98,14 +106,16 @@ def make_endpoints(
         Route(INPUT_TOKENS_PATH, responses_route(InputTokensRoute), methods=["POST"]),
         Route(COMPACT_PATH, responses_route(CompactRoute), methods=["POST"]),
         Route(RESPONSES_PATH, HandshakeRoute(), methods=["GET"]),
-        *stored_routes(forwarder, bodies, max_upload_bytes, limits, prompts, gateway_responses),
+        *stored_routes(
+            forwarder, bodies, max_upload_bytes, limits, prompts, gateway_responses, upstream_responses
+        ),
         *forwarding_routes(forwarder, bodies, max_upload_bytes, limits),
         *memory_routes(
             make_request_operations(settings, services.store, services.requests),
             LinkOperations(services.store, services.now, settings.default_profile),
             bodies,
             settings.ui,
-            gateway_responses.owner,
+            owners.read,
         ),
         *_manage_routes(services, bodies, Access(guard, admin_token)),
         *([] if admin_token is None else admin_routes(_operations(services), admin_token)),

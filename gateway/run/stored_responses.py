@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.private import private_of
 from gateway.core.turn_name import TurnName
-from gateway.run.memory.named_turns import FoundTurn, NamedTurn, find_turn, read_turns_to
+from gateway.run.memory.named_turns import NamedTurn, TurnLocation, find_turn, read_turns_to
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_services import TurnServices
 from storage.commands import ForgetTarget
@@ -45,31 +45,31 @@ class StoredResponses:
     store: Store
     turns: TurnServices
 
-    async def find(self, owner: ResponseOwner, name: TurnName) -> FoundTurn | None:
-        """Returns a turn; None: there is none that its owner may read. Raises: MemoryUnavailable."""
+    async def find(self, owner: ResponseOwner, name: TurnName) -> TurnLocation | None:
+        """Returns where a turn is stored; None: there is none that its owner may read. Raises: MemoryUnavailable."""
         with map_store_errors():
-            turn = await find_turn(self.store, owner.project, name)
-            if turn is None or turn.exchange.state is State.OPEN:
+            location = await find_turn(self.store, owner.project, name)
+            if location is None or location.exchange.state is State.OPEN:
                 owned = await self.store.messages.owner(owner.project, name.conversation)
                 if owned is None:
                     await self.turns.wait_project_written(owner.project)
                 else:
                     await self.turns.wait_written(owned[0].scope)
-                turn = await find_turn(self.store, owner.project, name)
-        return turn if turn is not None and owner.may_read(turn.agent) else None
+                location = await find_turn(self.store, owner.project, name)
+        return location if location is not None and owner.may_read(location.agent) else None
 
-    async def path(self, response: FoundTurn) -> Sequence[NamedTurn]:
-        """Returns the turns up to a response's, oldest first, its own the last. Raises: MemoryUnavailable."""
+    async def path(self, location: TurnLocation) -> Sequence[NamedTurn]:
+        """Returns the turns of the path that ends with a turn, oldest first. Raises: MemoryUnavailable."""
         with map_store_errors():
-            return await read_turns_to(self.store, response.agent, response.exchange)
+            return await read_turns_to(self.store, location.agent, location.exchange)
 
-    async def conversation_id(self, response: FoundTurn) -> str | None:
-        """Returns the client's own id of a response's conversation; None: it has none. Raises: MemoryUnavailable."""
+    async def conversation_id(self, location: TurnLocation) -> str | None:
+        """Returns the client's own id of a turn's conversation; None: it has none. Raises: MemoryUnavailable."""
         with map_store_errors():
-            found = await self.store.messages.owner(
-                response.agent.scope.project, response.turn.name.conversation
+            owned = await self.store.messages.owner(
+                location.agent.scope.project, location.turn.name.conversation
             )
-        return None if found is None else found[1]
+        return None if owned is None else owned[1]
 
     async def forget_upstreams(self, owner: ResponseOwner, id: str) -> bool:
         """Forgets the exchange of a response that an upstream had stored. Returns whether there was one.
@@ -97,7 +97,7 @@ class StoredResponses:
                 before = messages[-1][1].exchange.id
         return False
 
-    async def delete(self, response: FoundTurn) -> None:
-        """Forgets a response's exchange. Raises: MemoryUnavailable."""
+    async def delete(self, location: TurnLocation) -> None:
+        """Forgets the exchanges of a turn. Raises: MemoryUnavailable."""
         with map_store_errors():
-            await self.store.forgetting.forget(response.agent.id, ForgetTarget(exchanges=list(response.rows)))
+            await self.store.forgetting.forget(location.agent.id, ForgetTarget(exchanges=list(location.rows)))

@@ -184,7 +184,7 @@ class ResponsesRoute(ForwardedRoute):
         conversation = call.conversation
         scope = call.incoming.scope
         background = self.gateway_responses.background
-        digest = _digest_request(scope, self.gateway_responses.rules, request.body)
+        digest = _digest_request(scope, self.chats.chat.resolver.rules, request.body)
         tag = background.find_accepted(digest) if _is_retry(scope) else None
         if tag is None:
             info = call.incoming.info
@@ -206,7 +206,7 @@ class ResponsesRoute(ForwardedRoute):
             if is_new:
                 return queued, run
         return await self.gateway_responses.show(
-            self.gateway_responses.owner(scope, request.chat.json), f"resp_{tag}"
+            self.gateway_responses.owners.read(scope, request.chat.json), f"resp_{tag}"
         )
 
     async def _read_request(
@@ -249,7 +249,7 @@ class ResponsesRoute(ForwardedRoute):
         self, id: str, request: ResponsesRequest, scope: Scope, ticket: QueueTicket
     ) -> ResponseConversation:
         """Returns a conversation of the gateway's own, with the items that wait in it. Raises: GatewayError."""
-        owner = self.gateway_responses.owner(scope, request.chat.json)
+        owner = self.gateway_responses.owners.read(scope, request.chat.json)
         conversations = self.chats.chat.conversations
         # A response in the background takes what waits when its job begins, and a count of tokens takes nothing.
         if request.echo["background"] or not self.makes_response:
@@ -260,7 +260,7 @@ class ResponsesRoute(ForwardedRoute):
         """Returns a name for the conversation of a request that names none."""
         if request.echo["background"] and find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:
             # Sent again, it has the same memory.
-            return _digest_request(scope, self.gateway_responses.rules, request.body).hex()
+            return _digest_request(scope, self.chats.chat.resolver.rules, request.body).hex()
         return token_hex(16)
 
     def _upstream_tools(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> UpstreamTools:

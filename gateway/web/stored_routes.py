@@ -26,6 +26,7 @@ from gateway.web.incoming import Incoming
 from gateway.web.middleware import info_of
 from gateway.web.response_conversations import CONVERSATIONS_PATH
 from gateway.web.stored_responses import GatewayResponses
+from gateway.web.upstream_responses import UpstreamResponses
 
 _RANGE_HEADERS: Final = frozenset((b"range", b"if-range"))
 # By path the methods, and the name under which requests are counted. Conversations of the agents API have the same
@@ -45,6 +46,8 @@ class StoredRoute(ForwardedRoute):
     prompts: Sequence[str]
     # Answers for what the gateway itself stores.
     gateway_responses: GatewayResponses
+    # Keeps memory in step with what upstreams store.
+    upstream_responses: UpstreamResponses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
@@ -76,7 +79,7 @@ class StoredRoute(ForwardedRoute):
             if head is not None:
                 # It is gone upstream already where the client asks again after such an error.
                 if 200 <= head["status"] < 300 or head["status"] == 404:
-                    await self.gateway_responses.forget_deleted(scope, id)
+                    await self.upstream_responses.forget_deleted(scope, id)
                 await send(head)
                 head = None
             await send(message)
@@ -98,7 +101,7 @@ class StoredRoute(ForwardedRoute):
         async def send_after(message: Message) -> None:
             id, response, end.response = end.id, end.response, None
             if id is not None and response is not None:
-                await self.gateway_responses.save_ended(incoming.scope, id, response)
+                await self.upstream_responses.save_ended(incoming.scope, id, response)
             await incoming.send(message)
 
         return send_after
@@ -120,12 +123,22 @@ def stored_routes(
     limits: Limits,
     prompts: Sequence[str],
     gateway_responses: GatewayResponses,
+    upstream_responses: UpstreamResponses,
 ) -> list[Route]:
     """Returns the routes of all that upstreams store of responses. The parameters are those of `StoredRoute`."""
     return [
         Route(
             path,
-            StoredRoute(name, forwarder, bodies, max_upload_bytes, limits, prompts, gateway_responses),
+            StoredRoute(
+                name,
+                forwarder,
+                bodies,
+                max_upload_bytes,
+                limits,
+                prompts,
+                gateway_responses,
+                upstream_responses,
+            ),
             methods=list(methods),
         )
         for path, (methods, name) in _STORED.items()

@@ -74,8 +74,8 @@ class NamedTurn(Struct, frozen=True):
         return [each for each in stored_directions(self.reply) if each[0] <= own]
 
 
-class FoundTurn(Struct, frozen=True):
-    """A stored turn that a name stands for."""
+class TurnLocation(Struct, frozen=True):
+    """Where the turn with a name is stored."""
 
     # The memory that has it.
     agent: Agent
@@ -89,12 +89,12 @@ class FoundTurn(Struct, frozen=True):
         return self.turn.exchange
 
 
-async def find_turn(store: Store, project: str, name: TurnName) -> FoundTurn | None:
-    """Returns the turn of a project that a name stands for; None: there is none. Raises: StoreError."""
+async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation | None:
+    """Returns where the turn with a name is stored; None: the project has none. Raises: StoreError."""
     begun = await store.messages.find_begun(project, name.conversation, turn_begun(name.turn))
     if begun is not None and begun[1].run is None:
         agent, listed = begun
-        return FoundTurn(agent, NamedTurn(name, listed.exchange), (listed.exchange.id,))
+        return TurnLocation(agent, NamedTurn(name, listed.exchange), (listed.exchange.id,))
     if begun is None and (stored_name := await name_of_run(store, project, name.tag)) is not None:
         run_turn = await find_turn(store, project, stored_name)
         return None if run_turn is None else replace(run_turn, turn=NamedTurn(name, run_turn.exchange))
@@ -108,7 +108,7 @@ async def find_turn(store: Store, project: str, name: TurnName) -> FoundTurn | N
     if first_step is None:
         return None
     exchange, rows = turns.joined(first_step)
-    return FoundTurn(agent, NamedTurn(name, exchange), rows)
+    return TurnLocation(agent, NamedTurn(name, exchange), rows)
 
 
 async def name_of_run(store: Store, project: str, uid: str, *, or_cancelled: bool = False) -> TurnName | None:

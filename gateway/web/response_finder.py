@@ -1,0 +1,57 @@
+"""Finds responses that the gateway itself has answered, by their ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gateway.core.turn_name import TurnName
+from gateway.dialects.responses.render import rebuild_response
+from gateway.dialects.responses.response_ids import parse_turn_name
+from gateway.errors import UnknownId
+from gateway.run.background_responses import BackgroundResponses
+from gateway.run.memory.named_turns import TurnLocation, turn_begun
+from gateway.run.stored_responses import ResponseOwner, StoredResponses
+from storage.records import Run
+
+
+class LocatedResponse(NamedTuple):
+    """A response that the gateway has answered. It has a turn, a run in the background, or both."""
+
+    id: str
+    # None: no turn is written yet, or it was forgotten.
+    location: TurnLocation | None
+    # None: it was not made in the background, or its run was removed.
+    run: Run | None
+
+
+def unknown_response(id: str) -> UnknownId:
+    return UnknownId(f"Response with id '{id[:120]}' not found.")
+
+
+@dataclass(eq=False)
+class ResponseFinder:
+    """Finds responses for those who may read them."""
+
+    stored: StoredResponses
+    background: BackgroundResponses
+
+    async def find(self, owner: ResponseOwner, id: str) -> LocatedResponse:
+        """Returns a response. Raises: UnknownId: there is none with this id that its owner may read."""
+        name = parse_turn_name(id)
+        if name is None:
+            raise unknown_response(id)
+        location = await self.find_turn(owner, name)
+        # The id of a response that was made in the foreground has the time at which its turn began.
+        may_have_run = location is None or turn_begun(name.turn) != location.exchange.begun
+        run = await self.background.find(owner, name.tag) if may_have_run else None
+        if location is None and run is None:
+            raise unknown_response(id)
+        return LocatedResponse(id, location, run)
+
+    async def find_turn(self, owner: ResponseOwner, name: TurnName) -> TurnLocation | None:
+        """Returns the turn of a response; None: there is none, or its reply is not one of a response."""
+        location = await self.stored.find(owner, name)
+        if location is None or rebuild_response(location.turn.name.tag, location.turn.reply) is None:
+            return None
+        return location

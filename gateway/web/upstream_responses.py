@@ -1,0 +1,52 @@
+"""Memory of responses that upstreams have stored: turns are written as clients read them, and forgotten with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.types import Scope
+
+from gateway.dialects.responses.native import read_native
+from gateway.run.deferred_replies import DeferredReply
+from gateway.run.native_chat import NativeChat
+from gateway.run.native_request import NativeRequest
+from gateway.run.store_errors import map_store_errors
+from gateway.run.stored_responses import StoredResponses
+from gateway.run.usage.pending_usage import PendingUsage
+from gateway.web.middleware import info_of
+from gateway.web.response_owners import ResponseOwners
+
+
+@dataclass(eq=False)
+class UpstreamResponses:
+    """Forgets and writes the turns of responses that upstreams have stored."""
+
+    stored: StoredResponses
+    owners: ResponseOwners
+    native_chat: NativeChat
+    pending_usage: PendingUsage
+    # The most messages that a request may have.
+    max_messages: int
+
+    async def forget_deleted(self, scope: Scope, id: str) -> None:
+        """Forgets the turn of a response that its upstream has just deleted. scope: of the request for that."""
+        owner = self.owners.read(scope)
+        deferred = self.native_chat.deferred
+        with map_store_errors():
+            row = await deferred.find(owner.project, id)
+            if row is not None and owner.may_read(row.agent):
+                await deferred.forget(row)
+        await self.stored.forget_upstreams(owner, id)
+
+    async def save_ended(self, scope: Scope, id: str, response: bytes) -> None:
+        """Counts a response that its upstream has made in the background, and writes its turn if that is missing.
+
+        scope: of the request to which the upstream has just answered with the response.
+        """
+        project = info_of(scope).caller.project
+        self.pending_usage.count(project, id, response)
+        await self.native_chat.save_deferred(project, id, response, self._read_request)
+
+    def _read_request(self, reply: DeferredReply) -> NativeRequest | None:
+        """Returns the request of a deferred reply; None: memory cannot read it."""
+        return read_native(reply.body.encode(), reply.path, self.max_messages)
