@@ -177,7 +177,7 @@ class Edge:
         def answer(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 info.status = message["status"]
-                message["headers"] = _add_ids(message["headers"], info)
+                message["headers"] = _complete_headers(message["headers"], info)
             else:
                 info.bytes_out += len(message.get("body", b""))
                 info.is_complete = not message.get("more_body", False)
@@ -304,20 +304,28 @@ class Edge:
         self._access.add(line)
 
 
-def _add_ids(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list[tuple[bytes, bytes]]:
-    """Returns the headers of a reply with the ids of its request and its trace. Notes whether it is an event stream."""
+def _complete_headers(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list[tuple[bytes, bytes]]:
+    """Returns the headers of a reply with the ids of its request and its trace, and with one for proxies if it streams.
+
+    Notes whether it is an event stream.
+    """
     request_id = info.request_id.encode()
     id_header = None if info.error_form is None else info.error_form.id_header
     added = [*headers, (b"x-mnemogate-request-id", request_id)]
-    has_id = False
+    has_id = has_buffering = False
     has_dialects_id = id_header is None
     for name, value in added:
         if name == b"content-type":
             info.is_event_stream = value.startswith(b"text/event-stream")
         elif name == b"x-request-id":
             has_id = True
+        elif name == b"x-accel-buffering":
+            has_buffering = True
         elif name == id_header:
             has_dialects_id = True
+    if info.is_event_stream and not has_buffering:
+        # nginx gathers some kilobytes of a reply by default, which is all of a short one: no token would come early.
+        added.append((b"x-accel-buffering", b"no"))
     # An upstream's own id stays; SDKs show it, and the provider's support asks for it.
     if not has_id:
         added.append((b"x-request-id", request_id))

@@ -56,6 +56,17 @@ def test_text_is_not_held_back(gateway: Running, upstream: StrictUpstream) -> No
         assert client.read_chunk() == b""
 
 
+def test_a_proxy_before_the_gateway_is_told_to_let_a_stream_pass(
+    gateway: Running, upstream: StrictUpstream
+) -> None:
+    """nginx gathers replies by default: a caller would have a short stream only when it has ended."""
+    assert gateway.post({**HELLO, "stream": True}).headers["x-accel-buffering"] == "no"
+    assert "x-accel-buffering" not in gateway.post(HELLO).headers
+    upstream.queue(say("Hi", headers={"x-accel-buffering": "yes"}))
+    theirs = gateway.post({**HELLO, "stream": True})
+    assert theirs.headers["x-accel-buffering"] == "yes"  # what the upstream asks for stays
+
+
 def test_an_upstream_error_is_the_clients_own(gateway: Running, upstream: StrictUpstream) -> None:
     upstream.queue(fail(429, "Slow down", retry_after="7"))
     reply = gateway.post(HELLO)
