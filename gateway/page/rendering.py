@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -46,6 +46,8 @@ class Renderer:
             auto_reload=False,
         )
         self._environment.filters |= {
+            "words": words,
+            "paragraph": paragraph,
             "cut": cut,
             "when": when,
             "ago": lambda at: ago(at, self._now()),
@@ -119,6 +121,16 @@ def _finalize(value: Any) -> Any:
     return "" if value is None else value
 
 
+def words(text: str) -> Markup:
+    """Returns a text of a person or a model as HTML: never markup, in its own direction, in no known language."""
+    return Markup(f'<span class="words" dir="auto" lang="">{escape(_finalize(text))}</span>')
+
+
+def paragraph(text: str) -> Markup:
+    """Returns what `words` does, as an element of its own, in which line ends are kept."""
+    return Markup(f'<div class="words text" dir="auto" lang="">{escape(_finalize(text))}</div>')
+
+
 def cut(text: str, most: int) -> Markup:
     """Returns a text as HTML, ended with "…" where it would take more bytes than it may."""
     html = str(escape(visible(text[: most + 1]))).encode("utf-8", "replace")
@@ -143,17 +155,20 @@ def next_in(loop: Any, kind: str = "", list: str = "forget") -> str | None:
 
 
 def _query_string(fields: Mapping[str, Any]) -> str:
-    texts = {
-        name: str(value).lower() if isinstance(value, bool) else str(value)
+    parts = [
+        f"{name}={quote_plus(str(value).lower() if isinstance(value, bool) else str(value))}"
         for name, value in fields.items()
         if value is not None
-    }
-    return "?" + urlencode(texts) if texts else ""
+    ]
+    return "?" + "&".join(parts) if parts else ""
 
 
 def when(at: float | None, *, form: str = "%-d %b %Y, %H:%M") -> str:
     """Returns a time in UTC as HTML. form: as of `strftime`."""
-    return _UNKNOWN if at is None else _time_element(at, datetime.fromtimestamp(at, UTC).strftime(form))
+    if at is None:
+        return _UNKNOWN
+    moment = datetime.fromtimestamp(at, UTC)
+    return _time_element(moment, moment.strftime(form))
 
 
 def ago(at: float | None, now: float) -> str:
@@ -163,10 +178,12 @@ def ago(at: float | None, now: float) -> str:
     passed = now - at
     if passed >= 7 * 86_400 or passed < -60:
         return when(at, form="%-d %b %Y")
+    text = "just now"
     for seconds, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if passed >= seconds:
-            return _time_element(at, f"{int(passed // seconds)} {unit} ago")
-    return _time_element(at, "just now")
+            text = f"{int(passed // seconds)} {unit} ago"
+            break
+    return _time_element(datetime.fromtimestamp(at, UTC), text)
 
 
 def clock(at: float, now: float) -> str:
@@ -175,11 +192,10 @@ def clock(at: float, now: float) -> str:
     return when(at, form="%H:%M:%S" if is_today else "%-d %b, %H:%M:%S")
 
 
-def _time_element(at: float, text: str) -> Markup:
-    moment = datetime.fromtimestamp(at, UTC)
-    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(
-        moment.strftime("%Y-%m-%dT%H:%M:%SZ"), moment.strftime("%Y-%m-%d %H:%M:%S"), text
-    )
+def _time_element(moment: datetime, text: str) -> Markup:
+    """Returns a time as HTML. text: the gateway's own words."""
+    day, time = f"{moment:%Y-%m-%d}", f"{moment:%H:%M:%S}"
+    return Markup(f'<time datetime="{day}T{time}Z" title="{day} {time} UTC">{text}</time>')
 
 
 def size(bytes: int) -> str:

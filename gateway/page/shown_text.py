@@ -13,6 +13,8 @@ _SHOWN = re.compile("\u2039U\\+([0-9A-F]{4})\u203a")
 
 def visible(text: str) -> str:
     """Returns a text in which what is hidden or reorders lines has a form that is seen: \u2039U+202E\u203a."""
+    if text.isprintable():  # as most are
+        return text
     return _HIDDEN.sub(lambda match: f"\u2039U+{ord(match[0]):04X}\u203a", text.replace("\r\n", "\n"))
 
 
