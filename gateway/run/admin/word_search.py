@@ -76,7 +76,7 @@ class Remaining(Struct, frozen=True):
     queries: tuple[str, ...]
     # Of the newest messages, facts and passages with them, by kind, as far as they are counted.
     counts: dict[SourceKind, int]
-    # There are more.
+    # There may be more.
     has_more: bool
     # The first of them.
     items: tuple[TextWithWords, ...]
@@ -177,8 +177,6 @@ class WordSearches(Struct, frozen=True):
                 )
             except TooSlow:
                 return None
-            if not hits.messages and (hits.is_incomplete or hits.next is not None):
-                return None
             of_query = {each.label: each for each in await self._blocks_with(blocks, query)}
             if hits.messages or of_query:
                 finding.append(query)
@@ -186,7 +184,9 @@ class WordSearches(Struct, frozen=True):
             items.update((each.seq, each) for each in await self._records(agent, new[:_SHOWN], query))
             found.update((each.seq, each) for each in new)
             with_words = of_query | with_words
-            has_more |= hits.next is not None
+            has_more |= hits.is_incomplete or hits.next is not None
+        if has_more and not found and not with_words:
+            return None
         return Remaining(
             tuple(finding or queries),
             dict(Counter(map(_kind, found.values()))),
