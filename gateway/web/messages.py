@@ -17,7 +17,7 @@ from gateway.core.request.identity import asks_agent
 from gateway.dialects.fields import check_model_name
 from gateway.dialects.messages.errors import MessagesErrors
 from gateway.dialects.messages.native import NativeMessages
-from gateway.dialects.messages.read import MessagesRequest, parse_body, read_names, read_request, read_thread
+from gateway.dialects.messages.parse import MessagesRequest, parse, parse_body, read_names, read_thread
 from gateway.dialects.messages.render import MakesMessages
 from gateway.errors import (
     BadRequest,
@@ -136,7 +136,7 @@ class MessagesRoute:
     ) -> MessagesRequest:
         headers = incoming.headers
         most = self.chats.settings.max_messages
-        return read_request(body, json, headers, most, is_lenient=is_lenient, has_limit=self.has_limit)
+        return parse(body, json, headers, most, is_lenient=is_lenient, has_limit=self.has_limit)
 
     def _read_native(self, incoming: Incoming, body: bytes, json: Json) -> MessagesRequest | None:
         """Returns a request for an upstream of its dialect; None: memory cannot read it, so that it passes without."""

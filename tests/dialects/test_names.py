@@ -11,7 +11,7 @@ import pytest
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import CONVERSATION_ORDER, USER_ORDER, IdentityRules, identify
 from gateway.dialects.chat.parse import parse as parse_chat
-from gateway.dialects.messages.read import read_request
+from gateway.dialects.messages.parse import parse
 from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.parse import parse as parse_responses
 from tests.rows import each_row
@@ -36,7 +36,7 @@ def by_native_responses(fields: Json) -> ChatRequest:
 
 def by_messages(fields: Json, *, is_lenient: bool = False) -> ChatRequest:
     json = {"model": "m", "max_tokens": 9, "messages": [HELLO], **fields}
-    return read_request(orjson.dumps(json), json, (), 9, is_lenient=is_lenient).chat
+    return parse(orjson.dumps(json), json, (), 9, is_lenient=is_lenient).chat
 
 
 def by_native_messages(fields: Json) -> ChatRequest:

@@ -104,7 +104,7 @@ def read_names(json: Json) -> Json:
     return {"model": json.get("model"), "metadata": metadata}
 
 
-def read_request(
+def parse(
     body: bytes,
     json: Json,
     headers: RawHeaders,

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.core.request.native_body import NativeChanges
 from gateway.dialects.messages.native import NativeMessages
-from gateway.dialects.messages.read import parse_body, read_request
+from gateway.dialects.messages.parse import parse, parse_body
 from gateway.errors import BadRequest
 
 Json = dict[str, Any]
@@ -113,7 +113,7 @@ def test_a_field_of_another_form_is_refused_or_read(path: tuple[Any, ...], is_le
         body = changed(path, value)
         json = parse_body(body)
         try:
-            request = read_request(body, json, (), 100, is_lenient=is_lenient)
+            request = parse(body, json, (), 100, is_lenient=is_lenient)
         except BadRequest:
             continue
         assert request.chat.messages
@@ -141,13 +141,13 @@ def test_a_field_of_another_form_is_refused_or_read(path: tuple[Any, ...], is_le
 def test_an_error_names_the_place(path: tuple[Any, ...], where: str) -> None:
     body = changed(path, 7)
     with pytest.raises(BadRequest) as raised:
-        read_request(body, parse_body(body), (), 100, is_lenient=False)
+        parse(body, parse_body(body), (), 100, is_lenient=False)
     assert raised.value.param == where
 
 
 def test_the_body_itself_is_read() -> None:
     body = orjson.dumps(BODY)
-    chat = read_request(body, parse_body(body), (), 100, is_lenient=False).chat
+    chat = parse(body, parse_body(body), (), 100, is_lenient=False).chat
     assert [m["role"] for m in chat.messages] == ["system", "user", "assistant", "tool", "user", "system"]
     assert chat.json["user"] == "alice"
 
@@ -161,20 +161,20 @@ def test_an_unknown_field_is_refused_by_its_path(where: str) -> None:
     inner["next_month"] = 1
     raw = orjson.dumps(body)
     with pytest.raises(BadRequest, match=r"next_month: Extra inputs are not permitted"):
-        read_request(raw, parse_body(raw), (), 100, is_lenient=False)
-    assert read_request(raw, parse_body(raw), (), 100, is_lenient=True).chat.messages
+        parse(raw, parse_body(raw), (), 100, is_lenient=False)
+    assert parse(raw, parse_body(raw), (), 100, is_lenient=True).chat.messages
 
 
 def test_an_error_quotes_no_more_of_a_field_s_name_than_names_have() -> None:
     body = changed(("messages", 0, "content", 0, "x" * 10_000), 1)
     with pytest.raises(BadRequest) as raised:
-        read_request(body, parse_body(body), (), 100, is_lenient=False)
+        parse(body, parse_body(body), (), 100, is_lenient=False)
     assert len(raised.value.message) < 1_000
 
 
 def effort_of(*messages: Json, **fields: Any) -> Any:
     raw = orjson.dumps({"model": "m", "max_tokens": 5, "messages": messages, **fields})
-    return read_request(raw, parse_body(raw), (), 100, is_lenient=False).chat.json.get("reasoning_effort")
+    return parse(raw, parse_body(raw), (), 100, is_lenient=False).chat.json.get("reasoning_effort")
 
 
 def test_a_system_message_sets_the_effort_of_its_turn() -> None:
@@ -196,7 +196,7 @@ def test_a_system_message_sets_the_effort_of_its_turn() -> None:
 
 def named_of(body: Json) -> set[str]:
     raw = orjson.dumps(body, option=orjson.OPT_INDENT_2)
-    return set(read_request(raw, parse_body(raw), (), 100, is_lenient=False).chat.consumed)
+    return set(parse(raw, parse_body(raw), (), 100, is_lenient=False).chat.consumed)
 
 
 def test_what_is_left_out_is_named_and_nothing_else() -> None:
@@ -222,14 +222,14 @@ def test_an_unknown_field_within_a_result_is_refused(block: Json) -> None:
     block.get("source", block)["next_month"] = 1
     raw = orjson.dumps(body)
     with pytest.raises(BadRequest, match=r"^messages\.2\.content\.0\.content\.0\..*next_month: Extra inputs"):
-        read_request(raw, parse_body(raw), (), 100, is_lenient=False)
+        parse(raw, parse_body(raw), (), 100, is_lenient=False)
 
 
 def test_the_context_of_a_pdf_stands_before_it() -> None:
     source = {"type": "base64", "media_type": "application/pdf", "data": "JVBE"}
     document = {"type": "document", "title": "a.pdf", "context": "The rent of May.", "source": source}
     raw = orjson.dumps({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": [document]}]})
-    [message] = read_request(raw, parse_body(raw), (), 100, is_lenient=False).chat.messages
+    [message] = parse(raw, parse_body(raw), (), 100, is_lenient=False).chat.messages
     assert message["content"] == [
         {"type": "text", "text": "The rent of May."},
         {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBE"}},
@@ -240,7 +240,7 @@ def test_the_context_of_a_pdf_stands_before_it() -> None:
 def test_a_tool_is_forced_only_where_there_are_tools(choice: Json) -> None:
     raw = orjson.dumps({**{k: v for k, v in BODY.items() if k != "tools"}, "tool_choice": choice})
     with pytest.raises(BadRequest, match="tool_choice: may only be specified while providing tools"):
-        read_request(raw, parse_body(raw), (), 100, is_lenient=False)
+        parse(raw, parse_body(raw), (), 100, is_lenient=False)
 
 
 def test_stored_messages_that_this_dialect_has_no_form_for_leave_their_words() -> None:
@@ -259,7 +259,7 @@ def test_stored_messages_that_this_dialect_has_no_form_for_leave_their_words() -
     ]
     body = orjson.dumps({**BODY, "messages": [{"role": "user", "content": "Go on."}]})
     json = parse_body(body)
-    request = read_request(body, json, (), 100, is_lenient=True)
+    request = parse(body, json, (), 100, is_lenient=True)
     native = NativeMessages(body, json, request.origins, "/messages", partial(_unchanged, body))
     sent = native.render("m", NativeChanges(stored_messages=[(message, "") for message in stored])).body
     turns = [
@@ -280,7 +280,7 @@ def test_the_arguments_of_a_call_keep_all_digits(space: bytes) -> None:
     """orjson reads an integer beyond 64 bits as a float: an amount in wei, an id of 20 digits."""
     arguments = b'{"wei":1234567890123456789012,"of":[-99999999999999999999,18446744073709551615,1.5]}'
     body = orjson.dumps(BODY).replace(b'"input":{"a":1}', b'"input":' + space + arguments)
-    read = read_request(body, parse_body(body), (), 100, is_lenient=True)
+    read = parse(body, parse_body(body), (), 100, is_lenient=True)
     (call,) = next(m["tool_calls"] for m in read.chat.messages if "tool_calls" in m)
     assert call["function"]["arguments"].encode() == arguments
     assert arguments in read.chat.raw.replace(b'\\"', b'"')
