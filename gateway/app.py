@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from adapters.base import Provider
 from gateway.agents.routes import error_forms
 from gateway.agents.services import AgentServices
-from gateway.dialects.responses.errors import ResponsesErrors
 from gateway.errors import ErrorForm
 from gateway.limits import Limits
 from gateway.log import AccessLog
@@ -40,7 +39,6 @@ from gateway.web.health import Readiness, health_routes, home_routes
 from gateway.web.manage.access import MANAGE_PREFIX
 from gateway.web.messages import messages_error_form, refuse_unknown
 from gateway.web.middleware import Edge, info_of
-from gateway.web.responses import RESPONSES_PATH
 from gateway.web.sockets.responses_socket import ResponsesSockets
 from storage.sql.store import Store
 
@@ -100,6 +98,8 @@ class Gateway:
         self._mcp_endpoint = _make_mcp_endpoint(services, bodies) if server.mcp else None
         self._mcp_task: asyncio.Task[None] | None = None
         self._endpoints = make_endpoints(services, bodies, guard, admin_token)
+        dialects = self._endpoints.dialects
+        self._before_router = {dialect.path: dialect.app for dialect in dialects}
         routes = [
             *self._endpoints.routes,
             *home_routes(),
@@ -112,17 +112,22 @@ class Gateway:
         self._edge = self._make_edge(
             open_prefixes=(f"{PAGE_PATH}/", MANAGE_PREFIX, *((ADMIN_PREFIX,) if admin_token else ())),
             error_forms={
-                RESPONSES_PATH: ResponsesErrors(),
+                **{each.path: each.error_form for each in dialects if each.error_form is not None},
                 **(error_forms() if has_agents else {}),
                 **({} if self._mcp_endpoint is None else self._mcp_endpoint.error_forms()),
             },
             paths=[each.path for each in routes],
+            user_paths=frozenset(dialect.path for dialect in dialects if dialect.is_for_users),
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._sockets = ResponsesSockets(self._edge, bodies, lambda: self.readiness.draining)
 
     def _make_edge(
-        self, open_prefixes: tuple[str, ...], error_forms: Mapping[str, ErrorForm], paths: Sequence[str]
+        self,
+        open_prefixes: tuple[str, ...],
+        error_forms: Mapping[str, ErrorForm],
+        paths: Sequence[str],
+        user_paths: Set[str],
     ) -> Edge:
         """Returns the edge around `_dispatch`. The parameters are those of `Edge`."""
         return Edge(
@@ -135,6 +140,7 @@ class Gateway:
             error_forms=error_forms,
             error_form_of=messages_error_form,
             paths=paths,
+            user_paths=user_paths,
             requests=self.services.requests,
             receipts=self.services.accounting.receipts,
             idle=self.services.idle,
@@ -158,7 +164,7 @@ class Gateway:
         if is_page_path(scope["path"]):
             return self._page(scope, receive, send)
         if scope["method"] == "POST":
-            if (endpoint := self._endpoints.before_router.get(scope["path"])) is not None:
+            if (endpoint := self._before_router.get(scope["path"])) is not None:
                 return endpoint(scope, receive, send)
             if is_chat_of_agent(scope["path"]):
                 return self._endpoints.chat(scope, receive, send)

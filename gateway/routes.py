@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
@@ -10,6 +10,8 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from gateway.dialects.responses.errors import ResponsesErrors
+from gateway.errors import ErrorForm
 from gateway.operations import make_limit_operations, make_operations, make_request_operations
 from gateway.run.admin.key_management import KeyManagement, KeyReport
 from gateway.run.admin.link_operations import LinkOperations
@@ -22,7 +24,7 @@ from gateway.web.admin import admin_routes
 from gateway.web.auth import Guard
 from gateway.web.body import BodyReader
 from gateway.web.compaction_routes import COMPACT_PATH, INPUT_TOKENS_PATH, CompactRoute, InputTokensRoute
-from gateway.web.completions import CHAT_PATHS, ChatRoute
+from gateway.web.completions import CHAT_PATH, LETTA_CHAT_PATHS, ChatRoute
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.manage.access import Access
 from gateway.web.manage.import_routes import import_routes
@@ -41,13 +43,25 @@ from gateway.web.upstream_responses import UpstreamResponses
 from storage.listing import NamedAgent
 
 
+class DialectPath(NamedTuple):
+    """A path at which a dialect is spoken."""
+
+    path: str
+    # Answers POSTs, before the router is asked, which costs time.
+    app: ASGIApp
+    # The key of a user may ask here: a request reaches nothing of other users.
+    is_for_users: bool
+    # The form of errors at all paths that begin so, before a route has named its own (a wrong key, an unknown path);
+    # None: OpenAI's, or what `messages_error_form` says.
+    error_form: ErrorForm | None = None
+
+
 class Endpoints(NamedTuple):
     """The endpoints of a gateway."""
 
     # Answers POSTs to the paths of chat completions.
     chat: ChatRoute
-    # By path, the apps that answer POSTs without the router, which costs time.
-    before_router: Mapping[str, ASGIApp]
+    dialects: Sequence[DialectPath]
     # All others but those of health and MCP, in the order in which the router tries them.
     routes: list[Route]
 
@@ -90,14 +104,17 @@ def make_endpoints(
     if services.agents is not None:
         agent_routes = services.agents.routes(services.models, limits, bodies)
         agent_names = services.agents.chat.names
-    before_router: dict[str, ASGIApp] = {
-        **dict.fromkeys(CHAT_PATHS, chat_route),
-        RESPONSES_PATH: responses_route(ResponsesRoute),
-        MESSAGES_PATH: MessagesRoute(chat_route, forwarder),
-    }
+    dialects = [
+        DialectPath(CHAT_PATH, chat_route, is_for_users=True),
+        *(DialectPath(path, chat_route, is_for_users=False) for path in LETTA_CHAT_PATHS),
+        DialectPath(
+            RESPONSES_PATH, responses_route(ResponsesRoute), is_for_users=True, error_form=ResponsesErrors()
+        ),
+        DialectPath(MESSAGES_PATH, MessagesRoute(chat_route, forwarder), is_for_users=True),
+    ]
     routes = [
         # Gives other methods their 405. POSTs to these paths are answered before the router.
-        *(Route(path, _answered_before_router, methods=["POST"]) for path in before_router),
+        *(Route(dialect.path, _answered_before_router, methods=["POST"]) for dialect in dialects),
         # Before the agents, which have other paths below theirs.
         Route(COUNT_PATH, CountRoute(chat_route, forwarder), methods=["POST"]),
         # Before models and conversations, which have some of their paths as well.
@@ -120,7 +137,7 @@ def make_endpoints(
         *_manage_routes(services, bodies, Access(guard, admin_token)),
         *([] if admin_token is None else admin_routes(_operations(services), admin_token)),
     ]
-    return Endpoints(chat_route, before_router, routes)
+    return Endpoints(chat_route, dialects, routes)
 
 
 def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> list[Route]:

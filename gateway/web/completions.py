@@ -31,7 +31,7 @@ CHAT_PATH = "/v1/chat/completions"
 # LiveKit's `with_letta` takes a base URL that ends in this path, and OpenAI's SDK appends it once more.
 _DOUBLED_PATH = f"{CHAT_PATH}/chat/completions"
 _AGENT_PATH = re.compile(r"/v1/voice-beta/([^/]+)/chat/completions")
-CHAT_PATHS = (CHAT_PATH, _DOUBLED_PATH, "/v1/voice-beta/{agent_id}/chat/completions")
+LETTA_CHAT_PATHS = (_DOUBLED_PATH, "/v1/voice-beta/{agent_id}/chat/completions")
 
 
 def is_chat_of_agent(path: str) -> bool:

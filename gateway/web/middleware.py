@@ -11,7 +11,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
@@ -39,14 +39,14 @@ OPEN_PATHS = frozenset(
 # Characters of a path or a model's name in the log: more than a real one has, so that callers cannot fill the disk.
 _MAX_LOGGED_CHARS = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-# Paths on which a key that is bound to a user reaches nothing of other users, but what an upstream stores, by its id.
+# Paths besides those of dialects on which a key that is bound to a user reaches nothing of other users, but what an
+# upstream stores, by its id.
 _USER_PATHS = re.compile(
     "|".join(
         (
             r"/mcp",
-            r"/v1/chat/completions",
-            r"/v1/messages(/count_tokens)?",
-            r"/v1/responses(/[^/]+(/cancel|/input_items)?)?",
+            r"/v1/messages/count_tokens",
+            r"/v1/responses/[^/]+(/cancel|/input_items)?",
             r"/v1/(completions|embeddings|rerank|moderations|decisions)",
             r"/v1/images/\w+",
             r"/v1/audio/(speech|transcriptions|translations)",
@@ -126,6 +126,7 @@ class Edge:
         error_forms: Mapping[str, ErrorForm] | None = None,
         error_form_of: Callable[[Scope], ErrorForm | None] = lambda scope: None,
         paths: Sequence[str] = (),
+        user_paths: Set[str] = frozenset(),
         requests: RequestLog | None = None,
         receipts: Receipts | None = None,
         idle: asyncio.Event | None = None,
@@ -138,6 +139,7 @@ class Edge:
             form.
         error_form_of: returns the form for requests to paths that several dialects share; None: the path decides.
         paths: of the routes, of which an unknown path may be a misspelling.
+        user_paths: those of dialects that the key of a user may ask.
         requests: is given the end of each request that a model answers.
         receipts: hands on the receipt of each request after its last byte.
         idle: is set while no request is being answered.
@@ -146,6 +148,7 @@ class Edge:
         self._error_forms = tuple((error_forms or {}).items())
         self._error_form_of = error_form_of
         self._paths = paths
+        self._user_paths = user_paths
         self._requests = requests
         self._receipts = receipts or Receipts()
         self._app = app
@@ -223,7 +226,15 @@ class Edge:
         elif self._receipts.tracer is not None:
             info.trace_context = self._receipts.tracer.begin(scope["headers"])
         if caller.user is not None:
-            _bind_to_user(scope, caller.user)
+            self._bind_to_user(scope, path, caller.user)
+
+    def _bind_to_user(self, scope: Scope, path: str, user: str) -> None:
+        """Makes a request that user's, whatever it names. Raises: NotAllowed: its path is not of users."""
+        if path not in self._user_paths and _USER_PATHS.fullmatch(path) is None:
+            raise NotAllowed(
+                "This key is bound to a user, and this path is not of users.", code="user_not_allowed"
+            )
+        scope["headers"] = [*scope["headers"], (BOUND_USER, user.encode())]
 
     def _hand_on_receipt(self, scope: Scope, info: RequestInfo) -> None:
         """Hands the receipt of a request on. One that no upstream may answer has a receipt for its trace alone."""
@@ -334,15 +345,6 @@ def _complete_headers(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo)
     if info.trace_context is not None:
         added.append((b"x-mnemogate-trace", info.trace_context.trace_hex.encode()))
     return added
-
-
-def _bind_to_user(scope: Scope, user: str) -> None:
-    """Makes a request that user's, whatever it names. Raises: NotAllowed: its path is not of users."""
-    if _USER_PATHS.fullmatch(scope["path"]) is None:
-        raise NotAllowed(
-            "This key is bound to a user, and this path is not of users.", code="user_not_allowed"
-        )
-    scope["headers"] = [*scope["headers"], (BOUND_USER, user.encode())]
 
 
 def _has_whole_body(scope: Scope) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import orjson
 
@@ -46,6 +46,10 @@ class Dialect:
     usage_options: ClassVar[Json] = {"stream_options": {"include_usage": True}}
     # A reply without a user is stored as well, so that its id can be gone on from.
     has_nameless_memory: ClassVar[bool] = False
+    # Events of the upstream's stream up to the third word of a reply.
+    third_word: ClassVar[int] = 4
+    # The cases of `test_cases.py` that the dialect cannot have, with the reasons.
+    lacks: ClassVar[Mapping[str, str]] = {}
     # The exchange of a reply that its client left counts as active, with what was heard of it.
     keeps_left_exchange: ClassVar[bool] = False
 
@@ -132,6 +136,13 @@ class NativeResponses(Responses):
     upstream_path = "/v1/responses"
     listed = "input"
     reported_tokens = 2  # of each reply of the double
+    third_word = 7
+    lacks: ClassVar[Mapping[str, str]] = {
+        "interception": "the upstream stores the reply: a hidden round would be a part of it",
+        "append": "the upstream has the history, which the client names by an id",
+        "broken": "the double cannot break it off; tests/core/turn/test_native_turn.py does",
+        "failover": "what the upstream stores lies in one account",
+    }
 
     def settings(self, name: str, upstream: StrictUpstream) -> UpstreamSettings:
         return UpstreamSettings(name, base_url=upstream.base_url, takes={"responses": "stored"}, retries=0)
@@ -176,6 +187,7 @@ class NativeMessages(Messages):
     upstream_path = "/v1/messages"
     model = "claude-opus-4-6"
     reported: ClassVar[Json] = {"input_tokens": 70, "output_tokens": 17}
+    third_word = 6
 
     @contextmanager
     def upstream(self) -> Iterator[StrictUpstream]:
@@ -193,6 +205,17 @@ class Agents(Dialect):
     path = "/v1/agents/"
     usage_options: ClassVar[Json] = {}
     keeps_left_exchange = True
+    lacks: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            ("barge_in", "regenerate", "edit"),
+            "its history is the gateway's: no list comes back, and what was sent stays",
+        ),
+        **dict.fromkeys(
+            ("off", "read", "strict"),
+            "its conversation is stored, or there is none: a send has no mode of memory",
+        ),
+        "bound_key": "the agents of a project are its application's, which has a key without a user",
+    }
 
     def settings(self, name: str, upstream: StrictUpstream) -> UpstreamSettings:
         takes: Any = {"responses": False, "stream_usage": True}
@@ -246,6 +269,16 @@ class Agents(Dialect):
 
     def delta(self, event: Json) -> str:
         return text_in(event["content"]) if event.get("message_type") == "assistant_message" else ""
+
+
+DIALECTS: Final[tuple[Dialect, ...]] = (
+    Dialect(),
+    Responses(),
+    NativeResponses(),
+    Messages(),
+    NativeMessages(),
+    Agents(),
+)
 
 
 def text_in(content: Any) -> str:

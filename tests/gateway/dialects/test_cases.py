@@ -1,4 +1,4 @@
-"""What holds whatever dialect a client speaks: one table of cases, and who lacks which, with the reason."""
+"""What holds whatever dialect a client speaks: one table of cases. Each dialect says which it lacks."""
 
 from __future__ import annotations
 
@@ -12,47 +12,9 @@ import pytest
 from storage.sql.statements import make_statement
 from tests.doubles.anthropic_upstream import refuse
 from tests.doubles.upstream import Call, Gate, fail
-from tests.gateway.dialects.dialects import (
-    Agents,
-    Client,
-    Dialect,
-    Messages,
-    NativeMessages,
-    NativeResponses,
-    Responses,
-    serve,
-)
+from tests.gateway.dialects.dialects import DIALECTS, Client, Dialect, NativeMessages, serve
 
 Json = dict[str, Any]
-DIALECTS: Final[tuple[Dialect, ...]] = (
-    Dialect(),
-    Responses(),
-    NativeResponses(),
-    Messages(),
-    NativeMessages(),
-    Agents(),
-)
-LACKS: Final = {
-    (
-        "responses, native",
-        "interception",
-    ): "the upstream stores the reply: a hidden round would be a part of it",
-    ("responses, native", "append"): "the upstream has the history, which the client names by an id",
-    (
-        "responses, native",
-        "broken",
-    ): "the double cannot break it off; tests/core/turn/test_native_turn.py does",
-    ("responses, native", "failover"): "what the upstream stores lies in one account",
-    **{
-        ("agents", case): "its history is the gateway's: no list comes back, and what was sent stays"
-        for case in ("barge_in", "regenerate", "edit")
-    },
-    ("agents", "bound_key"): "the agents of a project are its application's, which has a key without a user",
-    **{
-        ("agents", case): "its conversation is stored, or there is none: a send has no mode of memory"
-        for case in ("off", "read", "strict")
-    },
-}
 
 
 def memory(client: Client) -> None:
@@ -213,8 +175,7 @@ def refused(client: Client) -> None:
 
 def broken(client: Client) -> None:
     """A reply that breaks off ends with an error in the client's dialect."""
-    cut_after = _HELD.get(client.dialect.name, 3)
-    client.queue("The treasure lies under the third palm tree.", cut_after=cut_after)
+    client.queue("The treasure lies under the third palm tree.", cut_after=client.dialect.third_word)
     client.talk.append(("user", "Where is it?"))
     reply = client.ask()
     assert reply.status == (200 if client.stream else 502)
@@ -255,8 +216,6 @@ def bound_key(client: Client) -> None:
 
 
 _COUNT = make_statement("a test's", "SELECT count(*) FROM exchanges WHERE active = 1")
-# Events of a stream up to the third word, in which the reply stops until its client has left.
-_HELD: Final = {"messages, native": 6, "responses, native": 7}
 CASES: Final[tuple[Callable[[Client], None], ...]] = (
     *(memory, interception, prefix, cancel, barge_in, regenerate, edit, append),
     *(off, read, strict, durability, failover, refused, broken, usage, limit, bound_key),
@@ -273,8 +232,8 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 def client(
     dialect: Dialect, case: Callable[[Client], None], stream: bool, tmp_path: Path
 ) -> Iterator[Client]:
-    if (why := LACKS.get((dialect.name, case.__name__))) is not None:
-        pytest.skip(why)
+    if (reason := dialect.lacks.get(case.__name__)) is not None:
+        pytest.skip(reason)
     with serve(dialect, tmp_path, stream, has_fallback=case is failover) as made:
         yield made
 
@@ -286,15 +245,13 @@ def test_each_dialect(client: Client, case: Callable[[Client], None]) -> None:
 
 
 def test_what_a_dialect_lacks_is_a_case_of_the_table() -> None:
-    names = {each.name for each in DIALECTS}
-    cases = {each.__name__ for each in CASES}
-    assert all(name in names and case in cases for name, case in LACKS)
+    assert {case for each in DIALECTS for case in each.lacks} <= {each.__name__ for each in CASES}
 
 
 def _leave(client: Client, words: str) -> None:
     """Asks, reads the beginning of a reply (nothing of a whole one), and leaves."""
     gate = Gate()
-    held: Json = {"hold_after": {_HELD.get(client.dialect.name, 4): gate}}
+    held: Json = {"hold_after": {client.dialect.third_word: gate}}
     client.queue("The treasure lies under the third palm tree.", **held)
     talk = client.again()
     talk.talk.append(("user", words))
