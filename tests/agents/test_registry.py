@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import BUILT_IN, KINDS, MULTI_AGENT_TOOLS, built_in_named, built_in_uid
+from gateway.agents.core.kinds import KINDS, MULTI_AGENT_TOOLS, built_in_named, built_in_uid
 from gateway.agents.registry.conversation_registry import AgentConversations, definition_of
 from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent, Registry
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
-from gateway.core.memory.builtin import SCHEMAS
+from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.errors import BadRequest, Conflict
 from gateway.settings import ModelSettings, ProfileSettings, Settings, UpstreamSettings
@@ -64,18 +64,17 @@ def names(agent: AgentView) -> list[str]:
 
 def test_the_gateways_own_tools_have_names_that_never_change() -> None:
     assert built_in_uid("memory_insert") == "e53d047551e52415f2ca63feead013af"
-    assert [built_in_named(built_in_uid(name)) for name in BUILT_IN] == list(BUILT_IN)
+    assert [built_in_named(built_in_uid(name)) for name in BUILT_IN_TOOLS] == list(BUILT_IN_TOOLS)
     # Attachments in databases out there hold these numbers.
-    assert BUILT_IN[:4] == (
+    assert tuple(BUILT_IN_TOOLS)[:4] == (
         "send_message",
         "conversation_search",
         "archival_memory_insert",
         "archival_memory_search",
     )
-    assert set(SCHEMAS) <= set(BUILT_IN)
     # The memory of a profile's user shows them, and each has to be found by its id.
-    assert set(MEMORY_TOOLS) <= set(SCHEMAS)
-    assert {tool for kind in KINDS.values() for tool in kind.tools} <= set(SCHEMAS)
+    assert set(MEMORY_TOOLS) <= set(BUILT_IN_TOOLS)
+    assert {tool for kind in KINDS.values() for tool in kind.tools} <= set(BUILT_IN_TOOLS)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +372,7 @@ async def test_tools_are_listed_after_the_gateways_own(registry: Registry) -> No
     async def listed(**page: Any) -> list[str]:
         return [tool.name async for tool in registry.tools.select(PROJECT, **page)]
 
-    oldest_first = [*(name for name in BUILT_IN if name in SCHEMAS), "t0", "t1", "t2"]
+    oldest_first = [*BUILT_IN_TOOLS, "t0", "t1", "t2"]
     assert await listed(newest_first=False) == oldest_first
     assert await listed() == oldest_first[::-1]
     for newest_first in (True, False):

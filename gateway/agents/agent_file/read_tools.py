@@ -14,7 +14,7 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
 from gateway.checked import Fault, Path
 from gateway.core.definition import ToolDefinition
-from gateway.core.memory.builtin import SCHEMAS
+from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.core.turn.asides import HEARTBEAT
 
 # Fields of a tool in a file that mean the same when a tool is created.
@@ -42,7 +42,7 @@ def read_tools(tools: Sequence[dict[str, Any]], *, is_own: bool) -> ToolsOfFile:
         at = (*FILE_AT, "tools", n)
         tool = convert(raw, FileTool, at)
         # The gateway has its own tools, and the project has those of its MCP servers.
-        is_defined_here = tool.tool_type != "external_mcp" and tool.name not in SCHEMAS
+        is_defined_here = tool.tool_type != "external_mcp" and tool.name not in BUILT_IN_TOOLS
         if is_defined_here and tool.tool_type != "custom":
             file_tools.names[tool.id] = None
             file_tools.left_out.append(f"tools.{tool.name}")

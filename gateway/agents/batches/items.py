@@ -43,7 +43,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_path import finish_turn, path_hash
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import edits
-from gateway.core.memory.memory_tools import STORING_OPERATIONS
+from gateway.core.memory.memory_tools import STORED_SOURCES
 from gateway.core.prompt.section import Section
 from gateway.core.turn.client_view import MakesUnseen
 from gateway.core.turn.commands import TurnOutcome
@@ -268,9 +268,9 @@ class ItemTurns:
             raise ItemFailed(CHANGED)
         counts = _counts_of(reply)
         ops = opened.block_edits.ops[opened.stored_inserts :]
-        inserts = [op for op in ops if op.op in STORING_OPERATIONS]
+        inserts = [op for op in ops if op.op in STORED_SOURCES]
         merged = edits.merge_operations(
-            opened.context.blocks, [op for op in ops if op.op not in STORING_OPERATIONS]
+            opened.context.blocks, [op for op in ops if op.op not in STORED_SOURCES]
         )
         versions = {block.id: block.version for block in opened.context.blocks}
         if opened.outcome is not None:
@@ -367,7 +367,7 @@ class ItemTurns:
             context = await read_stored_context(keeper.store, opened.memory, messages, keeper.settings.idle_s)
         except NotFound:
             return replace(end, state=RunState.FAILED, stop=StopReason.ERROR, error_message=GONE)
-        inserts = [op for op in opened.block_edits.ops if op.op in STORING_OPERATIONS]
+        inserts = [op for op in opened.block_edits.ops if op.op in STORED_SOURCES]
         return replace(
             end,
             turn=_turn_to_write(opened, outcome, context, state, now),

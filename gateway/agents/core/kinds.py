@@ -14,38 +14,11 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from gateway.core.agent import SpeakingStyle
+from gateway.core.memory.builtin import BUILT_IN_TOOLS, ToolUse, tools_for
 
-# The gateway's own tools. An agent's attachments name one by its place here, so a name that is here stays where it is:
-# a new one is appended.
-BUILT_IN = (
-    "send_message",
-    "conversation_search",
-    "archival_memory_insert",
-    "archival_memory_search",
-    "core_memory_append",
-    "core_memory_replace",
-    "memory",
-    "memory_insert",
-    "memory_replace",
-    "memory_rethink",
-    "memory_apply_patch",
-    "memory_finish_edits",
-    "recall_memory",
-    "search_memory",
-    "remember_fact",
-    "grep_files",
-    "semantic_search_files",
-    "send_message_to_agent_and_wait_for_reply",
-    "send_message_to_agent_async",
-    "send_message_to_agents_matching_tags",
-)
-MULTI_AGENT_TOOLS = (
-    "send_message_to_agent_and_wait_for_reply",
-    "send_message_to_agent_async",
-    "send_message_to_agents_matching_tags",
-)
+MULTI_AGENT_TOOLS = tools_for(ToolUse.ASK_AGENT)
 # What an agent has while a folder is attached to it.
-FILE_TOOLS = ("grep_files", "semantic_search_files")
+FILE_TOOLS = tools_for(ToolUse.SEARCH_FILES)
 
 # Tools of Letta's that need a service outside the gateway, so there are none until a caller creates them.
 EXTERNAL_TOOLS = frozenset({"web_search", "fetch_webpage", "run_code", "run_code_with_tools"})
@@ -114,8 +87,13 @@ def base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list
     return [
         {"tool_name": name, "type": "exit_loop" if name in _ENDS_TURN else "continue_loop"}
         for name in tools
-        if name in BUILT_IN and name not in ruled
+        if name in BUILT_IN_TOOLS and name not in ruled
     ]
+
+
+def tool_place(name: str) -> int:
+    """Returns the place of one of the gateway's own tools among them, from 0. It is stored."""
+    return list(BUILT_IN_TOOLS).index(name)
 
 
 def built_in_uid(name: str) -> str:
@@ -123,7 +101,7 @@ def built_in_uid(name: str) -> str:
     return blake2b(name.encode(), digest_size=16, person=b"mnemogate tool").hexdigest()
 
 
-_BY_UID = {built_in_uid(name): name for name in BUILT_IN}
+_BY_UID = {built_in_uid(name): name for name in BUILT_IN_TOOLS}
 
 
 def built_in_named(uid: str) -> str | None:

@@ -1,7 +1,7 @@
 """Tools of a project: the built-in ones, and those that were made over REST.
 
 A built-in tool has no row. A list sorts it, and an agent's attachment names it, by a negative number that comes from
-its index in `BUILT_IN`.
+its place in `BUILT_IN_TOOLS`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import BUILT_IN, EXTERNAL_TOOLS, FILE_TOOLS, built_in_named, built_in_uid
+from gateway.agents.core.kinds import EXTERNAL_TOOLS, FILE_TOOLS, built_in_named, built_in_uid, tool_place
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
-from gateway.core.memory.builtin import SCHEMAS
+from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.errors import BadRequest, Conflict
 from gateway.run.store_errors import retry_overtaken
 from storage.errors import WriteConflict
@@ -28,8 +28,6 @@ _NEEDS_SERVICE = (
 )
 _BEYOND = 2**62  # above every row's number
 _PAGE = 200  # tools that one read returns
-# The built-in tools that can be called; a name in BUILT_IN without a schema is reserved.
-_CALLABLE = tuple(name for name in BUILT_IN if name in SCHEMAS)
 
 
 class ToolView(Struct, frozen=True):
@@ -56,7 +54,7 @@ class ToolRegistry:
     async def get(self, project: str, uid: str) -> ToolView:
         """Returns the tool with this public name."""
         name = built_in_named(uid)
-        if name in _CALLABLE:
+        if name is not None:
             return built_in_tool(name)
         return _tool_view(await self._store.definitions.get(project, DefinitionKind.TOOL, uid))
 
@@ -81,7 +79,7 @@ class ToolRegistry:
         high = _BEYOND if last is None else await self._sort_key(project, last)
         built_in = [
             built_in_tool(each)
-            for each in _CALLABLE
+            for each in BUILT_IN_TOOLS
             if low < _built_in_key(each) < high and name in (None, each) and (name_part or "").lower() in each
         ]
         if not newest_first:
@@ -169,7 +167,7 @@ class ToolRegistry:
 
     async def named(self, project: str, name: str) -> ToolView | None:
         """Returns the tool of this name; None: there is none."""
-        if name in _CALLABLE:
+        if name in BUILT_IN_TOOLS:
             return built_in_tool(name)
         same_name = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
         return _tool_view(same_name[0]) if same_name else None
@@ -193,7 +191,7 @@ class ToolRegistry:
         rows = sorted({number for numbers in attached.values() for number in numbers if number > 0})
         definitions = await self._store.definitions.find_by_ids(rows) if rows else {}
         tools = {row: _tool_view(definition) for row, definition in definitions.items()}
-        tools.update({attachment_number(tool): tool for tool in map(built_in_tool, _CALLABLE)})
+        tools.update({attachment_number(tool): tool for tool in map(built_in_tool, BUILT_IN_TOOLS)})
         return {
             agent: [tools[number] for number in numbers if number in tools]
             for agent, numbers in attached.items()
@@ -211,7 +209,7 @@ def built_in_tool(name: str) -> ToolView:
 
 def attachment_number(tool: ToolView) -> int:
     """Returns the number that an agent's attachment names a tool by: its row, or a negative number."""
-    return -1 - BUILT_IN.index(tool.name) if tool.definition is None else tool.definition.id
+    return -1 - tool_place(tool.name) if tool.definition is None else tool.definition.id
 
 
 def file_tool_numbers() -> list[int]:
@@ -220,8 +218,8 @@ def file_tool_numbers() -> list[int]:
 
 
 def _built_in_key(name: str) -> int:
-    """Returns the number that sorts a built-in tool in lists: before every row, and in the order of `BUILT_IN`."""
-    return BUILT_IN.index(name) - len(BUILT_IN)
+    """Returns the number that sorts a built-in tool in lists: before every row, in the order of their table."""
+    return tool_place(name) - len(BUILT_IN_TOOLS)
 
 
 def _tool_view(definition: Definition) -> ToolView:
@@ -229,5 +227,5 @@ def _tool_view(definition: Definition) -> ToolView:
 
 
 def _check_name(name: str) -> None:
-    if name in BUILT_IN:
+    if name in BUILT_IN_TOOLS:
         raise Conflict(f"{name!r} is a tool of the gateway's own.", param="name")

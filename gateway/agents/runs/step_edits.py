@@ -12,9 +12,10 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import NUDGE_SENDER, with_private
-from gateway.core.memory.builtin import call_of_edit, calls_by_name
+from gateway.core.memory.block_edit import EditResult
+from gateway.core.memory.edit_ids import call_of_edit, calls_by_name
 from gateway.core.memory.edits import merge_operations
-from gateway.core.memory.memory_tools import STORING_OPERATIONS, EditResult
+from gateway.core.memory.memory_tools import STORED_SOURCES
 from gateway.core.prompt.note_text import render_note
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
 from gateway.core.turn.guide import ToolResult
@@ -54,7 +55,7 @@ class StepEdits:
         calls = calls_by_name(each.call_id for each in results)
         edit_results: dict[str, list[EditResult]] = {}
         for op in stale.block_edits.ops:
-            if op.op in STORING_OPERATIONS:
+            if op.op in STORED_SOURCES:
                 self.block_edits.ops.append(op)
                 continue
             edit_results.setdefault(call_of_edit(op.call_id, calls), []).append(self.block_edits.apply(op))

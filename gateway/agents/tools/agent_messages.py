@@ -18,7 +18,6 @@ from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
 SEND_ASYNC: Final = "send_message_to_agent_async"
-SPEAKING: Final = frozenset({ASK, ASK_TAGGED, SEND_ASYNC})
 _SHORTEST = 200  # characters that are left of an answer, however many agents have answered
 _NAME_CHARS = 80
 _CUT = " [{left} more characters were cut off.]"

@@ -11,8 +11,7 @@ from urllib.parse import quote
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.agents.core.kinds import FILE_TOOLS
-from gateway.agents.tools.agent_messages import SPEAKING, SendsToAgents, speak
+from gateway.agents.tools.agent_messages import SendsToAgents, speak
 from gateway.agents.tools.argument_check import check_arguments
 from gateway.agents.tools.file_tools import FileTools
 from gateway.agents.tools.foreign import ForeignTools
@@ -21,15 +20,15 @@ from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import (
-    EDITING_TOOLS,
-    REMEMBERING_TOOLS,
-    SEARCHING_TOOLS,
+    BUILT_IN_TOOLS,
+    MEMORY_USES,
     SPEAKING_TOOLS,
+    ToolUse,
     definition_of,
     edit_calls,
-    read_lookup,
-    short_call_id,
 )
+from gateway.core.memory.edit_ids import short_call_id
+from gateway.core.memory.memory_lookup import read_lookup
 from gateway.core.memory.memory_tools import number_error
 from gateway.core.nul import without_nul
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, last_shown
@@ -92,9 +91,8 @@ class AgentTools:
         return name in self._tools
 
     def serial_group(self, call: RunTool) -> str | None:
-        # Edits are applied in the order of their calls, and a search finds the edits before it.
-        own = call.name in EDITING_TOOLS or call.name in REMEMBERING_TOOLS or call.name in SEARCHING_TOOLS
-        return "memory" if own and self._tools[call.name].definition is None else None
+        is_defined = self._tools[call.name].definition is not None
+        return None if is_defined or BUILT_IN_TOOLS[call.name].use not in MEMORY_USES else "memory"
 
     async def run(self, call: RunTool) -> ToolAnswer:
         tool = self._tools[call.name]
@@ -103,9 +101,9 @@ class AgentTools:
         if fault is not None:
             return _sanitized(failed_answer(fault))
         call = replace(call, arguments=arguments)
-        if call.name in SPEAKING and tool.definition is None:
-            return await self._once(call, partial(self._speak, call))
         if tool.definition is None:
+            if BUILT_IN_TOOLS[call.name].use is ToolUse.ASK_AGENT:
+                return await self._once(call, partial(self._speak, call))
             if (fault := number_error(call.name, arguments)) is not None:
                 return failed_answer(fault)
             return self._cut(await self._run_own(call), RESULT_CHARS)
@@ -181,23 +179,26 @@ class AgentTools:
 
     async def _run_own(self, call: RunTool) -> ToolAnswer:
         name, arguments, memory = call.name, call.arguments, self.memory
-        if name in EDITING_TOOLS:
-            return self._edit(call)
-        if name == "remember_fact":
-            return memory.remember_fact(call.call_id, str(arguments[REMEMBERING_TOOLS[name]]))
-        if name in REMEMBERING_TOOLS:
-            tags = arguments.get("tags")
-            passage = {"content": arguments[REMEMBERING_TOOLS[name]], **({"tags": tags} if tags else {})}
-            return memory.remember(call.call_id, passage)
-        if name in SEARCHING_TOOLS:
-            lookup = read_lookup(name, arguments, memory.now(), self.spec.definition.timezone)
-            return failed_answer(lookup) if isinstance(lookup, str) else await memory.look_up(lookup)
-        if name in FILE_TOOLS:
-            files = FileTools(memory.store, memory.context.agent, self.foreign.children, memory.embed_query)
-            return _sanitized(await files.run(name, arguments))
-        if name != "memory_finish_edits":
-            raise NotImplementedError(name)
-        return ToolAnswer(FINISHED)
+        match BUILT_IN_TOOLS[name].use:
+            case ToolUse.EDIT:
+                return self._edit(call)
+            case ToolUse.STORE if name == "remember_fact":
+                return memory.remember_fact(call.call_id, str(arguments["fact"]))
+            case ToolUse.STORE:
+                tags = arguments.get("tags")
+                passage = {"content": arguments["content"], **({"tags": tags} if tags else {})}
+                return memory.remember(call.call_id, passage)
+            case ToolUse.SEARCH:
+                lookup = read_lookup(name, arguments, memory.now(), self.spec.definition.timezone)
+                return failed_answer(lookup) if isinstance(lookup, str) else await memory.look_up(lookup)
+            case ToolUse.SEARCH_FILES:
+                files = FileTools(
+                    memory.store, memory.context.agent, self.foreign.children, memory.embed_query
+                )
+                return _sanitized(await files.run(name, arguments))
+            case ToolUse.FINISH:
+                return ToolAnswer(FINISHED)
+        raise NotImplementedError(f"{name} is in BUILT_IN_TOOLS and has no case here")
 
     def _edit(self, call: RunTool) -> ToolAnswer:
         """Performs the edits of a call, which may be several."""

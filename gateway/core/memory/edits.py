@@ -8,9 +8,10 @@ from hashlib import blake2b
 import orjson
 from msgspec.structs import replace
 
+from gateway.core.memory.block_edit import EditResult, apply_edit
 from gateway.core.memory.file_text import passages_in
 from gateway.core.memory.learn import as_statement, fact_key
-from gateway.core.memory.memory_tools import STORING_OPERATIONS, EditOperation, EditResult, apply_edit
+from gateway.core.memory.memory_tools import STORED_SOURCES, EditOperation
 from storage.commands import BlockMerge, LearnedFact
 from storage.records import Block, BlockOp
 
@@ -41,7 +42,7 @@ def blocks_on_path(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collec
     """
     seen = list(blocks)
     for op in ops:
-        if op.exchange in path and op.op not in STORING_OPERATIONS:
+        if op.exchange in path and op.op not in STORED_SOURCES:
             seen, _ = apply_operation(seen, op)
     return seen
 
@@ -54,7 +55,7 @@ def merge_operations(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMe
     """
     present, writes, passages, facts, dropped = list(blocks), [], [], [], []
     for op in ops:
-        if op.op in STORING_OPERATIONS:
+        if op.op in STORED_SOURCES:
             text = str(orjson.loads(op.arguments).get("content", ""))
             if op.op == EditOperation.REMEMBER_FACT:
                 facts.append((_fact(text, op), op))

@@ -20,14 +20,16 @@ from gateway.core.conversation.private import (
 )
 from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.dates import day_number_text
-from gateway.core.memory.builtin import SEARCHING_TOOLS
+from gateway.core.memory.block_edit import apply_edit
+from gateway.core.memory.builtin import ToolUse, tools_for
 from gateway.core.memory.edits import digest_value
-from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation, apply_edit
+from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation
 from gateway.core.prompt.note_text import mentions_blocks
 from gateway.core.words import folded_words
 from storage.commands import Erased, Rebuilt, Revised
 from storage.records import REPLY, Block, BlockOp, Exchange, State
 
+_SEARCHING_TOOLS = frozenset(tools_for(ToolUse.SEARCH))
 # In the place of what a search found; no hit is shorter.
 FORGOTTEN = "(forgotten)"
 # The fewest letters of a word that can give something away. Shorter ones are function words.
@@ -65,7 +67,7 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
     text = text_of(message)
     own = text[: own_length(message)]
     changes = text[len(own) :]
-    is_search = calls is not None and calls.get(str(message.get("tool_call_id"))) in SEARCHING_TOOLS
+    is_search = calls is not None and calls.get(str(message.get("tool_call_id"))) in _SEARCHING_TOOLS
     if calls is None or (is_search and may_quote(own, erased)):
         return {**without_private(message), "content": FORGOTTEN}
     if may_quote(changes, erased):

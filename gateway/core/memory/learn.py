@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from gateway.core.dates import day_text
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import memory_tools
+from gateway.core.memory.block_edit import apply_edit
 from gateway.core.memory.secret_texts import has_secret
 from gateway.core.memory.transcript import author_of, on_one_line
 from gateway.core.words import folded_words, stem, words_with_signs
@@ -93,7 +94,7 @@ class BlockEdit(Struct, frozen=True):
     """An edit of a block."""
 
     op: memory_tools.EditOperation
-    # As `memory_tools.apply_edit` takes them.
+    # As `apply_edit` takes them.
     arguments: Mapping[str, Any]
 
 
@@ -124,7 +125,7 @@ class Reading(Struct, frozen=True):
 def tool_definitions() -> list[dict[str, Any]]:
     """Returns the request's `tools`."""
     blocks = [
-        {"type": "function", "function": {"name": n, **memory_tools.MEMORY_TOOLS[n]}}
+        {"type": "function", "function": {"name": n, **memory_tools.MEMORY_TOOLS[n].schema}}
         for n in memory_tools.BLOCK_TOOLS
     ]
     return [{"type": "function", "function": {"name": "remember_fact", **_REMEMBER}}, *blocks]
@@ -314,7 +315,7 @@ class _Changes:
             self.refused += 1
             return
         arguments = _mark_orders(edit, block)
-        result = memory_tools.apply_edit(edit.op, arguments, block)
+        result = apply_edit(edit.op, arguments, block)
         new_text = " ".join(str(arguments.get(name, "")) for name in ("new_string", "new_memory"))
         if result.value is None or block is None or (not self._keeps_secrets and has_secret(new_text)):
             self.refused += 1

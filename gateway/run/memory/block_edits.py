@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from gateway.core.memory import edits
-from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, STORING_OPERATIONS, EditResult
+from gateway.core.memory.block_edit import EditResult
+from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, STORED_SOURCES
 from gateway.core.prompt.shown_blocks import (
     NOTHING_SHOWN,
     Shown,
@@ -69,7 +70,7 @@ class BlockEdits:
         """Makes the edits on other values of the blocks. One that cannot be made any more changes nothing."""
         self.blocks = [*blocks]
         for op in self.ops:
-            if op.op not in STORING_OPERATIONS:
+            if op.op not in STORED_SOURCES:
                 self.blocks, _ = edits.apply_operation(self.blocks, op)
 
     def describe_changes(self, results: Iterable[Shown]) -> tuple[tuple[str, ...], Shown]:

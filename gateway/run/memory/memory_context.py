@@ -42,9 +42,7 @@ from storage.records import Agent, Block, Evicted, Exchange, SentSection, Summar
 from storage.sql.store import Store
 
 # The tools that the memory section names, of the profiles and of agents made over REST.
-_NAMED_IN_SECTION = (
-    MEMORY_TOOLS.keys() | builtin.EDITING_TOOLS | builtin.SEARCHING_TOOLS | builtin.REMEMBERING_TOOLS.keys()
-)
+_NAMED_IN_SECTION = MEMORY_TOOLS.keys() | builtin.tools_for(*builtin.MEMORY_USES)
 _MEMORY_USES = {
     Mode.ON: MemoryUse.ON,
     Mode.STRICT: MemoryUse.ON,

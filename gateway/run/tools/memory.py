@@ -12,9 +12,10 @@ from msgspec.structs import replace
 
 from gateway.core.dates import day_text
 from gateway.core.memory import memory_tools
-from gateway.core.memory.builtin import Lookup, edit_id
+from gateway.core.memory.edit_ids import edit_id
 from gateway.core.memory.learn import FACT_CHARS, fact_key
-from gateway.core.memory.memory_tools import EditOperation
+from gateway.core.memory.memory_lookup import Lookup
+from gateway.core.memory.memory_tools import MEMORY_TOOLS, STORED_SOURCES, EditOperation
 from gateway.core.prompt import note_choice, note_text
 from gateway.core.request.identity import Mode
 from gateway.core.tags import escape_tags, quoted_name
@@ -73,25 +74,26 @@ class MemoryTools(Struct, frozen=True):
         return name in self.context.offered
 
     def serial_group(self, call: RunTool) -> str | None:
-        # Edits are applied in the order of their calls, and a search finds the edits before it.
-        tool = self.context.offered.get(call.name)
-        return "edits" if tool in memory_tools.WRITING_TOOLS | memory_tools.RUN_AFTER_EDITS else None
+        tool = MEMORY_TOOLS.get(self.context.offered.get(call.name, ""))
+        return "edits" if tool is not None and tool.is_serial else None
 
     async def run(self, call: RunTool) -> ToolAnswer:
-        tool = self.context.offered[call.name]
-        if tool in memory_tools.WRITING_TOOLS and self.context.request.identity.mode is Mode.READ:
+        name = self.context.offered[call.name]
+        tool = MEMORY_TOOLS[name]
+        if tool.operation is not None and self.context.request.identity.mode is Mode.READ:
             return failed_answer(READ_ONLY)
-        error = memory_tools.argument_error(tool, call.arguments)
+        error = memory_tools.argument_error(name, call.arguments)
         if error is not None:
             return failed_answer(error)
-        arguments = memory_tools.known_arguments(tool, call.arguments)
-        if (operation := memory_tools.BLOCK_TOOLS.get(tool)) is not None:
-            return self.edit(call.call_id, operation, arguments["label"], arguments)
-        if tool == "archival_memory_insert":
-            return self.remember(call.call_id, arguments)
-        if tool in _SEARCHED:
-            return await self.look_up(_lookup_of(tool, arguments))
-        raise NotImplementedError(f"{tool} is in MEMORY_TOOLS and has no case here")
+        arguments = memory_tools.known_arguments(name, call.arguments)
+        if tool.sources:
+            return await self.look_up(_make_lookup(tool.sources, arguments))
+        match tool.operation:
+            case EditOperation.ARCHIVAL_INSERT:
+                return self.remember(call.call_id, arguments)
+            case EditOperation():
+                return self.edit(call.call_id, tool.operation, arguments["label"], arguments)
+        raise NotImplementedError(f"{name} is in MEMORY_TOOLS and has no case here")
 
     def edit(
         self,
@@ -165,7 +167,9 @@ class MemoryTools(Struct, frozen=True):
         """Returns what edits of this path and of this turn have stored, oldest first. They are not confirmed."""
         path = self.context.path_ids
         ops = [*(op for op in self.context.snapshot.ops if op.exchange in path), *self.block_edits.ops]
-        stored = [op for op in ops if _STORED.get(op.op) in lookup.sources and lookup.matches_time(op.at)]
+        stored = [
+            op for op in ops if STORED_SOURCES.get(op.op) in lookup.sources and lookup.matches_time(op.at)
+        ]
         return [_pending_passage(op, n) for n, op in enumerate(stored) if lookup.matches_tags(_tags(op))]
 
     async def _search_all(self, lookup: Lookup) -> tuple[list[Message], bool]:
@@ -232,20 +236,12 @@ class MemoryTools(Struct, frozen=True):
         )
 
 
-# What each tool that searches looks through, and what each edit that remembers stores: sources of a `Message`.
-_SEARCHED = {
-    "archival_memory_search": frozenset({"passage"}),
-    "conversation_search": frozenset({"message", "fact"}),
-}
-_STORED: Mapping[str, str] = {EditOperation.ARCHIVAL_INSERT: "passage", EditOperation.REMEMBER_FACT: "fact"}
-
-
-def _lookup_of(tool: str, arguments: Mapping[str, Any]) -> Lookup:
-    """Returns the search that a call of one of the tools in `_SEARCHED` asks for."""
+def _make_lookup(sources: frozenset[str], arguments: Mapping[str, Any]) -> Lookup:
+    """Returns the search that a call of a tool asks for. sources: the kinds of entries that the tool searches."""
     role = arguments.get("role")
     return Lookup(
         (str(arguments.get("query", "")),),
-        _SEARCHED[tool],
+        sources,
         frozenset() if role is None else frozenset({role}),
         limit=max(1, arguments.get("limit") or SEARCH_RESULTS),
     )

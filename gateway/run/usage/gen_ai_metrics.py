@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.core.memory.builtin import SCHEMAS
+from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.usage.gen_ai import CANCELLED, OTHER, ModelNames, error_type, operation_of, provider_of
 from gateway.metrics import Metrics
@@ -21,7 +21,7 @@ _FIRST_CHUNKS: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0
 )  # fmt: skip
 _LABELS: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "error_type")
-_GATEWAY_TOOLS: Final = frozenset((*MEMORY_TOOLS, *SCHEMAS))
+_GATEWAY_TOOLS: Final = frozenset((*MEMORY_TOOLS, *BUILT_IN_TOOLS))
 
 
 def model_names(settings: Settings) -> set[str]:

@@ -7,21 +7,19 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.core.kinds import BUILT_IN, FILE_TOOLS, KINDS, MULTI_AGENT_TOOLS
+from gateway.agents.core.kinds import KINDS
 from gateway.core.dates import END_OF_DATES_S
+from gateway.core.memory.block_edit import apply_edit
 from gateway.core.memory.builtin import (
-    EDITING_TOOLS,
-    REMEMBERING_TOOLS,
-    SCHEMAS,
-    SEARCHING_TOOLS,
+    BUILT_IN_TOOLS,
     SPEAKING_TOOLS,
     EditCall,
-    Lookup,
+    ToolUse,
     definition_of,
     edit_calls,
-    read_lookup,
+    tools_for,
 )
-from gateway.core.memory.memory_tools import apply_edit
+from gateway.core.memory.memory_lookup import Lookup, read_lookup
 from storage.records import Block
 from tests.rows import each_row
 
@@ -37,14 +35,11 @@ def block(value: str, limit: int = 100, *, read_only: bool = False) -> Block:
 
 def test_every_kind_of_agent_begins_with_tools_that_are_there() -> None:
     for kind in KINDS.values():
-        assert set(kind.tools) <= SCHEMAS.keys()
-    assert SCHEMAS.keys() <= set(BUILT_IN)
-    others = {*SPEAKING_TOOLS, *MULTI_AGENT_TOOLS, *FILE_TOOLS, "memory_finish_edits"}
-    known = EDITING_TOOLS | SEARCHING_TOOLS | REMEMBERING_TOOLS.keys() | others
-    assert known == SCHEMAS.keys(), "agents/tools/agent_tools.py runs each tool by its set"
+        assert set(kind.tools) <= BUILT_IN_TOOLS.keys()
+    assert tools_for(ToolUse.SPEAK) == (*SPEAKING_TOOLS,)
 
 
-@each_row("name", SCHEMAS)
+@each_row("name", BUILT_IN_TOOLS)
 def test_a_schema_describes_each_argument_and_requires_only_these(name: str) -> None:
     definition = definition_of(name)
     assert definition is not None

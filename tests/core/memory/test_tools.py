@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
+from gateway.core.memory import memory_tools
+from gateway.core.memory.block_edit import apply_edit
 from gateway.core.memory.memory_tools import (
     BLOCK_TOOLS,
     MEMORY_TOOLS,
-    WRITING_TOOLS,
+    MemoryTool,
     allows_hidden_tools,
-    apply_edit,
     argument_error,
     choose_tool_names,
     read_arguments,
     tool_definitions,
+    tool_schema,
 )
 from storage.records import Block
 from tests.rows import each_row
@@ -87,12 +89,12 @@ class TestOffer:
         (made,) = tool_definitions({"mnemogate_memory_insert": "memory_insert"})
         assert made["type"] == "function"
         assert made["function"]["name"] == "mnemogate_memory_insert"
-        assert made["function"]["parameters"] == MEMORY_TOOLS["memory_insert"]["parameters"]
+        assert made["function"]["parameters"] == MEMORY_TOOLS["memory_insert"].schema["parameters"]
 
 
 @pytest.mark.parametrize("tool", MEMORY_TOOLS)
 def test_schemas_are_what_the_real_api_takes(tool: str) -> None:
-    schema = MEMORY_TOOLS[tool]
+    schema = MEMORY_TOOLS[tool].schema
     parameters = schema["parameters"]
     assert schema["description"]
     assert parameters["type"] == "object"
@@ -100,6 +102,33 @@ def test_schemas_are_what_the_real_api_takes(tool: str) -> None:
     assert all(entry["description"] for entry in parameters["properties"].values())
     missing = argument_error(tool, {})
     assert all(name in (missing or "") for name in parameters["required"][:1])
+
+
+@each_row(
+    ("type_name", "value", "is_right"),
+    [
+        ("string", "a", True),
+        ("string", 1, False),
+        ("integer", 1, True),
+        ("integer", True, False),  # Python takes a bool for an int
+        ("number", 1.5, True),
+        ("number", 2, True),
+        ("number", False, False),
+        ("boolean", True, True),
+        ("boolean", 1, False),
+        ("array", ["a"], True),
+        ("array", "a", False),
+        ("object", {"a": 1}, True),
+        ("object", ["a"], False),
+    ],
+)
+def test_an_argument_may_be_of_any_type_of_json(
+    monkeypatch: pytest.MonkeyPatch, type_name: str, value: Any, is_right: bool
+) -> None:
+    toy = MemoryTool(tool_schema("A toy.", (), x={"type": type_name}))
+    monkeypatch.setattr(memory_tools, "MEMORY_TOOLS", {"toy": toy})
+    error = argument_error("toy", {"x": value})
+    assert error is None if is_right else f"must be of type {type_name}" in (error or "")
 
 
 @pytest.mark.parametrize(
@@ -255,6 +284,5 @@ class TestEdits:
         assert not edit.message.startswith("Error")
 
     def test_every_edit_of_a_block_can_be_applied(self) -> None:
-        assert MEMORY_TOOLS.keys() >= WRITING_TOOLS
         for tool, operation in BLOCK_TOOLS.items():
             assert apply_edit(operation, {}, None).message.startswith(f"Error: {tool} needs ")

@@ -1,0 +1,208 @@
+"""The edits of a memory block: a function of the block and a call's arguments.
+
+This module knows nothing of stores and turns. So the result of an edit can be shown to the next call of the model at
+once, and the edit applied again to the block when the turn is confirmed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from msgspec import Struct, field
+
+from gateway.core.memory.memory_tools import BLOCK_TOOLS, EditOperation, argument_error
+from gateway.core.prompt.shown_blocks import Shown
+from gateway.core.tags import quoted
+from storage.records import Block
+
+
+class EditResult(Struct, frozen=True):
+    """The outcome of an edit: the new value of a block, and what the model reads of it."""
+
+    # The block's new value; None: it is unchanged, as the edit has failed or the block has the text already.
+    value: str | None
+    # The text for the model.
+    message: str
+    has_failed: bool = False
+    # What the message shows of the block. Set by the caller, who knows what the prompt shows.
+    shown: Shown = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        """How the call went: success or error."""
+        return "error" if self.has_failed else "success"
+
+
+# A message quotes the old and the new text up to this length: enough to recognise the edit, not the whole block again.
+_QUOTED_CHARS = 200
+_MAX_LINE_NUMBERS = 10  # that a message lists, where a text occurs more than once
+
+
+class _Change(NamedTuple):
+    """The text of a block after an operation, and the words about it."""
+
+    value: str | None  # the new text; None: the operation cannot be done
+    words: str  # half a sentence for the model: what was done, or else why nothing was
+
+
+def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> EditResult:
+    """Applies an operation to a block.
+
+    op: an `EditOperation`, and none of `STORED_SOURCES`.
+    arguments: those of the operation's tool, which are checked here. REPLACE may also have `every`, which replaces all
+        places. Those of PATCH were checked.
+    block: the one that the arguments name; None: there is none.
+    """
+    tool = next((tool for tool, operation in BLOCK_TOOLS.items() if operation == op), None)
+    error = None if tool is None else argument_error(tool, arguments)
+    if error is not None:
+        return EditResult(None, error, has_failed=True)
+    label = arguments["label"]
+    if block is None:
+        return _refusal(f"there is no memory block {quoted(label)}.")
+    if block.read_only:
+        return _refusal(f"the memory block {quoted(label)} is read-only.")
+    if op == EditOperation.REPLACE and arguments.get("every") and arguments["old_string"]:
+        # The size is checked first: many places of a long text could grow to gigabytes.
+        size = _replaced_size(block.value, arguments["old_string"], arguments["new_string"])
+        if (refusal := _limit_refusal(block, size)) is not None:
+            return refusal
+    change = _change_text(op, arguments, block.value)
+    if change.value is None:
+        return _refusal(change.words)
+    if (refusal := _limit_refusal(block, len(change.value))) is not None:
+        return refusal
+    if change.value == block.value:
+        return EditResult(None, f"The memory block {quoted(label)} says so already.")
+    return EditResult(
+        change.value,
+        f"Memory block {quoted(label)} {change.words} ({len(change.value)} of {block.limit} characters)",
+    )
+
+
+def _change_text(op: str, arguments: Mapping[str, Any], value: str) -> _Change:
+    """Applies an operation to the text of a block. The parameters are those of `apply_edit`."""
+    match op:
+        case EditOperation.INSERT:
+            return _insert(value, arguments["new_string"], arguments.get("insert_line"))
+        case EditOperation.REPLACE:
+            old, new = arguments["old_string"], arguments["new_string"]
+            return _replace(value, old, new, every=bool(arguments.get("every")))
+        case EditOperation.PATCH:
+            return _patch(value, arguments["patch"])
+        case EditOperation.RETHINK:
+            new = arguments["new_memory"]
+            return _Change(new, f"rewritten: {len(value)} -> {len(new)} characters")
+    raise NotImplementedError(f"{op} edits no block, or lacks a case here")
+
+
+def _refusal(why: str, advice: str = "") -> EditResult:
+    return EditResult(None, f"Error: {why} Nothing was done.{advice}", has_failed=True)
+
+
+def _limit_refusal(block: Block, size: int) -> EditResult | None:
+    """Returns the refusal of an edit after which a block would have `size` characters; None: it may have them."""
+    # A block that is over its limit already (the limit was lowered) may be made shorter.
+    if size <= block.limit or size < len(block.value):
+        return None
+    return _refusal(
+        f"the memory block {quoted(block.label)} would have {size} characters; its limit is {block.limit}.",
+        " Shorten it first, or keep the text in archival memory.",
+    )
+
+
+def _replaced_size(value: str, old: str, new: str) -> int:
+    """Returns the size of a text after all places of `old` in it are replaced by `new`."""
+    return len(value) + value.count(old) * (len(new) - len(old))
+
+
+def _insert(value: str, new: str, line: int | None) -> _Change:
+    """Inserts after a line, by its number from 1; 0: at the beginning; None or -1: at the end."""
+    new = new.strip("\n")
+    if not new.strip():
+        return _Change(None, "the text to add is empty.")
+    lines = value.split("\n") if value else []
+    at = len(lines) if line is None or line == -1 else line
+    if not 0 <= at <= len(lines):
+        return _Change(None, f"insert_line must be from 0 to {len(lines)}, or -1; it is {at}.")
+    return _Change("\n".join([*lines[:at], new, *lines[at:]]), f"changed: + {_quoted_short(new)}")
+
+
+def _replace(value: str, old: str, new: str, *, every: bool = False) -> _Change:
+    """Replaces a text that occurs exactly once; with `every`, all places where it occurs."""
+    if not old:
+        return _Change(None, "the text to replace is empty.")
+    if every and old in value:
+        return _Change(value.replace(old, new), f"changed: - {_quoted_short(old)} + {_quoted_short(new)}")
+    count = value.count(old)
+    # Overlapping places count as well: "aa" in "aaa" does not say which.
+    if count == 1 and value.find(old, value.find(old) + 1) != -1:
+        count = 2
+    if count == 0:
+        return _Change(None, f"the text to replace is not in the block: {_quoted_short(old)}.")
+    if count > 1:
+        lines = ", ".join(map(str, _lines_of(value, old)))
+        return _Change(
+            None,
+            f"the text to replace is there more than once (lines {lines}); give more of what is around it.",
+        )
+    return _Change(value.replace(old, new), f"changed: - {_quoted_short(old)} + {_quoted_short(new)}")
+
+
+def _lines_of(value: str, old: str) -> list[int]:
+    """Returns the numbers, from 1, of the first lines in which a text begins."""
+    line_numbers: list[int] = []
+    line, counted, position = 1, 0, value.find(old)
+    while position != -1 and len(line_numbers) < _MAX_LINE_NUMBERS:
+        line += value.count("\n", counted, position)
+        line_numbers.append(line)
+        counted, end = position, value.find("\n", position)
+        position = -1 if end == -1 else value.find(old, end + 1)
+    return line_numbers
+
+
+def _patch(value: str, patch: str) -> _Change:
+    """Applies the hunks of a patch, one after the other; the old lines of each must occur exactly once."""
+    # Each line with a break on both sides, so that whole lines are found in one search.
+    text, shown = "\n" + _joined_lines(value.split("\n") if value else []), list[str]()
+    for hunk in re.split(r"^@@.*\n?", patch, flags=re.MULTILINE):
+        if not hunk.strip():
+            continue
+        # An empty line of the context may have lost its blank.
+        rows = [row or " " for row in hunk.strip("\n").split("\n") if not row.startswith("\\")]
+        change = _apply_hunk(text, rows)
+        if change.value is None:
+            return change
+        text = change.value
+        shown += [row for row in rows if row[0] != " "]
+    if not shown:
+        return _Change(None, "the patch changes nothing.")
+    return _Change(text[1:-1], f"changed: {_quoted_short(chr(10).join(shown))}")
+
+
+def _apply_hunk(text: str, rows: Sequence[str]) -> _Change:
+    """Replaces the old lines of a hunk by its new ones. text: with a break before and after each line."""
+    wrong = next((row for row in rows if row[0] not in " -+"), None)
+    if wrong is not None:
+        return _Change(
+            None, f"a line of the patch begins with none of ' ', '-', '+': {_quoted_short(wrong)}."
+        )
+    old = [row[1:] for row in rows if row[0] != "+"]
+    new = [row[1:] for row in rows if row[0] != "-"]
+    sought = "\n" + _joined_lines(old)
+    # A hunk without old lines is added at the end.
+    at = text.find(sought) if old else len(text) - 1
+    if at == -1 or (old and text.find(sought, at + 1) != -1):
+        how = "not in the block" if at == -1 else "there more than once"
+        return _Change(None, f"these lines of the patch are {how}: {_quoted_short(chr(10).join(old))}.")
+    return _Change(text[: at + 1] + _joined_lines(new) + text[at + len(sought) :], "")
+
+
+def _joined_lines(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _quoted_short(text: str) -> str:
+    return quoted(text if len(text) <= _QUOTED_CHARS else text[: _QUOTED_CHARS - 1] + "…")

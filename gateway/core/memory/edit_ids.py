@@ -1,0 +1,33 @@
+"""The names of the edits of a turn: each has one of its own, which says what call it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from typing import Final
+
+_NEXT: Final = " #"
+# Some proxies put the signature of a thought into a call's id, some kilobytes. PostgreSQL indexes no more than 2,704
+# bytes, and servers take headers of some thousand.
+_MAX_ID_CHARS: Final = 200
+
+
+def edit_id(call_id: str, n: int) -> str:
+    """Returns the name of the n-th edit of a call: a turn has each name once."""
+    name = short_call_id(call_id)
+    return name if n == 0 else f"{name}{_NEXT}{n + 1}"
+
+
+def short_call_id(call_id: str) -> str:
+    """Returns a call's id as indexes and headers take it: of a long one a digest."""
+    return call_id if len(call_id) <= _MAX_ID_CHARS else sha256(call_id.encode()).hexdigest()
+
+
+def calls_by_name(calls: Iterable[str]) -> dict[str, str]:
+    """Returns the ids of calls by the names of their first edits."""
+    return {edit_id(call, 0): call for call in calls}
+
+
+def call_of_edit(edit: str, calls: Mapping[str, str]) -> str:
+    """Returns the id of the call that an edit belongs to; "": of none of these. calls: as `calls_by_name` has them."""
+    return calls.get(edit) or calls.get(edit.rpartition(_NEXT)[0], "")

@@ -1,0 +1,125 @@
+"""The searches of memory that calls of built-in tools ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, tzinfo
+from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from msgspec import Struct
+
+from gateway.core.dates import parse_moment
+from storage.records import Message
+
+
+class Lookup(Struct, frozen=True):
+    """A search of memory."""
+
+    # The texts to search for; empty: the newest entries.
+    queries: tuple[str, ...]
+    # Kinds of entries: "message", "passage", "fact".
+    sources: frozenset[str]
+    # Roles of messages; empty: any.
+    roles: frozenset[str] = frozenset()
+    # Tags of passages.
+    tags: frozenset[str] = frozenset()
+    # A passage must have all of the tags, not one of them.
+    needs_all: bool = False
+    # The earliest time, in epoch seconds; None: any.
+    since: float | None = None
+    # The latest time, in epoch seconds; None: any.
+    until: float | None = None
+    # The most results.
+    limit: int = 5
+
+    def matches(self, hit: Message) -> bool:
+        """Returns whether a hit is one of those that are looked for, but for its tags."""
+        return (
+            hit.source in self.sources
+            and (not self.roles or hit.role in self.roles)
+            and self.matches_time(hit.at)
+        )
+
+    def matches_time(self, at: float) -> bool:
+        """Returns whether an entry of this time, in epoch seconds, is."""
+        return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
+
+    def matches_tags(self, tags: Collection[str]) -> bool:
+        """Returns whether a passage with these tags is."""
+        found = self.tags & frozenset(tags)
+        return not self.tags or (found == self.tags if self.needs_all else bool(found))
+
+
+_EVERYTHING = frozenset({"message", "passage", "fact"})
+_ALL_RESULTS = 8  # of a search of everything
+_MAX_QUERIES = 8
+
+
+def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: str = "UTC") -> Lookup | str:
+    """Returns the search that a call asks for, or an error.
+
+    arguments: they fit the schema.
+    timezone: of its dates.
+    """
+    query = str(arguments.get("query") or "").strip()
+    queries = (query,) if query else ()
+    since_key, until_key = _DATES.get(name, ("", ""))
+    try:
+        since = _moment(arguments.get(since_key), timezone, is_end=False)
+        until = _moment(arguments.get(until_key), timezone, is_end=True)
+    except ValueError:
+        return f"Error: `{since_key}` and `{until_key}` are dates such as 2026-03-01. Nothing was done."
+    match name:
+        case "archival_memory_search":
+            return Lookup(
+                queries,
+                frozenset({"passage"}),
+                tags=frozenset(arguments.get("tags") or ()),
+                needs_all=arguments.get("tag_match_mode") == "all",
+                since=since,
+                until=until,
+                limit=arguments.get("top_k") or 5,
+            )
+        case "conversation_search":
+            roles = frozenset(arguments.get("roles") or ())
+            return Lookup(
+                queries,
+                frozenset({"message"}),
+                roles,
+                since=since,
+                until=until,
+                limit=arguments.get("limit") or 5,
+            )
+        case "search_memory":
+            words = tuple(each for each in arguments.get("convo_keyword_queries") or () if each.strip())
+            words = words[:_MAX_QUERIES]
+            start, end = arguments.get("start_minutes_ago"), arguments.get("end_minutes_ago")
+            return Lookup(
+                words,
+                _EVERYTHING,
+                since=None if start is None else now - 60 * start,
+                until=None if end is None else now - 60 * end,
+                limit=max(_ALL_RESULTS, 3 * len(words)),
+            )
+        case _:
+            return Lookup(queries, _EVERYTHING, limit=_ALL_RESULTS)
+
+
+_DATES: Final = {
+    "archival_memory_search": ("start_datetime", "end_datetime"),
+    "conversation_search": ("start_date", "end_date"),
+}
+
+
+def _moment(text: object, timezone: str, *, is_end: bool) -> float | None:
+    """Returns a date or time as epoch seconds; of a date alone its beginning or its end. Raises: ValueError."""
+    return parse_moment(str(text).strip(), _zone(timezone), is_end=is_end) if text else None
+
+
+def _zone(name: str) -> tzinfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        # The definition of an agent may be older than a change of the zones.
+        return UTC
