@@ -22,9 +22,9 @@ from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.lookup import probes_for_list, probes_for_plain_turn
+from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, opening_of, openings_of
 from gateway.core.conversation.plan import Plan, plan_turn
-from gateway.core.conversation.query import MemoryUse, Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory.rules import RULES
 from gateway.core.prompt.compose import compose, known_note

@@ -27,8 +27,8 @@ from gateway.core.conversation.canonical import (
 )
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn
-from gateway.core.conversation.query import MemoryUse, Query
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import visible_messages

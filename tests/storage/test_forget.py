@@ -12,7 +12,7 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.conversation.query import MemoryUse
+from gateway.core.conversation.match_query import MemoryUse
 from gateway.run.background.retention import Retention
 from storage.commands import ForgetTarget, Learned, LearnedFact, RunAccept
 from storage.errors import Stale

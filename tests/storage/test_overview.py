@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from gateway.core.conversation.query import MemoryUse
+from gateway.core.conversation.match_query import MemoryUse
 from storage.commands import ForgetTarget
 from storage.listing import Retained
 from storage.records import Scope

@@ -15,7 +15,7 @@ import pytest
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import MessageHasher, WireMessage
 from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.conversation.query import MemoryUse
+from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.stored_messages import CannotRewrite, rewrite_message
 from gateway.core.conversation.tree import Tree
 from storage.commands import Change, ForgetTarget, MemorySnapshot, Pool

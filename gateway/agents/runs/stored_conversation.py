@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher, WireMessage, first_after_system, is_user
 from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.private import is_nudge
-from gateway.core.conversation.query import MemoryUse, Query
 from gateway.core.conversation.stored_path import abandon, begins_fork, open_step, path_hash, plan_step
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits

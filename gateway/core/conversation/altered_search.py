@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_assistant, is_user, text_of, without_space
 from gateway.core.conversation.evidence import LONG_REPLY, has_akin_question
-from gateway.core.conversation.query import AlteredReply, Match, Query
+from gateway.core.conversation.match_query import AlteredReply, Match, Query
 from gateway.core.conversation.tree import Tree, is_tombstone
 from gateway.core.words import heard_letters, is_beginning, letters_of
 from storage.records import Atom, Exchange

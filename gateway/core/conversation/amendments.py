@@ -14,7 +14,7 @@ from msgspec import Struct
 from gateway.core.conversation.canonical import RESULT_ROLES, is_question, is_user, text_of, without_space
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.head import was_heard
-from gateway.core.conversation.query import Match
+from gateway.core.conversation.match_query import Match
 from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
 from gateway.core.words import letters_of
 from storage.records import Atom, Exchange

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from gateway.core.conversation.canonical import is_question
 from gateway.core.conversation.evidence import LONG_REPLY, has_akin_question
 from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.conversation.query import Match, Query
+from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.turn_replies import ListSpan, TurnReplies, turn_ranges
 from gateway.core.subsequence import LCS_ATOMS, lcs

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_spoken
 from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.plan import Plan
-from gateway.core.conversation.query import Query
 from gateway.core.conversation.turn_replies import reply_keys
 from storage.commands import MAX_QUESTIONS, Probes
 from storage.records import message_key

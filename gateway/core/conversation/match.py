@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from gateway.core.conversation.altered_search import AlteredSearch
 from gateway.core.conversation.exact_search import ExactSearch
 from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.conversation.query import Match, Query
+from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import Tree
 from storage.records import Atom
 

@@ -25,7 +25,7 @@ from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.head import HEARD, PathHead, RepeatedReply, find_head
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import find_match
-from gateway.core.conversation.query import Match, MemoryUse, Query
+from gateway.core.conversation.match_query import Match, MemoryUse, Query
 from gateway.core.conversation.tree import (
     PathElement,
     Tree,

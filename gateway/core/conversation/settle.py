@@ -26,6 +26,7 @@ from gateway.core.conversation.canonical import (
 )
 from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import (
     Plan,
     find_opening,
@@ -35,7 +36,6 @@ from gateway.core.conversation.plan import (
 )
 from gateway.core.conversation.private import private_of, with_private, with_response_of
 from gateway.core.conversation.provider_fields import has_opaque
-from gateway.core.conversation.query import MemoryUse, Query
 from gateway.core.conversation.tree import Tree, dump_full_reply, end_offset, flat, is_forgotten, is_tombstone
 from gateway.core.thoughts import without_thoughts
 from storage.records import REPLY, Evicted, Exchange, State

@@ -11,9 +11,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import RESULT_ROLES, are_results, text_of
+from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
-from gateway.core.conversation.query import MemoryUse
 from gateway.core.conversation.tree import is_forgotten
 from gateway.core.memory.standing import standing_block
 from gateway.core.message_text import with_text_before

@@ -21,9 +21,9 @@ from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.loaded import is_loaded_enough
 from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list
+from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, openings_of
 from gateway.core.conversation.plan import Plan, plan_turn
-from gateway.core.conversation.query import MemoryUse, Query
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.memory import builtin, edits
 from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, allows_hidden_tools, choose_tool_names

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import MessageHasher, WireMessage
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import with_private
-from gateway.core.conversation.query import MemoryUse, Query
 from gateway.core.conversation.stored_path import (
     abandon,
     begins_fork,

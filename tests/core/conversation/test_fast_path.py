@@ -14,8 +14,8 @@ from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_opening, finish_plain, plan_opening, plan_plain
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn
-from gateway.core.conversation.query import MemoryUse, Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.compose import compose
 from gateway.core.prompt.composition import Composition

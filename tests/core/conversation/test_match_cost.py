@@ -19,8 +19,8 @@ from gateway.core.conversation import altered_search, exact_search
 from gateway.core.conversation.canonical import MessageHasher, WireMessage, is_user, text_of
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.lookup import probes_for_list
+from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import trimmed_front
-from gateway.core.conversation.query import MemoryUse, Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.turn_replies import TurnReplies, reply_keys
 from gateway.core.memory import visibility

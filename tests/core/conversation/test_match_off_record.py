@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.conversation.query import MemoryUse
+from gateway.core.conversation.match_query import MemoryUse
 from tests.core.conversation.keyed import both
 from tests.core.conversations import (
     World,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from gateway.core.conversation.query import MemoryUse
+from gateway.core.conversation.match_query import MemoryUse
 from tests.core.conversations import IDLE_S, World, assistant, call, drawn, result, user
 
 both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.conversation.query import MemoryUse
+from gateway.core.conversation.match_query import MemoryUse
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, Request, assistant, user
 from tests.gateway.memory.test_two_paths import Pair
