@@ -64,7 +64,7 @@ from scripts.talk.rules import RULES as RULES_OF_RECALL
 from scripts.talk.sets import Set, make_sets, sentences_of, sessions_of
 from storage.commands import Committed
 from storage.open import open_store
-from storage.search import blob
+from storage.search.document import Document
 from storage.sql.store import Store
 
 CACHE = Path(".cache").resolve()
@@ -189,7 +189,7 @@ async def _remember(
 ) -> tuple[Store, EmbeddingService | None]:
     store = await open_store(path, RULES)
     agent = await new_agent(store, "reader")
-    sessions: list[list[blob.Document]] = []
+    sessions: list[list[Document]] = []
     for document in memory.history:
         if document.previous is None:
             sessions.append([])

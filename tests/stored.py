@@ -35,7 +35,8 @@ from storage.database import Connection
 from storage.open import is_url
 from storage.postgres.database import PostgresLimits
 from storage.records import Agent, Block, BlockOp, Exchange, Passage, Run, Scope, SentSection
-from storage.search.blob import PRESENT, Document, document_type, open_blob
+from storage.search.blob import document_type, open_blob
+from storage.search.document import PRESENT, Document
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail

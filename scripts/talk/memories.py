@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from scripts.talk.dialogue import Turn
-from storage.search.blob import Document
+from storage.search.document import Document
 
 # When it begins, in seconds since the epoch, and its turns.
 Session = tuple[float, list[Turn]]

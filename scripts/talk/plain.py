@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from gateway.core.prompt.note_text import estimate_tokens
-from storage.search.blob import Document
+from storage.search.document import Document
 from storage.search.tokens import split_words, terms_of_word
 
 _HITS = 200

@@ -7,7 +7,7 @@ A blob (little endian; `m` entries, in columns, which numpy searches in place):
 
     magic 2s, version u8, terms_version u8, chunk u32, m u32
     64 documents, by slot:   length u16, back u16, flags u8, head u8
-    entries, by hash:        hash u32[m], place u8[m] (slot; bit 6: in the head; bit 7: a name), frequency u8[m]
+    entries, by hash:        hash u32[m], marked_slot u8[m] (bit 6: in the head; bit 7: a name), frequency u8[m]
 
 What stands around a message in its conversation counts for it as well, the less the further away. It is not copied into
 it: `back` notes how far before it its predecessor is, and a query passes the hits in the head (the first words) of a
@@ -20,49 +20,37 @@ it is and bears this program's version afterwards.
 
 from __future__ import annotations
 
-import math
-import re
 import struct
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from hashlib import blake2b
-from itertools import chain, islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
-from storage.search.common import lacks_content
+from storage.search.document import (
+    FREQUENCY,
+    HEAD,
+    NAME,
+    PRESENT,
+    CountedDocument,
+    Document,
+    count_terms,
+    with_names,
+)
 from storage.search.tokens import VERSION as TERMS_VERSION
-from storage.search.tokens import date_words, is_long, names_in, parts_of, split_words, terms_of, words_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 # Messages in a blob. A slot must fit into 6 bits.
-CHUNK = 64
+SLOT_BITS = 6
+CHUNK = 1 << SLOT_BITS
 
-# Characters of a turn that count for its neighbours: a whole long turn ruins BM25, its beginning does not.
-_HEAD_CHARS = 200
-# Distinct terms stored of one document; a page of prose has about 250.
-_DOCUMENT_TERMS = 4_000
-_DOCUMENT_CHARS = 200_000
-
-# A text with fewer terms than this share of its words counts as English, which writes hardly any compound as one word:
-# its long words are not split into parts. Function words are no terms: 28 to 66% of English words, up to 20% of other
-# languages'. With parts, 29 and 25% of the requests in scripts/talk/kinds.py that need no note got one, not 21 and 12%.
-_ENGLISH_TERM_SHARE = 0.75
-
-# A text with no sentence but questions, or one that only repeats a question. Longer ones also state something.
-_ENDS_WITH_QUESTION = re.compile(r"[?？؟]\W*\Z")
-_STATEMENT_END = re.compile(r"[.!。！](?:\s|(?<=[。！]))")
-_QUESTION_CHARS = 500
-# A text of more terms has content.
-_SLIGHT_TERMS = 8
-
-_NO_HASH = 0xFFFFFFFF
+# No term has this hash.
+_NO_TERM = 0xFFFFFFFF
 _MAGIC = b"mt"
 _VERSION = 1
 _HEADER = struct.Struct("<2sBBII")
@@ -71,58 +59,15 @@ _ROW_BYTES = 6
 EMPTY_TABLE = bytes(CHUNK * _ROW_BYTES)
 _TERMS_VERSION_AT = 3
 _PREFIX = _HEADER.size + len(EMPTY_TABLE)
-_ENTRY_BYTES = 6
-# An entry's place: its document's slot, and two marks.
-SLOT = 0x3F
-_IN_HEAD = 0x40
-_NAMED = 0x80
-# A counted term: its frequency, and the same marks two bits further to the left.
-FREQUENCY = 0xFF
+_HASH_BYTES = 4
+_ENTRY_BYTES = _HASH_BYTES + 2
+# The slot in a marked slot. The marks to the left of it are those of a counted term, so many bits further to the right.
+SLOT = CHUNK - 1
 MARKS_SHIFT = 2
-HEAD = _IN_HEAD << MARKS_SHIFT
-NAME = _NAMED << MARKS_SHIFT
-# An occurrence of a term, as queries see it, has its document's row to the left of these bits.
-ROW_SHIFT = 10
-NO_ROW = (1 << ROW_SHIFT) - 1
-# Bits of a document's flags: it only asks; its words are what people say all the time.
-USER, PRESENT, ASKS, SLIGHT = 1, 2, 4, 8
 
 
 class CorruptIndex(ValueError):
     """These bytes are no blob of this index. The remedy is to encode the chunk's messages again."""
-
-
-class Indexable(Protocol):
-    """The fields of a message that the index reads, as records of the store and `Document` have them."""
-
-    @property
-    def seq(self) -> int: ...
-    @property
-    def role(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def at(self) -> float:
-        """Seconds since the epoch."""
-
-    @property
-    def speaker(self) -> str | None:
-        """A name, where the client gave one."""
-
-    @property
-    def previous(self) -> int | None:
-        """The seq of the turn before it in its conversation, if that is (or will be) indexed too."""
-
-
-class Document(Struct, frozen=True):
-    """The fields that the index reads, as a key of caches: equal documents have the same terms."""
-
-    seq: int
-    role: str
-    text: str
-    at: float
-    speaker: str | None = None
-    previous: int | None = None
 
 
 def chunk_of(seq: int) -> int:
@@ -132,89 +77,10 @@ def chunk_of(seq: int) -> int:
 
 def by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
     """Returns the messages of each chunk."""
-    found: dict[int, list[int]] = {}
+    chunks: dict[int, list[int]] = {}
     for seq in seqs:
-        found.setdefault(chunk_of(seq), []).append(seq)
-    return found
-
-
-# A message's row of `_COLUMNS`: length, back, flags, head.
-DocumentRow = tuple[int, ...]
-
-
-class Counted(Struct, frozen=True):
-    """The terms of a message, counted."""
-
-    # The message's row in the table of its blob.
-    row: DocumentRow
-    # How often each term occurs, up to 255, with the marks HEAD (it is in the beginning) and NAME (in a name there).
-    terms: dict[str, int]
-
-
-def count_terms(document: Indexable) -> Counted:
-    """Returns the terms of a message with its frame, counted, without the marks of its names."""
-    text = document.text[:_DOCUMENT_CHARS]
-    head_end = _head_end(text)
-    all_words = head_words = split_words(text[: head_end or _HEAD_CHARS])
-    words = head_terms = terms_of(head_words)
-    if head_end < len(text):
-        all_words = head_words + split_words(text[head_end:]) if head_end else split_words(text)
-        words = terms_of(all_words)
-    # The terms of a message besides its text: its date and author.
-    frame: Sequence[str] = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
-    if document.speaker:
-        frame = [*frame, *words_of(document.speaker)]
-    terms: dict[str, int] = Counter(chain(dict.fromkeys(frame), words))
-    is_english = len(head_terms) < _ENGLISH_TERM_SHARE * len(head_words)
-    compounds = [] if is_english else [word for word in dict.fromkeys(all_words) if is_long(word)]
-    # Their parts are no words of the text, which is as long as it was.
-    for part in islice(parts_of(compounds), _DOCUMENT_TERMS):
-        terms.setdefault(part, 1)
-    if len(terms) > _DOCUMENT_TERMS:
-        terms = dict(islice(terms.items(), _DOCUMENT_TERMS))
-    if len(words) >= FREQUENCY:
-        terms = {term: min(times, FREQUENCY) for term, times in terms.items()}
-    for term in {*head_terms, *parts_of({*head_words}.intersection(compounds))}:
-        if term in terms:
-            terms[term] |= HEAD
-    # Numbers that do not fit count as the largest that does.
-    back = 0 if document.previous is None else document.seq - document.previous
-    length, head_count = min(len(words) + len(frame), 0xFFFF), min(len(head_terms), 0xFF)
-    return Counted(
-        (length, back if 0 < back <= 0xFFFF else 0, _flags(document, all_words, words), head_count), terms
-    )
-
-
-def names_of(document: Indexable) -> list[str]:
-    """Returns the terms of the names and numbers in the head of a message, sorted."""
-    text = document.text[:_DOCUMENT_CHARS]
-    return sorted({*names_in(text[: _head_end(text) or _HEAD_CHARS])})
-
-
-def with_names(counted: Counted, document: Indexable) -> Counted:
-    """Returns the terms of a message with the marks of its names, which blobs have."""
-    terms = dict(counted.terms)
-    for term in names_of(document):
-        if term in terms:
-            terms[term] |= NAME
-    return Counted(counted.row, terms)
-
-
-def _head_end(text: str) -> int:
-    """Returns where the head of a text ends, after a word; 0: it has no spaces, and the head ends within a word."""
-    return len(text) if len(text) <= _HEAD_CHARS else text.rfind(" ", 0, _HEAD_CHARS) + 1
-
-
-def _flags(document: Indexable, words: Sequence[str], terms: Sequence[str]) -> int:
-    flags = PRESENT | (USER if document.role == "user" else 0)
-    text = document.text[:_DOCUMENT_CHARS].strip()
-    if len(text) <= _QUESTION_CHARS:
-        asks = _ENDS_WITH_QUESTION.search(text)
-        if asks and not _STATEMENT_END.search(text, 0, asks.start()):
-            flags |= ASKS
-    if len(terms) <= _SLIGHT_TERMS and lacks_content(words, terms):
-        flags |= SLIGHT
-    return flags
+        chunks.setdefault(chunk_of(seq), []).append(seq)
+    return chunks
 
 
 class _Blob(Struct, frozen=True):
@@ -223,9 +89,9 @@ class _Blob(Struct, frozen=True):
     chunk: int
     # 64 rows of `_COLUMNS`.
     documents: NDArray[Any]
+    # By entry.
     hashes: NDArray[np.uint32]
-    # places, frequencies: parallel to the hashes.
-    places: NDArray[np.uint8]
+    marked_slots: NDArray[np.uint8]
     frequencies: NDArray[np.uint8]
     terms_version: int = TERMS_VERSION
 
@@ -235,41 +101,46 @@ class _Blob(Struct, frozen=True):
 
 @cache
 def document_type() -> np.dtype[Any]:
+    """Returns the type of a document's row in a numpy array."""
     import numpy as np
 
     return np.dtype(_COLUMNS)
 
 
 def encode(
-    documents: Iterable[Document], secret: bytes, counted: Mapping[Document, Counted] = MappingProxyType({})
+    documents: Iterable[Document],
+    secret: bytes,
+    counted: Mapping[Document, CountedDocument] = MappingProxyType({}),
 ) -> dict[int, bytes]:
     """Returns blobs by chunk; `merge` adds one to what the chunk already has.
 
     secret: the agent's, at most 64 bytes.
-    counted: those with terms that were counted before, with the marks of names.
+    counted: documents that were counted before, with the marks of names; the others are counted here.
     """
     import numpy as np
 
-    # Chunk -> slot -> the terms of its message.
-    chunks: dict[int, dict[int, Counted]] = {}
+    # Chunk -> slot -> the message there.
+    chunks: dict[int, dict[int, CountedDocument]] = {}
     for document in documents:
-        found = counted.get(document) or with_names(count_terms(document), document)
-        chunks.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = found
+        chunks.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = counted.get(
+            document
+        ) or with_names(count_terms(document), document)
     hashes = hash_terms(
-        (term for slots in chunks.values() for found in slots.values() for term in found.terms), secret
+        (term for slots in chunks.values() for message in slots.values() for term in message.terms), secret
     )
     blobs = {}
     for chunk, slots in chunks.items():
         table = np.zeros(CHUNK, document_type())
-        values, places, frequencies = list[int](), bytearray(), bytearray()
-        for slot, found in slots.items():
-            table[slot] = found.row
-            values += [hashes[term] for term in found.terms]
-            places += bytes([slot | (each & (HEAD | NAME)) >> MARKS_SHIFT for each in found.terms.values()])
-            frequencies += bytes([each & FREQUENCY for each in found.terms.values()])
+        chunk_hashes, marked_slots, frequencies = list[int](), bytearray(), bytearray()
+        for slot, message in slots.items():
+            table[slot] = message.row
+            chunk_hashes += [hashes[term] for term in message.terms]
+            terms = message.terms.values()
+            marked_slots += bytes([slot | (term & (HEAD | NAME)) >> MARKS_SHIFT for term in terms])
+            frequencies += bytes([term & FREQUENCY for term in terms])
         columns = (
-            np.array(values, "<u4"),
-            np.frombuffer(places, np.uint8),
+            np.array(chunk_hashes, "<u4"),
+            np.frombuffer(marked_slots, np.uint8),
             np.frombuffer(frequencies, np.uint8),
         )
         blobs[chunk] = _pack(_Blob(chunk, table, *columns))
@@ -292,15 +163,16 @@ def merge(old: bytes | None, new: bytes) -> bytes:
     if not old:
         return new
     added = _unpack(new)
-    stored = _without(_unpack_current(old), (added.documents["flags"] & PRESENT) > 0)
+    is_added = (added.documents["flags"] & PRESENT) > 0
+    stored = _without(_unpack_current(old), is_added)
     if stored.chunk != added.chunk:
         raise CorruptIndex(f"chunks {stored.chunk} and {added.chunk} are not the same")
     return _pack(
         _Blob(
             stored.chunk,
-            np.where(added.documents["flags"] & PRESENT, added.documents, stored.documents),
+            np.where(is_added, added.documents, stored.documents),
             np.concatenate((stored.hashes, added.hashes)),
-            np.concatenate((stored.places, added.places)),
+            np.concatenate((stored.marked_slots, added.marked_slots)),
             np.concatenate((stored.frequencies, added.frequencies)),
         )
     )
@@ -317,10 +189,10 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
     import numpy as np
 
     old = _unpack(blob)
-    gone = np.zeros(CHUNK, bool)
-    gone[[seq % CHUNK for seq in seqs if chunk_of(seq) == old.chunk]] = True
-    kept = _without(old, gone)
-    return _pack(kept) if kept.documents["flags"].any() else b""
+    is_forgotten = np.zeros(CHUNK, bool)
+    is_forgotten[[seq % CHUNK for seq in seqs if chunk_of(seq) == old.chunk]] = True
+    remaining = _without(old, is_forgotten)
+    return _pack(remaining) if remaining.documents["flags"].any() else b""
 
 
 def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
@@ -329,29 +201,28 @@ def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
     No hash is the largest number, so that the next one always exists: ranking searches for both ends of the entries of
     one.
     """
-    copy = blake2b(digest_size=4, key=secret).copy
-    found = dict.fromkeys(terms, 0)
+    copy = blake2b(digest_size=_HASH_BYTES, key=secret).copy
+    distinct = dict.fromkeys(terms)
     digests = []
-    for term in found:
+    for term in distinct:
         hasher = copy()
         hasher.update(term.encode("utf-8", "surrogatepass"))
         digests.append(hasher.digest())
-    values = struct.unpack(f"<{len(digests)}I", b"".join(digests))
-    return {
-        term: value if value < _NO_HASH else _NO_HASH - 1 for term, value in zip(found, values, strict=True)
-    }
+    hashes = struct.unpack(f"<{len(digests)}I", b"".join(digests))
+    return {term: min(value, _NO_TERM - 1) for term, value in zip(distinct, hashes, strict=True)}
 
 
-def _without(blob: _Blob, gone: NDArray[np.bool_]) -> _Blob:
+def _without(blob: _Blob, is_removed: NDArray[np.bool_]) -> _Blob:
+    """Returns a blob without some of its messages. is_removed: by slot."""
     import numpy as np
 
-    documents = np.where(gone, np.zeros((), document_type()), blob.documents)
-    stays = ~gone[blob.places & SLOT]
+    documents = np.where(is_removed, np.zeros((), document_type()), blob.documents)
+    stays = ~is_removed[blob.marked_slots & SLOT]
     return _Blob(
         blob.chunk,
         documents,
         blob.hashes[stays],
-        blob.places[stays],
+        blob.marked_slots[stays],
         blob.frequencies[stays],
         blob.terms_version,
     )
@@ -360,8 +231,8 @@ def _without(blob: _Blob, gone: NDArray[np.bool_]) -> _Blob:
 def _pack(blob: _Blob) -> bytes:
     import numpy as np
 
-    order = np.lexsort((blob.places, blob.hashes))
-    columns = (blob.hashes[order], blob.places[order], blob.frequencies[order])
+    order = np.lexsort((blob.marked_slots, blob.hashes))
+    columns = (blob.hashes[order], blob.marked_slots[order], blob.frequencies[order])
     header = _HEADER.pack(_MAGIC, _VERSION, blob.terms_version, blob.chunk, len(order))
     return b"".join((header, blob.documents.tobytes(), *(column.tobytes() for column in columns)))
 
@@ -381,14 +252,24 @@ class OpenBlob(NamedTuple):
 
     @property
     def hashes(self) -> NDArray[np.uint32]:
+        """By entry."""
         import numpy as np
 
         return np.frombuffer(self.data, "<u4", self.entries, _PREFIX)
 
     @property
-    def columns(self) -> memoryview:
-        """Places, then frequencies, one byte each."""
-        return memoryview(self.data)[_PREFIX + 4 * self.entries :]
+    def marked_slots(self) -> NDArray[np.uint8]:
+        """By entry."""
+        import numpy as np
+
+        return np.frombuffer(self.data, np.uint8, self.entries, _PREFIX + _HASH_BYTES * self.entries)
+
+    @property
+    def frequencies(self) -> NDArray[np.uint8]:
+        """By entry."""
+        import numpy as np
+
+        return np.frombuffer(self.data, np.uint8, self.entries, _PREFIX + (_HASH_BYTES + 1) * self.entries)
 
 
 def open_blob(blob: bytes) -> OpenBlob:
@@ -404,23 +285,32 @@ def open_blob(blob: bytes) -> OpenBlob:
 
 
 def _unpack_current(blob: bytes) -> _Blob:
-    found = _unpack(blob)
-    if found.terms_version < TERMS_VERSION:
-        raise CorruptIndex(f"its terms are of version {found.terms_version}, and not {TERMS_VERSION}")
-    return found
+    """Takes apart a blob to which something is added.
+
+    Raises: CorruptIndex, also where its terms are of an earlier version.
+    """
+    unpacked = _unpack(blob)
+    if unpacked.terms_version < TERMS_VERSION:
+        raise CorruptIndex(f"its terms are of version {unpacked.terms_version}, and not {TERMS_VERSION}")
+    return unpacked
 
 
 def _unpack(blob: bytes) -> _Blob:
+    """Takes apart a blob that is rewritten, and checks all of it: damage would be written on. Raises: CorruptIndex."""
     import numpy as np
 
-    chunk, entries, _ = open_blob(blob)
-    documents = np.frombuffer(blob, document_type(), CHUNK, _HEADER.size)
-    hashes = np.frombuffer(blob, "<u4", entries, _PREFIX)
-    places = np.frombuffer(blob, np.uint8, entries, _PREFIX + 4 * entries)
-    frequencies = np.frombuffer(blob, np.uint8, entries, _PREFIX + 5 * entries)
-    # Who rewrites a blob checks all of it, or damage would be written on.
+    opened = open_blob(blob)
+    documents = np.frombuffer(opened.table, document_type())
+    hashes, marked_slots = opened.hashes, opened.marked_slots
     if (hashes[1:] < hashes[:-1]).any():
         raise CorruptIndex("the entries are out of order")
-    if not (documents["flags"][places & SLOT] & PRESENT).all():
+    if not (documents["flags"][marked_slots & SLOT] & PRESENT).all():
         raise CorruptIndex("an entry belongs to no document")
-    return _Blob(chunk, documents, hashes, places, frequencies, terms_version=blob[_TERMS_VERSION_AT])
+    return _Blob(
+        opened.chunk,
+        documents,
+        hashes,
+        marked_slots,
+        opened.frequencies,
+        terms_version=blob[_TERMS_VERSION_AT],
+    )

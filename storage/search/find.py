@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from storage.search.blob import HEAD, ROW_SHIFT, hash_terms
-from storage.search.common import NAMES_NOTHING
-from storage.search.index import NO_HASH, Index, no_occurrences, without_rows
+from storage.search.blob import hash_terms
+from storage.search.common_words import NAMES_NOTHING
+from storage.search.document import HEAD, ROW_SHIFT
+from storage.search.index import LOW_HALF, Index, no_occurrences, without_rows
 from storage.search.layout import IndexLayout, Lengths
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tokens import is_date_word, is_pair, is_unspaced, parts_of_words
@@ -140,7 +141,7 @@ def find(index: Index, layout: IndexLayout, wanted: WantedTerms, postings: Posti
     if any(sizes):
         import numpy as np
 
-        in_index = np.concatenate(parts).view(np.int64) & NO_HASH
+        in_index = np.concatenate(parts).view(np.int64) & LOW_HALF
     named = _count_named(layout, in_index, sizes, in_tail)
     framed = [count if is_date_word(t) else n for t, count, n in zip(terms, counts, named, strict=True)]
     weights, held, asked = _weigh(wanted, counts, framed, layout.lengths)
@@ -238,7 +239,7 @@ def _of_rarest(layout: IndexLayout, parts: Sequence[NDArray[np.uint64]]) -> list
     for number in sorted(
         (number for number, part in enumerate(found) if len(part)), key=lambda n: len(found[n])
     ):
-        rows = ((found[number] & NO_HASH) >> ROW_SHIFT).astype(np.int64)
+        rows = ((found[number] & LOW_HALF) >> ROW_SHIFT).astype(np.int64)
         left -= len(rows)
         if left < 0:
             found[number] = found[number][is_near[rows]]

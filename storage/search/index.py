@@ -20,17 +20,15 @@ from typing import TYPE_CHECKING
 from storage.search.blob import (
     CHUNK,
     EMPTY_TABLE,
-    HEAD,
     MARKS_SHIFT,
-    NAME,
-    PRESENT,
-    ROW_SHIFT,
     SLOT,
+    SLOT_BITS,
     OpenBlob,
     chunk_of,
     document_type,
     open_blob,
 )
+from storage.search.document import HEAD, NAME, PRESENT, ROW_SHIFT
 from storage.search.layout import IndexLayout
 from storage.search.segment import (
     ENTRY_BYTES,
@@ -47,9 +45,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HASH_SHIFT = 32
-NO_HASH = 0xFFFFFFFF
-_MAX_CHUNKS = (1 << 22) // CHUNK  # four million messages
-_ROW_CHUNK_SHIFT = ROW_SHIFT + 6
+# In a number for a name, which has its row to the left.
+_HASH = 0xFFFFFFFF
+# The lower half of an occurrence: its row, marks and frequency. The hash is to the left.
+LOW_HALF = (1 << HASH_SHIFT) - 1
+_ROW_BITS = HASH_SHIFT - ROW_SHIFT
+_MAX_CHUNKS = 1 << (_ROW_BITS - SLOT_BITS)  # of four million messages
+# To the left of these bits a row is the position of its chunk.
+_CHUNK_SHIFT = ROW_SHIFT + SLOT_BITS
 
 # Chunks that changed lie in a column of their own until they are more than this, or than a quarter of all: to sort a
 # long column takes milliseconds.
@@ -70,7 +73,7 @@ class Index:
         self._columns = [_empty_column(), _empty_column()]
         # The chunks of the second column. What the first one has of them does not count.
         self._changed_chunks = frozenset[int]()
-        # By row, the hashes of the names in the head of each document, sorted.
+        # A number for each name in the head of a document: its row, and to the right of it the hash in 32 bits. Sorted.
         self._names = _empty_column()
         # How long each chunk is as a blob, and all together.
         self._lengths, self.blob_bytes = dict[int, int](), 0
@@ -119,12 +122,12 @@ class Index:
         )
         self._put_occurrences(changed, self._occurrences(opened) if opened else _empty_column())
 
-    def _put_occurrences(self, changed: Sequence[int], found: NDArray[np.uint64]) -> None:
+    def _put_occurrences(self, changed: Sequence[int], occurrences: NDArray[np.uint64]) -> None:
         """Puts the occurrences of changed chunks in place of those that they had."""
-        named = found[(found & NAME).astype(bool)]
-        gone = self._chunk_mask(changed)
+        names = occurrences[(occurrences & NAME).astype(bool)]
+        is_changed = self._chunk_mask(changed)
         all_chunks, changed_chunks = self._columns
-        parts = [_without_chunks(changed_chunks, gone), found]
+        parts = [_without_chunks(changed_chunks, is_changed), occurrences]
         self._changed_chunks = self._changed_chunks.union(changed)
         if not len(all_chunks) or len(self._changed_chunks) > min(_MAX_CHANGED, len(self.layout.chunks) // 4):
             parts.append(_without_chunks(all_chunks, self._chunk_mask(self._changed_chunks)))
@@ -132,9 +135,9 @@ class Index:
             self._changed_chunks = frozenset()
         else:
             self._columns = [all_chunks, _sorted_column(parts)]
-        stay = self._names[~gone[self._names >> (HASH_SHIFT + 6)]]
-        named_rows = (named & NO_HASH) >> ROW_SHIFT
-        self._names = _sorted_column([stay, named_rows << HASH_SHIFT | named >> HASH_SHIFT])
+        remaining = self._names[~is_changed[self._names >> (HASH_SHIFT + SLOT_BITS)]]
+        name_rows = (names & LOW_HALF) >> ROW_SHIFT
+        self._names = _sorted_column([remaining, name_rows << HASH_SHIFT | names >> HASH_SHIFT])
 
     def layout_with(self, tail: Tail, skip: range) -> IndexLayout:
         """Returns the layout with the messages of a tail in their rows. skip: numbers of those that are left out."""
@@ -151,38 +154,42 @@ class Index:
 
         bounds = np.array([*hashes, *(each + 1 for each in hashes)], np.uint64) << np.uint64(HASH_SHIFT)
         all_chunks, changed_chunks = self._columns
-        found = _slices_between(all_chunks, bounds)
+        by_term = _slices_between(all_chunks, bounds)
         if self._changed_chunks:
-            old, new = self._chunk_mask(self._changed_chunks), _slices_between(changed_chunks, bounds)
-            found = [
-                np.concatenate((_without_chunks(part, old), more))
-                for part, more in zip(found, new, strict=True)
+            is_changed, changed = (
+                self._chunk_mask(self._changed_chunks),
+                _slices_between(changed_chunks, bounds),
+            )
+            by_term = [
+                np.concatenate((_without_chunks(unchanged, is_changed), more))
+                for unchanged, more in zip(by_term, changed, strict=True)
             ]
         if read := postings.read:
-            found = [
-                np.concatenate((self._in_rows(read[each]), part)) if each in read else part
-                for each, part in zip(hashes, found, strict=True)
+            by_term = [
+                np.concatenate((self._in_rows(read[hash_]), in_chunks)) if hash_ in read else in_chunks
+                for hash_, in_chunks in zip(hashes, by_term, strict=True)
             ]
-        return found
+        return by_term
 
     def _in_rows(self, occurrences: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Returns occurrences in segments with rows of this index."""
         import numpy as np
 
-        first = np.zeros(max(self.segments) + 1, np.int64)
+        # By number of the segment, what is added to its occurrences.
+        shifts = np.zeros(max(self.segments) + 1, np.int64)
         for number in self.segments:
             row = self.layout.positions[chunks_of(number).start] * CHUNK
-            first[number] = (row - (number << SEGMENT_ROWS_SHIFT)) << ROW_SHIFT
+            shifts[number] = (row - (number << SEGMENT_ROWS_SHIFT)) << ROW_SHIFT
         of_segment = occurrences >> (ROW_SHIFT + SEGMENT_ROWS_SHIFT)
-        found: NDArray[np.uint64] = (occurrences + first[of_segment]).view(np.uint64)
-        return found
+        in_rows: NDArray[np.uint64] = (occurrences + shifts[of_segment]).view(np.uint64)
+        return in_rows
 
     def names_in(self, rows: Sequence[int]) -> list[list[int]]:
         """Returns the hashes of the names in the head of each document."""
         import numpy as np
 
         bounds = np.array([*rows, *(row + 1 for row in rows)], np.uint64) << np.uint64(HASH_SHIFT)
-        return [[each & NO_HASH for each in part.tolist()] for part in _slices_between(self._names, bounds)]
+        return [[name & _HASH for name in names.tolist()] for names in _slices_between(self._names, bounds)]
 
     def _make_room(self, chunks: Iterable[int]) -> None:
         """Gives rows to chunks that have none. Rows after them move."""
@@ -192,12 +199,12 @@ class Index:
         if moved and self.blob_bytes:
             import numpy as np
 
-            shifts = (np.array(moved) - np.arange(len(moved))).astype(np.uint64) << np.uint64(6)
+            shifts = (np.array(moved) - np.arange(len(moved))).astype(np.uint64) << np.uint64(SLOT_BITS)
             self._columns = [
-                column + (shifts[(column & NO_HASH) >> _ROW_CHUNK_SHIFT] << ROW_SHIFT)
+                column + (shifts[(column & LOW_HALF) >> _CHUNK_SHIFT] << ROW_SHIFT)
                 for column in self._columns
             ]
-            self._names = self._names + (shifts[self._names >> (HASH_SHIFT + 6)] << HASH_SHIFT)
+            self._names = self._names + (shifts[self._names >> (HASH_SHIFT + SLOT_BITS)] << HASH_SHIFT)
 
     def is_outdated_by(self, chunks: Iterable[int]) -> bool:
         """Returns whether one of these chunks, which have changed, lies in a segment: then it was dropped."""
@@ -207,9 +214,9 @@ class Index:
         """Returns by position in the layout whether a chunk is one of these."""
         import numpy as np
 
-        found = np.zeros(len(self.layout.chunks), bool)
-        found[[self.layout.positions[chunk] for chunk in chunks]] = True
-        return found
+        mask = np.zeros(len(self.layout.chunks), bool)
+        mask[[self.layout.positions[chunk] for chunk in chunks]] = True
+        return mask
 
     def _occurrences(self, chunks: Sequence[tuple[int, OpenBlob]]) -> NDArray[np.uint64]:
         """Returns the occurrences in some chunks. In a damaged one those are left out that belong to no document."""
@@ -217,20 +224,18 @@ class Index:
 
         positions = np.array([self.layout.positions[chunk] for chunk, _ in chunks])
         opened = [blob for _, blob in chunks]
-        columns = [np.frombuffer(blob.columns, np.uint8) for blob in opened]
-        marks = np.concatenate([both[: len(both) // 2] for both in columns])
-        frequency = np.concatenate([both[len(both) // 2 :] for both in columns])
+        marked_slots = np.concatenate([blob.marked_slots for blob in opened])
         # In place, since of a long memory these are millions of bytes each.
         low = (positions * CHUNK).astype(np.uint32).repeat([blob.entries for blob in opened])
-        low += marks & SLOT
+        low += marked_slots & SLOT
         is_known = (np.asarray(self.layout.flags) & PRESENT)[low] > 0
         low <<= ROW_SHIFT
-        low |= marks.astype(np.uint32) << MARKS_SHIFT & (HEAD | NAME)
-        low |= frequency
-        found = np.concatenate([blob.hashes for blob in opened]).astype(np.uint64)
-        found <<= HASH_SHIFT
-        found |= low
-        return found if is_known.all() else found[is_known]
+        low |= marked_slots.astype(np.uint32) << MARKS_SHIFT & (HEAD | NAME)
+        low |= np.concatenate([blob.frequencies for blob in opened])
+        occurrences = np.concatenate([blob.hashes for blob in opened]).astype(np.uint64)
+        occurrences <<= HASH_SHIFT
+        occurrences |= low
+        return occurrences if is_known.all() else occurrences[is_known]
 
 
 @cache
@@ -258,23 +263,27 @@ def _sorted_column(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
 
 
 def without_rows(
-    parts: Iterable[NDArray[np.uint64]], rows: Iterable[int], total: int
+    by_term: Iterable[NDArray[np.uint64]], rows: Iterable[int], total: int
 ) -> list[NDArray[np.uint64]]:
-    """Returns the occurrences that are in none of these rows. total: of all rows."""
+    """Returns the occurrences that are in none of these rows, by term. total: the number of all rows."""
     import numpy as np
 
     stays = np.ones(total, bool)
     stays[[*rows]] = False
-    return [part[stays[(part & NO_HASH) >> ROW_SHIFT]] for part in parts]
+    return [part[stays[(part & LOW_HALF) >> ROW_SHIFT]] for part in by_term]
 
 
 def _slices_between(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:
-    """Returns parts of a sorted column. bounds: the least number of each part, then the least after each."""
-    places, none = column.searchsorted(bounds).tolist(), column[:0]
-    ends = places[len(bounds) // 2 :]
-    return [column[low:high] if low < high else none for low, high in zip(places, ends, strict=False)]
+    """Returns parts of a sorted column.
+
+    bounds: first the least number of each part, then, for each, the least number after it.
+    """
+    offsets, none = column.searchsorted(bounds).tolist(), column[:0]
+    part_count = len(bounds) // 2
+    starts, ends = offsets[:part_count], offsets[part_count:]
+    return [column[start:end] if start < end else none for start, end in zip(starts, ends, strict=True)]
 
 
 def _without_chunks(column: NDArray[np.uint64], mask: NDArray[np.bool_]) -> NDArray[np.uint64]:
     """Returns the occurrences that are in none of some chunks. mask: those of `Index._chunk_mask`."""
-    return column[~mask[(column & NO_HASH) >> _ROW_CHUNK_SHIFT]] if len(column) else column
+    return column[~mask[(column & LOW_HALF) >> _CHUNK_SHIFT]] if len(column) else column

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from storage.search.blob import CHUNK, PRESENT, USER, DocumentRow
+from storage.search.blob import CHUNK
+from storage.search.document import NO_DOCUMENT, PRESENT, USER, DocumentRow
 from storage.search.tail import Tail
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ MIN_AGAINST = _K1 * (1 - _B)
 # turns counts in full. That is so in LongMemEval, where nothing less found as much.
 _FULL_WEIGHT_LOG2 = 3
 
-# As a blob has them.
-_COLUMNS = ("length", "back", "flags", "head")
+_COLUMNS = DocumentRow._fields
 
 
 @dataclass(slots=True)
@@ -57,14 +57,14 @@ class Lengths:
 
     def add(self, document: DocumentRow, sign: int = 1) -> None:
         """Adds a document, or with the sign -1 takes it away."""
-        length, _, flags, _ = document
+        log = math.log2(document.length + 1)
         self.count += sign
-        self.length += sign * length
-        if flags & USER:
+        self.length += sign * document.length
+        if document.flags & USER:
             self.user_count += sign
-            self.user_logs += sign * math.log2(length + 1)
+            self.user_logs += sign * log
         else:
-            self.other_logs += sign * math.log2(length + 1)
+            self.other_logs += sign * log
 
     def with_replaced(self, before: Lengths, after: Lengths) -> Lengths:
         """Returns the sums where some rows have changed. before, after: the sums over these."""
@@ -113,7 +113,7 @@ class IndexLayout:
         self.chunks: list[int] = []
         # By chunk its position in `chunks`.
         self.positions: dict[int, int] = {}
-        # As a blob has them, by row; zeros where there is no document.
+        # By row, the numbers of its document; zeros where there is none.
         self.length, self.back, self.flags, self.head = array("H"), array("H"), array("B"), array("B")
         # By row the rows of a document's neighbours, -1 for none; of several after it the last one counts.
         self.earlier, self.later = array("h"), array("h")
@@ -182,7 +182,7 @@ class IndexLayout:
         left_out: list[int] = []
         known = len(self.tail_rows)
         if skip and skip.start <= tail.last:  # a request mostly shows the last messages
-            left_out = [n for n, each in enumerate(tail.documents) if each.seq in skip]
+            left_out = [index for index, message in enumerate(tail.documents) if message.seq in skip]
         if tail is not self.tail or left_out[: bisect_left(left_out, known)] != self.left_out:
             self._remove_tail()
             known = 0
@@ -191,10 +191,9 @@ class IndexLayout:
         if known == len(tail.documents):
             return
         self.tail, self.left_out = tail, left_out
-        is_linked, values = True, iter(tail.rows[4 * known :])
-        rows = zip(values, values, values, values, strict=True)  # four values for each message
-        for document, row_values in zip(tail.documents[known:], rows, strict=True):
-            seq, (_, back, flags, _) = document.seq, row_values
+        is_linked = True
+        for message, document in zip(tail.documents[known:], tail.rows_from(known), strict=True):
+            seq = message.seq
             if seq in skip:
                 self.tail_rows.append(-1)
                 continue
@@ -202,15 +201,15 @@ class IndexLayout:
             if self.flags[row]:
                 self.replaced[row] = self._document(row)
                 self.lengths.add(self.replaced[row], -1)
-            self._put_document(row, row_values)
-            self.lengths.add(row_values)
+            self._put_document(row, document)
+            self.lengths.add(document)
             self.tail_rows.append(row)
-            self.all_flags |= flags
+            self.all_flags |= document.flags
             # Messages after this one may still wait for their rows.
             is_linked = is_linked and row >= self.end
             if is_linked:
                 self.end = row + 1
-                before = self._row_of(seq - back) if back else -1
+                before = self._row_of(seq - document.back) if document.back else -1
                 if before >= 0 and self.flags[before]:
                     self.earlier[row], self.later[before] = before, row
         if not is_linked:
@@ -222,19 +221,19 @@ class IndexLayout:
         """Removes the tail's messages from their rows, and puts back those that the index has."""
         if not self.tail_rows:
             return
-        rows = [each for each in self.tail_rows if each >= 0]
+        rows = [row for row in self.tail_rows if row >= 0]
         self._linked = min(self._linked, *rows) if rows else self._linked
         for row in rows:
             self.lengths.add(self._document(row), -1)
             before = self.replaced.get(row)
-            self._put_document(row, before or (0, 0, 0, 0))
+            self._put_document(row, before or NO_DOCUMENT)
             if before is not None:
                 self.lengths.add(before)
         self.tail, self.left_out, self.tail_rows, self.replaced = Tail(), [], [], {}
         self._update_weights()
 
     def _document(self, row: int) -> DocumentRow:
-        return self.length[row], self.back[row], self.flags[row], self.head[row]
+        return DocumentRow(self.length[row], self.back[row], self.flags[row], self.head[row])
 
     def _put_document(self, row: int, document: DocumentRow) -> None:
         self.length[row], self.back[row], self.flags[row], self.head[row] = document

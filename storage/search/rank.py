@@ -14,9 +14,10 @@ from msgspec.structs import replace
 
 from storage.fusion import interleave
 from storage.records import Near
-from storage.search import common
-from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
-from storage.search.common import COMMON_SHARE, least_common, shares_in_general
+from storage.search import common_words
+from storage.search.blob import CHUNK, hash_terms
+from storage.search.common_words import COMMON_SHARE, least_common, shares_in_general
+from storage.search.document import ASKS, SLIGHT, USER
 from storage.search.find import Found, WantedTerms, find, find_names
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
@@ -65,7 +66,7 @@ def preload() -> None:
     """
     import numpy  # noqa: F401
 
-    common.preload()
+    common_words.preload()
 
 
 def rank(

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.records import Near
-from storage.search.blob import ASKS, FREQUENCY, HEAD, NO_ROW, PRESENT, ROW_SHIFT, SLIGHT, USER
+from storage.search.document import ASKS, COUNTED_TERM, FREQUENCY, HEAD, PRESENT, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
 from storage.search.layout import MIN_AGAINST, IndexLayout
 from storage.search.weights import (
@@ -176,7 +176,7 @@ class Scores:
 
         in_tail = np.array([*chain.from_iterable(found.in_tail)], np.int64)
         tail_rows = np.array(self._layout.tail_rows, np.int64)
-        in_tail = tail_rows[in_tail >> ROW_SHIFT] << ROW_SHIFT | in_tail & NO_ROW
+        in_tail = tail_rows[in_tail >> ROW_SHIFT] << ROW_SHIFT | in_tail & COUNTED_TERM
         packed = np.concatenate((found.in_index, in_tail), dtype=np.int64)
         # The index has occurrences of each term, and the tail.
         sizes = [*found.sizes, *map(len, found.in_tail)]

@@ -24,15 +24,14 @@ from msgspec import Struct
 from storage.search.blob import (
     CHUNK,
     EMPTY_TABLE,
-    HEAD,
     MARKS_SHIFT,
-    ROW_SHIFT,
     SLOT,
     CorruptIndex,
     OpenBlob,
     document_type,
     open_blob,
 )
+from storage.search.document import HEAD, ROW_SHIFT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,16 +127,14 @@ def _sorted_entries(blobs: Sequence[OpenBlob]) -> NDArray[np.uint64]:
     import numpy as np
 
     none = np.empty(0, np.uint8)
-    # The columns of a blob are of one length: slots with their marks, then frequencies.
-    columns = [np.frombuffer(blob.columns, np.uint8) for blob in blobs]
-    slots = np.concatenate([none, *(each[: len(each) // 2] for each in columns)])
-    frequencies = np.concatenate([none, *(each[len(each) // 2 :] for each in columns)])
+    marked_slots = np.concatenate([none, *(blob.marked_slots for blob in blobs)])
+    frequencies = np.concatenate([none, *(blob.frequencies for blob in blobs)])
     hashes = np.concatenate([np.empty(0, np.uint32), *(blob.hashes for blob in blobs)])
     first_rows = [blob.chunk % SEGMENT_CHUNKS * CHUNK for blob in blobs]
     entries = np.array(first_rows, np.uint64).repeat([blob.entries for blob in blobs])
-    entries += slots & np.uint8(SLOT)
+    entries += marked_slots & np.uint8(SLOT)
     entries <<= np.uint64(1)
-    entries |= (slots & np.uint8(HEAD >> MARKS_SHIFT)) > 0
+    entries |= (marked_slots & np.uint8(HEAD >> MARKS_SHIFT)) > 0
     entries <<= np.uint64(8)
     entries |= frequencies
     entries |= hashes.astype(np.uint64) << np.uint64(24)

@@ -6,46 +6,54 @@ Pure: values in, occurrences out. A tail grows at its end; one thread uses it at
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from sys import getsizeof
 
-from storage.search.blob import NO_ROW, ROW_SHIFT, Counted, Indexable, count_terms, names_of
+from storage.search.document import (
+    COUNTED_TERM,
+    ROW_SHIFT,
+    CountedDocument,
+    DocumentRow,
+    Indexable,
+    count_terms,
+    names_of,
+)
 
 # Measured: what a tail takes besides its table of terms, and what each message takes in it.
 _TAIL_BYTES, _MESSAGE_BYTES = 400, 80
 
 
 class _Names(dict[int, list[str]]):
-    """The terms of names by a message's place, found when they are asked for first."""
+    """The terms of names by a message's index in the tail, found when they are asked for first."""
 
     __slots__ = ("_documents",)
 
     def __init__(self, documents: list[Indexable]) -> None:
         self._documents = documents
 
-    def __missing__(self, place: int) -> list[str]:
-        names = self[place] = names_of(self._documents[place])
+    def __missing__(self, index: int) -> list[str]:
+        names = self[index] = names_of(self._documents[index])
         return names
 
 
 class Tail:
     """Messages that are not indexed yet, in the order in which they came."""
 
-    __slots__ = ("documents", "last", "names", "rows", "terms")
+    __slots__ = ("_row_numbers", "documents", "last", "names", "terms")
 
     def __init__(self, documents: Iterable[Indexable] = ()) -> None:
         self.documents: list[Indexable] = []
         # The greatest of their numbers.
         self.last = 0
-        # Four numbers for each, as a blob has them.
-        self.rows = array("H")
-        # By term its occurrences, in order, with places in the tail for rows.
+        # The four numbers of a `DocumentRow` for each.
+        self._row_numbers = array("H")
+        # By term its occurrences, in order. Their rows are indices in the tail.
         self.terms: dict[str, tuple[int, ...]] = {}
-        # By place the terms of the names in the head of a message.
+        # By index in the tail, the terms of the names in the head of the message.
         self.names = _Names(self.documents)
-        for each in documents:
-            self.add(each)
+        for document in documents:
+            self.add(document)
 
     @property
     def size(self) -> int:
@@ -54,20 +62,25 @@ class Tail:
 
     def add(self, document: Indexable) -> None:
         """Adds a message with a new number, and counts its terms."""
-        counted, place, terms = count_terms(document), len(self.documents) << ROW_SHIFT, self.terms
+        counted, row, terms = count_terms(document), len(self.documents) << ROW_SHIFT, self.terms
         self.documents.append(document)
         self.last = max(self.last, document.seq)
-        self.rows.extend(counted.row)
-        for term, times in counted.terms.items():
-            terms[term] = _append(terms.get(term, ()), place | times)
+        self._row_numbers.extend(counted.row)
+        for term, counted_term in counted.terms.items():
+            terms[term] = _append(terms.get(term, ()), row | counted_term)
 
-    def counted_documents(self) -> list[Counted]:
+    def rows_from(self, start: int) -> Iterator[DocumentRow]:
+        """Yields the rows of its messages from this index on."""
+        numbers = iter(self._row_numbers[4 * start :])
+        return map(DocumentRow, numbers, numbers, numbers, numbers)
+
+    def counted_documents(self) -> list[CountedDocument]:
         """Returns its messages as they were counted."""
-        found = [Counted(tuple(self.rows[at : at + 4]), {}) for at in range(0, len(self.rows), 4)]
+        documents = [CountedDocument(row, {}) for row in self.rows_from(0)]
         for term, hits in self.terms.items():
             for hit in hits:
-                found[hit >> ROW_SHIFT].terms[term] = hit & NO_ROW
-        return found
+                documents[hit >> ROW_SHIFT].terms[term] = hit & COUNTED_TERM
+        return documents
 
 
 # Most terms are in one or two messages of a tail, so that tails share nearly all of these tuples, and their numbers.

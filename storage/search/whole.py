@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from storage.search.common import names_nothing
+from storage.search.common_words import names_nothing
 from storage.search.tokens import fold, split_words
 
 _TABLE = Path(__file__).with_name("asked_for_whole.txt")

@@ -13,7 +13,7 @@ from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.records import Agent
 from storage.search import blob
-from storage.search.blob import Counted, count_terms, with_names
+from storage.search.document import CountedDocument, Document, count_terms, with_names
 from storage.search.segment import Segment, chunks_of, make_segment
 from storage.sql import exchanges, vectors
 from storage.sql.agents import load_agent, load_numbers, lock_numbers, set_indexed
@@ -80,7 +80,7 @@ class SearchIndex(GrowingGroup):
     @reads
     async def _read_unindexed(
         self, connection: Connection, agent: int
-    ) -> tuple[Agent, list[blob.Document]] | None:
+    ) -> tuple[Agent, list[Document]] | None:
         """Returns an agent with the next messages that its index lacks; None: it is gone."""
         owner = await load_agent(connection, agent)
         if owner is None:
@@ -94,19 +94,19 @@ class SearchIndex(GrowingGroup):
         return owner, [*self._make_documents(shown), *map(make_document, more)]
 
     async def _count(
-        self, agent: int, documents: Sequence[blob.Document], give_way: Callable[[], Awaitable[None]] | None
-    ) -> dict[blob.Document, Counted]:
+        self, agent: int, documents: Sequence[Document], give_way: Callable[[], Awaitable[None]] | None
+    ) -> dict[Document, CountedDocument]:
         """Counts the words of documents, unless queries have counted them already. give_way: as in `advance`.
 
         Counting takes most of a step's time. Within the transaction turns would wait for all of it.
         """
         memory = self._memories.get(agent)
-        known = dict[blob.Document, Counted]()
+        known = dict[Document, CountedDocument]()
         if memory is not None:
             known = dict(
                 zip(map(make_document, memory.tail.documents), memory.tail.counted_documents(), strict=True)
             )
-        counted = dict[blob.Document, Counted]()
+        counted = dict[Document, CountedDocument]()
         loop = asyncio.get_running_loop()
         is_busy = False
         for number, document in enumerate(documents):
@@ -121,7 +121,7 @@ class SearchIndex(GrowingGroup):
 
     @bulk_writes
     async def _write_step(
-        self, connection: Connection, agent: Agent, counted: Mapping[blob.Document, Counted]
+        self, connection: Connection, agent: Agent, counted: Mapping[Document, CountedDocument]
     ) -> bool:
         """Writes a step of the index. Returns True while there is more.
 
@@ -156,7 +156,7 @@ class SearchIndex(GrowingGroup):
             await set_indexed(connection, agent.id, end)
         return not is_last or len(stale) == _STEP_EXCHANGES
 
-    def _make_documents(self, shown: Iterable[exchanges.ShownExchange]) -> list[blob.Document]:
+    def _make_documents(self, shown: Iterable[exchanges.ShownExchange]) -> list[Document]:
         return [
             make_document(message)
             for each in shown

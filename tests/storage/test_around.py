@@ -8,7 +8,8 @@ import pytest
 
 from storage.commands import ForgetTarget
 from storage.records import Scope
-from storage.search.blob import Document, encode
+from storage.search.blob import encode
+from storage.search.document import Document
 from storage.search.index import Index, open_blob
 from storage.search.rank import around
 from storage.search.tail import Tail

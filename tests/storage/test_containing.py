@@ -6,8 +6,9 @@ import pytest
 
 from storage.commands import ForgetTarget
 from storage.search import containing, segment
-from storage.search.blob import Document, encode
+from storage.search.blob import encode
 from storage.search.containing import around_words, find_containing, has_terms, terms_of_query, written_words
+from storage.search.document import Document
 from storage.search.index import Index
 from storage.search.tail import Tail
 from storage.sql import recall
@@ -174,7 +175,7 @@ def test_the_words_of_a_text_are_named_as_they_are_written() -> None:
         ("¿Dónde está “Köln”?", "", ["Dónde", "está", "Köln"]),
     ):
         assert written_words(text, without) == expected, text
-    assert len(written_words(" ".join(f"word{n}" for n in range(1_000)))) == containing._TERMS
+    assert len(written_words(" ".join(f"word{n}" for n in range(1_000)))) == containing._MAX_TERMS
 
 
 def test_a_long_text_is_shown_around_the_first_word() -> None:

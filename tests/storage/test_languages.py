@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from storage.search.blob import Document, encode
+from storage.search.blob import encode
+from storage.search.document import Document
 from tests.stored import ranked
 
 SECRET = b"s" * 32

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from storage.search.blob import CHUNK, Document, encode, forget, merge
+from storage.search.blob import CHUNK, encode, forget, merge
+from storage.search.document import Document
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
 from storage.search.tail import Tail

@@ -18,7 +18,8 @@ from storage.errors import Corrupt
 from storage.listing import PassageDraft, PassageFilter
 from storage.records import Message
 from storage.search import tokens
-from storage.search.blob import Counted, Document, Indexable, count_terms, encode, forget
+from storage.search.blob import encode, forget
+from storage.search.document import CountedDocument, Document, Indexable, count_terms
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
@@ -46,7 +47,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Indexable]:
     """Every message whose words were counted."""
     found: list[Indexable] = []
 
-    def count(document: Indexable) -> Counted:
+    def count(document: Indexable) -> CountedDocument:
         found.append(document)
         return count_terms(document)
 
@@ -294,7 +295,7 @@ async def test_no_words_are_counted_within_the_transaction_of_the_index(
     """A part of a file is long, and turns would wait for sixty-four of them."""
     within: list[Indexable] = []
 
-    def count(document: Indexable) -> Counted:
+    def count(document: Indexable) -> CountedDocument:
         within.append(document)
         return count_terms(document)
 

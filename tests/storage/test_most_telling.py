@@ -8,8 +8,9 @@ import pytest
 
 from storage.commands import ForgetTarget
 from storage.records import Scope
-from storage.search.blob import Document, encode
-from storage.search.common import names_nothing
+from storage.search.blob import encode
+from storage.search.common_words import names_nothing
+from storage.search.document import Document
 from storage.search.index import Index, open_blob
 from storage.search.rank import most_telling
 from storage.search.tail import Tail

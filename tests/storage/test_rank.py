@@ -8,7 +8,8 @@ import tracemalloc
 import pytest
 
 from storage.search import scores
-from storage.search.blob import Document, encode, merge
+from storage.search.blob import encode, merge
+from storage.search.document import Document
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail

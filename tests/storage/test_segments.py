@@ -12,7 +12,8 @@ from storage.commands import ForgetTarget
 from storage.errors import Corrupt
 from storage.records import Agent, Message
 from storage.search import find, segment
-from storage.search.blob import CorruptIndex, Document, encode
+from storage.search.blob import CorruptIndex, encode
+from storage.search.document import Document
 from storage.search.index import Index
 from storage.search.rank import hashes_of, rank
 from storage.search.segment import make_segment, open_documents, pick_buckets, postings_of, segment_of

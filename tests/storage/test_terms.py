@@ -14,17 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from storage.search import blob
-from storage.search.blob import (
-    CHUNK,
-    CorruptIndex,
-    Document,
-    check_can_add,
-    count_terms,
-    encode,
-    forget,
-    merge,
-)
+from storage.search.blob import CHUNK, CorruptIndex, check_can_add, encode, forget, merge
+from storage.search.document import Document, count_terms
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tokens import VERSION, is_long, names_in, parts_of, split_words, words_of
@@ -664,6 +655,6 @@ def test_nothing_after_the_indexed_part_of_a_message_is_read(monkeypatch: pytest
         read.append(len(text))
         return split_words(text)
 
-    monkeypatch.setattr(blob, "split_words", split)
+    monkeypatch.setattr("storage.search.document.split_words", split)
     count_terms(said(1, "thanks" * 100_000))  # one word
     assert read == [200, 200_000]

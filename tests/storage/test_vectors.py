@@ -16,7 +16,8 @@ from storage.database import Connection
 from storage.errors import Stale, TooSlow
 from storage.records import Agent, Message, Near, Scope, Vector
 from storage.search import vector_blobs
-from storage.search.blob import CorruptIndex, Document, encode
+from storage.search.blob import CorruptIndex, encode
+from storage.search.document import Document
 from storage.sql import recall, vectors
 from storage.sql.store import Store
 from storage.sql.vectors import add_vectors, forget_indexed

@@ -1,0 +1,179 @@
+"""A message as the search index has it: its terms, each with how often it occurs, and four numbers of the message.
+
+Pure: a message in, counted terms out. How they are packed is known to storage/search/blob.py.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain, islice
+from typing import NamedTuple, Protocol
+
+from msgspec import Struct
+
+from storage.search.common_words import lacks_content
+from storage.search.tokens import date_words, is_long, names_in, parts_of, split_words, terms_of, words_of
+
+# Characters of a turn that count for its neighbours: a whole long turn ruins BM25, its beginning does not.
+_HEAD_CHARS = 200
+# Distinct terms stored of one document; a page of prose has about 250.
+_DOCUMENT_TERMS = 4_000
+_DOCUMENT_CHARS = 200_000
+_MAX_U16, _MAX_U8 = 0xFFFF, 0xFF
+
+# A text with fewer terms than this share of its words counts as English, which writes hardly any compound as one word:
+# its long words are not split into parts. Function words are no terms: 28 to 66% of English words, up to 20% of other
+# languages'. With parts, 29 and 25% of the requests in scripts/talk/kinds.py that need no note got one, not 21 and 12%.
+_ENGLISH_TERM_SHARE = 0.75
+
+# A text with no sentence but questions, or one that only repeats a question. Longer ones also state something.
+_ENDS_WITH_QUESTION = re.compile(r"[?？؟]\W*\Z")
+_STATEMENT_END = re.compile(r"[.!。！](?:\s|(?<=[。！]))")
+_QUESTION_CHARS = 500
+# A text of more terms has content.
+_SLIGHT_TERMS = 8
+
+# A counted term is one number: how often a document has it (8 bits), and to the left of that two marks: it is in the
+# document's head, and it is in a name there.
+FREQUENCY = 0xFF
+HEAD = 0x100
+NAME = 0x200
+# An occurrence, as queries see it, is a counted term with its document's row to the left.
+ROW_SHIFT = 10
+COUNTED_TERM = (1 << ROW_SHIFT) - 1
+
+# Bits of a document's flags: the user wrote it; the row has a document; it only asks; its words are what people say all
+# the time.
+USER, PRESENT, ASKS, SLIGHT = 1, 2, 4, 8
+
+
+class Indexable(Protocol):
+    """The fields of a message that the index reads, as records of the store and `Document` have them."""
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def at(self) -> float:
+        """Seconds since the epoch."""
+
+    @property
+    def speaker(self) -> str | None:
+        """A name, where the client gave one."""
+
+    @property
+    def previous(self) -> int | None:
+        """The seq of the turn before it in its conversation, if that is (or will be) indexed too."""
+
+
+class Document(Struct, frozen=True):
+    """The fields that the index reads, as a key of caches: equal documents have the same terms."""
+
+    seq: int
+    role: str
+    text: str
+    at: float
+    speaker: str | None = None
+    previous: int | None = None
+
+
+class DocumentRow(NamedTuple):
+    """The four numbers of a message. A number that is too large for its bits is stored as the largest that fits."""
+
+    # How many terms it has, those of its date and speaker included. 16 bits.
+    length: int
+    # By how much its number is greater than that of the turn before it; 0: there is none, or it is too far. 16 bits.
+    back: int
+    # 8 bits.
+    flags: int
+    # How many terms its head has. 8 bits.
+    head: int
+
+
+NO_DOCUMENT = DocumentRow(0, 0, 0, 0)
+
+
+class CountedDocument(Struct, frozen=True):
+    """A message with its terms counted."""
+
+    row: DocumentRow
+    # By term the counted term: how often it occurs, at most 255, with the marks HEAD and NAME.
+    terms: dict[str, int]
+
+
+def count_terms(document: Indexable) -> CountedDocument:
+    """Returns the terms of a message, its date and its speaker, counted, without the marks of names (`with_names`)."""
+    text = document.text[:_DOCUMENT_CHARS]
+    head_end = _head_end(text)
+    all_words = head_words = split_words(text[: head_end or _HEAD_CHARS])
+    text_terms = head_terms = terms_of(head_words)
+    if head_end < len(text):
+        all_words = head_words + split_words(text[head_end:]) if head_end else split_words(text)
+        text_terms = terms_of(all_words)
+    frame_terms = _frame_terms(document)
+    terms: dict[str, int] = Counter(chain(dict.fromkeys(frame_terms), text_terms))
+    is_english = len(head_terms) < _ENGLISH_TERM_SHARE * len(head_words)
+    compounds = [] if is_english else [word for word in dict.fromkeys(all_words) if is_long(word)]
+    # A part of a compound is found, but it is no word of the text and does not make it longer.
+    for part in islice(parts_of(compounds), _DOCUMENT_TERMS):
+        terms.setdefault(part, 1)
+    if len(terms) > _DOCUMENT_TERMS:
+        terms = dict(islice(terms.items(), _DOCUMENT_TERMS))
+    if len(text_terms) >= FREQUENCY:
+        terms = {term: min(times, FREQUENCY) for term, times in terms.items()}
+    for term in {*head_terms, *parts_of({*head_words}.intersection(compounds))}:
+        if term in terms:
+            terms[term] |= HEAD
+    back = 0 if document.previous is None else document.seq - document.previous
+    row = DocumentRow(
+        length=min(len(text_terms) + len(frame_terms), _MAX_U16),
+        back=back if 0 < back <= _MAX_U16 else 0,
+        flags=_flags(document, all_words, text_terms),
+        head=min(len(head_terms), _MAX_U8),
+    )
+    return CountedDocument(row, terms)
+
+
+def _frame_terms(document: Indexable) -> Sequence[str]:
+    """Returns the terms of a message besides its text: those of its date and of its speaker's name."""
+    of_date = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
+    return [*of_date, *words_of(document.speaker)] if document.speaker else of_date
+
+
+def names_of(document: Indexable) -> list[str]:
+    """Returns the terms of the names and numbers in the head of a message, sorted."""
+    text = document.text[:_DOCUMENT_CHARS]
+    return sorted({*names_in(text[: _head_end(text) or _HEAD_CHARS])})
+
+
+def with_names(counted: CountedDocument, document: Indexable) -> CountedDocument:
+    """Returns a counted message with the marks of its names, which blobs have."""
+    terms = dict(counted.terms)
+    for term in names_of(document):
+        if term in terms:
+            terms[term] |= NAME
+    return CountedDocument(counted.row, terms)
+
+
+def _head_end(text: str) -> int:
+    """Returns where the head of a text ends, after a word; 0: it has no spaces, and the head ends within a word."""
+    return len(text) if len(text) <= _HEAD_CHARS else text.rfind(" ", 0, _HEAD_CHARS) + 1
+
+
+def _flags(document: Indexable, words: Sequence[str], terms: Sequence[str]) -> int:
+    """Returns the flags of a message. words, terms: of its text, function words among the words."""
+    flags = PRESENT | (USER if document.role == "user" else 0)
+    text = document.text[:_DOCUMENT_CHARS].strip()
+    if len(text) <= _QUESTION_CHARS:
+        question_end = _ENDS_WITH_QUESTION.search(text)
+        if question_end and not _STATEMENT_END.search(text, 0, question_end.start()):
+            flags |= ASKS
+    if len(terms) <= _SLIGHT_TERMS and lacks_content(words, terms):
+        flags |= SLIGHT
+    return flags
