@@ -16,7 +16,7 @@ from typing import Any
 
 from gateway.core.prompt import note_choice, note_query
 from gateway.run.memory import find_messages, recall
-from storage.search import common_words, find, rank, scores
+from storage.search import common_words, occurrences, rank, scores, term_weights
 from storage.search.tokens import terms_of_word
 
 _relative_to_best = scores._relative_to_best
@@ -70,22 +70,22 @@ RULES = (
     Rule("the user's turns once more", [(scores, "_relative_to_best", _by_all_turns)]),
     Rule("texts that only ask count less", [(scores, "ASKS", 0)]),
     Rule("small talk stays out", [(scores, "SLIGHT", 0)]),
-    Rule("how common words are in general", [(find, "_MIN_IN_GENERAL", 0)]),
-    Rule("common words are rarer in short messages", [(find, "_MESSAGE_TERMS", 0.001)]),
-    Rule("the date of most messages tells little", [(find, "is_date_word", _is_none)]),
-    Rule("the name of most messages' speaker tells little", [(find, "_MIN_NAMED", inf)]),
+    Rule("how common words are in general", [(term_weights, "_MIN_IN_GENERAL", 0)]),
+    Rule("common words are rarer in short messages", [(term_weights, "_MESSAGE_TERMS", 0.001)]),
+    Rule("the date of most messages tells little", [(occurrences, "is_date_word", _is_none)]),
+    Rule("the name of most messages' speaker tells little", [(occurrences, "_MIN_NAMED", inf)]),
     Rule("a text's language by its letters", [(common_words, "_likelihood", _by_words)]),
     Rule("small talk searches nothing", [(rank, "COMMON_SHARE", 1.0)]),
-    Rule("what only begins or tests searches nothing", [(common_words, "_BEGINS", frozenset())]),
+    Rule("what only begins or tests searches nothing", [(common_words, "_WORDS_OF_BEGINNING", frozenset())]),
     Rule("bound: the best hit", [(scores, "MIN_BEST_SHARE", 0.0), (scores, "MIN_BEST_SHARE_OF_ONE", 0.0)]),
     Rule("bound: a hit by one word", [(scores, "MIN_BEST_SHARE_OF_ONE", 0.0)]),
     Rule("bound: each hit, of the query", [(scores, "MIN_SHARE", 0.0)]),
     Rule(
         "a word of a long message says less",
-        [(find, "_USUAL_LENGTH", inf), (find, "_USUAL_LENGTH_UNSPACED", inf)],
+        [(term_weights, "_USUAL_LENGTH", inf), (term_weights, "_USUAL_LENGTH_UNSPACED", inf)],
     ),
-    Rule("wordy questions ask for less", [(find, "_MAX_ASKED", inf)]),
-    Rule("pairs never heard ask less", [(find, "_UNHEARD_PAIR", 1.0)]),
+    Rule("wordy questions ask for less", [(term_weights, "_MAX_ASKED", inf)]),
+    Rule("pairs never heard ask less", [(term_weights, "_UNHEARD_PAIR", 1.0)]),
     Rule("a sentence never heard asks less", [(rank, "_SENTENCE_END", re.compile("(?!)"))]),
     Rule("a second look for names", [(rank, "_LOOKED_AGAIN_BYTES", -1)]),
     Rule("more hits of short messages", [(recall, "SPARE_BUDGETS", 0)]),

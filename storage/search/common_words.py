@@ -21,17 +21,18 @@ from struct import Struct
 from storage.search.tokens import forget_words as forget_terms
 from storage.search.tokens import is_pair, split_words, terms_of_word, words_of
 
-_TABLE = Path(__file__).with_name("common_words.txt")
+_COMMON_WORDS = Path(__file__).with_name("common_words.txt")
 _SAID_TO_ASSISTANTS = Path(__file__).with_name("said_to_assistants.txt")
-_PAIRS = Path(__file__).with_name("letter_pairs.txt")
-# A term of line N of the table is 10^(-N/2) of all words; one below the last line counts as never used. Those of the
-# last line are common to the degree 1.
+_LETTER_PAIRS = Path(__file__).with_name("letter_pairs.txt")
+# A term of line N of the table of common words is 10^(-N/2) of all words. Its degree is 1 in the last line, 6 in the
+# first one, and 0 where it is in no line: then it counts as never used.
 _FIRST_LINE, _LAST_LINE = 2, 7
 _MAX_DEGREE = _LAST_LINE + 1 - _FIRST_LINE
 # Words in a message, to make of a word's share of all words the share of messages that have it. Measured on
 # LongMemEval in histories of 22 messages with 100, 150 and 300: evidence in the note 91.5, 91.3 and 90.8%; questions
 # about something else that get a note: 31, 30 and 27%.
 _MESSAGE_WORDS = 150
+# By degree, the share of messages that has a term.
 _SHARES = [
     0.0, *(min(1.0, _MESSAGE_WORDS * 10 ** (-line / 2)) for line in range(_LAST_LINE, _FIRST_LINE - 1, -1))
 ]  # fmt: skip
@@ -41,14 +42,14 @@ _SHARES = [
 _SIDE_BY_SIDE = _MESSAGE_WORDS**-0.5
 # A word that is in a larger share of people's messages distinguishes nothing.
 COMMON_SHARE = 0.5
-# A word that is in a larger share names nothing. These are some 150 words of a language, besides those used with
-# assistants. One of LongMemEval's 500 questions has no others, and none of short talk's 1,088. With all words of the
-# table, some 500, these were 8 and 43.
+# A word that is in a larger share than this names nothing. These are some 150 words of a language, besides those used
+# with assistants. One of LongMemEval's 500 questions has no others, and none of short talk's 1,088. With all words of
+# the table, some 500, these were 8 and 43.
 NAMES_NOTHING = 0.1
-# Words of a text that show its language, and letters of each.
+# The words of a text by which its language is recognised, and the letters of each, the first ones.
 _TELLING_WORDS, _TELLING_LETTERS = 64, 40
 # A pair of letters of line N of the table follows in 10^(-N/2) of the cases; one below the last line counts as if it
-# stood in the next. So does a word.
+# stood in the next. The same holds for a word and the table of common words.
 _LAST_PAIR_LINE = 5
 # How much likelier English is than another language before anything is read, in half powers of ten: short words are
 # words of several languages ("van"). Only for letters that English is written in. Measured as `language_of` says, on
@@ -58,42 +59,49 @@ _ENGLISH_LEAD = 7
 _ENGLISH_LETTER = re.compile("[a-z]")
 
 
-def _read(table: Path) -> Iterator[list[str]]:
+def _read_lines(table: Path) -> Iterator[list[str]]:
     """Yields the words of each line that is no comment."""
     yield from (line.split() for line in table.read_text("utf-8").splitlines() if not line.startswith("#"))
 
 
-def _by_language(table: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for language, *words in _read(table):
-        found.setdefault(language, []).extend(words)
-    return found
+def _read_phrases() -> dict[str, list[str]]:
+    """Returns the words that people use with any assistant, by language."""
+    words_by_language: dict[str, list[str]] = {}
+    for language, *words in _read_lines(_SAID_TO_ASSISTANTS):
+        words_by_language.setdefault(language, []).extend(words)
+    return words_by_language
 
 
-_ADDRESSES = _by_language(_SAID_TO_ASSISTANTS)
-_WHEN = frozenset(words_of(" ".join(_ADDRESSES.pop("-"))))
-_BEGINS = frozenset(split_words(" ".join(_ADDRESSES.pop("="))))
-# Of two with the same score the first counts. Each has 16 bits of a term's degrees.
-_LANGUAGES = (*_ADDRESSES, "el", "fi", "hu", "ro")
-_DEGREE_BITS, _DEGREE = 16, 0xFFFF
-_BY_LANGUAGE = Struct(f"<{len(_LANGUAGES)}H")
+_PHRASES = _read_phrases()
+# Terms of all languages that say when something was, and words that begin or test a conversation.
+_TERMS_OF_TIME = frozenset(words_of(" ".join(_PHRASES.pop("-"))))
+_WORDS_OF_BEGINNING = frozenset(split_words(" ".join(_PHRASES.pop("="))))
+# Of two with the same score the first counts.
+_LANGUAGES = (*_PHRASES, "el", "fi", "hu", "ro")
+# The numbers that a word has in all languages are packed into one, 16 bits for each language: so those of many words
+# are added at once.
+_NUMBER_BITS, _NUMBER = 16, 0xFFFF
+_NUMBERS = Struct(f"<{len(_LANGUAGES)}H")
 
 
 def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]:
-    """Returns for each term which share of people's messages has it, in the language that a text seems to be in.
+    """Returns for each term of a text which share of people's messages has it, in the text's most likely language.
 
-    words: all of the text's. Those of a text that only begins or tests count as any message's.
+    words: all words of the text. If all of them only begin or test a conversation ("Let's start."), every message
+        counts as having each term.
     """
-    if _BEGINS.issuperset(words):
+    if _WORDS_OF_BEGINNING.issuperset(words):
         return [1.0] * len(terms)
-    degrees = load_tables().get
-    shift = _DEGREE_BITS * _LANGUAGES.index(language_of(words))
-    shares = [_SHARES[degrees(term, 0) >> shift & _DEGREE] for term in terms]
-    for place, (term, share) in enumerate(zip(terms, shares, strict=True)):
-        if not share and is_pair(term):
-            one, other = (_SHARES[degrees(each, 0) >> shift & _DEGREE] for each in term)
-            shares[place] = one * other * _SIDE_BY_SIDE
-    return shares
+    degrees = load_tables()
+    shift = _NUMBER_BITS * _LANGUAGES.index(language_of(words))
+
+    def share_of(term: str) -> float:
+        return _SHARES[degrees.get(term, 0) >> shift & _NUMBER]
+
+    return [
+        share_of(term) or (share_of(term[0]) * share_of(term[1]) * _SIDE_BY_SIDE if is_pair(term) else 0.0)
+        for term in terms
+    ]
 
 
 def language_of(words: Sequence[str]) -> str:
@@ -102,16 +110,19 @@ def language_of(words: Sequence[str]) -> str:
     Measured on 9,600 short texts of programs in 16 languages, each of two to six words: 1% of the English, 13% of the
     German and 21% of the others' are taken for another language; with common words alone 0, 64 and 76%.
     """
-    some = dict.fromkeys(words[:_TELLING_WORDS])
-    lead = _ENGLISH_LEAD if any(map(_ENGLISH_LETTER.search, some)) else 0
-    # The numbers of all languages are added at once.
-    by_language = _apart(sum(map(_likelihood, some), lead))
-    return _LANGUAGES[by_language.index(max(by_language))]
+    first_words = dict.fromkeys(words[:_TELLING_WORDS])
+    # English is the first language, so that its number is in the lowest bits.
+    lead = _ENGLISH_LEAD if any(map(_ENGLISH_LETTER.search, first_words)) else 0
+    scores = _unpack(sum(map(_likelihood, first_words), lead))
+    return _LANGUAGES[scores.index(max(scores))]
 
 
 @lru_cache(maxsize=4096)
 def _likelihood(word: str) -> int:
-    """Returns how likely a word is in each language, in one row: as its letters are, or more where its table has it."""
+    """Returns how likely a word is in each language, packed: by its letters, or by the table where that says more.
+
+    The numbers are logarithms in half powers of ten. 0 means that no pair of its letters is ever used.
+    """
     word = word[:_TELLING_LETTERS]
     pairs = letter_pairs(word)
     by_letters = sum(filter(None, map(_load_pairs().get, pairs)))
@@ -119,11 +130,14 @@ def _likelihood(word: str) -> int:
     by_table = sum(filter(None, map(load_tables().get, dict.fromkeys(terms_of_word(word) or (word,)))))
     if not by_letters or not by_table:
         return by_letters or by_table
-    # What the letters have for pairs that are never used, the table has for words.
+    # What is never used counts as if it stood in the line after the last one: each of the pairs, but the word once. The
+    # difference brings the numbers of the table to the zero of those of the letters.
     ahead = (_LAST_PAIR_LINE + 1) * len(pairs) - (_LAST_LINE + 1)
-    both = zip(_apart(by_letters), _apart(by_table), strict=True)
-    likeliest = (max(letters, degree + ahead if degree else 0) for letters, degree in both)
-    return int.from_bytes(_BY_LANGUAGE.pack(*likeliest), "little")
+    likeliest = (
+        max(of_letters, degree + ahead if degree else 0)
+        for of_letters, degree in zip(_unpack(by_letters), _unpack(by_table), strict=True)
+    )
+    return int.from_bytes(_NUMBERS.pack(*likeliest), "little")
 
 
 def forget_words() -> None:
@@ -132,9 +146,9 @@ def forget_words() -> None:
     _likelihood.cache_clear()
 
 
-def _apart(row: int) -> tuple[int, ...]:
-    """Returns the numbers of a row, one for each language."""
-    return _BY_LANGUAGE.unpack(row.to_bytes(_BY_LANGUAGE.size, "little"))
+def _unpack(packed: int) -> tuple[int, ...]:
+    """Returns the number of each language, in the order of `_LANGUAGES`."""
+    return _NUMBERS.unpack(packed.to_bytes(_NUMBERS.size, "little"))
 
 
 def letter_pairs(word: str) -> list[str]:
@@ -144,8 +158,13 @@ def letter_pairs(word: str) -> list[str]:
 
 
 def least_common(terms: Sequence[str], shares: Sequence[float]) -> float:
-    """Returns which share of people's messages has the rarest of the terms that may name something; 1: none may."""
-    return min([share for term, share in zip(terms, shares, strict=True) if term not in _WHEN], default=1.0)
+    """Returns which share of people's messages has the rarest of the terms that may name something.
+
+    Returns 1 if none may: words of time ("yesterday") name nothing.
+    """
+    return min(
+        [share for term, share in zip(terms, shares, strict=True) if term not in _TERMS_OF_TIME], default=1.0
+    )
 
 
 def names_nothing(text: str) -> bool:
@@ -171,31 +190,31 @@ def preload() -> None:
 
 @cache
 def _load_pairs() -> dict[str, int]:
-    """Returns for each pair of letters how often it is used in each language, in one row as `load_tables` does.
+    """Returns for each pair of letters how often it is used in each language, packed.
 
-    That are 3,200 pairs, in 2 ms and 0.5 MB.
+    These are 3,200 pairs. They take 2 ms and 0.5 MB.
     """
-    found: dict[str, int] = {}
-    for language, number, *pairs in _read(_PAIRS):
-        degree = _LAST_PAIR_LINE + 1 - int(number) << _DEGREE_BITS * _LANGUAGES.index(language)
-        found.update((pair, found.get(pair, 0) + degree) for pair in pairs)
-    return found
+    degrees: dict[str, int] = {}
+    for language, number, *pairs in _read_lines(_LETTER_PAIRS):
+        degree = _LAST_PAIR_LINE + 1 - int(number) << _NUMBER_BITS * _LANGUAGES.index(language)
+        degrees.update((pair, degrees.get(pair, 0) + degree) for pair in pairs)
+    return degrees
 
 
 @cache
 def load_tables() -> dict[str, int]:
-    """Returns for each common term to which degree it is common in each language, in one row.
+    """Returns for each common term its degree in each language, packed.
 
-    That are 9,000 terms, in 6 ms and 0.7 MB.
+    These are 9,000 terms. They take 6 ms and 0.7 MB.
     """
-    tables: dict[str, int] = {}
-    for language, number, *terms in _read(_TABLE):
-        degree = _LAST_LINE + 1 - int(number) << _DEGREE_BITS * _LANGUAGES.index(language)
-        tables.update((term, tables[term] + degree if term in tables else degree) for term in terms)
-    for place, words in enumerate(_ADDRESSES.values()):
-        shift = _DEGREE_BITS * place
+    degrees: dict[str, int] = {}
+    for language, number, *terms in _read_lines(_COMMON_WORDS):
+        degree = _LAST_LINE + 1 - int(number) << _NUMBER_BITS * _LANGUAGES.index(language)
+        degrees.update((term, degrees.get(term, 0) + degree) for term in terms)
+    for index, words in enumerate(_PHRASES.values()):
+        shift = _NUMBER_BITS * index
         for term in words_of(" ".join(words)):
-            tables[term] = tables.get(term, 0) & ~(_DEGREE << shift) | _MAX_DEGREE << shift
-    # Few of them differ, which then lie near to each other.
-    values = {value: value for value in tables.values()}
-    return {term: values[value] for term, value in tables.items()}
+            degrees[term] = degrees.get(term, 0) & ~(_NUMBER << shift) | _MAX_DEGREE << shift
+    # Few of these large numbers differ: equal ones are one object, which saves memory.
+    distinct = {packed: packed for packed in degrees.values()}
+    return {term: distinct[packed] for term, packed in degrees.items()}

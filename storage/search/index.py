@@ -70,11 +70,11 @@ class Index:
         """Makes an index of blobs by chunk. Raises: CorruptIndex."""
         self.layout = IndexLayout()
         # The occurrences of all chunks, and those of chunks that have changed since. Each column is sorted.
-        self._columns = [_empty_column(), _empty_column()]
+        self._columns = [empty_column(), empty_column()]
         # The chunks of the second column. What the first one has of them does not count.
         self._changed_chunks = frozenset[int]()
         # A number for each name in the head of a document: its row, and to the right of it the hash in 32 bits. Sorted.
-        self._names = _empty_column()
+        self._names = empty_column()
         # How long each chunk is as a blob, and all together.
         self._lengths, self.blob_bytes = dict[int, int](), 0
         # By number the stamp of each segment that holds some of the chunks.
@@ -120,7 +120,7 @@ class Index:
         self.layout.put_indexed(
             [self.layout.positions[chunk] for chunk in (*changed, *covered)], np.concatenate(rows)
         )
-        self._put_occurrences(changed, self._occurrences(opened) if opened else _empty_column())
+        self._put_occurrences(changed, self._occurrences(opened) if opened else empty_column())
 
     def _put_occurrences(self, changed: Sequence[int], occurrences: NDArray[np.uint64]) -> None:
         """Puts the occurrences of changed chunks in place of those that they had."""
@@ -131,7 +131,7 @@ class Index:
         self._changed_chunks = self._changed_chunks.union(changed)
         if not len(all_chunks) or len(self._changed_chunks) > min(_MAX_CHANGED, len(self.layout.chunks) // 4):
             parts.append(_without_chunks(all_chunks, self._chunk_mask(self._changed_chunks)))
-            self._columns = [_sorted_column(parts), _empty_column()]
+            self._columns = [_sorted_column(parts), empty_column()]
             self._changed_chunks = frozenset()
         else:
             self._columns = [all_chunks, _sorted_column(parts)]
@@ -239,19 +239,11 @@ class Index:
 
 
 @cache
-def _empty_column() -> NDArray[np.uint64]:
-    """Returns an empty column."""
+def empty_column() -> NDArray[np.uint64]:
+    """Returns a column without occurrences."""
     import numpy as np
 
     return np.empty(0, np.uint64)
-
-
-@cache
-def no_occurrences() -> NDArray[np.int64]:
-    """Returns no occurrences at all, as a query finds them."""
-    import numpy as np
-
-    return np.empty(0, np.int64)
 
 
 def _sorted_column(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:

@@ -18,12 +18,13 @@ from storage.search import common_words
 from storage.search.blob import CHUNK, hash_terms
 from storage.search.common_words import COMMON_SHARE, least_common, shares_in_general
 from storage.search.document import ASKS, SLIGHT, USER
-from storage.search.find import Found, WantedTerms, find, find_names
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
+from storage.search.occurrences import Occurrences, find_names, find_occurrences
 from storage.search.scores import Scores
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tail import Tail
+from storage.search.term_weights import QueryTerms
 from storage.search.tokens import split_words, terms_of_word
 from storage.search_trace import HitScores, SearchTrace
 
@@ -102,44 +103,45 @@ def rank(
     trace: is filled.
     postings: what the segments of the index have of the terms (`hashes_of`).
     """
-    wanted = _terms_of(query)
-    if not wanted.terms or (only_strong and _are_common(wanted)):
+    query_terms = _terms_of(query)
+    if not query_terms.terms or (only_strong and _are_common(query_terms)):
         return []
     layout = index.layout_with(tail or Tail(), skip)
     if index.blob_bytes:
-        wanted = replace(wanted, hashes=[*hash_terms(wanted.terms, secret).values()])
-    found = find(index, layout, wanted, postings)
-    if not layout.end or (not found.count and near is None):
+        query_terms = replace(query_terms, hashes=[*hash_terms(query_terms.terms, secret).values()])
+    occurrences = find_occurrences(index, layout, query_terms, postings)
+    if not layout.end or (not occurrences.count and near is None):
         return []
-    sums = Scores(layout, near)
-    sums.add(found)
-    best = partial(sums.best, layout.rows_of(skip), only_strong=only_strong)
+    scores = Scores(layout, near)
+    scores.add(occurrences)
+    best = partial(scores.best, layout.rows_of(skip), only_strong=only_strong)
     rows = best(max(limit, MAX_HITS) if room else limit)
-    if room and (wider := _second_look(index, layout, rows, sums, wanted, secret)) is not None:
-        sums.add(wider)
+    if room and (names := _second_look(index, layout, rows, scores, query_terms, secret)) is not None:
+        scores.add(names)
         rows = _mix(rows, best(MAX_HITS))
     if len(rows) > limit:
         rows = _fill(rows, layout, limit, room)
     seqs = _numbers(rows, layout.chunks)
     if trace is not None:
         trace.hit_seqs, trace.has_meaning = seqs, near is not None
-        trace.scores = sums.scores_of(rows)
-        trace.weak_hits = partial(_weak, sums, layout.chunks)
+        trace.scores = scores.scores_of(rows)
+        trace.weak_hits = partial(_weak_hits, scores, layout.chunks)
     return seqs
 
 
 def _second_look(
-    index: Index, layout: IndexLayout, rows: Sequence[int], sums: Scores, wanted: WantedTerms, secret: bytes
-) -> Found | None:
-    """Returns where the names and numbers in the first hits are; None: no second look is worth its time.
+    index: Index, layout: IndexLayout, rows: Sequence[int], scores: Scores, query: QueryTerms, secret: bytes
+) -> Occurrences | None:
+    """Returns where the names and numbers in the first hits are; None where a second look is not worth its time.
 
-    rows: what the first look found, best first. Those that only stand around others may be about something else.
+    rows: the hits of the first look, best first. Names are taken of those that have words of the query themselves: one
+        that only stands next to such a message may be about something else.
     """
-    # Where that is all there is, a second look has nothing to add.
+    # A second look has nothing to add where the first one has found all that there is.
     is_all = len(rows) == layout.lengths.count <= _SURE
     if is_all or index.blob_bytes > _LOOKED_AGAIN_BYTES:
         return None
-    return find_names(index, layout, sums.with_own_words(rows[:_SECOND_LOOK]), wanted, secret)
+    return find_names(index, layout, scores.with_own_words(rows[:_SECOND_LOOK]), query, secret)
 
 
 def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[int]:
@@ -147,14 +149,14 @@ def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[i
 
     only_strong: as for `rank`, which finds nothing by common words alone.
     """
-    wanted = _terms_of(query)
-    if only_strong and _are_common(wanted):
+    query_terms = _terms_of(query)
+    if only_strong and _are_common(query_terms):
         return []
-    rarest = sorted(zip(wanted.in_general, wanted.terms, strict=True))[:_SEGMENT_TERMS]
+    rarest = sorted(zip(query_terms.shares, query_terms.terms, strict=True))[:_SEGMENT_TERMS]
     return [*hash_terms([term for _, term in rarest], secret).values()]
 
 
-def _terms_of(query: str) -> WantedTerms:
+def _terms_of(query: str) -> QueryTerms:
     """Returns the terms of a query that are looked up, without their hashes."""
     words, sentences = list[str](), dict[str, int]()
     for number, sentence in enumerate(_SENTENCE_END.split(_THAI_SPACE.sub("\n", query[:_QUERY_CHARS]))):
@@ -163,17 +165,20 @@ def _terms_of(query: str) -> WantedTerms:
         for term in chain.from_iterable(map(terms_of_word, of_sentence)):
             sentences.setdefault(term, number)
     sentences = dict(islice(sentences.items(), _QUERY_WORDS))
-    return WantedTerms([*sentences], shares_in_general(words, [*sentences]), [*sentences.values()])
+    return QueryTerms([*sentences], shares_in_general(words, [*sentences]), [*sentences.values()])
 
 
-def _are_common(wanted: WantedTerms) -> bool:
+def _are_common(query: QueryTerms) -> bool:
     """Returns whether more than half of people's messages have even the rarest of the terms, as in small talk."""
-    return least_common(wanted.terms, wanted.in_general) > COMMON_SHARE
+    return least_common(query.terms, query.shares) > COMMON_SHARE
 
 
-def _weak(sums: Scores, chunks: Sequence[int], limit: int) -> list[tuple[int, HitScores]]:
-    """Returns what `SearchTrace.weak_hits` does. chunks: of the layout as it was ranked, which changes in place."""
-    rows, columns = sums.left_out(limit)
+def _weak_hits(scores: Scores, chunks: Sequence[int], limit: int) -> list[tuple[int, HitScores]]:
+    """Returns what `SearchTrace.weak_hits` does.
+
+    chunks: of the layout as they were when it was ranked, since the layout changes in place.
+    """
+    rows, columns = scores.left_out(limit)
     return list(zip(_numbers(rows, chunks), zip(*columns, strict=True), strict=True))
 
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.records import Near
 from storage.search.document import ASKS, COUNTED_TERM, FREQUENCY, HEAD, PRESENT, ROW_SHIFT, SLIGHT, USER
-from storage.search.find import Found
 from storage.search.layout import MIN_AGAINST, IndexLayout
-from storage.search.weights import (
+from storage.search.measures import (
     AFTER_FACTOR,
     ANSWERING,
     FEW_TERMS,
@@ -28,6 +27,8 @@ from storage.search.weights import (
     TELLING_TERMS,
     VECTORS_FADE,
 )
+from storage.search.occurrences import Occurrences
+from storage.search.term_weights import TermWeights
 from storage.search_trace import ScoreColumns, no_scores
 
 if TYPE_CHECKING:
@@ -101,6 +102,18 @@ class _Ranking:
         return partial(_hit_scores, with_best, len(rows))
 
 
+class _OccurrenceColumns(NamedTuple):
+    """Occurrences, one at each index. A row may have several of a term: its own, and parts of those around it."""
+
+    row: NDArray[np.int64]
+    # The number of the term among those of the query.
+    term: NDArray[np.int64]
+    # How often the term is there; less than once for a part of an occurrence.
+    times: NDArray[np.float64]
+    # How many terms the occurrence adds to the length of its row.
+    length: NDArray[np.float64]
+
+
 class Scores:
     """The sums of what a query has found, by row: the score of BM25, and how much of the query a row holds.
 
@@ -119,7 +132,7 @@ class Scores:
         self._layout = layout
         self._near = near
         self._total = len(layout.flags)
-        # By place its row, in order: all rows of a small memory, of a large one those that were found.
+        # By place its row, in order: all rows of a small memory, of a large one those that have occurrences.
         self._rows = np.arange(self._total if near is not None or self._total <= _FEW_ROWS else 0)
         # By row its place; 0 also for a row that has none.
         self._place = np.zeros(self._total, np.int64)
@@ -135,23 +148,21 @@ class Scores:
         # The ranking of the last call of `best`; None: it was not called.
         self._ranking: _Ranking | None = None
 
-    def add(self, found: Found) -> None:
-        """Adds what was found of the terms of a query, or of names in its first hits."""
-        self._asked += found.asked
-        packed, term = self._unpack_terms(found)
+    def add(self, occurrences: Occurrences) -> None:
+        """Adds where the terms of a query are, or the names in its first hits."""
+        self._asked += occurrences.weights.asked
+        packed, term = self._unpack_terms(occurrences)
         row = packed >> ROW_SHIFT
         self._occurrence_rows.append(row)
         self._occurrence_terms.append(term + self._term_count)
-        self._term_count += len(found.weights)
-        self._add_up(found, *self._with_neighbours(packed, term))
+        self._term_count += len(occurrences.sizes)
+        self._add_up(occurrences.weights, self._with_neighbours(packed, term))
 
-    def _with_neighbours(
-        self, packed: NDArray[np.int64], term: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """Returns occurrences with those parts of them that messages around have: columns as `_add_up` takes them.
+    def _with_neighbours(self, packed: NDArray[np.int64], term: NDArray[np.int64]) -> _OccurrenceColumns:
+        """Returns occurrences, and after them those parts of them that the messages around have.
 
-        packed: as `_unpack_terms` returns it. What is computed on the way would take a search of a large memory twice
-            the room, and longer for that.
+        packed, term: as `_unpack_terms` returns them. Arrays that are made on the way end with this function: in a
+            large memory they would double the room that a search takes.
         """
         import numpy as np
 
@@ -163,56 +174,46 @@ class Scores:
         neighbour, head, part = self._neighbours_of(head_row)
         source = head_row[head]
         length = part * np.asarray(self._layout.head)[source] / np.bincount(head_row)[source]
-        return (
-            np.concatenate((row, neighbour)),
-            np.concatenate((term, term[in_head[head]])),
-            np.concatenate((packed & FREQUENCY, part)),
-            np.concatenate((np.zeros(len(row)), length)),
+        return _OccurrenceColumns(
+            row=np.concatenate((row, neighbour)),
+            term=np.concatenate((term, term[in_head[head]])),
+            times=np.concatenate((packed & FREQUENCY, part)),
+            length=np.concatenate((np.zeros(len(row)), length)),
         )
 
-    def _unpack_terms(self, found: Found) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _unpack_terms(self, occurrences: Occurrences) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Returns all occurrences, packed with the rows of their messages, and the number of each one's term."""
         import numpy as np
 
-        in_tail = np.array([*chain.from_iterable(found.in_tail)], np.int64)
+        in_tail = np.array([*chain.from_iterable(occurrences.in_tail)], np.int64)
         tail_rows = np.array(self._layout.tail_rows, np.int64)
         in_tail = tail_rows[in_tail >> ROW_SHIFT] << ROW_SHIFT | in_tail & COUNTED_TERM
-        packed = np.concatenate((found.in_index, in_tail), dtype=np.int64)
+        packed = np.concatenate((occurrences.in_index, in_tail), dtype=np.int64)
         # The index has occurrences of each term, and the tail.
-        sizes = [*found.sizes, *map(len, found.in_tail)]
-        return packed, np.tile(np.arange(len(found.weights)), 2).repeat(sizes)
+        sizes = [*occurrences.sizes, *map(len, occurrences.in_tail)]
+        return packed, np.tile(np.arange(len(occurrences.sizes)), 2).repeat(sizes)
 
-    def _add_up(
-        self,
-        found: Found,
-        row: NDArray[np.int64],
-        term: NDArray[np.int64],
-        times: NDArray[np.float64],
-        length: NDArray[np.float64],
-    ) -> None:
-        """Adds occurrences to the sums of their rows.
-
-        row, term: by occurrence. A row may have several of a term: its own, and parts of those around it.
-        times: by occurrence, how often the term is there.
-        length: by occurrence, how many terms it adds to the text of its row.
-        """
+    def _add_up(self, weights: TermWeights, occurrences: _OccurrenceColumns) -> None:
+        """Adds occurrences to the sums of their rows."""
         import numpy as np
 
-        layout, term_count = self._layout, len(found.weights)
-        found_places, index = _distinct(self._places_of(row), len(self._rows))
-        lengths = np.asarray(layout.length)[self._rows[found_places]] + np.bincount(index, length)
-        index, cell_term, cell_times = _sum_by_cell(index, term, times, term_count)
-        place = found_places[index]
+        layout, term_count = self._layout, len(weights.in_ranking)
+        places, index = _distinct(self._places_of(occurrences.row), len(self._rows))
+        lengths = np.asarray(layout.length)[self._rows[places]] + np.bincount(index, occurrences.length)
+        index, cell_term, cell_times = _sum_by_cell(index, occurrences.term, occurrences.times, term_count)
+        place = places[index]
 
         against = lengths[index] * layout.slope + MIN_AGAINST
         place_count = len(self._rows)
-        weights, held, costs = map(np.array, (found.weights, found.held, found.length_costs))
+        in_ranking, in_bounds, costs, usual_lengths = map(
+            np.array, (weights.in_ranking, weights.in_bounds, weights.length_costs, weights.usual_lengths)
+        )
         self._score += np.bincount(
-            place, weights[cell_term] * cell_times / (cell_times + against), place_count
+            place, in_ranking[cell_term] * cell_times / (cell_times + against), place_count
         )
         # The longer a message is, the more words it has by chance, and the less each of them says.
-        weight = held[cell_term]
-        longer = lengths[index] / (np.array(found.usual_lengths)[cell_term] * np.maximum(cell_times, 1.0))
+        weight = in_bounds[cell_term]
+        longer = lengths[index] / (usual_lengths[cell_term] * np.maximum(cell_times, 1.0))
         long = (longer > 1.0).nonzero()[0]
         weight[long] = np.maximum(weight[long] - np.log(longer[long]) * costs[cell_term[long]], 0.0)
         # What a message holds of the query counts by the squares: one rare word says more than many common ones, which

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
@@ -31,7 +31,7 @@ _HEADER = struct.Struct("<2sHIII")
 _NUMBER_BYTES = 4
 
 
-class Chunk(Struct, frozen=True):
+class VectorRows(Struct, frozen=True):
     """The vectors of a blob, or of several one after the other. They are views of the blob's bytes."""
 
     # The number of each message or fact. Shape [n].
@@ -51,64 +51,69 @@ class Chunk(Struct, frozen=True):
         """About how many bytes it takes."""
         return int(self.numbers.nbytes + self.seqs.nbytes)
 
-    def part(self, start: int, end: int) -> Chunk:
+    def part(self, start: int, end: int) -> VectorRows:
         """Returns some of its rows, as views."""
-        return Chunk(self.seqs[start:end], self.numbers[start:end])
+        return VectorRows(self.seqs[start:end], self.numbers[start:end])
 
 
-def open_chunk(blob: bytes) -> Chunk:
+def open_blob(blob: bytes) -> VectorRows:
     """Takes a blob apart. Raises: CorruptIndex."""
     import numpy as np
 
-    chunk, dimension, slots, start = _open(blob)
-    numbers = np.frombuffer(blob, "<f4", len(slots) * dimension, start).reshape(len(slots), dimension)
-    return Chunk(np.frombuffer(slots, np.uint8).astype(np.int64) + chunk * CHUNK, numbers)
+    outline = _read_outline(blob)
+    numbers = np.frombuffer(blob, "<f4", offset=outline.start).reshape(len(outline.slots), outline.dimension)
+    seqs = np.frombuffer(outline.slots, np.uint8).astype(np.int64) + outline.chunk * CHUNK
+    return VectorRows(seqs, numbers)
 
 
 class Joined(Struct, frozen=True):
     """All vectors of an agent in one array, which is compared twice as fast."""
 
-    all: Chunk
-    # By row, its similarity to the mean of all: as much as it is like any question that this memory gets.
+    rows: VectorRows
+    # By row, its similarity to the mean of all rows: as much as it is like any question that this memory gets.
     common: NDArray[np.float64]
 
     @property
     def size(self) -> int:
         """About how many bytes it takes."""
-        return int(self.all.size + self.common.nbytes)
+        return int(self.rows.size + self.common.nbytes)
 
 
-def join(chunks: Sequence[Chunk]) -> Joined:
+def join(chunks: Sequence[VectorRows]) -> Joined:
     """Returns the vectors of all chunks. chunks: of one dimension, one at least."""
     import numpy as np
 
     numbers = np.concatenate([chunk.numbers for chunk in chunks])
     mean = numbers.mean(0) if len(numbers) else np.zeros(numbers.shape[1], np.float32)
-    all = Chunk(np.concatenate([chunk.seqs for chunk in chunks]), numbers)
-    return Joined(all, _similarity(numbers, mean))
+    rows = VectorRows(np.concatenate([chunk.seqs for chunk in chunks]), numbers)
+    return Joined(rows, _similarity(numbers, mean))
 
 
 def _similarity(numbers: NDArray[np.float32], to: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Returns by row its product with a vector."""
     import numpy as np
 
     # Not `@`: its library wakes a thread for each core, which on a busy machine takes ten times as long
     # (measured with 10,000 vectors: 8 ms of processor time against 0.4).
-    found: NDArray[np.float64] = np.einsum("ij,j->i", numbers, to).astype(np.float64)
-    return found
+    similarity: NDArray[np.float64] = np.einsum("ij,j->i", numbers, to).astype(np.float64)
+    return similarity
 
 
 def merge(blob: bytes | None, vectors: Mapping[int, bytes]) -> bytes:
-    """Returns the blob with these vectors; one that is there already is replaced, a blob of another dimension dropped.
+    """Returns the blob with these vectors in place of those that it has of the same messages.
 
-    vectors: by seq, all of the blob's chunk. Raises: CorruptIndex.
+    Of a blob whose vectors have another dimension nothing stays.
+
+    vectors: by seq, all of the blob's chunk.
+
+    Raises: CorruptIndex.
     """
-    chunk = chunk_of(next(iter(vectors)))
-    found: dict[int, bytes] = {}
-    size = len(next(iter(vectors.values())))
-    if blob is not None and _open(blob)[1] * _NUMBER_BYTES == size:
-        found = _vectors(blob)
-    found.update({seq % CHUNK: data for seq, data in vectors.items()})
-    return _pack(chunk, size, found)
+    seq, vector = next(iter(vectors.items()))
+    by_slot: dict[int, bytes] = {}
+    if blob is not None and _read_outline(blob).vector_bytes == len(vector):
+        by_slot = _vectors(blob)
+    by_slot.update({seq % CHUNK: data for seq, data in vectors.items()})
+    return _pack(chunk_of(seq), len(vector), by_slot)
 
 
 def forget(blob: bytes, seqs: Collection[int]) -> bytes:
@@ -116,10 +121,10 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
 
     Raises: CorruptIndex.
     """
-    chunk, dimension, _, _ = _open(blob)
-    erased = {seq % CHUNK for seq in seqs if chunk_of(seq) == chunk}
+    outline = _read_outline(blob)
+    erased = {seq % CHUNK for seq in seqs if chunk_of(seq) == outline.chunk}
     remaining = {slot: data for slot, data in _vectors(blob).items() if slot not in erased}
-    return _pack(chunk, dimension * _NUMBER_BYTES, remaining) if remaining else b""
+    return _pack(outline.chunk, outline.vector_bytes, remaining) if remaining else b""
 
 
 def compare(joined: Joined, query: Vector) -> Near | None:
@@ -130,11 +135,11 @@ def compare(joined: Joined, query: Vector) -> Near | None:
     """
     import numpy as np
 
-    asked = np.frombuffer(query.data, "<f4")
-    if not len(joined.all) or joined.all.dimension != len(asked):
+    query_numbers = np.frombuffer(query.data, "<f4")
+    if not len(joined.rows) or joined.rows.dimension != len(query_numbers):
         return None
-    similarity = _similarity(joined.all.numbers, asked)
-    beyond = similarity * 0.0
+    similarity = _similarity(joined.rows.numbers, query_numbers)
+    beyond = np.zeros_like(similarity)
     if query.spread > 0:
         # A memory in another language than those texts, or of one matter, is as a whole more like its questions, and
         # its messages differ more in that. What stands out is above the mean, so the deviation is of those below.
@@ -142,11 +147,27 @@ def compare(joined: Joined, query: Vector) -> Near | None:
         below = similarity[similarity <= mean] - mean
         spread = max(query.spread, float(np.sqrt((below * below).mean())))
         beyond = (similarity - max(query.baseline, mean)) / spread
-    return Near(joined.all.seqs, similarity - joined.common, beyond)
+    return Near(joined.rows.seqs, similarity - joined.common, beyond)
 
 
-def _open(blob: bytes) -> tuple[int, int, bytes, int]:
-    """Returns chunk, dimension, slots, and where the numbers begin. Raises: CorruptIndex."""
+class _Outline(NamedTuple):
+    """A blob without its numbers."""
+
+    chunk: int
+    dimension: int
+    # The slot of each vector, one a byte.
+    slots: bytes
+    # Where the numbers begin in the blob.
+    start: int
+
+    @property
+    def vector_bytes(self) -> int:
+        """How many bytes one vector takes."""
+        return self.dimension * _NUMBER_BYTES
+
+
+def _read_outline(blob: bytes) -> _Outline:
+    """Returns the outline of a blob once it is checked. Raises: CorruptIndex."""
     if len(blob) < _HEADER.size:
         raise CorruptIndex(f"{len(blob)} bytes are too few for a blob of vectors")
     magic, version, chunk, dimension, n = _HEADER.unpack_from(blob)
@@ -156,14 +177,14 @@ def _open(blob: bytes) -> tuple[int, int, bytes, int]:
     slots = blob[_HEADER.size : _HEADER.size + n]
     if len(blob) != start + n * dimension * _NUMBER_BYTES or any(slot >= CHUNK for slot in slots):
         raise CorruptIndex(f"{len(blob)} bytes do not make {n} vectors of {dimension} numbers")
-    return chunk, dimension, slots, start
+    return _Outline(chunk, dimension, slots, start)
 
 
 def _vectors(blob: bytes) -> dict[int, bytes]:
     """Returns the bytes of each vector by slot. Raises: CorruptIndex."""
-    _, dimension, slots, start = _open(blob)
-    size = dimension * _NUMBER_BYTES
-    return {slot: blob[start + i * size : start + (i + 1) * size] for i, slot in enumerate(slots)}
+    outline = _read_outline(blob)
+    numbers, size = blob[outline.start :], outline.vector_bytes
+    return {slot: numbers[i * size : (i + 1) * size] for i, slot in enumerate(outline.slots)}
 
 
 def _pack(chunk: int, size: int, vectors: Mapping[int, bytes]) -> bytes:

@@ -72,21 +72,19 @@ class _CachedVectors(Struct, frozen=True):
     chunks: dict[int, _CachedChunk]
     joined: vector_blobs.Joined
 
-    def chunk(self, number: int, stamp: int) -> vector_blobs.Chunk | None:
+    def chunk(self, number: int, stamp: int) -> vector_blobs.VectorRows | None:
         """Returns a chunk as it was last written with this stamp; None where it is not cached."""
         cached = self.chunks.get(number)
         if cached is None or cached.stamp != stamp:
             return None
-        return self.joined.all.part(cached.start, cached.end)
+        return self.joined.rows.part(cached.start, cached.end)
 
 
 class VectorCache:
-    """The vectors of the memories used last, by agent and model. Two threads use it.
-
-    clear_count: how often it was cleared because it may hold what was forgotten.
-    """
+    """The vectors of the memories used last, by agent and model. Two threads use it."""
 
     def __init__(self) -> None:
+        # How often it was cleared because it may hold what was forgotten.
         self.clear_count = 0
         self._lock = threading.Lock()
         self._entries: OrderedDict[tuple[int, str], _CachedVectors] = OrderedDict()
@@ -157,7 +155,7 @@ async def _load_vectors(
     connection: Connection, agent: int, progress: _Progress, cached: _CachedVectors | None
 ) -> _CachedVectors | None:
     """Returns all vectors as they are now. Chunks that have not changed since they were cached are not read again."""
-    loaded: list[vector_blobs.Chunk] = []
+    loaded: list[vector_blobs.VectorRows] = []
     chunks: dict[int, _CachedChunk] = {}
     rows = 0
     for number, stamp in await connection.rows(SQL["chunks"], (agent, progress.model)):
@@ -173,11 +171,11 @@ async def _load_vectors(
 
 async def _read_chunk(
     connection: Connection, agent: int, number: int, model: str
-) -> vector_blobs.Chunk | None:
+) -> vector_blobs.VectorRows | None:
     """Returns a chunk; None where there is none, or it is damaged: its next write mends it."""
     row = await connection.row(SQL["get"], (agent, number, model))
     try:
-        return None if row is None else vector_blobs.open_chunk(row[0])
+        return None if row is None else vector_blobs.open_blob(row[0])
     except CorruptIndex:
         return None
 
@@ -208,15 +206,15 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
         if row is None:
             continue
         try:
-            rest = vector_blobs.forget(row[0], chunk_seqs)
+            remaining = vector_blobs.forget(row[0], chunk_seqs)
         except CorruptIndex:
             # What it holds is unknown, so nothing of it may stay.
-            rest = b""
+            remaining = b""
             await connection.run(SQL["indexed_again"], (await find_covered(connection, agent, number), agent))
         if stamp is None:
             stamp = await connection.value(SQL["changed"], (agent,)) or 0
-        if rest:
-            await connection.run(SQL["put"], (agent, number, stamp, row[1], rest))
+        if remaining:
+            await connection.run(SQL["put"], (agent, number, stamp, row[1], remaining))
         else:
             await connection.run(SQL["drop"], (agent, number))
 

@@ -11,7 +11,7 @@ from scripts.fill import new_agent, write_conversation
 from storage.commands import ForgetTarget
 from storage.errors import Corrupt
 from storage.records import Agent, Message
-from storage.search import find, segment
+from storage.search import occurrences, segment
 from storage.search.blob import CorruptIndex, encode
 from storage.search.document import Document
 from storage.search.index import Index
@@ -96,7 +96,7 @@ def test_a_word_that_is_too_common_to_be_read_weighs_little(monkeypatch: pytest.
 def test_of_very_many_occurrences_those_of_rare_words_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     all = [*documents(400), Document(400, "user", "A heron and a dog.", 0.0)]
     blobs = encode(all, SECRET).values()
-    monkeypatch.setattr(find, "_MAX_OCCURRENCES", 20)
+    monkeypatch.setattr(occurrences, "_MAX_OCCURRENCES", 20)
     assert ranked(blobs, "heron dog", SECRET) == [400]
     # Of a word that all have, the newest.
     assert sorted(ranked(blobs, "number", SECRET, limit=90)) == [*range(380, 400)]

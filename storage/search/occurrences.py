@@ -1,0 +1,190 @@
+"""Where the terms of a query are in an agent's index and its tail (storage/search/index.py, tail.py).
+
+Pure: values in, occurrences out. storage/search/scores.py adds them up by message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice, repeat
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from storage.search.blob import hash_terms
+from storage.search.document import HEAD, ROW_SHIFT
+from storage.search.index import LOW_HALF, Index, empty_column, without_rows
+from storage.search.layout import IndexLayout
+from storage.search.segment import NO_POSTINGS, Postings
+from storage.search.term_weights import QueryTerms, TermWeights, weigh_terms
+from storage.search.tokens import is_date_word
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Terms of a query that are scored, the rarest. A question has about 7.
+_QUERY_TERMS = 64
+# Names of the first hits that a second look asks for.
+_NAMES = 8
+# Occurrences that are scored, which takes 5 ms. The terms of a question have a tenth of that in 10,000 messages.
+_MAX_OCCURRENCES = 1 << 16
+# The most terms of a message's frame: four of its date, and two of its speaker's name. A text that is a little longer
+# than its head has its last words outside of the head as well, so a name is what so many messages have there. No
+# measurement.
+_FRAME_TERMS, _MIN_NAMED = 6, 3
+
+
+class Occurrences(Struct, frozen=True):
+    """Every occurrence of some terms, one for each message and term, packed as in the index: row, marks, frequency."""
+
+    weights: TermWeights
+    # Occurrences in the index, those of a term side by side.
+    in_index: NDArray[np.int64]
+    # The number of occurrences in the index, by term.
+    sizes: Sequence[int]
+    # The occurrences in the tail, by term. Their rows are indices in the tail.
+    in_tail: Sequence[Sequence[int]]
+    # The number of occurrences of all terms, in index and tail.
+    count: int
+
+
+def find_occurrences(
+    index: Index, layout: IndexLayout, query: QueryTerms, postings: Postings = NO_POSTINGS
+) -> Occurrences:
+    """Returns where the terms of a query are.
+
+    query: at least one term.
+    layout: of the index and its tail.
+    postings: as for `Index.occurrences`.
+    """
+    import numpy as np
+
+    terms = query.terms
+    by_term = index.occurrences(query.hashes, postings) if query.hashes else [empty_column()] * len(terms)
+    if layout.replaced:
+        by_term = without_rows(by_term, layout.replaced, len(layout.flags))
+    in_tail = _occurrences_in_tail(layout, terms)
+    _drop_all_but_rarest(by_term, in_tail)
+    counts = [len(in_index) + len(hits) for in_index, hits in zip(by_term, in_tail, strict=True)]
+    if postings.unread:
+        most_unread = (postings.unread.get(term_hash, 0) for term_hash in query.hashes)
+        counts = [
+            min(count + most, layout.lengths.count) for count, most in zip(counts, most_unread, strict=True)
+        ]
+    if sum(map(len, by_term)) > _MAX_OCCURRENCES:
+        by_term = _near_rarest(layout, by_term)
+    sizes = [*map(len, by_term)]
+    in_index = np.concatenate(by_term).view(np.int64) & LOW_HALF
+    named = _count_named(layout, in_index, sizes, in_tail)
+    in_frames = [
+        count if is_date_word(term) else as_name
+        for term, count, as_name in zip(terms, counts, named, strict=True)
+    ]
+    weights = weigh_terms(query, counts, in_frames, layout.lengths)
+    return Occurrences(weights, in_index, sizes, in_tail, sum(counts))
+
+
+def _occurrences_in_tail(layout: IndexLayout, terms: Sequence[str]) -> list[Sequence[int]]:
+    """Returns by term its occurrences in the messages of the tail that are not left out."""
+    in_tail: list[Sequence[int]] = [*map(layout.tail.terms.get, terms, repeat(()))]
+    if layout.left_out:
+        rows = layout.tail_rows
+        in_tail = [[hit for hit in hits if rows[hit >> ROW_SHIFT] >= 0] for hits in in_tail]
+    return in_tail
+
+
+def _drop_all_but_rarest(by_term: list[NDArray[np.uint64]], in_tail: list[Sequence[int]]) -> None:
+    """Empties the occurrences of all but the rarest terms that occur at all.
+
+    By these a pasted page is ranked. The others would cost much and decide nothing.
+    """
+    if len(by_term) <= _QUERY_TERMS:
+        return
+    counts = [len(in_index) + len(hits) for in_index, hits in zip(by_term, in_tail, strict=True)]
+    rarest = sorted((count, number) for number, count in enumerate(counts) if count)
+    for _, number in rarest[_QUERY_TERMS:]:
+        by_term[number], in_tail[number] = empty_column(), ()
+
+
+def _count_named(
+    layout: IndexLayout, in_index: NDArray[np.int64], sizes: Sequence[int], in_tail: Sequence[Sequence[int]]
+) -> list[int]:
+    """Returns for each term how many messages have it as a name of their speaker; 0 for fewer than `_MIN_NAMED`.
+
+    Only messages whose text is no longer than a head are counted: what such a one has outside of its head is its frame.
+    in_index, sizes, in_tail: as in `Occurrences`.
+    """
+    length, head, rows = layout.length, layout.head, layout.tail_rows
+    counts = [
+        sum(
+            not hit & HEAD and length[row := rows[hit >> ROW_SHIFT]] - head[row] <= _FRAME_TERMS
+            for hit in hits
+        )
+        for hits in in_tail
+    ]
+    if len(in_index):
+        import numpy as np
+
+        row = in_index >> ROW_SHIFT
+        in_frame = (in_index & HEAD) == 0
+        in_frame &= np.asarray(length)[row].astype(np.int64) - np.asarray(head)[row] <= _FRAME_TERMS
+        term = np.arange(len(sizes)).repeat(sizes)
+        counts = (counts + np.bincount(term, in_frame, len(sizes))).astype(int).tolist()
+    return [count if count >= _MIN_NAMED else 0 for count in counts]
+
+
+def _near_rarest(layout: IndexLayout, by_term: Sequence[NDArray[np.uint64]]) -> list[NDArray[np.uint64]]:
+    """Returns the occurrences of the rarest terms, and of the others those in messages that have one of these or stand
+    next to one.
+
+    The rarest terms are those that have no more than `_MAX_OCCURRENCES` together. A term with more of its own is
+    looked for in the newest messages.
+    """
+    import numpy as np
+
+    remaining, newest = _MAX_OCCURRENCES, [column[-_MAX_OCCURRENCES:] for column in by_term]
+    is_near = np.zeros(len(layout.flags) + 1, bool)  # after the rows comes one for missing neighbours
+    occurring = [number for number, column in enumerate(newest) if len(column)]
+    for number in sorted(occurring, key=lambda number: len(newest[number])):
+        rows = ((newest[number] & LOW_HALF) >> ROW_SHIFT).astype(np.int64)
+        remaining -= len(rows)
+        if remaining < 0:
+            newest[number] = newest[number][is_near[rows]]
+        else:
+            is_near[rows] = True
+            is_near[np.asarray(layout.earlier)[rows]] = is_near[np.asarray(layout.later)[rows]] = True
+    return newest
+
+
+def find_names(
+    index: Index, layout: IndexLayout, rows: Sequence[int], query: QueryTerms, secret: bytes
+) -> Occurrences | None:
+    """Returns where the names in some messages are; None where the query has all of these names.
+
+    A name that comes from the index is not looked for in the tail, since all words there would have to be hashed.
+
+    rows: of the messages, best first: only the first names are looked for.
+    """
+    has_index, tail_rows, tail = index.blob_bytes > 0, layout.tail_rows, layout.tail
+    # The name by its hash, where the index has any to compare it with; else by itself. Of a name that comes from the
+    # index only the hash is known.
+    names: dict[int | str, str] = {}
+    indexed_rows = [row for row in rows if row not in tail_rows] if has_index else []
+    in_index = dict(zip(indexed_rows, index.names_in(indexed_rows), strict=True)) if indexed_rows else {}
+    for row in rows:
+        if row in in_index:
+            for name_hash in in_index[row]:
+                names.setdefault(name_hash, "")
+        else:
+            in_tail = tail.names[tail_rows.index(row)]
+            keys = hash_terms(in_tail, secret).values() if has_index else in_tail
+            names.update(zip(keys, in_tail, strict=True))
+    for known in query.hashes if has_index else query.terms:
+        names.pop(known, None)
+    if not names:
+        return None
+    first_names = dict(islice(names.items(), _NAMES))
+    hashes = [key for key in first_names if isinstance(key, int)]
+    zeros = [0] * len(first_names)
+    return find_occurrences(index, layout, QueryTerms([*first_names.values()], zeros, zeros, hashes))
