@@ -118,7 +118,7 @@ def _count_named(
     length, head, rows = layout.length, layout.head, layout.tail_rows
     counts = [
         sum(
-            not hit & HEAD and length[row := rows[hit >> ROW_SHIFT]] - head[row] <= _FRAME_TERMS
+            not hit & HEAD and length[tail_row := rows[hit >> ROW_SHIFT]] - head[tail_row] <= _FRAME_TERMS
             for hit in hits
         )
         for hits in in_tail

@@ -182,7 +182,7 @@ def _weak_hits(scores: Scores, chunks: Sequence[int], limit: int) -> list[tuple[
     return list(zip(_numbers(rows, chunks), zip(*columns, strict=True), strict=True))
 
 
-def most_telling(
+def find_most_telling(
     index: Index, *, tail: Tail | None = None, skip: range = range(0), limit: int = 50
 ) -> list[int]:
     """Returns the numbers of the messages that show most of a memory as a whole, best first.
@@ -204,7 +204,7 @@ def most_telling(
     return _numbers([*ranked][:limit], layout.chunks)
 
 
-def around(
+def find_around(
     index: Index,
     seq: int,
     *,

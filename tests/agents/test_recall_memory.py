@@ -58,14 +58,14 @@ def hold(world: LettaWorld, name: str, gate: Gate | None = None, error: Exceptio
 def make_late(world: LettaWorld, late: Collection[str]) -> None:
     """Has the searches of some archives and folders end too late. late: their ids, which may change."""
     recall = world.world.store.recall
-    passages = recall.passages
+    passages = recall.search_passages
 
     async def passages_of(memory: Agent, *args: Any, **options: Any) -> Any:
         if any(id.endswith(memory.uid) for id in late):
             raise TooSlow("the search did not end in time")
         return await passages(memory, *args, **options)
 
-    object.__setattr__(recall, "passages", passages_of)
+    object.__setattr__(recall, "search_passages", passages_of)
 
 
 FOUND = {
@@ -117,7 +117,7 @@ def test_tags_hold_for_archives_too(world: LettaWorld) -> None:
 
 
 @pytest.mark.parametrize(
-    ("slow", "left"), [("passages", "My boat is red"), ("search", "A boat needs a name")]
+    ("slow", "left"), [("search_passages", "My boat is red"), ("search", "A boat needs a name")]
 )
 def test_what_is_slow_is_left_out_and_said(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch, slow: str, left: str
@@ -150,14 +150,14 @@ def test_where_nothing_can_be_searched_it_is_an_error(world: LettaWorld) -> None
     made = agent(world)
     world.letta.agents.messages.create(made.id, input="My boat is red.")
     shared(world, made, "one", "A boat needs a name.")
-    for name in ("search", "passages"):
+    for name in ("search", "search_passages"):
         hold(world, name, error=Unavailable("the disk is gone"))
     assert ask(world, made, "recall_memory", query="boat").startswith("Error: memory cannot be searched")
 
 
 def test_what_was_just_stored_is_found_where_nothing_can_be_searched(world: LettaWorld) -> None:
     made = world.agent(tools=["archival_memory_insert", "archival_memory_search"])
-    hold(world, "passages", error=Unavailable("the disk is gone"))
+    hold(world, "search_passages", error=Unavailable("the disk is gone"))
     keep = Call("archival_memory_insert", {"content": "The boat is red."})
     look = Call("archival_memory_search", {"query": "boat"})
     world.upstream.queue(call_tools(keep, look), say("Well."))

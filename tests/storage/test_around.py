@@ -11,7 +11,7 @@ from storage.records import Scope
 from storage.search.blob import encode
 from storage.search.document import Document
 from storage.search.index import Index, open_blob
-from storage.search.rank import around
+from storage.search.rank import find_around
 from storage.search.tail import Tail
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -48,7 +48,7 @@ def found(seq: int, indexed: int = 0, **options: Any) -> list[int]:
     """Returns what was stated around a message. indexed: so many are, the others are not yet."""
     blobs = encode(TALK[:indexed], SECRET).values()
     index = Index((open_blob(data).chunk, data) for data in blobs)
-    return around(index, seq, tail=Tail(TALK[indexed:]), **options)
+    return find_around(index, seq, tail=Tail(TALK[indexed:]), **options)
 
 
 @pytest.mark.parametrize("indexed", range(0, len(TALK) + 1, 3))
@@ -64,13 +64,13 @@ def test_of_its_own_conversation_the_nearest_comes_first() -> None:
     one = [
         said(n, f"Step {n} took {'very ' * n}long.", previous=n - 1 if n > 1 else None) for n in range(1, 8)
     ]
-    assert around(Index(()), 4, tail=Tail(one)) == [5, 6, 7]
-    assert around(Index(()), 4, tail=Tail(one), before=True) == [3, 2, 1]
+    assert find_around(Index(()), 4, tail=Tail(one)) == [5, 6, 7]
+    assert find_around(Index(()), 4, tail=Tail(one), before=True) == [3, 2, 1]
 
 
 def test_there_is_nothing_around_a_message_that_is_unknown() -> None:
     assert found(99) == found(99, 9) == found(0, before=True) == []
-    assert around(Index(()), 1) == []
+    assert find_around(Index(()), 1) == []
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ async def texts(store: Store, speaker: Speaker, event: str, *, before: bool = Fa
         for m in await store.recall.search(speaker.agent, event, deadline_ms=10_000.0)
         if m.text == event
     ]
-    near = await store.recall.around(speaker.agent, seq, before=before, deadline_ms=10_000.0)
+    near = await store.recall.find_around(speaker.agent, seq, before=before, deadline_ms=10_000.0)
     return [m.text for m in near]
 
 

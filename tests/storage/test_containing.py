@@ -42,7 +42,7 @@ def alice(store: Store) -> Speaker:
 
 
 async def texts(store: Store, alice: Speaker, query: str) -> list[str]:
-    hits = await store.recall.containing(alice.agent, query)
+    hits = await store.recall.find_containing(alice.agent, query)
     assert (hits.next, hits.is_incomplete) == (None, False)
     return [each.text for each in hits.messages]
 
@@ -77,7 +77,7 @@ async def test_all_words_are_looked_for_in_all_their_forms(
         "it": [],
         "": [],
     }.items():
-        hits = await store.recall.containing(alice.agent, query)
+        hits = await store.recall.find_containing(alice.agent, query)
         assert ([each.text for each in hits.messages], hits.next) == (expected, None), query
         assert not hits.is_incomplete
 
@@ -88,7 +88,7 @@ async def test_what_was_forgotten_is_found_no_more(store: Store, alice: Speaker)
     while await store.search_index.advance(alice.agent.id):
         pass
     for left in (SAID[:2], SAID[1:2], ()):
-        hits = await store.recall.containing(alice.agent, "peanuts")
+        hits = await store.recall.find_containing(alice.agent, "peanuts")
         found = [each for each in hits.messages if each.role == "user"]
         assert [each.text for each in found] == [*reversed(left)]
         if found:
@@ -102,24 +102,24 @@ async def test_pages_go_on_below_the_last_number(
         await alice.say([user(f"Peanut {n}.")], assistant("Noted."))
     found, before = list[str](), 1 << 62
     for is_last in (False, False, True):
-        hits = await store.recall.containing(alice.agent, "peanut", limit=2, before=before)
+        hits = await store.recall.find_containing(alice.agent, "peanut", limit=2, before=before)
         found += [each.text for each in hits.messages]
         assert (hits.next is None) == is_last
         before = hits.next or 0
     assert found == [f"Peanut {n}." for n in reversed(range(6))]
     # Where the index names more than are checked at once, the rest follows.
     monkeypatch.setattr(recall, "_MAX_CHECKED", 4)
-    dated = await store.recall.containing(alice.agent, "January")
+    dated = await store.recall.find_containing(alice.agent, "January")
     assert (dated.messages, dated.next) == ([], 9)
 
 
 async def test_messages_that_no_search_knows_yet_are_said_to_be_missing(store: Store, alice: Speaker) -> None:
     for n in range(70):
         await alice.say([user(f"Message {n}.")], assistant("Noted."))
-    assert (await store.recall.containing(alice.agent, "peanut")).is_incomplete
+    assert (await store.recall.find_containing(alice.agent, "peanut")).is_incomplete
     while await store.search_index.advance(alice.agent.id):
         pass
-    assert not (await store.recall.containing(alice.agent, "peanut")).is_incomplete
+    assert not (await store.recall.find_containing(alice.agent, "peanut")).is_incomplete
 
 
 async def test_messages_beyond_those_that_are_cached_are_said_to_be_missing(
@@ -127,9 +127,9 @@ async def test_messages_beyond_those_that_are_cached_are_said_to_be_missing(
 ) -> None:
     for n in range(64):
         await alice.say([user(f"Message {n}.")], assistant("Noted."), key=f"call-{n}")
-        assert not (await store.recall.containing(alice.agent, "peanut")).is_incomplete
+        assert not (await store.recall.find_containing(alice.agent, "peanut")).is_incomplete
     await alice.say([user("A peanut.")], assistant("Noted."), key="call-64")
-    hits = await store.recall.containing(alice.agent, "peanut")
+    hits = await store.recall.find_containing(alice.agent, "peanut")
     assert (hits.messages, hits.is_incomplete) == ([], True)
 
 

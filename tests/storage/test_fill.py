@@ -23,7 +23,7 @@ async def test_a_filled_memory_is_in_order_and_recalled(open_store: OpenStore) -
     await write_conversation(store, agent, "c1", turns)
     found = await store.recall.search(agent, "walrus3", limit=1)
     assert [m.text for m in found] == ["My number 3 is walrus3."]
-    said = await store.recall.recent(agent, 10)
+    said = await store.recall.load_recent(agent, 10)
     assert [m.text for m in said if m.role == "user"] == [asked for _, asked, _ in turns]
 
 
@@ -70,7 +70,7 @@ async def test_a_copy_in_postgres_has_what_was_written_and_goes_on(tmp_path: Pat
         agent = await store.agents.find(Scope("default", "default", "user:ann"))
         assert agent is not None
         await write_conversation(store, agent, "c2", [(200.0, "Another walrus!", "Noted.")])
-        said = await store.recall.recent(agent, 10)
+        said = await store.recall.load_recent(agent, 10)
         assert [m.text for m in said if m.role == "user"] == ["A walrus!", "Another walrus!"]
     finally:
         await store.close()

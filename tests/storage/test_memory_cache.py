@@ -349,7 +349,7 @@ async def test_a_memory_with_an_open_turn_is_searched(store: Store, alice: Speak
 
 def hold_long_reads(store: Store, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
     """Has each memory read in the thread, and the first reader wait. Returns when it has read, and when it goes on."""
-    monkeypatch.setattr("storage.sql.recall._LONG_MEMORY", 0)
+    monkeypatch.setattr("storage.sql.memory_loader._LONG_MEMORY", 0)
     read, has_read, goes_on = store.database.long_read, asyncio.Event(), asyncio.Event()
 
     async def slow(*values: Any, **options: Any) -> Any:
@@ -590,10 +590,10 @@ async def test_whatever_reads_a_damaged_index_names_it_and_has_it_made_again(
             case "search":
                 return await recall.search(agent, query, deadline_ms=10_000.0)
             case "most_telling":
-                return await recall.most_telling(agent, "What do you know about me?", opens=True)
+                return await recall.find_most_telling(agent, "What do you know about me?", opens=True)
             case "around":
-                return await recall.around(agent, 2, before=True)
-        return await recall.passages(agent, query, PassageFilter(), limit=5)
+                return await recall.find_around(agent, 2, before=True)
+        return await recall.search_passages(agent, query, PassageFilter(), limit=5)
 
     with pytest.raises(Corrupt):
         await read()

@@ -12,7 +12,7 @@ from storage.search.blob import encode
 from storage.search.common_words import names_nothing
 from storage.search.document import Document
 from storage.search.index import Index, open_blob
-from storage.search.rank import most_telling
+from storage.search.rank import find_most_telling
 from storage.search.tail import Tail
 from storage.search.whole import asks_for_whole
 from storage.sql.facts import Learned
@@ -118,7 +118,7 @@ def telling(*documents: Document, indexed: int = 0, **options: Any) -> list[int]
     """Returns what says most. indexed: so many of them are, the others are not yet."""
     blobs = encode(documents[:indexed], SECRET).values()
     index = Index((open_blob(data).chunk, data) for data in blobs)
-    return most_telling(index, tail=Tail(documents[indexed:]), **options)
+    return find_most_telling(index, tail=Tail(documents[indexed:]), **options)
 
 
 @pytest.mark.parametrize("indexed", range(0, len(TALK) + 1, 3))
@@ -156,7 +156,7 @@ async def alice(store: Store) -> Speaker:
 
 
 async def told(store: Store, speaker: Speaker, query: str = WHO) -> list[str]:
-    found = await store.recall.most_telling(speaker.agent, query, opens=True, deadline_ms=10_000.0)
+    found = await store.recall.find_most_telling(speaker.agent, query, opens=True, deadline_ms=10_000.0)
     return [m.text for m in found]
 
 

@@ -195,7 +195,7 @@ class Archives:
         present = await self._store.agents.load(memory.id)
         if present is None:  # deleted meanwhile
             return []
-        hits = await self._store.recall.passages(
+        hits = await self._store.recall.search_passages(
             present, query, where, limit=limit, deadline_ms=SEARCH_MS, vector=vector
         )
         return await self._with_files([PassageView(memory.uid, passage) for passage in hits])

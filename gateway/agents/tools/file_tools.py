@@ -95,7 +95,7 @@ class FileTools(Struct, frozen=True):
         memory = await self.store.agents.load(folder)
         if memory is None:
             return []
-        return await self.store.recall.passages(
+        return await self.store.recall.search_passages(
             memory, query, PassageFilter(), limit=limit, deadline_ms=searches.SEARCH_MS, vector=vector
         )
 

@@ -108,7 +108,7 @@ class WordSearches(Struct, frozen=True):
         words = self.views.store.recall.words_of(query)
         if not words:
             return WordSearch(query, (), (), None)
-        hits = await self.views.store.recall.containing(
+        hits = await self.views.store.recall.find_containing(
             agent, query, before=before, limit=limit, deadline_ms=_DEADLINE_MS
         )
         blocks: tuple[BlockWithWords, ...] = ()
@@ -172,7 +172,7 @@ class WordSearches(Struct, frozen=True):
         has_more = False
         for query in queries:
             try:
-                hits = await self.views.store.recall.containing(
+                hits = await self.views.store.recall.find_containing(
                     agent, query, limit=_COUNTED, deadline_ms=_SHORT_DEADLINE_MS
                 )
             except TooSlow:

@@ -315,7 +315,7 @@ class _NoteSearch(Struct, frozen=True):
         context, visible = self.context, self.visible
         if note_text.has_selection(visible.notes):
             return []
-        return await self.recaller.store.recall.most_telling(
+        return await self.recaller.store.recall.find_most_telling(
             context.agent,
             query,
             opens=_opens_conversation(context),
@@ -327,7 +327,7 @@ class _NoteSearch(Struct, frozen=True):
 
     async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
         context = self.context
-        return await self.recaller.store.recall.around(
+        return await self.recaller.store.recall.find_around(
             context.agent,
             event.seq,
             before=before,

@@ -100,7 +100,7 @@ class _TrialSearch(Struct, frozen=True):
         )
 
     async def select(self, query: str) -> list[Message]:
-        return await self.trial.store.recall.most_telling(
+        return await self.trial.store.recall.find_most_telling(
             self.agent,
             query,
             opens=True,
@@ -109,7 +109,7 @@ class _TrialSearch(Struct, frozen=True):
         )
 
     async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
-        return await self.trial.store.recall.around(
+        return await self.trial.store.recall.find_around(
             self.agent,
             event.seq,
             before=before,

@@ -210,7 +210,7 @@ class MemoryTools(Struct, frozen=True):
         return [m for m in hits if lookup.matches_tags(m.tags)]
 
     async def _newest(self, lookup: Lookup) -> list[Message]:
-        found = await self.store.recall.recent(self.context.agent, _NEWEST_EXCHANGES)
+        found = await self.store.recall.load_recent(self.context.agent, _NEWEST_EXCHANGES)
         return [m for m in reversed(found) if lookup.matches(m)]
 
     async def _search_archive(

@@ -298,7 +298,7 @@ async def everything_known(world: World) -> list[str]:
     """The messages that recall and learning may see."""
     found = await world.store.agents.find(Scope("default", "helper", "user:alice"))
     assert found is not None
-    return [m.text for m in await world.store.recall.recent(found, 100)]
+    return [m.text for m in await world.store.recall.load_recent(found, 100)]
 
 
 def test_in_append_mode_too(upstream: StrictUpstream, tmp_path: Path) -> None:
