@@ -246,7 +246,7 @@ class Turn:
         """Returns whether an error is a refusal of the input, before there was anything of a reply."""
         reply = self._round
         has_reply = self._replies > 1 and not self.terms.saves_steps
-        return not (has_reply or reply.has_spoken or reply.draft.calls) and is_permanent_refusal(
+        return not (has_reply or reply.has_text or reply.draft.calls) and is_permanent_refusal(
             reply.status, body
         )
 
@@ -323,7 +323,7 @@ class Turn:
             return self._make_outcome(end, reason, (), self._round.shown_reply())
         shown_reply = self._earlier.joined_with(self._round.shown_reply(self._round.client_calls))
         messages = self._earlier.messages
-        if self._state is RUNNING_TOOLS and not self._round.spoken:
+        if self._state is RUNNING_TOOLS and not self._round.spoken.text:
             # The model has to know what may be done, else it calls it again in another turn. But text that a call
             # speaks would be stored whole, in its arguments, and the user may have heard a part of it.
             results = self._calls.all_results
@@ -410,7 +410,7 @@ class Turn:
     def _send_filler(self) -> list[Command]:
         """Sends the fixed sentence, once a turn and where the reply has no text itself."""
         filler, reply = self._filler, self._round
-        if filler is None or reply.form is not AS_EVENTS or reply.has_spoken or self._is_last_round:
+        if filler is None or reply.form is not AS_EVENTS or reply.has_text or self._is_last_round:
             return []
         self._filler = None
         reply.add_filler(filler.say)
@@ -543,7 +543,7 @@ class Turn:
         reply = self._round
         if reply.is_stored:
             return commands.SaveStep()
-        shown_reply = reply.shown_reply() if reply.spoken else None
+        shown_reply = reply.shown_reply() if reply.spoken.text else None
         return commands.SaveStep(reply.upstream_message(), shown_reply, reply.draft.usage, waits or {})
 
     def _ledger_with_round(self) -> Ledger:
@@ -587,7 +587,7 @@ class Turn:
         reply, results, saves_steps = self._round, self._calls.results, self.terms.saves_steps
         if results:
             return (reply.upstream_message(), *(result.stored() for result in results))
-        if saves_steps and reply.filler and reply.draft.text:
+        if saves_steps and reply.spoken.filler and reply.draft.text:
             return (reply.upstream_message(client_calls),)  # the filler is no part of it upstream
         if self._earlier.messages and (native := reply.draft.message().get(NATIVE_REPLY)):
             return ({**shown_reply, NATIVE_REPLY: native},)
@@ -602,7 +602,7 @@ class Turn:
         if not outcome.waiting:
             return outcome
         message = reply.upstream_message()
-        shown_reply = shown_reply if reply.spoken else message
+        shown_reply = shown_reply if reply.spoken.text else message
         return replace(outcome, full=(message,), shown_reply=shown_reply, results=results)
 
     def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:

@@ -22,7 +22,6 @@ from gateway.core.conversation.canonical import separator
 from gateway.core.conversation.fillers import filler_message
 from gateway.core.conversation.private import with_private, without_private
 from gateway.core.memory.memory_tools import read_arguments
-from gateway.core.turn.asides import AsideReader, Voice
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.draft import (
     AllBut,
@@ -35,6 +34,7 @@ from gateway.core.turn.draft import (
     is_first_choice,
     join_messages,
 )
+from gateway.core.turn.spoken_text import SpokenText
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEvents
 from gateway.core.turn.upstream_error import read_error
@@ -131,8 +131,7 @@ class Round:
         self.tail: list[ReplyEvent] = []
         self.done_event = b""  # the upstream's `[DONE]`
         self.body = b""  # of a reply that is no stream
-        self.filler = filler  # shown before the text
-        self.spoken_words = ""  # the text of calls that speak to the user, shown after the reply's own text
+        self.spoken = SpokenText(terms.asides, view, text_before, filler)
         self.stored = Stored.NOWHERE
         self.is_hidden = False  # the view knows that another round follows
         self._terms = terms
@@ -142,15 +141,12 @@ class Round:
         self._turn_usage = turn_usage
         self._has_begun = turn_usage is not None  # the view has the turn's first chunk
         self._earlier_text = text_before
-        self._text_before = text_before  # the shown text that needs a separator before the next one; "": none
         self._first_chunk: Json = {}  # of a stream, with id, model and time of its reply
         self._has_finish = False  # a finish_reason came
         # The indices of the choices that had their finish_reason, and no content after it.
         self._ended: set[str] = set()
         self._went_on = False  # content came after a finish_reason, so that none of them shows the end
         self._text_events: TextEvents | None = None  # the form of events that add text and do nothing else
-        self._aside_reader = None if terms.asides is None else AsideReader(terms.asides)
-        self._speaker: tuple[int, Voice] | None = None  # the call that spoke last, and its voice
         self._error_body: list[bytes] = []  # an error reply that comes as events
 
     @property
@@ -191,23 +187,19 @@ class Round:
                 call.arguments = ["{}"]
 
     @property
-    def spoken(self) -> str:
-        """All text that was shown to the user beyond the reply's own."""
-        return self.filler + separator(self.filler, self.spoken_words) + self.spoken_words
-
-    @property
-    def has_spoken(self) -> bool:
+    def has_text(self) -> bool:
         """The user has got text of the reply."""
-        return bool(self.spoken or self.draft.text)
+        return bool(self.spoken.text or self.draft.text)
 
     def shown_reply(self, calls: Iterable[ToolCall] = ()) -> Json:
         """Returns the reply as the client got it, with these calls."""
         message = self.draft.message(calls)
         message.pop(NATIVE_REPLY, None)  # the client has its parts
-        if not (self.filler or self.spoken_words):
+        filler, words = self.spoken.filler, self.spoken.words
+        if not (filler or words):
             return message
-        before = [filler_message(self.filler)] if self.filler else []
-        return join_messages([*before, message, {"content": self.spoken_words or None}])
+        before = [filler_message(filler)] if filler else []
+        return join_messages([*before, message, {"content": words or None}])
 
     def upstream_message(self, calls: Iterable[ToolCall] | None = None) -> Json:
         """Returns the reply as it goes upstream again, with all its calls or these.
@@ -220,8 +212,8 @@ class Round:
         )
         return with_private(
             self.draft.message(sent),
-            filler=self.filler or None,
-            spoken=self.spoken_words or None,
+            filler=self.spoken.filler or None,
+            spoken=self.spoken.words or None,
             asides=asides or None,
         )
 
@@ -445,8 +437,7 @@ class Round:
             self.tail.append(event)
         else:
             self._view.show(event)
-        if self._aside_reader is not None:
-            self._show_asides(self._aside_reader)
+        self._show_asides()
 
     def _note_end(self, choice: Json, reason: Any) -> bool:
         """Notes whether a choice has ended. Returns whether it goes on after its finish_reason.
@@ -470,11 +461,11 @@ class Round:
             draft.finish_reason = str(reason)
         if not isinstance(delta, dict):
             return calls
-        if self._text_before and (text := delta.get("content")):
+        if self.spoken.text_before and (text := delta.get("content")):
             # The words of two rounds must not run together in the one message that the client gets.
-            if self.form is AS_EVENTS and (between := separator(self._text_before, text)):
+            if self.form is AS_EVENTS and (between := separator(self.spoken.text_before, text)):
                 self._view.add_text(between)
-            self._text_before = ""
+            self.spoken.text_before = ""
         draft.add(delta)
         pieces = delta.get("tool_calls")
         if pieces or (reason and self._has_gateway_tools):
@@ -483,53 +474,23 @@ class Round:
             )
         return calls
 
+    def _show_asides(self) -> None:
+        """Shows what has come of the asides in the arguments of calls."""
+        if self._terms.asides is not None:
+            self.spoken.read(self.draft, is_shown=self.form is AS_EVENTS)
+
+    def add_filler(self, text: str) -> None:
+        """Shows a filler that the model has not written."""
+        self.spoken.add_filler(text, is_shown=self.form is AS_EVENTS)
+
     def _end_complete(self) -> Complete:
         if self.draft.calls:
             calls = self.draft.take_calls([], self._terms.gateway_tools, is_over=True)
             if calls and self.form is AS_EVENTS:
                 # Only the end shows whose they are, and no finish_reason has announced it.
                 self._view.add_calls(calls)
-        if self._aside_reader is not None:
-            self._show_asides(self._aside_reader)
+        self._show_asides()
         return _COMPLETE
-
-    # Text in the arguments of calls
-
-    def _show_asides(self, reader: AsideReader) -> None:
-        """Shows what has come of the thoughts, words and fillers in the arguments of calls."""
-        for index, voice, text in reader.read(self.draft.calls):
-            if voice is Voice.THOUGHT:
-                if self.form is AS_EVENTS:
-                    self._view.add_thought(text)
-            elif (index, voice) == self._speaker:
-                self._show_spoken(voice, text, call=index)
-            elif voice is Voice.WORDS:
-                self._speaker = (index, voice)
-                between = separator(self.spoken or self.draft.text or self._text_before, text)
-                self.spoken_words += separator(self.spoken_words, text)
-                self._show_spoken(voice, text, between, index)
-            elif not self.has_spoken and (text := text.lstrip()):
-                # A filler fills the silence before a tool: there is none once the reply has text. Blanks are no text.
-                self._speaker = (index, voice)
-                self._show_spoken(voice, text, separator(self._text_before, text))
-
-    def add_filler(self, text: str) -> None:
-        """Shows a filler that the model has not written."""
-        self._show_spoken(Voice.FILLER, text, separator(self._text_before, text))
-
-    def _show_spoken(self, voice: Voice, text: str, between: str = "", call: int = 0) -> None:
-        """Adds text that is spoken to the user, and shows it after `between`. call: its index in the reply."""
-        if voice is Voice.FILLER:
-            self.filler += text
-        else:
-            self.spoken_words += text
-        self._text_before = self.spoken
-        if self.form is not AS_EVENTS:
-            return
-        if voice is Voice.FILLER:
-            self._view.add_text(between + text)
-        else:
-            self._view.add_words(text, between, call)
 
 
 def _is_whole(line: bytes) -> bool:

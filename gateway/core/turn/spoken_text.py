@@ -1,0 +1,74 @@
+"""The text that is shown to the user beyond a reply's own: fillers, and the words of calls that speak."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.core.conversation.canonical import separator
+from gateway.core.turn.asides import AsideReader, Asides, Voice
+from gateway.core.turn.client_view import ClientView
+from gateway.core.turn.draft import MessageDraft
+
+
+class SpokenText:
+    """Collects the spoken text of a reply, and shows it as it comes in."""
+
+    def __init__(self, asides: Asides | None, view: ClientView, text_before: Any, filler: str) -> None:
+        """Begins with a filler that was shown before the reply. text_before: the text of the rounds before."""
+        # Shown before the reply's own text.
+        self.filler = filler
+        # The words of calls that speak to the user, shown after the reply's own text.
+        self.words = ""
+        # The shown text that needs a separator before the next one; "": none.
+        self.text_before = text_before
+        self._view = view
+        self._reader = None if asides is None else AsideReader(asides)
+        # The call that spoke last, by its index in the reply, and its voice.
+        self._speaker: tuple[int, Voice] | None = None
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self.filler + separator(self.filler, self.words) + self.words
+
+    def read(self, draft: MessageDraft, *, is_shown: bool) -> None:
+        """Takes what has come of the thoughts, words and fillers in the arguments of calls.
+
+        draft: the reply so far.
+        is_shown: the client gets it at once; else it is only collected.
+        """
+        if self._reader is None:
+            return
+        for index, voice, text in self._reader.read(draft.calls):
+            if voice is Voice.THOUGHT:
+                if is_shown:
+                    self._view.add_thought(text)
+            elif (index, voice) == self._speaker:
+                self._add(voice, text, "", index, is_shown=is_shown)
+            elif voice is Voice.WORDS:
+                self._speaker = (index, voice)
+                between = separator(self.text or draft.text or self.text_before, text)
+                self.words += separator(self.words, text)
+                self._add(voice, text, between, index, is_shown=is_shown)
+            elif not (self.text or draft.text) and text.strip():
+                # A filler fills the silence before a tool: there is none once the reply has text. Blanks are no text.
+                self._speaker = (index, voice)
+                self.add_filler(text.lstrip(), is_shown=is_shown)
+
+    def add_filler(self, text: str, *, is_shown: bool) -> None:
+        """Adds a filler, or the beginning of one. is_shown: as for `read`."""
+        self._add(Voice.FILLER, text, separator(self.text_before, text), is_shown=is_shown)
+
+    def _add(self, voice: Voice, text: str, between: str, call: int = 0, *, is_shown: bool) -> None:
+        """Adds text that is spoken to the user, and shows it after `between`. call: its index in the reply."""
+        if voice is Voice.FILLER:
+            self.filler += text
+        else:
+            self.words += text
+        self.text_before = self.text
+        if not is_shown:
+            return
+        if voice is Voice.FILLER:
+            self._view.add_text(between + text)
+        else:
+            self._view.add_words(text, between, call)
