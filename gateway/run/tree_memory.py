@@ -36,8 +36,10 @@ class TreeMemory:
     receipt: Receipt
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
-        self.context = self.context.answered_by(target)
-        return await self.keeper.composer.retarget_prompt(self.context, prompt, target, form)
+        context = self.context.answered_by(target)
+        prompt = await self.keeper.composer.retarget_prompt(context, prompt, target, form)
+        self.context = context  # only now, since the prompt may not fit the target
+        return prompt
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         context, block_edits, keeper = self.context, self.block_edits, self.keeper

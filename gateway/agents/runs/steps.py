@@ -211,10 +211,11 @@ class RunMemory:
     # -- what a turn asks of its memory
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
-        self.form = form
         context = self.context.answered_by(target)
-        self.context = replace(context, request=replace(context.request, target=target))
-        return await self.keeper.composer.retarget_prompt(self.context, prompt, target, form)
+        context = replace(context, request=replace(context.request, target=target))
+        prompt = await self.keeper.composer.retarget_prompt(context, prompt, target, form)
+        self.context, self.form = context, form  # only now, since the prompt may not fit the target
+        return prompt
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         return

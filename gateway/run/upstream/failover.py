@@ -13,6 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -285,7 +286,8 @@ class Attempts:
         """Returns the request of the attempt after a failed one, when its time has come; None: there is none."""
         self._failures += 1
         step, wait_s = self._choose_next(failed.failure, self._failures, request)
-        if step is NextAttempt.STOP:
+        following = await self._take_candidate(make) if step is NextAttempt.FAIL_OVER else None
+        if step is not NextAttempt.RETRY and following is None:
             return None
         self._count_outcome(failed.failure.kind, is_error=True)
         self.call.tries.append(FailedTry(self.endpoint.name, failed.failure.kind, time.perf_counter()))
@@ -294,13 +296,25 @@ class Attempts:
             await discard(failed.reply)
         if wait_s:
             await self._failover.sleep(wait_s)
-        if step is NextAttempt.RETRY:
+        if following is None:
             return request
         self.endpoint.health.in_flight -= 1
-        self.endpoint, self.target = self._rest.pop(0)
+        (self.endpoint, self.target), request = following
         self.endpoint.health.in_flight += 1
         self._failures, self._cuts = 0, PromptCuts(self._failover.context_windows, self._receipt)
-        return await make(self.target, self.endpoint)
+        return request
+
+    async def _take_candidate(self, make: RequestMaker) -> tuple[Candidate, ModelRequest] | None:
+        """Returns the next candidate for which the request can be made, and that request; None: there is none.
+
+        The client may want nothing left out for a smaller window. Its request suits the endpoint that failed, so the
+        error is that one's.
+        """
+        while self._rest:
+            endpoint, target = self._rest.pop(0)
+            with suppress(CallerError):
+                return (endpoint, target), await make(target, endpoint)
+        return None
 
     async def _attempt(
         self, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
@@ -405,10 +419,7 @@ class Attempts:
         Raises: ProviderError: the last error of what was tried in its place.
         """
         self._is_settled = was_settled
-        try:
-            following = await self._request_after(self._blame(_Failed(failure)), request, make)
-        except CallerError:  # the request does not fit the next window, and its client waits for a reply
-            following = None
+        following = await self._request_after(self._blame(_Failed(failure)), request, make)
         return None if following is None else await self._send_until_answered(following, make, mender)
 
     async def _without_refused(

@@ -49,6 +49,7 @@ def two(tmp_path: Path, kind: Any) -> Iterator[Open]:
                     "m", "big", "first", fallbacks=tuple(fallbacks), deployments=tuple(deployments)
                 ),
                 ModelSettings("other", "small", "second", window),
+                ModelSettings("large", "large", "second"),
             )
             parts: dict[str, Any] = {"upstreams": upstreams, "models": models, "server": server}
             with remember(first, tmp_path, *profiles, **parts) as world:

@@ -197,6 +197,25 @@ def test_the_window_is_that_of_who_answers(two: Open, memory: bool) -> None:
         assert headers["x-mnemogate-evicted-tokens"] == "0"
 
 
+@both
+@forms
+def test_a_fallback_whose_window_is_too_small_is_passed_over(two: Open, stream: bool, memory: bool) -> None:
+    """`truncation: disabled` lets nothing be left out for it."""
+    chatty = [{"role": role, "content": "Hi. " * 100} for role in ("user", "assistant", "user")]
+    asked: Any = {"model": "m", "input": chatty, "truncation": "disabled", "store": memory}
+    asked |= {"user": "alice" if memory else "", "stream": stream}
+    with two(window=200, fallbacks=("other", "large"), profiles=[agent()]) as it:
+        it.first.queue(fail(503))
+        it.world.sdk.responses.create(**asked)
+        assert it.second.last.json["model"] == "large"
+    with two(window=200, profiles=[agent()]) as it:
+        it.first.queue(fail(503, "Gone."))
+        with pytest.raises(openai.InternalServerError, match="Gone") as caught:
+            it.world.sdk.responses.create(**asked)
+        assert caught.value.status_code == 503  # which the client may try again
+        assert caught.value.response.headers["x-mnemogate-upstream"] == "first"
+
+
 # what a provider says for itself, of a message and of its call; where the second finds nothing of it
 THOUGHTS: list[tuple[dict[str, Any], str]] = [
     ({"thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "s"}]}, "thinking_blocks"),
