@@ -16,7 +16,7 @@ from gateway.core.prompt.note_text import NAMING_TOKENS
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
 from gateway.run import chat as chat_module
-from gateway.run import turn as turn_module
+from gateway.run import round_requests
 from gateway.run.memory import composer, recall
 from gateway.run.memory.fit import fit_prompt
 from gateway.run.memory.fitted_window import NO_NOTE, FittedWindow, NoteRoom
@@ -86,7 +86,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[NoteRoom, FittedWindow
         found.append((note, window))
         return window
 
-    for module in (composer, chat_module, turn_module):
+    for module in (composer, chat_module, round_requests):
         monkeypatch.setattr(module, "fit_prompt", noted)
     return found
 
