@@ -285,6 +285,7 @@ class _Session:
                 server_events.empty_response_events(create)[0]
             )
             end = server_events.cancelled_event(begun, response.output.render(), response.sent_events)
+            self.unstored.keep(pending, server_events.response_in(end))
             await self.send_event(end, create.stream_id)
         else:
             await self.send_failure(

@@ -335,6 +335,10 @@ def test_a_reply_that_is_cancelled_is_remembered_as_far_as_it_came(
     ]
     assert words(talk.ask(input=items, store=False)) == "Ok."
     assert told_in_all(world) == ["Where is Zanzibar?", "Zanzibar lies", "Stop.", "Ok."]
+    # It can be continued by its id as well.
+    assert talk.ask(input="Go on.", previous_response_id=id, store=False)["status"] == "completed"
+    cut = {"id": id, "output": openai_keeps.asked[-1]["input"][1:2]}
+    assert (words(cut), len(openai_keeps.asked[-1]["input"])) == ("Zanzibar lies ", 3)
 
 
 def test_a_cancelled_reply_by_way_of_chat_completions_shows_what_came_as_well(

@@ -36,7 +36,7 @@ class _CachedResponse(Struct, frozen=True):
 
 
 class PendingResponse(Struct, frozen=True):
-    """The state of a request that is needed when its response is complete."""
+    """The state of a request that is needed when its response has ended."""
 
     # The id of the stored response that comes before the items; None: the items begin the conversation.
     base_id: str | None
@@ -77,7 +77,7 @@ class UnstoredResponses:
         return encode_members(fields), PendingResponse(previous, items, is_stored)
 
     def keep(self, pending: PendingResponse, response: bytes) -> None:
-        """Caches a response that is complete, unless it is stored elsewhere. response: as in its last event."""
+        """Caches a response that has ended, unless it is stored elsewhere. response: as in its last event."""
         try:
             fields = decode_upstream_members(response)
             id = orjson.loads(fields.get("id", b"null"))
