@@ -139,7 +139,7 @@ async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | 
 async def _work_and_listen(services: Services, listener: socket.socket) -> int:
     settings = services.settings
     try:
-        await _check_keys(settings, services.store)
+        await _install_keys(settings, services.store)
         listen(listener)
     except BaseException:
         listener.close()
@@ -182,7 +182,7 @@ async def _serve(
         _report_fault(store, "Requests are answered without memory")
         if (warning := warn_of_network(settings)) is not None:
             _log.warning(warning)
-        has_keys = await _check_keys(settings, store)
+        has_keys = await _install_keys(settings, store)
         # A database server has no owning process: the command line opens it itself.
         admin = AdminFile(settings.database.path) if settings.database.url is None else None
         token = None if admin is None else admin.token
@@ -270,8 +270,11 @@ def _report_fault(store: Store, consequence: str) -> None:
         _log.error("%s until the database can be used: %s", consequence, store.health.error)
 
 
-async def _check_keys(settings: Settings, store: Store) -> bool:
-    """Returns whether there are keys. Raises: SettingsError: there are none, and other machines could reach us."""
+async def _install_keys(settings: Settings, store: Store) -> bool:
+    """Stores the key of the settings. Returns whether a caller needs a key.
+
+    Raises: SettingsError: there is no key, and other machines could reach the gateway.
+    """
     key = settings.server.key
     try:
         await install_keys(store, settings.server)

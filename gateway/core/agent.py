@@ -39,7 +39,7 @@ def filler_of(written: object) -> Filler:
     return "model" if written == "model" else None
 
 
-def filler_written(filler: Filler) -> Literal["model", "none"] | dict[str, Any]:
+def filler_json(filler: Filler) -> Literal["model", "none"] | dict[str, Any]:
     """Returns a filler as a definition's body has it."""
     if isinstance(filler, FixedFiller):
         return {"after_ms": filler.after_ms, "say": filler.say}

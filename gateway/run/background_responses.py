@@ -175,12 +175,12 @@ class BackgroundResponses:
                     break
                 await asyncio.sleep(_EVENTS_POLL_S)
             # No attempt has written its end, or its events are not stored any more.
-            ended = await self._ended(now, seen)
+            ended = await self._ended_response(now, seen)
             yield (
                 self.dialect.whole_events(ended) if after < 0 else self.dialect.last_events(ended, after + 1)
             )
 
-    async def _ended(self, run: Run | None, seen: Json) -> Json:
+    async def _ended_response(self, run: Run | None, seen: Json) -> Json:
         """Returns a response that has ended. run: None: it was deleted. seen: as it was shown before."""
         if seen["status"] not in _UNDER_WAY:
             return seen

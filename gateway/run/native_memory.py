@@ -108,9 +108,9 @@ class EarlierReplies:
     ) -> None:
         """Adds a turn. The arguments are as the fields of `_Turn`. Drops the oldest turns beyond the limit."""
         has_reply = shown_reply is not None
-        messages = _dumped([*new, shown_reply] if has_reply else new)
+        messages = _dump([*new, shown_reply] if has_reply else new)
         turn = _Turn(
-            memory, tuple(ids), previous_id, b"" if heard is None else _dumped(heard), messages, has_reply
+            memory, tuple(ids), previous_id, b"" if heard is None else _dump(heard), messages, has_reply
         )
         if not ids or turn.size > self._limit:
             return
@@ -150,7 +150,7 @@ class FoundReplies(Struct, frozen=True):
         return self.paths[id][-1] if id in self.paths else self.earlier.reply(memory, id)
 
 
-def _dumped(value: Json | Sequence[Json | None]) -> bytes:
+def _dump(value: Json | Sequence[Json | None]) -> bytes:
     # A copy, because what orjson writes holds up to eight times its size for as long as it lives.
     return bytes(memoryview(orjson.dumps(value)))
 

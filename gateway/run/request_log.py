@@ -89,13 +89,13 @@ class RequestLog:
         """Notes how a request ended. One that was not begun is ignored."""
         begun = self._begun.pop(receipt, None)
         if begun is not None:
-            ended = _logged(begun, receipt, status)
+            ended = _log_entry(begun, receipt, status)
             self._ended.append(ended)
             self.figures.add(self.now(), begun.project, ended.mode, status, receipt.added_ms)
 
     def in_flight(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that are being answered, the newest first. The parameters are those of `ended`."""
-        requests = (_logged(request, receipt, None) for receipt, request in reversed(self._begun.items()))
+        requests = (_log_entry(request, receipt, None) for receipt, request in reversed(self._begun.items()))
         return [request for request in requests if request.is_of(project, memory)]
 
     def find(
@@ -138,7 +138,7 @@ class RequestLog:
         self._ended = deque(others, self._ended.maxlen)
 
 
-def _logged(begun: _Begun, receipt: Receipt, status: int | None) -> LoggedRequest:
+def _log_entry(begun: _Begun, receipt: Receipt, status: int | None) -> LoggedRequest:
     """Returns a request as it is listed now. status: None while it is in flight."""
     headers = receipt.headers
     upstream = headers.get("x-mnemogate-upstream") or ""

@@ -32,7 +32,7 @@ from gateway.agents.registry.tool_registry import (
     file_tool_numbers,
 )
 from gateway.core import ids
-from gateway.core.agent import AgentSpec, filler_written
+from gateway.core.agent import AgentSpec, filler_json
 from gateway.core.definition import AgentDefinition
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.request.identity import AGENT_PREFIX
@@ -370,7 +370,7 @@ class Registry:
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
         definition = AgentDefinition(
             DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds_section,
-            learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=filler_written(spec.filler),
+            learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=filler_json(spec.filler),
         )  # fmt: skip
         return Definition(
             0, agent.uid, agent.scope.project, DefinitionKind.AGENT, agent.id, entry.name, 1, agent.created,

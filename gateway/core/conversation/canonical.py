@@ -239,7 +239,7 @@ class MessageHasher:
 
     def text_atom(self, name: object, text: str) -> Atom:
         """Returns the atom of an assistant's text. text: without white space."""
-        return self._atom(b"a", _encoded(name), _encoded(text))
+        return self._atom(b"a", _encode(name), _encode(text))
 
     def atoms(self, message: Mapping[str, Any], text: bytes | None = None) -> tuple[Atom, ...]:
         """Returns the atoms of a message; a system message has none.
@@ -252,19 +252,17 @@ class MessageHasher:
         content = message.get("content")
         if text is None:
             text = without_space_utf8(content if isinstance(content, str) else text_of(message))
-        name = _encoded(message["name"]) if "name" in message else b""
+        name = _encode(message["name"]) if "name" in message else b""
         if role == "assistant":
             atoms = [self._atom(b"a", name, text)] if text else []
             if ("audio" in message or PRIVATE in message) and (sound := sound_id(message)):
-                atoms = [self._atom(b"a", b"", b"audio", _encoded(sound))]
+                atoms = [self._atom(b"a", b"", b"audio", _encode(sound))]
             if "tool_calls" in message or "function_call" in message:
                 for called, arguments in calls_in(message):
-                    atoms.append(
-                        self._atom(b"c", _encoded(called), _encoded(_canonical_arguments(arguments)))
-                    )
+                    atoms.append(self._atom(b"c", _encode(called), _encode(_canonical_arguments(arguments))))
             return tuple(atoms)
         media = () if isinstance(content, str) else media_in(message)
-        kinds = _encoded(",".join(str(p.get("type")) for p in media)) if media else b""
+        kinds = _encode(",".join(str(p.get("type")) for p in media)) if media else b""
         if role in RESULT_ROLES:
             return (self._atom(b"t", text, kinds),)
         if text.startswith(_OPENCLAW_BEGIN) and text.endswith(_OPENCLAW_END) and not media:
@@ -302,7 +300,7 @@ class MessageHasher:
         return start
 
 
-def _encoded(text: object) -> bytes:
+def _encode(text: object) -> bytes:
     return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else b""
 
 

@@ -136,7 +136,7 @@ class ExactSearch:
         if not self._by_first_atom:
             return Match()
         for number, occurrences in self._occurrences():
-            ranked = self._ranked(number, occurrences)
+            ranked = self._rank_occurrences(number, occurrences)
             if not ranked:
                 continue
             best = ranked[-1]
@@ -195,7 +195,7 @@ class ExactSearch:
             if span is not None and span[1] >= self._shared
         ]
 
-    def _ranked(self, number: int, occurrences: list[_Occurrence]) -> list[_Candidate]:
+    def _rank_occurrences(self, number: int, occurrences: list[_Occurrence]) -> list[_Candidate]:
         """Returns the replies with the same end in a turn that the client may mean, the best one last."""
         tree, listing = self._tree, self._query.listing
         end = occurrences[0].end

@@ -38,8 +38,8 @@ def without_fillers(message: WireMessage) -> WireMessage:
         return message
     text, rest, position = text_of(message), "", 0
     for start, end in spans:
-        rest, position = _joined(rest, text[position:start]), max(position, end)
-    return {**message, "content": _joined(rest, text[position:])}
+        rest, position = _join_around(rest, text[position:start]), max(position, end)
+    return {**message, "content": _join_around(rest, text[position:])}
 
 
 def without_fillers_and_thoughts(message: WireMessage) -> WireMessage:
@@ -52,7 +52,7 @@ def without_fillers_and_thoughts(message: WireMessage) -> WireMessage:
     return bare if own is text else {**bare, "content": own}
 
 
-def _joined(before: str, after: str) -> str:
+def _join_around(before: str, after: str) -> str:
     """Joins what stood around a filler, without white space at the beginning and without a double one between."""
     return before + (after if before and not before[-1].isspace() else after.lstrip())
 

@@ -234,7 +234,7 @@ class _HeadSearch:
 
     def _pending_messages(self) -> list[WireMessage]:
         """Returns the messages of cancelled sends that come before those of the list."""
-        pending, listing = self._cancelled(), self._listing
+        pending, listing = self._cancelled_messages(), self._listing
         if len(listing) and all(listing.role(i) in RESULT_ROLES for i in range(len(listing))):
             # Results follow their calls, so messages that the user sent meanwhile wait for the next ones.
             return [m for m in pending if m.get("role") in RESULT_ROLES]
@@ -280,7 +280,7 @@ class _HeadSearch:
             if each.state is State.CANCELLED and head.inputs[: len(each.inputs)] == each.inputs
         ]
 
-    def _cancelled(self) -> list[WireMessage]:
+    def _cancelled_messages(self) -> list[WireMessage]:
         """Returns the messages of the last cancelled send, which are stored and sent with the next one.
 
         Those that the upstream has refused would only be refused again. One that repeated the question of the head

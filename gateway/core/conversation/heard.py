@@ -26,7 +26,7 @@ class HeardPath(Struct, frozen=True):
 
 def as_heard(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> HeardPath:
     """Returns a path, and the messages after it without repeats. path: ends with a reply."""
-    again = _repeated(path, after)
+    again = _find_repeated(path, after)
     heard, reply = path[-1], _Reply.of(path[-1])
     for index in range(again[-1] + 1 if again else 0, len(after)):
         message = after[index]
@@ -40,7 +40,7 @@ def as_heard(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> Heard
     return HeardPath([*path[:-1], heard], again)
 
 
-def _repeated(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> list[int]:
+def _find_repeated(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> list[int]:
     """Returns which messages, by index, stand in the path and lead to its last reply or to a result of its calls."""
     calls = _calls(path[-1])
     above = enumerate(map(_form, path))

@@ -50,7 +50,7 @@ def has_opaque(message: Mapping[str, Any]) -> bool:
     return bool(calls) and any(call.get(field) for call in calls for field in CALL_FIELDS)
 
 
-def refilled(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any] | None:
+def refill(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the client's message with the fields that it dropped; None where it dropped none.
 
     White space at the ends of its text is the stored copy's then: the fields count characters.
@@ -63,13 +63,13 @@ def refilled(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, An
         missing["content"] = own
     given = message.get("tool_calls")
     if isinstance(given, list) and given:
-        calls = refilled_calls(given, stored.get("tool_calls") or ())
+        calls = refill_calls(given, stored.get("tool_calls") or ())
         if calls != given:
             missing["tool_calls"] = calls
     return {**message, **missing} if missing else None
 
 
-def refilled_calls(client_calls: Calls, stored: Calls) -> list[dict[str, Any]]:
+def refill_calls(client_calls: Calls, stored: Calls) -> list[dict[str, Any]]:
     """Returns the client's calls, each with the fields that it dropped. stored: the stored ones, found by their ids."""
     stored_by_id = {call_id(call): call for call in stored if call_id(call)}
     refilled = []

@@ -188,7 +188,9 @@ def open_(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     exchange = _exchange_to_write(tree, plan, ended)
     if is_tombstone(exchange):
         return tree.add(exchange)
-    return tree.add(replace(exchange, state=State.OPEN, input=_redacted(plan.messages, exchange.redactions)))
+    return tree.add(
+        replace(exchange, state=State.OPEN, input=_redact_input(plan.messages, exchange.redactions))
+    )
 
 
 def cancel(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
@@ -341,7 +343,7 @@ def _later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:
     return min(later, key=lambda opening: opening.begun, default=None)
 
 
-def _redacted(messages: Sequence[WireMessage], redactions: frozenset[int]) -> bytes:
+def _redact_input(messages: Sequence[WireMessage], redactions: frozenset[int]) -> bytes:
     """Returns an input as it is stored. A message that is not stored has only its role left."""
     if not redactions:
         return orjson.dumps(messages)
@@ -354,7 +356,7 @@ def content_fields(plan: Plan, ended: RequestEnd, redactions: frozenset[int]) ->
     """Returns the fields of an exchange that hold content. redactions: what is not stored."""
     if REPLY in redactions:
         return {
-            "input": _redacted(plan.messages, redactions),
+            "input": _redact_input(plan.messages, redactions),
             "shown_reply": None,
             "full": None,
             "model": plan.query.model,
@@ -362,7 +364,7 @@ def content_fields(plan: Plan, ended: RequestEnd, redactions: frozenset[int]) ->
     has_rounds = len(ended.full) > 1
     shown_reply = ended.full[0] if len(ended.full) == 1 else ended.shown_reply
     return {
-        "input": _redacted(plan.messages, redactions),
+        "input": _redact_input(plan.messages, redactions),
         "shown_reply": orjson.dumps(shown_reply),
         "full": dump_full_reply(ended.full, ended.gateway_calls) if has_rounds else None,
         "has_full": has_rounds,
@@ -411,7 +413,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
             notes=notes,
             input=None
             if is_tombstone(exchange)
-            else _redacted(listing.messages[start:end], exchange.redactions),
+            else _redact_input(listing.messages[start:end], exchange.redactions),
         )
     if amendment.reply is not None:
         start, end = amendment.reply
@@ -456,7 +458,10 @@ def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
 
 
 def _revive(tree: Tree, amendment: Amendment) -> bool:
-    """Marks a cancelled turn as finished when its reply came back, because the client had received it."""
+    """Marks a cancelled turn as finished when its reply came back, because the client had received it.
+
+    Returns False, and marks nothing, where the turn has ended already or is gone.
+    """
     exchange = tree.get(amendment.exchange)
     if exchange is None or amendment.reply is None or exchange.ended is not None:
         return False

@@ -129,7 +129,7 @@ def finish_step(
     shown_reply: the part of it that the client got; None: all of it.
     now: seconds since the epoch.
     """
-    exchange = replace(_ended(exchange, now), model=model, evicted=evicted)
+    exchange = replace(_end_step(exchange, now), model=model, evicted=evicted)
     if not full:
         return replace(exchange, path=hasher.hash_path(flat(exchange), parent_path))
     shown = full[0] if shown_reply is None else shown_reply
@@ -227,9 +227,9 @@ def supersede_refused(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...
 
 def abandon(exchange: Exchange, hasher: MessageHasher, parent_path: bytes, now: float) -> Exchange:
     """Returns an exchange that a process left open, ended without a reply."""
-    return replace(_ended(exchange, now), path=hasher.hash_path(flat(exchange), parent_path))
+    return replace(_end_step(exchange, now), path=hasher.hash_path(flat(exchange), parent_path))
 
 
-def _ended(exchange: Exchange, now: float) -> Exchange:
+def _end_step(exchange: Exchange, now: float) -> Exchange:
     """Returns a step that has ended. It needs no confirmation: what follows continues it."""
     return replace(exchange, state=State.FINISHED, ended=now, continued=True, active=True)

@@ -213,7 +213,7 @@ class Tree:
         if is_tombstone(exchange):
             content = Content()
         else:
-            stored = self._stored(exchange)
+            stored = self._stored_content(exchange)
             content = Content(
                 _decode(exchange.input or stored.input), _decode(exchange.shown_reply or stored.shown_reply)
             )
@@ -229,9 +229,9 @@ class Tree:
 
     def shown_reply(self, exchange: Exchange) -> WireMessage | None:
         """Returns our reply as the client has it, also of an exchange that was just added. Raises: Missing."""
-        return _decode(exchange.shown_reply or self._stored(exchange).shown_reply)  # type: ignore[no-any-return]
+        return _decode(exchange.shown_reply or self._stored_content(exchange).shown_reply)  # type: ignore[no-any-return]
 
-    def _stored(self, exchange: Exchange) -> StoredContent | Exchange:
+    def _stored_content(self, exchange: Exchange) -> StoredContent | Exchange:
         if exchange.input is not None or self._contents is None or not exchange.is_stored:
             return exchange
         if exchange.id not in self._contents:

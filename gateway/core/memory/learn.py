@@ -292,7 +292,7 @@ class _Changes:
         # person's correction, would be true along with the fact that took its place.
         if len(replaced) < len(old) or any(f.ended_at is not None for f in replaced):
             return None
-        first = self._origins.named(edit.messages) or self._origins.closest(text)
+        first = self._origins.first_of(edit.messages) or self._origins.closest(text)
         sources = {*self._origins.of(f"{text} {edit.about}"), *([first.exchange] if first else [])}
         for f in replaced:
             sources.update(f.sources)
@@ -389,7 +389,7 @@ class _Origins:
         )
         return exchanges or {message.exchange for message in self._messages}
 
-    def named(self, numbers: Collection[int]) -> Message | None:
+    def first_of(self, numbers: Collection[int]) -> Message | None:
         """Returns the first message that these numbers name; None: none was shown by one of them."""
         return next((self._messages[n - 1] for n in numbers if 0 < n <= len(self._messages)), None)
 

@@ -383,19 +383,17 @@ def schema_of(kind: type[Struct]) -> dict[str, Any]:
     """Returns the JSON Schema of a struct without references, which some clients cannot follow."""
     (schema,), parts = msgspec.json.schema_components([kind], ref_template="{name}")
 
-    def inlined(value: Any) -> Any:
+    def inline(value: Any) -> Any:
         if isinstance(value, list):
-            return [inlined(part) for part in value]
+            return [inline(part) for part in value]
         if not isinstance(value, dict):
             return value
         if "$ref" in value:
-            return inlined(parts[value["$ref"]])
+            return inline(parts[value["$ref"]])
         return {
-            name: inlined(part)
-            for name, part in value.items()
-            if name != "title" or not isinstance(part, str)
+            name: inline(part) for name, part in value.items() if name != "title" or not isinstance(part, str)
         }
 
-    inlined_schema: dict[str, Any] = inlined(schema)
+    inlined_schema: dict[str, Any] = inline(schema)
     inlined_schema.pop("description", None)
     return inlined_schema

@@ -49,7 +49,7 @@ def withhold(text: str) -> str:
     """Returns the text with everything that looks like a secret replaced."""
     # Most certain first: a broad pattern must not cut into what a precise one takes whole.
     text = _KNOWN.sub(WITHHELD, withhold_private_keys(text))
-    text = _NAMED.sub(_named, text)
+    text = _NAMED.sub(_withhold_value, text)
     text = _BEARER.sub(rf"\1{WITHHELD}", text)
     text = _DIGITS.sub(lambda m: WITHHELD if _is_card(m[0]) else m[0], text)
     return _RANDOM.sub(lambda m: WITHHELD if _is_random(m[0]) else m[0], text)
@@ -63,7 +63,7 @@ def has_secret(text: str) -> bool:
     return withhold(text) != text
 
 
-def _named(match: re.Match[str]) -> str:
+def _withhold_value(match: re.Match[str]) -> str:
     value = match[2].rstrip(".,;:!?)")
     if value.casefold() in _PLAIN or value.startswith("[withheld"):
         return match[0]

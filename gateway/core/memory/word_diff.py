@@ -37,7 +37,7 @@ class DiffPart(Struct, frozen=True):
 
 def diff_words(old: str, new: str) -> tuple[DiffPart, ...]:
     """Returns the parts of both texts in their order; without those of `ins` they are the old text."""
-    return _joined(_Comparison().compare(old, new, (_WORD.findall, _SENTENCE.findall, _lines)))
+    return _join_parts(_Comparison().compare(old, new, (_WORD.findall, _SENTENCE.findall, _lines)))
 
 
 class _Comparison:
@@ -58,7 +58,7 @@ class _Comparison:
                 continue
             self._pairs_left -= pairs
             yield "same", "".join(before[:start])
-            for is_same, left, right in _matched(before[start:last], after[start:last_after]):
+            for is_same, left, right in _match_runs(before[start:last], after[start:last_after]):
                 if is_same:
                     yield "same", left
                 else:
@@ -83,7 +83,7 @@ def _common(before: Sequence[str], after: Sequence[str]) -> int:
     return count
 
 
-def _matched(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[bool, str, str]]:
+def _match_runs(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[bool, str, str]]:
     """Yields in order what two lists have in common and what is between: whether it is the same, and both texts."""
     matcher = SequenceMatcher(_too_frequent(before, after).__contains__, before, after, autojunk=False)
     for tag, start, end, start_after, end_after in matcher.get_opcodes():
@@ -107,7 +107,7 @@ def _too_frequent(before: Sequence[str], after: Sequence[str]) -> frozenset[str]
     return frozenset()
 
 
-def _joined(parts: Iterable[tuple[_Op, str]]) -> tuple[DiffPart, ...]:
+def _join_parts(parts: Iterable[tuple[_Op, str]]) -> tuple[DiffPart, ...]:
     """Returns the parts without empty ones; successive parts of a kind are one."""
     found: list[tuple[_Op, str]] = []
     for op, text in parts:

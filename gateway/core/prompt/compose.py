@@ -18,7 +18,7 @@ from gateway.core.conversation.canonical import WireMessage, is_user, visible_re
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import private_of, without_private
-from gateway.core.conversation.provider_fields import for_another_model, refilled
+from gateway.core.conversation.provider_fields import for_another_model, refill
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
 from gateway.core.prompt.composition import Composition, InsertedMessage, shown_in, without_result
 from gateway.core.prompt.hidden_rounds import is_offered, put_back
@@ -118,7 +118,7 @@ def _put_notes_by_comparison(
 ) -> dict[int, Exchange]:
     """Puts the notes of a path into any list, before message `end`. Returns the replies by their messages."""
     replies: dict[int, Exchange] = {}
-    for i, element in _aligned(listing, end, path):
+    for i, element in _align_with_path(listing, end, path):
         composition.list_at.setdefault(listing.positions[i], element)
         if element.position == -1:
             replies[i] = element.exchange
@@ -129,7 +129,9 @@ def _put_notes_by_comparison(
     return replies
 
 
-def _aligned(listing: HashedList, end: int, elements: Sequence[PathElement]) -> list[tuple[int, PathElement]]:
+def _align_with_path(
+    listing: HashedList, end: int, elements: Sequence[PathElement]
+) -> list[tuple[int, PathElement]]:
     """Returns pairs of a message of the list and the path's element that is equal to it, oldest first."""
     path = [(atom, element) for element in elements for atom in element.atoms]
     pairs = lcs(listing.flat(end), [atom for atom, _ in path], _MAX_STRETCHES)
@@ -356,7 +358,7 @@ def _restore_rounds(
             is_new = i == plan.match.last or not is_offered(content, offered)
             composition.unrestored_rounds += messages is None and is_new
         else:
-            refilled_reply = refilled(message, content.shown_reply or {}) if is_same else None
+            refilled_reply = refill(message, content.shown_reply or {}) if is_same else None
             messages = None if refilled_reply is None else [refilled_reply]
         if messages is None:
             continue

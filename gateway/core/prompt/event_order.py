@@ -40,7 +40,7 @@ class _Table(NamedTuple):
     frame: re.Pattern[str]
 
 
-def order_asked(text: str) -> Asked | None:
+def find_asked_order(text: str) -> Asked | None:
     """Returns what a text asks for about the order of events; None: it does not ask for that."""
     if len(text) > _MAX_CHARS:
         return None

@@ -22,7 +22,7 @@ def without_frame(text: str) -> str:
     is: some wrap the person's later words. Of a framework's own text in the user's role nothing is left.
     """
     bare = _without_added(text)
-    if question := _asked(bare.strip()):
+    if question := _question_in_template(bare.strip()):
         bare = question
     elif placed := IN_PLACE.match(text):
         bare = _without_added(text[placed.end() :])
@@ -33,7 +33,7 @@ def without_frame(text: str) -> str:
     return own if own.strip() else bare
 
 
-def _asked(text: str) -> str:
+def _question_in_template(text: str) -> str:
     """Returns the question in a framework's template; "": it is no known template."""
     if text.startswith(_BEGINNINGS):
         for template in APPLICATIONS.templates:

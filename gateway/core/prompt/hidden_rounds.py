@@ -15,7 +15,7 @@ from gateway.core.conversation.canonical import (
 )
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.private import private_of
-from gateway.core.conversation.provider_fields import FIELDS, for_another_model, refilled, refilled_calls
+from gateway.core.conversation.provider_fields import FIELDS, for_another_model, refill, refill_calls
 from gateway.core.conversation.tree import Content
 
 # The result of a call with an unknown name begins so.
@@ -66,7 +66,7 @@ def put_back(
     if without_space(text_after) != without_space(text_of(without_fillers(last))):
         # Its blocks as they came would bring back what the client has cut, or what came after that.
         last = _without_provider_fields(last)
-    if is_same_model and (whole := refilled(reply, last)) is not None:
+    if is_same_model and (whole := refill(reply, last)) is not None:
         return [*rounds, whole]
     return [*rounds, reply] if text_after or resent_calls else [*rounds]
 
@@ -118,7 +118,7 @@ def _put_back_mixed(
         calls = each.get("tool_calls") or []
         if any(call in client_calls for call in calls):
             # In the order of the reply: Claude's thoughts stand between the calls.
-            refilled = iter(refilled_calls(resent_calls, calls))
+            refilled = iter(refill_calls(resent_calls, calls))
             each = {
                 **each,
                 "tool_calls": [next(refilled, call) if call in client_calls else call for call in calls],

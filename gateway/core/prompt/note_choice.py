@@ -308,8 +308,8 @@ class _Chosen:
             max(blank_non_words(line[:_COMPARED_FIRST_CHARS]).split()[:-1], key=len, default="")
             in self._lines
         ):
-            words = _spaced(line)
-            self._words += "".join(f"{_spaced(each)}\n" for each in self._wordless)
+            words = _words_between_spaces(line)
+            self._words += "".join(f"{_words_between_spaces(each)}\n" for each in self._wordless)
             self._wordless.clear()
             if words in self._words and not words.isspace():
                 return False
@@ -320,7 +320,7 @@ class _Chosen:
         return True
 
 
-def _spaced(line: str) -> str:
+def _words_between_spaces(line: str) -> str:
     """Returns the words of a line with a space between them, and one at each end."""
     words = blank_non_words(line)
     # This takes half the time that splitting takes.

@@ -68,7 +68,7 @@ def render_section(blocks: Sequence[Block], mark: str, about: str = "") -> str:
 
 def frame(block: Block) -> str:
     """Returns a block in its frame. All of its value stays, so that a model can quote it in an edit."""
-    return f"<memory_block{_attributes(block)}>\n{_escaped(block.value)}\n</memory_block>"
+    return f"<memory_block{_attributes(block)}>\n{_escape(block.value)}\n</memory_block>"
 
 
 def describe_mark(mark: str) -> str:
@@ -117,19 +117,19 @@ def digest(value: str) -> str:
 
 def shown_by_block(block: Block) -> Shown:
     """Returns what a text shows that has the whole value of a block."""
-    return {shown_label(block.label): digest(_escaped(block.value))}
+    return {shown_label(block.label): digest(_escape(block.value))}
 
 
 def shown_by_edit(before: Block, after: Block) -> Shown:
     """Returns what the result of an edit shows of a block."""
-    edit = f"{digest(_escaped(before.value))}{_EDITED_TO}{digest(_escaped(after.value))}"
+    edit = f"{digest(_escape(before.value))}{_EDITED_TO}{digest(_escape(after.value))}"
     return {shown_label(after.label): edit}
 
 
 @lru_cache(maxsize=1024)
 def shown_label(label: str) -> str:
     """Returns a label as it is shown: on one line, and without what could end its quotation."""
-    return " ".join(_escaped(label).split()).replace('"', "'").replace(">", "›")
+    return " ".join(_escape(label).split()).replace('"', "'").replace(">", "›")
 
 
 def shown_by_note(note: str) -> Shown:
@@ -161,7 +161,7 @@ def changes_since(shown: Shown, blocks: Iterable[Block]) -> tuple[tuple[str, ...
         if is_shown(shown, block) or not is_first:
             continue
         name = f'Memory block "{label}"'
-        if not _escaped(block.value).strip():
+        if not _escape(block.value).strip():
             after[label] = digest("")
             changes.append(f"{name} has changed; it is empty now.")
         else:
@@ -183,7 +183,7 @@ def is_shown(shown: Shown, block: Block) -> bool:
     # Nearly always a value is shown as it is, and nothing has to be looked for in it.
     if last_digest == digest(block.value):
         return True
-    text = _escaped(block.value)
+    text = _escape(block.value)
     return last_digest == digest(text) or (not text.strip() and last_digest in (GONE, digest("")))
 
 
@@ -223,5 +223,5 @@ def _attributes(block: Block) -> str:
     return "".join(parts)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return escape_tags(_CONTROL.sub("", text.replace("\r\n", "\n")))

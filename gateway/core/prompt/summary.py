@@ -116,7 +116,7 @@ def summary_tokens(context_tokens: int) -> int:
     return max(MIN_TOKENS, min(MAX_TOKENS, int(context_tokens * SIZE_SHARE)))
 
 
-def last_covered(path: Sequence[ExchangeSize], keep_tokens: int, keep_messages: int = 0) -> int | None:
+def find_last_covered(path: Sequence[ExchangeSize], keep_tokens: int, keep_messages: int = 0) -> int | None:
     """Returns the index of the last exchange to be covered; None: there is nothing, or it all has to stay.
 
     The last turn stays whole, and so much before it that at least so many tokens and messages do. A turn's

@@ -105,13 +105,13 @@ class BodyEdit:
         if not (self._edits_messages or self._tools) and self._adds_only():
             # What is added alone leaves the bytes that came as they are.
             return self._raw.rstrip()[:-1] + b"," + orjson.dumps(self._members)[1:]
-        edited = self._edited(self._json)
+        edited = self._apply_edits(self._json)
         try:
             if not _may_change(self._raw, self._json):
                 return orjson.dumps(edited)
         except orjson.JSONEncodeError:
             pass  # a member is nested more deeply than it writes
-        return orjson.dumps(self._edited(_as_came(self._raw, self._json)))
+        return orjson.dumps(self._apply_edits(_as_came(self._raw, self._json)))
 
     @property
     def _edits_messages(self) -> bool:
@@ -123,7 +123,7 @@ class BodyEdit:
         """Returns whether the only edits are new members of an object that has some."""
         return bool(self._json) and self._json.keys().isdisjoint(self._members)
 
-    def _edited(self, json: Json) -> Json:
+    def _apply_edits(self, json: Json) -> Json:
         body = {key: value for key, value in {**json, **self._members}.items() if value is not _DROPPED}
         if self._edits_messages:
             body[self._listed] = self._edited_messages(json[self._listed])

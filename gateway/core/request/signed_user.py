@@ -37,22 +37,22 @@ def signed_user(token: bytes, secret: str, now: float) -> SignedUser:
     # The signature is compared before anything of the token is believed, and always as HS256, whatever its header
     # names.
     expected = hmac.digest(secret.encode(), signing_input, "sha256")
-    if not hmac.compare_digest(_decoded(signature), expected):
-        raise _refused("it is not signed with memory.openwebui_jwt_secret")
+    if not hmac.compare_digest(_decode(signature), expected):
+        raise _refusal("it is not signed with memory.openwebui_jwt_secret")
     header, _, payload = signing_input.partition(b".")
     if _json(header).get("alg") != "HS256":
-        raise _refused("its algorithm is not HS256")
+        raise _refusal("its algorithm is not HS256")
     claims = _json(payload)
     if not _time(claims.get("nbf", 0)) - LEEWAY_S <= now < _time(claims.get("exp")) + LEEWAY_S:
-        raise _refused("it has expired, or is not valid yet")
+        raise _refusal("it has expired, or is not valid yet")
     user = claims.get("sub")
     if not isinstance(user, str) or not user.strip():
-        raise _refused("it names no user")
+        raise _refusal("it names no user")
     name = claims.get("name")
     return SignedUser(user, name if isinstance(name, str) else None)
 
 
-def _refused(why: str) -> NotAuthenticated:
+def _refusal(why: str) -> NotAuthenticated:
     return NotAuthenticated(
         f"The header `{SIGNED_USER}` is refused: {why}.", param=SIGNED_USER, code="invalid_user_token"
     )
@@ -60,11 +60,11 @@ def _refused(why: str) -> NotAuthenticated:
 
 def _time(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise _refused("it has no time at which it expires")
+        raise _refusal("it has no time at which it expires")
     return value
 
 
-def _decoded(part: bytes) -> bytes:
+def _decode(part: bytes) -> bytes:
     try:
         return urlsafe_b64decode(part + b"=" * (-len(part) % 4))
     except (Base64Error, ValueError):
@@ -73,9 +73,9 @@ def _decoded(part: bytes) -> bytes:
 
 def _json(part: bytes) -> dict[str, Any]:
     try:
-        fields = orjson.loads(_decoded(part))
+        fields = orjson.loads(_decode(part))
     except orjson.JSONDecodeError:
         fields = None
     if not isinstance(fields, dict):
-        raise _refused("it is no JSON Web Token")
+        raise _refusal("it is no JSON Web Token")
     return fields

@@ -41,7 +41,7 @@ _REQUIREMENTS: Final[Mapping[str, Callable[[Any], str]]] = {
     "type": lambda kind: (
         "must be " + " or ".join(text for name, text in _TYPES.items() if name in kind.types)
     ),
-    "enum": lambda kind: f"must be one of {_joined(kind.options, _value_text)}",
+    "enum": lambda kind: f"must be one of {_join(kind.options, _value_text)}",
     "const": lambda kind: f"must be {_value_text(kind.expected_value)}",
     "pattern": lambda kind: f"must match the pattern {_value_text(kind.pattern)}",
     "multipleOf": lambda kind: f"must be a multiple of {kind.multiple_of}",
@@ -96,10 +96,10 @@ def _known_names(error: ValidationError, schema: Any) -> str:
         except (KeyError, IndexError, TypeError):
             return ""
     names = schema.get("properties") if isinstance(schema, dict) else None
-    return f" (there are: {_joined(names or (), str) or 'none'})"
+    return f" (there are: {_join(names or (), str) or 'none'})"
 
 
-def _joined(values: Iterable[Any], shown: Callable[[Any], str]) -> str:
+def _join(values: Iterable[Any], shown: Callable[[Any], str]) -> str:
     text = ""
     for value in values:
         if len(text) > _MAX_NAMES_CHARS:

@@ -135,7 +135,7 @@ class GatewayCalls:
                     call.id, verdict.words, "error", was_run=False, is_unapproved=verdict.is_unapproved
                 )
                 self._forbidden.append(call.id)
-            elif spoken := self._spoken(call, arguments):
+            elif spoken := self._result_of_speaking(call, arguments):
                 self._results[call.id] = spoken
                 self._guide.take_result(spoken)
             else:
@@ -175,7 +175,7 @@ class GatewayCalls:
         arguments, asides = read_arguments(call.text), self._terms.asides
         return (arguments, {}) if arguments is None or asides is None else asides.split(call.name, arguments)
 
-    def _spoken(self, call: ToolCall, arguments: Json) -> ToolResult | None:
+    def _result_of_speaking(self, call: ToolCall, arguments: Json) -> ToolResult | None:
         """Returns the result of a call that speaks to the user, which was done by saying it; None for other tools."""
         key = None if self._terms.asides is None else self._terms.asides.spoken_arguments.get(call.name)
         if key is None:

@@ -58,7 +58,7 @@ class EarlierRounds:
             return full
         names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
         hidden = len(self.messages)
-        return (*(_renamed(message, names) for message in full[:hidden]), *full[hidden:])
+        return (*(_rename_calls(message, names) for message in full[:hidden]), *full[hidden:])
 
 
 def _call_ids(messages: Iterable[Json]) -> set[str]:
@@ -67,7 +67,7 @@ def _call_ids(messages: Iterable[Json]) -> set[str]:
     return {id for id in ids if isinstance(id, str) and id}
 
 
-def _renamed(message: Json, names: Mapping[str, str]) -> Json:
+def _rename_calls(message: Json, names: Mapping[str, str]) -> Json:
     """Returns a message of a hidden round with other call ids. names: old -> new."""
     if message.get("tool_calls"):
         calls = [{**call, "id": names.get(call["id"], call["id"])} for call in message["tool_calls"]]

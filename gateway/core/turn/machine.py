@@ -141,19 +141,19 @@ class Turn:
             return []
         match event:  # the most frequent first
             case events.Received():
-                return self._received(self._round.take(event.events))
+                return self._on_received(self._round.take(event.events))
             case events.ReplyStarted():
-                return self._reply_started(event)
+                return self._on_reply_started(event)
             case events.ReceivedWhole():
-                return self._received(self._round.take_whole(event.body))
+                return self._on_received(self._round.take_whole(event.body))
             case events.Saved():
                 return self._release_end(event)
             case events.ReplyEnded():
-                return self._received(self._round.end())
+                return self._on_received(self._round.end())
             case events.ReplyFailed():
-                return self._received(self._round.fail(event.error))
+                return self._on_received(self._round.fail(event.error))
             case events.ToolFinished(result):
-                return self._tool_finished(result)
+                return self._on_tool_finished(result)
             case events.ToolsLate():
                 return self._send_filler()
             case events.Silence():
@@ -161,13 +161,13 @@ class Turn:
             case events.LongWait():
                 return self._release_held()
             case events.StepSaved():
-                return self._step_saved(event)
+                return self._on_step_saved(event)
             case events.StepFailed():
                 return self._fail(event.error)
             case events.ClientLeft():
-                return self._client_left()
+                return self._on_client_left()
             case events.Stopped():
-                return self._stopped(event.reason)
+                return self._on_stopped(event.reason)
             case ResumedCalls():
                 return self._resume(event)
             case _:
@@ -175,13 +175,13 @@ class Turn:
 
     # A reply comes in
 
-    def _reply_started(self, reply: events.ReplyStarted) -> list[Command]:
+    def _on_reply_started(self, reply: events.ReplyStarted) -> list[Command]:
         self._state = READING
         self._round.start(reply.status, reply.headers)
         self._replies += 1
         return []
 
-    def _received(self, end: RoundEnd | None) -> list[Command]:
+    def _on_received(self, end: RoundEnd | None) -> list[Command]:
         # One read of the upstream is one write to the client, however many events it brought.
         match end:
             case None:
@@ -271,13 +271,13 @@ class Turn:
         terms = self.terms
         return self._head_sent or terms.has_status or (terms.shows_steps and self._steps > 0)
 
-    def _client_left(self) -> list[Command]:
+    def _on_client_left(self) -> list[Command]:
         if self._state is SAVING_TURN:  # its outcome is on its way already
             self._state = DONE
             return [commands.CloseUpstream(), _FINISH]
         return [commands.CloseUpstream(), *self._end_unfinished(End.CANCELLED, StopReason.CANCELLED)]
 
-    def _stopped(self, reason: StopReason) -> list[Command]:
+    def _on_stopped(self, reason: StopReason) -> list[Command]:
         """Ends the turn before its reply is complete; its client waits for a proper end."""
         end = End.CANCELLED if reason is StopReason.CANCELLED else End.FAILED
         if not self._is_past_status and not self.terms.shows_steps:
@@ -346,13 +346,13 @@ class Turn:
         if draft.calls:
             if self.terms.shows_steps:
                 self._round.take_unreadable_calls()
-            return self._called(self._round.gateway_calls, self._round.client_calls)
+            return self._on_calls(self._round.gateway_calls, self._round.client_calls)
         follows = self._guide.decide_next()
         if isinstance(follows, Stop):
             return self._end(follows.reason)
         return [*self._hide_round(), *self._begin_next_round(follows)]
 
-    def _called(self, gateway_calls: list[ToolCall], client_calls: list[ToolCall]) -> list[Command]:
+    def _on_calls(self, gateway_calls: list[ToolCall], client_calls: list[ToolCall]) -> list[Command]:
         name_calls(
             gateway_calls,
             client_calls,
@@ -385,7 +385,7 @@ class Turn:
         self._show_results(self._calls.results)
         shown += self._flush()
         if not runs:
-            return [*shown, *self._tools_finished()]
+            return [*shown, *self._on_tools_finished()]
         if not self.terms.saves_steps:
             self._state = RUNNING_TOOLS
             return [*shown, *runs]
@@ -400,12 +400,12 @@ class Turn:
         left = self._budget_left(self._ledger_with_round())
         return bool(self._round.client_calls) or (left is not None and left <= 0)
 
-    def _tool_finished(self, result: ToolResult) -> list[Command]:
+    def _on_tool_finished(self, result: ToolResult) -> list[Command]:
         finished = self._calls.finish(result)
         if finished is None:
             return []
         self._show_results([finished])
-        return [*self._flush(), *(() if self._calls.is_running else self._tools_finished())]
+        return [*self._flush(), *(() if self._calls.is_running else self._on_tools_finished())]
 
     def _send_filler(self) -> list[Command]:
         """Sends the fixed sentence, once a turn and where the reply has no text itself."""
@@ -451,7 +451,7 @@ class Turn:
             for result in results:
                 self._view.tool_result(result)
 
-    def _tools_finished(self) -> list[Command]:
+    def _on_tools_finished(self) -> list[Command]:
         """Judges the calls that depend on these results; without any it ends the turn or begins the next round."""
         if not self._calls.is_judged:
             return self._judge_dependent_calls()
@@ -470,7 +470,7 @@ class Turn:
         self._show_results(result for result in self._calls.results if result.call_id not in known)
         shown = self._flush()
         if not runs:
-            return [*shown, *self._tools_finished()]
+            return [*shown, *self._on_tools_finished()]
         self._state = RUNNING_TOOLS
         return [*shown, *runs]
 
@@ -487,7 +487,7 @@ class Turn:
         self._round.resume(resumed.calls, resumed.unanswered)
         self._calls = GatewayCalls(self.terms, self._guide, self._round.gateway_calls, resumed)
         self._show_results(self._calls.results)
-        return self._tools_finished()
+        return self._on_tools_finished()
 
     # From one round to the next
 
@@ -528,7 +528,7 @@ class Turn:
         self._steps += step.reply is not None
         return [step]
 
-    def _step_saved(self, saved: events.StepSaved) -> list[Command]:
+    def _on_step_saved(self, saved: events.StepSaved) -> list[Command]:
         then, self._after_step = self._after_step, []
         if self._state is SAVING_CALLS:
             self._state = RUNNING_TOOLS

@@ -59,7 +59,7 @@ class NativeTurn:
     def _feed(self, event: TurnEvent) -> list[Command]:
         match event:
             case events.Received(read):
-                return self._received(read)
+                return self._on_received(read)
             case events.ReplyStarted(status, headers):
                 self._status, self._headers = status, headers
                 return []
@@ -82,7 +82,7 @@ class NativeTurn:
             case _:  # without tools and steps, their events never come
                 return []
 
-    def _received(self, read: list[Event]) -> list[Command]:
+    def _on_received(self, read: list[Event]) -> list[Command]:
         data = b"".join(map(self._change.event, read))
         self.usage.take_events(data)
         sends = self._send(data)

@@ -150,12 +150,12 @@ class Round:
         self._error_body: list[bytes] = []  # an error reply that comes as events
 
     @property
-    def _all_ended(self) -> bool:
+    def _has_ended(self) -> bool:
         return len(self._ended) >= self._terms.choices
 
     @property
     def _is_in_tail(self) -> bool:
-        return self._holds_tail and self._all_ended
+        return self._holds_tail and self._has_ended
 
     @property
     def is_stored(self) -> bool:
@@ -331,7 +331,7 @@ class Round:
 
     def fail(self, error: GatewayError) -> RoundEnd:
         """Ends a reply that broke off. It is complete all the same if each choice had ended."""
-        if self.form is AS_EVENTS and self._all_ended and not self._went_on:
+        if self.form is AS_EVENTS and self._has_ended and not self._went_on:
             return self._end_complete()
         return BrokeOff(error)
 
@@ -384,14 +384,14 @@ class Round:
         if deltas is not chunk and chunk.get("object") == "chat.completion" and self.draft.generated_text():
             # MiniMax ends its streams with the whole reply, for the usage that it has.
             deltas["choices"] = [
-                {**choice, "delta": self._undelivered(choice["delta"])} for choice in deltas["choices"]
+                {**choice, "delta": self._undelivered_part(choice["delta"])} for choice in deltas["choices"]
             ]
             has_more = any(choice["delta"] for choice in deltas["choices"])
         # Clients look for it in deltas.
         self._take_chunk(deltas, None if has_more else event.raw, event.name)
         return None
 
-    def _undelivered(self, message: Json) -> Json:
+    def _undelivered_part(self, message: Json) -> Json:
         """Returns what a whole reply at the end of a stream has, and the deltas before it had not."""
         draft = self.draft
         has_come = {"content": bool(draft.text), "tool_calls": bool(draft.calls)}

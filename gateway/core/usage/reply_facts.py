@@ -73,7 +73,7 @@ def facts_of(pieces: Iterable[Piece]) -> ReplyFacts:
     """Returns the facts in some pieces of a reply. pieces: the first one, then the last ones in their order."""
     id = model = ""
     reasons: list[str] = []
-    for fields in _decoded(pieces):
+    for fields in _decode_fields(pieces):
         reply = fields.response or fields.message or fields
         if not id and isinstance(reply.id, str) and _ID.fullmatch(reply.id):
             id = reply.id
@@ -96,7 +96,7 @@ def _reasons(fields: _KnownFields) -> Iterator[str]:
             yield reason if isinstance(reason, str) and reason in FINISH_REASONS else OTHER
 
 
-def _decoded(pieces: Iterable[Piece]) -> Iterator[_KnownFields]:
+def _decode_fields(pieces: Iterable[Piece]) -> Iterator[_KnownFields]:
     is_first = True
     for piece in pieces:
         for data in _json_texts(piece):

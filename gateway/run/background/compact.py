@@ -25,7 +25,7 @@ from gateway.core.prompt.summary import (
     ExchangeSize,
     SummaryTerms,
     WantedSummary,
-    last_covered,
+    find_last_covered,
     split_lines,
     spoken_lines,
     summary_request,
@@ -132,7 +132,7 @@ class SummaryPath(Struct, frozen=True):
             for their results.
         """
         is_whole = terms.is_all and not self.sizes[-1].has_open_calls
-        last = len(self.sizes) - 1 if is_whole else last_covered(self.sizes, keep_tokens, keep_messages)
+        last = len(self.sizes) - 1 if is_whole else find_last_covered(self.sizes, keep_tokens, keep_messages)
         first = 0 if self.earlier is None else 1
         if last is None or last < first:
             return None

@@ -165,7 +165,10 @@ class Retention:
         return count
 
     async def _carry_out(self, id: int) -> bool:
-        """Runs a forgetting to its end. False: it failed, and is tried again next time; others do not wait for it."""
+        """Runs a forgetting to its end.
+
+        Returns False where a fault of the gateway has stopped it: it is tried again next time, and others go on.
+        """
         try:
             return await self.store.forgetting.run(id)
         except Unavailable:

@@ -131,7 +131,7 @@ class Composer(Struct, frozen=True):
     async def _make_prompt_off(self, context: MemoryContext, form: EndpointForm) -> Prompt:
         """Returns the prompt of a request whose memory is off."""
         request = context.request
-        composition = await self._compose_off(context)
+        composition = await self._compose_without_memory(context)
         prompt = Prompt(request.chat, request.target, form, request.spec.system, composition=composition)
         return replace(prompt, window=await fit_prompt(prompt))
 
@@ -144,7 +144,7 @@ class Composer(Struct, frozen=True):
         """
         prompt = replace(prompt, target=target, form=form)
         if context.is_off:
-            prompt = replace(prompt, composition=await self._compose_off(context))
+            prompt = replace(prompt, composition=await self._compose_without_memory(context))
         else:
             old = prompt.composition
             composition = replace(
@@ -166,7 +166,7 @@ class Composer(Struct, frozen=True):
         composing = partial(compose, context.tree, context.plan, context.offered, notes)
         return await with_contents(self.store.turns, context.agent, context.tree, composing)
 
-    async def _compose_off(self, context: MemoryContext) -> Composition:
+    async def _compose_without_memory(self, context: MemoryContext) -> Composition:
         # In append mode only the gateway has the history, so it goes upstream even with memory off.
         return await self._compose(context, {}) if context.plan.follows_head else Composition()
 

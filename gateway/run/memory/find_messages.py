@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from gateway.core.memory.standing import normalized_statement
 from gateway.core.prompt import note_choice, note_query
-from gateway.core.prompt.event_order import Asked, events_of, order_asked
+from gateway.core.prompt.event_order import Asked, events_of, find_asked_order
 from gateway.core.prompt.excerpt import query_keys
 from gateway.run.memory.recall_result import SearchRecord
 from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent
@@ -129,7 +129,7 @@ async def find_messages(
     """
     shared: frozenset[str] = frozenset()
     ruled_out: dict[int, str] = {}
-    order = order_asked(query)
+    order = find_asked_order(query)
     if order is not None:
         query = events_of(query)
     is_order = order in _ORDER_QUESTIONS

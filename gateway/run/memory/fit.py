@@ -103,7 +103,7 @@ async def fit_prompt(
     evicted_tokens = (
         window.evicted_tokens + room.tokens(0, start) + (0 if evicted is None else evicted.tokens)
     )
-    dropped, replacements = _left_out(prompt, room.entries, frozenset(staying))
+    dropped, replacements = _find_left_out(prompt, room.entries, frozenset(staying))
     # The next request leaves out everything before the first entry that stays, too.
     first = min(staying, default=len(room.entries))
     return replace(
@@ -201,7 +201,7 @@ def _choose_summary(
     return next(iter((*used, *roomy, *reversed(without_gap), *reversed(summaries))), None)
 
 
-def _left_out(
+def _find_left_out(
     prompt: Prompt, entries: Sequence[_Entry], staying: frozenset[int]
 ) -> tuple[frozenset[int], dict[int, list[WireMessage]]]:
     """Returns the client's messages that are dropped if these entries stay, and the hidden rounds that are not.

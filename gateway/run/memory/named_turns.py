@@ -107,7 +107,7 @@ async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation 
     first_step = turns.find(name.turn)
     if first_step is None:
         return None
-    exchange, rows = turns.joined(first_step)
+    exchange, rows = turns.join_steps(first_step)
     return TurnLocation(agent, NamedTurn(name, exchange), rows)
 
 
@@ -210,7 +210,7 @@ class ConversationTurns:
         if exchange.active or content not in self._by_name:
             self._by_name[content] = listed
 
-    def joined(self, listed: ListedExchange) -> tuple[Exchange, tuple[int, ...]]:
+    def join_steps(self, listed: ListedExchange) -> tuple[Exchange, tuple[int, ...]]:
         """Returns a turn with its reply as its client has it, and the rows of its steps."""
         exchange, steps = listed.exchange, self._steps(listed)
         reply, last = joined_reply(steps), steps[-1].shown_reply

@@ -82,7 +82,7 @@ class _ReferencedTurns:
         found = await self._store.messages.find_begun(self._project, name.conversation, turn_begun(name.turn))
         if found is not None:
             agent, listed = found
-            if not self._accept_owner(agent, listed.key):
+            if not self._is_accepted_owner(agent, listed.key):
                 return []
             if reference.input_index is not None:
                 inputs = dict(NamedTurn(name, listed.exchange).inputs)
@@ -113,13 +113,17 @@ class _ReferencedTurns:
             owner = await self._store.messages.owner(self._project, conversation)
             self._by_conversation[conversation] = (
                 await read_conversation(self._store, owner[0], conversation)
-                if owner is not None and self._accept_owner(*owner)
+                if owner is not None and self._is_accepted_owner(*owner)
                 else ConversationTurns()
             )
         return self._by_conversation[conversation]
 
-    def _accept_owner(self, agent: Agent, key: str | None) -> bool:
-        """Returns whether this memory may be read. Where no user is named, the first one is the owner of all."""
+    def _is_accepted_owner(self, agent: Agent, key: str | None) -> bool:
+        """Returns whether the turns of this memory may be read.
+
+        Only those of the user's own memory may. Where the request names no user, the memory that is asked about first
+        becomes the owner, and no other one is read.
+        """
         if self._scope is not None:
             return agent.scope == self._scope
         if self.owner is None:

@@ -35,14 +35,14 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
     capabilities = endpoint.provider.capabilities
     if native_body_for(request, endpoint) is not None:
         return _NATIVE_WITH_BOUND_THOUGHTS if capabilities.binds_thoughts(model) else NATIVE_FORM
-    consumed = _consumed(request, capabilities, model)
+    consumed = _consumed_fields(request, capabilities, model)
     return EndpointForm(
         consumed,
         _untranslatable(request, capabilities, consumed),
         developer_indices(request.messages) if capabilities.developer_role is False else (),
         capabilities.stream_usage,
         _can_force(request, capabilities, model),
-        _refused(request, capabilities, model) if request.added_fields else _NONE_REFUSED,
+        _refused_fields(request, capabilities, model) if request.added_fields else _NONE_REFUSED,
         asks_usage=endpoint.asks_usage,
         effort_with_tools=capabilities.effort_with_tools(model),
         thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
@@ -52,7 +52,7 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
     )
 
 
-def _consumed(request: ChatRequest, capabilities: Capabilities, model: str) -> tuple[str, ...]:
+def _consumed_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> tuple[str, ...]:
     """Returns the fields that are not for the upstream."""
     consumed = consumed_fields(request.json, capabilities.metadata)
     if request.native_body is not None:
@@ -115,7 +115,7 @@ def _choices_without_tools(request: ChatRequest) -> tuple[str, ...]:
     return tuple(key for key in ("tool_choice", "parallel_tool_calls") if key in request.json)
 
 
-def _refused(request: ChatRequest, capabilities: Capabilities, model: str) -> frozenset[str]:
+def _refused_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> frozenset[str]:
     """Returns the fields that the model does not take with this request."""
     refused = capabilities.refused_fields(model)
     return refused | _REFUSED_WHEN_THINKING if enables_thinking(request.json) else refused

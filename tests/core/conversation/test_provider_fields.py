@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.conversation.provider_fields import for_another_model, has_opaque, refilled, refilled_calls
+from gateway.core.conversation.provider_fields import for_another_model, has_opaque, refill, refill_calls
 
 Json = dict[str, Any]
 SIGNED = {"google": {"thought_signature": "EjQK"}}
@@ -34,30 +34,30 @@ def test_what_has_something_opaque(extra: Json, expected: bool) -> None:
 def test_what_the_client_dropped_is_put_back() -> None:
     said = {**SAID, "reasoning_details": DETAILS, "tool_calls": [{**CALL, "extra_content": SIGNED}]}
     client = {"role": "assistant", "content": "Hi", "tool_calls": [CALL]}
-    assert refilled(client, said) == {
+    assert refill(client, said) == {
         **client,
         "reasoning_details": DETAILS,
         "tool_calls": [{**CALL, "extra_content": SIGNED}],
     }
     assert client["tool_calls"] == [CALL], "the client's own message stays what it is"
-    assert refilled(said, said) is None
+    assert refill(said, said) is None
     own = {**client, "reasoning_details": [], "tool_calls": [{**CALL, "extra_content": {"mine": 1}}]}
-    assert refilled(own, said) is None, "what the client says counts"
+    assert refill(own, said) is None, "what the client says counts"
 
 
 def test_a_signature_in_litellms_wrapper_is_its_calls_own() -> None:
     signed = {**CALL, "provider_specific_fields": {"thought_signature": "EjQK"}}
     client, said = ({"role": "assistant", "content": "Hi", "tool_calls": [call]} for call in (CALL, signed))
     assert has_opaque(said)
-    assert refilled(client, said) == said
+    assert refill(client, said) == said
     assert for_another_model(said) == client
 
 
 def test_a_call_gets_back_what_is_its_own() -> None:
     said = [{**CALL, "extra_content": SIGNED}, {**CALL, "id": "b"}]
     given: list[Any] = [{**CALL, "id": "b"}, CALL, {**CALL, "id": ["a"]}, {"function": {}}, "no call"]
-    assert refilled_calls(given, said) == [given[0], {**CALL, "extra_content": SIGNED}, *given[2:]]
-    assert refilled_calls(given, []) == given
+    assert refill_calls(given, said) == [given[0], {**CALL, "extra_content": SIGNED}, *given[2:]]
+    assert refill_calls(given, []) == given
 
 
 def test_another_model_sees_no_thoughts() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.prompt.event_order import Asked, events_of, order_asked
+from gateway.core.prompt.event_order import Asked, events_of, find_asked_order
 from gateway.core.prompt.note_choice import CUT_CHARS, ORDER_CHARS
 from gateway.run.memory.find_messages import find_messages
 from storage.errors import TooSlow
@@ -38,7 +38,7 @@ from storage.records import Message
     ],
 )
 def test_the_words_that_ask_for_an_order_are_left_out(text: str, events: str) -> None:
-    assert order_asked(text) is Asked.ORDER
+    assert find_asked_order(text) is Asked.ORDER
     assert events_of(text) == events
 
 
@@ -64,7 +64,7 @@ def test_the_words_that_ask_for_an_order_are_left_out(text: str, events: str) ->
     ],
 )
 def test_a_question_asks_for_what_came_next_or_before(text: str, asked: Asked, event: str) -> None:
-    assert order_asked(text) is asked
+    assert find_asked_order(text) is asked
     assert events_of(text) == event
 
 
@@ -86,7 +86,7 @@ def test_a_question_asks_for_what_came_next_or_before(text: str, asked: Asked, e
     ],
 )
 def test_other_texts_ask_for_no_order(text: str) -> None:
-    assert order_asked(text) is None
+    assert find_asked_order(text) is None
 
 
 def test_each_way_of_asking_has_a_sign() -> None:

@@ -10,7 +10,7 @@ from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.prompt.summary import (
     PREAMBLE,
     ExchangeSize,
-    last_covered,
+    find_last_covered,
     render,
     split_lines,
     spoken_lines,
@@ -110,13 +110,13 @@ def test_an_answer_that_lacked_room(answer: str, finish_reason: str, expected: b
 
 def test_the_last_turn_and_so_much_before_it_stay() -> None:
     turns = [ExchangeSize(100, True)] * 10
-    assert last_covered(turns, 0) == 8
-    assert last_covered(turns, 100) == 8
-    assert last_covered(turns, 101) == 7
-    assert last_covered(turns, 900) == 0
-    assert last_covered(turns, 901) is None
-    assert last_covered(turns[:1], 0) is None
-    assert last_covered([], 0) is None
+    assert find_last_covered(turns, 0) == 8
+    assert find_last_covered(turns, 100) == 8
+    assert find_last_covered(turns, 101) == 7
+    assert find_last_covered(turns, 900) == 0
+    assert find_last_covered(turns, 901) is None
+    assert find_last_covered(turns[:1], 0) is None
+    assert find_last_covered([], 0) is None
 
 
 def test_the_exchanges_of_a_turn_stay_together() -> None:
@@ -126,8 +126,8 @@ def test_the_exchanges_of_a_turn_stay_together() -> None:
         ExchangeSize(100, False),
         ExchangeSize(100, False),
     ]
-    assert last_covered(path, 50) == 0
-    assert last_covered([ExchangeSize(100, True), ExchangeSize(100, False)], 0) is None
+    assert find_last_covered(path, 50) == 0
+    assert find_last_covered([ExchangeSize(100, True), ExchangeSize(100, False)], 0) is None
 
 
 def exchange(**fields: object) -> Exchange:
