@@ -13,39 +13,35 @@ A write that comes alone may begin its transaction itself, or be a single statem
 A waiting write is never cancelled: a caller that goes away abandons the result, not the write. The waiting writes are
 bounded in bytes; beyond the bound `submit` refuses at once.
 
-Faults. When the database fails (as opposed to a write that is wrong in itself), the connection is opened again and a
-trial write is made. Waiting writes wait for this first attempt. If it fails, they all fail with the named error,
-`submit` refuses at once, and further attempts follow with growing pauses until writing works again.
+When the database fails, as opposed to a write that is wrong in itself, the connection is opened again
+(storage/sqlite/writer_connection.py). Waiting writes wait for the first attempt. If it fails, they all fail with the
+named error, and `submit` refuses at once until writing works again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import sqlite3
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
 from storage.database import Changes, StoreHealth
-from storage.errors import Broken, Busy, Closed, Corrupt, StoreError, Unavailable
-from storage.sidecar import unavailable
+from storage.errors import Broken, Busy, Closed, Unavailable
 from storage.sqlite.batch import BatchReport, BatchRunner
-from storage.sqlite.connection import try_writing
-from storage.sqlite.driver import Driver
 from storage.sqlite.loop_calls import LoopCalls
 from storage.sqlite.result_codes import translate_error
 from storage.sqlite.watch import Watch
 from storage.sqlite.write_ahead_log import LogLimits, LogWork, WriteAheadLog
 from storage.sqlite.write_queues import Write, WriteQueues
-from storage.sqlite.writeback import WriteBack, empty_log
+from storage.sqlite.writeback import WriteBack
+from storage.sqlite.writer_connection import WriterConnection
 
 T = TypeVar("T")
 
 
 class WriterLimits(LogLimits, frozen=True):
-    """Bounds and pauses; the defaults are chosen, except where a measurement is named."""
+    """Bounds and pauses. No measurement, except where one is named."""
 
     # How much may wait in each queue.
     queue_bytes: int = 64 << 20
@@ -59,7 +55,7 @@ class WriterLimits(LogLimits, frozen=True):
     slow_s: float = 1.0
     # How long a writer is idle before it empties the log.
     idle_s: float = 1.0
-    # Pauses between attempts to open a failed database again: the first, and the longest.
+    # The pauses between attempts to open a failed database again: the first one, and the longest.
     retry_first_s: float = 0.25
     retry_most_s: float = 10.0
 
@@ -92,11 +88,9 @@ class Writer:
         limits: WriterLimits | None,
     ) -> None:
         self._path = path
-        self._connect = connect
         self._watch = watch
         self._limits = limits = limits or WriterLimits()
         self._when_changed = when_changed
-        self._when_failed = when_failed
         self._when_recovered = when_recovered
         self._loop = asyncio.get_running_loop()
         self._waiting = WriteQueues(limits.batch_items, limits.fair_batches)
@@ -104,19 +98,11 @@ class Writer:
         self._running: list[Write[Any]] = []
         self._running_since = 0.0
         self._emptied = asyncio.Event()  # set whenever nothing is left to write
-        # The connection, and the file that it was opened on, once that was looked at.
-        self._driver: Driver | None = None
-        self._inode: int | None = None
+        self._connection = WriterConnection(
+            path, connect, self, when_failed, limits.retry_first_s, limits.retry_most_s
+        )
         self._calls: LoopCalls | None = None  # that the thread makes; None: it does not write yet
-        self._closing = False
         self._closed = False
-        # What is wrong with the database; None: nothing.
-        self._fault: Unavailable | None = None
-        self._has_failed_again = False  # an attempt to mend the fault has failed
-        self._mending: asyncio.Task[None] | None = None
-        self._recovering = asyncio.Lock()
-        self._last_error: str | None = None
-        self._failures = 0
         # The log, and when the writer was last busy.
         self.log = WriteAheadLog(path, limits, log_copier, self._post_write_back)
         self._active_at = 0.0
@@ -131,22 +117,10 @@ class Writer:
         trying. Raises: TooNew, Foreign, StatementFailed.
         """
         try:
-            self._driver = await self._open(check=False)
-        except (sqlite3.Error, OSError, StoreError) as error:
-            self._start_failed(self._translate(error))
+            await self._connection.open()
+        except Unavailable as error:
+            self._fail(error)
         self._calls = LoopCalls()
-
-    def _start_failed(self, error: StoreError) -> None:
-        if not isinstance(error, Unavailable):
-            raise error
-        self._has_failed_again = True
-        self._fail(error)
-
-    def _translate(self, error: sqlite3.Error | OSError | StoreError) -> StoreError:
-        """Returns the store's error for one that came while the file was opened."""
-        if isinstance(error, sqlite3.Error):
-            return translate_error(error, self._path)
-        return unavailable(f"{self._path} cannot be opened", error) if isinstance(error, OSError) else error
 
     async def drain(self, timeout_s: float) -> bool:
         """Waits until all writes are performed. Returns False where that took longer than `timeout_s`."""
@@ -161,12 +135,12 @@ class Writer:
 
     async def finish(self, timeout_s: float) -> bool:
         """Refuses new writes and drains; what is left then fails with Closed. Returns whether nothing was left."""
-        self._closing = True
-        if self._fault is not None:
-            self._fail_waiting(self._fault)
+        self._connection.is_closing = True
+        if self._connection.fault is not None:
+            self.refuse_waiting(self._connection.fault)
         drained = await self.drain(timeout_s)
         if not drained:
-            self._fail_waiting(Closed(f"{self._path} was closed before this was written"))
+            self.refuse_waiting(Closed(f"{self._path} was closed before this was written"))
             for write in self._running:
                 write.settle((False, Closed(f"{self._path} was closed while this was being written")))
         return drained
@@ -179,45 +153,30 @@ class Writer:
         self._closed = True
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        if self._mending is not None:
-            self._mending.cancel()
-            await asyncio.gather(self._mending, return_exceptions=True)
+        await self._connection.stop_mending()
         try:
             async with asyncio.timeout(timeout_s):
                 await self.log.stop_copying()
         except TimeoutError:
             is_whole = False  # nothing else may write the log back while it is copied
             self.log.abandon_copying()
-        driver, self._driver = self._driver, None
-        if driver is not None:
-            await self._close(driver, timeout_s, is_whole=is_whole)
+        await self._connection.close(timeout_s, is_whole=is_whole)
+        self.log.size = self.log.measure()
         if self._calls is not None:
             self._calls.close()
-
-    async def _close(self, driver: Driver, timeout_s: float, *, is_whole: bool) -> None:
-        """Closes the connection. is_whole: nothing is under way any more, so the log is emptied first."""
-        try:
-            if is_whole:
-                async with asyncio.timeout(timeout_s):
-                    await driver.call(partial(empty_log, wait_ms=0))
-                    await driver.call(lambda connection: connection.close())
-        except (TimeoutError, sqlite3.Error) as error:
-            self._last_error = f"closing: {error!r}"
-        finally:
-            driver.abandon()
-        self.log.size = self.log.measure()
 
     @property
     def fault(self) -> Unavailable:
         """The error for whoever asks while nothing can be written."""
-        return Closed(f"{self._path} is closed") if self._fault is None else self._fault.again()
+        fault = self._connection.fault
+        return Closed(f"{self._path} is closed") if fault is None else fault.again()
 
     @property
     def health(self) -> StoreHealth:
         return StoreHealth(
             status=self.status,
-            error=self._last_error,
-            failures=self._failures,
+            error=self._connection.last_error,
+            failures=self._connection.failures,
             waiting=len(self._waiting) + len(self._running),
             waiting_bytes=self._waiting.bytes + sum(write.size for write in self._running),
         )
@@ -225,10 +184,10 @@ class Writer:
     @property
     def status(self) -> str:
         """The state in a word: ok, closed, slow, or the fault's `status`. Reading it never waits for the disk."""
-        if self._closing:
+        if self._connection.is_closing:
             return "closed"
-        if self._fault is not None:
-            return self._fault.status
+        if self._connection.fault is not None:
+            return self._connection.fault.status
         if self._running and self._loop.time() - self._running_since >= self._limits.slow_s:
             return "slow"
         return "ok"
@@ -257,10 +216,9 @@ class Writer:
         Raises, here or from the future: Busy, Closed, and what is wrong with the database (Unavailable); from the
         future also what the function raises, SQLite's errors translated.
         """
-        if self._closing:
+        if self._connection.is_closing:
             raise Closed(f"{self._path} is closed")
-        if self._fault is not None and self._has_failed_again:
-            raise self._fault.again()
+        self._connection.check()
         queue = self._waiting.bulk if is_bulk else self._waiting.turns
         size = size_bytes + _OVERHEAD_BYTES
         # One that nothing stands before is let in, however large it is.
@@ -277,10 +235,10 @@ class Writer:
         """Writes the log back and empties it, waiting for readers; True when it is empty. Raises: Unavailable."""
         while not self.log.is_free.is_set():
             await self.log.is_free.wait()
-        if self._driver is None:
+        if self._connection.driver is None:
             raise self.fault
         try:
-            return await self.log.empty(self._driver, wait_ms)
+            return await self.log.empty(self._connection.driver, wait_ms)
         except sqlite3.Error as error:
             raise translate_error(error, self._path) from error
 
@@ -298,8 +256,8 @@ class Writer:
 
     def _pump(self) -> None:
         """Hands the next batch to the thread, if there is one and the thread is free."""
-        driver = self._driver
-        if self._running or self._fault is not None or driver is None:
+        driver = self._connection.driver
+        if self._running or self._connection.fault is not None or driver is None:
             return
         batch, is_bulk = self._waiting.take_batch()
         if not batch:
@@ -320,8 +278,8 @@ class Writer:
             answer = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
             report = BatchReport([(False, answer)] * len(batch), answer)
         # A commit to a file that was removed or replaced succeeds, and is lost: it must not be acknowledged.
-        if report.fault is None and self._is_moved():
-            lost = self._moved_error()
+        if report.fault is None and self._connection.is_moved():
+            lost = self._connection.moved_error()
             report = BatchReport([(False, lost.again()) for _ in batch], lost)
         changes = self._watch.take(is_whole=report.is_whole)
         self._call_loop(self._finish_batch, batch, report, changes, self.log.measure())
@@ -349,115 +307,62 @@ class Writer:
 
     def report(self, fault: Unavailable) -> bool:
         """Takes note of a fault that a reader has found in the file. Returns whether there was none yet."""
-        is_new = self._fault is None and not self._closing and not self._recovering.locked()
+        is_new = self._connection.is_sound
         if is_new:
             self._fail(fault)
         return is_new
 
+    def _fail(self, fault: Unavailable) -> None:
+        self._when_changed(None)  # what was written last is not known
+        self._connection.fail(fault)
+
     async def recover(self) -> bool:
-        """Tries now whether a failed database can be written again. True when all is well."""
-        async with self._recovering:
-            if self._fault is None:
-                return True
-            if self._closing:
-                return False
-            try:
-                old, self._driver = self._driver, None
-                try:
-                    await self.log.stop_copying()
-                    if old is not None:
-                        await old.call(_close_quietly)
-                finally:
-                    if old is not None:
-                        old.abandon()
-                driver = await self._open(check=isinstance(self._fault, Corrupt))
-            except (sqlite3.Error, OSError, StoreError) as error:
-                answer = self._translate(error)
-                if not isinstance(answer, Unavailable):  # another program's file, say, now lies there
-                    answer = Broken(answer.message)
-                self._fault = answer
-                self._last_error = answer.message
-                self._has_failed_again = True
-                self._fail_waiting(answer)
-                return False
-            self._driver = driver
-            self._fault = None
-            self._has_failed_again = False
-            self.log.expect_new_file()
+        """Tries now whether a failed database can be written again. Returns whether it can be."""
+        return await self._connection.recover()
+
+    async def stop_using(self) -> None:
+        """As `ConnectionUser` says."""
+        await self.log.stop_copying()
+
+    def refuse_waiting(self, fault: Unavailable) -> None:
+        """As `ConnectionUser` says."""
+        for write in self._waiting.take_all():
+            write.settle((False, fault.again()))
+        self._check_empty()
+
+    def resume(self) -> None:
+        """As `ConnectionUser` says."""
+        self.log.expect_new_file()
         self._when_recovered()
         self._pump()
-        return True
-
-    async def _open(self, *, check: bool) -> Driver:
-        """Opens a connection and has it show that it can write. Raises: StoreError, sqlite3.Error, OSError."""
-        driver = await Driver(self._connect, "mnemogate-writer").open()
-        try:
-            await driver.call(partial(try_writing, check=check))
-        except BaseException as error:
-            try:
-                # Unless it was cancelled, it waits for the end: the next attempt would meet this one's locks.
-                if isinstance(error, Exception):
-                    await driver.call(_close_quietly)
-            finally:
-                driver.abandon()
-            raise
-        self._inode = None
-        self._is_moved()  # which file this is
-        return driver
-
-    def _fail(self, fault: Unavailable) -> None:
-        """Takes note of a fault, and begins to mend it."""
-        self._failures += 1
-        self._last_error = fault.message
-        self._when_changed(None)  # what was written last is not known
-        if self._closing or self._fault is not None:
-            self._fail_waiting(fault)
-            return
-        self._fault = fault
-        self._when_failed(fault)
-        if self._has_failed_again:
-            self._fail_waiting(fault)
-        self._mending = self._loop.create_task(self._mend(), name="mnemogate-writer-mend")
-
-    async def _mend(self) -> None:
-        """Tries to recover, with growing pauses, until it has."""
-        pause_s = self._limits.retry_first_s
-        if self._has_failed_again:
-            await asyncio.sleep(pause_s)
-        while not await self.recover():
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, self._limits.retry_most_s)
-
-    def _fail_waiting(self, error: Unavailable) -> None:
-        for write in self._waiting.take_all():
-            write.settle((False, error.again()))
-        self._check_empty()
 
     # -- the log ------------------------------------------------------------------------------------------------------
 
     def _schedule_idle(self) -> None:
         """Has `_idle` called when nothing was written for `idle_s`, if there may be a log to write back."""
         self._active_at = self._loop.time()
-        if self._idle_timer is None and self.log.size and not self._closing:
+        if self._idle_timer is None and self.log.size and not self._connection.is_closing:
             self._idle_timer = self._loop.call_later(self._limits.idle_s, self._idle)
 
     def _idle(self) -> None:
         self._idle_timer = None
-        if self._closing or self._fault is not None or self._driver is None:
+        connection = self._connection
+        if connection.is_closing or connection.fault is not None or connection.driver is None:
             return
         left = self._active_at + self._limits.idle_s - self._loop.time()
         if self._running or left > 0.01 or not self.log.is_free.is_set():
             self._idle_timer = self._loop.call_later(max(left, 0.01), self._idle)
-        elif self._is_moved():
-            self.report(self._moved_error())
+        elif self._connection.is_moved():
+            self.report(self._connection.moved_error())
         else:
             self.log.write_back(at_rest=True)
 
     def _post_write_back(self, work: LogWork) -> bool:
         """Hands work on the log to the thread, after the writes that it was given. Returns whether it could."""
-        if self._driver is None or self._fault is not None:
+        driver = self._connection.driver
+        if driver is None or self._connection.fault is not None:
             return False
-        self._driver.post(partial(self._write_back, work))
+        driver.post(partial(self._write_back, work))
         return True
 
     def _write_back(self, work: LogWork, connection: sqlite3.Connection) -> None:
@@ -478,28 +383,6 @@ class Writer:
             # It is being read. What was forgotten may lie in it, so that is not left to the next write.
             self._schedule_idle()
 
-    # -- the file -----------------------------------------------------------------------------------------------------
-
-    def _moved_error(self) -> Broken:
-        return Broken(f"{self._path} was removed or replaced while the gateway had it open")
-
-    def _is_moved(self) -> bool:
-        """Returns whether another file, or none, lies at the path: writes to this one would be lost."""
-        try:
-            inode = os.stat(self._path).st_ino
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False  # whatever it is, writing will show it
-        if self._inode is None:
-            self._inode = inode
-        return inode != self._inode
-
     def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
         if self._calls is not None:
             self._calls.call(function, *arguments)
-
-
-def _close_quietly(connection: sqlite3.Connection) -> None:
-    with contextlib.suppress(sqlite3.Error):
-        connection.close()

@@ -474,7 +474,7 @@ async def test_closing_before_a_log_is_written_back_leaves_no_connection(
     copying = bench.writer.log.copying
     assert copying is not None
     emptied = Mock()
-    monkeypatch.setattr("storage.sqlite.writer.empty_log", emptied)
+    monkeypatch.setattr("storage.sqlite.writer_connection.empty_log", emptied)
     await bench.writer.close(timeout_s=0.01)
     emptied.assert_not_called()  # the log would be written back by two at once
     beside.gate.set()

@@ -1,0 +1,219 @@
+"""The connection that writes, and what becomes of it when the database fails.
+
+After a fault the file is opened again and a trial write is made. Until this first attempt has ended the fault is new:
+writes wait for it. If it fails, the fault is lasting: writes are refused at once, and further attempts follow with
+growing pauses until writing works again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from storage.errors import Broken, Corrupt, StoreError, Unavailable
+from storage.sidecar import unavailable
+from storage.sqlite.connection import try_writing
+from storage.sqlite.driver import Driver
+from storage.sqlite.result_codes import translate_error
+from storage.sqlite.writeback import empty_log
+
+
+class ConnectionUser(Protocol):
+    """What uses the connection, as the connection calls it."""
+
+    async def stop_using(self) -> None:
+        """Ends what uses the connection's file besides it, since the file is opened again."""
+
+    def refuse_waiting(self, fault: Unavailable) -> None:
+        """Fails the writes that wait."""
+
+    def resume(self) -> None:
+        """Writes again: the connection was opened again after a fault."""
+
+
+class WriterConnection:
+    """The connection that writes, in a thread of its own.
+
+    connect: opens the connection, in the thread.
+    when_failed: called with the fault when writing fails after it worked.
+    retry_first_s, retry_most_s: the pauses between attempts to mend a fault, the first one and the longest.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        connect: Callable[[], sqlite3.Connection],
+        user: ConnectionUser,
+        when_failed: Callable[[Unavailable], None],
+        retry_first_s: float,
+        retry_most_s: float,
+    ) -> None:
+        self._path = path
+        self._connect = connect
+        self._user = user
+        self._when_failed = when_failed
+        self._retry_first_s = retry_first_s
+        self._retry_most_s = retry_most_s
+        # None: the database is not open.
+        self.driver: Driver | None = None
+        # Of the file that the connection was opened on; None until it was looked at.
+        self._inode: int | None = None
+        # No fault is mended any more.
+        self.is_closing = False
+        # What is wrong with the database; None: nothing.
+        self.fault: Unavailable | None = None
+        # An attempt to mend the fault has failed.
+        self._is_lasting = False
+        self.last_error: str | None = None
+        self.failures = 0
+        self._mending: asyncio.Task[None] | None = None
+        self._recovering = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Opens the database for the first time. Raises: StoreError; after Unavailable `fail` begins to mend it."""
+        try:
+            self.driver = await self._open(check=False)
+        except (sqlite3.Error, OSError, StoreError) as error:
+            self._is_lasting = True
+            raise self._translate(error) from error
+
+    async def _open(self, *, check: bool) -> Driver:
+        """Opens a connection and has it show that it can write. Raises: StoreError, sqlite3.Error, OSError."""
+        driver = await Driver(self._connect, "mnemogate-writer").open()
+        try:
+            await driver.call(partial(try_writing, check=check))
+        except BaseException as error:
+            try:
+                # Unless it was cancelled, it waits for the end: the next attempt would meet this one's locks.
+                if isinstance(error, Exception):
+                    await driver.call(_close_quietly)
+            finally:
+                driver.abandon()
+            raise
+        self._inode = None
+        self.is_moved()  # notes which file this is
+        return driver
+
+    def _translate(self, error: sqlite3.Error | OSError | StoreError) -> StoreError:
+        """Returns the store's error for one that came while the file was opened."""
+        if isinstance(error, sqlite3.Error):
+            return translate_error(error, self._path)
+        return unavailable(f"{self._path} cannot be opened", error) if isinstance(error, OSError) else error
+
+    def check(self) -> None:
+        """Refuses a write if the first attempt to mend the database has failed. Raises: Unavailable."""
+        if self.fault is not None and self._is_lasting:
+            raise self.fault.again()
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_sound(self) -> bool:
+        """True if no fault is known, none is being mended, and the database is not closing."""
+        return self.fault is None and not self.is_closing and not self._recovering.locked()
+
+    def fail(self, fault: Unavailable) -> None:
+        """Takes note of a fault, and begins to mend it."""
+        self.failures += 1
+        self.last_error = fault.message
+        if self.is_closing or self.fault is not None:
+            self._user.refuse_waiting(fault)
+            return
+        self.fault = fault
+        self._when_failed(fault)
+        if self._is_lasting:
+            self._user.refuse_waiting(fault)
+        self._mending = asyncio.get_running_loop().create_task(self._mend(), name="mnemogate-writer-mend")
+
+    async def _mend(self) -> None:
+        """Tries to recover, with growing pauses, until it has."""
+        pause_s = self._retry_first_s
+        if self._is_lasting:
+            await asyncio.sleep(pause_s)
+        while not await self.recover():
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, self._retry_most_s)
+
+    async def recover(self) -> bool:
+        """Tries now whether a failed database can be written again. Returns whether it can be."""
+        async with self._recovering:
+            if self.fault is None:
+                return True
+            if self.is_closing:
+                return False
+            try:
+                await self._drop_driver()
+                self.driver = await self._open(check=isinstance(self.fault, Corrupt))
+            except (sqlite3.Error, OSError, StoreError) as error:
+                fault = self._translate(error)
+                if not isinstance(fault, Unavailable):  # another program's file, say, now lies there
+                    fault = Broken(fault.message)
+                self.fault = fault
+                self.last_error = fault.message
+                self._is_lasting = True
+                self._user.refuse_waiting(fault)
+                return False
+            self.fault = None
+            self._is_lasting = False
+        self._user.resume()
+        return True
+
+    async def _drop_driver(self) -> None:
+        driver, self.driver = self.driver, None
+        try:
+            await self._user.stop_using()
+            if driver is not None:
+                await driver.call(_close_quietly)
+        finally:
+            if driver is not None:
+                driver.abandon()
+
+    # -- the file -----------------------------------------------------------------------------------------------------
+
+    def is_moved(self) -> bool:
+        """Returns whether another file, or none, lies at the path: writes to this one would be lost."""
+        try:
+            inode = os.stat(self._path).st_ino
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False  # whatever it is, writing will show it
+        if self._inode is None:
+            self._inode = inode
+        return inode != self._inode
+
+    def moved_error(self) -> Broken:
+        """Returns the fault of a file that `is_moved`."""
+        return Broken(f"{self._path} was removed or replaced while the gateway had it open")
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    async def stop_mending(self) -> None:
+        if self._mending is not None:
+            self._mending.cancel()
+            await asyncio.gather(self._mending, return_exceptions=True)
+
+    async def close(self, timeout_s: float, *, is_whole: bool) -> None:
+        """Closes the connection. is_whole: nothing is under way any more, so the log is emptied first."""
+        driver, self.driver = self.driver, None
+        if driver is None:
+            return
+        try:
+            if is_whole:
+                async with asyncio.timeout(timeout_s):
+                    await driver.call(partial(empty_log, wait_ms=0))
+                    await driver.call(lambda connection: connection.close())
+        except (TimeoutError, sqlite3.Error) as error:
+            self.last_error = f"closing: {error!r}"
+        finally:
+            driver.abandon()
+
+
+def _close_quietly(connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        connection.close()
