@@ -140,7 +140,7 @@ class PostgresDatabase:
         # Through a pooler notifications arrive nowhere, without an error.
         listen_target = PostgresTarget(listen_url or url) if listen_url or not pooled else None
         database = cls(target, limits, listen_target)
-        await database._pool.start()
+        await database._pool.server.start()
         return database
 
     async def _prepare(self, raw: RawConnection) -> None:
@@ -196,7 +196,7 @@ class PostgresDatabase:
     async def _read_on(self, kind: type[PostgresConnection], operation: Operation[T], seconds: float) -> T:
         pool = self._pool
         until = self._loop.time() + seconds
-        pool.check()
+        pool.server.check()
         raw = pool.acquire_idle() or await pool.acquire(wait_s=min(seconds, self._limits.wait_s))
         try:
             result = await operation(kind(raw, until, self._loop))
@@ -221,7 +221,7 @@ class PostgresDatabase:
     ) -> asyncio.Future[T]:
         if self._closing:
             raise Closed(f"{self._target.name} is closed")
-        self._pool.check()
+        self._pool.server.check()
         size += _OVERHEAD_BYTES
         # One that nothing stands before is let in, however large it is.
         if self._writes.count and self._writes.bytes + size > self._limits.queue_bytes:
@@ -301,7 +301,7 @@ class PostgresDatabase:
             return error
         translated = translate_error(error, self._target.name)
         if stops(translated) and isinstance(translated, Unavailable):
-            self._pool.fail(translated)
+            self._pool.server.fail(translated)
         return translated
 
     # -- lifecycle, notifications, health ------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ class PostgresDatabase:
     async def _check_server(self) -> None:
         """Asks the server whether it accepts writes. It does not try one, which would keep an idle server busy."""
         if await self.read(lambda connection: connection.value(_IS_READ_ONLY)):
-            self._pool.fail(ReadOnly(f"{self._target.name} is read-only, as a replica is"))
+            self._pool.server.fail(ReadOnly(f"{self._target.name} is read-only, as a replica is"))
 
     def listen(self, channel: str, callback: Callable[[str | None], None]) -> None:
         self._listener.listen(channel, callback)
@@ -357,8 +357,8 @@ class PostgresDatabase:
     def health(self) -> StoreHealth:
         return StoreHealth(
             status=self._status(),
-            error=self._pool.last_error,
-            failures=self._pool.failures,
+            error=self._pool.server.last_error,
+            failures=self._pool.server.failures,
             waiting=self._writes.count,
             waiting_bytes=self._writes.bytes,
         )
@@ -366,8 +366,8 @@ class PostgresDatabase:
     def _status(self) -> str:
         if self._closing:
             return "closed"
-        if self._pool.fault is not None:
-            return self._pool.fault.status
+        if self._pool.server.fault is not None:
+            return self._pool.server.fault.status
         # A single write that takes long holds up its own memory alone.
         return "slow" if self._pool.longest_wait_s > self._limits.slow_s else "ok"
 

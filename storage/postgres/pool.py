@@ -1,9 +1,7 @@
-"""The connections of one process to its server, and whether the server answers.
+"""The connections of one process to its server.
 
-Bulk work has a few connections at most, so that turns find one. All connections have one state: up, or down with the
-error that made it so. When the server fails, what is idle is dropped and a connection is tried at once; whoever asks
-meanwhile waits for this first attempt. If it fails, everything is refused at once with the named error, and further
-attempts follow with growing pauses until a test write succeeds.
+Bulk work has a few connections at most, so that turns find one. When the server fails
+(storage/postgres/database_server.py), what is idle is dropped.
 """
 
 from __future__ import annotations
@@ -13,42 +11,27 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from msgspec import Struct
-
-from storage.errors import Broken, Busy, Closed, StoreError, Unavailable
-from storage.postgres.connection import PostgresTarget, RawConnection, connect
-from storage.postgres.sqlstates import FAULTS, as_unavailable, translate_error
-
-# A page, so that a full disk shows itself.
-_TEST_WRITE = (
-    "BEGIN; INSERT INTO probe (id, filler) VALUES (1, decode(repeat('00', 8000), 'hex'))"
-    " ON CONFLICT (id) DO UPDATE SET filler = excluded.filler; DELETE FROM probe; COMMIT"
-)
+from storage.errors import Broken, Busy, StoreError, Unavailable
+from storage.postgres.connection import PostgresTarget, RawConnection
+from storage.postgres.database_server import DatabaseServer, ServerLimits
+from storage.postgres.sqlstates import FAULTS, as_unavailable
 
 
-class PoolLimits(Struct, frozen=True):
+class PoolLimits(ServerLimits, frozen=True):
     """Bounds and pauses. The size was enough for 16 turns at a time; of the others there is no measurement."""
 
     # The most connections of the pool.
     size: int = 8
     # The most connections that bulk work may have at a time.
     bulk: int = 2
-    # The seconds after which a statement of a transaction that writes is given up.
-    write_s: float = 30.0
     # The seconds that a connection has to answer after a read on it was given up.
     check_s: float = 2.0
-    # The seconds between the first two attempts to connect after a fault; the pause doubles with each.
-    retry_first_s: float = 0.25
-    # The longest of these pauses.
-    retry_most_s: float = 10.0
 
 
 class ConnectionPool:
     """Connections, which are handed out in the order in which they were asked for.
 
-    prepare: checks the schema, or makes it, when the server answers for the first time.
-    on_failure: called with the error when the server fails after it worked.
-    on_recovery: called when the server works again.
+    The parameters are those of `DatabaseServer`.
     """
 
     def __init__(
@@ -59,13 +42,10 @@ class ConnectionPool:
         on_failure: Callable[[Unavailable], None],
         on_recovery: Callable[[], None],
     ) -> None:
-        self._target = target
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._prepare = prepare
-        self._is_prepared = False
-        self._on_failure = on_failure
-        self._on_recovery = on_recovery
+        self._name = target.name
+        self.server = DatabaseServer(target, limits, self, prepare, on_failure, on_recovery)
         self._idle: list[RawConnection] = []
         self._open: set[RawConnection] = set()  # idle or in use
         self._opening = 0  # connections that are being made
@@ -76,38 +56,14 @@ class ConnectionPool:
         self._waiting = _WaitQueue(self.release)
         # Bulk work that waits until there is less of it.
         self._waiting_bulk = _WaitQueue(self.release)
-        self._reconnecting: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        # Cleared while the first attempt to reconnect after a fault is under way.
-        self._first_attempt_ended = asyncio.Event()
-        self._first_attempt_ended.set()
-        self._closed = False
-        self.fault: Unavailable | None = None
-        self.failures = 0
-        self.last_error: str | None = None
-
-    async def start(self) -> None:
-        """Opens the first connection. If the server does not answer, it is tried again later. Raises: StoreError."""
-        try:
-            raw = await self._connect_and_test()
-        except Unavailable as error:
-            self.fail(error)
-            self._first_attempt_ended.set()  # it was this one
-            return
-        self._idle.append(raw)
+        # Those that wait for an answer on a connection before it is taken back.
+        self._releasing: set[asyncio.Task[None]] = set()
 
     @property
     def longest_wait_s(self) -> float:
         """How long a turn has been waiting for a connection; of several turns the longest."""
         began = min(self._acquiring.values(), default=None)
         return 0.0 if began is None else self._loop.time() - began
-
-    def check(self) -> None:
-        """Refuses what cannot be served now. Raises: Unavailable."""
-        if self._closed:
-            raise Closed(f"{self._target.name} is closed")
-        if self.fault is not None and self._first_attempt_ended.is_set():
-            raise self.fault.again()
 
     def acquire_idle(self) -> RawConnection | None:
         """Returns a connection if one is free."""
@@ -127,16 +83,15 @@ class ConnectionPool:
             async with asyncio.timeout(wait_s):
                 return await self._acquire_when_up(is_bulk)
         except TimeoutError:
-            self.check()
+            self.server.check()
             # Without the time, which differs each time: the log counts the lines that are alike.
-            raise Busy(f"{self._target.name}: no connection was free in time") from None
+            raise Busy(f"{self._name}: no connection was free in time") from None
         finally:
             self._acquiring.pop(waiting, None)
 
     async def _acquire_when_up(self, is_bulk: bool) -> RawConnection:
         while True:
-            await self._first_attempt_ended.wait()
-            self.check()
+            await self.server.wait_until_known()
             if is_bulk and self._bulk >= self._limits.bulk:
                 await self._waiting_bulk.wait()
                 continue
@@ -159,7 +114,7 @@ class ConnectionPool:
         if raw is None:
             # One may have come free meanwhile, and would not be handed on.
             return self.acquire_idle() or (await self._waiting.wait() if self._open else None)
-        if self.fault is not None or self._closed:
+        if self.server.fault is not None or self.server.is_closed:
             raw.terminate()
             return None
         self._open.add(raw)
@@ -169,12 +124,12 @@ class ConnectionPool:
         """Returns a new connection; None: the server has no more for us, but answers on those that we have."""
         self._opening += 1
         try:
-            return await connect(self._target)
+            return await self.server.connect()
         except StoreError as error:
             if isinstance(error, Busy) and self._open:
                 return None
             fault = as_unavailable(error)
-            self.fail(fault)
+            self.server.fail(fault)
             raise fault from error
         except asyncio.CancelledError:
             # One that waits may open another in its place.
@@ -203,8 +158,8 @@ class ConnectionPool:
     def release_when_answering(self, raw: RawConnection) -> None:
         """Takes back a connection after a cancelled wait, once it answers again."""
         task = self._loop.create_task(self._release_once_answered(raw))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
 
     async def _release_once_answered(self, raw: RawConnection) -> None:
         """Gives a connection back once it has answered; one that does not is dropped."""
@@ -220,80 +175,37 @@ class ConnectionPool:
         except BaseException as error:
             raw.terminate()
             if isinstance(error, TimeoutError):
-                self.fail(Broken(f"{self._target.name} does not answer"))
+                self.server.fail(Broken(f"{self._name} does not answer"))
             if not isinstance(error, FAULTS):
                 raise
 
-    # -- down and up --------------------------------------------------------------------------------------------------
+    # -- what the server's state calls ------------------------------------------------------------------------------
 
-    def fail(self, fault: Unavailable) -> None:
-        """Notes that the server has failed, drops all connections, and begins to connect again."""
-        self.failures += 1
-        self.last_error = fault.message
-        if self.fault is not None or self._closed:
-            return
-        self.fault = fault
-        self._first_attempt_ended.clear()
-        # Those in use end with what they do: an old primary would answer reads for a while.
+    def drop_idle(self) -> None:
+        """As `ServerUser` says. Those in use end with what they do: an old primary would answer reads for a while."""
         for raw in self._idle:
             raw.terminate()
         self._idle.clear()
         self._open.clear()
-        self._wake_all()
-        self._reconnecting = self._loop.create_task(self._reconnect())
-        self._on_failure(fault)
 
-    async def _reconnect(self) -> None:
-        """Connects until a test write succeeds. After the first failure all requests are refused meanwhile."""
-        pause = 0.0
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                raw = await self._connect_and_test()
-                break
-            except StoreError as error:
-                self.fault = as_unavailable(error)
-                self.last_error = self.fault.message
-            self._first_attempt_ended.set()
-            self._wake_all()
-            pause = min(max(2 * pause, self._limits.retry_first_s), self._limits.retry_most_s)
-        self.fault = None
-        self._idle.append(raw)
-        self._first_attempt_ended.set()
-        self._wake_all()
-        self._on_recovery()
-
-    async def _connect_and_test(self) -> RawConnection:
-        """Returns a connection on which writing works. Raises: StoreError."""
-        raw = await connect(self._target)
-        try:
-            try:
-                if not self._is_prepared:
-                    await self._prepare(raw)
-                    self._is_prepared = True
-                await raw.execute(_TEST_WRITE, timeout=self._limits.write_s)
-            except FAULTS as error:
-                raise translate_error(error, self._target.name) from error
-        except BaseException:
-            raw.terminate()
-            raise
+    def put_idle(self, raw: RawConnection) -> None:
+        """As `ServerUser` says."""
         self._open.add(raw)
-        return raw
+        self._idle.append(raw)
 
-    def _wake_all(self) -> None:
+    def wake_all(self) -> None:
+        """As `ServerUser` says."""
         for queue in (self._waiting, self._waiting_bulk):
             while queue.hand(None):
                 pass
 
     async def close(self, timeout_s: float) -> None:
         """Closes all connections. Idempotent."""
-        self._closed = True
-        tasks = [*self._tasks, *([self._reconnecting] if self._reconnecting else ())]
-        for task in tasks:
+        await self.server.close()
+        for task in self._releasing:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._first_attempt_ended.set()
-        self._wake_all()
+        await asyncio.gather(*self._releasing, return_exceptions=True)
+        self.wake_all()
         opened, self._open, self._idle = self._open, set(), []
         await asyncio.gather(*(_close_connection(raw, timeout_s) for raw in opened))
 

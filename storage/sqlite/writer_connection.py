@@ -24,7 +24,7 @@ from storage.sqlite.writeback import empty_log
 
 
 class ConnectionUser(Protocol):
-    """What uses the connection, as the connection calls it."""
+    """Writes on the connection, and hears of its faults."""
 
     async def stop_using(self) -> None:
         """Ends what uses the connection's file besides it, since the file is opened again."""

@@ -330,7 +330,7 @@ async def test_what_comes_free_while_the_server_refuses_one_more_is_taken(
         held.set()
         await go_on.wait()
 
-    monkeypatch.setattr("storage.postgres.pool.connect", full)
+    monkeypatch.setattr("storage.postgres.database_server.connect", full)
     first = store.database.write(hold)
     await held.wait()
     second = store.database.write(ask)

@@ -62,7 +62,7 @@ class Server:
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     made = Server()
-    monkeypatch.setattr("storage.postgres.pool.connect", made.connect)
+    monkeypatch.setattr("storage.postgres.database_server.connect", made.connect)
     return made
 
 
@@ -72,7 +72,7 @@ async def open_pool(**limits: Any) -> ConnectionPool:
 
     quick = {"retry_first_s": 0.001, "retry_most_s": 0.001, **limits}
     pool = ConnectionPool(PLACE, PoolLimits(**quick), prepare, lambda fault: None, lambda: None)
-    await pool.start()
+    await pool.server.start()
     return pool
 
 
@@ -171,7 +171,7 @@ async def test_whatever_happens_no_caller_waits_for_ever_and_every_connection_is
             if chance.random() < 0.1:
                 raw.terminate()
             if chance.random() < 0.05:
-                pool.fail(Broken("a statement"))
+                pool.server.fail(Broken("a statement"))
         finally:
             # Reads alone are given up.
             if chance.random() < 0.1 and not is_bulk:
@@ -191,7 +191,7 @@ async def test_whatever_happens_no_caller_waits_for_ever_and_every_connection_is
     server.down = False
     async with asyncio.timeout(PATIENCE_S):
         await asyncio.gather(*users, return_exceptions=True)
-    await turn(lambda: pool.fault is None)
+    await turn(lambda: pool.server.fault is None)
     async with asyncio.timeout(PATIENCE_S):
         taken = [await pool.acquire() for _ in range(min(size, server.most))]
     assert set(taken) == {each for each in server.sessions if not each.closed}

@@ -1,0 +1,166 @@
+"""The server as a process knows it: up, or down with the error that made it so.
+
+When the server fails, a connection is tried at once; whoever asks meanwhile waits for this first attempt. If it fails,
+everything is refused at once with the named error, and further attempts follow with growing pauses until a test write
+succeeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from msgspec import Struct
+
+from storage.errors import Closed, StoreError, Unavailable
+from storage.postgres.connection import PostgresTarget, RawConnection, connect
+from storage.postgres.sqlstates import FAULTS, as_unavailable, translate_error
+
+# A page, so that a full disk shows itself.
+_TEST_WRITE = (
+    "BEGIN; INSERT INTO probe (id, filler) VALUES (1, decode(repeat('00', 8000), 'hex'))"
+    " ON CONFLICT (id) DO UPDATE SET filler = excluded.filler; DELETE FROM probe; COMMIT"
+)
+
+
+class ServerLimits(Struct, frozen=True):
+    """Waits and pauses. No measurement."""
+
+    # The seconds after which a statement of a transaction that writes is given up.
+    write_s: float = 30.0
+    # The seconds between the first two attempts to connect after a fault; the pause doubles with each.
+    retry_first_s: float = 0.25
+    # The longest of these pauses.
+    retry_most_s: float = 10.0
+
+
+class ServerUser(Protocol):
+    """Has the connections to the server, and hears of the server's state."""
+
+    def drop_idle(self) -> None:
+        """Drops the connections that nothing uses: the server has failed."""
+
+    def put_idle(self, raw: RawConnection) -> None:
+        """Takes a connection on which writing works."""
+
+    def wake_all(self) -> None:
+        """Has all who wait for a connection ask again."""
+
+
+class DatabaseServer:
+    """Knows whether the server answers, and connects again when it does not.
+
+    user: has the connections.
+    prepare: checks the schema, or makes it, when the server answers for the first time.
+    on_failure: called with the error when the server fails after it worked.
+    on_recovery: called when the server works again.
+    """
+
+    def __init__(
+        self,
+        target: PostgresTarget,
+        limits: ServerLimits,
+        user: ServerUser,
+        prepare: Callable[[RawConnection], Awaitable[None]],
+        on_failure: Callable[[Unavailable], None],
+        on_recovery: Callable[[], None],
+    ) -> None:
+        self._target = target
+        self._limits = limits
+        self._user = user
+        self._prepare = prepare
+        self._is_prepared = False
+        self._on_failure = on_failure
+        self._on_recovery = on_recovery
+        self._reconnecting: asyncio.Task[None] | None = None
+        # Cleared while the first attempt to reconnect after a fault is under way.
+        self._first_attempt_ended = asyncio.Event()
+        self._first_attempt_ended.set()
+        self.is_closed = False
+        self.fault: Unavailable | None = None
+        self.failures = 0
+        self.last_error: str | None = None
+
+    async def start(self) -> None:
+        """Opens the first connection. If the server does not answer, it is tried again later. Raises: StoreError."""
+        try:
+            raw = await self._connect_and_test()
+        except Unavailable as error:
+            self.fail(error)
+            self._first_attempt_ended.set()  # it was this one
+            return
+        self._user.put_idle(raw)
+
+    def check(self) -> None:
+        """Refuses what cannot be served now. Raises: Unavailable."""
+        if self.is_closed:
+            raise Closed(f"{self._target.name} is closed")
+        if self.fault is not None and self._first_attempt_ended.is_set():
+            raise self.fault.again()
+
+    async def wait_until_known(self) -> None:
+        """Waits while the first attempt to reconnect after a fault is under way. Raises: Unavailable."""
+        await self._first_attempt_ended.wait()
+        self.check()
+
+    async def connect(self) -> RawConnection:
+        """Returns a new connection. Raises: StoreError."""
+        return await connect(self._target)
+
+    def fail(self, fault: Unavailable) -> None:
+        """Notes that the server has failed, and begins to connect again."""
+        self.failures += 1
+        self.last_error = fault.message
+        if self.fault is not None or self.is_closed:
+            return
+        self.fault = fault
+        self._first_attempt_ended.clear()
+        self._user.drop_idle()
+        self._user.wake_all()
+        self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
+        self._on_failure(fault)
+
+    async def _reconnect(self) -> None:
+        """Connects until a test write succeeds. After the first failure all requests are refused meanwhile."""
+        pause_s = 0.0
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                raw = await self._connect_and_test()
+                break
+            except StoreError as error:
+                self.fault = as_unavailable(error)
+                self.last_error = self.fault.message
+            self._first_attempt_ended.set()
+            self._user.wake_all()
+            pause_s = min(max(2 * pause_s, self._limits.retry_first_s), self._limits.retry_most_s)
+        self.fault = None
+        self._user.put_idle(raw)
+        self._first_attempt_ended.set()
+        self._user.wake_all()
+        self._on_recovery()
+
+    async def _connect_and_test(self) -> RawConnection:
+        """Returns a connection on which writing works. Raises: StoreError."""
+        raw = await connect(self._target)
+        try:
+            try:
+                if not self._is_prepared:
+                    await self._prepare(raw)
+                    self._is_prepared = True
+                await raw.execute(_TEST_WRITE, timeout=self._limits.write_s)
+            except FAULTS as error:
+                raise translate_error(error, self._target.name) from error
+        except BaseException:
+            raw.terminate()
+            raise
+        return raw
+
+    async def close(self) -> None:
+        """Refuses what comes from now on, and stops reconnecting. Those that wait are to be woken after it."""
+        self.is_closed = True
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
+        self._first_attempt_ended.set()
