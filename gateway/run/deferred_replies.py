@@ -53,7 +53,7 @@ class DeferredReplies:
     now: Callable[[], float]
 
     async def add(self, scope: Scope, epoch: int, id: str, reply: DeferredReply) -> None:
-        """Stores a reply by its upstream's id, unless something was forgotten in its memory since that epoch."""
+        """Stores a reply by its upstream's id, unless the epoch of its memory is another one now."""
         agent = await self.store.agents.find_or_draft(scope)
         now = self.now()
         run = Run(0, _name(scope.project, id), agent.id, 0, RunState.COMPLETED, now)

@@ -61,7 +61,10 @@ async def lock_numbers(connection: Connection, id: int) -> AgentNumbers | None:
 
 
 async def pause_agent(connection: Connection, agent: int, since: float | None) -> bool:
-    """Pauses a memory since a time, or resumes it (None). Returns False where it is so already, or it is gone."""
+    """Pauses a memory since a time, or resumes it (None).
+
+    Returns False if that changes nothing: it is paused, or not paused, already, or the memory is gone.
+    """
     return await connection.run(SQL["pause"], (agent, since)) > 0
 
 
@@ -105,7 +108,7 @@ async def set_indexed(connection: Connection, agent: int, seq: int) -> None:
 
 
 class Agents:
-    """Agents by scope; the lately used ones, and drafts, are in memory."""
+    """Finds agents by scope, and begins new ones. Caches the agents used last, and drafts."""
 
     def __init__(self, database: Database, now: Callable[[], float], *, cached: int = CACHED_AGENTS) -> None:
         self._database = database
@@ -119,14 +122,18 @@ class Agents:
         self._beginning: WeakValueDictionary[Scope, asyncio.Lock] = WeakValueDictionary()
 
     def find_cached(self, scope: Scope) -> Agent | None:
-        """Returns the scope's agent from the cache: next_seq and indexed_seq may be out of date, the rest is not."""
+        """Returns the scope's agent if the cache has it.
+
+        Its `next_seq` and `indexed_seq` may be out of date. So may its `epoch`, if another process has forgotten
+        something or paused the memory: a turn notices that when it reads its snapshot, or at its write.
+        """
         agent = self._cache.get(scope)
         if agent is not None:
             self._cache.move_to_end(scope)
         return agent
 
     async def find(self, scope: Scope) -> Agent | None:
-        """Returns the scope's agent, from the cache if it is there (`find_cached`)."""
+        """Returns the scope's agent: from the cache, as `find_cached` does, or from the database."""
         agent = self.find_cached(scope)
         if agent is not None:
             return agent
@@ -136,7 +143,7 @@ class Agents:
         return agent
 
     async def find_current(self, scope: Scope) -> Agent | None:
-        """Returns the scope's agent as it is now: another process may have forgotten or paused the cached one."""
+        """Returns the scope's agent as the database has it now, for callers that a cached one could mislead."""
         cached = await self.find(scope)
         agent = None if cached is None else await self.load(cached.id)
         if agent is None:
@@ -172,7 +179,9 @@ class Agents:
     async def find_or_draft(self, scope: Scope, *, must_exist: bool = False) -> Agent:
         """Returns the scope's agent, or the draft of one that begins with its first turn.
 
-        must_exist: no turn begins it: it was made over REST, so if it is not there it is gone. Raises: NotFound.
+        must_exist: the agent was made over REST, so that no turn may begin it.
+
+        Raises: NotFound if it must exist and does not.
         """
         agent = await self.find(scope)
         if agent is None and must_exist:
@@ -182,9 +191,9 @@ class Agents:
     async def find_or_begin(
         self, scope: Scope, own: Sequence[Block], shared: Sequence[Block], at: float
     ) -> Agent:
-        """Returns the scope's agent, which begins now, with these blocks, if it is not there yet.
+        """Returns the scope's agent. If there is none yet, it is stored now, with these blocks.
 
-        For processes that share a database: drafts of two of them would have two secrets.
+        Processes that share a database begin agents in this way: drafts of two of them would have two secrets.
         """
         if scope in self._cache and scope not in self._beginning:
             self._cache.move_to_end(scope)

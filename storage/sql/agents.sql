@@ -38,7 +38,7 @@ UPDATE agents SET paused = ?2 WHERE id = ?1 AND (paused IS NULL) <> (CAST(?2 AS 
 SELECT epoch, next_seq, indexed_seq, rev, stamp FROM agents WHERE id = ? {postgres:FOR NO KEY UPDATE}
 
 -- name: epoch
--- Returns the epoch of an agent, which rises when something of it is forgotten.
+-- Returns the epoch of an agent (storage/sql/epochs.py).
 SELECT epoch FROM agents WHERE id = ?
 
 -- name: lock_epoch

@@ -1,6 +1,7 @@
-"""The epoch of a memory, which rises when something of it is forgotten.
+"""The epoch of a memory, which rises when something of it is forgotten, and when it is paused or resumed.
 
-What was read under an earlier epoch may quote what is gone, so a write that rests on it is refused.
+What was read under an earlier epoch may quote what is gone, or was read of a memory that may not be written now. So a
+write that rests on it is refused.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ SQL = load("agents.sql")
 
 
 async def load_epoch(connection: Connection, agent: int) -> int | None:
-    """Returns the epoch of an agent's memory; None: the agent is gone."""
+    """Returns the epoch of an agent's memory; None where it is gone."""
     epoch: int | None = await connection.value(SQL["epoch"], (agent,))
     return epoch
 
 
 async def lock_epoch(connection: Connection, agent: int) -> int | None:
-    """Returns the epoch that an agent's memory has until the transaction ends; None: the agent is gone."""
+    """Returns the epoch that an agent's memory has until the transaction ends; None where it is gone."""
     epoch: int | None = await connection.value(SQL["lock_epoch"], (agent,))
     return epoch

@@ -219,7 +219,7 @@ class Jobs(Group):
         merge: makes the payload of a job that already waits; None: it is the new one.
         postpone: a job that already waits takes over the new time, even if it is later.
 
-        Raises: Stale: the agent is gone, or something was forgotten since that epoch.
+        Raises: Stale: the agent is gone, or its epoch is another one now.
         """
         current = await _epoch(connection, agent)
         if current is None or epoch not in (None, current):

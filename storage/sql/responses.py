@@ -101,7 +101,7 @@ class Responses(Group):
 
     @reads
     async def epoch(self, connection: Connection, agent: int) -> int:
-        """Returns the epoch of a memory, which rises when something of it is forgotten; 0 where it is gone."""
+        """Returns the epoch of a memory (storage/sql/epochs.py); 0 where the memory is gone."""
         return await load_epoch(connection, agent) or 0
 
     @writes

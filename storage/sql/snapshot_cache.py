@@ -49,9 +49,10 @@ class _PathEnd:
 class _CachedMemory:
     """The part that all snapshots of a memory have in common, and the ends of its paths."""
 
-    # The agent's present numbers, as they were last read or notified.
-    numbers: AgentNumbers
-    # The version (`AgentNumbers.version`) for which the other fields are right.
+    # The agent's numbers as they are now: as they were last read or notified.
+    current_numbers: AgentNumbers
+    # The version (`AgentNumbers.version`) for which the fields below are right. They are out of date when the current
+    # numbers have another one.
     version: tuple[int, int, int]
     has_tombs: bool
     blocks: list[Block]
@@ -75,10 +76,12 @@ class SnapshotCache:
         self._memories: OrderedDict[int, _CachedMemory] = OrderedDict()
         self.bytes = 0
 
-    def has(self, agent: int, key: str | None, path: bytes | None) -> bool:
-        """Returns whether a cached entry may answer this, once its numbers are checked.
+    def has_entry(self, agent: int, key: str | None, path: bytes | None) -> bool:
+        """Returns whether there is an entry that `find` returns if it is up to date.
 
-        key, path: None and None: only the part that all snapshots of the memory have in common is asked for.
+        key: the client's id of the conversation.
+        path: the hash of the path that the request continues. If both are None, the request continues nothing, and
+            needs only the part that all snapshots of the memory have in common.
         """
         memory = self._memories.get(agent)
         return memory is not None and ((key is None and path is None) or (key, path) in memory.path_ends)
@@ -91,20 +94,20 @@ class SnapshotCache:
         for agent, numbers in changes.items():
             memory = self._memories.get(agent)
             if memory is not None and numbers is not None:
-                memory.numbers = numbers
+                memory.current_numbers = numbers
             elif memory is not None:
                 self.drop(agent)
 
     def find(self, agent: int, key: str | None, path: bytes | None) -> MemorySnapshot | None:
         """Returns a snapshot as it would be read now; None where the cache has none that is up to date.
 
-        key, path: as in `has`.
+        key, path: as for `has_entry`.
         """
         memory = self._memories.get(agent)
         if memory is None:
             return None
-        numbers = memory.numbers
-        # Out of date; or a turn was committed, and notified, that will be cached in a moment.
+        numbers = memory.current_numbers
+        # The versions also differ while a turn is committed and notified, but not yet applied here.
         if memory.version != (numbers.epoch, numbers.rev, numbers.next_seq):
             return None
         if key is None and path is None:
@@ -131,14 +134,14 @@ class SnapshotCache:
         )
 
     def put(self, agent: int, key: str | None, path: bytes | None, snapshot: MemorySnapshot) -> None:
-        """Caches a snapshot that was read."""
+        """Caches a snapshot that was read. Those with shared blocks are not cached: other agents may change these."""
         if snapshot.shares_blocks:
             self.drop(agent)
             return
         numbers = snapshot.numbers
         memory = self._memories.get(agent)
         if memory is not None and memory.version == numbers.version:
-            memory.numbers = numbers
+            memory.current_numbers = numbers
         else:
             self.drop(agent)
             memory = _CachedMemory(
@@ -166,7 +169,7 @@ class SnapshotCache:
         self._shrink()
 
     def find_openings(self, agent: int, snapshot: MemorySnapshot) -> list[Opening] | None:
-        """Returns the openings of a memory that is as in a snapshot of it; None: they are not known."""
+        """Returns all openings of a memory, if they are cached for the version of this snapshot; else None."""
         memory = self._memories.get(agent)
         if memory is None or memory.version != snapshot.numbers.version:
             return None
@@ -180,36 +183,36 @@ class SnapshotCache:
             self._set_openings(memory, newest, sum(map(_opening_bytes, newest)))
             self._shrink()
 
-    def apply_commit(self, write: TurnWrite, done: Committed) -> None:
+    def apply_commit(self, write: TurnWrite, committed: Committed) -> None:
         """Brings a memory up to date with a turn that was committed, or drops it.
 
         The turn's exchange belongs to the cache from then on.
         """
-        agent = done.agent.id
+        agent = committed.agent.id
         memory = self._memories.get(agent)
         if memory is None:
             return
         epoch, rev, next_seq = memory.version
-        if epoch == done.agent.epoch and 0 < done.seq < next_seq:
+        if epoch == committed.agent.epoch and 0 < committed.seq < next_seq:
             return  # it was read after this turn
         # An edit raises `rev`. Where another writer has taken a number, or this turn has taken none, the cached version
         # is not the one before the turn.
-        if write.ops or epoch != done.agent.epoch or done.seq != next_seq:
+        if write.ops or epoch != committed.agent.epoch or committed.seq != next_seq:
             self.drop(agent)
             return
-        memory.version = epoch, rev, done.next_seq
+        memory.version = epoch, rev, committed.next_seq
         if write.opening is not None:
             self._add_opening(memory, write.opening)
-        self._continue_path(memory, write, done)
+        self._continue_path(memory, write, committed)
         self._shrink()
 
-    def _continue_path(self, memory: _CachedMemory, write: TurnWrite, done: Committed) -> None:
+    def _continue_path(self, memory: _CachedMemory, write: TurnWrite, committed: Committed) -> None:
         """Moves the end of the path that a committed turn continues, or adds that of a path that begins."""
         end: _PathEnd | None
-        if done.begun is not None and done.added is not None:
-            exchange = done.added
-            end = _PathEnd(done.begun, done.added, False, NO_ADDITIONS, None)
-        elif write.plain is not None and done.is_plain and not done.matches_prefix:
+        if committed.begun is not None and committed.added is not None:
+            exchange = committed.added
+            end = _PathEnd(committed.begun, committed.added, False, NO_ADDITIONS, None)
+        elif write.plain is not None and committed.is_plain and not committed.matches_prefix:
             exchange = write.plain.exchange
             end = self._pop_parent_end(memory, exchange)
         else:
@@ -221,7 +224,7 @@ class SnapshotCache:
             # Two conversations without an id have the same text; the next snapshot reads the one that began last.
             self._drop_path_end(memory, key)
         elif end is not None:
-            _advance(end, exchange, write, done)
+            _advance(end, exchange, write, committed)
             self._put_path_end(memory, key, end)
 
     def drop(self, agent: int) -> None:
@@ -238,13 +241,13 @@ class SnapshotCache:
 
     def _pop_parent_end(self, memory: _CachedMemory, exchange: Exchange) -> _PathEnd | None:
         """Drops the path ends of a plain turn's conversation, and returns the one that the turn continues."""
-        found = None
+        parent_end = None
         for key, end in list(memory.path_ends.items()):
             if end.exchange.conversation == exchange.conversation:
                 self._drop_path_end(memory, key)
                 if end.exchange.id == exchange.parent:
-                    found = end
-        return found
+                    parent_end = end
+        return parent_end
 
     def _add_opening(self, memory: _CachedMemory, opening: Opening) -> None:
         if memory.openings is None:
@@ -281,14 +284,18 @@ class SnapshotCache:
             self.drop(next(iter(self._memories)))
 
 
-def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, done: Committed) -> None:
+def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, committed: Committed) -> None:
     """Moves the end of a path to the exchange that was committed after it, or with which the path begins."""
     # The commit has raised the rev of the conversation by one.
     old = end.conversation
     end.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.last_exchange)
-    gapless_from = exchange.gapless_from if done.seq == exchange.seq else done.seq
+    gapless_from = exchange.gapless_from if committed.seq == exchange.seq else committed.seq
     exchange = replace(
-        exchange, id=done.exchange, seq=done.seq, gapless_from=gapless_from, section=done.section
+        exchange,
+        id=committed.exchange,
+        seq=committed.seq,
+        gapless_from=gapless_from,
+        section=committed.section,
     )
     rounds = end.additions.rounds
     if rounds and rounds[-1].id == exchange.parent and exchange.continues_parent:
@@ -298,8 +305,8 @@ def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, done: Committe
         end.additions = end.additions.extended(exchange)
     end.exchange = replace(exchange, input=None, shown_reply=None, full=None, notes=NO_NOTES)
     end.has_rivals = False
-    if done.section != (end.section.id if end.section is not None else None):
-        end.section = _stored_section(write, done)
+    if committed.section != (end.section.id if end.section is not None else None):
+        end.section = _stored_section(write, committed)
 
 
 def _memory_bytes(snapshot: MemorySnapshot) -> int:
@@ -325,8 +332,8 @@ def _opening_bytes(opening: Opening) -> int:
     return _OPENING_BYTES + 100 * len(opening.inputs)
 
 
-def _stored_section(write: TurnWrite, done: Committed) -> SentSection | None:
+def _stored_section(write: TurnWrite, committed: Committed) -> SentSection | None:
     """Returns the section of a committed turn as it is read: all keys of its JSON are strings."""
-    if done.section is None or write.section is None:
+    if committed.section is None or write.section is None:
         return None
-    return SentSection(done.section, write.section.text, orjson.loads(orjson.dumps(write.section.known)))
+    return SentSection(committed.section, write.section.text, orjson.loads(orjson.dumps(write.section.known)))

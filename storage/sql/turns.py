@@ -88,7 +88,7 @@ class Turns(Group):
     async def _read_snapshot(
         self, connection: Connection, agent: Agent, key: str | None, path: bytes | None
     ) -> MemorySnapshot | None:
-        if self._database.is_shared and self._cache.has(agent.id, key, path):
+        if self._database.is_shared and self._cache.has_entry(agent.id, key, path):
             # Another process may have changed the memory: its numbers show that.
             self._cache.apply_changes({agent.id: await exchanges.load_cacheable_numbers(connection, agent)})
             snapshot = self._cache.find(agent.id, key, path)

@@ -229,7 +229,7 @@ async def test_random_lives_leave_nothing_old(open_store: OpenStore, seed: int) 
 async def is_kept(speaker: Speaker, talk: list[WireMessage]) -> bool:
     """Whether a snapshot is found without being read: one that is read takes the place of all that are not of now."""
     path = HashedList(MessageHasher(speaker.agent.secret), talk).hash_path(len(talk))
-    has = speaker.store.turns._cache.has(speaker.agent.id, None, path)
+    has = speaker.store.turns._cache.has_entry(speaker.agent.id, None, path)
     await speaker.store.turns.snapshot(speaker.agent, None, path)
     return has
 
@@ -274,7 +274,7 @@ async def test_so_many_bytes_are_cached_and_those_used_last(open_store: OpenStor
         assert snapshot is not None
         kept.put(speaker.agent.id, "c", listing.hash_path(2), snapshot)
         assert kept.bytes <= 20_000
-    has = [kept.has(agent, "c", path) for agent, path in looks]
+    has = [kept.has_entry(agent, "c", path) for agent, path in looks]
     assert has[-1]
     assert not has[0]
     for agent, _ in looks:
@@ -319,7 +319,7 @@ async def test_a_memory_that_its_own_turn_pushes_out_is_not_counted(open_store: 
     kept.put_openings(agent, snapshot, [])
     kept._limit = kept.bytes  # nothing more has a place
     await speaker.say([user("Another topic")], assistant("Yes."))
-    assert not kept.has(agent, None, None)
+    assert not kept.has_entry(agent, None, None)
     assert kept.bytes == 0
 
 

@@ -111,7 +111,7 @@ class SectionParts(Struct, frozen=True):
 def shown_standing(pinned: SentSection | None, epoch: int) -> Sequence[int] | None:
     """Returns the numbers of the standing facts that a path's section shows; None: it is rendered again.
 
-    epoch: the memory's. Where the section has another one, something was forgotten since.
+    epoch: the memory's. If the section has another one, a fact that it shows may have been forgotten since.
     """
     if pinned is None:
         return ()

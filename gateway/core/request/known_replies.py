@@ -6,7 +6,7 @@ from typing import Protocol
 
 from adapters.types import Json
 
-# The uid of a memory, and its epoch, which rises with a forgetting: its replies are looked up again then.
+# The uid of a memory, and its epoch. When that rises, as it does with a forgetting, its replies are looked up again.
 MemoryKey = tuple[str, int]
 
 

@@ -1,11 +1,11 @@
 """The lists that clients sent last, so that a list that continues one of them is hashed from there on.
 
-A client resends its whole list with each request. The hashes of its messages are stored from one turn to the next, so
+A client resends its whole list with each request. The hashes of its messages are cached from one turn to the next, so
 a long conversation costs little more than a short one. The reply was hashed when it was recorded, and is not hashed
 again when it comes back with the same text.
 
 Messages are recognised by Python's hash of them, which is SipHash with 64 bits under a key that each process draws.
-Lists are only compared within one memory. What is stored of a list follows from its messages alone, so it is never out
+Lists are only compared within one memory. What is cached of a list follows from its messages alone, so it is never out
 of date.
 """
 
@@ -24,7 +24,7 @@ from storage.records import Atom
 
 # Some 2,600 conversations of ten messages. No measurement.
 CACHE_BYTES = 5 << 19
-# A larger request is not stored: to hash its messages takes 1 ms.
+# A larger request is not cached: to hash its messages takes 1 ms.
 _MAX_REQUEST_BYTES = 1 << 20
 # The bytes that a list takes without its atoms, and those of each message in it; measured.
 _LIST_BYTES, _MESSAGE_BYTES = 780, 8
@@ -58,7 +58,7 @@ class _SentList(Struct, frozen=True):
 
 
 class ResentLists:
-    """One for the process. Only the event loop's thread uses it."""
+    """The lists sent last, with their hashes. One for the process; only the event loop's thread uses it."""
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
@@ -69,7 +69,7 @@ class ResentLists:
         return len(self._lists)
 
     def listing(self, hasher: MessageHasher, request: ChatRequest) -> HashedList:
-        """Returns a request's list with its atoms, and stores it in place of the list that it continues."""
+        """Returns a request's list with its atoms, and caches it in place of the list that it continues."""
         messages = request.messages
         if len(request.raw) > _MAX_REQUEST_BYTES:
             return HashedList(hasher, messages)
@@ -87,12 +87,12 @@ class ResentLists:
         else:
             listing = HashedList(hasher, messages)
             if not listing.answered:
-                return listing  # the first words cost less to hash again than to store
+                return listing  # the first words cost less to hash again than to cache
         list_hash = hash(tuple(hashes or map(_hash_message, messages)))
-        self._store((hasher.secret, len(messages)), _SentList(list_hash, listing.as_prefix()))
+        self._put((hasher.secret, len(messages)), _SentList(list_hash, listing.as_prefix()))
         return listing
 
-    def store_reply(
+    def cache_reply(
         self,
         request: ChatRequest,
         listing: HashedList,
@@ -100,7 +100,7 @@ class ResentLists:
         atoms: tuple[Atom, ...],
         path: bytes,
     ) -> None:
-        """Stores the reply to a list.
+        """Caches the reply to a list.
 
         reply: as the client has it.
         atoms: those of the reply.
@@ -115,11 +115,11 @@ class ResentLists:
             self._lists[key] = replace(sent, reply=_Reply(hash(text), atoms, path))
 
     def clear(self) -> None:
-        """Drops all: something was forgotten that clients may resend."""
+        """Drops all lists, when something was forgotten that clients may resend."""
         self._lists.clear()
         self.bytes = 0
 
-    def _store(self, key: _ListKey, sent: _SentList) -> None:
+    def _put(self, key: _ListKey, sent: _SentList) -> None:
         if key in self._lists:
             self._drop(key)
         self._lists[key] = sent

@@ -232,9 +232,10 @@ async def add_events(
     epoch: int,
     job: Job | None = None,
 ) -> bool:
-    """Adds events of a run. False: something was forgotten since that epoch, which they may quote.
+    """Adds events of a run. Returns False, and adds none, if the memory's epoch has risen or the attempt was replaced.
 
-    job: the attempt that makes them. False, too, if another one performs the run: its events would come between those.
+    epoch: that the memory had when the events were made. They may quote what was forgotten since.
+    job: the attempt that makes them. The events of another one, which performs the run now, would come between them.
     """
     if await load_epoch(connection, agent) != epoch:
         return False

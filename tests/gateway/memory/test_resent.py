@@ -77,7 +77,7 @@ def answer(resent: ResentLists, request: ChatRequest, said: dict[str, Any]) -> N
     """Answers a list, as the gateway does when it records the turn."""
     found, reply = resent.listing(HASHER, request), HASHER.atoms(said)
     new = [atom for atoms in found.new_atoms for atom in atoms]
-    resent.store_reply(request, found, said, reply, HASHER.hash_path((*new, *reply), found.path_answered))
+    resent.cache_reply(request, found, said, reply, HASHER.hash_path((*new, *reply), found.path_answered))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_reply_belongs_to_its_own_list(hashed: list[str]) -> None:
     found = resent.listing(HASHER, first)
     other = ask([*TALK[:3], {"role": "user", "content": "And mine?"}])
     resent.listing(HASHER, other)
-    resent.store_reply(first, found, said, HASHER.atoms(said), b"p" * 16)
+    resent.cache_reply(first, found, said, HASHER.atoms(said), b"p" * 16)
     for asked in (other, first):
         request = ask([*asked.messages, said, TALK[7]])
         hashed.clear()
