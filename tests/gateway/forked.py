@@ -51,14 +51,21 @@ class Forked:
         where: Path,
         environ: Mapping[str, str],
         log: Path,
+        descriptors: Mapping[int, int] | None = None,
     ) -> None:
+        """descriptors: of the copy -> of this process. Else it reads nothing, and writes to `stdout` and the log."""
         reader, writer = _context.Pipe(duplex=False)
+        streams = {
+            1: writer,
+            **{there: Connection(os.dup(here)) for there, here in (descriptors or {}).items()},
+        }
         self._process = _context.Process(
-            target=_run, args=(module, [*arguments], where, dict(environ), writer, log), daemon=True
+            target=_run, args=(module, [*arguments], where, dict(environ), streams, log), daemon=True
         )
         with _lock:
             _start(self._process)
-        writer.close()
+        for stream in (writer, *streams.values()):
+            stream.close()
         self.stdout = os.fdopen(os.dup(reader.fileno()))
         reader.close()
         assert self._process.pid is not None
@@ -119,15 +126,18 @@ def _run(
     arguments: list[str],
     where: Path,
     environ: dict[str, str],
-    writer: Connection,
+    streams: dict[int, Connection],
     log: Path,
 ) -> None:
     """In the copy."""
-    os.dup2(writer.fileno(), 1)
-    writer.close()
     with log.open("a") as errors:
         os.dup2(errors.fileno(), 2)
-    # As a new process has them whose output is no terminal.
+    for descriptor, stream in streams.items():
+        os.dup2(stream.fileno(), descriptor)
+        stream.close()
+    # As a new process has them.
+    if 0 in streams:
+        sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.environ.clear()

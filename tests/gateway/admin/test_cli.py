@@ -47,6 +47,7 @@ from storage.sqlite import mount
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import latest, load_migrations, migrate
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
+from tests.gateway.forked import Forked
 from tests.gateway.process import place_of
 from tests.patience import PATIENCE_S
 from tests.server import RawClient, Running, held_port, serve, settings_for
@@ -1231,8 +1232,9 @@ def test_on_a_terminal_the_operator_is_asked(database: Path, answer: str, code: 
     """The terminal's end of input (^D) is a no."""
     assert main(["keys", "create", "--name", "ann"]) == 0
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "gateway", "keys", "revoke", "ann"]
-    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs) as child:
+    streams = {0: theirs, 2: theirs}
+    asked = ["keys", "revoke", "ann"]
+    with Forked("gateway", asked, Path.cwd(), os.environ, Path(os.devnull), streams) as child:
         os.close(theirs)
         seen = b""
         while not seen.endswith(b"[y/N] "):
@@ -1300,21 +1302,15 @@ sys.exit(__main__.main())
 
 
 @contextmanager
-def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str, int]]:
-    """`mnemogate serve` with what it printed and its port."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "gateway", "serve", "--port", "0", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-    ) as child:
+def process(*arguments: str) -> Iterator[tuple[Forked, str, int]]:
+    """`mnemogate serve`, as a copy (`forked`), with what it printed and its port. Its log is `serve.log`."""
+    log = Path.cwd() / "serve.log"
+    with Forked("gateway", ["serve", "--port", "0", *arguments], Path.cwd(), os.environ, log) as child:
         try:
-            assert child.stdout is not None
             said = ""
             while "print(" not in said:  # the last line of the example
                 line = child.stdout.readline()
-                assert line, child.stderr and child.stderr.read()
+                assert line, log.read_text()
                 said += line
             found = re.search(r"listens on http://127\.0\.0\.1:(\d+)", said)
             assert found is not None, said
@@ -1425,8 +1421,7 @@ def test_sigterm_lets_a_stream_end_and_leaves_in_order(upstream: StrictUpstream,
         gate.open()
         assert b"[DONE]" in client.read_until(b"0\r\n\r\n")
         assert child.wait(PATIENCE_S) == 0
-        assert child.stderr is not None
-        lines = [json.loads(line) for line in child.stderr.read().splitlines()]
+        lines = [json.loads(line) for line in Path("serve.log").read_text().splitlines()]
         assert [line["status"] for line in lines if "status" in line] == [200]
     assert not Path(str(database) + ".admin").exists()
 

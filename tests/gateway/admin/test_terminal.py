@@ -24,16 +24,13 @@ from storage.sql.jobs import NO_AGENT
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, say
 from tests.gateway.admin.test_cli import Out, owner
 from tests.gateway.compacting import Notes, text_of
+from tests.gateway.forked import ROOT, Forked
 from tests.gateway.process import place_of
 from tests.patience import PATIENCE_S
 from tests.server import Running
 
-ROOT = Path(__file__).parents[3]
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*3[0-8]")
 ESCAPE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
-# Progress is shown at once, and each report of it.
-AT_ONCE = "import sys; from gateway.run.admin import progress; progress._SHOWN_AFTER_S = 0\n"
-RUN = "from gateway.__main__ import main; sys.exit(main())"
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +45,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Terminal:
     """A terminal on which a command runs."""
 
-    def __init__(self, child: subprocess.Popen[bytes], descriptor: int) -> None:
+    def __init__(self, child: Forked, descriptor: int) -> None:
         self.child = child
         self.seen = ""
         self._descriptor = descriptor
@@ -80,13 +77,14 @@ class Terminal:
 def terminal(
     *arguments: str, columns: int = 100, stdout: int | None = None, **variables: str
 ) -> Iterator[Terminal]:
-    """Runs a command on a terminal. stdout: a descriptor that is no terminal, in its place."""
+    """Runs a command on a terminal, in a copy. stdout: a descriptor that is no terminal, in its place."""
     here, there = pty.openpty()
     termios.tcsetwinsize(there, (40, columns))
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-c", AT_ONCE + RUN, *arguments]
-    out = there if stdout is None else stdout
-    with subprocess.Popen(command, stdin=there, stdout=out, stderr=there, env=environ) as child:
+    environ = {**os.environ, **variables}
+    streams = {0: there, 1: there if stdout is None else stdout, 2: there}
+    with Forked(
+        "tests.gateway.admin.at_once", arguments, Path.cwd(), environ, Path(os.devnull), streams
+    ) as child:
         os.close(there)
         try:
             yield Terminal(child, here)
