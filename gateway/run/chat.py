@@ -330,7 +330,7 @@ class Chat:
             if call.kind is ConversationKind.APPENDED:
                 # It may have waited for minutes, since when other endpoints rest.
                 attempts = self.failover.attempts(call.route, lambda: _conversation_key(call), receipt)
-            if continued is not None and memory is not None and call.memory_state == "on":
+            if continued is not None and memory is not None and call.identity.mode in STORING_MODES:
                 await self.conversations.remove_answered(continued, memory.context.agent)
                 call.when_refused = partial(self._put_back, continued, memory.context.agent.scope)
             if request.native_body is not None and (thread := request.native_body.thread) is not None:

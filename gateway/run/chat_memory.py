@@ -10,7 +10,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.request.identity import Identity, Mode
+from gateway.core.request.identity import STORING_MODES, Identity, Mode
 from gateway.errors import BadRequest, CallerError, MemoryUnavailable
 from gateway.run.call import ChatCall
 from gateway.run.directory import StoredAgents
@@ -72,10 +72,7 @@ class ChatMemory:
         if status is None:
             await self.turns.wait_written(identity.scope)
             try:
-                begun = await self._read(call, attempts, ticket, make, opens=opens)
-                mode = call.identity.mode
-                call.memory_state = "on" if mode is _STRICT else str(mode)
-                return begun
+                return await self._read(call, attempts, ticket, make, opens=opens)
             except CallerError:
                 if needs_memory:
                     raise  # it does not fit, and may not be cut
@@ -119,7 +116,7 @@ class ChatMemory:
         *,
         opens: bool,
     ) -> tuple[_MemoryT, Prompt]:
-        """Reads memory and makes the prompt. Raises: StoreError; ClientGone."""
+        """Reads memory and makes the prompt. Sets the call's `memory_state`. Raises: StoreError; ClientGone."""
         keeper, request, spec = self.keeper, call.request, call.spec
         memory_context = await keeper.begin(
             MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, ticket),
@@ -142,6 +139,11 @@ class ChatMemory:
         if prompt.composition.unrestored_rounds:
             self.turns.metrics.prefix_breaks.inc()
         self._note(call, prompt)
+        mode = call.identity.mode
+        call.memory_state = str(mode)
+        if mode in STORING_MODES:
+            # What repeats a turn that was off the record is not stored either.
+            call.memory_state = "read" if memory_context.plan.off_record else "on"
         return make(keeper, memory_context, block_edits, toolbox, call.receipt), prompt
 
     def _note(self, call: ChatCall, prompt: Prompt) -> None:

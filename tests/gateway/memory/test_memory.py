@@ -544,6 +544,19 @@ def test_a_turn_off_the_record_is_not_stored_nor_when_it_is_sent_again(world: Wo
     assert "Miso" not in str(world.query('SELECT input, shown_reply, "full", notes FROM exchanges'))
 
 
+@pytest.mark.parametrize("mode", ["off", "read"])
+def test_a_reply_says_that_its_turn_stays_off_the_record(world: World, mode: str) -> None:
+    """A guardrail asked about the user's message off the record, and the same message comes to be answered."""
+    asked = [{"role": "user", "content": FACT}]
+    world.post(asked, {"x-mnemogate-memory": mode}, user="alice")
+    reply = world.post(asked, user="alice")
+    assert reply.headers["x-mnemogate-memory"] == "read"
+    assert world.query("SELECT count(*) FROM exchanges WHERE input IS NOT NULL") == [0]
+    asked += [reply.json["choices"][0]["message"], {"role": "user", "content": "My dog is called Rex."}]
+    assert world.post(asked, user="alice").headers["x-mnemogate-memory"] == "on"
+    assert world.query("SELECT count(*) FROM exchanges WHERE input IS NOT NULL") == [1]
+
+
 @pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "c1"}], ids=["found", "named"])
 def test_what_was_off_the_record_stays_so_before_a_new_question(
     world: World, headers: dict[str, str]
