@@ -415,7 +415,7 @@ def list_keys(as_json: bool) -> None:
 @click.argument("key", help="the key's number or name, as `keys list` shows them")
 def revoke_key(yes: bool, key: str) -> None:
     _check_consent(yes, f"This revokes the key {key!r} for good: whoever uses it is locked out.")
-    _perform("keys-revoke", {"key": key}, printed.show_revoked)
+    _perform("keys-revoke", {"key": key}, printed.show_revoked_key)
 
 
 # -- memory
@@ -673,7 +673,7 @@ def retry_job(**arguments: Any) -> None:
 @_job_argument
 def cancel_job(yes: bool, job: int) -> None:
     _check_consent(yes, f"This removes the job {job}.")
-    _perform("jobs-cancel", {"job": job}, printed.show_cancelled)
+    _perform("jobs-cancel", {"job": job}, printed.show_cancelled_job)
 
 
 @root.group(help="list, show and cancel batches of agents", invoke_without_command=True)
@@ -752,5 +752,5 @@ def from_letta(
     target = Server(to, key or os.environ.get("MNEMOGATE_KEY"))
     with Progress("Moving agents") as progress:
         outcome = LettaMove(source, target, model).run(agent, printed.show_line, progress.show)
-    printed.show_moved_agents(outcome.moved, outcome.already_there, outcome.failed, outcome.models)
+    printed.show_agents_move(outcome.moved, outcome.already_there, outcome.failed, outcome.models)
     return EXIT_FAILED if outcome.failed else 0

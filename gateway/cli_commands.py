@@ -198,7 +198,7 @@ class Commands:
             outcome = asyncio.run(
                 move_store(self.settings, source, filled, lambda so_far, count: show(so_far.count, count))
             )
-        printed.show_moved(outcome.moved, outcome.already_there, outcome.refused)
+        printed.show_move(outcome.moved, outcome.already_there, outcome.refused)
         return EXIT_FAILED if outcome.refused else 0
 
     def serve_mcp(self, arguments: _Arguments, *, read_only: bool) -> None:
@@ -264,7 +264,7 @@ class Commands:
         _check_what_to_forget(arguments, all_users=all_users)
         # Read before the question, so that mistakes in the settings are reported before it.
         is_server = self.settings.database.url is not None
-        check_consent(outcome_text.describe_forgetting(arguments))
+        check_consent(outcome_text.describe_forget_request(arguments))
         answer = first = self.perform("memory-forget", arguments)
         count = answer["memories"]
         with Progress("Forgetting memories") as progress:
@@ -273,7 +273,7 @@ class Commands:
                 answer = self.perform("memory-forget", {**arguments, "left": answer["left"]})
                 count += answer["memories"]
         files = {"config": self.config, "db": self.db}
-        print(outcome_text.describe_forgotten({**files, **arguments}, count, first), file=sys.stderr)
+        print(outcome_text.describe_forget_result({**files, **arguments}, count, first), file=sys.stderr)
         if not answer.get("swept", True):  # a gateway of an older version leaves it out
             print(outcome_text.describe_unswept(is_server), file=sys.stderr)
 
@@ -294,7 +294,7 @@ class Commands:
                 page = next(pages, None)
         if path:
             size = os.stat(path).st_size
-            print(outcome_text.describe_exported(arguments, messages, path, size), file=sys.stderr)
+            print(outcome_text.describe_export(arguments, messages, path, size), file=sys.stderr)
         if others:
             print(outcome_text.describe_others(others), file=sys.stderr)
 
@@ -314,7 +314,7 @@ class Commands:
         if position is None:
             raise BadRequest("There is nothing to import.")
         self.perform("memory-import", {**arguments, "lines": [], "at": position, "end": True})
-        print(outcome_text.describe_imported(without_none(arguments), path, size), file=sys.stderr)
+        print(outcome_text.describe_import(without_none(arguments), path, size), file=sys.stderr)
 
     def import_file(self, path: str, arguments: _Arguments, *, as_json: bool) -> int:
         """Imports what another application has exported, with a bar on a terminal."""

@@ -67,7 +67,7 @@ class SignInPages:
         Raises: NotAuthenticated, StoreError.
         """
         if bearer is not None:
-            operator = await self._sign_in.by_key(bearer)
+            operator = await self._sign_in.find_by_key(bearer)
             if operator is None:
                 raise NotSignedIn(
                     "This is no key of an operator. `mnemogate keys create --operator` makes one."

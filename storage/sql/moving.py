@@ -143,7 +143,7 @@ class MoveSource(Group):
         return int(await connection.value(SQL["memories_count"]))
 
     @reads
-    async def memories(self, connection: Connection, after: int) -> list[Agent]:
+    async def agents(self, connection: Connection, after: int) -> list[Agent]:
         """Returns a page of the memories, the oldest first."""
         rows = await connection.rows(SQL["memories"], (after, _PAGE))
         return [make_agent_record(row) for row in rows]
@@ -227,7 +227,7 @@ class MoveTarget(Group):
         return None if digest is None else bytes(digest)
 
     @reads
-    async def memories_from(self, connection: Connection, source: bytes, after: int) -> list[Agent]:
+    async def agents_from(self, connection: Connection, source: bytes, after: int) -> list[Agent]:
         """Returns a page of the memories that were moved here from a database, the oldest first. source: its id."""
         rows = await connection.rows(SQL["memories_from"], (_SOURCE, source, after, _PAGE))
         return [make_agent_record(row) for row in rows]

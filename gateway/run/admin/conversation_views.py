@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gateway.core.memory.visibility import recallable_messages
 from gateway.errors import UnknownId
-from gateway.run.admin.exchange_messages import message_records, shortened
+from gateway.run.admin.exchange_messages import message_records, shorten
 from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, format_page_end, next_cursor, parse_page_end
 from gateway.run.admin.operation_arguments import read_cursor
@@ -298,7 +298,7 @@ def conversation_record(conversation: SizedConversation) -> ConversationRecord:
 
 def _first_words(text: str) -> str:
     """Returns the beginning of a text in one line; "" where it has no words."""
-    return shortened(" ".join(text[: 4 * _OPENING_CHARS].split()), _OPENING_CHARS)
+    return shorten(" ".join(text[: 4 * _OPENING_CHARS].split()), _OPENING_CHARS)
 
 
 def _take_messages(

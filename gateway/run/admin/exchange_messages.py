@@ -90,7 +90,7 @@ def _record(
         _role_of(message),
         _speaker_of(message),
         at,
-        text if is_whole else shortened(text, TEXT_CHARS),
+        text if is_whole else shorten(text, TEXT_CHARS),
         _state_of(exchange),
         images=sum("image" in str(part.get("type")) for part in media_in(message)),
         rounds=_calls(message, {}),
@@ -130,14 +130,14 @@ def _calls(message: Mapping[str, Any], results: Mapping[str, str]) -> tuple[Tool
             rounds.append(
                 ToolRound(
                     str(function.get("name")),
-                    shortened(str(arguments), TOOL_CHARS),
-                    shortened(result, TOOL_CHARS),
+                    shorten(str(arguments), TOOL_CHARS),
+                    shorten(result, TOOL_CHARS),
                 )
             )
     return tuple(rounds)
 
 
-def shortened(text: str, most_chars: int) -> str:
+def shorten(text: str, most_chars: int) -> str:
     """Returns a text, or its beginning with an ellipsis where it is longer than a number of characters."""
     return text if len(text) <= most_chars else f"{text[:most_chars]}…"
 

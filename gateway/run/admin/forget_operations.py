@@ -156,23 +156,21 @@ class ForgetOperations:
         arguments = Arguments(raw)
         owner = arguments.owner(self.defaults)
         label = arguments.text("block")
-        scope = owner.scope
-        agents = await self._find(owner)
-        if not agents:
-            raise BadRequest(nothing_found(scope), param="user")
-        blocks = await self.store.blocks.load(agents[0])
+        agent = await self._find_agent(owner)
+        blocks = await self.store.blocks.load(agent)
         block = next((each for each in blocks if each.label == label), None)
         if block is None:
             labels = ", ".join(repr(each.label) for each in blocks) or "none"
             raise BadRequest(f"There is no block {label!r} in this memory; it has {labels}.", param="block")
-        waiting = (await self.store.blocks.list_waiting_labels(agents[0])).count(label)
+        waiting = (await self.store.blocks.list_waiting_labels(agent)).count(label)
         try:
             after = await self.store.blocks.undo(block.id, at=self.now())
         except NotFound as error:
             late = f"; edits that wait until their turns are confirmed: {waiting}" if waiting else ""
             raise BadRequest(error.message + late, param="block") from error
-        memory = await self.store.agents.load(agents[0])
-        await self._note("undo", memory, f"block {label}, version {after.version}")
+        await self._note(
+            "undo", await self.store.agents.load(agent), f"block {label}, version {after.version}"
+        )
         return {"label": after.label, "version": after.version, "value": after.value, "waiting": waiting}
 
     async def _forget_usage(self, owner: MemoryOwner) -> int:
@@ -189,7 +187,7 @@ class ForgetOperations:
         subjects = [owner.subject] if owner.subject is None else [owner.subject, IMPORTING + owner.subject]
         begun: list[int] = []
         while not is_late() and len(begun) < _PAGE:
-            # A memory that was begun is not found again, so there is no page to turn.
+            # A memory whose forgetting has begun is not found again, so the first one is always the next one.
             agents: list[int] = []
             for subject in subjects:
                 agents = agents or await forgetting.find(owner.project, owner.profile, subject, limit=1)
@@ -201,38 +199,39 @@ class ForgetOperations:
     async def _begin_part(self, owner: MemoryOwner, part: Part) -> tuple[int, Extent]:
         """Begins to forget one part. Returns the forgetting's number and its extent.
 
-        Raises: BadRequest: there is no such part.
+        Raises: BadRequest: there is no such memory, or no such part.
         """
-        agents = await self._find(owner)
-        if not agents:
-            raise BadRequest(nothing_found(owner.scope), param="user")
-        target = await find_target(self.store, agents[0], part)
+        agent = await self._find_agent(owner)
+        target = await find_target(self.store, agent, part)
         if target is None:
             kind = "conversation" if part.kind == "in" else part.kind
             raise BadRequest(f"There is no {kind} {part.value!r} here.", param=part.kind)
-        extent = await self.store.forgetting.extent(agents[0], target)
+        extent = await self.store.forgetting.extent(agent, target)
         what = f"{part.kind} {part.value}"
         if isinstance(part.value, str):  # its client's name for it may be words
-            conversation = await self.store.memory_pages.conversation(agents[0], part.value)
+            conversation = await self.store.memory_pages.conversation(agent, part.value)
             what = "conversation" if conversation is None else f"conversation {conversation.uid}"
-        return await self._begin(agents[0], target, what), extent
+        return await self._begin(agent, target, what), extent
 
     async def _begin(self, agent: int, target: ForgetTarget, what: str) -> int:
         """Begins to forget, and notes it in the audit. Returns the forgetting's number.
 
         what: as in `AuditEntry`.
         """
-        memory = await self.store.agents.load(agent)
+        record = await self.store.agents.load(agent)
         begun = await self.store.forgetting.begin(agent, target)
-        await self._note("forget", memory, what)
+        await self._note("forget", record, what)
         return begun
 
-    async def _note(self, action: str, memory: Agent | None, what: str) -> None:
-        """Notes in the audit what was done to a memory. memory: None: it was gone before, and nothing is noted."""
-        if memory is not None:
-            await self.store.audit.add(self.now(), COMMAND, action, memory.uid, what)
+    async def _note(self, action: str, agent: Agent | None, what: str) -> None:
+        """Notes in the audit what was done to a memory. Nothing is noted of one that is gone (None)."""
+        if agent is not None:
+            await self.store.audit.add(self.now(), COMMAND, action, agent.uid, what)
 
-    async def _find(self, owner: MemoryOwner) -> list[int]:
-        return await self.store.forgetting.find(
-            owner.project, owner.profile or DEFAULT_PROFILE, owner.subject, limit=1
-        )
+    async def _find_agent(self, owner: MemoryOwner) -> int:
+        """Returns the row of the memory that its owner names. Raises: BadRequest: there is none."""
+        profile = owner.profile or DEFAULT_PROFILE
+        agents = await self.store.forgetting.find(owner.project, profile, owner.subject, limit=1)
+        if not agents:
+            raise BadRequest(nothing_found(owner.scope), param="user")
+        return agents[0]

@@ -39,7 +39,7 @@ PARAMETERS: Final = ("user", "project", "profile", "format", "source_user", "lea
 # import counts as stopped. No measurement.
 _TOUCH_S: Final = 5.0
 _STOPPED_AFTER_S: Final = 20.0
-# In place of the time when it was noted last that an import goes on: it has stopped.
+# Stored in place of the time of the last note where an import has stopped.
 _STOPPED: Final = 0.0
 # How long one call of the command line waits for an undoing.
 _UNDO_WAIT_S: Final = 20.0
@@ -119,7 +119,7 @@ class ImportOperations:
     async def _begin_or_join(
         self, uid: str, survey: Survey, file: IO[bytes], request: ImportRequest
     ) -> RunningImport:
-        """Begins an import; one without a task is performed by another process."""
+        """Begins an import, or returns the one of the same file. One without a task is performed by another process."""
         running = RunningImport(uid, request, survey.format, self.now(), survey.progress, file)
         if request.is_preview:
             memory = await self.store.agents.find(request.scope)
@@ -221,7 +221,7 @@ class ImportOperations:
     ) -> dict[str, Any]:
         """Forgets what an import has added. Returns the import as JSON. Raises: UnknownId.
 
-        wait_s: the undoing is waited for this long, and goes on after it; None: until it is done.
+        wait_s: how long the undoing is waited for, which goes on after that; None: until it is done.
         """
         stored = await self._find(uid, project)
         running = self._running.get(uid)

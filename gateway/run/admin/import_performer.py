@@ -151,7 +151,10 @@ class ImportPerformer(Struct, frozen=True):
             running.file.close()
 
     async def _fail(self, running: RunningImport, why: str) -> None:
-        """Fails an import, and stores that if the store works; else it is shown as stopped."""
+        """Ends an import as failed.
+
+        Where the store does not work this is not stored, and the import is shown as stopped later.
+        """
         running.status = "failed"
         running.note_error(why)
         with suppress(StoreError):
@@ -234,22 +237,22 @@ class ImportPerformer(Struct, frozen=True):
         before = running.progress
         writing = await self._step(self.store.imports.plan(write, before.partial.exchanges))
 
-        def after(written: ImportWriting) -> ImportProgress:
-            progress = running.progress.with_exchanges(written.change.counts, written.done)
-            if not written.is_done:
+        def progress_after(writing: ImportWriting) -> ImportProgress:
+            progress = running.progress.with_exchanges(writing.change.counts, writing.done)
+            if not writing.is_done:
                 return progress
             progress = _warn_of_losses(progress, f"Conversation {number}", texts)
             return progress.with_conversation_ended(source.skipped, draft.chars)
 
-        def note(written: ImportWriting) -> ImportNote:
-            return ImportNote(running.row, "running", self.now(), after(written).dump())
+        def note_after(writing: ImportWriting) -> ImportNote:
+            return ImportNote(running.row, "running", self.now(), progress_after(writing).dump())
 
         if running.request.is_preview:
-            running.progress = after(replace(writing, done=len(writing.change.counts)))
+            running.progress = progress_after(replace(writing, done=len(writing.change.counts)))
             return 0
         while True:
-            writing = await self._step(self.store.imports.write_part(writing, note))
-            running.progress = after(writing)
+            writing = await self._step(self.store.imports.write_part(writing, note_after))
+            running.progress = progress_after(writing)
             if writing.is_done:
                 return running.progress.messages.new - before.messages.new
 
@@ -272,22 +275,21 @@ class ImportPerformer(Struct, frozen=True):
         ]
         too_old = len(facts) - len(drafts)
 
-        def after(new: int) -> ImportProgress:
+        def progress_after(new: int) -> ImportProgress:
             counts = before.facts.with_more(new=new, known=len(drafts) - new, skipped=too_old)
             return replace(before, facts=counts, position=before.position + len(facts))
 
-        def note(new: int) -> ImportNote:
-            return ImportNote(running.row, "running", self.now(), after(new).dump())
+        def note_after(new: int) -> ImportNote:
+            return ImportNote(running.row, "running", self.now(), progress_after(new).dump())
 
         if running.request.is_preview or agent is None:
             new_keys = list({draft.key for draft in drafts} - running.counted_facts)
             running.counted_facts.update(new_keys)
             known = 0 if agent is None else await self.store.imports.known_facts(agent, new_keys)
-            running.progress = after(len(new_keys) - known)
+            running.progress = progress_after(len(new_keys) - known)
         else:
-            running.progress = after(
-                await self.store.imports.write_facts(agent, running.row, drafts, now, note)
-            )
+            new = await self.store.imports.write_facts(agent, running.row, drafts, now, note_after)
+            running.progress = progress_after(new)
 
     def _skip(self, running: RunningImport, number: int, item: Unreadable) -> None:
         """Counts an unreadable item as skipped, with a warning. number: of the item in the file."""

@@ -55,7 +55,7 @@ from gateway.core.memory.mcp_tools import (
 )
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, NotAllowed, UnknownId
-from gateway.run.admin.exchange_messages import TEXT_CHARS, shortened
+from gateway.run.admin.exchange_messages import TEXT_CHARS, shorten
 from gateway.run.admin.memory_edits import Editor, MemoryEdits
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_search import SearchOperation, TextSearch
@@ -205,18 +205,18 @@ class McpMemory:
         if self._spec_of(caller.profile) is None:
             raise BadRequest(f"There is no profile {caller.profile!r}.", param="profile")
         read_arguments = _read_arguments(arguments, definition.arguments)
-        agent = await self._find_memory(_scope_of(caller, caller.user))
+        agent = await self._find_agent(_scope_of(caller, caller.user))
         result = await self._tools[tool](_Call(caller, caller.user, agent), read_arguments)
         return McpAnswer(msgspec.to_builtins(result))
 
-    async def _find_memory(self, scope: Scope) -> Agent | None:
-        """Returns the memory of a user; None: it has not begun. Raises: NotAllowed: it is paused."""
+    async def _find_agent(self, scope: Scope) -> Agent | None:
+        """Returns the memory of a user; None: it has not begun. Raises: NotAllowed: the memory is paused."""
         agent = await self._store.agents.find_current(scope)
         if agent is not None:
             check_not_paused(agent)
         return agent
 
-    async def _find_or_begin_memory(self, call: _Call) -> Agent:
+    async def _find_or_begin_agent(self, call: _Call) -> Agent:
         """Returns the memory of a call that writes, which begins now if it is not there."""
         if call.agent is not None:
             return call.agent
@@ -261,7 +261,7 @@ class McpMemory:
         if arguments.around:
             _, seq = parse_id(arguments.around, ("message",), argument="around")
             agent = call.memory_of(arguments.around)
-            with _naming(arguments.around):
+            with _name_id_in_error(arguments.around):
                 around = await views.conversations.read_around(project, agent.uid, seq, arguments.limit)
             if arguments.conversation not in ("", around.conversation):
                 raise BadRequest("around is a message of another conversation.", param="around")
@@ -270,7 +270,7 @@ class McpMemory:
             )
         if arguments.conversation:
             agent = call.memory_of(arguments.conversation)
-            with _naming(arguments.conversation):
+            with _name_id_in_error(arguments.conversation):
                 page = await views.conversations.show(
                     project, agent.uid, arguments.conversation, limit=arguments.limit
                 )
@@ -286,19 +286,19 @@ class McpMemory:
         )
 
     async def _remember(self, call: _Call, arguments: RememberArguments) -> RememberResult:
-        agent = await self._find_or_begin_memory(call)
+        agent = await self._find_or_begin_agent(call)
         fact, is_known = await self._operations.edits.remember_fact(call.editor, agent, arguments.text)
         return RememberResult(f"fact:{fact.seq}", is_known, fact.muted)
 
     async def _correct(self, call: _Call, arguments: CorrectArguments) -> CorrectResult:
         _, seq = parse_id(arguments.id, ("fact",))
         uid = call.memory_of(arguments.id).uid
-        with _naming(arguments.id):
+        with _name_id_in_error(arguments.id):
             fact = await self._operations.edits.correct_fact(call.editor, uid, seq, arguments.text)
         return CorrectResult(f"fact:{fact.seq}", arguments.id)
 
     async def _edit_block(self, call: _Call, arguments: EditBlockArguments) -> EditBlockResult:
-        agent = await self._find_or_begin_memory(call)
+        agent = await self._find_or_begin_agent(call)
         edits, label = self._operations.edits, arguments.label
         try:
             block = await edits.edit_block(call.editor, agent.uid, label, arguments.value, arguments.version)
@@ -309,12 +309,10 @@ class McpMemory:
             current = next((block for block in blocks if block.label == label), None)
             if current is None:
                 raise
-            shown = orjson.dumps(
-                {"label": label, "version": current.version, "value": current.value}
-            ).decode()
+            present = {"label": label, "version": current.version, "value": current.value}
             raise Conflict(
                 f"version {arguments.version} is not the block's present one, and nothing was written; "
-                f"it is now {shown}",
+                f"it is now {orjson.dumps(present).decode()}",
                 param="version",
             ) from error
         return EditBlockResult(block.label, block.version)
@@ -323,7 +321,7 @@ class McpMemory:
         kind, seq = parse_id(arguments.id)
         agent = call.memory_of(arguments.id)
         forgetting = self._operations.forgetting
-        with _naming(arguments.id):
+        with _name_id_in_error(arguments.id):
             preview = await forgetting.preview(call.caller.project, agent.uid, kind, seq)
             goes = {name: count for name, count in asdict(preview.will_go).items() if count != 0}
             if not arguments.confirm:
@@ -349,7 +347,7 @@ def _found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
     return FoundText(
         f"{kind}:{hit.seq}",
         kind,
-        shortened(hit.text, TEXT_CHARS),
+        shorten(hit.text, TEXT_CHARS),
         iso_text(hit.at),
         hit.role if is_message else None,
         conversations.get(hit.exchange) if is_message else None,
@@ -386,8 +384,8 @@ def _read_time(text: str, name: str, *, default: float) -> float:
 
 
 @contextmanager
-def _naming(id: str) -> Iterator[None]:
-    """Raises an UnknownId of its block as one that names the id as the caller sent it."""
+def _name_id_in_error(id: str) -> Iterator[None]:
+    """Has an UnknownId that is raised within its block name the id as the caller sent it."""
     try:
         yield
     except UnknownId as error:

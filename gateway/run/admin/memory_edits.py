@@ -106,7 +106,7 @@ class MemoryEdits(Struct, frozen=True):
 
     async def remember_fact(self, editor: Editor, agent: Agent, text: str) -> tuple[Fact, bool]:
         """Adds a fact, unless an equal one is true. Returns that fact, and whether it was there before."""
-        text = _fact_text(text)
+        text = _read_fact_text(text)
         try:
             fact, is_known = await self.store.facts.remember(
                 agent, text, fact_key(text) or text, editor.origin, self.now()
@@ -123,12 +123,12 @@ class MemoryEdits(Struct, frozen=True):
         old = await self.store.facts.find(agent.id, seq)
         if old is None:
             raise _unknown_fact()
-        text = _fact_text(text)
+        text = _read_fact_text(text)
         if text == old.text:
             raise BadRequest("The text is the same as before.", param="text")
-        # Back to what the corrected one had replaced.
+        # A correction back to a text that this fact has replaced is an undo in the audit.
         replaced = await self.store.facts.list_replaced(agent.id, old.id)
-        restored = next((each for each in replaced if each.text == text), None)
+        restored = next((fact for fact in replaced if fact.text == text), None)
         try:
             new = await self.store.facts.correct(
                 agent, seq, text, fact_key(text) or text, editor.origin, self.now()
@@ -144,7 +144,7 @@ class MemoryEdits(Struct, frozen=True):
         return new
 
     async def mute_fact(self, editor: Editor, uid: str, seq: int, *, is_muted: bool) -> Fact:
-        """Mutes a fact, so that only lists show it, or ends that."""
+        """Mutes a fact, so that only lists show it, or unmutes it."""
         agent = await find_agent(self.store, editor.project, uid)
         try:
             fact = await self.store.facts.mute(agent.id, seq, self.now(), is_muted=is_muted)
@@ -154,7 +154,7 @@ class MemoryEdits(Struct, frozen=True):
         return fact
 
     async def pause(self, editor: Editor, uid: str, *, is_paused: bool) -> None:
-        """Pauses a memory, whatever requests say: nothing is remembered or recalled until it is resumed."""
+        """Pauses a memory, or resumes it. A paused one remembers and recalls nothing, whatever requests ask for."""
         agent = await find_agent(self.store, editor.project, uid)
         await self.store.forgetting.pause(agent.id, self.now() if is_paused else None)
         await self._audit(editor, "pause", uid, "paused" if is_paused else "resumed")
@@ -169,7 +169,7 @@ class MemoryEdits(Struct, frozen=True):
         return asdict(await self.correct_fact(Editor(COMMAND), uid, seq, text))
 
     async def mute(self, raw: RawArguments) -> dict[str, Any]:
-        """Mutes a fact, or with `off` ends that. Returns the fact."""
+        """Mutes a fact, or with the argument `off` unmutes it. Returns the fact."""
         arguments = Arguments(raw)
         uid = await self._find_uid(arguments)
         seq, is_muted = arguments.number("fact"), not arguments.flag("off")
@@ -203,7 +203,7 @@ class MemoryEdits(Struct, frozen=True):
         await self.store.audit.add(self.now(), editor.actor, action, uid, what)
 
 
-def _fact_text(text: str) -> str:
+def _read_fact_text(text: str) -> str:
     """Returns the text of a fact on one line. Raises: BadRequest: it is empty or too long."""
     line = " ".join(text.split())
     if not line or len(line) > WRITTEN_FACT_CHARS:

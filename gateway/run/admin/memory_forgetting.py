@@ -17,7 +17,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.errors import Conflict, UnknownId
-from gateway.run.admin.exchange_messages import message_records, shortened
+from gateway.run.admin.exchange_messages import message_records, shorten
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.forget_operations import CALL_S, Part, PartKind, find_target
 from gateway.run.admin.hits import message_href
@@ -376,12 +376,12 @@ class MemoryForgetting:
 
 def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
     text = " ".join((details.text or "").split())
-    return TargetRecord(kind, details.id, shortened(text, _SHOWN_CHARS) or None)
+    return TargetRecord(kind, details.id, shorten(text, _SHOWN_CHARS) or None)
 
 
 def _with_words(record: RemainingRecord, reply: MessageRecord) -> RemainingRecord:
     """Returns the record of a reply with the beginning of its words."""
-    quote = shortened(" ".join((reply.text or "").split()), _SHOWN_CHARS)
+    quote = shorten(" ".join((reply.text or "").split()), _SHOWN_CHARS)
     return replace(record, message=reply.seq, quote=quote)
 
 

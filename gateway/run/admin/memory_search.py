@@ -125,13 +125,13 @@ class SearchOperation(Struct, frozen=True):
         hits = await hit_records(self.store, agent.id, uid, [*in_note, *left_out])
         # The list of all hits has no reasons and no hits too weak for any note; `left_out` has both.
         weak = {seq for seq, _ in search.weak}
-        found = [replace(e, reason="") for e in entries if e.seq not in weak]
+        all_found = [replace(e, reason="") for e in entries if e.seq not in weak]
         end = start + limit
         return RecallTrial(
             query=query,
             note=result.note.strip() or None,
             chosen=tuple(hit for hit in hits if not isinstance(hit, LeftOutRecord)),
             left_out=tuple(hit for hit in hits if isinstance(hit, LeftOutRecord)),
-            found=tuple(await hit_records(self.store, agent.id, uid, found[start:end])),
-            next=str(end) if len(found) > end else None,
+            found=tuple(await hit_records(self.store, agent.id, uid, all_found[start:end])),
+            next=str(end) if len(all_found) > end else None,
         )

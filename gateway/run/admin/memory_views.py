@@ -14,7 +14,7 @@ from msgspec import UNSET, Struct
 from gateway.errors import MemoryNotFound
 from gateway.run.admin.block_views import BlockViews
 from gateway.run.admin.conversation_views import ConversationRecord, ConversationViews, conversation_record
-from gateway.run.admin.exchange_messages import shortened
+from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactViews
 from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, format_page_end, next_cursor, parse_page_end
@@ -164,7 +164,7 @@ class MemoryViews:
 def _line_with(text: str, name: str) -> str:
     """Returns the first line of a text that has a name, shortened."""
     line = next((line for line in text.splitlines() if name.casefold() in line.casefold()), text)
-    return shortened(" ".join(line.split()), _LINE_CHARS)
+    return shorten(" ".join(line.split()), _LINE_CHARS)
 
 
 def _memory_record(memory: SizedMemory) -> MemoryRecord:

@@ -76,24 +76,24 @@ class Move:
         count = await self.source.move_source.count()
         outcome = MoveOutcome()
         after = 0
-        while memories := await self.source.move_source.memories(after):
-            for agent in memories:
+        while agents := await self.source.move_source.agents(after):
+            for agent in agents:
                 await self._move_memory(agent, outcome)
                 report(outcome, count)
-            after = memories[-1].id
+            after = agents[-1].id
         return outcome
 
     async def _name_forgotten(self, outcome: MoveOutcome) -> None:
         """Names the memories in the target that were moved from this source, and were forgotten in the source since."""
         source_id = await self.source.secrets.database_id()
         after = 0
-        while memories := await self.target.move_target.memories_from(source_id, after):
-            for agent in memories:
+        while agents := await self.target.move_target.agents_from(source_id, after):
+            for agent in agents:
                 if await self.source.agents.find(agent.scope) is None:
                     outcome.refused.append(
                         f"{_name(agent)}: it was forgotten after it was moved; forget it in the new database, too"
                     )
-            after = memories[-1].id
+            after = agents[-1].id
 
     async def _move_blocks(self, outcome: MoveOutcome) -> None:
         """Moves the blocks that no memory owns. Names those that were changed in the source since they were moved."""
@@ -109,11 +109,11 @@ class Move:
 
     async def _move_links(self) -> None:
         after = 0
-        while memories := await self.source.move_source.memories(after):
-            for agent in memories:
+        while agents := await self.source.move_source.agents(after):
+            for agent in agents:
                 links = await self.source.move_source.links(agent.id)
                 await self.target.move_target.put_links(agent.scope, agent.created, links)
-            after = memories[-1].id
+            after = agents[-1].id
 
     async def _move_usage(self) -> None:
         """Moves limits and usage. The keys were moved before, and have other numbers in the target."""
@@ -128,9 +128,9 @@ class Move:
             after, _ = rows[-1]
 
     async def _prepare(self) -> None:
-        """Completes forgettings that were interrupted, in both stores.
+        """Checks that nothing would be lost, then completes forgettings that were interrupted, in both stores.
 
-        Raises: GatewayError, before anything is changed: batches or runs are not finished.
+        Raises: GatewayError: batches or runs are not finished. Nothing is changed then.
         """
         batches, runs = await self.source.move_source.count_unfinished()
         if batches or runs:
@@ -177,23 +177,25 @@ class Move:
             # What is attached may not be there yet.
             lines = [orjson.dumps(line) for line in page if "attached" not in line]
             if is_end:
-                await self._complete_unfinished(agent, state_digest)
+                await self._mark_copy(agent, state_digest)
             if lines or is_end:
                 written_to = await target.write_page(agent.scope, written_to, lines, is_end=is_end)
 
-    async def _complete_unfinished(self, agent: Agent, state_digest: bytes | None) -> None:
-        """Writes into a copy what exports leave out, before the copy is visible: a killed move leaves none without it.
+    async def _mark_copy(self, agent: Agent, state_digest: bytes | None) -> None:
+        """Writes into a copy what exports leave out: the pause, and from which state of the source it was made.
 
-        state_digest: of the memory in the source when its copy began.
+        This is done before the copy is visible, so that a move that is killed leaves no copy without it.
+
+        state_digest: the digest of the memory in the source when its copy began.
         """
-        unfinished = await self.target.transfer.find_unfinished(agent.scope)
-        if unfinished is None:
+        copy = await self.target.transfer.find_unfinished(agent.scope)
+        if copy is None:
             return
         if agent.paused is not None:
-            await self.target.forgetting.pause(unfinished.id, agent.paused)
+            await self.target.forgetting.pause(copy.id, agent.paused)
         if state_digest is not None:
             source_id = await self.source.secrets.database_id()
-            await self.target.move_target.mark_moved(unfinished.id, state_digest, source_id)
+            await self.target.move_target.mark_moved(copy.id, state_digest, source_id)
 
 
 def _name(agent: Agent) -> str:

@@ -13,17 +13,17 @@ _OWNERS = ("user", "conversation", "agent")
 _SINGLE_PARTS = ("fact", "passage")
 
 
-def describe_forgetting(arguments: dict[str, Any]) -> str:
-    """Returns what a `memory forget` is about to do. arguments: as the command line gave them."""
+def describe_forget_request(arguments: dict[str, Any]) -> str:
+    """Returns what a `memory forget` is about to do. arguments: those of the command line."""
     project = f" in the project {arguments['project']!r}" if arguments["project"] != "default" else ""
     profile = f" in the profile {arguments['profile']!r}" if "profile" in arguments else ""
-    owner = _find_given(arguments, _OWNERS)
+    owner = _find_named(arguments, _OWNERS)
     subject = "" if owner is None else f" of the {owner} {arguments[owner]!r}"
     if "message" in arguments:
         what = f"the message {arguments['message']}{subject}"
     elif "exchange" in arguments:
         what = f"the message {arguments['exchange']}{subject}, with its question or answer"
-    elif part := _find_given(arguments, _SINGLE_PARTS):
+    elif part := _find_named(arguments, _SINGLE_PARTS):
         what = f"the {part} {arguments[part]}{subject}"
     elif "in" in arguments:
         what = f"the conversation {arguments['in']!r}{subject}"
@@ -36,12 +36,12 @@ def describe_forgetting(arguments: dict[str, Any]) -> str:
     return f"This erases {what}{profile}{project}."
 
 
-def describe_forgotten(arguments: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
+def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
     """Describes what is gone, and names the commands that forget what may still quote it.
 
-    arguments: as the command line gave them, `config` and `db` too.
+    arguments: those of the command line, `config` and `db` too.
     """
-    if part := _find_given(arguments, _SINGLE_PARTS):
+    if part := _find_named(arguments, _SINGLE_PARTS):
         return f"Forgotten: 1 {part}." if memories else "There was nothing to forget."
     number = arguments.get("message", arguments.get("exchange"))
     if number is None and "in" not in arguments:
@@ -72,21 +72,22 @@ def describe_forgotten(arguments: dict[str, Any], memories: int, answer: dict[st
     return "\n".join(lines)
 
 
-def describe_exported(arguments: dict[str, Any], messages: int | None, file: str, bytes: int) -> str:
+def describe_export(arguments: dict[str, Any], messages: int | None, file: str, bytes: int) -> str:
     """Returns what an export has written. messages: None: it is not known."""
     count = "" if messages is None else f", {plural(messages, 'messages')}"
-    return escape_controls(f"Exported: {_transferred(arguments)}{count}, to {file} ({bytes:,} bytes).")
+    return escape_controls(f"Exported: {_count_owner(arguments)}{count}, to {file} ({bytes:,} bytes).")
 
 
-def describe_imported(arguments: dict[str, Any], file: str | None, bytes: int) -> str:
+def describe_import(arguments: dict[str, Any], file: str | None, bytes: int) -> str:
     """Returns what an import has read. file: None: the standard input."""
     return escape_controls(
-        f"Imported: {_transferred(arguments)}, from {file or 'standard input'} ({bytes:,} bytes)."
+        f"Imported: {_count_owner(arguments)}, from {file or 'standard input'} ({bytes:,} bytes)."
     )
 
 
-def _transferred(arguments: dict[str, Any]) -> str:
-    owner = _find_given(arguments, _OWNERS)
+def _count_owner(arguments: dict[str, Any]) -> str:
+    """Returns of whom a memory was moved."""
+    owner = _find_named(arguments, _OWNERS)
     return f"1 {owner} ({arguments[owner]})" if owner else "1 user"
 
 
@@ -109,6 +110,6 @@ def describe_unswept(is_server: bool) -> str:
     )
 
 
-def _find_given(arguments: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Returns the first of some names that has an argument; None: none has one."""
+def _find_named(arguments: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Returns the first of some names for which there is an argument; None: there is none for any."""
     return next((name for name in names if name in arguments), None)

@@ -49,7 +49,7 @@ class OverviewOperation(Struct, frozen=True):
         figures = log.figures.last_hour(log.now(), project)
         passed_over = self.passed_over()
         is_up = self.store.health.is_up
-        is_whole = True
+        is_complete = True
         jobs = JobCounts(None, None)
         replies: tuple[RequestRecord, ...] = ()
         memories: Sequence[MemoryRecord] | None = None
@@ -60,10 +60,10 @@ class OverviewOperation(Struct, frozen=True):
             jobs = JobCounts(sum(counts.values()), failed)
             memories = await self.newest_memories(project, _LISTED)
         except (TooSlow, Busy):
-            is_whole = False
+            is_complete = False
         except StoreError:
             is_up = False
-        problems = _find_problems(figures, passed_over, jobs, is_up=is_up, is_whole=is_whole)
+        problems = _find_problems(figures, passed_over, jobs, is_up=is_up, is_complete=is_complete)
         is_down = not is_up or (bool(passed_over) and all(passed_over.values()))
         return OverviewRecord(
             state="down" if is_down else "degraded" if problems else "well",
@@ -90,24 +90,24 @@ def _find_problems(
     jobs: JobCounts,
     *,
     is_up: bool,
-    is_whole: bool,
+    is_complete: bool,
 ) -> list[Problem]:
-    """Returns what is wrong, worst first. is_whole: all was read."""
+    """Returns what is wrong, worst first. is_complete: all was read in time."""
     problems: list[Problem] = []
     if not is_up:
         problems.append(Problem("The database cannot be used: replies go on without memory.", "requests"))
-    if (resting := _resting_upstreams(passed_over)) is not None:
-        problems.append(resting)
+    if (upstream_problem := _upstream_problem(passed_over)) is not None:
+        problems.append(upstream_problem)
     if failed := jobs.failed:
         problems.append(Problem(f"{failed:,} {'job has' if failed == 1 else 'jobs have'} failed.", "work"))
     problems += _request_problems(figures)
-    if not is_whole:
+    if not is_complete:
         problems.append(Problem("Not all of this could be read in time: open it again.", ""))
     return problems
 
 
-def _resting_upstreams(passed_over: Mapping[str, bool]) -> Problem | None:
-    """Returns the problem of upstreams that are passed over; None: none is."""
+def _upstream_problem(passed_over: Mapping[str, bool]) -> Problem | None:
+    """Returns the problem that upstreams are passed over; None: all of them are asked."""
     resting = [name for name, rests in passed_over.items() if rests]
     if not resting:
         return None

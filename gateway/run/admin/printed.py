@@ -89,13 +89,13 @@ def show_new_key(key: dict[str, Any]) -> None:
         )
 
 
-def show_revoked(key: dict[str, Any]) -> None:
+def show_revoked_key(key: dict[str, Any]) -> None:
     print(f"Key {key['id']} ({key['name']}) is revoked.", file=sys.stderr)
 
 
-def show_memory(shown: dict[str, str]) -> None:
+def show_memory(answer: dict[str, str]) -> None:
     """Prints what `memory show` has found."""
-    text = escape_controls(shown["text"])
+    text = escape_controls(answer["text"])
     if sys.stdout.isatty():
         from gateway.run.admin import terminal
 
@@ -104,32 +104,32 @@ def show_memory(shown: dict[str, str]) -> None:
         print(text)
 
 
-def show_import(shown: dict[str, Any], *, as_json: bool) -> None:
+def show_import(record: dict[str, Any], *, as_json: bool) -> None:
     """Prints an import: as JSON, or its counts, and on stderr its warnings."""
     if as_json:
-        print(json.dumps(shown))
+        print(json.dumps(record))
         return
-    owner = f"{shown['user']} (project {shown['project']}, profile {shown['profile']})"
-    print(f"{shown['id']}  {shown['status']}  {shown['format']}, for {escape_controls(owner)}")
+    owner = f"{record['user']} (project {record['project']}, profile {record['profile']})"
+    print(f"{record['id']}  {record['status']}  {record['format']}, for {escape_controls(owner)}")
     for name in ("conversations", "messages", "facts"):
-        counts = shown[name]
+        counts = record[name]
         if counts["found"]:
             known = f"{counts['known']} known, {counts['skipped']} skipped"
             print(f"{name}: {counts['found']} found, {counts['new']} new, {known}")
-    if shown["first_at"]:
-        print(f"from {shown['first_at']} to {shown['last_at']}")
-    if shown["status"] == "preview":
-        if shown["learn_tokens"]:
-            print(f"With --learn the background model would read some {shown['learn_tokens']} tokens.")
+    if record["first_at"]:
+        print(f"from {record['first_at']} to {record['last_at']}")
+    if record["status"] == "preview":
+        if record["learn_tokens"]:
+            print(f"With --learn the background model would read some {record['learn_tokens']} tokens.")
         print("Nothing was written: without --preview it is imported.")
-    elif shown["status"] == "done":
-        print(f"To take it away again: mnemogate imports undo {shown['id']}")
-    for warning in shown["warnings"]:
+    elif record["status"] == "done":
+        print(f"To take it away again: mnemogate imports undo {record['id']}")
+    for warning in record["warnings"]:
         print_error(escape_controls(warning))
-    if shown["status"] == "stopped":
+    if record["status"] == "stopped":
         print_error("It was stopped before its end: import the same file again, and it goes on.")
-    if shown["error"]:
-        print_error(escape_controls(shown["error"]["message"]))
+    if record["error"]:
+        print_error(escape_controls(record["error"]["message"]))
 
 
 def show_block(block: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ def show_fact(fact: dict[str, Any]) -> None:
     print(escape_controls(fact["text"]))
 
 
-def show_cancelled(job: dict[str, Any]) -> None:
+def show_cancelled_job(job: dict[str, Any]) -> None:
     print(f"Job {job['id']} ({job['kind']}) is gone.", file=sys.stderr)
 
 
@@ -198,14 +198,14 @@ def show_progress(done: int, count: int) -> None:
         print(f"{done} of {count} memories", file=sys.stderr)
 
 
-def show_moved(moved: int, already_there: int, refused: Sequence[str]) -> None:
+def show_move(moved: int, already_there: int, refused: Sequence[str]) -> None:
     """Prints what a move has done. refused: why memories were not moved."""
     print(f"Moved: {moved} {'memory' if moved == 1 else 'memories'}; {already_there} were there already.")
     for reason in refused:
         print(escape_controls(f"Not moved: {reason}"))
 
 
-def show_moved_agents(moved: int, already_there: int, failed: int, models: Mapping[str, int]) -> None:
+def show_agents_move(moved: int, already_there: int, failed: int, models: Mapping[str, int]) -> None:
     """Prints how many agents a move from another server has brought, and how many of them each model has."""
     print(f"{moved} moved, {already_there} here before, {failed} not moved.", file=sys.stderr)
     if models:

@@ -57,14 +57,16 @@ def _labelled_column(heading: str, cell: Callable[[Record], str]) -> Column:
 
 
 def _count_column(name: str) -> Column:
-    return Column(name, lambda record: str(record[name]), lambda record: plural(record[name], name), True)
+    return Column(
+        name, lambda record: str(record[name]), lambda record: plural(record[name], name), is_number=True
+    )
 
 
 def _kilobytes(record: Record) -> str:
     return str(-(-record["bytes"] // 1000))
 
 
-def _last_used(key: Record) -> str:
+def _last_use(key: Record) -> str:
     used = key.get("used")  # a gateway of an older version does not record it
     return _time_text(used) if used else "never"
 
@@ -74,7 +76,7 @@ _FORGET = Column("memory forget", lambda each: " ".join(map(shell_word, each["fo
 _SIZE_COLUMNS = (
     Column("last turn", lambda each: "-" if each["last_turn"] is None else _time_text(each["last_turn"])),
     _count_column("messages"),
-    Column("kB", _kilobytes, lambda each: f"{_kilobytes(each)} kB", True),
+    Column("kB", _kilobytes, lambda each: f"{_kilobytes(each)} kB", is_number=True),
 )
 _EMPTY = "There is nothing to list."
 
@@ -88,8 +90,8 @@ KEYS = RecordList(
         _labelled_column("made", lambda key: _time_text(key["created"])),
         Column(
             "last used",
-            _last_used,
-            lambda key: f"last used {_last_used(key)}" if key.get("used") else "never used",
+            _last_use,
+            lambda key: f"last used {_last_use(key)}" if key.get("used") else "never used",
         ),
         _labelled_column("memory", lambda key: key["memory"] or ""),
         Column(

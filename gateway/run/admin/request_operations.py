@@ -203,7 +203,7 @@ class RequestOperations(Struct, frozen=True):
         return {"lines": msgspec.to_builtins((*page.in_flight, *page.items)), "next": page.next}
 
     async def _find_conversation(self, logged: LoggedRequest) -> str | None:
-        """Returns the conversation of a request; None: nothing of it can be read, since it was off the record, say."""
+        """Returns the conversation of a request; None: nothing of it can be read (as off the record)."""
         if logged.memory_uid is None or logged.conversation_uid is None:
             return None
         agent = await self.store.agents.by_uid(logged.memory_uid)
@@ -212,7 +212,7 @@ class RequestOperations(Struct, frozen=True):
         return conversation.uid if conversation is not None and conversation.messages else None
 
     async def _find_pause(self, logged: LoggedRequest) -> float | None:
-        """Returns since when the memory of a request with memory off is paused; None: that is not why it is off."""
+        """Returns since when the memory of a request is paused; None: this is not why the request had memory off."""
         if logged.mode != "off" or logged.memory_uid is None:
             return None
         agent = await self.store.agents.by_uid(logged.memory_uid)
@@ -292,7 +292,7 @@ class RequestOperations(Struct, frozen=True):
 
 
 def _read_page_end(after: str | None) -> _PageEnd:
-    """Reads `next` of the page before. after: None: there is no page before. Raises: BadRequest."""
+    """Reads `next` of the page before; None: the first page is asked for. Raises: BadRequest."""
     if after is None:
         return _PageEnd()
     number, _, exchange = after.partition(".")
@@ -394,8 +394,8 @@ def _explain_logged(
 ) -> ExplainedRequest:
     """Explains a request that has no recall.
 
-    conversation: the one in which it can be read; None: it can be read in none.
-    paused: since when its memory is paused; None: it is not, or was not at that time.
+    conversation: the one in which the request can be read; None: there is none.
+    paused: since when its memory was paused at that time; None: it was not.
     """
     whys: Mapping[str, Why] = {"none": "nobody", "off": "off", "unavailable": "failed", "read": "off"}
     why = whys.get(logged.mode, "nothing_found")

@@ -12,7 +12,7 @@ from gateway.core import ids
 from gateway.core.conversation.canonical import name_and_arguments, text_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.errors import UnknownId
-from gateway.run.admin.exchange_messages import TOOL_CHARS, shortened
+from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
 from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.page_records import RunPage, RunSummary, StepCall, StepRecord
 from storage.errors import NotFound
@@ -123,8 +123,8 @@ def _calls(
         calls.append(
             StepCall(
                 name,
-                shortened(str(arguments or ""), TOOL_CHARS),
-                None if result is None else shortened(result, TOOL_CHARS),
+                shorten(str(arguments or ""), TOOL_CHARS),
+                None if result is None else shorten(result, TOOL_CHARS),
                 "waiting" if id in waiting else "open" if result is None else "answered",
                 waiting.get(id),
             )

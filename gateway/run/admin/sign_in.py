@@ -42,13 +42,14 @@ class Operator(Struct, frozen=True):
 
 
 class SignIn:
-    """Makes codes, recognises codes and keys, and writes the audit.
-
-    now: seconds since the epoch.
-    is_enabled: there is a page to sign in to.
-    """
+    """Makes codes, recognises codes and keys, and writes the audit."""
 
     def __init__(self, store: Store, now: Callable[[], float], *, is_enabled: bool = True) -> None:
+        """Begins with no codes.
+
+        now: seconds since the epoch.
+        is_enabled: there is a page to sign in to.
+        """
         self._store = store
         self._now = now
         self._is_enabled = is_enabled
@@ -70,17 +71,17 @@ class SignIn:
         return (await self._store.secrets.database_id()).hex()[:8]
 
     async def admit(self, text: str) -> Operator | None:
-        """Returns the operator that a code or a key admits; None: it opens nothing. A code is used up.
+        """Returns the operator whom a code or a key admits; None: it admits nobody. A code is used up by this.
 
         Raises: StoreError.
         """
         expires = self._codes.pop(_digest(text), None)
         if expires is not None and self._now() < expires:
             return Operator(CODE, None, may_write=True)
-        return await self.by_key(text)
+        return await self.find_by_key(text)
 
-    async def by_key(self, text: str) -> Operator | None:
-        """Returns the operator with a key; None: it is no valid key of an operator. Raises: StoreError."""
+    async def find_by_key(self, text: str) -> Operator | None:
+        """Returns the operator with a key; None: the text is no valid key of an operator. Raises: StoreError."""
         if not text.startswith(PREFIX):
             return None
         digest = digest_of(text)
@@ -98,8 +99,8 @@ class SignIn:
         """Adds an entry to the audit.
 
         action: what was done.
-        memory: the uid of the memory with which it was done; None: with none.
-        what: the thing with which it was done, by kind and number, such as "key 3"; never a text.
+        memory: the uid of the memory that it concerns; None: it concerns none.
+        what: what it was done to, by kind and number, such as "key 3"; never a text.
         """
         await self._store.audit.add(self._now(), actor, action, memory, what)
 

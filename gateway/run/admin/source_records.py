@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import UNSET
 
 from gateway.core.memory.visibility import recallable_messages
-from gateway.run.admin.exchange_messages import shortened
+from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.hits import message_href, passage_href
 from gateway.run.admin.page_records import SourceRecord
 from storage.listing import FoundMemory, SizedMemory, SourceExchange
@@ -37,7 +37,7 @@ async def list_sources(
 
 
 def passage_record(uid: str, passage: Passage) -> SourceRecord:
-    text = shortened(passage.text, _PASSAGE_CHARS)
+    text = shorten(passage.text, _PASSAGE_CHARS)
     return SourceRecord("passage", passage.seq, text, passage.at, href=passage_href(uid, passage.seq))
 
 
@@ -51,7 +51,7 @@ def _source_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...
         SourceRecord(
             "message",
             m.seq,
-            shortened(m.text, _SOURCE_CHARS),
+            shorten(m.text, _SOURCE_CHARS),
             m.at,
             href=message_href(uid, source.conversation, exchange, m.seq),
             speaker=m.speaker or (UNSET if m.role == "user" else m.role),

@@ -122,7 +122,7 @@ class TransferOperations:
             return await self._begin_export(agent)
         part, export_end = position.part, position.export_end
         if position.uid != agent.uid or part not in PARTS:
-            raise _forgotten()
+            raise _forgotten_error()
         page = await self.store.transfer.page(agent, part, position.after, PAGE_LINES, export_end)
         if page:
             last_row, _ = page[-1]
@@ -145,7 +145,7 @@ class TransferOperations:
     async def check_is_there(self, agent: Agent) -> None:
         """Checks that an export which has read a memory to its end has all of it. Raises: BadRequest."""
         if await self.store.agents.load(agent.id) is None:
-            raise _forgotten()
+            raise _forgotten_error()
 
     async def restore(self, raw: RawArguments) -> dict[str, Any]:
         """Writes lines of an export into a memory that must be new. Returns {"at"}.
@@ -184,7 +184,7 @@ class TransferOperations:
         Raises: BadRequest.
         """
         numbered = [(number, line) for number, line in enumerate(lines, first) if line.strip()]
-        with _translating_errors():
+        with _map_errors():
             return await self._write_numbered(scope, position, numbered, is_end=is_end)
 
     async def _write_numbered(
@@ -194,32 +194,30 @@ class TransferOperations:
             if not lines:
                 raise BadRequest("There is nothing to import.", param="lines")
             number, line = lines.pop(0)
-            with _translating_errors(number):
+            with _map_errors(number):
                 position = await self._begin_memory(scope, orjson.loads(line))
-        memory = await self.store.transfer.find_unfinished(scope)
-        if memory is None or memory.uid != position.uid:
+        agent = await self.store.transfer.find_unfinished(scope)
+        if agent is None or agent.uid != position.uid:
             raise BadRequest("This import is not under way any more.", param="at")
-        position = await self._write_lines(memory, position, lines)
+        position = await self._write_lines(agent, position, lines)
         if is_end:
             if not position.is_whole:
                 raise BadRequest("This export was cut off: its last line is missing.", param="lines")
-            await self.store.transfer.finish_import(
-                memory, position.next_seq, position.name, position.created
-            )
+            await self.store.transfer.finish_import(agent, position.next_seq, position.name, position.created)
             for kind in self.follow_up_jobs:
-                await self.store.jobs.enqueue(kind, memory.id, kind)
+                await self.store.jobs.enqueue(kind, agent.id, kind)
         return position
 
     async def _write_lines(
-        self, memory: Agent, position: ImportPosition, lines: list[_NumberedLine]
+        self, agent: Agent, position: ImportPosition, lines: list[_NumberedLine]
     ) -> ImportPosition:
         """Writes lines into a memory that has begun, each few in a transaction."""
-        reader = LineReader(self.store, memory, position.next_seq)
+        reader = LineReader(self.store, agent, position.next_seq)
         is_whole = position.is_whole
         for start in range(0, len(lines), LINES_OF_TRANSACTION):
             records: list[_NumberedRecord] = []
             for number, text in lines[start : start + LINES_OF_TRANSACTION]:
-                with _translating_errors(number):
+                with _map_errors(number):
                     line = orjson.loads(text)
                     if is_whole:
                         raise ValueError("it stands behind the line that ends the export")
@@ -228,7 +226,7 @@ class TransferOperations:
                     else:
                         records.append((number, await reader.read(line)))
             if records:
-                await self._write_records(memory, records)
+                await self._write_records(agent, records)
         return replace(position, is_whole=is_whole)
 
     async def _write_records(self, agent: Agent, records: list[_NumberedRecord]) -> None:
@@ -238,7 +236,7 @@ class TransferOperations:
             # One by one, so that an error names the line. If a public name was taken in the moment in which it was
             # found free, another one is given now, and none is wrong.
             for number, record in records:
-                with _translating_errors(number):
+                with _map_errors(number):
                     await self.store.transfer.write(agent, [record])
 
     async def _begin_memory(self, scope: Scope, line: Any) -> ImportPosition:
@@ -247,7 +245,7 @@ class TransferOperations:
         if not isinstance(header, dict) or header.get("format") not in READ_FORMATS:
             seen = header.get("format") if isinstance(header, dict) else None
             formats = " or ".join(map(str, READ_FORMATS))
-            raise _not_an_export(f"its first line must name the format {formats}, saw {seen!r}")
+            raise _no_export_error(f"its first line must name the format {formats}, saw {seen!r}")
         check_header(header)
         agent = await self.store.transfer.begin_import(self.store.agents.new(scope))
         return ImportPosition(
@@ -259,26 +257,26 @@ class TransferOperations:
         )
 
 
-def _forgotten() -> BadRequest:
+def _forgotten_error() -> BadRequest:
     return BadRequest("This memory was forgotten while it was exported.", param="from")
 
 
-def _not_an_export(why: str) -> BadRequest:
+def _no_export_error(why: str) -> BadRequest:
     return BadRequest(f"This is no exported memory: {why}.", param="lines")
 
 
 @contextmanager
-def _translating_errors(line: int | None = None) -> Iterator[None]:
-    """Raises BadRequest for what an import may raise. line: the number of the line that is at fault."""
+def _map_errors(line: int | None = None) -> Iterator[None]:
+    """Raises BadRequest in place of the errors that an import may meet. line: the number of the line at fault."""
     where = "" if line is None else f"line {line}: "
     try:
         yield
     except orjson.JSONDecodeError as error:
-        raise _not_an_export(f"line {line} is no JSON ({error.msg}, column {error.colno})") from error
+        raise _no_export_error(f"line {line} is no JSON ({error.msg}, column {error.colno})") from error
     except (WriteConflict, NotFound) as error:
         raise BadRequest(f"This cannot be imported: {where}{error.message}.", param="lines") from error
     except StatementFailed as error:  # a field that the database has refused
-        raise _not_an_export(f"{where}{error.message}") from error
+        raise _no_export_error(f"{where}{error.message}") from error
     except MALFORMED as error:
         why = str(error) if isinstance(error, ValueError) else repr(error)
-        raise _not_an_export(f"{where}{why}") from error
+        raise _no_export_error(f"{where}{why}") from error

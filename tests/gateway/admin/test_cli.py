@@ -34,7 +34,7 @@ from gateway.operation_client import START_POLL_S, START_S, OperationClient
 from gateway.run.admin import serving
 from gateway.run.admin.import_performer import ImportPerformer
 from gateway.run.admin.import_reading import Survey
-from gateway.run.admin.outcome_text import describe_forgotten
+from gateway.run.admin.outcome_text import describe_forget_result
 from gateway.run.admin.printed import show_block
 from gateway.run.admin.progress import Progress
 from gateway.run.admin.record_lists import KEYS, usage_list
@@ -670,7 +670,7 @@ def test_a_block_that_is_empty_again_says_so(capsys: Out) -> None:
 
 def test_commands_that_forget_more_read_the_files_that_were_named() -> None:
     wanted = {"config": None, "db": "a b.db", "project": "default", "user": "ann", "message": 1}
-    told = describe_forgotten(wanted, 1, {"messages": 1, "kept": 1, "conversation": "c"})
+    told = describe_forget_result(wanted, 1, {"messages": 1, "kept": 1, "conversation": "c"})
     assert "mnemogate memory forget '--db=a b.db' --user=ann --exchange 1" in told
     assert "mnemogate memory show '--db=a b.db' --user=ann --query WORDS" in told
 

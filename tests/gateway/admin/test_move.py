@@ -110,7 +110,7 @@ async def target(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 async def everybody(store: Store) -> list[Agent]:
-    return await store.move_source.memories(0)
+    return await store.move_source.agents(0)
 
 
 async def export(store: Store, agent: Agent) -> list[Any]:
