@@ -277,11 +277,11 @@ class _NativeReply(WholeReply):
         body = await self._reply.read(limit_bytes)
         try:
             message = read_json_exactly(body)
-            read = _message_to_completion(message, self._created, self._first_block)
-            read["choices"][0]["message"][NATIVE_REPLY] = native_reply(message)
+            completion = _message_to_completion(message, self._created, self._first_block)
+            completion["choices"][0]["message"][NATIVE_REPLY] = native_reply(message)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ProviderBroke("the upstream's answer is no message") from error
-        return orjson.dumps({**read, "native_message": orjson.Fragment(body)})
+        return orjson.dumps({**completion, "native_message": orjson.Fragment(body)})
 
     async def aclose(self) -> None:
         await self._reply.aclose()

@@ -111,21 +111,21 @@ class HttpReply:
         """
         if not 200 <= self.status < 300:
             return
-        seen: list[bytes] = []
+        pieces: list[bytes] = []
         begin = b""
-        left = _MAX_BEFORE_FIELDS
+        bytes_left = _MAX_BEFORE_FIELDS
         try:
             with suppress(ProviderError):
-                while left > 0 and any(field.startswith(begin) for field in _FIELDS):
+                while bytes_left > 0 and any(field.startswith(begin) for field in _FIELDS):
                     if not (data := await self._read_next()):
                         break
-                    seen.append(data)
-                    left -= len(data)
+                    pieces.append(data)
+                    bytes_left -= len(data)
                     begin = (begin + data).lstrip(_BEFORE_FIELDS)
         except BaseException:
             await self.aclose()
             raise
-        self._unread = b"".join((*seen, self._unread))
+        self._unread = b"".join((*pieces, self._unread))
         self.is_stream = begin.startswith(_FIELDS)
 
     @property
@@ -165,10 +165,10 @@ class HttpReply:
         Raises: ProviderBroke (also where there is none), ProviderTimeout, ProviderTooLarge.
         """
         first = FirstEvent()
-        seen: list[bytes] = []
-        left = _MAX_PEEKED
+        pieces: list[bytes] = []
+        bytes_left = _MAX_PEEKED
         try:
-            while left >= 0:
+            while bytes_left >= 0:
                 if first.comment is None:
                     data = await self._read_next()
                 elif (arrived := await self._read_next_by(first.ends_at)) is not None:
@@ -177,13 +177,13 @@ class HttpReply:
                     return first.comment
                 if not data:
                     return first.finish()
-                seen.append(data)
-                left -= len(data)
+                pieces.append(data)
+                bytes_left -= len(data)
                 if (event := first.feed(data, self._pace.loop.time())) is not None:
                     return event
             return None
         finally:
-            self._unread = b"".join((*seen, self._unread))
+            self._unread = b"".join((*pieces, self._unread))
 
     async def read(self, limit_bytes: int) -> bytes:
         """Returns the whole body, at most `limit_bytes`; a large one counts as held until `aclose`.
@@ -222,7 +222,7 @@ class HttpReply:
             self._response.close()
 
     async def _read_next_by(self, when: float) -> bytes | None:
-        """As `_read_next`; None: nothing has arrived by then, by the loop's clock."""
+        """Returns what `_read_next` does; None: nothing has arrived by `when`, a time of the loop's clock."""
         try:
             async with asyncio.timeout_at(when):
                 return await self._read_next()

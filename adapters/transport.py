@@ -73,14 +73,14 @@ class _TooManyBytes(aiohttp.ClientError):
 
 
 class _BoundedProtocol(asyncio.Protocol):
-    """A connection's protocol, aiohttp's with a bound on the bytes that arrive outside of a body. Beyond it, it aborts.
+    """A connection's protocol: aiohttp's, with a bound on the bytes that arrive outside of a body.
 
-    transport: the connection's.
-    bytes_left: how many may still arrive; `inf` while a body is read.
+    A connection on which more arrive is aborted.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
+        # How many bytes may still arrive; `inf` while a body is read.
         self.bytes_left: float = _BEFORE_BODY_BYTES
         self._protocol: Any = transport.get_protocol()
 
@@ -147,11 +147,11 @@ class HttpTransport:
         """
         self.timeouts = timeouts or Timeouts()
         self._replies = replies
-        whole = URL(proxy) if proxy is not None else None
-        self._proxy = None if whole is None else whole.with_user(None)
+        proxy_url = None if proxy is None else URL(proxy)
+        self._proxy = None if proxy_url is None else proxy_url.with_user(None)
         self._login: dict[str, str] = {}
-        if whole is not None and whole.user is not None:
-            login = aiohttp.encode_basic_auth(whole.user, whole.password or "")
+        if proxy_url is not None and proxy_url.user is not None:
+            login = aiohttp.encode_basic_auth(proxy_url.user, proxy_url.password or "")
             self._login["Proxy-Authorization"] = login
         # By the seconds for which their connections may be idle.
         self._sessions: dict[float, aiohttp.ClientSession] = {}
@@ -171,12 +171,12 @@ class HttpTransport:
 
         url: as it is written to an upstream.
         headers: all headers to send, except `Host` and `Content-Length`.
-        streams: the request asks for a stream. Where its type does not say that it is one, its first bytes
-            do.
+        streams: the request asks for a stream, so a reply without the type of a stream is one if its first bytes are
+            those of a stream.
         sends_once: the request is not sent again, whatever becomes of it.
 
-        Raises: ProviderUnreachable, also where a POST is redirected: it is not followed, and a client that followed it
-        would send its words past the gateway; ProviderTimeout.
+        Raises: ProviderTimeout; ProviderUnreachable. A POST that is redirected raises the latter too: no redirect is
+        followed, and a client that followed it would send its words past the gateway.
         """
         keep_alive_s = _KEEP_ALIVE_ONCE_S if sends_once else _KEEP_ALIVE_S
         times, session, pace = self.timeouts, self._sessions.get(keep_alive_s), self._pace

@@ -28,7 +28,10 @@ async def read_whole(reply: ModelReply, limit_bytes: int) -> bytes:
 
 
 class WholeReply(ABC):
-    """A reply with a body in one piece; a subclass decides where it is read from."""
+    """A reply with a body in one piece. Implements `ModelReply`, which documents the methods.
+
+    A subclass decides where the body is read from.
+    """
 
     status: int
     headers: tuple[Header, ...]

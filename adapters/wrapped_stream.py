@@ -11,7 +11,10 @@ from adapters.whole_reply import read_whole
 
 
 class WrappedStream(ABC):
-    """A ModelReply around another one. A subclass decides what its events are."""
+    """A reply around another one. Implements `ModelReply`, which documents the methods.
+
+    A subclass decides what its events are.
+    """
 
     is_stream = True
     size: int | None = None

@@ -39,7 +39,7 @@ _SAMPLING_MARKS: Final = tuple(f'"{name}":'.encode() for name in SAMPLING)
 
 
 class AnthropicBatches(SdkBatches):
-    """Implements BatchProvider. base_url: with its version, as the live adapter has it."""
+    """Implements `BatchProvider`, which documents the methods. The base URL has a version, as in the live adapter."""
 
     sdk = "anthropic"
     most_requests = 100_000
@@ -152,7 +152,7 @@ class AnthropicBatches(SdkBatches):
                 await reply.close()
 
     async def cancel(self, id: str) -> None:
-        await self._await_if_open(self._client.messages.batches.cancel(id))
+        await self._await_ending(self._client.messages.batches.cancel(id))
 
     async def discard(self, id: str, part: BatchPart) -> None:
         # A batch that is under way is refused, too, and has to be deleted once it has ended.

@@ -63,8 +63,8 @@ class BatchProvider(Protocol):
     is_durable: bool
 
     @property
-    def missing(self) -> str | None:
-        """Returns what has to be installed before it takes a batch, with the command to run; None: nothing."""
+    def missing_package(self) -> str | None:
+        """What has to be installed before a batch is taken, with the command for that; None: nothing has to be."""
 
     def line(self, custom_id: str, body: bytes) -> bytes:
         """Returns a request as a line of a batch's file. body: a chat completion request that is no stream.
@@ -82,9 +82,14 @@ class BatchProvider(Protocol):
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
     ) -> str | None:
-        """Returns the id of the batch that was made of a part; None: there is none, and its files are deleted.
+        """Returns the id of the batch that was made of a part; None: there is none.
 
-        known: ids of other parts. Raises: ProviderUnsure: a batch that is under way may be it; ask again.
+        Where there is none, files that were uploaded for the part are deleted.
+
+        custom_ids: those of the part's requests.
+        known: the ids of batches that were made of other parts.
+
+        Raises: ProviderUnsure: a batch that is under way may be the one; ask again later.
         """
 
     async def poll(self, id: str) -> PartState: ...

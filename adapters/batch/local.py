@@ -40,13 +40,13 @@ class _RunningBatch:
 
 
 class LocalBatches:
-    """Implements BatchProvider over a live provider, which it closes."""
+    """Implements `BatchProvider`, which documents the methods, over a live provider, which it closes."""
 
     most_requests = 50_000
     most_bytes = 200 * 1000 * 1000
     poll_interval_s: float | None = 1.0
     is_durable = False
-    missing: str | None = None
+    missing_package: str | None = None
 
     def __init__(self, provider: Provider, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._provider = provider

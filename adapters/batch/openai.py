@@ -30,14 +30,15 @@ MARK: Final = "mnemogate"  # the key of our mark in a batch's metadata
 _LINE_HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":'
 _OVER: Final = frozenset(("completed", "failed", "expired", "cancelled"))
 # The code of a batch that failed because the account's queue has no room for its tokens.
-_QUEUE_EXCEEDED: Final = "token_limit_exceeded"
-# How a message says that the queue has no room, for a batch that is not made at all.
-_QUEUE_IS_FULL: Final = re.compile(r"\benqueued tokens?\b", re.IGNORECASE)
-_QUEUE_LIMIT: Final = re.compile(r"[Ll]imit: ([0-9,]+) enqueued tokens")
+_QUEUE_EXCEEDED_CODE: Final = "token_limit_exceeded"
+# The words with which a message says that the queue has no room, for a batch that is not made at all.
+_QUEUE_FULL_WORDS: Final = re.compile(r"\benqueued tokens?\b", re.IGNORECASE)
+# The words with which it says how many tokens the queue takes.
+_QUEUE_LIMIT_WORDS: Final = re.compile(r"[Ll]imit: ([0-9,]+) enqueued tokens")
 
 
 class OpenAIBatches(SdkBatches):
-    """Implements BatchProvider. key: None for a server without keys."""
+    """Implements `BatchProvider`, which documents the methods."""
 
     sdk = "openai"
     most_requests = 50_000
@@ -76,8 +77,8 @@ class OpenAIBatches(SdkBatches):
             if error.status < 500:
                 # Nothing else will delete it. The refusal is reported in any case.
                 with suppress(ProviderError):
-                    await self._await_if_open(self._client.files.delete(file.id))
-                if _QUEUE_IS_FULL.search(error.message):
+                    await self._await_ending(self._client.files.delete(file.id))
+                if _QUEUE_FULL_WORDS.search(error.message):
                     message = error.message
                     raise ProviderCrowded(
                         message, status=error.status, queue_tokens=_read_queue_tokens(message)
@@ -88,7 +89,9 @@ class OpenAIBatches(SdkBatches):
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
     ) -> str | None:
-        with self._map_errors():
+        with (
+            self._map_errors()
+        ):  # the mark is enough: the ids of requests and of other batches are not needed
             # Newest first.
             async for batch in self._client.batches.list(limit=PAGE):
                 if (batch.metadata or {}).get(MARK) == part.mark:
@@ -129,7 +132,7 @@ class OpenAIBatches(SdkBatches):
                 raise garbled
 
     async def cancel(self, id: str) -> None:
-        await self._await_if_open(self._client.batches.cancel(id))
+        await self._await_ending(self._client.batches.cancel(id))
 
     async def discard(self, id: str, part: BatchPart) -> None:
         files = await self._look_up(self._client.batches.retrieve(id), _file_ids)
@@ -137,7 +140,7 @@ class OpenAIBatches(SdkBatches):
             await self._delete_upload(part)
         for file in files or ():
             if file:
-                await self._await_if_open(self._client.files.delete(file))
+                await self._await_ending(self._client.files.delete(file))
 
 
 def _read_state(batch: Batch) -> PartState:
@@ -146,7 +149,7 @@ def _read_state(batch: Batch) -> PartState:
     message = "; ".join(each.message for each in errors if each.message)
     has_results = bool(batch.output_file_id or batch.error_file_id)
     is_over = batch.status in _OVER
-    exceeds_queue = any(each.code == _QUEUE_EXCEEDED for each in errors)
+    exceeds_queue = any(each.code == _QUEUE_EXCEEDED_CODE for each in errors)
     unreported: Literal["errored", "expired", "cancelled"] = "errored"
     if batch.status in ("expired", "cancelled"):
         unreported = batch.status
@@ -170,7 +173,7 @@ def _file_name(part: BatchPart) -> str:
 
 def _read_queue_tokens(message: str) -> int | None:
     """Returns the tokens that may be enqueued, where a provider's words say so."""
-    match = _QUEUE_LIMIT.search(message)
+    match = _QUEUE_LIMIT_WORDS.search(message)
     return None if match is None else int(match[1].replace(",", ""))
 
 

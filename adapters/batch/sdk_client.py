@@ -64,14 +64,14 @@ class SdkBatches:
         self._adapt_calls = adapt_calls
 
     @property
-    def missing(self) -> str | None:
-        """The reason for which no batch can be submitted; None: the SDK is installed."""
+    def missing_package(self) -> str | None:
+        """As `BatchProvider` has it: the SDK, with the command that installs it; None: it is installed."""
         return _NOT_INSTALLED.format(sdk=self.sdk) if find_spec(self.sdk) is None else None
 
     def _check_installed(self) -> None:
-        """Raises: ProviderUnreachable: the SDK is not installed; the batch waits until it is."""
-        if (missing := self.missing) is not None:
-            raise ProviderUnreachable(missing, sent=False)
+        """Checks that the SDK is installed. Raises: ProviderUnreachable: it is not; the batch waits until it is."""
+        if (missing_package := self.missing_package) is not None:
+            raise ProviderUnreachable(missing_package, sent=False)
 
     @cached_property
     def _client(self) -> Any:
@@ -98,8 +98,8 @@ class SdkBatches:
                 raise
             return None
 
-    async def _await_if_open(self, call: Coroutine[Any, Any, object]) -> None:
-        """Awaits a call; a refusal means that nothing is left to do: the batch has ended, or is gone."""
+    async def _await_ending(self, call: Coroutine[Any, Any, object]) -> None:
+        """Awaits a call that ends something. A refusal is no error: what it would end has ended already, or is gone."""
         try:
             with self._map_errors():
                 await call

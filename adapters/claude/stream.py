@@ -36,6 +36,8 @@ from adapters.json_escapes import read_json
 from adapters.types import NATIVE_REPLY, Event, Json
 
 _DONE: Final = Event(b"data: [DONE]\n\n", b"[DONE]")
+# The fields of a `message_delta` that `read_ending` reads.
+_ENDING_FIELDS: Final = ("stop_reason", "stop_sequence", "stop_details")
 _PING: Final = Event(b": ping\n\n", None)
 
 
@@ -58,17 +60,18 @@ class _ContentBlock:
 
 
 class StreamTranslator:
-    """The translator of one reply.
-
-    created: seconds since 1970.
-    wants_usage: the client asked for the usage chunk.
-    first_index: the index of its first block, as in `reply.translate_message`.
-    is_native: the reply passes in Anthropic's own dialect, and its chunks have `NATIVE_REPLY`.
-    """
+    """The translator of one reply."""
 
     def __init__(
         self, created: int, *, wants_usage: bool, first_index: int = 0, is_native: bool = False
     ) -> None:
+        """Begins a reply.
+
+        created: seconds since 1970.
+        wants_usage: the client asked for the usage chunk.
+        first_index: the index of its first block, as in `reply.translate_message`.
+        is_native: the reply passes in Anthropic's own dialect, and its chunks have `NATIVE_REPLY`.
+        """
         self._created = created
         self._first_index = first_index
         self._is_native = is_native
@@ -99,8 +102,8 @@ class StreamTranslator:
                 if delta["type"] == "text_delta":
                     if self._is_native and (block := self._blocks.get(parsed.get("index", -1))) is not None:
                         block.pieces.setdefault("text", []).append(delta["text"])
-                    return self._text(delta["text"])
-                return self._delta(parsed, delta)
+                    return self._add_text(delta["text"])
+                return self._add_delta(parsed, delta)
             return self._translate(kind, parsed)
         except (AttributeError, KeyError, TypeError) as error:
             raise ProviderBroke("an event of the upstream's is none of Anthropic's") from error
@@ -112,11 +115,11 @@ class StreamTranslator:
             case "content_block_stop":
                 return self._end_block(parsed)
             case "message_start":
-                return self._begin(parsed.get("message") or {})
+                return self._begin_message(parsed.get("message") or {})
             case "message_delta":
-                return self._ending(parsed)
+                return self._translate_ending(parsed)
             case "message_stop":
-                return self._end()
+                return self._end_message()
             case "ping":
                 return [_PING]
             case "error":
@@ -147,7 +150,7 @@ class StreamTranslator:
 
     # the message
 
-    def _begin(self, message: Json) -> list[Event]:
+    def _begin_message(self, message: Json) -> list[Event]:
         self._prepare_frame(message.get("id"), message.get("model"))
         self._add_usage(message.get("usage"))
         more = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
@@ -155,24 +158,23 @@ class StreamTranslator:
             "role": "assistant",
             "content": "",
             "refusal": None,
-            **self._native(container_of(message)),
+            **self._native_delta(container_of(message)),
         }
         return [self._chunk(begun, chunk_fields=more)]
 
-    def _ending(self, parsed: Json) -> list[Event]:
+    def _translate_ending(self, parsed: Json) -> list[Event]:
         self._add_usage(parsed.get("usage"))
         delta = parsed.get("delta") or {}
         ending = read_ending(delta)
-        known = ("stop_reason", "stop_sequence", "stop_details")
-        more = {key: value for key, value in delta.items() if key not in known and value is not None}
+        more = {key: value for key, value in delta.items() if key not in _ENDING_FIELDS and value is not None}
         more |= {key: value for key, value in parsed.items() if key not in ("type", "delta", "usage")}
         if ending.finish is None and not more:
             return []
         last = {} if ending.refusal is None else {"refusal": ending.refusal}
-        last |= self._native(container_of(delta))
+        last |= self._native_delta(container_of(delta))
         return [self._chunk(last, ending.finish, ending.native_fields, more)]
 
-    def _end(self) -> list[Event]:
+    def _end_message(self) -> list[Event]:
         self.is_over = True
         if not self._wants_usage:
             return [_DONE]
@@ -199,7 +201,7 @@ class StreamTranslator:
         match block.kind:
             case "text":
                 block.citations += fields.get("citations") or ()
-                return self._text(fields["text"]) if fields.get("text") else []
+                return self._add_text(fields["text"]) if fields.get("text") else []
             case "tool_use":
                 self._calls += 1
                 more = {key: value for key, value in fields.items() if key not in CALL_FIELDS}
@@ -210,7 +212,7 @@ class StreamTranslator:
                 return [self._chunk({"reasoning_content": fields["thinking"]})]
         return []
 
-    def _delta(self, parsed: Json, delta: Json) -> list[Event]:
+    def _add_delta(self, parsed: Json, delta: Json) -> list[Event]:
         kind = delta["type"]
         block = self._blocks.get(parsed.get("index", -1))
         if block is None:
@@ -245,12 +247,12 @@ class StreamTranslator:
         block = self._blocks.pop(parsed.get("index", -1), None)
         if block is None:
             return []
-        events = self._end_parts(block)
+        events = self._end_translated(block)
         if self._is_native:
             events.append(self._chunk({NATIVE_REPLY: {"content": [native_block(_whole(block))]}}))
         return events
 
-    def _end_parts(self, block: _ContentBlock) -> list[Event]:
+    def _end_translated(self, block: _ContentBlock) -> list[Event]:
         """Returns the chunks for the end of a block in the form of a chat completion."""
         if block.kind == "text":
             noted = place_citations(block.citations, block.start, self._length, self._citations)
@@ -267,7 +269,7 @@ class StreamTranslator:
         whole = with_place(_whole(block), self._first_index + block.place, block.start, block.call)
         return [self._chunk({key: [whole]})]
 
-    def _native(self, parts: Json) -> Json:
+    def _native_delta(self, parts: Json) -> Json:
         """Returns the field of a delta for parts of `NATIVE_REPLY`."""
         return {NATIVE_REPLY: parts} if self._is_native and parts else {}
 
@@ -286,7 +288,7 @@ class StreamTranslator:
         self._tail = b'},"logprobs":null,"finish_reason":null}]'
         self._tail += b',"usage":null}\n\n' if self._wants_usage else b"}\n\n"
 
-    def _text(self, text: str) -> list[Event]:
+    def _add_text(self, text: str) -> list[Event]:
         self._length += len(text)
         raw = self._head + orjson.dumps(text) + self._tail
         return [Event(raw, raw[6:-2])]

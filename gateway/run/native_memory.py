@@ -218,7 +218,9 @@ class NativeMemory(TreeMemory):
         shown_reply = outcome.shown_reply
         if native.is_stored:
             memory = agent.uid, agent.epoch
-            self.earlier.add(memory, reply.ids, native.previous_id, native.new, shown_reply, native.heard)
+            self.earlier.add(
+                memory, reply.ids, native.previous_id, native.new_messages, shown_reply, native.heard
+            )
             if shown_reply is not None:
                 outcome = replace(outcome, shown_reply=with_private(shown_reply, ids=reply.ids))
         return TreeMemory.write(self, prompt, outcome)

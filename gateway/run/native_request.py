@@ -44,7 +44,7 @@ class NativeRequest(Protocol):
         """`previous_id`, and the ids of all other replies that it refers to."""
 
     @property
-    def new(self) -> Sequence[Json]:
+    def new_messages(self) -> Sequence[Json]:
         """The messages of `chat` that the client sent, without its instructions."""
 
     @property

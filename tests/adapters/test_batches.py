@@ -131,10 +131,10 @@ async def test_an_sdk_that_is_not_installed_is_named_with_the_line_to_run(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with bench_of(kind) as bench:
-        assert bench.provider.missing is None
+        assert bench.provider.missing_package is None
         monkeypatch.setitem(sys.modules, kind, None)
         named = f"{kind}.*pip install -e '\\.\\[batches\\]'"
-        assert re.search(named, bench.provider.missing or "")
+        assert re.search(named, bench.provider.missing_package or "")
         for ask in (
             lambda: bench.submit("a-1"),
             lambda: bench.provider.poll("b"),

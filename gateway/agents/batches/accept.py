@@ -74,7 +74,7 @@ class BatchRequests(Struct, frozen=True):
             raise BadRequest(
                 f"A batch has at most one request for an agent, saw {count} for {name}.", param="requests"
             )
-        needs_check = has_credential or any(provider.missing for provider in self.providers.values())
+        needs_check = has_credential or any(provider.missing_package for provider in self.providers.values())
         agents = await self.store.batches.agents_named(project, [item.agent for item in items])
         for item in items:
             if item.agent not in agents:
@@ -118,7 +118,7 @@ class BatchRequests(Struct, frozen=True):
         except UnknownModel:
             return
         provider = self.providers.get(route.upstream)
-        if provider is not None and (missing := provider.missing) is not None:
+        if provider is not None and (missing := provider.missing_package) is not None:
             raise BadRequest(
                 f"Batches of the upstream {route.upstream!r} cannot be made: {missing}.", param="requests"
             )

@@ -18,13 +18,14 @@ SendsEvent = Callable[..., None]
 
 
 class GrowingBlocks:
-    """The blocks of one message.
-
-    emit: sends an event, by its type and fields.
-    claim_index: returns the place in the message of the block that begins now.
-    """
+    """The blocks of one message."""
 
     def __init__(self, emit: SendsEvent, claim_index: Callable[[], int]) -> None:
+        """Begins with no block.
+
+        emit: sends an event, by its type and fields.
+        claim_index: returns the place in the message of the block that begins now.
+        """
         self._emit = emit
         self._claim_index = claim_index
         self._index = 0  # of the open block
@@ -59,13 +60,14 @@ class GrowingBlocks:
         self._delta({"type": "thinking_delta", "thinking": text})
 
     def add_call(self, entry: Json) -> None:
-        """Takes a piece of a call, which begins when its name is complete: known by arguments or the reply's end.
+        """Takes a piece of a call.
 
-        One that is not the open call waits until that has ended.
+        A call is shown from its first arguments on, since its name is complete then, or from the reply's end on. While
+        another call is open, it waits until that one has ended.
         """
-        known = len(self._draft.calls)
+        count = len(self._draft.calls)
         call = self._draft.add_call_piece(entry)
-        self._waiting_calls += self._draft.calls[known:]
+        self._waiting_calls += self._draft.calls[count:]
         if self._open_call is None and call in self._waiting_calls and any(call.arguments):
             self._begin_call(call)
         if call is self._open_call:

@@ -284,7 +284,7 @@ class _MessageReader:
             raise invalid_field(f"{where}.tool_use_id", "Field required")
         images: list[Json] = []
         if isinstance(content, list):
-            content = "\n".join(self._read_result_parts(content, images))
+            content = "\n".join(self._read_result_blocks(content, images))
         elif content is None:
             content = ""
         elif not isinstance(content, str):
@@ -293,19 +293,19 @@ class _MessageReader:
             content = f"Error: {content}"
         return {"role": "tool", "tool_call_id": id_, "content": content}, images
 
-    def _read_result_parts(self, parts: list[Any], images: list[Json]) -> list[str]:
-        """Returns the texts of a result. images: gets the parts that are no texts."""
+    def _read_result_blocks(self, blocks: list[Any], images: list[Json]) -> list[str]:
+        """Returns the texts of a result. images: a list to which the parts that are no texts are added."""
         texts: list[str] = []
         where = self._part_path
-        for number, each in enumerate(parts):
+        for number, block in enumerate(blocks):
             where.index = number
-            if not isinstance(each, dict):
+            if not isinstance(block, dict):
                 raise invalid_field(f"{where}", "Input should be a valid dictionary")
-            if each.get("type") == "tool_reference":
-                self._fields.check(each, _REFERENCE_FIELDS, where)
-                texts.append(str(each.get("tool_name") or ""))
+            if block.get("type") == "tool_reference":
+                self._fields.check(block, _REFERENCE_FIELDS, where)
+                texts.append(str(block.get("tool_name") or ""))
                 continue
-            for part in self._translate_block(each, where):
+            for part in self._translate_block(block, where):
                 if part["type"] == "text":
                     texts.append(part["text"])
                 else:

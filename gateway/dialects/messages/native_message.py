@@ -25,7 +25,10 @@ _BODY_DECODER = msgspec.json.Decoder(_NativeBody)
 
 
 class NativeMessage:
-    """One message, whatever number of rounds made it. Its events are put into the buffer."""
+    """One message, whatever number of rounds made it. Its events are put into the buffer.
+
+    The methods are those of `ClientView`, by which `MessagesView` calls them.
+    """
 
     def __init__(self, gateway_tools: Collection[str], buffer: EventBuffer) -> None:
         self._gateway_tools = gateway_tools

@@ -83,7 +83,10 @@ class _MessageEvents:
 
 
 class TranslatedMessage:
-    """One message, whatever number of rounds made it. Its events are put into the buffer."""
+    """One message, whatever number of rounds made it. Its events are put into the buffer.
+
+    The methods are those of `ClientView`, by which `MessagesView` calls them.
+    """
 
     def __init__(self, terms: MessageTerms, buffer: EventBuffer) -> None:
         self._terms = terms

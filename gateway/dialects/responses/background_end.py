@@ -15,7 +15,10 @@ _ENDS: Final = ("response.completed", "response.incomplete", "response.failed", 
 
 
 class BackgroundEnd:
-    """Changes a reply as another change does, and notes the response in it that has ended."""
+    """Changes a reply as another change does, and notes the response in it that has ended.
+
+    Implements `ReplyChange`, which documents the methods.
+    """
 
     # The id and the body of that response; None: there was none.
     id: str | None = None

@@ -49,8 +49,8 @@ class GrowingOutput:
             if isinstance(annotation, dict):
                 self._item_for(MessageItem).annotate(_flat_annotation(annotation))
         for citation in as_list(delta.get("citations")):
-            if (found := _annotation_for(citation, self._chars_before())) is not None:
-                self._item_for(MessageItem).annotate(found)
+            if (url_citation := _url_citation(citation, self._chars_before())) is not None:
+                self._item_for(MessageItem).annotate(url_citation)
         for call in as_list(delta.get("tool_calls")):
             if isinstance(call, dict):
                 self.add_call(call)
@@ -136,13 +136,13 @@ def _flat_annotation(annotation: Json) -> Json:
     return {"type": annotation.get("type"), **own} if isinstance(own, dict) else annotation
 
 
-def _annotation_for(citation: Any, before: int) -> Json | None:
+def _url_citation(citation: Any, chars_before: int) -> Json | None:
     """Returns the annotation for a citation of Claude's; None: it cites no web page.
 
-    before: how many characters of the reply's text come before the item.
+    chars_before: how many characters of the reply's text come before the item.
     """
     cited = citation.get("citation") if isinstance(citation, dict) else None
     if not isinstance(cited, dict) or not isinstance(cited.get("url"), str):
         return None
-    span = {key: max(0, token_count(citation, key) - before) for key in ("start_index", "end_index")}
+    span = {key: max(0, token_count(citation, key) - chars_before) for key in ("start_index", "end_index")}
     return {"type": "url_citation", **span, "url": cited["url"], "title": str(cited.get("title") or "")}

@@ -49,12 +49,10 @@ class ResponseTerms(Struct, frozen=True):
 
 
 class GrowingResponse:
-    """One response. It is begun by its first item, or by its end.
-
-    is_holding: as in `EventBuffer`.
-    """
+    """One response. It is begun by its first item, or by its end."""
 
     def __init__(self, terms: ResponseTerms, *, is_holding: bool = False) -> None:
+        """Makes a response that has not begun. is_holding: as in `EventBuffer`."""
         self.terms = terms
         self.events = EventBuffer(is_holding=is_holding)
         self._number = terms.first_number  # of the next event

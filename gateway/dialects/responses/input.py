@@ -115,7 +115,9 @@ class _Reply:
         self._calls: list[Json] = []
         self._thoughts: dict[str, list[Any]] = {}
         self.model: str | None = None  # that made these thoughts; "": it is not known
-        self.thought_ids: list[tuple[str, str]] = []  # of thoughts that are only named, and where
+        self.thought_ids: list[
+            tuple[str, str]
+        ] = []  # of each thought that is only named: its id, and the path to it
 
     @property
     def is_over(self) -> bool:
@@ -123,23 +125,24 @@ class _Reply:
         return self._ends_with_text and not self._calls
 
     def add_content(self, content: str | list[Json]) -> None:
-        text = content if isinstance(content, str) else self._text_in(content)
+        text = content if isinstance(content, str) else self._take_parts(content)
         if self._texts:  # as the words of two rounds are joined where the reply is stored
             self._texts.append(separator(self._texts[-1], text))
         self._texts.append(text)
         self._ends_with_text = True
 
-    def _text_in(self, parts: list[Json]) -> str:
-        text: list[str] = []
+    def _take_parts(self, parts: list[Json]) -> str:
+        """Adds the parts of a content that are no text. Returns the text of the others."""
+        texts: list[str] = []
         for part in parts:
             kind = part.get("type")  # None: the upstream judges it, which gets the item itself
             if kind == "text":
-                text.append(part["text"])
+                texts.append(part["text"])
             elif kind == "refusal":
                 self._refusals.append(part["refusal"])
             else:
                 self._parts.append(part)
-        return "".join(text)
+        return "".join(texts)
 
     def add_call(self, call: Json) -> None:
         self._calls.append(call)
@@ -158,13 +161,14 @@ class _Reply:
         """Returns the message; None if nothing but thoughts came of it."""
         if not (self._texts or self._calls):
             return None
-        text: str | list[Json] = "".join(self._texts)
+        text = "".join(self._texts)
+        content: str | list[Json] = text
         if self._parts:
-            text = [*([{"type": "text", "text": text}] if text else []), *self._parts]
-        built: Json = {"role": "assistant", "content": text}
+            content = [*([{"type": "text", "text": text}] if text else []), *self._parts]
+        built: Json = {"role": "assistant", "content": content}
         if self._refusals:
             built["refusal"] = "".join(self._refusals)
-        if not text and (self._calls or self._refusals):
+        if not content and (self._calls or self._refusals):
             built["content"] = None
         for key, values in self._thoughts.items():
             built[key] = _join_values(values)
@@ -196,17 +200,18 @@ class _Messages:
         self._is_lenient = is_lenient
         self.left_out = LeftOutFields()
         self._input = InputMessages([], [], [], {}, self.left_out)
-        self._open: _Reply | None = None
+        self._open_reply: _Reply | None = None
         self._media: list[Json] = []  # of the newest results, which follow them in a user's message
 
     @property
     def _current_reply(self) -> _Reply:
         """The reply that goes on, or a new one: most messages are a user's."""
-        if self._open is None:
-            self._open = _Reply()
-        return self._open
+        if self._open_reply is None:
+            self._open_reply = _Reply()
+        return self._open_reply
 
     def end(self) -> InputMessages:
+        """Returns the messages of all items that were added."""
         self._end_reply()
         self._append_media()
         return self._input
@@ -309,17 +314,17 @@ class _Messages:
         return parts
 
     def _add_reply_content(self, content: str | list[Json]) -> None:
-        if self._open is not None and self._open.is_over:
+        if self._open_reply is not None and self._open_reply.is_over:
             self._end_reply()
         self._current_reply.add_content(content)
 
     def _append_after_reply(self, message: Json) -> None:
-        if self._open is not None:
+        if self._open_reply is not None:
             self._end_reply()
         self._append(message)
 
     def _end_reply(self) -> None:
-        reply, self._open = self._open, None
+        reply, self._open_reply = self._open_reply, None
         message = None if reply is None else reply.build_message()
         if reply is None or message is None:
             return

@@ -51,9 +51,10 @@ _PART_DEFAULTS: Final[Mapping[str, Json]] = {
 
 
 class ItemList:
-    """The items of a path, oldest first. shows_sealed_thoughts: as in `ResponseTerms`."""
+    """The items of a path, oldest first."""
 
     def __init__(self, *, shows_sealed_thoughts: bool = False) -> None:
+        """Begins with no items. shows_sealed_thoughts: as in `ResponseTerms`."""
         self.items: list[Json] = []
         self._shows_sealed_thoughts = shows_sealed_thoughts
         self._calls: dict[str, str] = {}  # the types of calls, by their ids
@@ -130,8 +131,8 @@ def render_created_item(item: Json, id: str) -> Json:
 
 def render_user_message(id: str, message: WireMessage) -> Json:
     """Returns a user's message as an item."""
-    known: Json = {"id": id, "type": "message", "status": "completed", "role": "user"}
-    return {**known, "content": render_parts(message.get("content"))}
+    content = render_parts(message.get("content"))
+    return {"id": id, "type": "message", "status": "completed", "role": "user", "content": content}
 
 
 def render_parts(content: Any) -> list[Json]:
@@ -185,21 +186,21 @@ def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
 
     Raises: BadRequest.
     """
-    asked = parse_qs(query, keep_blank_values=True)
-    order = asked.get("order", ["desc"])[-1]
+    parameters = parse_qs(query, keep_blank_values=True)
+    order = parameters.get("order", ["desc"])[-1]
     if order not in ("asc", "desc"):
         raise BadRequest(
             f"Invalid value: {order[:40]!r}. Supported values are: 'asc' and 'desc'.",
             param="order",
             code="invalid_value",
         )
-    limit = asked.get("limit", [str(_DEFAULT_LIMIT)])[-1]
+    limit = parameters.get("limit", [str(_DEFAULT_LIMIT)])[-1]
     if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MAX_ITEMS):
         raise BadRequest(f"Invalid 'limit': expected a number from 1 to {MAX_ITEMS}.", param="limit")
     step = 1 if order == "asc" else -1
     groups = groups[::step]
     first = 0
-    after = asked.get("after", [""])[-1]
+    after = parameters.get("after", [""])[-1]
     if after:
         group_and_item = find_item(groups, after)
         if group_and_item is None:
@@ -208,12 +209,12 @@ def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
     items = chain.from_iterable(group.render()[::step] for group in groups[first:])
     if after:
         next(item for item in items if item["id"] == after)
-    shown = list(islice(items, int(limit) + 1))
-    data = shown[: int(limit)]
+    with_next = list(islice(items, int(limit) + 1))
+    data = with_next[: int(limit)]
     return {
         "object": "list",
         "data": data,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
-        "has_more": len(shown) > len(data),
+        "has_more": len(with_next) > len(data),
     }

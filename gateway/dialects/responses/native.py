@@ -52,7 +52,7 @@ _ENDS: Final = {
 
 
 class NativeResponse(Struct, frozen=True):
-    """A request, and what memory reads in it."""
+    """A request, and what memory reads in it. Implements `NativeRequest`, which documents the methods."""
 
     # The request's body as it came.
     raw: bytes
@@ -63,7 +63,7 @@ class NativeResponse(Struct, frozen=True):
     # The request as a chat completion, without gateway tools.
     chat: ChatRequest
     # The messages of `chat` that come from its input.
-    new: Sequence[Json]
+    new_messages: Sequence[Json]
     # For each message of `chat` the index of its input item (0 for an input that is a text); -1: it is a reply, or does
     # not come from the input.
     places: Sequence[int]
@@ -89,24 +89,25 @@ class NativeResponse(Struct, frozen=True):
         head = self.chat.messages[:1] if self.json.get("instructions") else []
         path: Sequence[Json] = known.path(memory, self.previous_id)
         named = {each.index - len(head): known.reply(memory, each.id) for each in self.references}
-        places = self.places[len(self.places) - len(self.new) :]
+        places = self.places[len(self.places) - len(self.new_messages) :]
+        # The new messages, each with its place; a reply that the input only names is replaced, or left out.
         placed = [
-            (put, at)
-            for n, (message, at) in enumerate(zip(self.new, places, strict=True))
-            if (put := named.get(n, message)) is not None
+            (message, place)
+            for n, (sent, place) in enumerate(zip(self.new_messages, places, strict=True))
+            if (message := named.get(n, sent)) is not None
         ]
         heard: Json | None = None
         if path and path[-1]["role"] == "assistant":
-            found = as_heard(path, [message for message, _ in placed])
-            heard = None if found.path[-1] is path[-1] else found.path[-1]
-            path = found.path
-            placed = [each for n, each in enumerate(placed) if n not in found.repeats]
-        new = [message for message, _ in placed]
-        messages = [*head, *path, *new]
+            heard_path = as_heard(path, [message for message, _ in placed])
+            heard = None if heard_path.path[-1] is path[-1] else heard_path.path[-1]
+            path = heard_path.path
+            placed = [pair for n, pair in enumerate(placed) if n not in heard_path.repeats]
+        new_messages = [message for message, _ in placed]
+        messages = [*head, *path, *new_messages]
         json = {**self.chat.json, "messages": messages}
         chat = replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages)
-        places = [*[-1] * (len(head) + len(path)), *(at for _, at in placed)]
-        return replace(self, chat=chat, new=new, places=places, references=(), heard=heard)
+        places = [*[-1] * (len(head) + len(path)), *(place for _, place in placed)]
+        return replace(self, chat=chat, new_messages=new_messages, places=places, references=(), heard=heard)
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream: as the client has sent it, with what memory adds."""
@@ -162,7 +163,7 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         json=json,
         path=path,
         chat=request,
-        new=request.messages[len(head) :] if placed.messages else [],
+        new_messages=request.messages[len(head) :] if placed.messages else [],
         places=[*[-1] * len(head), *placed.places],
         references=placed.references,
         conversation_id=read_conversation_id(json),
@@ -208,12 +209,14 @@ def _read_functions(tools: Any) -> list[Json]:
 
 
 class ResponseReader:
-    """Reads a response that passes. Of a stream only the last event is parsed, which has all, unless it never comes.
+    """Reads a response that passes. Implements `NativeReader`, which documents the methods.
 
-    may_be_later: the upstream may make the response in the background.
+    Of a stream only the last event is parsed, which has all of the response. Where it never comes, the events before it
+    are.
     """
 
     def __init__(self, *, may_be_later: bool = False) -> None:
+        """Begins with nothing read. may_be_later: the upstream may make the response in the background."""
         self.is_over = False
         self.background_id: str | None = None
         self._may_be_later = may_be_later
@@ -260,8 +263,8 @@ class ResponseReader:
         items = response.get("output") or self._assemble_items()
         if not isinstance(items, list):
             items = []
-        read = read_items([item for item in items if isinstance(item, dict)], is_lenient=True)
-        replies = [message for message in read.messages if message["role"] == "assistant"]
+        translated = read_items([item for item in items if isinstance(item, dict)], is_lenient=True)
+        replies = [message for message in translated.messages if message["role"] == "assistant"]
         message = join_messages(replies) if replies else None
         if message is not None and self._end is not FINISHED:
             text = text_of(message)
@@ -270,27 +273,27 @@ class ResponseReader:
         return NativeReply(self._end, message, tuple(id for id in ids if isinstance(id, str) and id))
 
     def _note_pending(self, response: Json) -> bool:
-        """Notes the id of a response that is made without its client. Returns whether it is one."""
+        """Notes the id of a response that is made in the background. Returns whether this one is."""
         id = response.get("id")
         self.background_id = id if isinstance(id, str) and is_pending(response) else None
         return self.background_id is not None
 
     def _assemble_items(self) -> list[Json]:
         """Returns the items that are complete, and of others the words that have come."""
-        whole: dict[int, Json] = {}
-        words: dict[int, list[str]] = {}
+        items: dict[int, Json] = {}  # by their indices in the output
+        deltas: dict[int, list[str]] = {}
         for event in map(decode_object, self._content_events):
-            at, item, delta = event.get("output_index"), event.get("item"), event.get("delta")
-            if not isinstance(at, int):
+            index, item, delta = event.get("output_index"), event.get("item"), event.get("delta")
+            if not isinstance(index, int):
                 continue
             if isinstance(item, dict):
-                whole[at] = item
+                items[index] = item
             elif isinstance(delta, str):
-                words.setdefault(at, []).append(delta)
-        for at, pieces in words.items():
+                deltas.setdefault(index, []).append(delta)
+        for index, pieces in deltas.items():
             part = {"type": "output_text", "text": "".join(pieces)}
-            whole.setdefault(at, {"type": "message", "role": "assistant", "content": [part]})
-        return [whole[at] for at in sorted(whole)]
+            items.setdefault(index, {"type": "message", "role": "assistant", "content": [part]})
+        return [items[index] for index in sorted(items)]
 
 
 def _response_in(event: bytes) -> Json:

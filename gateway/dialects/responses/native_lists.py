@@ -19,7 +19,10 @@ _TEXT: Final = "input_text"
 
 
 class ClientItems:
-    """Changes a list of items, a single one or a response. All raise UpstreamBroke: it cannot be read."""
+    """Takes notes out of a list of items, of a single item or of a response.
+
+    Implements `ReplyChange`, which documents the methods.
+    """
 
     def whole(self, body: bytes) -> bytes:
         if _MARKED not in body:

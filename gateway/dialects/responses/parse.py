@@ -148,6 +148,24 @@ def parse(
     if json.get("tool_choice") is not None:
         chat.update(read_choice(json["tool_choice"], tools, upstream_tools))
     add_translated(chat, json)
+    request = _make_chat_request(json, chat, translated)
+    conversation = read_conversation_id(json)
+    return ResponsesRequest(
+        chat=request,
+        echo=echo_fields(json, request, conversation, tools),
+        conversation=conversation,
+        forms=tools.forms,
+        shows_sealed_thoughts=SEALED_THOUGHTS in included,
+        body=body,
+        upstream_tools=upstream_tools,
+        wants_compaction=_wants_compaction(json),
+        shared_messages=shared,
+        found_tools=found_tools,
+    )
+
+
+def _make_chat_request(json: Json, chat: Json, translated: InputMessages) -> ChatRequest:
+    """Returns a request as a chat completion. chat: the value of that. Raises: BadRequest."""
     request = make_chat_request(orjson.dumps(chat), chat, translated.messages)
     # User and conversation may be named by what no chat completion has, such as a client's own metadata.
     request.dialect_fields = {key: json[key] for key in NOT_PASSED_ON if key in json} or None
@@ -160,20 +178,7 @@ def parse(
     request.references = tuple(translated.references)
     request.reply_models = translated.models
     request.may_evict = may_be_truncated(json)
-    conversation = read_conversation_id(json)
-    echo = echo_fields(json, request, conversation, tools)
-    return ResponsesRequest(
-        chat=request,
-        echo=echo,
-        conversation=conversation,
-        forms=tools.forms,
-        shows_sealed_thoughts=SEALED_THOUGHTS in included,
-        body=body,
-        upstream_tools=upstream_tools,
-        wants_compaction=_wants_compaction(json),
-        shared_messages=shared,
-        found_tools=found_tools,
-    )
+    return request
 
 
 def _read_messages(
@@ -184,10 +189,10 @@ def _read_messages(
     *,
     needs_input: bool,
 ) -> tuple[InputMessages, frozenset[int]]:
-    """Returns the messages of a chat completion: instructions, summaries, and those of the input.
+    """Returns the messages of a chat completion, and the indices of those that each response of the conversation has.
 
-    Returns also the indices of those that each response of the conversation has: its system and developer messages, and
-    its summaries.
+    The messages are instructions, summaries and those of the input. Each response has the summaries, and the system and
+    developer messages of the conversation.
     """
     items = _read_input(json, max_messages, waiting, needs_input=needs_input)
     instructions = read_optional(json, "instructions", str)

@@ -157,18 +157,18 @@ def read_tools(
     upstream_tools: UpstreamTools,
     left_out: LeftOutFields,
     waiting: Sequence[Json] = (),
-    found: Sequence[Json] = (),
+    found_tools: Sequence[Json] = (),
 ) -> RequestTools:
     """Returns the tools of a request, those that its items bring included.
 
     left_out: gets what has no place in a chat completion.
     waiting: the items that come before its input.
-    found: tools that were found in what the request only names.
+    found_tools: those that searches have found in what the request only names.
 
     Raises: BadRequest.
     """
     reader = _ToolReader(upstream_tools, json.get("max_tool_calls"), left_out)
-    for n, tool in enumerate(found):
+    for n, tool in enumerate(found_tools):
         reader.add(tool, f"tools[{n}]")
     tools = json.get("tools")
     echo = []
@@ -228,8 +228,8 @@ class _ToolReader:
             case "namespace" if namespace.name is None:
                 text = read_optional(tool, "description", str, where) or ""
                 inner = _Namespace(read_text(tool, "name", where), text)
-                for n, each in enumerate(read_optional(tool, "tools", list, where) or ()):
-                    self.add(each, f"{where}.tools[{n}]", inner)
+                for n, inner_tool in enumerate(read_optional(tool, "tools", list, where) or ()):
+                    self.add(inner_tool, f"{where}.tools[{n}]", inner)
             case "tool_search" if tool.get("execution") == "client":
                 function = {"name": TOOL_SEARCH, **_set_fields(tool, "description", "parameters")}
                 self._append_function(function, CallForm("tool_search_call", TOOL_SEARCH))
@@ -291,6 +291,7 @@ class _ToolReader:
         self._left_out.add_rest(environment, _ENVIRONMENT_FIELDS, f"{where}.environment")
 
     def _add_search(self, tool: Json, where: str) -> bool:
+        """Adds a web search as Claude's chat completions take it. Returns False where it is left out."""
         if tool.get("external_web_access") is False:
             return False  # an index of pages that were read before, of which there is none here
         if not self._upstream_tools.web_search:
