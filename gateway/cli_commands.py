@@ -184,7 +184,7 @@ class Commands:
 
         configured = self.settings.database
         if target.startswith(POSTGRES):
-            source, filled = replace(configured, url=None), replace(configured, url=target)
+            source, destination = replace(configured, url=None), replace(configured, url=target)
             if not os.path.exists(source.path):
                 raise GatewayError(f"There is no database at {os.path.abspath(source.path)} to be moved.")
         elif configured.url is None:
@@ -192,11 +192,13 @@ class Commands:
                 "A file is filled from a PostgreSQL, which database.url or MNEMOGATE_DATABASE_URL names."
             )
         else:
-            source, filled = configured, replace(configured, url=None, path=target)
+            source, destination = configured, replace(configured, url=None, path=target)
         with Progress("Moving memories") as progress:
             show = progress.show if progress.is_shown else printed.show_progress
             outcome = asyncio.run(
-                move_store(self.settings, source, filled, lambda so_far, count: show(so_far.count, count))
+                move_store(
+                    self.settings, source, destination, lambda so_far, count: show(so_far.count, count)
+                )
             )
         printed.show_move(outcome.moved, outcome.already_there, outcome.refused)
         return EXIT_FAILED if outcome.refused else 0
@@ -250,7 +252,7 @@ class Commands:
             printed.show_list(record_lists.usage_list(by, names), rows, as_json=as_json)
 
     def add_limit(self, arguments: _Arguments) -> None:
-        """Adds a limit and prints it. It says so where nothing else names the project, which may be misspelt."""
+        """Adds a limit and prints it, with a remark where nothing else names its project: the name may be misspelt."""
         projects_of_keys = {key["project"] for key in self.perform("keys-list", {})}
         limit = self.perform("limits-add", arguments)
         printed.show_record(record_lists.LIMITS, limit)
@@ -321,8 +323,8 @@ class Commands:
         arguments = without_none(arguments)
         with Progress("Looking at the file" if arguments.get("preview") else "Importing") as progress:
 
-            def report(shown: Mapping[str, Any]) -> None:
-                counts = shown["facts" if shown["facts"]["found"] else "conversations"]
+            def report(record: Mapping[str, Any]) -> None:
+                counts = record["facts" if record["facts"]["found"] else "conversations"]
                 progress.show(counts["new"] + counts["known"] + counts["skipped"], counts["found"])
 
             ended = self._import(os.path.abspath(path), arguments, report)
@@ -347,13 +349,13 @@ class Commands:
     ) -> dict[str, Any]:
         """Has the process that serves import a file, and waits for its end."""
         begin = {**arguments, "path": path}
-        shown: dict[str, Any] = self.perform("imports-begin", begin, FILE_ANSWER_S)
-        same_import = {"import": shown["id"], "preview": arguments.get("preview")}
-        while shown["status"] == "running":
-            report(shown)
+        record: dict[str, Any] = self.perform("imports-begin", begin, FILE_ANSWER_S)
+        same_import = {"import": record["id"], "preview": arguments.get("preview")}
+        while record["status"] == "running":
+            report(record)
             time.sleep(POLL_S)
-            shown = self.perform("imports-show", same_import)
-        return shown
+            record = self.perform("imports-show", same_import)
+        return record
 
     def list_imports(self, arguments: _Arguments, *, as_json: bool) -> None:
         """Prints all imports."""
@@ -364,14 +366,12 @@ class Commands:
     def undo_import(self, id: str) -> None:
         """Undoes an import."""
         with Progress("Undoing the import") as progress:
-            shown = self.perform("imports-undo", {"import": id})
-            while shown["status"] != "undone":
+            while self.perform("imports-undo", {"import": id})["status"] != "undone":
                 progress.show()
-                shown = self.perform("imports-undo", {"import": id})
         print(f"The import {id} is undone.", file=sys.stderr)
 
     def compact(self, arguments: _Arguments) -> None:
-        """Asks for a summary of a conversation. On a terminal it is waited for, if a gateway serves that makes it."""
+        """Asks for a summary of a conversation. On a terminal the command waits for it while a gateway serves."""
         job = self.perform("compact", arguments)["job"]
         print(f"Job {job}; `mnemogate jobs` shows it until it is done.", file=sys.stderr)
         with Progress("Summarising (^C leaves it to the gateway)") as progress:
@@ -386,18 +386,18 @@ class Commands:
         Raises: GatewayError: it has failed.
         """
         while self.client.find_process() is not None:
-            shown = next(iter(self.perform("jobs-list", {"job": job})), None)
-            if shown is None:  # jobs that are done are not listed
+            record = next(iter(self.perform("jobs-list", {"job": job})), None)
+            if record is None:  # jobs that are done are not listed
                 return True
-            if shown["state"] not in ("pending", "running"):
-                raise GatewayError(f"The job {job} is {shown['state']}: {shown['error']}")
+            if record["state"] not in ("pending", "running"):
+                raise GatewayError(f"The job {job} is {record['state']}: {record['error']}")
             progress.show()
             time.sleep(POLL_S)
         return False
 
 
 def _check_what_to_forget(arguments: _Arguments, *, all_users: bool) -> None:
-    """Raises: BadRequest: neither all users nor a memory or a part of it is named, or both are."""
+    """Checks that either all users are named, or a memory or a part of it. Raises: BadRequest: both are, or neither."""
     is_narrowed = not arguments.keys().isdisjoint(
         ("message", "exchange", "in", "fact", "passage", "user", "conversation", "agent")
     )

@@ -64,7 +64,7 @@ class BatchProvider(Protocol):
 
     @property
     def missing_package(self) -> str | None:
-        """What has to be installed before a batch is taken, with the command for that; None: nothing has to be."""
+        """Returns what has to be installed before a batch is taken, with the command for that; None: nothing."""
 
     def line(self, custom_id: str, body: bytes) -> bytes:
         """Returns a request as a line of a batch's file. body: a chat completion request that is no stream.

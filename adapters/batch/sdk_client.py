@@ -65,7 +65,7 @@ class SdkBatches:
 
     @property
     def missing_package(self) -> str | None:
-        """As `BatchProvider` has it: the SDK, with the command that installs it; None: it is installed."""
+        """Returns that the SDK is missing, with the command that installs it; None: it is installed."""
         return _NOT_INSTALLED.format(sdk=self.sdk) if find_spec(self.sdk) is None else None
 
     def _check_installed(self) -> None:

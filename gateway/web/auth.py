@@ -90,8 +90,8 @@ class Guard:
         origins: of web pages from elsewhere that are answered. `*` is not among them: it would let in every
             page that is opened on this machine.
         serves_without_store: requests without a key are served while the store cannot report whether there are keys,
-            since chat does not depend on it. For a gateway that only this machine can reach, without keys when that
-            was last known. False: a key is demanded meanwhile.
+            since chat does not depend on it. This is for a gateway that only this machine can reach, and that had no
+            keys when they were last counted. Where it is False, a key is demanded during that time.
         has_settings_key: the settings have a key, so one is demanded whatever the store has.
         metrics_keys: which keys open /metrics once there are keys.
         """
@@ -105,7 +105,7 @@ class Guard:
         self._seen_hosts: set[str] = set()  # as requests wrote them, and let in
 
     async def demands_key(self) -> bool:
-        """Returns whether a key that opens more than the page was ever made. Once known, that holds in an outage."""
+        """Returns whether a key that opens more than the page was ever made. What is known stays known in an outage."""
         if not self._is_key_demanded:
             try:
                 self._is_key_demanded = await self._keys.has_any()

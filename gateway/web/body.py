@@ -17,21 +17,22 @@ SLOWEST_BYTES_PER_S = 16 * 1024  # a body that arrives more slowly runs out of t
 
 
 class BodyReader:
-    """The reader of all bodies of the process.
-
-    limit_bytes: of one body.
-    in_flight_bytes: of all bodies over LARGE_BYTES, each until its request is answered.
-    timeout_s: of one body; it is extended while the body keeps coming.
-    """
+    """The reader of all bodies of the process."""
 
     def __init__(self, limit_bytes: int, in_flight_bytes: int, timeout_s: float) -> None:
+        """Begins with no body in flight.
+
+        limit_bytes: the most bytes of one body.
+        in_flight_bytes: the most of all bodies over LARGE_BYTES, each of which counts until its request is answered.
+        timeout_s: the time for one body; it is extended while the body keeps coming.
+        """
         self.limit_bytes = limit_bytes
         # The bytes of `in_flight_bytes` that no quota has taken.
         self.left_bytes = in_flight_bytes
         self.timeout_s = timeout_s
 
     def read(self, scope: Scope, receive: Receive) -> _BodyBlock:
-        """Reads the whole body, as `async with`; a large one counts as in flight until the block is left.
+        """Reads the whole body, in an `async with` block. A large body counts as in flight until the block is left.
 
         Raises: BodyTooLarge (by content-length before anything is read), BodyTimeout, Overloaded, BadRequest,
         ClientGone.

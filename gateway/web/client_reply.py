@@ -33,7 +33,9 @@ class ClientConnection(Protocol):
 
 
 class ClientReply:
-    """The `Sink` of an ASGI request. Use it in a `with` block, inside of which its watcher lives.
+    """The reply to an ASGI request. Implements `Sink`, which documents the methods.
+
+    Use it in a `with` block, inside of which its watcher lives.
 
     The request's body must have been read before: the watcher takes all that `receive` still returns.
     """

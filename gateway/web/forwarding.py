@@ -160,7 +160,7 @@ class ForwardedRoute:
     async def send(
         self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
     ) -> None:
-        """Sends a request upstream and its reply to the client. change: of the reply, given by subclasses."""
+        """Sends a request upstream, and its reply to the client. change: what subclasses change in the reply."""
         info = incoming.info
         if info.model is None and info.caller.models is not None and _uses_model(outgoing):
             raise NotAllowed(
@@ -178,7 +178,7 @@ async def forward(
     send_timeout_s: float,
     change: ReplyChange | None = None,
 ) -> None:
-    """Sends a request upstream without memory, and its reply to the client. change: of the reply."""
+    """Sends a request upstream without memory, and its reply to the client. change: what is changed in the reply."""
     info = incoming.info
     receipt = info.begin_receipt()
     receipt.headers["x-mnemogate-memory"] = info.memory

@@ -77,8 +77,9 @@ def _is_messages_subpath(scope: Scope) -> bool:
 
 @dataclass(eq=False)
 class MessagesRoute:
-    """The route of messages. chats: answers chat completions."""
+    """The route of messages."""
 
+    # Answers requests that were read as chat completions.
     chats: ChatRoute
     forwarder: Forwarder
     has_limit: ClassVar[bool] = True
@@ -99,7 +100,7 @@ class MessagesRoute:
                 await self._answer(incoming, request)
 
     def _read_request(self, incoming: Incoming, body: bytes) -> MessagesRequest | None:
-        """Returns a request; None: it goes to an upstream of its dialect, and memory cannot read it.
+        """Returns a request; None: memory cannot read it, so it goes to an upstream of its dialect without memory.
 
         Raises: BadRequest, BodyTooLarge.
         """
@@ -139,7 +140,7 @@ class MessagesRoute:
         return parse(body, json, headers, most, is_lenient=is_lenient, has_limit=self.has_limit)
 
     def _read_native(self, incoming: Incoming, body: bytes, json: Json) -> MessagesRequest | None:
-        """Returns a request for an upstream of its dialect; None: memory cannot read it, so that it passes without."""
+        """Returns a request for an upstream of its dialect; None: memory cannot read it."""
         try:
             request = self._read_with_headers(incoming, body, json, is_lenient=True)
             thread = read_thread(json)

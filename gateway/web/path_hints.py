@@ -34,12 +34,12 @@ def hint_for(path: str, routes: Iterable[str]) -> str:
     return f"{hint}; did you mean {nearest}?"
 
 
-def _nearest(path: str, known: Iterable[str]) -> str | None:
-    """Returns the route with nearly this path, or which goes on from it; None: there is none."""
+def _nearest(path: str, route_paths: Iterable[str]) -> str | None:
+    """Returns the route that a path nearly is, or that goes on from it; None: there is no such route."""
     if len(path) > _MAX_CHARACTERS:
         return None
     own = path.rstrip("/").lower()
-    routes = dict.fromkeys(route.rstrip("/") for route in known)
+    routes = dict.fromkeys(route.rstrip("/") for route in route_paths)
     nearest, best_ratio = None, _ALIKE
     for route in routes:
         matcher = SequenceMatcher(None, *_without_parameters(own, route))

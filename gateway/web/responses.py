@@ -289,7 +289,7 @@ class ResponsesRoute(ForwardedRoute):
         return is_named and self.chats.chat.resolver.is_for_agent(parsed.model or "", caller.context(headers))
 
     def _read_native(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> NativeResponse | None:
-        """Returns a request into which memory goes; None: memory has no part in it."""
+        """Returns a request that goes upstream with memory; None: it goes without, as it came."""
         if head.is_encoded or not self.makes_response:
             return None
         native = read_native(bytes(parsed.raw), head.path, self.chats.settings.max_messages)

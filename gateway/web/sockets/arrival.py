@@ -9,9 +9,10 @@ from gateway.web.body import LARGE_BYTES, SLOWEST_BYTES_PER_S, BodyReader, ByteQ
 
 
 class Arrival:
-    """The part of a connection's next message that has arrived. on_late: called when the rest takes too long."""
+    """The part of a connection's next message that has arrived."""
 
     def __init__(self, bodies: BodyReader, on_late: Callable[[], object]) -> None:
+        """Begins with nothing arrived. on_late: called when the rest of a message takes too long."""
         self._bodies = bodies
         self._on_late = on_late
         self._loop = asyncio.get_running_loop()
@@ -21,7 +22,7 @@ class Arrival:
         self._timer: asyncio.TimerHandle | None = None
 
     def update(self, count: int) -> None:
-        """Takes the number of bytes that have arrived; 0: none, or the message is whole. Raises: Overloaded."""
+        """Notes how many bytes of the message have arrived; 0: no message is under way. Raises: Overloaded."""
         self._count = count
         if count > LARGE_BYTES:
             if self._quota is None:

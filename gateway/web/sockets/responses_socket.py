@@ -69,14 +69,15 @@ class HandshakeRoute:
 
 
 class ResponsesSockets:
-    """The application's part that serves WebSockets.
-
-    edge: answers requests.
-    bodies: bounds messages as it bounds bodies.
-    is_draining: returns whether the server takes no new requests.
-    """
+    """The application's part that serves WebSockets."""
 
     def __init__(self, edge: ASGIApp, bodies: BodyReader, is_draining: Callable[[], bool]) -> None:
+        """Opens nothing.
+
+        edge: answers requests.
+        bodies: bounds messages as it bounds bodies.
+        is_draining: returns whether the server takes no new requests.
+        """
         self.edge = edge
         self.bodies = bodies
         self.is_draining = is_draining
@@ -191,29 +192,32 @@ class _Session:
         quota.grow(sum(map(len, create.fields.values())))
         queue = self._queues.get(create.stream_id)
         connection = ResponseConnection(self._connection)
-        response = QueuedResponse(create, quota, connection, self._ended_before(create.stream_id, queue))
+        response = QueuedResponse(create, quota, connection, self._find_ended_before(create.stream_id, queue))
         if queue is not None:
             queue.append(response)
         else:
             queue = self._queues[create.stream_id] = _Queue((response,))
-            self._start(self._serve(create.stream_id, queue))
+            self._start_task(self._serve(create.stream_id, queue))
 
-    def _ended_before(self, stream_id: str | None, queue: _Queue | None) -> str | None:
-        """Returns the id of the last response before the next one; None: there is none, or it still goes on.
+    def _find_ended_before(self, stream_id: str | None, queue: _Queue | None) -> str | None:
+        """Returns the id of the response that has ended just before a new one; None: there is none.
 
-        A cancelled one has ended for its client. queue: of that `stream_id`; None: it is empty.
+        There is none either while the response before the new one goes on. A cancelled response has ended for its
+        client.
+
+        queue: the responses of this `stream_id`; None: none is under way or waits.
         """
         if queue is None:
             return self._last_ended.id if self._last_ended.stream_id == stream_id else None
         last = queue[-1]
         return last.client_id if last.is_cancelled else None
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._remove)
+        task.add_done_callback(self._remove_task)
 
-    def _remove(self, task: asyncio.Task[None]) -> None:
+    def _remove_task(self, task: asyncio.Task[None]) -> None:
         """Removes a task that has ended. A fault in it closes the connection."""
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -223,19 +227,19 @@ class _Session:
             self._connection.abort()
 
     def _cancel(self, cancel: Cancel) -> None:
-        """Cancels a response, if it is under way, or waits for the end of cancelled ones alone.
+        """Cancels a response, if it is the first of its queue that is not cancelled yet.
 
-        It may have ended meanwhile. An error about that would be taken for one of the next response.
+        A response that has ended meanwhile is no error: the client would take an error for one of its next response.
         """
         for queue in self._queues.values():
-            going_on = next((each for each in queue if not each.is_cancelled), None)
-            if going_on is not None and going_on.matches(cancel):
-                going_on.cancel()
+            first = next((response for response in queue if not response.is_cancelled), None)
+            if first is not None and first.matches(cancel):
+                first.cancel()
 
     def _close_when_idle(self) -> None:
         """Closes the connection after the responses that it has; `_serve` does where there are any."""
         if not self._queues:
-            self._start(self._close())
+            self._start_task(self._close())
 
     async def _close(self) -> None:
         if not self._is_closed:
@@ -253,8 +257,8 @@ class _Session:
                 self._last_ended = _EndedResponse(stream_id, queue.popleft().client_id)
         finally:
             del self._queues[stream_id]
-            for left in queue:  # where one before them has failed
-                left.quota.release()
+            for unserved in queue:  # a response before them has failed
+                unserved.quota.release()
         if not self._queues and self._sockets.is_draining():
             await self._close()
 
