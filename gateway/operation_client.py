@@ -59,7 +59,8 @@ class OperationClient:
     def dispatch(self, perform_here: Callable[[], T], ask: Callable[[ServingProcess], T]) -> T:
         """Has work done by the process that serves the database, or here if there is none.
 
-        perform_here: opens the database; a command that has it open is waited for.
+        perform_here: opens the database and does the work. Where another command has the database open, this one waits
+            for it.
         ask: has the work done by the process.
         """
         until = time.monotonic() + START_S
@@ -99,10 +100,11 @@ class OperationClient:
     def find_process(self, until: float | None = None) -> ServingProcess | None:
         """Returns the process that serves this database; None: there is none.
 
-        until: how long one that starts is waited for (monotonic); None: for `START_S`.
+        The database's lock decides whether there is one: a process that was killed leaves its file, and another program
+        may have its port by now. A process that starts takes the lock before it writes its file, so the file is waited
+        for.
 
-        The lock decides: a process that was killed leaves its file, and another program may have its port by now.
-        One that starts has the lock before its file, which is waited for.
+        until: until when it is waited for, by `time.monotonic`; None: for `START_S`.
 
         Raises: GatewayError: the database is another account's.
         """
@@ -134,9 +136,9 @@ class OperationClient:
 
     def records(self, operation: str, arguments: _Arguments) -> list[dict[str, Any]]:
         """Returns all records of a list."""
-        return [each for page in self.pages(operation, arguments, "after") for each in page["data"]]
+        return [record for page in self.pages(operation, arguments, "after") for record in page["data"]]
 
 
 def without_none(arguments: _Arguments) -> dict[str, Any]:
-    """Returns arguments without those that are left out: they are None."""
+    """Returns arguments without those that are None, which count as left out."""
     return {name: value for name, value in arguments.items() if value is not None}

@@ -105,7 +105,7 @@ def _add_assistant_turn(history: ClaudeMessages, blocks: list[Json]) -> None:
 
 def _make_ids_unique(history: ClaudeMessages) -> None:
     """Renames calls with an id that occurs twice: some providers restart their numbers with each reply."""
-    taken: set[str] = set()
+    used_ids: set[str] = set()
     # How many ids were made of the one that a call came with.
     copies: Counter[str] = Counter()
     # From the id that calls of the last assistant message came with to the ids that they have now.
@@ -116,10 +116,10 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
         for block in message["content"]:
             match block:
                 case {"type": "tool_use", "id": str(id)}:
-                    while block["id"] in taken:
+                    while block["id"] in used_ids:
                         copies[id] += 1
                         block["id"] = f"{id}_{copies[id]}"
-                    taken.add(block["id"])
+                    used_ids.add(block["id"])
                     new_ids.setdefault(id, deque()).append(block["id"])
                 case {"type": "tool_result", "tool_use_id": str(id)} if id in new_ids:
                     # Results come in the order of their calls; a result too many belongs to the last call.
@@ -161,16 +161,16 @@ def _find_unanswered_calls(history: ClaudeMessages) -> dict[str, int]:
 
 def _without_calls(blocks: list[Json], calls: Container[str]) -> list[Json]:
     """Returns blocks without calls with these ids, and without the thoughts that count only after them."""
-    left: list[Json] = []
+    remaining: list[Json] = []
     is_after_call = False
     for block in blocks:
         if block.get("type") in _PROVIDER_CALLS and str(block.get("id")) in calls:
             is_after_call = True
         elif not (is_after_call and block.get("type") in THINKING):
-            left.append(block)
-    while left and left[-1].get("type") in THINKING:
-        left.pop()
-    return left
+            remaining.append(block)
+    while remaining and remaining[-1].get("type") in THINKING:
+        remaining.pop()
+    return remaining
 
 
 def _trim_prefill(history: ClaudeMessages) -> None:

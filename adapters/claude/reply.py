@@ -133,9 +133,9 @@ class _Parts:
 def with_place(block: Json, index: int, start: int, call: int) -> Json:
     """Returns a block with its place.
 
-    index: among all blocks.
-    start: in the content.
-    call: among the calls.
+    index: the number of blocks before it.
+    start: the characters of content before it.
+    call: the number of calls before it.
     """
     place: Json = {"index": index}
     if start:
@@ -202,15 +202,15 @@ def place_citations(citations: Any, start: int, end: int, count: int) -> list[Js
 
 def translate_usage(usage: Json) -> Json:
     """Returns OpenAI's usage together with Anthropic's, which counts apart what it read from and wrote to its cache."""
-    read = token_count(usage, "cache_read_input_tokens")
+    cached = token_count(usage, "cache_read_input_tokens")
     written = token_count(usage, "cache_creation_input_tokens")
-    prompt = token_count(usage, "input_tokens") + read + written
+    prompt = token_count(usage, "input_tokens") + cached + written
     completion = token_count(usage, "output_tokens")
     translated: Json = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": read, "cache_write_tokens": written},
+        "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
     }
     details = usage.get("output_tokens_details")
     thinking = details.get("thinking_tokens") if isinstance(details, dict) else None

@@ -65,8 +65,8 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
     """Returns the request for the Messages API.
 
     body: a chat completion request.
-    limits: model -> the most tokens it may write, where known.
-    marks: True: cache marks are placed, since the client set none.
+    limits: by the models' names the most tokens that they may write, as far as they are known.
+    marks: cache marks are placed, as where the client has set none.
 
     Raises: Untranslatable: names the field that the Messages API has no word for.
     """
@@ -74,9 +74,9 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
         if (value := body.get(key)) is not None and value != nothing:
             raise Untranslatable(f"`{key}` is not supported by this model's provider (Anthropic).", key)
     model = body.get("model")
-    known = find_traits(model if isinstance(model, str) else "")
-    conversation = arrange_turns(body.get("messages") or (), late_system=known.late_system)
-    wire: Json = {"model": model, "max_tokens": _max_tokens(body, limits or {}, known.max_tokens)}
+    traits = find_traits(model if isinstance(model, str) else "")
+    conversation = arrange_turns(body.get("messages") or (), late_system=traits.late_system)
+    wire: Json = {"model": model, "max_tokens": _max_tokens(body, limits or {}, traits.max_tokens)}
     tools = to_tools(body.get("tools") or [])
     if tools:
         wire["tools"] = tools
@@ -84,19 +84,19 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
     if choice is not None:
         wire["tool_choice"] = choice
     system = [*_read_own_system(body.get("system")), *conversation.system]
-    known_here = _READ | _ASKS_NOTHING.keys()
-    wire |= {key: value for key, value in body.items() if key not in known_here and value is not None}
+    not_copied = _READ | _ASKS_NOTHING.keys()
+    wire |= {key: value for key, value in body.items() if key not in not_copied and value is not None}
     if body.get("stream"):
         wire["stream"] = True
     _set_stop(wire, body.get("stop"))
     _set_user(wire, body)
     _set_tier(wire, body.get("service_tier"))
-    _set_output(wire, system, body, known)
+    _set_output(wire, system, body, traits)
     if system:
         wire["system"] = system
     wire["messages"] = conversation.messages
     _stop_thinking(wire)
-    if known.binds_thoughts:
+    if traits.binds_thoughts:
         _allow_other_prefix(wire)
     if marks:
         place_marks(wire, _cache_ttl(body.get("prompt_cache_retention")))
@@ -195,7 +195,7 @@ def _ask_to_think(wire: Json, effort: str) -> None:
 
 
 def _stop_thinking(wire: Json) -> None:
-    """Asks for no thinking after a call that has lost its thought, or was made without: such a request is refused."""
+    """Asks for no thinking where the last reply has a call without a thought: such a request is refused."""
     thinking = wire.get("thinking")
     if not isinstance(thinking, dict) or thinking.get("type") != "enabled":
         return
@@ -206,7 +206,7 @@ def _stop_thinking(wire: Json) -> None:
 
 
 def _allow_other_prefix(wire: Json) -> None:
-    """Has thoughts that the model would refuse left out: memory, tools or notes before them may be others than then."""
+    """Has thoughts left out that the model would refuse, since memory, tools or notes before them were changed."""
     replies = (turn for turn in wire["messages"] if turn["role"] == "assistant")
     turns = [turn for turn in replies if any(block.get("type") in THINKING for block in turn["content"])]
     if not turns:
@@ -221,12 +221,12 @@ def _allow_other_prefix(wire: Json) -> None:
 
 
 def with_block_binding(thinking: Any, tool_choice: Any) -> Json | None:
-    """Returns the `thinking` of a request that has Claude drop thoughts whose prefix is another one than it was.
+    """Returns the `thinking` of a request that has Claude drop thoughts before which something was changed.
+
+    Returns None where the request cannot ask for that: its thinking is not adaptive, or it forces a call.
 
     thinking: the request's own; None: the default of the models that bind thoughts, which is adaptive.
     tool_choice: as Claude takes it.
-
-    None: the request cannot ask for that. Only adaptive thinking can, and not where a call is forced.
     """
     thinking = {"type": "adaptive"} if thinking is None else thinking
     if not isinstance(thinking, dict) or thinking.get("type") != "adaptive" or _forces_call(tool_choice):

@@ -10,6 +10,8 @@ from adapters.claude.schema_unions import UnionMerger
 from adapters.types import Json
 
 _EMPTY: Final[Json] = {"type": "object", "properties": {}}
+# The fields of a function that are read here; others pass.
+_READ: Final = ("name", "description", "parameters", "strict")
 # Keywords whose value has schemas by name.
 _SCHEMAS_BY_NAME: Final = ("properties", "$defs", "definitions")
 # Keywords whose value is data, and no schema.
@@ -51,8 +53,7 @@ def _translate_tool(tool: Any, where: str, merger: UnionMerger) -> Json:
     translated["input_schema"] = schema or _EMPTY
     # `strict` ends here, as at Anthropic's own endpoint for OpenAI's dialect: OpenAI's frameworks set it on every tool,
     # and Anthropic refuses a request with more of them, or larger ones, than its grammar has room for.
-    known = ("name", "description", "parameters", "strict")
-    translated |= {key: value for key, value in function.items() if key not in known and value is not None}
+    translated |= {key: value for key, value in function.items() if key not in _READ and value is not None}
     translated |= {key: value for key, value in tool.items() if key not in ("type", "function")}
     return translated
 
@@ -93,14 +94,14 @@ def to_schema(schema: Any) -> Any:
     Its objects are closed, as in OpenAI's strict mode; bounds and patterns would be refused.
     """
     if isinstance(schema, list):
-        return [to_schema(each) for each in schema]
+        return [to_schema(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     result: Json = {}
     noted: Json = {}
     for key, value in schema.items():
         if key in _SCHEMAS_BY_NAME and isinstance(value, dict):
-            result[key] = {name: to_schema(each) for name, each in value.items()}
+            result[key] = {name: to_schema(named) for name, named in value.items()}
         elif key in _DATA:
             result[key] = value
         elif key == "oneOf" and "anyOf" not in schema:

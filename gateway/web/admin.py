@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from gateway.errors import BadRequest, NotAuthenticated
 from gateway.run.admin.operation_table import OperationTable
+from gateway.run.admin.serving import ADMIN_HEADER
 from gateway.web.middleware import info_of
 
 ADMIN_PREFIX = "/admin/"
@@ -18,9 +19,11 @@ MAX_BYTES = 128 << 20  # one line of an import may be a whole request, and JSON 
 
 
 def admin_routes(operations: OperationTable, token: str) -> list[Route]:
+    """Returns the route of operations. token: what a caller has to present."""
+
     async def perform(request: Request) -> Response:
         info_of(request.scope).route = "admin"
-        sent = request.headers.get("x-mnemogate-admin", "")
+        sent = request.headers.get(ADMIN_HEADER, "")
         if not hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), token.encode()):
             raise NotAuthenticated("This route is for the command line of the account that runs the gateway.")
         name = request.path_params["operation"]

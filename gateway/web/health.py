@@ -48,6 +48,7 @@ class Readiness:
         return self.started and not self.draining
 
     def report(self) -> dict[str, Any]:
+        """Returns the state in all, and of each part."""
         parts = {name: check() for name, check in self.checks.items()}
         if not self.is_ready:
             status = "draining" if self.draining else "starting"
@@ -57,6 +58,8 @@ class Readiness:
 
 
 def home_routes() -> list[Route]:
+    """Returns the routes that tell a visitor what this is."""
+
     async def home(_: Request) -> Response:
         return Response(HOME, media_type="text/plain")
 
@@ -65,6 +68,8 @@ def home_routes() -> list[Route]:
 
 
 def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
+    """Returns the routes for load balancers and for what collects metrics."""
+
     async def live(_: Request) -> Response:
         return _json({"status": "ok"})
 

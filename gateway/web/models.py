@@ -40,9 +40,11 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
         info = info_of(request.scope)
         info.route = "models"
         upstream = read_upstream_name(request.scope["headers"])
-        of_agents = await agent_models(agents, info.caller.project)
-        of_upstreams = await models.entries_for(info.caller.credential, upstream, has_others=bool(of_agents))
-        entries = (*of_agents, *of_upstreams)
+        agent_entries = await agent_models(agents, info.caller.project)
+        upstream_entries = await models.entries_for(
+            info.caller.credential, upstream, has_others=bool(agent_entries)
+        )
+        entries = (*agent_entries, *upstream_entries)
         allowed = [entry for entry in entries if info.caller.may_ask(str(entry.get("id")))]
         if is_anthropic_client(request.scope):
             return _json(render_page(allowed, request.query_params))
@@ -55,8 +57,8 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
         info.caller.check_model(name)
         entry = None
         if asks_agent(name):
-            of_agents = await agent_models(agents, info.caller.project)
-            entry = next((each for each in of_agents if name == each["id"]), None)
+            agent_entries = await agent_models(agents, info.caller.project)
+            entry = next((agent for agent in agent_entries if name == agent["id"]), None)
         if entry is None:
             entry = await models.find(name, info.caller.credential)
         return _json(render_model(entry) if is_anthropic_client(request.scope) else entry)

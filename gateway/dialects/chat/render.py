@@ -36,30 +36,30 @@ class ChatView(ClientView):
     def __init__(self, terms: TurnTerms) -> None:
         self._holds_events = bool(terms.gateway_tools)
         self._held_bytes = 0
-        # The gateway asked for it, the client did not.
+        # The gateway has asked for usage, and the client has not.
         self._strips_usage = terms.usage_added and not terms.wants_usage
-        self._first: Json = {}  # the first round's first chunk
+        self._first_chunk: Json = {}  # of the first round
         self._has_begun = self._has_role = False
         self._has_hidden_round = False  # a hidden round has gone before
         self._passes_events = not self._holds_events
-        self._out: list[bytes] = []
+        self._unsent: list[bytes] = []
 
     def take(self) -> bytes:
-        if self._holds_events or not self._out:
+        if self._holds_events or not self._unsent:
             return b""
-        data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-        self._out.clear()
+        data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
+        self._unsent.clear()
         return data
 
     def release(self) -> None:
         self._holds_events = False
 
     def begin(self, first: Json) -> None:
-        self._first = first
+        self._first_chunk = first
 
     def show(self, event: ReplyEvent) -> None:
         if self._passes_events and not self._strips_usage and event.calls is None and event.raw is not None:
-            self._out.append(event.raw)
+            self._unsent.append(event.raw)
         else:
             self._show_changed(event)
 
@@ -67,7 +67,7 @@ class ChatView(ClientView):
         # Nearly every event of every stream ends here: its bytes go as they came.
         if self._passes_events:
             raw = [event.raw for event in read]
-            self._out.extend(map(without_null_usage, raw) if self._strips_usage else raw)
+            self._unsent.extend(map(without_null_usage, raw) if self._strips_usage else raw)
         return self._passes_events
 
     def add_text(self, text: str) -> None:
@@ -129,7 +129,7 @@ class ChatView(ClientView):
         """Appends bytes. has_content: they have content, so that all may leave."""
         if self._strips_usage:
             raw = without_null_usage(raw)  # our asking for usage puts this into every other chunk
-        self._out.append(raw)
+        self._unsent.append(raw)
         self._has_begun = True
         if self._holds_events:
             self._held_bytes += len(raw)
@@ -138,7 +138,7 @@ class ChatView(ClientView):
     @property
     def _identity(self) -> Json:
         """The first chunk's id, time and model, which all later chunks take on."""
-        return {key: self._first[key] for key in ("id", "created", "model") if key in self._first}
+        return {key: self._first_chunk[key] for key in ("id", "created", "model") if key in self._first_chunk}
 
     def _append_chunk(self, delta: Json, finish: str | None = None) -> None:
         """Appends a chunk of the gateway's own."""

@@ -347,7 +347,7 @@ class _MessageReader:
             url = str(source.get("url"))
         elif self._fields.is_lenient:
             self._fields.left_out[f"image.source.{str(kind)[:60]}"] = None
-            return _read_fields(block, _IMAGE_FIELDS)
+            return _pick_fields(block, _IMAGE_FIELDS)
         else:
             raise untranslatable_field(f"{where}.source.{kind}")
         return {"type": "image_url", "image_url": {"url": url}}
@@ -373,7 +373,7 @@ class _MessageReader:
             return [*about, {"type": "file", "file": {"filename": named, "file_data": data}}]
         if self._fields.is_lenient:
             self._fields.left_out[f"document.source.{str(kind)[:60]}"] = None
-            return [_read_fields(block, _DOCUMENT_FIELDS)]
+            return [_pick_fields(block, _DOCUMENT_FIELDS)]
         raise untranslatable_field(f"{where}.source.{kind}")
 
     def _translate_search_result(self, block: Json, where: object) -> str:
@@ -424,10 +424,11 @@ def find_words(blocks: list[Any]) -> int | None:
 
 
 def _is_reminder(text: str) -> bool:
-    own = text.strip()
-    if not own or (own.startswith(_REMINDER[0]) and own.endswith(_REMINDER[1])):
+    """Returns whether a text has no words of a person, but only what an application has put there."""
+    trimmed = text.strip()
+    if not trimmed or (trimmed.startswith(_REMINDER[0]) and trimmed.endswith(_REMINDER[1])):
         return True
-    return own.startswith(("<", "[")) and not without_frame(own).strip()
+    return trimmed.startswith(("<", "[")) and not without_frame(trimmed).strip()
 
 
 def _read_text(block: Any, where: object, checker: FieldChecker) -> str:
@@ -457,7 +458,7 @@ def _translate_call(block: Json, where: object) -> Json:
     }
 
 
-def _read_fields(block: Json, fields: frozenset[str]) -> Json:
+def _pick_fields(block: Json, fields: frozenset[str]) -> Json:
     """Returns a block that has no form in a chat completion as it came, without its cache mark, which may move."""
     return {key: value for key, value in block.items() if key in fields}
 

@@ -85,7 +85,7 @@ class NativeMessages(Struct, frozen=True):
             members["system"] = system
         if changes.tools:
             members["tools"] = [*as_list(self.json.get("tools")), *map(_translate_tool, changes.tools)]
-        members |= _name_container(self.json.get("container"), changes.hidden_rounds)
+        members |= _container_member(self.json.get("container"), changes.hidden_rounds)
         if changes.max_tokens is not None:
             # A limit that the thoughts alone may reach is refused, so a late round has room for them.
             members["max_tokens"] = max(changes.max_tokens, thinking_budget(self.json) + 1)
@@ -130,7 +130,7 @@ class NativeMessages(Struct, frozen=True):
         notes = self._place_notes(changes.notes)
         if not (replacements or notes or dropped or changes.stored_messages or changes.hidden_rounds):
             return messages
-        dropped_messages, dropped_results = self._place_dropped(dropped)
+        dropped_messages, dropped_results = self._find_dropped(dropped)
         turns = _translate_to_turns([_split_note(m, note) for m, note in changes.stored_messages])
         ends_with_added = bool(turns)
         for index, message in enumerate(messages):
@@ -160,13 +160,13 @@ class NativeMessages(Struct, frozen=True):
                 placed[origin.message] = origin.words_block, note
         return placed
 
-    def _place_dropped(self, dropped: Set[int]) -> tuple[set[int], dict[int, set[int]]]:
-        """Returns the messages of which all parts are left out, and of others the results that are."""
-        left = {origin.message for index, origin in enumerate(self.origins) if index not in dropped}
+    def _find_dropped(self, dropped: Set[int]) -> tuple[set[int], dict[int, set[int]]]:
+        """Returns the messages that are left out whole, and by the index of any other the results that it loses."""
+        remaining = {origin.message for index, origin in enumerate(self.origins) if index not in dropped}
         messages: set[int] = set()
         results: dict[int, set[int]] = {}
         for origin in (self.origins[index] for index in dropped):
-            if origin.message not in left:
+            if origin.message not in remaining:
                 messages.add(origin.message)
             elif origin.result_block is not None:
                 results.setdefault(origin.message, set()).add(origin.result_block)
@@ -189,20 +189,20 @@ def _edit_message(
     words_block: the index of the block with which these words begin.
     """
     if dropped_results:
-        left = [block for at, block in enumerate(message["content"]) if at not in dropped_results]
-        if not left:
+        remaining = [block for n, block in enumerate(message["content"]) if n not in dropped_results]
+        if not remaining:
             return None
-        message = {**message, "content": left}
+        message = {**message, "content": remaining}
     if note:
-        return _insert_note(message, words_block - sum(at < words_block for at in dropped_results), note)
+        return _insert_note(message, words_block - sum(n < words_block for n in dropped_results), note)
     return message
 
 
-def _insert_note(message: Json, at: int, note: str) -> Json:
-    """Returns a message with a note before the person's words, in a block of its own."""
+def _insert_note(message: Json, index: int, note: str) -> Json:
+    """Returns a message with a note in a block of its own. index: of the block that follows it."""
     content = message["content"]
     blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
-    return {**message, "content": [*blocks[:at], {"type": "text", "text": note}, *blocks[at:]]}
+    return {**message, "content": [*blocks[:index], {"type": "text", "text": note}, *blocks[index:]]}
 
 
 def _split_note(message: Json, note: str) -> Json:
@@ -267,10 +267,11 @@ def _move_cache_mark(turns: list[Json], message: Json) -> list[Json]:
     return turns
 
 
-def _name_container(own: Any, rounds: Sequence[Json]) -> Json:
-    """Returns the `container` for the call after hidden rounds: that of the last one that had any.
+def _container_member(own: Any, rounds: Sequence[Json]) -> Json:
+    """Returns the member `container` for the call after hidden rounds, with the container of the last of them.
 
-    own: the client's, which stays; it may be without an id, to load skills into a new one.
+    own: the client's own container. One with an id stays, so nothing is returned; one without loads skills into a new
+        container.
     """
     if own is not None and not (isinstance(own, dict) and own.get("id") is None):
         return {}

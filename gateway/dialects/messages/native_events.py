@@ -41,9 +41,10 @@ def event_name(raw: bytes) -> str | None:
 
 
 class NativeEvents:
-    """The events of one reply, whatever number of rounds made it. gateway_tools: names of tools that run here."""
+    """The events of one reply, whatever number of rounds made it."""
 
     def __init__(self, gateway_tools: Collection[str]) -> None:
+        """Begins a reply. gateway_tools: the names of tools that run in the gateway."""
         self._gateway_tools = gateway_tools
         self._is_parsed = bool(gateway_tools)  # else every event passes unread
         # Index of a block in this round -> in the message; None: it is not shown.
@@ -67,7 +68,7 @@ class NativeEvents:
             return raw
         match name:
             case "message_start":
-                return self._begin(raw)
+                return self._begin_round(raw)
             case "content_block_start" | "content_block_delta" | "content_block_stop":
                 return self._show_block(raw, name)
             case "message_delta":
@@ -79,38 +80,38 @@ class NativeEvents:
         index, self._next_index = self._next_index, self._next_index + 1
         return index
 
-    def hide(self, tail: Sequence[bytes]) -> list[bytes]:
+    def hide_round(self, tail: Sequence[bytes]) -> list[bytes]:
         """Ends a hidden round. tail: its last events. Returns those that the client gets."""
-        shown = []
+        passed = []
         for raw in tail:
             name = event_name(raw)
             if name == "message_delta":
                 self._read_delta(raw)
             elif name == "ping" or raw.startswith(b":"):
-                shown.append(raw)
+                passed.append(raw)
         self._earlier_usage, self._usage = add_usage(self._earlier_usage, self._usage), {}
-        return shown
+        return passed
 
     def end(self, tail: Sequence[bytes], finish: str | None) -> list[bytes]:
         """Returns the end of the message. finish: stands in for the upstream's reason, in OpenAI's words."""
-        shown = []
+        events = []
         for raw in tail:
             name = event_name(raw)
             if name == "message_delta" and (self._earlier_usage or finish):
                 self._read_delta(raw)
-                shown.append(self._render_delta(finish))
+                events.append(self._render_delta(finish))
             else:
-                shown.append(raw)
+                events.append(raw)
             self._has_message_delta = self._has_message_delta or name == "message_delta"
             self.is_over = self.is_over or name == "message_stop"
         # The last round was hidden or stopped, or its stream ended without its last event.
         if not self.is_over:
-            shown += () if self._has_message_delta else [self._render_delta(finish or "stop")]
-            shown.append(encode_typed_event("message_stop", {}))
+            events += () if self._has_message_delta else [self._render_delta(finish or "stop")]
+            events.append(encode_typed_event("message_stop", {}))
             self.is_over = True
-        return shown
+        return events
 
-    def _begin(self, raw: bytes) -> bytes:
+    def _begin_round(self, raw: bytes) -> bytes:
         parsed = _decode_data(raw)
         message = as_object(parsed.get("message"))
         self._usage = as_object(message.get("usage"))
@@ -132,10 +133,12 @@ class NativeEvents:
             else:
                 self._shown_indices[index] = self.claim_index()
                 self.has_content = True
-        shown = self._shown_indices.get(index, index)
-        if shown is None:
+        shown_index = self._shown_indices.get(index, index)
+        if shown_index is None:
             return b""
-        return raw if shown == index else encode_typed_event(name, {**_without_type(parsed), "index": shown})
+        if shown_index == index:
+            return raw
+        return encode_typed_event(name, {**_without_type(parsed), "index": shown_index})
 
     def _read_delta(self, raw: bytes) -> None:
         self._message_delta = _without_type(_decode_data(raw))

@@ -45,10 +45,10 @@ class NativeMessage:
         """Shows an event, or a comment. A chunk without bytes is part of an event that was shown already."""
         raw = event.raw or b""
         if (name := event_name(raw)) is not None:
-            shown = self._events.pass_on(raw, name)
-            if shown and name != "ping":
+            passed = self._events.pass_on(raw, name)
+            if passed and name != "ping":
                 self._own_blocks.end()
-            self._add(shown, has_content=self._events.has_content)
+            self._add(passed, has_content=self._events.has_content)
         elif event.chunk is None and raw.startswith(b":"):
             self._add(raw, has_content=False)
 
@@ -71,7 +71,7 @@ class NativeMessage:
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         """Ends a hidden round. tail: its last events."""
         self._own_blocks.end()
-        for raw in self._events.hide(_bytes_of(tail)):
+        for raw in self._events.hide_round(_bytes_of(tail)):
             self._add(raw, has_content=False)
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None) -> None:

@@ -70,9 +70,9 @@ class GrowingOutput:
         for call in self._calls:
             call.end(self._status_at_end(call, status))
 
-    def done(self) -> list[Json]:
+    def final_items(self) -> list[Json]:
         """Returns the items of an output that has ended."""
-        return [item.done for item in self._items]
+        return [item.final_json for item in self._items]
 
     def json(self, status: str) -> list[Json]:
         """Returns the items as a response that ends with this status has them."""

@@ -25,19 +25,20 @@ class Emit(Protocol):
 
 
 class Item:
-    """An output item as it grows.
-
-    tag: the part that all ids of the response share.
-    index: its place in the output.
-    emit: sends an event; None: the response is one JSON body, without events.
-    """
+    """An output item as it grows."""
 
     # How its id begins.
     kind: ClassVar[str]
-    # The whole item, once it has ended.
-    done: Json
+    # The item as it is at its end, once it has ended.
+    final_json: Json
 
     def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
+        """Makes an item that has not begun.
+
+        tag: the part that all ids of the response share.
+        index: its place in the output.
+        emit: sends an event; None: the response is one JSON body, without events.
+        """
         self.tag = tag
         self.index = index
         self._emit = emit
@@ -69,9 +70,9 @@ class Item:
 
     def end(self, status: str) -> None:
         """Sends the whole item once more. status: completed or incomplete."""
-        self.done = self.json(status)
+        self.final_json = self.json(status)
         if self._emit is not None:
-            self._emit("response.output_item.done", output_index=self.index, item=self.done)
+            self._emit("response.output_item.done", output_index=self.index, item=self.final_json)
 
 
 class _Part:
@@ -95,6 +96,8 @@ class _Part:
 
 
 class MessageItem(Item):
+    """The text of a reply, with its annotations, or its refusal."""
+
     kind = "msg"
 
     def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
@@ -146,25 +149,23 @@ class MessageItem(Item):
     def _end_part(self) -> None:
         if self._emit is None or not self._parts:
             return
-        at = len(self._parts) - 1
+        index = len(self._parts) - 1
         part = self._parts[-1]
         if part.kind == "refusal":
-            self.emit("refusal.done", content_index=at, refusal=part.text)
+            self.emit("refusal.done", content_index=index, refusal=part.text)
         else:
-            self.emit("output_text.done", content_index=at, text=part.text, logprobs=part.logprobs)
-        self.emit("content_part.done", content_index=at, part=part.json())
+            self.emit("output_text.done", content_index=index, text=part.text, logprobs=part.logprobs)
+        self.emit("content_part.done", content_index=index, part=part.json())
 
 
 class ThoughtsItem(Item):
-    """The thoughts of a reply, as a summary, which is what clients show.
-
-    sealing_model: the model that makes them; None: the upstream's fields for them are not shown.
-    """
+    """The thoughts of a reply, as a summary, which is what clients show."""
 
     kind = "rs"
 
     def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
         super().__init__(tag, index, emit)
+        # The model that makes the thoughts; None: the upstream's fields for them are not shown.
         self.sealing_model: str | None = None
         self._pieces: list[str] = []
         self._sealed = MessageDraft()
@@ -219,7 +220,7 @@ _GROWING: Final = ("function_call", "custom_tool_call")
 class CallItem(Item):
     """A call of the client's.
 
-    It begins when its name is complete: known by arguments, another item or the reply's end.
+    It begins when its name is complete, which its first arguments, another item or the reply's end show.
     """
 
     kind = "fc"
@@ -263,16 +264,16 @@ class CallItem(Item):
     def json(self, status: str) -> Json:
         call = self._call
         is_empty = status == "in_progress"
-        known = {"id": self.id, "call_id": call.id or f"call_{self.tag}_{self.index}", "status": status}
+        ids = {"id": self.id, "call_id": call.id or f"call_{self.tag}_{self.index}", "status": status}
         if self._is_function:
             if is_empty and self._form.kind in _GROWING:
                 item = render_call(self._form, "")
-                return {**item, **({"input": ""} if "input" in item else {}), **known}
-            return {**render_call(self._form, call.text, text="".join(self._input)), **known}
+                return {**item, **({"input": ""} if "input" in item else {}), **ids}
+            return {**render_call(self._form, call.text, text="".join(self._input)), **ids}
         form = self._form
         text = "" if is_empty else str(self._custom.get("input") or "")
         space = {} if form.namespace is None else {"namespace": form.namespace}
-        return {"type": "custom_tool_call", "name": form.name, "input": text, **space, **known}
+        return {"type": "custom_tool_call", "name": form.name, "input": text, **space, **ids}
 
     def end(self, status: str) -> None:
         self.begin()

@@ -34,7 +34,7 @@ from gateway.dialects.responses.request_fields import (
     SEALED_THOUGHTS,
     add_translated,
     check_fields,
-    check_included,
+    checked_included,
     echo_fields,
     may_be_truncated,
     read_strings,
@@ -138,7 +138,7 @@ def parse(
     json = read_object(body)
     check_fields(json, repeated_keys)
     translated, shared = _read_messages(json, max_messages, upstream_tools, waiting, needs_input=needs_input)
-    included = check_included(read_strings(json, "include"))
+    included = checked_included(read_strings(json, "include"))
     tools = read_tools(json, upstream_tools, translated.left_out, waiting, found_tools)
     chat: Json = {"model": json.get("model"), "messages": translated.messages}
     if LOGPROBS in included or json.get("top_logprobs") is not None:

@@ -236,7 +236,7 @@ class ResponsesView(ClientView):
         if status == "completed":
             self._response.complete()
         return self._response.json(
-            status, reason, output=self._output.done(), usage=render_usage(self._usage)
+            status, reason, output=self._output.final_items(), usage=render_usage(self._usage)
         )
 
     def _emit_failure(self, message: str, code: str | None, kind: str, param: Any) -> None:
@@ -287,7 +287,7 @@ def _rebuild_output(response: GrowingResponse, reply: WireMessage, status: str) 
     output = GrowingOutput(response)
     output.add_delta(delta_of({"message": reply}), [])
     output.end(status)
-    return output.done()
+    return output.final_items()
 
 
 def empty_response(terms: ResponseTerms, status: str) -> Json:

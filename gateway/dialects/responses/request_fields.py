@@ -101,8 +101,8 @@ def read_strings(json: Json, key: str) -> list[str]:
     return values
 
 
-def check_included(include: Sequence[str]) -> Sequence[str]:
-    """Returns the `include` of a request. Raises: BadRequest: it names what no response has."""
+def checked_included(include: Sequence[str]) -> Sequence[str]:
+    """Returns the `include` of a request as it is. Raises: BadRequest: it names something that no response has."""
     for index, value in enumerate(include):
         if value not in _INCLUDABLE:
             raise BadRequest(
@@ -115,7 +115,7 @@ def check_included(include: Sequence[str]) -> Sequence[str]:
 
 def asks_for_sealed_thoughts(query: Mapping[str, Sequence[str]]) -> bool:
     """Returns whether a request's query wants thoughts in the form in which they are sent back. Raises: BadRequest."""
-    return SEALED_THOUGHTS in check_included([*query.get("include", ()), *query.get("include[]", ())])
+    return SEALED_THOUGHTS in checked_included([*query.get("include", ()), *query.get("include[]", ())])
 
 
 def may_be_truncated(json: Json) -> bool:

@@ -32,7 +32,9 @@ class BatchOperations(Struct, frozen=True):
     async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
         """Returns batches, the newest first."""
         limit = Arguments(raw).optional_number("limit") or _LISTED
-        return [await self._shown(batch) for batch in await self.store.batches.list(None, Page(limit=limit))]
+        return [
+            await self._batch_json(batch) for batch in await self.store.batches.list(None, Page(limit=limit))
+        ]
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
         """Returns a batch with those of its items that have failed, expired or were cancelled, and why."""
@@ -56,12 +58,12 @@ class BatchOperations(Struct, frozen=True):
                         "error": item.failure_reason(messages.get(item.id)),
                     }
                 )
-        return {**await self._shown(batch), "items": unsuccessful}
+        return {**await self._batch_json(batch), "items": unsuccessful}
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
         """Cancels what has not ended of a batch, also of one that was cancelled before."""
         batch = await self.store.batches.cancel(await self._find(raw), self.now())
-        return await self._shown(batch)
+        return await self._batch_json(batch)
 
     async def _find(self, raw: RawArguments) -> Batch:
         name = Arguments(raw).text("batch")
@@ -70,7 +72,7 @@ class BatchOperations(Struct, frozen=True):
         except NotFound as error:
             raise BadRequest(f"{error.message}; `mnemogate batches` shows them", param="batch") from error
 
-    async def _shown(self, batch: Batch) -> dict[str, Any]:
+    async def _batch_json(self, batch: Batch) -> dict[str, Any]:
         counts = await self.store.batches.counts(batch.id)
         return {
             "id": ids.id_of("job", batch.uid),

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import IO, Final
 
-from gateway.run.admin.import_faults import UNREADABLE_ZIP, mapped_parser_errors, wrong_file
+from gateway.run.admin.import_faults import UNREADABLE_ZIP, map_parser_errors, wrong_file
 from gateway.run.admin.import_json import MAX_JSON_BYTES
 
 MAX_ENTRIES: Final = 10_000  # of a ZIP
@@ -49,7 +49,7 @@ def open_parts(file: IO[bytes]) -> Iterator[list[Callable[[], AbstractContextMan
         yield [partial(_rewind, file)]
         return
     _check_directory(file)
-    with mapped_parser_errors(), zipfile.ZipFile(file) as archive:
+    with map_parser_errors(), zipfile.ZipFile(file) as archive:
         yield [partial(archive.open, entry) for entry in _conversation_entries(archive)]
 
 

@@ -18,7 +18,7 @@ def wrong_file(why: str) -> BadRequest:
 
 
 @contextmanager
-def mapped_parser_errors() -> Iterator[None]:
+def map_parser_errors() -> Iterator[None]:
     """Raises a `BadRequest` in place of the errors of parsers, since these may quote the file."""
     import ijson
 

@@ -20,7 +20,7 @@ from adapters.json_escapes import without_lone_surrogates
 from gateway.core.imports import chatgpt, claude, simple_formats
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable, WrongForm, read_time
 from gateway.run.admin.import_archive import is_archive, open_parts
-from gateway.run.admin.import_faults import mapped_parser_errors, wrong_file
+from gateway.run.admin.import_faults import map_parser_errors, wrong_file
 from gateway.run.admin.import_json import (
     BOM,
     LARGE_CONVERSATION,
@@ -78,7 +78,7 @@ def _find_json_format(file: IO[bytes]) -> str:
     import ijson
 
     has_messages = False
-    with mapped_parser_errors():
+    with map_parser_errors():
         events = ijson.parse(JsonStream(file), use_float=True, buf_size=PIECE_BYTES)
         is_list = next(events)[1] == "start_array"
         object_prefix = "item" if is_list else ""

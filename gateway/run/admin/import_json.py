@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import IO, Any, Final
 
 from adapters.json_escapes import replace_lone_surrogates
-from gateway.run.admin.import_faults import mapped_parser_errors, wrong_file
+from gateway.run.admin.import_faults import map_parser_errors, wrong_file
 
 MAX_JSON_BYTES: Final = 4 << 30
 MAX_LEVELS: Final = 100
@@ -96,7 +96,7 @@ def read_items(file: IO[bytes], prefix: str) -> Iterator[Any]:
     import ijson
 
     stream = JsonStream(file)
-    with mapped_parser_errors():
+    with map_parser_errors():
         for item in ijson.items(stream, prefix, use_float=True, buf_size=PIECE_BYTES):
             yield item
             stream.item_bytes = 0

@@ -50,7 +50,7 @@ class JobOperations(Struct, frozen=True):
         return {**_job_json(job), "steps": [asdict(step) for step in await self.store.jobs.steps(id)]}
 
     async def retry(self, raw: RawArguments) -> dict[str, Any]:
-        """Has a job run now, a dead letter too. Raises: BadRequest: there is none to run."""
+        """Has a job run now, also one that has failed for good. Raises: BadRequest: there is no such job to run."""
         return await self._change(raw, self.store.jobs.retry)
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class JobOperations(Struct, frozen=True):
 
 
 async def cancel_job(store: Store, id: int, at: float) -> Job:
-    """Deletes a job. A batch ends before its own, which nothing else would end. Raises: NotFound."""
+    """Deletes a job. The batch of a batch's job ends with it, since nothing else would end it. Raises: NotFound."""
     job = await store.jobs.get(id)
     if job is None or job.kind != BATCH_JOB:
         return await store.jobs.cancel(id)
@@ -75,6 +75,6 @@ async def cancel_job(store: Store, id: int, at: float) -> Job:
 
 def _job_json(job: Job) -> dict[str, Any]:
     """Returns a job without its payload, which only the handler of its kind can read."""
-    shown = asdict(job)
-    del shown["payload"]
-    return shown
+    fields = asdict(job)
+    del fields["payload"]
+    return fields

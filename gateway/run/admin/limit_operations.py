@@ -126,7 +126,7 @@ def limit_json(limit: UsageLimit) -> dict[str, Any]:
 
 @contextmanager
 def _map_not_found() -> Iterator[None]:
-    """Raises UnknownId for a limit that the store has lost meanwhile."""
+    """Raises UnknownId where the store has no such limit any more."""
     try:
         yield
     except NotFound as error:
@@ -143,13 +143,13 @@ def _read_most(raw: RawArguments, unit: str) -> float:
 
 
 def _read_unit_and_period(raw: RawArguments) -> tuple[str, str | None]:
-    unit = _choice(raw, "unit", UNITS)
+    unit = _read_choice(raw, "unit", UNITS)
     if unit == "concurrent" and raw.get("per") is not None:
         raise BadRequest("per must be left out where unit is concurrent.", param="per")
-    return unit, None if unit == "concurrent" else _choice(raw, "per", PERIODS)
+    return unit, None if unit == "concurrent" else _read_choice(raw, "per", PERIODS)
 
 
-def _choice(raw: RawArguments, name: str, choices: Collection[str]) -> str:
+def _read_choice(raw: RawArguments, name: str, choices: Collection[str]) -> str:
     value = raw.get(name)
     if value is None:
         raise BadRequest(f"{name} is missing: one of {', '.join(choices)}.", param=name)

@@ -45,26 +45,28 @@ class RunOperations(Struct, frozen=True):
         agent = await self.store.agents.load(entry.run.agent)
         if agent is None:
             raise UnknownId("There is no such run.")
-        steps = [each for each in await runs.steps(entry.run) if each.step.number > last_shown]
-        shown = steps[:limit]
+        steps = [step for step in await runs.steps(entry.run) if step.step.number > last_shown]
+        page_steps = steps[:limit]
         has_more = len(steps) > limit
         # The results of a step's calls begin the exchange after it.
-        next_exchanges = [each.step.exchange for each in steps[1 : limit + 1]]
+        next_exchanges = [step.step.exchange for step in steps[1 : limit + 1]]
         last_exchange = None if has_more else await runs.last_exchange(entry.run)
         records = [
-            await self._step(agent, step, next_exchange)
-            for step, next_exchange in zip(shown, [*next_exchanges, last_exchange][: len(shown)], strict=True)
+            await self._step_record(agent, step, next_exchange)
+            for step, next_exchange in zip(
+                page_steps, [*next_exchanges, last_exchange][: len(page_steps)], strict=True
+            )
         ]
-        page = RunPage(summary_of(entry), tuple(records), str(shown[-1].step.number) if has_more else None)
-        return entry.agent_uid, page
+        next_after = str(page_steps[-1].step.number) if has_more else None
+        return entry.agent_uid, RunPage(summary_of(entry), tuple(records), next_after)
 
     async def newest(self, memory: FoundMemory, limit: int = NEWEST) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""
         runs = await self.store.runs.list(memory.scope.project, RunFilter(agent=memory.id), Page(limit=limit))
         return tuple(map(summary_of, runs))
 
-    async def _step(self, agent: Agent, entry: StepEntry, next_exchange: int | None) -> StepRecord:
-        """Returns a step. next_exchange: the one after it, with the results of its calls; None: there is none."""
+    async def _step_record(self, agent: Agent, entry: StepEntry, next_exchange: int | None) -> StepRecord:
+        """Returns a step. next_exchange: the row of the exchange with the results of its calls; None: there is none."""
         step, turns = entry.step, self.store.turns
         exchange = await turns.exchange(agent, step.exchange)
         answered_by = None if next_exchange is None else await turns.exchange(agent, next_exchange)

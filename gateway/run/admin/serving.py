@@ -20,6 +20,8 @@ from gateway.errors import GatewayError
 from storage.errors import StoreError
 from storage.sidecar import ADMIN, open_sidecar, remove_sidecar, replace_sidecar, resolve_path
 
+# The header with the token of a caller.
+ADMIN_HEADER = "x-mnemogate-admin"
 # How long an operation may take to answer; long ones are asked for in parts.
 ANSWER_S = 30.0
 # The same of an operation that looks through a whole file first: 4 GiB, the most that is imported, take an idle gateway
@@ -88,7 +90,7 @@ class ServingProcess(NamedTuple):
         request = urllib.request.Request(
             f"{self.address}/admin/{operation}",
             body,
-            {"x-mnemogate-admin": self.token, "content-type": "application/json"},
+            {ADMIN_HEADER: self.token, "content-type": "application/json"},
         )
         # Without the proxies of the environment: the process is on this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -41,7 +41,7 @@ def open_input(path: str | None) -> Iterator[IO[str]]:
     if not path:
         recode(sys.stdin, "utf-8-sig")
     with (
-        _naming_errors(path or "standard input"),
+        _map_errors(path or "standard input"),
         open(path, encoding="utf-8-sig") if path else nullcontext(sys.stdin) as file,
     ):
         yield file
@@ -59,10 +59,10 @@ def open_output(path: str | None, *, may_replace: bool) -> Iterator[IO[str]]:
     """
     if not path:
         recode(sys.stdout, "utf-8")
-        with _naming_errors("standard output"):
+        with _map_errors("standard output"):
             yield sys.stdout
         return
-    with _naming_errors(path):
+    with _map_errors(path):
         _check_free(path, may_replace=may_replace)
         part = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -79,7 +79,7 @@ def open_output(path: str | None, *, may_replace: bool) -> Iterator[IO[str]]:
 
 
 def _check_free(path: str, *, may_replace: bool) -> None:
-    """Raises: GatewayError: something has the name that may not be replaced."""
+    """Checks that a file may get a name. Raises: GatewayError: something has it that may not be replaced."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -91,8 +91,8 @@ def _check_free(path: str, *, may_replace: bool) -> None:
 
 
 @contextmanager
-def _naming_errors(name: str) -> Iterator[None]:
-    """Raises errors of a file as a GatewayError that names the file."""
+def _map_errors(name: str) -> Iterator[None]:
+    """Raises a GatewayError that names the file in place of the errors of its block."""
     try:
         yield
     except BrokenPipeError:

@@ -9,11 +9,11 @@ from msgspec import Struct
 from starlette.requests import Request
 
 from gateway.errors import NotAllowed, NotAuthenticated
+from gateway.run.admin.serving import ADMIN_HEADER
 from gateway.web.auth import Guard
 from storage.records import OPERATOR, Key
 
 MANAGE_PREFIX: Final = "/v1/manage/"
-ADMIN_HEADER: Final = "x-mnemogate-admin"
 
 
 class Manager(Struct, frozen=True):
@@ -28,7 +28,7 @@ class Access:
     """Admits callers to `/v1/manage/…`."""
 
     def __init__(self, guard: Guard, admin_token: str | None) -> None:
-        """admin_token: the owner's; None: there is none."""
+        """Makes what admits callers. admin_token: the owner's; None: the owner has none."""
         self._guard = guard
         self._token = admin_token
 

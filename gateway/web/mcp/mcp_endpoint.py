@@ -64,7 +64,7 @@ class McpEndpoint:
         rules: Callable[[str, str | None], IdentityRules],
         bodies: BodyReader,
     ) -> None:
-        """rules: by which the requests of a project are read, and the mode of their key."""
+        """Makes an endpoint that does not run yet. rules: returns those of a project and the mode of its key."""
         self._memory, self._rules, self._bodies = memory, rules, bodies
         self._manager = StreamableHTTPSessionManager(
             make_server(self._perform),
@@ -137,7 +137,7 @@ class McpEndpoint:
 
 
 def _with_session_id(raw: bytes, send: Send) -> Send:
-    """Returns how a request is answered: a handshake gets the id of a session, which is what its client is called."""
+    """Returns a `send` that adds the id of a session to the answer to a handshake: the client's name, encoded."""
     client = _read_client_name(raw) if b'"initialize"' in raw else ""
     if not client:
         return send

@@ -55,7 +55,7 @@ def test_a_hidden_round_leaves_no_call_no_gap_and_no_second_start() -> None:
     call = block(1, "tool_use", id="toolu_1", name="memory_insert", input={})
     first = shown(events, [start(input_tokens=10), event("ping"), *block(0, "text"), *call])
     assert first == [start(input_tokens=10), event("ping"), *block(0, "text")]
-    assert events.hide(end("tool_use", output_tokens=5)) == []
+    assert events.hide_round(end("tool_use", output_tokens=5)) == []
     second = shown(events, [start(input_tokens=20), *block(0, "thinking"), *block(1, "text")])
     assert [parsed(raw)["index"] for raw in second] == [1, 1, 2, 2]
     last, stop = events.end(end("end_turn", output_tokens=7), None)
@@ -73,7 +73,7 @@ def test_a_client_call_after_a_gateway_call_has_the_next_index() -> None:
 def test_a_last_round_that_was_hidden_has_an_end_nevertheless() -> None:
     events = NativeEvents({"memory_insert"})
     shown(events, [start(input_tokens=1), *block(0, "tool_use", name="memory_insert")])
-    events.hide(end("tool_use", output_tokens=2))
+    events.hide_round(end("tool_use", output_tokens=2))
     delta, stop = events.end([], "length")
     assert (parsed(delta)["delta"]["stop_reason"], parsed(stop)["type"]) == ("max_tokens", "message_stop")
 
