@@ -27,13 +27,13 @@ from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_export import MemoryExport
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_lists import ListOperations
+from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.move import Move, MoveOutcome
 from gateway.run.admin.operation_arguments import Defaults, RawArguments
 from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.overview_operation import OverviewOperation
-from gateway.run.admin.page_records import MemoryRecord
 from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.admin.run_operations import RunOperations
 from gateway.run.admin.show import ShowOperation

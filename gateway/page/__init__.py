@@ -2,7 +2,7 @@
 
 To add a screen (people_screens.py and its template are examples):
 
-1. An operation in `gateway/run/admin` returns a frozen record (`page_records.py`). It takes the visitor's `project`
+1. An operation in `gateway/run/admin` returns a frozen record (`memory_records.py`). It takes the visitor's `project`
    (None: all) and raises `UnknownId` for what is not in it; changes take `request.visitor.editor`.
 2. Name the operation in `PageOperations` (page_operations.py); `gateway/operations.py` makes it.
 3. A module here has `screens(operations) -> list[Screen | Action]`; `page_routes.py` lists it. The path has parts

@@ -15,7 +15,7 @@ from gateway.page.memory_access import PERSON_ROUTES, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, HtmlDownload, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.conversation_views import ConversationRecord
-from gateway.run.admin.page_records import BlockRecord, FactRecord
+from gateway.run.admin.memory_records import BlockRecord, FactRecord
 
 HEADING = "What is remembered about you"
 

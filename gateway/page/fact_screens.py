@@ -10,8 +10,8 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import SAVED, Action, ActionResult, Answer, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.memory_edits import MemoryEdits
+from gateway.run.admin.memory_records import FactRecord
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.page_records import FactRecord
 from gateway.run.admin.word_search import Remaining, WordSearches
 
 

@@ -9,8 +9,7 @@ from msgspec import Struct
 from gateway.errors import BadRequest, NotAllowed
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, Answer, ListQuery, NoFields, Screen, ScreenRequest, View
-from gateway.run.admin.key_operations import KeyOperations
-from gateway.run.admin.page_records import KeyKind, KeyPage, NewKey
+from gateway.run.admin.key_operations import KeyKind, KeyOperations, KeyPage, NewKey
 from gateway.run.admin.sign_in import SignIn
 from gateway.settings import DefaultMode
 

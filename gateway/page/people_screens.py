@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
+from gateway.run.admin.memory_records import MemoryKind, MemoryRecord
 from gateway.run.admin.memory_views import PEOPLE_LOOKED_AT
-from gateway.run.admin.page_records import MemoryKind, MemoryRecord
 
 _HEADINGS: dict[MemoryKind, str] = {
     "user": "People",

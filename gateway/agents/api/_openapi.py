@@ -13,7 +13,7 @@ from gateway.agents.api._route import AgentsRoute, ConversationConvertor
 from gateway.agents.wire.struct_fields import Form
 from gateway.run.admin import manage_records as manage
 from gateway.run.admin.link_operations import LinkRequest, MadeLink
-from gateway.run.admin.page_records import ExplainedRequest
+from gateway.run.admin.request_records import ExplainedRequest
 
 _PARAMETER = re.compile(r"{(\w+)(?::(\w+))?}")
 _NO_WORD = re.compile(r"\W+")

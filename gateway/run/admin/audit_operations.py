@@ -10,13 +10,25 @@ from msgspec import Struct
 
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, read_cursor
-from gateway.run.admin.page_records import AuditRecord
 from gateway.run.admin.request_operations import name_of
 from storage.listing import LAST_NUMBER
 from storage.sql.store import Store
 
 # Lines of an answer to the command line.
 PAGE = 200
+
+
+class AuditRecord(Struct, frozen=True):
+    """Something that an operator did, or a person by a link."""
+
+    at: float
+    # The name of a key, `code`, `link` or `command`.
+    who: str
+    action: str
+    # The uid of a memory, which may be gone.
+    memory: str | None
+    # A kind and a number ("block human, version 8"), never words.
+    what: str
 
 
 class AuditPage(Struct, frozen=True):

@@ -11,8 +11,9 @@ from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import message_records, shorten
 from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, format_page_end, next_cursor, parse_page_end
+from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.operation_arguments import read_cursor
-from gateway.run.admin.page_records import HitRecord, MessageRecord
+from gateway.run.admin.request_records import HitRecord
 from storage.listing import SizedConversation
 from storage.records import Exchange
 from storage.sql.store import Store

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import WireMessage, call_id, called_function, media_in, text_of
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.tree import is_tombstone
-from gateway.run.admin.page_records import MessageRecord, ToolRound
+from gateway.run.admin.memory_records import MessageRecord, ToolRound
 from storage.records import REPLY, Exchange, State
 
 # Characters of a text, and of what a tool was given and returned.

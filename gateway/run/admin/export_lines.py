@@ -24,7 +24,7 @@ from gateway.core.definition import (
 )
 from gateway.core.tool_rule import RawRule
 from gateway.run.admin.import_progress import ImportProgress
-from gateway.run.admin.page_records import FactOrigin
+from gateway.run.admin.memory_records import FactOrigin
 
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 _Number = Annotated[int, Meta(ge=1, lt=2**31)]  # the search index has places for no more

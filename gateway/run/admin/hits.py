@@ -8,8 +8,9 @@ from typing import cast
 from msgspec import UNSET
 from msgspec.structs import asdict, replace
 
+from gateway.run.admin.memory_records import SourceKind
 from gateway.run.admin.page_paths import page_path
-from gateway.run.admin.page_records import HitRecord, LeftOutRecord, Reason, SourceKind
+from gateway.run.admin.request_records import HitRecord, LeftOutRecord, Reason
 from storage.listing import ExchangePlace
 from storage.recall_record import RecalledEntry
 from storage.records import MUTED, Exchange, Message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -11,12 +11,42 @@ from msgspec.structs import asdict
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_draft import ALL_PROJECTS, create_key, read_draft
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, read_cursor
-from gateway.run.admin.page_records import KeyKind, KeyPage, KeyRecord, NewKey
 from gateway.settings import DefaultMode
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
 from storage.records import OPERATOR_READ, Key
 from storage.sql.keys import DEFAULT_PROJECT, Keys
+
+KeyKind = Literal["app", "metrics", "operator", "operator-read"]
+
+
+class KeyRecord(Struct, frozen=True):
+    """A gateway key, without its secret."""
+
+    id: int
+    name: str
+    # None: all, of an operator's key.
+    project: str | None
+    # The first characters of the key.
+    prefix: str
+    kind: KeyKind
+    # The mode of requests that ask for none; None: as the settings say.
+    memory: str | None
+    created: float
+    revoked: float | None
+
+
+class NewKey(KeyRecord, frozen=True, kw_only=True):
+    """A key that was just made. secret: the key itself, which cannot be shown again."""
+
+    secret: str
+
+
+class KeyPage(Struct, frozen=True):
+    """A page of keys, the newest first. next: `after` of the next page."""
+
+    items: tuple[KeyRecord, ...]
+    next: str | None
 
 
 class KeyOperations(Struct, frozen=True):

@@ -58,10 +58,10 @@ from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable
 from gateway.run.admin.exchange_messages import TEXT_CHARS, shorten
 from gateway.run.admin.memory_edits import Editor, MemoryEdits
 from gateway.run.admin.memory_forgetting import MemoryForgetting
+from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.memory_search import SearchOperation, TextSearch
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, refusal
-from gateway.run.admin.page_records import MessageRecord
 from gateway.run.memory.memory_context import check_not_paused
 from gateway.run.receipt import Receipt
 from gateway.run.usage.accounting import Accounting

@@ -12,8 +12,8 @@ from msgspec import Struct
 from gateway.run.admin.exchange_messages import message_records
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.list_page import MAX_PAGE_LIMIT
+from gateway.run.admin.memory_records import MessageRecord, SourceRecord
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.page_records import MessageRecord, SourceRecord
 from gateway.run.admin.transfer_operations import PAGE_LINES, ExportPosition, TransferOperations
 from storage.commands import TransferRecord
 from storage.records import Agent

@@ -23,9 +23,9 @@ from gateway.run.admin.forget_operations import CALL_S, Part, PartKind, find_tar
 from gateway.run.admin.hits import message_href
 from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.memory_lists import flags_of, other_profiles
+from gateway.run.admin.memory_records import FactRecord, MessageRecord, SourceRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import page_path
-from gateway.run.admin.page_records import FactRecord, MessageRecord, SourceRecord
 from gateway.run.admin.plain_text import shell_word
 from storage.commands import ForgetTarget
 from storage.errors import StoreError

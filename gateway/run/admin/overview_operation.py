@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Literal
 
 from msgspec import Struct
 
-from gateway.run.admin.page_records import (
-    AddedTime,
-    JobCounts,
-    MemoryCounts,
-    MemoryRecord,
-    OverviewRecord,
-    Problem,
-    RequestCounts,
-    RequestRecord,
-    UpstreamRecord,
-)
+from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.request_operations import RequestOperations
+from gateway.run.admin.request_records import RequestRecord
 from gateway.run.request_figures import RequestFigures
 from gateway.run.request_log import RequestLog
 from storage.errors import Busy, StoreError, TooSlow
@@ -30,6 +22,72 @@ _LISTED = 10
 
 # Returns the memories with the newest turns. Its arguments: a project, or None for all; the most memories.
 NewestMemories = Callable[[str | None, int], Awaitable[Sequence[MemoryRecord]]]
+
+
+class Problem(Struct, frozen=True):
+    """Something that is not well. href: the page that shows more of it, relative to /ui/."""
+
+    text: str
+    href: str
+
+
+class RequestCounts(Struct, frozen=True):
+    """Requests of this process: in flight, of the last hour, and those of them that failed."""
+
+    in_flight: int
+    last_hour: int
+    failed: int
+
+
+class MemoryCounts(Struct, frozen=True):
+    """The requests of the last hour by what became of memory."""
+
+    on: int
+    read: int
+    off: int
+    # No user was named.
+    none: int
+    unavailable: int
+
+
+class AddedTime(Struct, frozen=True):
+    """The time that the gateway added to the requests of the last hour, in milliseconds; None: there was none."""
+
+    p50: float | None
+    p99: float | None
+
+
+class UpstreamRecord(Struct, frozen=True):
+    """An upstream with one of its keys. rests: it is passed over for a while, because it failed."""
+
+    name: str
+    state: Literal["well", "rests"]
+
+
+class JobCounts(Struct, frozen=True):
+    """Jobs: those that wait or run, and those that failed for good. None: the database cannot be asked."""
+
+    waiting: int | None
+    failed: int | None
+
+
+class OverviewRecord(Struct, frozen=True):
+    """How the gateway is."""
+
+    state: Literal["well", "degraded", "down"]
+    # "All is well.", or what is wrong, worst first.
+    sentence: str
+    problems: tuple[Problem, ...]
+    version: str
+    requests: RequestCounts
+    memory: MemoryCounts
+    added_ms: AddedTime
+    upstreams: tuple[UpstreamRecord, ...]
+    jobs: JobCounts
+    # The last requests, and the memories with the newest turns.
+    replies: tuple[RequestRecord, ...]
+    # None: they could not be read.
+    people: tuple[MemoryRecord, ...] | None
 
 
 class OverviewOperation(Struct, frozen=True):

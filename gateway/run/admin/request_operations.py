@@ -22,7 +22,7 @@ from gateway.errors import UnknownId
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import hit_records
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, id_of, unreadable_cursor
-from gateway.run.admin.page_records import (
+from gateway.run.admin.request_records import (
     ExplainedRequest,
     LeftOutRecord,
     PartTokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from msgspec import Struct
@@ -14,7 +14,6 @@ from gateway.core.conversation.tree import is_tombstone
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
 from gateway.run.admin.operation_arguments import read_cursor
-from gateway.run.admin.page_records import RunPage, RunSummary, StepCall, StepRecord
 from storage.errors import NotFound
 from storage.listing import FoundMemory, Page, RunEntry, RunFilter, StepEntry
 from storage.records import REPLY, Agent, Exchange
@@ -22,6 +21,65 @@ from storage.sql.store import Store
 
 # Runs on the page of an agent's memory.
 NEWEST = 10
+
+
+class RunSummary(Struct, frozen=True):
+    """A run of an agent."""
+
+    id: str
+    # The public id of its agent.
+    agent: str
+    # created, running, completed, failed or cancelled.
+    state: str
+    # Why it ended; None: it has not.
+    stop: str | None
+    created: float
+    begun: float | None
+    ended: float | None
+    steps: int
+    # Of all its steps, in and out.
+    tokens: int
+
+
+class StepCall(Struct, frozen=True):
+    """A call of a tool in a step."""
+
+    tool: str
+    arguments: str
+    # None: there is none yet, or it is forgotten.
+    result: str | None
+    state: Literal["answered", "waiting", "open"]
+    # What it waits for: approval, client or held.
+    waiting: str | None
+
+
+class StepRecord(Struct, frozen=True):
+    """A step of a run: a call of the model."""
+
+    # From 1 on, in the order of the run.
+    number: int
+    # In seconds since the epoch.
+    begun: float
+    # None: it has not ended.
+    ended: float | None
+    model: str
+    # Tokens of the prompt.
+    input: int
+    # Tokens of the reply.
+    output: int
+    # Why the run ended with it; None: it went on.
+    stop: str | None
+    # The class of what went wrong.
+    error: str | None
+    calls: tuple[StepCall, ...]
+
+
+class RunPage(Struct, frozen=True):
+    """A run with a page of its steps, in order. next: `after` of the next page."""
+
+    run: RunSummary
+    steps: tuple[StepRecord, ...]
+    next: str | None
 
 
 class RunOperations(Struct, frozen=True):

@@ -9,7 +9,7 @@ from msgspec import UNSET
 from gateway.core.memory.visibility import recallable_messages
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.hits import message_href, passage_href
-from gateway.run.admin.page_records import SourceRecord
+from gateway.run.admin.memory_records import SourceRecord
 from storage.listing import FoundMemory, SizedMemory, SourceExchange
 from storage.records import Fact, Passage, Revision
 from storage.sql.store import Store

@@ -15,9 +15,9 @@ from msgspec import UNSET, Struct, UnsetType
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import fact_href, message_href, passage_href
 from gateway.run.admin.list_page import PAGE_LIMIT
+from gateway.run.admin.memory_records import BlockRecord, SourceKind, SourceRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.operation_arguments import read_cursor
-from gateway.run.admin.page_records import BlockRecord, SourceKind, SourceRecord
 from storage.errors import TooSlow
 from storage.listing import LAST_NUMBER, ExchangePlace
 from storage.records import MUTED, Agent, Fact, Message

@@ -13,7 +13,6 @@ from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.job_operations import cancel_job
 from gateway.run.admin.operation_arguments import read_cursor, unreadable_cursor
-from gateway.run.admin.page_records import BatchPage, BatchRecord, JobPage, JobRecord, WorkRecord
 from gateway.run.admin.request_operations import name_of
 from gateway.run.background.learner import LEARN
 from gateway.run.usage.meter import DAY_S
@@ -30,6 +29,56 @@ _DEAD, _OTHER = "dead-", "job-"
 # and without one.
 LearningState = Literal["now", "waiting", "failed", "idle", "by_rule"]
 _JobsWithScopes = Sequence[tuple[Job, Scope | None]]
+
+
+class JobRecord(Struct, frozen=True):
+    """A job of the background."""
+
+    id: int
+    kind: str
+    # pending, running, retrying or dead: it has failed for good.
+    state: str
+    due: float
+    # The attempts that have failed or run.
+    tries: int
+    # Why the last attempt failed, without content.
+    error: str | None
+    # Of the memory that it works on.
+    name: str | None
+
+
+class JobPage(Struct, frozen=True):
+    """A page of jobs, those that failed for good first, then the newest first. next: `after` of the next page."""
+
+    items: tuple[JobRecord, ...]
+    next: str | None
+
+
+class BatchRecord(Struct, frozen=True):
+    """A batch of sends to agents."""
+
+    id: str
+    state: str
+    created: float
+    # Its items by what became of them.
+    counts: dict[str, int]
+
+
+class BatchPage(Struct, frozen=True):
+    """A page of batches, the newest first. next: `after_batch` of the next page."""
+
+    items: tuple[BatchRecord, ...]
+    next: str | None
+
+
+class WorkRecord(Struct, frozen=True):
+    """The work of the background."""
+
+    jobs: JobPage
+    batches: BatchPage
+    # Tokens of background calls today, and how many a project may use in a day; None: any number.
+    spent_today: int
+    bound: int | None
 
 
 class WorkOperations(Struct, frozen=True):

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.run.admin.exchange_messages import message_records
-from gateway.run.admin.page_records import ToolRound
+from gateway.run.admin.memory_records import ToolRound
 from storage.records import Exchange
 
 CALL = {"id": "a", "type": "function", "function": {"name": "search", "arguments": "{}"}}

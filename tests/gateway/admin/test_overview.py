@@ -13,9 +13,10 @@ from gateway.errors import BadRequest, UnknownId
 from gateway.operations import make_operations, make_request_operations
 from gateway.run.admin import request_operations
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.overview_operation import WELL, NewestMemories, OverviewOperation
-from gateway.run.admin.page_records import MemoryRecord, OverviewRecord, RequestRecord
+from gateway.run.admin.memory_records import MemoryRecord
+from gateway.run.admin.overview_operation import WELL, NewestMemories, OverviewOperation, OverviewRecord
 from gateway.run.admin.request_operations import RequestOperations
+from gateway.run.admin.request_records import RequestRecord
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import LoggedRequest, RequestLog
 from storage.errors import Broken, Busy, StoreError, TooSlow

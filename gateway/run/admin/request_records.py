@@ -1,0 +1,120 @@
+"""The records of what an operator is shown of a request, with the hits of its search. As in `memory_records`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from gateway.run.admin.memory_records import SourceKind
+
+# Why a hit stayed out of the note: below the line of what is worth a line; the note was full; it stands in the
+# conversation or in an earlier note; a chosen one says it; an operator has muted it; another took its place.
+Reason = Literal["weak", "no_room", "shown", "repeats", "muted", "superseded"]
+# How looking for memory ended. `off`, `nobody`: it was not looked for.
+Why = Literal["recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody"]
+WindowPart = Literal["system", "tools", "section", "summary", "history", "note", "message"]
+
+
+class HitRecord(Struct, frozen=True):
+    """A hit of a search for memory that went into a note."""
+
+    kind: SourceKind
+    seq: int
+    text: str | None
+    at: float | None
+    forgotten: bool
+    href: str | None
+    # From 1 on.
+    rank: int
+    # From 0 to 1, of the best of the search: in all, by words, by meaning. None in a selection of the whole memory;
+    # `meaning` also without an embedder.
+    score: float | None
+    words: float | None
+    meaning: float | None
+    tokens: int
+    # Until when a fact was true; not set: of all other hits.
+    until: float | UnsetType = UNSET
+
+
+class LeftOutRecord(HitRecord, frozen=True, kw_only=True):
+    """A hit that stayed out of the note."""
+
+    reason: Reason
+
+
+class PartTokens(Struct, frozen=True):
+    """The tokens of one part of a window, estimated."""
+
+    part: WindowPart
+    tokens: int
+
+
+class WindowRecord(Struct, frozen=True):
+    """The use of a model's window. context: its tokens. evicted: the tokens that no longer fitted."""
+
+    parts: tuple[PartTokens, ...]
+    context: int | None
+    evicted: int
+
+
+class UsageRecord(Struct, frozen=True):
+    """The tokens of a request as the upstream counts them; `cached` is of the input."""
+
+    input: int
+    output: int
+    cached: int
+
+
+class RequestSummary(Struct, frozen=True, kw_only=True):
+    """The part of a request that lists and its own page have."""
+
+    id: str
+    at: float
+    # The uid and name of its memory.
+    memory: str | None
+    name: str | None
+    # on, read, off, strict, none or unavailable.
+    mode: str
+    model: str
+    upstream: str
+    # None while it is in flight.
+    status: int | None
+    streamed: bool
+    ms: float
+    added_ms: float
+    # Of the hits that went into the note.
+    recalled_tokens: int
+
+
+class RequestRecord(RequestSummary, frozen=True, kw_only=True):
+    """A request as lists show it: no words."""
+
+    # How many hits went into the note.
+    recalled: int
+
+
+class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
+    """Why a reply was made as it was. The defaults are of a request that did not look for memory."""
+
+    # The public id of its conversation, and the number of its exchange's first message.
+    conversation: str | None
+    exchange: int | None = None
+    # Each upstream that was asked, with its answer ("openai:429").
+    tries: tuple[str, ...]
+    why: Why
+    # What happened, in words.
+    sentence: str
+    found: int = 0
+    # The note is a selection of the whole memory.
+    selection: bool = False
+    chosen: tuple[HitRecord, ...] = ()
+    # The best of those that stayed out.
+    left_out: tuple[LeftOutRecord, ...] = ()
+    # What went before the message, byte for byte.
+    note: str | None = None
+    window: WindowRecord = WindowRecord((), None, 0)
+    first_ms: float | None
+    usage: UsageRecord | None = None
+    # Until when the sources are kept.
+    kept_until: float | None = None
