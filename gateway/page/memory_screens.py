@@ -18,10 +18,10 @@ from gateway.page.screen import Action, Download, ListQuery, NoFields, Screen, S
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.block_views import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
+from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.plain_text import shell_word
-from gateway.run.admin.request_operations import name_of
 from gateway.settings import DEFAULT_PROFILE
 
 # Characters around each change that an undo of a block would bring, and of all of them.

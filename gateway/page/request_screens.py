@@ -10,8 +10,8 @@ from gateway.errors import UnknownId
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.block_views import BlocksSince
+from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_records import FactRecord, MessageRecord
-from gateway.run.admin.request_operations import name_of
 from gateway.run.admin.request_records import ExplainedRequest, WindowPart, WindowRecord
 
 _BAR_CELLS = 50  # of the bar that shows a window

@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from gateway.run.admin.find_memory import find_agent
+from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, read_cursor
-from gateway.run.admin.request_operations import name_of
 from storage.listing import LAST_NUMBER
 from storage.sql.store import Store
 

@@ -16,14 +16,8 @@ from msgspec import Struct
 
 from gateway.errors import BadRequest
 from gateway.run.admin.memory_edits import COMMAND
-from gateway.run.admin.operation_arguments import (
-    NO_DEFAULTS,
-    Arguments,
-    Defaults,
-    MemoryOwner,
-    RawArguments,
-    nothing_found,
-)
+from gateway.run.admin.memory_names import MemoryOwner, nothing_found
+from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
 from storage.errors import NotFound
@@ -127,7 +121,7 @@ class ForgetOperations:
             begun, is_more = await self._begin_whole(request.owner, is_late)
             usage_rows = await self._forget_usage(request.owner)
             if request.owner.subject is not None and not (begun or unfinished or request.left or usage_rows):
-                raise BadRequest(nothing_found(request.owner), param="user")
+                raise nothing_found(request.owner)
         elif not request.left:
             begun_part, extent = await self._begin_part(request.owner, request.part)
             begun = [begun_part]
@@ -233,5 +227,5 @@ class ForgetOperations:
         profile = owner.profile or DEFAULT_PROFILE
         agents = await self.store.forgetting.find(owner.project, profile, owner.subject, limit=1)
         if not agents:
-            raise BadRequest(nothing_found(owner.scope), param="user")
+            raise nothing_found(owner.scope)
         return agents[0]

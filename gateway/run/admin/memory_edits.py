@@ -14,13 +14,8 @@ from msgspec.structs import asdict
 from gateway.core.memory.learn import WRITTEN_FACT_CHARS, fact_key
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, NotAllowed, UnknownId
 from gateway.run.admin.find_memory import find_agent
-from gateway.run.admin.operation_arguments import (
-    NO_DEFAULTS,
-    Arguments,
-    Defaults,
-    RawArguments,
-    nothing_found,
-)
+from gateway.run.admin.memory_names import nothing_found
+from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.records import Agent, Block, Fact
 from storage.sql.store import Store
@@ -179,7 +174,7 @@ class MemoryEdits(Struct, frozen=True):
         scope = arguments.owner(self.defaults).scope
         agent = await self.store.agents.find(scope)
         if agent is None:
-            raise BadRequest(nothing_found(scope), param="user")
+            raise nothing_found(scope)
         return agent.uid
 
     # -- parts

@@ -12,7 +12,8 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.errors import BadRequest
-from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, id_of
+from gateway.run.admin.memory_names import id_of
+from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.listing import ListedConversation, ListedMemory, Retained
 from storage.records import API_PROFILE, Scope
 from storage.sql.store import Store

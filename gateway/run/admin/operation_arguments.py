@@ -11,11 +11,11 @@ from typing import Annotated, Any, Final, Protocol, TypeVar
 from msgspec import Meta, Struct
 
 from gateway.checked import Fault, InvalidValue, convert
-from gateway.core import ids
 from gateway.core.request.identity import checked_id
 from gateway.errors import BadRequest, UnknownId
+from gateway.run.admin.memory_names import MemoryOwner, subject_of
 from gateway.settings import DEFAULT_PROFILE
-from storage.records import API_PROFILE, Scope
+from storage.records import API_PROFILE
 
 RawArguments = Mapping[str, Any]
 _NonEmptyText = Annotated[str, Meta(min_length=1)]
@@ -52,22 +52,6 @@ class Defaults(Struct, frozen=True):
 
 # The defaults of a gateway with settings that name no user and no profile.
 NO_DEFAULTS = Defaults()
-
-
-class MemoryOwner(Struct, frozen=True):
-    """The memories that an operation is about: one, or all of a project with the profile or subject that is named."""
-
-    project: str
-    # None: any.
-    profile: str | None = None
-    subject: str | None = None
-
-    @property
-    def scope(self) -> Scope:
-        """The scope of the one memory that is named. Raises: BadRequest: no user is named."""
-        if self.subject is None:
-            raise BadRequest("Say whose memory: --user, --conversation or --agent.", param="user")
-        return Scope(self.project, self.profile or DEFAULT_PROFILE, self.subject)
 
 
 class Arguments:
@@ -140,7 +124,7 @@ class Arguments:
         if "agent" in self:
             if profile or user or conversation:
                 raise BadRequest("An agent is named by its id alone.", param="agent")
-            return MemoryOwner(project, API_PROFILE, _subject_of(self.text("agent")))
+            return MemoryOwner(project, API_PROFILE, subject_of(self.text("agent")))
         if user and conversation:
             raise BadRequest("Name a user, or a conversation without a user, not both.", param="conversation")
         if defaults is not None:
@@ -261,31 +245,3 @@ def refusal(fault: Fault) -> BadRequest:
     if fault.kind == "missing":
         return BadRequest(f"The field {name} is missing.", param=name)
     return BadRequest(f"{name or 'The body'}: {fault.message}.", param=name)
-
-
-# The subjects of memories that are created over REST, by the kinds of their ids.
-_SUBJECTS = {"agent": "agent", "archive": "archive", "source": "folder"}
-
-
-def _subject_of(id: str) -> str:
-    """Returns the subject of a memory that was created over REST, by its id. Raises: BadRequest."""
-    for kind, subject in _SUBJECTS.items():
-        uid = ids.uid_of(kind, id)
-        if uid is not None:
-            return f"{subject}:{uid}"
-    raise BadRequest(f"{id!r} is no id of an agent, an archive or a folder (agent-…).", param="agent")
-
-
-def id_of(subject: str) -> str:
-    """Returns the id of a memory that was created over REST, by its subject."""
-    kind, _, uid = subject.partition(":")
-    return ids.id_of("source" if kind == "folder" else kind, uid)
-
-
-def nothing_found(named: Scope | MemoryOwner) -> str:
-    """Returns the message that nothing is stored for an owner. It names project and profile, which may be misspelt."""
-    subject = named.subject or "anybody"
-    if named.profile == API_PROFILE:
-        return f"There is no {id_of(subject)} in project {named.project!r}."
-    profile = "any profile" if named.profile is None else f"profile {named.profile!r}"
-    return f"Nothing is remembered for {subject} in project {named.project!r}, {profile}."

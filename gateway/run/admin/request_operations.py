@@ -10,33 +10,30 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import merge
 from typing import Any, NamedTuple, cast
 
 import msgspec
 from msgspec import Struct
 
-from gateway.core.dates import minute_text
 from gateway.errors import UnknownId
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import hit_records
-from gateway.run.admin.operation_arguments import Arguments, RawArguments, id_of, unreadable_cursor
+from gateway.run.admin.memory_names import name_of
+from gateway.run.admin.operation_arguments import Arguments, RawArguments, unreadable_cursor
+from gateway.run.admin.request_explanations import explain_logged, sentence_of, summarize_logged, window_of
 from gateway.run.admin.request_records import (
     ExplainedRequest,
     LeftOutRecord,
-    PartTokens,
     RequestRecord,
     UsageRecord,
     Why,
-    WindowPart,
-    WindowRecord,
 )
 from gateway.run.request_log import LoggedRequest, RequestLog
 from storage.errors import StoreError
 from storage.listing import LAST_NUMBER
-from storage.recall_record import PROMPT_PARTS, REASONS, RecallRecord, pack_request_id, unpack
-from storage.records import API_PROFILE, Scope
+from storage.recall_record import RecallRecord, pack_request_id, unpack
 from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
 
@@ -44,25 +41,6 @@ _DAY_S = 86_400.0
 # Lines of an answer to the command line.
 _PAGE = 200
 _NUMBER = re.compile(rf"[0-9]{{1,18}}|{LAST_NUMBER}", re.ASCII)
-# Why a hit was left out, in words.
-_LEFT_OUT = {
-    "no_room": "for want of room",
-    "weak": "too weak",
-    "shown": "that the model sees anyway",
-    "repeats": "repeating another one",
-    "muted": "muted",
-    "superseded": "out of date",
-}
-# Why nothing was recalled, in words.
-_NOTHING_RECALLED = {
-    "nothing_found": "Nothing was recalled: memory has nothing that answers this.",
-    "all_shown": "Nothing was recalled: the model sees anyway what memory has.",
-    "no_room": "Nothing was recalled: there was no room in the window.",
-    "late": "Nothing was recalled: the search took too long.",
-    "failed": "Nothing was recalled: memory could not be searched.",
-    "off": "Nothing was recalled: memory is off for this request.",
-    "nobody": "Nothing was recalled: nobody was named.",
-}
 
 
 class RequestPage(Struct, frozen=True):
@@ -143,7 +121,7 @@ class RequestOperations(Struct, frozen=True):
                 unknown = "What was recalled is not there any more: the reply was forgotten, made again or not stored."
             raise UnknownId(unknown, param="id")
         paused = await self._find_pause(logged)
-        return _explain_logged(logged, await self._find_conversation(logged), paused)
+        return explain_logged(logged, await self._find_conversation(logged), paused)
 
     async def list(
         self,
@@ -284,7 +262,7 @@ class RequestOperations(Struct, frozen=True):
             chosen=tuple(hit for hit in hits if not isinstance(hit, LeftOutRecord)),
             left_out=tuple(hit for hit in hits if isinstance(hit, LeftOutRecord)),
             note=note,
-            window=_window_of(record),
+            window=window_of(record),
             first_ms=record.first_ms,
             usage=None if record.usage is None else UsageRecord(*record.usage),
             kept_until=stored.at + self.keep_why_days * _DAY_S,
@@ -320,24 +298,6 @@ def _summarize_recall(stored: StoredRecall, record: RecallRecord) -> dict[str, A
     }
 
 
-def _summarize_logged(logged: LoggedRequest) -> dict[str, Any]:
-    """Returns the fields of `RequestSummary` of a request of the log."""
-    return {
-        "id": logged.id,
-        "at": logged.at,
-        "memory": logged.memory_uid,
-        "name": None if logged.scope is None else name_of(logged.scope),
-        "mode": logged.mode,
-        "model": logged.model,
-        "upstream": logged.upstream,
-        "status": logged.status,
-        "streamed": logged.is_streamed,
-        "ms": logged.ms,
-        "added_ms": logged.added_ms,
-        "recalled_tokens": logged.recalled_tokens,
-    }
-
-
 def _record_of_recall(stored: StoredRecall) -> RequestRecord:
     record = unpack(stored.data)
     recalled = sum(not entry.reason for entry in record.entries)
@@ -345,74 +305,4 @@ def _record_of_recall(stored: StoredRecall) -> RequestRecord:
 
 
 def _record_of_logged(logged: LoggedRequest) -> RequestRecord:
-    return RequestRecord(**_summarize_logged(logged), recalled=logged.recalled)
-
-
-def name_of(scope: Scope) -> str:
-    """Returns the name of a memory: the user's, the conversation's, or the agent's id."""
-    if scope.profile == API_PROFILE:
-        return id_of(scope.subject)
-    return scope.subject.partition(":")[2]
-
-
-def sentence_of(record: RecallRecord) -> str:
-    """Returns what was recalled and what was left out, in words."""
-    chosen = record.found - sum(record.left_out)
-    if not chosen:
-        sentence = _NOTHING_RECALLED.get(record.outcome, _NOTHING_RECALLED["nothing_found"])
-        if record.part_tokens[PROMPT_PARTS.index("section")]:
-            # The reply may be from a memory block, or from a fact that always holds.
-            sentence = sentence.replace("Nothing was", "Nothing more was", 1)
-    elif record.is_selection:
-        memories = "memory" if chosen == 1 else "memories"
-        sentence = (
-            f"The message names nothing to look for: {chosen} {memories} went in as a selection of all."
-        )
-    else:
-        memories = "memory" if record.found == 1 else "memories"
-        sentence = (
-            f"{chosen} of {record.found} {memories} found went into this reply "
-            f"({record.recalled_tokens} tokens)."
-        )
-    counts = zip(REASONS[1:], record.left_out, strict=True)
-    left_out = [f"{count} {_LEFT_OUT[reason]}" for reason, count in counts if count]
-    if not left_out:
-        return sentence
-    return f"{sentence} {sum(record.left_out)} stayed out: {', '.join(left_out)}."
-
-
-def _window_of(record: RecallRecord) -> WindowRecord:
-    parts = (
-        PartTokens(cast(WindowPart, part), tokens)
-        for part, tokens in zip(PROMPT_PARTS, record.part_tokens, strict=True)
-    )
-    return WindowRecord(tuple(parts), record.context_window, record.evicted_tokens)
-
-
-def _explain_logged(
-    logged: LoggedRequest, conversation: str | None, paused: float | None
-) -> ExplainedRequest:
-    """Explains a request that has no recall.
-
-    conversation: the one in which the request can be read; None: there is none.
-    paused: since when its memory was paused at that time; None: it was not.
-    """
-    whys: Mapping[str, Why] = {"none": "nobody", "off": "off", "unavailable": "failed", "read": "off"}
-    why = whys.get(logged.mode, "nothing_found")
-    sentence = _NOTHING_RECALLED[why]
-    if paused is not None:
-        sentence = f"Nothing was recalled: memory has been paused since {minute_text(paused)} (UTC)."
-    elif logged.mode == "read":
-        sentence = "Sources are not noted of a request that only reads memory."
-    elif why == "nothing_found" and logged.status is not None and logged.status >= 400:
-        sentence = f"No sources are noted: the request ended with status {logged.status}."
-    elif why == "nothing_found":
-        sentence = "Memory was not looked for: the request brings no new words of a person."
-    return ExplainedRequest(
-        **_summarize_logged(logged),
-        conversation=conversation,
-        tries=logged.tries,
-        why=why,
-        sentence=sentence,
-        first_ms=logged.first_ms,
-    )
+    return RequestRecord(**summarize_logged(logged), recalled=logged.recalled)

@@ -10,13 +10,8 @@ from gateway.core.dates import minute_text
 from gateway.core.memory.mcp_tools import through_mcp
 from gateway.core.memory.visibility import recallable_messages
 from gateway.run.admin.memory_lists import other_profiles
-from gateway.run.admin.operation_arguments import (
-    NO_DEFAULTS,
-    Arguments,
-    Defaults,
-    RawArguments,
-    nothing_found,
-)
+from gateway.run.admin.memory_names import nothing_found
+from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.run.admin.plain_text import plural
 from gateway.run.memory.trial import TrialRecall
 from storage.commands import MemorySnapshot
@@ -91,7 +86,7 @@ class ShowOperation(Struct, frozen=True):
         """Returns the message that there is no such memory, and which profiles have one."""
         others = await other_profiles(self.store, scope)
         return [
-            nothing_found(scope),
+            nothing_found(scope).message,
             *(f"Profile {name!r} has a memory: --profile {name}" for name in others),
         ]
 

@@ -21,13 +21,8 @@ from msgspec.structs import astuple, replace
 from gateway.errors import BadRequest
 from gateway.run.admin.export_lines import check_header
 from gateway.run.admin.memory_lists import other_profiles
-from gateway.run.admin.operation_arguments import (
-    NO_DEFAULTS,
-    Arguments,
-    Defaults,
-    RawArguments,
-    nothing_found,
-)
+from gateway.run.admin.memory_names import nothing_found
+from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.run.admin.transfer_lines import MALFORMED, PARTS, LineReader, count_messages, line_of
 from storage.commands import TransferRecord
 from storage.errors import NotFound, StatementFailed, WriteConflict
@@ -97,7 +92,7 @@ class TransferOperations:
         scope = arguments.owner(self.defaults).scope
         agent = await self.store.agents.find(scope)
         if agent is None:
-            raise BadRequest(nothing_found(scope), param="user")
+            raise nothing_found(scope)
         position = ExportPosition(*arguments.list_of("from", 4)) if "from" in arguments else None
         lines, next_position = await self.read_page(agent, position)
         answer = {

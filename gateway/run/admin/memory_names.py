@@ -1,0 +1,62 @@
+"""How operators name memories: by project, profile and user, or by the id of what was made over the agents API."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from gateway.core import ids
+from gateway.errors import BadRequest
+from gateway.settings import DEFAULT_PROFILE
+from storage.records import API_PROFILE, Scope
+
+# The subjects of memories that are created over REST, by the kinds of their ids.
+_SUBJECTS = {"agent": "agent", "archive": "archive", "source": "folder"}
+
+
+class MemoryOwner(Struct, frozen=True):
+    """The memories that an operation is about: one, or all of a project with the profile or subject that is named."""
+
+    project: str
+    # None: any.
+    profile: str | None = None
+    subject: str | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """The scope of the one memory that is named. Raises: BadRequest: no user is named."""
+        if self.subject is None:
+            raise BadRequest("Say whose memory: --user, --conversation or --agent.", param="user")
+        return Scope(self.project, self.profile or DEFAULT_PROFILE, self.subject)
+
+
+def name_of(scope: Scope) -> str:
+    """Returns the name of a memory: the user's, the conversation's, or the agent's id."""
+    if scope.profile == API_PROFILE:
+        return id_of(scope.subject)
+    return scope.subject.partition(":")[2]
+
+
+def subject_of(id: str) -> str:
+    """Returns the subject of a memory that was created over REST, by its id. Raises: BadRequest."""
+    for kind, subject in _SUBJECTS.items():
+        uid = ids.uid_of(kind, id)
+        if uid is not None:
+            return f"{subject}:{uid}"
+    raise BadRequest(f"{id!r} is no id of an agent, an archive or a folder (agent-…).", param="agent")
+
+
+def id_of(subject: str) -> str:
+    """Returns the id of a memory that was created over REST, by its subject."""
+    kind, _, uid = subject.partition(":")
+    return ids.id_of("source" if kind == "folder" else kind, uid)
+
+
+def nothing_found(owner: Scope | MemoryOwner) -> BadRequest:
+    """Returns the error that an owner has no memory. It names project and profile, which may be misspelt."""
+    subject = owner.subject or "anybody"
+    if owner.profile == API_PROFILE:
+        message = f"There is no {id_of(subject)} in project {owner.project!r}."
+    else:
+        profile = "any profile" if owner.profile is None else f"profile {owner.profile!r}"
+        message = f"Nothing is remembered for {subject} in project {owner.project!r}, {profile}."
+    return BadRequest(message, param="user")

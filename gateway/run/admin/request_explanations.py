@@ -1,0 +1,112 @@
+"""Why a reply recalled what it did, in words: by its recall, or by the log where it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from gateway.core.dates import minute_text
+from gateway.run.admin.memory_names import name_of
+from gateway.run.admin.request_records import ExplainedRequest, PartTokens, Why, WindowPart, WindowRecord
+from gateway.run.request_log import LoggedRequest
+from storage.recall_record import PROMPT_PARTS, REASONS, RecallRecord
+
+# Why a hit was left out, in words.
+_LEFT_OUT = {
+    "no_room": "for want of room",
+    "weak": "too weak",
+    "shown": "that the model sees anyway",
+    "repeats": "repeating another one",
+    "muted": "muted",
+    "superseded": "out of date",
+}
+# Why nothing was recalled, in words.
+_NOTHING_RECALLED = {
+    "nothing_found": "Nothing was recalled: memory has nothing that answers this.",
+    "all_shown": "Nothing was recalled: the model sees anyway what memory has.",
+    "no_room": "Nothing was recalled: there was no room in the window.",
+    "late": "Nothing was recalled: the search took too long.",
+    "failed": "Nothing was recalled: memory could not be searched.",
+    "off": "Nothing was recalled: memory is off for this request.",
+    "nobody": "Nothing was recalled: nobody was named.",
+}
+
+
+def sentence_of(record: RecallRecord) -> str:
+    """Returns what was recalled and what was left out, in words."""
+    chosen = record.found - sum(record.left_out)
+    if not chosen:
+        sentence = _NOTHING_RECALLED.get(record.outcome, _NOTHING_RECALLED["nothing_found"])
+        if record.part_tokens[PROMPT_PARTS.index("section")]:
+            # The reply may be from a memory block, or from a fact that always holds.
+            sentence = sentence.replace("Nothing was", "Nothing more was", 1)
+    elif record.is_selection:
+        memories = "memory" if chosen == 1 else "memories"
+        sentence = (
+            f"The message names nothing to look for: {chosen} {memories} went in as a selection of all."
+        )
+    else:
+        memories = "memory" if record.found == 1 else "memories"
+        sentence = (
+            f"{chosen} of {record.found} {memories} found went into this reply "
+            f"({record.recalled_tokens} tokens)."
+        )
+    counts = zip(REASONS[1:], record.left_out, strict=True)
+    left_out = [f"{count} {_LEFT_OUT[reason]}" for reason, count in counts if count]
+    if not left_out:
+        return sentence
+    return f"{sentence} {sum(record.left_out)} stayed out: {', '.join(left_out)}."
+
+
+def window_of(record: RecallRecord) -> WindowRecord:
+    """Returns how the window of a request was used."""
+    parts = (
+        PartTokens(cast(WindowPart, part), tokens)
+        for part, tokens in zip(PROMPT_PARTS, record.part_tokens, strict=True)
+    )
+    return WindowRecord(tuple(parts), record.context_window, record.evicted_tokens)
+
+
+def explain_logged(logged: LoggedRequest, conversation: str | None, paused: float | None) -> ExplainedRequest:
+    """Explains a request that has no recall.
+
+    conversation: the one in which the request can be read; None: there is none.
+    paused: since when its memory was paused at that time; None: it was not.
+    """
+    whys: Mapping[str, Why] = {"none": "nobody", "off": "off", "unavailable": "failed", "read": "off"}
+    why = whys.get(logged.mode, "nothing_found")
+    sentence = _NOTHING_RECALLED[why]
+    if paused is not None:
+        sentence = f"Nothing was recalled: memory has been paused since {minute_text(paused)} (UTC)."
+    elif logged.mode == "read":
+        sentence = "Sources are not noted of a request that only reads memory."
+    elif why == "nothing_found" and logged.status is not None and logged.status >= 400:
+        sentence = f"No sources are noted: the request ended with status {logged.status}."
+    elif why == "nothing_found":
+        sentence = "Memory was not looked for: the request brings no new words of a person."
+    return ExplainedRequest(
+        **summarize_logged(logged),
+        conversation=conversation,
+        tries=logged.tries,
+        why=why,
+        sentence=sentence,
+        first_ms=logged.first_ms,
+    )
+
+
+def summarize_logged(logged: LoggedRequest) -> dict[str, Any]:
+    """Returns the fields of `RequestSummary` of a request of the log."""
+    return {
+        "id": logged.id,
+        "at": logged.at,
+        "memory": logged.memory_uid,
+        "name": None if logged.scope is None else name_of(logged.scope),
+        "mode": logged.mode,
+        "model": logged.model,
+        "upstream": logged.upstream,
+        "status": logged.status,
+        "streamed": logged.is_streamed,
+        "ms": logged.ms,
+        "added_ms": logged.added_ms,
+        "recalled_tokens": logged.recalled_tokens,
+    }
