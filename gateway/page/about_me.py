@@ -59,6 +59,8 @@ class _PersonScreens(Struct, frozen=True):
             memory_page.facts,
             conversations,
         )
+        if request.is_twin:
+            return access.twin(page)
         return access.view(
             page,
             "memory.html",

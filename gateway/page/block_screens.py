@@ -84,7 +84,6 @@ class _BlockScreens(Struct, frozen=True):
         page: BlockPage,
         access: MemoryAccess,
         *,
-        is_twin: bool = False,
         typed: str | None = None,
         error: GatewayError | None = None,
         **more: Any,
@@ -98,13 +97,12 @@ class _BlockScreens(Struct, frozen=True):
             undo = (await self.views.blocks.list_undos(access.project, access.uid, label)).get(label)
         if undo is not None:
             undo = replace(undo, parts=shortened_diff(undo.parts))
-        still = None if is_twin else await self._find_old_words(page, access)
         context = {
             "changes": changes,
             "undo": undo,
             "is_compared": False,
             "conflict": None,
-            "still": still,
+            "still": await self._find_old_words(page, access),
             **more,
         }
         return access.view(
@@ -132,8 +130,10 @@ class _BlockScreens(Struct, frozen=True):
         access = access_of(request)
         page = await self.read_page(request, access, query)
         await request.note_read(access.uid)
+        if request.is_twin:
+            return access.twin(page)
         is_compared = query.from_ is not None or query.to is not None
-        return await self.view(page, access, is_twin=request.is_twin, is_compared=is_compared)
+        return await self.view(page, access, is_compared=is_compared)
 
     async def edit(self, request: ScreenRequest, form: EditForm) -> Answer:
         access = access_of(request)

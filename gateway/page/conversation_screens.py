@@ -39,12 +39,16 @@ class _ConversationScreens(Struct, frozen=True):
             await request.note_read(access.uid)
             raw = text.encode("utf-8", "replace")[:_MAX_BYTES]
             return Download("text/plain; charset=utf-8", raw.decode("utf-8", "ignore").encode())
-        page, later = await self._read(request, access, query, query.branch)
-        if later is not None and page.next is None and query.before is None and not request.is_twin:
+        page = await self._read(request, access, query, query.branch)
+        if request.is_twin:
+            await request.note_read(access.uid)
+            return access.twin(page)
+        later = await self._find_later(access, query, page)
+        if later is not None and page.next is None and query.before is None:
             # A link to a message leads to the end of its exchange. Of a short conversation the rest is shown as well.
-            longer_page, after_it = await self._read(request, access, query, later.branch)
+            longer_page = await self._read(request, access, query, later.branch)
             if longer_page.next is None:
-                page, later = longer_page, after_it
+                page, later = longer_page, await self._find_later(access, query, longer_page)
         await request.note_read(access.uid)
         name = await self.views.name(access.project, access.uid)
         heading = f"Conversation {page.conversation.id}"
@@ -52,9 +56,9 @@ class _ConversationScreens(Struct, frozen=True):
 
     async def _read(
         self, request: ScreenRequest, access: MemoryAccess, query: TalkQuery, branch: int | None
-    ) -> tuple[ConversationPage, LaterMessages | None]:
-        """Returns a page of a branch, and the page after it; None: it is the last one."""
-        page = await self.views.conversations.show(
+    ) -> ConversationPage:
+        """Returns a page of a branch."""
+        return await self.views.conversations.show(
             access.project,
             access.uid,
             str(request.params["id"]),
@@ -63,10 +67,14 @@ class _ConversationScreens(Struct, frozen=True):
             limit=query.limit,
             most_chars=None if request.is_twin else _MAX_CHARS,
         )
-        later = await self.views.conversations.find_later(
+
+    async def _find_later(
+        self, access: MemoryAccess, query: TalkQuery, page: ConversationPage
+    ) -> LaterMessages | None:
+        """Returns the page after a page; None: it is the last one."""
+        return await self.views.conversations.find_later(
             access.project, access.uid, page, is_cut=query.before is not None, limit=query.limit
         )
-        return page, later
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:

@@ -35,20 +35,20 @@ class _FactScreens(Struct, frozen=True):
     words: WordSearches
 
     async def show(self, request: ScreenRequest, query: NoFields) -> View:
-        access = access_of(request)
-        view = await self._view(access, _number_of(request), is_twin=request.is_twin)
+        access, seq = access_of(request), _number_of(request)
+        page = await self.views.facts.show(access.project, access.uid, seq)
         await request.note_read(access.uid)
-        return view
+        return access.twin(page) if request.is_twin else await self._view(access, page)
 
     async def correct(self, request: ScreenRequest, form: CorrectForm) -> Answer:
         access, seq = access_of(request), _number_of(request)
         try:
             new = await self.edits.correct_fact(access.editor, access.uid, seq, form.text)
         except (BadRequest, Conflict) as error:
-            refused = await self._view(access, seq, is_twin=request.is_twin, typed=form.text, error=error)
-            after = refused.record.after
+            page = await self.views.facts.show(access.project, access.uid, seq)
+            after = page.after
             if after is None or after.text != " ".join(form.text.split()) or request.is_twin:
-                return refused
+                return await self._view(access, page, typed=form.text, error=error)
             return ActionResult(after, access.path("f", after.seq) + SAVED)  # it was sent twice
         page = await self.views.facts.show(access.project, access.uid, new.seq)
         return ActionResult(access.filter(page.fact), access.path("f", new.seq) + SAVED)
@@ -62,25 +62,23 @@ class _FactScreens(Struct, frozen=True):
     async def _view(
         self,
         access: MemoryAccess,
-        seq: int,
+        page: FactPage,
         *,
-        is_twin: bool,
         typed: str | None = None,
         error: GatewayError | None = None,
     ) -> View:
         """Returns the screen. typed, error: the text of a correction that was refused, and why."""
-        page = await self.views.facts.show(access.project, access.uid, seq)
         name = await self.views.name(access.project, access.uid)
         restored = await self._find_restored(access, page)
         return access.view(
             page,
             "fact.html",
-            f"Fact {seq}",
+            f"Fact {page.fact.seq}",
             error,
             typed=typed,
             memory_name=name,
             restored=restored,
-            still=None if is_twin or restored else await self._find_old_words(access, page),
+            still=None if restored else await self._find_old_words(access, page),
         )
 
     async def _find_old_words(self, access: MemoryAccess, page: FactPage) -> Remaining | None:

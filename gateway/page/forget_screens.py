@@ -87,9 +87,12 @@ class _ForgetScreens(Struct, frozen=True):
     words: WordSearches
 
     async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> View:
-        view = await self._view_preview(request, query.back or request.referrer)
-        await request.note_read(access_of(request).uid)
-        return view
+        access = access_of(request)
+        page = await self.forgetting.preview(access.project, access.uid, *query.target)
+        await request.note_read(access.uid)
+        if request.is_twin:
+            return access.twin(page)
+        return await self._view_preview(request, page, query.back or request.referrer)
 
     async def forget(self, request: ScreenRequest, form: ForgetForm) -> Answer:
         access = access_of(request)
@@ -104,7 +107,8 @@ class _ForgetScreens(Struct, frozen=True):
                 sought = await self._find_sought_words(access, came_from)
             result = await self.forgetting.forget(access.editor, access.uid, kind, value, confirm=confirm)
         except Conflict as error:
-            return await self._view_preview(request, form.came_from, error)
+            page = await self.forgetting.preview(access.project, access.uid, kind, value)
+            return await self._view_preview(request, page, form.came_from, error)
         except MemoryNotFound:
             raise
         except UnknownId as error:
@@ -164,12 +168,12 @@ class _ForgetScreens(Struct, frozen=True):
             return None
 
     async def _view_preview(
-        self, request: ScreenRequest, came_from: str, error: Conflict | None = None
+        self, request: ScreenRequest, page: ForgetPreview, came_from: str, error: Conflict | None = None
     ) -> View:
         """Returns the screen of a preview. error: why the forgetting that it shows was refused."""
         access = access_of(request)
         kind, value = request.query.target
-        page = access.filter(await self.forgetting.preview(access.project, access.uid, kind, value))
+        page = access.filter(page)
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         changes = await asyncio.to_thread(_changes, page) if page.blocks else []
         name = "you" if access.is_person else await self.views.name(access.project, access.uid)

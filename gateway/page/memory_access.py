@@ -62,6 +62,10 @@ class MemoryAccess(Struct, frozen=True):
         name = f"me_{template}" if self.is_person else template
         return View(self.filter(record), name, heading, {"access": self, "base": self.base, **context}, error)
 
+    def twin(self, record: Any) -> View:
+        """Returns a record for a program, which needs nothing of what a page shows besides."""
+        return View(self.filter(record))
+
     def filter(self, record: T) -> T:
         """Returns a record as the visitor may see it.
 

@@ -92,6 +92,8 @@ class _MemoryScreens(Struct, frozen=True):
         page = await self.views.conversations.page(
             access.project, access.uid, after=query.after, limit=query.limit
         )
+        if request.is_twin:
+            return access.twin(page)
         openings = await self._openings_of(access, page.items)
         return access.view(
             page, "conversations.html", "Conversations", memory_name=memory.name, openings=openings
@@ -118,16 +120,17 @@ class _MemoryScreens(Struct, frozen=True):
         if page.memory.kind == "agent":
             runs = await self.operations.runs.newest(await self.views.find(access.project, access.uid))
             page = AgentMemoryPage(**asdict(page), runs=runs)
-        may_undo = access.may("correct") and not request.is_twin
+        if request.is_twin:
+            return access.twin(page)
         learning = None
-        if not (page.facts or request.is_twin):
+        if not page.facts:
             learning = await self.operations.work.learning(access.project, access.uid)
         return access.view(
             page,
             "memory.html",
             page.memory.name,
             openings=await self._openings_of(access, page.conversations),
-            undos=await self._shortened_undos(access) if may_undo else {},
+            undos=await self._shortened_undos(access) if access.may("correct") else {},
             paused=memory.paused,
             learning=learning,
             link_command=_link_command(page.memory) if page.memory.kind == "user" else None,
@@ -139,6 +142,8 @@ class _MemoryScreens(Struct, frozen=True):
         trial = await search.try_recall(
             access.project, access.uid, query.q, after=query.after, limit=query.limit
         )
+        if request.is_twin:
+            return access.twin(trial)
         blocks = await self.views.blocks.list_all(access.project, access.uid)
         hits = (*trial.chosen, *trial.left_out, *trial.found)
         return access.view(

@@ -88,6 +88,8 @@ class _RequestScreens(Struct, frozen=True):
         explained = await self.operations.requests.explain(id, request.visitor.project)
         if explained.memory is not None:
             await request.note_read(explained.memory)
+        if request.is_twin:
+            return View(explained)
         context = {
             "cells": window_cells(explained.window),
             "parts": _PARTS,

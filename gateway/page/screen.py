@@ -58,13 +58,13 @@ class ScreenRequest(Struct, frozen=True):
 
 
 class View(Struct, frozen=True):
-    """A record, as a page or as JSON."""
+    """A record, as a page or as JSON. A twin needs nothing but the record."""
 
     record: Any
     # The file in `templates/` that renders it. It knows `record`, `heading` and what is in `context`.
-    template: str
+    template: str = ""
     # The one h1, and the title of the window.
-    heading: str
+    heading: str = ""
     context: Mapping[str, Any] = {}
     # Why a form was refused, which comes back with its text; the status is the error's. JSON has the error alone.
     error: GatewayError | None = None
