@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from storage.search.blob import CHUNK, hash_terms
 from storage.search.document import PRESENT, ROW_SHIFT, Document, count_terms
-from storage.search.index import LOW_HALF, Index, without_rows
+from storage.search.index import LOW_HALF, Index
 from storage.search.layout import IndexLayout
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tail import Tail
@@ -65,41 +65,52 @@ def find_containing(
     tail: Tail,
     before: int,
     limit: int,
-    postings: Postings = NO_POSTINGS,
+    postings: Iterable[tuple[int, Postings]] = ((0, NO_POSTINGS),),
 ) -> list[int]:
     """Returns the numbers of the messages that have all terms, as far as the index knows, the newest first.
 
     terms: at least one.
     tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts.
     before: only messages with lower numbers are looked for.
-    postings: what the segments of the index have of the terms. A term that was not read there is passed over, so
-        that messages without it may be returned.
+    postings: what the segments of the index have of the terms, as `Buckets.newest_first` yields it; no more of it is
+        taken than is needed. A term that was not read there is passed over, so that messages without it may be
+        returned.
     """
     layout = index.layout_with(tail, range(0))
     end = min(layout.rows_of(range(before)).stop, layout.end)
     in_tail = [{hit >> ROW_SHIFT for hit in tail.terms.get(term, ())} for term in terms]
     rows = {layout.tail_rows[index_in_tail] for index_in_tail in set.intersection(*in_tail)}
+    rows = {row for row in rows if row < end}
     if index.blob_bytes:
         hashes = [*hash_terms(terms, secret).values()]
-        if index.segments:
-            hashes = [hash_ for hash_ in hashes if hash_ in postings.read]
-        rows.update(_rows_in_index(index, layout, hashes, postings, end)[-limit:].tolist())
-    newest = sorted((row for row in rows if row < end), reverse=True)[:limit]
+        stop = end
+        for first_chunk, some in postings:
+            start = layout.rows_of(range(first_chunk * CHUNK)).stop
+            if start < stop:
+                read = [hash_ for hash_ in hashes if hash_ in some.read] if index.segments else hashes
+                rows.update(_rows_in_index(index, layout, read, some, range(start, stop))[-limit:].tolist())
+                stop = start
+            if sum(row >= stop for row in rows) >= limit:
+                break
+    newest = sorted(rows, reverse=True)[:limit]
     return [layout.chunks[row // CHUNK] * CHUNK + row % CHUNK for row in newest]
 
 
 def _rows_in_index(
-    index: Index, layout: IndexLayout, hashes: Sequence[int], postings: Postings, end: int
+    index: Index, layout: IndexLayout, hashes: Sequence[int], postings: Postings, within: range
 ) -> NDArray[np.int64]:
-    """Returns the rows before `end` of the index's own documents that have all terms, in order."""
+    """Returns those of a range of rows that have all terms and are the index's own documents, in order."""
     import numpy as np
 
-    has_all = (np.asarray(layout.flags) & PRESENT) > 0
-    for occurrences in without_rows(index.occurrences(hashes, postings), layout.replaced, len(layout.flags)):
+    first = within.start
+    has_all = (np.asarray(layout.flags)[first : within.stop] & PRESENT) > 0
+    has_all[[row - first for row in layout.replaced if row in within]] = False
+    for occurrences in index.occurrences(hashes, postings):
+        rows = (occurrences & LOW_HALF) >> ROW_SHIFT
         has_term = np.zeros(len(has_all), bool)
-        has_term[(occurrences & LOW_HALF) >> ROW_SHIFT] = True
+        has_term[rows[(rows >= first) & (rows < within.stop)] - first] = True
         has_all &= has_term
-    return has_all[:end].nonzero()[0]
+    return has_all.nonzero()[0] + first
 
 
 def around_words(text: str, terms: Collection[str], chars: int) -> str:

@@ -15,7 +15,7 @@ searched once.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -87,6 +87,38 @@ class Postings(Struct, frozen=True):
 
 
 NO_POSTINGS = Postings()
+
+
+class Buckets(Struct, frozen=True):
+    """The buckets that were read for a query."""
+
+    # (bucket, number of the segment, bytes).
+    rows: Sequence[tuple[int, int, bytes]] = ()
+    # As for `pick_buckets`.
+    sizes: Mapping[int, int] = {}
+    # Of the query's terms.
+    hashes: Collection[int] = ()
+
+    def postings(self) -> Postings:
+        """Returns the occurrences of the terms. Raises: CorruptIndex."""
+        return postings_of(self.rows, self.sizes, self.hashes)
+
+    def newest_first(self) -> Iterator[tuple[int, Postings]]:
+        """Yields the occurrences in a few segments at a time, newest first: in one, then in twice as many as before.
+
+        Before them stands the chunk that these segments begin with; the last ones begin with 0.
+
+        Raises: CorruptIndex.
+        """
+        numbers = sorted({number for _, number, _ in self.rows}, reverse=True)
+        count = 1
+        while True:
+            some, numbers = numbers[:count], numbers[count:]
+            rows = [row for row in self.rows if row[1] in some]
+            yield chunks_of(some[-1]).start if numbers else 0, postings_of(rows, self.sizes, self.hashes)
+            if not numbers:
+                return
+            count *= 2
 
 
 def segment_of(chunk: int) -> int:

@@ -58,8 +58,10 @@ SELECT {fact} WHERE f.agent = ? AND f.seq = ?
 SELECT {fact} WHERE f.agent = ? AND f.id = ?
 
 -- name: before
--- Reads the facts whose place a fact took, newest first.
-SELECT {fact} WHERE f.agent = ?1 AND x.successor = ?2 ORDER BY f.seq DESC LIMIT 50
+-- Reads the facts whose place a fact took, newest first. (`+`: looked up by row, not by agent.)
+SELECT {fact}
+WHERE +f.agent = ?1 AND f.id IN (SELECT e.fact FROM facts_ended e WHERE e.agent = ?1 AND e.successor = ?2)
+ORDER BY f.seq DESC LIMIT 50
 
 -- name: current
 -- Reads a page of the facts that are true, newest first.
@@ -80,7 +82,7 @@ WHERE f.agent = ? AND f.standing = 1 AND x.fact IS NULL ORDER BY f.seq DESC LIMI
 -- name: ended
 -- Reads the facts that stopped being true of those that were learned last.
 SELECT {fact}
-WHERE f.agent = ?1 AND f.id IN (SELECT e.fact FROM facts_ended e WHERE e.agent = ?1 ORDER BY e.fact DESC LIMIT ?2)
+WHERE +f.agent = ?1 AND f.id IN (SELECT e.fact FROM facts_ended e WHERE e.agent = ?1 ORDER BY e.fact DESC LIMIT ?2)
 ORDER BY f.seq DESC
 
 -- name: all

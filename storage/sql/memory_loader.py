@@ -17,7 +17,7 @@ from storage.database import Connection, Database, Operation
 from storage.errors import TooSlow
 from storage.records import Agent, AgentNumbers, Message
 from storage.search import rank
-from storage.search.segment import NO_POSTINGS, Postings, postings_of
+from storage.search.segment import Buckets, Postings
 from storage.sql import exchanges
 from storage.sql.agents import load_numbers
 from storage.sql.memory_cache import CachedMemory, MemoryCache
@@ -133,6 +133,25 @@ class MemoryLoader:
 
         only_strong: as for `rank.rank`. The other parameters are as for `load`.
         """
+        loaded = await self.load_with_buckets(
+            agent, query, numbers, skip, deadline_ms, only_strong=only_strong
+        )
+        return None if loaded is None else (loaded[0], loaded[1].postings())
+
+    async def load_with_buckets(
+        self,
+        agent: Agent,
+        query: str,
+        numbers: AgentNumbers | None,
+        skip: range,
+        deadline_ms: float,
+        *,
+        only_strong: bool = False,
+    ) -> tuple[CachedMemory, Buckets] | None:
+        """Returns the memory as it is now, and what was read of its segments for a query; None where it is gone.
+
+        The parameters are as for `load_with_postings`.
+        """
         for _ in range(_ATTEMPTS):
             memory = await self.load(agent, numbers, skip, deadline_ms)
             if memory is None:
@@ -140,7 +159,7 @@ class MemoryLoader:
             segments = memory.index.segments
             hashes = rank.hashes_of(query, agent.secret, only_strong=only_strong) if segments else []
             if not hashes:
-                return memory, NO_POSTINGS
+                return memory, Buckets()
             reading = partial(load_buckets, agent=agent.id, hashes=hashes)
             buckets = await self._database.read(reading, deadline_ms=deadline_ms)
             # Of a segment that was made since, the memory has the chunks.
@@ -150,7 +169,7 @@ class MemoryLoader:
                 if segments.get(number) == stamp
             ]
             if known and len(known) == len(segments) * len({bucket for bucket, _, _ in known}):
-                return memory, postings_of(known, buckets.sizes, hashes)
+                return memory, Buckets(known, buckets.sizes, hashes)
             # A segment was dropped, or made again, after the numbers of the memory were read.
             self._memories.drop(agent.id)
             numbers = None

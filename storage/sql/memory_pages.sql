@@ -76,9 +76,10 @@ SELECT {conversation} WHERE c.agent = ?1 AND (c.uid = ?2 OR c.key = ?2) ORDER BY
 
 -- name: branches
 -- Finds the exchanges that nothing follows, among the ?3 deepest of a conversation, the newest first: what follows one of
--- these is deeper, and so among them. (`+`: looked up by conversation, not by agent.)
+-- these is deeper, and so among them. (Of the others the index alone is read, which has no agent.)
 WITH deepest AS (
-    SELECT id, parent FROM exchanges WHERE conversation = ?2 AND +agent = ?1 ORDER BY depth DESC LIMIT ?3
+    SELECT id, parent FROM exchanges WHERE conversation = (SELECT id FROM conversations WHERE id = ?2 AND agent = ?1)
+    ORDER BY depth DESC LIMIT ?3
 )
 SELECT p.id, p.seq, p.length, coalesce(p.ended, p.stopped, p.begun) AS last, p.active
 FROM deepest CROSS JOIN exchanges p ON p.id = deepest.id

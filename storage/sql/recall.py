@@ -214,10 +214,10 @@ class Recall(Group):
         numbers = await self._database.read(
             lambda connection: load_numbers(connection, agent.id), deadline_ms=deadline_ms
         )
-        loaded = await self._loader.load_with_postings(agent, query, numbers, range(0), deadline_ms)
+        loaded = await self._loader.load_with_buckets(agent, query, numbers, range(0), deadline_ms)
         if loaded is None or numbers is None:
             return WordHits()
-        memory, postings = loaded
+        memory, buckets = loaded
         is_incomplete = memory.unread_from < numbers.next_seq
         seqs = find_containing(
             memory.index,
@@ -226,7 +226,7 @@ class Recall(Group):
             tail=memory.extend_tail(range(0)),
             before=before,
             limit=_MAX_CHECKED + 1,
-            postings=postings,
+            postings=buckets.newest_first(),
         )
         hits: list[Message] = []
         for page in _pages(seqs[:_MAX_CHECKED]):

@@ -20,8 +20,9 @@ from storage.sqlite.result_codes import translate_error
 
 T = TypeVar("T")
 
-# Machine instructions between two looks at the clock: some 10-50 us of work each.
-_INSTRUCTIONS = 1000
+# Machine instructions between two looks at the clock: some 0.1 to 0.5 ms of work. Each look takes the interpreter's
+# lock, for which the event loop has to stop.
+_INSTRUCTIONS = 10_000
 
 # A wait in the loop's thread has to be short; readers of a write-ahead log hardly ever have to wait.
 _LOOP_BUSY_MS = 5

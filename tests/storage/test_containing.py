@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from storage.commands import ForgetTarget
 from storage.search import containing, segment
-from storage.search.blob import encode
+from storage.search.blob import CHUNK, encode
 from storage.search.containing import around_words, find_containing, has_terms, terms_of_query, written_words
 from storage.search.document import Document
 from storage.search.index import Index
+from storage.search.rank import hashes_of
 from storage.search.tail import Tail
 from storage.sql import recall
 from storage.sql.store import Store
@@ -146,15 +149,40 @@ def test_segments_hide_nothing(numbers: range, most_bytes: int, monkeypatch: pyt
         expected = [each.seq for each in reversed(all) if has_terms(each.text, terms)]
         asked = postings(made, query)
         named = find_containing(
-            index, terms, SECRET, tail=Tail(all[420:]), before=1 << 62, limit=500, postings=asked
+            index, terms, SECRET, tail=Tail(all[420:]), before=1 << 62, limit=500, postings=[(0, asked)]
         )
         texts = {each.seq: each.text for each in all}
         assert [seq for seq in named if has_terms(texts[seq], terms)] == expected
         assert most_bytes == 1 or named == expected
         below = find_containing(
-            index, terms, SECRET, tail=Tail(all[420:]), before=200, limit=500, postings=asked
+            index, terms, SECRET, tail=Tail(all[420:]), before=200, limit=500, postings=[(0, asked)]
         )
         assert below == [seq for seq in named if seq < 200]
+
+
+def test_no_more_segments_are_opened_than_the_newest_hits_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "SEGMENT_CHUNKS", 2)
+    all = documents(450)
+    # The newest chunk and the oldest ones are in no segment.
+    index, made = index_of(encode(all[:440], SECRET), range(1, 3))
+    (hash,) = hashes_of("dog", SECRET)
+    (bucket,) = segment.buckets_of([hash])
+    opened: list[int] = []
+    buckets = segment.Buckets([(bucket, n, each.buckets[bucket]) for n, each in made.items()], {}, [hash])
+
+    def parts() -> Iterator[tuple[int, segment.Postings]]:
+        for first, some in buckets.newest_first():
+            opened.append(first)
+            yield first, some
+
+    expected = [each.seq for each in reversed(all) if has_terms(each.text, ["dog"])]
+    newest = sum(seq >= 2 * 2 * CHUNK for seq in expected)
+    for limit, firsts in ((1, [4]), (newest, [4]), (newest + 1, [4, 0]), (500, [4, 0])):
+        opened.clear()
+        found = find_containing(
+            index, ["dog"], SECRET, tail=Tail(all[440:]), before=1 << 62, limit=limit, postings=parts()
+        )
+        assert (found, opened) == (expected[:limit], firsts)
 
 
 def test_a_message_that_was_changed_counts_as_it_is_now() -> None:

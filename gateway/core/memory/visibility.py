@@ -106,6 +106,16 @@ def recallable_messages(
     return messages if wanted is None else [message for message in messages if message.seq in wanted]
 
 
+def asked_messages(exchange: Exchange, prefix_is_shared: bool) -> list[Message]:
+    """Returns the user's messages among those that recall may find; the reply is not even parsed.
+
+    exchange: with its content.
+    prefix_is_shared: another conversation opened with the same prefix.
+    """
+    inputs = range(exchange.seq, exchange.reply_seq)
+    return [m for m in recallable_messages(exchange, prefix_is_shared, None, inputs) if m.role == "user"]
+
+
 def tools_used(exchange: Exchange) -> list[str]:
     """Returns the tools that were called in an exchange, in order. exchange: with its content."""
     return [] if is_tombstone(exchange) else list(tool_names_by_call(exchange).values())

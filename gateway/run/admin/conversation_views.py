@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
-from gateway.core.memory.visibility import recallable_messages
+from gateway.core.memory.visibility import asked_messages
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import message_records, shorten
 from gateway.run.admin.find_memory import find_memory
@@ -115,9 +115,8 @@ class ConversationViews(Struct, frozen=True):
         openings = await self.store.memory_pages.openings(agent, conversations, _OPENING_BYTES)
         texts: dict[str, str] = {}
         for id, opening in openings.items():
-            messages = recallable_messages(opening.exchange, opening.prefix_is_shared, None)
-            text = next((m.text for m in messages if m.role == "user"), "")
-            if words := _first_words(text):
+            asked = asked_messages(opening.exchange, opening.prefix_is_shared)
+            if asked and (words := _first_words(asked[0].text)):
                 texts[id] = words
         return texts
 
@@ -129,9 +128,8 @@ class ConversationViews(Struct, frozen=True):
         )
         texts: dict[str, str] = {}
         for id, (exchange, prefix_is_shared, _) in exchanges.items():
-            messages = recallable_messages(exchange, prefix_is_shared, None)
-            text = next((m.text for m in reversed(messages) if m.role == "user"), "")
-            if words := _first_words(text):
+            asked = asked_messages(exchange, prefix_is_shared)
+            if asked and (words := _first_words(asked[-1].text)):
                 texts[id] = words
         return texts
 

@@ -27,7 +27,8 @@ async def hit_records(
 
     agent, uid: the row and the public name of the memory.
     """
-    messages = await store.recall.load(agent, [entry.seq for entry in entries if not entry.is_forgotten])
+    seqs = dict.fromkeys(entry.seq for entry in entries if not entry.is_forgotten)
+    messages = await store.recall.load(agent, [*seqs])
     exchanges = {message.exchange for message in messages.values() if message.exchange}
     places = await store.memory_pages.places(agent, sorted(exchanges))
     records: list[HitRecord | LeftOutRecord] = []

@@ -122,16 +122,17 @@ class SearchOperation(Struct, frozen=True):
         ]
         in_note = [e for e in entries if not e.reason]
         left_out = [e for e in entries if e.reason][:_MAX_LEFT_OUT]
-        hits = await hit_records(self.store, agent.id, uid, [*in_note, *left_out])
         # The list of all hits has no reasons and no hits too weak for any note; `left_out` has both.
         weak = {seq for seq, _ in search.weak}
         all_found = [replace(e, reason="") for e in entries if e.seq not in weak]
         end = start + limit
+        hits = await hit_records(self.store, agent.id, uid, [*in_note, *left_out, *all_found[start:end]])
+        of_note, of_page = hits[: len(in_note) + len(left_out)], hits[len(in_note) + len(left_out) :]
         return RecallTrial(
             query=query,
             note=result.note.strip() or None,
-            chosen=tuple(hit for hit in hits if not isinstance(hit, LeftOutRecord)),
-            left_out=tuple(hit for hit in hits if isinstance(hit, LeftOutRecord)),
-            found=tuple(await hit_records(self.store, agent.id, uid, all_found[start:end])),
+            chosen=tuple(hit for hit in of_note if not isinstance(hit, LeftOutRecord)),
+            left_out=tuple(hit for hit in of_note if isinstance(hit, LeftOutRecord)),
+            found=tuple(of_page),
             next=str(end) if len(all_found) > end else None,
         )

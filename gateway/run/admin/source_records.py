@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import UNSET
 
-from gateway.core.memory.visibility import recallable_messages
+from gateway.core.memory.visibility import asked_messages, recallable_messages
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.hits import message_href, passage_href
 from gateway.run.admin.memory_records import SourceRecord
@@ -43,8 +43,10 @@ def passage_record(uid: str, passage: Passage) -> SourceRecord:
 
 def _source_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...]:
     exchange = source.exchange
-    messages = recallable_messages(exchange, source.prefix_is_shared, None)
-    quoted = [m for m in messages if m.role == "user"] or messages[:1]
+    quoted = (
+        asked_messages(exchange, source.prefix_is_shared)
+        or recallable_messages(exchange, source.prefix_is_shared, None)[:1]
+    )
     if not quoted:
         return (SourceRecord("message", exchange.seq, None, exchange.begun, forgotten=True),)
     return tuple(
