@@ -14,9 +14,9 @@ from gateway.core.json_limits import MAX_VALUES
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_operations import KeyOperations
 from gateway.settings import ModelSettings
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.responses.test_responses import by_chat
-from tests.gateway.sdk import World, remember
+from tests.gateway.sdk import World, agent, remember
 from tests.gateway.upstream.forms import FORM, form
 from tests.patience import becomes
 from tests.rows import each_row
@@ -307,6 +307,47 @@ def test_a_revoked_key_opens_nothing(world: World) -> None:
     assert world.post(ASK, bearer).status == 401
     assert manage(world, "GET", f"keys/{made['id']}").json["revoked_at"] is not None
     assert manage(world, "DELETE", "keys/99").status == 404
+
+
+@pytest.mark.both
+def test_what_was_begun_with_a_key_goes_on_after_it_was_revoked(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """A stream with a hidden round to its end, and a response in the background, which the project's other keys see."""
+    insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
+    upstreams = by_chat(upstream, "up")
+    with remember(upstream, tmp_path, agent(), upstreams=upstreams, admin_token="the-owner") as world:
+        made, bearer = make(world)
+        _, other = make(world)
+        streamed, behind = Gate(), Gate()
+
+        def answer(seen: Seen) -> Reply:
+            if seen.json.get("stream"):
+                is_first = seen.messages[-1]["role"] == "user"
+                return (
+                    call_tools(insert, text="One moment. ", hold_after={2: streamed})
+                    if is_first
+                    else say("two.")
+                )
+            return say("Made.", hold_before_headers=behind)
+
+        upstream.script = answer
+        asked = {"model": "agent/helper", "messages": ASK, "user": "alice", "stream": True}
+        with world.gateway.connect() as client:
+            client.request("POST", "/v1/chat/completions", json.dumps(asked).encode(), bearer)
+            client.read_until(b"One")
+            body: dict[str, Any] = {"model": "m", "input": "Hi", "user": "bob", "background": True}
+            id = ask(world, bearer, "POST", "responses", **body).json["id"]
+            upstream.arrived(2).wait_sync()
+            manage(world, "DELETE", f"keys/{made['id']}")
+            assert world.post(ASK, bearer).status == 401
+            streamed.open()
+            assert b"two." in client.read_until(b"data: [DONE]")
+        assert world.block("alice").value == ""  # not confirmed yet
+        behind.open()
+        becomes(lambda: ask(world, other, "GET", f"responses/{id}").json["status"] == "completed")
+        assert ask(world, bearer, "GET", f"responses/{id}").status == 401
+        assert world.query("SELECT count(*) FROM exchanges WHERE state = 'finished'") == [2]
 
 
 def test_a_key_that_only_reads_changes_nothing(world: World) -> None:
