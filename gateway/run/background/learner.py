@@ -29,7 +29,7 @@ from gateway.settings import MemorySettings
 from storage.commands import Learned, Unread
 from storage.database import Effect
 from storage.errors import TooSlow
-from storage.records import LEARNER, RULE, Block, Fact, Message
+from storage.records import LEARNER, RULE, Block, Fact, Message, Scope
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -112,7 +112,12 @@ class LearningService:
 
     async def run_job(self, job: JobContext) -> None:
         """Learns from the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
-        batch = msgspec.json.decode(await job.step("ask", lambda: self._ask(job)), type=_AskedBatch)
+        background = self._background
+        if background is None:
+            await self._run_rule(job)
+            return
+        asked = await job.step("ask", lambda: self._ask(job, background))
+        batch = msgspec.json.decode(asked, type=_AskedBatch)
         if batch.is_more:
             # Before this job ends, so that a crash in between leaves nothing unread.
             await self._store.jobs.enqueue(LEARN, job.agent, LEARN)
@@ -126,6 +131,28 @@ class LearningService:
                 return
         if batch.is_waiting:
             self.schedule.enqueue_when_idle([job.agent])
+
+    async def _run_rule(self, job: JobContext) -> None:
+        """Keeps what the rule finds in the next batch of a memory. Raises: StoreError."""
+        unread = await self._read_batch(job)
+        if unread is None or not self._is_read(unread.agent.scope):
+            return
+        if unread.is_more:
+            await self._store.jobs.enqueue(LEARN, job.agent, LEARN)
+        if unread.upto > unread.cursor:
+            messages = await self._clean(unread)
+            standing_facts = await self._store.facts.standing(job.agent)
+            # In a thread: it compares each statement with all others, a second for thousands of short ones.
+            learned = await asyncio.to_thread(
+                learn_standing, messages, standing_facts, now=self._now(), keeps_secrets=self._keeps_secrets
+            )
+            await job.finish(self._effect(unread, unread.upto, lambda blocks: learned))
+        if unread.is_waiting:
+            self.schedule.enqueue_when_idle([job.agent])
+
+    def _is_read(self, scope: Scope) -> bool:
+        """Returns whether this service learns from a memory."""
+        return scope.is_person and scope.profile not in self._excluded_profiles
 
     async def _read_batch(self, job: JobContext, upto: int | None = None) -> Unread | None:
         """Reads the next batch; None: the memory is gone, or is paused.
@@ -143,23 +170,18 @@ class LearningService:
         )
         return None if unread is None or unread.agent.paused is not None else unread
 
-    async def _ask(self, job: JobContext) -> bytes:
+    async def _ask(self, job: JobContext, background: BackgroundModel) -> bytes:
         """Returns the journaled step of the job: `_AskedBatch`, as JSON."""
-        return msgspec.json.encode(await self._read_and_ask(job))
+        return msgspec.json.encode(await self._read_and_ask(job, background))
 
-    async def _read_and_ask(self, job: JobContext) -> _AskedBatch:
-        """Reads the next batch, and asks the model about it where there is a model and something to learn from."""
+    async def _read_and_ask(self, job: JobContext, background: BackgroundModel) -> _AskedBatch:
+        """Reads the next batch, and asks the model about it if there is something to learn from."""
         unread = await self._read_batch(job)
-        if unread is None or not unread.agent.scope.is_person:
+        if unread is None or not self._is_read(unread.agent.scope):
             return _AskedBatch()
         scope = unread.agent.scope
-        if scope.profile in self._excluded_profiles:
-            return _AskedBatch()
-        batch = _AskedBatch(unread.cursor, unread.upto, unread.is_more, unread.is_waiting)
-        background = self._background
-        if background is None:
-            return batch
         messages = await self._clean(unread)
+        batch = _AskedBatch(unread.cursor, unread.upto, unread.is_more, unread.is_waiting)
         if not messages:
             return batch
         facts = await self._related_facts(unread, messages)
@@ -211,14 +233,6 @@ class LearningService:
         messages = await self._clean(unread)
         if batch.calls and [message.seq for message in messages] != list(batch.messages):
             return False
-        if self._background is None:
-            standing_facts = await self._store.facts.standing(job.agent)
-            # In a thread: it compares each statement with all others, a second for thousands of short ones.
-            learned = await asyncio.to_thread(
-                learn_standing, messages, standing_facts, now=self._now(), keeps_secrets=self._keeps_secrets
-            )
-            await job.finish(self._effect(unread, batch, lambda blocks: learned))
-            return True
         numbers = {seq: n for n, seq in enumerate(batch.shown, 1)}
         shown = {numbers[f.seq]: f for f in await self._store.facts.get(job.agent, batch.shown)}
         reading = learn.read_reply(batch.calls)
@@ -232,17 +246,15 @@ class LearningService:
             dropped = learned.dropped
             return learned
 
-        await job.finish(self._effect(unread, batch, decide))
+        await job.finish(self._effect(unread, batch.upto, decide))
         if dropped:
             _log.info("Learning: %d calls of the background model were invalid and were ignored.", dropped)
         return True
 
-    def _effect(
-        self, unread: Unread, batch: _AskedBatch, decide: Callable[[Sequence[Block]], Learned]
-    ) -> Effect:
+    def _effect(self, unread: Unread, upto: int, decide: Callable[[Sequence[Block]], Learned]) -> Effect:
         """Returns the effect that writes what was learned and moves the cursor."""
         return self._store.facts.learn_effect(
-            unread.agent, batch.cursor, batch.upto, self._now(), decide, self._reader
+            unread.agent, unread.cursor, upto, self._now(), decide, self._reader
         )
 
 

@@ -110,6 +110,12 @@ def test_messages_are_read_once_and_outside_of_the_loop(
     assert in_loop == [("clean_messages", False), ("learn_standing", False)]
 
 
+def test_nothing_is_journaled_where_no_model_is_asked(rule: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("storage.sql.jobs.Jobs.journal")
+    say(rule, MEAT)
+    assert rule.texts() == ["User said: I never eat meat."]
+
+
 def test_nothing_is_stored_of_a_question_about_the_past_or_of_a_reply(rule: Learner) -> None:
     say(rule, "Do I never eat meat? I've never been to Rome. He always sings.")
     assert rule.texts() == []
