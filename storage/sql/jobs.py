@@ -22,8 +22,9 @@ import asyncio
 import builtins
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from storage.database import WORK, Connection, Database, Effect, Operation, Row
@@ -102,10 +103,21 @@ async def is_attempt(connection: Connection, job: Job) -> bool:
 def _wakes(
     method: Callable[Concatenate[Jobs, Connection, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Jobs, P], Coroutine[Any, Any, T]]:
-    """Makes a method that runs in a transaction of its own, after which the watchers are called."""
+    """Makes a method that runs in a transaction of its own, after which all watchers are called."""
 
     def writing(self: Jobs, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return self._write(lambda connection: method(self, connection, *args, **kwargs))
+
+    return writing
+
+
+def _wakes_kind(
+    method: Callable[Concatenate[Jobs, Connection, str, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Jobs, str, P], Coroutine[Any, Any, T]]:
+    """Makes a method that runs in a transaction of its own, after which the watchers of a kind of jobs are called."""
+
+    def writing(self: Jobs, kind: str, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        return self._write(lambda connection: method(self, connection, kind, *args, **kwargs), kind)
 
     return writing
 
@@ -134,25 +146,34 @@ class Jobs(Group):
         self._may_claim = True
         # What requests of this process wait for, (kind, agent): how many wait for each.
         self._awaited: Counter[tuple[str, int]] = Counter()
-        self._watchers: list[Callable[[], None]] = []
-        database.listen(WORK, lambda _: self.wake_here())
+        # With the kinds of jobs that each is for; None: all.
+        self._watchers: list[tuple[Callable[[], None], Container[str] | None]] = []
+        database.listen(WORK, lambda kinds: self.wake_here(*(kinds or "").split()))
 
     # -- waiting for jobs ---------------------------------------------------------------------------------------------
 
-    def watch(self, woken: Callable[[], None]) -> Callable[[], None]:
-        """Has `woken` called when there may be something to do. Returns what ends that."""
-        self._watchers.append(woken)
-        return lambda: self._watchers.remove(woken)
+    def watch(self, woken: Callable[[], None], kinds: Container[str] | None = None) -> Callable[[], None]:
+        """Has `woken` called when there may be something to do. Returns what ends that.
 
-    def wake(self) -> None:
-        """Calls the watchers of all processes, after jobs were enqueued in a transaction of the caller's own."""
-        self.wake_here()
-        self._database.notify(WORK)
+        kinds: of the jobs that it is called for; None: all.
+        """
+        watcher = (woken, kinds)
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
 
-    def wake_here(self) -> None:
-        """Calls the watchers of this process."""
-        for woken in tuple(self._watchers):
-            woken()
+    def wake(self, *kinds: str) -> None:
+        """Calls the watchers of all processes, after jobs were enqueued in a transaction of the caller's own.
+
+        kinds: of the jobs that may begin now; none: any.
+        """
+        self.wake_here(*kinds)
+        self._database.notify(WORK, " ".join(kinds))
+
+    def wake_here(self, *kinds: str) -> None:
+        """Calls the watchers of this process. kinds: as for `wake`."""
+        for woken, watched in tuple(self._watchers):
+            if not kinds or watched is None or any(kind in watched for kind in kinds):
+                woken()
 
     @reads
     async def due_in(self, connection: Connection, kinds: Sequence[str]) -> float | None:
@@ -241,7 +262,7 @@ class Jobs(Group):
         return int(id)
 
     # Adds a job in a transaction of its own.
-    enqueue = _wakes(enqueue_in)
+    enqueue = _wakes_kind(enqueue_in)
 
     async def claim(
         self, kinds: Sequence[str], *, lease_s: float, tries: int, running: Collection[int] = ()
@@ -380,14 +401,18 @@ class Jobs(Group):
         """
         await asyncio.shield(self._database.bulk(lambda connection: self._perform(connection, job, effect)))
 
-    async def finish(self, job: Job, effect: Effect | None = None) -> None:
-        """Writes the last effect and the job's end in one transaction. Raises: Stale; what the effect raises."""
+    async def finish(self, job: Job, effect: Effect | None = None, enqueues: Sequence[str] = ()) -> None:
+        """Writes the last effect and the job's end in one transaction. Raises: Stale; what the effect raises.
+
+        enqueues: the other kinds of jobs that the effect enqueues.
+        """
 
         async def write(connection: Connection) -> None:
             await self._perform(connection, job, effect)
             await _delete(connection, job.id)
 
-        await self._write(write)
+        # Its serial group has jobs of its own kind.
+        await self._write(write, job.kind, *enqueues)
 
     async def fail(self, job: Job, error: str, retry_in_s: float | None) -> JobOutcome:
         """Has the job tried again later. Its serial group waits meanwhile. Returns the outcome.
@@ -510,9 +535,9 @@ class Jobs(Group):
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
-    async def _write(self, operation: Operation[T]) -> T:
-        """Writes, and calls the watchers."""
-        return await self._await_write(self._database.bulk(operation), self.wake)
+    async def _write(self, operation: Operation[T], *kinds: str) -> T:
+        """Writes, and calls the watchers. kinds: as for `wake`."""
+        return await self._await_write(self._database.bulk(operation), partial(self.wake, *kinds))
 
     async def _check(self, connection: Connection, job: Job) -> None:
         """Raises Stale if this attempt no longer holds the job, or its memory has changed."""
@@ -543,7 +568,7 @@ class Jobs(Group):
             await connection.run(SQL["retrying"], (self._now(), delay_s, tries, error, job.id))
             return "retrying"
 
-        return await self._write(write)
+        return await self._write(write, job.kind)
 
 
 async def _epoch(connection: Connection, agent: int) -> int | None:

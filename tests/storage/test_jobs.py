@@ -596,3 +596,21 @@ async def test_watchers_are_notified_of_what_there_may_be_to_do(store: Store, jo
     stop()
     jobs.wake()
     assert len(wakes) == 2
+
+
+async def test_watchers_of_some_kinds_are_not_woken_for_others(store: Store, jobs: Jobs) -> None:
+    wakes: list[str] = []
+    jobs.watch(lambda: wakes.append("runs"), ("run", "callback"))
+    await jobs.enqueue("learn", 0, "k")
+    await jobs.finish(await take(jobs))
+    assert wakes == []
+    jobs.wake("learn", "run")
+    jobs.wake()
+    assert wakes == ["runs"] * 2
+    await jobs.enqueue("learn", 0, "k")
+
+    async def go_on(connection: Connection) -> None:
+        await jobs.enqueue_in(connection, "callback", 0, "k")
+
+    await jobs.finish(await take(jobs), go_on, enqueues=("callback",))
+    assert wakes == ["runs"] * 3

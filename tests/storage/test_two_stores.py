@@ -549,8 +549,9 @@ async def test_what_was_forgotten_elsewhere_is_not_worked_on(stores: tuple[Store
 
 async def test_work_is_notified_and_polled_for_without_a_notification(stores: tuple[Store, Store]) -> None:
     one, other = stores
-    woken: list[int] = []
-    other.jobs.watch(lambda: woken.append(1))
+    woken: list[str] = []
+    other.jobs.watch(lambda: woken.append("all"))
+    other.jobs.watch(lambda: woken.append("runs"), ("run",))
     await one.jobs.enqueue("learn", 0, "k")
     assert await other.jobs.due_in(KINDS) == 0.0, "it hears nothing yet"
     assert not woken
@@ -558,6 +559,7 @@ async def test_work_is_notified_and_polled_for_without_a_notification(stores: tu
     woken.clear()
     await one.jobs.enqueue("learn", 0, "j")
     await comes(lambda: bool(woken))
+    assert "runs" not in woken, "what begins elsewhere is no run"
     waits = await other.jobs.due_in(("nothing of that kind",))
     assert waits == 60.0, "the queue is looked at anew all the same"
 

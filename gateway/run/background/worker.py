@@ -138,11 +138,14 @@ class JobContext:
         """Commits an effect now. It is repeated if the process is killed before the job ends, and must bear that."""
         await self.jobs.commit(self.job, effect)
 
-    async def finish(self, effect: Effect | None = None) -> None:
-        """Commits the last effect and the job's end in one transaction. Without it, a job ends with its handler."""
+    async def finish(self, effect: Effect | None = None, enqueues: Sequence[str] = ()) -> None:
+        """Commits the last effect and the job's end in one transaction. Without it, a job ends with its handler.
+
+        enqueues: the other kinds of jobs that the effect enqueues.
+        """
         self.ended = True
         try:
-            await self.jobs.finish(self.job, effect)
+            await self.jobs.finish(self.job, effect, enqueues)
         except BaseException:
             self.ended = False
             raise
@@ -182,7 +185,7 @@ class Worker:
 
     async def run(self) -> None:
         """Runs until it is cancelled. Jobs that run then are cancelled, too, and given back."""
-        unwatch = self.jobs.watch(self._wake.set)
+        unwatch = self.jobs.watch(self._wake.set, self.handlers)
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:

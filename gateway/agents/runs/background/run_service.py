@@ -73,7 +73,8 @@ class RunService:
         done = await self._runs.perform(job.job, row)
         if done is not None and done.callback is not None:
             run = (done.run.agent, done.run.id)
-            await job.finish(enqueue_callback(self._store, done.callback, done.run.uid, run=run))
+            callback = enqueue_callback(self._store, done.callback, done.run.uid, run=run)
+            await job.finish(callback, enqueues=(CALLBACK_JOB,))
 
     async def _watch(self) -> None:
         """Looks for runs without a job, after a change of jobs."""
