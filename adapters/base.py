@@ -25,7 +25,7 @@ class ModelReply(Protocol):
 
     @property
     def size(self) -> int | None:
-        """Returns the bytes that the body is announced to have; None: none are announced, or it is translated."""
+        """Returns the length that the body is announced to have; None: none is announced, or the body is translated."""
 
     @property
     def prompt_usage(self) -> Json | None:
@@ -41,10 +41,11 @@ class ModelReply(Protocol):
         """
 
     async def peek(self) -> Event | None:
-        """Returns the first event of a stream, which `chunks` and `events` yield again.
+        """Returns the first event of a stream; None: the event is too large to be held. It is yielded again later.
 
-        None: it is large. Comments before it are skipped, but not for long: the client awaits them as a sign of life.
-        Raises: as `events`; ProviderBroke: there is none.
+        Comments before the event are skipped, but only for some seconds, since they show the client a sign of life.
+
+        Raises: as `events`; ProviderBroke: the stream has no event.
         """
 
     async def read(self, limit_bytes: int) -> bytes:
@@ -55,8 +56,9 @@ class ModelReply(Protocol):
 
 
 class Provider(Protocol):
-    """An upstream. name: the one it has in the settings."""
+    """An upstream."""
 
+    # The upstream's name in the settings.
     name: str
     capabilities: Capabilities
 

@@ -24,11 +24,12 @@ _LONG_BYTES = 64 * 1024
 
 
 class ApiEmbedder:
-    """An embedder at a provider, which it owns and closes. model: the provider's name for it."""
+    """An embedder at a provider, which it owns and closes."""
 
     is_local = False
 
     def __init__(self, provider: Provider, model: str) -> None:
+        """Sends nothing. model: the provider's name for the embedder."""
         self.name = f"{provider.name}/{model}"
         self._provider = provider
         self._model = model
@@ -66,7 +67,7 @@ def _read_vectors(answer: bytes, count: int, request_bytes: int) -> Embedded:
 
     count: how many texts were sent.
     request_bytes: for an estimate of the tokens, where the answer does not count them.
-    Raises: ValueError, LookupError, TypeError, AttributeError, OverflowError: it has not one vector for each text.
+    Raises: ValueError, LookupError, TypeError, AttributeError, OverflowError: the answer lacks a vector for some text.
     """
     import numpy as np
 

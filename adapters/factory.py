@@ -21,7 +21,7 @@ def make_provider(
     base_url: str | None = None,
     key: str | None = None,
     headers: tuple[Header, ...] = (),
-    known: Mapping[str, Any] | None = None,
+    known_capabilities: Mapping[str, Any] | None = None,
     transport: HttpTransport | None = None,
 ) -> OpenAICompatible:
     """Returns a provider made from a row; each of its values can be replaced.
@@ -29,7 +29,7 @@ def make_provider(
     kind: a row's name, or any name if `base_url` is given. The row's capabilities count at the row's address
         only, because elsewhere another server may answer. Exceptions are a row without an address, a server
         that one runs oneself, and a dialect that is translated here and so is known.
-    known: capabilities by name, which replace the row's.
+    known_capabilities: by name, those that replace the row's.
 
     Raises: ValueError: an unknown kind without an address, or an invalid address.
     """
@@ -50,6 +50,6 @@ def make_provider(
         address,
         key=key,
         headers=headers,
-        capabilities=replace(capabilities, **(known or {})),
+        capabilities=replace(capabilities, **(known_capabilities or {})),
         transport=transport,
     )

@@ -140,7 +140,7 @@ class HttpReply:
 
     @property
     def prompt_usage(self) -> None:
-        """None: nothing is translated."""
+        """Is None: nothing is translated here, so nothing is known of the prompt."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
@@ -160,9 +160,9 @@ class HttpReply:
             yield events
 
     async def peek(self) -> Event | None:
-        """Returns the first event of the body; None: it is large.
+        """Returns the first event of the body; None: the event is too large to be held.
 
-        Raises: ProviderBroke (also where there is none), ProviderTimeout, ProviderTooLarge.
+        Raises: ProviderBroke (also where the body has no event), ProviderTimeout, ProviderTooLarge.
         """
         first = FirstEvent()
         pieces: list[bytes] = []

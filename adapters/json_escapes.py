@@ -32,7 +32,7 @@ _DIGITS_TO_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
 def read_json(data: bytes) -> tuple[Any, bytes]:
     """Returns the value of an upstream's JSON, and the JSON in the form that strict parsers take.
 
-    Half a character becomes U+FFFD, and NaN or infinity null. None: it is no JSON.
+    Half a character becomes U+FFFD, and NaN or infinity null. Of what is no JSON the value is None.
     """
     try:
         return orjson.loads(data), data
@@ -72,7 +72,7 @@ def _integer(digits: str) -> Any:
 
 
 def _as_strict(data: bytes) -> bytes | None:
-    """Returns JSON without halves of characters in the form that strict parsers take; None: it is none, or too long."""
+    """Returns JSON without halves of characters as strict parsers take it; None: it is no JSON, or too long."""
     if len(data) > _MAX_LENIENT_BYTES:
         return None
     try:
@@ -103,10 +103,10 @@ def replace_lone_surrogates(data: bytes) -> tuple[bytes, bytes]:
 def _complete_length(data: bytes) -> int:
     """Returns how many bytes of a piece come before an escape that may go on in the next one."""
     start = max(0, len(data) - _LONGEST_CUT)
-    while found := _CUT.search(data, start):
-        before = data[: found.start()]
+    while cut := _CUT.search(data, start):
+        before = data[: cut.start()]
         is_escaped = (len(before) - len(before.rstrip(b"\\"))) % 2
         if not is_escaped:
-            return found.start()
-        start = found.start() + 1
+            return cut.start()
+        start = cut.start() + 1
     return len(data)

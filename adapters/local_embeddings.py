@@ -39,19 +39,20 @@ class EmbedderMissing(ImportError):
 
 
 class LocalEmbedder:
-    """The embedder; it opens its files for the first text. Raises: EmbedderMissing: at once where they are missing."""
+    """The embedder. It opens its files for the first text."""
 
     is_local = True
     name = "local/wordllama-l2-supercat-256"
 
     def __init__(self) -> None:
+        """Finds the files. Raises: EmbedderMissing: they are missing."""
         self._files = _find_files()
         self._pool = ThreadPoolExecutor(_THREADS, "mnemogate-embedder")
         self._table: NDArray[np.float16] | None = None
         self._pieces: Any = None
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
-        """Returns the vectors. Raises: EmbedderMissing: a file is not what it should be."""
+        """Returns the vectors. Raises: EmbedderMissing: a file has other content than expected."""
         if self._table is not None and len(texts) == 1 and len(texts[0]) <= _SHORT_CHARS:
             return Embedded(self._embed(texts))
         loop = asyncio.get_running_loop()

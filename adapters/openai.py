@@ -31,18 +31,7 @@ _ACCOUNT: Final = frozenset(("openai-organization", "openai-project"))
 
 
 class OpenAICompatible:
-    """One upstream.
-
-    name: of the upstream in the settings.
-    base_url: with the version, without a slash at its end: `https://api.openai.com/v1`.
-    key: sent as a bearer token; None: the caller's own `Authorization` value is passed on, and with it alone
-        the organization and the project that the caller names.
-    headers: sent with every request, before and instead of the caller's of the same name. A key among them counts as
-        `key` does.
-    transport: closed with the provider; None: one of its own.
-
-    Raises: ValueError: `base_url` is no address of an upstream.
-    """
+    """One upstream. Implements `Provider`, which documents the methods."""
 
     # The path of an address that has none; a subclass may have one.
     default_path = ""
@@ -57,6 +46,18 @@ class OpenAICompatible:
         capabilities: Capabilities | None = None,
         transport: HttpTransport | None = None,
     ) -> None:
+        """Connects to nothing.
+
+        name: that of the upstream in the settings.
+        base_url: with the version, without a slash at its end: `https://api.openai.com/v1`.
+        key: sent as a bearer token. Where it is None the caller's own `Authorization` value is passed on, and then
+            also the organization and the project that the caller names.
+        headers: sent with every request, before and instead of the caller's of the same name. A key among them counts
+            as `key` does.
+        transport: closed with the provider; None: the provider makes its own.
+
+        Raises: ValueError: `base_url` is no address of an upstream.
+        """
         has_path = _check_address(name, base_url).path not in ("", "/")
         self.name = name
         self.base_url = base_url.rstrip("/") + ("" if has_path else self.default_path)
@@ -71,11 +72,12 @@ class OpenAICompatible:
             self._fixed_headers[extra_name] = value
         self._fixed_json_headers = CIMultiDict(self._fixed_headers)
         self._fixed_json_headers.setdefault("Content-Type", "application/json")
-        own = frozenset(extra_name.lower() for extra_name, _ in headers)
+        own_names = frozenset(extra_name.lower() for extra_name, _ in headers)
         # Whether callers bring the key. The owner of a key decides which account pays; a caller's organization does not
         # belong to the operator.
-        self._takes_credential = own.isdisjoint(_CREDENTIALS)
-        self._reserved_names = _RESERVED | own if self._takes_credential else _RESERVED | own | _ACCOUNT
+        self._takes_credential = own_names.isdisjoint(_CREDENTIALS)
+        account_names = frozenset() if self._takes_credential else _ACCOUNT
+        self._reserved_names = _RESERVED | own_names | account_names
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.base_url!r})"  # never the key
@@ -113,7 +115,7 @@ class OpenAICompatible:
         return _add_index(sending) if self.capabilities.omits_call_index else sending
 
     def has_endpoint(self, path: str) -> bool:
-        """Returns True: the upstream knows which paths it serves, but for those of responses that it does not store."""
+        """Returns False for responses that the upstream does not store. It judges all other paths itself."""
         return self.capabilities.responses == "stored" or not path.startswith(_OF_RESPONSES)
 
     async def aclose(self) -> None:
@@ -121,7 +123,7 @@ class OpenAICompatible:
 
 
 def _check_address(name: str, base_url: str) -> URL:
-    """Returns an upstream's address as a URL. Raises: ValueError: it is none. name: of the upstream."""
+    """Returns an upstream's address as a URL. name: that of the upstream. Raises: ValueError: it is no such address."""
     url = URL(base_url)
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f"{name}: an upstream's address begins with http:// or https://, not {base_url!r}")

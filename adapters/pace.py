@@ -13,25 +13,26 @@ from typing import Final
 
 # Chosen: 2 to 8 in one pass gave the same first text of 200 streams (6 to 16 ms instead of 50 to 70).
 EACH_PASS: Final = 4
-# None waits for longer than this, whatever else there is to do: a loop without any time left is fair to all.
+# No stream waits for longer than this, whatever else there is to do: a loop without any time left is fair to all.
 LONGEST_S: Final = 0.02
 
 
 class Pace:
     """Lets few streams go on in each pass of the running loop."""
 
-    __slots__ = ("_left", "_waiting", "loop")
+    __slots__ = ("_allowed", "_waiting", "loop")
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._left = EACH_PASS
+        # How many streams may still go on in this pass.
+        self._allowed = EACH_PASS
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
 
     def turn(self) -> asyncio.Future[None] | None:
-        """Returns what a stream that has news waits for; None: it may go on."""
-        if self._left and not self._waiting:
-            self._left -= 1
-            if not self._left:
+        """Returns what a stream with new bytes has to wait for; None: it may go on at once."""
+        if self._allowed and not self._waiting:
+            self._allowed -= 1
+            if not self._allowed:
                 self.loop.call_soon(self._begin_pass)
             return None
         turn = self.loop.create_future()
@@ -39,15 +40,15 @@ class Pace:
         return turn
 
     def _begin_pass(self) -> None:
-        """Lets the next ones go on. It comes with each pass until fewer wait than may go."""
-        waiting, left = self._waiting, EACH_PASS
+        """Lets the next streams go on. It is called again in each pass, until fewer wait than may go on."""
+        waiting, allowed = self._waiting, EACH_PASS
         if waiting:
             now = self.loop.time()
-            while waiting and (left > 0 or waiting[0][0] < now):
+            while waiting and (allowed > 0 or waiting[0][0] < now):
                 turn = waiting.popleft()[1]
                 if not turn.done():  # whoever waited may be cancelled
                     turn.set_result(None)
-                    left -= 1
-        self._left = max(0, left)
-        if not self._left:
+                    allowed -= 1
+        self._allowed = max(0, allowed)
+        if not self._allowed:
             self.loop.call_soon(self._begin_pass)

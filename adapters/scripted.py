@@ -42,7 +42,7 @@ class ScriptedMessage(Struct, frozen=True):
 
     text: str | None
     calls: tuple[ScriptedCall, ...] = ()
-    # None: the one that fits.
+    # None: the one that fits to the calls.
     finish_reason: str | None = None
 
 
@@ -69,7 +69,7 @@ Script = Callable[[Mapping[str, Any]], Scripted]
 
 
 class ScriptedProvider:
-    """A provider with replies that are given beforehand."""
+    """A provider with replies that are given beforehand. Implements `Provider`, which documents the methods."""
 
     # `requests` grows with each request, so a provider that serves for days sets this to False.
     keeps_requests = True
@@ -83,10 +83,10 @@ class ScriptedProvider:
         capabilities: Capabilities | None = None,
         pause_s: float = 0.0,
     ) -> None:
-        """Makes it.
+        """Makes a provider that has been asked nothing.
 
         replies: queued, one for each request; a ProviderError is raised by `send`.
-        script: makes the reply from the request's body when the queue is empty; None: it is "Ok.".
+        script: makes the reply from the request's body when the queue is empty; None: the reply is "Ok.".
         pause_s: between two events of a stream.
         """
         self.name = name
@@ -99,6 +99,7 @@ class ScriptedProvider:
         self._numbers = itertools.count(1)
 
     def queue(self, *replies: Scripted) -> None:
+        """Adds replies to those that the next requests get."""
         self._replies.extend(replies)
 
     @property
@@ -107,7 +108,7 @@ class ScriptedProvider:
         return [orjson.loads(request.body) for request in self.requests]
 
     async def send(self, request: ModelRequest) -> ModelReply:
-        """Returns the next reply. Raises: ProviderError: a queued one."""
+        """Returns the next reply. Raises: ProviderError: the next one in the queue is an error."""
         if self.keeps_requests:
             self.requests.append(request)
         if request.path == "/models":
@@ -159,7 +160,7 @@ class ScriptedProvider:
 
 @dataclass(slots=True)
 class ScriptedReply:
-    """A ModelReply made of prepared pieces."""
+    """A reply made of prepared pieces. Implements `ModelReply`, which documents the methods."""
 
     status: int
     headers: tuple[Header, ...]

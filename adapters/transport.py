@@ -141,9 +141,8 @@ class HttpTransport:
     ) -> None:
         """Opens nothing.
 
-        proxy: http://host:port, with user and password before the host where it asks for them; None: there is
-            none.
-        replies: for the replies that are read whole.
+        proxy: http://host:port, with user and password before the host where it asks for them; None: no proxy.
+        replies: the memory that replies which are read whole may take.
         """
         self.timeouts = timeouts or Timeouts()
         self._replies = replies

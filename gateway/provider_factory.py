@@ -103,7 +103,7 @@ def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Pr
             base_url=upstream.base_url,
             key=key,
             headers=tuple(upstream.headers.items()),
-            known=upstream.capabilities,
+            known_capabilities=upstream.capabilities,
             transport=HttpTransport(timeouts, upstream.proxy),
         )
     except ValueError as error:

@@ -125,7 +125,7 @@ class LocalBatches:
         return result
 
     async def _request_once(self, custom_id: str, body: bytes) -> tuple[PartResult, float | None]:
-        """Returns the result, and how long the upstream wants to be left alone; None: it is not busy."""
+        """Returns the result, and how long the upstream asks to wait; None: the upstream is not busy."""
         try:
             reply = await self._provider.send(ModelRequest(body))
             try:

@@ -53,7 +53,7 @@ class SdkBatches:
 
         headers: sent with every request.
         now: seconds since the epoch, by which a Retry-After is read.
-        proxy: the one of the settings; None: none.
+        proxy: that of the settings; None: no proxy.
         adapt_calls: as of the `OpenAICompatible` of the same upstream.
         """
         self._base_url = base_url
@@ -84,12 +84,12 @@ class SdkBatches:
             await self._client.close()
 
     def _map_errors(self) -> AbstractContextManager[None]:
-        """Raises errors of the SDK as provider errors. Raises: ProviderUnreachable: it is not installed."""
+        """Raises provider errors in place of the SDK's. Raises: ProviderUnreachable: the SDK is not installed."""
         self._check_installed()
         return map_sdk_errors(import_module(self.sdk), self._now)
 
     async def _look_up(self, call: Awaitable[T], read: Callable[[T], V]) -> V | None:
-        """Awaits a look-up and reads its answer, which may be anything; None: the provider knows nothing of it."""
+        """Awaits a look-up, and returns what `read` makes of its answer; None: the provider knows no such thing."""
         try:
             with self._map_errors():
                 return read(await call)

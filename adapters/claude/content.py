@@ -47,7 +47,7 @@ def user_blocks(message: Json, where: str) -> list[Json]:
 
 
 def tool_result(message: Json, where: str) -> Json:
-    """Returns the block for a tool message. Raises: Untranslatable: it names no call."""
+    """Returns the block for a tool message. Raises: Untranslatable: the message names no call."""
     call_id = message.get("tool_call_id")
     if not isinstance(call_id, str) or not call_id:
         name = f"{where}.tool_call_id"

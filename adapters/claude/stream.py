@@ -86,7 +86,7 @@ class StreamTranslator:
 
     @property
     def prompt_usage(self) -> Json | None:
-        """The usage of the prompt, which the message reports as it begins; None: it has not begun."""
+        """The usage of the prompt, which the message reports as it begins; None: the message has not begun."""
         return translate_usage({**self._usage, "output_tokens": 0}) if self._usage else None
 
     def feed(self, event: Event) -> list[Event]:
@@ -144,7 +144,7 @@ class StreamTranslator:
         return [Event(event.raw, first, event.name), *(Event(b"", chunk) for chunk in more)]
 
     def finish(self) -> None:
-        """Notes that the stream has ended. Raises: ProviderBroke: its message has not."""
+        """Notes that the stream has ended. Raises: ProviderBroke: the message in it has not ended."""
         if not self.is_over:
             raise ProviderBroke("the upstream's stream ended before its message did")
 

@@ -53,7 +53,7 @@ class Family:
 
     def provider(self, name: str, url: str, **options: Any) -> Provider:
         known = asdict(self.row.capabilities)  # else they would not count at this address
-        return make_provider(self.row.name, name=name, base_url=url, known=known, **options)
+        return make_provider(self.row.name, name=name, base_url=url, known_capabilities=known, **options)
 
     def refuse(self, status: int, kind: str, message: str, **options: Any) -> Reply:
         if self.upstream is StrictAnthropic:

@@ -56,7 +56,7 @@ def test_capabilities_belong_to_an_address(kind: str, address: str | None, kept:
 
 
 def test_what_the_operator_knows_counts_more_than_what_we_do() -> None:
-    found = make_provider("groq", known={"developer_role": False}).capabilities
+    found = make_provider("groq", known_capabilities={"developer_role": False}).capabilities
     assert found == replace(PROVIDERS["groq"].capabilities, developer_role=False)
     there = UpstreamSettings(
         "lab", base_url="http://lab:1/v1", takes={"stream_usage": True, "metadata": False}

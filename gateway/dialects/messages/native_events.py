@@ -157,7 +157,10 @@ class NativeEvents:
 
 
 def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finish: str | None) -> Json:
-    """Returns the messages of all rounds as one. finish: why it ended, in OpenAI's words; None: as the last one."""
+    """Returns the messages of all rounds as one.
+
+    finish: why it ended, in OpenAI's words; None: for the reason of the last message.
+    """
     content: list[Any] = []
     usage: Json = {}
     for reply in replies:

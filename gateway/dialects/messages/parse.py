@@ -115,9 +115,9 @@ def parse(
 ) -> MessagesRequest:
     """Reads a request.
 
-    json: the body's.
+    json: the value of the body.
     is_lenient: what a chat completion has no place for is passed over, since the request goes upstream as it is.
-    has_limit: it needs `max_tokens`, as all requests but those whose tokens are counted.
+    has_limit: the request needs `max_tokens`, as all do but those whose tokens are counted.
 
     Raises: BadRequest.
     """
@@ -144,11 +144,11 @@ def parse(
         request.added_fields = _ADDED
     by_name = dict(headers)
     request.consumed = () if is_lenient else _names_left_out(json, by_name, checker)
-    own = {key: value for key, value in json.items() if key not in _READ}
-    request.dialect_fields = {"user": None, **own, "metadata": metadata}
+    passed = {key: value for key, value in json.items() if key not in _READ}
+    request.dialect_fields = {"user": None, **passed, "metadata": metadata}
     request.side_request = _find_side_request(json, metadata, by_name)
-    needed = (*checker.left_out, *(key for key in _SERVED if json.get(key))) if is_lenient else ()
-    return MessagesRequest(body, json, request, translated.origins, needed)
+    left_out = (*checker.left_out, *(key for key in _SERVED if json.get(key))) if is_lenient else ()
+    return MessagesRequest(body, json, request, translated.origins, left_out)
 
 
 def read_thread(json: Json) -> MessageThread | None:
@@ -227,7 +227,7 @@ def _split_user(user: str) -> Json:
 
 
 def _names_left_out(json: Json, headers: Mapping[bytes, bytes], checker: FieldChecker) -> tuple[str, ...]:
-    """Returns the names of what a chat completion has no need of. checker: has checked all of the request."""
+    """Returns the names of what is left out without an effect. checker: that with which the request was read."""
     names = {key: None for key in _NAMED if json.get(key) is not None}
     if _BETA in headers:
         names[_BETA.decode()] = None
@@ -235,7 +235,7 @@ def _names_left_out(json: Json, headers: Mapping[bytes, bytes], checker: FieldCh
 
 
 def _find_side_request(json: Json, metadata: Json, headers: Mapping[bytes, bytes]) -> str | None:
-    """Returns the name of a request that Claude Code makes without its user; None: a user has written this one."""
+    """Returns the name of a request that Claude Code makes without its user; None: its user has written it."""
     if _is_sub_agent(json, headers):
         return SUB_AGENT
     return PROBE if json.get("max_tokens") == 1 and "conversation_id" in metadata else None

@@ -80,7 +80,7 @@ def _translate_choice(choice: Json) -> str | Json:
 
 
 def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None:
-    """Returns a tool of the client's own; None: the upstream alone knows what it is."""
+    """Returns a tool that the client runs, as a chat completion has it; None: it is a tool of Anthropic's."""
     if not isinstance(tool, dict):
         raise invalid_field(where, "Input should be a valid dictionary")
     if tool.get("type") not in (None, "custom"):

@@ -20,7 +20,7 @@ from gateway.dialects.responses.tools import CallForm, UpstreamTools, flat_name
 def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> Json:
     """Returns the members of an item that a call of this form has.
 
-    text: the input of a custom tool, as far as it was read; None: it is read from the arguments.
+    text: the input of a custom tool, where it was read already; None: it is read from the arguments now.
     """
     space: Json = {} if form.namespace is None else {"namespace": form.namespace}
     if form.kind == "function_call":
@@ -59,7 +59,9 @@ def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
         raise missing_field(param) if value is None else wrong_type(param, "an object", value)
     if isinstance(value, dict):
         without = ("type",) if kind == "local_shell_call" else ()
-        arguments = {name: each for name, each in value.items() if each is not None and name not in without}
+        arguments = {
+            name: field for name, field in value.items() if field is not None and name not in without
+        }
         value = orjson.dumps(arguments).decode()
     return {
         "id": id,

@@ -23,7 +23,7 @@ _SIDE_REQUESTS: Final = {
 
 
 def codex_side_request(json: Json) -> str | None:
-    """Returns the name of a side request of Codex; None: it is none, or Codex has not sent it. json: the body's."""
+    """Returns the name of a side request of Codex; None: a user has written it, or another client has sent it."""
     metadata = json.get("client_metadata")
     if not isinstance(metadata, dict):
         return None

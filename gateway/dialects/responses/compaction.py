@@ -23,7 +23,7 @@ def compaction_item(id: str, summary: str) -> Json:
 
 
 def summaries_in(items: Sequence[Any], field: str = "input", items_before: int = 0) -> list[Json]:
-    """Returns the compaction items among items as system messages. Raises: BadRequest: one is not the gateway's.
+    """Returns the compaction items among items as system messages. Raises: BadRequest: another has made one.
 
     field, items_before: as for `read_items`.
     """
@@ -35,7 +35,7 @@ def summaries_in(items: Sequence[Any], field: str = "input", items_before: int =
 
 
 def read_compaction(item: Json, where: str) -> Json:
-    """Returns a compaction item as a system message. Raises: BadRequest: it is not the gateway's."""
+    """Returns a compaction item as a system message. Raises: BadRequest: the gateway has not made the item."""
     param, content = f"{where}.encrypted_content", item.get("encrypted_content")
     if not is_sealed(content):
         raise _unverified_content(param)
@@ -46,7 +46,7 @@ def read_compaction(item: Json, where: str) -> Json:
 
 
 def read_summary(message: Json) -> str:
-    """Returns the summary in a message of `read_compaction`; "": it is no such message."""
+    """Returns the summary in a message that `read_compaction` has made; "": the message is another one."""
     content = message.get("content")
     if message.get("role") != "system" or not isinstance(content, str) or not content.startswith(_BEFORE):
         return ""

@@ -144,7 +144,7 @@ class GrowingResponse:
         return response
 
     def sealing_model(self) -> str | None:
-        """Returns the model that makes the thoughts; None: they are shown without `encrypted_content`."""
+        """Returns the model that makes the thoughts; None: the thoughts are shown without `encrypted_content`."""
         return self.terms.model() if self.terms.shows_sealed_thoughts or not self.is_stored else None
 
     @property

@@ -24,15 +24,16 @@ class LeftOutFields:
         return tuple(self._names)
 
     def add(self, where: str) -> None:
+        """Adds the field at a path."""
         name = _INDEX.sub("", where)
         if len(self._names) >= _MAX_NAMES or not _VALID_NAME.fullmatch(name):
             name = "..."
         self._names[name] = None
 
-    def add_rest(self, value: Json, read: frozenset[str], where: object) -> None:
-        """Adds the fields of an object that say something, but for those that are read. where: the path to it."""
-        if read.issuperset(value):
+    def add_rest(self, value: Json, read_fields: frozenset[str], where: object) -> None:
+        """Adds the fields of an object that have a value and are not in `read_fields`. where: the object's path."""
+        if read_fields.issuperset(value):
             return
         for key, field in value.items():
-            if key not in read and field not in (None, "", [], {}):
+            if key not in read_fields and field not in (None, "", [], {}):
                 self.add(f"{where}.{key}")

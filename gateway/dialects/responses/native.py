@@ -134,7 +134,7 @@ class NativeResponse(Struct, frozen=True):
 
 
 def read_native(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
-    """Returns a request as memory can read it; None: it cannot. The upstream reports the mistake then."""
+    """Returns a request as memory reads it; None: memory cannot read it, and the upstream reports the mistake."""
     try:
         return _read(body, path, max_messages)
     except (BadRequest, BodyTooLarge):

@@ -29,7 +29,7 @@ def is_sealed(content: object) -> TypeGuard[str]:
 
 
 def unseal(content: str, param: str) -> Json:
-    """Returns the fields. Raises: BadRequest: they are not as the gateway made them; BodyTooLarge."""
+    """Returns the fields in a sealed content. Raises: BadRequest: the content was changed; BodyTooLarge."""
     written = content.removeprefix(SEALED).encode()
     check_values(written)
     try:

@@ -62,7 +62,7 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
         return {**ECHOED, **self.echo}
 
     def output_of(self, reply: WireMessage) -> list[Json] | None:
-        """Returns the stored output; None: there is none, or the reply's text was cut since, so the reply is read."""
+        """Returns the stored output; None: the output has to be made of the reply, which may have been cut since."""
         if self.output is None:
             return None
         texts = [part.get("text", "") for item in self.output for part in item.get("content") or ()]
@@ -96,6 +96,6 @@ def is_in_reply_order(kinds: list[str]) -> bool:
 
     kinds: those of the items (`Item.kind`). A search of the web ("ws") is in no reply.
     """
-    positions = [_POSITIONS.get(each, _CALL_POSITION) for each in kinds]
+    positions = [_POSITIONS.get(kind, _CALL_POSITION) for kind in kinds]
     is_sorted = positions == sorted(positions)
     return is_sorted and kinds.count("rs") < 2 and kinds.count("msg") < 2 and "ws" not in kinds

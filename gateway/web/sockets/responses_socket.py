@@ -271,7 +271,7 @@ class _Session:
             begun, done = server_events.empty_response_events(create)
             await self.send_event(begun, create.stream_id)
             await self.send_event(done, create.stream_id)
-            self.unstored.keep(pending, server_events.response_in(done))
+            self.unstored.cache(pending, server_events.response_in(done))
             return
         headers = [
             *self._headers,
@@ -289,7 +289,7 @@ class _Session:
                 server_events.empty_response_events(create)[0]
             )
             end = server_events.cancelled_event(begun, response.output.render(), response.sent_events)
-            self.unstored.keep(pending, server_events.response_in(end))
+            self.unstored.cache(pending, server_events.response_in(end))
             await self.send_event(end, create.stream_id)
         else:
             await self.send_failure(
@@ -349,7 +349,7 @@ class _EventSender:
         if kind == server_events.BEGUN:
             response.begin(server_events.response_in(data))
         elif kind in server_events.GOOD_ENDS:
-            self._session.unstored.keep(self._pending, server_events.response_in(data))
+            self._session.unstored.cache(self._pending, server_events.response_in(data))
         elif is_end:
             # As at OpenAI a failed turn drops the response that it continued.
             self._session.unstored.drop(response.create.previous)

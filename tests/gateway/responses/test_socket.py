@@ -1040,7 +1040,7 @@ def test_what_a_connection_keeps_is_bounded() -> None:
     def go_on(n: int, text: str, previous: str | None = None) -> bytes:
         fields = {} if previous is None else {"previous_response_id": previous}
         body, pending = unstored.translate(create(input=text, store=False, **fields))
-        unstored.keep(pending, orjson.dumps({"id": f"r{n}", "output": []}))
+        unstored.cache(pending, orjson.dumps({"id": f"r{n}", "output": []}))
         return body
 
     go_on(0, "a" * 300)
@@ -1053,7 +1053,7 @@ def test_what_a_connection_keeps_is_bounded() -> None:
     assert b"fff" not in go_on(6, "g", "r5")
     # Each item is an object, however short it is.
     _, pending = unstored.translate(create(input=[0] * 100, store=False))
-    unstored.keep(pending, orjson.dumps({"id": "many", "output": []}))
+    unstored.cache(pending, orjson.dumps({"id": "many", "output": []}))
     assert b'"many"' in go_on(6, "h", "many")
     for n in range(7, 107):
         go_on(n, "h")

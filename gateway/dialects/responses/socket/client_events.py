@@ -34,15 +34,17 @@ class Create(Struct, frozen=True):
 
 
 class Cancel(Struct, frozen=True):
-    """`response.cancel`. response: its id; None: the one under way."""
+    """`response.cancel`."""
 
     stream_id: str | None
+    # The id of the response to cancel; None: the one under way.
     response: str | None
 
 
 class Steer(Struct, frozen=True):
-    """`response.steer`. fields: what it asks for, which is sent back, each value as it is written."""
+    """`response.steer`."""
 
+    # What it asks for, each value as it is written. It is sent back.
     fields: dict[str, bytes]
 
 
@@ -81,11 +83,11 @@ def _read_create(fields: dict[str, bytes], stream_id: str | None) -> Create:
     generate = fields.get("generate", b"null")
     if generate not in (b"true", b"false", b"null"):
         raise wrong_type("generate", "a boolean", orjson.loads(generate))
-    asked = fields.get("input", b"null")
-    if not asked.startswith((b'"', b"[", b"null")):
-        raise wrong_type("input", "a string or an array", orjson.loads(asked))
-    own = {key: value for key, value in fields.items() if key not in _ENVELOPE}
-    return Create(stream_id, own, text_of(fields, "previous_response_id"), generate != b"false")
+    input = fields.get("input", b"null")
+    if not input.startswith((b'"', b"[", b"null")):
+        raise wrong_type("input", "a string or an array", orjson.loads(input))
+    request_fields = {key: value for key, value in fields.items() if key not in _ENVELOPE}
+    return Create(stream_id, request_fields, text_of(fields, "previous_response_id"), generate != b"false")
 
 
 def text_of(fields: dict[str, bytes], key: str) -> str | None:

@@ -54,13 +54,16 @@ class UnstoredResponses:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        """limit_bytes: of all that is cached. A longer conversation is not cached: the client must send all items."""
+        """Begins empty.
+
+        limit_bytes: the most that is cached. A longer conversation is not cached, so its client must send all items.
+        """
         self._limit_bytes = limit_bytes
         self._by_id: OrderedDict[str, _CachedResponse] = OrderedDict()
         self._bytes = 0
 
     def translate(self, create: Create) -> tuple[bytes, PendingResponse]:
-        """Returns an equivalent request body for HTTP, and what `keep` needs with the response."""
+        """Returns an equivalent request body for HTTP, and what `cache` needs with the response."""
         fields = {**create.fields, "stream": b"true"}
         new_items = _items(fields.get("input", b"null"))
         previous = create.previous
@@ -76,7 +79,7 @@ class UnstoredResponses:
         is_stored = fields.get("store") != b"false"
         return encode_members(fields), PendingResponse(previous, items, is_stored)
 
-    def keep(self, pending: PendingResponse, response: bytes) -> None:
+    def cache(self, pending: PendingResponse, response: bytes) -> None:
         """Caches a response that has ended, unless it is stored elsewhere. response: as in its last event."""
         try:
             fields = decode_upstream_members(response)
@@ -93,7 +96,7 @@ class UnstoredResponses:
         )
 
     def drop(self, id: str | None) -> None:
-        """Drops a response: the one that went on from it has failed."""
+        """Drops a response that another one has continued, since that one has failed. None: it continued none."""
         if id is not None and (dropped := self._by_id.pop(id, None)) is not None:
             self._bytes -= dropped.size
 
@@ -119,8 +122,8 @@ def _items(raw: bytes) -> list[bytes]:
 def _as_input(output: Sequence[msgspec.Raw]) -> list[bytes]:
     """Returns the items of a reply as an input has them."""
     items = [decode_upstream_members(bytes(item)) for item in output]
-    returned = [each for each in items if each.get("type") != b'"reasoning"' or "encrypted_content" in each]
+    returned = [item for item in items if item.get("type") != b'"reasoning"' or "encrypted_content" in item]
     if len(returned) < len(items):
-        for each in returned:  # with its id, the upstream would demand the reasoning item before it
-            each.pop("id", None)
-    return [encode_members(each) for each in returned]
+        for item in returned:  # with its id, the upstream would demand the reasoning item before it
+            item.pop("id", None)
+    return [encode_members(item) for item in returned]
