@@ -161,9 +161,9 @@ def _why(has_chosen: bool, left_out: Sequence[int]) -> str:
 def window_parts(prompt: Prompt) -> tuple[int, ...]:
     """Returns the tokens of a prompt by `PROMPT_PARTS`, estimated from the lengths of its texts."""
     request, window, composition = prompt.request, prompt.window, prompt.composition
+    lengths = [*map(_chars, request.messages)]
     system = history = newest = 0
-    for index, message in enumerate(request.messages):
-        chars = _chars(message)
+    for index, (message, chars) in enumerate(zip(request.messages, lengths, strict=True)):
         if message.get("role") in SYSTEM_ROLES:
             system += chars
         elif index not in window.dropped:
@@ -174,7 +174,7 @@ def window_parts(prompt: Prompt) -> tuple[int, ...]:
     tools = sum(len(str(tool)) for tool in prompt.tools)
     if request.has_tools:
         # The client's tools are what its messages leave of the body.
-        messages = sum(map(_chars, request.messages)) + _MESSAGE_JSON_CHARS * len(request.messages)
+        messages = sum(lengths) + _MESSAGE_JSON_CHARS * len(lengths)
         tools += max(0, len(request.raw) - messages)
     note = prompt.recall.tokens
     earlier_notes = max(0, composition.note_tokens - note)
