@@ -724,4 +724,4 @@ def test_a_message_that_the_disk_takes_too_late_leaves_no_run(life: Life) -> Non
 def test_a_send_waits_for_a_disk_that_is_slow_for_a_moment(upstream: StrictUpstream, tmp_path: Path) -> None:
     assert Limits().step_wait_s >= 5 > Limits().commit_wait_s
     with agents(upstream, tmp_path) as life:
-        assert life.agents._turns.limits.commit_wait_s >= Limits().step_wait_s
+        assert life.agents._with_client.turns.limits.commit_wait_s >= Limits().step_wait_s

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from gateway.agents.api._query import AgentQuery, AgentsQuery, RecompileQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
@@ -14,7 +14,7 @@ from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, models_of,
 from gateway.agents.api.blocks import block_of
 from gateway.agents.api.context import context_json
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
-from gateway.agents.registry.registry import AgentEdit, NewAgent
+from gateway.agents.registry.registry import AgentEdit, AgentParts, NewAgent
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.wire.struct_fields import sent_fields
 from gateway.core.definition import AgentDefinition
@@ -70,7 +70,7 @@ class AgentRoutes:
             tool_names=sent.get("tools") or (),
             base_tools=sent.get("include_base_tools") is not False,
             base_rules=sent.get("include_base_tool_rules"),
-            **_part_fields(sent),
+            **asdict(_parts_of(sent)),
         )
         return await self._api.view_json(await self._api.registry.create(request.project, new))
 
@@ -87,7 +87,7 @@ class AgentRoutes:
             self._api.check_models(request, models_of(updated) - models_of(definition))
             return updated
 
-        change = AgentEdit(edit=edit, **_part_fields(sent))
+        change = AgentEdit(edit=edit, **asdict(_parts_of(sent)))
         uid = request.uid("agent", "agent_id")
         return await self._api.view_json(await self._api.registry.change(request.project, uid, change))
 
@@ -142,25 +142,25 @@ def _filter_of(query: AgentsQuery) -> AgentFilter:
     )
 
 
-def _part_fields(sent: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a body says of an agent's parts, as the fields of `AgentParts`. Raises: UnknownId."""
-    return {
-        "name": sent.get("name"),
-        "blocks": _uids("block", sent.get("block_ids")),
-        "tools": _uids("tool", sent.get("tool_ids")),
-        "tags": sent.get("tags"),
-        "folders": _folders(sent),
-        "identities": _uids("identity", sent.get("identity_ids")),
-        "multi_agent_tools": sent.get("include_multi_agent_tools"),
-        "sleeptime": sent.get("enable_sleeptime"),
-    }
+def _parts_of(sent: Mapping[str, Any]) -> AgentParts:
+    """Returns the parts of an agent that a body names. Raises: UnknownId."""
+    return AgentParts(
+        name=sent.get("name"),
+        blocks=_uids("block", sent.get("block_ids")),
+        tools=_uids("tool", sent.get("tool_ids")),
+        tags=sent.get("tags"),
+        folders=_folders(sent),
+        identities=_uids("identity", sent.get("identity_ids")),
+        multi_agent_tools=sent.get("include_multi_agent_tools"),
+        sleeptime=sent.get("enable_sleeptime"),
+    )
 
 
-def _uids(prefix: str, named: Sequence[str] | None) -> list[str] | None:
-    return None if named is None else [uid_in(prefix, each) for each in named]
+def _uids(prefix: str, ids: Sequence[str] | None) -> list[str] | None:
+    return None if ids is None else [uid_in(prefix, id) for id in ids]
 
 
 def _folders(sent: Mapping[str, Any]) -> list[str] | None:
-    """Returns the folders that a body names, under either name; None: it names none."""
+    """Returns the folders in a body's `folder_ids` and `source_ids`; None if it has neither field."""
     lists = [sent[name] for name in ("folder_ids", "source_ids") if sent.get(name) is not None]
-    return [uid_in("source", each) for named in lists for each in named] if lists else None
+    return [uid_in("source", id) for ids in lists for id in ids] if lists else None

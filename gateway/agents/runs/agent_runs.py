@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from zlib import crc32
 
+from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from gateway.agents.core.repeated import count_asked_again, last_reply_texts, new_messages
@@ -86,6 +87,22 @@ _log = logging.getLogger("mnemogate")
 DISK_WAIT_S = 3600.0
 
 
+class _RunOutput(Struct, frozen=True):
+    """Where the answer of a run goes."""
+
+    # Makes the dialect's view, once a step is open.
+    view: Callable[[RunStart], MakesView]
+    sink: Sink
+    receipt: Receipt
+
+
+class _RunServices(Struct, frozen=True):
+    """The services that runs use, with a client or without one."""
+
+    failover: Failover
+    turns: TurnServices
+
+
 class AgentRuns:
     """Answers sends to stored conversations. One for the process."""
 
@@ -106,13 +123,9 @@ class AgentRuns:
         self._settings = settings
         self._receipts, self._limiter = accounting.receipts, accounting.limiter
         self.keeper = keeper
-        self._failover = failover
-        self._turns = turns
-        self._background = background
-        # Of runs without a client.
-        self._background_turns = replace(
-            turns, limits=replace(turns.limits, commit_wait_s=DISK_WAIT_S, keep_alive_s=0.0)
-        )
+        self._with_client = _RunServices(failover, turns)
+        patient = replace(turns.limits, commit_wait_s=DISK_WAIT_S, keep_alive_s=0.0)
+        self._without_client = _RunServices(background, replace(turns, limits=patient))
         self._run_starter = RunStarter(keeper, turns.pending, self._tools_of)
         # The tools that were defined over REST.
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
@@ -137,14 +150,14 @@ class AgentRuns:
     ) -> RunResult:
         """Answers a send of the agents API; its events go to the sink.
 
-        view: makes the dialect's, once a step is open.
+        view: makes the dialect's view, once a step is open.
         awaited_by: the wait of another agent for the answer.
 
-        Raises: GatewayError while nothing was sent, NotFound: there is no such conversation; StoreError; ClientGone.
+        Raises: GatewayError while nothing was sent; NotFound if there is no such conversation; StoreError; ClientGone.
         """
         send = replace(self._route_send(run_request), awaited_by=awaited_by)
         await self._admit(send, receipt)
-        return await self._answer_in_queue(send, view, sink, receipt)
+        return await self._answer_in_queue(send, _RunOutput(view, sink, receipt))
 
     async def admit(self, run_request: RunRequest, receipt: Receipt) -> None:
         """Asks the limits for a send that goes on without its client. Raises: LimitReached; UnknownModel."""
@@ -168,13 +181,13 @@ class AgentRuns:
     ) -> None:
         """Performs a run that was accepted, or goes on with it where an earlier attempt was broken off.
 
-        One that was ended before it begins stays ended.
+        A run that was ended before this begins stays ended.
 
-        ticket: in the queue of its conversation, which is free now.
+        ticket: in the queue of the conversation, which is free now.
         run_request: its conversation is `default`, or a uid.
 
-        Raises: GatewayError: it cannot begin; StoreError, CancelledError: it stays as it is, and can be taken
-            up again.
+        Raises: GatewayError if the run cannot begin; StoreError or CancelledError if it was broken off: then it stays
+            as it is, and can be taken up again.
         """
         send = replace(self._route_send(run_request), accepted=accepted, depth=accepted.run.depth)
         if accepted.run.state is RunState.CREATED:
@@ -189,7 +202,7 @@ class AgentRuns:
         kind = "sleeptime" if memory else "run"
         project, key = run_request.scope.project, run_request.forwarded.key
         with suppress(RunOver), self._receipts.work(project, memory, kind, key=key) as receipt:
-            await self._answer(send, ticket, view, sink, receipt)
+            await self._answer(send, ticket, _RunOutput(view, sink, receipt))
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses what could not run later either. Raises: BadRequest, UnknownModel."""
@@ -200,7 +213,8 @@ class AgentRuns:
     def _route_send(self, run_request: RunRequest, *, is_answered: bool = True) -> RoutedSend:
         """Returns a send with its route. Raises: UnknownModel.
 
-        is_answered: by a model. Else no upstream has to have the agent's; without one its window is unknown.
+        is_answered: a model is to answer the send. If none is, the agent's model need not be known: then the route
+            leads nowhere, and the context window is unknown.
         """
         try:
             route = agent_route(self._settings, run_request.spec)
@@ -235,20 +249,23 @@ class AgentRuns:
         """Returns what memory is asked for a send.
 
         ticket: in the queue of its conversation.
-        target: that answers it; None: it is not answered.
+        target: the upstream that answers the send; None where none does.
         """
         return MemoryRequest(
             send.request,
             send.identity,
             send.spec,
             self.keeper.now(),
-            target or self._failover.context_windows.with_known_window(send.route.first),
+            target or self._with_client.failover.context_windows.with_known_window(send.route.first),
             ConversationKind.AGENT,
             ticket,
         )
 
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
-        """Returns whether a chat completion names a stored conversation: `default`, or one used so before."""
+        """Returns whether a chat completion names a stored conversation.
+
+        These are `default` of an agent that was made over REST, and, by `default` or their id, those with a message.
+        """
         name, scope = identity.conversation, identity.scope
         if name is None or scope is None:
             return False
@@ -270,14 +287,11 @@ class AgentRuns:
         return stored is not None and bool(stored.last_exchange)
 
     async def complete(self, call: ChatCall) -> None:
-        """Answers a chat completion that names a stored conversation; messages that its list repeats are left out.
-
-        Raises: as `send`.
-        """
+        """Answers a chat completion that `owns`. Messages that its list repeats are left out. Raises: as `send`."""
         request, view, receipt = call.request, call.view, call.receipt
         if request.n > 1:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
-        window = self._failover.context_windows.with_known_window(call.route.first).context_window
+        window = self._with_client.failover.context_windows.with_known_window(call.route.first).context_window
         messages = tuple(from_client(each, window) for each in new_messages(request.messages))
         spoken = len(request.messages) - first_after_system(request.messages)
         receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {spoken}"
@@ -301,46 +315,48 @@ class AgentRuns:
             shows_steps=False,
             heard=last_reply_texts(request.messages),
         )
-        result = await self._answer_in_queue(send, lambda _: view, call.sink, receipt)
+        result = await self._answer_in_queue(send, _RunOutput(lambda _: view, call.sink, receipt))
         if result.is_repeat:
             await replay(request, result, view, call.sink, receipt)
 
     async def recover(self) -> None:
-        """Fails the live runs that no process performs. Raises: StoreError: it may be called again."""
+        """Fails the live runs that no process performs. Raises: StoreError, after which it may be called again."""
         await self._abandoned.end_all()
 
     async def cancel(self, run: Run) -> Run:
-        """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
+        """Cancels a run, if it has not ended. Returns the run as it is now."""
         self.live.stop(run.uid)
         ended = await self._end(run, RunState.CANCELLED, StopReason.CANCELLED)
         self.ends.notify(run)
         return ended
 
     async def cancel_waiting(self, run_request: RunRequest, run: Run) -> Run:
-        """Denies the calls with which a run waits for answers, and cancels it. Returns it as it is now.
+        """Denies the calls with which a run waits for answers, and cancels it. Returns the run as it is now.
 
-        It stays as it is where nothing of it waits any more. run_request: names its conversation. Raises: StoreError.
+        A run that does not wait any more stays as it is.
+
+        run_request: names the run's conversation.
+
+        Raises: StoreError.
         """
         runs = self.keeper.store.runs
         with QueueTicket() as ticket:
             send = await self._queue.enter(self._route_send(run_request, is_answered=False), ticket)
-            await self._turns.wait_written(send.scope)
+            await self._with_client.turns.wait_written(send.scope)
             if await self._run_starter.deny(send, self._memory_request(send, ticket), run):
                 return await runs.cancel_waiting(run.agent, run.id, self.keeper.now())
         return await runs.load(run.agent, run.id) or run
 
     # -- one send
 
-    async def _answer_in_queue(
-        self, send: RoutedSend, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
-    ) -> RunResult:
-        """Answers a send when its turn in the queue comes, or returns the answer that an earlier one of it got."""
-        # A run awaits each of its writes, so it loses nothing where these take long.
+    async def _answer_in_queue(self, send: RoutedSend, output: _RunOutput) -> RunResult:
+        """Answers a send when it is first in its queue. A send that repeats an earlier one gets that one's answer."""
+        # A database that is slow is no reason to refuse: a run awaits each of its writes.
         if not (health := self.keeper.store.health).is_up:
             raise MemoryUnavailable.since(health.status)
         with QueueTicket() as ticket:
             try:
-                with sink.while_here():
+                with output.sink.while_here():
                     send = await self._queue.enter(send, ticket)
                     await self._refuse_if_waiting(send)
                     earlier = await self._find_earlier(send)
@@ -348,7 +364,7 @@ class AgentRuns:
                         return await self._repeated_result(send, earlier)
             except StoreError as error:
                 raise _error_for(error) from error
-            return await self._answer(_in_place_of(send, earlier), ticket, view, sink, receipt)
+            return await self._answer(_in_place_of(send, earlier), ticket, output)
 
     async def _repeated_result(self, send: RoutedSend, earlier: EarlierSend) -> RunResult:
         """Returns the result of an earlier send, for the send that repeats it."""
@@ -356,15 +372,15 @@ class AgentRuns:
         return RunResult(earlier.run, await self._agent_of(send), earlier.steps, is_repeat=True, last=last)
 
     async def _find_earlier(self, send: RoutedSend) -> EarlierSend | None:
-        """Returns the earlier send that this one repeats; None: it repeats none."""
+        """Returns the earlier send that this one repeats; None where it repeats none."""
         agent = await self._agent_of(send)
         name = send.conversation
         if not agent.is_stored or not (send.otid or send.is_retry):
             return None
         # The end of a run is perhaps not on disk yet if its client has left.
-        await self._turns.wait_written(send.scope)
+        await self._with_client.turns.wait_written(send.scope)
         if send.heard is not None and any(m.get("role") == "user" for m in send.messages):
-            # A list shows what its client has heard: the same words after their answer are another send.
+            # If a list has the answer to the same words, its client has got it: then these words are another send.
             end = await conversation_end(self.keeper.store, agent, name)
             path = () if end is None else end.path
             hasher = MessageHasher(agent.secret)
@@ -382,7 +398,7 @@ class AgentRuns:
         return await match_earlier_send(self.keeper.store, marks, run)
 
     async def _refuse_if_waiting(self, send: RoutedSend) -> None:
-        """Raises: Conflict: the send is not to disturb calls of its conversation that wait for answers."""
+        """Refuses a send that spares calls, if calls of its conversation wait for answers. Raises: Conflict."""
         if not send.spares_pauses:
             return
         agent = await self._agent_of(send)
@@ -392,35 +408,34 @@ class AgentRuns:
     async def _agent_of(self, send: RoutedSend) -> Agent:
         return await self.keeper.store.agents.find_or_draft(send.scope)
 
-    async def _answer(
-        self,
-        send: RoutedSend,
-        ticket: QueueTicket,
-        view: Callable[[RunStart], MakesView],
-        sink: Sink,
-        receipt: Receipt,
-    ) -> RunResult:
+    async def _answer(self, send: RoutedSend, ticket: QueueTicket, output: _RunOutput) -> RunResult:
         """Answers a send that is first in the queue of its conversation. Raises: as `send` or `perform_accepted`."""
-        receipt.begin_agent(send.spec.uid)
+        output.receipt.begin_agent(send.spec.uid)
         key = partial(crc32, repr(send.scope).encode())
-        failover = self._failover if send.accepted is None else self._background
-        attempts = failover.attempts(send.route, key, receipt)
+        services = self._services(send)
+        attempts = services.failover.attempts(send.route, key, output.receipt)
         form = endpoint_form_for(send.request, attempts.endpoint, attempts.target.model)
         request = self._memory_request(send, ticket, attempts.target)
-        await self._turns.wait_written(send.scope)
+        await services.turns.wait_written(send.scope)
         try:
-            beginning = await self._run_starter.begin(send, request, form, sink)
+            beginning = await self._run_starter.begin(send, request, form, output.sink)
         except StoreError as error:
             if send.accepted is not None:
                 raise
             raise _error_for(error) from error
         if beginning.resumed is not None and beginning.resumed.waiting_run is not None:
-            return await self._wait_on(send, beginning.memory)
+            return await self._result_of_waiting(send, beginning.memory)
         with attempts:
-            return await self._answer_by_model(send, beginning, attempts, view, sink, receipt)
+            return await self._answer_by_model(send, beginning, attempts, output)
 
-    async def _wait_on(self, send: RoutedSend, memory: RunMemory) -> RunResult:
-        """Returns the result of a send that answers some of the calls of a run that waits for others as well."""
+    def _services(self, send: RoutedSend) -> _RunServices:
+        return self._with_client if send.accepted is None else self._without_client
+
+    async def _result_of_waiting(self, send: RoutedSend, memory: RunMemory) -> RunResult:
+        """Returns the result of a send that answers some of a run's calls, while the run waits for the others.
+
+        If the send is an accepted run, that ends.
+        """
         if send.accepted is not None:
             stop = StopReason.REQUIRES_APPROVAL
             await self._end(send.accepted.run, RunState.COMPLETED, stop, job=send.accepted.job)
@@ -428,22 +443,17 @@ class AgentRuns:
         return RunResult(replace(memory.run, steps=0, counts=TokenCounts()), memory.context.agent, ())
 
     async def _answer_by_model(
-        self,
-        send: RoutedSend,
-        beginning: RunBeginning,
-        attempts: Attempts,
-        view: Callable[[RunStart], MakesView],
-        sink: Sink,
-        receipt: Receipt,
+        self, send: RoutedSend, beginning: RunBeginning, attempts: Attempts, output: _RunOutput
     ) -> RunResult:
         """Runs the turn of a run that has begun."""
         memory, prompt, recall = beginning.memory, beginning.prompt, beginning.prompt.recall
+        receipt, metrics = output.receipt, self._services(send).turns.metrics
         memory.receipt = receipt
         receipt.scope = memory.context.agent.scope
         receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         call = ChatCall(
-            send.request, send.forwarded, send.identity, send.spec, send.route,
-            ConversationKind.AGENT, view(_run_start(memory, prompt, send.accepted)), sink, receipt, "on",
+            send.request, send.forwarded, send.identity, send.spec, send.route, ConversationKind.AGENT,
+            output.view(_run_start(memory, prompt, send.accepted)), output.sink, receipt, "on",
         )  # fmt: skip
         ends = StopReason.SYSTEM_OVERFLOW if send.shows_steps and await is_overfull(prompt) else None
         turn = self._turn(send, beginning, call, attempts, ends)
@@ -451,8 +461,8 @@ class AgentRuns:
             status = await self.live.perform(turn, memory)
         finally:
             if receipt.added_ms is not None:
-                self._turns.metrics.added_s.observe(receipt.added_ms / 1000)
-            self._turns.metrics.memory.inc("on")
+                metrics.added_s.observe(receipt.added_ms / 1000)
+            metrics.memory.inc("on")
         return RunResult(
             memory.run,
             memory.context.agent,
@@ -471,20 +481,20 @@ class AgentRuns:
         ends: StopReason | None,
     ) -> TurnRun:
         """Returns the turn that a run is. ends: as in `RunTerms`."""
-        memory, prompt, is_accepted = beginning.memory, beginning.prompt, send.accepted is not None
+        memory, prompt = beginning.memory, beginning.prompt
         return TurnRun(
             call,
             attempts,
             prompt,
             memory,
-            self._background_turns if is_accepted else self._turns,
+            self._services(send).turns,
             _guide(send, memory, prompt),
             terms_of(send, prompt),
             RunTerms(
                 None if beginning.resumed is None else beginning.resumed.calls,
                 ends,
                 partial(self._admit_step, send, call.receipt),
-                is_resumable=is_accepted,
+                is_resumable=send.accepted is not None,
             ),
         )
 
@@ -495,7 +505,7 @@ class AgentRuns:
     async def _end(
         self, run: Run, state: RunState, stop: StopReason, error_message: str = "", job: Job | None = None
     ) -> Run:
-        """Ends a run, as `end_run` does."""
+        """Ends a run now, if it has not ended. Returns it as it is then."""
         return await self.keeper.store.runs.end(
             run.agent, run.id, state, stop, self.keeper.now(), error_message, job
         )

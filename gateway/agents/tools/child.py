@@ -1,6 +1,10 @@
-"""The program of a child process: it answers each line of JSON on stdin with one on stdout. See `children.py`.
+"""The program of a child process: it answers each line of JSON on stdin with one on stdout.
 
-Arguments: the paths to import from, the function that makes the answers (`module:name`), and the limits by name.
+Its arguments, which `children.py` gives it:
+
+    argv[1]   the paths to import from; `children._PROGRAM` sets them before it imports this module
+    argv[2]   the function that makes the answers, `module:name`
+    argv[3]   the limits of the process, {name: value}
 """
 
 from __future__ import annotations
