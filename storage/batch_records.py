@@ -117,7 +117,7 @@ def origin_of_call(run: str, call_id: str = "") -> str:
 
 
 def call_of_origin(origin: str) -> tuple[str, str] | None:
-    """Returns the item's run, or "", and the call that have written in a block; None: no tool has."""
+    """Returns the item's run, or "", and the call that have written in a block; None if no tool has."""
     match = _ORIGIN.fullmatch(origin)
     return None if match is None else (match[1] or "", match[2])
 

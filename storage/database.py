@@ -66,7 +66,8 @@ RUNS = "runs"  # a run has ended
 USAGE = "usage"  # a user was taken out of usage
 LIMITS = "limits"  # limits have changed
 
-# The agents that transactions have changed, each with its numbers, or None where they are not known. None: any agents.
+# The agents that transactions have changed, each with its numbers, or None where they are not known. None in place of
+# all: any agents may have changed.
 Changes = Mapping[int, AgentNumbers | None] | None
 
 # A row as every driver gives it: values in the order of the statement's columns.
@@ -105,7 +106,7 @@ class Statement(str):
     def spread(self, values: Sequence[object]) -> Sequence[object]:
         """Returns the values as SQLite takes them: a list takes all its placeholders, with NULL in those left over.
 
-        PostgreSQL takes a list as one value. Raises: ValueError: a list has more values than placeholders.
+        PostgreSQL takes a list as one value. Raises: ValueError if a list has more values than placeholders.
         """
         if not self.sizes:
             return values
@@ -252,7 +253,7 @@ class Database(Protocol):
         """Runs a transaction that gives way to turns: index, import, forget. It should stay below 5 ms."""
 
     async def sweep(self, wait_ms: int) -> bool:
-        """Removes what was overwritten from the database's own old copies; False: they are still being read."""
+        """Removes what was overwritten from the database's old copies. Returns False if these are still being read."""
 
     def start(self) -> None:
         """Starts what runs without requests: the check of its health, and listening for other processes."""

@@ -55,7 +55,7 @@ class Page(Struct, frozen=True):
 
 
 class RunFilter(Struct, frozen=True):
-    """The runs that are asked for. None: any."""
+    """The runs that are asked for. A field that is None leaves out none."""
 
     agent: int | None = None
     conversation: int | None = None
@@ -148,7 +148,7 @@ class ReaderEntry(Struct, frozen=True):
 
 
 class AgentFilter(Struct, frozen=True):
-    """The agents that are asked for. None: any."""
+    """The agents that are asked for. A field that is None leaves out none."""
 
     name: str | None = None
     # A part of the name.
@@ -181,7 +181,7 @@ class BlockEntry(Struct, frozen=True):
 
 
 class BlockFilter(Struct, frozen=True):
-    """The blocks that are asked for. None: any."""
+    """The blocks that are asked for. A field that is None leaves out none."""
 
     label: str | None = None
     # A part of the label.
@@ -210,7 +210,7 @@ class BlockFilter(Struct, frozen=True):
 
 
 class BlockChange(Struct, frozen=True):
-    """A change of a block. None: as it is."""
+    """A change of a block. What is None stays as it is."""
 
     value: str | None = None
     label: str | None = None
@@ -250,7 +250,7 @@ class PassageDraft(Struct, frozen=True):
 
 
 class PassageFilter(Struct, frozen=True):
-    """The passages that are asked for. None: any."""
+    """The passages that are asked for. A field that is None leaves out none."""
 
     # A part of the passage.
     text: str | None = None
@@ -455,7 +455,7 @@ class ShownBlock(Struct, frozen=True):
 
 
 class ForgetCounts(Struct, frozen=True):
-    """How much a forgetting erases. None: too many to be counted while a person waits."""
+    """How much a forgetting erases. A number is None if counting would take longer than a person waits."""
 
     messages: int
     facts: int

@@ -28,7 +28,8 @@ async def open_store(
 ) -> Store:
     """Opens the store in a SQLite file, or in the PostgreSQL database that a URL names.
 
-    now, tick: as Store. options, Raises: as `SqliteDatabase.open` and `PostgresDatabase.open`.
+    now, tick: as for `Store`.
+    options: as for `SqliteDatabase.open` or `PostgresDatabase.open`, which also say what is raised.
     """
     if is_url(target):
         return Store(await _open_postgres(str(target), **options), rules, None, now, tick)

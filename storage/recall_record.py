@@ -202,7 +202,7 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
 
 
 def unpack(data: bytes) -> RecallRecord:
-    """Returns the record of these bytes. Raises: ValueError: they are damaged, or of a later version."""
+    """Returns the record of these bytes. Raises: ValueError if they are damaged, or of a later version."""
     try:
         version, outcome, flags, mode, count, status, ms, first, context_window, *left_out = (
             _HEAD.unpack_from(data)
@@ -245,7 +245,7 @@ def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> byte
     """Returns a record's bytes with the hits overwritten that do not exist any more. The length stays.
 
     exists: whether there still is a text, by its kind and number.
-    Raises: ValueError: the bytes are damaged, or of a later version.
+    Raises: ValueError if the bytes are damaged, or of a later version.
     """
     entries = unpack(data).entries
     _, _, flags, *_ = _HEAD.unpack_from(data)
@@ -310,7 +310,7 @@ def pack_request_id(id: str) -> bytes:
 
 
 def unpack_request_id(stored: bytes) -> str | None:
-    """Returns the id of a request; None: it was too long to be stored."""
+    """Returns the id of a request; None if it was too long to be stored."""
     if stored[:1] == _GATEWAY_MARK:
         return f"req_{stored[1:].hex()}"
     return None if stored[:1] == _HASH_MARK else stored.decode("utf-8", "replace")

@@ -169,7 +169,7 @@ class Evicted(NamedTuple):
     context: int
 
     def is_out_of(self, context: int | None) -> bool:
-        """Returns whether this part fits no window of so many tokens either. context: None: not known, so it fits."""
+        """Returns whether this part fits no window of so many tokens either. It fits one that is not known."""
         return (ANY_WINDOW if context is None else context) <= self.context
 
 

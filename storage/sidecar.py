@@ -53,7 +53,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 def resolve_path(database: str | Path) -> str:
     """Returns the absolute path of a database, without links: two names of one file must not be two databases.
 
-    Raises: Broken: a link on the way belongs to another account, or there are too many.
+    Raises: Broken if a link on the way belongs to another account, or there are too many.
     """
     try:
         rest = [*reversed(os.path.join("" if os.path.isabs(database) else os.getcwd(), database).split("/"))]
@@ -137,7 +137,7 @@ def check_reach(database: str) -> None:
 
 
 def _check_file(path: str) -> None:
-    """Checks a file that SQLite will open by its path. Raises: Broken: it may be one of another place."""
+    """Checks a file that SQLite will open by its path. Raises: Broken if it may be one of another place."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -205,7 +205,7 @@ def has_sidecar(database: str, suffix: str) -> bool:
 def open_sidecar(database: str, suffix: str, access: int) -> int:
     """Opens a file next to a database, and returns its descriptor. access: `os.O_RDONLY` or `os.O_RDWR`.
 
-    Raises: FileNotFoundError: there is none. Broken, ReadOnly: it cannot be used, or is not what it should be.
+    Raises: FileNotFoundError if there is none. Broken, ReadOnly if it cannot be used, or is not what it should be.
     """
     path = f"{database}{suffix}"
     with _directory(database) as directory:
@@ -238,7 +238,7 @@ def _check_open(path: str, status: os.stat_result, trusted: set[int]) -> None:
 def make_sidecar(database: str, suffix: str) -> int:
     """Makes a file next to a database, for its owner alone, and returns its descriptor.
 
-    Raises: FileExistsError: something has the name. Broken, ReadOnly, Full: it cannot be made.
+    Raises: FileExistsError if something has the name. Broken, ReadOnly, Full if it cannot be made.
     """
     path = f"{database}{suffix}"
     with _directory(database) as directory:
@@ -328,7 +328,7 @@ def _directory(database: str) -> Iterator[int]:
 
 
 def _owner(database: str, directory: int) -> os.stat_result | None:
-    """Returns the entry of a database in its directory; None: there is no such file."""
+    """Returns the entry of a database in its directory; None if there is no such file."""
     try:
         status = os.stat(os.path.basename(database), dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:

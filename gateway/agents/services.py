@@ -138,7 +138,7 @@ class AgentServices:
     async def start(self, *, performs_jobs: bool) -> list[asyncio.Task[None]]:
         """Takes up the runs that an earlier process left, and returns the tasks that were started.
 
-        performs_jobs: False: it only has jobs made due, and another process performs them.
+        performs_jobs: this process performs jobs. If not, it only makes them due, for another process.
         """
         # They come first, before this process has any that it could take for one of those.
         late = await run_at_start(self._store, self._recover, "Interrupted runs")

@@ -109,7 +109,7 @@ class OwnConnection(asyncpg.Connection):  # type: ignore[misc]
 class PostgresTarget(Struct, frozen=True):
     """A database on a server, and how to connect to it.
 
-    Raises: NotAdmitted: the URL cannot be read.
+    Raises: NotAdmitted if the URL cannot be read.
     """
 
     url: str
@@ -165,7 +165,7 @@ async def connect(target: PostgresTarget) -> RawConnection:
 
     asyncpg would give them one time together, and a machine that has vanished would use it up.
 
-    Raises: Unavailable; NotAdmitted: the server does not let us in, or is too old.
+    Raises: Unavailable; NotAdmitted if the server does not let us in, or is too old.
     """
     errors: list[StoreError] = []
     for url in [*target.urls]:
@@ -307,7 +307,7 @@ class PostgresConnection:
         await self.rows("SELECT FROM blocks WHERE id = $1 FOR NO KEY UPDATE", (block,))
 
     async def commit(self) -> None:
-        """Ends the transaction, if one was begun. Raises: StatementFailed: it went on after a failure."""
+        """Ends the transaction, if one was begun. Raises: StatementFailed if it went on after a failure."""
         if self.is_begun:
             self.may_have_committed = True
             if await self._raw.execute("COMMIT", timeout=self._remaining_s()) != "COMMIT":

@@ -35,7 +35,7 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
             raise ReadOnly(f"{target.name} is read-only: a replica, or default_transaction_read_only is on")
         is_keyed = version > 0 and bool(await raw.fetchval(ANY_KEY))
         if target.is_pooled and target.pooler_prepares:
-            await _check_carried(raw, target)
+            await _check_prepared_statements(raw, target)
         listen_fault = await _find_listen_fault(raw, listen_target)
     except FAULTS as error:
         raise translate_error(error, target.name) from error
@@ -45,21 +45,22 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
 
 
 async def _try_migrating(raw: RawConnection, name: str) -> None:
-    """Makes the tables and takes them back. Raises: what keeps a start from it."""
+    """Makes the tables in a transaction that is rolled back. Raises: StoreError, asyncpg's errors."""
     with suppress(_Undone):
         async with raw.transaction():
             await migrate(raw, name)
             raise _Undone
 
 
-async def _check_carried(raw: RawConnection, target: PostgresTarget) -> None:
-    """Runs a statement in another session than the one that it was prepared in. Raises: what keeps it from that."""
+async def _check_prepared_statements(raw: RawConnection, target: PostgresTarget) -> None:
+    """Checks that a pooler runs a prepared statement in another session too. Raises: StoreError, asyncpg's errors."""
     other = await connect(target)
     try:
         await raw.fetch(_ASKED)
         with suppress(TimeoutError):  # a pooler with one session has no other
             async with other.transaction():
-                # It has the session now that was used last.
+                # The other connection is given the session that was used last, and holds it: so the first one is given
+                # another session, in which the statement was not prepared.
                 await other.fetch(_ASKED, timeout=_ANSWER_S)
                 await raw.fetch(_ASKED, timeout=_ANSWER_S)
     finally:
@@ -67,7 +68,7 @@ async def _check_carried(raw: RawConnection, target: PostgresTarget) -> None:
 
 
 async def _find_listen_fault(raw: RawConnection, listen_target: PostgresTarget) -> str | None:
-    """Returns why notifications do not arrive between connections; None: they do."""
+    """Returns why notifications do not arrive between connections; None if they do."""
     try:
         other = await connect(listen_target)
     except StoreError as error:

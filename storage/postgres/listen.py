@@ -172,7 +172,7 @@ class NotificationListener:
         self._report_missed()
 
     async def _probe(self, raw: RawConnection) -> None:
-        """Notifies itself, and asks for the time. Raises: Broken: the notification does not arrive."""
+        """Notifies itself, and asks for the time. Raises: Broken if the notification does not arrive."""
         self._hears_itself.clear()
         asked = time.time()
         ((_, at),) = await raw.fetch(_PROBE, _SELF, self._name, timeout=_ANSWER_S)

@@ -71,7 +71,7 @@ async def migrate(
 ) -> int:
     """Applies what is missing. Returns the version.
 
-    Raises: TooNew, TooOld, Foreign; NotAdmitted: the role may not change tables; asyncpg's errors.
+    Raises: TooNew, TooOld, Foreign; NotAdmitted if the role may not change tables; asyncpg's errors.
     """
     steps = load_migrations() if migrations is None else migrations
     newest = latest(steps)

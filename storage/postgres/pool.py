@@ -75,7 +75,7 @@ class ConnectionPool:
         return None
 
     async def acquire(self, *, is_bulk: bool = False, wait_s: float | None = None) -> RawConnection:
-        """Returns a connection, which must be given back. Raises: Unavailable (Busy: none was free in time)."""
+        """Returns a connection, which must be given back. Raises: Unavailable (Busy if none was free in time)."""
         waiting = object()
         if not is_bulk:
             self._acquiring[waiting] = self._loop.time()
@@ -107,7 +107,7 @@ class ConnectionPool:
                 return raw
 
     async def _open_or_wait(self) -> RawConnection | None:
-        """Returns a new connection, or the next that comes free; None: ask again."""
+        """Returns a new connection, or the next that comes free; None if the caller is to ask again."""
         if len(self._open) + self._opening >= self._limits.size:
             return await self._waiting.wait()
         raw = await self._open_another()
@@ -121,7 +121,7 @@ class ConnectionPool:
         return raw
 
     async def _open_another(self) -> RawConnection | None:
-        """Returns a new connection; None: the server has no more for us, but answers on those that we have."""
+        """Returns a new connection; None if the server has no more for us, but answers on those that we have."""
         self._opening += 1
         try:
             return await self.server.connect()
@@ -221,7 +221,7 @@ class _WaitQueue:
         self._futures: deque[asyncio.Future[RawConnection | None]] = deque()
 
     async def wait(self) -> RawConnection | None:
-        """Returns the connection that is handed to the caller; None: the caller is to ask again."""
+        """Returns the connection that is handed to the caller; None if the caller is to ask again."""
         future: asyncio.Future[RawConnection | None] = asyncio.get_running_loop().create_future()
         self._futures.append(future)
         try:

@@ -32,7 +32,7 @@ def by_host(url: str) -> list[str]:
     PGHOST and PGPORT fill in what it lacks, as for other programs. Each of several URLs gets its own port here, since
     asyncpg would hold all ports of PGPORT against its one host.
 
-    Raises: NotAdmitted: it cannot be read, or names a port that cannot be.
+    Raises: NotAdmitted if it cannot be read, or names a port that cannot be.
     """
     match = _URL.fullmatch(url)
     if match is None:

@@ -337,7 +337,7 @@ class Scores:
         return len(np.unique(np.concatenate(self._occurrence_terms)[is_there])) > 1
 
     def _strong_by_vector(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
-        """Returns by row whether its vector alone shows that it is about the query; None: no vector does.
+        """Returns by row whether its vector alone shows that it is about the query; None if no vector does.
 
         To be the nearest there is does not show it, as something always is.
         """

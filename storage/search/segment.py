@@ -270,7 +270,7 @@ def _occurrences(parts: Sequence[tuple[int, bytes]], hashes: Sequence[int]) -> d
 
 
 def _entries_of(data: bytes, kind: int, number: int) -> int:
-    """Returns the number of entries that a header states. Raises: CorruptIndex: it is not the header of this part."""
+    """Returns the number of entries that a header states. Raises: CorruptIndex if it is not the header of this part."""
     if len(data) < _HEADER.size:
         raise CorruptIndex(f"{len(data)} bytes are too few for a part of a segment")
     *header, entries = _HEADER.unpack_from(data)

@@ -81,7 +81,7 @@ async def erase_additions(
     after: the exchange at which the page before ended.
     limit: exchanges of a page.
 
-    Returns the exchange at which this page ended; None: it was the last.
+    Returns the exchange at which this page ended; None if it was the last.
     """
     gone = reading.gone = reading.gone or await load_gone(connection, agent)
     if gone is None:
@@ -105,7 +105,7 @@ async def erase_additions(
 
 
 async def load_gone(connection: Connection, agent: int) -> Gone | None:
-    """Returns the part of a memory that is being forgotten; None: nothing of it can be quoted."""
+    """Returns the part of a memory that is being forgotten; None if nothing of it can be quoted."""
     erased = [_ErasedExchange(*row) for row in await connection.rows(SQL["touched"], (agent,))]
     # A mark of the kind `day` has the number of a day in its column `exchange`.
     days = {int(day) for (day,) in await connection.rows(SQL["gone_days"], (agent,))}

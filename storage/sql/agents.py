@@ -55,7 +55,7 @@ async def load_numbers(connection: Connection, id: int) -> AgentNumbers | None:
 
 
 async def lock_numbers(connection: Connection, id: int) -> AgentNumbers | None:
-    """Returns the numbers that an agent has until the transaction ends, unless this raises them; None: it is gone."""
+    """Returns the numbers that an agent has until the transaction ends, unless this raises them; None if it is gone."""
     row = await connection.row(SQL["lock_numbers"], (id,))
     return None if row is None else AgentNumbers(*row)
 
@@ -214,8 +214,8 @@ class Agents:
     ) -> Agent:
         """Stores the draft on which a turn was planned, with its blocks, if no other turn has. Returns it as stored.
 
-        Raises: Stale: what the draft has become was forgotten, or its scope has another agent with a secret other
-        than the one that the turn's hashes are keyed with.
+        Raises: Stale if what the draft had become was forgotten, or if the scope has another agent by now: that has
+            another secret than the one that the turn's hashes are keyed with.
         """
         if draft.uid in self._stored_drafts and await find_agent(connection, draft.scope) is None:
             raise Stale("something was forgotten while this turn was under way")

@@ -58,7 +58,7 @@ class Audit(Group):
 
         before: the number of the last entry on the page before.
         memory: of this one alone.
-        project: of the memories that a project has now; None: of all, and what concerns none.
+        project: the one whose memories the entries concern; None for all entries.
         """
         rows = await connection.rows(SQL["audit_read"], (before, memory, project, limit))
         return [AuditEntry(*row) for row in rows]

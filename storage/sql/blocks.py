@@ -191,7 +191,7 @@ async def undo_block(connection: Connection, block: int, *, at: float, version: 
 
 
 async def _find_before(connection: Connection, block: int, version: int) -> Row | None:
-    """Returns what an undo of a version brings back: its version, value and sources; None: nothing is left."""
+    """Returns what an undo of a version brings back: its version, value and sources; None if nothing is left."""
     # The value that is shown may have been brought back by undos. The next undo goes on from where it was written.
     shown = version
     while (restores := await connection.value(SQL["block_history_restores"], (block, shown))) is not None:
@@ -260,7 +260,7 @@ class Blocks(Group):
 
     @reads
     async def find_undone(self, connection: Connection, block: int, version: int) -> tuple[int, str] | None:
-        """Returns the version and value that an undo of a version brings back; None: there is none left."""
+        """Returns the version and value that an undo of a version brings back; None if there is none left."""
         before = await _find_before(connection, block, version)
         return None if before is None else (before[0], before[1])
 
@@ -274,7 +274,7 @@ class Blocks(Group):
 
     @reads
     async def followed_digest(self, connection: Connection) -> bytes | None:
-        """Returns the digest of the settings that the stored blocks follow; None: it is not stored."""
+        """Returns the digest of the settings that the stored blocks follow; None if it is not stored."""
         digest: bytes | None = await connection.value(SQL["followed"])
         return digest
 

@@ -37,7 +37,7 @@ class ConversationLocks(Group):
         return self._database.is_shared
 
     def when_released(self, function: Callable[[str | None], None]) -> None:
-        """Has a function called with the name of each lock that a process releases; None: any may be free."""
+        """Has a function called with the name of each lock that a process releases, or with None if any may be free."""
         self._database.listen(LOCKS, function)
 
     def when_recovered(self, function: Callable[[], None]) -> None:
@@ -45,7 +45,7 @@ class ConversationLocks(Group):
         self._database.when_recovered(function)
 
     async def take(self, name: str, seconds: float) -> bool:
-        """Takes a lock, or prolongs the lease of one that is held here. False: another process holds it."""
+        """Takes a lock, or prolongs the lease of one that is held here. Returns False if another process holds it."""
         values = (name, self._holder, self._now(), seconds)
         return bool(await self._database.write_one(SQL["take"], values)) or await self._take_over(*values)
 
@@ -68,7 +68,7 @@ class ConversationLocks(Group):
     async def request(self, name: str) -> float | None:
         """Asks the holder of a lock to hand it over to this process, unless another process asked before.
 
-        Returns the seconds until its lease ends; None: no process holds it any more.
+        Returns the seconds until its lease ends; None if no process holds it any more.
         """
         rows = await self._database.write_one(SQL["request"], (name, self._holder, self._now()))
         return max(0.0, rows[0][0]) if rows else None

@@ -519,7 +519,7 @@ async def _release_imported(connection: Connection, work: ErasingWork, after: in
 
 
 async def _release_page(connection: Connection, agent: int, conversation: int, undone: int) -> bool:
-    """Releases the deepest rows of a conversation, up to one that the import has not added. True: there are no more."""
+    """Releases the deepest rows of a conversation, up to one that the import has not added. Returns True at the end."""
     rows = await connection.rows(SQL["deepest"], (agent, conversation, undone, _PAGE))
     ids = [id for id, _ in takewhile(lambda row: row[1], rows)]
     await run_of(connection, SQL["release"], ids, agent)
@@ -553,7 +553,7 @@ def _make_wiping_phase(name: str) -> ErasingPhase:
 
 
 async def wipe_shared(connection: Connection, project: str) -> bool:
-    """Empties a page of what a project's users shared. True: there is more."""
+    """Empties a page of what a project's users shared. Returns whether there is more."""
     count = await connection.run(SQL["wipe_shared_versions"], (project, _PAGE))
     if count < _PAGE:
         await connection.run(SQL["wipe_shared_blocks"], (project,))

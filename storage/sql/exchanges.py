@@ -109,7 +109,7 @@ def pack_notes(notes: Mapping[int, str]) -> bytes | None:
 
 
 def unpack_notes(data: bytes | None) -> dict[int, str]:
-    """Returns notes, each with the text that was packed. Raises: ValueError: they are damaged."""
+    """Returns notes, each with the text that was packed. Raises: ValueError if they are damaged."""
     if not data:
         return {}
     if data[:1] == _DEFLATED:
@@ -225,7 +225,7 @@ _NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
 async def load_snapshot(
     connection: Connection, agent: Agent, key: str | None, path: bytes | None
 ) -> MemorySnapshot | None:
-    """Returns what a request needs of its memory, read by one statement; None: the agent is not stored any more.
+    """Returns what a request needs of its memory, read by one statement; None if the agent is not stored any more.
 
     key: the client's own conversation id.
     path: hash of the client's list up to its last assistant message.
@@ -341,7 +341,7 @@ class MessageRows(NamedTuple):
 
 
 async def exchange_of_message(connection: Connection, agent: int, seq: int) -> MessageRows | None:
-    """Returns the rows of a message, by its number; None: there is no such message."""
+    """Returns the rows of a message, by its number; None if there is no such message."""
     row = await connection.row(SQL["exchange_of_message"], (agent, seq))
     return None if row is None else MessageRows(row[0], row[1])
 

@@ -114,7 +114,7 @@ class Facts(GrowingGroup):
 
         key: as in `LearnedFact`.
 
-        Raises: NotFound; WriteConflict: something else has taken the old fact's place already.
+        Raises: NotFound; WriteConflict if something else has taken the old fact's place already.
         """
 
         async def write(connection: Connection) -> Fact:
@@ -142,7 +142,7 @@ class Facts(GrowingGroup):
     async def remember(self, agent: Agent, text: str, key: str, origin: str, at: float) -> tuple[Fact, bool]:
         """Adds a fact that a person has stated, unless an equal one is true. Returns it, and whether it was there.
 
-        key: as in `LearnedFact`. Raises: NotFound: the memory is gone.
+        key: as in `LearnedFact`. Raises: NotFound if the memory is gone.
         """
 
         async def write(connection: Connection) -> tuple[Fact, bool]:
@@ -224,7 +224,7 @@ async def add_fact(
 
     is_asked: a person has written it. Any other that was forgotten is not learned again from the same messages.
 
-    Returns the row of the fact, new or equal; None: it is not learned again.
+    Returns the row of the fact, new or equal; None if it is not learned again.
     """
     key = hash_key(agent.secret, fact.key)
     since = fact.valid_from or now

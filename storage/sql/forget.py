@@ -248,7 +248,7 @@ class Forgetting(Group):
             listener()
 
     async def pause(self, agent: int, since: float | None) -> bool:
-        """Pauses a memory since a time, or resumes it (None). False: it is so already, or it is gone.
+        """Pauses a memory since a time, or resumes it (None). Returns False if that changes nothing, or it is gone.
 
         Turns that were planned before are not committed, and every process reads the memory again.
         """
@@ -271,7 +271,7 @@ class Forgetting(Group):
         self._gone_listeners.append(listener)
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
-        """Takes what was forgotten out of the database's own old copies. False: they are still being read."""
+        """Takes what was forgotten out of the database's old copies. Returns False if these are still being read."""
         return await self._database.sweep(wait_ms=wait_ms)
 
 
@@ -322,7 +322,7 @@ async def _write_target(connection: Connection, agent: int, target: ForgetTarget
 async def _run_step(
     connection: Connection, id: int, rules: Rules, at: _Cursor | None, now: float, reading: GoneReading
 ) -> _StepOutcome:
-    """Runs one transaction of a forgetting. at: where it begins; None: with the first phase of its target."""
+    """Runs one transaction of a forgetting. at: where it begins; None for the first phase of its target."""
     row = await connection.row(SQL["intended"], (id,))
     if row is None:  # another process has ended it
         return _StepOutcome(None, agent=0)

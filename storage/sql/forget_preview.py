@@ -158,7 +158,7 @@ class ForgetPreviews(Group):
     async def _rebuild(
         self, connection: Connection, block: int, erased: _Target, text: str
     ) -> RebuiltBlock | None:
-        """Returns how a block would change; None: not at all, or its text is too long."""
+        """Returns how a block would change; None if it would not change, or its text is too long."""
         found = await get_block(connection, block)
         if len(found.value) > _MAX_CHARS:
             return None
@@ -232,7 +232,7 @@ class ForgetPreviews(Group):
     async def _count_notes(
         self, connection: Connection, erased: _Target, beginnings: Sequence[_Beginning], *, has_blocks: bool
     ) -> int | None:
-        """Counts the notes that go with exchanges; None: too much would have to be read. has_blocks: blocks change."""
+        """Counts the notes that go with exchanges; None if that means to read too much. has_blocks: blocks change."""
         if not beginnings:
             return 0
         if sum(each.exchanges for each in beginnings) > _MAX_EXCHANGES:
@@ -253,7 +253,7 @@ class ForgetPreviews(Group):
     async def _count_quoting(
         self, connection: Connection, agent: int, since: int, erased: Erased, erased_ids: set[int]
     ) -> int | None:
-        """Counts the notes that are erased, or may quote what is erased; None: too much would have to be read.
+        """Counts the notes that are erased, or may quote what is erased; None if too much would have to be read.
 
         since: a number from which on they are read.
         """

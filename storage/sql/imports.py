@@ -81,7 +81,7 @@ class Imports(Group):
     ) -> int:
         """Begins an import, or one of the same name again. Returns its row.
 
-        Raises: NotFound: the memory is gone; WriteConflict: the import is being undone.
+        Raises: NotFound if the memory is gone; WriteConflict if the import is being undone.
         """
         await _lock_memory(connection, agent)
         before = await connection.row(SQL["find"], (uid, None))
@@ -118,7 +118,7 @@ class Imports(Group):
 
         make_note: returns the progress of the import, given the conversation as it is written then.
 
-        Raises: NotFound: the memory is gone, or the import was stopped.
+        Raises: NotFound if the memory is gone, or the import was stopped.
         """
         agent = await _lock_memory(connection, writing.write.agent)
         if await _load_version(connection, agent.id) != writing.version and await _is_outdated(
@@ -148,7 +148,7 @@ class Imports(Group):
         row: of the import.
         make_note: returns the progress of the import, given that number.
 
-        Raises: NotFound: the memory is gone.
+        Raises: NotFound if the memory is gone.
         """
         agent = await _lock_memory(connection, draft)
         count = 0
@@ -223,7 +223,7 @@ async def _is_being_undone(connection: Connection, agent: int, import_row: int) 
 
 
 async def _lock_memory(connection: Connection, agent: Agent) -> Agent:
-    """Locks a memory, and returns it as it is now. Raises: NotFound: it is gone."""
+    """Locks a memory, and returns it as it is now. Raises: NotFound if it is gone."""
     await connection.lock(agent.id)
     present = await load_agent(connection, agent.id)
     if present is None:
@@ -232,7 +232,7 @@ async def _lock_memory(connection: Connection, agent: Agent) -> Agent:
 
 
 async def _note_progress(connection: Connection, note: ImportNote) -> None:
-    """Notes how far an import has come. Raises: NotFound: it was stopped, so that nothing more may be written."""
+    """Notes how far an import has come. Raises: NotFound if it was stopped, so that nothing more may be written."""
     if not await connection.run(SQL["note"], (note.row, note.status, note.at, note.data)):
         raise NotFound("this import was stopped, to be undone or with its memory")
 

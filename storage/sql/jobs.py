@@ -89,7 +89,7 @@ async def check_attempt(connection: Connection, job: Job | None) -> None:
 
     job: the attempt that alone may write; None: any process may.
 
-    Raises: Stale: this attempt no longer holds the job.
+    Raises: Stale if this attempt no longer holds the job.
     """
     if job is not None and not await is_attempt(connection, job):
         raise Stale(f"job {job.id} is not attempt {job.attempt}'s any more")
@@ -177,7 +177,7 @@ class Jobs(Group):
 
     @reads
     async def due_in(self, connection: Connection, kinds: Sequence[str]) -> float | None:
-        """Returns the seconds until a job of these kinds can be claimed or a lease expires; None: nothing waits."""
+        """Returns the seconds until a job of these kinds can be claimed or a lease expires; None if nothing waits."""
         if self._released:
             return 0.0
         if not self._may_claim:
@@ -235,12 +235,12 @@ class Jobs(Group):
 
         agent: NO_AGENT for work that belongs to no memory.
         payload: ids and numbers, never text of messages.
-        due: None: now.
-        epoch: the one that the caller read; None: the present one.
-        merge: makes the payload of a job that already waits; None: it is the new one.
+        due: when it may begin; None for now.
+        epoch: the one that the caller read; None for the present one.
+        merge: makes the payload of a job that already waits; None if that takes over the new one.
         postpone: a job that already waits takes over the new time, even if it is later.
 
-        Raises: Stale: the agent is gone, or its epoch is another one now.
+        Raises: Stale if the agent is gone, or its epoch is another one now.
         """
         current = await _epoch(connection, agent)
         if current is None or epoch not in (None, current):
@@ -372,14 +372,14 @@ class Jobs(Group):
 
     @reads
     async def step(self, connection: Connection, job: Job, name: str) -> bytes | None:
-        """Returns the result of a step that this attempt or an earlier one has performed; None: none has."""
+        """Returns the result of a step that this attempt or an earlier one has performed; None if none has."""
         result: bytes | None = await connection.value(SQL["step"], (job.id, name))
         return result
 
     async def journal(self, job: Job, name: str, result: bytes, effect: Effect | None = None) -> bytes:
         """Writes step and effect in one transaction. Returns the result, or the one that was journaled before.
 
-        Raises: Stale: this attempt no longer holds the job; what the effect raises.
+        Raises: Stale if this attempt no longer holds the job; what the effect raises.
         """
 
         async def write(connection: Connection) -> bytes:
@@ -418,14 +418,14 @@ class Jobs(Group):
         """Has the job tried again later. Its serial group waits meanwhile. Returns the outcome.
 
         error: the reason, which never has content.
-        retry_in_s: None: it is not tried again, and becomes a dead letter.
+        retry_in_s: None if it is not tried again, but becomes a dead letter.
         """
         return await self._end(job, error, retry_in_s, job.tries)
 
     async def release(self, job: Job, delay_s: float = 0.0, reason: str | None = None) -> JobOutcome:
         """Gives the job back as if this attempt had not been made. Returns the outcome.
 
-        reason: why it waits; None: its last error stays.
+        reason: why it waits; None if its last error stays.
         """
         return await self._end(job, reason or job.error, delay_s, job.tries - 1)
 
@@ -456,7 +456,7 @@ class Jobs(Group):
 
         is_dead: those that have failed for good, else the others.
         before: the number of the last one of the page before.
-        project: None: of all, and those that belong to no memory.
+        project: whose; None for all jobs, those that belong to no memory among them.
         """
         statement = SQL["page_dead" if is_dead else "page_open"]
         rows = await connection.rows(statement, (before, project, limit))
@@ -475,7 +475,7 @@ class Jobs(Group):
 
     @reads
     async def counts(self, connection: Connection, project: str | None = None) -> dict[JobState, int]:
-        """Counts the jobs in each state. project: those of its memories alone; None: all."""
+        """Counts the jobs of a project's memories, or (None) all jobs, in each state."""
         counts = dict.fromkeys(JobState, 0)
         rows = await connection.rows(SQL["counts"], (project,))
         counts.update((JobState(state), count) for state, count in rows)
@@ -503,7 +503,7 @@ class Jobs(Group):
 
         A dead letter starts again with its first attempt; where a newer job of its key waits, that one runs instead.
 
-        Raises: NotFound; Stale: something was forgotten since the job was made.
+        Raises: NotFound; Stale if something was forgotten since the job was made.
         """
         job = await _get(connection, id)
         now = self._now()
@@ -572,7 +572,7 @@ class Jobs(Group):
 
 
 async def _epoch(connection: Connection, agent: int) -> int | None:
-    """Returns the epoch on which an agent's jobs must have been made; None: the agent is gone. Locks its row."""
+    """Returns the epoch on which an agent's jobs must have been made; None if the agent is gone. Locks its row."""
     return 0 if agent == NO_AGENT else await lock_epoch(connection, agent)
 
 

@@ -86,7 +86,7 @@ async def _find_key(connection: Connection, digest: bytes, now: float) -> Key | 
 
 
 async def _revoke_key(connection: Connection, name_or_id: str, now: float) -> Key:
-    """Revokes a key; a number counts before a name. Raises: NotFound; WriteConflict: several keys have that name."""
+    """Revokes a key; a number counts before a name. Raises: NotFound; WriteConflict if several keys have that name."""
     number = int(name_or_id) if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19 else -1
     keys = [row[0] for row in await connection.rows(SQL["key_named"], (number, name_or_id))]
     if not keys:
@@ -224,13 +224,13 @@ class Keys(Group):
         return key.expires is not None and key.expires <= self._now()
 
     async def revoke(self, name_or_id: str) -> Key:
-        """Revokes a key by its number, else by its name. Raises: NotFound; WriteConflict: several have that name."""
+        """Revokes a key by its number, else by its name. Raises: NotFound; WriteConflict if several have that name."""
         now = self._now()
         revoking = self._database.write(lambda connection: _revoke_key(connection, name_or_id, now))
         return await self._await_write(revoking, self._drop_cache)
 
     async def revoke_by_id(self, id: int) -> Key:
-        """Revokes a key by its number alone. Raises: NotFound: there is none in use."""
+        """Revokes a key by its number alone. Raises: NotFound if there is none in use."""
         values = (self._now(), id)
         return await self._write_key(id, lambda connection: connection.row(SQL["key_revoke"], values))
 

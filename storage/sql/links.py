@@ -54,7 +54,7 @@ class Links(Group):
 
     @reads
     async def find(self, connection: Connection, token: str, now: float) -> FoundLink | None:
-        """Returns the link of a token; None: there is none, it has ended, or its key was revoked."""
+        """Returns the link of a token; None if there is none, it has ended, or its key was revoked."""
         row = await connection.row(SQL["link_find"], (_digest_of(token), now))
         if row is None:
             return None

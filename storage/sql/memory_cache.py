@@ -112,7 +112,7 @@ class CachedMemory:
         return self.unread_from >= now.next_seq or is_left_out or self._is_full
 
     def all_messages(self, now: AgentNumbers, skip: range) -> list[Message] | None:
-        """Returns every message but those in `skip`; None: some of them would have to be read."""
+        """Returns every message but those in `skip`; None if some of them would have to be read."""
         if now.indexed_seq or self._is_full or not self.is_current(now, skip):
             return None
         return [m for seq, m in self.unindexed.items() if seq not in skip and m.source != MUTED]
@@ -168,7 +168,7 @@ class CachedMemory:
         return self.index.is_outdated_by(chunk for chunk, _, _ in changes.terms)
 
     def apply(self, changes: MemoryChanges) -> bool:
-        """Takes in what was read; False: other changes were applied meanwhile. Raises: CorruptIndex."""
+        """Takes in what was read. Returns False if other changes were applied meanwhile. Raises: CorruptIndex."""
         # Compared as an object: each change here makes a new one, and `changes` lacks it.
         if changes.since is not self.numbers:
             return False
@@ -245,7 +245,7 @@ class CachedMemory:
         return messages, unread
 
     def cache_messages(self, messages: Mapping[int, Message | None]) -> None:
-        """Caches messages that were read because a query found them; None: hidden."""
+        """Caches messages that were read because a query found them; a hidden one is None."""
         self.has_grown = True
         for seq, message in messages.items():
             if seq in self.read_messages:
@@ -313,7 +313,7 @@ class MemoryCache:
         self.drop_count = 0
 
     def get(self, agent: int) -> CachedMemory | None:
-        """Returns a memory, which counts as used last; None: it is not cached."""
+        """Returns a memory, which counts as used last; None if it is not cached."""
         return self._small.get(agent) or self._large.get(agent)
 
     def put(self, memory: CachedMemory) -> None:

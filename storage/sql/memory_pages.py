@@ -50,7 +50,7 @@ class MemoryPages(Group):
     ) -> list[SizedMemory]:
         """Returns a page of memories.
 
-        project: None: of all.
+        project: whose; None for those of all projects.
         prefix: of their subjects, at least the kind with its colon; ASCII letters count alike.
         """
         values = (project, *_range_of(prefix), *before, limit)
@@ -88,7 +88,7 @@ class MemoryPages(Group):
 
     @reads
     async def memory(self, connection: Connection, uid: str, project: str | None) -> FoundMemory | None:
-        """Returns the memory with a public name; None: there is none, or it is another project's."""
+        """Returns the memory with a public name; None if there is none, or it is another project's."""
         row = await connection.row(SQL["memory"], (project, uid))
         if row is None:
             return None
@@ -97,7 +97,7 @@ class MemoryPages(Group):
 
     @long_reads
     async def sized_memory(self, connection: Connection, uid: str, project: str | None) -> SizedMemory | None:
-        """Returns the memory with a public name, with its sizes; None: as for `memory`."""
+        """Returns the memory with a public name, with its sizes; None where `memory` returns None."""
         row = await connection.row(SQL["sized_memory"], (project, uid))
         return None if row is None else _memory(row)
 
@@ -135,7 +135,7 @@ class MemoryPages(Group):
     async def following(
         self, connection: Connection, agent: int, exchange: int, conversation: int, *, steps: int
     ) -> int | None:
-        """Returns the exchange some steps after one of a conversation, or the last; None: there is no such one."""
+        """Returns the exchange some steps after one of a conversation, or the last; None if there is no such one."""
         exchange_id: int | None = await connection.value(
             SQL["following"], (agent, exchange, conversation, steps)
         )
@@ -200,7 +200,7 @@ class MemoryPages(Group):
     async def versions_at(
         self, connection: Connection, blocks: Sequence[int], at: float
     ) -> dict[int, int | None]:
-        """Returns the versions that some blocks had at a time; None: it was forgotten, or the block was not there."""
+        """Returns the versions that some blocks had at a time; None if it was forgotten, or the block was not there."""
         rows = await rows_of(connection, SQL["versions_at"], blocks, at)
         return {row[0]: row[1] for row in rows}
 

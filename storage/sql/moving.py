@@ -150,7 +150,7 @@ class MoveSource(Group):
 
     @reads
     async def state_digest(self, connection: Connection, agent: int) -> bytes | None:
-        """Returns a digest that is another one after each change of a memory, and in each store; None: it is gone."""
+        """Returns a digest that is another one after each change of a memory, and in each store; None if it is gone."""
         found, numbers = await load_agent(connection, agent), await load_numbers(connection, agent)
         if found is None or numbers is None:
             return None
@@ -222,7 +222,7 @@ class MoveTarget(Group):
 
     @reads
     async def moved_digest(self, connection: Connection, agent: int) -> bytes | None:
-        """Returns the `state_digest` that a memory had in its source when it was moved; None: it was not moved here."""
+        """Returns the `state_digest` that a memory had in its source when it was moved; None if it was not moved."""
         digest = await connection.value(SQL["mark_of"], (agent, _STATE))
         return None if digest is None else bytes(digest)
 
@@ -352,13 +352,13 @@ async def _add_version(connection: Connection, block: int, added: MovedVersion) 
 
 
 async def _address(connection: Connection, exchange: int) -> ExchangeAddress | None:
-    """Returns the address of an exchange; None: it is gone. exchange: its row."""
+    """Returns the address of an exchange; None if it is gone. exchange: its row."""
     row = await connection.row(SQL["exchange_place"], (exchange,))
     return None if row is None else ExchangeAddress(Scope(*row[:3]), row[3])
 
 
 async def _exchange_at(connection: Connection, address: ExchangeAddress) -> int | None:
-    """Returns the row of an exchange in this store; None: it was not moved."""
+    """Returns the row of an exchange in this store; None if it was not moved."""
     agent = await connection.value(SQL["memory_at"], address.scope)
     exchange = None if agent is None else await connection.value(SQL["exchange_at"], (agent, address.seq))
     return None if exchange is None else int(exchange)

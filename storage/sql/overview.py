@@ -25,7 +25,7 @@ class Overview(Group):
     ) -> list[ListedMemory]:
         """Returns memories of people and of conversations without a user, the oldest first.
 
-        project: None: of all.
+        project: whose; None for those of all projects.
         after: the number of the last one on the page before.
         """
         rows = await connection.rows(SQL["memories"], (project, after, limit))
@@ -79,7 +79,7 @@ class Overview(Group):
     ) -> tuple[list[ListedConversation], PageEnd | None]:
         """Returns the conversations in which something is left, the newest first, and `before` of the next page.
 
-        profile: None: of all.
+        profile: whose; None for those of all profiles.
 
         A conversation with nothing left is left out, so a page may be shorter than `limit` though more follow.
         """

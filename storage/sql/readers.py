@@ -64,7 +64,7 @@ class Readers(Group):
         message_chars: int,
         upto: int | None = None,
     ) -> Unread | None:
-        """Returns the next settled messages that a reader has not read; None: the memory is gone.
+        """Returns the next settled messages that a reader has not read; None if the memory is gone.
 
         now: seconds since the epoch.
         idle_s: the time after which an exchange that no turn follows is settled.

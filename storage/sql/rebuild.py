@@ -179,7 +179,7 @@ async def _write_following(
 
 
 def _padded_sources(version: BlockVersion, value: str) -> bytes | None:
-    """Returns the sources with which the row of a version stays as long with another value; None: there are none.
+    """Returns the sources with which the row of a version stays as long with another value; None if there are none.
 
     Over SQLite a shorter row would move its neighbours, and leave copies of them in the file.
     """

@@ -41,7 +41,7 @@ class StoredRecall(Struct, frozen=True):
 
     @property
     def request(self) -> str | None:
-        """The id of its request; None: it was too long to be stored."""
+        """The id of its request; None if it was too long to be stored."""
         return unpack_request_id(self.packed_request)
 
 
@@ -64,7 +64,7 @@ class Recalls(Group):
     async def find(
         self, connection: Connection, request: str, since: float, project: str | None = None
     ) -> builtins.list[StoredRecall]:
-        """Returns the recalls of the requests with an id, the newest first. project: None: of all projects."""
+        """Returns the recalls of the requests with an id, of a project or (None) of all, the newest first."""
         rows = await connection.rows(SQL["recalls_of_request"], (pack_request_id(request), since, project))
         return list(map(_make_recall, rows))
 

@@ -79,7 +79,7 @@ class Responses(Group):
     async def note(self, connection: Connection, draft: Run, text: bytes, epoch: int) -> None:
         """Stores a run with a text of a response that an upstream makes; nothing, if its memory's epoch is another.
 
-        Raises: WriteConflict: as `create_run`.
+        Raises: WriteConflict as `create_run` does.
         """
         await connection.lock(draft.agent)
         if await load_epoch(connection, draft.agent) == epoch:
@@ -112,7 +112,7 @@ class Responses(Group):
 
         job: as for `end_run`.
 
-        Raises: NotFound; Stale: another attempt makes it.
+        Raises: NotFound; Stale if another attempt makes it.
         """
         await connection.lock(run.agent)
         await check_attempt(connection, job)
@@ -127,11 +127,11 @@ class Responses(Group):
     async def note_turn(
         self, connection: Connection, agent: int, run: int, name: bytes, job: Job | None = None
     ) -> bool:
-        """Notes the name of a turn that an attempt at a response begins. False: the response has ended, or is gone.
+        """Notes the name of a turn that an attempt at a response begins. Returns False if the response has ended.
 
         job: as for `end_run`.
 
-        Raises: Stale: another attempt makes it.
+        Raises: Stale if another attempt makes it.
         """
         await connection.lock(agent)
         await check_attempt(connection, job)
@@ -152,7 +152,7 @@ class Responses(Group):
 
         job: the one that goes on with the run; None: any process may drop them.
 
-        Raises: Stale: another attempt goes on with it.
+        Raises: Stale if another attempt goes on with it.
         """
         await connection.lock(agent)
         await check_attempt(connection, job)
@@ -166,7 +166,7 @@ class Responses(Group):
 
         job: the attempt that makes it; None: any process may change it.
 
-        Raises: Stale: another attempt makes it.
+        Raises: Stale if another attempt makes it.
         """
         await connection.lock(agent)
         await check_attempt(connection, job)

@@ -81,7 +81,7 @@ class SearchIndex(GrowingGroup):
     async def _read_unindexed(
         self, connection: Connection, agent: int
     ) -> tuple[Agent, list[Document]] | None:
-        """Returns an agent with the next messages that its index lacks; None: it is gone."""
+        """Returns an agent with the next messages that its index lacks; None if it is gone."""
         owner = await load_agent(connection, agent)
         if owner is None:
             return None
@@ -230,7 +230,7 @@ async def _remove_from_index(
 
 
 async def _merge_terms(connection: Connection, agent: int, blobs: Mapping[int, bytes]) -> bool:
-    """Merges blobs into the chunks of the index. False: one is damaged, and is made again by the next steps."""
+    """Merges blobs into the chunks of the index. Returns False if one is damaged: the next steps make it again."""
     for chunk, data in blobs.items():
         try:
             merged = blob.merge(await get_terms(connection, agent, chunk), data)

@@ -229,14 +229,14 @@ async def _lock_for_step(connection: Connection, write: StepOpen) -> None:
 
 
 async def _abandon(connection: Connection, agent: int, exchange: Exchange) -> None:
-    """Ends the open step before as it is now. Raises: WriteConflict: its own process has ended it."""
+    """Ends the open step before as it is now. Raises: WriteConflict if its own process has ended it."""
     values = (*exchanges.update_values(exchange), exchange.id, agent)
     if not await connection.run(SQL["step_abandon"], values):
         raise WriteConflict("the step before was ended by its own process meanwhile")
 
 
 async def _begin_or_end_run(connection: Connection, write: StepOpen, conversation: int) -> Run | None:
-    """Begins the run of a step, ends it, or both. Returns it as it is then; None: the step does neither."""
+    """Begins the run of a step, ends it, or both. Returns it as it is then; None if the step does neither."""
     run = None
     if write.run is not None:
         draft = replace(write.run, agent=write.agent.id, conversation=conversation)
@@ -247,7 +247,7 @@ async def _begin_or_end_run(connection: Connection, write: StepOpen, conversatio
 
 
 async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
-    """Begins the conversation of a step. Raises: WriteConflict: it is there."""
+    """Begins the conversation of a step. Raises: WriteConflict if it is there."""
     begun = (write.agent.id, write.uid, write.key, write.now, write.now)
     conversation = await connection.value(SQL["begin"], begun)
     if conversation is None:
@@ -256,7 +256,7 @@ async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
 
 
 async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
-    """Turns a client conversation into a stored one with this path. Raises: WriteConflict: it was moved."""
+    """Turns a client conversation into a stored one with this path. Raises: WriteConflict if it was moved."""
     agent, exchange = write.agent.id, write.exchange
     if not await connection.run(
         SQL["adopt"], (exchange.parent or -1, exchange.conversation, agent, write.rev)
@@ -320,7 +320,7 @@ async def write_edits(
 async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run:
     """Begins the run of a step, which may have been accepted before (its id is not 0 then).
 
-    Raises: RunOver: it has ended, unless the step only ends it; or the send was taken.
+    Raises: RunOver if it has ended, unless the step only ends it; or the send was taken.
     """
     if draft.id:
         run = await begin_run(connection, draft.agent, draft.id, write.exchange.begun)

@@ -95,7 +95,7 @@ class Summaries(Group):
         conversation: as it was read.
         evicted: what the summary stands for.
 
-        Raises: Stale: something was forgotten since; WriteConflict: the conversation has gone on.
+        Raises: Stale if something was forgotten since; WriteConflict if the conversation has gone on.
         """
         await connection.lock(agent.id)
         if await load_epoch(connection, agent.id) != agent.epoch:

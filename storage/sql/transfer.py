@@ -242,7 +242,7 @@ class Transfer(GrowingGroup):
 
         draft: the agent to create, with the scope that it is to have in the end.
 
-        Raises: WriteConflict: that scope has a memory already, or another import for it begins.
+        Raises: WriteConflict if that scope has a memory already, or another import for it begins.
         """
         scope = draft.scope
         await self._database.read(lambda connection: _find_replaceable(connection, scope))
@@ -282,7 +282,7 @@ class Transfer(GrowingGroup):
 
         What an export leaves out has been computed before: the hashes of an exchange and the `key` of a fact.
 
-        Raises: NotFound; WriteConflict: another import has taken the place of this one.
+        Raises: NotFound; WriteConflict if another import has taken the place of this one.
         """
         await connection.lock(agent.id)
         await _check_unfinished(connection, agent)
@@ -300,7 +300,7 @@ class Transfer(GrowingGroup):
         uid: its public name before, used where it is free.
         created: when it began, in seconds since the epoch; None: with this import.
 
-        Raises: WriteConflict: a turn has come meanwhile.
+        Raises: WriteConflict if a turn has come meanwhile.
         """
         scope = agent.scope._replace(subject=agent.scope.subject.removeprefix(IMPORTING))
 
@@ -333,16 +333,16 @@ class Transfer(GrowingGroup):
 
 
 async def _check_unfinished(connection: Connection, agent: Agent) -> None:
-    """Checks that an import is still under way. Raises: WriteConflict: another one has taken its place."""
+    """Checks that an import is still under way. Raises: WriteConflict if another one has taken its place."""
     if await load_agent(connection, agent.id) is None:
         subject = agent.scope.subject.removeprefix(IMPORTING)
         raise WriteConflict(f"another import for {subject} has begun meanwhile; this one ends here")
 
 
 async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | None:
-    """Returns the empty memory that an import may replace; None: the scope has no memory.
+    """Returns the empty memory that an import may replace; None if the scope has no memory.
 
-    Raises: WriteConflict: its memory is not empty.
+    Raises: WriteConflict if its memory is not empty.
     """
     agent = await find_agent(connection, scope)
     if agent is None:

@@ -48,7 +48,7 @@ class ApiSubject(NamedTuple):
 
 
 def api_subject(agent: Agent) -> ApiSubject | None:
-    """Returns the parts of a memory's subject; None: it was not made over REST."""
+    """Returns the parts of a memory's subject; None if it was not made over REST."""
     if agent.scope.profile != API_PROFILE:
         return None
     kind, _, uid = agent.scope.subject.removeprefix(IMPORTING).partition(":")
@@ -127,7 +127,7 @@ async def put_attached(connection: Connection, agent: Agent, record: Mapping[str
 async def find_or_make_attached(
     connection: Connection, project: str, record: Mapping[str, Any], at: float
 ) -> int | None:
-    """Returns the row of what is attached; None: it is not found. A missing tool, identity or block is made."""
+    """Returns the row of what is attached; None if it is not found. A missing tool, identity or block is made."""
     kind = record["kind"]
     if "built_in" in record:
         return -int(record["built_in"])
@@ -214,7 +214,7 @@ async def put_step(connection: Connection, agent: int, record: Mapping[str, Any]
 
 
 async def publish_definitions(connection: Connection, agent: Agent) -> None:
-    """Gives what was imported to its project. Raises: NotFound: a memory made over REST has no definition."""
+    """Gives what was imported to its project. Raises: NotFound if a memory made over REST has no definition."""
     subject = api_subject(agent)
     if subject is not None and await connection.row(SQL["definition_of"], (agent.id, subject.kind)) is None:
         raise NotFound(f"nothing defines this {subject.kind}")

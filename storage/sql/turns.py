@@ -102,7 +102,7 @@ class Turns(Group):
         return snapshot
 
     def openings(self, agent: Agent, snapshot: MemorySnapshot) -> list[Opening] | None:
-        """Returns the cached openings of a memory that is as in a snapshot of it; None: they are not cached."""
+        """Returns the cached openings of a memory that is as in a snapshot of it; None if they are not cached."""
         return self._cache.find_openings(agent.id, snapshot)
 
     def cache_openings(self, agent: Agent, snapshot: MemorySnapshot, openings: list[Opening]) -> None:
@@ -178,7 +178,7 @@ class Turns(Group):
 
     @reads
     async def next_due(self, connection: Connection) -> float | None:
-        """Returns the earliest time at which a conversation with pending edits last moved; None: there is none."""
+        """Returns the earliest time at which a conversation with pending edits last moved; None if there is none."""
         at: float | None = await connection.value(exchanges.SQL["next_due"])
         return at
 

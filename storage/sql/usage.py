@@ -61,7 +61,7 @@ class Usage(Group):
     async def background_tokens(self, connection: Connection, project: str | None, day: int) -> int:
         """Returns the tokens that a project's background calls used on a day, as far as it is written.
 
-        project: None: all.
+        project: whose; None for all.
         """
         return int(await connection.value(SQL["background"], (day, project)))
 
@@ -178,7 +178,7 @@ async def _read_sums(connection: Connection, query: UsageQuery) -> list[UsageSum
 
 
 async def _find_page_end(connection: Connection, query: UsageQuery) -> Row | None:
-    """Returns values of `by` up to which a page of a long query is full; None: they are not known.
+    """Returns values of `by` up to which a page of a long query is full; None if they are not known.
 
     Most of the time of a long query goes into sums that the page does not show. Where a single day has a page of groups
     up to some values, all days together have at least as many, so the page ends at these values or before.

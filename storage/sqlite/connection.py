@@ -115,7 +115,7 @@ def _connect(target: DatabaseFile) -> sqlite3.Connection:
 
 
 def _file_id(path: str) -> tuple[int, int, int] | None:
-    """Returns device, inode and type of the file at a path, a link not followed; None: there is none."""
+    """Returns device, inode and type of the file at a path, a link not followed; None if there is none."""
     try:
         status = os.lstat(path)
     except OSError:

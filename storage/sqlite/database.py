@@ -202,7 +202,7 @@ class SqliteDatabase:
         return connection
 
     def _check_readable(self) -> None:
-        """Refuses to read a file that may be another process's, or lacks tables. Raises: Unavailable: why it is so."""
+        """Refuses to read a file that may be another process's, or lacks tables. Raises: Unavailable."""
         if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
 

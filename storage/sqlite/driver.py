@@ -31,7 +31,7 @@ class Driver:
         self._affinity: ThreadAffinity | None = None
 
     async def open(self) -> Self:
-        """Starts the thread and opens the connection in it. Raises: what `connect` raises."""
+        """Starts the thread and opens the connection in it. Raises: whatever `connect` raises."""
         opened: asyncio.Future[sqlite3.Connection] = asyncio.get_running_loop().create_future()
         # A disk that never answers must not keep a process that has to stop.
         thread = Thread(target=self._work, args=(opened,), name=self._name, daemon=True)
@@ -83,7 +83,7 @@ class Driver:
 def _settle(future: asyncio.Future[T], function: Callable[[], T]) -> T | None:
     """Calls a function, and gives its result or its error to a future of another thread.
 
-    Returns the result; None: it has raised. A future that was cancelled stays so, and nothing is reported to a loop
+    Returns the result; None if it has raised. A future that was cancelled stays so, and nothing is reported to a loop
     that is closed.
     """
     result: T | None = None

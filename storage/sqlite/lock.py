@@ -34,7 +34,7 @@ class Lock:
     """The lock of one database, held from `take` to `release` or the end of the process."""
 
     def __init__(self, database: str | Path, address: str | None = None) -> None:
-        """address: where this process serves, for whoever is refused. Raises: Broken: as `resolve_path`."""
+        """address: where this process serves, for whoever is refused. Raises: Broken as `resolve_path` does."""
         self._database, self._address = resolve_path(database), address
         self._descriptor: int | None = None
 
@@ -45,7 +45,7 @@ class Lock:
     def take(self) -> None:
         """Takes the lock, unless it is held. If its file was removed with the database, it is taken again.
 
-        Raises: Owned, with what the owner wrote; Broken, ReadOnly, Full: there can be no lock file.
+        Raises: Owned, with what the owner wrote; Broken, ReadOnly, Full if there can be no lock file.
         """
         path = f"{self._database}{LOCK}"
         if self._descriptor is not None:
@@ -89,7 +89,7 @@ class Lock:
 def owner_of(database: str | Path) -> LockOwner | None:
     """Returns who owns the file now; None: no process.
 
-    Raises: ReadOnly: the database is another account's. Broken: the lock file cannot be read.
+    Raises: ReadOnly if the database is another account's. Broken if the lock file cannot be read.
     """
     path = resolve_path(database)
     check_reach(path)

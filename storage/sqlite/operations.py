@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine that never suspends, to its end. Raises: RuntimeError: it suspends after all."""
+    """Runs a coroutine that never suspends, to its end. Raises: RuntimeError if it suspends after all."""
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -134,7 +134,7 @@ class WritingConnection(SqliteConnection):
         return None if watch.row is None else (id, *watch.row)
 
     def check_transaction(self) -> None:
-        """Raises: StatementFailed: its transaction has ended, by an error that was swallowed or by a statement."""
+        """Raises: StatementFailed if its transaction has ended, by an error that was swallowed or by a statement."""
         if self._is_begun and not self._raw.in_transaction:
             raise StatementFailed("a write ended its transaction")
 
@@ -145,7 +145,7 @@ def run_read(operation: Operation[T], raw: sqlite3.Connection) -> T:
 
 
 def run_write(operation: Operation[T], watch: Watch, raw: sqlite3.Connection) -> T:
-    """Runs an operation in a transaction that it must not end. Raises: StatementFailed: it has ended."""
+    """Runs an operation in a transaction that it must not end. Raises: StatementFailed if it has ended."""
     connection = WritingConnection(raw, watch)
     result = drive(operation(connection))
     connection.check_transaction()

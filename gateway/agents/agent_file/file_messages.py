@@ -271,7 +271,7 @@ def _stored_function(function: Function) -> dict[str, Any]:
 
 
 def _stored_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the block of a thought; None: the part is none."""
+    """Returns the block of a thought; None if the part is none."""
     if part.get("type") == "reasoning" and isinstance(part.get("reasoning"), str):
         signature = part.get("signature")
         signed = {"signature": signature} if isinstance(signature, str) and signature else {}

@@ -111,7 +111,7 @@ class FileConversation(msgspec.Struct):
 
 
 class FileSleeptime(msgspec.Struct):
-    """An agent is read by a sleeptime agent. frequency: turns; None: after each."""
+    """An agent is read by a sleeptime agent. frequency: after so many turns; None for each."""
 
     frequency: Count | None = None
 

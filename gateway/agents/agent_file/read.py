@@ -68,7 +68,7 @@ _BLOCK_FIELDS = ("label", "value", "description", "limit", "read_only", "metadat
 def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     """Returns the content of a file. now: the time of messages that have none.
 
-    Raises: Unprocessable; BadRequest: it has secrets.
+    Raises: Unprocessable; BadRequest if it has secrets.
     """
     json = _parse_file(data)
     if is_older(json):
@@ -106,7 +106,7 @@ class _FileReader:
         ]
 
     def read(self) -> AgentFile:
-        """Returns the content of the file. Raises: Unprocessable; BadRequest: an agent has secrets."""
+        """Returns the content of the file. Raises: Unprocessable; BadRequest if an agent has secrets."""
         agents = []
         for n, raw in enumerate(self._file.agents):
             agent = convert(raw, FileAgent, (*FILE_AT, "agents", n))
@@ -252,7 +252,7 @@ def _parse_file(data: bytes) -> dict[str, Any]:
 
 
 def _check_lists(data: bytes) -> None:
-    """Raises: Unprocessable: a list is too long."""
+    """Raises: Unprocessable if a list is too long."""
     try:
         msgspec.json.decode(data, type=FileLists)
     except msgspec.ValidationError as error:
@@ -268,7 +268,7 @@ def _parse_extension(text: str) -> FileExtension:
 
 
 def _check_ids(json: Mapping[str, Any]) -> None:
-    """Raises: Unprocessable: an id is missing, or there twice."""
+    """Raises: Unprocessable if an id is missing, or there twice."""
     for part in ("agents", "blocks", "tools", "sources", "files"):
         seen: set[str] = set()
         for n, each in enumerate(json.get(part) or ()):
@@ -302,7 +302,7 @@ def _read_uid(id: str, at: Path) -> str:
 
 
 def _check_references(ids: Sequence[str] | None, parts: Mapping[str, Any], at: Path) -> list[str]:
-    """Returns ids of parts of the file, each once. Raises: Unprocessable: one names nothing in the file."""
+    """Returns ids of parts of the file, each once. Raises: Unprocessable if one names nothing in the file."""
     for n, id in enumerate(ids or ()):
         if id not in parts:
             raise Unprocessable([Fault((*at, n), "This names nothing in the file", value=id[:100])])
@@ -374,7 +374,7 @@ def _read_folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, Por
 
 
 def _read_secrets(agent: FileAgent) -> Iterable[str]:
-    """Yields the names of secrets; an export wipes their values. Raises: BadRequest: a value is there."""
+    """Yields the names of secrets; an export wipes their values. Raises: BadRequest if a value is there."""
     for key in ("tool_exec_environment_variables", "secrets"):
         values: dict[str, str | None] = getattr(agent, key) or {}
         if any(values.values()):

@@ -101,7 +101,7 @@ class AgentsRoute(Struct, frozen=True, dict=True):
     slashes: tuple[str, ...] = ("", "/")
     # The handler reads the body itself. Without this, a `Body` and a `Form` a body has to be empty.
     reads_body: bool = False
-    # False: a path of Letta's that the gateway refuses; its handler raises the reason.
+    # False for a path of Letta's that the gateway refuses: its handler raises the reason.
     is_served: bool = True
     # Without this parameter of the query, the path without a slash belongs to another API.
     needs: str = ""

@@ -250,7 +250,7 @@ def _extension_values(definition: AgentDefinition, extension: Own) -> dict[str, 
 
 
 def merge_compaction(stored: Mapping[str, Any], settings: Maybe[CompactionBody]) -> dict[str, Any]:
-    """Returns the stored summary settings with those sent in them. Raises: BadRequest: an unknown mode."""
+    """Returns the stored summary settings with those sent in them. Raises: BadRequest for an unknown mode."""
     sent = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
     merged = _without_none({**stored, **sent})
     if str(merged.get("mode")).startswith("self_compact"):

@@ -202,7 +202,7 @@ async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[s
 
 
 async def _pending_message(api: AgentsApi, view: AgentView, step: RunStep | None) -> dict[str, Any] | None:
-    """Returns the message with the calls that wait for an answer; None: none do.
+    """Returns the message with the calls that wait for an answer; None if none do.
 
     step: the one that waits in the agent's own conversation; None: none waits there. Then the step at which the agent's
         newest run waits is looked for, in whichever conversation it is.

@@ -273,7 +273,7 @@ class ConversationRoutes:
         return await self._conversation_json(await self._conversations.create(agent, definition))
 
     def _check_model(self, request: ApiRequest, body: CreateConversation) -> None:
-        """Raises: UnknownModel; NotAllowed: the caller's key may not ask for it."""
+        """Raises: UnknownModel; NotAllowed if the caller's key may not ask for it."""
         model = sent_or_none(body.model)
         self._api.registry.resolver.check_model(model)
         self._api.check_models(request, [model])
@@ -447,6 +447,6 @@ def _id_of(entry: ConversationEntry) -> str:
 
 
 def _refuse_own(named: NamedConversation) -> NoReturn:
-    """Raises: BadRequest: this is an agent's own conversation, which other paths serve."""
+    """Raises: BadRequest if this is an agent's own conversation, which other paths serve."""
     id = ids.id_of("agent", named.agent.uid)
     raise BadRequest(f"This is the agent's own conversation: use /v1/agents/{id} and its reset-messages.")

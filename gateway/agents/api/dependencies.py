@@ -104,7 +104,7 @@ class AgentsApi(Struct, frozen=True):
 
         view: of the agent for which it is called, if any.
 
-        Raises: BadRequest: the arguments are wrong.
+        Raises: BadRequest if the arguments are wrong.
         """
         parameters = tool.schema.get("parameters") or {}
         foreign = self.runs.foreign
@@ -137,7 +137,7 @@ class AgentsApi(Struct, frozen=True):
         return page_of(query, *rows)
 
     def check_models(self, request: ApiRequest, models: Iterable[str | None]) -> None:
-        """Raises: NotAllowed: the caller's key may not ask for one of these models, as agents name them.
+        """Raises: NotAllowed if the caller's key may not ask for one of these models, as agents name them.
 
         A key has names without an upstream, as a send asks for them. None: the model is chosen elsewhere.
         """
@@ -150,7 +150,7 @@ class AgentsApi(Struct, frozen=True):
     def first_model(self, request: ApiRequest) -> str:
         """Returns the model of an agent that is created without one: the first that the caller's key may ask for.
 
-        Raises: BadRequest: no such model is known.
+        Raises: BadRequest if no such model is known.
         """
         caller = info_of(request.http.scope).caller
         for name in (str(entry["id"]) for entry in self.models.entries):

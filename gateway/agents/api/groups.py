@@ -65,7 +65,7 @@ class VoiceSleeptimeConfig(Body):
 
 
 def read_config(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig | None:
-    """Returns the config that was sent; None: none was. Raises: BadRequest, Unprocessable."""
+    """Returns the config that was sent; None if none was. Raises: BadRequest, Unprocessable."""
     config = update.manager_config
     if not isinstance(config, dict):
         return None
@@ -121,7 +121,7 @@ def check_window(
     sent: the fields that were sent; most, least: the names of two of them.
     at: where they are, for errors.
 
-    Raises: Unprocessable: names the field that was sent.
+    Raises: Unprocessable, which names the field that was sent.
     """
     limit = definition.most_messages or kind_of(definition.kind).most_messages
     retained = definition.least_messages
@@ -136,7 +136,7 @@ def check_window(
 def group_json(
     uid: str, definition: AgentDefinition, readers: Sequence[ReaderEntry]
 ) -> dict[str, Any] | None:
-    """Returns the group that an agent manages; None: it has none. uid: of the agent."""
+    """Returns the group that an agent manages; None if it has none. uid: of the agent."""
     sleeptime = definition.sleeptime
     if sleeptime is None and not readers:
         return None
@@ -200,7 +200,7 @@ class GroupRoutes:
 
 
 def _require_group(request: ApiRequest, view: AgentView) -> dict[str, Any]:
-    """Returns the group of an agent as it is shown. Raises: UnknownId: it has none."""
+    """Returns the group of an agent as it is shown. Raises: UnknownId if it has none."""
     group = group_json(view.agent.uid, AgentDefinition.of(view.definition.body), view.readers)
     if group is None:
         raise _unknown(request)

@@ -103,7 +103,7 @@ def properties_of(properties: list[PropertyBody]) -> tuple[dict[str, Any], ...]:
 def apply_update(definition: IdentityDefinition, update: UpdateIdentity) -> IdentityDefinition:
     """Returns an identity after an update: a property takes the place of the one that has its key.
 
-    Raises: Unprocessable: the properties take too much together.
+    Raises: Unprocessable if the properties take too much together.
     """
     sent = {name: value for name, value in sent_fields(update).items() if value is not None}
     before = {each["key"]: each for each in definition.properties}
@@ -253,7 +253,7 @@ class IdentityRoutes:
         await self._attached.detach(agent.id, IDENTITY, identity.id, at=self._api.now())
 
     async def _pair(self, request: ApiRequest) -> tuple[Agent, Definition]:
-        """Returns the agent and the identity in a path. Raises: Conflict: a profile's memory; NotFound."""
+        """Returns the agent and the identity in a path. Raises: Conflict for a profile's memory; NotFound."""
         entry = await self._api.agent_entry(request)
         self._api.registry.require_definition(entry)
         return entry.agent, await self._named(request)
@@ -268,7 +268,7 @@ class IdentityRoutes:
         edit: Callable[[IdentityDefinition], IdentityDefinition],
         key: str | None = None,
     ) -> dict[str, Any]:
-        """Changes an identity, on what it is at that moment. key: None: it stays. Raises: WriteConflict: taken."""
+        """Changes an identity as it is now. key: the new one, or None. Raises: WriteConflict if it is taken."""
 
         async def change() -> Definition:
             stored = await self._definitions.get(project, IDENTITY, uid)

@@ -297,7 +297,7 @@ class McpServerRoutes:
         return execution_json(answer)
 
     async def _tool(self, request: ApiRequest) -> ToolView:
-        """Returns the tool in the path. Raises: UnknownId: the server has none of this id."""
+        """Returns the tool in the path. Raises: UnknownId if the server has none of this id."""
         uid = request.uid("tool", "tool_id")
         for tool in await self._servers.tools(request.project, _uid(request)):
             if tool.uid == uid:

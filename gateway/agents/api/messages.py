@@ -224,7 +224,7 @@ class MessageRoutes:
     async def _searched_agents(
         self, project: str, search: SearchMessages
     ) -> tuple[Sequence[Agent], str | None]:
-        """Returns the agents to search, and the conversation; None: all of them. Raises: BadRequest."""
+        """Returns the agents to search, and the conversation, or None for all of theirs. Raises: BadRequest."""
         conversation = _conversation(search.conversation_id)
         if isinstance(search.agent_id, str):
             return [await self._api.named_agent(project, search.agent_id)], conversation
@@ -386,7 +386,7 @@ class MessageRoutes:
         return Place(agent.uid, place.seq, place.hidden)
 
     async def _check_owner(self, agent: Agent, place: Place) -> None:
-        """Raises: UnknownId, NotFound: a place is no message of this agent."""
+        """Raises: UnknownId, NotFound if a place is no message of this agent."""
         uid = place.uid
         if place.seq == SYSTEM_SEQ:
             uid = (await self._api.system_messages.owner_of(agent.scope.project, uid))[0].uid
@@ -420,7 +420,7 @@ def _admit_system(newest_first: bool, before: Place | None, after: Place | None)
 
 
 def _conversation(id: Any) -> str | None:
-    """Returns the name by which a conversation is looked up; None: all of them."""
+    """Returns the name by which a conversation is looked up; None if all are asked for."""
     if not isinstance(id, str):
         return None
     return DEFAULT_CONVERSATION if id == DEFAULT_CONVERSATION else uid_in("conv", id)

@@ -134,13 +134,13 @@ def archive_json(archive: Definition) -> dict[str, Any]:
 
 
 def check_text(text: str, at: tuple[str | int, ...]) -> None:
-    """Raises: Unprocessable: a text is blank."""
+    """Raises: Unprocessable if a text is blank."""
     if not text.strip():
         raise Unprocessable([Fault(at, "Expected a text that is not blank")])
 
 
 def moment_of(text: Maybe[str], at: tuple[str | int, ...], *, is_end: bool = False) -> float | None:
-    """Returns a time in seconds since the epoch; None: it was not sent. A time without a zone is in UTC.
+    """Returns a time in seconds since the epoch; None if it was not sent. A time without a zone is in UTC.
 
     at: the path of the field, for errors.
     is_end: a day without a time means its end, not its beginning.
@@ -377,7 +377,7 @@ class ArchiveRoutes:
 
 
 def _seq(agent: Agent, id: Any) -> int | None:
-    """Returns the number of an agent's passage; None: no id was sent. Raises: UnknownId."""
+    """Returns the number of an agent's passage; None if no id was sent. Raises: UnknownId."""
     place = place_in("passage", id)
     if place is not None and place.uid != agent.uid:
         raise UnknownId(f"There is no passage {id!r} of this agent.")

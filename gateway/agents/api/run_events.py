@@ -112,7 +112,7 @@ class RunEvents(Struct, frozen=True):
         return b"".join(map(event, shown))
 
     async def callback(self, agent_row: int, run_row: int) -> Json | None:
-        """Returns the body of a callback about a run that has ended; None: the run is gone."""
+        """Returns the body of a callback about a run that has ended; None if the run is gone."""
         run = await self.store.runs.load(agent_row, run_row)
         agent = await self.store.agents.load(agent_row)
         if run is None or agent is None:
@@ -135,7 +135,7 @@ class RunEvents(Struct, frozen=True):
 
 
 async def failure_of(store: Store, run: Run) -> GatewayError | None:
-    """Returns the error that a run has failed with; None: it has not failed, or has no message."""
+    """Returns the error that a run has failed with; None if it has not failed, or has no message."""
     texts = await store.runs.texts(run.agent, run.id, "words") if run.state is RunState.FAILED else ()
     if not texts:
         return None

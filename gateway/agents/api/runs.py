@@ -304,7 +304,7 @@ def run_stream(api: AgentsApi, request: ApiRequest, stream: StreamRun, run: Run)
 async def run_result_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:
     """Returns the whole reply of a run that has ended.
 
-    Raises: UpstreamError, GatewayError: it failed before the first output.
+    Raises: UpstreamError, GatewayError if it failed before the first output.
     """
     agent = await api.store.agents.load(run.agent)
     if agent is None:

@@ -118,7 +118,7 @@ class SendRoutes:
         by_token: its events are shown token by token.
         is_shown: its events are logged.
 
-        Raises: LimitReached, NotAllowed: the key may not ask for this model.
+        Raises: LimitReached, NotAllowed if the key may not ask for this model.
         """
         info = info_of(request.http.scope)
         info.model = run_request.spec.model

@@ -120,7 +120,7 @@ def with_source(definition: ToolDefinition, update: ToolSource) -> ToolDefinitio
 
 
 def tool_name(definition: ToolDefinition) -> str | None:
-    """Returns the name that a tool's schema has; None: it has no schema."""
+    """Returns the name that a tool's schema has; None if it has no schema."""
     return definition.schema.get("name")
 
 

@@ -56,7 +56,7 @@ class ApprovalBody(Body):
 
     @property
     def is_needed(self) -> bool:
-        """Raises: Unprocessable: it is missing."""
+        """Raises: Unprocessable if it is missing."""
         for result in (self.requires_approval, self.body_requires_approval):
             if isinstance(result, bool):
                 return result
@@ -181,7 +181,7 @@ class ToolRoutes:
         return tried_json(name, answer, at=self._api.now())
 
     async def _new_tool(self, create: ToolSource) -> tuple[str, ToolDefinition]:
-        """Returns the name and definition of a new tool. Raises: BadRequest: it cannot be run here."""
+        """Returns the name and definition of a new tool. Raises: BadRequest if it cannot be run here."""
         tool = with_source(ToolDefinition({}), create)
         await self._check_runnable(tool)
         name = tool_name(tool)

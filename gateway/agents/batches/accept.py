@@ -64,7 +64,7 @@ class BatchRequests(Struct, frozen=True):
 
         has_credential: the request carries a key for an upstream.
 
-        Raises: BadRequest; NotFound: there is no such agent or conversation; StoreError.
+        Raises: BadRequest; NotFound if there is no such agent or conversation; StoreError.
         """
         if not 0 < len(items) <= MAX_ITEMS:
             raise BadRequest(f"A batch has between 1 and {MAX_ITEMS} requests.", param="requests")
@@ -133,7 +133,7 @@ class BatchRequests(Struct, frozen=True):
             )
 
     async def _make_draft(self, item: RequestedItem, agent: int, now: float) -> ItemDraft:
-        """Returns the draft of an item. Raises: NotFound: there is no such conversation."""
+        """Returns the draft of an item. Raises: NotFound if there is no such conversation."""
         conversation = 0
         if item.conversation != DEFAULT_CONVERSATION:
             owner = await self.store.agents.load(agent)

@@ -293,7 +293,7 @@ class ItemTurns:
         )
 
     async def read_noted_reply(self, item: BatchItem) -> bytes | None:
-        """Returns the reply of an item's last request if some of its calls were begun; None: none was.
+        """Returns the reply of an item's last request if some of its calls were begun; None if none was.
 
         Raises: StoreError.
         """

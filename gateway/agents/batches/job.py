@@ -77,7 +77,7 @@ class BatchJobs:
     idle_jobs: int = 0
 
     async def run(self, job: JobContext) -> None:
-        """Performs one attempt. Raises: Postponed: there is something left to be waited for."""
+        """Performs one attempt. Raises: Postponed if there is something left to be waited for."""
         parts = await PartJournal.load(job, self.store, self.now, self.settings.poll_s)
         try:
             # Other processes do not know the requests that this one sends itself, and would repeat them: so the job
@@ -88,9 +88,9 @@ class BatchJobs:
             await self._stop_calls(parts)
 
     async def _perform_attempt(self, job: JobContext, parts: PartJournal) -> float | None:
-        """Does all that can be done now. Returns the seconds until it is done again here; None: the job has ended.
+        """Does all that can be done now. Returns the seconds until it is done again here; None if the job has ended.
 
-        Raises: Postponed: any process may continue the job after that time.
+        Raises: Postponed, with the time after which any process may continue the job.
         """
         batch = await self.store.batches.find(None, job.job.key)
         outcomes = ItemOutcomes(self.store, self.keeper, self.turns, job, batch, self.now, self.tokens)
@@ -163,7 +163,7 @@ class _Attempt:
             await self.outcomes.aclose()
 
     async def _do_what_is_due(self) -> None:
-        """Raises: Postponed: the batch goes on later."""
+        """Puts the batch off. Raises: Postponed."""
         batches = self.jobs.store.batches
         if self.batch.is_over:
             await self._finish_cancelled()

@@ -63,7 +63,7 @@ class PartResults:
     async def record(self, part: ProviderPart, results: AsyncIterator[PartResult]) -> None:
         """Records results as they arrive.
 
-        Raises: ProviderError: they broke off; those before are recorded. Postponed: the batch was cancelled meanwhile.
+        Raises: ProviderError if they broke off, once those before are recorded; Postponed if the batch was cancelled.
         """
         page: dict[str, PartResult] = {}
         try:
@@ -117,7 +117,7 @@ class PartResults:
         await self._write_all([ItemWork(item, partial(self.turns.make_end, item, failure)) for item in items])
 
     async def pages(self, part: int | None) -> AsyncIterator[list[BatchItem]]:
-        """Yields the items of a part, page by page; None: those of the batch. Items may leave the part meanwhile."""
+        """Yields the items of a part, or (None) of the batch, page by page. Items may leave the part meanwhile."""
         after = 0
         items = self.store.batches.items
         while page := await items(self.batch.id, part=part, after=after, limit=PAGE):

@@ -67,7 +67,7 @@ class PartSubmitter:
         return self.outcomes.batch
 
     async def submit_ready(self) -> float | None:
-        """Composes and submits the items that are ready. Returns the seconds until it may; None: it has done so."""
+        """Composes and submits the items that are ready. Returns the seconds until it may; None if it has done so."""
         batches = self.outcomes.store.batches
         if not await batches.in_part(self.batch.id, READY_PART):
             return None
@@ -122,7 +122,7 @@ class PartSubmitter:
     async def find(
         self, part: ProviderPart, provider: BatchProvider, *, with_ended: bool = False
     ) -> str | None:
-        """Returns the provider's id of a part, found by its items; None: it was not submitted. Raises: ProviderError.
+        """Returns the provider's id of a part, found by its items; None if it was not submitted. Raises: ProviderError.
 
         with_ended: its items may have ended since, so that all items of the batch are looked for.
         """
@@ -216,7 +216,7 @@ class PartSubmitter:
                 await self.results.end_items(items, ItemFailed(FORGOTTEN))
 
     async def _compose_item(self, item: BatchItem) -> _ReadyItem | None:
-        """Returns an item with the request that follows; None: it has ended instead."""
+        """Returns an item with the request that follows; None if it has ended instead."""
         # Live turns come in between.
         await asyncio.sleep(0)
         try:
@@ -273,7 +273,7 @@ class PartSubmitter:
         return tokens
 
     async def _budget_wait_s(self) -> float | None:
-        """Returns the seconds until the project has tokens again; None: it has some."""
+        """Returns the seconds until the project has tokens again; None if it has some."""
         if not self.daily_tokens:
             return None
         day, passed = divmod(self.parts.now(), DAY_S)

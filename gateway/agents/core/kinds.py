@@ -105,5 +105,5 @@ _BY_UID = {built_in_uid(name): name for name in BUILT_IN_TOOLS}
 
 
 def built_in_named(uid: str) -> str | None:
-    """Returns the name of the built-in tool with this public name; None: there is none."""
+    """Returns the name of the built-in tool with this public name; None if there is none."""
     return _BY_UID.get(uid)

@@ -28,7 +28,7 @@ class McpToolSource(NamedTuple):
 
     @classmethod
     def of(cls, definition: ToolDefinition) -> Self | None:
-        """Returns the source of a tool; None: it is not one of an MCP server."""
+        """Returns the source of a tool; None if it is not one of an MCP server."""
         if definition.source_type != "mcp":
             return None
         server, _, tool = definition.source.partition("/")
@@ -64,7 +64,7 @@ class McpServerConfig:
     def retained_secrets(self, before: McpServerDefinition) -> dict[str, str]:
         """Returns the stored secrets that stay, encrypted. before: the stored server.
 
-        Raises: BadRequest: a mask stands for no secret, or they were given for another address or program.
+        Raises: BadRequest if a mask stands for no secret, or they were given for another address or program.
         """
         for name, value in self.secrets.items():
             if value == MASK and name not in before.secrets:

@@ -97,7 +97,7 @@ def _children(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[s
 
 
 def _parent_last(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
-    """Returns which tools may be called by a rule whose children stand right after its tool; None: all may."""
+    """Returns which tools may be called by a rule whose children stand right after its tool; None if all may."""
     if _is_last(rule, called):
         return _children(rule, called, attached)
     names = frozenset(attached) - frozenset(rule.children)
@@ -108,7 +108,7 @@ def _parent_last(rule: ToolRule, called: Sequence[CalledTool], attached: Sequenc
 
 
 def _conditional(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
-    """Returns which tool has to follow by the result of the last call; None: any may."""
+    """Returns which tool has to follow by the result of the last call; None if any may."""
     if not _is_last(rule, called):
         return None
     result = _value(called[-1].result or "")
@@ -241,7 +241,7 @@ class RuleState(Struct, frozen=True):
         return not denied.issuperset(names)
 
     def _ending(self, reply: Sequence[JudgedCall]) -> StopReason | None:
-        """Returns why the turn would end, as far as this reply goes; None: it goes on."""
+        """Returns why the turn would end, as far as this reply goes; None if it goes on."""
         limits = self._limits()
         has_duty = any(limit.must for limit in limits) and self._can_be_asked(self._left(limits))
         if not reply:
@@ -281,7 +281,7 @@ class RuleGuide:
 
     called: what was called since the user's newest message, in turns before this one.
     approvals: tools that a person has to approve, without a rule.
-    can_ask: False: there is no one to ask, so such calls get an error.
+    can_ask: a person can be asked for approval. If not, calls that need it get an error.
     has_later_message: a user message follows the results of the first reply, so that the rules
         start over there.
     """
@@ -373,7 +373,7 @@ class RuleGuide:
         return self._state.decide_next(reply, is_last=self._steps >= self._max_steps)
 
     def _fault_of(self, reply: Sequence[JudgedCall], follows: Offer | Stop) -> StopReason | None:
-        """Returns what is wrong with a reply; None: nothing. follows: what comes after it."""
+        """Returns what is wrong with a reply; None if nothing is. follows: what comes after it."""
         if not reply:
             has_to_call = isinstance(follows, Offer) and bool(follows.nudge)
             return StopReason.NO_TOOL_CALL if has_to_call else None

@@ -150,7 +150,7 @@ class AgentImport:
             self._archives[key] = existing or await self._make_archive(archive)
 
     async def _find(self, kind: DefinitionKind, uid: str | None) -> str | None:
-        """Returns the uid, if the project has a folder or an archive with it; None: it has none."""
+        """Returns the uid, if the project has a folder or an archive with it; None if it has none."""
         if uid is None or await self._store.definitions.find(self._project, kind, uid) is None:
             return None
         return uid
@@ -298,7 +298,7 @@ def _message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int]:
 def _definition_line(
     kind: DefinitionKind, name: str, body: dict[str, Any], now: float, created: float | None = None
 ) -> dict[str, Any]:
-    """Returns the definition that a memory has. created: when; None: now."""
+    """Returns the definition that a memory has. created: when; None for now."""
     return {"definition": {
         "kind": kind, "uid": "", "name": name, "created": now if created is None else created, "updated": now,
         "body": body,

@@ -68,7 +68,7 @@ class Folders:
     # -- folders
 
     async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
-        """Makes a folder. Raises: Conflict: there is one of that name."""
+        """Makes a folder. Raises: Conflict if there is one of that name."""
         if await self._store.definitions.find_by_name(project, DefinitionKind.FOLDER, name, 1):
             raise Conflict(f"There is a folder named {name!r} already.", param="name")
         uid = ids.new_uid()
@@ -103,7 +103,7 @@ class Folders:
     async def attach(self, entry: AgentEntry, folder: Definition) -> None:
         """Gives an agent a folder, and the tools that read files.
 
-        Raises: OverLimit: it has too many; Conflict: a profile's memory.
+        Raises: OverLimit if it has too many; Conflict for a profile's memory.
         """
         self._registry.require_definition(entry)
         agent = entry.agent.id
@@ -122,7 +122,7 @@ class Folders:
     ) -> tuple[StoredFile, bool]:
         """Saves a file. handling: of a name that is taken. Returns the file, and whether it is a new one.
 
-        Raises: UnsupportedFile: it is no text; Conflict: the name is taken.
+        Raises: UnsupportedFile if it is no text; Conflict if the name is taken.
         """
         text = decode_text(upload.data, upload.type)
         if text is None:

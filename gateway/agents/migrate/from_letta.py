@@ -80,7 +80,7 @@ class LettaMove:
         report: is called with a line of what became of each.
         progress: is called with how many are done, and how many there are.
 
-        Raises: RequestFailed: a server cannot be reached, or lists no agents.
+        Raises: RequestFailed if a server cannot be reached, or lists no agents.
         """
         agents = self._list_agents(agent_ids)
         for number, agent in enumerate(agents):
@@ -114,7 +114,7 @@ class LettaMove:
         return self._source.pages_if_served("/v1/archives/", {"agent_id": agent})
 
     def _move_unless_here(self, agent: _ListedAgent) -> str:
-        """Moves an agent. Returns a line of what became of it. Raises: RequestFailed: the gateway does not answer."""
+        """Moves an agent. Returns a line of what became of it. Raises: RequestFailed if the gateway does not answer."""
         here = self._find_here(agent.state["id"])
         try:
             if here is None:
@@ -130,7 +130,7 @@ class LettaMove:
         return line
 
     def _find_here(self, agent: str) -> Any:
-        """Returns an agent as the gateway shows it; None: it is not there. Raises: RequestFailed."""
+        """Returns an agent as the gateway shows it; None if it is not there. Raises: RequestFailed."""
         try:
             return self._target.get(f"/v1/agents/{quote(agent, safe='')}")
         except RequestFailed as error:

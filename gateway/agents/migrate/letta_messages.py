@@ -63,7 +63,7 @@ def _join_parts(parts: Iterable[Json]) -> Iterator[Json]:
 
 
 def _fields_of(part: Json) -> Json:
-    """Returns what a part adds to its message. Raises: ValueError: its type is not known."""
+    """Returns what a part adds to its message. Raises: ValueError if its type is not known."""
     match part["message_type"]:
         case "user_message" | "system_message" as kind:
             sender = {name: part.get(name) for name in ("name", "otid", "sender_id")}

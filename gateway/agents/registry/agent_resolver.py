@@ -57,7 +57,7 @@ class AgentResolver:
     async def resolve(self, project: str, name: str) -> ResolvedAgent | None:
         """Returns the agent with this id or name; None if there is none. Names of profiles are not found.
 
-        Raises: BadRequest: two agents have the name.
+        Raises: BadRequest if two agents have the name.
         """
         resolved = self._cache.get(project, name)
         if resolved is None or not await self._is_current(resolved):
@@ -135,7 +135,7 @@ class AgentResolver:
         return spec
 
     async def _resolve(self, project: str, name: str) -> ResolvedAgent | None:
-        """Reads the agent with this id or name. Raises: as `resolve`."""
+        """Reads the agent with this id or name. Raises: as `resolve` does."""
         definitions = self._store.definitions
         uid = ids.uid_of("agent", name)
         if uid is not None:
@@ -207,7 +207,7 @@ class AgentResolver:
         return f"{first}/{route.model}"
 
     def check_model(self, model: str | None) -> None:
-        """Raises: UnknownModel: no upstream would be asked for it."""
+        """Raises: UnknownModel if no upstream would be asked for it."""
         if model is not None:
             route_for_agent_model(self._settings, model)
 

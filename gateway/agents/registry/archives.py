@@ -46,7 +46,7 @@ class Archives:
     """
 
     def __init__(self, store: Store, now: Callable[[], float], embed_query: EmbedQuery | None = None) -> None:
-        """embed_query: makes the vector of a question; None: passages are searched by words alone."""
+        """embed_query: makes the vector of a question; None if passages are searched by words alone."""
         self._store = store
         self._now = now
         self._embed_query = embed_query
@@ -74,7 +74,7 @@ class Archives:
         return Definition(0, uid, project, kind, agent.id, name, 1, agent.created, agent.created, {})
 
     async def get_shared(self, project: str, uid: str) -> Definition:
-        """Returns an archive that is no agent's own. Raises: NotFound; Conflict: it is an agent's own."""
+        """Returns an archive that is no agent's own. Raises: NotFound; Conflict if it is an agent's own."""
         archive = await self.get(project, uid)
         if not archive.is_stored:
             raise Conflict(_IS_OWN)
@@ -83,7 +83,7 @@ class Archives:
     async def attach(self, agent: Agent, archive: Definition) -> None:
         """Attaches an archive to an agent, which always has its own.
 
-        Raises: OverLimit; BadRequest: it is another agent's own.
+        Raises: OverLimit; BadRequest if it is another agent's own.
         """
         if archive.is_stored:
             await self._store.attached.attach(
@@ -96,7 +96,7 @@ class Archives:
             )
 
     async def detach(self, agent: Agent, archive: Definition) -> None:
-        """Detaches an archive from an agent, if it is attached. Raises: BadRequest: the agent's own."""
+        """Detaches an archive from an agent, if it is attached. Raises: BadRequest for the agent's own."""
         if archive.memory == agent.id:
             raise BadRequest(_IS_OWN, param="archive_id")
         await self._store.attached.detach(agent.id, DefinitionKind.ARCHIVE, archive.memory, at=self._now())
@@ -112,7 +112,10 @@ class Archives:
         return agent
 
     async def delete(self, project: str, uid: str) -> None:
-        """Deletes an archive with its passages, and detaches it from all agents. Raises: Conflict: an agent's own."""
+        """Deletes an archive with its passages, and detaches it from all agents.
+
+        Raises: Conflict for an agent's own archive.
+        """
         archive = await self.get_shared(project, uid)
         await self._store.forgetting.forget(archive.memory, ForgetTarget(is_all=True))
 
@@ -145,7 +148,7 @@ class Archives:
     async def add(
         self, memory: Agent, text: str, tags: Sequence[str] = (), *, at: float | None = None
     ) -> Sequence[PassageView]:
-        """Saves a text, a long one as several passages. at: its time; None: now."""
+        """Saves a text, a long one as several passages. at: its time; None for now."""
         return await self.add_all(memory, [PassageDraft(text, self._now() if at is None else at, tags)])
 
     async def add_all(self, memory: Agent, drafts: Sequence[PassageDraft]) -> Sequence[PassageView]:

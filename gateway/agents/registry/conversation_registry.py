@@ -35,7 +35,7 @@ class AgentConversations:
         self._now = now
 
     async def create(self, agent: Agent, definition: ConversationDefinition) -> ConversationEntry:
-        """Makes a conversation, which is empty. Raises: Conflict: a profile's memory with another model."""
+        """Makes a conversation, which is empty. Raises: Conflict for a profile's memory with another model."""
         _check_may_define(agent, definition)
         return await self._store.conversations.create(agent, ids.new_uid(), definition.body(), at=self._now())
 
@@ -54,7 +54,7 @@ class AgentConversations:
         definition: the definition of the other one.
         upto: as in `Forks.fork`.
 
-        Raises: BadRequest: a fork cannot begin after that message; NotFound: it is none of the conversation.
+        Raises: BadRequest if a fork cannot begin after that message; NotFound if it is none of the conversation.
         """
         uid, at = ids.new_uid(), self._now()
         body = replace(definition, summary=None, description=None, archived=None, hidden=hidden).body()
@@ -70,7 +70,7 @@ class AgentConversations:
     async def change(
         self, project: str, uid: str, edit: Callable[[ConversationDefinition], ConversationDefinition]
     ) -> ConversationEntry:
-        """Changes a conversation's definition, from its state at that moment. Raises: Conflict: as `create`."""
+        """Changes a conversation's definition as it is now. Raises: Conflict as `create` does."""
 
         async def change() -> ConversationEntry:
             entry = await self._store.conversations.get(project, uid)
@@ -91,7 +91,7 @@ class AgentConversations:
 
 
 def _check_may_define(agent: Agent, definition: ConversationDefinition) -> None:
-    """Raises: Conflict: the conversations of a profile's memory have no model and no settings of their own."""
+    """Refuses a profile's memory: its conversations have no model and no settings of their own. Raises: Conflict."""
     if agent.scope.profile != API_PROFILE and (
         definition.model or definition.context_window or definition.sampling
     ):

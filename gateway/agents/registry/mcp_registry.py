@@ -57,7 +57,7 @@ class McpRegistry:
     async def create(self, project: str, name: str, config: McpServerConfig) -> Definition:
         """Makes a server, and its tools.
 
-        Raises: BadRequest: it cannot be asked, or its secrets cannot be stored; WriteConflict: the name is taken.
+        Raises: BadRequest if it cannot be asked, or its secrets cannot be stored; WriteConflict if the name is taken.
         """
         uid = ids.new_uid()
         sealed, values = config.retained_secrets(_NO_SERVER), config.given_secrets()
@@ -84,9 +84,9 @@ class McpRegistry:
     ) -> Definition:
         """Changes a server, and its tools with it.
 
-        name: None: it stays.
-        edit: returns the new configuration for the present one; None: that stays.
-        Raises: as `create`.
+        name: the new one; None if it stays.
+        edit: returns the new configuration for the present one; None if that stays.
+        Raises: as `create` does.
         """
         stored = await self.get(project, uid)
         before = McpServerDefinition.of(stored.body)
@@ -109,7 +109,7 @@ class McpRegistry:
         await self._store.attached.delete(stored, at=self._now())
 
     async def refresh(self, project: str, uid: str) -> Sequence[ToolView]:
-        """Asks a server for its tools again, and returns them. Raises: BadRequest: it cannot be asked."""
+        """Asks a server for its tools again, and returns them. Raises: BadRequest if it cannot be asked."""
         stored = await self.get(project, uid)
         before = McpServerDefinition.of(stored.body)
         with _as_bad_request():
@@ -132,7 +132,7 @@ class McpRegistry:
         """Asks a server for its tools. Returns its definition with those that are left out, and the others.
 
         values: its secrets in plain text.
-        Raises: BadRequest: it cannot be asked.
+        Raises: BadRequest if it cannot be asked.
         """
         try:
             listed = await self._servers.list_tools(server, make_secrets(server, values))
@@ -203,7 +203,7 @@ def _as_bad_request() -> Iterator[None]:
 
 
 def _name_at_server(tool: ToolView, uid: str) -> str | None:
-    """Returns the name that a tool has at a server; None: it is not one of this server's. uid: of the server."""
+    """Returns the name that a tool has at a server; None if it is not one of this server's. uid: of the server."""
     source = None if tool.definition is None else McpToolSource.of(ToolDefinition.of(tool.definition.body))
     return source.tool if source is not None and source.server == uid else None
 

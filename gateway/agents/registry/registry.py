@@ -154,8 +154,8 @@ class Registry:
     async def create(self, project: str, new: NewAgent) -> AgentView:
         """Makes an agent.
 
-        Raises: Conflict: the name of a profile; NotFound: a tool or block that is not there; BadRequest: nor a tool of
-        a name; UnknownModel.
+        Raises: Conflict for the name of a profile; NotFound for a tool or block that is not there; BadRequest for the
+            name of no tool; UnknownModel.
         """
         uid, now = ids.new_uid(), self._now()
         self.resolver.check_model(new.definition.model)
@@ -228,7 +228,7 @@ class Registry:
     async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
         """Changes an agent; if another change comes first, the edit is applied to its result.
 
-        Raises: Conflict: a profile's memory, or a profile's name; UnknownModel.
+        Raises: Conflict for a profile's memory, or a profile's name; UnknownModel.
         """
         if edit.name is not None:
             self.check_name(edit.name)
@@ -262,7 +262,7 @@ class Registry:
         return await self.get(project, uid)
 
     def _edited_body(self, definition: Definition, edit: AgentEdit) -> dict[str, Any] | None:
-        """Returns an agent's definition after an edit; None: it stays as it is. Raises: UnknownModel."""
+        """Returns an agent's definition after an edit; None if it stays as it is. Raises: UnknownModel."""
         if edit.edit is None:
             return None
         before = AgentDefinition.of(definition.body)
@@ -388,11 +388,11 @@ class Registry:
         )
 
     async def attach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
-        """Attaches a tool; if it is attached already, its position stays. Raises: Conflict: a profile's memory."""
+        """Attaches a tool; if it is attached already, its position stays. Raises: Conflict for a profile's memory."""
         return await self._change_tools(project, uid, tool_uid, self._store.attached.attach)
 
     async def detach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
-        """Takes a tool from an agent, if it has it. Raises: Conflict: a profile's memory."""
+        """Takes a tool from an agent, if it has it. Raises: Conflict for a profile's memory."""
         return await self._change_tools(project, uid, tool_uid, self._store.attached.detach)
 
     async def _change_tools(

@@ -45,7 +45,7 @@ class ResolvedAgentCache:
         self.generation += 1
 
     def get(self, project: str, name: str) -> ResolvedAgent | None:
-        """Returns an agent; None: it is not cached, or has expired."""
+        """Returns an agent; None if it is not cached, or has expired."""
         read_at, agent = self._entries.get((project, name), (0.0, None))
         if agent is None or time.monotonic() - read_at >= self.max_age_s:
             return None

@@ -20,7 +20,7 @@ SUFFIX = "-sleeptime"
 
 
 def sleeptime_of(defined: AgentDefinition) -> Sleeptime | None:
-    """Returns when sleeptime agents read an agent's messages; None: never. A voice agent's are read once it rests."""
+    """Returns when sleepers read an agent's messages; None for never. A voice agent's are read when it rests."""
     is_voice = defined.kind == VOICE_KIND
     return None if defined.sleeptime is None else replace(defined.sleeptime, at_rest=is_voice)
 
@@ -109,7 +109,7 @@ class SleeperRegistry:
 
 
 def _body_without(entry: AgentEntry, uid: str) -> dict[str, Any] | None:
-    """Returns the body of an agent's definition without a reader; None: the definition stays as it is."""
+    """Returns the body of an agent's definition without a reader; None if the definition stays as it is."""
     definition = None if entry.definition is None else AgentDefinition.of(entry.definition.body)
     if definition is None or definition.sleeptime is None:
         return None

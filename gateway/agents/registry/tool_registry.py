@@ -71,8 +71,8 @@ class ToolRegistry:
         """Yields tools. Built-in ones count as older than all others.
 
         after, before: public names, in the order asked for.
-        name: of the only tool that is wanted; None: any.
-        name_part: a part of the names; None: any.
+        name: of the only tool that is wanted; None for all.
+        name_part: a text that the names have; None for all.
         """
         first, last = (before, after) if newest_first else (after, before)
         low = -_BEYOND if first is None else await self._sort_key(project, first)
@@ -108,7 +108,7 @@ class ToolRegistry:
             page = replace(page, after=rows[-1].id)
 
     async def create(self, project: str, name: str, definition: ToolDefinition) -> ToolView:
-        """Makes a tool. Raises: Conflict: a built-in tool has that name; WriteConflict: another tool has it."""
+        """Makes a tool. Raises: Conflict if a built-in tool has that name; WriteConflict if another tool has it."""
         _check_name(name)
         draft = DefinitionDraft(project, DefinitionKind.TOOL, ids.new_uid(), definition.body(), name)
         return _tool_view(await self._store.definitions.add(draft, at=self._now()))
@@ -116,9 +116,9 @@ class ToolRegistry:
     async def change(
         self, project: str, uid: str, edit: Callable[[ToolDefinition], tuple[str | None, ToolDefinition]]
     ) -> ToolView:
-        """Changes a tool. Raises: Conflict: it is built in, or a built-in tool has the new name.
+        """Changes a tool. Raises: Conflict if it is built in, or a built-in tool has the new name.
 
-        edit: returns its new name (None: it stays) and its new definition, given the present one.
+        edit: returns its new name, or None if that stays, and its new definition for the present one.
         """
 
         async def change() -> Definition:
@@ -143,7 +143,7 @@ class ToolRegistry:
     ) -> ToolView:
         """Makes a tool, or changes the one that has its name.
 
-        merge: returns the new definition of that tool, given its present one; None: it becomes `definition`.
+        merge: returns the new definition of that tool for its present one; None if it becomes `definition`.
         """
         same_name = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
         if not same_name:
@@ -158,7 +158,7 @@ class ToolRegistry:
         )
 
     async def delete(self, project: str, uid: str) -> None:
-        """Deletes a tool and detaches it from all agents. Raises: Conflict: it is built in."""
+        """Deletes a tool and detaches it from all agents. Raises: Conflict if it is built in."""
         tool = await self.get(project, uid)
         if tool.definition is None:
             raise Conflict("This is a tool of the gateway's own, which cannot be deleted.")
@@ -166,7 +166,7 @@ class ToolRegistry:
         self._cache.clear()
 
     async def named(self, project: str, name: str) -> ToolView | None:
-        """Returns the tool of this name; None: there is none."""
+        """Returns the tool of this name; None if there is none."""
         if name in BUILT_IN_TOOLS:
             return built_in_tool(name)
         same_name = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)

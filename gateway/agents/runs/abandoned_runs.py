@@ -21,7 +21,7 @@ class AbandonedRuns:
         self._keeper = keeper
 
     async def end_all(self) -> None:
-        """Fails all of them. Raises: StoreError: it may be called again."""
+        """Fails all of them. Raises: StoreError, after which it may be called again."""
         for run in await self._find():
             await self._fail(run)
 

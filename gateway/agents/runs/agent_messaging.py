@@ -224,7 +224,7 @@ class AgentMessaging:
     async def _resolve(self, sender: Sender, recipient: Recipient) -> ResolvedAgent:
         """Returns the agent that a message goes to.
 
-        Raises: NotFound; NotAllowed: the key of the request that set this off may ask neither for it nor its model.
+        Raises: NotFound; NotAllowed if the key of the request that set this off may ask neither for it nor its model.
         """
         resolved = await self._resolver.resolve_uid(sender.project, recipient.uid)
         name = f"{AGENT_PREFIX}{resolved.spec.name}"

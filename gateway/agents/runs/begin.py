@@ -73,7 +73,7 @@ class RunStarter:
     ) -> RunBeginning:
         """Reads the conversation that a send goes on with, and writes what came in.
 
-        Raises: BadRequest, NotAllowed: the memory is paused; StoreError, ClientGone, MessageGone.
+        Raises: BadRequest, NotAllowed if the memory is paused; StoreError, ClientGone, MessageGone.
         """
         accepted = send.accepted
         if accepted is not None and accepted.run.state is RunState.RUNNING:
@@ -114,7 +114,7 @@ class RunStarter:
             raise
 
     async def _shorten(self, context: MemoryContext, send: RoutedSend) -> RoutedSend | None:
-        """Returns a send without the part of a reply that was heard, or without stored results; None: it has neither.
+        """Returns a send without the part of a reply that was heard, or without stored results; None if it has neither.
 
         Replies of which less was heard are cut. Raises: StoreError.
         """
@@ -124,7 +124,7 @@ class RunStarter:
         return replace(send, messages=new) if len(new) < len(send.messages) else None
 
     async def deny(self, send: RoutedSend, request: MemoryRequest, run: Run) -> bool:
-        """Denies all calls of a pause that have no result. False: this run does not wait. Raises: StoreError."""
+        """Denies all calls of a pause that have no result. Returns whether this run waits. Raises: StoreError."""
         store = self._keeper.store
         context = await self._read(request)
         step = await self._last_step(context)
@@ -169,7 +169,7 @@ class RunStarter:
     async def _cut_to_heard(self, context: MemoryContext, send: RoutedSend) -> RoutedSend | None:
         """Cuts the newest replies to what the client reports as heard.
 
-        Returns the send without the messages that report it; None: nothing was to be cut.
+        Returns the send without the messages that report it; None if nothing was to be cut.
         Raises: StoreError.
         """
         if send.heard is None:
@@ -228,13 +228,13 @@ class RunStarter:
     # -- calls of an earlier run
 
     async def _calls_to_resume(self, context: MemoryContext, send: RoutedSend) -> CallsToResume | None:
-        """Returns the calls with which a run begins; None: it begins with a call of the model."""
+        """Returns the calls with which a run begins; None if it begins with a call of the model."""
         if send.decisions:
             return await self._calls_with_answers(context, send)
         return await self._calls_of_resent(context, send)
 
     async def _calls_of_resent(self, context: MemoryContext, send: RoutedSend) -> CallsToResume | None:
-        """Returns the calls with which a resent send goes on; None: it goes on with a call of the model.
+        """Returns the calls with which a resent send goes on; None if it goes on with a call of the model.
 
         Of a reply without calls it is decided again what follows on it.
         """
@@ -268,7 +268,7 @@ class RunStarter:
         step: RunStep,
         results: Sequence[ToolResult],
     ) -> bool:
-        """Writes results after the step that made their calls. False: its run is gone. Raises: StoreError."""
+        """Writes results after the step that made their calls. Returns False if its run is gone. Raises: StoreError."""
         run = await self._keeper.store.runs.load(step.agent, step.run)
         if run is None:
             return False
@@ -278,7 +278,7 @@ class RunStarter:
         return True
 
     async def _last_step(self, context: MemoryContext) -> RunStep | None:
-        """Returns the step with which a conversation ends; None: it ends otherwise."""
+        """Returns the step with which a conversation ends; None if it ends otherwise."""
         last = context.path[-1] if context.path else None
         if last is None or last.state is State.FORGOTTEN:
             return None

@@ -56,7 +56,7 @@ class AgentMessages:
     """Messages of agents. Raises besides what the methods name: NotFound, Stale, Unavailable, as the store does."""
 
     def __init__(self, store: Store, now: Callable[[], float], embed_query: EmbedQuery | None = None) -> None:
-        """embed_query: makes the vector of a question; None: messages are searched by words alone."""
+        """embed_query: makes the vector of a question; None if messages are searched by words alone."""
         self._store = store
         self._now = now
         self._embed_query = embed_query

@@ -30,7 +30,7 @@ class SendQueue:
 
         ticket: gets the place in the queue.
 
-        Raises: NotFound: there is no such conversation; TooManySends; StoreError.
+        Raises: NotFound if there is no such conversation; TooManySends; StoreError.
         """
         queues = self._keeper.queues
         if not self._ends.is_shared:

@@ -167,7 +167,7 @@ class Sleeping:
     async def _find_or_accept_run(
         self, job: JobContext, memory: Agent, sleeptime: Sleeptime, reader: ReaderEntry, upto: int
     ) -> tuple[Run, str] | None:
-        """Returns a reader's run that goes on, or else one that is due, with its conversation; None: none is due."""
+        """Returns a reader's run that goes on, or else one that is due, with its conversation; None if none is due."""
         reading = await self._store.sleepers.find_reading(reader.reader)
         if reading is not None:
             return reading
@@ -262,7 +262,7 @@ class Sleeping:
     async def _batch_of(
         self, memory: Agent, reader: ReaderEntry, resolved: ResolvedAgent, run: Run
     ) -> _Batch | None:
-        """Returns what a run reads: what is unread, or what its first step has noted; None: that is gone."""
+        """Returns what a run reads: what is unread, or what its first step has noted; None if that is gone."""
         if run.state is not RunState.CREATED:
             texts = await self._store.runs.texts(run.agent, run.id, "request")
             noted = orjson.loads(texts[0].data) if texts else {}
@@ -287,7 +287,7 @@ class Sleeping:
         return _Batch(span, unread.is_more, transcript(messages, unread.tools_used) if messages else "")
 
     async def _read_unread(self, memory: Agent, reader: ReaderEntry, limit_chars: int) -> Unread:
-        """Returns the next messages. Raises: JobFailed: the memory is gone."""
+        """Returns the next messages. Raises: JobFailed if the memory is gone."""
         unread = await self._store.readers.unread(
             memory.id,
             reader.reader,
@@ -327,7 +327,7 @@ class Sleeping:
     async def _load_ended(self, job: JobContext, run: Run) -> tuple[Run, bool]:
         """Returns a run as it has ended, and whether its model has refused to read; counts its tokens.
 
-        Raises: JobFailed: an upstream failed, and the run goes on.
+        Raises: JobFailed if an upstream failed, and the run goes on.
         """
         ended = await self._store.runs.load(run.agent, run.id)
         if ended is None:

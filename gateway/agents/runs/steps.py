@@ -162,7 +162,7 @@ class RunMemory:
         return replace(prompt, needs_usage=True)
 
     async def open(self, prompt: Prompt, request: bytes | None) -> None:
-        """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError.
+        """Writes what came in. Raises: WriteConflict if the conversation has moved; StoreError.
 
         request: as in `StepOpen`.
         """
@@ -177,7 +177,7 @@ class RunMemory:
 
         begun: of a run that goes on in place of another one, as in `Run`.
 
-        Raises: RunOver: another run has taken its send; StoreError.
+        Raises: RunOver if another run has taken its send; StoreError.
         """
         runs, agent = self.keeper.store.runs, self.context.agent.id
         if not self.run.is_stored:
@@ -379,7 +379,7 @@ class RunMemory:
         raise WriteConflict("the blocks of this agent change too fast")
 
     async def _try_open(self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None) -> Prompt:
-        """Opens the next step with results. Returns its prompt. Raises: CallerError: it does not fit; StoreError.
+        """Opens the next step with results. Returns its prompt. Raises: CallerError if it does not fit; StoreError.
 
         end: the end of the run, which comes with the step; None: the run goes on.
         """
@@ -421,7 +421,7 @@ class RunMemory:
         return self._edits.take_over(stale, results)
 
     def _run_to_begin(self) -> Run | None:
-        """Returns the run as it begins with the step that is opened; None: it has begun."""
+        """Returns the run as it begins with the step that is opened; None if it has begun."""
         if self.run.state is not RunState.CREATED:
             return None
         return replace(self.run, state=RunState.RUNNING, begun=self.context.request.now)

@@ -66,7 +66,7 @@ async def read_stored_context(
     request: its chat completion has leading system messages alone; its conversation is `default` or a uid.
     messages: the messages of the send, as they will be stored.
 
-    Raises: NotFound: there is no conversation of this uid; StoreError.
+    Raises: NotFound if there is no conversation of this uid; StoreError.
     """
     scope = request.identity.scope
     assert scope is not None
@@ -130,7 +130,7 @@ def resume_open_step(context: MemoryContext) -> MemoryContext:
 
 
 async def reread_context(store: Store, context: MemoryContext) -> MemoryContext | None:
-    """Returns the context as it is stored now; None: the conversation was continued by another send.
+    """Returns the context as it is stored now; None if the conversation was continued by another send.
 
     Raises: StoreError.
     """

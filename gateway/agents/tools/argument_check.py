@@ -21,7 +21,7 @@ CHECK_S = 2.0
 async def check_arguments(
     children: Children, tool: str, schema: Json, arguments: Json
 ) -> tuple[Json, str | None]:
-    """Returns a call's arguments as they are meant, and its result where they do not fit; None: they do.
+    """Returns a call's arguments as they are meant, and its result where they do not fit; None if they do.
 
     schema: of the tool's parameters.
     """

@@ -55,7 +55,7 @@ def read_docstring(text: str) -> Docstring:
 
 
 def _title_of(line: str, below: str) -> str | None:
-    """Returns the section that a line begins: `args`, `examples`, or another by its title; None: it begins none.
+    """Returns the section that a line begins: `args`, `examples`, or another by its title; None if it begins none.
 
     below: the line below it, which may underline it.
     """
@@ -74,7 +74,7 @@ class _Field(NamedTuple):
 
 
 def _read_field(line: str) -> _Field | None:
-    """Returns the field that a line has; None: it has none."""
+    """Returns the field that a line has; None if it has none."""
     words, colon, text = line[1:].partition(":")
     kind, *names = words.split() or [""]
     if line[:1] not in (":", "@") or not colon or kind not in (*_FIELDS, *_OTHER_FIELDS):

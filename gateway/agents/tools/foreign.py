@@ -34,7 +34,7 @@ class ForeignTools:
         self.webhooks = Webhooks(self._hosts, settings.webhook_secret, now)
 
     def host_refusal(self, url: str) -> str | None:
-        """Returns why no host may be spoken to at this URL; None: it may."""
+        """Returns why no host may be spoken to at this URL; None if it may."""
         try:
             self._hosts.check(url)
         except HostError as error:
@@ -42,7 +42,7 @@ class ForeignTools:
         return None
 
     async def refusal(self, tool: ToolDefinition) -> str | None:
-        """Returns why a tool cannot be made here; None: it can."""
+        """Returns why a tool cannot be made here; None if it can."""
         if tool.source_type == "webhook" and (why := self.host_refusal(tool.source)) is not None:
             return f"The webhook cannot be called: {why}."
         if tool.source_type == "python":

@@ -53,7 +53,7 @@ class HostReply(Struct, frozen=True):
     _content: aiohttp.StreamReader
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yields the body as it arrives. Raises: ReplyFault: it breaks off."""
+        """Yields the body as it arrives. Raises: ReplyFault if it breaks off."""
         try:
             async for chunk in self._content.iter_chunked(_READ_BYTES):
                 yield chunk
@@ -65,7 +65,7 @@ class HostReply(Struct, frozen=True):
         self._content.set_exception(aiohttp.ClientConnectionError("broken off"))
 
     async def read(self, limit_bytes: int) -> bytes:
-        """Returns the body. Raises: ReplyFault: it breaks off, or is longer than the limit."""
+        """Returns the body. Raises: ReplyFault if it breaks off, or is longer than the limit."""
         body = bytearray()
         async for chunk in self.chunks():
             body += chunk
@@ -100,7 +100,7 @@ class ToolHosts:
         """Sends a request. Only connecting has a timeout; the caller sets one for the reply.
 
         headers: all of them but `Host` and `Content-Length`.
-        Raises: HostError; ReplyFault: once the request was sent.
+        Raises: HostError; ReplyFault once the request was sent.
         """
         parsed = self._allowed_url(url)
         addresses = await self._checked_addresses(parsed)
@@ -161,7 +161,7 @@ class ToolHosts:
         return url
 
     async def _checked_addresses(self, url: URL) -> Sequence[str]:
-        """Returns the addresses of a host. Raises: HostError: one of them is not allowed, or there is none."""
+        """Returns the addresses of a host. Raises: HostError if one of them is not allowed, or there is none."""
         host, port = _host_of(url), url.port or 0
         if _ip_of(host) is not None:
             addresses: Sequence[str] = [host]
@@ -272,7 +272,7 @@ def _embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
 
 
 def _ip_of(host: str) -> IPv4Address | IPv6Address | None:
-    """Returns the address that a host is written as; None: it is a name."""
+    """Returns the address that a host is written as; None if it is a name."""
     try:
         return ip_address(host)
     except ValueError:

@@ -177,7 +177,7 @@ class McpServers:
         return text
 
     def _find_header(self, server: McpServerDefinition) -> ToolHeader | None:
-        """Returns the header that a server names, from the settings. Raises: McpFault: they have none for its host."""
+        """Returns the header of the settings that a server names. Raises: McpFault if there is none for its host."""
         if server.header is None:
             return None
         header = self._headers.get(server.header)
@@ -187,7 +187,7 @@ class McpServers:
 
 
 def _load_sessions() -> ModuleType:
-    """Imports gateway/agents/tools/mcp_session.py. Raises: McpFault: what it needs is not installed."""
+    """Imports gateway/agents/tools/mcp_session.py. Raises: McpFault if a package that it needs is not installed."""
     try:
         from gateway.agents.tools import mcp_session
     except ImportError as error:
@@ -196,7 +196,7 @@ def _load_sessions() -> ModuleType:
 
 
 def _stored_schema(schema: Any) -> Json | None:
-    """Returns a schema as it is stored; None: it is too large, or no JSON. orjson rounds numbers beyond 64 bits."""
+    """Returns a schema as it is stored; None if it is too large, or no JSON. orjson rounds numbers beyond 64 bits."""
     try:
         data = json.dumps(schema, ensure_ascii=False, allow_nan=False).encode(errors="replace")
     except ValueError:  # the package reads NaN and Infinity

@@ -184,7 +184,7 @@ class _LenientStream:
         return message
 
     def _callable_tool(self, tool: dict[str, Any]) -> dict[str, Any] | None:
-        """Returns what is read of a tool; None: it cannot be called."""
+        """Returns what is read of a tool; None if it cannot be called."""
         name, schema = tool.get("name"), tool.get("inputSchema", {})
         if not isinstance(name, str):
             return None

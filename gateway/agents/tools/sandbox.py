@@ -82,7 +82,7 @@ class Sandbox:
         self._probe_due_s = 0.0
 
     async def refusal(self) -> str | None:
-        """Returns why no Python tool can be had here; None: they can. The first call finds out."""
+        """Returns why no Python tool can be had here; None if they can. The first call finds out."""
         async with self._lock:
             if (now := asyncio.get_running_loop().time()) >= self._probe_due_s:
                 self._refusal = await self._probe()
@@ -109,7 +109,7 @@ class Sandbox:
     # -- the first call
 
     async def _probe(self) -> str | None:
-        """Returns why the sandbox cannot be used; None: it holds."""
+        """Returns why the sandbox cannot be used; None if it holds."""
         bwrap = shutil.which("bwrap")
         if bwrap is None:
             return _MISSING

@@ -49,7 +49,7 @@ class SecretCipher:
         project, uid: of the server.
         values: in plain text, by their fields.
 
-        Raises: SecretFault: there is no key, or `cryptography` is not installed.
+        Raises: SecretFault if there is no key, or `cryptography` is not installed.
         """
         if not values:
             return {}
@@ -69,7 +69,7 @@ class SecretCipher:
         server: the MCP server of the secrets.
         values: as they are stored, by their fields.
 
-        Raises: SecretFault: names the server, the field and the variable with the key.
+        Raises: SecretFault, which names the server, the field and the variable with the key.
         """
         if not values:
             return {}

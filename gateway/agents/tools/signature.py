@@ -29,9 +29,11 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Returns {"name", "description", "parameters"} of the tool, the last function. Raises: BadRequest: names the line.
+    """Returns {"name", "description", "parameters"} of the tool, which is the last function.
 
     parameters: their schema, if it was sent; then the source needs no types and no `Args:`.
+
+    Raises: BadRequest, which names the line.
     """
     function, types = _read(source)
     docstring = read_docstring(ast.get_docstring(function, clean=False) or "")
@@ -52,7 +54,7 @@ def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[
 
 
 def function_name(source: str) -> str:
-    """Returns the name of the tool, the last function. Raises: BadRequest: as `schema_of`."""
+    """Returns the name of the tool, the last function. Raises: BadRequest as `schema_of` does."""
     return _read(source)[0].name
 
 

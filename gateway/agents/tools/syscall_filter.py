@@ -108,7 +108,7 @@ _Instruction = tuple[int, int, int, int]
 
 
 def filter_program() -> bytes | None:
-    """Returns the filter for this machine; None: its system calls are not known here, so it can have no sandbox."""
+    """Returns the filter for this machine; None if its system calls are not known here, so it can have no sandbox."""
     architecture = _ARCHITECTURES.get(platform.machine())
     if architecture is None:
         return None

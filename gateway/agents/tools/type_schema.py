@@ -52,7 +52,7 @@ class TypeSchemas:
         self._left = _MAX_FIELD_CHARS
 
     def schema_of(self, node: ast.expr) -> dict[str, Any]:
-        """Returns the schema of a type. Raises: BadRequest: it has none."""
+        """Returns the schema of a type. Raises: BadRequest if it has none."""
         if _members_of(node) is not None:
             # By their text, since there may be thousands.
             schemas = list({repr(each): each for each in self._alternatives(node)}.values())
@@ -74,7 +74,7 @@ class TypeSchemas:
         return self._schema_of_class(node, name)
 
     def _schema_of_generic(self, node: ast.Subscript) -> dict[str, Any]:
-        """Returns the schema of a type with arguments, as `list[str]`. Raises: BadRequest: it has none."""
+        """Returns the schema of a type with arguments, as `list[str]`. Raises: BadRequest if it has none."""
         name, arguments = _last_name(node.value), _arguments_of(node)
         if name in _LISTS and len(arguments) == 1:
             return {"type": "array", "items": self.schema_of(arguments[0])}
@@ -100,7 +100,7 @@ class TypeSchemas:
                 yield from self._alternatives(each)
 
     def _schema_of_class(self, node: ast.expr, name: str) -> dict[str, Any]:
-        """Returns the schema of a class of the source. Raises: BadRequest: there is none, or it has no end."""
+        """Returns the schema of a class of the source. Raises: BadRequest if there is none, or it has no end."""
         fields = self._fields_of(name)
         if not fields or name in self._within:
             raise _unknown_type(node)
@@ -152,7 +152,7 @@ class TypeSchemas:
 
 
 def _members_of(node: ast.expr) -> Sequence[ast.expr] | None:
-    """Returns the types of which a value may have any; None: it is one type by itself."""
+    """Returns the types of which a value may have any; None if it is one type by itself."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         try:
             quoted = ast.parse(node.value, mode="eval").body
@@ -178,7 +178,7 @@ def _arguments_of(node: ast.Subscript) -> Sequence[ast.expr]:
 
 
 def _schema_of_literal(node: ast.Subscript, nodes: Sequence[ast.expr]) -> dict[str, Any]:
-    """Returns the schema of these values. Raises: BadRequest: one of them is none that JSON has."""
+    """Returns the schema of these values. Raises: BadRequest if one of them is none that JSON has."""
     values = [each.value for each in nodes if isinstance(each, ast.Constant)]
     kinds = {type(each).__name__.replace("NoneType", "None") for each in values}
     if not values or len(values) < len(nodes) or not kinds <= {"str", "int", "bool", "None"}:

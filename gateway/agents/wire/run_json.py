@@ -77,7 +77,7 @@ def run_json(
 
 
 def failure_message(run: Run) -> str | None:
-    """Returns the error of a run that failed by its stop reason alone; None: it has not failed, or otherwise."""
+    """Returns the error of a run that failed by its stop reason alone; None if it did not fail, or failed otherwise."""
     return STOP_MESSAGES.get(run.stop or "") if run.state is RunState.FAILED else None
 
 

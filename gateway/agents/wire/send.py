@@ -356,7 +356,7 @@ def _text_of(content: str | Parts | list[TextPart]) -> str:
 
 
 def _decisions_of(message: Approvals | ToolReturns, path: tuple[str | int, ...]) -> list[CallDecision]:
-    """Returns the answers in a message. Raises: Unprocessable: there are none, which must not count as a denial."""
+    """Returns the answers in a message. Raises: Unprocessable if there are none, which must not count as a denial."""
     if isinstance(message, ToolReturns):
         field, decisions = "tool_returns", [*map(_tool_decision, message.tool_returns)]
     elif message.approvals or not isinstance(message.approve, bool):

@@ -19,10 +19,10 @@ def iso_time(at: float | None) -> str | None:
 
 
 def duration_ns(begun: float | None, ended: float | None) -> int | None:
-    """Returns how long something took; None: it has not begun, or not ended. A clock may have been put back."""
+    """Returns how long something took; None if it has not begun, or not ended. A clock may have been put back."""
     return None if begun is None or ended is None else max(0, int((ended - begun) * 1e9))
 
 
 def lines_of(output: Any) -> list[str] | None:
-    """Returns the output of a tool's code line by line; None: there is none."""
+    """Returns the output of a tool's code line by line; None if there is none."""
     return output.splitlines() if isinstance(output, str) and output else None

@@ -136,7 +136,7 @@ def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = 
 
 
 def _check_sizes(body: msgspec.Struct, at: tuple[str | int, ...]) -> None:
-    """Raises: Unprocessable: an object or a list of entries in the body, or in a part of it, is too large."""
+    """Raises: Unprocessable if an object or a list of entries in the body, or in a part of it, is too large."""
     for prefix, part in _parts(body):
         for name in _bounded_fields(type(part)):
             if isinstance(value := getattr(part, name), dict | list):
@@ -144,14 +144,14 @@ def _check_sizes(body: msgspec.Struct, at: tuple[str | int, ...]) -> None:
 
 
 def check_size(value: dict[str, Any] | list[Any], at: tuple[str | int, ...]) -> None:
-    """Raises: Unprocessable: an object or a list of entries is too large to be stored. at: its path in the body."""
+    """Raises: Unprocessable if an object or a list of entries is too large to be stored. at: its path in the body."""
     if (size := len(msgspec.json.encode(value))) > MAX_OBJECT_BYTES:
         message = f"Its JSON may have {MAX_OBJECT_BYTES:,} bytes, and has {size:,}"
         raise Unprocessable([Fault(at, message)])
 
 
 def check_refused(body: msgspec.Struct) -> None:
-    """Raises: BadRequest: a field was sent that is refused, in the body or in a part of it."""
+    """Raises: BadRequest if a field was sent that is refused, in the body or in a part of it."""
     for at, part in _parts(body):
         for name, why in _refusals(type(part)).items():
             # Null, false and empty are what the client's own defaults send: they ask for nothing.

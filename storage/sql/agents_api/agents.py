@@ -68,7 +68,7 @@ async def list_agents(
 ) -> list[AgentEntry]:
     """Returns a page of a project's agents. after, before: public names, in the order asked for.
 
-    Raises: NotFound: there is no such agent to go on from.
+    Raises: NotFound if there is no such agent to go on from.
     """
     first = await _place(connection, project, where.order, before if newest_first else after) or _FIRST
     last = await _place(connection, project, where.order, after if newest_first else before) or _LAST
@@ -99,7 +99,7 @@ async def list_agents(
 
 
 async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:
-    """Makes an agent. Raises: NotFound: a block that is not there; WriteConflict: a label twice; OverLimit."""
+    """Makes an agent. Raises: NotFound for a block that is not there; WriteConflict for a label twice; OverLimit."""
     project = draft.agent.scope.project
     agent = await create_agent(connection, draft.agent)
     definition = DefinitionDraft(project, DefinitionKind.AGENT, agent.uid, draft.body, draft.name, agent.id)

@@ -18,9 +18,9 @@ MAX_MEMORIES = 7  # besides the agent's own, so that a search asks eight
 
 
 async def attach(connection: Connection, agent: int, kind: str, target: int) -> bool:
-    """Attaches something after what is there. False: it is attached already, and stays in its place.
+    """Attaches something after what is there. Returns False if it is attached already: then its place stays.
 
-    Raises: OverLimit: a search would have to ask too many memories.
+    Raises: OverLimit if a search would have to ask too many memories.
     """
     await connection.lock(agent)
     if await connection.row(SQL["attach"], (agent, kind, target)) is None:
@@ -31,7 +31,7 @@ async def attach(connection: Connection, agent: int, kind: str, target: int) -> 
 
 
 async def detach(connection: Connection, agent: int, kind: str, target: int) -> bool:
-    """Ends that. False: it was not attached."""
+    """Detaches something. Returns False if it was not attached."""
     await connection.lock(agent)
     return bool(await connection.run(SQL["detach"], (agent, kind, target)))
 
@@ -72,7 +72,7 @@ class Attached(Group):
 
     @writes
     async def attach(self, connection: Connection, agent: int, kind: str, target: int, *, at: float) -> bool:
-        """Attaches something. False: it was attached already."""
+        """Attaches something. Returns False if it was attached already."""
         is_new = await attach(connection, agent, kind, target)
         if is_new:
             await touch_agent(connection, agent, at)
@@ -80,7 +80,7 @@ class Attached(Group):
 
     @writes
     async def detach(self, connection: Connection, agent: int, kind: str, target: int, *, at: float) -> bool:
-        """Takes it off. False: it was not attached."""
+        """Detaches something. Returns False if it was not attached."""
         was_there = await detach(connection, agent, kind, target)
         if was_there:
             await touch_agent(connection, agent, at)

@@ -84,7 +84,7 @@ class Batches(Group):
 
     @bulk_writes
     async def add(self, connection: Connection, batch: int, drafts: Sequence[ItemDraft]) -> None:
-        """Adds items. Raises: NotFound: a conversation is gone."""
+        """Adds items. Raises: NotFound if a conversation is gone."""
         for agent in sorted({draft.run.agent for draft in drafts}):
             await connection.lock(agent)
         for draft in drafts:
@@ -134,7 +134,7 @@ class Batches(Group):
 
     @reads
     async def find(self, connection: Connection, project: str | None, uid: str) -> Batch:
-        """Returns the batch with this public name. project: None: any. Raises: NotFound, also for another project's."""
+        """Returns the batch with this public name, of a project or (None) of any. Raises: NotFound."""
         row = await connection.row(SQL["find"], (uid, project))
         if row is None:
             raise NotFound(f"there is no batch {uid!r}")
@@ -142,7 +142,7 @@ class Batches(Group):
 
     @reads
     async def list(self, connection: Connection, project: str | None, page: Page) -> list[Batch]:
-        """Returns a page of a project's batches. The cursors of the page are ids. project: None: all."""
+        """Returns a page of the batches of a project or (None) of all. The cursors of the page are ids."""
         rows = await connection.rows(SQL[f"list_{page.direction}"], (project, *page.bounds, page.limit))
         return [_batch(row) for row in rows]
 
@@ -286,7 +286,7 @@ class Batches(Group):
     async def add_text(
         self, connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes
     ) -> bool:
-        """Adds a text of an item. False: it is there already, or the item does not go on.
+        """Adds a text of an item. Returns False if it is there already, or the item does not go on.
 
         That is so where it or its batch has ended, or something of its memory was forgotten.
         """

@@ -214,7 +214,7 @@ class NamedBlocks(Group):
     ) -> BlockEntry:
         """Changes a block for all agents that see it. version: the one that the caller read; None: any.
 
-        Raises: NotFound; BlockOverLimit; WriteConflict: a label that a sharer has already, another version.
+        Raises: NotFound; BlockOverLimit; WriteConflict for a label that a sharer has already, another version.
         """
         entry = await _lock_block(connection, project, uid)
         block = entry.block

@@ -78,7 +78,7 @@ class Conversations(Group):
     ) -> ConversationEntry:
         """Creates an empty stored conversation.
 
-        Raises: NotFound: the agent is gone; WriteConflict: the name is taken.
+        Raises: NotFound if the agent is gone; WriteConflict if the name is taken.
         """
         await connection.lock(agent.id)
         begun = (agent.id, uid, None, at, at)
@@ -93,7 +93,7 @@ class Conversations(Group):
     async def change(
         self, connection: Connection, entry: ConversationEntry, body: dict[str, Any], *, at: float
     ) -> ConversationEntry:
-        """Changes a conversation's definition. Raises: Overtaken: another writer did since; NotFound."""
+        """Changes a conversation's definition. Raises: Overtaken if another writer did since; NotFound."""
         agent, uid, project = entry.agent, entry.conversation.uid, entry.agent.scope.project
         await connection.lock(agent.id)
         if _version(await find_conversation(connection, project, uid)) != _version(entry):
@@ -142,7 +142,7 @@ class Conversations(Group):
         upto: the number of the last message that is shared; 0: none is; None: all before the active run, and
             before calls that have no results yet.
 
-        Raises: NotFound: the agent, the source or the message is gone; NotForkable: a fork cannot begin after
+        Raises: NotFound if the agent, the source or the message is gone; NotForkable if a fork cannot begin after
             that message; WriteConflict: the name is taken.
         """
         await connection.lock_sharers(agent.id)
@@ -171,7 +171,7 @@ class Conversations(Group):
         return await find_conversation(connection, project, uid)
 
     async def _find_last(self, connection: Connection, agent: int, end: int | None) -> Exchange | None:
-        """Returns the last exchange of a path after which a fork can begin; None: there is none."""
+        """Returns the last exchange of a path after which a fork can begin; None if there is none."""
         while end is not None:
             exchange, can_fork = await self._load(connection, agent, end)
             if can_fork:
@@ -219,7 +219,7 @@ class Conversations(Group):
     ) -> builtins.list[ConversationEntry]:
         """Returns a page of a project's conversations, agents' own ones left out. after, before: public names.
 
-        Raises: NotFound: there is no such conversation to go on from.
+        Raises: NotFound if there is no such conversation to go on from.
         """
         first = await _place(connection, project, where, before if newest_first else after) or _FIRST
         last = await _place(connection, project, where, after if newest_first else before) or _LAST

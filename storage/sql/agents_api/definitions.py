@@ -31,7 +31,10 @@ _NAMED_KINDS = {
 
 
 async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: float) -> Definition:
-    """Adds a definition. Raises: WriteConflict: its public name is taken, or its name, of a kind with unique names."""
+    """Adds a definition.
+
+    Raises: WriteConflict if its public name is taken, or its name, where names of its kind are unique.
+    """
     values = (draft.uid, draft.project, draft.kind, draft.memory, at, draft.name)
     id = await connection.value(SQL["insert"], values)
     if id is None and draft.kind in _NAMED_KINDS:
@@ -72,9 +75,9 @@ async def change_definition(
     at: float,
     name: str | None = None,
 ) -> Definition:
-    """Changes a definition if it is still at the version that was found. name: None: as it is.
+    """Changes a definition if it is still at the version that was found. name: the new one; None if it stays.
 
-    Raises: Overtaken: it was changed since; WriteConflict: the name is taken; NotFound.
+    Raises: Overtaken if it was changed since; WriteConflict if the name is taken; NotFound.
     """
     name = definition.name if name is None else name
     if definition.kind in _NAMED_KINDS and name != definition.name:
@@ -152,7 +155,9 @@ class Definitions(Group):
     ) -> int:
         """Deletes conversations with items that belong to no memory, and have not changed since a time.
 
-        project: None: of any. Returns how many they were; 0: none are left.
+            project: whose; None for those of all projects.
+
+        Returns how many were read; 0 if none are left.
         """
         rows = await connection.rows(SQL["unbound"], (before, project, limit))
         for (id,) in rows:

@@ -37,7 +37,7 @@ async def add_file(
     renames: a name that is taken gets a number.
     replaces: files that have the name are removed later, and do not count.
 
-    Raises: WriteConflict: the name is taken; OverLimit; NotFound: there is no such folder.
+    Raises: WriteConflict if the name is taken; OverLimit; NotFound if there is no such folder.
     """
     await connection.lock(draft.memory)
     if await load_agent(connection, draft.memory) is None:
@@ -110,7 +110,7 @@ class Files(GrowingGroup):
         return await connection.rows(SQL["parts"], (file.id, file.memory, after, _PARTS))
 
     async def write(self, file: StoredFile, texts: Sequence[str]) -> None:
-        """Adds parts after those that are there. Raises: NotFound: the file or its folder is gone."""
+        """Adds parts after those that are there. Raises: NotFound if the file or its folder is gone."""
 
         async def write(connection: Connection) -> None:
             await connection.lock(file.memory)
@@ -123,7 +123,7 @@ class Files(GrowingGroup):
 
     @writes
     async def complete(self, connection: Connection, file: StoredFile) -> StoredFile:
-        """Marks its text as complete. Raises: NotFound: it is gone."""
+        """Marks its text as complete. Raises: NotFound if it is gone."""
         if not await connection.run(SQL["set_state"], (COMPLETED, file.id, file.memory)):
             raise NotFound(f"there is no file {file.uid!r}")
         return replace(file, state=COMPLETED)

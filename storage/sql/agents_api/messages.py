@@ -35,7 +35,7 @@ class Messages(Group):
 
         page: its cursors are numbers of messages. Exchanges that hold a cursor are returned as well, since some of
             their messages may lie beyond it.
-        conversation: the row of the only one; None: of all.
+        conversation: the row of the only one; None for all.
         """
         low, high = page.bounds
         where, of = ("of_agent", ()) if conversation is None else ("of_conversation", (conversation,))
@@ -101,7 +101,7 @@ class Messages(Group):
 
     @reads
     async def exchange_row(self, connection: Connection, project: str, uid: str, seq: int) -> int:
-        """Returns the row of the exchange that holds a number. Raises: NotFound: there is no such memory."""
+        """Returns the row of the exchange that holds a number. Raises: NotFound if there is no such memory."""
         row: int | None = await connection.value(SQL["place"], (project, uid, seq))
         if row is None:
             raise NotFound(f"there is no message {seq} of {uid!r}")
@@ -160,7 +160,7 @@ class Messages(Group):
 
         edit: returns the exchange with the new text.
 
-        Raises: NotFound; Stale: something was forgotten since the agent was read; what `edit` raises.
+        Raises: NotFound; Stale if something was forgotten since the agent was read; what `edit` raises.
         """
         await connection.lock(agent.id)
         now = await load_agent(connection, agent.id)

@@ -49,7 +49,7 @@ async def create_run(connection: Connection, draft: Run, *, replaces: int | None
 
     replaces: a run that has ended, from which this one takes the otid.
 
-    Raises: WriteConflict: its public name is taken.
+    Raises: WriteConflict if its public name is taken.
     """
     if replaces is not None:
         await connection.run(SQL["release_otid"], (replaces, draft.agent))
@@ -79,7 +79,7 @@ async def begin_conversation(connection: Connection, agent: int, key: str, uid: 
 async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> Run:
     """Stores a run, its request and its job; call `jobs.wake` when that is committed. Returns it as `create_run`.
 
-    Raises: Stale: the agent is gone.
+    Raises: Stale if the agent is gone.
     """
     draft = command.run
     await connection.lock(draft.agent)
@@ -109,19 +109,19 @@ async def get_run(connection: Connection, agent: int, run: int) -> Run | None:
 
 
 async def find_otid(connection: Connection, agent: int, otid: bytes | None) -> Run | None:
-    """Returns the run of the send with this digest of its otid; None: there is none."""
+    """Returns the run of the send with this digest of its otid; None if there is none."""
     row = await connection.row(SQL["by_otid"], (agent, otid))
     return None if row is None else make_run(row)
 
 
 async def newest_run(connection: Connection, agent: int, conversation: int) -> Run | None:
-    """Returns the newest run of a conversation; None: it has none."""
+    """Returns the newest run of a conversation; None if it has none."""
     row = await connection.row(SQL["newest"], (agent, conversation))
     return None if row is None else make_run(row)
 
 
 async def newest_waiting_run(connection: Connection, agent: int, conversation: int, maker: int) -> Run | None:
-    """Returns the newest run of a conversation that waits for answers to calls; None: it is gone.
+    """Returns the newest run of a conversation that waits for answers to calls; None if it is gone.
 
     maker: the row of the run that made the calls.
     """
@@ -168,7 +168,7 @@ async def end_run(
     error_message, error_status: as for `add_error_message`; the message quotes no content.
     job: the attempt that performs the run; None: any process may end it.
 
-    Raises: NotFound; Stale: another attempt performs the run.
+    Raises: NotFound; Stale if another attempt performs the run.
     """
     await check_attempt(connection, job)
     if await end_if_open(connection, agent, run, state, stop, at):
@@ -195,7 +195,7 @@ async def add_step(connection: Connection, step: RunStep, recall: RecallRow | No
 
 
 async def load_waiting_step(connection: Connection, agent: int, conversation: int) -> RunStep | None:
-    """Returns the last step of a stored conversation if its calls wait for an answer; None: none waits."""
+    """Returns the last step of a stored conversation if its calls wait for an answer; None if none waits."""
     row = await connection.row(SQL["waiting"], (conversation, agent))
     return None if row is None else _step(row)
 
@@ -203,7 +203,7 @@ async def load_waiting_step(connection: Connection, agent: int, conversation: in
 async def add_text(
     connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, job: Job | None = None
 ) -> bool:
-    """Adds a part of a run that is not an exchange. False: it is there already, and stays; or its run is gone.
+    """Adds a part of a run that is not an exchange. Returns False if it is there already, or its run is gone.
 
     job: the attempt that adds it. False, too, if another one performs the run.
     """
@@ -276,7 +276,7 @@ async def replace_text(
 
 
 async def erase_texts(connection: Connection, agent: int, after: int, limit: int) -> int | None:
-    """Erases a page of what an agent's runs hold besides their exchanges. Returns where to go on; None: that was all.
+    """Erases a page of what an agent's runs hold besides their exchanges. Returns where to go on; None if that was all.
 
     Of a run under way stay what was asked for and that a call was made, so that it is not made twice.
     """
@@ -303,14 +303,15 @@ class Runs(Group):
         self._jobs = jobs
 
     async def accept(self, command: RunAccept) -> Run:
-        """Accepts a run that goes on without its client. Raises: as `accept_run`; Unavailable."""
+        """Accepts a run that goes on without its client. Raises: as `accept_run`, and Unavailable."""
         return await self._jobs.enqueuing(lambda connection: accept_run(connection, self._jobs, command))
 
     @writes
     async def create(self, connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
         """Stores a run before its first step. Returns it as `create_run`.
 
-        Raises: WriteConflict: as `create_run`; RunOver: another run has taken its send; NotFound: its agent is gone.
+        Raises: WriteConflict as `create_run` does; RunOver if another run has taken its send; NotFound if its agent is
+            gone.
         """
         await connection.lock(draft.agent)
         if await load_epoch(connection, draft.agent) is None:
@@ -365,13 +366,13 @@ class Runs(Group):
 
     @reads
     async def texts_since(self, connection: Connection) -> float | None:
-        """Returns when the first of the runs ended that hold texts; None: none does."""
+        """Returns when the first of the runs ended that hold texts; None if none does."""
         found: float | None = await connection.value(SQL["texts_left_next"])
         return found
 
     @reads
     async def get(self, connection: Connection, project: str | None, uid: str) -> RunEntry:
-        """Returns the run with this public name. Raises: NotFound, also for one of another project (None: of any)."""
+        """Returns the run with this public name, of a project or (None) of any. Raises: NotFound."""
         row = await connection.row(SQL["find"], (uid, project))
         if row is None:
             raise NotFound(f"there is no run {uid!r}")

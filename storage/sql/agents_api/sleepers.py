@@ -39,7 +39,7 @@ async def add_sleeper(
 
     entry: the agent of the memory that is read.
     body: the new body of that agent's definition; None: the definition stays, or it has none.
-    Raises: Overtaken: the definition was changed since it was found, or the memory has a sleeper already.
+    Raises: Overtaken if the definition was changed since it was found, or the memory has a sleeper already.
     """
     memory = entry.agent.id
     await connection.lock_sharers(memory)
@@ -79,7 +79,7 @@ async def remove_sleepers(
 
     entry, body: as for `add_sleeper`.
     job: the kind of the jobs in which they read. The memory's job is dropped with its last sleeper.
-    Raises: Overtaken: the definition was changed since it was found.
+    Raises: Overtaken if the definition was changed since it was found.
     """
     memory = entry.agent.id
     await connection.lock_sharers(memory)

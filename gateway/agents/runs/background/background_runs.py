@@ -112,8 +112,8 @@ class BackgroundRuns:
         shown: how its events are shown; None: they are not logged.
         listing: as in `RunAccept`.
 
-        Raises: BadRequest, UnknownModel, StoreError; NotFound: no such agent or conversation; NotAllowed: the memory
-            is paused.
+        Raises: BadRequest, UnknownModel, StoreError; NotFound if there is no such agent or conversation; NotAllowed if
+            the memory is paused.
         """
         self._runs.check_background(run_request, callback)
         store = self._store
@@ -163,7 +163,7 @@ class BackgroundRuns:
 
         job: the attempt that performs it.
 
-        Raises: StoreError, CancelledError: it can be tried again.
+        Raises: StoreError or CancelledError, after which it can be tried again.
         """
         store = self._store
         agent = await store.agents.load(job.agent)
@@ -224,7 +224,7 @@ class BackgroundRuns:
     async def recover(self) -> None:
         """Reserves tickets for the runs that earlier processes left open. Called before requests are served.
 
-        Raises: StoreError: it may be called again.
+        Raises: StoreError, after which it may be called again.
         """
         dropped = []
         async for entry, has_job in self._stored_open_runs():
@@ -278,7 +278,7 @@ class BackgroundRuns:
             is_all = len(page) < _PAGE
 
     async def _find(self, uid: str) -> Run | None:
-        """Returns a run; None: it is gone with its agent or its conversation."""
+        """Returns a run; None if it is gone with its agent or its conversation."""
         try:
             return (await self._store.runs.get(None, uid)).run
         except NotFound:
@@ -342,7 +342,7 @@ class BackgroundRuns:
     async def _find_earlier(
         self, agent: Agent, name: str, run_request: RunRequest, digest: bytes
     ) -> EarlierSend | None:
-        """Returns the earlier send that this one repeats; None: it is new. A run that has not ended is its answer.
+        """Returns the earlier send that this one repeats; None if it is new. A run that has not ended is its answer.
 
         digest: as `send_digest`.
         """
@@ -392,7 +392,7 @@ class BackgroundRuns:
     async def _run_agent(self, attempt: _RunAttempt, stored: StoredRequest, log: EventLog | None) -> None:
         """Runs the agent. Fails the run on an error that another attempt would meet as well.
 
-        Raises: StoreError, CancelledError: it can be tried again.
+        Raises: StoreError or CancelledError, after which it can be tried again.
         """
         agent = attempt.agent
         run = attempt.run

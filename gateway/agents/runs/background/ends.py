@@ -79,7 +79,7 @@ class RunEnds:
             await self.wait_for(run)
 
     def _on_notification(self, payload: str | None) -> None:
-        """Notes the end of a run. payload: as `notify` sends it; None: notifications may have been lost."""
+        """Notes the end of a run. payload: as `notify` sends it; None if notifications may have been lost."""
         if payload is None:
             for callback in self._loss_callbacks:
                 callback()

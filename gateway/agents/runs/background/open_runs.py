@@ -91,7 +91,7 @@ class OpenRuns:
         return self._pop_ticket(run.conversation) or self._queues.reserve(run.conversation)
 
     async def wait(self, run: OpenRun, reserved: Reservation) -> QueueTicket | None:
-        """Waits for a run's turn in its conversation. Returns its ticket; None: the run was closed meanwhile.
+        """Waits for a run's turn in its conversation. Returns its ticket; None if the run was closed meanwhile.
 
         Raises: StoreError.
         """

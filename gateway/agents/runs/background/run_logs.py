@@ -41,7 +41,7 @@ class RunLogs:
     async def open(
         self, agent: Agent, run: Run, open_run: OpenRun, stored: StoredRequest, job: Job
     ) -> EventLog | None:
-        """Returns the log of a run, open for this attempt's events; None: it has none."""
+        """Returns the log of a run, open for this attempt's events; None if it has none."""
         log = open_run.log
         is_new = log is None
         # The request may be erased by now. A log that has readers is written to its end all the same.
@@ -72,7 +72,7 @@ class RunLogs:
             log.add(self._shows.first_event(run.uid))
 
     async def open_ahead(self, open_run: OpenRun, run: Run) -> EventLog | None:
-        """Returns the log of a run that an earlier process left, before this one performs it; None: it has none."""
+        """Returns the log of a run that an earlier process left, before this one performs it; None if it has none."""
         if self._store.database.is_shared:
             return None
         agent = await self._store.agents.load(run.agent)

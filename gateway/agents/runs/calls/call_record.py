@@ -45,7 +45,7 @@ class CallRecord(Struct, frozen=True):
     step: Exchange
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
-        """Returns the answer to a call, which is made unless it was noted before. Raises: StoreError: not noted."""
+        """Returns the answer to a call: one noted before, or a new one. Raises: StoreError if it cannot be noted."""
         runs = self.store.runs
         number = call_number(self.step, call.call_id)
         if not await runs.add_text(self.agent, self.run, "call", number, orjson.dumps({"id": call.call_id})):

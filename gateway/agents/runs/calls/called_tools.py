@@ -70,7 +70,7 @@ def _calls_of_last_turn(messages: Sequence[WireMessage]) -> list[CalledTool]:
 
 
 def _status_of(result: PrivateFields) -> str | None:
-    """Returns the status of a call by the private fields of its result; None: it was not run, and does not count."""
+    """Returns the status of a call by the private fields of its result; None if it was not run, and does not count."""
     if result.get("unapproved") or result.get("approval") == "denied":
         return "denied"
     return None if result.get("unrun") else result.get("status") or "success"

@@ -41,7 +41,7 @@ def stored_answers(
     answered: the ids of calls that have an answer.
     may_repeat: the same send may have come before; its answers are left out.
 
-    Raises: BadRequest: one is about a call that does not wait for it.
+    Raises: BadRequest if one is about a call that does not wait for it.
     """
     done = set(answered)
     waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in done}
