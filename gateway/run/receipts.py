@@ -90,6 +90,8 @@ class Receipts:
 
     def hand_to_tracer(self, receipt: Receipt) -> None:
         """Hands a receipt to the tracer alone, if its request is traced."""
+        # It holds the prompt. A connection holds the receipt of its last request until the next one, or its end.
+        receipt.usage_counter = None
         if receipt.trace is not None and self.tracer is not None:
             self.tracer.take(receipt)
 

@@ -76,7 +76,6 @@ class Tracer:
     def take(self, receipt: Receipt) -> None:
         """Queues the receipt of what has ended and is traced."""
         receipt.ended = time.perf_counter()
-        receipt.usage_counter = None  # it holds the prompt
         for call in receipt.calls:
             call.read_reply()
         count = _span_count(receipt)

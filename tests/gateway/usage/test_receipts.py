@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import anthropic
 import openai
 import pytest
 
+from gateway.run.memory.prompt import Prompt
 from gateway.run.receipt import Receipt
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic, message
@@ -233,3 +235,20 @@ def test_a_key_in_the_place_of_a_model_or_an_id_is_masked(receipts: Receipts) ->
     assert services.requests.find(key) is newest
     world.settle()
     assert world.query("SELECT DISTINCT model FROM exchanges") == ["up/mg-***"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_connection_that_waits_for_its_next_request_holds_no_prompt(
+    receipts: Receipts, stream: bool
+) -> None:
+    """It holds the receipt of the last one, which could count the usage of its reply."""
+    said = [{"role": "user", "content": "I have a yak."}]
+    body = {"model": "m", "user": "alice", "stream": stream, "messages": said}
+    with receipts.world.gateway.connect() as client:
+        client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
+        client.read_until(b"data: [DONE]" if stream else b'"finish_reason":"stop"')
+        receipts.last()
+        receipts.found.clear()
+        gc.collect()
+        prompts = [each for each in gc.get_objects() if isinstance(each, Prompt)]
+        assert not [each for each in prompts if said == each.request.messages]
