@@ -121,9 +121,9 @@ class Directory:
         # The default need not be declared.
         return self._default if found is None and identity.agent is None else found
 
-    def spec_named(self, profile: str) -> AgentSpec | None:
-        """Returns the agent of a profile; None: the settings declare none of this name."""
-        return self._by_name.get(profile, self._default if profile == self._default.name else None)
+    def spec_named(self, name: str) -> AgentSpec | None:
+        """Returns the agent of the profile with this name; None: the settings declare no such profile."""
+        return self._by_name.get(name, self._default if name == self._default.name else None)
 
 
 def unknown_agent_error(identity: Identity, model: str) -> CallerError:

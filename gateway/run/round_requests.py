@@ -35,7 +35,7 @@ class RoundRequests:
     # The prompt for the target that is asked.
     prompt: Prompt
     # The parts of the prompt that the upstream has refused to read.
-    refused: RefusedParts
+    refused_parts: RefusedParts
     # The call of the model that the requests are for.
     model_call: CallModel
     # The endpoint that the prompt is for; None before `begin`.
@@ -48,7 +48,7 @@ class RoundRequests:
 
     def take_prompt(self, prompt: Prompt) -> None:
         """Takes the prompt of the rounds that follow; what was refused of the one before is left out of it too."""
-        self.prompt = self.refused.without(prompt)
+        self.prompt = self.refused_parts.without(prompt)
 
     async def make(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the round's request for a target."""
@@ -57,8 +57,8 @@ class RoundRequests:
             await self._retarget(target, endpoint)
         else:
             receipt.upstream_called()
-        rounds = self.refused.rounds_without(self.model_call.messages)
-        prompt = self.refused.without(self.prompt)
+        rounds = self.refused_parts.rounds_without(self.model_call.messages)
+        prompt = self.refused_parts.without(self.prompt)
         if rounds:
             prompt = await fit_rounds(prompt, rounds)
             receipt.prompt_tokens = 0  # these messages are not counted
@@ -70,17 +70,17 @@ class RoundRequests:
     async def mend_request(
         self, refused: RefusedContent, target: Target, endpoint: Endpoint
     ) -> ModelRequest | None:
-        part = self.refused.leave_out(refused, self.prompt, self.model_call.messages)
+        part = self.refused_parts.leave_out(refused, self.prompt, self.model_call.messages)
         if part is None:
             return None
         _log.warning("The upstream %s is asked again without %s, which it refused.", endpoint.name, part)
         self.call.left_out = tuple(dict.fromkeys((*self.call.left_out, part)))
-        self._fill_receipt(self.refused.without(self.prompt))
+        self._fill_receipt(self.refused_parts.without(self.prompt))
         return await self.make(target, endpoint)
 
     def note_answer(self) -> None:
         self.take_prompt(self.prompt)
-        self.refused.note_answer()
+        self.refused_parts.note_answer()
 
     async def _retarget(self, target: Target, endpoint: Endpoint) -> None:
         """Makes the prompt for another target."""
@@ -91,7 +91,7 @@ class RoundRequests:
             prompt = replace(self.prompt, target=target, form=form)
             self.prompt = replace(prompt, window=await fit_prompt(prompt))
         self.endpoint = endpoint
-        self._fill_receipt(self.refused.without(self.prompt))
+        self._fill_receipt(self.refused_parts.without(self.prompt))
 
     def _fill_receipt(self, prompt: Prompt) -> None:
         self.call.fill_receipt(prompt.form, prompt, None if self.memory is None else self.memory.context)

@@ -132,8 +132,8 @@ class TurnRun:
         self._turn = self.machine or Turn(
             self.terms, self.call.view(self.terms), guide or FreeGuide(self.services.limits.max_rounds)
         )
-        refused = RefusedParts(self.terms.saves_steps)
-        self._requests = RoundRequests(self.call, self.memory, prompt, refused, self._turn.first_call)
+        refused_parts = RefusedParts(self.terms.saves_steps)
+        self._requests = RoundRequests(self.call, self.memory, prompt, refused_parts, self._turn.first_call)
         self._reservation = StreamReservation(self.services.limits.streamed_bytes)
         if self.memory is not None:
             saves_steps, is_resumable = self.terms.saves_steps, self.run_terms.is_resumable
@@ -453,7 +453,7 @@ class TurnRun:
     def _begin_step(
         self, saving: TurnSaving, step: commands.SaveStep
     ) -> asyncio.Future[tuple[events.StepSaved, Prompt]]:
-        return saving.begin_step(self._requests.prompt, self._requests.refused.step_to_save(step))
+        return saving.begin_step(self._requests.prompt, self._requests.refused_parts.step_to_save(step))
 
     async def _finish_saving_step(self) -> None:
         if self._saving is not None:
@@ -461,7 +461,7 @@ class TurnRun:
 
     def _as_stored(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns an outcome in the form in which it is stored."""
-        return self._turn.with_stored_fields(self._requests.refused.outcome_to_save(outcome))
+        return self._turn.with_stored_fields(self._requests.refused_parts.outcome_to_save(outcome))
 
     async def _save_turn(self, outcome: TurnOutcome) -> events.Saved:
         if self._saving is None:

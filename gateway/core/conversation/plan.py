@@ -204,29 +204,29 @@ def new_exchange(
     )
 
 
-def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
-    """Returns the opening that this one repeats or extends, if nothing had continued it when this one began.
+def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | None:
+    """Returns the opening that an exchange repeats or extends, if nothing had continued it when the exchange began.
 
     Both belong to one chat: a transcript grows, or a question is sent again within the idle time.
     """
-    openings = [exchange for exchange in tree if exchange.parent is None and exchange.begun <= new.begun]
+    openings = [other for other in tree if other.parent is None and other.begun <= exchange.begun]
     tree.group_for_loading(openings)
 
-    def is_free(exchange: Exchange) -> bool:
-        # One that ended after this one began was under way then, so what continues it came later.
-        end = tree.turn_end_or_now(exchange, query.now)
-        return end > query.now or (query.now - end <= query.idle_s and not tree.is_continued(exchange))
+    def is_free(opening: Exchange) -> bool:
+        # An opening that ended after the exchange began was under way then, so what continues it came later.
+        end = tree.turn_end_or_now(opening, query.now)
+        return end > query.now or (query.now - end <= query.idle_s and not tree.is_continued(opening))
 
-    repeated = [exchange for exchange in openings if is_free(exchange) and tree.extends(new, exchange)]
+    repeated = [opening for opening in openings if is_free(opening) and tree.extends(exchange, opening)]
     if not repeated:
         return None
 
-    def rank(exchange: Exchange) -> tuple[int, int, float]:
-        messages = tree.content(exchange).messages
+    def rank(opening: Exchange) -> tuple[int, int, float]:
+        messages = tree.content(opening).messages
         return (
-            len(exchange.inputs),
+            len(opening.inputs),
             len(transcript_words(text_of(messages[-1]))) if messages else 0,
-            exchange.begun,
+            opening.begun,
         )
 
     return max(repeated, key=rank)

@@ -187,13 +187,13 @@ def is_shown(shown: Shown, block: Block) -> bool:
     return last_digest == digest(text) or (not text.strip() and last_digest in (GONE, digest("")))
 
 
-def last_shown(texts: Iterable[Shown], before: Shown) -> Shown:
-    """Returns what texts show last of each block. before: what stands in front of them."""
+def last_shown(texts: Iterable[Shown], shown_before: Shown) -> Shown:
+    """Returns what texts show last of each block. shown_before: by what stands in front of them."""
     found: dict[str, str] = {}
     for shown in texts:
         for label, then in shown.items():
-            found[label] = _combine(found.get(label, before.get(label)), then)
-    return {**before, **found} if found else before
+            found[label] = _combine(found.get(label, shown_before.get(label)), then)
+    return {**shown_before, **found} if found else shown_before
 
 
 def _combine(seen: str | None, then: str) -> str:

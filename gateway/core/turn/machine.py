@@ -181,9 +181,9 @@ class Turn:
         self._replies += 1
         return []
 
-    def _on_received(self, end: RoundEnd | None) -> list[Command]:
+    def _on_received(self, round_end: RoundEnd | None) -> list[Command]:
         # One read of the upstream is one write to the client, however many events it brought.
-        match end:
+        match round_end:
             case None:
                 return self._flush()
             case Complete():

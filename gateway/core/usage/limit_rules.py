@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct, field
 
-from storage.usage_records import EACH_USER, REFUSE, UNITS, UsageLimit
+from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 
 _MINUTE_S: Final = 60
 _DAY_S: Final = 86_400
@@ -26,25 +26,36 @@ MEASURED: Final = ("tokens", "cost")
 STORED_PERIODS: Final = ("day", "month")
 
 
-# How much a request uses, or may use: as let in, as answered, in tokens, in cost, and at a time. `_column_of` finds the
-# place of a limit, by the order of UNITS from the second on. Each request makes two, hence a plain tuple.
-Amounts = tuple[int, int, int, int, int]
+class Amounts(NamedTuple):
+    """How much a request uses, or may use, of each thing that limits count."""
+
+    # The requests that were let in: what a minute counts as requests.
+    let_in: int
+    # The requests that were answered: what a day and a month count as requests.
+    answered: int
+    # Input and output.
+    tokens: int
+    # In billionths of the currency.
+    cost: int
+    # The requests under way.
+    concurrent: int
 
 
 def wanted_amounts(tokens: int = 0, cost: int = 0) -> Amounts:
-    """Returns what a request may use. cost: in billionths of the currency."""
-    return 1, 1, tokens, cost, 1
+    """Returns what a request may use."""
+    return Amounts(1, 1, tokens, cost, 1)
 
 
 def used_amounts(tokens: int = 0, cost: int = 0, *, is_answered: bool = False) -> Amounts:
     """Returns what a request has used. is_answered: a model has answered, or none was to be asked."""
-    return 1, int(is_answered), tokens, cost, 0
+    return Amounts(1, int(is_answered), tokens, cost, 0)
 
 
 def _column_of(limit: UsageLimit) -> int:
-    """Returns the place of what a limit counts in amounts."""
-    # A minute counts the requests that were let in, a longer period those that were answered.
-    return 0 if limit.per == "minute" and limit.unit == "requests" else 1 + UNITS.index(limit.unit)
+    """Returns the index in `Amounts` of what a limit counts."""
+    if limit.unit == "requests":
+        return Amounts._fields.index("let_in" if limit.per == "minute" else "answered")
+    return Amounts._fields.index(limit.unit)
 
 
 class Period(NamedTuple):
@@ -91,7 +102,7 @@ class Bucket(Struct, eq=False):
     # The user, where each user has a bucket; "": no user, or all users.
     user: str
     period: Period
-    # The place of what it counts in amounts.
+    # The index in `Amounts` of what it counts.
     column: int
     used: int = 0
     reserved: int = 0
@@ -115,17 +126,17 @@ class Bucket(Struct, eq=False):
             return True
         return self.limit.unit in MEASURED and not self.reserved and self.used < self.bound
 
-    def lets_go_on(self, reserved: int, used: int, wanted: int) -> bool:
+    def lets_go_on(self, own_reserved: int, own_used: int, next_amount: int) -> bool:
         """Returns whether a request may go on.
 
-        reserved: for this request.
-        used: by this request so far.
-        wanted: for what follows.
+        own_reserved: how much is reserved for this request.
+        own_used: how much it has used so far.
+        next_amount: how much it may use next.
         """
-        others_reserved = self.reserved - reserved
-        if self.used + others_reserved + used + wanted <= self.bound:
+        others_reserved = self.reserved - own_reserved
+        if self.used + others_reserved + own_used + next_amount <= self.bound:
             return True
-        return others_reserved <= 0 and self.used + used < self.bound
+        return others_reserved <= 0 and self.used + own_used < self.bound
 
     def left(self) -> int:
         """Returns how much is left."""
@@ -202,7 +213,7 @@ def find_full_buckets(
 ) -> tuple[Bucket | None, Bucket | None]:
     """Returns the first full bucket that refuses a request, and the first that has another model answer it.
 
-    buckets: by the ids of their limits.
+    buckets: in the order of the ids of their limits.
     wanted: what the request may use.
     may_answer: returns whether a model may answer this request in place of its own.
     """

@@ -319,10 +319,10 @@ async def _run_directly(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
     return await ask()
 
 
-async def _ask_for_part(part: Sequence[str], earlier: str, task: SummaryTask) -> bytes:
+async def _ask_for_part(part: Sequence[str], earlier_text: str, task: SummaryTask) -> bytes:
     """Returns the earlier summary with this part added. Raises: JobFailed: the model gave none."""
     max_tokens = task.max_tokens
-    question = summary_request(earlier, part, max_tokens, task.terms.instructions)
+    question = summary_request(earlier_text, part, max_tokens, task.terms.instructions)
     reply = await _ask(task, question, _SLACK * max_tokens)
     if lacked_room(reply.text, max_tokens=max_tokens, finish_reason=reply.finish_reason):
         # A model that thinks first may have spent the limit on its thoughts.
@@ -333,7 +333,7 @@ async def _ask_for_part(part: Sequence[str], earlier: str, task: SummaryTask) ->
         text = check_summary(
             reply.text,
             part,
-            earlier,
+            earlier_text,
             max_tokens=max_tokens,
             finish_reason=reply.finish_reason,
             is_by_hand=task.is_by_hand,

@@ -287,10 +287,10 @@ class EmbeddingService:
         finally:
             call.end()
 
-    def _meter_call(self, agent: int, made: Embedded) -> None:
-        """Counts what a call has used for a memory, which no budget bounds. agent: 0 for no memory."""
+    def _meter_call(self, agent_id: int, made: Embedded) -> None:
+        """Counts what a call has used for a memory, which no budget bounds. agent_id: the memory's row; 0: of none."""
         if made.tokens and self._meter is not None:
-            self._meter.add_background("", agent, self._upstream, self._model, TokenCounts(made.tokens))
+            self._meter.add_background("", agent_id, self._upstream, self._model, TokenCounts(made.tokens))
 
     # -- a question
 

@@ -122,17 +122,17 @@ class JobContext:
         self,
         name: str,
         perform: Callable[[], Awaitable[bytes]],
-        effect: Callable[[bytes], Effect] | None = None,
+        make_effect: Callable[[bytes], Effect] | None = None,
     ) -> bytes:
         """Returns the journaled result; without one, performs the step and journals it.
 
-        effect: made of the result, in the transaction of the journal.
+        make_effect: makes of the result what is written in the transaction of the journal.
         """
         known = await self.jobs.step(self.job, name)
         if known is not None:
             return known
         result = await perform()
-        return await self.jobs.journal(self.job, name, result, effect(result) if effect else None)
+        return await self.jobs.journal(self.job, name, result, make_effect(result) if make_effect else None)
 
     async def commit(self, effect: Effect) -> None:
         """Commits an effect now. It is repeated if the process is killed before the job ends, and must bear that."""

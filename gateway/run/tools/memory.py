@@ -98,7 +98,7 @@ class MemoryTools(Struct, frozen=True):
     def edit(
         self,
         call_id: str,
-        op: str,
+        operation: str,
         label: str,
         arguments: Mapping[str, Any],
         *,
@@ -110,7 +110,7 @@ class MemoryTools(Struct, frozen=True):
         number: the edit's among those of its call.
         is_read: as for `BlockEdits.apply`.
         """
-        edit = self.block_edits.apply(self._op(call_id, op, label, arguments, number), is_read=is_read)
+        edit = self.block_edits.apply(self._op(call_id, operation, label, arguments, number), is_read=is_read)
         return ToolAnswer(edit.message, edit.status, shown=edit.shown)
 
     def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
@@ -133,13 +133,13 @@ class MemoryTools(Struct, frozen=True):
         return ToolAnswer("The fact is kept.")
 
     def _op(
-        self, call_id: str, op: str, label: str, arguments: Mapping[str, Any], number: int = 0
+        self, call_id: str, operation: str, label: str, arguments: Mapping[str, Any], number: int = 0
     ) -> BlockOp:
         return BlockOp(
             id=0,
             exchange=0,
             call_id=edit_id(call_id, number),
-            op=op,
+            op=operation,
             label=label,
             arguments=orjson.dumps(arguments),
             at=self.now(),
