@@ -19,6 +19,7 @@ from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call
 from tests.gateway.sdk import Chat, World, agent, remember
 from tests.meaning import unit_bytes, vector_of
 from tests.patience import PATIENCE_S
+from tests.reachable import texts_with
 
 pytestmark = pytest.mark.both
 
@@ -256,3 +257,19 @@ def test_what_is_under_way_brings_nothing_back(scene: Scene, kind: str) -> None:
     scene.end()
     assert scene.found() == set()
     go_on(scene, chat, kind)
+
+
+def test_the_process_lets_go_of_it(scene: Scene) -> None:
+    """The gateway's caches and tables, and what its clients' idle connections hold."""
+    begin(scene)
+    for _ in range(2):
+        scene.rest()
+        scene.end()
+    scene.world.upstream.queue(call_tools(Call("conversation_search", {"query": QUESTION}), text=None))
+    scene.chat("c2").say(QUESTION)
+    scene.world.settle()
+    app = scene.world.gateway.app
+    assert texts_with(WORD, app) != []
+    scene.forget("message")
+    scene.world.settle()
+    assert texts_with(WORD, app) == []
