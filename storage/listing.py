@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any, Literal
 
@@ -367,6 +367,14 @@ class FoundMemory(Struct, frozen=True):
     conversations: int
     # Since when the memory is paused; None: it is not.
     paused: float | None
+
+
+class UnsearchedTexts(Struct, frozen=True):
+    """How many texts a memory has that no search looks through."""
+
+    # The earlier versions of its blocks, by label, of those that have some.
+    versions: Mapping[str, int]
+    summaries: int
 
 
 class SizedMemory(Struct, frozen=True):

@@ -88,11 +88,13 @@ class _ForgetScreens(Struct, frozen=True):
 
     async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> View:
         access = access_of(request)
-        page = await self.forgetting.preview(access.project, access.uid, *query.target)
-        await request.note_read(access.uid)
         if request.is_twin:
+            page = await self.forgetting.preview(access.project, access.uid, *query.target)
+            await request.note_read(access.uid)
             return access.twin(page)
-        return await self._view_preview(request, page, query.back or request.referrer)
+        view = await self._view_preview(request, query.back or request.referrer)
+        await request.note_read(access.uid)
+        return view
 
     async def forget(self, request: ScreenRequest, form: ForgetForm) -> Answer:
         access = access_of(request)
@@ -103,12 +105,13 @@ class _ForgetScreens(Struct, frozen=True):
         sought = ""
         try:
             if not (request.is_twin or access.is_person or kind == "all"):
-                stays = await self.forgetting.list_remaining(access.project, access.uid, kind, value)
                 sought = await self._find_sought_words(access, came_from)
+                stays = await self.forgetting.list_remaining(
+                    access.project, access.uid, kind, value, words=sought
+                )
             result = await self.forgetting.forget(access.editor, access.uid, kind, value, confirm=confirm)
         except Conflict as error:
-            page = await self.forgetting.preview(access.project, access.uid, kind, value)
-            return await self._view_preview(request, page, form.came_from, error)
+            return await self._view_preview(request, form.came_from, error)
         except MemoryNotFound:
             raise
         except UnknownId as error:
@@ -125,6 +128,8 @@ class _ForgetScreens(Struct, frozen=True):
         elsewhere = next((each.href for each in stays if (each.href or "").startswith(search)), None)
         if elsewhere and sought:
             elsewhere = search + quote(sought, safe="")
+        left = await self.words.remaining(access.project, access.uid, sought) if sought else None
+        listed = {each.seq for each in left.items} if left else set[int]()
         return access.view(
             result,
             "forgotten.html",
@@ -134,9 +139,9 @@ class _ForgetScreens(Struct, frozen=True):
             goes_on=way.is_to_next,
             is_all=kind == "all",
             elsewhere=elsewhere,
-            replies=[each for each in stays if each.message],
+            replies=[each for each in stays if each.message and each.message not in listed],
             back=way.to.partition("#")[0],
-            left=await self.words.remaining(access.project, access.uid, sought) if sought else None,
+            left=left,
         )
 
     async def _find_sought_words(self, access: MemoryAccess, screen: str) -> str:
@@ -168,16 +173,19 @@ class _ForgetScreens(Struct, frozen=True):
             return None
 
     async def _view_preview(
-        self, request: ScreenRequest, page: ForgetPreview, came_from: str, error: Conflict | None = None
+        self, request: ScreenRequest, came_from: str, error: Conflict | None = None
     ) -> View:
         """Returns the screen of a preview. error: why the forgetting that it shows was refused."""
         access = access_of(request)
         kind, value = request.query.target
-        page = access.filter(page)
+        came_from = _screen_before(access, came_from)
+        sought = await self._find_sought_words(access, came_from)
+        page = access.filter(
+            await self.forgetting.preview(access.project, access.uid, kind, value, words=sought)
+        )
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         changes = await asyncio.to_thread(_changes, page) if page.blocks else []
         name = "you" if access.is_person else await self.views.name(access.project, access.uid)
-        came_from = _screen_before(access, came_from)
         return access.view(
             page,
             "forget.html",

@@ -165,8 +165,15 @@ class _MemoryScreens(Struct, frozen=True):
         found = await self.operations.words.find(
             access.project, access.uid, query.q, after=query.after, limit=query.limit
         )
+        if request.is_twin:
+            return access.twin(found)
         return access.view(
-            found, "words.html", "Where it is said", memory_name=memory.name, after=query.after
+            found,
+            "words.html",
+            "Where it is said",
+            memory_name=memory.name,
+            after=query.after,
+            unsearched=await self.operations.words.unsearched(access.project, access.uid),
         )
 
     # -- parts

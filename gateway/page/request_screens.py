@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -12,9 +15,13 @@ from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenReque
 from gateway.run.admin.block_views import BlocksSince
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_records import FactRecord, MessageRecord
-from gateway.run.admin.request_records import ExplainedRequest, WindowPart, WindowRecord
+from gateway.run.admin.request_records import ExplainedRequest, HitRecord, WindowPart, WindowRecord
 
 _BAR_CELLS = 50  # of the bar that shows a window
+# Where a sentence ends. The shortest one of a reply that is looked for in what was recalled, and how many are.
+_SENTENCE_END = re.compile(r"[.!?;:\n…。！？]+")
+_WORD = re.compile(r"\w+")
+_LEAST_CHARS, _MAX_SENTENCES = 12, 200
 
 
 class _PartLabel(NamedTuple):
@@ -90,11 +97,13 @@ class _RequestScreens(Struct, frozen=True):
             await request.note_read(explained.memory)
         if request.is_twin:
             return View(explained)
+        turn = await self._read_turn(explained)
         context = {
             "cells": window_cells(explained.window),
             "parts": _PARTS,
             "free": _FREE,
-            "turn": await self._read_turn(explained),
+            "turn": turn,
+            "repeated": _repeated(turn, explained),
             "speakers": await self._find_speakers(explained),
             "blocks": await self._find_blocks(explained),
             "standing": await self._find_standing_facts(explained),
@@ -146,6 +155,24 @@ class _RequestScreens(Struct, frozen=True):
 def _has_section(explained: ExplainedRequest) -> bool:
     """Returns whether the prompt had memory blocks or standing facts."""
     return any(each.part == "section" and each.tokens for each in explained.window.parts)
+
+
+def _repeated(turn: Sequence[MessageRecord], explained: ExplainedRequest) -> list[tuple[HitRecord, str]]:
+    """Returns what was recalled of which a reply says a sentence again, each with the first such sentence."""
+    reply = next((each.text or "" for each in turn if each.role == "assistant"), "")
+    sentences = [each.strip() for each in islice(_SENTENCE_END.split(reply), _MAX_SENTENCES)]
+    said = [(each, f" {text} ") for each in sentences if len(text := _bare(each)) >= _LEAST_CHARS]
+    found = []
+    for hit in explained.chosen:
+        text = f" {_bare(hit.text or '')} "
+        if sentence := next((each for each, words in said if words in text), None):
+            found.append((hit, sentence))
+    return found
+
+
+def _bare(text: str) -> str:
+    """Returns the words of a text alone, in small letters."""
+    return " ".join(_WORD.findall(text.casefold()))
 
 
 def _begun(explained: ExplainedRequest) -> float:

@@ -18,6 +18,7 @@ from storage.listing import (
     SizedConversation,
     SizedMemory,
     SourceExchange,
+    UnsearchedTexts,
 )
 from storage.records import Exchange, Revision, Scope
 from storage.sql import exchanges
@@ -187,6 +188,16 @@ class MemoryPages(Group):
         rows = await rows_of(connection, SQL["blocks"], list(order), agent)
         shown = [ShownBlock(make_block(row), row[8], row[9], bool(row[10])) for row in rows]
         return sorted(shown, key=lambda each: order[each.block.id])
+
+    @reads
+    async def unsearched(self, connection: Connection, agent: int) -> UnsearchedTexts:
+        """Returns how many texts a memory has that no search looks through."""
+        blocks = [block.id for block in await load_blocks(connection, agent)]
+        versions = await rows_of(connection, SQL["earlier_versions"], blocks)
+        return UnsearchedTexts(
+            {label: count for label, count in versions if count},
+            await connection.value(SQL["summary_count"], (agent,)),
+        )
 
     @reads
     async def versions(

@@ -137,6 +137,15 @@ FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.id {in:2:BIGINT:6
 SELECT version, restores, at, origin, exchange, sources, value FROM block_history
 WHERE block = ?1 AND version < ?2 AND origin <> '-' ORDER BY version DESC LIMIT ?3
 
+-- name: earlier_versions
+-- Counts the versions of some blocks before the current ones, by label; those that were forgotten are left out.
+SELECT b.label, (SELECT count(*) FROM block_history h WHERE h.block = b.id AND h.id <> b.current AND h.origin <> '-')
+FROM blocks b WHERE b.id {in:1:BIGINT:64}
+
+-- name: summary_count
+-- Counts the summaries of a memory.
+SELECT count(*) FROM summaries s WHERE s.agent = ?1 AND s.agent <> 0
+
 -- name: versions_at
 -- Finds the versions of some blocks that were current at a time. NULL stands for one whose value is forgotten.
 SELECT b.id, (SELECT CASE WHEN h.origin = '-' THEN NULL ELSE h.version END FROM block_history h

@@ -277,11 +277,16 @@ class ConversationViews(Struct, frozen=True):
         return text
 
     async def speakers(self, project: str | None, uid: str, hits: Iterable[HitRecord]) -> dict[int, str]:
-        """Returns the speakers of the messages among some hits, by name or role, by the messages' numbers."""
+        """Returns the speakers of the messages among some hits, by the messages' numbers.
+
+        One without a name is the person whose memory it is, else a role.
+        """
         memory = await find_memory(self.store, project, uid)
         seqs = sorted({each.seq for each in hits if each.kind == "message" and each.text is not None})
         messages = await self.store.recall.load(memory.id, seqs)
-        return {seq: message.speaker or message.role for seq, message in messages.items()}
+        kind, _, name = memory.scope.subject.partition(":")
+        names = {"user": name} if kind == "user" else {}
+        return {seq: m.speaker or names.get(m.role, m.role) for seq, m in messages.items()}
 
 
 def conversation_record(conversation: SizedConversation) -> ConversationRecord:

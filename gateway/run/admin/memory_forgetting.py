@@ -74,6 +74,8 @@ class RemainingRecord(Struct, frozen=True):
     # Of a reply its number, and the beginning of its words; not set: it is no reply.
     message: int | UnsetType = UNSET
     quote: str | UnsetType = UNSET
+    # Whether a reply has the words for which texts are forgotten; not set: these are not known.
+    has_words: bool | UnsetType = UNSET
 
 
 class ChangedBlockText(Struct, frozen=True):
@@ -148,26 +150,33 @@ class MemoryForgetting:
         self._tasks: set[asyncio.Task[bool | None]] = set()
 
     async def preview(
-        self, project: str | None, uid: str, kind: TargetKind, value: int | str | None = None
+        self,
+        project: str | None,
+        uid: str,
+        kind: TargetKind,
+        value: int | str | None = None,
+        *,
+        words: str = "",
     ) -> ForgetPreview:
         """Returns what forgetting a part takes.
 
         project: of the caller; None: of any.
         value: the number of a message, exchange, fact or passage, or a conversation's id; None for all.
+        words: those for which one text after the other is forgotten, as a query; "": they are not known.
 
         Raises: UnknownId: there is no such memory, or no such part.
         """
         memory = await self._views.find(project, uid)
         target = await self._find_target(memory, kind, value)
-        return await self._preview(memory, kind, value, target)
+        return await self._preview(memory, kind, value, target, words)
 
     async def list_remaining(
-        self, project: str | None, uid: str, kind: TargetKind, value: int | str | None
+        self, project: str | None, uid: str, kind: TargetKind, value: int | str | None, *, words: str = ""
     ) -> Sequence[RemainingRecord]:
-        """Returns what stays of a part. project, value, Raises: as for `preview`."""
+        """Returns what stays of a part. project, value, words, Raises: as for `preview`."""
         memory = await self._views.find(project, uid)
         target = await self._find_target(memory, kind, value)
-        return (await self._read_details(memory, kind, target, value)).stays
+        return (await self._read_details(memory, kind, target, value, words)).stays
 
     async def forget(
         self,
@@ -234,15 +243,22 @@ class MemoryForgetting:
         return target
 
     async def _preview(
-        self, memory: FoundMemory, kind: TargetKind, value: int | str | None, target: ForgetTarget
+        self,
+        memory: FoundMemory,
+        kind: TargetKind,
+        value: int | str | None,
+        target: ForgetTarget,
+        words: str = "",
     ) -> ForgetPreview:
-        details = await self._read_details(memory, kind, target, value)
+        details = await self._read_details(memory, kind, target, value, words)
         extent = await self._store.forget_previews.counts(memory.id, target, details.messages)
         stays = [*details.stays]
         if extent.remade:
             versions = f"{extent.remade} later version{'' if extent.remade == 1 else 's'} of blocks"
-            words = "without what came from this, and without lines that repeat its words, whoever wrote them"
-            stays.insert(0, RemainingRecord(f"{versions}, {words}."))
+            change = (
+                "without what came from this, and without lines that repeat its words, whoever wrote them"
+            )
+            stays.insert(0, RemainingRecord(f"{versions}, {change}."))
         command = ["mnemogate", "memory", "forget", *map(shell_word, flags_of(memory.scope))]
         if kind != "all":
             command.append(shell_word(f"--{_PARTS[kind]}={value}"))
@@ -257,7 +273,12 @@ class MemoryForgetting:
         )
 
     async def _read_details(
-        self, memory: FoundMemory, kind: TargetKind, target: ForgetTarget, value: int | str | None
+        self,
+        memory: FoundMemory,
+        kind: TargetKind,
+        target: ForgetTarget,
+        value: int | str | None,
+        words: str,
     ) -> _TargetDetails:
         uid = memory.uid
         match kind:
@@ -274,14 +295,16 @@ class MemoryForgetting:
             case "fact":
                 page = await self._views.facts.show(memory.scope.project, uid, int(value or 0))
                 return _TargetDetails(
-                    0, await self._list_remaining_of_fact(memory, page), str(value), page.fact.text
+                    0, await self._list_remaining_of_fact(memory, page, words), str(value), page.fact.text
                 )
             case "passage":
                 return _TargetDetails(0, [_other_mentions(uid, None)], str(value))
             case "message" | "exchange":
-                return await self._read_message_details(memory, kind, target, int(value or 0))
+                return await self._read_message_details(memory, kind, target, int(value or 0), words)
 
-    async def _list_remaining_of_fact(self, memory: FoundMemory, page: FactPage) -> list[RemainingRecord]:
+    async def _list_remaining_of_fact(
+        self, memory: FoundMemory, page: FactPage, words: str
+    ) -> list[RemainingRecord]:
         """Returns what stays of a fact: its sources, the facts before and after it, and other messages."""
         stays = [
             RemainingRecord(
@@ -290,7 +313,7 @@ class MemoryForgetting:
             for each in page.fact.sources
             if not each.forgotten
         ]
-        stays += await self._list_replies_made_with(memory, {page.fact.seq})
+        stays += await self._list_replies_made_with(memory, {page.fact.seq}, words)
         facts = [
             (f"Fact {each.seq}, which it replaced.", each) for each in await self._list_replaced(memory, page)
         ]
@@ -309,7 +332,7 @@ class MemoryForgetting:
         return replaced
 
     async def _read_message_details(
-        self, memory: FoundMemory, kind: TargetKind, target: ForgetTarget, seq: int
+        self, memory: FoundMemory, kind: TargetKind, target: ForgetTarget, seq: int, words: str
     ) -> _TargetDetails:
         extent = await self._store.forgetting.extent(memory.id, target)
         rows = await self._store.memory_pages.exchange_of_message(memory.id, seq)
@@ -327,9 +350,9 @@ class MemoryForgetting:
                 f"Its {what}: message {numbers}.",
                 f"{page_path('m', memory.uid, 'forget')}?exchange={seq}",
             )
-            stays.append(_with_words(remaining, others[-1]) if what == "reply" else remaining)
+            stays.append(_with_quote(remaining, others[-1]) if what == "reply" else remaining)
         going = {seq} if kind == "message" else {each.seq for each in records}
-        stays += await self._list_replies_made_with(memory, going, exchange.id)
+        stays += await self._list_replies_made_with(memory, going, words, exchange.id)
         stays.append(
             RemainingRecord(
                 "The other messages of the conversation.",
@@ -342,11 +365,11 @@ class MemoryForgetting:
         return _TargetDetails(extent.messages, stays, str(shown[0].seq if shown else seq), text)
 
     async def _list_replies_made_with(
-        self, memory: FoundMemory, seqs: Collection[int], own: int | None = None
+        self, memory: FoundMemory, seqs: Collection[int], words: str, own: int | None = None
     ) -> list[RemainingRecord]:
         """Returns the newest replies for which one of these was recalled, but that of the exchange `own`.
 
-        Looks at the last `_MAX_RECALLS` recalls.
+        Looks at the last `_MAX_RECALLS` recalls. words: as for `preview`.
         """
         since = self._views.conversations.noted_since()
         recalls = await self._store.recalls.list(memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS)
@@ -359,7 +382,9 @@ class MemoryForgetting:
             if reply is not None:
                 href = message_href(memory.uid, each.conversation, each.exchange, reply.seq)
                 record = RemainingRecord(f"A reply that was made with it: message {reply.seq}.", href)
-                replies.append(_with_words(record, reply))
+                if words:
+                    record = replace(record, has_words=self._store.recall.has_words(reply.text or "", words))
+                replies.append(_with_quote(record, reply))
         return replies
 
     async def _list_remaining_of_memory(self, memory: FoundMemory) -> list[RemainingRecord]:
@@ -379,7 +404,7 @@ def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
     return TargetRecord(kind, details.id, shorten(text, _SHOWN_CHARS) or None)
 
 
-def _with_words(record: RemainingRecord, reply: MessageRecord) -> RemainingRecord:
+def _with_quote(record: RemainingRecord, reply: MessageRecord) -> RemainingRecord:
     """Returns the record of a reply with the beginning of its words."""
     quote = shorten(" ".join((reply.text or "").split()), _SHOWN_CHARS)
     return replace(record, message=reply.seq, quote=quote)

@@ -19,7 +19,7 @@ from gateway.run.admin.memory_records import BlockRecord, SourceKind, SourceReco
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.operation_arguments import read_cursor
 from storage.errors import TooSlow
-from storage.listing import LAST_NUMBER, ExchangePlace
+from storage.listing import LAST_NUMBER, ExchangePlace, UnsearchedTexts
 from storage.records import MUTED, Agent, Fact, Message
 
 # How long the index may be read. A person waits for it, and no reply does.
@@ -128,6 +128,11 @@ class WordSearches(Struct, frozen=True):
             tuple(_ended_record(uid, each) for each in ended),
             hits.is_incomplete,
         )
+
+    async def unsearched(self, project: str | None, uid: str) -> UnsearchedTexts:
+        """Returns how many texts a memory has that are not looked through."""
+        memory = await self.views.find(project, uid)
+        return await self.views.store.memory_pages.unsearched(memory.id)
 
     async def remaining(self, project: str | None, uid: str, query: str) -> Remaining | None:
         """Returns how many texts still have all words of a query; None: it has none, or that is not known in time."""

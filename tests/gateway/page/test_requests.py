@@ -99,7 +99,7 @@ def test_a_request_shows_its_words_and_who_said_what_was_recalled(operator: Oper
     hits = [each for each in operator.twin(f"r/{id}")["chosen"] if each["kind"] == "message"]
     for hit in hits:
         assert f"message {hit['seq']}</a> <br>" in text
-    assert ' · <span class="words" dir="auto" lang="">user</span>' in text
+    assert ' · <span class="words" dir="auto" lang="">alice</span>' in text
 
 
 def test_a_listed_request_whose_reply_was_forgotten_says_so(operator: Operator) -> None:
@@ -194,7 +194,7 @@ def test_a_fact_that_was_corrected_since_is_shown_as_the_note_had_it(
         (forgotten,) = (each for each in operator.twin(f"r/{last}")["chosen"] if each["forgotten"])
         assert forgotten["text"] is None
         text = operator.get(f"r/{last}").body.decode()
-        assert "What the model was told is forgotten" in text
+        assert "The text that the model was told is gone" in text
 
 
 @pytest.mark.both

@@ -220,7 +220,7 @@ def test_what_is_left_is_counted_by_as_many_statements_where_there_is_more(opera
         )
         speak(world, *(f"Peanuts, number {n}." for n in range(30)), talk="c3")
     assert "At least 20 messages still say “peanuts”." in plain(page(operator, paths["fact"]))
-    assert counts[0] == counts[1] == {"words": 10, "fact": 20, "block": 22}
+    assert counts[0] == counts[1] == {"words": 14, "fact": 20, "block": 22}
 
 
 def test_after_a_forgetting_the_rest_of_what_was_looked_for_is_counted(operator: Operator) -> None:
@@ -259,6 +259,47 @@ def test_a_preview_shows_the_replies_that_were_made_with_a_message(
     )
     gone = operator.post(path).body.decode()
     assert re.findall(r"forget\?message=(\d+)", gone) == ["2", "4"]
+
+
+def test_replies_that_were_made_with_a_message_are_marked_by_the_words_one_looked_for(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    upstream.queue(say("Noted: no peanuts."), say("No cake with nuts for you."))
+    agent = speak(operator.world, "I am allergic to peanuts.", talk="c1")
+    speak(operator.world, "Which cake with peanuts may I eat?", talk="c2")
+    memory = f"m/{agent.uid}"
+    shown = plain(
+        page(operator, f"{memory}/forget?message=1&back={quote(f'{memory}/words?q=peanuts', safe='')}")
+    )
+    assert "“No cake with nuts for you.” does not have the words" in shown
+    assert "does not have" not in plain(page(operator, f"{memory}/forget?message=1"))
+    gone = operator.post(f"{memory}/forget?message=1", came_from=f"{memory}/words?q=peanuts").body.decode()
+    replies, _, rest = plain(gone).partition("2 messages still say “peanuts”.")
+    assert "“No cake with nuts for you.” does not have the words" in replies
+    # What has the words stands once, each with the way to its preview.
+    assert "“Noted" not in replies
+    assert re.findall(r"forget\?message=(\d+)", gone) == ["4", "3", "2"]
+    assert "Which cake with peanuts may I eat?" in rest
+
+
+def test_a_request_says_what_its_reply_repeats(upstream: StrictUpstream, operator: Operator) -> None:
+    upstream.queue(say("Noted."), say("You told me this: i drink Green Tea, every morning. Enjoy!"))
+    agent = speak(operator.world, "Hello. I drink green tea every morning.", talk="c1")
+    speak(operator.world, "What do I drink in the morning?", talk="c2")
+    (id, *_) = (each["id"] for each in operator.twin(f"requests?memory={agent.uid}")["items"])
+    shown = plain(page(operator, f"r/{id}"))
+    assert "The reply repeats message 1: “i drink Green Tea, every morning”" in shown
+
+
+def test_what_is_not_looked_through_is_counted(operator: Operator) -> None:
+    agent = peanuts(operator)
+    words = f"m/{agent.uid}/words?q=Zxqv"
+    version = operator.twin(f"m/{agent.uid}/b/human")["block"]["version"]
+    operator.twin(f"m/{agent.uid}/b/human", {"value": "Nothing.", "version": version})
+    earlier = len(operator.twin(f"m/{agent.uid}/b/human")["versions"]) - 1
+    shown = page(operator, words)
+    assert f"earlier versions of blocks ({earlier} of human), summaries (there are none)" in plain(shown)
+    assert f'href="../../m/{agent.uid}/b/human#history"' in shown
 
 
 def test_the_replies_that_were_made_with_a_message_are_forgotten_on_the_way_back(
@@ -357,11 +398,12 @@ def test_one_place_after_the_other_is_forgotten_until_none_is_left(
         ):
             shown.get_by_role("button", name="Forget for good").click()
             assert f"{left} “peanuts”." in shown.inner_text("main")
-            shown.get_by_role("link", name="Back to the words").press("Enter")
-            shown.get_by_role("heading", name="Where it is said").wait_for()
             if "still" in left:
+                # The next one is there, and one key leads to its preview.
                 assert shown.locator(":focus").text_content().startswith("Forget message")
                 shown.keyboard.press("Enter")
+        shown.get_by_role("link", name="Back to the words").press("Enter")
+        shown.get_by_role("heading", name="Where it is said").wait_for()
         assert (
             shown.get_by_role("status").inner_text() == "No message, fact, passage or block says “peanuts”."
         )
