@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import uvicorn.server
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 from gateway.log import RepeatHandler
 from storage.sql.store import Store
@@ -72,12 +73,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         _spread(items)
 
 
+class _Scheduling(LoadFileScheduling):
+    """Gives a file to one process, and the page's files all to the same one.
+
+    Their browser is started once then, which takes as long as fifty tests, and looked after by a loop in the main
+    thread, beside which others' tests fail.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = super()._split_scope(nodeid)
+        folder = path.rpartition("/")[0]
+        return folder if folder == "tests/gateway/page" else path
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody calls it
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return _Scheduling(config, log) if config.option.dist == "loadfile" else None
+
+
 def _spread(items: list[pytest.Item]) -> None:
     """Spreads the files of each folder over a run of several processes; those without a gateway come last.
 
     Tests of some folders wait much (for leases, for PostgreSQL) and would all wait at once. Files without a gateway
-    are short, so that all processes end at about the same time. The page's stay together: its browser is started once
-    for them in a process, and a loop of its own runs in the main thread meanwhile, beside which others' tests fail.
+    are short, so that all processes end at about the same time. The page's, of which one process has all, come first.
     """
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
