@@ -10,6 +10,7 @@ from tests.gateway.page.memories import speak
 from tests.gateway.page.operator import operator_of
 from tests.gateway.sdk import Clock, remember
 from tests.patience import becomes
+from tests.reachable import texts_with
 
 
 def test_what_was_forgotten_elsewhere_is_in_no_list_of_requests(upstream: StrictUpstream, url: str) -> None:
@@ -30,6 +31,7 @@ def test_what_was_forgotten_elsewhere_is_in_no_list_of_requests(upstream: Strict
         for path in ("overview", "requests", "audit", "people", "work"):
             assert b"zqmisox" not in here.program("GET", f"{path}.json").body, path
             assert b"zqmisox" not in here.get("" if path == "overview" else path).body, path
+        becomes(lambda: texts_with("Lyon", first.gateway.app) == [])
 
 
 def test_operators_of_two_gateways_work_on_one_memory(upstream: StrictUpstream, url: str) -> None:
