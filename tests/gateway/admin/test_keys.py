@@ -238,8 +238,9 @@ def test_a_key_has_a_memory_mode_of_its_own(gateway: Running) -> None:
         for mode in ("off", "read", "on")
     }
     made["on "] = make_key(gateway)
-    body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": FACT}]}
-    for mode, key in made.items():
+    for number, (mode, key) in enumerate(made.items()):
+        # Words of its own, since what was asked off the record stays so when it is asked again.
+        body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": f"{FACT} {number}"}]}
         headers = {"authorization": f"Bearer {key}"}
         assert gateway.post(body, headers).headers["x-mnemogate-memory"] == mode.strip()
         asked = gateway.post(body, {**headers, "x-mnemogate-memory": "read"})
