@@ -21,7 +21,12 @@ _TOO_LONG = "prompt is too long"
 
 
 class Untranslatable(Exception):
-    """A request has something that the Messages API has no word for. param: the field, as the caller wrote it."""
+    """A request has something that the Messages API has no word for.
+
+    message: what it is, for the caller.
+    param: the field, as the caller wrote it.
+    code: one of OpenAI's.
+    """
 
     def __init__(self, message: str, param: str, code: str = "unsupported_parameter") -> None:
         super().__init__(message)
@@ -30,10 +35,12 @@ class Untranslatable(Exception):
         self.code = code
 
     def body(self) -> Json:
+        """Returns the body of the error reply, in OpenAI's form."""
         return error_body(self.message, "invalid_request_error", self.param, self.code)
 
 
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> Json:
+    """Returns the body of an error reply in OpenAI's form. kind: its `type`."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

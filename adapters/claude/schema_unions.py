@@ -24,7 +24,7 @@ class UnionMerger:
     def __init__(self) -> None:
         # How much may still be merged: definitions that name each other have many times as many properties as they are
         # long.
-        self._left = _MAX_MERGED
+        self._remaining = _MAX_MERGED
         # The schema with its definitions, and its place in the request.
         self._root: Json = {}
         self._where = ""
@@ -53,8 +53,9 @@ class UnionMerger:
         return merged.schema()
 
     def _count(self, merged: int) -> None:
-        self._left -= merged
-        if self._left < 0:
+        """Takes what was merged off what may be. Raises: Untranslatable: it was too much."""
+        self._remaining -= merged
+        if self._remaining < 0:
             raise Untranslatable("The unions of this schema have too many branches.", self._where)
 
     def _resolve(self, branch: Any) -> Json:
@@ -87,7 +88,7 @@ class _MergedSchema:
         for name, value in _value_or_empty(dict, branch.get("properties")).items():
             schemas = _alternatives(value)
             added += len(schemas)
-            self._alternatives.setdefault(name, {}).update((repr(each), each) for each in schemas)
+            self._alternatives.setdefault(name, {}).update((repr(schema), schema) for schema in schemas)
         return added
 
     def add_requirements(self, branches: Sequence[Json], *, needs_all: bool) -> None:
@@ -99,8 +100,11 @@ class _MergedSchema:
             self._schema["additionalProperties"] = False
 
     def schema(self) -> Json:
-        merged = {name: [*each.values()] for name, each in self._alternatives.items()}
-        properties = {name: each[0] if len(each) == 1 else {"anyOf": each} for name, each in merged.items()}
+        """Returns the schema with what was added. A property that stands beside the unions stays as it is there."""
+        merged = {name: [*schemas.values()] for name, schemas in self._alternatives.items()}
+        properties = {
+            name: schemas[0] if len(schemas) == 1 else {"anyOf": schemas} for name, schemas in merged.items()
+        }
         whole = {
             **self._schema,
             "properties": properties | _value_or_empty(dict, self._schema.get("properties")),
@@ -115,8 +119,8 @@ def _required_names(schema: Json) -> list[str]:
 def _alternatives(value: Any) -> list[Any]:
     """Returns the schemas of a property: those of its `anyOf`, or itself."""
     match value:
-        case {"anyOf": list(found), **rest} if not rest:
-            return found
+        case {"anyOf": list(alternatives), **rest} if not rest:
+            return alternatives
     return [value]
 
 

@@ -16,13 +16,13 @@ _OPENAIS: Final = frozenset(("object", "created", "owned_by"))
 
 def render_model(model: Json) -> Json:
     """Returns a model of a list in OpenAI's form; fields of the upstream's own stay."""
-    own = {key: value for key, value in model.items() if key not in _OPENAIS}
+    upstream_fields = {key: value for key, value in model.items() if key not in _OPENAIS}
     return {
         "type": "model",
         "display_name": model["id"],
         "created_at": _render_time(model.get("created")),
         "lifecycle": "active",
-        **own,
+        **upstream_fields,
     }
 
 

@@ -145,7 +145,7 @@ class ShownResponses:
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
         """Returns the events in a piece of a stream. They have their numbers already, so that `first` is ignored."""
-        return [each + b"\n\n" for each in data.split(b"\n\n") if each and not each.startswith(b":")]
+        return [event + b"\n\n" for event in data.split(b"\n\n") if event and not event.startswith(b":")]
 
     def end_in(self, data: bytes) -> Json | None:
         """Returns the response in the last event of a stream; None: `data` does not end with one."""

@@ -20,25 +20,24 @@ _KEY: Final = b'"instructions"'
 
 
 class ClientInstructions:
-    """Changes the instructions in one reply to the client's own (`ReplyChange`).
+    """Puts the client's instructions in place of the upstream's, in one reply.
 
-    All methods raise UpstreamBroke: the instructions cannot be read.
+    Implements `ReplyChange`, which documents the methods. They raise UpstreamBroke: what came is no JSON.
+
+    to_clients: returns the client's instructions for those of the upstream, both as JSON.
     """
 
-    def __init__(self, find_own: Callable[[bytes], bytes]) -> None:
-        """find_own: returns the client's instructions for those of the upstream, both as JSON."""
-        self._find_own = find_own
+    def __init__(self, to_clients: Callable[[bytes], bytes]) -> None:
+        self._to_clients = to_clients
 
     def whole(self, body: bytes) -> bytes:
-        """Returns the body of a response, or of another reply."""
         return self._restore(body) if _KEY in body else body
 
     def unfinished(self, rest: bytes) -> bytes:
-        """Returns what the client gets of an event without an end: nothing, if it may contain instructions."""
+        # What may contain the upstream's instructions is held back.
         return b"" if _KEY in rest else rest
 
     def event(self, event: Event) -> bytes:
-        """Returns the bytes of an event."""
         data = event.data
         if data is None or _KEY not in data:
             return event.raw
@@ -64,13 +63,13 @@ class ClientInstructions:
             raise UpstreamBroke("The upstream sent a response that is no JSON.") from error
         if "instructions" not in fields:
             return response
-        fields["instructions"] = self._find_own(fields["instructions"])
+        fields["instructions"] = self._to_clients(fields["instructions"])
         return encode_members(fields)
 
 
-def restore_instructions(own: str | None) -> ClientInstructions:
-    """Returns the change for a request's own reply. own: the instructions that the client sent."""
-    sent = orjson.dumps(own)
+def restore_instructions(instructions: str | None) -> ClientInstructions:
+    """Returns the change for the reply to a request. instructions: those that its client sent."""
+    sent = orjson.dumps(instructions)
     return ClientInstructions(lambda _: sent)
 
 
@@ -83,12 +82,15 @@ def cut_memory_section(prompts: Sequence[str]) -> ClientInstructions:
 
 
 def _remove_memory(stored: bytes, prompts: Sequence[str]) -> bytes:
+    """Returns instructions without the memory section and the profile's prompt before it, both as JSON."""
     if not stored.startswith(b'"'):
         return stored
     text: str = orjson.loads(stored)
-    own = text_before_section(text)
+    without_memory = text_before_section(text)
     for prompt in sorted(filter(None, prompts), key=len, reverse=True):
-        if own == prompt or own.endswith(f"\n\n{prompt}"):
-            own = own.removesuffix(prompt).removesuffix("\n\n")
+        if without_memory == prompt or without_memory.endswith(f"\n\n{prompt}"):
+            instructions = without_memory.removesuffix(prompt).removesuffix("\n\n")
             break
-    return stored if own == text else orjson.dumps(own or None)
+    else:
+        instructions = without_memory
+    return stored if instructions == text else orjson.dumps(instructions or None)

@@ -22,7 +22,7 @@ _OPENS: Final = ("metrics", *OPENS_PAGE)
 
 
 async def create_key(keys: Keys, draft: Key) -> tuple[Key, str]:
-    """Creates a key. Returns it with its secret. Raises: BadRequest: it would have expired already."""
+    """Creates a key. Returns it with its secret. Raises: BadRequest: its time has passed already."""
     if keys.has_expired(draft):
         raise BadRequest("expires_at must be in the future: this key would open nothing.", param="expires_at")
     return await keys.create(
@@ -58,7 +58,7 @@ def with_fields(raw: RawArguments, key: Key) -> Key:
     name = raw.get("name", key.name)
     if not isinstance(name, str) or not name:
         raise BadRequest(f"name must be a non-empty text, saw {name!r}.", param="name")
-    _check_name(name, key.name)
+    _check_reserved_names(name, key.name)
     user = Arguments(raw).optional_id("user") if "user" in raw else key.user
     memory = raw.get("memory", key.memory)
     if memory is not None and memory not in get_args(DefaultMode):
@@ -76,7 +76,7 @@ def with_fields(raw: RawArguments, key: Key) -> Key:
 
 
 def check_opens(opens: str | None, **bounds: object) -> None:
-    """Checks that a key has no bounds of replies where it asks for none. Raises: BadRequest.
+    """Checks that a key which opens something other than replies has no bounds of replies. Raises: BadRequest.
 
     opens: what it opens in place of replies; None: replies.
     bounds: by their fields; None: the key has no such bound.
@@ -86,8 +86,12 @@ def check_opens(opens: str | None, **bounds: object) -> None:
             raise BadRequest(f"A key that opens metrics or /v1/manage has no {field}.", param=field)
 
 
-def _check_name(name: str, before: str = "") -> None:
-    """Checks a key's name. before: the one that it has. Raises: BadRequest: one of the two is of the settings' keys."""
+def _check_reserved_names(name: str, before: str) -> None:
+    """Checks that the keys in the settings keep their names, and no other key gets one.
+
+    before: the name that the key has.
+    Raises: BadRequest.
+    """
     for reserved in (SETTINGS_KEY, SETTINGS_OPERATOR_KEY):
         if name != before and reserved in (name, before):
             raise BadRequest(

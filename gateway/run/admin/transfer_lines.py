@@ -127,12 +127,10 @@ class _PathEnd(NamedTuple):
 
 
 class LineReader:
-    """Makes records of lines, within one call. The hash of a path is made from that of the exchange before it.
-
-    next_seq: the number after those that the memory has given out.
-    """
+    """Makes records of lines, within one call. The hash of a path is made from that of the exchange before it."""
 
     def __init__(self, store: Store, agent: Agent, next_seq: int) -> None:
+        """next_seq: the number after those that the memory has given out."""
         self._store = store
         self._agent = agent
         self._next_seq = next_seq
@@ -142,7 +140,7 @@ class LineReader:
         self._path_ends: dict[int, _PathEnd] = {}
 
     async def read(self, line: dict[str, Any]) -> tuple[str, TransferRecord]:
-        """Returns what a line is, one of `PARTS`, and its record. Raises: one of `MALFORMED`: it is no such line."""
+        """Returns what a line is, one of `PARTS`, and its record. Raises: `MALFORMED`: it is no line of an export."""
         if not isinstance(line, dict) or len(line) != 1:
             raise ValueError("expected an object with one key, which says what the line is")
         ((part, values),) = line.items()
@@ -161,11 +159,11 @@ class LineReader:
             values = {**values, "key": fact_key(values["text"])}
         return part, TransferRecord(values)
 
-    def _check_number(self, last: int) -> None:
-        """Raises: ValueError: the memory would give the number `last` out once more."""
-        if last >= self._next_seq:
+    def _check_number(self, number: int) -> None:
+        """Checks that the memory has given a number out. Raises: ValueError: it would give it out once more."""
+        if number >= self._next_seq:
             raise ValueError(
-                f"the number {last} does not lie before {self._next_seq}, the next one of the memory"
+                f"the number {number} does not lie before {self._next_seq}, the next one of the memory"
             )
 
     async def _read_exchange(self, line: dict[str, Any]) -> TransferRecord:

@@ -84,8 +84,8 @@ class WorkRecord(Struct, frozen=True):
 class WorkOperations(Struct, frozen=True):
     """Lists jobs and batches, tries jobs again, and cancels.
 
-    A project bounds what is seen: jobs of its memories and its batches; None: all. Each method raises: UnknownId: there
-    is no such job or batch in it; Conflict; BadRequest.
+    A project bounds what is seen: jobs of its memories and its batches; None: all. Each method raises: UnknownId: the
+    project has no such job or batch; Conflict; BadRequest.
     """
 
     store: Store
@@ -99,10 +99,10 @@ class WorkOperations(Struct, frozen=True):
     async def learning(self, project: str | None, uid: str) -> LearningState:
         """Returns how learning from a memory stands. Raises: UnknownId: there is no such memory."""
         agent = await find_agent(self.store, project, uid)
-        found = await self.store.jobs.state_of(agent.id, LEARN)
-        if found is None:
+        state_and_due = await self.store.jobs.state_of(agent.id, LEARN)
+        if state_and_due is None:
             return "idle" if self.has_model else "by_rule"
-        state, due = found
+        state, due = state_and_due
         if state is JobState.DEAD:
             return "failed"
         return "now" if state is JobState.RUNNING or due <= self.now() else "waiting"
@@ -137,7 +137,7 @@ class WorkOperations(Struct, frozen=True):
             raise Conflict(f"{error.message}.") from error
 
     async def cancel_job(self, project: str | None, id: int) -> JobRecord:
-        """Deletes a job. A batch ends with its own."""
+        """Deletes a job and returns it. A batch whose job it is ends too."""
         _, scope = await self._find_job(project, id)
         try:
             return _job_record(await cancel_job(self.store, id, self.now()), scope)
@@ -167,7 +167,7 @@ class WorkOperations(Struct, frozen=True):
             room = limit + 1 - len(jobs)
             jobs = [*jobs, *await page(is_dead=False, before=LAST_NUMBER, project=project, limit=room)]
         items = tuple(_job_record(job, scope) for job, scope in jobs[:limit])
-        return JobPage(items, _next(items) if len(jobs) > limit else None)
+        return JobPage(items, _next_cursor(items[-1]) if len(jobs) > limit else None)
 
     async def _find_job(self, project: str | None, id: int) -> tuple[Job, Scope | None]:
         for is_dead in (True, False):
@@ -187,8 +187,8 @@ def _job_record(job: Job, scope: Scope | None) -> JobRecord:
     return JobRecord(job.id, job.kind, job.state.value, job.due, job.tries, job.error, name)
 
 
-def _next(items: Sequence[JobRecord]) -> str:
-    last = items[-1]
+def _next_cursor(last: JobRecord) -> str:
+    """Returns `after` of the page behind one that ends with this job."""
     return f"{_DEAD if last.state == 'dead' else _OTHER}{last.id}"
 
 
