@@ -146,7 +146,7 @@ class Anthropic(OpenAICompatible):
 
     async def _call(self, request: ModelRequest, path: str, body: bytes, version: str) -> ModelReply:
         """Sends a request with Anthropic's headers. version: of the API, unless the caller names one."""
-        headers = [each for each in request.headers if each[0].lower() not in _OPENAI_ONLY]
+        headers = [(name, value) for name, value in request.headers if name.lower() not in _OPENAI_ONLY]
         if not any(name.lower() == "anthropic-version" for name, _ in headers):
             headers.append(("anthropic-version", version))
         credential = None
@@ -155,7 +155,7 @@ class Anthropic(OpenAICompatible):
             # OAuth tokens as bearer tokens.
             token = _caller_api_key(request)
             if token:
-                headers = [each for each in headers if each[0].lower() != "x-api-key"]
+                headers = [(name, value) for name, value in headers if name.lower() != "x-api-key"]
                 headers.append(("x-api-key", token))
             else:
                 credential = request.credential

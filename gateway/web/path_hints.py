@@ -38,22 +38,22 @@ def _nearest(path: str, route_paths: Iterable[str]) -> str | None:
     """Returns the route that a path nearly is, or that goes on from it; None: there is no such route."""
     if len(path) > _MAX_CHARACTERS:
         return None
-    own = path.rstrip("/").lower()
+    wanted = path.rstrip("/").lower()
     routes = dict.fromkeys(route.rstrip("/") for route in route_paths)
     nearest, best_ratio = None, _ALIKE
     for route in routes:
-        matcher = SequenceMatcher(None, *_without_parameters(own, route))
+        matcher = SequenceMatcher(None, *_without_parameters(wanted, route))
         if matcher.real_quick_ratio() <= best_ratio or matcher.quick_ratio() <= best_ratio:
             continue  # bounds of the ratio, which are quicker to compute
         if (ratio := matcher.ratio()) > best_ratio:
             nearest, best_ratio = route, ratio
-    return nearest or next((route for route in routes if route.startswith(f"{own}/")), None)
+    return nearest or next((route for route in routes if route.startswith(f"{wanted}/")), None)
 
 
 def _without_parameters(path: str, route: str) -> tuple[str, str]:
     """Returns what is to be compared: where a route has parameters, whatever the path has is right."""
-    own, parts = path.split("/"), route.split("/")
-    if len(own) != len(parts):
+    path_parts, route_parts = path.split("/"), route.split("/")
+    if len(path_parts) != len(route_parts):
         return path, route
-    fixed = [n for n, part in enumerate(parts) if not part.startswith("{")]
-    return "/".join([own[n] for n in fixed]), "/".join([parts[n] for n in fixed])
+    fixed = [n for n, part in enumerate(route_parts) if not part.startswith("{")]
+    return "/".join([path_parts[n] for n in fixed]), "/".join([route_parts[n] for n in fixed])

@@ -267,18 +267,17 @@ def _move_cache_mark(turns: list[Json], message: Json) -> list[Json]:
     return turns
 
 
-def _container_member(own: Any, rounds: Sequence[Json]) -> Json:
+def _container_member(container: Any, rounds: Sequence[Json]) -> Json:
     """Returns the member `container` for the call after hidden rounds, with the container of the last of them.
 
-    own: the client's own container. One with an id stays, so nothing is returned; one without loads skills into a new
-        container.
+    container: the client's. One with an id stays, so nothing is returned; one without loads skills into a new one.
     """
-    if own is not None and not (isinstance(own, dict) and own.get("id") is None):
+    if container is not None and not (isinstance(container, dict) and container.get("id") is None):
         return {}
     for round_ in reversed(rounds):
-        container = (round_.get(NATIVE_REPLY) or {}).get("container")
-        if container:
-            return {"container": container["id"] if own is None else {**own, "id": container["id"]}}
+        used = (round_.get(NATIVE_REPLY) or {}).get("container")
+        if used:
+            return {"container": used["id"] if container is None else {**container, "id": used["id"]}}
     return {}
 
 

@@ -20,20 +20,20 @@ def describe_forget_request(arguments: dict[str, Any]) -> str:
     owner = _find_named(arguments, _OWNERS)
     subject = "" if owner is None else f" of the {owner} {arguments[owner]!r}"
     if "message" in arguments:
-        what = f"the message {arguments['message']}{subject}"
+        target = f"the message {arguments['message']}{subject}"
     elif "exchange" in arguments:
-        what = f"the message {arguments['exchange']}{subject}, with its question or answer"
+        target = f"the message {arguments['exchange']}{subject}, with its question or answer"
     elif part := _find_named(arguments, _SINGLE_PARTS):
-        what = f"the {part} {arguments[part]}{subject}"
+        target = f"the {part} {arguments[part]}{subject}"
     elif "in" in arguments:
-        what = f"the conversation {arguments['in']!r}{subject}"
+        target = f"the conversation {arguments['in']!r}{subject}"
     elif subject:
-        what = f"all that is remembered{subject}"
+        target = f"all that is remembered{subject}"
     elif profile:
-        what = "all that is remembered of all users"
+        target = "all that is remembered of all users"
     else:
-        what, project = f"all that the project {arguments['project']!r} has, its users and its agents", ""
-    return f"This erases {what}{profile}{project}."
+        target, project = f"all that the project {arguments['project']!r} has, its users and its agents", ""
+    return f"This erases {target}{profile}{project}."
 
 
 def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
@@ -45,16 +45,16 @@ def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dic
         return f"Forgotten: 1 {part}." if memories else "There was nothing to forget."
     number = arguments.get("message", arguments.get("exchange"))
     if number is None and "in" not in arguments:
-        count, what = memories, "memory" if memories == 1 else "memories"
+        count, noun = memories, "memory" if memories == 1 else "memories"
     elif answer["messages"] == 1:
-        count, what = 1, "message, with what was learned from it"
+        count, noun = 1, "message, with what was learned from it"
     else:
-        count, what = answer["messages"], "messages, with what was learned from them"
+        count, noun = answer["messages"], "messages, with what was learned from them"
     if not count:
         return "There was nothing to forget" + (
             "." if answer["done"] else " but what was begun before; it is gone."
         )
-    summary = f"Forgotten: {count} {what}."
+    summary = f"Forgotten: {count} {noun}."
     if number is None:
         return summary
     names = ("config", "db", "project", "profile", *_OWNERS)

@@ -170,10 +170,10 @@ class WordSearches(Struct, frozen=True):
 
         Queries that find nothing are left out, unless all do.
         """
-        found = dict[int, Message]()
-        items = dict[int, TextWithWords]()
-        with_words = dict[str, BlockWithWords]()
-        finding = list[str]()
+        messages = dict[int, Message]()
+        texts = dict[int, TextWithWords]()
+        blocks_with_words = dict[str, BlockWithWords]()
+        queries_that_find = list[str]()
         has_more = False
         for query in queries:
             try:
@@ -184,20 +184,22 @@ class WordSearches(Struct, frozen=True):
                 return None
             of_query = {each.label: each for each in await self._blocks_with(blocks, query)}
             if hits.messages or of_query:
-                finding.append(query)
-            new = [each for each in hits.messages if each.seq not in found]
-            items.update((each.seq, each) for each in await self._records(agent, new[:_SHOWN], query))
-            found.update((each.seq, each) for each in new)
-            with_words = of_query | with_words
+                queries_that_find.append(query)
+            new_messages = [each for each in hits.messages if each.seq not in messages]
+            texts.update(
+                (each.seq, each) for each in await self._records(agent, new_messages[:_SHOWN], query)
+            )
+            messages.update((each.seq, each) for each in new_messages)
+            blocks_with_words = of_query | blocks_with_words
             has_more |= hits.is_incomplete or hits.next is not None
-        if has_more and not found and not with_words:
+        if has_more and not messages and not blocks_with_words:
             return None
         return Remaining(
-            tuple(finding or queries),
-            dict(Counter(map(_kind, found.values()))),
+            tuple(queries_that_find or queries),
+            dict(Counter(map(_kind, messages.values()))),
             has_more,
-            tuple(items[seq] for seq in sorted(items, reverse=True)[:_SHOWN]),
-            tuple(with_words.values()),
+            tuple(texts[seq] for seq in sorted(texts, reverse=True)[:_SHOWN]),
+            tuple(blocks_with_words.values()),
         )
 
     async def _records(

@@ -51,11 +51,11 @@ class Access:
         return await self._guard.find_key(request.scope["headers"])
 
     def _is_owner(self, request: Request) -> bool:
-        sent = request.headers.get(ADMIN_HEADER)
-        if sent is None:
+        presented = request.headers.get(ADMIN_HEADER)
+        if presented is None:
             return False
         token = (self._token or "").encode()
-        if not token or not hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), token):
+        if not token or not hmac.compare_digest(presented.encode("utf-8", "surrogateescape"), token):
             raise NotAuthenticated(
                 f"`{ADMIN_HEADER}` is not the token of the account that runs this gateway."
             )
