@@ -22,7 +22,8 @@ from gateway.run.admin.key_management import KeyManagement
 from gateway.run.admin.key_operations import KeyOperations
 from gateway.run.admin.limit_operations import LimitOperations
 from gateway.run.admin.link_operations import LinkOperations
-from gateway.run.admin.mcp_memory import MCP_CALL, McpMemory, McpOperations
+from gateway.run.admin.mcp_memory import MCP_CALL, McpMemory
+from gateway.run.admin.mcp_tool_calls import McpTools
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_export import MemoryExport
 from gateway.run.admin.memory_forgetting import MemoryForgetting
@@ -134,14 +135,16 @@ def make_mcp_memory(
 ) -> McpMemory:
     """Makes the operations of MCP's tools. now: seconds since the epoch. embed_query: as for `make_operations`."""
     views = MemoryViews(store, now, settings.memory.keep_why_days)
-    operations = McpOperations(
+    tools = McpTools(
+        store,
         views,
         SearchOperation(store, make_trial_recall(settings, store, now, embed_query)),
         MemoryEdits(store, now),
         MemoryForgetting(store, views, now),
+        now,
     )
     spec_of = Directory(settings).spec_named
-    return McpMemory(store, operations, spec_of, now, accounting, settings.default_profile)
+    return McpMemory(tools, spec_of, accounting, settings.default_profile)
 
 
 def make_import_operations(

@@ -11,7 +11,7 @@ import pytest
 from mcp import Client
 
 from gateway.core.memory.mcp_tools import TOOLS
-from gateway.run.admin import mcp_memory
+from gateway.run.admin import mcp_tool_calls
 from gateway.run.memory.keeper import INDEX_EVERY
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
@@ -131,7 +131,7 @@ def test_what_was_said_is_found_and_read(world: World) -> None:
 
 @pytest.mark.both
 def test_muted_facts_take_no_place_of_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_memory, "MAX_FACTS", 2)
+    monkeypatch.setattr(mcp_tool_calls, "MAX_FACTS", 2)
     mine = tools(world)
     made = [
         mine.ask("memory_remember", text=f"Likes {what}.")["id"] for what in ("tea", "jazz", "rain", "fog")

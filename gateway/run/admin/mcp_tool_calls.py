@@ -1,0 +1,271 @@
+"""The tools of MCP: each performs an operation on a memory that the page and the command line have, too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import orjson
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from gateway.core.agent import AgentSpec
+from gateway.core.dates import iso_text, parse_moment
+from gateway.core.memory.mcp_tools import (
+    KINDS,
+    MAX_FACTS,
+    ORIGIN,
+    ConversationArguments,
+    ConversationLine,
+    ConversationResult,
+    CorrectArguments,
+    CorrectResult,
+    EditBlockArguments,
+    EditBlockResult,
+    ForgetAnswer,
+    ForgetArguments,
+    FoundText,
+    McpCaller,
+    ReadArguments,
+    ReadBlock,
+    ReadFact,
+    ReadMessage,
+    ReadResult,
+    RememberArguments,
+    RememberResult,
+    SearchArguments,
+    SearchResult,
+    confirm_word,
+    confirms,
+    parse_id,
+)
+from gateway.errors import BadRequest, Conflict, UnknownId
+from gateway.run.admin.exchange_messages import TEXT_CHARS, shorten
+from gateway.run.admin.memory_edits import Editor, MemoryEdits
+from gateway.run.admin.memory_forgetting import MemoryForgetting
+from gateway.run.admin.memory_records import MessageRecord
+from gateway.run.admin.memory_search import SearchOperation, TextSearch
+from gateway.run.admin.memory_views import MemoryViews
+from storage.records import Agent, Message, Scope
+from storage.sql.store import Store
+
+
+class McpToolCall(Struct, frozen=True):
+    """A call that is being performed."""
+
+    caller: McpCaller
+    user: str
+    # The agent of the caller's profile.
+    spec: AgentSpec
+    # The memory; None: nothing is remembered of the user yet.
+    agent: Agent | None
+
+    @property
+    def scope(self) -> Scope:
+        return mcp_scope(self.caller, self.user)
+
+    @property
+    def editor(self) -> Editor:
+        return Editor(ORIGIN, self.caller.project, self.caller.origin)
+
+    def memory_of(self, id: str) -> Agent:
+        """Returns the memory in which an id is looked for. Raises: UnknownId: there is none."""
+        if self.agent is None:
+            raise _not_found(id)
+        return self.agent
+
+
+class McpTools(Struct, frozen=True):
+    """Performs the tools by operations on memories."""
+
+    store: Store
+    views: MemoryViews
+    search: SearchOperation
+    edits: MemoryEdits
+    forgetting: MemoryForgetting
+    # Seconds since the epoch.
+    now: Callable[[], float]
+
+    async def perform(self, tool: str, call: McpToolCall, arguments: Struct) -> Struct:
+        """Returns the result of a tool. tool: one of TOOLS, whose arguments these are. Raises: GatewayError."""
+        return await _TOOLS[tool](self, call, arguments)
+
+    async def _search(self, call: McpToolCall, arguments: SearchArguments) -> SearchResult:
+        if not arguments.query.strip():
+            raise BadRequest("query must say what to look for.", param="query")
+        since = _read_time(arguments.after, "after", default=-math.inf)
+        until = _read_time(arguments.before, "before", default=math.inf)
+        if call.agent is None:
+            return SearchResult((), late=False)
+        search = TextSearch(arguments.query, arguments.limit, arguments.kinds, since, until)
+        texts = await self.search.search(call.agent, search)
+        return SearchResult(
+            tuple(_found_text(hit, texts.conversations) for hit in texts.hits), texts.has_timed_out
+        )
+
+    async def _read(self, call: McpToolCall, _: ReadArguments) -> ReadResult:
+        agent = call.agent
+        if agent is None:
+            return ReadResult(call.user, (), (), 0)
+        memory = await self.views.find(call.caller.project, agent.uid)
+        blocks = await self.store.facts.blocks(agent.id)
+        # Muted facts stay in lists that people read; no model is shown them.
+        facts = await self.store.facts.list_unmuted(agent.id, MAX_FACTS)
+        return ReadResult(
+            call.user,
+            tuple(ReadBlock(b.label, b.value, b.limit, b.version, b.read_only) for b in blocks),
+            tuple(ReadFact(f"fact:{f.seq}", f.text, iso_text(f.valid_from)) for f in facts),
+            memory.conversations,
+        )
+
+    async def _read_conversation(
+        self, call: McpToolCall, arguments: ConversationArguments
+    ) -> ConversationResult:
+        project = call.caller.project
+        views = self.views
+        if arguments.around:
+            _, seq = parse_id(arguments.around, ("message",), argument="around")
+            agent = call.memory_of(arguments.around)
+            with _name_id_in_error(arguments.around):
+                around = await views.conversations.read_around(project, agent.uid, seq, arguments.limit)
+            if arguments.conversation not in ("", around.conversation):
+                raise BadRequest("around is a message of another conversation.", param="around")
+            return ConversationResult(
+                conversation=around.conversation, messages=_shown_messages(around.items)
+            )
+        if arguments.conversation:
+            agent = call.memory_of(arguments.conversation)
+            with _name_id_in_error(arguments.conversation):
+                page = await views.conversations.show(
+                    project, agent.uid, arguments.conversation, limit=arguments.limit
+                )
+            return ConversationResult(conversation=page.conversation.id, messages=_shown_messages(page.items))
+        if call.agent is None:
+            return ConversationResult(conversations=())
+        conversations = await views.conversations.page(project, call.agent.uid, limit=arguments.limit)
+        return ConversationResult(
+            conversations=tuple(
+                ConversationLine(c.id, iso_text(c.begun), iso_text(c.last_turn), c.messages)
+                for c in conversations.items
+            )
+        )
+
+    async def _remember(self, call: McpToolCall, arguments: RememberArguments) -> RememberResult:
+        agent = await self._find_or_begin_agent(call)
+        fact, is_known = await self.edits.remember_fact(call.editor, agent, arguments.text)
+        return RememberResult(f"fact:{fact.seq}", is_known, fact.muted)
+
+    async def _correct(self, call: McpToolCall, arguments: CorrectArguments) -> CorrectResult:
+        _, seq = parse_id(arguments.id, ("fact",))
+        uid = call.memory_of(arguments.id).uid
+        with _name_id_in_error(arguments.id):
+            fact = await self.edits.correct_fact(call.editor, uid, seq, arguments.text)
+        return CorrectResult(f"fact:{fact.seq}", arguments.id)
+
+    async def _edit_block(self, call: McpToolCall, arguments: EditBlockArguments) -> EditBlockResult:
+        agent = await self._find_or_begin_agent(call)
+        edits, label = self.edits, arguments.label
+        try:
+            block = await edits.edit_block(call.editor, agent.uid, label, arguments.value, arguments.version)
+        except UnknownId as error:
+            raise UnknownId(f"There is no block with the label {label!r}.") from error
+        except Conflict as error:
+            blocks = await self.store.facts.blocks(agent.id)
+            current = next((block for block in blocks if block.label == label), None)
+            if current is None:
+                raise
+            present = {"label": label, "version": current.version, "value": current.value}
+            raise Conflict(
+                f"version {arguments.version} is not the block's present one, and nothing was written; "
+                f"it is now {orjson.dumps(present).decode()}",
+                param="version",
+            ) from error
+        return EditBlockResult(block.label, block.version)
+
+    async def _forget(self, call: McpToolCall, arguments: ForgetArguments) -> ForgetAnswer:
+        kind, seq = parse_id(arguments.id)
+        agent = call.memory_of(arguments.id)
+        forgetting = self.forgetting
+        with _name_id_in_error(arguments.id):
+            preview = await forgetting.preview(call.caller.project, agent.uid, kind, seq)
+            goes = {name: count for name, count in asdict(preview.will_go).items() if count != 0}
+            if not arguments.confirm:
+                word = confirm_word(agent.secret, arguments.id, self.now())
+                return ForgetAnswer(forgotten=False, goes=goes, confirm=word)
+            if not confirms(arguments.confirm, agent.secret, arguments.id, self.now()):
+                raise BadRequest(
+                    "confirm is not the word for this id, or older than five minutes; nothing was forgotten.",
+                    param="confirm",
+                )
+            await forgetting.forget(call.editor, agent.uid, kind, seq)
+        return ForgetAnswer(forgotten=True, goes=goes)
+
+    async def _find_or_begin_agent(self, call: McpToolCall) -> Agent:
+        """Returns the memory of a call that writes, which begins now if it is not there."""
+        if call.agent is not None:
+            return call.agent
+        spec = call.spec
+        return await self.store.agents.find_or_begin(
+            call.scope, spec.own_blocks, spec.shared_blocks, self.now()
+        )
+
+
+_TOOLS: Final[Mapping[str, Callable[[McpTools, McpToolCall, Any], Awaitable[Struct]]]] = {
+    "memory_search": McpTools._search,
+    "memory_read": McpTools._read,
+    "conversation_read": McpTools._read_conversation,
+    "memory_remember": McpTools._remember,
+    "memory_correct": McpTools._correct,
+    "memory_edit_block": McpTools._edit_block,
+    "memory_forget": McpTools._forget,
+}
+
+
+def mcp_scope(caller: McpCaller, user: str) -> Scope:
+    """Returns the scope of the memory that a caller uses."""
+    return Scope(caller.project, caller.profile, f"user:{user}")
+
+
+def _found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
+    """Returns a hit as a tool shows it. conversations: their public names, by the exchanges of messages."""
+    kind = next(kind for kind in KINDS if kind == hit.source)
+    is_message = kind == "message"
+    return FoundText(
+        f"{kind}:{hit.seq}",
+        kind,
+        shorten(hit.text, TEXT_CHARS),
+        iso_text(hit.at),
+        hit.role if is_message else None,
+        conversations.get(hit.exchange) if is_message else None,
+    )
+
+
+def _shown_messages(records: Sequence[MessageRecord]) -> tuple[ReadMessage, ...]:
+    return tuple(
+        ReadMessage(f"message:{r.seq}", r.role, r.text, iso_text(r.at)) for r in records if r.text is not None
+    )
+
+
+def _read_time(text: str, name: str, *, default: float) -> float:
+    """Returns an argument as seconds since the epoch. Raises: BadRequest, which names it."""
+    if not text:
+        return default
+    try:
+        return parse_moment(text)
+    except ValueError as error:
+        raise BadRequest(f"{name} must be a date (2026-03-01) or a time in ISO 8601.", param=name) from error
+
+
+@contextmanager
+def _name_id_in_error(id: str) -> Iterator[None]:
+    """Has an UnknownId that is raised within its block name the id as the caller sent it."""
+    try:
+        yield
+    except UnknownId as error:
+        raise _not_found(id) from error
+
+
+def _not_found(id: str) -> UnknownId:
+    return UnknownId(f"{id} is not found.")
