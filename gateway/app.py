@@ -69,7 +69,7 @@ class Gateway:
     ) -> None:
         """Makes the services, and what serves their routes.
 
-        admin_token: opens the operations of the command line; None: it performs them itself.
+        admin_token: opens the operations of the command line; None: the command line performs them itself.
         access: the access log; None: one that writes to stderr, if the settings ask for it.
         has_agents: serves the agents API, and agents made over it in chat completions.
         The others: as for `Services`.

@@ -56,7 +56,7 @@ def convert(value: Any, kind: type[T], path: Path = (), *, strict: bool = True, 
     """Converts parsed JSON or TOML to a value of a type.
 
     path: where the value lies, for the fault.
-    strict: False: numbers and booleans may also be text.
+    strict: numbers and booleans may not be text.
     str_keys: keys that are numbers are text, as in JSON.
 
     Raises: InvalidValue, for the first mistake.

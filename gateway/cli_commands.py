@@ -383,7 +383,7 @@ class Commands:
     def _wait_for_job(self, job: Any, progress: Progress) -> bool:
         """Waits for a job as long as a gateway serves. Returns whether it is done.
 
-        Raises: GatewayError: it has failed.
+        Raises: GatewayError: the job has failed.
         """
         while self.client.find_process() is not None:
             record = next(iter(self.perform("jobs-list", {"job": job})), None)

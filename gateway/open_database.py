@@ -111,7 +111,7 @@ def _without_memory(error: Unavailable) -> DatabaseFindings:
 
 
 def warn_of_network(settings: Settings) -> str | None:
-    """Returns what may happen to a database file on a network file system; None: it lies on no such one."""
+    """Returns a warning if the database file is on a network file system; None: it is on a local one."""
     database = settings.database
     kind = find_network_type(database.path) if database.url is None else None
     if kind is None:

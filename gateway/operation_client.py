@@ -42,7 +42,7 @@ class OperationClient:
     def perform(self, operation: str, arguments: _Arguments, answer_s: float | None = None) -> Any:
         """Asks the process that serves this database, or performs the operation here if there is none.
 
-        arguments: its arguments; those that are None count as left out.
+        arguments: of the operation; an argument that is None counts as left out.
         answer_s: as for `ServingProcess.ask`.
         """
         arguments = without_none(arguments)

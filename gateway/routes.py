@@ -69,7 +69,7 @@ class Endpoints(NamedTuple):
 def make_endpoints(
     services: Services, bodies: BodyReader, guard: Guard, admin_token: str | None
 ) -> Endpoints:
-    """Makes the endpoints. admin_token: of the command line; None: it performs its operations itself."""
+    """Makes the endpoints. admin_token: of the command line; None: the command line performs its operations itself."""
     settings, limits, chat = services.settings, services.limits, services.chat
     max_upload_bytes = settings.server.max_upload_bytes
     forwarder = Forwarder(

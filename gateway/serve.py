@@ -53,7 +53,7 @@ DRAIN_S = 5.0
 def serve(settings: Settings, limits: Limits | None = None, *, performs_jobs: bool = True) -> int:
     """Serves until it is stopped, and returns the exit code. performs_jobs: background jobs, too.
 
-    Raises: SettingsError: it does not start; GatewayError: it could start later.
+    Raises: SettingsError: the gateway cannot start; GatewayError: it cannot start now, and may later.
     """
     configure_logging()
     close_in_children()
@@ -68,7 +68,7 @@ def work(settings: Settings, limits: Limits | None = None, *, listens: bool = Fa
 
     listens: answers health checks and scrapes at the address of the settings.
 
-    Raises: SettingsError: it does not start; GatewayError: it could start later.
+    Raises: SettingsError: the process cannot start; GatewayError: it cannot start now, and may later.
     """
     configure_logging()
     close_in_children()

@@ -125,8 +125,8 @@ class Services:
 
         providers: by the names of settings.upstreams; None: they are made of the settings.
         clock: seconds since the epoch; None: the store's, where processes share it, else the machine's.
-        performs_jobs: False: other processes perform the jobs, which share the database.
-        takes_requests: False: other processes take them, which share the database.
+        performs_jobs: else other processes perform the jobs, which share the database.
+        takes_requests: else other processes answer the requests, which share the database.
         make_agents: makes the agents API, and what serves agents made over it; None: there are none.
         otlp: how traces are exported; None: there are none.
 

@@ -21,7 +21,7 @@ class _Stored(Struct, frozen=True):
     """A definition, which is stored as JSON."""
 
     def body(self) -> dict[str, Any]:
-        """Returns it as it is stored."""
+        """Returns the definition as it is stored."""
         found: dict[str, Any] = msgspec.to_builtins(self)
         return found
 

@@ -98,7 +98,7 @@ class BackgroundResponses:
         context: of the caller; it is not stored.
         receipt: of the request. What it has reserved of tokens and cost stays so until the response has ended.
 
-        Returns its run, and whether it is a new one: there may be one with this tag.
+        Returns the run, and whether it was made now: a run with this tag may have been accepted before.
         Raises: MemoryUnavailable.
         """
         draft = Run(0, response.tag, agent.id, 0, RunState.CREATED, response.created, background=True)
@@ -115,7 +115,7 @@ class BackgroundResponses:
         return run, is_new
 
     def find_accepted(self, digest: bytes) -> str | None:
-        """Returns the tag of the response that this process accepted lately for the same request; None: none."""
+        """Returns the tag of the response that this process accepted lately for the same request; None: it did not."""
         at, tag = self._accepted.get(digest, (0.0, None))
         return tag if self.now() - at < _RETRY_WINDOW_S else None
 
@@ -181,7 +181,7 @@ class BackgroundResponses:
             )
 
     async def _ended_response(self, run: Run | None, seen: Json) -> Json:
-        """Returns a response that has ended. run: None: it was deleted. seen: as it was shown before."""
+        """Returns a response that has ended. run: its run; None: the run was deleted. seen: as it was shown before."""
         if seen["status"] not in _UNDER_WAY:
             return seen
         shown = None if run is None else await self.runs.shown(run)

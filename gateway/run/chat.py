@@ -181,9 +181,9 @@ class Chat:
         conversation: ResponseConversation | None,
         receipt: Receipt,
     ) -> tuple[Identity, Agent]:
-        """Admits a response in the background. Returns its identity, and the memory that will have it.
+        """Admits a response in the background. Returns its identity, and the memory in which it will be stored.
 
-        Raises: BadRequest: nothing would be stored of it; LimitReached, UnknownModel, MemoryUnavailable.
+        Raises: BadRequest: nothing of it would be stored; LimitReached, UnknownModel, MemoryUnavailable.
         """
         resolved = await self.resolver.resolve(request, context)
         request, identity, spec = resolved.request, resolved.identity, resolved.spec

@@ -95,7 +95,7 @@ class ChatMemory:
         return None
 
     def _state_without_scope(self, identity: Identity) -> str:
-        """Returns the state of memory for a request that has none. Raises: BadRequest: it asks for one."""
+        """Returns the state of a request without a memory. Raises: BadRequest: the request insists on one."""
         if identity.mode is _OFF:
             return "off"
         self.warn_of_no_user()

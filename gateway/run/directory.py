@@ -116,7 +116,7 @@ class Directory:
         self._default = _spec_of(ProfileSettings(DEFAULT_PROFILE), settings.memory)
 
     def spec_for(self, identity: Identity) -> AgentSpec | None:
-        """Returns the agent that a request asks for; None: it asks for one that the settings do not declare."""
+        """Returns the agent that a request asks for; None: the settings declare no such agent."""
         found = self._by_name.get(identity.profile)
         # The default need not be declared.
         return self._default if found is None and identity.agent is None else found

@@ -141,11 +141,11 @@ class Receipt(Struct, eq=False, weakref=True):
         return self.work_memory != 0
 
     def stored_turn(self) -> TurnName | None:
-        """Returns the name of the turn with which the reply is stored; None: it is not."""
+        """Returns the name of the turn with which the reply is stored; None: the reply is not stored."""
         return None if self.is_off_record else self.begun_turn()
 
     def begun_turn(self) -> TurnName | None:
-        """Returns the name of the turn, even if it is off the record; None: it has none."""
+        """Returns the name of the turn, even if it is off the record; None: the request is no turn."""
         conversation, turn = self.headers.get("x-mnemogate-conversation"), self.turn
         return TurnName(conversation, turn) if conversation is not None and turn is not None else None
 

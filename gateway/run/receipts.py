@@ -64,7 +64,10 @@ class RecordsTraces(Protocol):
     """Decides which requests are traced, and makes spans of their receipts."""
 
     def begin(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> TraceContext | None:
-        """Returns the trace of a request or work that begins now; None: it is not sampled. headers: the request's."""
+        """Returns the trace of a request or work that begins now; None: it is not sampled.
+
+        headers: of the request.
+        """
 
     def take(self, receipt: Receipt) -> None:
         """Takes the receipt of a traced request that has ended."""

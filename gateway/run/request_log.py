@@ -117,7 +117,7 @@ class RequestLog:
         return max(matching, key=lambda request: request.number, default=None)
 
     def ended(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
-        """Returns the requests that have ended, that which began last first.
+        """Returns the requests that have ended; the one that began last comes first.
 
         project, memory: as for `LoggedRequest.is_of`.
         """

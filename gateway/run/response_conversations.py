@@ -133,7 +133,7 @@ class ResponseConversations:
         return await self.find(owner, id)
 
     async def bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> None:
-        """Has a conversation belong to a memory. Raises: UnknownId: it belongs to another one, or was deleted."""
+        """Binds a conversation to a memory. Raises: UnknownId: it was deleted, or belongs to another memory."""
         with map_store_errors():
             agents = self.store.agents
             agent = await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())

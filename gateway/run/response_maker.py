@@ -129,7 +129,7 @@ class ResponseMaker:
         """Notes a response that was accepted here.
 
         number: the row of its run.
-        reservation: of its request; None: it was accepted before, and has one.
+        reservation: of its request; None: the response was accepted before, and has its reservation.
         """
         before = self._accepted.pop(number, None)
         if reservation is None:
@@ -256,7 +256,7 @@ class ResponseMaker:
     async def _record_of(self, run: Run, job: Job, *, is_begun: bool) -> TurnRecord | None:
         """Returns the record of a response's turn, with what earlier attempts have done.
 
-        None: that was erased, since something of the memory was forgotten.
+        Returns None where the record was erased, since something of the memory was forgotten.
 
         is_begun: an earlier attempt has begun a turn.
         """

@@ -67,9 +67,9 @@ class BackgroundRequest(Protocol):
         *,
         has_begun: bool,
     ) -> MakesView:
-        """Returns what makes its view.
+        """Returns the maker of the response's view.
 
-        turn: returns the name of its turn; None: it is not stored.
+        turn: returns the name of the response's turn; None: the turn is not stored.
         count: returns the usage of a reply with a text.
         number: of its first event.
         has_begun: an earlier attempt has sent the first event.
@@ -124,7 +124,7 @@ class ResponseRuns(Struct, frozen=True):
     dialect: ResponsesDialect
 
     async def shown(self, run: Run) -> Json | None:
-        """Returns a response as it is shown before its turn is stored; None: it was forgotten."""
+        """Returns a response as it is shown before its turn is stored; None: the response was forgotten."""
         stored = await self._read_text(run, _RESPONSE_TEXT)
         if stored is None:
             return None
@@ -156,7 +156,7 @@ class ResponseRuns(Struct, frozen=True):
         return [NamedTurn(name, listed[1].exchange) for name, listed in found if listed is not None]
 
     async def request(self, run: Run) -> BackgroundRequest | None:
-        """Returns the request of a response; None: it is no longer stored. Raises: MemoryUnavailable."""
+        """Returns the request of a response; None: the request is no longer stored. Raises: MemoryUnavailable."""
         stored = await self._read_text(run, _REQUEST_TEXT)
         return None if stored is None else self.dialect.restore(stored, run.uid, run.created)
 

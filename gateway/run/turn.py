@@ -65,7 +65,10 @@ class TurnMachine(Protocol):
         """Returns the commands that follow from an event, in order. An event that comes too late has none."""
 
     def take_texts(self, read: list[Event]) -> bytes | None:
-        """Takes events that only add text, and returns the client's bytes. None: it took none of them; feed them."""
+        """Takes events that only add text, and returns the client's bytes.
+
+        Returns None, and takes nothing, where an event does more: then the events have to be fed.
+        """
 
     def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns an outcome in the form in which it is stored."""
@@ -277,7 +280,7 @@ class TurnRun:
 
     @property
     def _keep_alive_s(self) -> float:
-        """The silence after which the client gets a comment; 0: it gets none."""
+        """The silence after which the client gets a comment; 0: the client gets no comments."""
         return self.services.limits.keep_alive_s if self._sends_at_once else 0.0
 
     def _with_comments(self, work: Coroutine[Any, Any, _ResultT]) -> Coroutine[Any, Any, _ResultT]:

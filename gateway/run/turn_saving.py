@@ -161,7 +161,10 @@ class TurnSaving:
         return events.Saved(after_stop=written) if isinstance(written, events.StepSaved) else SAVED
 
     def _not_durable(self, begun: float, loss: str | None, *, is_late: bool) -> events.Saved:
-        """Notes that the reply leaves although the turn is not on disk. loss: why it never will be; None: it may be."""
+        """Notes that the reply leaves although the turn is not on disk.
+
+        loss: why it never will be; None: it may still be.
+        """
         self.call.receipt.note_write(begun, is_durable=False)
         self.services.metrics.not_durable.inc()
         self.call.receipt.headers["x-mnemogate-durable"] = "false"
@@ -183,7 +186,7 @@ class TurnSaving:
 
 
 def _loss(error: StoreError) -> str | None:
-    """Returns why an error means that the turn will never be stored, for the client; None: it does not."""
+    """Returns for the client why the turn will never be stored; None: by this error, it still may be."""
     match error:
         case Stale():
             return events.FORGOTTEN

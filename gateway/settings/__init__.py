@@ -358,7 +358,10 @@ class DeploymentSettings(Table, frozen=True):
 
 
 class PriceSettings(Table, frozen=True):
-    """The price of a million tokens. cached: of input that the upstream has in its cache; None: as of other input."""
+    """The price of a million tokens.
+
+    cached: of input that the upstream has in its cache; None: the price of other input.
+    """
 
     input: Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
     output: Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
@@ -380,7 +383,7 @@ class ModelSettings(Table, frozen=True):
 
     @property
     def rates(self) -> tuple[float, float, float] | None:
-        """The prices of input, output and cached input; None: it has none."""
+        """The prices of input, output and cached input; None: the model has no price."""
         if self.price is None:
             return None
         if isinstance(self.price, PriceSettings):

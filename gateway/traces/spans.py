@@ -281,7 +281,7 @@ class _SpanWriter:
         attribute.key, attribute.value.bool_value = key, value
 
     def fail(self, failure: str) -> None:
-        """Marks the span as failed. failure: of a closed list; "": it has not."""
+        """Marks the span as failed. failure: of a closed list; "" marks nothing."""
         if failure:
             self.text(names.ERROR_TYPE, failure)
             self.proto.status.code = Status.STATUS_CODE_ERROR

@@ -61,7 +61,7 @@ class Tracer:
     # -- in the event loop
 
     def begin(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> TraceContext | None:
-        """Returns the trace of what begins now; None: it is not sampled. headers: of the request."""
+        """Returns the trace of what begins now; None where no trace is sampled. headers: of the request."""
         caller = caller_trace(headers)
         if caller is None:
             trace_id = self._random.getrandbits(128) or 1

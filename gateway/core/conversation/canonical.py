@@ -71,7 +71,7 @@ def sound_id(message: Mapping[str, Any]) -> str:
 
 
 def only_text(message: Mapping[str, Any]) -> str | None:
-    """Returns the text of an assistant message if that is all it is hashed by; None: it may have more."""
+    """Returns the text of an assistant message that is hashed by its text alone; None for every other message."""
     content = message.get("content")
     if not isinstance(content, str) or message.get("name") is not None or sound_id(message):
         return None

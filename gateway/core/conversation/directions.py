@@ -28,7 +28,7 @@ def directions_in(messages: Sequence[WireMessage]) -> list[Direction]:
 
 
 def stored_directions(reply: WireMessage) -> list[Direction]:
-    """Returns those of the request that a stored reply answers."""
+    """Returns the directions of the request that a stored reply answers."""
     stored = private_of(reply).get(DIRECTIONS_FIELD)
     pairs = stored if isinstance(stored, list) else ()
     return [(n, message) for n, message in pairs if isinstance(n, int) and isinstance(message, dict)]

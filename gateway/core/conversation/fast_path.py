@@ -84,9 +84,9 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
 
 
 def plan_opening(query: Query) -> Plan | None:
-    """Plans a list where nothing that is stored matters to it, as plan_turn does in an empty tree.
+    """Plans a list to which nothing stored matters, as `plan_turn` does in an empty tree.
 
-    None: it has to be weighed.
+    Returns None where something stored may matter: then the tree has to be loaded.
     """
     listing = query.listing
     if listing.answered or query.kind is not ConversationKind.CLIENT or query.mode is not _ON:
@@ -136,7 +136,8 @@ def finish_plain(plan: Plan, ended: RequestEnd, section: int | None = None) -> E
 def finish_opening(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange | None:
     """Returns the exchange with which a list without any reply begins a conversation, if nothing stored matters to it.
 
-    None: it has to be weighed. It is what `settle.finish` makes of the first exchange in an empty tree.
+    Returns None where something stored may matter: then the tree has to be loaded.
+    The exchange is what `settle.finish` makes of the first exchange in an empty tree.
     """
     query = plan.query
     matters = (

@@ -66,8 +66,8 @@ class HashedList:
     ) -> None:
         """Hashes a list.
 
-        prefix: of the same list, all that is in front of one of its replies, under the same secret.
-        reply: that one, where it was hashed before.
+        prefix: the hashes of all messages before one of the list's replies, made under the same secret.
+        reply: the hashes of that reply, if it was hashed before.
         """
         self.hasher = hasher
         # The indices of its messages in the request's own list.
@@ -135,7 +135,7 @@ class HashedList:
         return self._media[i]
 
     def as_prefix(self) -> HashedPrefix:
-        """Returns all of it, for a list that goes on from it."""
+        """Returns the hashes of this whole list, from which a longer list goes on."""
         return HashedPrefix(self.positions, self.before, self.answered, self.path_answered, self._joined)
 
     @property

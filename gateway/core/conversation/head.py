@@ -140,9 +140,9 @@ class _HeadSearch:
         return is_same and (repeated is not RepeatedReply.HEAD or self._is_heard(self._above, leading))
 
     def _repeated_reply(self) -> tuple[RepeatedReply | None, int]:
-        """Returns which reply the head of the list repeats, and in how many messages; None: none that is known.
+        """Returns the reply that the head of the list repeats, and in how many messages; None: it repeats none.
 
-        After it may come the application's own text, or a second reply.
+        The application's own text, or a second reply, may follow it.
         """
         listing = self._listing
         leading = _count_leading(listing)

@@ -21,9 +21,9 @@ from storage.records import Exchange
 
 
 def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
-    """Returns whether a list certainly begins a new conversation; False: it may belong to an opening.
+    """Returns whether a list certainly begins a new conversation; False where it may belong to an opening.
 
-    openings: all of its memory that may still be extended. Nothing of the memory may be off the record.
+    openings: all openings of its memory that may still be extended. Nothing of the memory may be off the record.
     """
     listing = query.listing
     if (
@@ -43,7 +43,7 @@ def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
 
 
 def opening_of(plan: Plan, at: float) -> Opening | None:
-    """Returns the digest of a turn that is written at that time; None: it is no opening."""
+    """Returns the opening that a turn is, if it is written at this time; None: it is no opening, or has an id."""
     exchange, messages = plan.exchange, plan.messages
     if plan.match.match_point is not None or plan.query.is_named or not messages:
         return None
@@ -104,6 +104,6 @@ def _last_message(tree: Tree, exchange: Exchange) -> WireMessage | None:
 
 
 def _ended_at(exchange: Exchange) -> float:
-    """Returns when an opening ended; one that is under way may still do so at any time."""
+    """Returns when an opening ended; infinity while it is under way."""
     ended = exchange.stopped if exchange.ended is None else exchange.ended
     return float("inf") if ended is None else max(ended, exchange.touched)

@@ -265,10 +265,10 @@ def _repeats_off_record(
 
 
 def is_asked_again(tree: Tree, other: Exchange, exchange: Exchange, *, follows_head: bool) -> bool:
-    """Returns whether a request repeats another at its position, so that it is off the record if that one is.
+    """Returns whether a request repeats another at its position, so that both are on or off the record together.
 
-    One that is off the record does not count where the client sends new messages alone: there each request decides for
-    itself. Nor does it count if it began later, to ask about the same message.
+    A request that is off the record does not count where the client sends new messages alone: there each request
+    decides for itself. Nor does one count that began later, to ask about the same message.
     """
     lacks_content = other.state is State.OFF and (follows_head or other.begun > exchange.begun)
     return tree.is_same_input(other, exchange) and not lacks_content

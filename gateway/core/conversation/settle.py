@@ -70,7 +70,9 @@ SettleRule = Callable[[Tree, Plan, RequestEnd], Exchange]
 
 
 def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
-    """Writes a request that went to its end. Returns its exchange, or an older one with the same words.
+    """Writes a request that went to its end.
+
+    Returns its exchange. Where a request that was sent twice has an exchange already, that one is returned.
 
     Raises: Missing.
     """
@@ -93,9 +95,9 @@ def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
 
 
 def _write_finished(tree: Tree, plan: Plan, ended: RequestEnd) -> tuple[Exchange, bool]:
-    """Writes the exchange of a request that went to its end, or into the one with the same words.
+    """Writes the exchange of a request that went to its end, or into an exchange with the same words (`_find_twin`).
 
-    Returns it, and whether it is new.
+    Returns the exchange, and whether it is new.
     """
     # A message that was written before the model was asked is a row of its own already, whatever the answer.
     is_written = tree.get(ended.id) is not None
@@ -279,7 +281,7 @@ def _after_parent(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
 
 
 def _conversation_of(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:
-    """Returns the conversation of the new exchange (row id); None: it begins one."""
+    """Returns the row id of the conversation that the new exchange continues; None: the exchange begins one."""
     if exchange.parent is not None or plan.query.is_named:
         return plan.conversation
     opening = _later_opening(tree, exchange)
@@ -495,7 +497,10 @@ def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query) -> None:
     rivals = [other for other in tree.siblings(exchange) if other.ended is not None and not other.superseded]
 
     def in_order(other: Exchange) -> tuple[Exchange, Exchange]:
-        """Returns the two, the one touched first as the first; the other one where both were touched at once."""
+        """Returns the exchange and another one in the order in which they were touched.
+
+        Where both were touched at once, the other one comes first.
+        """
         return (other, exchange) if tree.touched_at(other) <= tree.touched_at(exchange) else (exchange, other)
 
     def is_like(other: Exchange) -> bool:

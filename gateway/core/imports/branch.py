@@ -22,7 +22,10 @@ def branch_to(leaf: str, parent_of: Callable[[str], str | None]) -> list[str]:
 
 
 def newest_leaf(parents: Mapping[str, str | None], times: Mapping[str, float | None]) -> str:
-    """Returns the leaf with the latest time; of equal ones the last. Raises: WrongForm: there is none."""
+    """Returns the leaf with the latest time; of several with this time the last one.
+
+    Raises: WrongForm: there is no leaf.
+    """
     inner = set(parents.values())
     leaves = [id for id in parents if id not in inner]
     if not leaves:

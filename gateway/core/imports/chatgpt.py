@@ -67,7 +67,10 @@ def _time_of(node: dict[str, Any]) -> float | None:
 
 
 def _read_message(message: Any) -> SourceMessage | None:
-    """Returns the text of a message; None: it is of a tool, hidden, empty, or instructions."""
+    """Returns the text of a message that a person has written or read.
+
+    None: it is a tool's message, a hidden or an empty one, or instructions.
+    """
     if message is None:
         return None
     author, content = (

@@ -61,7 +61,7 @@ class WrongForm(Exception):
 
 
 def read_time(value: object) -> float | None:
-    """Reads a date: seconds since the epoch, or ISO 8601 (UTC where it names no zone). None: it is no date."""
+    """Reads a date: seconds since the epoch, or ISO 8601 (UTC where it names no zone). Other values: None."""
     if isinstance(value, str):
         try:
             at = parse_moment(value.strip())
@@ -76,7 +76,7 @@ def read_time(value: object) -> float | None:
 
 
 def read_id(value: object) -> str | None:
-    """Reads the id of a conversation; None: it has none that can be stored."""
+    """Returns the id of a conversation; None where the value is no id that can be stored."""
     return value if isinstance(value, str) and 0 < len(value) <= _ID_CHARS and value.isprintable() else None
 
 

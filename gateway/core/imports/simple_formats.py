@@ -24,7 +24,7 @@ _HEADING: Final = re.compile(r"^#{1,6}\s|^#+$")
 
 
 def read_message(value: Any) -> SourceMessage | None:
-    """Reads `{"role", "content", "at"}`; None: it has no text. Raises: WrongForm."""
+    """Reads `{"role", "content", "at"}`; None if it has no text. Raises: WrongForm."""
     if not isinstance(value, dict) or not isinstance(value.get("role"), str):
         raise WrongForm("a message has no role")
     if value["role"] not in _ROLES:
@@ -64,7 +64,7 @@ def join_messages(id: Any, items: Sequence[Any], date: Any = None) -> SourceConv
 
 
 def read_fact(line: str) -> SourceFact | None:
-    """Reads a line of a list; None: it is blank, a heading or a fence. Raises: WrongForm."""
+    """Returns the fact in a line of a list; None for a blank line, a heading or a fence. Raises: WrongForm."""
     text = line.strip()
     if not text or text.startswith(("```", "~~~")) or _HEADING.match(text):
         return None
@@ -78,7 +78,7 @@ def read_fact(line: str) -> SourceFact | None:
 
 
 def read_memory(value: Any) -> SourceFact | None:
-    """Reads mem0's `{"memory", "created_at", "user_id"}`; None: it has no text. Raises: WrongForm."""
+    """Reads mem0's `{"memory", "created_at", "user_id"}`; None if it has no text. Raises: WrongForm."""
     text = value.get("memory") if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise WrongForm("it has no memory")

@@ -103,7 +103,7 @@ def _refusal(why: str, advice: str = "") -> EditResult:
 
 
 def _limit_refusal(block: Block, size: int) -> EditResult | None:
-    """Returns the refusal of an edit after which a block would have `size` characters; None: it may have them."""
+    """Returns the refusal of an edit after which a block would have `size` characters; None: the edit may be made."""
     # A block that is over its limit already (the limit was lowered) may be made shorter.
     if size <= block.limit or size < len(block.value):
         return None

@@ -20,7 +20,7 @@ _ENDS: Final = ("\n\n", "\n", ". ", " ")
 
 
 def decode_text(data: bytes, type: str) -> str | None:
-    """Returns a file's text; None: it is none. UTF-8, and UTF-16 with a byte order mark, are read.
+    """Returns the text of a file; None: the file is no text. UTF-8, and UTF-16 with a byte order mark, are read.
 
     type: as whoever sent it named it.
     """

@@ -341,7 +341,7 @@ def client_name(name: object, version: object) -> str:
 
 
 def through_mcp(origin: str) -> str | None:
-    """Returns the words for an origin of MCP; None: it is another one's."""
+    """Returns the words for the origin of a change that came through MCP; None for every other origin."""
     kind, _, client = origin.partition(":")
     if kind != ORIGIN:
         return None

@@ -206,8 +206,8 @@ def choose_tool_names(
     """Returns offered name -> canonical tool, for one request. Empty: offer nothing (and no `tools: []`).
 
     enabled: canonical names, in the order of the profile.
-    earlier: the names, likewise, under which this conversation was first offered them. They stay; if a tool of the
-        client's has one of them by now, none is offered.
+    earlier: offered name -> canonical tool, as this conversation was first offered them. These names stay; if a tool of
+        the client's has taken one of them since, nothing is offered.
     """
     if earlier:
         if any(name in client_names for name in earlier):
@@ -299,7 +299,7 @@ def _has_type(value: object, name: str) -> bool:
 
 
 def number_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
-    """Returns the error of a call of one of the gateway's tools with a number beyond their use; None: it has none."""
+    """Returns the error of a call with a number that is too large for the gateway's tools; None: none is."""
     large = (
         name
         for name, value in arguments.items()

@@ -181,7 +181,7 @@ def _is_gone(element: PathElement) -> bool:
 def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[WireMessage] | None:
     """Returns the last reply as it was heard, with its hidden rounds, as it is sent from now on (append mode).
 
-    None: it has no hidden rounds, or they cannot be put back.
+    Returns None where the reply has no hidden rounds, or where they cannot be put back.
     """
     match_point, messages = plan.match.match_point, plan.query.listing.messages[: plan.heard_count]
     if match_point is None or not match_point.has_full or not messages:

@@ -41,7 +41,7 @@ class _Table(NamedTuple):
 
 
 def find_asked_order(text: str) -> Asked | None:
-    """Returns what a text asks for about the order of events; None: it does not ask for that."""
+    """Returns what a text asks about the order of events; None: the text does not ask about an order."""
     if len(text) > _MAX_CHARS:
         return None
     lowered = text.lower()

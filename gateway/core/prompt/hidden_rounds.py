@@ -72,7 +72,10 @@ def put_back(
 
 
 def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[WireMessage]) -> str | None:
-    """Returns what a reply says after its hidden rounds; None: it does not begin with what was streamed before them."""
+    """Returns the text of a reply after its hidden rounds.
+
+    Returns None where the reply does not begin with the text that was streamed before them.
+    """
     streamed = join_texts(
         text for each in rounds if each["role"] == "assistant" for text in _visible_texts(each)
     )
@@ -108,7 +111,7 @@ def _put_back_mixed(
     *,
     is_longer: bool,
 ) -> list[WireMessage] | None:
-    """Returns the rounds with the client's calls as it has them; None: it lacks some of them, or their results."""
+    """Returns the rounds with the client's calls as the client has them; None where it lacks a call or a result."""
     ids = {call_id(call) for call in resent_calls}
     answers = {str(each.get("tool_call_id")) for each in after or () if each.get("role") == "tool"}
     if is_longer or len(resent_calls) != len(client_calls) or not (after is None or ids <= answers):

@@ -70,7 +70,10 @@ def with_speaker(query: str, names: Sequence[str]) -> str:
 
 @lru_cache(maxsize=256)
 def name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
-    """Returns the pattern of a person's name as a word; None: it has no letters. is_low: the text has no capitals."""
+    """Returns the pattern of a person's name as a word; None for a name without letters.
+
+    is_low: the text has no capitals.
+    """
     words = [word for word in re.split(r"[\s_]+", name) if word]
     if not words or len(words[0]) < 2:
         return None

@@ -109,7 +109,7 @@ class SectionParts(Struct, frozen=True):
 
 
 def shown_standing(pinned: SentSection | None, epoch: int) -> Sequence[int] | None:
-    """Returns the numbers of the standing facts that a path's section shows; None: it is rendered again.
+    """Returns the numbers of the standing facts that a path's section shows; None: it has to be rendered again.
 
     epoch: the memory's. If the section has another one, a fact that it shows may have been forgotten since.
     """

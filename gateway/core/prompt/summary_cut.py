@@ -30,7 +30,7 @@ class SummaryCut(Struct, frozen=True):
 
 
 def find_cut_in_path(listing: HashedList, summary: Summary) -> SummaryCut | None:
-    """Returns where a summary ends in a list that is its path word for word; None: it is of another path."""
+    """Returns where a summary ends in a list that is its path word for word; None: the summary is of another path."""
     exchange = summary.exchange
     end = end_offset(exchange)
     count = listing.message_at(end)
@@ -49,7 +49,7 @@ def find_cut_in_list(
     *,
     has_evicted: bool,
 ) -> SummaryCut | None:
-    """Returns where a summary ends in any list; None: it is of another path.
+    """Returns where a summary ends in any list; None: the summary is of another path.
 
     path: ids of the exchanges that the list goes on from.
     has_evicted: the path's beginning has left the window.

@@ -229,10 +229,10 @@ class Identity(Struct, frozen=True):
     def with_memory(self, conversation: str | None, scope: Scope | None) -> Identity:
         """Returns the identity with the memory of a request that names neither a user nor a conversation.
 
-        It stays without one where nothing would be stored, and where it names another agent than the memory's.
+        The identity stays without a memory where nothing would be stored, and where it names another agent.
 
-        conversation: the client's own id, or one that was made for it; None: the memory is a person's.
-        scope: whose it is; None: that conversation's.
+        conversation: the client's own id, or one that was made for it; None: the memory belongs to a person.
+        scope: the scope of the memory; None: the memory belongs to that conversation alone.
         """
         own = self.with_history()
         if scope is None:
@@ -315,8 +315,8 @@ def user_of(
     """Returns the user of a request that memory has no part in; "" where it names none that can be read.
 
     body: "" where it is not known, as of an upload.
-    read_names: that of its dialect; None: it names users as chat completions do.
-    Raises: NotAllowed: its key is another user's.
+    read_names: reads the names in a request of its dialect; None: the request names users as chat completions do.
+    Raises: NotAllowed: the key belongs to another user.
     """
     header_values = {name: value for name, value in headers if name in rules.read_headers}
     try:
@@ -435,7 +435,11 @@ def _json_type(value: Any) -> str:
 
 
 def checked_id(text: str, name: str) -> str | None:
-    """Returns an id without blanks around it; None: it is empty. name: of its header or field. Raises: BadRequest."""
+    """Returns an id without blanks around it; None for an empty one.
+
+    name: of its header or field.
+    Raises: BadRequest.
+    """
     text = text.strip(" \t")
     if not text:
         return None
@@ -525,7 +529,7 @@ def _asked_mode(raw: bytes) -> Mode | None:
 
 
 def _known_word(header: bytes, raw: bytes, known: Collection[str], expected: str) -> str:
-    """Returns the value of a header with one word. Raises: BadRequest: it is not one that is known."""
+    """Returns the value of a header with one word. Raises: BadRequest: the word is not known."""
     name = header.decode()
     text = header_text(raw, name).strip().lower()
     if text not in known:

@@ -17,4 +17,4 @@ class KnownReplies(Protocol):
         """Returns the messages down to a reply, oldest first, as far up as they are known."""
 
     def reply(self, memory: MemoryKey, id: str) -> Json | None:
-        """Returns the reply that has this id, or a part with it; None: it is not known."""
+        """Returns the reply that has this id, or has a part with it; None: no known reply has the id."""

@@ -49,7 +49,7 @@ _cached_names: dict[bytes, str] = {}
 
 
 def header_text(raw: bytes, name: str) -> str:
-    """Returns the value of a header. Raises: BadRequest: it is not UTF-8."""
+    """Returns the value of a header. Raises: BadRequest: the value is not UTF-8."""
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -93,7 +93,9 @@ def refuse_misspelt(headers: RawHeaders) -> None:
 
 
 def _passing_name(raw: bytes) -> str:
-    """Returns a name as text; "": it does not pass. Raises: BadRequest: it is one of the gateway's, misspelt."""
+    """Returns the name of a header as text; "" where it does not go upstream.
+
+    Raises: BadRequest: it begins as the gateway's headers do, and none of them has this name."""
     is_gateways = raw.replace(b"_", b"-").startswith(_LIKE_PREFIX)
     if is_gateways and (name := raw.decode("latin-1")) not in _HEADERS:
         close = nearest_name(name, _HEADERS) or "one of " + ", ".join(_HEADERS)

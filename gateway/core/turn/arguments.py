@@ -27,7 +27,7 @@ class RepairedArguments(NamedTuple):
 
 
 def are_valid(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
-    """Returns whether arguments fit a schema as they are. Others may do so once they are repaired."""
+    """Returns whether arguments fit a schema as they are; `repair_arguments` may make others fit."""
     try:
         return compile_schema(schema).is_valid(arguments)
     except ValueError:
@@ -61,7 +61,7 @@ def repair_json(work: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_json_texts(validator: Validator, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Returns arguments with a text that does not fit replaced by the JSON value in it, where that one fits."""
+    """Returns the arguments. A text that does not fit the schema is replaced by the JSON value in it, if that fits."""
     texts: dict[str, Any] = {}
     for name, value in arguments.items():
         if isinstance(value, str):

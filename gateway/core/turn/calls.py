@@ -111,7 +111,7 @@ class GatewayCalls:
                 self._guide.take_answer(call.name, result, is_denied=call.id in resumed.denied)
 
     def judge(self) -> list[RunTool]:
-        """Judges calls in their order, up to one that depends on results of those before it. Returns those to run.
+        """Judges calls in their order, up to the first that depends on earlier results. Returns the calls to run.
 
         Each call that is judged is made valid, as it is stored and sent again.
         """
@@ -147,7 +147,7 @@ class GatewayCalls:
         return runs
 
     def finish(self, result: ToolResult) -> ToolResult | None:
-        """Takes the result of a call that runs. Returns it with who allowed the call; None: there is no such call."""
+        """Takes the result of a running call. Returns the result with who allowed the call; None: no such call runs."""
         if result.call_id not in self._results or self._results[result.call_id] is not None:
             return None
         if result.call_id in self._approved:
@@ -159,8 +159,8 @@ class GatewayCalls:
     def hold(self) -> None:
         """Makes calls wait that would run, since another call has to be approved first.
 
-        So does what a rule forbids after that one: the rules go by the calls that were run, and that is not known
-        before.
+        A call that a rule forbids after that one waits as well: the rules go by the calls that were run, and
+        whether that one will be is not known yet.
         """
         running = [id for id, result in self._results.items() if result is None]
         ids = [call.id for call in self.calls]

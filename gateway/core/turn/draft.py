@@ -264,7 +264,7 @@ class MessageDraft(ReplyUsage):
         return shown, unchanged
 
     def _index_client_calls(self) -> list[ToolCall]:
-        """Gives the client's calls their indices, in which the gateway's calls leave no gap. Returns those calls.
+        """Gives the client's calls their indices, in which the gateway's calls leave no gap. Returns these calls.
 
         It stops at the first call whose owner is unknown.
         """
@@ -408,7 +408,7 @@ def _merge_list(old: list[Any], new: list[Any]) -> None:
 
 
 def _piece_before(old: list[Any], item: Any) -> Json | None:
-    """Returns the item that another one continues, which is among the last ones; None: it is new."""
+    """Returns the item among the last ones that another item continues; None: that item is new."""
     if not isinstance(item, dict) or not isinstance(item.get("index"), int):
         return None
     for known in old[-_NEAR_ITEMS:]:

@@ -58,7 +58,7 @@ def compile_repaired(schema: Any) -> RepairedSchema | None:
 def _without(part: Any, path: Sequence[str | int]) -> Any:
     """Returns a copy of a part of a schema without what a path leads to.
 
-    Raises: LookupError: it leads nowhere, as the library leaves empty names out.
+    Raises: LookupError: the path leads nowhere, since the library leaves empty names out of it.
     """
     first, *rest = path
     if isinstance(part, list):

@@ -48,7 +48,7 @@ class TextEvents(Struct, frozen=True):
         return cls(raw[:text_start], after + padding, ending[ending.find(b'"') :] if padding else None)
 
     def text_of(self, raw: bytes) -> str | None:
-        """Returns the text of an event of this form; None: it has to be parsed."""
+        """Returns the text of an event of this form; None where the event has another form and has to be parsed."""
         if not raw.startswith(self.before):
             return None
         at = len(self.before)

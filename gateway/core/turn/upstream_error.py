@@ -50,7 +50,7 @@ _MINIMAX_STATUSES: Final = {code: status for status, codes in _MINIMAX_CODES.ite
 
 
 def read_error(chunk: Json, name: str | None = None) -> Json | None:
-    """Returns the error that a chunk or a body is, in OpenAI's form; None: it is none. name: of the chunk's event.
+    """Returns the error that a chunk or a body is, in OpenAI's form; None: it is no error. name: of the chunk's event.
 
     Known forms: {"error": {...}}, {"error": "text"}, {"object": "error", "message": ...}, {"code": ..., "msg": ...},
     {"base_resp": {"status_code": ..., "status_msg": ...}}, and anything under `event: error`.
@@ -132,7 +132,7 @@ def error_status(error: Json) -> int:
 
 
 def reveal_error_body(body: bytes) -> tuple[int, bytes] | None:
-    """Returns status and body of the error that a whole successful reply is; None: it is something else.
+    """Returns status and body of the error that is in a whole reply of status 200; None: the reply is no error.
 
     OpenRouter answers so when its upstream fails after the status has left. Its body stays as it came, as far as
     clients of OpenAI's find the error in it.
@@ -148,7 +148,7 @@ def reveal_error_body(body: bytes) -> tuple[int, bytes] | None:
 
 
 def reveal_error_event(first: Event) -> tuple[int, bytes] | None:
-    """Returns status and body of the error with which a stream begins; None: it begins with something else.
+    """Returns status and body of the error with which a stream begins; None: the stream does not begin with an error.
 
     Some upstreams send an error with a 200: Anthropic when overloaded, OpenRouter for the upstream it chose, vLLM.
     """
@@ -183,7 +183,7 @@ def find_stream_error(events: bytes) -> UpstreamBroke | None:
 
 
 def _error_in_event(data: bytes, name: str | None) -> Json | None:
-    """Returns the error that the data of an event is; None: it is something else. name: of the event."""
+    """Returns the error that the data of an event is; None: it is no error. name: of the event."""
     chunk, _ = read_json(data)
     return read_error(chunk, name) if isinstance(chunk, dict) else None
 

@@ -88,7 +88,7 @@ class ModelNames:
         return model[:_MODEL_CHARS] if model and 0 < status < 400 and mask_keys(name) == name else OTHER
 
     def label(self, model: str, status: int) -> str:
-        """Returns the same as a label: beyond a number of names it is `other`."""
+        """Returns the model's name as a label: `other` once there are too many names."""
         if model in self._labels:
             return model
         name = self.of(model, status)

@@ -158,7 +158,7 @@ class LimitReservation(Struct, eq=False):
         self.amounts[bucket] = amount
 
     def take_measured(self) -> LimitReservation:
-        """Takes tokens and cost out of this reservation. Returns them as one of their own."""
+        """Moves tokens and cost out of this reservation into a new one, which it returns."""
         measured = [bucket for bucket in self.amounts if bucket.limit.unit in MEASURED]
         return LimitReservation({bucket: self.amounts.pop(bucket) for bucket in measured})
 
@@ -183,7 +183,7 @@ class LimitReservation(Struct, eq=False):
 
 
 def limits_for(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageLimit]:
-    """Returns those of a project's limits that hold for a request, in the same order.
+    """Returns the limits of a project that hold for a request, in their order.
 
     A limit of a named user replaces those of each user with the same unit, period and key.
     """

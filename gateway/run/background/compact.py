@@ -344,7 +344,7 @@ async def _ask_for_part(part: Sequence[str], earlier_text: str, task: SummaryTas
 
 
 async def _ask(task: SummaryTask, question: Sequence[dict[str, Any]], max_tokens: int | None) -> ModelAnswer:
-    """Asks the model of a task. max_tokens: of its reply; None: it sets no bound. Raises: JobFailed; Postponed."""
+    """Asks the model of a task. max_tokens: of its reply; None: without a bound. Raises: JobFailed; Postponed."""
     model = task.model
     if task.admit is not None:
         target = Target(model.upstream.name, model.model)

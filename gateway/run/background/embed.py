@@ -214,7 +214,7 @@ class EmbeddingService:
         return added
 
     async def _embed_texts(self, agent: Agent, texts: Sequence[str]) -> list[bytes | None]:
-        """Returns vectors of some texts; None: this one is refused. Raises: JobFailed, Postponed."""
+        """Returns the vector of each text; None for a text that the embedder refuses. Raises: JobFailed, Postponed."""
         try:
             return list(await self._call(agent, texts))
         except _RefusedText:
@@ -295,7 +295,7 @@ class EmbeddingService:
     # -- a question
 
     async def embed_query(self, agents: Sequence[int], query: str, wait_ms: float) -> Vector | None:
-        """Returns a question's vector; None: it came too late, or no memory has vectors to compare it with.
+        """Returns the vector of a question; None: it came too late, or no memory has vectors yet.
 
         agents: the rows of the memories that are searched; the call is counted for the first.
         wait_ms: at most; the embedder's own bound may be shorter.

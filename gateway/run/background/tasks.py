@@ -69,7 +69,7 @@ async def run_at_start(
 ) -> asyncio.Task[None] | None:
     """Does work that has to be done once when the process starts; later, if the store does not work yet.
 
-    Returns the task that does it later; None: it is done. what: names the work in the log.
+    Returns the task that does the work later; None: the work is done. what: names the work in the log.
     """
     if store.health.is_up and await _try_work(work, what):
         return None

@@ -230,7 +230,7 @@ class Composer(Struct, frozen=True):
     ) -> tuple[tuple[Block, ...], tuple[int, ...]]:
         """Returns the blocks of the memory section, and the numbers of the standing facts that one of them shows.
 
-        chooses_facts: else the facts stay those that the pinned section shows.
+        chooses_facts: facts are chosen for this request; else they stay as the pinned section shows them.
         """
         if not context.snapshot.standing or self.recaller.note_budget(context) <= 0:
             return context.blocks, ()

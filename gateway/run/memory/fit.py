@@ -67,7 +67,7 @@ async def fit_prompt(
     note: the room for the note, which is made after the window is known.
     rounds: messages of hidden rounds, which follow the prompt and always stay.
 
-    Raises: BadRequest: it does not fit, and the request may not be cut.
+    Raises: BadRequest: the prompt does not fit, and the request may not be cut.
     """
     context_window, evicted = prompt.target.context_window, prompt.eviction.evicted
     # Bytes are an upper bound of tokens: most requests are never counted.

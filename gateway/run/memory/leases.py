@@ -85,7 +85,7 @@ class Leases:
             del self._waiting[name]
 
     def release(self, name: str) -> asyncio.Future[None] | None:
-        """Releases a lock. Returns the write of the release; None: it cannot be written now.
+        """Releases a lock. Returns the write of the release; None where the database cannot be written now.
 
         Where the write fails, the lock is released as soon as the database works again, or its lease runs out.
         """

@@ -236,10 +236,10 @@ async def _read_and_plan(
 
 
 async def find_agent(store: Store, request: MemoryRequest) -> Agent:
-    """Returns the memory's owner as it is stored, or a draft of it.
+    """Returns the agent of the memory as it is stored, or a draft of it.
 
-    Gateways that share a database would make different drafts: there it is stored before anything of it is cached.
-    Raises: NotFound: it was made over REST, and is gone.
+    Gateways that share a database would make different drafts: there the agent is stored before anything is cached.
+    Raises: NotFound: the agent was made over REST, and is gone.
     """
     scope, spec = request.identity.scope, request.spec
     assert scope is not None
@@ -351,7 +351,10 @@ async def _load_tree(
 
 
 async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot, plan: Plan) -> str | None:
-    """Returns the public name of the conversation that a plan continues; None: it begins one, or that is gone."""
+    """Returns the public name of the conversation that a plan continues.
+
+    Returns None where the plan begins one, or where the conversation is gone.
+    """
     continued, read = plan.conversation, snapshot.conversation
     if read is not None and read.id == continued:
         return read.uid

@@ -112,9 +112,9 @@ async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation 
 
 
 async def name_of_run(store: Store, project: str, uid: str, *, or_cancelled: bool = False) -> TurnName | None:
-    """Returns the name of the turn of a response that was made in the background; None: it was not.
+    """Returns the name of the turn of a response that was made in the background; None: it was made otherwise.
 
-    or_cancelled: also of one that was cancelled, whose turn has what came until then.
+    or_cancelled: the response may be a cancelled one, whose turn has what came until then.
     """
     found = await store.responses.find(project, uid)
     if found is None:

@@ -24,7 +24,7 @@ async def add_declared_blocks(store: Store, leases: Leases, agents: Sequence[Age
     It is called once, when the process begins. Of processes that share a database one does it at a time, and not if it
     was done for the same settings: processes with two versions of them would undo each other's work in turn.
 
-    Raises: StoreError: it has to be called again.
+    Raises: StoreError: some blocks are not written, so call it again.
     """
     if not leases.is_needed:
         await _add_blocks(store, agents, now)

@@ -117,7 +117,7 @@ class Prompt(Struct, frozen=True):
         return with_stand_in(message) if index in self.request.reply_models else message
 
     def without_memory_texts(self) -> Prompt | None:
-        """Returns the prompt without memory section, notes and summary; None: it has none of them."""
+        """Returns the prompt without memory section, notes and summary; None: the prompt has none of them."""
         section, composition = self.section.without_blocks(), self.composition.without_notes()
         system = self.system if section is self.section else section.text
         fitting = self.window.fitting_notes(self.composition)
@@ -135,7 +135,7 @@ class Prompt(Struct, frozen=True):
         )
 
     def without_earlier_results(self) -> Prompt | None:
-        """Returns the prompt without the stored results of tools that a reply has followed; None: it has none."""
+        """Returns the prompt without the stored results that a reply has followed; None: the prompt has none."""
         composition = self.composition.without_results(last=False)
         if composition is self.composition:
             return None
@@ -146,12 +146,12 @@ class Prompt(Struct, frozen=True):
         return replace(self, composition=composition, window=window, changes_prefix=True)
 
     def without_last_results(self) -> Prompt | None:
-        """Returns the prompt without the stored results of tools after the last reply; None: it has none."""
+        """Returns the prompt without the stored results of tools after the last reply; None: the prompt has none."""
         composition = self.composition.without_results(last=True)
         return None if composition is self.composition else replace(self, composition=composition)
 
     def without_stored_media(self) -> Prompt | None:
-        """Returns the prompt without the media in stored messages that an upstream has to fetch; None: it has none."""
+        """Returns the prompt without the stored media that an upstream has to fetch; None: the prompt has none."""
         inserted = self.composition.inserted
         stored = frozenset(
             n for n in self.request.stored_messages if has_remote_media(self.request.messages[n])

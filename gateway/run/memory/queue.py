@@ -145,7 +145,7 @@ class Queues:
     async def enter(self, name: QueueName, ticket: QueueTicket, most: int | None = None) -> None:
         """Waits until the requests before this one have left.
 
-        most: how many of those that have a limit may be in the queue; None: it has none.
+        most: how many requests that have such a limit may be in the queue; None: this request has no limit.
         Raises: TooManySends, Unavailable.
         """
         await self.enter_here(name, ticket, most)

@@ -64,7 +64,7 @@ _NOT_SEARCHED = SearchOutcome(_NOTHING, note_choice.NO_CHOICE, "")
 
 
 class Recaller(Struct, frozen=True):
-    """Makes notes of what memory has for a message, and chooses what its section shows for it."""
+    """Makes the notes of what memory has for a message, and chooses the facts that the memory section shows."""
 
     store: Store
     settings: MemorySettings

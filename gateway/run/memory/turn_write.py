@@ -158,7 +158,7 @@ def _decide_ahead(
 
 
 def _section(context: MemoryContext, prompt: Prompt) -> SentSection | None:
-    """Returns the memory section that the path has from now on; None: it has none."""
+    """Returns the memory section that the path has from now on; None: the path has no section."""
     if context.plan.off_record:
         # Nothing new is stored, and the path's section stays.
         match_point = context.plan.match.match_point

@@ -52,7 +52,8 @@ class CallJournal:
     def take_calls(self, calls: Iterable[tuple[int, bytes]], results: Iterable[tuple[int, bytes]]) -> bool:
         """Takes the calls of earlier attempts, and their results: number and text of each.
 
-        False: some were erased, since something of the memory was forgotten. So it is not known which calls were made.
+        Returns False where some were erased, since something of the memory was forgotten: then it is not known which calls
+        were made.
         """
         answers = dict(results)
         for seq, entry in calls:
@@ -72,7 +73,7 @@ class CallJournal:
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         """Returns the answer to a call, which is made unless it was written down before.
 
-        Raises: StoreError: it could not be written down, and was not made.
+        Raises: StoreError: the call could not be written down, so it was not made.
         """
         what = sha256(exact_json.dumps([call.name, call.arguments], sort_keys=True)).hexdigest()
         key = call.call_id, what
@@ -86,7 +87,10 @@ class CallJournal:
         return await perform_noted(perform, partial(self.add, RESULT, seq))
 
     async def _store_replies(self) -> bool:
-        """Writes the replies down that are not yet. False: the turn does not go on, or not with these replies."""
+        """Writes the replies that are not written yet.
+
+        Returns False where the turn does not go on, or not with these replies.
+        """
         async with self._writing:
             while self._unstored:
                 number, reply = self._unstored[0]

@@ -43,7 +43,11 @@ class RecentCalls:
         lifetime_s: float = RESULT_LIFETIME_S,
         continues: Callable[[Any, Any], bool] = lambda new, earlier: False,
     ) -> None:
-        """continues: returns whether one origin repeats another one, and perhaps more: it has that one's calls."""
+        """Begins without calls.
+
+        continues: returns whether the first of two origins repeats the second, and perhaps goes on: then it has the
+            second's calls.
+        """
         self._lifetime_s = lifetime_s
         self._continues = continues
         self._tasks: dict[_CallKey, asyncio.Task[ToolAnswer]] = {}

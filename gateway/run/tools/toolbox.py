@@ -135,7 +135,7 @@ class Toolbox(Protocol):
         """Returns whether the toolbox has the tool of this name."""
 
     def serial_group(self, call: RunTool) -> str | None:
-        """Returns the serial group of a call. The calls of one group run in their order; None: it has no group."""
+        """Returns the serial group of a call: its calls run in their order. None: the call may run at any time."""
 
     async def run(self, call: RunTool) -> ToolAnswer:
         """Runs a call. The model learns of an exception only that the tool is not available (`run_tool`)."""

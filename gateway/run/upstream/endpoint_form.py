@@ -26,7 +26,7 @@ _NO_INDICES: frozenset[int] = frozenset()
 
 
 def native_body_for(request: ChatRequest, endpoint: Endpoint) -> NativeBody | None:
-    """Returns a request in its client's dialect; None: it goes to this endpoint as a chat completion."""
+    """Returns the body of a request in its client's dialect; None: this endpoint gets a chat completion."""
     return request.native_body if endpoint.provider.capabilities.speaks_messages else None
 
 

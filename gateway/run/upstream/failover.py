@@ -425,7 +425,7 @@ class Attempts:
     async def _without_refused(
         self, error: BufferedReply, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
     ) -> ModelRequest | None:
-        """Returns the request without what an error refuses; None: it stays as it is."""
+        """Returns the request without what an error refuses; None: nothing can be left out."""
         body = await error.read(MAX_REPLY_BYTES)
         if error.status in _MAY_BE_TOO_LONG and request.path == CHAT:
             cut = await self._cuts.shorten(body, request, make, self.target, self.endpoint)
@@ -510,7 +510,7 @@ class Attempts:
         return step, wait_s
 
     def _give_up(self, failed: _Failed) -> ModelReply:
-        """Returns the upstream's own error, which the client gets. Raises: ProviderError: there is no reply."""
+        """Returns the upstream's own error, which the client gets. Raises: ProviderError: no reply was sent."""
         reply = failed.reply
         if reply is None:
             self.call.failure = failed.failure.kind

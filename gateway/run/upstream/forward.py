@@ -109,7 +109,10 @@ class WholeBody(Protocol):
         """Returns the body with this model's name, where it names one."""
 
     def with_usage(self) -> Self:
-        """Returns the body that asks for the usage of its stream; itself where it does so, or asks for no stream."""
+        """Returns the body with the wish for the usage of its stream.
+
+        Returns the body itself where it has that wish already, or asks for no stream.
+        """
 
 
 class StreamedBody(Protocol):

@@ -53,7 +53,7 @@ class Route(Struct, frozen=True):
         return replace(self, others=others, replaced=replaced)
 
     def with_window(self, tokens: int | None) -> Route:
-        """Returns the route with no larger windows than this one; None: as it is."""
+        """Returns the route with no larger windows than this one; None leaves them as they are."""
         others = tuple(
             target._replace(context_window=_smaller(tokens, target.context_window)) for target in self.others
         )

@@ -62,7 +62,7 @@ class UnbegunStream(WrappedStream):
 
 
 def _failure_in(events: list[Event]) -> Failure | None:
-    """Returns the failure that the first event with data reports; None: it is none that another moment may mend."""
+    """Returns the failure that the first event with data reports; None: it reports none for which a retry may help."""
     first = next((event for event in events if event.data is not None), None)
     revealed = None if first is None else reveal_error_event(first)
     return None if revealed is None or revealed[0] not in TRANSIENT else Failure(str(revealed[0]))

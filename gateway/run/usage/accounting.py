@@ -35,7 +35,7 @@ class Accounting:
         now: seconds since the epoch.
         limit_read_s: how long a request waits for its limits and what was used of them.
         tracer: None: nothing is traced.
-        takes_requests: False: the process performs jobs alone.
+        takes_requests: the process answers requests; else it performs jobs alone.
         """
         self.receipts = Receipts(tracer)
         self.meter = Meter(store.usage, store.agents.load, now, settings)

@@ -107,7 +107,7 @@ class Limiter:
         aliases: the names of models of the settings.
         write_s: the time between two writes of the meter.
         read_s: how long a request waits for its limits and what was used of them.
-        takes_requests: False: the process performs jobs alone, and takes no part of a minute's limits.
+        takes_requests: the process answers requests; else it performs jobs alone, and has no part of a minute's limits.
         """
         self._store = store
         self._meter = meter
@@ -236,7 +236,7 @@ class Limiter:
     ) -> str | None:
         """Lets a request in, and reserves what it may use until `settle`.
 
-        call: None: it calls no model.
+        call: the call that it plans; None: it calls no model.
         may_answer: returns whether a model may answer in its place.
 
         Returns the name of the model that answers in its place; None: the one that was asked. Raises: LimitReached.

@@ -62,7 +62,7 @@ PriceOf = Callable[[str, str], Price | None]
 
 
 def prices_of(settings: Settings) -> PriceOf:
-    """Returns a function that returns the price of an upstream's model, by its name there; None: it has none."""
+    """Returns a function as `Meter.price_of`, which is made of the settings."""
     prices: dict[tuple[str, str], Price] = {}
     priced = [(alias, Price(*alias.rates)) for alias in settings.models if alias.rates is not None]
     for alias, price in priced:
@@ -253,7 +253,7 @@ class Meter:
         return int(self._now() // DAY_S)
 
     def price_of(self, upstream: str, model: str) -> Price | None:
-        """Returns the price of an upstream's model, by its name there; None: it has none."""
+        """Returns the price of an upstream's model, by its name there; None for one without a price."""
         return self._price(upstream, model)
 
     @asynccontextmanager
@@ -329,7 +329,7 @@ class Meter:
                     await self._anonymize_old()
 
     async def write(self) -> None:
-        """Writes what was counted up to now. Raises: StoreError: what is left is written another time."""
+        """Writes what was counted up to now. Raises: StoreError: the counts that are left are written another time."""
         self._wrote_at = time.monotonic()
         try:
             await self._attribute_background()
