@@ -52,8 +52,8 @@ class CallJournal:
     def take_calls(self, calls: Iterable[tuple[int, bytes]], results: Iterable[tuple[int, bytes]]) -> bool:
         """Takes the calls of earlier attempts, and their results: number and text of each.
 
-        Returns False where some were erased, since something of the memory was forgotten: then it is not known which calls
-        were made.
+        Returns False where some were erased, since something of the memory was forgotten: then it is not known which
+        calls were made.
         """
         answers = dict(results)
         for seq, entry in calls:
