@@ -56,12 +56,12 @@ def resolve_path(database: str | Path) -> str:
     Raises: Broken if a link on the way belongs to another account, or there are too many.
     """
     try:
-        rest = [*reversed(os.path.join("" if os.path.isabs(database) else os.getcwd(), database).split("/"))]
+        names = [*reversed(os.path.join("" if os.path.isabs(database) else os.getcwd(), database).split("/"))]
     except FileNotFoundError:
         raise Broken("The current directory does not exist any more. Start this in another one.") from None
     resolved, links = "/", 0
-    while rest:
-        name = rest.pop()
+    while names:
+        name = names.pop()
         if name == "..":
             resolved = os.path.dirname(resolved)
         if name in ("", ".", ".."):
@@ -80,7 +80,7 @@ def resolve_path(database: str | Path) -> str:
         if links > _MAX_LINKS:
             raise Broken(f"The path {database} has too many links. Name another file with --db.")
         resolved = "/" if target.startswith("/") else resolved
-        rest += reversed(target.split("/"))
+        names += reversed(target.split("/"))
     return resolved
 
 

@@ -254,19 +254,19 @@ def _occurrences(parts: Sequence[tuple[int, bytes]], hashes: Sequence[int]) -> d
     for view, size in zip(columns, sizes, strict=True):
         if len(view) != size * ENTRY_BYTES:
             raise CorruptIndex(f"{len(view)} bytes do not make {size} entries")
-    sized = [*zip(columns, sizes, strict=True)]
-    stored = np.frombuffer(b"".join([view[: 4 * size] for view, size in sized]), "<u4")
-    marked = np.frombuffer(b"".join([view[4 * size : 6 * size] for view, size in sized]), "<u2")
-    frequencies = np.frombuffer(b"".join([view[6 * size :] for view, size in sized]), np.uint8)
-    ends, found = np.cumsum(sizes), {}
+    sized_columns = [*zip(columns, sizes, strict=True)]
+    entry_hashes = np.frombuffer(b"".join([view[: 4 * size] for view, size in sized_columns]), "<u4")
+    marked_rows = np.frombuffer(b"".join([view[4 * size : 6 * size] for view, size in sized_columns]), "<u2")
+    frequencies = np.frombuffer(b"".join([view[6 * size :] for view, size in sized_columns]), np.uint8)
+    ends, by_term = np.cumsum(sizes), {}
     segments = np.array([number for number, _ in parts], np.int64) << SEGMENT_ROWS_SHIFT
     for term in hashes:
-        at = (stored == term).nonzero()[0]
-        rows = marked[at].astype(np.int64)
+        at = (entry_hashes == term).nonzero()[0]
+        rows = marked_rows[at].astype(np.int64)
         # `at` is ascending, so the entries of each segment stand together.
-        whole = segments.repeat(np.diff(at.searchsorted(ends), prepend=0)) + (rows & _ROW)
-        found[term] = whole << ROW_SHIFT | np.where(rows & _IN_HEAD, HEAD, 0) | frequencies[at]
-    return found
+        all_rows = segments.repeat(np.diff(at.searchsorted(ends), prepend=0)) + (rows & _ROW)
+        by_term[term] = all_rows << ROW_SHIFT | np.where(rows & _IN_HEAD, HEAD, 0) | frequencies[at]
+    return by_term
 
 
 def _entries_of(data: bytes, kind: int, number: int) -> int:

@@ -66,18 +66,18 @@ def _words_of(text: str) -> frozenset[str]:
 
 @cache
 def _load() -> _Table:
-    found: dict[tuple[str, str], set[str]] = {}
+    words_by_kind: dict[tuple[str, str], set[str]] = {}
     for line in _TABLE.read_text("utf-8").splitlines():
         if not line.startswith("#"):
             language, kind, words = line.split(maxsplit=2)
-            found.setdefault((language, kind), set()).update(_words_of(words))
+            words_by_kind.setdefault((language, kind), set()).update(_words_of(words))
 
     def of(kind: str) -> frozenset[str]:
-        return frozenset().union(*(words for (_, each), words in found.items() if each == kind))
+        return frozenset().union(*(words for (_, each), words in words_by_kind.items() if each == kind))
 
     languages = [
-        _Words(frozenset(words), frozenset(found[language, "asks"]), language in _UNSPACED)
-        for (language, kind), words in found.items()
+        _Words(frozenset(words), frozenset(words_by_kind[language, "asks"]), language in _UNSPACED)
+        for (language, kind), words in words_by_kind.items()
         if kind == "speaker"
     ]
     return _Table(languages, of("greet"), of("greet") | of("with"))

@@ -118,27 +118,28 @@ async def write_block(
 ) -> Block:
     """Sets the value if the block is still at that version. Raises: WriteConflict, BlockOverLimit, NotFound.
 
-    is_bounded: False where the value has to be written however long it is.
-    room: bytes for its sources, where they are added later: the row must not grow then.
-    by: the agent that writes, as it was read: nothing of its memory, which the value may quote, may be forgotten since.
+    is_bounded: the value may not be longer than the block's limit.
+    room: bytes that are reserved for sources, if they are added later: then the row must not grow.
+    by: the agent that writes, as it was read. If something of its memory, which the value may quote, was forgotten
+        since, it is a conflict.
     """
     if by is not None:
         await connection.lock_sharers(by.id)
         if await load_epoch(connection, by.id) != by.epoch:
             raise WriteConflict("something of this memory was forgotten meanwhile")
-    found = await get_block(connection, block)
+    stored = await get_block(connection, block)
     # Compare and set: whoever read an older version has not seen what it would overwrite.
-    if found.version != version:
+    if stored.version != version:
         raise WriteConflict(
-            f"block {found.label!r} is at version {found.version}, not {version}: it was changed since"
+            f"block {stored.label!r} is at version {stored.version}, not {version}: it was changed since"
         )
     # A value may be longer than a limit that was lowered since; then it may get shorter.
-    if is_bounded and len(value) > max(found.limit, len(found.value)):
-        check_limit(found.label, value, found.limit)
+    if is_bounded and len(value) > max(stored.limit, len(stored.value)):
+        check_limit(stored.label, value, stored.limit)
     listed = orjson.dumps(list(sources)).ljust(room)
     current = await _revise(connection, block, version + 1, restores, at, origin, exchange, listed, value)
     await connection.run(SQL["block_advance"], (current, block, version))
-    return replace(found, value=value, version=version + 1)
+    return replace(stored, value=value, version=version + 1)
 
 
 def check_limit(label: str, value: str, limit: int) -> None:
@@ -166,22 +167,24 @@ async def restore_block(
 async def undo_block(connection: Connection, block: int, *, at: float, version: int | None = None) -> Block:
     """Brings back the value before the last change; again, the one before that.
 
-    version: the present one; None: whichever it is. Raises: NotFound, WriteConflict.
+    version: the one that the caller read; None for whichever the block has.
+
+    Raises: NotFound, WriteConflict.
 
     An undo is a version of its own that names the one it restored, so walking on goes by what is shown, not by what
     was written last: undoing twice is not redoing. So is the version with which a forgetting ends.
     """
-    found = await get_block(connection, block)
-    if version is not None and found.version != version:
-        raise WriteConflict(f"block {found.label!r} is at version {found.version}, not {version}")
-    before = await _find_before(connection, block, found.version)
+    stored = await get_block(connection, block)
+    if version is not None and stored.version != version:
+        raise WriteConflict(f"block {stored.label!r} is at version {stored.version}, not {version}")
+    before = await _find_before(connection, block, stored.version)
     if before is None:
-        raise NotFound(f"block {found.label!r} has no change left to undo")
+        raise NotFound(f"block {stored.label!r} has no change left to undo")
     version, value, sources = before
     return await write_block(
         connection,
         block,
-        found.version,
+        stored.version,
         value,
         at=at,
         origin=UNDO_ORIGIN,

@@ -234,17 +234,17 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
     if exchange is None:
         return
     is_reply = seq == exchange.reply_seq
-    for (other,) in await connection.rows(
+    for (alternative,) in await connection.rows(
         SQL["alternatives"], (agent, exchange.conversation, exchange.depth, exchange.parent, id)
     ):
         if is_reply:
-            x = await exchanges.load_exchange(connection, agent, other)
-            assert x is not None
-            await _erase_message(connection, agent, other, x.reply_seq)
+            loaded = await exchanges.load_exchange(connection, agent, alternative)
+            assert loaded is not None
+            await _erase_message(connection, agent, alternative, loaded.reply_seq)
         else:
             # Where its reply was not heard, the message of a cancelled send after it came along to its successor.
-            after = await read_ids(connection, "cancelled_after", (agent, exchange.conversation, other))
-            await _erase_each(connection, agent, [other, *after])
+            after = await read_ids(connection, "cancelled_after", (agent, exchange.conversation, alternative))
+            await _erase_each(connection, agent, [alternative, *after])
 
 
 async def _erase_traces(

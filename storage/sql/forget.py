@@ -216,7 +216,7 @@ class Forgetting(Group):
             pass
 
     async def run(self, id: int, until: Callable[[], bool] = lambda: False) -> bool:
-        """Runs to the end, unless `until` ends it for now. True when all is gone."""
+        """Runs a forgetting to its end, unless `until` ends it for now. Returns whether all is gone."""
         for before in self._prerequisites.get(id, ()):
             if not await self.run(before, until):
                 return False
@@ -225,15 +225,15 @@ class Forgetting(Group):
         reading = GoneReading()
         while True:
             step = partial(_run_step, id=id, rules=self._rules, at=cursor, now=self.now(), reading=reading)
-            done = await self._database.bulk(step)
-            cursor = done.cursor
-            self._memories.drop(done.agent)
+            result = await self._database.bulk(step)
+            cursor = result.cursor
+            self._memories.drop(result.agent)
             self._agents.clear()  # epochs may have risen, also of agents that share a block with this one
             if cursor is None:
                 break
             if cursor == ("additions", 0):
                 # Of a large part it is long: within a transaction turns would wait for it.
-                reading.gone = await self._database.long_read(partial(load_gone, agent=done.agent))
+                reading.gone = await self._database.long_read(partial(load_gone, agent=result.agent))
             if until():
                 self._cursors[id] = cursor
                 return False

@@ -159,8 +159,8 @@ class ForgetPreviews(Group):
         self, connection: Connection, block: int, erased: _Target, text: str
     ) -> RebuiltBlock | None:
         """Returns how a block would change; None if it would not change, or its text is too long."""
-        found = await get_block(connection, block)
-        if len(found.value) > _MAX_CHARS:
+        current = await get_block(connection, block)
+        if len(current.value) > _MAX_CHARS:
             return None
         versions = await load_versions(connection, block)
         exchanges = set(erased.listed)
@@ -169,8 +169,8 @@ class ForgetPreviews(Group):
             rows = await rows_of(connection, SQL["going_among"], origins, erased.agent, erased.conversation)
             exchanges = {row[0] for row in rows}
         texts = (text.strip().casefold(),) if text.strip() else ()
-        after = await preview_text(connection, found, versions, self._rules, exchanges, texts)
-        return None if after == found.value else RebuiltBlock(found.label, found.value, after)
+        after = await preview_text(connection, current, versions, self._rules, exchanges, texts)
+        return None if after == current.value else RebuiltBlock(current.label, current.value, after)
 
     async def _count_summaries(
         self, connection: Connection, agent: int, beginnings: Sequence[_Beginning]

@@ -335,14 +335,14 @@ class Jobs(Group):
         """Claims a job that is due and that no process has. Returns as `_take_over`."""
         tick = self._tick()
         now = self._now()
-        left = [*kinds]
+        remaining_kinds = [*kinds]
         if now is not None:
             await connection.run(SQL["due_now"], (now,))
-        while kind := await connection.value(SQL["next"], (now, left)):
+        while kind := await connection.value(SQL["next"], (now, remaining_kinds)):
             row = await connection.row(SQL["claim"], (now, kind, self._holder, tick, lease_s))
             if row is None:
                 # What is due of that kind is being claimed by other processes.
-                left.remove(kind)
+                remaining_kinds.remove(kind)
             elif await _is_current(connection, row):
                 return row
         return None

@@ -179,7 +179,7 @@ class MoveSource(Group):
     @long_reads
     async def blocks(self, connection: Connection, after: int) -> list[tuple[int, MovedBlock]]:
         """Returns a page of the blocks that no memory owns, each after its row."""
-        found = []
+        blocks = []
         for row in await connection.rows(SQL["blocks"], (after, _PAGE)):
             id, project, profile, label, description, limit, read_only, uid, body = row
             block = MovedBlock(
@@ -196,8 +196,8 @@ class MoveSource(Group):
                     for version in await load_versions(connection, id)
                 ],
             )
-            found.append((id, block))
-        return found
+            blocks.append((id, block))
+        return blocks
 
     @long_reads
     async def links(self, connection: Connection, agent: int) -> MovedLinks:

@@ -88,7 +88,7 @@ async def rebuild_block(
     agent: the memory of which something is forgotten. What its items of batches have written without a turn goes, too.
     texts: in small letters. Lines that have one of them as whole words are dropped from all versions.
 
-    Returns whether there was any of it.
+    Returns whether the block had any such version.
     """
     await connection.rows(SQL["block_lock"], (block,))
     versions = await load_versions(connection, block)
@@ -99,11 +99,11 @@ async def rebuild_block(
         await connection.run(SQL["op_erase"], (*edit, _NO_ARGUMENTS))
     if not later:
         return False
-    found = await get_block(connection, block)
+    current = await get_block(connection, block)
     base = clean[-1].value if clean else ""
-    pending = [BlockOp(*row) for row in await connection.rows(SQL["ops_pending_in"], (block, found.label))]
+    pending = [BlockOp(*row) for row in await connection.rows(SQL["ops_pending_in"], (block, current.label))]
     values, repeating = rules.rebuild_block(
-        replace(found, value=base), [revised for _, revised in later], pending
+        replace(current, value=base), [revised for _, revised in later], pending
     )
     for op in repeating:
         await connection.run(SQL["op_erase"], (op.exchange, op.call_id, _NO_ARGUMENTS))
@@ -121,7 +121,7 @@ async def rebuild_block(
             await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version.number, _NO_SOURCES))
         elif value != version.value:
             await connection.run(SQL["version_rewrite"], (value, sources, block, version.number))
-    await _write_following(connection, found, staying, following, values[-1], now)
+    await _write_following(connection, current, staying, following, values[-1], now)
     return True
 
 

@@ -55,14 +55,14 @@ def load(file: str) -> Mapping[str, Statement]:
     """
     shared, _ = _parse("pieces.sql")
     pieces, texts = _parse(file)
-    found: dict[str, Statement] = {}
+    statements: dict[str, Statement] = {}
     for name, by_database in texts.items():
         both = by_database.get("", "")
         sqlite, postgres = by_database.get("sqlite", both), by_database.get("postgres", both)
         if not sqlite or not postgres:
             raise ValueError(f"{file}: {name} is there for one database alone")
-        found[name] = _statement(f"{file}: {name}", sqlite, postgres, {**shared, **pieces})
-    return MappingProxyType(found)
+        statements[name] = _statement(f"{file}: {name}", sqlite, postgres, {**shared, **pieces})
+    return MappingProxyType(statements)
 
 
 @cache

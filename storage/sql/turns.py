@@ -430,17 +430,17 @@ async def merge_edits(
     await connection.lock_profile_blocks(agent)
     blocks = await load_blocks(connection, agent)
     versions = {block.id: block.version for block in blocks}
-    done = rules.merge_operations(blocks, ops)
-    for block, value, op in done.writes:
+    merge = rules.merge_operations(blocks, ops)
+    for block, value, op in merge.writes:
         origin = f"tool:{op.call_id}"
         await write_block(
             connection, block, versions[block], value, at=now, origin=origin, exchange=op.exchange,
             sources=(op.exchange,),
         )  # fmt: skip
         versions[block] += 1
-    for text, op in done.passages:
+    for text, op in merge.passages:
         await add_saved_passage(connection, agent, text, op)
-    await add_saved_facts(connection, agent, done.facts, now)
-    dropped = {op.id for op in done.dropped}
+    await add_saved_facts(connection, agent, merge.facts, now)
+    dropped = {op.id for op in merge.dropped}
     await settle_ops(connection, agent, [op.id for op in ops if op.id not in dropped], "merged")
     await settle_ops(connection, agent, dropped, "dropped")

@@ -205,29 +205,29 @@ def from_file_message(
     is_text_thought: text next to calls is a thought, as with Letta's older agents.
     """
     timestamp = _timestamp(message.created_at, at)
-    stored: list[dict[str, Any]]
+    messages: list[dict[str, Any]]
     match message.role:
         case "user" if event := _event_text(message.content):
-            stored = [framed_system_message(event, otid=message.otid)]
+            messages = [framed_system_message(event, otid=message.otid)]
         case "user" | "summary":
-            stored = [
+            messages = [
                 _with_name_and_origin(message, {"role": "user", "content": _stored_content(message.content)})
             ]
         case "system":
-            stored = [
+            messages = [
                 framed_system_message(
                     _system_text(message.content), otid=message.otid, sender=message.sender_id
                 )
             ]
         case "approval" if not message.tool_calls:
-            stored = []  # the answer to an approval request; the request is a reply with calls
+            messages = []  # the answer to an approval request; the request is a reply with calls
         case "assistant" | "approval":
-            stored = [_stored_reply(message, is_text_thought=is_text_thought)]
+            messages = [_stored_reply(message, is_text_thought=is_text_thought)]
         case "tool":
-            stored = _stored_results(message)
+            messages = _stored_results(message)
         case _:
-            stored = []
-    return [PortableMessage(each, timestamp, message.model or "") for each in stored]
+            messages = []
+    return [PortableMessage(each, timestamp, message.model or "") for each in messages]
 
 
 def _with_name_and_origin(message: FileMessage, made: dict[str, Any]) -> dict[str, Any]:

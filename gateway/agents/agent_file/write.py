@@ -70,7 +70,7 @@ class ExportedAgent(Struct, frozen=True):
 
 
 def agent_file(exported: ExportedAgent, now: float) -> bytes:
-    """Returns an agent file. now: when it was made."""
+    """Returns an agent file that is made now."""
     state = exported.state
     sources = [
         {**select_fields(folder, SOURCE_FIELDS), "id": f"source-{n}"}
@@ -82,7 +82,7 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
         for file in texts
     ]
     extension = {"agents": {_AGENT_ID: _extension(exported)}}
-    made = {
+    file_json = {
         "agents": [_agent(exported, now)],
         "groups": [],
         "blocks": [
@@ -99,7 +99,7 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
         },
         "created_at": iso_time(now),
     }
-    return orjson.dumps(made, option=orjson.OPT_INDENT_2)
+    return orjson.dumps(file_json, option=orjson.OPT_INDENT_2)
 
 
 def _agent(exported: ExportedAgent, now: float) -> dict[str, Any]:

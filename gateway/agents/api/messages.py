@@ -100,7 +100,9 @@ class MessageRoutes:
     ) -> _Entries:
         """Returns the messages between two cursors, up to a limit. The system message is the oldest of them."""
         newest_first = query.newest_first()
-        with_system = showing_of(query).shows("system_message") and _admit_system(newest_first, before, after)
+        with_system = showing_of(query).shows("system_message") and _shows_system_message(
+            newest_first, before, after
+        )
         leads: list[_Entry] = []
         if with_system and not newest_first:
             leads.append((agent, await self._system_message(agent, conversation)))
@@ -409,11 +411,11 @@ def _place_of(agent: Agent, view: MessageView | SystemMessage) -> Place:
     return Place(agent.uid, SYSTEM_SEQ)
 
 
-def _admit_system(newest_first: bool, before: Place | None, after: Place | None) -> bool:
-    """Returns whether cursors leave the system message in, which has no row: it is older than all messages.
+def _shows_system_message(newest_first: bool, before: Place | None, after: Place | None) -> bool:
+    """Returns whether a page's cursors let the system message in. It has no row, and is older than all messages.
 
-    Oldest first it leads, so it is left out by any `after`, and by a `before` that names it. Newest first it comes
-    last, so it is left out by any `before`, and by an `after` that names it.
+    Where the oldest come first it leads: any `after` leaves it out, and so does a `before` that names it. Where the
+    newest come first it is the last: any `before` leaves it out, and so does an `after` that names it.
     """
     beyond, at_most = (before, after) if newest_first else (after, before)
     return beyond is None and (at_most is None or at_most.seq != SYSTEM_SEQ)

@@ -137,14 +137,14 @@ class BatchRequests(Struct, frozen=True):
         conversation = 0
         if item.conversation != DEFAULT_CONVERSATION:
             owner = await self.store.agents.load(agent)
-            found = (
+            stored = (
                 None
                 if owner is None
                 else await self.store.stored_paths.conversation(owner, item.conversation)
             )
-            if found is None:
+            if stored is None:
                 raise NotFound(f"there is no conversation {ids.id_of('conv', item.conversation)!r}")
-            conversation = found.id
+            conversation = stored.id
         request = ItemRequest(item.messages, item.max_steps, item.model, item.system)
         run = Run(0, ids.new_uid(), agent, conversation, RunState.CREATED, now, background=True)
         return ItemDraft(run, request.dump(), ids.new_uid())

@@ -158,24 +158,24 @@ def _repeated_turns(
     heard_texts: Sequence[str],
     initial: Sequence[WireMessage] = (),
 ) -> Iterator[tuple[Sequence[Exchange], int]]:
-    """Yields the newest turns with questions at a list's beginning, and their number of messages, the fewest first.
+    """Yields the newest turns whose questions a list begins with, and the number of these messages, the fewest first.
 
     The client has the reply before them. Only the newest of them may have a text.
     """
     turns: list[Exchange] = []
-    sent, begun = tuple(map(hasher.atoms, messages)), tuple(map(hasher.atoms, initial))
+    list_atoms, initial_atoms = tuple(map(hasher.atoms, messages)), tuple(map(hasher.atoms, initial))
     questions: tuple[tuple[Atom, ...], ...] = ()
     while turn := _newest_turn(path):
         path = path[: -len(turn)]
         if turns and any(map(_reply_text, turn)):
             return
         question = turn[0].inputs
-        if begun and not path and question[: len(begun)] == begun:
-            question = question[len(begun) :]
+        if initial_atoms and not path and question[: len(initial_atoms)] == initial_atoms:
+            question = question[len(initial_atoms) :]
         turns, questions = [*turn, *turns], question + questions
-        if len(sent) < len(questions):
+        if len(list_atoms) < len(questions):
             return
-        if questions == sent[: len(questions)] and _has_heard(heard_texts, _newest_turn(path)):
+        if questions == list_atoms[: len(questions)] and _has_heard(heard_texts, _newest_turn(path)):
             yield turns, len(questions)
 
 

@@ -96,7 +96,7 @@ def _exchange_line(
 ) -> dict[str, Any]:
     begun = (inputs or reply)[0].at
     ended = max(begun, (reply or inputs)[-1].at)
-    shown_reply, full, model = None, None, ""
+    shown_reply, rounds, model = None, None, ""
     if reply:
         model = f"{_ELSEWHERE}/{reply[0].model}" if reply[0].model else ""
         shown_reply = reply[0].message
@@ -104,13 +104,13 @@ def _exchange_line(
         if isinstance(spoken, str):
             shown_reply = {"role": "assistant", "content": spoken}
         if spoken or len(reply) > 1:
-            full = {"messages": [each.message for each in reply], "gateway_calls": [], "step": True}
+            rounds = {"messages": [each.message for each in reply], "gateway_calls": [], "step": True}
     return {
         "conversation": uid, "parent": parent, "prior": prior, "seq": seq, "run": seq, "begun": begun, "touched": begun,
         "ended": ended, "stopped": None, "superseded": False, "continued": True, "active": True, "edits": False,
         "opaque": any(has_opaque(each.message) for each in reply), "model": model,
         "merged": "",
         "size": 0 if shown_reply is None else len(without_space(text_of(shown_reply))), "head": 0, "state": "finished",
-        "input": [each.message for each in inputs], "shown_reply": shown_reply, "full": full,
+        "input": [each.message for each in inputs], "shown_reply": shown_reply, "full": rounds,
         "has_reply": shown_reply is not None, "notes": {}, "redactions": {},
     }  # fmt: skip

@@ -74,19 +74,19 @@ async def read_stored_context(
     # Another process may have forgotten the cached agent: then it is looked for once more.
     for _ in range(2):
         agent = await find_agent(store, request)
-        stored = (
+        stored_path = (
             await _read_path(store, request, agent) if agent.is_stored else ConversationPath(MemorySnapshot())
         )
-        if stored is not None:
+        if stored_path is not None:
             break
         agents.uncache(scope)
     else:
         raise StoreError("the memory of this agent is being removed")
-    agent = await refresh_agent(store, agent, stored.snapshot)
-    conversation = stored.snapshot.conversation
+    agent = await refresh_agent(store, agent, stored_path.snapshot)
+    conversation = stored_path.snapshot.conversation
     if conversation is None and request.identity.conversation != DEFAULT_CONVERSATION:
         raise NotFound("there is no such conversation")
-    path = list(stored.path)
+    path = list(stored_path.path)
     unended = None
     if path and path[-1].state is State.OPEN:
         hasher = MessageHasher(agent.secret)
@@ -96,22 +96,24 @@ async def read_stored_context(
     context = MemoryContext(
         request,
         agent,
-        stored.snapshot,
+        stored_path.snapshot,
         plan_step(tree, _query(request, agent, idle_s), None, None),
         tree,
         tuple(path),
         is_plain=False,
         conversation_uid=uid,
-        summaries=stored.summaries,
+        summaries=stored_path.summaries,
         unended=unended,
     )
     blocks = (
-        in_prompt_order(request.spec, stored.snapshot.blocks)
+        in_prompt_order(request.spec, stored_path.snapshot.blocks)
         if agent.id
         else await initial_blocks(store, request, agent)
     )
-    visible = edits.blocks_on_path(blocks, stored.snapshot.ops, context.path_ids)
-    return _with_plan(context, _with_initial_messages(context, messages), stored.snapshot.section, visible)
+    visible = edits.blocks_on_path(blocks, stored_path.snapshot.ops, context.path_ids)
+    return _with_plan(
+        context, _with_initial_messages(context, messages), stored_path.snapshot.section, visible
+    )
 
 
 def _with_initial_messages(context: MemoryContext, messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
@@ -134,19 +136,19 @@ async def reread_context(store: Store, context: MemoryContext) -> MemoryContext 
 
     Raises: StoreError.
     """
-    stored = await _read_path(store, context.request, context.agent)
-    if stored is None or stored.snapshot.conversation is None:
+    stored_path = await _read_path(store, context.request, context.agent)
+    if stored_path is None or stored_path.snapshot.conversation is None:
         return None
-    if [x.id for x in stored.path[-1:]] != [x.id for x in context.path[-1:]]:
+    if [x.id for x in stored_path.path[-1:]] != [x.id for x in context.path[-1:]]:
         return None
     context = replace(
         context,
-        snapshot=stored.snapshot,
-        path=tuple(stored.path),
-        tree=Tree(stored.path),
-        summaries=stored.summaries,
+        snapshot=stored_path.snapshot,
+        path=tuple(stored_path.path),
+        tree=Tree(stored_path.path),
+        summaries=stored_path.summaries,
     )
-    blocks = in_prompt_order(context.request.spec, stored.snapshot.blocks)
+    blocks = in_prompt_order(context.request.spec, stored_path.snapshot.blocks)
     return _with_plan(context, context.plan.pending, context.pinned, blocks)
 
 

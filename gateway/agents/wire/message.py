@@ -266,7 +266,7 @@ def without_asides(
     calls: Sequence[dict[str, Any]], asides: Mapping[str, Sequence[str]]
 ) -> tuple[str, list[dict[str, Any]]]:
     """Returns the thoughts among the arguments of calls, and the calls as their tools get them."""
-    thoughts, left = [], []
+    thoughts, calls_without = [], []
     for call in calls:
         function = call.get("function") or {}
         names = asides.get(function.get("name", ""))
@@ -276,8 +276,8 @@ def without_asides(
             thoughts.append(arguments.get(THINKING) if THINKING in names else None)
             own = {name: value for name, value in arguments.items() if name not in names}
             call = {**call, "function": {**function, "arguments": exact_json.dumps(own).decode()}}
-        left.append(call)
-    return "".join(each for each in thoughts if isinstance(each, str)), left
+        calls_without.append(call)
+    return "".join(each for each in thoughts if isinstance(each, str)), calls_without
 
 
 def thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:

@@ -410,7 +410,7 @@ async def _write_round_edits(
 
     Returns them as they are stored, until there is an exchange that they came from.
     """
-    versions, made = dict(first_versions), list[object]()
+    versions, edits = dict(first_versions), list[object]()
     for block, value, op in merged.writes:
         try:
             await write_block(
@@ -420,10 +420,10 @@ async def _write_round_edits(
         except NotFound as error:
             raise WriteConflict(error.message) from error
         versions[block] += 1
-        made.append(
+        edits.append(
             [block, versions[block], op.call_id, op.op, op.label, bytes(op.arguments).decode(), op.at]
         )
-    return made
+    return edits
 
 
 async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> None:

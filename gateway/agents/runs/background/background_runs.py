@@ -373,21 +373,21 @@ class BackgroundRuns:
         if run is None:
             return None
         texts = await runs.texts(agent.id, run.id, "request")
-        stored = StoredRequest.decode(texts[0].data if texts else b"")
-        log = await self._logs.open(agent, run, attempt.open_run, stored, job)
+        request = StoredRequest.decode(texts[0].data if texts else b"")
+        log = await self._logs.open(agent, run, attempt.open_run, request, job)
         if not run.is_over:
             if job.tries > (MAX_BEGINNINGS if run.state is RunState.CREATED else MAX_TRIES):
                 await self._fail(run, f"{ABANDONED} It was tried {job.tries - 1} times.", job)
             else:
-                await self._run_agent(replace(attempt, run=run), stored, log)
+                await self._run_agent(replace(attempt, run=run), request, log)
             run = await runs.load(agent.id, run.id) or run
         if not run.is_over:
             run = await self._fail(run, _INTERNAL, job)
         if log is not None:
-            await self._logs.complete(log, run, stored, job.attempt)
+            await self._logs.complete(log, run, request, job.attempt)
         self._open.close(attempt.open_run)
         self._ends.notify(run)
-        return PerformedRun(run, stored.callback)
+        return PerformedRun(run, request.callback)
 
     async def _run_agent(self, attempt: _RunAttempt, stored: StoredRequest, log: EventLog | None) -> None:
         """Runs the agent. Fails the run on an error that another attempt would meet as well.

@@ -43,14 +43,14 @@ def stored_answers(
 
     Raises: BadRequest if one is about a call that does not wait for it.
     """
-    done = set(answered)
-    waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in done}
+    answered_ids = set(answered)
+    waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered_ids}
     messages: list[WireMessage] = []
     for each in decisions:
         all_meant = [id for id in waits if waits[id] == "approval" or not each.approve]
         ids = [each.call_id] if each.call_id is not None else all_meant
         for id in ids:
-            if may_repeat and id in done:
+            if may_repeat and id in answered_ids:
                 continue
             kind = waits.pop(id, None)
             # What a person must allow may have been done elsewhere: then its result is given. A permission is no result
@@ -136,9 +136,9 @@ def is_permission(answer: WireMessage) -> bool:
 
 
 def result_of(message: WireMessage) -> ToolResult:
-    """Returns the result that a stored message is."""
+    """Returns the result of a call that a stored message has."""
     private = private_of(message)
-    more = {
+    texts = {
         name: str(private[name]) for name in ("stdout", "stderr", "approval", "reason") if private.get(name)
     }
     status = str(private.get("status") or "success")
@@ -146,7 +146,7 @@ def result_of(message: WireMessage) -> ToolResult:
         str(message["tool_call_id"]),
         text_of(message),
         status,
-        **more,
+        **texts,
         was_run=not private.get("unrun"),
         is_unapproved=bool(private.get("unapproved")),
         shown=private.get("shown_blocks") or NOTHING_SHOWN,
