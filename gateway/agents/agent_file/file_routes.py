@@ -77,40 +77,37 @@ class AgentFileRoutes:
             await self._export.passages(view.agent),
             await self._export.archives(view.agent),
         )
-        # As where one is read.
+        # In a thread, since it may have thousands of messages.
         data = await asyncio.to_thread(agent_file, exported, self._api.now())
         return Response(data, headers=request.headers, media_type="application/json")
 
     async def _texts(self, folder: Definition) -> list[dict[str, Any]]:
-        """Returns the files of a folder with their texts, as the API returns them; not those that are still parsed."""
+        """Returns the completed files of a folder with their texts, as the API returns them."""
         files = await self._folders.list(folder, Page(limit=_MAX_FILES, newest_first=False))
-        whole = [file for file in files if file.state == "completed"]
-        views = await self._folders.view(folder, whole, with_content=True)
+        completed = [file for file in files if file.state == "completed"]
+        views = await self._folders.view(folder, completed, with_content=True)
         return [file_json(folder, view) for view in views]
 
     async def restore(self, request: ApiRequest, form: ImportForm) -> dict[str, Any]:
         """Make the agents of a file."""
         assert request.file is not None
-        # It may have thousands of blocks and messages, each of which is checked.
+        # In a thread, since it may have thousands of blocks and messages, each of which is checked.
         file = await asyncio.to_thread(read_file, request.file.data, form, self._api.now())
         agents = [
-            replace(
-                each,
-                definition=replace(
-                    each.definition, model=each.definition.model or self._api.first_model(request)
-                ),
-            )
-            for each in file.agents
+            replace(agent, definition=self._with_model(request, agent.definition)) for agent in file.agents
         ]
-        for each in agents:
-            conversations = {other.definition.model for other in each.conversations}
-            self._api.check_models(request, models_of(each.definition) | conversations)
+        for agent in agents:
+            of_conversations = {conversation.definition.model for conversation in agent.conversations}
+            self._api.check_models(request, models_of(agent.definition) | of_conversations)
         importing = AgentImport(self._services, request.project, replace(file, agents=agents))
         uids = await importing.run(overrides_tools=form.override_existing_tools)
         left_out = importing.left_out
         if left_out:
             names = ",".join(quote(name, safe="") for name in left_out)
             request.headers["x-mnemogate-left-out"] = names[:2000]
-        # Programs that read no headers see it in the body.
-        own = {EXTENSION: {"left_out": left_out}} if left_out else {}
-        return {"agent_ids": [ids.id_of("agent", uid) for uid in uids], **own}
+        # For programs that read no headers.
+        extension = {EXTENSION: {"left_out": left_out}} if left_out else {}
+        return {"agent_ids": [ids.id_of("agent", uid) for uid in uids], **extension}
+
+    def _with_model(self, request: ApiRequest, definition: AgentDefinition) -> AgentDefinition:
+        return replace(definition, model=definition.model or self._api.first_model(request))

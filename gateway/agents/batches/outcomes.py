@@ -53,20 +53,8 @@ class ItemOutcomes:
     _deferred: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def write_outcomes(self, works: Sequence[ItemWork]) -> None:
-        """Writes the outcomes of items: a page together, those of a busy conversation once it is free."""
-        slots = asyncio.Semaphore(MAX_PARALLEL)
-
-        async def make(work: ItemWork) -> ItemWrite | ItemEnding:
-            async with slots:
-                return await work.make()
-
-        making = [asyncio.create_task(make(work)) for work in works]
-        try:
-            # Where one fails, the calls of the others have their answers noted, and end before the next attempt.
-            await asyncio.gather(*making, return_exceptions=True)
-        finally:
-            await _cancel(making)
-        outcomes = [task.result() for task in making]
+        """Writes the outcomes of items: together, but those of a busy conversation by themselves, once it is free."""
+        outcomes = await _make_outcomes(works)
         queues = self.keeper.queues
         endings = list[ItemEnding]()
         writes = list[ItemWrite]()
@@ -92,7 +80,7 @@ class ItemOutcomes:
                 for ending in endings:
                     self.turns.report(ending)
                 return
-        # Two of them have changed one block, or another writer was faster: one by one, each on the state at that time.
+        # Two of them have changed one block, or another writer was faster. Then each is made and written by itself.
         for work in together:
             await self._write_alone(work)
 
@@ -130,6 +118,23 @@ class ItemOutcomes:
                 self.turns.report(outcome)
             else:
                 await self.write([outcome])
+
+
+async def _make_outcomes(works: Sequence[ItemWork]) -> list[ItemWrite | ItemEnding]:
+    """Makes the outcomes of items, a few at a time."""
+    slots = asyncio.Semaphore(MAX_PARALLEL)
+
+    async def make(work: ItemWork) -> ItemWrite | ItemEnding:
+        async with slots:
+            return await work.make()
+
+    making = [asyncio.create_task(make(work)) for work in works]
+    try:
+        # Where one fails, the calls of the others have their answers noted, and end before the next attempt.
+        await asyncio.gather(*making, return_exceptions=True)
+    finally:
+        await _cancel(making)
+    return [task.result() for task in making]
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from storage.errors import Broken, Corrupt, Foreign, StatementFailed, TooNew
 from storage.sqlite import connection
-from storage.sqlite.inspection import Inspected, inspect
+from storage.sqlite.inspection import FileFindings, inspect
 
 
 def left(path: Path) -> list[tuple[str, bytes]]:
@@ -26,19 +26,19 @@ def damage(path: Path) -> None:
 
 
 async def test_a_sound_file_is_left_as_it_is_with_its_owner_and_without(open_store: Any, path: Path) -> None:
-    assert (inspect(str(path)), left(path)) == (Inspected(), [])
+    assert (inspect(str(path)), left(path)) == (FileFindings(), [])
     store = await open_store()
     before = left(path)
-    assert inspect(str(path)) == Inspected()
+    assert inspect(str(path)) == FileFindings()
     assert left(path) == before
     await store.keys.create("default", "ann")  # it lies in the log
     before = left(path)
-    assert inspect(str(path)) == Inspected(is_keyed=True)
+    assert inspect(str(path)) == FileFindings(is_keyed=True)
     assert left(path) == before
     await store.close()
     os.chmod(path, 0o604)
     before = left(path)
-    assert inspect(str(path)) == Inspected(is_keyed=True, is_open=True)
+    assert inspect(str(path)) == FileFindings(is_keyed=True, is_open=True)
     assert left(path) == before
     assert not list(path.parent.glob("*-shm"))
 

@@ -106,10 +106,10 @@ class BackgroundRuns:
         shown: Json | None = None,
         listing: bytes | None = None,
     ) -> Run:
-        """Accepts a run. Returns it when it is on disk; the existing run where the request was resent.
+        """Accepts a run. Returns it when it is on disk; of a request that was resent it returns the existing run.
 
         callback: a URL to be called at the end.
-        shown: how its events are shown; None: they are not logged.
+        shown: how its events are shown; None if they are not logged.
         listing: as in `RunAccept`.
 
         Raises: BadRequest, UnknownModel, StoreError; NotFound if there is no such agent or conversation; NotAllowed if
@@ -144,12 +144,16 @@ class BackgroundRuns:
         # Where another process may perform the run, that one begins the log.
         if shown is not None and not self._ends.is_shared:
             open_run.log = self._logs.make(draft, agent)
+        return await self._write_accepted(command, open_run)
+
+    async def _write_accepted(self, command: RunAccept, open_run: OpenRun) -> Run:
+        """Writes an accepted run, and begins its log. Returns it, or the run that the same send has already."""
         try:
-            accepted = await store.runs.accept(command)
+            accepted = await self._store.runs.accept(command)
         except BaseException:
             self._open.close(open_run)
             raise
-        if accepted.uid != draft.uid:
+        if accepted.uid != command.run.uid:
             self._open.close(open_run)
             return accepted
         self._open.accepted(open_run)
