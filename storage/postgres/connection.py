@@ -26,7 +26,7 @@ from storage.errors import (
     StoreError,
 )
 from storage.postgres.sqlstates import FAULTS, translate_error
-from storage.postgres.url import UNREADABLE, by_host, without_secret
+from storage.postgres.url import UNREADABLE, urls_by_host, without_secret
 from storage.text import replace_unstorable
 
 OLDEST_SERVER = 14
@@ -125,7 +125,7 @@ class PostgresTarget(Struct, frozen=True):
     urls: list[str] = []
 
     def __post_init__(self) -> None:
-        self.urls.extend(by_host(self.url))
+        self.urls.extend(urls_by_host(self.url))
 
     @property
     def name(self) -> str:

@@ -29,7 +29,7 @@ from storage.postgres.connection import (
 from storage.postgres.listen import Notification, NotificationListener, NotificationSender
 from storage.postgres.migration import migrate
 from storage.postgres.pool import ConnectionPool, PoolLimits
-from storage.postgres.sqlstates import FAULTS, is_refused_text, is_unanswered, stops, translate_error
+from storage.postgres.sqlstates import FAULTS, is_refused_text, is_stopping, is_unanswered, translate_error
 from storage.postgres.tidy import Tidying
 from storage.postgres.uptime import Uptime
 
@@ -300,7 +300,7 @@ class PostgresDatabase:
         if not isinstance(error, FAULTS):
             return error
         translated = translate_error(error, self._target.name)
-        if stops(translated) and isinstance(translated, Unavailable):
+        if is_stopping(translated) and isinstance(translated, Unavailable):
             self._pool.server.fail(translated)
         return translated
 

@@ -126,7 +126,7 @@ def is_refused_text(error: BaseException | None) -> bool:
     return isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, UnicodeEncodeError)
 
 
-def stops(error: StoreError) -> bool:
+def is_stopping(error: StoreError) -> bool:
     """Returns whether nothing works after this error until a connection has been tried again."""
     return isinstance(error, _STOPPING)
 

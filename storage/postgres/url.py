@@ -26,13 +26,13 @@ def without_secret(url: str) -> str:
     return _PASSWORD.sub(r"\1:***@", _PASSWORD_OPTION.sub(r"\1***", url))
 
 
-def by_host(url: str) -> list[str]:
+def urls_by_host(url: str) -> list[str]:
     """Returns a URL for each host that this one names, before its path or in the parameter `host`.
 
-    PGHOST and PGPORT fill in what it lacks, as for other programs. Each of several URLs gets its own port here, since
-    asyncpg would hold all ports of PGPORT against its one host.
+    PGHOST and PGPORT fill in what the URL lacks, as for other programs. Each of several URLs has its own port: asyncpg
+    would compare the number of all ports in PGPORT with the one host of a URL, and refuse it.
 
-    Raises: NotAdmitted if it cannot be read, or names a port that cannot be.
+    Raises: NotAdmitted if the URL cannot be read, or has a port that is no number from 1 to 65535.
     """
     match = _URL.fullmatch(url)
     if match is None:
@@ -48,7 +48,9 @@ def by_host(url: str) -> list[str]:
         raise NotAdmitted(f"{without_secret(url)}: one of its {len(hosts)} hosts has no name")
     if len(ports) not in (1, len(hosts)):
         raise NotAdmitted(f"{without_secret(url)}: it names {len(hosts)} hosts and {len(ports)} ports")
-    pairs = zip(hosts, ports * len(hosts), strict=False)  # one port is that of all hosts
+    if len(ports) == 1:
+        ports *= len(hosts)
+    pairs = zip(hosts, ports, strict=True)
     if host_list:
         after = url[match.end(2) :]
         return [
@@ -59,9 +61,9 @@ def by_host(url: str) -> list[str]:
 
 
 def _check_ports(url: str, hosts: Sequence[str], ports: Sequence[str]) -> None:
-    """Refuses a port that cannot be, beside a host or alone. Raises: NotAdmitted.
+    """Refuses a port that is out of range, beside a host or alone. Raises: NotAdmitted.
 
-    One event loop would take its host for unknown, another one raise an error that belongs to no connection.
+    What such a port leads to depends on the event loop: an unknown host, or an error that belongs to no connection.
     """
     for port in [*ports, *(port for host in hosts for port in _PORT.findall(host))]:
         if port.lstrip("-").isdigit() and not 0 < int(port) <= _LAST_PORT:

@@ -23,7 +23,7 @@ class PortableMessage(Struct, frozen=True):
     message: dict[str, Any]
     # Its time, in seconds since the epoch.
     at: float
-    # The one that made a reply; "" for other messages.
+    # The model that made a reply; "" for other messages.
     model: str = ""
 
 
@@ -45,14 +45,15 @@ class PortableArchive(Struct, frozen=True):
     body: dict[str, Any]
     # The passages, oldest first.
     passages: Sequence[PassageDraft] = ()
-    # The uid to create it with; None: a new one. The same holds in the classes below.
+    # The uid to create it with; None for a new one.
     uid: str | None = None
 
 
 class PortableFile(Struct, frozen=True):
-    """The text of a folder's file. mime_type: of the file it was read from."""
+    """The text of a folder's file."""
 
     name: str
+    # Of the file that the text was read from.
     mime_type: str
     text: str
 
@@ -63,11 +64,12 @@ class PortableFolder(Struct, frozen=True):
     name: str
     body: dict[str, Any]
     files: Sequence[PortableFile] = ()
+    # As in `PortableArchive`.
     uid: str | None = None
 
 
 class PortableIdentity(Struct, frozen=True):
-    """An identity, by the application's key. What has its uid or its key is not made again but attached."""
+    """An identity, by the application's key. An existing one with its uid or its key is attached instead."""
 
     uid: str
     key: str
@@ -91,9 +93,10 @@ class PortableAgent(Struct, frozen=True):
     # The messages of the conversation `default`.
     messages: Sequence[PortableMessage] = ()
     conversations: Sequence[PortableConversation] = ()
+    # As in `PortableArchive`.
     uid: str | None = None
     identities: Sequence[PortableIdentity] = ()
-    # When the agent was created, in seconds since the epoch; None: now.
+    # When the agent was created, in seconds since the epoch; None for now.
     created: float | None = None
 
 

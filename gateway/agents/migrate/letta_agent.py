@@ -62,7 +62,7 @@ class LettaAgent(Struct, frozen=True):
     passages: Sequence[Json] = ()
     # The files of its sources, with their content.
     files: Sequence[Json] = ()
-    # The archive that holds the passages, if other agents have it attached as well; None: it is the agent's own.
+    # The archive that holds the passages, if other agents have it attached as well; None if it is the agent's own.
     shared_archive: Mapping[str, Any] | None = None
 
 
@@ -131,7 +131,7 @@ def _agent_of(agent: LettaAgent) -> Json:
 
 
 def _extension_of(agent: LettaAgent) -> Json:
-    """Returns what the file says of an agent beyond Letta's form."""
+    """Returns what an agent has in the file beyond Letta's form."""
     # Letta's server stores empty passages as well; the gateway has none.
     passages = [_passage_of(each) for each in agent.passages if each["text"]]
     extension: Json = {
@@ -160,7 +160,7 @@ def _passage_of(passage: Json) -> Json:
 
 
 def _groups_of(state: Mapping[str, Any]) -> list[Json]:
-    """Returns the group of an agent as a file has it; nothing: it has none."""
+    """Returns the group of an agent as a file has it, in a list; an empty list if the agent has none."""
     group = state.get("multi_agent_group")
     if group is None:
         return []

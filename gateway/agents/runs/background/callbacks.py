@@ -24,7 +24,7 @@ CALLBACK_JOB = "callback"
 # The kind of a run's texts that say what came of its callback.
 _REPORT = "callback"
 
-# Returns the body about a run (its agent's row, its own); None: the run is gone.
+# Returns the body about a run, by the row of its agent and its own row; None if the run is gone.
 CallbackBody = Callable[[int, int], Awaitable[Json | None]]
 
 
@@ -51,14 +51,19 @@ def enqueue_callback(
 
 
 class Callbacks(Struct, frozen=True):
-    """Makes the calls. now: returns the time in seconds since the epoch."""
+    """Performs the jobs."""
 
     store: Store
     webhooks: Webhooks
     body_of: CallbackBody
+    # Returns seconds since the epoch.
     now: Callable[[], float]
 
     async def handle(self, job: JobContext) -> None:
+        """Makes one attempt, and notes what came of it if it is about a run.
+
+        Raises: JobFailed if it is to be tried again; GiveUp if not.
+        """
         payload = orjson.loads(job.payload)
         run, body = payload["run"], payload["body"]
         if run is not None:
