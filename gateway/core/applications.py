@@ -16,7 +16,10 @@ import msgspec
 
 
 class KnownSideRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request that an application makes for itself. Implements `SideRule` (gateway.core.request.side_requests)."""
+    """A request that an application makes for itself.
+
+    Implements `SideRule` (gateway.core.request.side_requests), which documents the methods.
+    """
 
     name: str
     seen: str

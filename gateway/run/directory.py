@@ -71,7 +71,7 @@ class StoredAgents(Protocol):
 
 
 class NoAgents(Struct, frozen=True):
-    """Implements `StoredAgents` for a gateway without the agents API."""
+    """Implements `StoredAgents`, which documents the methods, for a gateway without the agents API."""
 
     keeper: MemoryKeeper
 

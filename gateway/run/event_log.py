@@ -39,7 +39,7 @@ class EventDialect(Protocol):
 
 @dataclass(eq=False)
 class EventLog:
-    """The events of one run, as a `Sink` of its turns."""
+    """The events of one run. Implements `Sink`, which documents the methods, for its turns."""
 
     store: Store
     run: Run

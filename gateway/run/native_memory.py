@@ -136,7 +136,10 @@ class EarlierReplies:
 
 
 class FoundReplies(Struct, frozen=True):
-    """The `KnownReplies` of one request: what the store has of its ids, and the cache of the process."""
+    """Finds replies by one request's ids: what the store has of them, and the cache of the process.
+
+    Implements `KnownReplies`, which documents the methods.
+    """
 
     # By the id of a reply, the messages down to it.
     paths: Mapping[str, Sequence[Json]]
@@ -156,7 +159,10 @@ def _dump(value: Json | Sequence[Json | None]) -> bytes:
 
 
 class BoundedReader:
-    """Reads no more of a stream than a turn may be large; of a larger reply the beginning is remembered."""
+    """Reads no more of a stream than a turn may be large; of a larger reply the beginning is remembered.
+
+    Implements `NativeReader`, which documents the methods.
+    """
 
     def __init__(self, reader: NativeReader, limit_bytes: int) -> None:
         self._reader = reader

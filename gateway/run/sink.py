@@ -46,7 +46,7 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class HeldSink:
-    """A response that is held back: its route makes one body of its events."""
+    """A response that is held back: its route makes one body of its events. `Sink` documents the methods."""
 
     # The sink of the waiting client.
     outer: Sink
@@ -122,7 +122,7 @@ class Presence:
 
 @dataclass(slots=True)
 class UnseenSink:
-    """A response without a reader: of a turn with its result taken from the store.
+    """A response without a reader: of a turn with its result taken from the store. `Sink` documents the methods.
 
     `presence.leave()` ends the turn.
     """

@@ -214,7 +214,10 @@ class ClientView(ABC):
 
 
 class UnseenView(ClientView):
-    """Shows nothing: for a turn without a reader, with its result taken from the store."""
+    """Shows nothing: for a turn without a reader, with its result taken from the store.
+
+    `ClientView` documents the methods.
+    """
 
     __slots__ = ()
 

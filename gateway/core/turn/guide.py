@@ -218,6 +218,8 @@ class Guide(Protocol):
 class FreeGuide:
     """The guide of a turn without rules: any call goes on, a reply without calls ends the turn.
 
+    `Guide` documents the methods.
+
     max_rounds: how many rounds of tools there may be; then a message tells the model that the limit is reached, and
     it is called a last time.
     """

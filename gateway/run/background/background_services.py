@@ -43,7 +43,10 @@ _NEVER = 2**62
 
 
 class BackgroundServices:
-    """Implements TurnEvents (gateway.run.memory.keeper), by which turns say that there is work."""
+    """Implements `TurnEvents`, by which turns report that there is work.
+
+    gateway.run.memory.keeper documents its methods.
+    """
 
     def __init__(
         self,

@@ -206,7 +206,7 @@ class Recaller(Struct, frozen=True):
 
 
 class _NoteSearch(Struct, frozen=True):
-    """The search of a memory for the note of one request."""
+    """The search of a memory for the note of one request. Implements `MemorySearch`, which documents the methods."""
 
     recaller: Recaller
     context: MemoryContext

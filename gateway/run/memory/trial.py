@@ -76,7 +76,7 @@ class TrialRecall(Struct, frozen=True):
 
 
 class _TrialSearch(Struct, frozen=True):
-    """The search for a trial, as `MemorySearch`."""
+    """The search for a trial. Implements `MemorySearch`, which documents the methods."""
 
     trial: TrialRecall
     agent: Agent

@@ -52,7 +52,10 @@ class SearchesPassages(Protocol):
 
 
 class MemoryTools(Struct, frozen=True):
-    """The memory tools of one turn, which reads and edits blocks as its path sees them."""
+    """The memory tools of one turn, which reads and edits blocks as its path sees them.
+
+    Implements `Toolbox`, which documents `definitions`, `owns`, `serial_group` and `run`.
+    """
 
     store: Store
     context: MemoryContext

@@ -142,7 +142,7 @@ class Toolbox(Protocol):
 
 
 class NoTools:
-    """The toolbox of a turn to which no tools are offered."""
+    """The toolbox of a turn to which no tools are offered. `Toolbox` documents the methods."""
 
     def definitions(self) -> list[dict[str, Any]]:
         return []

@@ -29,7 +29,10 @@ class _BufferedStream(BufferedReply):
 
 @dataclass(slots=True)
 class ReplayedReplies:
-    """Implements `ModelSource`. No upstream is asked for a noted reply, so none of its tokens count again."""
+    """Replies that were noted, again. Implements `ModelSource`, which documents the methods.
+
+    No upstream is asked for a noted reply, so none of its tokens count again.
+    """
 
     attempts: Attempts
     # The noted replies that are still to be given, each a stream or a body.
