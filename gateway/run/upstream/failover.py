@@ -286,7 +286,12 @@ class Attempts:
         """Returns the request of the attempt after a failed one, when its time has come; None: there is none."""
         self._failures += 1
         step, wait_s = self._choose_next(failed.failure, self._failures, request)
-        following = await self._take_candidate(make) if step is NextAttempt.FAIL_OVER else None
+        try:
+            following = await self._take_candidate(make) if step is NextAttempt.FAIL_OVER else None
+        except BaseException:
+            if failed.reply is not None:
+                await failed.reply.aclose()
+            raise
         if step is not NextAttempt.RETRY and following is None:
             return None
         self._count_outcome(failed.failure.kind, is_error=True)

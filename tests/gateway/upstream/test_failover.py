@@ -216,6 +216,22 @@ def test_a_fallback_whose_window_is_too_small_is_passed_over(two: Open, stream: 
         assert caught.value.response.headers["x-mnemogate-upstream"] == "first"
 
 
+@only_openai
+def test_an_error_is_closed_where_no_request_can_be_made_for_the_fallback(
+    two: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("gateway.run.round_requests.RoundRequests._retarget", fails)
+    with two() as it:
+        it.first.queue(Reply(status=503, body=[b"Gone", b"."], hold_after={1: Gate()}))
+        with pytest.raises(openai.InternalServerError) as caught:
+            it.ask(stream=False, memory=True)
+        assert caught.value.status_code == 500
+        it.first.last.gone.wait_sync()
+
+
 # what a provider says for itself, of a message and of its call; where the second finds nothing of it
 THOUGHTS: list[tuple[dict[str, Any], str]] = [
     ({"thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "s"}]}, "thinking_blocks"),
