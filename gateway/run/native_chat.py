@@ -78,7 +78,7 @@ class NativeChat:
                 native = await self._with_history(native, identity.scope, looked_up_in)
         request = native.chat
         # Once more: the whole list decides what kind of request it is.
-        identity = resolver.read_only_if_delegated(resolver.identify(request, context), request)
+        identity = resolver.with_delegated_task(resolver.identify(request, context), request)
         note_identity(receipt, identity)
         if native.conversation_id is None and native.previous_id is None:
             is_named = identity.conversation is not None

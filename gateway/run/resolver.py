@@ -119,7 +119,7 @@ class Resolver:
             spec, identity = await self._find_stored_agent(identity, request.model)
         kind = await self._kind_of(identity, spec)
         if kind is ConversationKind.CLIENT:
-            identity = self.read_only_if_delegated(identity, request)
+            identity = self.with_delegated_task(identity, request)
             identity = _with_turn_apart(identity, request.memory_choice)
         else:
             identity = identity.with_history()
@@ -144,7 +144,7 @@ class Resolver:
         """
         if not request.references:
             return request
-        # Without `memory_choice`, by which the ids would decide which memory it has.
+        # Without `memory_choice`: it comes from the ids, which must not decide whose memory they are read from.
         identity = self.identify(replace(request, memory_choice=None), context)
         if self._directory.spec_for(identity) is None:
             _, identity = await self._find_stored_agent(identity, request.model)
@@ -180,8 +180,8 @@ class Resolver:
         self.warn_of_no_user()
         return "none"
 
-    def read_only_if_delegated(self, identity: Identity, request: ChatRequest) -> Identity:
-        """Returns an identity, with its memory read only if the request is a task that a model gave to a sub-agent."""
+    def with_delegated_task(self, identity: Identity, request: ChatRequest) -> Identity:
+        """Returns the identity; where the request is a task that a model gave to a sub-agent, memory is only read."""
         scope, keeper = identity.scope, self._keeper
         if scope is None:
             return identity
@@ -191,7 +191,7 @@ class Resolver:
         return replace(identity, mode=_READ, side_request=SUB_AGENT, leaves_nothing=True)
 
     async def is_paused(self, scope: Scope) -> bool:
-        """Returns whether a memory is paused, by whichever process; False, too, where that cannot be read."""
+        """Returns whether a memory is paused, by any process; False also where the store cannot be read."""
         if not scope.is_person:
             return False  # only a person pauses a memory
         try:
@@ -283,9 +283,9 @@ class Resolver:
 
 
 def _with_turn_apart(identity: Identity, chosen: MemoryChoice | None) -> Identity:
-    """Returns the identity of a request whose client may go on from its turn by an id, though memory does not want it.
+    """Returns the identity, with a turn of its own where the client may continue a request that leaves nothing.
 
-    An application's own requests, such as one for a title, are not gone on from.
+    Such a turn is stored for its id alone. No client continues an application's own requests, such as one for a title.
     """
     is_turn = identity.mode_with_history in STORING_MODES or identity.side_request == SUB_AGENT
     if chosen is None or chosen.scope is not None or not (is_turn and identity.leaves_nothing):
@@ -294,7 +294,7 @@ def _with_turn_apart(identity: Identity, chosen: MemoryChoice | None) -> Identit
 
 
 def rules_of(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:
-    """Returns the rules by which a project's requests are read. key_mode: that of their key."""
+    """Returns the rules by which a project's requests are read. key_mode: the memory mode of the caller's key."""
     memory = settings.memory
     of_project = settings.projects.get(project)
     return IdentityRules(

@@ -55,7 +55,7 @@ class _WaitingCall(Struct, frozen=True):
     # The texts among its arguments: hash -> length in bytes.
     arguments: Mapping[int, int]
     # The hash of the user's message that the call was made for.
-    made_for: int
+    question: int
     # Seconds since the epoch.
     at: float
 
@@ -90,13 +90,13 @@ class DelegatedTasks:
         # be asked in the user's place), and never gets a result.
         if body.get("tool_choice") not in (None, "auto"):
             return
-        made_for = next(_user_texts(body["messages"]), None)
+        question = next(_user_texts(body["messages"]), None)
         calls: dict[str, _WaitingCall] = {}
         for call in reply.get("tool_calls") or ():
             for tool, arguments in calls_in({"tool_calls": [call]}):
                 texts = {hash(text): len(text) for text in islice(_argument_texts(arguments), _MAX_TEXTS)}
-                if made_for is not None and max(texts.values(), default=0) >= _MIN_BYTES:
-                    calls[call_id(call)] = _WaitingCall(tool, texts, hash(made_for), now)
+                if question is not None and max(texts.values(), default=0) >= _MIN_BYTES:
+                    calls[call_id(call)] = _WaitingCall(tool, texts, hash(question), now)
         if not calls:
             return
         waiting = self._waiting.setdefault(scope, {})
@@ -110,9 +110,9 @@ class DelegatedTasks:
     def is_task(
         self, scope: Scope, messages: _Messages, now: float, *, offered: Collection[str] = ()
     ) -> bool:
-        """Returns whether the last user message of a list is a delegated task. Calls with a result in it are dropped.
+        """Returns whether the last user message of a list is a delegated task. Drops calls with a result in the list.
 
-        offered: the names of its request's tools.
+        offered: the names of the tools of the list's request.
         """
         waiting = self._waiting.get(scope)
         if waiting is None:
@@ -124,17 +124,23 @@ class DelegatedTasks:
             del self._waiting[scope]
             return False
         texts = _user_texts(messages)
-        last = next(texts, b"")
-        calls = [
-            c
-            for c in waiting.values()
-            if c.tool not in offered and now - c.at <= _WAIT_S and c.quotes(last) and hash(last) != c.made_for
+        task = next(texts, b"")
+        questions = [
+            call.question
+            for call in waiting.values()
+            if call.tool not in offered
+            and now - call.at <= _WAIT_S
+            and call.quotes(task)
+            and hash(task) != call.question
         ]
-        if not calls:
+        if not questions:
             return False
         earlier = [hash(text) for text in texts]
+        # A handoff goes on in the caller's list, where the task directly follows the question.
         is_after_user = [m.get("role") for m in messages[-2:]] == ["user", "user"]
-        return any(c.made_for not in earlier or (is_after_user and c.made_for == earlier[0]) for c in calls)
+        return any(
+            question not in earlier or (is_after_user and question == earlier[0]) for question in questions
+        )
 
 
 def _user_texts(messages: _Messages) -> Iterator[bytes]:

@@ -55,11 +55,11 @@ class SideRequests:
 
     def __init__(self, rules: Iterable[SideRule]) -> None:
         self._rules = tuple(rules)
-        self._user_pattern, self._system_pattern = self._pattern("user"), self._pattern("system")
-        # An application sends the same prompt with each request, so what was found in the last one is cached. It
-        # follows from the prompt alone; it goes with these rules, when something is forgotten (gateway.run.resolver).
+        self._user_pattern, self._system_pattern = self._compile("user"), self._compile("system")
+        # An application sends the same prompt with each request, so the match of the last one is cached. It
+        # follows from the prompt alone, and goes with these rules, when something is forgotten (gateway.run.resolver).
         self._last_prompt = ""
-        self._found_in_last = self._system_pattern.match("")
+        self._last_match = self._system_pattern.match("")
 
     def find(self, messages: Sequence[Mapping[str, Any]]) -> SideRule | None:
         """Returns the rule that recognises a request by its messages, or None."""
@@ -85,14 +85,14 @@ class SideRequests:
     def _find_in_prompt(self, prompt: str) -> re.Match[str] | None:
         """Matches the text of a system message."""
         if prompt == self._last_prompt:
-            return self._found_in_last
-        found = self._system_pattern.match(prompt)
+            return self._last_match
+        match = self._system_pattern.match(prompt)
         if len(prompt) <= _MAX_CACHED_CHARS:
-            self._last_prompt, self._found_in_last = prompt, found
-        return found
+            self._last_prompt, self._last_match = prompt, match
+        return match
 
-    def _pattern(self, where: str) -> re.Pattern[str]:
-        """Returns one pattern for the rules that look there."""
+    def _compile(self, where: str) -> re.Pattern[str]:
+        """Returns one pattern for all rules with this `where`."""
         # An empty group after each rule has its number for a name, and is the last to end: `lastgroup` of a match. A
         # group around it would be entered for each rule that the text does not even begin like.
         parts = [f"(?:{rule.pattern})(?P<r{n}>)" for n, rule in enumerate(self._rules) if rule.where == where]

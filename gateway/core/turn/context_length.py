@@ -52,11 +52,12 @@ def is_too_long(error: Json, request: bytes = b"") -> bool:
     if error.get("code") == _TOO_LONG_CODE:
         return True
     message = str(error.get("message") or "")
-    sentences = [found[0].lower() for found in _TOO_LONG.finditer(message[:CAUSE_CHARS])]
+    sentences = [match[0].lower() for match in _TOO_LONG.finditer(message[:CAUSE_CHARS])]
     if not sentences or not request:
         return bool(sentences)
     quoted = _searched_text(request).lower()
-    # An error that repeats the request has words of its own around that. Where it has none, it was pasted there.
+    # An error that repeats the request has words of its own around it. If the request has all of the error's words, a
+    # person has pasted an earlier error into it, and this one counts.
     is_pasted = _searched_text(orjson.dumps(message))[1:-1].lower() in quoted
     return is_pasted or any(sentence not in quoted for sentence in sentences)
 
@@ -87,8 +88,8 @@ def _searched_text(json: bytes) -> str:
 def _contexts(text: str) -> Iterator[int]:
     """Yields the context lengths that a text names."""
     for sentence in _CONTEXT_SENTENCES:
-        for found in sentence.finditer(text):
-            digits = found[1].replace(",", "")
+        for match in sentence.finditer(text):
+            digits = match[1].replace(",", "")
             # A smaller number is a count of something else.
             if len(digits) < _MAX_DIGITS and int(digits) >= 256:
                 yield int(digits)

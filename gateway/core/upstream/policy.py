@@ -51,7 +51,10 @@ class Target(NamedTuple):
     rank: int = 0
 
     def gets_credential(self, upstream: str) -> bool:
-        """Returns whether it gets the caller's own credential, which is meant for `upstream` and not for fallbacks."""
+        """Returns whether the target gets the caller's own credential.
+
+        upstream: the one that the credential is meant for. A fallback at another upstream does not get it.
+        """
         return self.rank == 0 or self.upstream == upstream
 
 
@@ -100,7 +103,11 @@ class EndpointHealth:
     retries_left: float = _MAX_RETRIES_LEFT
 
     def attempt(self, policy: Policy) -> AbstractContextManager[None]:
-        """Counts a request that is sent in the block. After enough failures it is the circuit breaker's probe."""
+        """Adds a request's share to the retry budget.
+
+        After enough failures the request that is sent within the block is the circuit breaker's probe, and others pass
+        the endpoint over until it has ended.
+        """
         self.retries_left = min(_MAX_RETRIES_LEFT, self.retries_left + policy.retry_budget)
         return self._probing() if self._has_failed_enough(policy) else nullcontext()
 
@@ -162,7 +169,7 @@ class EndpointHealth:
         return now >= self.open_until and now >= self.cooldown_until(model) and not self.is_probing
 
     def is_passed_over(self, now: float) -> bool:
-        """Returns whether requests are withheld from it, for one model at least."""
+        """Returns whether the endpoint gets no requests at the moment, for one model at least."""
         return self.is_probing or now < max(self.open_until, *self.cooldowns.values(), -math.inf)
 
     @property
