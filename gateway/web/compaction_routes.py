@@ -40,7 +40,7 @@ class InputTokensRoute(ResponsesRoute):
                 call.request.chat, context, reply, receipt, change=CountChange()
             )
             if tokens is not None:
-                await reply.whole(200, [*JSON_TYPE, *receipt.note_head()], render_count(tokens))
+                await reply.whole(200, [JSON_TYPE, *receipt.note_head()], render_count(tokens))
         info.memory = "off"
 
 
@@ -68,4 +68,4 @@ def _compaction(compacted: Compacted) -> tuple[Sequence[Header], bytes]:
         "output": [*messages, compaction_item(f"cmp_{tag}", compacted.summary)],
         "usage": render_usage(compacted.usage),
     }
-    return JSON_TYPE, orjson.dumps(shown)
+    return [JSON_TYPE], orjson.dumps(shown)

@@ -21,6 +21,7 @@ from adapters.types import Header, Json
 from gateway.core.request.chat_request import MemoryChoice
 from gateway.core.request.identity import UNNAMED, IdentityRules
 from gateway.core.request.request_headers import RawHeaders
+from gateway.core.turn.round import EVENT_STREAM
 from gateway.dialects.chat.render import ChatView
 from gateway.dialects.responses.background import (
     ShownResponses,
@@ -54,7 +55,7 @@ from gateway.web.incoming import Incoming
 from gateway.web.middleware import info_of
 from gateway.web.raw_headers import find_header
 from gateway.web.request_body import RequestBody, read_request_body
-from gateway.web.stored_responses import EVENT_STREAM, JSON_TYPE, GatewayResponses
+from gateway.web.stored_responses import JSON_TYPE, GatewayResponses
 from storage.records import Run
 
 RESPONSES_PATH: Final = "/v1/responses"
@@ -152,7 +153,7 @@ class ResponsesRoute(ForwardedRoute):
                     self.chats.chat, call.request.chat, context, reply, receipt, ChatView, read_summary
                 )
             except CompactionFailed as error:
-                await reply.whole(error.status, [*JSON_TYPE, *receipt.note_head()], error.body)
+                await reply.whole(error.status, [JSON_TYPE, *receipt.note_head()], error.body)
                 return
             headers, body = render(compacted)
             await reply.whole(200, [*headers, *receipt.note_head()], body)
@@ -167,9 +168,9 @@ class ResponsesRoute(ForwardedRoute):
             headers.append(("x-mnemogate-consumed", ",".join(chat.consumed)))
         with call.incoming.begin_reply(self.chats.send_timeout_s) as reply, reply.while_here():
             if not chat.stream or run is None:
-                await reply.whole(200, [*JSON_TYPE, *headers], orjson.dumps(shown))
+                await reply.whole(200, [JSON_TYPE, *headers], orjson.dumps(shown))
                 return
-            reply.start(200, [*EVENT_STREAM, *headers])
+            reply.start(200, [EVENT_STREAM, *headers])
             async with aclosing(self.gateway_responses.background.events(run, -1, shown)) as events:
                 async for event in events:
                     await reply.write(event)
@@ -347,8 +348,8 @@ def _render_compaction(request: ResponsesRequest, compacted: Compacted) -> tuple
     item = compaction_item(f"cmp_{token_hex(16)}", compacted.summary)
     shown = compaction_response(request, item, compacted.usage)
     if request.chat.stream:
-        return EVENT_STREAM, ShownResponses().whole_events(shown)
-    return JSON_TYPE, orjson.dumps(shown)
+        return [EVENT_STREAM], ShownResponses().whole_events(shown)
+    return [JSON_TYPE], orjson.dumps(shown)
 
 
 def _with_conversation(headers: RawHeaders, conversation: str | None) -> RawHeaders:

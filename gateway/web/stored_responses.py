@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from adapters.types import Json
+from adapters.types import Header, Json
+from gateway.core.turn.round import EVENT_STREAM
 from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
 from gateway.errors import BadRequest, UnknownPath
@@ -28,8 +29,7 @@ from gateway.web.response_input import ResponseInput
 from gateway.web.response_owners import ResponseOwners
 from storage.records import Run
 
-EVENT_STREAM: Final = [("content-type", "text/event-stream; charset=utf-8")]
-JSON_TYPE: Final = [("content-type", "application/json")]
+JSON_TYPE: Final[Header] = ("content-type", "application/json")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,10}")
 
 _Query = Mapping[str, Sequence[str]]
@@ -122,7 +122,7 @@ class GatewayResponses:
             raise BadRequest("Invalid 'starting_after': expected a number.", param="starting_after")
         shown = await self._render(response, query)
         with incoming.begin_reply(self._send_timeout_s) as reply:
-            reply.start(200, EVENT_STREAM)
+            reply.start(200, [EVENT_STREAM])
             with reply.while_here():
                 async with aclosing(
                     self.background.events(response.run, int(starting_after), shown)
