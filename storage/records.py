@@ -3,6 +3,9 @@
 `Exchange` is the one record of the conversation: what the client sent since the last reply, and the reply to it.
 Exchanges form trees; a conversation owns its trees. Atoms are keyed hashes (gateway/core/conversation/canonical.py): a
 record without its content can still be recognised, and holds no text.
+
+In the whole store a name such as `agent` or `run` stands for a record where its type is the record's, and for the id of
+the record's row where it is an `int`.
 """
 
 from __future__ import annotations

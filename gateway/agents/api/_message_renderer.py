@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.agents.runs.calls.call_record import still_waiting
+from gateway.agents.runs.calls.call_record import load_waiting_calls
 from gateway.agents.runs.message_listing import MessageView
 from gateway.agents.runs.system_message import SystemMessage
 from gateway.agents.wire.message import Origin, Showing, message_object_json, messages_json, summary_json
@@ -130,7 +130,7 @@ class MessageRenderer(Struct, frozen=True):
         step = await self.store.runs.find_waiting_step(self.agent.id, last.conversation)
         if step is None or step.exchange != last.id:
             return {}
-        return await still_waiting(self.store, step, last)
+        return await load_waiting_calls(self.store, step, last)
 
     def _run_message(
         self, listed: ListedMessage, step: int, run: Run, waiting: dict[str, str], names: dict[str, str]

@@ -84,11 +84,11 @@ class RunEvents(Struct, frozen=True):
         before = () if start.summary is None else summary_json(start.summary, start.agent.uid, showing)
         return view_of(start, showing, self.now, by_token=by_token, before=before)
 
-    def first_event(self, run: str) -> bytes:
-        return ping_event(run, self.now())
+    def first_event(self, uid: str) -> bytes:
+        return ping_event(uid, self.now())
 
-    def error_events(self, run: str, error: GatewayError) -> bytes:
-        return event(stop_json(StopReason.ERROR)) + error_event(error, ids.id_of("run", run))
+    def error_events(self, uid: str, error: GatewayError) -> bytes:
+        return event(stop_json(StopReason.ERROR)) + error_event(error, ids.id_of("run", uid))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
         return numbered(data, first)

@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.core.repeated import find_barge_in
-from gateway.agents.runs.calls.call_record import answers_so_far, call_number, known_results
+from gateway.agents.runs.calls.call_record import call_number, known_results, load_answers
 from gateway.agents.runs.calls.pauses import (
     CallsToResume,
     answered_calls,
@@ -319,7 +319,7 @@ class RunStarter:
         step = await self._waiting_step(context, send)
         store = self._keeper.store
         last = context.path[-1]
-        earlier = await answers_so_far(store, step, last)
+        earlier = await load_answers(store, step, last)
         may_repeat = send.accepted is not None or send.is_retry or bool(send.otid)
         answered = [m["tool_call_id"] for m in earlier]
         window = context.request.target.context_window

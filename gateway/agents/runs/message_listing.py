@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from gateway.agents.runs.calls.call_record import still_waiting
+from gateway.agents.runs.calls.call_record import load_waiting_calls
 from gateway.core.conversation.stored_messages import (
     CannotRewrite,
     ListedMessage,
@@ -312,7 +312,7 @@ class AgentMessages:
     async def _waiting(self, agent: Agent, exchange: Exchange) -> Mapping[str, str]:
         """Returns who must answer each waiting call of a conversation, by call id."""
         step = await self._store.runs.find_waiting_step(agent.id, exchange.conversation)
-        return {} if step is None else await still_waiting(self._store, step, exchange)
+        return {} if step is None else await load_waiting_calls(self._store, step, exchange)
 
 
 def _maker_of_results(row: ListedExchange, parent: ListedExchange | None) -> ListedExchange:

@@ -19,11 +19,11 @@ class ShowsRuns(EventDialect, Protocol):
     def view(self, start: RunStart, options: Json) -> MakesView:
         """Returns what makes the view of a run that begins, or is taken up."""
 
-    def first_event(self, run: str) -> bytes:
-        """Returns the first event of a run. run: its public name."""
+    def first_event(self, uid: str) -> bytes:
+        """Returns the first event of a run. uid: its public name."""
 
-    def error_events(self, run: str, error: GatewayError) -> bytes:
-        """Returns the last events of a run that could not begin. run: its public name."""
+    def error_events(self, uid: str, error: GatewayError) -> bytes:
+        """Returns the last events of a run that could not begin. uid: its public name."""
 
     def is_end(self, event: bytes) -> bool:
         """Returns whether nothing follows on an event."""

@@ -29,9 +29,9 @@ _NUMBERS_PER_STEP = 1000
 _OUTCOMES_FROM = 500
 
 
-def call_number(step: Exchange, call_id: str) -> int:
-    """Returns the number of a call of a step among the texts of its run."""
-    return step.seq * _NUMBERS_PER_STEP + [*tool_names_by_call(step)].index(call_id)
+def call_number(exchange: Exchange, call_id: str) -> int:
+    """Returns the number of a call of a step's exchange among the texts of its run."""
+    return exchange.seq * _NUMBERS_PER_STEP + [*tool_names_by_call(exchange)].index(call_id)
 
 
 class CallRecord(Struct, frozen=True):
@@ -59,19 +59,19 @@ class CallRecord(Struct, frozen=True):
         return await perform_noted(perform, store_result)
 
 
-async def answers_so_far(store: Store, step: RunStep, exchange: Exchange) -> list[WireMessage]:
+async def load_answers(store: Store, step: RunStep, exchange: Exchange) -> list[WireMessage]:
     """Returns the answers to calls of a step, as messages. exchange: the step's exchange. Raises: StoreError."""
     first = exchange.seq * _NUMBERS_PER_STEP
     texts = await store.runs.texts(step.agent, step.run, "result", after=first - 1, limit=_OUTCOMES_FROM)
     return [orjson.loads(text.data) for text in texts if text.seq < first + _OUTCOMES_FROM]
 
 
-async def still_waiting(store: Store, step: RunStep, exchange: Exchange) -> dict[str, str]:
+async def load_waiting_calls(store: Store, step: RunStep, exchange: Exchange) -> dict[str, str]:
     """Returns the calls of a step that wait for an answer: id -> "client" or "approval".
 
     exchange: the step's exchange. Raises: StoreError.
     """
-    answered = {message["tool_call_id"] for message in await answers_so_far(store, step, exchange)}
+    answered = {message["tool_call_id"] for message in await load_answers(store, step, exchange)}
     return {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered}
 
 
@@ -87,7 +87,7 @@ async def awaits_answers(store: Store, agent: Agent, conversation: str) -> bool:
     if step is None:
         return False
     exchange = await store.turns.exchange(agent, step.exchange)
-    return exchange is not None and bool(await still_waiting(store, step, exchange))
+    return exchange is not None and bool(await load_waiting_calls(store, step, exchange))
 
 
 async def known_results(
