@@ -80,7 +80,10 @@ class PostgresLimits(PoolLimits, frozen=True):
 
 
 class PostgresDatabase:
-    """A database on a server, over a pool of connections. `open` makes it."""
+    """A database on a server, over a pool of connections, made by `open`.
+
+    Implements `Database`, which documents the methods.
+    """
 
     is_shared = True
     is_owned = False

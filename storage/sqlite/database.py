@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class SqliteDatabase:
-    """A database in a file, made by `open`.
+    """A database in a file, made by `open`. Implements `Database`, which documents the methods.
 
     writer, reader, long_reader: for what only SQLite has, such as backups; the store calls the methods of `Database`.
     """

@@ -98,6 +98,8 @@ class SqliteConnection:
 class WritingConnection(SqliteConnection):
     """The writer's connection, which begins a transaction before its first statement.
 
+    Implements `Connection`, which documents the methods.
+
     It begins none if one is open, or if the statement is the whole transaction: then SQLite needs no journal to undo
     the statement alone, and the thread gives the interpreter's lock away less often.
     """

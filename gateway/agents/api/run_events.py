@@ -74,9 +74,10 @@ def view_of(
 
 
 class RunEvents(Struct, frozen=True):
-    """Shows runs in the form of the agents API (`ShowsRuns`). now: seconds since the epoch."""
+    """Shows runs in the form of the agents API. Implements `ShowsRuns`, which documents the methods."""
 
     store: Store
+    # Returns seconds since the epoch.
     now: Callable[[], float]
 
     def view(self, start: RunStart, options: Json) -> MakesView:

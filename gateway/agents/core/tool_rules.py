@@ -277,7 +277,7 @@ def _nudged(follows: Offer, nudge: str) -> Offer:
 
 
 class RuleGuide:
-    """The guide of an agent's turn.
+    """The guide of an agent's turn. Implements `Guide`, which documents the methods.
 
     called: what was called since the user's newest message, in turns before this one.
     approvals: tools that a person has to approve, without a rule.

@@ -109,7 +109,7 @@ class _StepResult(Struct, frozen=True):
 
 @dataclass(slots=True)
 class RunMemory:
-    """Memory's part of one run."""
+    """Memory's part of one run. Implements `TurnMemory`, which documents its methods."""
 
     keeper: MemoryKeeper
     # The conversation before the current step.

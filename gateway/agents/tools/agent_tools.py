@@ -53,7 +53,7 @@ FINISHED = "All edits are done."
 
 @dataclass(slots=True)
 class AgentTools:
-    """The tools of one step of an agent."""
+    """The tools of one step of an agent. Implements `Toolbox`, which documents the methods."""
 
     # Edits and searches the agent's memory.
     memory: MemoryTools

@@ -122,7 +122,10 @@ class MakesSteps(Struct, frozen=True):
 
 @dataclass(slots=True)
 class StepView(ClientView):
-    """The view of a run. The client's calls wait for `end`, and results until they are stored."""
+    """The view of a run. The client's calls wait for `end`, and results until they are stored.
+
+    Implements `ClientView`, which documents the methods.
+    """
 
     numbers: RunNumbers
     showing: Showing
@@ -154,7 +157,7 @@ class StepView(ClientView):
     # A stream
 
     def begin(self, first: Json) -> None:
-        """Shows what comes in front of the first reply. Ids and times here are the gateway's."""
+        """Shows what comes before the first reply. Ids and times are the gateway's, not those of `first`."""
         self._out += self._before
         self._before.clear()
 
