@@ -114,6 +114,16 @@ class _OccurrenceColumns(NamedTuple):
     length: NDArray[np.float64]
 
 
+class _Cells(NamedTuple):
+    """Cells that have an occurrence, one at each index."""
+
+    # The index of the cell's place among those that have occurrences.
+    place_index: NDArray[np.int64]
+    term: NDArray[np.int64]
+    # How often the term is in the place.
+    times: NDArray[np.float64]
+
+
 class Scores:
     """The sums of what a query has found, by row: the score of BM25, and how much of the query a row holds.
 
@@ -200,25 +210,25 @@ class Scores:
         layout, term_count = self._layout, len(weights.in_ranking)
         places, index = _distinct(self._places_of(occurrences.row), len(self._rows))
         lengths = np.asarray(layout.length)[self._rows[places]] + np.bincount(index, occurrences.length)
-        index, cell_term, cell_times = _sum_by_cell(index, occurrences.term, occurrences.times, term_count)
-        place = places[index]
+        cells = _sum_by_cell(index, occurrences.term, occurrences.times, term_count)
+        place, length = places[cells.place_index], lengths[cells.place_index]
 
-        against = lengths[index] * layout.slope + MIN_AGAINST
+        against = length * layout.slope + MIN_AGAINST
         place_count = len(self._rows)
         in_ranking, in_bounds, costs, usual_lengths = map(
             np.array, (weights.in_ranking, weights.in_bounds, weights.length_costs, weights.usual_lengths)
         )
         self._score += np.bincount(
-            place, in_ranking[cell_term] * cell_times / (cell_times + against), place_count
+            place, in_ranking[cells.term] * cells.times / (cells.times + against), place_count
         )
         # The longer a message is, the more words it has by chance, and the less each of them says.
-        weight = in_bounds[cell_term]
-        longer = lengths[index] / (usual_lengths[cell_term] * np.maximum(cell_times, 1.0))
+        weight = in_bounds[cells.term]
+        longer = length / (usual_lengths[cells.term] * np.maximum(cells.times, 1.0))
         long = (longer > 1.0).nonzero()[0]
-        weight[long] = np.maximum(weight[long] - np.log(longer[long]) * costs[cell_term[long]], 0.0)
+        weight[long] = np.maximum(weight[long] - np.log(longer[long]) * costs[cells.term[long]], 0.0)
         # What a message holds of the query counts by the squares: one rare word says more than many common ones, which
         # any message has some of. A word that is often there, or around, is held once.
-        self._share += np.bincount(place, weight * weight * np.minimum(cell_times, 1.0), place_count)
+        self._share += np.bincount(place, weight * weight * np.minimum(cells.times, 1.0), place_count)
 
     def _neighbours_of(
         self, head_rows: NDArray[np.int64]
@@ -442,12 +452,11 @@ def _distinct(places: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64],
 
 def _sum_by_cell(
     index: NDArray[np.int64], term: NDArray[np.int64], times: NDArray[np.float64], term_count: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Sums up numbers by cell, and returns the index and the term of each cell that has any, and its sum.
+) -> _Cells:
+    """Adds up occurrences by cell. The cells of a place are in the order of their terms.
 
-    The cells of an index are in the order of their terms.
-
-    index, term, times: by occurrence.
+    index: by occurrence, the index of its place.
+    term, times: by occurrence.
     """
     import numpy as np
 
@@ -456,7 +465,7 @@ def _sum_by_cell(
         by_cell: NDArray[Any] = np.bincount(index * term_count + term, times)
         # Most rows have few terms, and empty cells add nothing. numpy finds true values sooner than numbers.
         cell = (by_cell > 0).nonzero()[0]
-        return *np.divmod(cell, term_count), by_cell[cell]
+        return _Cells(*np.divmod(cell, term_count), by_cell[cell])
     ends = np.bincount(term, minlength=term_count).cumsum()
     indices, terms, sums = [index[:0]], [term[:0]], [times[:0]]
     # Numbers of 16 bits are sorted in the time of a few passes.
@@ -466,7 +475,7 @@ def _sum_by_cell(
         indices.append(having)
         terms.append(np.full(len(having), number))
         sums.append(by_index[having])
-    return np.concatenate(indices), np.concatenate(terms), np.concatenate(sums)
+    return _Cells(np.concatenate(indices), np.concatenate(terms), np.concatenate(sums))
 
 
 def _relative_to_best(

@@ -205,6 +205,7 @@ class _Terms(dict[str, tuple[str, ...]]):
 
 
 _terms = _Terms()
+# Returns the terms of a word. It is called for each word of a text, so there is no function around it.
 terms_of_word = _terms.__getitem__
 
 
