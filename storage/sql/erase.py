@@ -1,10 +1,10 @@
 """The phases of forgetting, each of which takes a page of rows in a transaction and can be done again.
 
-Of a forgetting that leaves what memory has made of a conversation (`ForgetTarget.keeps_memory`) those with a star are
-left out.
+A forgetting that keeps what memory has made of a conversation (`ForgetTarget.keeps_memory`) leaves out those with a
+star.
 
     exchanges  content is erased in place; the row stays as a tombstone that matches by hashes; its words leave the
-               index, and its vectors go; with one that was named go those that it took the place of
+               index, and its vectors go; an exchange that was named takes along those that it replaced
     blocks*    versions that came from one, and those built on them; a new value is made of what is left. This comes
                early, since turns that begin and end before it see the old value
     items      those that wait in a conversation with items for its next response, and those that each one has
@@ -70,8 +70,8 @@ _CONVERSATION_PAGE = 4
 # The kinds of the marks of exchanges that are being forgotten: what came from them goes as well, or stays.
 _ERASED, _RESET = "erased", "reset"
 
-# Takes a page in a transaction of its own. The number is where it begins: 0, then what the page before it returned;
-# None: that was the last page. What the number counts is the phase's own business.
+# Takes a page in a transaction of its own. The number says where the page begins: 0 for the first one, then what the
+# page before it returned, until that is None. What the number counts is the phase's own business.
 ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
 
 
@@ -164,7 +164,7 @@ async def _erase_each(
         exchange = await exchanges.load_exchange(connection, agent, id)
         if exchange is not None and exchange.state is not State.FORGOTTEN:
             seqs += await _erase_exchange(connection, agent, exchange, leaves_tombs=leaves_tombs, mark=mark)
-    # Of all at once, since neighbours share a chunk of the index, which is rewritten.
+    # For all of them at once: neighbours share a chunk of the index, and each call rewrites it.
     await forget_indexed(connection, agent, seqs)
     await raise_epoch(connection, agent)
 
@@ -225,10 +225,12 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
 
 
 async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: int | None = None) -> None:
-    """Erases what an exchange took the place of: a transcript that grew, a cancelled request, an answer repeated.
+    """Erases what an exchange has replaced: a transcript that grew, a cancelled request, an answer that was repeated.
 
-    These are not shown, nor is what was cancelled after them, so they cannot be named. seq: the message that is
-    forgotten; of a reply their replies alone.
+    Neither these nor the requests that were cancelled after them are shown to anyone, so nobody could name them.
+
+    seq: the message that is forgotten; None for the whole exchange. If it is the reply, only the replies of what was
+        replaced are erased.
     """
     exchange = await exchanges.load_exchange(connection, agent, id)
     if exchange is None:
@@ -242,7 +244,7 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
             assert loaded is not None
             await _erase_message(connection, agent, alternative, loaded.reply_seq)
         else:
-            # Where its reply was not heard, the message of a cancelled send after it came along to its successor.
+            # A cancelled send after it, whose reply was not heard: its successor has its message as well.
             after = await read_ids(connection, "cancelled_after", (agent, exchange.conversation, alternative))
             await _erase_each(connection, agent, [alternative, *after])
 
@@ -279,7 +281,7 @@ async def _erase_traces(
 
 
 async def _empty_sections(connection: Connection, agent: int) -> None:
-    """Empties the memory sections that may show edits which are gone: the path of a turn has its edits at once."""
+    """Empties the memory sections that may show edits which are gone: those of a turn's path show its edits at once."""
     await exchanges.add_marks(connection, agent, "blocks", (b"",), 0)
     await empty_snapshots(connection, "snapshots_of", (agent,))
 
@@ -294,11 +296,11 @@ class _SourcedRow(NamedTuple):
     seq: int
     # When it was written; of a fact, since when it is true.
     at: float
-    # The exchange in which it was made; None: a fact, or a passage that no turn has made.
+    # The exchange in which it was made; None for a fact, and for a passage that no turn has made.
     exchange: int | None
     # The exchanges that it came from, as JSON.
     sources: bytes
-    # The file that a passage is a part of; None: of none.
+    # The file that a passage is a part of; None if it is of no file.
     file: int | None
 
 
@@ -466,7 +468,7 @@ async def _rebuild_all(
 
 
 async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Leaves the blocks that others see to them, with what an agent wrote there.
+    """Leaves the blocks that other agents see to these, with what the forgotten agent wrote there.
 
     Forgetting a person erases their messages' traces from every block.
     """

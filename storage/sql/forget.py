@@ -51,7 +51,7 @@ _Cursor = tuple[str, int]
 class _StepOutcome(NamedTuple):
     """The outcome of one transaction of a forgetting."""
 
-    # Where the next one begins; None: all is gone.
+    # Where the next one begins; None if all is gone.
     cursor: _Cursor | None
     agent: int
 
@@ -70,18 +70,18 @@ class Forgetting(Group):
         rules: Rules,
         usage: Usage,
     ) -> None:
-        """Makes the group. wake: wakes those who perform jobs, which have to end or may begin again."""
+        """wake: called after a forgetting, whose jobs have to end or may begin again."""
         super().__init__(database)
         self._usage = usage
         self._rules, self._agents, self.now = rules, agents, now
         self._memories, self._wake = memories, wake
         self._gone_listeners = [agents.clear, memories.clear, snapshots.clear]
         database.listen(FORGOTTEN, lambda _: self._call_listeners())
-        # Where forgettings continue that `run` has interrupted.
+        # By forgetting that `run` has interrupted, where it goes on.
         self._cursors: dict[int, _Cursor] = {}
         # A file that was restored may have another forgetting of that number.
         database.when_recovered(self._cursors.clear)
-        # By forgetting of a memory those of its sleeptime agents' memories, which are run first.
+        # By forgetting of a memory, the forgettings of its sleeptime agents' memories: they are run first.
         self._prerequisites: dict[int, list[int]] = {}
 
     @reads
@@ -163,7 +163,7 @@ class Forgetting(Group):
 
         Jobs end, and begin again when all is gone: no model is asked about what is to go.
 
-        keeps_pause: of a whole memory that is paused, an empty one stays in its place that is paused, too.
+        keeps_pause: if a whole memory that is paused is forgotten, an empty one that is paused takes its place.
         """
         now = self.now()
 
@@ -211,7 +211,7 @@ class Forgetting(Group):
         await self.run(await self.begin(agent, ForgetTarget(is_all=True)))
 
     async def forget_project(self, project: str) -> None:
-        """Deletes what its users shared, and what was defined in it; its memories are forgotten one by one, before."""
+        """Deletes what a project's users shared, and what was defined in it. Its memories must be forgotten before."""
         while await self._database.bulk(lambda connection: wipe_shared(connection, project)):
             pass
 
@@ -232,7 +232,7 @@ class Forgetting(Group):
             if cursor is None:
                 break
             if cursor == ("additions", 0):
-                # Of a large part it is long: within a transaction turns would wait for it.
+                # Reading a large part takes long. Within a transaction turns would wait for it.
                 reading.gone = await self._database.long_read(partial(load_gone, agent=result.agent))
             if until():
                 self._cursors[id] = cursor
@@ -290,7 +290,7 @@ def _remaining_seqs(exchange: Exchange) -> list[int]:
 
 
 async def begin_forgetting(connection: Connection, agent: int, target: ForgetTarget, now: float) -> list[int]:
-    """Writes a target down; of a whole memory, its sleeptime agents are forgotten, too.
+    """Writes a target down. With a whole memory its sleeptime agents are forgotten too.
 
     Returns the forgettings in the order for `Forgetting.run`: that of the memory is the last.
     """
