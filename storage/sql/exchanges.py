@@ -64,7 +64,7 @@ SQL = load("exchanges.sql")
 
 
 def pack_inputs(inputs: Sequence[Sequence[Atom]]) -> bytes:
-    """Packs atoms message by message: how many, in two bytes, then these."""
+    """Packs the atoms of messages: for each message their number, in two bytes, and then the atoms."""
     return b"".join([len(atoms).to_bytes(2, "big") + b"".join(atoms) for atoms in inputs])
 
 
@@ -123,7 +123,7 @@ def unpack_notes(data: bytes | None) -> dict[int, str]:
 def make_exchange(
     row: Row, input_: bytes | None = None, shown_reply: bytes | None = None, full: bytes | None = None
 ) -> Exchange:
-    """Makes the record of a row of `{skeleton}`; more columns may follow."""
+    """Makes the record of a row that begins with the columns of `{skeleton}`."""
     (
         id, conversation, parent, depth, seq, offset, length, begun, touched, ended, stopped,
         state, superseded, continued, active, edits, merged, size, head, evicted, prior, section,
@@ -311,7 +311,7 @@ async def load_pool(
     They are skeletons, but for the last messages, unless the probes ask for contents.
 
     conversation: the only one that matters, if it is known; if the probes name one, nothing else does.
-    since: openings from this number on matter, too; None: they do not.
+    since: openings from this number on matter, too; None if they do not.
     """
     if probes.key is not None or conversation is not None:
         rows = []
@@ -396,7 +396,7 @@ async def add_planned_exchange(
     is_only_statement: bool = False,
     recall: RecallRow | None = None,
 ) -> AddedExchange | None:
-    """Adds a turn as it was planned; None: since then the conversation has moved, or something was forgotten.
+    """Adds a turn as it was planned. Returns None if the conversation has moved since, or something was forgotten.
 
     epoch, rev: of the agent and of the conversation, when the turn was planned.
     continues_parent: its parent's row is marked as continued.
@@ -502,7 +502,7 @@ def make_exchanges_with_content(rows: Iterable[Sequence[Any]]) -> list[Exchange]
 class ShownExchange(NamedTuple):
     """An exchange as searches and lists of its shown messages need it."""
 
-    # With the fields alone that decide which of its messages are shown, and without its place on a path.
+    # Only with the fields that decide which of its messages are shown, and without its place on a path.
     exchange: Exchange
 
     # Another conversation opened with the same prefix.

@@ -84,8 +84,8 @@ async def read_path(
     """Returns a conversation from where its window begins; None where the agent is not stored any more.
 
     name: `default`, or its public one.
-    context: tokens of the model's window; None: unknown, and then all of it is read.
-    turns: the most turns to count that sleeptime agents have not read; 0: none.
+    context: tokens of the model's window; None if they are unknown: then all of the conversation is read.
+    turns: how many turns that sleeptime agents have not read are counted at most; 0 if none are.
     """
     scope = agent.scope
     values = (agent.id, *_key_and_uid(name), scope.project, scope.profile, scope.subject, turns, TOOL_ATOM)
@@ -336,7 +336,7 @@ async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run
 async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[str]:
     """Ends a step, and accepts the runs that this makes due. Returns their public names.
 
-    Raises: as `StoredPaths.finish`.
+    Raises: as `StoredPaths.finish` does.
     """
     agent, exchange = write.agent, write.exchange
     values = (*exchanges.update_values(exchange), exchange.id, agent.id, agent.epoch, write.step.run)
@@ -346,7 +346,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
         await _check_epoch(connection, agent)
         raise RunOver(_TAKEN_OVER)
     if exchange.seq <= row[0]:
-        # The search index has passed it while it was open.
+        # While it was open the index has passed it, so that it has to be indexed again.
         await exchanges.add_marks(connection, agent.id, "stale", (b"",), exchange.id)
     step = write.step
     await add_step(connection, step, None if write.recall is None else write.recall())

@@ -78,7 +78,9 @@ class Turns(Group):
         key: the client's own conversation id.
         path: hash of the client's list up to its last assistant message.
 
-        None: the agent is not stored any more. Raises: StoreError.
+        Returns None if the agent is not stored any more.
+
+        Raises: StoreError.
         """
         # Where this process alone writes, the cache is notified of each change.
         snapshot = None if self._database.is_shared else self._cache.find(agent.id, key, path)
@@ -170,8 +172,8 @@ class Turns(Group):
     ) -> list[DueConversation]:
         """Returns conversations that have not moved for a while, with pending edits that are to be merged or dropped.
 
-        before: they last moved before this time.
-        after: or after this one, which is in the future: the clock was put back since.
+        before: the time before which they last moved.
+        after: a time in the future. Those that last moved after it count as well: the clock was put back since.
         """
         rows = await connection.rows(exchanges.SQL["due"], (before, after, limit, before - _SUPERSEDED_S))
         return [DueConversation(row[0], row[1], row[2] is not None, row[3]) for row in rows]
@@ -318,7 +320,7 @@ async def _commit_plain(
 
 
 class _ResolvedChange(NamedTuple):
-    """The change of a turn in the tree as it is now."""
+    """A change that a turn makes in the tree as it is now."""
 
     change: Change
     # The last number that the search index knows.
