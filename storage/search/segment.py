@@ -104,7 +104,7 @@ class Buckets(Struct, frozen=True):
         return postings_of(self.rows, self.sizes, self.hashes)
 
     def newest_first(self) -> Iterator[tuple[int, Postings]]:
-        """Yields the occurrences in a few segments at a time, newest first: in one, then in twice as many as before.
+        """Yields the occurrences in a few segments at a time, newest first: in one, then in eight times as many.
 
         Before them stands the chunk that these segments begin with; the last ones begin with 0.
 
@@ -118,7 +118,7 @@ class Buckets(Struct, frozen=True):
             yield chunks_of(some[-1]).start if numbers else 0, postings_of(rows, self.sizes, self.hashes)
             if not numbers:
                 return
-            count *= 2
+            count *= 8
 
 
 def segment_of(chunk: int) -> int:

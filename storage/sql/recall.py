@@ -229,7 +229,8 @@ class Recall(Group):
             postings=buckets.newest_first(),
         )
         hits: list[Message] = []
-        for page in _pages(seqs[:_MAX_CHECKED]):
+        # Nearly all that the index names have the words, so that the first ones mostly suffice.
+        for page in _pages(seqs[:_MAX_CHECKED], min(limit + 1, rank.MAX_HITS)):
             messages = await self._loader.load_messages(agent.id, memory, page, deadline_ms)
             hits += await asyncio.to_thread(_with_terms, messages, terms)
             if len(hits) > limit:
@@ -398,9 +399,11 @@ class Recall(Group):
         return [m for e, is_shared, _ in shown for m in self._rules.messages_of(e, is_shared, None, None)]
 
 
-def _pages(seqs: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Yields the numbers in parts, each as long as is read at once."""
-    for start in range(0, len(seqs), rank.MAX_HITS):
+def _pages(seqs: Sequence[int], first: int = 0) -> Iterator[Sequence[int]]:
+    """Yields the numbers in parts, each as long as is read at once. first: the length of one before these; 0: none."""
+    if first:
+        yield seqs[:first]
+    for start in range(first, len(seqs), rank.MAX_HITS):
         yield seqs[start : start + rank.MAX_HITS]
 
 
