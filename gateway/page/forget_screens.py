@@ -129,7 +129,10 @@ class _ForgetScreens(Struct, frozen=True):
         if elsewhere and sought:
             elsewhere = search + quote(sought, safe="")
         left = await self.words.remaining(access.project, access.uid, sought) if sought else None
-        listed = {each.seq for each in left.items} if left else set[int]()
+        # One who came from a trial goes on with its hits, which have a way of their own.
+        is_trial = came_from.partition("?")[0] == access.path("search")
+        listed = left.items if left and not is_trial else ()
+        numbers = {each.seq for each in listed}
         return access.view(
             result,
             "forgotten.html",
@@ -139,9 +142,10 @@ class _ForgetScreens(Struct, frozen=True):
             goes_on=way.is_to_next,
             is_all=kind == "all",
             elsewhere=elsewhere,
-            replies=[each for each in stays if each.message and each.message not in listed],
+            replies=[each for each in stays if each.message and each.message not in numbers],
             back=way.to.partition("#")[0],
             left=left,
+            listed=listed,
         )
 
     async def _find_sought_words(self, access: MemoryAccess, screen: str) -> str:
