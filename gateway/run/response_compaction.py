@@ -80,11 +80,11 @@ async def compact(
     view: MakesView,
     read_summary: Callable[[WireMessage], str],
 ) -> Compacted:
-    """Returns a request's messages in short.
+    """Returns the newest messages of a request, and a summary of all.
 
-    sink: that of the waiting client.
-    view: that of chat completions.
-    read_summary: returns the summary that a message brings from an earlier compaction; "": it brings none.
+    sink: the one of the client that waits for it.
+    view: makes the view of a chat completion, by which the summary is asked for.
+    read_summary: returns the summary that a message has from an earlier compaction; "": it has none.
 
     Raises: CompactionFailed; GatewayError; ClientGone.
     """
@@ -97,18 +97,18 @@ async def compact(
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     # The notes so far, the question and the answer take less than the other half of the window.
     for part in split_lines(lines, min(PART_TOKENS, window // 2)):
-        asked = {"model": request.model, "messages": summary_request(summary, part, summary_tokens(window))}
+        body = {"model": request.model, "messages": summary_request(summary, part, summary_tokens(window))}
         question = replace(
-            request, raw=orjson.dumps(asked), json=asked, messages=asked["messages"], references=(),
+            request, raw=orjson.dumps(body), json=body, messages=body["messages"], references=(),
             tools=(), has_tools=False, stream=False, max_tokens=None, max_tokens_field=None, memory_choice=None,
         )  # fmt: skip
         answer = _StatusSink(sink)
         await chat.answer(question, context, answer, receipt, view)
         if answer.status != 200:
             raise CompactionFailed(answer.status, bytes(answer.body))
-        summary, used = _read_reply(answer.body)
-        prompt_tokens += used.prompt
-        completion_tokens += used.completion
+        summary, counts = _read_reply(answer.body)
+        prompt_tokens += counts.prompt
+        completion_tokens += counts.completion
     newest = await asyncio.to_thread(_newest, whole.messages, request.model, window // _WINDOW_PARTS)
     usage = {
         "prompt_tokens": prompt_tokens,
@@ -119,9 +119,9 @@ async def compact(
 
 
 def _read_reply(body: bytearray) -> tuple[str, TokenCounts]:
-    """Returns the summary that a chat completion has, and its tokens.
+    """Returns the summary in the body of a chat completion, and the tokens of the completion.
 
-    Raises: UpstreamBroke: it is no chat completion, has no text but the model's thoughts, or was broken off.
+    Raises: UpstreamBroke: the body is no chat completion, has no text but the model's thoughts, or was broken off.
     """
     try:
         reply = orjson.loads(body)
@@ -142,12 +142,13 @@ def _read_reply(body: bytearray) -> tuple[str, TokenCounts]:
 
 
 def _newest(messages: Sequence[WireMessage], model: str, most_tokens: int) -> list[WireMessage]:
-    """Returns the user's newest messages that have no more tokens than that, oldest first."""
-    count, found = tokenizer_for(model).count, list[WireMessage]()
+    """Returns the user's newest messages, oldest first: as many as have `most_tokens` together."""
+    count = tokenizer_for(model).count
+    newest_first: list[WireMessage] = []
     for message in reversed(messages):
         if message.get("role") == "user" and message.get("content"):
             most_tokens -= message_tokens(message, count)
             if most_tokens < 0:
                 break
-            found.append(message)
-    return found[::-1]
+            newest_first.append(message)
+    return newest_first[::-1]

@@ -62,11 +62,11 @@ class UpstreamCall(Struct, eq=False):
     evicted_tokens: int = 0
     # The characters of the model's reply, as far as it was received; 0 where its tokens are reported.
     received_chars: int = 0
-    # The tokens as the upstream reported them; None: it did not.
+    # The tokens that the upstream reported at the end of the reply; None: it reported none.
     counts: TokenCounts | None = None
-    # Where it did not, those of the prompt as it reported them when the reply began; None: it did not.
+    # Where `counts` is None: the prompt's tokens that the upstream reported at the reply's beginning, if it did.
     prompt_counts: TokenCounts | None = None
-    # The id of a response that the upstream goes on making, whose tokens it reports to a later GET; None: it is none.
+    # The id of a response that the upstream goes on making in the background: it reports its tokens to a later GET.
     pending_id: str | None = None
     # The status of the answer; 0: there was none.
     status: int = 0

@@ -59,8 +59,9 @@ def make_excerpt(
     short: Sequence[str] = (),
     has_neighbours: bool = True,
 ) -> tuple[str, str]:
-    """Returns the sentences of a text that have most of the query's words and those next to them; of a text without
-    any, its sentences but for questions, or its beginning.
+    """Returns the sentences of a text that have most of the query's words, and those next to them.
+
+    Of a text without any such word it returns the sentences that are no questions, or else the beginning.
 
     text: on one line.
     keys: as `query_keys` returns them.
@@ -74,7 +75,8 @@ def make_excerpt(
     pieces = _split(text) if len(low) == len(text) else [(0, len(text))]
     scores = _score_pieces([low[start:end] for start, end in pieces], keys, short)
     if not any(scores):
-        # Such a turn is shown for those around it, and answers by what it states.
+        # A message without a word of the query was found for its neighbours. What it states is more use than what it
+        # asks.
         states = [float(text[end - 1] not in _QUESTION_MARKS) for _, end in pieces]
         scores, has_neighbours = scores if all(states) else states, False
     if not any(scores):

@@ -77,9 +77,9 @@ def check_summary(
 
 
 def lacked_room(answer: str, *, max_tokens: int, finish_reason: str) -> bool:
-    """Returns whether an answer was cut before it had much text: its model has spent the room on thoughts.
+    """Returns whether an answer was cut off with less than one character of text for each token that it might have.
 
-    Much: a character for each of the tokens that it may have.
+    Its model has spent the tokens on thoughts then.
     """
     return finish_reason == "length" and len(unwrap_summary(answer)) < max_tokens
 
@@ -87,8 +87,8 @@ def lacked_room(answer: str, *, max_tokens: int, finish_reason: str) -> bool:
 def unwrap_summary(answer: str) -> str:
     """Returns the summary of an answer, without its tags (`<notes>`) and the model's thoughts."""
     text = without_thoughts(answer).strip()
-    found = re.fullmatch(r"<notes>(.*?)(?:</notes>)?", text, re.S)
-    return (found[1] if found else text).strip()
+    notes = re.fullmatch(r"<notes>(.*?)(?:</notes>)?", text, re.S)
+    return (notes[1] if notes else text).strip()
 
 
 def whole_lines(text: str) -> str:

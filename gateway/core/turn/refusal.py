@@ -38,10 +38,12 @@ _MAX_VERDICT_BYTES: Final = 4096
 
 
 def is_permanent_refusal(status: int, body: bytes) -> bool:
-    """Returns whether an upstream refuses what went in for what it is, and so would refuse it again.
+    """Returns whether an upstream refuses the content of a request, and so would refuse it each time.
 
-    An error that names a context length is not for good: the next prompt is cut to that length. One that names none is,
-    since the next prompt would be as long. Under a 200 the error itself shows what it is.
+    status: below 400 the error in the body has the status.
+
+    A prompt that is too long is refused once if the error names the context's length, since the next prompt is cut to
+    that length. If it names none, the next prompt would be as long, and refused again.
     """
     if status < 400:
         status = error_status(describe_error(status, body))
@@ -70,7 +72,7 @@ class RefusedContent(Enum):
 
 
 def refused_content(status: int, body: bytes) -> RefusedContent | None:
-    """Returns what of the messages an error refuses; None: something else, as far as its words show."""
+    """Returns the part of the messages that an error refuses; None where its words do not show that it refuses one."""
     if status not in (400, 403, 422, 451) or is_account_refusal(status, body):
         return None
     error = read_error_body(body)

@@ -29,6 +29,7 @@ _HITS_BEFORE_NEXT = 5
 _SURE_EVENTS = 10
 # The most hits outside of the note that are in the record of the search.
 MAX_LEFT_OUT = 5
+# What is done for each kind of question about an order; `scripts/talk/rules.py` empties one at a time, to measure it.
 # Questions whose answer stands after or before what is found.
 _NEIGHBOUR_QUESTIONS: Collection[Asked] = (Asked.NEXT, Asked.PREVIOUS)
 # Questions for which the memory is searched twice.
@@ -132,8 +133,8 @@ async def find_messages(
     order = find_asked_order(query)
     if order is not None:
         query = events_of(query)
-    is_order = order in _ORDER_QUESTIONS
-    messages = await _find_events(query, memory) if is_order else await memory.search(query)
+    is_searched_twice = order in _ORDER_QUESTIONS
+    messages = await (_find_events(query, memory) if is_searched_twice else memory.search(query))
     if messages and order in _NEIGHBOUR_QUESTIONS:
         # The words of what came next are unknown. The conversations after the event that was found have it.
         with suppress(TooSlow):
@@ -149,7 +150,7 @@ async def find_messages(
     if own_query:
         # Some applications put every message into the same template, and its words would find themselves.
         without_template = note_query.without_templates(messages, lines)
-        # One that the next search finds as well loses this reason (`pack_recall`).
+        # A message that the next search finds as well loses this reason (`pack_recall`).
         ruled_out.update((m.seq, "weak") for m in messages)
         query, shared = own_query, lines
         messages = [*await memory.search(own_query), *without_template]
@@ -194,12 +195,14 @@ def selection_limit(standing_count: int) -> int:
 def make_search_record(
     outcome: SearchOutcome, trace: SearchTrace, most_left_out: int = MAX_LEFT_OUT
 ) -> SearchRecord:
-    """Returns the record of a search, without the rows of its ranking.
+    """Returns the record of a search, without the rows of its ranking. The trace lets go of the ranking.
 
-    most_left_out: how many hits outside of the note are recorded with their scores.
+    most_left_out: how many hits outside of the note are recorded with their scores. Hits that are too weak for a note
+        fill the places that the others leave free.
     """
     found, choice, failure = outcome
-    free = most_left_out - (len(trace.hit_seqs) - len(choice.hits))
+    left_out_count = len(trace.hit_seqs) - len(choice.hits)
+    free = most_left_out - left_out_count
     weak = trace.weak_hits(free) if free > 0 and trace.weak_hits is not None else ()
     trace.weak_hits = None
     why = failure or ("all_shown" if found.is_all_shown else "")

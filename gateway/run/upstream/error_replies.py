@@ -25,9 +25,9 @@ async def read_whole_error(reply: ModelReply) -> BufferedReply:
 
 
 async def reveal_stream_error(reply: ModelReply) -> tuple[ModelReply, bytes | None]:
-    """Returns a stream as it came, unless it begins with an error: then a reply with that error's status.
+    """Returns a stream, and the data of its first event; None: comments alone have come for long.
 
-    With it comes the data of its first event; None: comments alone have come for long.
+    A stream that begins with an error is replaced by a whole reply with that error's status, and no data.
     """
     try:
         first = await reply.peek()
@@ -45,12 +45,11 @@ async def reveal_stream_error(reply: ModelReply) -> tuple[ModelReply, bytes | No
 
 
 async def reveal_whole_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
-    """Returns a whole chat completion as it came, unless it is an error: then that has the status that it names.
+    """Returns a whole reply, and its body. An error under a status of success gets the status that it names.
 
-    With it comes its body.
-
-    A reply that breaks while it is read has begun: it breaks for whoever reads it, and is not asked for again. So does
-    one that is cut within its JSON: where no length was announced HTTP has no error for that.
+    A reply that breaks off while it is read here has begun, so it is not asked for again: the returned one breaks off
+    for its reader. The same goes for a reply that ends within its JSON, since HTTP reports no error for that where no
+    length was announced.
     """
     try:
         body = await reply.read(MAX_REPLY_BYTES)

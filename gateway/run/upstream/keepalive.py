@@ -38,7 +38,7 @@ async def with_beats(items: AsyncIterator[T], every_s: float) -> AsyncGenerator[
 
 
 def keep_alive(items: AsyncIterator[T], every_s: float) -> AbstractAsyncContextManager[AsyncIterator[T]]:
-    """Has the items within a block, with beats between them. every_s: as for `with_beats`; 0: no beats."""
+    """Returns a context of the items with beats between them. every_s: as for `with_beats`; 0: without beats."""
     return aclosing(with_beats(items, every_s)) if every_s else nullcontext(items)
 
 
