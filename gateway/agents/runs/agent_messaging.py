@@ -1,7 +1,7 @@
 """Agents that speak to one another: a message of one is a send to the other's own conversation.
 
-A run that waits for an answer owns the other agent's run: to cancel the first cancels the second. After a timeout the
-second goes on alone. The message is shown as the system's, with the sender's name and id.
+A run that waits for an answer owns the other agent's run: if the first is cancelled, so is the second. After a timeout
+the second goes on alone. The message is shown as the system's, with the sender's name and id.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Recipient(Struct, frozen=True):
         return AgentAnswer(ids.id_of("agent", self.uid), self.name, text)
 
     def failed(self, kind: AnswerFailure, error: str) -> AgentAnswer:
-        """Returns the answer where there is none. error: words for the model that asked."""
+        """Returns an error in place of an answer. error: words for the model that asked."""
         return replace(self.answer(), kind=kind, error=error)
 
 
@@ -154,7 +154,7 @@ class AgentMessaging:
         return min(len(self._waiting_senders), MAX_RELEASED_SLOTS)
 
     def set_background_runs(self, background_runs: AcceptsRuns) -> None:
-        """Sets what delivers messages without an answer. It is made later than this, which it needs itself."""
+        """Sets what delivers messages without an answer. That is made after this object, since it needs it."""
         self._background_runs = background_runs
 
     async def find(self, project: str, name: str) -> Recipient:

@@ -54,9 +54,9 @@ class RunBeginning(Struct, frozen=True):
     """A run that has begun."""
 
     memory: RunMemory
-    # Of its first call of the model.
+    # The prompt of its first call of the model.
     prompt: Prompt
-    # The stored calls with which the run goes on; None: its first step is open.
+    # The stored calls with which the run goes on; None if its first step is open.
     resumed: CallsToResume | None = None
 
 
@@ -114,9 +114,11 @@ class RunStarter:
             raise
 
     async def _shorten(self, context: MemoryContext, send: RoutedSend) -> RoutedSend | None:
-        """Returns a send without the part of a reply that was heard, or without stored results; None if it has neither.
+        """Returns a send without messages that say how much of a reply was heard, or without results that are stored.
 
-        Replies of which less was heard are cut. Raises: StoreError.
+        Replies of which less was heard are cut. Returns None if the send has neither.
+
+        Raises: StoreError.
         """
         if (shortened := await self._cut_to_heard(context, send)) is not None:
             return shortened
@@ -151,7 +153,7 @@ class RunStarter:
         run: Run,
         resumed: CallsToResume | None,
     ) -> RunMemory:
-        """Returns memory's part of a run that begins. resumed: the calls with which it does."""
+        """Returns memory's part of a run that begins. resumed: the calls with which it begins, if there are any."""
         return RunMemory(
             self._keeper,
             context,
@@ -170,6 +172,7 @@ class RunStarter:
         """Cuts the newest replies to what the client reports as heard.
 
         Returns the send without the messages that report it; None if nothing was to be cut.
+
         Raises: StoreError.
         """
         if send.heard is None:
@@ -236,7 +239,7 @@ class RunStarter:
     async def _calls_of_resent(self, context: MemoryContext, send: RoutedSend) -> CallsToResume | None:
         """Returns the calls with which a resent send goes on; None if it goes on with a call of the model.
 
-        Of a reply without calls it is decided again what follows on it.
+        If the conversation ends with a reply without calls, it is decided once more what follows that.
         """
         if send.replaces is None or send.messages:
             return None
@@ -345,7 +348,7 @@ class RunStarter:
 def _without_stored_results(
     context: MemoryContext, messages: Sequence[WireMessage]
 ) -> tuple[WireMessage, ...]:
-    """Returns the messages of a send without results that await their reply already.
+    """Returns the messages of a send without results that are stored already and wait for a reply.
 
     An application sends them again after an error, and no provider takes two results of a call.
     """

@@ -60,7 +60,7 @@ class _Batch(Struct, frozen=True):
     span: ReadSpan
     # More follows.
     is_more: bool
-    # The message for the agent; "": the span has no words for a model.
+    # The message for the agent; "" if the span has no words for a model.
     text: str = ""
 
 
@@ -199,7 +199,7 @@ class Sleeping:
     async def _perform_run(
         self, job: JobContext, memory: Agent, reader: ReaderEntry, run: Run, conversation: str
     ) -> _Batch | None:
-        """Performs a run to its end. Returns what it has read; None: nothing.
+        """Performs a run to its end. Returns what it has read; None if it has read nothing.
 
         Raises: JobFailed, Postponed, StoreError.
         """
@@ -233,10 +233,11 @@ class Sleeping:
     async def _after_refusal(
         self, job: JobContext, run: Run, batch: _Batch, resolved: ResolvedAgent
     ) -> _Batch | None:
-        """Returns what is read of text that a model refuses: less of it follows, or it is skipped. None: neither.
+        """Returns a batch that a model has refused, if a smaller part of it is to be read next, or if it is skipped.
 
-        It is skipped where no smaller part is without the cause, if the model has ever answered the agent and answers a
-        greeting now: else it may refuse everything, for the sake of its settings or of the account.
+        It is skipped if it cannot be made smaller, and the model has answered the agent before and answers a greeting
+        now. A model that does not may refuse everything, because of its settings or of the account: then None is
+        returned.
         """
         if await self._count_failed(run) < _HALVINGS:
             return replace(batch, is_more=True)
@@ -325,7 +326,7 @@ class Sleeping:
             )
 
     async def _load_ended(self, job: JobContext, run: Run) -> tuple[Run, bool]:
-        """Returns a run as it has ended, and whether its model has refused to read; counts its tokens.
+        """Counts the tokens of a run. Returns it as it has ended, and whether its model has refused to read.
 
         Raises: JobFailed if an upstream failed, and the run goes on.
         """
@@ -335,7 +336,7 @@ class Sleeping:
         if tokens := _tokens(ended) - _tokens(run):
             self._budget.count_call("ok", tokens)  # the receipt of the run has them
         if ended.is_over:
-            # Of other faults of an upstream it would not have ended.
+            # After any other fault of an upstream the run would not have ended.
             return ended, ended.state is RunState.FAILED and ended.stop in UPSTREAM_FAULTS
         if job.job.tries < self._tries:
             raise JobFailed("the upstream of a sleeptime agent failed")

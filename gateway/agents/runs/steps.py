@@ -73,7 +73,7 @@ ERROR_WITHHELD = (
     "The upstream gave an error, whose words are not kept here, since they may quote what was read."
 )
 
-# Makes the tools of a step of a run. The last parameter: the row of the run that made these calls; 0: none yet.
+# Makes the tools of a step of a run. The last parameter is the row of the run whose calls they run; 0 if there is none.
 MakesToolbox = Callable[[MemoryContext, BlockEdits, Run, int], Toolbox]
 
 _STATES = {
@@ -102,7 +102,7 @@ class _StepResult(Struct, frozen=True):
     error: str | None = None
     # The upstream refused the messages of the step, and would again.
     is_refused: bool = False
-    # The message of the error that ended the run, which may quote the user, and its HTTP status; "", 0: none.
+    # The message of the error that ended the run, which may quote the user, and its HTTP status; "" and 0 for no error.
     error_message: str = ""
     error_status: int = 0
 
@@ -130,7 +130,7 @@ class RunMemory:
     job: Job | None = None
     # Messages that came with the answers to those calls and follow their results.
     after_results: Sequence[WireMessage] = ()
-    # Of the send that it answers; None: it is not noted why a step recalled what it did.
+    # Of the send that it answers. Without one it is not noted why a step recalled what it did.
     receipt: Receipt | None = None
     # Public ids of the runs that its end has started.
     started_runs: list[str] = field(default_factory=list)
@@ -175,7 +175,7 @@ class RunMemory:
     async def store_run(self, begun: float | None) -> None:
         """Stores the run before its first step, so that it can be cancelled while the calls before that are made.
 
-        begun: of a run that goes on in place of another one, as in `Run`.
+        begun: when a run began in whose place this one goes on, as in `Run`; None for any other run.
 
         Raises: RunOver if another run has taken its send; StoreError.
         """
@@ -200,7 +200,7 @@ class RunMemory:
         await self._end_with_results(results, RunState.FAILED, StopReason.ERROR)
 
     async def give_up(self, prompt: Prompt) -> None:
-        """Ends a run with a first step that took too long to open, when that is on disk after all."""
+        """Ends a run whose first step took too long to open, once the step is on disk after all."""
         try:
             await self._await_late()
             if self.opened is not None:
@@ -354,14 +354,14 @@ class RunMemory:
     ) -> Prompt:
         """Writes the results and opens the next step. Returns its prompt. Raises: StoreError.
 
-        end: the run ends with this step, which has no reply then.
+        end: the end of the run, if it ends with this step, which then has no reply.
         """
         return await self._write_with_edits(results, lambda current: self._try_open(current, nudge, end))
 
     async def _write_with_edits(
         self, results: Sequence[ToolResult], write: Callable[[Sequence[ToolResult]], Awaitable[T]]
     ) -> T:
-        """Writes edits with their results; edits that another writer has overtaken are made again.
+        """Writes edits with their results. Edits that another writer has overtaken are made again.
 
         Raises: WriteConflict, StoreError.
         """
@@ -381,7 +381,7 @@ class RunMemory:
     async def _try_open(self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None) -> Prompt:
         """Opens the next step with results. Returns its prompt. Raises: CallerError if it does not fit; StoreError.
 
-        end: the end of the run, which comes with the step; None: the run goes on.
+        end: the end of the run, if that is written with the step; None if the run goes on.
         """
         context = self.context
         edits = self._edits
@@ -450,7 +450,7 @@ class RunMemory:
         """Goes on from a step that is open.
 
         begun: when it was opened.
-        key: its client's, of the conversation.
+        key: the client's id of the conversation.
         """
         self.keeper.store.agents.cache(opened.agent)
         exchange, snapshot = opened.exchange, self.context.snapshot
@@ -490,7 +490,7 @@ class RunMemory:
         return after_results
 
     async def _write_end(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
-        """Writes the end of the run, in the way that suits what is open. Returns the messages after its last step."""
+        """Writes the end of the run, with that of an open step. Returns the messages after its last step."""
         state, stop = _state_after(prompt, outcome)
         await self._await_late()
         is_transient = stop in UPSTREAM_FAULTS and not outcome.is_refused
