@@ -115,9 +115,9 @@ class ItemTurns:
     ) -> ItemTurn:
         """Reads an item. Raises: ItemFailed, StoreError.
 
-        reply: the one that has come now.
-        failure: why none follows.
-        composes: the replay makes the request for the one that follows.
+        reply: the reply that has come now, if one has.
+        failure: why no reply follows, if none does.
+        composes: the replay makes the request for the next reply.
         """
         run, store = item.run, self._keeper.store
         if run is None or not item.conversation:
@@ -307,7 +307,7 @@ class ItemTurns:
     ) -> ItemEnding | ItemEnd:
         """Returns the end of an item that cannot continue; its earlier rounds are stored. Raises: StoreError.
 
-        reply: that which the provider has billed, and of which only the tokens are used; b"": none.
+        reply: one that the provider has billed, and of which only the tokens are used; b"" if there is none.
         """
         counts = _counts_of(read_json(reply)[0])
         plain = ItemEnd(
@@ -445,7 +445,7 @@ def _turn_to_write(
 
 
 def _counts_of(reply: Any) -> TokenCounts:
-    """Returns the tokens that a reply, which may be any JSON, reports; zeros: none."""
+    """Returns the tokens that a reply, which may be any JSON, reports; zeros if it reports none."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
     return reported_counts(usage) or TokenCounts()
 

@@ -130,7 +130,7 @@ class BatchJobs:
             self.idle_jobs -= 1
 
     async def _stop_calls(self, parts: PartJournal) -> None:
-        """Stops the requests that this process sends itself; who claims the job next, perhaps another, repeats them."""
+        """Stops the requests that this process sends itself. The process that claims the job next repeats them."""
         for part in parts.parts:
             provider = self.providers.get(part.upstream)
             if provider is None or provider.is_durable:

@@ -1,8 +1,8 @@
 """The parts of a batch: requests of one upstream and model that are submitted together, as the job's journal has them.
 
-part-<n>        it is about to be made: of what, and under which mark
-made-<n>-<m>    the provider's id of it; m: how often it was refused before, each time under another mark
-failed-<n>-<t>  it could not be submitted, for the t-th time, and is not until a time that the provider named
+part-<n>        it is about to be made; the entry says of what, and under which mark
+made-<n>-<m>    the provider's id of it, after it was refused m times, each time under another mark
+failed-<n>-<t>  it could not be submitted, for the t-th time; perhaps a time before which it is not tried again
 <miss>-<n>-<t>  something else about it failed for the t-th time (`Miss`)
 over-<n>        when all of its results were read, or the provider's queue had no room for it
 gone-<n>-<m>    the provider keeps nothing of what was made any more
@@ -120,7 +120,7 @@ class ProviderPart:
     made: dict[int, str] = field(default_factory=dict)
     # Keys of `made` for which the provider has deleted its data.
     deleted: set[int] = field(default_factory=set)
-    # When all of its results were read; 0.0: it was not submitted; None: it goes on.
+    # When all of its results were read; 0.0 if it was not submitted; None while it goes on.
     over_at: float | None = None
     # The provider's queue was full.
     no_room: bool = False
@@ -144,7 +144,7 @@ class ProviderPart:
 
     @property
     def id(self) -> str | None:
-        """The provider's id of it; None: there is none yet, or it was refused."""
+        """The provider's id of it; None if there is none yet, or it was refused."""
         return self.made.get(self.refusals)
 
     @property
@@ -257,7 +257,7 @@ class PartJournal:
     def poll_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a part is submitted, or its provider is asked about it again.
 
-        The longer it took so far, the longer they are.
+        The longer the part has taken so far, the longer the wait.
         """
         wait_s = self._between_polls(self.now() - part.at)
         return (
@@ -270,7 +270,7 @@ class PartJournal:
         return missed[-1] + self.first_s * 2.0 ** len(missed) - self.now() if missed else 0.0
 
     def queue_wait_s(self, part: ProviderPart) -> float:
-        """Returns the seconds until a part may be submitted, or more; 0.0: now.
+        """Returns the seconds until a part may be submitted, or more; 0.0 if it may now.
 
         Once the queue of its model had no room for a part, its parts go one at a time, the smallest first.
         """
@@ -301,7 +301,7 @@ class PartJournal:
         return min(_MOST_WAITS * self.first_s, max(self.first_s, passed_s / _MOST_WAITS))
 
     def _seconds_of(self, times: Sequence[float]) -> float:
-        """Returns the seconds from the first of some failures to the last, less those without a question."""
+        """Returns the seconds from the first of some failures to the last, less those in which nothing was asked."""
         return sum(min(b - a, 2 * _MOST_WAITS * self.first_s) for a, b in pairwise(times))
 
     async def _write(self, name: str, value: object) -> None:

@@ -57,7 +57,7 @@ def count_asked_again(
     heard_texts: Sequence[str],
     initial: Sequence[WireMessage],
 ) -> int:
-    """Returns how many messages at the end of a list ask again what the newest turn asked; 0: the list asks more.
+    """Returns how many messages at the end of a list ask again what the newest turn asked; 0 if the list asks more.
 
     Its client has the reply before them, and none to them.
 
@@ -71,7 +71,7 @@ def count_asked_again(
 class BargeIn(Struct, frozen=True):
     """The replies that a user has interrupted, as a list reports them."""
 
-    # The steps whose replies were cut, oldest first, each with what was heard of it; "": nothing.
+    # The steps whose replies were cut, oldest first, each with what was heard of it; "" for nothing.
     cut: Sequence[tuple[Exchange, str]]
     # How many messages at the beginning of the list are stored already.
     stored_count: int
@@ -144,7 +144,7 @@ def _find_unheard_turns(
 
 
 def _steps_from(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]) -> Sequence[Exchange]:
-    """Returns the steps of the newest turn from the one that answers these results on; none: no step does."""
+    """Returns the steps of the newest turn from the one that answers these results on; none if no step does."""
     turn = _newest_turn(path)
     steps = range(len(turn) - 1, 0, -1) if results else ()
     at = next((n for n in steps if turn[n].inputs[-len(results) :] == results), None)
@@ -209,7 +209,7 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[t
 
 
 def _find_heard(step_texts: Sequence[str], heard_texts: Sequence[str]) -> str:
-    """Returns what was heard of a reply; "": nothing is known of that."""
+    """Returns what was heard of a reply; "" if nothing is known of that."""
     whole = join_texts(step_texts)
     for heard in _without_text_before(heard_texts):
         if _is_heard_of(heard, whole):
@@ -254,7 +254,7 @@ def _newest_turn_with_text(path: Sequence[Exchange]) -> Sequence[Exchange]:
 
 
 def _reply_text(exchange: Exchange) -> str:
-    """Returns the text of an exchange's reply as its reader has it; "": there is none."""
+    """Returns the text of an exchange's reply as its reader has it; "" if there is none."""
     return "" if exchange.shown_reply is None else text_of(orjson.loads(exchange.shown_reply))
 
 
@@ -264,5 +264,5 @@ def _first_letters(text: str, count: int) -> str:
 
 
 def _last_index(messages: Sequence[WireMessage], role: str) -> int:
-    """Returns the index of the last message of a role; -1: there is none."""
+    """Returns the index of the last message of a role; -1 if there is none."""
     return max((i for i, m in enumerate(messages) if m.get("role") == role), default=-1)

@@ -3,9 +3,9 @@
 `RuleState` decides from the rules and what was called; `RuleGuide` remembers that for one turn. A call counts once,
 when it ran, whether it failed or not; one that was forbidden, denied or unreadable does not count.
 
-Of the sets that rules allow only the names count that the agent has; a set that is empty by that is no rule. What
-they allow together may be nothing: then no tool may be called. Nothing has to be called of which a person has just
-denied all that may be. On one tool the end of the turn outranks all that would go on.
+A rule allows a set of tools. Only those that the agent has count, and a rule of which none is left is ignored. What
+several rules allow together may be nothing: then no tool may be called. If a person has just denied all tools that may
+be called, none of them has to be called. If one rule ends the turn after a tool and another one goes on, it ends.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from gateway.core.turn.guide import (
 )
 
 DEFAULT_MAX_STEPS = 50  # of a run that names no other number; Letta's
-# Replies in a row after which a turn ends: all with calls of which none can be run, or without a call that is due. With
-# upstreams that ignore `tool_choice`, or a model that repeats a call whatever its result, it would go on to the
-# limit of steps.
+# A turn ends after so many replies in a row with calls of which none can be run, or without a call that is due. An
+# upstream that ignores `tool_choice`, or a model that repeats a call whatever its result, would go on to the limit of
+# steps.
 BAD_REPLIES = 3
 
 
@@ -53,7 +53,7 @@ class CalledTool(Struct, frozen=True):
     name: str
     # success, error, or denied by a person.
     status: str = "success"
-    # None: it still runs.
+    # None while it runs.
     result: str | None = ""
 
 
