@@ -197,20 +197,24 @@ class Browser:
             headings = [h.text_content() for h in page.locator("h1").all()]
             assert headings == [page.title().removesuffix(" – Mnemogate")]
             page.evaluate(_STAND_STILL)
-            for scheme, width in WAYS:
-                way = f"{path or 'overview'} {scheme} {width}"
-                page.emulate_media(color_scheme=scheme)
-                page.set_viewport_size({"width": width, "height": 900})
-                self._save(page, way)
-                assert page.evaluate(_SIDEWAYS) <= 0, f"{way}: the page scrolls sideways"
-                assert page.evaluate(_CUT_OFF) == [], f"{way}: a part of a table is out of sight"
-                if (scheme, width) == BY_KEYBOARD:
-                    self._check_keyboard(page, way)
-                if (scheme, width) in CHECKED:
-                    assert self.faults(page) == [], way
+            self.check_ways(page, path or "overview")
             expected = page.inner_text("main")
         with self.visit(operator, path, width=320, script=False, is_signed_in=is_signed_in) as page:
             assert _still(page.inner_text("main")) == _still(expected), f"{path}, without script"
+
+    def check_ways(self, page: Any, name: str) -> None:
+        """Tries the page that is open at both widths and in both schemes. name: of its pictures."""
+        for scheme, width in WAYS:
+            way = f"{name} {scheme} {width}"
+            page.emulate_media(color_scheme=scheme)
+            page.set_viewport_size({"width": width, "height": 900})
+            self._save(page, way)
+            assert page.evaluate(_SIDEWAYS) <= 0, f"{way}: the page scrolls sideways"
+            assert page.evaluate(_CUT_OFF) == [], f"{way}: a part of a table is out of sight"
+            if (scheme, width) == BY_KEYBOARD:
+                self._check_keyboard(page, way)
+            if (scheme, width) in CHECKED:
+                assert self.faults(page) == [], way
 
     def faults(self, page: Any) -> list[str]:
         """Returns what axe-core finds wrong."""

@@ -375,6 +375,22 @@ def test_the_words_look_right(browser: Browser, operator: Operator) -> None:
     browser.looks_right(operator, f"requests?memory={uid}")
 
 
+def test_a_repeated_sentence_and_the_way_from_one_forgotten_text_to_the_next_look_right(
+    browser: Browser, upstream: StrictUpstream, operator: Operator
+) -> None:
+    upstream.queue(say("Noted: no peanuts."), say("No cake. I am allergic to peanuts."), say("\u202eNever."))
+    agent = speak(operator.world, "I am allergic to peanuts.", talk="c1")
+    speak(operator.world, "Which cake with peanuts may I eat?", "<b>peanuts</b> " + "x" * 3_000, talk="c2")
+    (id, *_) = (each["id"] for each in operator.twin(f"requests?memory={agent.uid}")["items"][1:])
+    browser.looks_right(operator, f"r/{id}")
+    with browser.open(operator, f"m/{agent.uid}/words?q=peanuts") as shown:
+        shown.get_by_role("link", name="Forget message 1").click()
+        browser.check_ways(shown, "forgetting-preview")
+        shown.get_by_role("button", name="Forget for good").click()
+        shown.get_by_role("list", name="What still has the words").wait_for()
+        browser.check_ways(shown, "forgetting-end")
+
+
 @pytest.mark.parametrize("script", [True, False])
 def test_one_place_after_the_other_is_forgotten_until_none_is_left(
     browser: Browser, operator: Operator, script: bool
