@@ -53,11 +53,15 @@ DOCUMENTS = -1
 MIN_SEGMENTS = 2
 
 _IN_HEAD, _ROW = 0x8000, 0x7FFF
+# A hash has 32 bits; the first 9 are the number of its bucket.
 _BUCKET_SHIFT = 32 - 9
+# In a sorted entry: the bits to the right of its hash, and those of its frequency. Row and mark are in between.
+_HASH_SHIFT, _FREQUENCY_BITS = 24, 8
 _MAGIC, _VERSION = b"ms", 1
 _HEADER = struct.Struct("<2sBBII")
 _OF_DOCUMENTS, _OF_BUCKET = 0, 1
-ENTRY_BYTES = 7  # of hash, row and frequency
+_HASH_BYTES, _ROW_BYTES, _FREQUENCY_BYTES = 4, 2, 1
+ENTRY_BYTES = _HASH_BYTES + _ROW_BYTES + _FREQUENCY_BYTES
 
 
 class Segment(NamedTuple):
@@ -167,9 +171,9 @@ def _sorted_entries(blobs: Sequence[OpenBlob]) -> NDArray[np.uint64]:
     entries += marked_slots & np.uint8(SLOT)
     entries <<= np.uint64(1)
     entries |= (marked_slots & np.uint8(HEAD >> MARKS_SHIFT)) > 0
-    entries <<= np.uint64(8)
+    entries <<= np.uint64(_FREQUENCY_BITS)
     entries |= frequencies
-    entries |= hashes.astype(np.uint64) << np.uint64(24)
+    entries |= hashes.astype(np.uint64) << np.uint64(_HASH_SHIFT)
     entries.sort()
     return entries
 
@@ -178,9 +182,9 @@ def _make_buckets(number: int, entries: NDArray[np.uint64]) -> list[bytes]:
     """Returns the buckets of a segment. entries: as `_sorted_entries` returns them."""
     import numpy as np
 
-    hashes = (entries >> np.uint64(24)).astype("<u4")
-    rows = (entries >> np.uint64(8)).astype("<u2")
-    rows = rows >> 1 | (rows & 1) << 15  # the mark of the head moves to the left of the row
+    hashes = (entries >> np.uint64(_HASH_SHIFT)).astype("<u4")
+    rows = (entries >> np.uint64(_FREQUENCY_BITS)).astype("<u2")
+    rows = rows >> 1 | (rows & 1) * np.uint16(_IN_HEAD)  # the mark of the head moves to the left of the row
     frequencies = entries.astype(np.uint8)
     bounds = np.arange(BUCKETS + 1, dtype=np.uint64) << np.uint64(_BUCKET_SHIFT)
     ends = hashes.astype(np.uint64).searchsorted(bounds).tolist()
@@ -254,10 +258,15 @@ def _occurrences(parts: Sequence[tuple[int, bytes]], hashes: Sequence[int]) -> d
     for view, size in zip(columns, sizes, strict=True):
         if len(view) != size * ENTRY_BYTES:
             raise CorruptIndex(f"{len(view)} bytes do not make {size} entries")
-    sized_columns = [*zip(columns, sizes, strict=True)]
-    entry_hashes = np.frombuffer(b"".join([view[: 4 * size] for view, size in sized_columns]), "<u4")
-    marked_rows = np.frombuffer(b"".join([view[4 * size : 6 * size] for view, size in sized_columns]), "<u2")
-    frequencies = np.frombuffer(b"".join([view[6 * size :] for view, size in sized_columns]), np.uint8)
+
+    def join(start: int, width: int) -> bytes:
+        """Returns a column of all segments. start: the bytes of an entry that lie in the columns before it."""
+        sized = zip(columns, sizes, strict=True)
+        return b"".join([view[start * size : (start + width) * size] for view, size in sized])
+
+    entry_hashes = np.frombuffer(join(0, _HASH_BYTES), "<u4")
+    marked_rows = np.frombuffer(join(_HASH_BYTES, _ROW_BYTES), "<u2")
+    frequencies = np.frombuffer(join(_HASH_BYTES + _ROW_BYTES, _FREQUENCY_BYTES), np.uint8)
     ends, by_term = np.cumsum(sizes), {}
     segments = np.array([number for number, _ in parts], np.int64) << SEGMENT_ROWS_SHIFT
     for term in hashes:
