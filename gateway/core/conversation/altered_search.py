@@ -41,6 +41,7 @@ class AlteredSearch:
         self._candidates = [each for each in self._after_match_point() if tree.may_change(each)]
 
     def run(self) -> Match | None:
+        """Returns the match of the last altered reply in the list; None: no altered reply follows the match point."""
         listing, start = self._query.listing, self._start
         if not self._candidates:
             return None
@@ -55,12 +56,12 @@ class AlteredSearch:
             end = next(
                 (i for i in range(begin, len(listing)) if listing.role(i) != "assistant"), len(listing)
             )
-            exchange = self._find_prefilled(begin, end) or self._find(begin, end, letters)
+            exchange = self._find_prefilled(begin, end) or self._find_reply(begin, end, letters)
             if exchange is not None:
                 return Match(exchange, begin, end - 1, AlteredReply((start, begin), (begin, end)))
         return None
 
-    def _find(self, begin: int, end: int, letters: Mapping[int, str]) -> Exchange | None:
+    def _find_reply(self, begin: int, end: int, letters: Mapping[int, str]) -> Exchange | None:
         """Returns the exchange with the reply that a run of assistant messages is.
 
         letters: of the stored replies, by the ids of their exchanges.
@@ -69,26 +70,38 @@ class AlteredSearch:
         inputs = tuple(listing.atoms[self._start : begin])
         reply = "".join(listing.text(i) for i in range(begin, end))
         heard, is_long = heard_letters(reply), len(without_space(reply)) >= LONG_REPLY
-        asked = [each for each in self._candidates if self._was_asked(each, inputs)]
+        asked = [candidate for candidate in self._candidates if self._was_asked(candidate, inputs)]
         similar = [
-            each for each in self._candidates if each.id in letters and is_beginning(heard, letters[each.id])
+            candidate
+            for candidate in self._candidates
+            if candidate.id in letters and is_beginning(heard, letters[candidate.id])
         ]
-        similar += [each for each in asked if self._was_extended(each, heard, letters.get(each.id, ""))]
-        similar_ids = {each.id for each in similar}
+        similar += [
+            candidate
+            for candidate in asked
+            if self._was_extended(candidate, heard, letters.get(candidate.id, ""))
+        ]
+        similar_ids = {candidate.id for candidate in similar}
         # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
         # is long or if the question is akin.
-        picked = [each for each in asked if each.id in similar_ids]
-        if not picked:
-            picked = [each for each in asked if self._may_be_meant(each)] or [
-                each
-                for each in similar
-                if self._may_be_meant(each) and (is_long or has_akin_question(tree, each, listing, begin - 1))
+        meant = [candidate for candidate in asked if candidate.id in similar_ids]
+        if not meant:
+            meant = [candidate for candidate in asked if self._may_be_meant(candidate)] or [
+                candidate
+                for candidate in similar
+                if self._may_be_meant(candidate)
+                and (is_long or has_akin_question(tree, candidate, listing, begin - 1))
             ]
-            if len({each.inputs[:1] for each in picked}) > 1:
+            if len({candidate.inputs[:1] for candidate in meant}) > 1:
                 return None
         return max(
-            picked,
-            key=lambda each: (self._agreement(each, inputs), tree.touched_at(each), each.begun, each.id),
+            meant,
+            key=lambda candidate: (
+                self._agreement(candidate, inputs),
+                tree.touched_at(candidate),
+                candidate.begun,
+                candidate.id,
+            ),
             default=None,
         )
 

@@ -22,7 +22,7 @@ def plan_change(pool: Pool, plan: Plan, ended: settle.RequestEnd, rule: settle.S
     if query.is_named and plan.match.match_point is None:
         plan = replace(plan, conversation=pool.conversation)
     exchange = rule(tree, plan, ended)
-    merging = settle.mergeable(tree, ended.now, query.idle_s, is_named=query.is_named)
+    merging = settle.find_mergeable(tree, ended.now, query.idle_s, is_named=query.is_named)
     for each, why in merging:
         tree.change(each.id, merged=why)
     exchange = tree.by_id[exchange.id]  # merging may have changed it

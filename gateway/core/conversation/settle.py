@@ -610,12 +610,12 @@ def count_prefix(tree: Tree, exchange: Exchange) -> int:
     )
 
 
-def mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) -> list[tuple[Exchange, str]]:
+def find_mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) -> list[tuple[Exchange, str]]:
     """Returns the exchanges with memory edits that may be merged into the blocks, oldest first, each with the reason.
 
     An exchange with a date in the future ended before the clock was put back, and counts as old.
     """
-    found: list[tuple[Exchange, str]] = []
+    mergeable: list[tuple[Exchange, str]] = []
     for exchange in sorted(tree, key=lambda each: (each.begun, each.id)):
         if not exchange.edits or exchange.merged or exchange.ended is None:
             continue
@@ -623,7 +623,7 @@ def mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) -> list[
             continue
         # The reasons have the names that the store has for them.
         if tree.is_continued(exchange):
-            found.append((exchange, "carried"))
+            mergeable.append((exchange, "carried"))
         elif abs(now - exchange.ended) > idle_s:
-            found.append((exchange, "idle"))
-    return found
+            mergeable.append((exchange, "idle"))
+    return mergeable

@@ -97,7 +97,7 @@ class SectionParts(Struct, frozen=True):
             record["standing"] = [*self.standing]
         return record
 
-    def match(self, record: Mapping[str, Any]) -> bool:
+    def has_same_source(self, record: Mapping[str, Any]) -> bool:
         """Returns whether a stored section was rendered of the same parts, blocks and tools aside."""
         stored = (
             record.get("epoch", 0),
@@ -135,7 +135,7 @@ class Section(Struct, frozen=True):
         return self.sent.text if self.sent else ""
 
     @property
-    def prefix_changed(self) -> bool:
+    def has_changed_prefix(self) -> bool:
         """An earlier request of the path had another section, other tools, or hidden rounds that are gone.
 
         It holds for the rest of the path: thoughts of then may come back with each request.
@@ -187,7 +187,7 @@ def make_section(
         return Section(None, parts)
     if pinned is not None and pinned.known.get("tools", {}) != parts.offered:
         pinned = _note_change(pinned)
-    if pinned is None or not parts.match(pinned.known):
+    if pinned is None or not parts.has_same_source(pinned.known):
         return _render(parts, pinned, shown, takes_note=takes_note)
     if is_due:
         rendered = _render(parts, pinned, shown, takes_note=takes_note)

@@ -107,13 +107,13 @@ def test_where_no_note_can_follow_it_waits_with_the_older_note(pinned: SentSecti
 
 def test_it_notes_for_good_that_something_before_the_conversation_has_changed(pinned: SentSection) -> None:
     """A model may bind its thoughts to it, and they come back with each later request."""
-    assert not make([CHANGED], pinned).prefix_changed
+    assert not make([CHANGED], pinned).has_changed_prefix
     for how in ({"is_due": True}, {"epoch": 2}, {"offered": {}}):
         changed = make([CHANGED], pinned, **how)
         assert changed.sent is not None
-        assert changed.prefix_changed
+        assert changed.has_changed_prefix
         kept = make([CHANGED], changed.sent, epoch=changed.sent.known["epoch"])
-        assert kept.prefix_changed
+        assert kept.has_changed_prefix
         assert kept.sent is changed.sent
 
 
