@@ -117,7 +117,7 @@ class Receipt(Struct, eq=False, weakref=True):
     is_off_record: bool = False
     # None: the request is not traced.
     trace: TraceContext | None = None
-    # The fields below are for its trace. None: it has no request.
+    # The fields below are for the trace. None: the work belongs to no request.
     request_line: RequestLine | None = None
     # When it ended, by `time.perf_counter()`.
     ended: float = 0.0

@@ -14,8 +14,8 @@ from gateway.core.turn.commands import SaveStep, TurnOutcome
 from gateway.core.turn.refusal import RefusedContent
 from gateway.run.memory.prompt import Prompt
 
-# Leave out of a prompt what an upstream refuses; None: it has nothing of that. They are tried in this order, and bear
-# the names of `ChatCall.left_out`.
+# Functions that return a prompt without what an upstream refuses; None where the prompt has nothing of that. They are
+# tried in this order, and have the names of `ChatCall.left_out`.
 _LeaveOut = Callable[[Prompt], Prompt | None]
 _LEAVE_OUT: Mapping[RefusedContent, Sequence[tuple[str, _LeaveOut]]] = {
     RefusedContent.FILTERED: (
@@ -24,10 +24,11 @@ _LEAVE_OUT: Mapping[RefusedContent, Sequence[tuple[str, _LeaveOut]]] = {
     ),
     RefusedContent.UNREACHABLE: (("media", Prompt.without_stored_media),),
 }
-# What was made without them is stored with a note, by which later prompts leave them out.
+# The functions that leave out results. A reply that was made without them is stored with a note, by which later prompts
+# leave them out.
 _LEAVE_OUT_RESULTS: Sequence[_LeaveOut] = (Prompt.without_last_results, Prompt.without_earlier_results)
-# The same for a filter in a run: its steps are stored, and what went before the last results was refused only if
-# another model has read it.
+# The functions for a filter's refusal within a run. The last results go first: the steps before them are stored, and
+# were refused only if another model has read them.
 _LEAVE_OUT_IN_RUN: Sequence[tuple[str, _LeaveOut]] = (
     ("results", Prompt.without_last_results),
     ("memory", Prompt.without_memory_texts),

@@ -81,7 +81,7 @@ class TurnSaving:
     is_resumable: bool = False
     # The write of the turn has begun.
     is_written: bool = False
-    # Why the client gets an error in place of the reply; None: it gets the reply.
+    # The error that the client gets in place of the reply; None: the client gets the reply.
     error: GatewayError | None = None
     _step: asyncio.Future[tuple[events.StepSaved, Prompt]] | None = None  # the newest one
 

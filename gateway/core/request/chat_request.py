@@ -42,7 +42,7 @@ class MemoryChoice(Struct, frozen=True):
 
     # The client's own id of a conversation, or one that was made for it; None: the memory is a person's.
     conversation: str | None
-    # Whose memory it is; None: that conversation's.
+    # The scope of the memory; None: the memory belongs to that conversation alone.
     scope: Scope | None = None
     # The client asks for storage, whatever the request's form (`Identity.mode_with_history`) and whomever it names.
     asks_to_be_stored: bool = False

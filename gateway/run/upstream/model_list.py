@@ -68,7 +68,7 @@ class _CachedAnswer:
     valid_until: float = 0.0
     # Failures in a row.
     failures: int = 0
-    # None: it has given no list, or refused the key since.
+    # None: the upstream has given no list, or has refused the key since.
     entries: Entries | None = None
     refusal: _Refusal | None = None
 
