@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -16,18 +17,25 @@ from tests.gateway.page.person import Person, person_of
 from tests.gateway.sdk import Clock, World, remember
 from tests.gateway.two.test_as_one import gateways
 
-BODIES = {
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Zqmisox?"}]},
-    "/v1/responses": {"input": "Zqmisox?"},
-    "/v1/messages": {"messages": [{"role": "user", "content": "Zqmisox?"}], "max_tokens": 50},
-}
+
+def bodies(text: str) -> dict[str, dict[str, Any]]:
+    """A request with that question in each dialect, by its path."""
+    messages = [{"role": "user", "content": text}]
+    return {
+        "/v1/chat/completions": {"messages": messages},
+        "/v1/responses": {"input": text},
+        "/v1/messages": {"messages": messages, "max_tokens": 50},
+    }
 
 
-def modes(worlds: Mapping[str, World]) -> set[str]:
-    """Returns what replies of all dialects say of alice's memory, at each gateway, whole and streamed."""
+def modes(worlds: Mapping[str, World], text: str) -> set[str]:
+    """Returns what replies of all dialects say of alice's memory, at each gateway, whole and streamed.
+
+    text: what is asked; words that were asked off the record before stay so.
+    """
     found = set()
     for model, world in worlds.items():
-        for path, body in BODIES.items():
+        for path, body in bodies(text).items():
             for more in ({"stream": False}, {"stream": True}):
                 headers = {"x-mnemogate-user": "alice", "x-mnemogate-memory": "on"}
                 sent = json.dumps({"model": model, **body, **more}).encode()
@@ -49,22 +57,22 @@ def test_a_link_and_a_pause_hold_at_every_gateway(upstream: StrictUpstream, url:
         first = stack.enter_context(remember(upstream, url, clock=clock))
         with remember(anthropic, url, clock=clock, upstreams=claude) as second:
             worlds = {"gpt-4o-mini": first, "claude-opus-4-6": second}
-            assert modes(worlds) == {"on"}
+            assert modes(worlds, "Hello?") == {"on"}
             here = person_of(first)
             there = Person(second, here.path)
             assert there.twin() == here.twin()
             stored = sizes(there)
             there.send("pause", paused="true")
-            assert modes(worlds) == {"off"}
+            assert modes(worlds, "Who is paused?") == {"off"}
             assert here.twin()["paused"]
             assert sizes(here) == stored
         # The gateway at which it was paused is gone.
-        assert modes({"gpt-4o-mini": first}) == {"off"}
+        assert modes({"gpt-4o-mini": first}, "And at the first?") == {"off"}
         with remember(anthropic, url, clock=clock, upstreams=claude) as third:
             again = Person(third, here.path)
-            assert modes({"claude-opus-4-6": third}) == {"off"}
+            assert modes({"claude-opus-4-6": third}, "And at the third?") == {"off"}
             again.send("pause", paused="false")
-            assert modes({"gpt-4o-mini": first, "claude-opus-4-6": third}) == {"on"}
+            assert modes({"gpt-4o-mini": first, "claude-opus-4-6": third}, "Who goes on?") == {"on"}
             clock.sleep(3_601)
             assert [each.ask("GET").status for each in (here, again)] == [404, 404]
 
