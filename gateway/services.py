@@ -31,7 +31,7 @@ from gateway.run.background_responses import BackgroundResponses
 from gateway.run.chat import Chat
 from gateway.run.directory import Directory, NoAgents, StoredAgents
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.profile_blocks import add_declared_blocks
+from gateway.run.memory.profile_blocks import update_profile_blocks
 from gateway.run.native_chat import NativeChat
 from gateway.run.pending import PendingWrites
 from gateway.run.request_log import RequestLog
@@ -215,7 +215,7 @@ class Services:
             self._tasks.append(asyncio.create_task(leases.run()))
         if self.agents is not None:
             self._tasks += await self.agents.start(performs_jobs=self._performs_jobs)
-        late = await run_at_start(self.store, self._add_declared_blocks, "Changed memory blocks")
+        late = await run_at_start(self.store, self._update_profile_blocks, "Changed memory blocks")
         if late is not None:
             self._tasks.append(late)
         self._tasks += self.background.start(performs_jobs=self._performs_jobs)
@@ -226,9 +226,9 @@ class Services:
             self.tracer.start()
             self._tasks.append(asyncio.create_task(self._read_trace_key(self.tracer)))
 
-    async def _add_declared_blocks(self) -> None:
+    async def _update_profile_blocks(self) -> None:
         keeper = self.chat.keeper
-        await add_declared_blocks(self.store, keeper.leases, self.chat.directory.specs, keeper.now())
+        await update_profile_blocks(self.store, keeper.leases, self.chat.directory.specs, keeper.now())
 
     async def _read_trace_key(self, tracer: Tracer) -> None:
         """Reads the key by which spans name users, as soon as the store works."""

@@ -153,7 +153,10 @@ class BackgroundResponses:
     async def events(self, run: Run, after: int, seen: Json) -> AsyncGenerator[bytes, None]:
         """Yields the events of a response after a number, the last of which has its end.
 
-        seen: the response as it was shown. Raises: MemoryUnavailable.
+        after: the number; -1: all are asked for.
+        seen: the response as it was shown.
+
+        Raises: MemoryUnavailable.
         """
         with map_store_errors():
             while True:
@@ -165,6 +168,7 @@ class BackgroundResponses:
                             return
                     # The attempt may have failed, and another one follows.
                     after = max(after, log.next_number - 1)
+                # Before its events are read: where it is over by now, all of them are stored.
                 now = await self.store.runs.load(run.agent, run.id)
                 async for number, event in stored_events(self.store, run, after):
                     after = number

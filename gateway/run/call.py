@@ -113,7 +113,7 @@ class ChatCall:
             or target.model != self.request.model
             or prompt.adds_usage
             or form.changed_messages
-            or self.request.added_fields & form.refused
+            or self.request.gateway_fields & form.refused
             or prompt.has_tools_in_place_of_thoughts
         )
         return self._model_request(target, prompt.body() if is_changed else self.request.raw)

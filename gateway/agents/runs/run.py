@@ -191,7 +191,7 @@ def chat_request_of(run_request: RunRequest, *, stream: bool = True) -> ChatRequ
         n=1,
         max_tokens=max_tokens,
         max_tokens_field=max_tokens_field,
-        added_fields=frozenset(sampling),
+        gateway_fields=frozenset(sampling),
     )
 
 

@@ -78,8 +78,9 @@ class ChatRequest(Struct):
     max_tokens_field: str | None = None
     # The query of the request's URL.
     query: str = ""
-    # Fields from the agent's definition that the client did not send.
-    added_fields: frozenset[str] = frozenset()
+    # The fields of `json` that the gateway has chosen, from an agent's definition or in a translation; the client has
+    # sent none of these names. One that a model refuses is renamed or left out.
+    gateway_fields: frozenset[str] = frozenset()
     # What the client names by ids in place of messages.
     references: tuple[Reference, ...] = ()
     # The models (as `Exchange.model`) of the replies that the gateway has put into `messages`, by their positions. Each
@@ -142,5 +143,5 @@ def add_missing_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatR
         json=json,
         max_tokens=max_tokens,
         max_tokens_field=max_tokens_field,
-        added_fields=frozenset(new),
+        gateway_fields=frozenset(new),
     )

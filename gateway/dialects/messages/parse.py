@@ -139,9 +139,10 @@ def parse(
     chat, metadata = _translate_fields(json, translated.messages, checker, has_limit=has_limit)
     request = make_chat_request(orjson.dumps(chat), chat, translated.messages)
     request.wants_usage = request.is_translated = True
-    # Chat completions have a newer name for it, which models that refuse this one take.
+    # Claude's `max_tokens` is a field of chat completions as well. A model that refuses it takes
+    # `max_completion_tokens`, so the limit may be renamed.
     if request.max_tokens_field == "max_tokens":
-        request.added_fields = _ADDED
+        request.gateway_fields = _ADDED
     by_name = dict(headers)
     request.consumed = () if is_lenient else _names_left_out(json, by_name, checker)
     passed = {key: value for key, value in json.items() if key not in _READ}
@@ -173,6 +174,8 @@ def _translate_fields(
     if json.get("stream") is not None:
         chat["stream"] = json["stream"]
     metadata: Json = {}
+    # A request that is read leniently goes upstream as it is. Its upstream refuses the first bad field, and what was
+    # read before it is enough here.
     try:
         metadata = _read_user(json.get("metadata"))
         add_tools(chat, json, checker)

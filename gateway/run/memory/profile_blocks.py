@@ -1,4 +1,4 @@
-"""Adds memory blocks that the settings declare now to memories that were stored before."""
+"""Brings the blocks of memories that were stored before up to the settings of today."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-
-# The lock of the process that adds them.
+# The lock of the process that brings them up to the settings.
 _LOCK = lock_name("", "settings")
 
 
-async def add_declared_blocks(store: Store, leases: Leases, agents: Sequence[AgentSpec], now: float) -> None:
-    """Adds the blocks that the settings declare to memories that are older than the settings.
+async def update_profile_blocks(
+    store: Store, leases: Leases, agents: Sequence[AgentSpec], now: float
+) -> None:
+    """Brings the blocks of all profiles' memories up to the settings (`Blocks.follow`).
+
+    Missing blocks are added. Descriptions, limits, permissions and shared values that were never written to become
+    those of the settings; other values stay.
 
     It is called once, when the process begins. Of processes that share a database one does it at a time, and not if it
     was done for the same settings: processes with two versions of them would undo each other's work in turn.
@@ -27,7 +31,7 @@ async def add_declared_blocks(store: Store, leases: Leases, agents: Sequence[Age
     Raises: StoreError: some blocks are not written, so call it again.
     """
     if not leases.is_needed:
-        await _add_blocks(store, agents, now)
+        await _update_blocks(store, agents, now)
         return
     digest = hashlib.sha256(repr([(a.name, a.own_blocks, a.shared_blocks) for a in agents]).encode()).digest()
     if await store.blocks.followed_digest() == digest:
@@ -35,13 +39,13 @@ async def add_declared_blocks(store: Store, leases: Leases, agents: Sequence[Age
     await leases.take(_LOCK)
     try:
         if await store.blocks.followed_digest() != digest:
-            await _add_blocks(store, agents, now)
+            await _update_blocks(store, agents, now)
             await store.blocks.note_followed(digest)
     finally:
         leases.release(_LOCK)
 
 
-async def _add_blocks(store: Store, agents: Iterable[AgentSpec], now: float) -> None:
+async def _update_blocks(store: Store, agents: Iterable[AgentSpec], now: float) -> None:
     for agent in agents:
         try:
             if agent.blocks:

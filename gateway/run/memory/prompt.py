@@ -188,7 +188,7 @@ class Prompt(Struct, frozen=True):
         asks_effort = request.json.get("reasoning_effort") not in (None, "none")
         if self.form.effort_with_tools is None or not asks_effort or request.has_tools:
             return self.tools
-        return self.tools if "reasoning_effort" in request.added_fields else ()
+        return self.tools if "reasoning_effort" in request.gateway_fields else ()
 
     @property
     def has_tools_in_place_of_thoughts(self) -> bool:
@@ -288,10 +288,10 @@ class Prompt(Struct, frozen=True):
         request, form = self.request, self.form
         if request.model != self.target.model:
             edit.set_member("model", self.target.model)
-        for key in (*form.consumed, *(request.added_fields & form.refused)):
+        for key in (*form.consumed, *(request.gateway_fields & form.refused)):
             edit.drop_member(key)
         limit_field = request.max_tokens_field
-        if limit_field in form.refused and limit_field in request.added_fields:
+        if limit_field in form.refused and limit_field in request.gateway_fields:
             limit_field = MAX_COMPLETION_TOKENS
             edit.set_member(limit_field, request.max_tokens)
         if form.thinks_on_request:

@@ -42,7 +42,7 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
         developer_indices(request.messages) if capabilities.developer_role is False else (),
         capabilities.stream_usage,
         _can_force(request, capabilities, model),
-        _refused_fields(request, capabilities, model) if request.added_fields else _NONE_REFUSED,
+        _refused_fields(request, capabilities, model) if request.gateway_fields else _NONE_REFUSED,
         asks_usage=endpoint.asks_usage,
         effort_with_tools=capabilities.effort_with_tools(model),
         thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
