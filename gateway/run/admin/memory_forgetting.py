@@ -71,8 +71,9 @@ class RemainingRecord(Struct, frozen=True):
     text: str
     # Where to look for it, relative to /ui/.
     href: str | None = None
-    # Of a reply its number, and the beginning of its words; not set: it is no reply.
+    # The number of a reply; not set: it is none.
     message: int | UnsetType = UNSET
+    # The beginning of the words of a reply or a question; not set: it is neither.
     quote: str | UnsetType = UNSET
     # Whether a reply has the words for which texts are forgotten; not set: these are not known.
     has_words: bool | UnsetType = UNSET
@@ -350,7 +351,8 @@ class MemoryForgetting:
                 f"Its {what}: message {numbers}.",
                 f"{page_path('m', memory.uid, 'forget')}?exchange={seq}",
             )
-            stays.append(_with_quote(remaining, others[-1]) if what == "reply" else remaining)
+            remaining = _with_quote(remaining, others[-1])
+            stays.append(remaining if what == "reply" else replace(remaining, message=UNSET))
         going = {seq} if kind == "message" else {each.seq for each in records}
         stays += await self._list_replies_made_with(memory, going, words, exchange.id)
         stays.append(
@@ -404,10 +406,10 @@ def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
     return TargetRecord(kind, details.id, shorten(text, _SHOWN_CHARS) or None)
 
 
-def _with_quote(record: RemainingRecord, reply: MessageRecord) -> RemainingRecord:
-    """Returns the record of a reply with the beginning of its words."""
-    quote = shorten(" ".join((reply.text or "").split()), _SHOWN_CHARS)
-    return replace(record, message=reply.seq, quote=quote)
+def _with_quote(record: RemainingRecord, message: MessageRecord) -> RemainingRecord:
+    """Returns the record of a message with its number and the beginning of its words."""
+    quote = shorten(" ".join((message.text or "").split()), _SHOWN_CHARS)
+    return replace(record, message=message.seq, quote=quote)
 
 
 def _has_in_note(recall: StoredRecall, seqs: Collection[int]) -> bool:

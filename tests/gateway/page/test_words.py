@@ -257,6 +257,10 @@ def test_a_preview_shows_the_replies_that_were_made_with_a_message(
     assert "A reply that was made with it: message 4. “No cake with peanuts for you.” Look at it" in plain(
         text
     )
+    of_reply = f"m/{agent.uid}/forget?message=2"
+    assert "Its question: message 1. “I am allergic to peanuts.” Forget both" in plain(
+        page(operator, of_reply)
+    )
     gone = operator.post(path).body.decode()
     assert re.findall(r"forget\?message=(\d+)", gone) == ["2", "4"]
 
