@@ -110,7 +110,8 @@ class SignInPages:
 
     async def _log_in(self, request: PageRequest, form: _Login) -> PageReply:
         to = safe_next(form.next)
-        operator = await self._sign_in.admit(form.key.strip())
+        key = form.key.strip()
+        operator = await self._sign_in.admit(key)
         if operator is None:
             retry_after_s = self._failures.add()
             if retry_after_s is not None:
@@ -121,7 +122,9 @@ class SignInPages:
             else:
                 await self._sign_in.note(UNKNOWN, "login_failed")
                 error = NotSignedIn(
-                    "This code or key opens nothing. A code works once, for a minute; of keys only those of "
+                    "This link has expired or was used: it works once, for a minute. Ask for a new one."
+                    if self._sign_in.is_code(key)
+                    else "This code or key opens nothing. A code works once, for a minute; of keys only those of "
                     "operators open the page."
                 )
             return self._answers.login_page(request, to=to, error=error, typed=form.typed)

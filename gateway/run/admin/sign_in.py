@@ -7,6 +7,7 @@ key of an operator opens its project or all of them, to read or to change.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -79,6 +80,10 @@ class SignIn:
         if expires is not None and self._now() < expires:
             return Operator(CODE, None, may_write=True)
         return await self.find_by_key(text)
+
+    def is_code(self, text: str) -> bool:
+        """Returns whether a text has the form of a code, whether or not it admits anybody."""
+        return re.fullmatch(f"[0-9a-f]{{{2 * _CODE_BYTES}}}", text) is not None
 
     async def find_by_key(self, text: str) -> Operator | None:
         """Returns the operator with a key; None: the text is no valid key of an operator. Raises: StoreError."""

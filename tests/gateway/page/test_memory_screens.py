@@ -512,7 +512,9 @@ def test_an_undo_names_what_it_brings_back_also_after_a_forgetting(operator: Ope
     learn(operator.world, agent, block="Lives in Bergen.\nDog: Rex.")
     for path in (memory, block):
         text = page(operator, path)
-        assert re.search(r"<details><summary[^>]*>Undo goes back to version 3<", text)  # closed: it looks like a loss
+        assert re.search(
+            r"<details><summary[^>]*>Undo goes back to version 3<", text
+        )  # closed: it looks like a loss
         assert "What an undo would change: − it takes out, + it puts back." in text
         assert "\n<del>Dog: Rex.</del>" in text  # not with the end of the line before
     operator.twin(f"{memory}/forget?exchange=1", {})

@@ -116,7 +116,10 @@ def test_a_code_works_once(operator: Operator) -> None:
     assert re.fullmatch("[0-9a-f]{32}", code)
     assert operator.sign_in(code).status == 303
     assert operator.get("keys").status == 200
-    assert operator.sign_in(code).status == 401
+    used = operator.sign_in(code)
+    assert used.status == 401
+    assert "This link has expired or was used" in used.body.decode()
+    assert "This code or key opens nothing" in operator.sign_in("mg-" + code).body.decode()
     assert Operator(operator.world, make_code(operator)).program("GET", "keys.json").status == 401
 
 
