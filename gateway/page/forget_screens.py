@@ -23,6 +23,7 @@ from gateway.run.admin.memory_forgetting import (
     RemainingRecord,
     TargetKind,
 )
+from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.word_search import WordSearches
 
@@ -85,6 +86,7 @@ class _ForgetScreens(Struct, frozen=True):
     views: MemoryViews
     forgetting: MemoryForgetting
     words: WordSearches
+    search: SearchOperation
 
     async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> View:
         access = access_of(request)
@@ -142,6 +144,7 @@ class _ForgetScreens(Struct, frozen=True):
             goes_on=way.is_to_next,
             is_all=kind == "all",
             elsewhere=elsewhere,
+            has_embedder=self.search.has_embedder,
             replies=[each for each in stays if each.message and each.message not in numbers],
             back=way.to.partition("#")[0],
             left=left,
@@ -204,7 +207,7 @@ class _ForgetScreens(Struct, frozen=True):
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    forget = _ForgetScreens(operations.memories, operations.forgetting, operations.words)
+    forget = _ForgetScreens(operations.memories, operations.forgetting, operations.words, operations.search)
     return [
         routes.screen("forget", forget.show_preview, ForgetQuery, right="forget"),
         routes.action("forget", forget.forget, ForgetForm, "forget", ForgetQuery),

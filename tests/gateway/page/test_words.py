@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from gateway.settings import UpstreamSettings
 from storage.records import Agent
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.page.browser import Browser
@@ -343,11 +344,31 @@ def test_a_preview_of_a_question_and_its_reply_shows_both(
         assert "Noted: no peanuts." in shown
 
 
-def test_what_says_it_in_other_words_is_searched_for_by_the_words_one_looked_for(operator: Operator) -> None:
+def test_no_search_for_other_words_is_offered_where_none_finds_them(operator: Operator) -> None:
     agent = peanuts(operator)
     memory = f"m/{agent.uid}"
     gone = operator.post(f"{memory}/forget?message=1", came_from=f"{memory}/words?q=peanuts").body.decode()
-    assert f'href="../../{memory}/search?q=peanuts">Look for it' in gone
+    # Without an embedder a search finds no other words.
+    assert "Look for it" not in gone
+    assert "These words alone were looked for. In other words it may still be said." in plain(gone)
+
+
+def test_what_says_it_in_other_words_is_searched_for_by_meaning(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with StrictUpstream(key="sk-emb") as other:
+        upstreams = (
+            UpstreamSettings("up", base_url=upstream.base_url, models=("m",)),
+            UpstreamSettings("emb", base_url=other.base_url, api_key="sk-emb"),
+        )
+        memory = {"embedder": "emb/vec"}
+        with remember(upstream, tmp_path, PROFILE, memory=memory, upstreams=upstreams) as world:
+            operator = operator_of(world)
+            path = f"m/{peanuts(operator).uid}"
+            words = f"{path}/words?q=peanuts"
+            gone = operator.post(f"{path}/forget?message=1", came_from=words).body.decode()
+            assert "It may be said in other words as well." in plain(gone)
+            assert f'href="../../{path}/search?q=peanuts">Look for it' in gone
 
 
 def test_requests_of_a_person_show_what_was_asked(operator: Operator) -> None:
