@@ -118,3 +118,10 @@ def test_a_list_that_follows_what_happens_does_not_send_a_form_again(
         page.wait_for_timeout(50)  # the reply is put into the page
         retry.evaluate("(button) => button.click()")
         assert page.evaluate("() => window.sent") == 1
+
+
+def test_the_menu_fits_into_one_line_of_a_phone(browser: Browser, operator: Operator) -> None:
+    for width in (320, 360, 400):
+        with browser.open(operator, "people", width=width) as page:
+            links = page.get_by_role("navigation", name="Main").get_by_role("link").all()
+            assert len({(each.bounding_box() or {})["y"] for each in links}) == 1, width
