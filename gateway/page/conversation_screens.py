@@ -52,7 +52,15 @@ class _ConversationScreens(Struct, frozen=True):
         await request.note_read(access.uid)
         name = await self.views.name(access.project, access.uid)
         heading = f"Conversation {page.conversation.id}"
-        return access.view(page, "conversation.html", heading, memory_name=name, later=later)
+        openings = await self.views.conversations.openings(access.project, access.uid, [page.conversation.id])
+        return access.view(
+            page,
+            "conversation.html",
+            heading,
+            memory_name=name,
+            later=later,
+            opening=openings.get(page.conversation.id, ""),
+        )
 
     async def _read(
         self, request: ScreenRequest, access: MemoryAccess, query: TalkQuery, branch: int | None
