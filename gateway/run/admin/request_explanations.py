@@ -83,7 +83,10 @@ def explain_logged(logged: LoggedRequest, conversation: str | None, paused: floa
     elif why == "nothing_found" and logged.status is not None and logged.status >= 400:
         sentence = f"No sources are noted: the request ended with status {logged.status}."
     elif why == "nothing_found":
-        sentence = "Memory was not looked for: the request brings no new words of a person."
+        sentence = (
+            "Memory was not looked for: the request brings no new words of a person. It asks once more what its "
+            "conversation has already, and gets the same note, or it goes on with the result of a tool."
+        )
     return ExplainedRequest(
         **summarize_logged(logged),
         conversation=conversation,

@@ -285,3 +285,14 @@ def test_a_paused_list_says_that_it_stands_still(browser: Browser, operator: Ope
         for text in ("The list stands still.", "The list follows what happens."):
             pause.click()
             assert page.locator("#live").inner_text() == f"Pause {text}"
+
+
+def test_a_question_that_is_asked_once_more_is_told_as_such(operator: Operator) -> None:
+    """An application that sends it again brings nothing to look for, and the list has a line for it."""
+    speak(operator.world, "Where is my tea?")
+    agent = speak(operator.world, "Where is my tea?")
+    again, first = (each["id"] for each in operator.twin(f"requests?memory={agent.uid}")["items"])
+    assert operator.twin(f"r/{first}")["exchange"] == 1
+    explained = operator.twin(f"r/{again}")
+    assert "It asks once more what its conversation has already" in explained["sentence"]
+    assert explained["conversation"] == operator.twin(f"r/{first}")["conversation"]
