@@ -357,7 +357,7 @@ class MemoryForgetting:
         stays += await self._list_replies_made_with(memory, going, words, exchange.id)
         stays.append(
             RemainingRecord(
-                "The other messages of the conversation.",
+                "The rest of the conversation.",
                 message_href(memory.uid, conversation, exchange, exchange.seq),
             )
         )

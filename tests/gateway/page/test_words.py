@@ -259,9 +259,9 @@ def test_a_preview_shows_the_replies_that_were_made_with_a_message(
         text
     )
     of_reply = f"m/{agent.uid}/forget?message=2"
-    assert "Its question: message 1. “I am allergic to peanuts.” Forget both" in plain(
-        page(operator, of_reply)
-    )
+    shown = plain(page(operator, of_reply))
+    assert "Its question: message 1. “I am allergic to peanuts.” Forget both" in shown
+    assert "The rest of the conversation. Look at it" in shown
     gone = operator.post(path).body.decode()
     assert re.findall(r"forget\?message=(\d+)", gone) == ["2", "4"]
 
