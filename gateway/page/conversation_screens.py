@@ -52,14 +52,17 @@ class _ConversationScreens(Struct, frozen=True):
         await request.note_read(access.uid)
         name = await self.views.name(access.project, access.uid)
         heading = f"Conversation {page.conversation.id}"
-        openings = await self.views.conversations.openings(access.project, access.uid, [page.conversation.id])
+        id = page.conversation.id
+        openings: dict[str, str] = {}
+        if not access.is_person:
+            openings = await self.views.conversations.openings(access.project, access.uid, [id])
         return access.view(
             page,
             "conversation.html",
             heading,
             memory_name=name,
             later=later,
-            opening=openings.get(page.conversation.id, ""),
+            opening=openings.get(id, ""),
         )
 
     async def _read(
