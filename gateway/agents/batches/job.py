@@ -29,7 +29,7 @@ from gateway.agents.batches.parts import (
 )
 from gateway.agents.batches.results import PartResults, name_of
 from gateway.agents.batches.submission import PartSubmitter
-from gateway.agents.runs.background.callbacks import enqueue_callback
+from gateway.agents.runs.background.callbacks import CALLBACK_JOB, enqueue_callback
 from gateway.core.turn.guide import StopReason
 from gateway.metrics import Counter
 from gateway.run.background.worker import JobContext, Postponed
@@ -244,6 +244,8 @@ class _Attempt:
             }
             callback = enqueue_callback(self.jobs.store, batch.callback, batch.uid, body=body)
             await self.job.jobs.journal(self.job.job, "end", b"{}", callback)
+            # The end of this job wakes the workers of batches alone.
+            self.jobs.store.jobs.wake(CALLBACK_JOB)
         await self._log_progress()
 
     async def _stop_part(self, part: ProviderPart, provider: BatchProvider) -> bool:
