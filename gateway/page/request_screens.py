@@ -22,6 +22,8 @@ _BAR_CELLS = 50  # of the bar that shows a window
 _SENTENCE_END = re.compile(r"[.!?;:\n…。！？]+")
 _WORD = re.compile(r"\w+")
 _LEAST_CHARS, _MAX_SENTENCES = 12, 200
+# The characters of a recalled text, and of a reply, that are compared: they may have megabytes, and the loop waits.
+_MAX_CHARS = 10_000
 
 
 class _PartLabel(NamedTuple):
@@ -160,11 +162,11 @@ def _has_section(explained: ExplainedRequest) -> bool:
 def _repeated(turn: Sequence[MessageRecord], explained: ExplainedRequest) -> list[tuple[HitRecord, str]]:
     """Returns what was recalled of which a reply says a sentence again, each with the first such sentence."""
     reply = next((each.text or "" for each in turn if each.role == "assistant"), "")
-    sentences = [each.strip() for each in islice(_SENTENCE_END.split(reply), _MAX_SENTENCES)]
+    sentences = [each.strip() for each in islice(_SENTENCE_END.split(reply[:_MAX_CHARS]), _MAX_SENTENCES)]
     said = [(each, f" {text} ") for each in sentences if len(text := _bare(each)) >= _LEAST_CHARS]
     found = []
     for hit in explained.chosen:
-        text = f" {_bare(hit.text or '')} "
+        text = f" {_bare((hit.text or '')[:_MAX_CHARS])} "
         if sentence := next((each for each, words in said if words in text), None):
             found.append((hit, sentence))
     return found

@@ -29,6 +29,7 @@ from tests.gateway.process import place_of
 from tests.patience import PATIENCE_S
 from tests.server import Running
 
+AT_ONCE = "tests.gateway.admin.at_once"
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*3[0-8]")
 ESCAPE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
 
@@ -45,7 +46,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Terminal:
     """A terminal on which a command runs."""
 
-    def __init__(self, child: Forked, descriptor: int) -> None:
+    def __init__(self, child: Forked | subprocess.Popen[bytes], descriptor: int) -> None:
         self.child = child
         self.seen = ""
         self._descriptor = descriptor
@@ -75,16 +76,26 @@ class Terminal:
 
 @contextmanager
 def terminal(
-    *arguments: str, columns: int = 100, stdout: int | None = None, **variables: str
+    *arguments: str, columns: int = 100, stdout: int | None = None, is_new: bool = False, **variables: str
 ) -> Iterator[Terminal]:
-    """Runs a command on a terminal, in a copy. stdout: a descriptor that is no terminal, in its place."""
+    """Runs a command on a terminal.
+
+    stdout: a descriptor that is no terminal, in its place.
+    is_new: in a process of its own, and not in a copy, which may miss an interrupt just before it reads.
+    """
     here, there = pty.openpty()
     termios.tcsetwinsize(there, (40, columns))
     environ = {**os.environ, **variables}
-    streams = {0: there, 1: there if stdout is None else stdout, 2: there}
-    with Forked(
-        "tests.gateway.admin.at_once", arguments, Path.cwd(), environ, Path(os.devnull), streams
-    ) as child:
+    out = there if stdout is None else stdout
+    child: Forked | subprocess.Popen[bytes]
+    if is_new:
+        command = [sys.executable, "-m", AT_ONCE, *arguments]
+        environ["PYTHONPATH"] = str(ROOT)
+        child = subprocess.Popen(command, stdin=there, stdout=out, stderr=there, env=environ)
+    else:
+        streams = {0: there, 1: out, 2: there}
+        child = Forked(AT_ONCE, arguments, Path.cwd(), environ, Path(os.devnull), streams)
+    with child:
         os.close(there)
         try:
             yield Terminal(child, here)
@@ -290,7 +301,7 @@ def test_a_compaction_goes_on_where_its_waiting_is_interrupted(
 
 @pytest.mark.usefixtures("two_keys")
 def test_an_interrupt_at_a_question_is_one_and_does_nothing(capsys: Out) -> None:
-    with terminal("keys", "revoke", "ann") as screen:
+    with terminal("keys", "revoke", "ann", is_new=True) as screen:
         screen.read_until("[y/N] ")
         screen.child.send_signal(signal.SIGINT)
         screen.write("\n")  # Python sees an interrupt that came just before it reads when it has read
