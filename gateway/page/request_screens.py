@@ -46,7 +46,7 @@ _FREE = _PartLabel("·", "free")
 
 
 class _RequestsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    # The uid of the memory whose requests are listed; None: all requests are.
+    # The uid of the memory to list requests of; None lists all requests.
     memory: str | None = None
 
 
@@ -126,7 +126,7 @@ class _RequestScreens(Struct, frozen=True):
         return [last[role] for role in ("user", "assistant") if role in last]
 
     async def _find_speakers(self, explained: ExplainedRequest) -> dict[int, str]:
-        """Returns who said what was recalled, by the messages' numbers."""
+        """Returns the speakers of the recalled messages, by the messages' numbers."""
         hits = (*explained.chosen, *explained.left_out)
         if explained.memory is None or not hits:
             return {}
@@ -160,16 +160,16 @@ def _has_section(explained: ExplainedRequest) -> bool:
 
 
 def _repeated(turn: Sequence[MessageRecord], explained: ExplainedRequest) -> list[tuple[HitRecord, str]]:
-    """Returns what was recalled of which a reply says a sentence again, each with the first such sentence."""
+    """Returns the recalled hits of which a reply repeats a sentence, each with the first such sentence."""
     reply = next((each.text or "" for each in turn if each.role == "assistant"), "")
     sentences = [each.strip() for each in islice(_SENTENCE_END.split(reply[:_MAX_CHARS]), _MAX_SENTENCES)]
-    said = [(each, f" {text} ") for each in sentences if len(text := _bare(each)) >= _LEAST_CHARS]
-    found = []
+    phrases = [(each, f" {text} ") for each in sentences if len(text := _bare(each)) >= _LEAST_CHARS]
+    repeated = []
     for hit in explained.chosen:
         text = f" {_bare((hit.text or '')[:_MAX_CHARS])} "
-        if sentence := next((each for each, words in said if words in text), None):
-            found.append((hit, sentence))
-    return found
+        if sentence := next((each for each, words in phrases if words in text), None):
+            repeated.append((hit, sentence))
+    return repeated
 
 
 def _bare(text: str) -> str:

@@ -150,7 +150,7 @@ class MemoryLoader:
     ) -> tuple[CachedMemory, Buckets] | None:
         """Returns the memory as it is now, and what was read of its segments for a query; None where it is gone.
 
-        The parameters are as for `load_with_postings`.
+        only_strong: as for `rank.rank`. The other parameters are as for `load`.
         """
         for _ in range(_ATTEMPTS):
             memory = await self.load(agent, numbers, skip, deadline_ms)

@@ -7,7 +7,7 @@ The gateway has two vocabularies of tools for memory:
   the names that Letta's clients know; six of them are also the profiles', some with more arguments.
 
 Both end in the same operations on blocks (`EditOperation`), which `apply_edit` (gateway.core.memory.block_edit) applies
-and the store keeps by these names.
+and the store has by these names.
 """
 
 from __future__ import annotations

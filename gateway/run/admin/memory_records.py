@@ -53,7 +53,7 @@ class SourceRecord(Struct, frozen=True):
     forgotten: bool = False
     # Its page, relative to /ui/; None: it has none.
     href: str | None = None
-    # Its speaker, by name, or "assistant"; not set: the person whose memory it is, and of other kinds.
+    # Its speaker, by name, or "assistant"; not set: the person that the memory is of, and of other kinds.
     speaker: str | UnsetType = UNSET
 
 
@@ -73,7 +73,7 @@ class FactRecord(Struct, frozen=True):
     muted: bool
     origin: FactOrigin
     sources: tuple[SourceRecord, ...] = ()
-    # It always holds, so that replies are told it whatever is asked; not set: of all others.
+    # It always holds, so each prompt has it whatever is asked; not set: of all others.
     always: bool | UnsetType = UNSET
 
 

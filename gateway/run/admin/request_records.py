@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from gateway.run.admin.memory_records import SourceKind
 
 # Why a hit stayed out of the note: below the line of what is worth a line; the note was full; it stands in the
-# conversation or in an earlier note; a chosen one says it; an operator has muted it; another took its place.
+# conversation or in an earlier note; a chosen one repeats it; an operator has muted it; another took its place.
 Reason = Literal["weak", "no_room", "shown", "repeats", "muted", "superseded"]
 # How looking for memory ended. `off`, `nobody`: it was not looked for.
 Why = Literal["recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody"]
@@ -116,5 +116,5 @@ class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     window: WindowRecord = WindowRecord((), None, 0)
     first_ms: float | None
     usage: UsageRecord | None = None
-    # Until when the sources are kept.
+    # Until when the sources are retained.
     kept_until: float | None = None

@@ -133,7 +133,7 @@ class LearningService:
             self.schedule.enqueue_when_idle([job.agent])
 
     async def _run_rule(self, job: JobContext) -> None:
-        """Keeps what the rule finds in the next batch of a memory. Raises: StoreError."""
+        """Stores what the rule finds in the next batch of a memory. Raises: StoreError."""
         unread = await self._read_batch(job)
         if unread is None or not self._is_read(unread.agent.scope):
             return
