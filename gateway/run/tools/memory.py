@@ -94,8 +94,8 @@ class MemoryTools(Struct, frozen=True):
         match tool.operation:
             case EditOperation.ARCHIVAL_INSERT:
                 return self.remember(call.call_id, arguments)
-            case EditOperation():
-                return self.edit(call.call_id, tool.operation, arguments["label"], arguments)
+            case EditOperation() as operation if operation not in STORED_SOURCES:
+                return self.edit(call.call_id, operation, arguments["label"], arguments)
         raise NotImplementedError(f"{name} is in MEMORY_TOOLS and has no case here")
 
     def edit(

@@ -7,9 +7,11 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.core.memory.memory_tools import EditOperation, MemoryTool, tool_schema
 from gateway.core.request.identity import Mode
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.block_edits import BlockEdits
+from gateway.run.tools import memory
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import run_tools
 from storage.records import Block
@@ -74,3 +76,13 @@ async def test_wrong_arguments_change_nothing_and_are_explained(arguments: dict[
     assert result.status == "error"
     assert block_edits.ops == []
     assert block_edits.blocks[0].value == ""
+
+
+async def test_a_tool_whose_operation_has_no_case_is_a_fault_and_edits_no_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    toy = MemoryTool(tool_schema("Stores a fact.", ()), EditOperation.REMEMBER_FACT)
+    monkeypatch.setattr(memory, "MEMORY_TOOLS", {"memory_replace": toy})
+    monkeypatch.setattr("gateway.core.memory.memory_tools.MEMORY_TOOLS", {"memory_replace": toy})
+    with pytest.raises(NotImplementedError, match="memory_replace"):
+        await tools(BlockEdits()).run(RunTool("a", "memory_replace", {}))
