@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -21,7 +21,9 @@ from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.named_turns import turn_name
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
+from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone
+from gateway.run.tools.toolbox import Toolbox
 from gateway.run.tree_memory import TreeMemory
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.endpoint_form import endpoint_form_for
@@ -31,6 +33,21 @@ from storage.errors import StoreError, is_known
 _log = logging.getLogger("mnemogate")
 _OFF, _STRICT = Mode.OFF, Mode.STRICT  # bound once: Python 3.11 is slow to read them off their class
 _MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
+_MadeMemoryT = TypeVar("_MadeMemoryT", bound=TreeMemory, covariant=True)
+
+
+class MakesMemory(Protocol[_MadeMemoryT]):
+    """Makes the memory of a turn. The parameters are the fields of `TreeMemory`, which is one itself."""
+
+    def __call__(
+        self,
+        *,
+        keeper: MemoryKeeper,
+        context: MemoryContext,
+        block_edits: BlockEdits,
+        toolbox: Toolbox,
+        receipt: Receipt,
+    ) -> _MadeMemoryT: ...
 
 
 @dataclass(eq=False)
@@ -48,13 +65,12 @@ class ChatMemory:
         call: ChatCall,
         attempts: Attempts,
         ticket: QueueTicket,
-        make: Callable[..., _MemoryT],
+        make_memory: MakesMemory[_MemoryT],
         *,
         opens: bool = True,
     ) -> tuple[_MemoryT, Prompt] | None:
         """Returns the memory of a turn and its prompt; None: the request has no memory. Sets the call's `memory_state`.
 
-        make: makes the memory of the values that a `TreeMemory` has.
         opens: a turn follows, so in append mode the user's message is written now.
 
         Where the store fails, or the request does not fit with memory, it is answered without memory.
@@ -72,7 +88,7 @@ class ChatMemory:
         if status is None:
             await self.turns.wait_written(identity.scope)
             try:
-                return await self._read(call, attempts, ticket, make, opens=opens)
+                return await self._read(call, attempts, ticket, make_memory, opens=opens)
             except CallerError:
                 if needs_memory:
                     raise  # it does not fit, and may not be cut
@@ -112,7 +128,7 @@ class ChatMemory:
         call: ChatCall,
         attempts: Attempts,
         ticket: QueueTicket,
-        make: Callable[..., _MemoryT],
+        make_memory: MakesMemory[_MemoryT],
         *,
         opens: bool,
     ) -> tuple[_MemoryT, Prompt]:
@@ -144,7 +160,14 @@ class ChatMemory:
         if mode in STORING_MODES:
             # What repeats a turn that was off the record is not stored either.
             call.memory_state = "read" if memory_context.plan.off_record else "on"
-        return make(keeper, memory_context, block_edits, toolbox, call.receipt), prompt
+        memory = make_memory(
+            keeper=keeper,
+            context=memory_context,
+            block_edits=block_edits,
+            toolbox=toolbox,
+            receipt=call.receipt,
+        )
+        return memory, prompt
 
     def _note(self, call: ChatCall, prompt: Prompt) -> None:
         """Notes in the metrics and in the receipt the memory of a request and its recall."""

@@ -183,7 +183,7 @@ class NativeChat:
         self, call: ChatCall, native: NativeRequest, attempts: Attempts, ticket: QueueTicket
     ) -> tuple[NativeMemory, Prompt] | None:
         """Returns the turn's memory and its prompt; None: memory has no part in it."""
-        make = partial(
+        make_memory = partial(
             NativeMemory,
             native=native,
             reader=BoundedReader(native.reader(), self._turns.limits.streamed_bytes),
@@ -191,7 +191,7 @@ class NativeChat:
             deferred=self.deferred,
             save_ended=self._save_ended,
         )
-        return await self._chat.memory.begin(call, attempts, ticket, make)
+        return await self._chat.memory.begin(call, attempts, ticket, make_memory)
 
     async def _with_history(self, native: NativeRequest, scope: Scope, memory: MemoryKey) -> NativeRequest:
         """Returns the request with the replies that it refers to, from this process's cache or the store."""
