@@ -207,7 +207,7 @@ class EventLog:
     # -- a sink
 
     @property
-    def started(self) -> bool:
+    def has_started(self) -> bool:
         return True
 
     @property

@@ -18,12 +18,12 @@ class Sink(Protocol):
     """One response on its way to the client."""
 
     @property
-    def started(self) -> bool:
-        """True once anything was sent; until then an error is still a status."""
+    def has_started(self) -> bool:
+        """Anything was sent. Until then an error can still have a status of its own."""
 
     @property
     def is_gone(self) -> bool:
-        """True once the client has left."""
+        """The client has left."""
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
         """Sets status and headers; they leave with the first bytes written."""
@@ -55,7 +55,7 @@ class HeldSink:
     body: bytearray = field(default_factory=bytearray)
 
     @property
-    def started(self) -> bool:
+    def has_started(self) -> bool:
         return False
 
     @property
@@ -130,7 +130,7 @@ class UnseenSink:
     presence: Presence = field(default_factory=Presence)
 
     @property
-    def started(self) -> bool:
+    def has_started(self) -> bool:
         return False
 
     @property

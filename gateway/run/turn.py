@@ -208,7 +208,7 @@ class TurnRun:
             if self.run_terms.admit is not None:
                 await self.run_terms.admit()
             sending = self._send()
-            if self.sink.started:
+            if self.sink.has_started:
                 sending = self._with_comments(sending)
             reply = await sending
             headers = forwarded_headers(reply.headers)
@@ -275,7 +275,7 @@ class TurnRun:
     @property
     def _has_waited_long(self) -> bool:
         """True where a client has waited for longer than signs of life are held back, and has nothing yet."""
-        waits = self._sends_at_once and not self.sink.started
+        waits = self._sends_at_once and not self.sink.has_started
         return waits and time.perf_counter() - self.call.receipt.begun >= sse.HELD_S
 
     @property

@@ -168,7 +168,7 @@ class TurnSaving:
         self.call.receipt.note_write(begun, is_durable=False)
         self.services.metrics.not_durable.inc()
         self.call.receipt.headers["x-mnemogate-durable"] = "false"
-        if self.memory.context.request.identity.mode is Mode.STRICT and not self.call.sink.started:
+        if self.memory.context.request.identity.mode is Mode.STRICT and not self.call.sink.has_started:
             late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
             self.error = late if loss is None else Conflict(loss)
         return events.Saved(durable=False, is_late=is_late, loss=loss)

@@ -42,7 +42,7 @@ class ClientReply:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, send_timeout_s: float) -> None:
         self._presence = Presence()
-        self.started = False
+        self.has_started = False
         self.ended = False
         self._receive = receive
         self._send = send
@@ -103,7 +103,7 @@ class ClientReply:
             timer = asyncio.get_running_loop().call_later(self._send_timeout_s, self._presence.leave)
         try:
             if self._head is not None:
-                self.started = True
+                self.has_started = True
                 head, self._head = self._head, None
                 await self._send(head)
             if not more_body:

@@ -42,7 +42,7 @@ class ListeningSink:
     """A client that keeps what it is sent, and may leave."""
 
     presence: Presence = field(default_factory=Presence)
-    started: bool = False
+    has_started: bool = False
     status: int = 0
     body: bytearray = field(default_factory=bytearray)
     wrote: Gate = field(default_factory=Gate)
@@ -53,13 +53,13 @@ class ListeningSink:
     async def write(self, data: bytes) -> None:
         if self.presence.is_gone:
             raise ClientGone
-        self.started = True
+        self.has_started = True
         self.body += data
         if b"text" in self.body:
             self.wrote.open()
 
     async def end(self) -> None:
-        self.started = True
+        self.has_started = True
 
     async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         self.start(status, headers)

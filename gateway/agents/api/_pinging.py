@@ -29,7 +29,7 @@ class PingingSink:
     # The headers of a reply that begins with a ping.
     headers: Sequence[tuple[str, str]] = (EVENT_STREAM,)
     # Bytes of the reply itself were sent; pings do not count.
-    started: bool = False
+    has_started: bool = False
     # Status and headers were set, by the reply or by a ping.
     _has_head: bool = False
     # Bytes of the reply were sent since the last ping was due.
@@ -53,7 +53,7 @@ class PingingSink:
 
     async def write(self, data: bytes) -> None:
         if data:
-            self.started = self._wrote = True
+            self.has_started = self._wrote = True
         await self.inner.write(data)
 
     async def end(self) -> None:

@@ -222,7 +222,7 @@ class SendReply:
                 return self._view(start)
 
             result = await self.api.runs.send(self.run_request, view, sink, receipt)
-            if sink.started or result.status != 200:
+            if sink.has_started or result.status != 200:
                 return
             # Nothing was asked of the model: the send is answered already, or waits for more answers.
             with sink.while_here():

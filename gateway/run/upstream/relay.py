@@ -91,7 +91,7 @@ async def _pass_stream(
     try:
         async with keep_alive(reply.chunks(), keep_alive_s) as beats:
             async for chunk in beats:
-                if not sink.started:
+                if not sink.has_started:
                     _start(reply, sink, receipt)
                 if chunk is not BEAT:
                     chunk = events.feed(chunk)
@@ -105,7 +105,7 @@ async def _pass_stream(
         # Some servers close the connection after their [DONE], without the end that HTTP asks for.
         if not is_done:
             raise
-    if not sink.started:
+    if not sink.has_started:
         _start(reply, sink, receipt)
     rest = events.rest()
     reader.take_events(rest)
@@ -134,11 +134,11 @@ async def _pass_body(reader: _ReplyReader, sink: Sink, receipt: Receipt, json_by
         reader.take_piece(held)
         await sink.write(held)
     async for chunk in chunks:
-        if not sink.started:
+        if not sink.has_started:
             _start(reply, sink, receipt)
         reader.take_piece(chunk)
         await sink.write(chunk)
-    if not sink.started:
+    if not sink.has_started:
         _start(reply, sink, receipt)
     reader.take_piece(b"")  # an empty body has come as well
     reader.end()

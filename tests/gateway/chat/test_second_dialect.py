@@ -38,11 +38,11 @@ class Collected:
 
     def __init__(self) -> None:
         self.gone = asyncio.Event()
-        self.started = self.is_gone = False
+        self.has_started = self.is_gone = False
         self.body = b""
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        self.started = True
+        self.has_started = True
 
     async def write(self, data: bytes) -> None:
         self.body += data
