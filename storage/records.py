@@ -265,6 +265,11 @@ class Exchange(Struct, frozen=True):
         return self.seq + len(self.inputs) + 1
 
     @property
+    def last_note(self) -> str | None:
+        """The last note that is not empty; None: there is none."""
+        return next((note for _, note in sorted(self.notes.items(), reverse=True) if note), None)
+
+    @property
     def has_additions(self) -> bool:
         """True if the exchange has additions that are sent again: a note, hidden rounds, a provider's own fields."""
         return self.has_full or self.opaque or any(self.notes.values())

@@ -80,7 +80,9 @@ class _RequestScreens(Struct, frozen=True):
             name, paused = name_of(memory.scope), memory.paused
             if not request.is_twin:
                 ids = [each.id for each in (*page.in_flight, *page.items) if each.id]
-                questions = await memories.conversations.questions(request.visitor.project, query.memory, ids)
+                questions = await memories.conversations.questions(
+                    request.visitor.project, query.memory, ids, requests.find_logged(query.memory, ids)
+                )
         context = {
             "memory": query.memory,
             "name": name,

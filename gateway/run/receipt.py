@@ -126,6 +126,8 @@ class Receipt(Struct, eq=False, weakref=True):
     agent_begun: float = 0.0
     # The row of the request's memory.
     memory_row: int = 0
+    # The row of the exchange as which the turn was stored before its reply ended; 0: it is not known.
+    exchange_row: int = 0
     # As in the call of the next prompt.
     max_tokens: int | None = None
     is_compacted: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection
+from urllib.parse import unquote
 
 from msgspec import Struct
 
@@ -49,6 +50,10 @@ class LoggedRequest(Struct, frozen=True):
     recalled_tokens: int
     # A record of why it recalled these messages is stored with its turn.
     has_recall_record: bool
+    # The row of the exchange that has its turn: an earlier one where it repeats a request. 0: it is not known.
+    exchange_row: int
+    # What an application asks for itself with it ("title"); "": it is a person's, or that is not known.
+    side_request: str
 
     def is_of(self, project: str | None, memory: str | None) -> bool:
         """Returns whether a request is of a project, by its name, and of a memory, by its uid. None: of any."""
@@ -166,4 +171,6 @@ def _log_entry(begun: _Begun, receipt: Receipt, status: int | None) -> LoggedReq
         recalled=receipt.recalled,
         recalled_tokens=int(headers.get("x-mnemogate-recalled-tokens") or 0),
         has_recall_record=receipt.has_recall_record,
+        exchange_row=receipt.exchange_row,
+        side_request=unquote(headers.get("x-mnemogate-side-request") or ""),
     )

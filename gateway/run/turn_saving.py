@@ -157,6 +157,7 @@ class TurnSaving:
         if isinstance(written, Committed):
             # A memory that began with this turn has had no row before.
             self.call.receipt.memory_row = written.agent.id
+            self.call.receipt.exchange_row = written.exchange
         self.call.receipt.note_write(begun)
         return events.Saved(after_stop=written) if isinstance(written, events.StepSaved) else SAVED
 

@@ -163,6 +163,14 @@ class MemoryPages(Group):
         }
 
     @long_reads
+    async def exchanges(
+        self, connection: Connection, agent: int, ids: Sequence[int], most_bytes: int
+    ) -> dict[int, exchanges.ShownExchange]:
+        """Returns some exchanges by their rows. most_bytes: longer ones, as they are stored, are left out."""
+        rows = await rows_of(connection, SQL["short_exchanges"], ids, agent, most_bytes)
+        return {each.exchange.id: each for each in exchanges.make_shown_exchanges(rows)}
+
+    @long_reads
     async def openings(
         self, connection: Connection, agent: int, uids: Sequence[str], most_bytes: int
     ) -> dict[str, SourceExchange]:

@@ -118,6 +118,10 @@ WHERE +e.agent = ?1 AND e.id {in:2:BIGINT:64}
 SELECT c.uid, {shown} FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = +p.agent
 WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 
+-- name: short_exchanges
+-- Reads some exchanges. What is longer than ?2 bytes as it is stored is left out.
+SELECT {shown} FROM exchanges p WHERE +p.agent = ?1 AND length(p.input) <= ?2 AND p.id {in:3:BIGINT:64}
+
 -- name: openings
 -- Reads the first exchange of some conversations that stands. What is longer than ?3 bytes as it is stored is left out.
 SELECT c.uid, {shown} FROM conversations c CROSS JOIN exchanges p ON p.id = (

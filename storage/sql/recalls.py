@@ -85,6 +85,17 @@ class Recalls(Group):
         requests = {exchange: unpack_request_id(request) for exchange, request in rows}
         return {exchange: id for exchange, id in requests.items() if id is not None}
 
+    @reads
+    async def first_request(
+        self, connection: Connection, agent: int, exchange: int, since: float
+    ) -> str | None:
+        """Returns the id of the request that looked for memory for the question of an exchange; None: it is not known.
+
+        The same question may have been asked again, with another reply.
+        """
+        packed = await connection.value(SQL["recall_of_question"], (agent, exchange, since))
+        return None if packed is None else unpack_request_id(packed)
+
     @long_reads
     async def exchanges(
         self, connection: Connection, agent: int, requests: Sequence[str], since: float, most_bytes: int

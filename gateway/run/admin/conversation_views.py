@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
+from gateway.core.conversation.canonical import is_result
 from gateway.core.memory.visibility import asked_messages
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import message_records, shorten
@@ -14,6 +15,7 @@ from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, format_page_end, n
 from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.request_records import HitRecord
+from gateway.run.request_log import LoggedRequest
 from storage.listing import SizedConversation
 from storage.records import Exchange
 from storage.sql.store import Store
@@ -79,6 +81,15 @@ class MessagesAround(Struct, frozen=True):
     items: tuple[MessageRecord, ...]
 
 
+class Question(Struct, frozen=True):
+    """The question of a request."""
+
+    # The first words; None: it brings what a tool returned.
+    text: str | None
+    # It was asked before.
+    is_again: bool = False
+
+
 class ConversationViews(Struct, frozen=True):
     """Reads the conversations of a memory.
 
@@ -120,18 +131,25 @@ class ConversationViews(Struct, frozen=True):
                 texts[id] = words
         return texts
 
-    async def questions(self, project: str | None, uid: str, requests: Sequence[str]) -> dict[str, str]:
-        """Returns the first words of what some requests asked, by their ids, as far as it is noted and may be seen."""
+    async def questions(
+        self, project: str | None, uid: str, requests: Sequence[str], logged: Iterable[LoggedRequest]
+    ) -> dict[str, Question]:
+        """Returns what some requests asked, by their ids, as far as it is noted and may be seen.
+
+        requests: their ids.
+        logged: those of them that the log has; the recalls of the others say which exchange has their turn.
+        """
         memory = await find_memory(self.store, project, uid)
-        exchanges = await self.store.recalls.exchanges(
-            memory.id, requests, self.noted_since(), _OPENING_BYTES
-        )
-        texts: dict[str, str] = {}
-        for id, (exchange, prefix_is_shared, _) in exchanges.items():
-            asked = asked_messages(exchange, prefix_is_shared)
-            if asked and (words := _first_words(asked[-1].text)):
-                texts[id] = words
-        return texts
+        searched = await self.store.recalls.exchanges(memory.id, requests, self.noted_since(), _OPENING_BYTES)
+        questions = {id: _question(*each[:2], is_again=False) for id, each in searched.items()}
+        others = [each for each in logged if each.exchange_row and each.id not in searched]
+        if others:
+            rows = sorted({each.exchange_row for each in others})
+            shown = await self.store.memory_pages.exchanges(memory.id, rows, _OPENING_BYTES)
+            for each in others:
+                if (found := shown.get(each.exchange_row)) is not None:
+                    questions[each.id] = _question(*found[:2], is_again=not each.has_recall_record)
+        return {id: question for id, question in questions.items() if question is not None}
 
     async def show(
         self,
@@ -298,6 +316,15 @@ def conversation_record(conversation: SizedConversation) -> ConversationRecord:
         conversation.messages,
         conversation.bytes,
     )
+
+
+def _question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool) -> Question | None:
+    """Returns what an exchange asked; None: nothing of it may be seen. is_again: its words were asked before."""
+    if exchange.inputs and is_result(exchange.inputs[-1]):
+        return Question(None)
+    asked = asked_messages(exchange, prefix_is_shared)
+    words = _first_words(asked[-1].text) if asked else ""
+    return Question(words, is_again) if words else None
 
 
 def _first_words(text: str) -> str:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from msgspec import UNSET
+
+from gateway.core.conversation.canonical import is_result
 from gateway.core.dates import minute_text
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.request_records import ExplainedRequest, PartTokens, Why, WindowPart, WindowRecord
 from gateway.run.request_log import LoggedRequest
 from storage.recall_record import PROMPT_PARTS, REASONS, RecallRecord
+from storage.records import Exchange
 
 # Why a hit was left out, in words.
 _LEFT_OUT = {
@@ -67,34 +71,66 @@ def window_of(record: RecallRecord) -> WindowRecord:
     return WindowRecord(tuple(parts), record.context_window, record.evicted_tokens)
 
 
-def explain_logged(logged: LoggedRequest, conversation: str | None, paused: float | None) -> ExplainedRequest:
+def explain_logged(
+    logged: LoggedRequest,
+    conversation: str | None,
+    paused: float | None,
+    exchange: Exchange | None,
+    repeats: str | None,
+) -> ExplainedRequest:
     """Explains a request that has no recall.
 
     conversation: the one in which the request can be read; None: there is none.
     paused: since when its memory was paused at that time; None: it was not.
+    exchange: that of its turn, with content; None: it is not known, or has no words.
+    repeats: the id of the request that looked for memory for the same exchange; None: it is not known.
     """
     whys: Mapping[str, Why] = {"none": "nobody", "off": "off", "unavailable": "failed", "read": "off"}
     why = whys.get(logged.mode, "nothing_found")
     sentence = _NOTHING_RECALLED[why]
+    note = None
     if paused is not None:
         sentence = f"Nothing was recalled: memory has been paused since {minute_text(paused)} (UTC)."
+    elif logged.side_request:
+        sentence = (
+            f"A program asked this for itself ({logged.side_request}), not a person: nothing of it is remembered, "
+            f"and memory was {'only read' if logged.mode == 'read' else 'off'}."
+        )
     elif logged.mode == "read":
         sentence = "Sources are not noted of a request that only reads memory."
     elif why == "nothing_found" and logged.status is not None and logged.status >= 400:
         sentence = f"No sources are noted: the request ended with status {logged.status}."
     elif why == "nothing_found":
-        sentence = (
-            "Memory was not looked for: the request brings no new words of a person. It asks once more what its "
-            "conversation has already, and gets the same note, or it goes on with the result of a tool."
-        )
+        note = None if exchange is None else exchange.last_note
+        sentence = _sentence_without_search(exchange)
     return ExplainedRequest(
         **summarize_logged(logged),
         conversation=conversation,
+        exchange=None if exchange is None else exchange.seq,
+        repeats=UNSET if repeats is None else repeats,
         tries=logged.tries,
         why=why,
         sentence=sentence,
+        note=note,
         first_ms=logged.first_ms,
     )
+
+
+def _sentence_without_search(exchange: Exchange | None) -> str:
+    """Returns why a request with memory did not look for any. exchange: as for `explain_logged`."""
+    if exchange is None:
+        return (
+            "Memory was not searched: the request brings no new words of a person. It asks once more what its "
+            "conversation has already, and gets the same note, or it goes on with the result of a tool."
+        )
+    # A note is made once: a request that finds one, even an empty one, repeats an earlier request.
+    if exchange.last_note:
+        return "This question was asked once more, so memory was not searched again: what it was told is the same."
+    if exchange.notes:
+        return "This question was asked once more, so memory was not searched again: it had nothing that answers this."
+    if exchange.inputs and is_result(exchange.inputs[-1]):
+        return "The conversation went on with what a tool returned: nobody asked anything, so memory was not searched."
+    return "The request brings no new words of a person, so memory was not searched."
 
 
 def summarize_logged(logged: LoggedRequest) -> dict[str, Any]:

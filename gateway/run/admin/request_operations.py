@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import Struct
 
+from gateway.core.conversation.tree import is_tombstone
 from gateway.errors import UnknownId
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import hit_records
@@ -34,6 +35,7 @@ from gateway.run.request_log import LoggedRequest, RequestLog
 from storage.errors import StoreError
 from storage.listing import LAST_NUMBER
 from storage.recall_record import RecallRecord, pack_request_id, unpack
+from storage.records import Agent, State
 from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
 
@@ -111,17 +113,30 @@ class RequestOperations(Struct, frozen=True):
             agent = await self.store.agents.load(stored.agent)
             exchange = None if agent is None else await self.store.turns.exchange(agent, stored.exchange)
             if exchange is not None:
-                notes = [note for _, note in sorted(exchange.notes.items()) if note]
-                return await self._explain_stored(id, stored, logged, notes[-1] if notes else None)
+                return await self._explain_stored(id, stored, logged, exchange.last_note)
         unknown = f"There is no such request. Sources are kept for {self.keep_why_days:g} days."
         if log is None or logged is None or await self._find_forgotten(log, [logged]):
             raise UnknownId(unknown, param="id")
+        agent = None if logged.memory_uid is None else await self.store.agents.by_uid(logged.memory_uid)
+        exchange = repeats = None
+        if agent is not None and logged.exchange_row:
+            exchange = await self.store.turns.exchange(agent, logged.exchange_row)
+            if exchange is None or exchange.state is State.FORGOTTEN:
+                raise UnknownId("There is nothing to show: the reply was forgotten.", param="id")
         if logged.has_recall_record:
             if logged.at >= self._since:
                 unknown = "What was recalled is not there any more: the reply was forgotten, made again or not stored."
             raise UnknownId(unknown, param="id")
-        paused = await self._find_pause(logged)
-        return explain_logged(logged, await self._find_conversation(logged), paused)
+        if exchange is not None and is_tombstone(exchange):
+            exchange = None
+        if agent is not None and exchange is not None and exchange.notes:
+            repeats = await self.store.recalls.first_request(agent.id, exchange.id, self._since)
+        conversation = await self._find_conversation(logged, agent)
+        return explain_logged(logged, conversation, _pause_of(logged, agent), exchange, repeats)
+
+    def find_logged(self, memory: str, ids: Collection[str]) -> list[LoggedRequest]:
+        """Returns the requests of the log with some ids. memory: the uid of theirs."""
+        return [] if self.log is None else [each for each in self.log.ended(memory=memory) if each.id in ids]
 
     async def list(
         self,
@@ -180,22 +195,12 @@ class RequestOperations(Struct, frozen=True):
         )
         return {"lines": msgspec.to_builtins((*page.in_flight, *page.items)), "next": page.next}
 
-    async def _find_conversation(self, logged: LoggedRequest) -> str | None:
+    async def _find_conversation(self, logged: LoggedRequest, agent: Agent | None) -> str | None:
         """Returns the conversation of a request; None: nothing of it can be read (as off the record)."""
-        if logged.memory_uid is None or logged.conversation_uid is None:
+        if agent is None or logged.conversation_uid is None:
             return None
-        agent = await self.store.agents.by_uid(logged.memory_uid)
-        pages = self.store.memory_pages
-        conversation = None if agent is None else await pages.conversation(agent.id, logged.conversation_uid)
+        conversation = await self.store.memory_pages.conversation(agent.id, logged.conversation_uid)
         return conversation.uid if conversation is not None and conversation.messages else None
-
-    async def _find_pause(self, logged: LoggedRequest) -> float | None:
-        """Returns since when the memory of a request is paused; None: this is not why the request had memory off."""
-        if logged.mode != "off" or logged.memory_uid is None:
-            return None
-        agent = await self.store.agents.by_uid(logged.memory_uid)
-        paused = None if agent is None else agent.paused
-        return paused if paused is not None and paused <= logged.at else None
 
     async def _list_logged(self, log: RequestLog, project: str | None) -> Sequence[LoggedRequest]:
         """Returns the requests of the log that have ended, and drops those of memories that are gone.
@@ -267,6 +272,13 @@ class RequestOperations(Struct, frozen=True):
             usage=None if record.usage is None else UsageRecord(*record.usage),
             kept_until=stored.at + self.keep_why_days * _DAY_S,
         )
+
+
+def _pause_of(logged: LoggedRequest, agent: Agent | None) -> float | None:
+    """Returns since when the memory of a request is paused; None: this is not why the request had memory off."""
+    if logged.mode != "off" or agent is None or agent.paused is None:
+        return None
+    return agent.paused if agent.paused <= logged.at else None
 
 
 def _read_page_end(after: str | None) -> _PageEnd:

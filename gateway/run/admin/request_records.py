@@ -100,6 +100,8 @@ class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     # The public id of its conversation, and the number of its exchange's first message.
     conversation: str | None
     exchange: int | None = None
+    # The id of the request that looked for memory for the same question before; not set: of all others.
+    repeats: str | UnsetType = UNSET
     # Each upstream that was asked, with its answer ("openai:429").
     tries: tuple[str, ...]
     why: Why

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import Broken
-from tests.doubles.upstream import StrictUpstream, fail
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of
@@ -287,12 +287,74 @@ def test_a_paused_list_says_that_it_stands_still(browser: Browser, operator: Ope
             assert page.locator("#live").inner_text() == f"Pause {text}"
 
 
-def test_a_question_that_is_asked_once_more_is_told_as_such(operator: Operator) -> None:
-    """An application that sends it again brings nothing to look for, and the list has a line for it."""
-    speak(operator.world, "Where is my tea?")
+def test_a_question_that_is_asked_again_leads_to_its_reply_and_to_the_first_time(operator: Operator) -> None:
+    """An application sends it again, or a person asks for another reply: there is a line of it that found nothing."""
+    world = operator.world
+    speak(world, "My tea is in the red tin.")
+    world.upstream.queue(say("In the red tin."), say("In the red tin."), say("Look for a tin."))
+    for _ in range(3):
+        agent = speak(world, "Where is my tea?")
+    other, again, first, _ = (each["id"] for each in operator.twin(f"requests?memory={agent.uid}")["items"])
+    found = operator.twin(f"r/{first}")
+    assert found["chosen"]
+    assert "repeats" not in found
+    for id, reply in ((again, "In the red tin."), (other, "Look for a tin.")):
+        explained = operator.twin(f"r/{id}")
+        assert explained["sentence"].startswith("This question was asked once more")
+        assert (explained["note"], explained["repeats"]) == (found["note"], first)
+        assert explained["conversation"] == found["conversation"]
+        shown = operator.get(f"r/{id}").body.decode()
+        assert f'href="../r/{first}"' in shown
+        turn = re.search(r"<dl>(.*?)</dl>", shown, re.S)
+        assert turn is not None
+        assert "Where is my tea?" in turn[1]
+        assert reply in turn[1]
+    assert (
+        operator.twin(f"r/{again}")["exchange"]
+        == found["exchange"]
+        != operator.twin(f"r/{other}")["exchange"]
+    )
+    listed = operator.get(f"requests?memory={agent.uid}").body.decode()
+    assert listed.count("Where is my tea?") == 3
+    assert listed.count(">asked again<") == 2
+    assert "not kept" not in listed
+
+
+def test_a_request_with_what_a_tool_returned_says_so(operator: Operator) -> None:
+    world = operator.world
+    world.upstream.queue(call_tools(Call("find_tea", {})), say("In the red tin."))
+    user = {"role": "user", "content": "Where is my tea?"}
+    body = {
+        "model": "m",
+        "user": "alice",
+        "messages": [user],
+        "tools": [{"type": "function", "function": {"name": "find_tea"}}],
+    }
+    call = world.gateway.post(body).json["choices"][0]["message"]
+    result = {"role": "tool", "tool_call_id": call["tool_calls"][0]["id"], "content": "red tin"}
+    assert world.gateway.post({**body, "messages": [user, call, result]}).status == 200
+    agent = memory_of(world)
+    last, _ = (each["id"] for each in operator.twin(f"requests?memory={agent.uid}")["items"])
+    explained = operator.twin(f"r/{last}")
+    assert explained["sentence"].startswith("The conversation went on with what a tool returned")
+    assert "In the red tin." in operator.get(f"r/{last}").body.decode()
+    assert "what a tool returned" in operator.get(f"requests?memory={agent.uid}").body.decode()
+
+
+def test_a_request_that_a_program_makes_for_itself_says_so(operator: Operator) -> None:
+    title = "### Task:\nGenerate a concise, 3-5 word title with an emoji summarizing the chat history."
+    speak(operator.world, title)
+    id = operator.twin("requests")["items"][0]["id"]
+    assert operator.twin(f"r/{id}")["sentence"].startswith(
+        "A program asked this for itself (open-webui title)"
+    )
+
+
+def test_the_question_of_a_reply_that_was_forgotten_is_still_listed(operator: Operator) -> None:
     agent = speak(operator.world, "Where is my tea?")
-    again, first = (each["id"] for each in operator.twin(f"requests?memory={agent.uid}")["items"])
-    assert operator.twin(f"r/{first}")["exchange"] == 1
-    explained = operator.twin(f"r/{again}")
-    assert "It asks once more what its conversation has already" in explained["sentence"]
-    assert explained["conversation"] == operator.twin(f"r/{first}")["conversation"]
+    operator.twin(f"m/{agent.uid}/forget?message=2", {})
+    id = operator.twin("requests")["items"][0]["id"]
+    assert "Where is my tea?" in operator.get(f"requests?memory={agent.uid}").body.decode()
+    operator.twin(f"m/{agent.uid}/forget?message=1", {})
+    assert "not kept, or forgotten" in operator.get(f"requests?memory={agent.uid}").body.decode()
+    assert b"the reply was forgotten" in operator.get(f"r/{id}").body
