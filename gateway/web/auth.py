@@ -21,10 +21,10 @@ from storage.sql.keys import DEFAULT_PROJECT, Keys
 
 KEY_PREFIX = "mg-"
 METRICS_PATH = "/metrics"
-# What keys of operators open, with all below it.
+# Keys of operators open this path and all below it.
 PAGE_PATH = "/ui"
-# How many hosts that were let in are cached.
-_SEEN_HOSTS_LIMIT = 64
+# The most values of `host` that are cached, so that each is looked up once.
+_MAX_ADMITTED_HOSTS = 64
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]*))(?::\d*)?")
 _KEY_HEADER = b"x-mnemogate-key"
 _GUARD_HEADERS = frozenset((b"authorization", b"x-api-key", _KEY_HEADER, b"host", b"origin"))
@@ -44,19 +44,26 @@ class Caller(NamedTuple):
     only_path: str | None = None
     # The credential of `x-api-key`, which counts first where the caller speaks Anthropic's dialect.
     api_key: str | None = None
-    # The number and the name of the key; 0: there are none.
+    # The number and the name of the key; 0: the caller has presented none.
     key: int = 0
     key_name: str = ""
     # Patterns of the models that the key may ask for; None: all.
     models: tuple[str, ...] | None = None
-    # The user of all its requests; None: whom they name.
+    # The user to whom the key is bound; None: each request names its user.
     user: str | None = None
-    # When its key expires, in seconds since the epoch; None: never.
+    # When the key expires, in seconds since the epoch; None: never.
     expires: float | None = None
 
     def context(self, headers: RawHeaders) -> RequestContext:
         """Returns the context of a request of this caller. headers: those of the request."""
-        return RequestContext(headers, self.project, self.credential, self.memory, self.models, self.key)
+        return RequestContext(
+            headers=headers,
+            project=self.project,
+            credential=self.credential,
+            memory_mode=self.memory,
+            models=self.models,
+            key=self.key,
+        )
 
     def may_ask(self, model: str) -> bool:
         """Returns whether the key may ask for a model by this name."""
@@ -72,7 +79,7 @@ ANONYMOUS = Caller()
 
 
 class Guard:
-    """Admits or refuses each request. The store caches the keys presented lately, so this costs no statement."""
+    """Admits or refuses each request. The store caches the keys presented lately, so most checks cost no statement."""
 
     def __init__(
         self,
@@ -87,11 +94,11 @@ class Guard:
         """Makes a guard.
 
         hosts: names, besides this machine's own, under which the gateway may be addressed while there are no keys.
-        origins: of web pages from elsewhere that are answered. `*` is not among them: it would let in every
-            page that is opened on this machine.
-        serves_without_store: requests without a key are served while the store cannot report whether there are keys,
-            since chat does not depend on it. This is for a gateway that only this machine can reach, and that had no
-            keys when they were last counted. Where it is False, a key is demanded during that time.
+        origins: the origins of web pages from elsewhere that are answered. `*` is not among them: it would let in
+            every page that is opened on this machine.
+        serves_without_store: while the store does not answer, so that nobody knows whether there are keys, requests
+            without a key are served; else a key is demanded. True is for a gateway that only this machine can reach,
+            and that had no keys when they were last counted.
         has_settings_key: the settings have a key, so one is demanded whatever the store has.
         metrics_keys: which keys open /metrics once there are keys.
         """
@@ -102,10 +109,10 @@ class Guard:
         self._is_key_demanded = has_settings_key
         self._metrics_keys = metrics_keys
         self._has_metrics_key: bool | None = None  # None: the store was not asked yet
-        self._seen_hosts: set[str] = set()  # as requests wrote them, and let in
+        self._admitted_hosts: set[str] = set()  # the values of `host` that were admitted
 
     async def demands_key(self) -> bool:
-        """Returns whether a key that opens more than the page was ever made. What is known stays known in an outage."""
+        """Returns whether a key that opens more than the page was ever made. A yes is remembered, also in an outage."""
         if not self._is_key_demanded:
             try:
                 self._is_key_demanded = await self._keys.has_any()
@@ -151,7 +158,7 @@ class Guard:
         )
 
     async def find_key(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
-        """Returns the gateway key that a request presents, whatever it opens.
+        """Returns the gateway key that a request presents, whichever paths the key opens.
 
         Raises: BadRequest, NotAuthenticated, Overloaded.
         """
@@ -210,13 +217,13 @@ class Guard:
         A page can reach this machine through a name of its own that resolves to it (DNS rebinding), or post to it
         without reading the answer; the Host and Origin headers give both away.
         """
-        if host is not None and host not in self._seen_hosts and not self.knows_host(host):
+        if host is not None and host not in self._admitted_hosts and not self.knows_host(host):
             raise NotAllowed(
                 "Without keys this gateway answers only under this machine's own name. "
                 "Add the host to server.allowed_hosts, or make a key with `mnemogate keys create`."
             )
-        if host is not None and len(self._seen_hosts) < _SEEN_HOSTS_LIMIT:
-            self._seen_hosts.add(host)
+        if host is not None and len(self._admitted_hosts) < _MAX_ADMITTED_HOSTS:
+            self._admitted_hosts.add(host)
         # Browsers send an Origin with every post to another site; a page of this machine's own has a known name.
         if origin is not None and origin not in self._origins:
             match = re.fullmatch(r"[a-z][a-z0-9+.-]*://(.+)", origin)
@@ -233,26 +240,26 @@ class Guard:
 
 
 def _only_path(key: Key) -> str | None:
-    """Returns the only path that a key opens; None: it is not limited to one."""
+    """Returns the only path that a key opens; None: the key is not limited to one path."""
     if key.is_operator:
         return PAGE_PATH
     return None if key.opens is None else f"/{key.opens}"
 
 
 def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
-    """Returns the headers that the guard reads. Raises: BadRequest: one was sent with two values."""
+    """Returns the headers that the guard reads. Raises: BadRequest: a header was sent with two values."""
     values: dict[bytes, str] = {}
     for name, value in headers:
         if name in _GUARD_HEADERS:
             text = value.decode("latin-1").strip()
-            # A proxy might have checked the one key, and the gateway would take the other.
+            # A proxy might have checked the first of two keys, and the gateway would take the second.
             if values.setdefault(name, text) != text:
                 raise repeated_header(name)
     return values
 
 
 def _gateway_secret(values: dict[bytes, str]) -> str | None:
-    """Returns what a request presents as the gateway's key, whatever it is."""
+    """Returns what a request presents as the gateway's key, be it a key or not; None: it presents nothing."""
     secret = values.get(_KEY_HEADER)
     if secret is not None:
         return secret
@@ -265,15 +272,15 @@ def _gateway_secret(values: dict[bytes, str]) -> str | None:
 def _anonymous_caller(values: dict[bytes, str]) -> Caller:
     """Returns the caller without a gateway key, with its own credentials for the provider.
 
-    A gateway key is none of them, whether it opens this door, was revoked or belongs to another gateway.
+    A gateway key never counts as a credential, be it valid, revoked or another gateway's: no upstream may see it.
     """
     credential, api_key = values.get(b"authorization") or None, values.get(b"x-api-key")
     if credential is not None and KEY_PREFIX in credential:
         is_gateway_key = (_bearer(credential) or credential).startswith(KEY_PREFIX)
         credential = None if is_gateway_key else credential
-    own_key = None if not api_key or api_key.startswith(KEY_PREFIX) else X_API_KEY_PREFIX + api_key
-    credential = credential or own_key
-    return ANONYMOUS if credential is None else Caller(credential=credential, api_key=own_key)
+    provider_key = None if not api_key or api_key.startswith(KEY_PREFIX) else X_API_KEY_PREFIX + api_key
+    credential = credential or provider_key
+    return ANONYMOUS if credential is None else Caller(credential=credential, api_key=provider_key)
 
 
 def _bearer(authorization: str | None) -> str | None:

@@ -10,8 +10,9 @@ from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded, Un
 from gateway.run.sink import ClientGone
 from gateway.web.raw_headers import find_header
 
-# As much as the server buffers of a body before it is asked for. A higher bound leaves too much uncounted: parsed, a
-# body can take eleven times its size, and a thousand bodies of 1 MiB take 11 GB.
+# Bodies up to this size do not count as in flight: the server buffers as much of a body before a route asks for it. A
+# higher bound leaves too much uncounted: parsed, a body can take eleven times its size, and a thousand bodies of 1 MiB
+# take 11 GB.
 LARGE_BYTES = 64 * 1024
 SLOWEST_BYTES_PER_S = 16 * 1024  # a body that arrives more slowly runs out of time; no measurement
 
@@ -95,7 +96,7 @@ class _BodyBlock:
         try:
             connection = self._scope["state"].get("connection")
             if connection is not None and connection.has_whole_body:
-                body = _body_part(await self._receive())  # there is nothing to wait for, so nothing to time
+                body = _body_part(await self._receive())  # the body is there, so its arrival needs no bound
                 self._quota.grow(len(body))
             else:
                 announced = content_length(self._scope) or 0
@@ -108,7 +109,7 @@ class _BodyBlock:
                 raise _too_large(limit, len(body))
             return body
         except BaseException:
-            # A block that was not entered is not left.
+            # `__aexit__` does not run for a block that was not entered.
             self._quota.release()
             raise
 
@@ -142,7 +143,7 @@ class _BodyBlock:
 
 
 def _too_large(limit: int, size: int | None = None) -> BodyTooLarge:
-    """Returns the error of a body over the limit. limit, size: in bytes; None: the body is still under way."""
+    """Returns the error of a body over the limit. limit, size: in bytes; size None: not known yet."""
     if size is None:
         message = f"The request body has more than the limit of {limit} bytes (server.max_body_bytes)."
     else:

@@ -63,7 +63,7 @@ class ClientReply:
     def __exit__(self, *_: object) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
-        # The client may have sent its next request already, and its reply has taken this place over.
+        # The client may have sent its next request already; then `on_lost` is that request's reply's.
         if self._connection is not None and self._connection.on_lost == self._lose_client:
             self._connection.on_lost = None
 
@@ -95,7 +95,7 @@ class ClientReply:
 
     async def _send_body(self, body: bytes, *, more_body: bool) -> None:
         if more_body and not body:
-            return  # so that the head waits for the first bytes: until it leaves, an error is still a status
+            return  # the head waits for the first bytes of the body: until it leaves, an error can still be a status
         if self._presence.is_gone:
             raise ClientGone
         timer: asyncio.TimerHandle | None = None

@@ -33,15 +33,16 @@ class InputTokensRoute(ResponsesRoute):
 
     async def respond(self, call: ResponseCall) -> None:
         info = call.incoming.info
+        info.memory = "off"
         context = info.caller.context(without_memory(call.headers))
         receipt = info.begin_receipt()
         with call.incoming.begin_reply(self.chats.send_timeout_s) as reply:
+            # An upstream that counts tokens itself is asked, and `CountChange` puts its answer into this API's form.
             tokens = await self.chats.chat.count_prompt(
                 call.request.chat, context, reply, receipt, change=CountChange()
             )
-            if tokens is not None:
+            if tokens is not None:  # else the upstream has answered
                 await reply.whole(200, [JSON_TYPE, *receipt.note_head()], render_count(tokens))
-        info.memory = "off"
 
 
 class CompactRoute(ResponsesRoute):
@@ -50,15 +51,17 @@ class CompactRoute(ResponsesRoute):
     makes_response = False
 
     async def answer_read(self, incoming: Incoming, head: ForwardedHead, parsed: RequestBody) -> None:
-        if parsed.model is None:  # else an upstream that stores responses would be asked for one of that name
+        if (
+            parsed.model is None
+        ):  # else an upstream would be asked, and take `compact` for the id of a response
             raise missing_field("model")
         await super().answer_read(incoming, head, parsed)
 
     async def respond(self, call: ResponseCall) -> None:
-        await self.compact(call, _compaction)
+        await self.compact(call, _render_compaction)
 
 
-def _compaction(compacted: Compacted) -> tuple[Sequence[Header], bytes]:
+def _render_compaction(compacted: Compacted) -> tuple[Sequence[Header], bytes]:
     tag = token_hex(16)
     messages = [render_user_message(f"msg_{tag}_{n}", each) for n, each in enumerate(compacted.messages)]
     shown: Json = {

@@ -1,6 +1,6 @@
-"""POST /v1/chat/completions, as a plain ASGI callable in front of the router, since here time counts most.
+"""POST /v1/chat/completions, as a plain ASGI callable before the router, since time counts most for this path.
 
-Two more paths lead here, of clients that were made for Letta's server: one that names its agent, and the path twice.
+Clients that were made for Letta's server use two more paths: one names the agent, the other has the path twice.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class ChatRoute:
         info = incoming.info
         info.route = "chat"
         async with self.bodies.read(scope, receive) as body:
-            named = None if scope["path"] == CHAT_PATH else _AGENT_PATH.fullmatch(scope["path"])
-            request = parse(bytes(body), self.settings.max_messages, None if named is None else named[1])
-            if named is None:
+            match = None if scope["path"] == CHAT_PATH else _AGENT_PATH.fullmatch(scope["path"])
+            request = parse(bytes(body), self.settings.max_messages, None if match is None else match[1])
+            if match is None:
                 request.query = incoming.query
             info.model, info.stream = request.model, request.stream
             receipt = info.begin_receipt()
@@ -74,8 +74,8 @@ class ChatRoute:
     ) -> None:
         """Answers a request that was read.
 
-        headers: its own, or those that count in their place.
-        view: of the dialect in which it came.
+        headers: the request's own, or those that count in their place.
+        view: makes the view of the dialect in which the request came.
         continued: as for `Chat.answer`.
         """
         info = incoming.info
@@ -86,7 +86,11 @@ class ChatRoute:
     async def answer_native(
         self, incoming: Incoming, native: NativeRequest, route: Route, headers: RawHeaders
     ) -> None:
-        """Answers a request in its own dialect. route: to the upstream that answers. headers: as for `answer`."""
+        """Answers a request that its upstream gets in its own dialect.
+
+        route: to the upstream that answers.
+        headers: as for `answer`.
+        """
         info = incoming.info
         receipt = info.begin_receipt()
         with self._begin_reply(incoming, native.chat, receipt) as reply:

@@ -1,4 +1,4 @@
-"""Multipart forms (RFC 7578, RFC 2046 5.1): a search for one field in a form too large to be held, a parser of others.
+"""Multipart forms (RFC 7578, RFC 2046 5.1): a search for one field in a form too large to be held, and a parser.
 
 The search reports no mistakes: a body that is no form has no fields.
 """
@@ -24,7 +24,7 @@ _MAX_PARTS = 1_000  # chosen: far above those of any form; millions of empty one
 
 
 def read_boundary(content_type: str) -> bytes | None:
-    """Returns the boundary of a `multipart/form-data` type; None for other types, and where it has not just one."""
+    """Returns the boundary that a `multipart/form-data` type names; None: it names none or two, or is another type."""
     if not content_type.lower().startswith("multipart/form-data"):
         return None
     if len(_BOUNDARY_FIELD.findall(content_type)) > 1:
@@ -41,8 +41,8 @@ class FieldSearch:
         self.span: tuple[int, int] | None = None
         # Nothing more is searched: the form has ended, or readers may differ in what follows.
         self.is_over = False
-        # After the first field comes another one, or what some reader may take for one (a head that is too long, very
-        # many parts).
+        # After the first field comes a second field of this name, or a place at which readers differ (a head that is
+        # too long, very many parts), so that some reader may find a second field.
         self.is_ambiguous = False
         # The form has ended in order.
         self.is_whole = False
@@ -109,7 +109,7 @@ class FormPart(Struct, frozen=True):
     """One field of a form."""
 
     name: str
-    # None: it is no file.
+    # None: the part is no file.
     file_name: str | None
     # The content type in its head; "": there is none.
     type: str
@@ -117,7 +117,10 @@ class FormPart(Struct, frozen=True):
 
 
 def parse_form(data: bytes, boundary: bytes) -> list[FormPart] | None:
-    """Returns the fields of a whole form, in their order; None: it is no form, does not end, or has very many parts."""
+    """Returns the fields of a whole form, in their order.
+
+    None: the data is no form, does not end in order, or has more than `_MAX_PARTS` parts.
+    """
     delimiter = b"\r\n--" + boundary
     parts: list[FormPart] = []
     # Text before the first delimiter belongs to no part; the last one ends in "--".
@@ -128,19 +131,21 @@ def parse_form(data: bytes, boundary: bytes) -> list[FormPart] | None:
         head, blank, value = piece.lstrip(b" \t").removeprefix(b"\r\n").partition(b"\r\n\r\n")
         if not blank or len(head) > _MAX_HEAD_BYTES:
             return None
-        name, file, type = _NAME.search(head), _FILE_NAME.search(head), _TYPE.search(head)
+        name, file_name, type = _NAME.search(head), _FILE_NAME.search(head), _TYPE.search(head)
         if name is not None:
             parts.append(
                 FormPart(
-                    _decode_text(name[1] or name[2] or b""),
-                    None if file is None else _decode_text(file[1] or file[2] or b""),
-                    "" if type is None else type[1].decode("latin-1").strip(),
-                    value,
+                    name=_decode_text(name[1] or name[2] or b""),
+                    file_name=None
+                    if file_name is None
+                    else _decode_text(file_name[1] or file_name[2] or b""),
+                    type="" if type is None else type[1].decode("latin-1").strip(),
+                    data=value,
                 )
             )
     return None
 
 
 def _decode_text(value: bytes) -> str:
-    # As browsers write them (html.spec.whatwg.org/#multipart-form-data).
+    """Returns a name as its browser had it (html.spec.whatwg.org/#multipart-form-data)."""
     return value.decode("utf-8", "replace").replace("%22", '"').replace("%0D", "").replace("%0A", "")

@@ -1,4 +1,4 @@
-"""Forwards the endpoints without memory (`FORWARDED`), bytes in and bytes out, to the upstream of the model they name.
+"""Forwards the endpoints without memory (`FORWARDED_PATHS`) to the upstream of the model they name, bytes for bytes.
 
 A JSON body is read for its `model`, within the limits of a chat's body. Every other body is streamed to the upstream; a
 form that may have such a field is held until the field is there, within the same limits.
@@ -33,8 +33,8 @@ from gateway.web.upload import UploadBody
 
 _GET_POST_DELETE: Final = ("GET", "POST", "DELETE")
 
-# path -> its methods, and the name under which it is counted. Sub-paths are left to the upstream.
-FORWARDED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+# By path the methods, and the name under which requests are counted. Sub-paths are left to the upstream.
+FORWARDED_PATHS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/embeddings": (("POST",), "embeddings"),
     "/v1/completions": (("POST",), "completions"),
     "/v1/moderations": (("POST",), "moderations"),
@@ -51,7 +51,7 @@ FORWARDED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/uploads/{rest:path}": (_GET_POST_DELETE, "uploads"),
     "/v1/batches": (("GET", "POST"), "batches"),
     "/v1/batches/{rest:path}": (_GET_POST_DELETE, "batches"),
-    # Used by responses, which name them by id: vector stores, containers in which code runs, and skills.
+    # Responses name these by their ids: vector stores, containers in which code runs, and skills.
     "/v1/vector_stores": (("GET", "POST"), "vector_stores"),
     "/v1/vector_stores/{rest:path}": (_GET_POST_DELETE, "vector_stores"),
     "/v1/containers": (("GET", "POST"), "containers"),
@@ -63,17 +63,17 @@ FORWARDED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
 }
 # A segment is a name or an id. Anything else, above all `..` and escapes, might mean another place to an upstream, and
 # the upstream is called with the operator's own key.
-_PATH: Final = re.compile(r"/v1(?:/(?!\.+(?:/|$))[\w.:@~+=-]{1,256}){1,8}", re.ASCII)
-_MEMORY: Final = b"x-mnemogate-memory"
+_SAFE_PATH: Final = re.compile(r"/v1(?:/(?!\.+(?:/|$))[\w.:@~+=-]{1,256}){1,8}", re.ASCII)
+_MEMORY_HEADER: Final = b"x-mnemogate-memory"
 
 
 def forwarding_routes(
     forwarder: Forwarder, bodies: BodyReader, max_upload_bytes: int, limits: Limits
 ) -> list[Route]:
-    """Returns the routes of all forwarded endpoints. bodies: reads those that are JSON."""
+    """Returns the routes of all forwarded endpoints. bodies: reads the bodies that are JSON."""
     return [
         Route(path, ForwardedRoute(name, forwarder, bodies, max_upload_bytes, limits), methods=list(methods))
-        for path, (methods, name) in FORWARDED.items()
+        for path, (methods, name) in FORWARDED_PATHS.items()
     ]
 
 
@@ -91,7 +91,7 @@ class ForwardedHead(Struct, frozen=True):
 
     @property
     def is_json(self) -> bool:
-        """The body can be read as JSON. A compressed body is opaque here."""
+        """Returns whether the body can be read as JSON, so not for a compressed body, which is not decoded."""
         return not self.is_encoded and self.content_type.lower().partition(";")[0].strip() in (
             "",
             "application/json",
@@ -125,7 +125,7 @@ class ForwardedRoute:
             await self.answer_read(incoming, head, parsed)
 
     def reads_body(self, head: ForwardedHead) -> bool:
-        """Returns whether a body is read for its model; else it is streamed to the upstream as it comes."""
+        """Returns whether a body is read for the model that it names; else it is streamed to the upstream."""
         return head.is_json
 
     async def answer_read(self, incoming: Incoming, head: ForwardedHead, parsed: RequestBody) -> None:
@@ -190,9 +190,9 @@ def _read_head(incoming: Incoming) -> ForwardedHead:
     """Reads what decides where a request goes. Raises: UnknownPath, BadRequest."""
     scope, path = incoming.scope, incoming.scope["path"]
     # The raw path has to be the same: an escaped character may have become one that the pattern allows.
-    if not _PATH.fullmatch(path) or scope.get("raw_path", path.encode()) != path.encode():
+    if not _SAFE_PATH.fullmatch(path) or scope.get("raw_path", path.encode()) != path.encode():
         raise UnknownPath(f"Unknown path: {scope['method']} {path}")
-    refuse_repeated(incoming.headers, (_MEMORY,))
+    refuse_repeated(incoming.headers, (_MEMORY_HEADER,))
     headers = dict(incoming.headers)
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     content_type = headers.get(b"content-type", b"").decode("latin-1")
@@ -216,7 +216,13 @@ def _outgoing(
 ) -> Outgoing:
     caller = incoming.info.caller
     return Outgoing(
-        head.method, head.path, incoming.headers, caller.project, caller.credential, body=body, upload=upload
+        method=head.method,
+        path=head.path,
+        headers=incoming.headers,
+        project=caller.project,
+        credential=caller.credential,
+        body=body,
+        upload=upload,
     )
 
 
@@ -225,10 +231,10 @@ def refuse_required_memory(headers: RawHeaders) -> None:
 
     Raises: BadRequest.
     """
-    if dict(headers).get(_MEMORY, b"").strip().lower() == b"strict":
+    if dict(headers).get(_MEMORY_HEADER, b"").strip().lower() == b"strict":
         raise BadRequest(
             "x-mnemogate-memory: strict: this request would be passed on without memory.",
-            param=_MEMORY.decode(),
+            param=_MEMORY_HEADER.decode(),
         )
 
 

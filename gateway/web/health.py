@@ -39,8 +39,8 @@ class Readiness:
     started: bool = False
     # The process is stopping: running requests end, and new ones should go elsewhere.
     draining: bool = False
-    # Name -> returns the state of a part ("ok", or what is wrong). A store that is down makes the gateway degraded, not
-    # unready, because chat goes on without memory.
+    # By the name of a part, a function that returns its state: "ok", or what is wrong. A store that is down makes the
+    # gateway degraded, not unready, because chat goes on without memory.
     checks: dict[str, Callable[[], str]] = field(default_factory=dict)
 
     @property
@@ -48,7 +48,7 @@ class Readiness:
         return self.started and not self.draining
 
     def report(self) -> dict[str, Any]:
-        """Returns the state in all, and of each part."""
+        """Returns the state of the whole, then that of each part."""
         parts = {name: check() for name, check in self.checks.items()}
         if not self.is_ready:
             status = "draining" if self.draining else "starting"

@@ -1,6 +1,4 @@
-"""`/v1/memory/…`: why a reply recalled what it did, for applications that show sources under their replies, and links
-that open a memory to its person.
-"""
+"""`/v1/memory/…`, for applications: the sources of a reply, and links by which a person opens their own memory."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ def memory_routes(
 ) -> list[Route]:
     """Returns the routes. A caller sees what belongs to the project of its key.
 
-    owner_of: returns who asks. One that names a user sees that user's requests alone.
+    owner_of: returns the project and the user of a request. A caller that names a user sees that user's requests alone.
     """
 
     async def explain(request: Request) -> Response:
@@ -44,7 +42,7 @@ def memory_routes(
             explained = await requests.explain(request.path_params["id"], owner.project, owner.user)
         return Response(msgspec.json.encode(explained), media_type="application/json")
 
-    async def link(request: Request) -> Response:
+    async def create_link(request: Request) -> Response:
         info = info_of(request.scope)
         info.route = "memory"
         if not ui.enabled:
@@ -60,5 +58,5 @@ def memory_routes(
 
     return [
         Route("/v1/memory/requests/{id:path}", explain, methods=["GET"]),
-        Route("/v1/memory/links", link, methods=["POST"]),
+        Route("/v1/memory/links", create_link, methods=["POST"]),
     ]

@@ -36,17 +36,17 @@ from gateway.web.request_body import RequestBody, read_request_body
 
 MESSAGES_PATH: Final = "/v1/messages"
 COUNT_PATH: Final = "/v1/messages/count_tokens"
-# Paths that are the agents API's too: all messages, one, and batches.
-_AGENTS_PATHS: Final = re.compile(rf"{MESSAGES_PATH}/((?!count_tokens$)[^/]*|batches/.*)")
-# Paths that are OpenAI's API's too.
+# Paths that the agents API has, too: all messages, one message, and batches.
+_AGENTS_API_PATHS: Final = re.compile(rf"{MESSAGES_PATH}/((?!count_tokens$)[^/]*|batches/.*)")
+# Paths that OpenAI's API has, too.
 _SHARED_PATHS: Final = ("/v1/models", "/v1/files")
-_VERSION: Final = b"anthropic-version"
+_VERSION_HEADER: Final = b"anthropic-version"
 _ERRORS: Final = MessagesErrors()
 
 
 def is_anthropic_client(scope: Scope) -> bool:
     """Returns whether a request to a path of several APIs comes from a client of Anthropic's."""
-    return find_header(scope["headers"], _VERSION) is not None
+    return find_header(scope["headers"], _VERSION_HEADER) is not None
 
 
 def messages_error_form(scope: Scope) -> ErrorForm | None:
@@ -68,11 +68,11 @@ def refuse_unknown(scope: Scope) -> None:
 
 
 def _is_messages_subpath(scope: Scope) -> bool:
-    """Returns whether a path is below that of messages, and not the agents API's."""
+    """Returns whether a request is for a path of Anthropic's API below that of messages, and not for the agents API."""
     path = scope["path"]
     if not path.startswith(f"{MESSAGES_PATH}/"):
         return False
-    return is_anthropic_client(scope) or _AGENTS_PATHS.fullmatch(path) is None
+    return is_anthropic_client(scope) or _AGENTS_API_PATHS.fullmatch(path) is None
 
 
 @dataclass(eq=False)
@@ -89,7 +89,7 @@ class MessagesRoute:
         info = incoming.info
         info.route = "messages"
         info.error_form = _ERRORS
-        # Anthropic's API takes the key of this header where both come.
+        # Where both headers come, Anthropic's API takes the key of `x-api-key`.
         caller = info.caller
         info.caller = caller._replace(credential=caller.api_key or caller.credential)
         async with self.chats.bodies.read(scope, receive) as body:
@@ -100,7 +100,7 @@ class MessagesRoute:
                 await self._answer(incoming, request)
 
     def _read_request(self, incoming: Incoming, body: bytes) -> MessagesRequest | None:
-        """Returns a request; None: memory cannot read it, so it goes to an upstream of its dialect without memory.
+        """Returns the request that a body is; None: memory cannot read the body, so it goes upstream without memory.
 
         Raises: BadRequest, BodyTooLarge.
         """
@@ -124,7 +124,7 @@ class MessagesRoute:
         return self._read_with_headers(incoming, body, json, is_lenient=False)
 
     def _is_for_native_upstream(self, incoming: Incoming, json: Json) -> bool:
-        """Returns whether a request goes to its upstream as it is. Raises: BadRequest: it names no model's name."""
+        """Returns whether a request goes upstream in this dialect. Raises: BadRequest: no model has such a name."""
         model = json.get("model")
         if not isinstance(model, str):
             return False
@@ -140,7 +140,7 @@ class MessagesRoute:
         return parse(body, json, headers, most, is_lenient=is_lenient, has_limit=self.has_limit)
 
     def _read_native(self, incoming: Incoming, body: bytes, json: Json) -> MessagesRequest | None:
-        """Returns a request for an upstream of its dialect; None: memory cannot read it."""
+        """Returns a request for an upstream that speaks this dialect; None: memory cannot read it."""
         try:
             request = self._read_with_headers(incoming, body, json, is_lenient=True)
             thread = read_thread(json)
@@ -153,9 +153,14 @@ class MessagesRoute:
             if self.chats.chat.resolver.memory_state(request.chat, context) != "on":
                 return None
         request.chat.native_body = NativeMessages(
-            request.raw, request.json, request.origins, incoming.upstream_path,
-            lambda model: read_request_body(body).with_model(model), thread, request.left_out,
-        )  # fmt: skip
+            raw=request.raw,
+            json=request.json,
+            origins=request.origins,
+            path=incoming.upstream_path,
+            with_model=lambda model: read_request_body(body).with_model(model),
+            thread=thread,
+            untranslatable=request.left_out,
+        )
         return request
 
     async def _forward(self, incoming: Incoming, parsed: RequestBody) -> None:
@@ -167,11 +172,11 @@ class MessagesRoute:
         path = incoming.upstream_path
         route = self.forwarder.route_for(path, parsed.model, None)
         outgoing = Outgoing(
-            "POST",
-            path,
-            incoming.headers,
-            caller.project,
-            caller.credential,
+            method="POST",
+            path=path,
+            headers=incoming.headers,
+            project=caller.project,
+            credential=caller.credential,
             body=parsed,
             read_names=read_names,
         )
@@ -182,12 +187,12 @@ class MessagesRoute:
         stops = request.json.get("stop_sequences")
         receipt = info.begin_receipt()
         view = MakesMessages(
-            request.chat.model,
-            len(request.raw) // BYTES_PER_TOKEN,
-            info.request_id,
-            receipt.count_usage,
-            stops if isinstance(stops, list) else (),
-            request.json.get("thread") is not None,
+            model=request.chat.model,
+            input_tokens=len(request.raw) // BYTES_PER_TOKEN,
+            request_id=info.request_id,
+            count=receipt.count_usage,
+            stop_sequences=stops if isinstance(stops, list) else (),
+            has_thread=request.json.get("thread") is not None,
         )
         await self.chats.answer(incoming, request.chat, incoming.headers, view, receipt)
 

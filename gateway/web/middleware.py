@@ -39,8 +39,8 @@ OPEN_PATHS = frozenset(
 # Characters of a path or a model's name in the log: more than a real one has, so that callers cannot fill the disk.
 _MAX_LOGGED_CHARS = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-# Paths besides those of dialects on which a key that is bound to a user reaches nothing of other users, but what an
-# upstream stores, by its id.
+# Paths, besides those of dialects, that a key which is bound to a user may ask. They reach nothing of other users,
+# except for what an upstream stores, by its id.
 _USER_PATHS = re.compile(
     "|".join(
         (
@@ -60,18 +60,18 @@ _log = logging.getLogger("mnemogate")
 
 @dataclass(slots=True)
 class RequestInfo:
-    """The facts that the edge and the layers inside it note of one request, for its line in the access log."""
+    """The facts of one request that the edge and the layers inside it note, for its line in the access log and more."""
 
     request_id: str
     # `time.perf_counter()` at its arrival.
     begun: float
     # The client sent `request_id`; else the gateway has made it.
     has_client_id: bool = False
-    # The form of its errors, which the route sets when it begins; None: that of its path.
+    # The form of errors, which the route sets when it begins; None: the path decides.
     error_form: ErrorForm | None = None
     caller: Caller = ANONYMOUS
     route: str = "other"
-    # The path that is logged; None: the request's.
+    # The path that is logged; None: the request's own.
     path: str | None = None
     model: str | None = None
     stream: bool | None = None
@@ -139,8 +139,8 @@ class Edge:
             form.
         error_form_of: returns the form for requests to paths that several dialects share; None: the path decides.
         paths: of the routes, of which an unknown path may be a misspelling.
-        user_paths: those of dialects that the key of a user may ask.
-        requests: is given the end of each request that a model answers.
+        user_paths: the paths of dialects that the key of a user may ask.
+        requests: notes the end of each request that a model answers.
         receipts: hands on the receipt of each request after its last byte.
         idle: is set while no request is being answered.
         """
@@ -237,7 +237,7 @@ class Edge:
         scope["headers"] = [*scope["headers"], (BOUND_USER, user.encode())]
 
     def _hand_on_receipt(self, scope: Scope, info: RequestInfo) -> None:
-        """Hands the receipt of a request on. One that no upstream may answer has a receipt for its trace alone."""
+        """Hands the receipt of a request on. A request that no upstream may answer gets one for its trace alone."""
         receipt = info.receipt
         if receipt is None:
             if info.trace_context is None:
@@ -277,8 +277,8 @@ class Edge:
         # that the body was cut.
 
     def _error_form(self, scope: Scope) -> ErrorForm:
-        if (own := self._error_form_of(scope)) is not None:
-            return own
+        if (shared_path_form := self._error_form_of(scope)) is not None:
+            return shared_path_form
         path = scope["path"]
         for prefix, form in self._error_forms:
             if path.startswith(prefix):
@@ -316,9 +316,9 @@ class Edge:
 
 
 def _complete_headers(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list[tuple[bytes, bytes]]:
-    """Returns the headers of a reply with the ids of its request and its trace, and with one for proxies if it streams.
+    """Returns the headers of a reply with the ids of its request and trace, and for a stream with one for proxies.
 
-    Notes whether it is an event stream.
+    Notes in `info` whether the reply is an event stream.
     """
     request_id = info.request_id.encode()
     id_header = None if info.error_form is None else info.error_form.id_header
@@ -353,6 +353,7 @@ def _has_whole_body(scope: Scope) -> bool:
 
 
 def _note_headers(scope: Scope, info: RequestInfo) -> None:
+    """Notes a request's id, which is made where the client has sent none, and whether it expects a 100."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             info.request_id, info.has_client_id = value.decode(), True
@@ -367,6 +368,7 @@ def _note_headers(scope: Scope, info: RequestInfo) -> None:
 def _as_gateway_error(
     error: Exception, scope: Scope, info: RequestInfo, paths: Sequence[str]
 ) -> GatewayError:
+    """Returns the error that the client gets for an exception. A fault of the gateway's own is logged."""
     if isinstance(error, GatewayError):
         return error
     if isinstance(error, HTTPException) and error.status_code == 404:

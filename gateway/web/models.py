@@ -33,14 +33,15 @@ class NamesAgents(Protocol):
         """Returns the newest agents. Raises: StoreError."""
 
 
-def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
-    """Returns the routes. agents: lists those that were made over REST."""
+def model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
+    """Returns the routes. list_agents: lists the agents that were made over REST."""
 
     async def list_models(request: Request) -> Response:
         info = info_of(request.scope)
         info.route = "models"
         upstream = read_upstream_name(request.scope["headers"])
-        agent_entries = await agent_models(agents, info.caller.project)
+        agent_entries = await agent_models(list_agents, info.caller.project)
+        # Where the caller has agents, their list does not fail with an upstream.
         upstream_entries = await models.entries_for(
             info.caller.credential, upstream, has_others=bool(agent_entries)
         )
@@ -57,8 +58,8 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
         info.caller.check_model(name)
         entry = None
         if asks_agent(name):
-            agent_entries = await agent_models(agents, info.caller.project)
-            entry = next((agent for agent in agent_entries if name == agent["id"]), None)
+            agent_entries = await agent_models(list_agents, info.caller.project)
+            entry = next((agent_entry for agent_entry in agent_entries if name == agent_entry["id"]), None)
         if entry is None:
             entry = await models.find(name, info.caller.credential)
         return _json(render_model(entry) if is_anthropic_client(request.scope) else entry)
@@ -66,10 +67,10 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
     return [Route("/v1/models", list_models), Route("/v1/models/{name:path}", show_model)]
 
 
-async def agent_models(agents: NamesAgents, project: str) -> list[dict[str, Any]]:
+async def agent_models(list_agents: NamesAgents, project: str) -> list[dict[str, Any]]:
     """Returns the newest agents as models: by their names, or by their ids where two have the same name."""
     try:
-        named_agents = await agents(project)
+        named_agents = await list_agents(project)
     except StoreError:
         # Without its store the gateway still lists the models of upstreams.
         return []

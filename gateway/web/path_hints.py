@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from typing import Final
 
-# Longer than any path that is served. The time of a comparison grows with the square of it.
+# Longer than any path that is served. The time of a comparison grows with the square of the length.
 _MAX_CHARACTERS: Final = 200
-# Two letters of a short path may differ. At 0.75 `/v1/chat` is taken for `/v1/health`; 0.8 to 0.9 behave alike.
-_ALIKE: Final = 0.8
-_BELOW: Final = "; a base URL ends in /v1, and below it applications ask for POST /v1/chat/completions"
+# How alike a path and a route must be: two letters of a short path may differ. At 0.75 `/v1/chat` is taken for
+# `/v1/health`; 0.8 to 0.9 behave alike.
+_MIN_RATIO: Final = 0.8
+_BASE_URL_HINT: Final = (
+    "; a base URL ends in /v1, and below it applications ask for POST /v1/chat/completions"
+)
 
 
 def hint_for(path: str, routes: Iterable[str]) -> str:
@@ -19,7 +22,7 @@ def hint_for(path: str, routes: Iterable[str]) -> str:
     routes: the paths of the routes, with parameters in braces.
     """
     if path in ("/v1", "/v1/"):
-        return _BELOW
+        return _BASE_URL_HINT
     if path == "/mcp":
         return "; it is served with `server.mcp = true` in the settings"
     if path.startswith("/v1/v1/"):
@@ -30,17 +33,17 @@ def hint_for(path: str, routes: Iterable[str]) -> str:
     hint = "" if is_below else "; the API lies under /v1, which ends a base URL"
     nearest = _nearest(path, routes)
     if nearest is None:
-        return hint or _BELOW
+        return hint or _BASE_URL_HINT
     return f"{hint}; did you mean {nearest}?"
 
 
 def _nearest(path: str, route_paths: Iterable[str]) -> str | None:
-    """Returns the route that a path nearly is, or that goes on from it; None: there is no such route."""
+    """Returns the route that a path resembles most, else the first that begins with the path; None: neither exists."""
     if len(path) > _MAX_CHARACTERS:
         return None
     wanted = path.rstrip("/").lower()
     routes = dict.fromkeys(route.rstrip("/") for route in route_paths)
-    nearest, best_ratio = None, _ALIKE
+    nearest, best_ratio = None, _MIN_RATIO
     for route in routes:
         matcher = SequenceMatcher(None, *_without_parameters(wanted, route))
         if matcher.real_quick_ratio() <= best_ratio or matcher.quick_ratio() <= best_ratio:
@@ -51,7 +54,7 @@ def _nearest(path: str, route_paths: Iterable[str]) -> str | None:
 
 
 def _without_parameters(path: str, route: str) -> tuple[str, str]:
-    """Returns what is to be compared: where a route has parameters, whatever the path has is right."""
+    """Returns a path and a route to be compared, without the parts where the route has parameters."""
     path_parts, route_parts = path.split("/"), route.split("/")
     if len(path_parts) != len(route_parts):
         return path, route

@@ -10,7 +10,7 @@ from gateway.errors import BadRequest
 
 
 def read_query(scope: Scope) -> dict[str, str]:
-    """Returns the parameters of a query. Raises: BadRequest: it is not UTF-8, or one was sent twice."""
+    """Returns the parameters of a query. Raises: BadRequest: it is not UTF-8, or has a parameter twice."""
     try:
         # Not with replacement characters: two users with the same id would share a memory.
         pairs = parse_qsl(scope["query_string"].decode(), keep_blank_values=True, errors="strict")

@@ -8,7 +8,7 @@ from adapters.types import Header
 from gateway.core.request.request_headers import RawHeaders, header_text, refuse_repeated
 from gateway.run.upstream.route import UPSTREAM_HEADER
 
-_UPSTREAM = UPSTREAM_HEADER.encode()
+_UPSTREAM_HEADER = UPSTREAM_HEADER.encode()
 
 
 def find_header(headers: Iterable[tuple[bytes, bytes]], lower_name: bytes) -> bytes | None:
@@ -20,14 +20,17 @@ def find_header(headers: Iterable[tuple[bytes, bytes]], lower_name: bytes) -> by
 
 
 def read_upstream_name(headers: RawHeaders) -> str | None:
-    """Returns the upstream that the caller names. Raises: BadRequest: it names two, or the value is no text."""
-    refuse_repeated(headers, (_UPSTREAM,))
-    value = find_header(headers, _UPSTREAM)
+    """Returns the name of the upstream that a request asks for; None: it asks for none.
+
+    Raises: BadRequest: the header came twice, or its value is no text.
+    """
+    refuse_repeated(headers, (_UPSTREAM_HEADER,))
+    value = find_header(headers, _UPSTREAM_HEADER)
     return None if value is None else header_text(value, UPSTREAM_HEADER).strip() or None
 
 
 def encode_headers(headers: Sequence[Header]) -> list[tuple[bytes, bytes]]:
-    """Returns headers as ASGI sends them: a value of an upstream's that is no text keeps its bytes."""
+    """Returns headers as ASGI sends them. Bytes of an upstream's value that are no UTF-8 stay the same bytes."""
     try:
         return [(name.encode(), value.encode()) for name, value in headers]
     except UnicodeEncodeError:

@@ -22,16 +22,16 @@ class RequestBody(Struct, frozen=True):
     """A request's body, with the model that it names."""
 
     raw: bytes
-    # None: it names none, or the value is no name.
+    # None: the body has no `model`, or one that is empty or no text.
     model: str | None = None
     stream: bool = False
     # All fields as they are written.
     members: Mapping[str, msgspec.Raw] = {}
-    # The keys that are in it more than once; parsers differ in which one they take.
+    # The keys that the body has more than once; parsers differ in which value they take.
     repeated_keys: Sequence[str] = ()
 
     def value(self, key: str) -> Any:
-        """Returns the value of a field; None where there is none, or one that cannot be read."""
+        """Returns the value of a field; None: there is no such field, or its value cannot be read."""
         member = self.members.get(key)
         if member is None:
             return None
@@ -43,7 +43,7 @@ class RequestBody(Struct, frozen=True):
             return None
 
     def with_model(self, model: str) -> bytes:
-        """Returns the body with another value for `model`; one that names no model stays as it is."""
+        """Returns the bytes of the body with another value for `model`; a body that names no model stays as it is."""
         if self.model is None or model == self.model:
             return self.raw
         if not _may_repeat(self.raw):
@@ -54,10 +54,13 @@ class RequestBody(Struct, frozen=True):
         return encode_members({**members, "model": orjson.dumps(model)})
 
     def with_usage(self) -> RequestBody:
-        """Returns the body that asks for the usage of its stream; itself where it does so, or asks for no stream."""
+        """Returns the body with a wish for the usage of its stream.
+
+        A body that has this wish, asks for no stream, or has options that cannot be read stays as it is.
+        """
         options = self.value("stream_options")
         options = {} if options is None else options
-        # What cannot be read is the upstream's to judge.
+        # Bad or repeated fields are the upstream's to judge.
         if not self.stream or self.repeated_keys or not isinstance(options, dict):
             return self
         if options.get("include_usage") is True:
@@ -76,7 +79,7 @@ def read_request_body(raw: bytes) -> RequestBody:
         return RequestBody(raw)
     try:
         if not raw.isascii():
-            raw.decode()  # texts that are passed over are not checked otherwise
+            raw.decode()  # of the values, only `model` is decoded below
         members = read_members(raw)
         written = bytes(members.get("model", b"null"))
         model = orjson.loads(written) if written.startswith(b'"') else None
@@ -84,7 +87,7 @@ def read_request_body(raw: bytes) -> RequestBody:
         raise BadRequest("We could not parse the JSON body of your request: expected an object.") from error
     except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"We could not parse the JSON body of your request: {error}") from error
-    # Upstreams differ in which of two fields they take; the route and the upstream must mean the same one.
+    # Upstreams differ in which of two fields they take; the route and the upstream must take the same model.
     repeated = repeated_keys(raw, members)
     if "model" in repeated:
         raise BadRequest("Duplicate key in the request body: `model`.", param="model")
@@ -95,5 +98,5 @@ def read_request_body(raw: bytes) -> RequestBody:
 
 
 def _may_repeat(raw: bytes) -> bool:
-    """Returns whether a body may have the key `model` twice, once with an escaped letter (no writer escapes any)."""
+    """Returns whether a body may have the key `model` twice, once perhaps with an escaped letter."""
     return raw.count(_KEY) > 1 or b"\\u006" in raw

@@ -78,7 +78,9 @@ class GatewayConversations:
             case "POST", []:
                 metadata = read_metadata(body)
                 return _render_conversation(
-                    await self.conversations.change(conversation, lambda now: {**now, "metadata": metadata})
+                    await self.conversations.change(
+                        conversation, lambda stored_body: {**stored_body, "metadata": metadata}
+                    )
                 )
             case "DELETE", []:
                 await self.conversations.delete(conversation)
@@ -101,17 +103,17 @@ class GatewayConversations:
 
         System and developer messages come first, as each response reads them.
         """
-        sealed = asks_for_sealed_thoughts(parse_qs(query))
+        shows_sealed_thoughts = asks_for_sealed_thoughts(parse_qs(query))
         waiting = conversation.items
         turns = await self.conversations.turns(conversation)
         return [
             ItemGroup(lambda: system_items(waiting)),
-            *group_turns(turns, partial(render_turn, shows_sealed_thoughts=sealed)),
+            *group_turns(turns, partial(render_turn, shows_sealed_thoughts=shows_sealed_thoughts)),
             ItemGroup(lambda: [item for item in waiting if item.get("role") not in SYSTEM_ROLES]),
         ]
 
     async def _find_item(self, conversation: ResponseConversation, id: str, query: str) -> Json:
-        # An id that is not there is looked for in all of them.
+        # In a thread: for an id that no item has, the items of all turns are rendered.
         found = await asyncio.to_thread(find_item, await self._group_items(conversation, query), id)
         if found is None:
             raise _unknown_item(id)
@@ -126,8 +128,8 @@ class GatewayConversations:
             raise missing_field("items")
         items = _read_new_items(body)
 
-        def add(now: Json) -> Json:
-            waiting = [*(now.get("items") or ()), *items]
+        def add(current_body: Json) -> Json:
+            waiting = [*(current_body.get("items") or ()), *items]
             if len(waiting) > MAX_WAITING_ITEMS:
                 raise BadRequest(
                     f"{len(waiting) - len(items)} items wait for the next response of this conversation; at most "
@@ -140,14 +142,14 @@ class GatewayConversations:
                     f"{self.bodies.limit_bytes} may (server.max_body_bytes).",
                     param="items",
                 )
-            return {**now, "items": waiting}
+            return {**current_body, "items": waiting}
 
         await self.conversations.change(conversation, add)
         return paginate([ItemGroup(lambda: items)], f"order=asc&limit={MAX_CREATED_ITEMS}")
 
     async def _delete_item(self, conversation: ResponseConversation, id: str) -> None:
         if any(item["id"] == id for item in conversation.items):
-            await self.conversations.change(conversation, lambda now: _without_item(now, id))
+            await self.conversations.change(conversation, lambda body: _without_item(body, id))
             return
         turns = await self.conversations.turns(conversation)
         found = await asyncio.to_thread(find_item, group_turns(turns, render_turn), id)
@@ -155,7 +157,7 @@ class GatewayConversations:
             raise _unknown_item(id)
         turn = turns[found[0]]
         ids = [item["id"] for item in render_turn(turn, None)]
-        place = parse_input_place(id)  # None: it is of the reply
+        place = parse_input_place(id)  # None: the item is a part of the reply
         siblings = [each for each in ids if parse_input_place(each) == place]
         if len(siblings) > 1:
             raise BadRequest(
@@ -175,7 +177,7 @@ def system_items(waiting: Sequence[Json]) -> list[Json]:
 def group_turns(
     turns: Sequence[NamedTurn], render: Callable[[NamedTurn, NamedTurn | None], Sequence[Json]]
 ) -> list[ItemGroup]:
-    """Returns the items of a path's turns. render: returns those of a turn; it takes the one before it, too."""
+    """Returns the items of a path's turns. render: returns those of one, given the turn and the turn before it."""
     return [
         ItemGroup(partial(render, turn, before), turn.name.tag)
         for before, turn in zip((None, *turns), turns, strict=False)
@@ -192,9 +194,9 @@ def render_turn(
 ) -> list[Json]:
     """Returns the items of a turn, as clients have them.
 
-    before: has the calls whose results are among the turn's inputs.
-    directions: of the turn that are shown.
-    is_answered: its reply is shown, too.
+    before: the turn with the calls whose results are among the inputs; None: the turn is the first.
+    directions: the system and developer messages of the turn that are shown.
+    is_answered: the reply is shown, too.
     shows_sealed_thoughts: as in `ResponseTerms`.
     """
     items = ItemList(shows_sealed_thoughts=shows_sealed_thoughts)
@@ -219,18 +221,21 @@ def _read_new_items(body: Json) -> list[Json]:
     summaries_in(items, "items")
     check_item_tools(items, "items")
     for index, item in enumerate(items):
-        # It decides where an item stands, whatever its kind.
+        # The role of an item, whatever its type, decides whether it stands with the system messages.
         read_optional(item, "role", str, f"items[{index}]")
     return [render_created_item(item, token_hex(16)) for item in items]
 
 
 def _without_item(body: Json, id: str) -> Json:
-    """Returns a conversation without an item that waits. Raises: UnknownId: a response has it in its turn meanwhile."""
+    """Returns the body of a conversation without a waiting item.
+
+    Raises: UnknownId: the item waits no more, since a response has taken it into its turn.
+    """
     items = body.get("items") or ()
-    left = [item for item in items if item["id"] != id]
-    if len(left) == len(items):
+    remaining = [item for item in items if item["id"] != id]
+    if len(remaining) == len(items):
         raise _unknown_item(id)
-    return {**body, "items": left}
+    return {**body, "items": remaining}
 
 
 def _render_conversation(conversation: ResponseConversation) -> Json:

@@ -31,18 +31,18 @@ def unknown_response(id: str) -> UnknownId:
 
 @dataclass(eq=False)
 class ResponseFinder:
-    """Finds responses for those who may read them."""
+    """Finds responses for callers that may read them."""
 
     stored: StoredResponses
     background: BackgroundResponses
 
     async def find(self, owner: ResponseOwner, id: str) -> LocatedResponse:
-        """Returns a response. Raises: UnknownId: there is none with this id that its owner may read."""
+        """Returns a response. Raises: UnknownId: there is no response with this id that the caller may read."""
         name = parse_turn_name(id)
         if name is None:
             raise unknown_response(id)
         location = await self.find_turn(owner, name)
-        # The id of a response that was made in the foreground has the time at which its turn began.
+        # A response that was made in the foreground has no run; its id has the time at which its turn began.
         may_have_run = location is None or turn_begun(name.turn) != location.exchange.begun
         run = await self.background.find(owner, name.tag) if may_have_run else None
         if location is None and run is None:
@@ -50,7 +50,7 @@ class ResponseFinder:
         return LocatedResponse(id, location, run)
 
     async def find_turn(self, owner: ResponseOwner, name: TurnName) -> TurnLocation | None:
-        """Returns the turn of a response; None: there is none, or its reply is not one of a response."""
+        """Returns the turn of a response; None: there is no such turn, or its reply was not shown as a response."""
         location = await self.stored.find(owner, name)
         if location is None or rebuild_response(location.turn.name.tag, location.turn.reply) is None:
             return None

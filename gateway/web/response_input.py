@@ -1,4 +1,8 @@
-"""The input items of a response: what came before its reply."""
+"""The input items of a response: what came before its reply.
+
+Items come from turns that are stored, from the request of a response in the background that has no turn yet, and from
+the system messages of its conversation. `gateway.web.response_conversations` renders them.
+"""
 
 from __future__ import annotations
 
@@ -32,62 +36,74 @@ class ResponseInput:
 
     async def read_page(self, owner: ResponseOwner, response: LocatedResponse, query: str) -> Json:
         """Returns the page of input items that a query string asks for. Raises: BadRequest."""
-        sealed = asks_for_sealed_thoughts(parse_qs(query))
+        shows_sealed_thoughts = asks_for_sealed_thoughts(parse_qs(query))
         groups: list[ItemGroup] = []
         if response.location is not None:
-            groups = await self._group_path(response.location, owner, sealed)
+            groups = await self._group_path(
+                response.location, owner, has_last_reply=False, shows_sealed_thoughts=shows_sealed_thoughts
+            )
         elif response.run is not None:
-            groups = await self._group_request(response.run, owner, sealed)
+            groups = await self._group_request(response.run, owner, shows_sealed_thoughts)
         return await asyncio.to_thread(paginate, groups, query)
 
-    async def _group_request(self, run: Run, owner: ResponseOwner, sealed: bool) -> list[ItemGroup]:
-        """Returns the input of a response in the background that has no turn yet, as its request has it."""
+    async def _group_request(
+        self, run: Run, owner: ResponseOwner, shows_sealed_thoughts: bool
+    ) -> list[ItemGroup]:
+        """Returns the input of a response in the background that has no turn yet, read from its request."""
         request = await self.finder.background.runs.request(run)
         if request is None:
             return []
         groups: list[ItemGroup] = []
         items = ItemList()
-        name = None if request.previous is None else parse_turn_name(request.previous)
-        previous = None if name is None else await self.finder.find_turn(owner, name)
+        previous_name = None if request.previous is None else parse_turn_name(request.previous)
+        previous = None if previous_name is None else await self.finder.find_turn(owner, previous_name)
         if previous is not None:
-            groups += await self._group_path(previous, owner, sealed, is_answered=True)
+            groups += await self._group_path(
+                previous, owner, has_last_reply=True, shows_sealed_thoughts=shows_sealed_thoughts
+            )
             items.record_calls(previous.turn.reply)
-        own = [message for message in request.messages if not is_system(message)]
-        items.add_inputs(run.uid, [*enumerate(own)], directions_in(request.messages), request.forms)
+        inputs = [message for message in request.messages if not is_system(message)]
+        items.add_inputs(run.uid, [*enumerate(inputs)], directions_in(request.messages), request.forms)
         groups += await self._group_system(request.conversation, owner)
         return [*groups, ItemGroup(lambda: items.items, run.uid)]
 
     async def _group_path(
-        self, location: TurnLocation, owner: ResponseOwner, sealed: bool, *, is_answered: bool = False
+        self,
+        location: TurnLocation,
+        owner: ResponseOwner,
+        *,
+        has_last_reply: bool,
+        shows_sealed_thoughts: bool,
     ) -> list[ItemGroup]:
-        """Returns what comes before the reply of a turn, first what each response of its conversation has.
+        """Returns the system messages of a turn's conversation, then the turns up to this one, oldest first.
 
-        sealed: thoughts have the form in which they are sent back.
-        is_answered: the reply is added.
+        has_last_reply: the reply of this turn is among the items, as those of the turns before it are.
+        shows_sealed_thoughts: as in `ResponseTerms`.
         """
         stored = self.finder.stored
         groups = await self._group_system(await stored.conversation_id(location), owner)
         response = read_stored_response(location.turn.reply)
-        # Directions in the input of a conversation's response hold for that response alone.
-        has_all_directions = response is None or response.full_echo.get("conversation") is None
+        # The directions of a turn are the system and developer messages that its request sent among its input. In a
+        # conversation they hold for that request's response alone; a response that names the one before it inherits
+        # the directions of all turns.
+        inherits_directions = response is None or response.full_echo.get("conversation") is None
 
         def render(turn: NamedTurn, before: NamedTurn | None) -> list[Json]:
-            is_own = turn is location.turn
-            directions = turn.directions if is_own or has_all_directions else ()
+            is_last = turn is location.turn
             return render_turn(
                 turn,
                 before,
-                directions=directions,
-                is_answered=is_answered or not is_own,
-                shows_sealed_thoughts=sealed,
+                directions=turn.directions if is_last or inherits_directions else (),
+                is_answered=has_last_reply or not is_last,
+                shows_sealed_thoughts=shows_sealed_thoughts,
             )
 
         # The path ends with the same turn, but only in `location` does it have the name by which the client asks.
-        before = (await stored.path(location))[:-1]
-        return [*groups, *group_turns([*before, location.turn], render)]
+        earlier_turns = (await stored.path(location))[:-1]
+        return [*groups, *group_turns([*earlier_turns, location.turn], render)]
 
     async def _group_system(self, conversation_id: str | None, owner: ResponseOwner) -> list[ItemGroup]:
-        """Returns the items that each response of a conversation has; none where the gateway has not made it."""
+        """Returns the system messages of a conversation; none where the gateway has not made the conversation."""
         if is_gateway_id(conversation_id):
             with suppress(UnknownId):
                 conversation = await self.conversations.find(owner, conversation_id)

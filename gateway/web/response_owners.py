@@ -1,4 +1,4 @@
-"""Who asks for a stored response or conversation."""
+"""Reads for which user a stored response or conversation is asked for."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from storage.sql.store import Store
 
 
 class ResponseOwners:
-    """Reads from requests who asks. The default user does not count: whoever knows a response's id may read it."""
+    """Reads from requests which user asks.
+
+    The default user does not count: a caller that names no user may read each response of its project by the id.
+    """
 
     def __init__(self, rules: Callable[[str], IdentityRules], store: Store) -> None:
-        """Begins with no rules. rules: returns those of a project."""
+        """Begins with no rules cached. rules: returns the rules of a project."""
         self._rules = lru_cache(maxsize=256)(lambda project: replace(rules(project), default_user=None))
-        # As those of chats they hold the last system prompt of the project.
+        # Rules hold the last system prompt of their project, which is to be forgotten with the rest.
         store.forgetting.when_gone(self._rules.cache_clear)
 
     def read(self, scope: Scope, body: Json | None = None) -> ResponseOwner:
-        """Returns who asks. body: that of the request, which may name the user. Raises: BadRequest."""
+        """Returns the project and the user of a request, which `body` may name, too. Raises: BadRequest."""
         project = info_of(scope).caller.project
-        refuse_misspelt(scope["headers"])  # a user in one would be taken for none
+        refuse_misspelt(scope["headers"])  # a user in a misspelt header would count as no user
         identity = identify(scope["headers"], body or {}, self._rules(project), project, time.time())
         return ResponseOwner(project, identity.user)

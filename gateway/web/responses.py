@@ -59,12 +59,13 @@ from gateway.web.stored_responses import JSON_TYPE, GatewayResponses
 from storage.records import Run
 
 RESPONSES_PATH: Final = "/v1/responses"
-_AGENT: Final = b"x-mnemogate-agent"
-_MEMORY: Final = b"x-mnemogate-memory"
-_HISTORY: Final = b"x-mnemogate-history"
-_GATEWAY_PREFIX: Final = b"x-mnemogate-"
+_AGENT_HEADER: Final = b"x-mnemogate-agent"
+_MEMORY_HEADER: Final = b"x-mnemogate-memory"
+_HISTORY_HEADER: Final = b"x-mnemogate-history"
+_CONVERSATION_HEADER: Final = b"x-mnemogate-conversation"
+_GATEWAY_HEADER_PREFIX: Final = b"x-mnemogate-"
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"  # the client may send the request again
-_RETRY_COUNT: Final = b"x-stainless-retry-count"  # of OpenAI's SDKs
+_RETRY_COUNT_HEADER: Final = b"x-stainless-retry-count"  # of OpenAI's SDKs
 
 
 @dataclass(eq=False)
@@ -72,7 +73,7 @@ class ResponseCall:
     """A request that was read, which is answered by way of chat completions."""
 
     request: ResponsesRequest
-    # The conversation of the gateway's own that it goes on with.
+    # The conversation, stored by the gateway, that the request goes on with.
     conversation: ResponseConversation | None
     # The request's headers, with one for the conversation that its body names.
     headers: RawHeaders
@@ -100,8 +101,8 @@ class ResponsesRoute(ForwardedRoute):
                 headers = _with_conversation(incoming.headers, request.conversation)
                 await self.respond(ResponseCall(request, conversation, headers, incoming))
             return
-        if not head.is_encoded and (opened := without_sealed_items(parsed.raw)) is not parsed.raw:
-            parsed = read_request_body(opened)
+        if not head.is_encoded and (unsealed := without_sealed_items(parsed.raw)) is not parsed.raw:
+            parsed = read_request_body(unsealed)
         if (native := self._read_native(head, parsed, scope)) is not None:
             incoming.info.memory = None
             route = self.forwarder.route_for(head.path, parsed.model, head.upstream_name)
@@ -177,7 +178,7 @@ class ResponsesRoute(ForwardedRoute):
             await reply.end()
 
     async def _accept(self, call: ResponseCall) -> tuple[Json, Run | None]:
-        """Accepts a response in the background, once for a request that is sent again.
+        """Accepts a response in the background. A request that is sent again is accepted once.
 
         Returns the response as it is shown now, and its run, if it has one.
         """
@@ -197,9 +198,14 @@ class ResponsesRoute(ForwardedRoute):
             tag = _new_tag(scope, digest, agent.secret)
             created = background.now()
             stored = StoredResponseRequest(
-                request.body.decode(), identity, request.upstream_tools, self.chats.settings.max_messages,
-                [] if conversation is None else conversation.items, context.key, [*request.found_tools],
-            )  # fmt: skip
+                body=request.body.decode(),
+                identity=identity,
+                upstream_tools=request.upstream_tools,
+                most_messages=self.chats.settings.max_messages,
+                waiting=[] if conversation is None else conversation.items,
+                key=context.key,
+                found_tools=[*request.found_tools],
+            )
             queued = queued_response(request, tag, created)
             response = NewResponse(tag, created, stored.encode(), queued, digest)
             run, is_new = await background.accept(response, agent, identity, context, receipt)
@@ -213,14 +219,18 @@ class ResponsesRoute(ForwardedRoute):
     async def _read_request(
         self, head: ForwardedHead, parsed: RequestBody, scope: Scope, ticket: QueueTicket
     ) -> tuple[ResponsesRequest, ResponseConversation | None]:
-        """Returns a request, and the conversation of the gateway's own that it names. Raises: GatewayError.
+        """Returns a request, and the conversation, stored by the gateway, that it names. Raises: GatewayError.
 
-        ticket: that of the conversation's waiting items.
+        ticket: holds the queue of the conversation's waiting items until the request is answered.
         """
         parse_body = partial(
-            parse, bytes(parsed.raw), self.chats.settings.max_messages, self._upstream_tools(head, parsed, scope),
-            needs_input=self.makes_response, repeated_keys=parsed.repeated_keys,
-        )  # fmt: skip
+            parse,
+            bytes(parsed.raw),
+            self.chats.settings.max_messages,
+            self._upstream_tools(head, parsed, scope),
+            needs_input=self.makes_response,
+            repeated_keys=parsed.repeated_keys,
+        )
         request = parse_body()
         if request.may_have_found_tools:
             headers = _with_conversation(scope["headers"], request.conversation)
@@ -237,7 +247,7 @@ class ResponsesRoute(ForwardedRoute):
             request.chat.memory_choice = MemoryChoice(conversation.id, conversation.scope)
             return request, conversation
         if id is not None and is_openai_conversation(id) and self.forwarder.has_endpoint("/conversations"):
-            # It lies at an upstream, and this model would answer without its messages.
+            # The conversation lies at an upstream, and this model would answer without its messages.
             raise unknown_conversation(id)
         if request.echo["store"]:
             request.chat.memory_choice = MemoryChoice(
@@ -249,7 +259,7 @@ class ResponsesRoute(ForwardedRoute):
     async def _find_conversation(
         self, id: str, request: ResponsesRequest, scope: Scope, ticket: QueueTicket
     ) -> ResponseConversation:
-        """Returns a conversation of the gateway's own, with the items that wait in it. Raises: GatewayError."""
+        """Returns a conversation that the gateway stores, with the items that wait in it. Raises: GatewayError."""
         owner = self.gateway_responses.owners.read(scope, request.chat.json)
         conversations = self.chats.chat.conversations
         # A response in the background takes what waits when its job begins, and a count of tokens takes nothing.
@@ -260,13 +270,16 @@ class ResponsesRoute(ForwardedRoute):
     def _name_conversation(self, request: ResponsesRequest, scope: Scope) -> str:
         """Returns a name for the conversation of a request that names none."""
         if request.echo["background"] and find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:
-            # Sent again, it has the same memory.
+            # A request that is sent again gets the same conversation, and so the same memory.
             return _digest_request(scope, self.chats.chat.resolver.rules, request.body).hex()
         return token_hex(16)
 
     def _upstream_tools(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> UpstreamTools:
-        """Returns the tools that all upstreams that may answer take; those of an agent are not known yet."""
-        if find_header(scope["headers"], _AGENT) is not None:
+        """Returns the kinds of tools that every upstream takes that may answer.
+
+        Of a request to an agent the upstreams are not known yet, so functions alone count.
+        """
+        if find_header(scope["headers"], _AGENT_HEADER) is not None:
             return FUNCTIONS_ALONE
         capabilities = self.forwarder.capabilities_for(head.path, parsed.model, head.upstream_name)
         if not capabilities:
@@ -286,11 +299,11 @@ class ResponsesRoute(ForwardedRoute):
         ):
             return True
         headers, caller = scope["headers"], info_of(scope).caller
-        is_named = parsed.model is not None and find_header(headers, _AGENT) is not None
+        is_named = parsed.model is not None and find_header(headers, _AGENT_HEADER) is not None
         return is_named and self.chats.chat.resolver.is_for_agent(parsed.model or "", caller.context(headers))
 
     def _read_native(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> NativeResponse | None:
-        """Returns a request that goes upstream with memory; None: it goes without, as it came."""
+        """Returns a request that goes upstream with memory; None: it goes upstream without, as it came."""
         if head.is_encoded or not self.makes_response:
             return None
         native = read_native(bytes(parsed.raw), head.path, self.chats.settings.max_messages)
@@ -302,20 +315,20 @@ class ResponsesRoute(ForwardedRoute):
         return native if info.memory == "on" else None
 
     def reads_body(self, head: ForwardedHead) -> bool:
-        """Returns whether a body is read, whatever its type, as chat completions take it.
+        """Returns whether a body is read. Its content type does not count, as for chat completions.
 
-        A compressed one passes as a stream, unless chat completions may answer: then it is read, and refused.
+        A compressed body passes as a stream, unless chat completions may answer: then it is read, and refused.
         """
         return not head.is_encoded or self.forwarder.may_answer_by_chat(head.path)
 
 
 def _is_retry(scope: Scope) -> bool:
     """Returns whether an SDK sends a request again because it has lost the answer to it."""
-    return find_header(scope["headers"], _RETRY_COUNT) not in (None, b"0")
+    return find_header(scope["headers"], _RETRY_COUNT_HEADER) not in (None, b"0")
 
 
 def _new_tag(scope: Scope, digest: bytes, secret: bytes) -> str:
-    """Returns the id of a new response in the background, without its prefix. secret: its memory's."""
+    """Returns the id of a new response in the background, without its prefix. secret: that of the response's memory."""
     if find_header(scope["headers"], _IDEMPOTENCY_KEY) is None:
         return token_hex(28)
     # The same request has the same id in any process, and no one can guess it without the secret.
@@ -332,7 +345,7 @@ def _digest_request(scope: Scope, rules: Callable[[str], IdentityRules], body: b
     headers = sorted(
         name + value
         for name, value in scope["headers"]
-        if name in identifying or name.startswith(_GATEWAY_PREFIX) or name == _IDEMPOTENCY_KEY
+        if name in identifying or name.startswith(_GATEWAY_HEADER_PREFIX) or name == _IDEMPOTENCY_KEY
     )
     parts = (caller.project.encode(), b"%d" % caller.key, (caller.credential or "").encode(), *headers, body)
     return blake2b(b"\0".join(parts), digest_size=16).digest()
@@ -340,7 +353,7 @@ def _digest_request(scope: Scope, rules: Callable[[str], IdentityRules], body: b
 
 def without_memory(headers: RawHeaders) -> RawHeaders:
     """Returns a request's headers with memory off."""
-    return [*(each for each in headers if each[0] != _MEMORY), (_MEMORY, b"off")]
+    return [*(each for each in headers if each[0] != _MEMORY_HEADER), (_MEMORY_HEADER, b"off")]
 
 
 def _render_compaction(request: ResponsesRequest, compacted: Compacted) -> tuple[Sequence[Header], bytes]:
@@ -353,16 +366,23 @@ def _render_compaction(request: ResponsesRequest, compacted: Compacted) -> tuple
 
 
 def _with_conversation(headers: RawHeaders, conversation: str | None) -> RawHeaders:
-    """Returns a request's headers with the conversation that its body names."""
+    """Returns a request's headers with the conversation that its body names, in append mode. Raises: BadRequest."""
     if conversation is None:
         return headers
-    own_name, own_value = b"x-mnemogate-conversation", conversation.encode()
-    if any(name == own_name and value.strip() not in (b"", own_value) for name, value in headers):
+    value_in_body = conversation.encode()
+    if any(
+        name == _CONVERSATION_HEADER and value.strip() not in (b"", value_in_body) for name, value in headers
+    ):
         raise BadRequest(
             "`conversation` and `x-mnemogate-conversation` name two different conversations.",
             param="conversation",
         )
-    rest = [(name, value) for name, value in headers if name != own_name and (name, value) != (_HISTORY, b"")]
+    other_headers = [
+        (name, value)
+        for name, value in headers
+        if name != _CONVERSATION_HEADER and (name, value) != (_HISTORY_HEADER, b"")
+    ]
     # A mode that the client names stays, and is checked where headers are read.
-    history = () if any(name == _HISTORY for name, _ in rest) else ((_HISTORY, b"append"),)
-    return [*rest, (own_name, own_value), *history]
+    names_mode = any(name == _HISTORY_HEADER for name, _ in other_headers)
+    append_mode = () if names_mode else ((_HISTORY_HEADER, b"append"),)
+    return [*other_headers, (_CONVERSATION_HEADER, value_in_body), *append_mode]

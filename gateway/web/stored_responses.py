@@ -47,7 +47,7 @@ class GatewayResponses:
         bodies: BodyReader,
         send_timeout_s: float,
     ) -> None:
-        """Begins with nothing to answer. send_timeout_s: the time that a client may take to read a part of a stream."""
+        """Makes the answers. send_timeout_s: the time that a client may take to read a part of a stream."""
         self.owners = owners
         self.background = background
         self._stored = stored
@@ -100,11 +100,11 @@ class GatewayResponses:
             await self._stored.delete(location)
 
     async def _render(self, response: LocatedResponse, query: _Query) -> Json:
-        sealed = asks_for_sealed_thoughts(query)
+        shows_sealed_thoughts = asks_for_sealed_thoughts(query)
         shown: Json | None = None
         if response.location is not None:
             turn = response.location.turn
-            shown = rebuild_response(turn.name.tag, turn.reply, shows_sealed_thoughts=sealed)
+            shown = rebuild_response(turn.name.tag, turn.reply, shows_sealed_thoughts=shows_sealed_thoughts)
         elif response.run is not None:
             shown = await self.background.runs.shown(response.run)
         if shown is None:

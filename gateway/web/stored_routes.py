@@ -1,6 +1,6 @@
 """The routes of responses and conversations that are stored: by the gateway, or by an upstream.
 
-What an upstream has stored is read from it, without what memory has put into it.
+A response or conversation of an upstream's is read from there, and what memory has added to it is taken out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gateway.web.upstream_responses import UpstreamResponses
 _RANGE_HEADERS: Final = frozenset((b"range", b"if-range"))
 # By path the methods, and the name under which requests are counted. Conversations of the agents API have the same
 # path, with ids of another form or a query that names an agent.
-_STORED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+_STORED_PATHS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/responses/{rest:path}": (("GET", "POST", "DELETE"), "responses"),
     "/v1/conversations": (("POST",), "conversations"),
     "/v1/conversations/{rest:path}": (("GET", "POST", "DELETE"), "conversations"),
@@ -77,7 +77,7 @@ class StoredRoute(ForwardedRoute):
                 head = message  # it waits, since an error of the store has a status of its own
                 return
             if head is not None:
-                # It is gone upstream already where the client asks again after such an error.
+                # 404: the client asks again after an error of the store, and the response is gone upstream already.
                 if 200 <= head["status"] < 300 or head["status"] == 404:
                     await self.upstream_responses.forget_deleted(scope, id)
                 await send(head)
@@ -107,7 +107,7 @@ class StoredRoute(ForwardedRoute):
         return send_after
 
     def _find_reply_change(self, outgoing: Outgoing) -> ReplyChange | None:
-        """Returns the change of the reply to a request; None: it passes as it comes."""
+        """Returns the change of the reply to a request; None: the reply passes as it comes."""
         path = outgoing.path.partition("?")[0]
         if outgoing.method not in ("GET", "POST"):
             return None
@@ -125,23 +125,23 @@ def stored_routes(
     gateway_responses: GatewayResponses,
     upstream_responses: UpstreamResponses,
 ) -> list[Route]:
-    """Returns the routes of all that upstreams store of responses. The parameters are those of `StoredRoute`."""
+    """Returns the routes of stored responses and conversations. The parameters are the fields of `StoredRoute`."""
     return [
         Route(
             path,
             StoredRoute(
-                name,
-                forwarder,
-                bodies,
-                max_upload_bytes,
-                limits,
-                prompts,
-                gateway_responses,
-                upstream_responses,
+                name=name,
+                forwarder=forwarder,
+                bodies=bodies,
+                max_upload_bytes=max_upload_bytes,
+                limits=limits,
+                prompts=prompts,
+                gateway_responses=gateway_responses,
+                upstream_responses=upstream_responses,
             ),
             methods=list(methods),
         )
-        for path, (methods, name) in _STORED.items()
+        for path, (methods, name) in _STORED_PATHS.items()
     ]
 
 

@@ -26,7 +26,7 @@ class UploadBody:
 
     def __init__(self, scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> None:
         """Reads the announced length. Raises: BodyTooLarge, BadRequest."""
-        # The reason why `pieces` ended early. Whoever sends them upstream sees only that they did.
+        # Why `pieces` ended early. The upstream's client, which reads the pieces, reports only that they ended.
         self.error: Exception | None = None
         # The bytes that have arrived.
         self.count = 0
@@ -43,9 +43,11 @@ class UploadBody:
         self._ended = asyncio.Event()
 
     async def read_until(self, search: FieldSearch, limit_bytes: int, quota: ByteQuota) -> None:
-        """Reads until the search has found its field, is over, or has seen `limit_bytes`. quota: for what is held.
+        """Reads until the search has found its field or is over, or until `limit_bytes` are held.
 
-        Raises: BodyTooLarge, BodyTimeout, Overloaded, ClientGone; BadRequest: the field is there twice.
+        quota: counts the bytes that are held.
+
+        Raises: BodyTooLarge, BodyTimeout, Overloaded, ClientGone; BadRequest: the form has the field twice.
         """
         self._search = search
         head = bytearray()
@@ -64,7 +66,7 @@ class UploadBody:
         return None if self._span is None else self._head[slice(*self._span)].decode("utf-8", "replace")
 
     def replace_model(self, model: str) -> None:
-        """Replaces the field's value; where none was found nothing changes."""
+        """Replaces the field's value. Where the field was not found, nothing changes."""
         if self._span is None or model == self.field_value:
             return
         start, end = self._span
@@ -76,8 +78,8 @@ class UploadBody:
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yields all of the body, once. Raises: BodyTooLarge, BodyTimeout, ClientGone, BadRequest."""
         head, self._head = self._head, b""
-        for at in range(0, len(head), PIECE_BYTES):
-            yield head[at : at + PIECE_BYTES]
+        for start in range(0, len(head), PIECE_BYTES):
+            yield head[start : start + PIECE_BYTES]
 
         while not self._ended.is_set():
             if piece := await self._next_piece():
@@ -92,7 +94,7 @@ class UploadBody:
         try:
             return await self._receive_piece()
         except Exception as error:
-            # Raised inside the upstream's client, which reports an error of its own; this one names the cause.
+            # It is raised inside the upstream's client, which reports an error of its own.
             self.error = error
             self._ended.set()
             raise
@@ -111,8 +113,8 @@ class UploadBody:
             raise ClientGone
         piece: bytes = message.get("body", b"")
         self.count += len(piece)
-        # Bytes earn time at the slowest rate allowed, but never more than the timeout: who has sent quickly has not
-        # thereby bought a long pause.
+        # Bytes earn time at the slowest rate allowed, but never more than the timeout: to send quickly does not earn a
+        # long pause.
         earned_s = len(piece) / SLOWEST_BYTES_PER_S - (loop.time() - begun)
         self._time_left_s = min(self._timeout_s, self._time_left_s + earned_s)
         if self.count > self._limit:
@@ -120,7 +122,7 @@ class UploadBody:
         if self._search is not None:
             self._search.feed(piece)
             if self._search.is_ambiguous:
-                # Upstreams differ in which of two they take; the route and the upstream must mean the same one.
+                # Upstreams differ in which of two fields they take; the route and the upstream must take the same one.
                 raise BadRequest("Duplicate field in the form: `model`.", param="model")
         if not message.get("more_body", False):
             self._ended.set()

@@ -1,4 +1,4 @@
-"""Memory of responses that upstreams have stored: turns are written as clients read them, and forgotten with them."""
+"""Memory of responses that upstreams store: a turn is written when a client reads its response, and deleted with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class UpstreamResponses:
     max_messages: int
 
     async def forget_deleted(self, scope: Scope, id: str) -> None:
-        """Forgets the turn of a response that its upstream has just deleted. scope: of the request for that."""
+        """Forgets the turn of a response that its upstream has just deleted. scope: of the request that deleted it."""
         owner = self.owners.read(scope)
         deferred = self.native_chat.deferred
         with map_store_errors():

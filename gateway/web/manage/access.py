@@ -19,7 +19,7 @@ MANAGE_PREFIX: Final = "/v1/manage/"
 class Manager(Struct, frozen=True):
     """The caller of a route that manages."""
 
-    # The only project that it manages; None: all.
+    # The only project that the caller manages; None: all projects.
     project: str | None
     may_write: bool
 
@@ -28,12 +28,15 @@ class Access:
     """Admits callers to `/v1/manage/…`."""
 
     def __init__(self, guard: Guard, admin_token: str | None) -> None:
-        """Makes what admits callers. admin_token: the owner's; None: the owner has none."""
+        """Admits callers by their keys. admin_token: the token that admits the owner; None: no token does."""
         self._guard = guard
         self._token = admin_token
 
     async def admit(self, request: Request, *, writes: bool = False) -> Manager:
-        """Returns who manages. writes: something is to be changed. Raises: NotAuthenticated, NotAllowed, Overloaded."""
+        """Returns the caller of a request. writes: the request changes something.
+
+        Raises: NotAuthenticated, NotAllowed, Overloaded.
+        """
         if self._is_owner(request):
             return Manager(None, may_write=True)
         key = await self.key_of(request)

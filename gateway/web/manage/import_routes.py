@@ -24,14 +24,15 @@ from gateway.web.upload import UploadBody
 IMPORTS_PATH: Final = "/v1/manage/imports"
 # How long a request waits for an undoing, which goes on after that.
 _UNDO_WAIT_S: Final = 20.0
-_FLAGS: Final = ("learn", "preview")
-_TRUTHS: Final = {"true": True, "1": True, "": True, "false": False, "0": False}
+_FLAG_NAMES: Final = ("learn", "preview")
+# A flag without a value is set.
+_FLAG_VALUES: Final = {"true": True, "1": True, "": True, "false": False, "0": False}
 
 
 def import_routes(
     operations: ImportOperations, access: Access, bodies: BodyReader, limit_bytes: int, timeout_s: float
 ) -> list[Route]:
-    """Returns the routes of imports. limit_bytes, timeout_s: of a file."""
+    """Returns the routes of imports. limit_bytes, timeout_s: the bounds of a file that is sent."""
 
     async def begin(request: Request) -> Response:
         info_of(request.scope).route = "manage"
@@ -39,7 +40,7 @@ def import_routes(
         manager = await access.admit(request, writes=True)
         import_request = operations.read_request(_with_flags(query), visible_project=manager.project)
         body = UploadBody(request.scope, request.receive, limit_bytes, timeout_s)
-        file = await _store(body)
+        file = await _store_body(body)
         with map_store_errors():
             running = await operations.begin(file, import_request)
             if import_request.is_preview and running.task is not None:
@@ -56,19 +57,19 @@ def import_routes(
     async def undo(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
         return await operations.undo(request.path_params["id"], project=manager.project, wait_s=_UNDO_WAIT_S)
 
-    one = f"{IMPORTS_PATH}/{{id}}"
+    import_path = f"{IMPORTS_PATH}/{{id}}"
     return [
         Route(IMPORTS_PATH, begin, methods=["POST"]),
         managed_route(IMPORTS_PATH, "GET", show_all, access, bodies),
-        managed_route(one, "GET", show, access, bodies),
-        managed_route(one, "DELETE", undo, access, bodies),
+        managed_route(import_path, "GET", show, access, bodies),
+        managed_route(import_path, "DELETE", undo, access, bodies),
     ]
 
 
-async def _store(body: UploadBody) -> IO[bytes]:
+async def _store_body(body: UploadBody) -> IO[bytes]:
     """Returns a temporary file with a body, which the import closes.
 
-    Raises: GatewayError: the file cannot be written; and what `body` raises.
+    Raises: GatewayError: the file cannot be written; and what `UploadBody.pieces` raises.
     """
     try:
         file = tempfile.TemporaryFile()  # noqa: SIM115
@@ -88,11 +89,11 @@ async def _store(body: UploadBody) -> IO[bytes]:
 
 
 def _with_flags(query: dict[str, str]) -> dict[str, Any]:
-    """Returns a query with its flags as booleans; one without a value is True. Raises: BadRequest."""
-    arguments: dict[str, Any] = {name: value for name, value in query.items() if value or name in _FLAGS}
-    for name in _FLAGS:
+    """Returns a query with its flags as booleans, and without other parameters that are empty. Raises: BadRequest."""
+    arguments: dict[str, Any] = {name: value for name, value in query.items() if value or name in _FLAG_NAMES}
+    for name in _FLAG_NAMES:
         if name in query:
-            if query[name] not in _TRUTHS:
+            if query[name] not in _FLAG_VALUES:
                 raise BadRequest(f"{name} must be true or false.", param=name)
-            arguments[name] = _TRUTHS[query[name]]
+            arguments[name] = _FLAG_VALUES[query[name]]
     return arguments

@@ -29,7 +29,7 @@ def key_routes(
     async def rotate(manager: Manager, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         return await operations.rotate(number_in(request), body, project=manager.project)
 
-    async def show_own(request: Request) -> Response:
+    async def show_own_key(request: Request) -> Response:
         info_of(request.scope).route = "manage"
         key = await access.key_of(request)
         if key.opens is not None:
@@ -44,5 +44,5 @@ def key_routes(
     return [
         *record_routes(KEYS_PATH, operations, access, bodies),
         managed_route(f"{KEYS_PATH}/{{id}}/rotate", "POST", rotate, access, bodies),
-        Route(ME_PATH, show_own, methods=["GET"]),
+        Route(ME_PATH, show_own_key, methods=["GET"]),
     ]

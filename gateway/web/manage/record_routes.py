@@ -21,7 +21,6 @@ from gateway.web.query import read_query
 
 LIMITS_PATH: Final = "/v1/manage/limits"
 KEYS_PATH: Final = "/v1/manage/keys"
-# Performs an operation, given the caller, the request and its JSON body; returns the body of the reply.
 _Perform = Callable[[Manager, Request, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
@@ -39,7 +38,7 @@ class ManagesRecords(Protocol):
 
 
 def record_routes(path: str, operations: ManagesRecords, access: Access, bodies: BodyReader) -> list[Route]:
-    """Returns the routes of one kind of record. path: of the list of all."""
+    """Returns the routes of one kind of record. path: that of the list of all records."""
 
     async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
         return await operations.show_all(read_query(request.scope), project=manager.project)
@@ -56,20 +55,23 @@ def record_routes(path: str, operations: ManagesRecords, access: Access, bodies:
     async def remove(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
         return await operations.remove(number_in(request), project=manager.project)
 
-    one = f"{path}/{{id}}"
+    record_path = f"{path}/{{id}}"
     return [
         managed_route(path, "GET", show_all, access, bodies),
         managed_route(path, "POST", add, access, bodies, status=201),
-        managed_route(one, "GET", show, access, bodies),
-        managed_route(one, "PATCH", change, access, bodies),
-        managed_route(one, "DELETE", remove, access, bodies),
+        managed_route(record_path, "GET", show, access, bodies),
+        managed_route(record_path, "PATCH", change, access, bodies),
+        managed_route(record_path, "DELETE", remove, access, bodies),
     ]
 
 
 def managed_route(
     path: str, method: str, perform: _Perform, access: Access, bodies: BodyReader, *, status: int = 200
 ) -> Route:
-    """Returns a route that reads a JSON object, where it has a body, and answers with one."""
+    """Returns a route that answers with a JSON object. A request's body is one, too; without a body it counts as empty.
+
+    perform: performs the operation; it gets the caller, the request and its body, and returns the reply's body.
+    """
 
     async def answer(request: Request) -> Response:
         info_of(request.scope).route = "manage"
@@ -78,14 +80,14 @@ def managed_route(
         async with bodies.read(request.scope, request.receive) as raw:
             body = read_object(bytes(raw)) if raw else {}
         with map_store_errors():
-            answered = await perform(manager, request, body)
-        return Response(orjson.dumps(answered), status, media_type="application/json")
+            answer_body = await perform(manager, request, body)
+        return Response(orjson.dumps(answer_body), status, media_type="application/json")
 
     return Route(path, answer, methods=[method])
 
 
 def number_in(request: Request) -> int:
-    """Returns the number in a path. Raises: UnknownId: it is none."""
+    """Returns the number of a record in a path. Raises: UnknownId: the path has no number there."""
     text: str = request.path_params["id"]
     number = record_number(text)
     if number is None:

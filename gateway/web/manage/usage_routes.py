@@ -1,6 +1,7 @@
-"""`/v1/manage/usage`: the sums of usage, as JSON or as CSV, for operators. An operator of one project sees that alone.
+"""`/v1/manage/usage`: the sums of usage, as JSON or as CSV, for operators.
 
-Both formats come in pages. JSON has the next one's cursor among its fields, CSV its URL in a header.
+An operator of one project sees the sums of this project alone. Both formats come in pages: a page of JSON has the
+next page's cursor among its fields, a page of CSV has the next page's URL in a header.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from gateway.web.middleware import info_of
 from gateway.web.query import read_query
 
 USAGE_PATH: Final = f"{MANAGE_PREFIX}usage"
-_CSV: Final = "text/csv; charset=utf-8"
+_CSV_TYPE: Final = "text/csv; charset=utf-8"
 
 
 def usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
@@ -34,20 +35,20 @@ def usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
         info_of(request.scope).route = "manage"
         manager = await access.admit(request)
         query = read_query(request.scope)
-        format = query.pop("format", "json")
-        if format not in ("json", "csv"):
-            raise BadRequest(f"format must be json or csv, saw {format!r}.", param="format")
+        page_format = query.pop("format", "json")
+        if page_format not in ("json", "csv"):
+            raise BadRequest(f"format must be json or csv, saw {page_format!r}.", param="format")
         with map_store_errors():
             page = await operations.show(query, project=manager.project)
-        if format == "csv":
-            return Response(usage_csv(page), headers=_next_link(query, page["next"]), media_type=_CSV)
+        if page_format == "csv":
+            return Response(usage_csv(page), headers=_next_link(query, page["next"]), media_type=_CSV_TYPE)
         return Response(orjson.dumps(page), media_type="application/json")
 
     return [Route(USAGE_PATH, show_usage, methods=["GET"])]
 
 
 def _next_link(query: Mapping[str, str], cursor: str | None) -> dict[str, str]:
-    """Returns the header of a page of CSV that names the next one (RFC 8288); empty on the last page."""
+    """Returns the header by which a page of CSV names the next page (RFC 8288); empty on the last page."""
     if cursor is None:
         return {}
     return {"link": f'<?{urlencode({**query, "format": "csv", "after": cursor})}>; rel="next"'}

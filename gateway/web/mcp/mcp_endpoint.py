@@ -1,7 +1,7 @@
 """`/mcp`: the tools over streamable HTTP, without sessions: any gateway answers any request, in JSON.
 
-Clients of the older protocol name themselves once, at their handshake. What they say comes back with each request as
-the id of a session, which is no secret and opens nothing.
+Clients of the older protocol name themselves once, at their handshake. The gateway answers with this name as the id of
+a session, and clients send the id with each request. It is no secret and opens nothing.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from gateway.web.query import read_query
 from gateway.web.raw_headers import find_header
 
 MCP_PATH: Final = "/mcp"
-_SESSION: Final = b"mcp-session-id"
+_SESSION_HEADER: Final = b"mcp-session-id"
 # Larger than the value of any block that a person reads; no call has more.
 MAX_BYTES: Final = 4 << 20
 _MAX_SESSION_CHARS: Final = 512
-_AGENT: Final = b"x-mnemogate-agent"
+_AGENT_HEADER: Final = b"x-mnemogate-agent"
 
 
 class McpErrors:
@@ -56,7 +56,7 @@ class McpErrors:
 
 
 class McpEndpoint:
-    """The endpoint of one process. `run` has to run while it answers."""
+    """The endpoint of one process. It answers while `run` runs."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class McpEndpoint:
         rules: Callable[[str, str | None], IdentityRules],
         bodies: BodyReader,
     ) -> None:
-        """Makes an endpoint that does not run yet. rules: returns those of a project and the mode of its key."""
+        """Makes an endpoint that does not run yet. rules: returns the rules for a project and the mode of a key."""
         self._memory, self._rules, self._bodies = memory, rules, bodies
         self._manager = StreamableHTTPSessionManager(
             make_server(self._perform),
@@ -101,7 +101,7 @@ class McpEndpoint:
             identity.user,
             may_write=identity.mode is not Mode.READ,
             key=info.caller.key,
-            client=_decode_session(find_header(scope["headers"], _SESSION)),
+            client=_decode_session(find_header(scope["headers"], _SESSION_HEADER)),
         )
         await self._is_running.wait()
         async with self._bodies.read(scope, receive) as raw:
@@ -117,13 +117,13 @@ class McpEndpoint:
             await self._manager.handle_request(scope, replay, _with_session_id(body, send))
 
     def _identity_of(self, scope: Scope) -> Identity:
-        """Returns who is asked about, and how. Raises: BadRequest; NotAllowed: the key is another user's."""
+        """Returns whose memory is asked for, and in which mode. Raises: BadRequest; NotAllowed: another user's."""
         caller = info_of(scope).caller
         query = read_query(scope)
         headers = list(scope["headers"])
         refuse_misspelt(headers)
         if query.get("profile"):
-            headers.append((_AGENT, query["profile"].encode()))
+            headers.append((_AGENT_HEADER, query["profile"].encode()))
         rules = self._rules(caller.project, caller.memory)
         named = {"user": query["user"]} if query.get("user") else {}
         return identify(headers, named, rules, caller.project, time.time())
@@ -145,14 +145,14 @@ def _with_session_id(raw: bytes, send: Send) -> Send:
 
     async def answer(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] < 400:
-            message["headers"] = [*message["headers"], (_SESSION, id)]
+            message["headers"] = [*message["headers"], (_SESSION_HEADER, id)]
         await send(message)
 
     return answer
 
 
 def _read_client_name(raw: bytes) -> str:
-    """Returns the name of the client in a handshake; "": it is none that can be read."""
+    """Returns the name of the client in a handshake; "": the body is no handshake, or has no name that can be read."""
     try:
         message = orjson.loads(raw)
         if message["method"] != "initialize":

@@ -46,7 +46,7 @@ def make_server(perform: Perform) -> Server[Any]:
     )
     # Its own middleware would put what calls say on the spans of whatever exporter a host has installed.
     server.middleware.clear()
-    # What it logs may quote messages; what goes wrong in a call is logged by who performs it.
+    # The SDK's log may quote messages. A call that fails is logged where it is performed.
     logging.getLogger("mcp").setLevel(logging.CRITICAL + 1)
     return server
 

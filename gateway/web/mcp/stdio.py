@@ -27,7 +27,7 @@ AsksCommand = Callable[[dict[str, Any]], Any]
 
 
 def serve_stdio(ask: AsksCommand, owner: Mapping[str, Any]) -> None:
-    """Serves until the standard input ends. owner: of the memory, in the arguments of `mcp-call`."""
+    """Serves until the standard input ends. owner: the arguments of `mcp-call` that name the memory."""
     asyncio.run(_serve(ask, owner))
 
 

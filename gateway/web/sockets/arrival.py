@@ -16,20 +16,20 @@ class Arrival:
         self._bodies = bodies
         self._on_late = on_late
         self._loop = asyncio.get_running_loop()
-        self._count = 0
+        self._arrived_bytes = 0
         self._quota: ByteQuota | None = None
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def update(self, count: int) -> None:
-        """Notes how many bytes of the message have arrived; 0: no message is under way. Raises: Overloaded."""
-        self._count = count
-        if count > LARGE_BYTES:
+    def update(self, arrived_bytes: int) -> None:
+        """Notes how much of the message has arrived; 0: no message is under way. Raises: Overloaded."""
+        self._arrived_bytes = arrived_bytes
+        if arrived_bytes > LARGE_BYTES:
             if self._quota is None:
                 self._quota = self._bodies.quota()
                 self._deadline = self._loop.time() + self._bodies.timeout_s
                 self._check_deadline()
-            self._quota.grow(count)
+            self._quota.grow(arrived_bytes)
         elif self._quota is not None:
             self._quota.release()
             self._quota = None
@@ -37,7 +37,7 @@ class Arrival:
                 self._timer.cancel()
 
     def _check_deadline(self) -> None:
-        left_s = self._deadline + self._count / SLOWEST_BYTES_PER_S - self._loop.time()
+        left_s = self._deadline + self._arrived_bytes / SLOWEST_BYTES_PER_S - self._loop.time()
         if left_s > 0:
             self._timer = self._loop.call_later(left_s, self._check_deadline)
         else:

@@ -23,7 +23,7 @@ from gateway.web.uvicorn_protocol import SlowReaderWatch
 MAX_SHORT_FRAMES: Final = 1_000
 _USUAL_FRAME_BYTES: Final = 1024  # libraries divide large messages into frames of 4 KiB and more
 # The bytes that are parsed at a time, so that frames are counted before all that was read is parsed.
-_PARSED_BYTES: Final = 4096
+_BYTES_PARSED_AT_ONCE: Final = 4096
 
 
 class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
@@ -31,7 +31,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Both are set by the session. Before that a shutdown ends nothing: a session checks for one when it begins.
+        # The session sets both. Before that a shutdown ends nothing: a session checks for a shutdown when it begins.
         self.arrival: Arrival | None = None
         self.on_shutdown: Callable[[], object] = lambda: None
         # Seconds for which a closing handshake waits for the client. No measurement; a live client answers at once.
@@ -44,10 +44,10 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
         self.app_state = {**self.app_state, "connection": self}
 
     def data_received(self, data: bytes) -> None:
-        for start in range(0, len(data), _PARSED_BYTES):
+        for start in range(0, len(data), _BYTES_PARSED_AT_ONCE):
             if self.transport.is_closing():
                 return
-            part = data[start : start + _PARSED_BYTES]
+            part = data[start : start + _BYTES_PARSED_AT_ONCE]
             self._short_frames = max(0, self._short_frames - len(part) // _USUAL_FRAME_BYTES)
             super().data_received(part)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
@@ -93,10 +93,10 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
     async def send(self, message: Any) -> None:
         await self.writable.wait()
         if self.close_sent:
-            raise ClientDisconnected  # the session is notified next
+            raise ClientDisconnected  # the session receives `websocket.disconnect` next
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
-            self.handshake_complete = True  # else uvicorn logs that it was not answered
+            self.handshake_complete = True  # else uvicorn logs that the handshake was not answered
 
     def handle_ping(self) -> None:
         # Pongs for a client that reads nothing would fill the memory: they are taken out of the buffer and dropped.
@@ -109,7 +109,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
         super().on_task_complete(task)
         self.watch_reader()  # the connection is being closed, and waits for the client to read what was sent
 
-    # Called by the session
+    # -- what the session calls
 
     @property
     def is_full(self) -> bool:

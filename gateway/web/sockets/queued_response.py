@@ -15,7 +15,7 @@ from gateway.web.body import ByteQuota
 
 
 class ResponseConnection:
-    """The client's connection as the edge has it in the request of one response (`HttpConnection`)."""
+    """The client's connection for the request of one response. Has what the edge uses of `HttpConnection`."""
 
     has_whole_body = True
 
@@ -51,7 +51,7 @@ class QueuedResponse:
         self, create: Create, quota: ByteQuota, connection: ResponseConnection, ended_before: str | None
     ) -> None:
         self.create = create
-        # For the bytes of its request.
+        # Counts the bytes of the request.
         self.quota = quota
         self.connection = connection
         # The id of the response that had ended before this one was asked for; None: there was none.
@@ -62,7 +62,7 @@ class QueuedResponse:
         # The response as it was first sent; empty: nothing was sent.
         self.first_sent = b""
         self.sent_events = 0
-        # What was sent of its output.
+        # The part of the output that was sent.
         self.output = PartialOutput()
 
     def begin(self, response: bytes) -> None:
@@ -73,7 +73,7 @@ class QueuedResponse:
     def client_id(self) -> str | None:
         """The id by which a client names this response.
 
-        Before it begins the client has none for it: Pipecat names the one that ended before.
+        Before this response begins, the client knows no id of it: Pipecat then names the response that ended before.
         """
         return self.ended_before if self.id is None else self.id
 
@@ -84,6 +84,6 @@ class QueuedResponse:
         return cancel.response == self.client_id
 
     def cancel(self) -> None:
-        """Ends this response for its client, whatever has come of it."""
+        """Ends this response for its client, whether it waits or is under way."""
         self.is_cancelled = True
         self.connection.leave()

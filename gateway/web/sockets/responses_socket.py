@@ -1,8 +1,8 @@
 """The Responses API over a WebSocket: a connection is a sequence of requests to POST /v1/responses.
 
 The handshake passes the edge as a GET, and each `response.create` as a POST with the headers of the handshake. So keys,
-limits, errors, memory, counts and the log are those of a request, and none of it is written twice. Such a POST is
-answered by a stream, and each event of the stream is sent to the client as a message.
+limits, errors, memory, counts and the log are handled as for any request. A POST is answered by a stream, and each
+event of the stream is sent to the client as a message.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ _MAX_UNDER_WAY: Final = 32
 # Close codes (RFC 6455 7.4, and its registry at IANA).
 _POLICY_VIOLATION: Final = 1008
 _SERVICE_RESTART: Final = 1012
-# Headers of the handshake that its requests do not have: they belong to the upgrade, or to one message.
-_DROPPED: Final = frozenset(
+# Headers of the handshake that are not repeated in its requests: they belong to the upgrade, or to one message.
+_DROPPED_HEADERS: Final = frozenset(
     b"connection upgrade content-length content-type content-encoding transfer-encoding expect x-request-id".split()
 )
-_BETA: Final = b"openai-beta"
+_BETA_HEADER: Final = b"openai-beta"
 _RETRY_HEADERS: Final = frozenset((b"retry-after", b"retry-after-ms", b"x-request-id"))
 _log = logging.getLogger("mnemogate")
 
@@ -72,9 +72,9 @@ class ResponsesSockets:
     """The application's part that serves WebSockets."""
 
     def __init__(self, edge: ASGIApp, bodies: BodyReader, is_draining: Callable[[], bool]) -> None:
-        """Opens nothing.
+        """Begins without a socket.
 
-        edge: answers requests.
+        edge: the application, which answers requests.
         bodies: bounds messages as it bounds bodies.
         is_draining: returns whether the server takes no new requests.
         """
@@ -110,7 +110,7 @@ class _EndedResponse(NamedTuple):
     """The last response of a socket that has ended."""
 
     stream_id: str | None = None
-    # The id by which the client names it; None: it has none, or none has ended.
+    # The id by which the client names it; None: it has no id, or no response has ended yet.
     id: str | None = None
 
 
@@ -200,12 +200,11 @@ class _Session:
             self._start_task(self._serve(create.stream_id, queue))
 
     def _find_ended_before(self, stream_id: str | None, queue: _Queue | None) -> str | None:
-        """Returns the id of the response that has ended just before a new one; None: there is none.
+        """Returns the id of the response that has ended just before a new one of a `stream_id`.
 
-        There is none either while the response before the new one goes on. A cancelled response has ended for its
-        client.
+        None: no response came before, or the one before goes on. A cancelled response has ended for its client.
 
-        queue: the responses of this `stream_id`; None: none is under way or waits.
+        queue: the responses of this `stream_id` that are under way or wait; None: there are none.
         """
         if queue is None:
             return self._last_ended.id if self._last_ended.stream_id == stream_id else None
@@ -237,7 +236,7 @@ class _Session:
                 first.cancel()
 
     def _close_when_idle(self) -> None:
-        """Closes the connection after the responses that it has; `_serve` does where there are any."""
+        """Closes the connection once no response is under way or waits; after the last one `_serve` closes it."""
         if not self._queues:
             self._start_task(self._close())
 
@@ -355,7 +354,7 @@ class _EventSender:
             self._session.unstored.drop(response.create.previous)
             data = server_events.break_event(data) if kind == server_events.ERROR else data
         await self._session.send_event(data, self._stream_id)
-        # Not before: while the client does not read, it may cancel the response, and the event is not sent then.
+        # Noted after the sending: a client that does not read may cancel the response, and the event is not sent then.
         response.sent_events += 1
         response.output.take(kind, data)
         response.has_ended = is_end
@@ -409,12 +408,12 @@ def _request_headers(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
     """Returns the headers of a handshake that each of its requests has."""
     request_headers = []
     for name, value in headers:
-        if name == _BETA:
+        if name == _BETA_HEADER:
             # The upstream is asked over HTTP, so it must not see the beta of the socket.
             betas = [
                 beta for beta in value.split(b",") if not beta.strip().startswith(b"responses_websockets")
             ]
             value = b",".join(betas).strip()
-        if value and name not in _DROPPED and not name.startswith(b"sec-websocket-"):
+        if value and name not in _DROPPED_HEADERS and not name.startswith(b"sec-websocket-"):
             request_headers.append((name, value))
     return request_headers
