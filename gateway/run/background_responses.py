@@ -128,7 +128,7 @@ class BackgroundResponses:
     async def cancel(self, run: Run) -> None:
         """Cancels a response that has not ended. Raises: MemoryUnavailable."""
         with map_store_errors(), suppress(NotFound):
-            await self.store.runs.end(run.agent, run.id, RunState.CANCELLED, "cancelled", self.now())
+            await self.store.runs.end_run(run.agent, run.id, RunState.CANCELLED, "cancelled", self.now())
         if (log := self.maker.logs.get(run.id)) is not None:
             log.leave()
 
@@ -169,7 +169,7 @@ class BackgroundResponses:
                     # The attempt may have failed, and another one follows.
                     after = max(after, log.next_number - 1)
                 # Before its events are read: where it is over by now, all of them are stored.
-                now = await self.store.runs.load(run.agent, run.id)
+                now = await self.store.runs.load_run(run.agent, run.id)
                 async for number, event in stored_events(self.store, run, after):
                     after = number
                     yield event

@@ -65,7 +65,7 @@ class DeferredReplies:
         if found is None:
             return None
         agent, run = found
-        texts = await self.store.runs.texts(agent.id, run.id, _RESPONSE)
+        texts = await self.store.run_texts.load_texts(agent.id, run.id, _RESPONSE)
         if not texts or not texts[0].data:
             return None
         return DeferredReplyRow(agent, run, msgspec.json.decode(texts[0].data, type=DeferredReply))

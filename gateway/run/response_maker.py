@@ -149,7 +149,7 @@ class ResponseMaker:
 
     async def _make(self, job: JobContext, agent: int, number: int) -> None:
         """Makes a response. agent, number: the rows of its memory and of its run."""
-        run = await self.store.runs.load(agent, number)
+        run = await self.store.runs.load_run(agent, number)
         if run is None or run.is_over:
             self._drop(number)
             return
@@ -158,7 +158,9 @@ class ResponseMaker:
         request = None if is_given_up else await self.runs.request(run)
         shown = await self.runs.shown(run)
         if shown is None or (request is None and not is_given_up):
-            await self.store.runs.end(run.agent, run.id, RunState.FAILED, "error", self.now(), job=job.job)
+            await self.store.runs.end_run(
+                run.agent, run.id, RunState.FAILED, "error", self.now(), job=job.job
+            )
             return
         log = await self._open_log(run, job.job)
         self.logs[run.id] = log
@@ -178,7 +180,7 @@ class ResponseMaker:
                 watch.cancel()
             await log.close()
             del self.logs[run.id]
-            now = await self.store.runs.load(run.agent, run.id)
+            now = await self.store.runs.load_run(run.agent, run.id)
             if now is None or now.is_over:
                 self._drop(run.id)
 
@@ -211,7 +213,7 @@ class ResponseMaker:
         while True:
             await asyncio.sleep(_STATE_POLL_S)
             with suppress(StoreError):
-                now = await self.store.runs.load(run.agent, run.id)
+                now = await self.store.runs.load_run(run.agent, run.id)
                 if now is None or now.is_over:
                     log.leave()
                     return
@@ -220,7 +222,7 @@ class ResponseMaker:
         self, run: Run, log: ResponseLog, request: BackgroundRequest, shown: Json, *, is_begun: bool
     ) -> None:
         """Shows a response as one in progress, and makes it. is_begun: an earlier attempt has begun a turn."""
-        begun = await self.store.runs.begin(run.agent, run.id, self.now())
+        begun = await self.store.runs.begin_run(run.agent, run.id, self.now())
         if begun.is_over:
             await self._end(run, log, self.dialect.as_cancelled(shown))
             return
@@ -262,10 +264,12 @@ class ResponseMaker:
         """
 
         async def read(kind: str) -> list[tuple[int, bytes]]:
-            return [(each.seq, each.data) for each in await runs.texts(run.agent, run.id, kind)]
+            return [
+                (each.seq, each.data) for each in await store.run_texts.load_texts(run.agent, run.id, kind)
+            ]
 
-        runs = self.store.runs
-        journal = CallJournal(partial(runs.add_attempt_text, run.agent, run.id, job=job))
+        store = self.store
+        journal = CallJournal(partial(store.responses.add_text, run.agent, run.id, job=job))
         record = TurnRecord(partial(self._note_turn, run, job), journal)
         if not is_begun:
             return record

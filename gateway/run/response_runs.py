@@ -163,5 +163,5 @@ class ResponseRuns(Struct, frozen=True):
     async def _read_text(self, run: Run, kind: str) -> bytes | None:
         """Returns a text of a run; None: it is no longer stored."""
         with map_store_errors():
-            texts = await self.store.runs.texts(run.agent, run.id, kind)
+            texts = await self.store.run_texts.load_texts(run.agent, run.id, kind)
         return texts[0].data or None if texts else None

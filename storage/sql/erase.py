@@ -47,7 +47,7 @@ from storage.sql.additions import DAY_S, GoneReading, erase_additions
 from storage.sql.agents import load_agent
 from storage.sql.agents_api.blocks import hand_over_blocks
 from storage.sql.agents_api.definitions import change_definition, get_definition
-from storage.sql.agents_api.runs import erase_texts
+from storage.sql.agents_api.run_texts import erase_texts
 from storage.sql.agents_api.sleepers import empty_readings
 from storage.sql.blocks import empty_snapshots
 from storage.sql.facts import UNLEARNED

@@ -14,15 +14,12 @@ from storage.commands import ResponseEnd
 from storage.database import Connection, Database
 from storage.records import Agent, Job, Run
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
+from storage.sql.agents_api.run_texts import add_events, add_text, load_texts, replace_text
 from storage.sql.agents_api.runs import (
-    add_events,
-    add_text,
     create_run,
     end_if_open,
-    get_run,
-    load_texts,
+    load_run,
     make_run,
-    replace_text,
     require_run,
 )
 from storage.sql.epochs import load_epoch
@@ -120,7 +117,7 @@ class Responses(Group):
             await replace_text(connection, run.agent, run.id, _RESPONSE, 0, end.shown)
             if end.turn is not None:
                 await connection.run(SQL["note_turn"], (run.id, run.agent, end.turn))
-            await add_events(connection, run.agent, run.id, _EVENT, end.last_number, end.events, end.epoch)
+            await add_events(connection, run.agent, run.id, end.last_number, end.events, epoch=end.epoch)
         return await require_run(connection, run.agent, run.id)
 
     @writes
@@ -135,11 +132,24 @@ class Responses(Group):
         """
         await connection.lock(agent)
         await check_attempt(connection, job)
-        now = await get_run(connection, agent, run)
+        now = await load_run(connection, agent, run)
         if now is None or now.is_over:
             return False
         number = len(await load_texts(connection, agent, run, _TURN))
         return await add_text(connection, agent, run, _TURN, number, name)
+
+    @writes
+    async def add_text(
+        self, connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, *, job: Job
+    ) -> bool:
+        """Adds a text of an attempt at a response. Returns False as `run_texts.add_text`, or if the run has ended."""
+        await connection.lock(agent)
+        now = await load_run(connection, agent, run)
+        return (
+            now is not None
+            and not now.is_over
+            and await add_text(connection, agent, run, kind, seq, data, job=job)
+        )
 
     @reads
     async def turns(self, connection: Connection, agent: int, run: int) -> list[bytes]:

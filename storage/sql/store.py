@@ -25,6 +25,7 @@ from storage.sql.agents_api.conversations import Conversations
 from storage.sql.agents_api.definitions import Definitions
 from storage.sql.agents_api.folders import Files
 from storage.sql.agents_api.messages import Messages
+from storage.sql.agents_api.run_texts import RunTexts
 from storage.sql.agents_api.runs import Runs
 from storage.sql.agents_api.sleepers import Sleepers
 from storage.sql.audit import Audit
@@ -119,6 +120,7 @@ class Store:
         self.links = Links(database)
         self.summaries = Summaries(database)
         self.runs = Runs(database, self.jobs)
+        self.run_texts = RunTexts(database)
         self.responses = Responses(database, self.jobs)
         self.batches = Batches(database, rules, self.jobs)
         self.definitions = Definitions(database)

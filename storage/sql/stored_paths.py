@@ -42,15 +42,13 @@ from storage.records import (
 )
 from storage.sql import exchanges
 from storage.sql.agents import Agents
+from storage.sql.agents_api.run_texts import add_error_message, add_text, replace_text
 from storage.sql.agents_api.runs import (
-    add_error_message,
     add_step,
-    add_text,
     begin_run,
     create_run,
     end_run,
-    get_run,
-    replace_text,
+    load_run,
 )
 from storage.sql.agents_api.sleepers import accept_reading, advance_over
 from storage.sql.blocks import add_op, write_block
@@ -365,7 +363,7 @@ async def _end_run(connection: Connection, write: RunEnd) -> Run:
     else:
         await connection.lock(write.agent)
     if write.exchange is not None:
-        run = await get_run(connection, write.agent, write.run)
+        run = await load_run(connection, write.agent, write.run)
         if run is not None and run.state is RunState.FAILED:
             raise RunOver(_TAKEN_OVER)
         values = (
@@ -383,7 +381,14 @@ async def _end_run(connection: Connection, write: RunEnd) -> Run:
     if write.reading is not None and write.state is RunState.COMPLETED:
         await advance_over(connection, write.reading, write.at)
     return await end_run(
-        connection, write.agent, write.run, write.state, write.stop, write.at, write.error_message, write.job
+        connection,
+        write.agent,
+        write.run,
+        write.state,
+        write.stop,
+        write.at,
+        error_message=write.error_message,
+        job=write.job,
     )
 
 

@@ -21,7 +21,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from storage.sql.agents_api.run_texts import RunTexts
 from storage.sql.agents_api.runs import Runs
+from storage.sql.group import Group
 from storage.sql.stored_paths import StoredPaths
 from tests.gateway.patient import run
 
@@ -57,7 +59,7 @@ def _watched(method: Callable[..., Future[Any]], *rows: str) -> Callable[..., Fu
 
 def _awaited(method: Callable[..., Awaitable[Any]], row_of: Callable[..., str]) -> Callable[..., Any]:
     @functools.wraps(method)
-    async def awaited(self: Runs, *args: Any) -> Any:
+    async def awaited(self: Group, *args: Any) -> Any:
         is_due = _is_due(row_of(*args))
         if is_due and _side == "before":
             _die()
@@ -81,6 +83,6 @@ if __name__ == "__main__":
     if _row:
         StoredPaths.open = _watched(StoredPaths.open, "begun", "done")  # type: ignore[method-assign]
         StoredPaths.finish = _watched(StoredPaths.finish, "replied", "ended")  # type: ignore[method-assign]
-        Runs.add_text = _awaited(Runs.add_text, _row_of_text)  # type: ignore[method-assign]
-        Runs.accept = _awaited(Runs.accept, _row_of_acceptance)  # type: ignore[method-assign]
+        RunTexts.add_text = _awaited(RunTexts.add_text, _row_of_text)  # type: ignore[method-assign]
+        Runs.accept_run = _awaited(Runs.accept_run, _row_of_acceptance)  # type: ignore[method-assign]
     raise SystemExit(run())

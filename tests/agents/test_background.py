@@ -550,7 +550,7 @@ def test_a_run_without_a_job_that_no_process_has_open_is_cancelled(world: LettaW
         memory = (await store.defined_agents.get("default", uid_of("agent", agent.id) or "")).agent
         draft = StoredRun(0, new_uid(), memory.id, 0, RunState.CREATED, world.world.clock(), background=True)
         return (
-            await store.runs.accept(RunAccept(draft, b"{}", DEFAULT_CONVERSATION, new_uid(), kind=""))
+            await store.runs.accept_run(RunAccept(draft, b"{}", DEFAULT_CONVERSATION, new_uid(), kind=""))
         ).uid
 
     run = id_of("run", world.world.gateway.call(leave_run()))
@@ -744,12 +744,12 @@ def test_events_that_a_dead_process_has_left_without_an_end_are_read_once(
 
     async def lose_the_end() -> None:
         store = world.world.store
-        (entry,) = await store.runs.list("default", RunFilter(), Page())
+        (entry,) = await store.runs.list_runs("default", RunFilter(), Page())
         run, loaded = entry.run, await store.agents.load(entry.run.agent)
         assert loaded is not None
         logged = [event async for _, event in stored_events(store, run, 0)][:3]
         await store.responses.drop_events(run.agent, run.id)
-        await store.runs.log(run.agent, run.id, "event", 3, b"".join(logged), loaded.epoch)
+        await store.run_texts.add_events(run.agent, run.id, 3, b"".join(logged), epoch=loaded.epoch)
 
     world.world.gateway.call(lose_the_end())
     events = stream(world, run_id)
@@ -830,7 +830,7 @@ def test_the_job_of_a_run_that_has_ended_takes_nobodys_place(world: LettaWorld) 
 
     async def leave_the_job() -> None:
         store = world.world.store
-        (entry,) = await store.runs.list("default", RunFilter(states=[RunState.COMPLETED]), Page())
+        (entry,) = await store.runs.list_runs("default", RunFilter(states=[RunState.COMPLETED]), Page())
         payload = orjson.dumps({"run": entry.run.id})
         await store.jobs.enqueue("run", entry.run.agent, entry.run.uid, payload)
 

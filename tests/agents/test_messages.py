@@ -313,7 +313,7 @@ async def test_a_deleted_message_is_nowhere_in_the_file(
     await talk(ann, "a", ("zqonex", "zqreplyx"), ("two", "Two."))
     run = await put_run(store, Run(0, "r1", ann.agent.id, 1, RunState.RUNNING, 1.0))
     for kind in ("request", "call", "result", "event"):
-        await store.runs.add_text(ann.agent.id, run.id, kind, 0, f"zq{kind}x".encode())
+        await store.run_texts.add_text(ann.agent.id, run.id, kind, 0, f"zq{kind}x".encode())
     await messages.delete(ann.agent, at(1))
     data = bytes_in(tmp_path)
     # Of a run under way stays what was asked for, and that a call was made.
@@ -323,7 +323,7 @@ async def test_a_deleted_message_is_nowhere_in_the_file(
         if f"zq{word}x".encode() in data
     ]
     assert left == ["reply", "request"]
-    assert [t.data for t in await store.runs.texts(ann.agent.id, run.id, "call")] == [b"{}"]
+    assert [t.data for t in await store.run_texts.load_texts(ann.agent.id, run.id, "call")] == [b"{}"]
 
 
 @pytest.mark.sqlite

@@ -189,7 +189,7 @@ def test_a_run_that_begins_with_an_answer_is_cancelled(life: Life) -> None:
     arrived.wait_sync()
 
     async def cancel() -> object:
-        found = await life.world.store.runs.newest(1, 1)
+        found = await life.world.store.runs.find_newest_run(1, 1)
         assert found is not None
         return await life.agents.cancel(found)
 
@@ -205,7 +205,7 @@ def test_an_answer_whose_run_is_cancelled_as_it_begins_goes_with_the_next_messag
     ask(life, Call("get_weather", {}, "w1"))
 
     async def cancelled(_: object) -> bool:
-        found = await life.world.store.runs.newest(1, 1)
+        found = await life.world.store.runs.find_newest_run(1, 1)
         assert found is not None
         return not await life.agents.cancel(found)
 
@@ -223,9 +223,9 @@ def test_an_answer_is_known_whatever_the_run_has_called_before(life: Life) -> No
     ask(life, Call("get_weather", {}, "w1"), Call("get_weather", {"city": "Rome"}, "w2"))
 
     async def call_much() -> None:
-        (step,) = (await life.world.store.runs.waiting_of([1], "default")).values()
+        (step,) = (await life.world.store.runs.load_waiting_steps([1], "default")).values()
         for n in range(1000):
-            await life.world.store.runs.add_text(1, step.run, "result", 1000 + n, b'{"content": "done"}')
+            await life.world.store.run_texts.add_text(1, step.run, "result", 1000 + n, b'{"content": "done"}')
 
     life.world.gateway.call(call_much())
     assert answer(life, w2="rainy").run.stop == "requires_approval"

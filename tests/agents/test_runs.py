@@ -218,7 +218,7 @@ def test_a_run_is_cancelled_by_somebody_else(life: Life) -> None:
     arrived.wait_sync()
 
     async def cancel() -> object:
-        found = await life.world.store.runs.newest(1, 1)
+        found = await life.world.store.runs.find_newest_run(1, 1)
         assert found is not None
         return await life.agents.cancel(found)
 
@@ -615,7 +615,7 @@ def test_a_cancelled_run_keeps_what_its_tools_did(life: Life, monkeypatch: pytes
     began.wait_sync()
 
     async def cancel() -> object:
-        found = await life.world.store.runs.newest(1, 1)
+        found = await life.world.store.runs.find_newest_run(1, 1)
         assert found is not None
         return await life.agents.cancel(found)
 
@@ -688,7 +688,7 @@ def test_a_run_is_cancelled_while_its_client_reads_nothing(life: Life) -> None:
     blocked.wait_sync()
 
     async def cancel() -> Run:
-        found = await life.world.store.runs.newest(1, 1)
+        found = await life.world.store.runs.find_newest_run(1, 1)
         assert found is not None
         return await life.agents.cancel(found)
 

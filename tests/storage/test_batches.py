@@ -47,7 +47,7 @@ async def test_the_counts_add_up(store: Store) -> None:
     ends = [(RunState.COMPLETED, "end_turn"), (RunState.FAILED, "error"), (RunState.FAILED, "expired")]
     for run, (state, stop) in zip(runs, ends, strict=False):
         assert run is not None
-        await store.runs.end(run.agent, run.id, state, stop, 11.0)
+        await store.runs.end_run(run.agent, run.id, state, stop, 11.0)
     assert runs[3] is not None
     await start_run(store, runs[3].agent, runs[3].id, 11.0)
     counts = await store.batches.counts(batch.id)

@@ -902,10 +902,10 @@ async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speake
     await forget_old()
 
     run = await put_run(store, Run(0, "r1", agent.id, 0, RunState.RUNNING, before - DAY))
-    await store.runs.add_text(agent.id, run.id, "response", 0, b"zqresponsex")
+    await store.run_texts.add_text(agent.id, run.id, "response", 0, b"zqresponsex")
     assert await store.responses.note_turn(agent.id, run.id, b"the name of its turn")
     assert await store.forgetting.find_older("default", before) == []
-    await store.runs.end(agent.id, run.id, RunState.FAILED, "error", before - 1)
+    await store.runs.end_run(agent.id, run.id, RunState.FAILED, "error", before - 1)
     await forget_old()
     assert left(holds, f"fact{before - DAY:.0f}", "file", "response", "newu") == ["newu"]
 
@@ -923,7 +923,7 @@ async def test_what_is_too_old_waits_a_day_for_a_run_to_end(store: Store, alice:
     retention = Retention(store, {"default": 30}, lambda: clock.now)
     clock.now += 30.5 * DAY
     assert await retention.step() == 0
-    await store.runs.end(alice.agent.id, ended.id, RunState.COMPLETED, "end_turn", clock.now)
+    await store.runs.end_run(alice.agent.id, ended.id, RunState.COMPLETED, "end_turn", clock.now)
     assert await retention.step() == 1
     assert [e.state for e in await alice.rows()] == [State.FORGOTTEN]
     clock.now += 0.6 * DAY
@@ -999,7 +999,7 @@ async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, h
     await store.database.write(lambda c: put_definition(c, draft, at=3.0))
     run = await put_run(store, Run(0, "r1", agent.id, e.conversation, RunState.RUNNING, 1.0, otid=b"zqotidx"))
     for kind_of_text in ("request", "call", "result", "event"):
-        await store.runs.add_text(agent.id, run.id, kind_of_text, 0, f"zq{kind_of_text}x".encode())
+        await store.run_texts.add_text(agent.id, run.id, kind_of_text, 0, f"zq{kind_of_text}x".encode())
     step = RunStep(e.id, agent.id, run.id, 1, 1.0, waiting={"zqcallidx": "client"})
     await put_step(store, step)
     file = "INSERT INTO files (uid, memory, state, bytes, created, type, name) VALUES ('f', ?, '', 1, 1, '', 'zqfilex')"
@@ -1117,9 +1117,9 @@ async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, 
     step = RunStep(e.id, alice.agent.id, run.id, 1, 1.0, stop="requires_approval", waiting={"c": "approval"})
     await put_step(store, step)
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq]))
-    assert await store.runs.find_waiting_step(alice.agent.id, e.conversation) is not None, "the reply stands"
+    assert await store.runs.load_waiting_step(alice.agent.id, e.conversation) is not None, "the reply stands"
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))
-    assert await store.runs.find_waiting_step(alice.agent.id, e.conversation) is None
+    assert await store.runs.load_waiting_step(alice.agent.id, e.conversation) is None
 
 
 async def test_what_a_tool_answers_when_the_memory_is_gone_is_not_stored(
@@ -1128,10 +1128,10 @@ async def test_what_a_tool_answers_when_the_memory_is_gone_is_not_stored(
     await talk(alice, ["one"], "c1")
     (e,) = await alice.rows()
     run = await put_run(store, Run(0, "r1", alice.agent.id, e.conversation, RunState.RUNNING, 1.0))
-    assert await store.runs.add_text(alice.agent.id, run.id, "call", 1, b"zqcallx")
-    assert not await store.runs.add_text(alice.agent.id, run.id, "call", 1, b"zqagainx")
+    assert await store.run_texts.add_text(alice.agent.id, run.id, "call", 1, b"zqcallx")
+    assert not await store.run_texts.add_text(alice.agent.id, run.id, "call", 1, b"zqagainx")
     await forget(store, alice.agent, ForgetTarget(is_all=True))
-    assert not await store.runs.add_text(alice.agent.id, run.id, "result", 2, b"zqanswerx")
+    assert not await store.run_texts.add_text(alice.agent.id, run.id, "result", 2, b"zqanswerx")
     assert left(holds, "call", "again", "answer") == []
 
 

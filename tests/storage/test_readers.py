@@ -60,7 +60,7 @@ async def test_a_question_that_a_dead_process_left_open_is_read(writer: Writer) 
     """The next send ends its exchange, which has its number already: the cursor would have passed it."""
     opened = await writer.begin(user("Are you there?"))
     assert opened.run is not None
-    await writer.store.runs.end(opened.agent.id, opened.run.id, RunState.FAILED, "error", 101.0)
+    await writer.store.runs.end_run(opened.agent.id, opened.run.id, RunState.FAILED, "error", 101.0)
     assert texts(await unread(writer)) == ["Are you there?"]
 
 

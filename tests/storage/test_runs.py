@@ -13,7 +13,8 @@ from storage.errors import NotFound, WriteConflict
 from storage.listing import Page, RunFilter
 from storage.records import Agent, Run, RunState, RunStep, Scope, TokenCounts
 from storage.sql.agents import create_agent
-from storage.sql.agents_api.runs import add_step, replace_text
+from storage.sql.agents_api.run_texts import replace_text
+from storage.sql.agents_api.runs import add_step
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import Holds
@@ -56,8 +57,8 @@ async def test_a_run_is_created_begun_and_ended_once(store: Store, draft: Run) -
     assert (begun.state, begun.begun, begun.is_over) == (RunState.RUNNING, 6.0, False)
     assert (await start_run(store, run.agent, run.id, 9.0)).begun == 6.0
     ends = [
-        store.runs.end(run.agent, run.id, RunState.CANCELLED, "cancelled", 7.0),
-        store.runs.end(run.agent, run.id, RunState.FAILED, "error", 8.0),
+        store.runs.end_run(run.agent, run.id, RunState.CANCELLED, "cancelled", 7.0),
+        store.runs.end_run(run.agent, run.id, RunState.FAILED, "error", 8.0),
     ]
     first, second = await asyncio.gather(*ends)
     # Over PostgreSQL they are two transactions, and either may come first.
@@ -77,11 +78,11 @@ async def test_the_same_send_is_one_run_until_another_takes_its_place(store: Sto
     assert await put_run(store, replace(draft, uid="r2")) == run
     # One that goes on cannot be replaced.
     assert (await put_run(store, replace(draft, uid="r3"), replaces=run.id)).id == run.id
-    await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 8.0)
+    await store.runs.end_run(run.agent, run.id, RunState.FAILED, "error", 8.0)
     again = await put_run(store, replace(draft, uid="r4"), replaces=run.id)
     assert (again.uid, again.otid) == ("r4", b"otid")
     assert (await store.runs.get("default", "r1")).run.otid is None
-    assert await store.runs.newest(run.agent, 1) == again
+    assert await store.runs.find_newest_run(run.agent, 1) == again
     # Sends without an id of their own are never the same.
     assert len({(await put_run(store, replace(draft, uid=u, otid=None))).id for u in "ab"}) == 2
 
@@ -95,7 +96,7 @@ async def test_a_response_of_which_an_upstream_gave_the_id_before_is_refused(
         await store.responses.note(response, b"second", 0)
     found = await store.responses.find("default", "r1")
     assert found is not None
-    (text,) = await store.runs.texts(draft.agent, found[1].id, "response")
+    (text,) = await store.run_texts.load_texts(draft.agent, found[1].id, "response")
     assert text.data == b"first"
 
 
@@ -123,32 +124,32 @@ async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
         "requires_approval",
         7.0,
     )
-    steps = await store.runs.steps(entry.run)
+    steps = await store.runs.load_steps(entry.run)
     assert [(s.step.exchange, s.step.number, s.step.waiting) for s in steps] == [
         (first, 1, {}),
         (second, 2, CALLS),
         (late, 3, {}),
     ]
     assert {(s.run_uid, s.agent_uid) for s in steps} == {("r1", alice.agent.uid)}
-    found = await store.runs.step("default", alice.agent.uid, steps[1].seq)
+    found = await store.runs.get_step("default", alice.agent.uid, steps[1].seq)
     assert found == steps[1]
-    await store.runs.judge(found.step, "positive")
+    await store.runs.rate_step(found.step, "positive")
     (judged,) = await store.runs.list_steps("default", Page(), feedback="positive")
     assert judged.step == replace(found.step, feedback="positive")
 
 
 async def test_calls_wait_while_their_step_is_the_last(store: Store, alice: Speaker, draft: Run) -> None:
     run = await put_run(store, draft)
-    assert await store.runs.find_waiting_step(run.agent, 1) is None
+    assert await store.runs.load_waiting_step(run.agent, 1) is None
     (last,) = [e.id for e in await alice.rows()]
     await put_step(store, RunStep(last, run.agent, run.id, 1, 5.0, stop="requires_approval", waiting=CALLS))
-    assert await store.runs.find_waiting_step(run.agent, 1) is None, "a tree of the client's"
+    assert await store.runs.load_waiting_step(run.agent, 1) is None, "a tree of the client's"
     await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (last,))
-    waiting = await store.runs.find_waiting_step(run.agent, 1)
+    waiting = await store.runs.load_waiting_step(run.agent, 1)
     assert waiting is not None
     assert (waiting.exchange, waiting.waiting) == (last, CALLS)
     await alice.say([user("one"), assistant("First."), user("two")], assistant("Second."), "c1")
-    assert await store.runs.find_waiting_step(run.agent, 1) is None, "the conversation went on"
+    assert await store.runs.load_waiting_step(run.agent, 1) is None, "the conversation went on"
 
 
 async def test_texts_are_stored_once_read_in_order_and_replaced(
@@ -156,20 +157,23 @@ async def test_texts_are_stored_once_read_in_order_and_replaced(
 ) -> None:
     run = await put_run(store, draft)
     of = (run.agent, run.id)
-    assert await store.runs.add_text(*of, "request", 0, b'{"messages": "zqrequestx"}')
+    assert await store.run_texts.add_text(*of, "request", 0, b'{"messages": "zqrequestx"}')
     for seq in (2, 0, 1):
-        assert await store.runs.add_text(*of, "event", seq, f"zqevent{seq}x".encode())
-    assert not await store.runs.add_text(*of, "event", 1, b"another")
-    assert [t.data for t in await store.runs.texts(*of, "event", after=0)] == [b"zqevent1x", b"zqevent2x"]
-    assert [t.seq for t in await store.runs.texts(*of, "event", limit=2)] == [0, 1]
-    assert await store.runs.texts(run.agent + 1, run.id, "event") == ()
+        assert await store.run_texts.add_text(*of, "event", seq, f"zqevent{seq}x".encode())
+    assert not await store.run_texts.add_text(*of, "event", 1, b"another")
+    assert [t.data for t in await store.run_texts.load_texts(*of, "event", after=0)] == [
+        b"zqevent1x",
+        b"zqevent2x",
+    ]
+    assert [t.seq for t in await store.run_texts.load_texts(*of, "event", limit=2)] == [0, 1]
+    assert await store.run_texts.load_texts(run.agent + 1, run.id, "event") == ()
 
     async def shorten(connection: Connection) -> None:
         await connection.lock(run.agent)
         await replace_text(connection, *of, "request", 0, b"{}")
 
     await store.database.write(shorten)
-    assert [t.data for t in await store.runs.texts(*of, "request")] == [b"{}"]
+    assert [t.data for t in await store.run_texts.load_texts(*of, "request")] == [b"{}"]
     await store.database.sweep(1000)
     assert not holds(b"zqrequestx")
 
@@ -191,15 +195,15 @@ async def test_lists_by_page_and_filter_stay_within_the_project(
     for agent, conversation, uid in ((bob.id, 77, "b"), (other.id, 78, "o")):
         await put_run(store, replace(draft, agent=agent, conversation=conversation, uid=uid, otid=None))
     last = (await store.runs.get("default", "a5")).run
-    await store.runs.end(last.agent, last.id, RunState.COMPLETED, "end_turn", 9.0)
+    await store.runs.end_run(last.agent, last.id, RunState.COMPLETED, "end_turn", 9.0)
 
     async def listed(page: Page | None = None, **wanted: object) -> str:
-        found = await store.runs.list("default", RunFilter(**wanted), page or Page())  # type: ignore[arg-type]
+        found = await store.runs.list_runs("default", RunFilter(**wanted), page or Page())  # type: ignore[arg-type]
         return " ".join(entry.run.uid for entry in found)
 
     assert await listed() == "b a5 a4 a3 a2 a1 a0"
     assert await listed(Page(newest_first=False)) == "a0 a1 a2 a3 a4 a5 b"
-    ids = {e.run.uid: e.run.id for e in await store.runs.list("default", RunFilter(), Page())}
+    ids = {e.run.uid: e.run.id for e in await store.runs.list_runs("default", RunFilter(), Page())}
     assert await listed(Page(after=ids["a5"], limit=2)) == "a4 a3"
     assert await listed(Page(before=ids["a4"])) == "b a5"
     assert await listed(Page(after=ids["a1"], before=ids["a4"], newest_first=False)) == "a2 a3"
@@ -207,7 +211,7 @@ async def test_lists_by_page_and_filter_stay_within_the_project(
     assert await listed(agent=other.id) == "", "another project's agent"
     assert await listed(states=(RunState.COMPLETED,)) == await listed(stop="end_turn") == "a5"
     assert await listed(conversation=77) == "b"
-    (entry,) = await store.runs.list("default", RunFilter(agent=bob.id), Page())
+    (entry,) = await store.runs.list_runs("default", RunFilter(agent=bob.id), Page())
     assert (entry.agent_uid, entry.conversation_uid, entry.key) == (bob.uid, "conv 77", "default")
     with pytest.raises(NotFound):
         await store.runs.get("default", "o")
@@ -232,11 +236,13 @@ async def test_live_runs_are_distinguished_from_background_ones_and_those_that_h
     for state in (RunState.CREATED, RunState.RUNNING):
         await put_run(store, replace(draft, uid=state, otid=None, background=True, state=state))
     done = await put_run(store, replace(draft, uid="done", otid=None))
-    await store.runs.end(done.agent, done.id, RunState.COMPLETED, "end_turn", 6.0)
-    assert [each.run.uid for each in await store.runs.live()] == ["live"]
-    await store.runs.end(live.agent, live.id, RunState.FAILED, "error", 9.0)
-    assert await store.runs.live() == []
-    found = {e.run.uid: e.run for e in await store.runs.list("default", RunFilter(agent=live.agent), Page())}
+    await store.runs.end_run(done.agent, done.id, RunState.COMPLETED, "end_turn", 6.0)
+    assert [each.run.uid for each in await store.runs.list_live()] == ["live"]
+    await store.runs.end_run(live.agent, live.id, RunState.FAILED, "error", 9.0)
+    assert await store.runs.list_live() == []
+    found = {
+        e.run.uid: e.run for e in await store.runs.list_runs("default", RunFilter(agent=live.agent), Page())
+    }
     assert {uid: run.state for uid, run in found.items()} == {
         "live": "failed",
         "created": "created",
@@ -250,7 +256,7 @@ async def test_a_run_is_accepted_with_its_request_and_its_job(store: Store, draf
     woken: list[int] = []
     store.jobs.watch(lambda: woken.append(1))
     wanted = RunAccept(replace(draft, background=True), b'{"messages":[]}')
-    run = await store.runs.accept(wanted)
+    run = await store.runs.accept_run(wanted)
     assert woken
     (job,) = await store.jobs.list()
     assert (job.kind, job.agent, job.key, job.payload) == (
@@ -259,27 +265,29 @@ async def test_a_run_is_accepted_with_its_request_and_its_job(store: Store, draf
         run.uid,
         b'{"run":%d}' % run.id,
     )
-    assert [text.data for text in await store.runs.texts(run.agent, run.id, "request")] == [wanted.request]
+    assert [text.data for text in await store.run_texts.load_texts(run.agent, run.id, "request")] == [
+        wanted.request
+    ]
     # The same send again is the same run, and no second job.
-    assert await store.runs.accept(replace(wanted, run=replace(draft, uid="r2"))) == run
+    assert await store.runs.accept_run(replace(wanted, run=replace(draft, uid="r2"))) == run
     assert len(await store.jobs.list()) == 1
-    ((entry, has_job),) = await store.runs.open_background()
+    ((entry, has_job),) = await store.runs.list_open_background()
     assert (entry.run.id, has_job) == (run.id, True)
     await store.jobs.cancel(job.id)
-    assert [has for _, has in await store.runs.open_background()] == [False]
-    await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 8.0)
-    assert await store.runs.open_background() == []
+    assert [has for _, has in await store.runs.list_open_background()] == [False]
+    await store.runs.end_run(run.agent, run.id, RunState.FAILED, "error", 8.0)
+    assert await store.runs.list_open_background() == []
 
 
 async def test_a_run_is_accepted_into_a_conversation_that_begins_with_it(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
     wanted = RunAccept(replace(draft, conversation=0), b"{}", key="default", uid="d" * 32)
-    run = await store.runs.accept(wanted)
+    run = await store.runs.accept_run(wanted)
     found = await store.stored_paths.conversation(alice.agent, "default")
     assert found is not None
     assert (found.id, found.uid, found.last_exchange) == (run.conversation, "d" * 32, -1)
-    other = await store.runs.accept(
+    other = await store.runs.accept_run(
         replace(wanted, run=replace(wanted.run, uid="r2", otid=None), uid="e" * 32)
     )
     assert other.conversation == run.conversation
@@ -290,15 +298,15 @@ async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
 ) -> None:
     run = await put_run(store, draft)
     for kind in ("request", "event", "call", "result"):
-        await store.runs.add_text(run.agent, run.id, kind, 1, f"the {kind} of it".encode())
-    assert await store.runs.drop_texts(100.0, 10) == 0
-    await store.runs.end(run.agent, run.id, RunState.COMPLETED, "end_turn", 8.0)
-    assert await store.runs.texts_since() == 8.0
-    assert await store.runs.drop_texts(8.0, 10) == 0
-    assert await store.runs.drop_texts(9.0, 10) == 1
+        await store.run_texts.add_text(run.agent, run.id, kind, 1, f"the {kind} of it".encode())
+    assert await store.run_texts.drop_texts(100.0, 10) == 0
+    await store.runs.end_run(run.agent, run.id, RunState.COMPLETED, "end_turn", 8.0)
+    assert await store.run_texts.find_first_end() == 8.0
+    assert await store.run_texts.drop_texts(8.0, 10) == 0
+    assert await store.run_texts.drop_texts(9.0, 10) == 1
     for kind in ("request", "event", "call", "result"):
-        assert await store.runs.texts(run.agent, run.id, kind) == ()
-    assert await store.runs.texts_since() is None
+        assert await store.run_texts.load_texts(run.agent, run.id, kind) == ()
+    assert await store.run_texts.find_first_end() is None
     assert await keeps_emptied_rows(store) is not store.database.is_shared
 
 
@@ -312,23 +320,23 @@ async def test_records_of_calls_are_retained_as_long_as_their_conversation_ends_
     exchange, later = await said(alice, 2)
     step = RunStep(exchange, run.agent, run.id, 1, 5.0, 6.0, TokenCounts(), stop, waiting=waiting)
     await put_step(store, step)
-    await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 6.0)
+    await store.runs.end_run(run.agent, run.id, RunState.FAILED, "error", 6.0)
     for kind in ("event", "call", "result"):
-        await store.runs.add_text(run.agent, run.id, kind, 1, kind.encode())
+        await store.run_texts.add_text(run.agent, run.id, kind, 1, kind.encode())
     # A call that an answer allows is noted here before it is made, however late the answer comes.
     await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (exchange,))
-    assert await store.runs.drop_texts(9.0, 10) == 1
+    assert await store.run_texts.drop_texts(9.0, 10) == 1
     for kind in ("call", "result"):
-        assert [x.data for x in await store.runs.texts(run.agent, run.id, kind)] == [kind.encode()]
-    assert await store.runs.texts(run.agent, run.id, "event") == ()
-    assert await store.runs.last_step(run.agent, run.id) == step
-    assert (await store.runs.drop_texts(9.0, 10), await store.runs.texts_since()) == (0, None)
+        assert [x.data for x in await store.run_texts.load_texts(run.agent, run.id, kind)] == [kind.encode()]
+    assert await store.run_texts.load_texts(run.agent, run.id, "event") == ()
+    assert await store.runs.load_last_step(run.agent, run.id) == step
+    assert (await store.run_texts.drop_texts(9.0, 10), await store.run_texts.find_first_end()) == (0, None)
     # The results lie in the next exchange then.
     await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (later,))
-    assert await store.runs.texts_since() == 6.0
-    assert await store.runs.drop_texts(9.0, 10) == 1
+    assert await store.run_texts.find_first_end() == 6.0
+    assert await store.run_texts.drop_texts(9.0, 10) == 1
     for kind in ("call", "result"):
-        assert await store.runs.texts(run.agent, run.id, kind) == ()
+        assert await store.run_texts.load_texts(run.agent, run.id, kind) == ()
 
 
 async def test_the_names_of_the_turns_of_a_response_stay_as_long_as_its_run(
@@ -338,8 +346,8 @@ async def test_the_names_of_the_turns_of_a_response_stay_as_long_as_its_run(
     assert await store.responses.note_turn(run.agent, run.id, b"first")
     assert await store.responses.note_turn(run.agent, run.id, b"second")
     await store.forgetting.forget(run.agent, ForgetTarget(messages=[0]))
-    await store.runs.end(run.agent, run.id, RunState.COMPLETED, "completed", 8.0)
-    await store.runs.drop_texts(100.0, 10)
+    await store.runs.end_run(run.agent, run.id, RunState.COMPLETED, "completed", 8.0)
+    await store.run_texts.drop_texts(100.0, 10)
     assert not await store.responses.note_turn(run.agent, run.id, b"third")
     assert await store.responses.turns(run.agent, run.id) == [b"first", b"second"]
     await store.responses.remove(run.agent, run.id)
@@ -352,8 +360,8 @@ async def test_what_is_written_late_of_a_run_that_was_deleted_is_not_stored(
 ) -> None:
     run = await put_run(store, draft)
     await store.responses.remove(run.agent, run.id)
-    assert not await store.runs.log(run.agent, run.id, "event", 1, b"words", alice.agent.epoch)
-    assert await store.runs.texts(run.agent, run.id, "event") == ()
+    assert not await store.run_texts.add_events(run.agent, run.id, 1, b"words", epoch=alice.agent.epoch)
+    assert await store.run_texts.load_texts(run.agent, run.id, "event") == ()
 
 
 async def test_events_that_may_quote_what_is_forgotten_are_not_stored(
@@ -361,14 +369,14 @@ async def test_events_that_may_quote_what_is_forgotten_are_not_stored(
 ) -> None:
     run = await put_run(store, draft)
     epoch = alice.agent.epoch
-    assert await store.runs.log(run.agent, run.id, "event", 1, b"first", epoch)
+    assert await store.run_texts.add_events(run.agent, run.id, 1, b"first", epoch=epoch)
     begun = await store.forgetting.begin(run.agent, ForgetTarget(messages=[0]))
     await store.forgetting.run(begun)
-    assert not await store.runs.log(run.agent, run.id, "event", 2, b"second", epoch)
-    assert await store.runs.texts(run.agent, run.id, "event") == ()
+    assert not await store.run_texts.add_events(run.agent, run.id, 2, b"second", epoch=epoch)
+    assert await store.run_texts.load_texts(run.agent, run.id, "event") == ()
     now = await store.agents.load(run.agent)
     assert now is not None
-    assert await store.runs.log(run.agent, run.id, "event", 2, b"second", now.epoch)
+    assert await store.run_texts.add_events(run.agent, run.id, 2, b"second", epoch=now.epoch)
 
 
 async def test_why_a_run_failed_stays_until_something_is_forgotten(
@@ -376,14 +384,16 @@ async def test_why_a_run_failed_stays_until_something_is_forgotten(
 ) -> None:
     run = await put_run(store, draft)
     other = await put_run(store, replace(draft, uid="r2", otid=None))
-    await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 8.0, "zqerrorx" + "…" * 5000)
+    await store.runs.end_run(
+        run.agent, run.id, RunState.FAILED, "error", 8.0, error_message="zqerrorx" + "…" * 5000
+    )
     # Who comes second says nothing of it.
-    await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 9.0, "another")
-    await store.runs.drop_texts(100.0, 10)
-    assert await store.runs.error_messages([run.id, other.id]) == {run.id: "zqerrorx" + "…" * 3992}
+    await store.runs.end_run(run.agent, run.id, RunState.FAILED, "error", 9.0, error_message="another")
+    await store.run_texts.drop_texts(100.0, 10)
+    assert await store.run_texts.load_error_messages([run.id, other.id]) == {run.id: "zqerrorx" + "…" * 3992}
     begun = await store.forgetting.begin(run.agent, ForgetTarget(messages=[0]))
     await store.forgetting.run(begun)
-    assert await store.runs.error_messages([run.id]) == {}
+    assert await store.run_texts.load_error_messages([run.id]) == {}
     assert await keeps_emptied_rows(store) is not store.database.is_shared
     await store.database.sweep(1000)
     assert not holds(b"zqerrorx")

@@ -269,7 +269,7 @@ async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
     assert own.path[1].parent == own.path[0].id
     assert own.path[1].offset == end_offset(own.path[0])
     assert [(x.seq, x.gapless_from) for x in own.path] == [(1, 1), (3, 1)]
-    run = await writer.store.runs.newest(writer.agent.id, own.path[0].conversation)
+    run = await writer.store.runs.find_newest_run(writer.agent.id, own.path[0].conversation)
     assert run is not None
     assert (run.state, run.stop, run.steps) == (RunState.COMPLETED, "end_turn", 2)
     assert run.counts == TokenCounts(14, 6)
@@ -280,7 +280,7 @@ async def test_the_message_is_there_before_the_reply(writer: Writer) -> None:
     own = await writer.read()
     assert own.path[-1].state is State.OPEN
     assert b"Are you there?" in (own.path[-1].input or b"")
-    run = await writer.store.runs.newest(writer.agent.id, own.path[0].conversation)
+    run = await writer.store.runs.find_newest_run(writer.agent.id, own.path[0].conversation)
     assert run is not None
     assert run.state is RunState.RUNNING
 
@@ -314,7 +314,7 @@ async def test_a_step_that_another_process_has_ended_is_not_written_over(writer:
     assert [x.reply is None for x in path] == [True, False]
     assert b"Yes." in (path[-1].shown_reply or b"")
     assert writer.opened.run is not None
-    assert await writer.store.runs.last_step(writer.agent.id, writer.opened.run.id) is None
+    assert await writer.store.runs.load_last_step(writer.agent.id, writer.opened.run.id) is None
 
 
 async def test_a_step_that_has_ended_is_not_taken_for_one_that_was_left_open(writer: Writer) -> None:
@@ -336,7 +336,7 @@ async def test_what_comes_after_the_end_of_a_run_is_stored_only_if_it_was_cancel
     """Another process fails a run when the one that performs it has lost its lease."""
     run = (await writer.begin(user("Are you there?"))).run
     assert run is not None
-    await writer.store.runs.end(run.agent, run.id, state, "error", 101.0)
+    await writer.store.runs.end_run(run.agent, run.id, state, "error", 101.0)
     if state is RunState.CANCELLED:
         await writer.finish(assistant("I am h"), stop="cancelled")
     else:
@@ -363,7 +363,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_run(writer: Wr
         writer.finish(assistant("Late."), job=lost),
         writer.go_on(user("Late."), job=lost),
         writer.store.stored_paths.end(end),
-        writer.store.runs.end(run.agent, run.id, RunState.FAILED, "error", 100.0, job=lost),
+        writer.store.runs.end_run(run.agent, run.id, RunState.FAILED, "error", 100.0, job=lost),
     ):
         with pytest.raises(Stale):
             await late
@@ -371,7 +371,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_run(writer: Wr
     await writer.finish(assistant("Yes."), job=job)
     (e,) = (await writer.read()).path
     assert b"Yes." in (e.shown_reply or b"")
-    ended = await writer.store.runs.load(run.agent, run.id)
+    ended = await writer.store.runs.load_run(run.agent, run.id)
     assert ended is not None
     assert (ended.state, ended.steps) == (RunState.COMPLETED, 1)
 
@@ -469,10 +469,10 @@ async def test_a_run_ends_after_a_step_that_is_written_already(writer: Writer) -
         )
     )
     assert (ended.state, ended.stop) == (RunState.COMPLETED, "requires_approval")
-    step = await writer.store.runs.find_waiting_step(writer.agent.id, e.conversation)
+    step = await writer.store.runs.load_waiting_step(writer.agent.id, e.conversation)
     assert step is not None
     assert (step.waiting, step.stop) == ({"1": "client"}, "requires_approval")
-    (text,) = await writer.store.runs.texts(writer.agent.id, run, "result")
+    (text,) = await writer.store.run_texts.load_texts(writer.agent.id, run, "result")
     assert text.data == b'{"a":1}'
 
 
@@ -499,8 +499,8 @@ async def test_what_calls_of_a_forgotten_reply_have_made_is_not_written(writer: 
     with pytest.raises(Stale):
         await writer.store.stored_paths.end(end)
     assert [b.value for b in (await writer.read()).snapshot.blocks] == [""]
-    assert await writer.store.runs.find_waiting_step(writer.agent.id, e.conversation) is None
-    assert await writer.store.runs.texts(writer.agent.id, end.run, "result") == ()
+    assert await writer.store.runs.load_waiting_step(writer.agent.id, e.conversation) is None
+    assert await writer.store.run_texts.load_texts(writer.agent.id, end.run, "result") == ()
 
 
 async def test_a_client_conversation_becomes_stored_from_its_newest_exchange(open_store: OpenStore) -> None:

@@ -500,19 +500,19 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(
         one.responses.drop_events(agent.id, run.id, lost),
         one.responses.note_turn(agent.id, run.id, b"late", lost),
         one.responses.finish(run, end, lost),
-        one.runs.end(agent.id, run.id, RunState.FAILED, "error", 2.0, job=lost),
+        one.runs.end_run(agent.id, run.id, RunState.FAILED, "error", 2.0, job=lost),
     ):
         with pytest.raises(Stale):
             await late
     for attempt in (lost, job):
-        stored = await one.runs.log(agent.id, run.id, "event", 1, b"words", agent.epoch, attempt)
+        stored = await one.run_texts.add_events(agent.id, run.id, 1, b"words", epoch=agent.epoch, job=attempt)
         assert stored == (attempt is job)
-        noted = await one.runs.add_attempt_text(agent.id, run.id, "call", 1, b"{}", attempt)
+        noted = await one.responses.add_text(agent.id, run.id, "call", 1, b"{}", job=attempt)
         assert noted == (attempt is job)
     assert await other.responses.note_turn(agent.id, run.id, b"turn", job)
     assert (await other.responses.finish(run, end, job)).state is RunState.FAILED
     # A call is made only once it is noted: none is after the end, which may be a cancellation by another process.
-    assert not await other.runs.add_attempt_text(agent.id, run.id, "call", 2, b"{}", job)
+    assert not await other.responses.add_text(agent.id, run.id, "call", 2, b"{}", job=job)
     assert await other.responses.turns(agent.id, run.id) == [b"turn"]
 
 

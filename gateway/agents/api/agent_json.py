@@ -190,7 +190,7 @@ def _effort_field(effort: str | None, *, as_text: bool) -> dict[str, Any]:
 async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[str, Any]]:
     """Returns agents with what is read for each. Raises: StoreError."""
     numbers = await AgentMessages(api.store, api.now).numbers_of([view.agent for view in views])
-    waiting = await api.store.runs.waiting_of([view.agent.id for view in views], DEFAULT_CONVERSATION)
+    waiting = await api.store.runs.load_waiting_steps([view.agent.id for view in views], DEFAULT_CONVERSATION)
     shown = []
     for view in views:
         agent = view.agent
@@ -211,13 +211,13 @@ async def _pending_message(api: AgentsApi, view: AgentView, step: RunStep | None
     last = view.last_run
     runs = api.store.runs
     if step is None and last is not None and last.stop == StopReason.REQUIRES_APPROVAL:
-        step = await runs.find_waiting_step(agent.id, last.conversation)
+        step = await runs.load_waiting_step(agent.id, last.conversation)
     if step is None:
         return None
     exchange = await api.store.turns.exchange(agent, step.exchange)
     if exchange is None:
         return None
-    run = await runs.newest_waiting(agent.id, exchange.conversation, step.run)
+    run = await runs.find_newest_waiting_run(agent.id, exchange.conversation, step.run)
     if run is None:
         return None
     shown = await MessageRenderer(api.store, agent, Showing()).run_messages(run, [exchange], with_input=False)

@@ -368,9 +368,11 @@ class ConversationRoutes:
         if isinstance(stream.run_id, str):
             run: Run | None = (await runs.get(request.project, uid_in("run", stream.run_id))).run
         elif isinstance(stream.otid, str):
-            run = await runs.by_otid(named.agent.id, otid_digest(named.agent, named.name, stream.otid))
+            run = await runs.find_run_by_otid(
+                named.agent.id, otid_digest(named.agent, named.name, stream.otid)
+            )
         else:
-            run = None if row is None else await runs.newest(named.agent.id, row)
+            run = None if row is None else await runs.find_newest_run(named.agent.id, row)
             if run is None or run.is_over:
                 raise BadRequest(
                     "No active runs found for this conversation. Name one that has ended: `run_id`."

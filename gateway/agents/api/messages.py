@@ -358,7 +358,7 @@ class MessageRoutes:
     ) -> dict[str, str]:
         """Cancels the newest thousand live runs of an agent, or of one of its conversations. Returns {run: state}."""
         live = RunFilter(agent.id, conversation, (RunState.CREATED, RunState.RUNNING))
-        entries = await self._api.store.runs.list(project, live, Page(limit=1000))
+        entries = await self._api.store.runs.list_runs(project, live, Page(limit=1000))
         return {
             ids.id_of("run", each.run.uid): (await self._api.runs.cancel(each.run)).state.value
             for each in entries

@@ -45,7 +45,7 @@ def showing_in(options: Json) -> Showing:
 
 async def showing_of_run(store: Store, run: Run) -> Showing:
     """Returns the way in which the messages of a run are listed: as its send asked, where it is in the background."""
-    texts = await store.runs.texts(run.agent, run.id, "listing") if run.background else ()
+    texts = await store.run_texts.load_texts(run.agent, run.id, "listing") if run.background else ()
     return showing_in(orjson.loads(texts[0].data) if texts else {})
 
 
@@ -114,7 +114,7 @@ class RunEvents(Struct, frozen=True):
 
     async def callback(self, agent_row: int, run_row: int) -> Json | None:
         """Returns the body of a callback about a run that has ended; None if the run is gone."""
-        run = await self.store.runs.load(agent_row, run_row)
+        run = await self.store.runs.load_run(agent_row, run_row)
         agent = await self.store.agents.load(agent_row)
         if run is None or agent is None:
             return None
@@ -137,7 +137,9 @@ class RunEvents(Struct, frozen=True):
 
 async def failure_of(store: Store, run: Run) -> GatewayError | None:
     """Returns the error that a run has failed with; None if it has not failed, or has no message."""
-    texts = await store.runs.texts(run.agent, run.id, "words") if run.state is RunState.FAILED else ()
+    texts = (
+        await store.run_texts.load_texts(run.agent, run.id, "words") if run.state is RunState.FAILED else ()
+    )
     if not texts:
         return None
     message, *status = (each.data.decode() for each in texts)

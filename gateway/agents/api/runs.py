@@ -112,7 +112,7 @@ class RunRoutes:
             await self._run_cursor(request, query.before),
         )
         page = page_of(query, after, before, size=100)
-        return await self._runs_json(await self._runs.list(request.project, where, page))
+        return await self._runs_json(await self._runs.list_runs(request.project, where, page))
 
     async def _conversation(self, project: str, agent: Agent | None, name: str) -> Conversation | None:
         """Returns a conversation by its public id, or an agent's own by the agent's; None where that has not begun.
@@ -144,12 +144,16 @@ class RunRoutes:
     async def _runs_json(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
         """Returns runs as they are shown, those that failed with the messages of their errors."""
         failed = [each.run.id for each in entries if each.run.state is RunState.FAILED]
-        messages = await self._runs.error_messages(failed)
+        messages = await self._api.store.run_texts.load_error_messages(failed)
         return [run_entry_json(each, messages.get(each.run.id)) for each in entries]
 
     async def _callback(self, run: Run) -> dict[str, Any]:
         """Returns the fields of a run that say how its client was called back; {}: it was not."""
-        texts = await self._runs.texts(run.agent, run.id, "callback") if run.background else ()
+        texts = (
+            await self._api.store.run_texts.load_texts(run.agent, run.id, "callback")
+            if run.background
+            else ()
+        )
         return callback_json(orjson.loads(texts[-1].data)) if texts else {}
 
     async def run_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
@@ -163,7 +167,7 @@ class RunRoutes:
     async def run_steps(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a run's steps."""
         entry = await self._run(request)
-        return page_items(await self._steps_json(await self._runs.steps(entry.run)), query)
+        return page_items(await self._steps_json(await self._runs.load_steps(entry.run)), query)
 
     async def trace(self, request: ApiRequest, _: TraceQuery) -> list[Any]:
         """Say that requests are not stored: none."""
@@ -225,7 +229,7 @@ class RunRoutes:
     async def _steps_json(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
         """Returns steps as they are shown, those that failed with the messages of their errors."""
         failed = [each.step.run for each in entries if each.step.error is not None]
-        messages = await self._runs.error_messages(failed)
+        messages = await self._api.store.run_texts.load_error_messages(failed)
         return [
             step_json(each, None if each.step.error is None else messages.get(each.step.run))
             for each in entries
@@ -244,7 +248,7 @@ class RunRoutes:
     async def give_feedback(self, request: ApiRequest, feedback: Feedback) -> dict[str, Any]:
         """Say how a step was."""
         step = await self._step(request)
-        await self._runs.judge(step.step, sent_fields(feedback).get("feedback"))
+        await self._runs.rate_step(step.step, sent_fields(feedback).get("feedback"))
         return await self.step(request)
 
     # -- look-ups by id
@@ -255,7 +259,7 @@ class RunRoutes:
     async def _step(self, request: ApiRequest) -> StepEntry:
         place = place_in("step", request.path["step_id"])
         assert place is not None
-        return await self._runs.step(request.project, place.uid, place.seq)
+        return await self._runs.get_step(request.project, place.uid, place.seq)
 
     async def _run_cursor(self, request: ApiRequest, id: Any) -> int | None:
         if not isinstance(id, str):
@@ -266,7 +270,7 @@ class RunRoutes:
         place = place_in("step", id)
         if place is None:
             return None
-        return (await self._runs.step(request.project, place.uid, place.seq)).step.exchange
+        return (await self._runs.get_step(request.project, place.uid, place.seq)).step.exchange
 
     async def _messages(
         self, entry: RunEntry, step: StepEntry | None, query: PageQuery

@@ -327,7 +327,7 @@ class Registry:
         tags = await self._store.defined_agents.tags_of(agents)
         tools = await self.tools.of(await self._store.attached.targets_of(agents, DefinitionKind.TOOL))
         blocks = await self._store.named_blocks.visible_to(agents)
-        runs = await self._store.runs.last(agents)
+        runs = await self._store.runs.load_newest_runs(agents)
         readers = await self._store.readers.of_memories(agents)
         folders = await self._attached_definitions(agents, DefinitionKind.FOLDER)
         identities = await self._attached_definitions(agents, DefinitionKind.IDENTITY)

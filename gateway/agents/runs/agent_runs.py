@@ -344,8 +344,8 @@ class AgentRuns:
             send = await self._queue.enter(self._route_send(run_request, is_answered=False), ticket)
             await self._with_client.turns.wait_written(send.scope)
             if await self._run_starter.deny(send, self._memory_request(send, ticket), run):
-                return await runs.cancel_waiting(run.agent, run.id, self.keeper.now())
-        return await runs.load(run.agent, run.id) or run
+                return await runs.cancel_waiting_run(run.agent, run.id, self.keeper.now())
+        return await runs.load_run(run.agent, run.id) or run
 
     # -- one send
 
@@ -506,8 +506,8 @@ class AgentRuns:
         self, run: Run, state: RunState, stop: StopReason, error_message: str = "", job: Job | None = None
     ) -> Run:
         """Ends a run now, if it has not ended. Returns it as it is then."""
-        return await self.keeper.store.runs.end(
-            run.agent, run.id, state, stop, self.keeper.now(), error_message, job
+        return await self.keeper.store.runs.end_run(
+            run.agent, run.id, state, stop, self.keeper.now(), error_message=error_message, job=job
         )
 
     def _tools_of(self, send: RoutedSend, context: MemoryContext) -> MakesToolbox:

@@ -132,7 +132,7 @@ class RunStarter:
         step = await self._last_step(context)
         if step is None or not step.waiting:
             return False
-        newest = await store.runs.newest_waiting(step.agent, context.path[-1].conversation, step.run)
+        newest = await store.runs.find_newest_waiting_run(step.agent, context.path[-1].conversation, step.run)
         # A send that answered some of the calls has made a run of its own, which waits for the others.
         if run.id != step.run and (newest is None or run.id != newest.id):
             return False
@@ -222,7 +222,7 @@ class RunStarter:
         if exchange is not None:
             await memory.take_up(exchange)
             return RunBeginning(memory, prompt)
-        step = await keeper.store.runs.last_step(run.agent, run.id)
+        step = await keeper.store.runs.load_last_step(run.agent, run.id)
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange or last.state is State.FORGOTTEN:
             raise MessageGone
@@ -272,7 +272,7 @@ class RunStarter:
         results: Sequence[ToolResult],
     ) -> bool:
         """Writes results after the step that made their calls. Returns False if its run is gone. Raises: StoreError."""
-        run = await self._keeper.store.runs.load(step.agent, step.run)
+        run = await self._keeper.store.runs.load_run(step.agent, step.run)
         if run is None:
             return False
         client_calls = frozenset(id for id, kind in step.waiting.items() if kind == "client")
@@ -287,7 +287,7 @@ class RunStarter:
             return None
         try:
             agent = context.agent
-            return (await self._keeper.store.runs.step(agent.scope.project, agent.uid, last.seq)).step
+            return (await self._keeper.store.runs.get_step(agent.scope.project, agent.uid, last.seq)).step
         except NotFound:
             # It is of a chat completion that was written as a whole.
             return None
@@ -298,7 +298,7 @@ class RunStarter:
         """Returns the step whose calls a send answers: the last of the path. Raises: BadRequest, StoreError."""
         runs, conversation = self._keeper.store.runs, context.snapshot.conversation
         step = (
-            None if conversation is None else await runs.find_waiting_step(context.agent.id, conversation.id)
+            None if conversation is None else await runs.load_waiting_step(context.agent.id, conversation.id)
         )
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange:
@@ -338,8 +338,10 @@ class RunStarter:
             )
         for message in answers:
             number = call_number(last, message["tool_call_id"])
-            await store.runs.add_text(context.agent.id, step.run, "result", number, orjson.dumps(message))
-        run = await store.runs.newest_waiting(step.agent, last.conversation, step.run)
+            await store.run_texts.add_text(
+                context.agent.id, step.run, "result", number, orjson.dumps(message)
+            )
+        run = await store.runs.find_newest_waiting_run(step.agent, last.conversation, step.run)
         if run is None:
             raise NotFound("the run that waits is gone")
         return answered_calls(context, step, [*earlier, *answers], run)

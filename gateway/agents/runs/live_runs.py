@@ -34,7 +34,7 @@ class LiveRuns:
         self._runs[run.uid] = _LiveRun(memory.context.agent.id, turn)
         try:
             if run.background or run.state is RunState.CREATED:
-                now = await self._store.runs.load(run.agent, run.id)
+                now = await self._store.runs.load_run(run.agent, run.id)
                 if now is None or now.is_over:
                     memory.run = now or run
                     return 200

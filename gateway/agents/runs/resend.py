@@ -83,9 +83,9 @@ async def find_candidate_run(store: Store, marks: SendMarks, now: float) -> Run 
     None: there is none, or that one was answered long ago. now: in seconds since the epoch. Raises: StoreError.
     """
     if marks.otid is not None:
-        return await store.runs.by_otid(marks.agent.id, marks.otid)
+        return await store.runs.find_run_by_otid(marks.agent.id, marks.otid)
     conversation = await store.stored_paths.conversation(marks.agent, marks.conversation)
-    run = None if conversation is None else await store.runs.newest(marks.agent.id, conversation.id)
+    run = None if conversation is None else await store.runs.find_newest_run(marks.agent.id, conversation.id)
     if run is None or run.state is not RunState.COMPLETED or run.ended is None:
         return run
     return run if run.ended >= now - RETRY_WINDOW_S else None
@@ -105,7 +105,7 @@ async def conversation_end(store: Store, agent: Agent, name: str) -> Conversatio
 
 
 async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
-    entries = await store.runs.steps(run)
+    entries = await store.runs.load_steps(run)
     exchanges = [await store.turns.exchange(marks.agent, entry.step.exchange) for entry in entries]
     steps = tuple(e for e in exchanges if e is not None)
     is_completed = run.state is RunState.COMPLETED
@@ -114,7 +114,7 @@ async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
     first = next(iter(answered), None)
     if first is None and run.begun is not None:
         # Its process died in its first call of the model, or it went on with the calls of another run's step.
-        id = await store.runs.first_exchange(run)
+        id = await store.runs.find_first_exchange(run)
         first = None if id is None else await store.turns.exchange(marks.agent, id)
     return _EndedRun(
         run, answered, is_cut, [] if first is None else await _first_exchanges(store, marks, first)
@@ -174,7 +174,7 @@ async def _first_exchanges(store: Store, marks: SendMarks, first: Exchange) -> l
 async def _has_waited(store: Store, agent: Agent, exchange: Exchange) -> bool:
     """Returns whether a run ended with this exchange, because its calls wait for an answer."""
     try:
-        return bool((await store.runs.step(agent.scope.project, agent.uid, exchange.seq)).step.waiting)
+        return bool((await store.runs.get_step(agent.scope.project, agent.uid, exchange.seq)).step.waiting)
     except NotFound:
         # It is of a chat completion that was written as a whole.
         return False
@@ -189,7 +189,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
     results = [m.message for m in list_messages(exchange) if m.message.get("role") == "tool"]
     call_ids = {m.get("tool_call_id") for m in results}
     request = await _approval_request(store, marks.agent, exchange)
-    step = await store.runs.find_waiting_step(marks.agent.id, exchange.conversation)
+    step = await store.runs.load_waiting_step(marks.agent.id, exchange.conversation)
     # The step that was answered here may be known as one that waits until another one does.
     waits = {} if step is None or step.exchange == exchange.parent else step.waiting
     for each in marks.send.decisions:

@@ -265,7 +265,7 @@ class Sleeping:
     ) -> _Batch | None:
         """Returns what a run reads: what is unread, or what its first step has noted; None if that is gone."""
         if run.state is not RunState.CREATED:
-            texts = await self._store.runs.texts(run.agent, run.id, "request")
+            texts = await self._store.run_texts.load_texts(run.agent, run.id, "request")
             noted = orjson.loads(texts[0].data) if texts else {}
             if "upto" not in noted:
                 return None
@@ -330,7 +330,7 @@ class Sleeping:
 
         Raises: JobFailed if an upstream failed, and the run goes on.
         """
-        ended = await self._store.runs.load(run.agent, run.id)
+        ended = await self._store.runs.load_run(run.agent, run.id)
         if ended is None:
             raise JobFailed("the sleeptime agent is gone")
         if tokens := _tokens(ended) - _tokens(run):
@@ -343,8 +343,8 @@ class Sleeping:
         return await self._fail_run(job, run, StopReason.UPSTREAM_ERROR, ERROR_WITHHELD), False
 
     async def _fail_run(self, job: JobContext, run: Run, stop: StopReason, error_message: str = "") -> Run:
-        return await self._store.runs.end(
-            run.agent, run.id, RunState.FAILED, stop, self._now(), error_message, job=job.job
+        return await self._store.runs.end_run(
+            run.agent, run.id, RunState.FAILED, stop, self._now(), error_message=error_message, job=job.job
         )
 
 

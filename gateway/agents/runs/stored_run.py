@@ -14,9 +14,9 @@ async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchang
 
     Raises: StoreError.
     """
-    ids = [each.step.exchange for each in await store.runs.steps(run)]
+    ids = [each.step.exchange for each in await store.runs.load_steps(run)]
     exchanges = [exchange for id in ids if (exchange := await store.turns.exchange(agent, id)) is not None]
-    last_exchange = await store.runs.last_exchange(run)
+    last_exchange = await store.runs.find_unanswered_exchange(run)
     last = None if last_exchange is None else await store.turns.exchange(agent, last_exchange)
     if last is not None and all(m.message.get("role") == "tool" for m in list_messages(last)[:1]):
         exchanges.append(last)
@@ -28,5 +28,5 @@ async def last_counts(store: Store, run: Run) -> TokenCounts:
 
     A batch's item has one step, in which all its calls of the model are added up: they are zeros, too.
     """
-    step = None if run.batch is not None else await store.runs.last_step(run.agent, run.id)
+    step = None if run.batch is not None else await store.runs.load_last_step(run.agent, run.id)
     return TokenCounts() if step is None else step.counts

@@ -103,12 +103,12 @@ class RunOperations(Struct, frozen=True):
         agent = await self.store.agents.load(entry.run.agent)
         if agent is None:
             raise UnknownId("There is no such run.")
-        steps = [step for step in await runs.steps(entry.run) if step.step.number > last_shown]
+        steps = [step for step in await runs.load_steps(entry.run) if step.step.number > last_shown]
         page_steps = steps[:limit]
         has_more = len(steps) > limit
         # The results of a step's calls begin the exchange after it.
         next_exchanges = [step.step.exchange for step in steps[1 : limit + 1]]
-        last_exchange = None if has_more else await runs.last_exchange(entry.run)
+        last_exchange = None if has_more else await runs.find_unanswered_exchange(entry.run)
         records = [
             await self._step_record(agent, step, next_exchange)
             for step, next_exchange in zip(
@@ -120,7 +120,9 @@ class RunOperations(Struct, frozen=True):
 
     async def newest(self, memory: FoundMemory, limit: int = NEWEST) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""
-        runs = await self.store.runs.list(memory.scope.project, RunFilter(agent=memory.id), Page(limit=limit))
+        runs = await self.store.runs.list_runs(
+            memory.scope.project, RunFilter(agent=memory.id), Page(limit=limit)
+        )
         return tuple(map(summary_of, runs))
 
     async def _step_record(self, agent: Agent, entry: StepEntry, next_exchange: int | None) -> StepRecord:

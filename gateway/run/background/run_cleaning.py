@@ -32,9 +32,9 @@ class RunCleaning:
 
     async def step(self) -> float:
         """Empties what is due. Returns the seconds until more may be."""
-        runs, now = self.store.runs, self.now()
-        if await runs.drop_texts(now - RETENTION_S, _PAGE) == _PAGE:
+        texts, now = self.store.run_texts, self.now()
+        if await texts.drop_texts(now - RETENTION_S, _PAGE) == _PAGE:
             return _MIN_PAUSE_S
-        first = await runs.texts_since()
+        first_end = await texts.find_first_end()
         # What no run holds yet will not be due before that time has passed from now on.
-        return RETENTION_S if first is None else max(_MIN_PAUSE_S, first + RETENTION_S - now)
+        return RETENTION_S if first_end is None else max(_MIN_PAUSE_S, first_end + RETENTION_S - now)

@@ -39,10 +39,9 @@ from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.listing import Page
 from storage.records import DEFAULT_CONVERSATION, BlockOp, Run, RunState, RunStep
+from storage.sql.agents_api.run_texts import add_error_message, add_text
 from storage.sql.agents_api.runs import (
-    add_error_message,
     add_step,
-    add_text,
     begin_conversation,
     begin_run,
     create_run,

@@ -1,18 +1,16 @@
-"""Runs of agents: one for each send to a stored conversation, with its steps and what of it is not an exchange.
+"""Runs of agents: one for each send to a stored conversation, with its steps. Its texts are in `run_texts.py`.
 
     created -> running -> completed | failed | cancelled
 
-States move by compare-and-set: who comes second reads what the first wrote. A step is added with the exchange that it
-made, in one transaction; a trigger adds it up in its run, and one with a stop reason ends that.
+States move by compare-and-set: the second writer reads what the first one wrote. A step is stored in one transaction
+with its exchange; a trigger adds its tokens to its run, and ends the run if the step has a stop reason.
 """
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Sequence
 
 import orjson
-from msgspec import Struct
 from msgspec.structs import replace
 
 from storage.commands import RecallRow, RunAccept
@@ -20,36 +18,23 @@ from storage.database import Connection, Database, Row
 from storage.errors import NotFound, RunOver, WriteConflict
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
 from storage.records import Job, Run, RunState, RunStep, TokenCounts
+from storage.sql.agents_api.run_texts import add_error_message, add_text
 from storage.sql.epochs import load_epoch
 from storage.sql.exchanges import NO_RECALL
-from storage.sql.group import Group, as_locking_method, as_method, bulk_writes, reads, writes
-from storage.sql.jobs import Jobs, check_attempt, is_attempt
+from storage.sql.group import Group, as_locking_method, as_method, reads, writes
+from storage.sql.jobs import Jobs, check_attempt
 from storage.sql.statements import load, rows_of
 
 SQL = load("agents_api/runs.sql")
 
-# The longest message of an error: some upstreams repeat the whole request in it.
-_MAX_MESSAGE_CHARS = 4_000
-
-
-class RunText(Struct, frozen=True):
-    """A part of a run that is not, or not yet, an exchange.
-
-    Its kind is request, call, result, event, callback, words (the message of an error, then its status), listing,
-    response or turn.
-    """
-
-    # The part's position among the run's parts of its kind.
-    seq: int
-    data: bytes
-
 
 async def create_run(connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
-    """Stores a run (its id does not count). Returns it, or the agent's run that has its otid already.
+    """Stores a run. Returns it, or the agent's run that has its otid already.
 
-    replaces: a run that has ended, from which this one takes the otid.
+    draft: the run; its id is ignored.
+    replaces: the row of a run that has ended, whose otid this one takes over.
 
-    Raises: WriteConflict if its public name is taken.
+    Raises: WriteConflict if the run's public name is taken.
     """
     if replaces is not None:
         await connection.run(SQL["release_otid"], (replaces, draft.agent))
@@ -60,16 +45,18 @@ async def create_run(connection: Connection, draft: Run, *, replaces: int | None
     id = await connection.value(SQL["insert"], values)
     if id is not None:
         return replace(draft, id=int(id))
-    existing = await find_otid(connection, draft.agent, draft.otid)
+    existing = await find_run_by_otid(connection, draft.agent, draft.otid)
     if existing is None:
         raise WriteConflict(f"there is a run {draft.uid!r} already")
     return existing
 
 
 async def begin_conversation(connection: Connection, agent: int, key: str, uid: str, at: float) -> int | None:
-    """Returns the stored conversation with a key; it begins under the public name `uid` if it is not there.
+    """Returns the row of the stored conversation with a key, which begins now if there is none.
 
-    None: the name is taken.
+    Returns None if another conversation has the public name.
+
+    uid: the public name of a conversation that begins now.
     """
     await connection.value(SQL["conversation_begin"], (agent, uid, key, at, at))
     conversation: int | None = await connection.value(SQL["conversation_with"], (agent, key))
@@ -77,7 +64,9 @@ async def begin_conversation(connection: Connection, agent: int, key: str, uid: 
 
 
 async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> Run:
-    """Stores a run, its request and its job; call `jobs.wake` when that is committed. Returns it as `create_run`.
+    """Stores a run, its request and its job. Returns the run, as `create_run` does.
+
+    The caller calls `jobs.wake` after the commit.
 
     Raises: Stale if the agent is gone.
     """
@@ -95,6 +84,7 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
         if command.listing is not None:
             await add_text(connection, run.agent, run.id, "listing", 0, command.listing)
         if command.reads is not None and command.kind:
+            # The memory that is read has one such job for all its runs, so the key of the job is its kind.
             await jobs.enqueue_in(connection, command.kind, command.reads, command.kind)
         elif command.kind:
             payload = orjson.dumps({"run": run.id})
@@ -102,35 +92,37 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
     return run
 
 
-async def get_run(connection: Connection, agent: int, run: int) -> Run | None:
-    """Returns a run of an agent by its row; None where it is gone."""
+async def load_run(connection: Connection, agent: int, run: int) -> Run | None:
+    """Returns a run of an agent by its row, or None if it is gone."""
     row = await connection.row(SQL["get"], (run, agent))
     return None if row is None else make_run(row)
 
 
-async def find_otid(connection: Connection, agent: int, otid: bytes | None) -> Run | None:
-    """Returns the run of the send with this digest of its otid; None if there is none."""
+async def find_run_by_otid(connection: Connection, agent: int, otid: bytes | None) -> Run | None:
+    """Returns the run of the send with this digest of its otid, or None."""
     row = await connection.row(SQL["by_otid"], (agent, otid))
     return None if row is None else make_run(row)
 
 
-async def newest_run(connection: Connection, agent: int, conversation: int) -> Run | None:
-    """Returns the newest run of a conversation; None if it has none."""
+async def find_newest_run(connection: Connection, agent: int, conversation: int) -> Run | None:
+    """Returns the newest run of a conversation, or None."""
     row = await connection.row(SQL["newest"], (agent, conversation))
     return None if row is None else make_run(row)
 
 
-async def newest_waiting_run(connection: Connection, agent: int, conversation: int, maker: int) -> Run | None:
-    """Returns the newest run of a conversation that waits for answers to calls; None if it is gone.
+async def find_newest_waiting_run(
+    connection: Connection, agent: int, conversation: int, maker: int
+) -> Run | None:
+    """Returns the newest run of a conversation that waits for answers to calls, or None if it is gone.
 
-    maker: the row of the run that made the calls.
+    maker: the row of the run that made the calls. It counts whether or not it waits.
     """
     row = await connection.row(SQL["newest_waiting"], (agent, conversation, maker))
     return None if row is None else make_run(row)
 
 
 async def begin_run(connection: Connection, agent: int, run: int, at: float) -> Run:
-    """Begins a run that was only created. Returns it as it is now: ended, where another writer was faster.
+    """Begins a run if it was only created. Returns it as it is now: ended if another writer was faster.
 
     Raises: NotFound.
     """
@@ -139,7 +131,7 @@ async def begin_run(connection: Connection, agent: int, run: int, at: float) -> 
 
 
 async def note_begun(connection: Connection, agent: int, run: int, begun: float) -> Run:
-    """Stores when the first exchange of a run began that was only created. Returns the run. Raises: NotFound."""
+    """Stores when the first exchange of a run began, if it was only created. Returns the run. Raises: NotFound."""
     await connection.run(SQL["note_begun"], (begun, run, agent))
     return await require_run(connection, agent, run)
 
@@ -147,7 +139,7 @@ async def note_begun(connection: Connection, agent: int, run: int, begun: float)
 async def end_if_open(
     connection: Connection, agent: int, run: int, state: RunState, stop: str, at: float
 ) -> bool:
-    """Ends a run. Returns False where another writer has ended it, or it is gone."""
+    """Ends a run. Returns False if another writer has ended it, or it is gone."""
     return await connection.run(SQL["end"], (state, stop, at, run, agent)) > 0
 
 
@@ -158,15 +150,15 @@ async def end_run(
     state: RunState,
     stop: str,
     at: float,
-    error_message: str = "",
-    job: Job | None = None,
     *,
+    error_message: str = "",
     error_status: int = 0,
+    job: Job | None = None,
 ) -> Run:
-    """Ends a run without a step. Returns it as it is now: as a faster writer has ended it.
+    """Ends a run without a step. Returns it as it is now: as another writer has ended it if that one was faster.
 
     error_message, error_status: as for `add_error_message`; the message quotes no content.
-    job: the attempt that performs the run; None: any process may end it.
+    job: the attempt that performs the run; without it, any process may end the run.
 
     Raises: NotFound; Stale if another attempt performs the run.
     """
@@ -177,15 +169,15 @@ async def end_run(
 
 
 async def cancel_waiting_run(connection: Connection, agent: int, run: int, at: float) -> Run:
-    """Cancels a run that ended with calls that wait for answers. Returns it as it is now. Raises: NotFound."""
+    """Cancels a run that ended with calls waiting for answers. Returns the run as it is now. Raises: NotFound."""
     await connection.run(SQL["cancel_waiting"], (at, run, agent))
     return await require_run(connection, agent, run)
 
 
 async def add_step(connection: Connection, step: RunStep, recall: RecallRow | None = None) -> None:
-    """Adds a step, counts it in its run, and ends the run where the step has a stop reason.
+    """Stores a step, adds it to its run, and ends the run if the step has a stop reason.
 
-    recall: is written with it.
+    recall: what was recalled for the step, stored with it.
     """
     values = (
         step.exchange, step.agent, step.run, step.number, step.begun, step.ended, *step.counts, step.stop, step.error,
@@ -195,115 +187,26 @@ async def add_step(connection: Connection, step: RunStep, recall: RecallRow | No
 
 
 async def load_waiting_step(connection: Connection, agent: int, conversation: int) -> RunStep | None:
-    """Returns the last step of a stored conversation if its calls wait for an answer; None if none waits."""
+    """Returns the last step of a stored conversation if calls of it wait for answers, otherwise None."""
     row = await connection.row(SQL["waiting"], (conversation, agent))
     return None if row is None else _step(row)
 
 
-async def add_text(
-    connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, job: Job | None = None
-) -> bool:
-    """Adds a part of a run that is not an exchange. Returns False if it is there already, or its run is gone.
-
-    job: the attempt that adds it. False, too, if another one performs the run.
-    """
-    if job is not None and not await is_attempt(connection, job):
-        return False
-    return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
-
-
-async def add_attempt_text(
-    connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, job: Job
-) -> bool:
-    """Adds a part of a run for an attempt, as `add_text`. False, too, if the run has ended, as by a cancellation."""
-    now = await get_run(connection, agent, run)
-    return (
-        now is not None and not now.is_over and await add_text(connection, agent, run, kind, seq, data, job)
-    )
-
-
-async def add_events(
-    connection: Connection,
-    agent: int,
-    run: int,
-    kind: str,
-    seq: int,
-    data: bytes,
-    epoch: int,
-    job: Job | None = None,
-) -> bool:
-    """Adds events of a run. Returns False, and adds none, if the memory's epoch has risen or the attempt was replaced.
-
-    epoch: that the memory had when the events were made. They may quote what was forgotten since.
-    job: the attempt that makes them. The events of another one, which performs the run now, would come between them.
-    """
-    if await load_epoch(connection, agent) != epoch:
-        return False
-    return await add_text(connection, agent, run, kind, seq, data, job)
-
-
-async def add_error_message(
-    connection: Connection, agent: int, run: int, error_message: str, error_status: int = 0
-) -> None:
-    """Adds the message of the error that ended a run; "" adds nothing.
-
-    error_status: the HTTP status of that error; 0: it has none.
-    """
-    if error_message:
-        message = error_message[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace")
-        await add_text(connection, agent, run, "words", 0, message)
-        if error_status:
-            await add_text(connection, agent, run, "words", 1, b"%d" % error_status)
-
-
-async def load_texts(
-    connection: Connection, agent: int, run: int, kind: str, *, after: int = -1, limit: int = 1000
-) -> tuple[RunText, ...]:
-    """Returns a page of the parts of a kind, in order."""
-    return tuple(
-        RunText(*row) for row in await connection.rows(SQL["texts"], (agent, run, kind, after, limit))
-    )
-
-
-async def replace_text(
-    connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes
-) -> None:
-    """Gives a part another content: a request with its messages in exchanges retains its options.
-
-    Its old content must have no words of a person, unless it is longer than the new one: else it is not overwritten.
-    """
-    await connection.run(SQL["text_replace"], (agent, run, kind, seq, data))
-
-
-async def erase_texts(connection: Connection, agent: int, after: int, limit: int) -> int | None:
-    """Erases a page of what an agent's runs hold besides their exchanges. Returns where to go on; None if that was all.
-
-    Of a run under way stay what was asked for and that a call was made, so that it is not made twice.
-    """
-    rows = await connection.rows(SQL["texts_of"], (agent, after, limit))
-    for id, is_call in rows:
-        if is_call:
-            await connection.run(SQL["call_empty"], (id, agent, b"{}"))
-        else:
-            await connection.run(SQL["text_erase"], (id, agent))
-    return rows[-1][0] if len(rows) == limit else None
-
-
 async def load_last_step(connection: Connection, agent: int, run: int) -> RunStep | None:
-    """Returns the newest step of a run."""
+    """Returns the newest step of a run, or None if it has no step."""
     row = await connection.row(SQL["last_step"], (run, agent))
     return None if row is None else _step(row)
 
 
 class Runs(Group):
-    """Runs, for those who have no transaction of their own. A project is that of the agent."""
+    """Runs, for those who have no transaction of their own. A run's project is that of its agent."""
 
     def __init__(self, database: Database, jobs: Jobs) -> None:
         super().__init__(database)
         self._jobs = jobs
 
-    async def accept(self, command: RunAccept) -> Run:
-        """Accepts a run that goes on without its client. Raises: as `accept_run`, and Unavailable."""
+    async def accept_run(self, command: RunAccept) -> Run:
+        """Accepts a run that goes on without its client. Raises: Unavailable; as the function of this name."""
         return await self._jobs.enqueuing(lambda connection: accept_run(connection, self._jobs, command))
 
     @writes
@@ -321,54 +224,18 @@ class Runs(Group):
             raise RunOver("another run has taken the send")
         return run
 
-    begin = writes(as_locking_method(begin_run))
-    load = reads(as_method(get_run))
-    last_step = reads(as_method(load_last_step))
+    begin_run = writes(as_locking_method(begin_run))
     note_begun = writes(as_locking_method(note_begun))
-    end = writes(as_locking_method(end_run))
-    cancel_waiting = writes(as_locking_method(cancel_waiting_run))
-    newest = reads(as_method(newest_run))
-    newest_waiting = reads(as_method(newest_waiting_run))
-    by_otid = reads(as_method(find_otid))
-    find_waiting_step = reads(as_method(load_waiting_step))
-    texts = reads(as_method(load_texts))
-    add_text = writes(as_locking_method(add_text))
-    add_attempt_text = writes(as_locking_method(add_attempt_text))
-    log = bulk_writes(as_locking_method(add_events))
+    end_run = writes(as_locking_method(end_run))
+    cancel_waiting_run = writes(as_locking_method(cancel_waiting_run))
+    load_run = reads(as_method(load_run))
+    find_run_by_otid = reads(as_method(find_run_by_otid))
+    find_newest_run = reads(as_method(find_newest_run))
+    find_newest_waiting_run = reads(as_method(find_newest_waiting_run))
+    load_last_step = reads(as_method(load_last_step))
+    load_waiting_step = reads(as_method(load_waiting_step))
 
-    @reads
-    async def open_background(
-        self, connection: Connection, *, after: int = 0, limit: int = 1000
-    ) -> builtins.list[tuple[RunEntry, bool]]:
-        """Returns a page of the runs that go on without their client, oldest first, and whether each has a job."""
-        rows = await connection.rows(SQL["open_background"], (after, limit))
-        return [(_run_entry(row[:-1]), bool(row[-1])) for row in rows]
-
-    @reads
-    async def list_accepted(
-        self, connection: Connection, agent: int, conversation: str
-    ) -> builtins.list[Run]:
-        """Returns the runs of a conversation that jobs perform, oldest first. conversation: its key or uid."""
-        return [make_run(row) for row in await connection.rows(SQL["accepted"], (agent, conversation))]
-
-    @bulk_writes
-    async def drop_texts(self, connection: Connection, before: float, limit: int) -> int:
-        """Empties what runs hold that ended before that, but calls and results that may still be asked for.
-
-        Returns how many runs it were.
-        """
-        rows = await connection.rows(SQL["texts_left"], (before, limit))
-        for agent in sorted({agent for _, agent in rows}):
-            await connection.lock(agent)
-        for run, agent in rows:
-            await connection.run(SQL["texts_drop"], (agent, run))
-        return len(rows)
-
-    @reads
-    async def texts_since(self, connection: Connection) -> float | None:
-        """Returns when the first of the runs ended that hold texts; None if none does."""
-        found: float | None = await connection.value(SQL["texts_left_next"])
-        return found
+    # -- runs
 
     @reads
     async def get(self, connection: Connection, project: str | None, uid: str) -> RunEntry:
@@ -379,34 +246,49 @@ class Runs(Group):
         return _run_entry(row)
 
     @reads
-    async def list(
+    async def list_runs(
         self, connection: Connection, project: str, where: RunFilter, page: Page
     ) -> list[RunEntry]:
-        """Returns a page of a project's runs. The cursors of the page are ids of runs."""
-        low, high = page.bounds
+        """Returns a page of a project's runs. The cursors of the page are rows of runs."""
         background = None if where.background is None else int(where.background)
         values = (
-            project,
-            low,
-            high,
-            list(where.states),
-            where.conversation,
-            background,
-            where.stop,
-            page.limit,
-        )
-        statement, of = ("of_project", ()) if where.agent is None else ("of_agent", (where.agent,))
-        rows = await connection.rows(SQL[f"{statement}_{page.direction}"], (*values, *of))
+            project, *page.bounds, list(where.states), where.conversation, background, where.stop, page.limit,
+        )  # fmt: skip
+        if where.agent is None:
+            rows = await connection.rows(SQL[f"of_project_{page.direction}"], values)
+        else:
+            rows = await connection.rows(SQL[f"of_agent_{page.direction}"], (*values, where.agent))
         return [_run_entry(row) for row in rows]
 
     @reads
-    async def steps(self, connection: Connection, run: Run) -> builtins.list[StepEntry]:
-        """Returns all steps of a run, in order."""
-        return [_step_entry(row) for row in await connection.rows(SQL["steps"], (run.id, run.agent))]
+    async def list_live(self, connection: Connection) -> list[RunEntry]:
+        """Returns the runs that clients wait for, or waited for when their process ended."""
+        return [_run_entry(row) for row in await connection.rows(SQL["live"])]
 
     @reads
-    async def step(self, connection: Connection, project: str, agent_uid: str, seq: int) -> StepEntry:
-        """Returns the step with the exchange of this number. Raises: NotFound, also for one of another project."""
+    async def list_open_background(
+        self, connection: Connection, *, after: int = 0, limit: int = 1000
+    ) -> list[tuple[RunEntry, bool]]:
+        """Returns a page of the open runs without a client that waits, oldest first, and whether each has a job."""
+        rows = await connection.rows(SQL["open_background"], (after, limit))
+        return [(_run_entry(row[:-1]), bool(row[-1])) for row in rows]
+
+    @reads
+    async def list_accepted(self, connection: Connection, agent: int, conversation: str) -> list[Run]:
+        """Returns the open runs of a conversation that jobs perform, oldest first. conversation: its key or uid."""
+        return [make_run(row) for row in await connection.rows(SQL["accepted"], (agent, conversation))]
+
+    @reads
+    async def load_newest_runs(self, connection: Connection, agents: Sequence[int]) -> dict[int, Run]:
+        """Returns the newest run of each of these agents that has one, by agent."""
+        rows = await rows_of(connection, SQL["last"], agents)
+        return {run.agent: run for run in map(make_run, rows)}
+
+    # -- steps and exchanges of runs
+
+    @reads
+    async def get_step(self, connection: Connection, project: str, agent_uid: str, seq: int) -> StepEntry:
+        """Returns the step with the exchange of this number. Raises: NotFound, also for a step of another project."""
         row = await connection.row(SQL["step_find"], (project, agent_uid, seq))
         if row is None:
             raise NotFound(f"there is no step {seq} of agent {agent_uid!r}")
@@ -421,57 +303,54 @@ class Runs(Group):
         *,
         agent: int | None = None,
         feedback: str | None = None,
-    ) -> builtins.list[StepEntry]:
-        """Returns a page of a project's steps, or of one agent's. The cursors of the page are ids of exchanges."""
+    ) -> list[StepEntry]:
+        """Returns a page of a project's steps, or of one agent's. The cursors of the page are rows of exchanges."""
         values = (project, *page.bounds, feedback, page.limit)
-        statement, of = ("steps_of_project", ()) if agent is None else ("steps_of_agent", (agent,))
-        rows = await connection.rows(SQL[f"{statement}_{page.direction}"], (*values, *of))
+        if agent is None:
+            rows = await connection.rows(SQL[f"steps_of_project_{page.direction}"], values)
+        else:
+            rows = await connection.rows(SQL[f"steps_of_agent_{page.direction}"], (*values, agent))
         return [_step_entry(row) for row in rows]
 
     @reads
-    async def error_messages(self, connection: Connection, runs: Sequence[int]) -> dict[int, str]:
-        """Returns the messages of the errors that ended runs, by run."""
-        return {run: data.decode() for run, data in await rows_of(connection, SQL["error_messages"], runs)}
+    async def load_steps(self, connection: Connection, run: Run) -> list[StepEntry]:
+        """Returns all steps of a run, in order."""
+        return [_step_entry(row) for row in await connection.rows(SQL["steps"], (run.id, run.agent))]
 
     @reads
-    async def last_exchange(self, connection: Connection, run: Run) -> int | None:
-        """Returns the exchange in which the results of a run's last calls may lie, which no reply follows."""
-        id: int | None = await connection.value(SQL["next_unanswered"], (run.id, run.agent))
-        return id
-
-    @reads
-    async def first_exchange(self, connection: Connection, run: Run) -> int | None:
-        """Returns the exchange with which a run began."""
-        id: int | None = await connection.value(SQL["first_exchange"], (run.id, run.agent))
-        return id
-
-    @reads
-    async def last(self, connection: Connection, agents: Sequence[int]) -> dict[int, Run]:
-        """Returns the newest run of each of these agents."""
-        rows = await rows_of(connection, SQL["last"], agents)
-        return {run.agent: run for run in map(make_run, rows)}
-
-    @reads
-    async def waiting_of(self, connection: Connection, agents: Sequence[int], key: str) -> dict[int, RunStep]:
-        """Returns, by agent, the last step of its conversation with this key, where its calls wait for an answer."""
+    async def load_waiting_steps(
+        self, connection: Connection, agents: Sequence[int], key: str
+    ) -> dict[int, RunStep]:
+        """Returns `load_waiting_step` of these agents' conversations with a key, by agent."""
         rows = await rows_of(connection, SQL["waiting_of"], agents, key)
         return {step.agent: step for step in map(_step, rows)}
 
     @writes
-    async def judge(self, connection: Connection, step: RunStep, feedback: str | None) -> None:
-        """Stores a step's rating."""
+    async def rate_step(self, connection: Connection, step: RunStep, feedback: str | None) -> None:
+        """Stores a user's rating of a step; None takes the rating away."""
         await connection.lock(step.agent)
         await connection.run(SQL["feedback"], (feedback, step.exchange, step.agent))
 
     @reads
-    async def live(self, connection: Connection) -> builtins.list[RunEntry]:
-        """Returns the runs that clients wait for, or waited for when their process ended."""
-        return [_run_entry(row) for row in await connection.rows(SQL["live"])]
+    async def find_first_exchange(self, connection: Connection, run: Run) -> int | None:
+        """Returns the row of the exchange with which a run began, or None if it has none."""
+        id: int | None = await connection.value(SQL["first_exchange"], (run.id, run.agent))
+        return id
+
+    @reads
+    async def find_unanswered_exchange(self, connection: Connection, run: Run) -> int | None:
+        """Returns the row of the exchange without a reply after a run's last step, which may hold results of its calls.
+
+        It is the exchange with which the run began if there is no step. Returns None if no exchange follows, or the
+        step's calls wait for answers.
+        """
+        id: int | None = await connection.value(SQL["next_unanswered"], (run.id, run.agent))
+        return id
 
 
 async def require_run(connection: Connection, agent: int, run: int) -> Run:
     """Returns a run of an agent by its row. Raises: NotFound."""
-    present = await get_run(connection, agent, run)
+    present = await load_run(connection, agent, run)
     if present is None:
         raise NotFound(f"there is no run {run}")
     return present

@@ -19,7 +19,7 @@ from storage.sql import exchanges
 from storage.sql.agents_api.agents import make_agent
 from storage.sql.agents_api.blocks import detach_copies, share_blocks
 from storage.sql.agents_api.definitions import change_definition
-from storage.sql.agents_api.runs import accept_run, get_run
+from storage.sql.agents_api.runs import accept_run, load_run
 from storage.sql.group import Group, as_method, bulk_writes, effect, reads, writes
 from storage.sql.jobs import Jobs, drop_jobs, raise_epoch
 from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
@@ -106,7 +106,7 @@ async def accept_reading(connection: Connection, jobs: Jobs, command: RunAccept)
 async def find_reading(connection: Connection, sleeper: int) -> tuple[Run, str] | None:
     """Returns a sleeper's reading that has not ended, and the public name of its conversation."""
     row = await connection.row(SQL["reading_open"], (sleeper, READING, _READING_END))
-    run = None if row is None else await get_run(connection, sleeper, row[0])
+    run = None if row is None else await load_run(connection, sleeper, row[0])
     return None if row is None or run is None else (run, row[1])
 
 

@@ -17,7 +17,7 @@ from tests.stored import ALICE, open_store
 RUN = Run(1, "run", 1, 1, RunState.RUNNING, 0.0)
 
 
-def refuse(*_: object) -> NoReturn:
+def refuse(*_: object, **__: object) -> NoReturn:
     raise Unavailable("the disk is full")
 
 
@@ -50,7 +50,7 @@ async def test_events_around_those_that_the_store_refuses_reach_who_reads_now(
     for n, event in enumerate(events):
         with monkeypatch.context() as patch:
             if n == 1:
-                patch.setattr(store.runs, "log", refuse)
+                patch.setattr(store.run_texts, "add_events", refuse)
             await log.write(event)
         await log.flush()
     await log.close()

@@ -211,7 +211,7 @@ def test_a_reader_in_another_process_misses_nothing_when_it_ends(
 
     async def finish_and_read(run: Run, *ended: Any) -> Run:
         done = await finish(run, *ended)
-        shown = orjson.loads((await world.store.runs.texts(run.agent, run.id, "response"))[0].data)
+        shown = orjson.loads((await world.store.run_texts.load_texts(run.agent, run.id, "response"))[0].data)
         elsewhere = dataclasses.replace(background)  # its maker makes none
         told.extend([event async for event in elsewhere.events(run, -1, shown)])
         return done
@@ -351,7 +351,7 @@ def test_a_store_that_fails_while_events_are_read_is_no_fault_of_the_gateway(
 
     done = polled(world, begin(world, input="Count.", user="alice").id)
     becomes(lambda: not world.gateway.app.services.background_responses.maker.logs)
-    monkeypatch.setattr(world.store.runs, "load", fails)
+    monkeypatch.setattr(world.store.runs, "load_run", fails)
     reply = world.gateway.ask("GET", f"/v1/responses/{done.id}?stream=true")
     assert (reply.status, reply.error["code"]) == (503, "memory_unavailable")
 
@@ -759,7 +759,7 @@ def test_one_that_another_gateway_deletes_before_it_has_begun_its_turn_leaves_no
     note = world.store.responses.note_turn
 
     async def note_deleted(agent: int, run: int, name: bytes, job: Job) -> bool:
-        await world.store.runs.end(agent, run, RunState.CANCELLED, "cancelled", world.clock())
+        await world.store.runs.end_run(agent, run, RunState.CANCELLED, "cancelled", world.clock())
         await world.store.responses.remove(agent, run)
         return await note(agent, run, name, job)
 

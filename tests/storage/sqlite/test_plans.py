@@ -25,9 +25,10 @@ QUICK = {
     "exchanges.sql": ("memory_snapshot",),
     "forget.sql": ("op_done", "op_erase"),
     "agents_api/runs.sql": (
-        "get", "find", "by_otid", "newest", "newest_waiting", "begin", "end", "steps", "step_find", "waiting", "texts",
-        "text_replace", "of_agent_up", "steps_of_agent_down", "first_exchange", "accepted", "open_background",
+        "get", "find", "by_otid", "newest", "newest_waiting", "begin", "end", "steps", "step_find", "waiting",
+        "of_agent_up", "steps_of_agent_down", "first_exchange", "accepted", "open_background",
     ),
+    "agents_api/run_texts.sql": ("texts", "text_replace"),
     "agents_api/definitions.sql": (
         "get", "by_id", "by_ids", "by_name", "touch", "of_memory", "list_down", "texts_empty",
     ),
@@ -119,7 +120,7 @@ def test_what_a_forgetting_takes_is_counted_by_index(connection: sqlite3.Connect
 def test_the_clean_up_after_a_run_does_not_go_through_all_that_its_agent_did(
     connection: sqlite3.Connection, name: str
 ) -> None:
-    plan = plan_of(connection, load("agents_api/runs.sql")[name])
+    plan = plan_of(connection, load("agents_api/run_texts.sql")[name])
     assert "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)" in plan
     assert not [step for step in plan if "agent=?" in step]
 

@@ -149,7 +149,7 @@ class BackgroundRuns:
     async def _write_accepted(self, command: RunAccept, open_run: OpenRun) -> Run:
         """Writes an accepted run, and begins its log. Returns it, or the run that the same send has already."""
         try:
-            accepted = await self._store.runs.accept(command)
+            accepted = await self._store.runs.accept_run(command)
         except BaseException:
             self._open.close(open_run)
             raise
@@ -171,7 +171,7 @@ class BackgroundRuns:
         """
         store = self._store
         agent = await store.agents.load(job.agent)
-        run = None if agent is None else await store.runs.load(job.agent, run_row)
+        run = None if agent is None else await store.runs.load_run(job.agent, run_row)
         if agent is None or run is None:
             return None
         try:
@@ -275,7 +275,7 @@ class BackgroundRuns:
         """Yields the runs of all processes that have not ended, and whether each has a job. Raises: StoreError."""
         after, is_all = 0, False
         while not is_all:
-            page = await self._store.runs.open_background(after=after, limit=_PAGE)
+            page = await self._store.runs.list_open_background(after=after, limit=_PAGE)
             for entry, has_job in page:
                 after = entry.run.id
                 yield entry, has_job
@@ -364,19 +364,19 @@ class BackgroundRuns:
 
     async def _has_digest(self, run: Run, digest: bytes) -> bool:
         """Returns whether the stored request of a run has this digest."""
-        texts = await self._store.runs.texts(run.agent, run.id, "request")
+        texts = await self._store.run_texts.load_texts(run.agent, run.id, "request")
         return bool(texts) and StoredRequest.decode(texts[0].data).digest == digest.hex()
 
     # -- one attempt
 
     async def _make_attempt(self, attempt: _RunAttempt) -> PerformedRun | None:
         """Makes one attempt, and closes the run after its end."""
-        runs, agent, job = self._store.runs, attempt.agent, attempt.job
+        store, agent, job = self._store, attempt.agent, attempt.job
         # It may have been cancelled while it waited.
-        run = await runs.load(agent.id, attempt.run.id)
+        run = await store.runs.load_run(agent.id, attempt.run.id)
         if run is None:
             return None
-        texts = await runs.texts(agent.id, run.id, "request")
+        texts = await store.run_texts.load_texts(agent.id, run.id, "request")
         request = StoredRequest.decode(texts[0].data if texts else b"")
         log = await self._logs.open(agent, run, attempt.open_run, request, job)
         if not run.is_over:
@@ -384,7 +384,7 @@ class BackgroundRuns:
                 await self._fail(run, f"{ABANDONED} It was tried {job.tries - 1} times.", job)
             else:
                 await self._run_agent(replace(attempt, run=run), request, log)
-            run = await runs.load(agent.id, run.id) or run
+            run = await store.runs.load_run(agent.id, run.id) or run
         if not run.is_over:
             run = await self._fail(run, _INTERNAL, job)
         if log is not None:
@@ -412,7 +412,7 @@ class BackgroundRuns:
                 agent.scope.project, agent.uid, conversation, model=stored.model, system=stored.system
             )
             run_request = stored.run_request(resolved, conversation, attempt.open_run.forwarded)
-            replaced = await self._store.runs.load(agent.id, stored.replaces) if stored.replaces else None
+            replaced = await self._store.runs.load_run(agent.id, stored.replaces) if stored.replaces else None
             accepted = AcceptedRun(run, stored.encode(with_messages=False), attempt.job, replaced)
             await self._runs.perform_accepted(run_request, accepted, attempt.ticket, view, sink)
         except (MessageGone, NotFound):
@@ -431,15 +431,15 @@ class BackgroundRuns:
 
     async def _fail(self, run: Run, error: str, job: Job | None = None, status: int = 0) -> Run:
         """Ends a run with an error, as `end_run` does."""
-        return await self._store.runs.end(
+        return await self._store.runs.end_run(
             run.agent,
             run.id,
             RunState.FAILED,
             StopReason.ERROR,
             self._keeper.now(),
-            error,
-            job,
+            error_message=error,
             error_status=status,
+            job=job,
         )
 
     async def _find_conversation(self, agent: Agent, name: str) -> tuple[str, int]:

@@ -81,7 +81,7 @@ class Callbacks(Struct, frozen=True):
             report = {"url": payload["url"], "at": self.now(), "status": status, "error": error}
             agent, row = run
             await asyncio.shield(
-                self.store.runs.add_text(agent, row, _REPORT, job.job.attempt, orjson.dumps(report))
+                self.store.run_texts.add_text(agent, row, _REPORT, job.job.attempt, orjson.dumps(report))
             )
         if error is not None:
             raise JobFailed(f"the callback was not delivered: {error}")

@@ -59,7 +59,7 @@ class RunEnds:
         with self.awaiting(run):
             while True:
                 ended = self._events.setdefault(run.uid, asyncio.Event())
-                now = await self._store.runs.load(run.agent, run.id)
+                now = await self._store.runs.load_run(run.agent, run.id)
                 if now is None or now.is_over:
                     return now or run
                 with suppress(TimeoutError):

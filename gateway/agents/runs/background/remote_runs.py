@@ -35,7 +35,7 @@ class RemoteRuns:
         over_at = 0.0
         seen = 0
         while True:
-            now = await self._store.runs.load(run.agent, run.id)
+            now = await self._store.runs.load_run(run.agent, run.id)
             async for number, event in stored_events(self._store, run, after):
                 after, seen = number, seen + 1
                 yield number, event

@@ -76,7 +76,7 @@ class RunLogs:
         if self._store.database.is_shared:
             return None
         agent = await self._store.agents.load(run.agent)
-        texts = await self._store.runs.texts(run.agent, run.id, "request")
+        texts = await self._store.run_texts.load_texts(run.agent, run.id, "request")
         if agent is None or not texts or StoredRequest.decode(texts[0].data).shown is None:
             return None
         log = self.make(run, agent)

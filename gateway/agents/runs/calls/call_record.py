@@ -46,23 +46,27 @@ class CallRecord(Struct, frozen=True):
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         """Returns the answer to a call: one noted before, or a new one. Raises: StoreError if it cannot be noted."""
-        runs = self.store.runs
+        run_texts = self.store.run_texts
         number = call_number(self.step, call.call_id)
-        if not await runs.add_text(self.agent, self.run, "call", number, orjson.dumps({"id": call.call_id})):
-            stored = await runs.texts(
+        if not await run_texts.add_text(
+            self.agent, self.run, "call", number, orjson.dumps({"id": call.call_id})
+        ):
+            stored = await run_texts.load_texts(
                 self.agent, self.run, "result", after=number + _OUTCOMES_FROM - 1, limit=1
             )
             if stored and stored[0].seq == number + _OUTCOMES_FROM:
                 return ToolAnswer.load(stored[0].data)
             return failed_answer(INTERRUPTED)
-        store_result = partial(runs.add_text, self.agent, self.run, "result", number + _OUTCOMES_FROM)
+        store_result = partial(run_texts.add_text, self.agent, self.run, "result", number + _OUTCOMES_FROM)
         return await perform_noted(perform, store_result)
 
 
 async def load_answers(store: Store, step: RunStep, exchange: Exchange) -> list[WireMessage]:
     """Returns the answers to calls of a step, as messages. exchange: the step's exchange. Raises: StoreError."""
     first = exchange.seq * _NUMBERS_PER_STEP
-    texts = await store.runs.texts(step.agent, step.run, "result", after=first - 1, limit=_OUTCOMES_FROM)
+    texts = await store.run_texts.load_texts(
+        step.agent, step.run, "result", after=first - 1, limit=_OUTCOMES_FROM
+    )
     return [orjson.loads(text.data) for text in texts if text.seq < first + _OUTCOMES_FROM]
 
 
@@ -83,7 +87,7 @@ async def awaits_answers(store: Store, agent: Agent, conversation: str) -> bool:
     conversation: its name. Raises: StoreError.
     """
     stored = await store.stored_paths.conversation(agent, conversation)
-    step = None if stored is None else await store.runs.find_waiting_step(agent.id, stored.id)
+    step = None if stored is None else await store.runs.load_waiting_step(agent.id, stored.id)
     if step is None:
         return False
     exchange = await store.turns.exchange(agent, step.exchange)
@@ -102,11 +106,11 @@ async def known_results(
 
     Raises: StoreError.
     """
-    texts = store.runs.texts
+    load_texts = store.run_texts.load_texts
     run = (step.agent, step.run)
     after = exchange.seq * _NUMBERS_PER_STEP - 1
-    stored = {text.seq: orjson.loads(text.data) for text in await texts(*run, "result", after=after)}
-    noted = {text.seq for text in await texts(*run, "call", after=after)}
+    stored = {text.seq: orjson.loads(text.data) for text in await load_texts(*run, "result", after=after)}
+    noted = {text.seq for text in await load_texts(*run, "call", after=after)}
     results = []
     for id in tool_names_by_call(exchange):
         number = call_number(exchange, id)

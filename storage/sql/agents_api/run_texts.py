@@ -1,0 +1,137 @@
+"""Texts of runs: what a run has that is not, or not yet, in an exchange, such as its request and its events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from storage.database import Connection
+from storage.records import Job
+from storage.sql.epochs import load_epoch
+from storage.sql.group import Group, as_locking_method, as_method, bulk_writes, reads, writes
+from storage.sql.jobs import is_attempt
+from storage.sql.statements import load, rows_of
+
+SQL = load("agents_api/run_texts.sql")
+
+# The longest message of an error: some upstreams repeat the whole request in it.
+_MAX_MESSAGE_CHARS = 4_000
+
+
+class RunText(Struct, frozen=True):
+    """A text of a run.
+
+    Its kind is request, call, result, event, callback, listing, response, turn, or words: the message of the error that
+    ended the run (seq 0) and the error's HTTP status (seq 1).
+    """
+
+    # The text's position among the run's texts of its kind.
+    seq: int
+    data: bytes
+
+
+async def add_text(
+    connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, *, job: Job | None = None
+) -> bool:
+    """Adds a text to a run. Returns False if the run has a text with this kind and seq, or is gone.
+
+    job: the attempt that adds the text. Returns False, too, if another attempt performs the run now.
+    """
+    if job is not None and not await is_attempt(connection, job):
+        return False
+    return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
+
+
+async def add_events(
+    connection: Connection, agent: int, run: int, seq: int, data: bytes, *, epoch: int, job: Job | None = None
+) -> bool:
+    """Adds events to a run. Returns False, and adds none, if the memory's epoch has risen or the attempt was replaced.
+
+    epoch: the memory's epoch when the events were made. They may quote what was forgotten since.
+    job: the attempt that made the events. They must not come between those of the attempt that performs the run now.
+    """
+    if await load_epoch(connection, agent) != epoch:
+        return False
+    return await add_text(connection, agent, run, "event", seq, data, job=job)
+
+
+async def add_error_message(
+    connection: Connection, agent: int, run: int, error_message: str, error_status: int = 0
+) -> None:
+    """Adds the message of the error that ended a run; "" adds nothing.
+
+    error_status: the HTTP status of that error; 0: it has none.
+    """
+    if error_message:
+        message = error_message[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace")
+        await add_text(connection, agent, run, "words", 0, message)
+        if error_status:
+            await add_text(connection, agent, run, "words", 1, b"%d" % error_status)
+
+
+async def load_texts(
+    connection: Connection, agent: int, run: int, kind: str, *, after: int = -1, limit: int = 1000
+) -> tuple[RunText, ...]:
+    """Returns a page of a run's texts of a kind, by seq. after: the seq before the page."""
+    return tuple(
+        RunText(*row) for row in await connection.rows(SQL["texts"], (agent, run, kind, after, limit))
+    )
+
+
+async def replace_text(
+    connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes
+) -> None:
+    """Gives a text another content: a request whose messages are in exchanges by now is left with its options.
+
+    The old content must not have a person's words unless it is longer than the new one: SQLite would not overwrite all.
+    """
+    await connection.run(SQL["text_replace"], (agent, run, kind, seq, data))
+
+
+async def erase_texts(connection: Connection, agent: int, after: int, limit: int) -> int | None:
+    """Erases a page of the texts of an agent's runs. Returns `after` for the next page, or None if there is none.
+
+    A run that has not ended keeps its request. A call stays without its content, so that it is not made twice.
+
+    after: the row of the last text of the page before.
+    """
+    rows = await connection.rows(SQL["texts_of"], (agent, after, limit))
+    for id, is_call in rows:
+        if is_call:
+            await connection.run(SQL["call_empty"], (id, agent, b"{}"))
+        else:
+            await connection.run(SQL["text_erase"], (id, agent))
+    return rows[-1][0] if len(rows) == limit else None
+
+
+class RunTexts(Group):
+    """Texts of runs, for those who have no transaction of their own."""
+
+    add_text = writes(as_locking_method(add_text))
+    add_events = bulk_writes(as_locking_method(add_events))
+    load_texts = reads(as_method(load_texts))
+
+    @reads
+    async def load_error_messages(self, connection: Connection, runs: Sequence[int]) -> dict[int, str]:
+        """Returns the messages of the errors that ended runs, by run."""
+        return {run: data.decode() for run, data in await rows_of(connection, SQL["error_messages"], runs)}
+
+    @bulk_writes
+    async def drop_texts(self, connection: Connection, before: float, limit: int) -> int:
+        """Drops the texts of runs that ended before a time, but for calls and results that may still be asked for.
+
+        Returns the number of these runs.
+        """
+        rows = await connection.rows(SQL["texts_left"], (before, limit))
+        for agent in sorted({agent for _, agent in rows}):
+            await connection.lock(agent)
+        for run, agent in rows:
+            await connection.run(SQL["texts_drop"], (agent, run))
+        return len(rows)
+
+    @reads
+    async def find_first_end(self, connection: Connection) -> float | None:
+        """Returns when the first of the runs ended of which `drop_texts` drops texts; None if there is no such run."""
+        ended: float | None = await connection.value(SQL["texts_left_next"])
+        return ended
