@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import Any, Literal
 
@@ -369,12 +369,17 @@ class FoundMemory(Struct, frozen=True):
     paused: float | None
 
 
-class UnsearchedTexts(Struct, frozen=True):
-    """How many texts a memory has that no search looks through."""
+class UnindexedTexts(Struct, frozen=True):
+    """Texts of a memory that no index has."""
 
-    # The earlier versions of its blocks, by label, of those that have some.
-    versions: Mapping[str, int]
-    summaries: int
+    # Earlier versions of its blocks: label, version, value.
+    versions: Sequence[tuple[str, int, str]]
+    # The public name of the conversation of each summary, and its text.
+    summaries: Sequence[tuple[str, str]]
+    # Exchanges with such messages: replaced or cancelled ones, long ones, and those with calls of tools.
+    exchanges: Sequence[SourceExchange]
+    # There are no others.
+    is_complete: bool
 
 
 class SizedMemory(Struct, frozen=True):

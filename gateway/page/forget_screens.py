@@ -131,6 +131,9 @@ class _ForgetScreens(Struct, frozen=True):
         if elsewhere and sought:
             elsewhere = search + quote(sought, safe="")
         left = await self.words.remaining(access.project, access.uid, sought) if sought else None
+        hidden = None
+        if left is not None and not left.total:
+            hidden = await self.words.hidden(access.project, access.uid, sought)
         # One who came from a trial goes on with its hits, which have a way of their own.
         is_trial = came_from.partition("?")[0] == access.path("search")
         listed = left.items if left and not is_trial else ()
@@ -149,6 +152,7 @@ class _ForgetScreens(Struct, frozen=True):
             back=way.to.partition("#")[0],
             left=left,
             listed=listed,
+            hidden=hidden,
         )
 
     async def _find_sought_words(self, access: MemoryAccess, screen: str) -> str:

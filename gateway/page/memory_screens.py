@@ -173,7 +173,6 @@ class _MemoryScreens(Struct, frozen=True):
             "Where it is said",
             memory_name=memory.name,
             after=query.after,
-            unsearched=await self.operations.words.unsearched(access.project, access.uid),
         )
 
     # -- parts

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Only so many words of a query are looked for, the first ones, and only in its first characters.
 _MAX_TERMS, _MAX_CHARS = 64, 10_000
+# A text of so many characters has no more terms than the index takes of one.
+_PIECE_CHARS = 8_000
 _WRITTEN_WORD = re.compile(r"\S+")
 _PUNCTUATION_AROUND = re.compile(r"^\W+|\W+$")
 # The written words of a text among which one with a term is looked for. In a query there may be many function words.
@@ -40,6 +42,18 @@ def terms_of_query(query: str) -> list[str]:
 def has_terms(text: str, terms: Collection[str]) -> bool:
     """Returns whether a text has all of these terms, as the index counts them."""
     return count_terms(Document(0, "user", text, math.nan)).terms.keys() >= {*terms}
+
+
+def has_terms_anywhere(text: str, terms: Collection[str]) -> bool:
+    """Returns whether a text of any length has all of these terms: the index has the first ones of a long text."""
+    missing, start = {*terms}, 0
+    while missing and start < len(text):
+        end = start + _PIECE_CHARS
+        if end < len(text):  # no word is cut, but for one without an end
+            end = text.rfind(" ", start + 1, end) + 1 or end
+        missing.difference_update(count_terms(Document(0, "user", text[start:end], math.nan)).terms)
+        start = end
+    return not missing
 
 
 def written_words(text: str, without: str = "") -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Sequence
+from itertools import accumulate
 
 from storage.database import Connection, Row
 from storage.listing import (
@@ -18,7 +19,7 @@ from storage.listing import (
     SizedConversation,
     SizedMemory,
     SourceExchange,
-    UnsearchedTexts,
+    UnindexedTexts,
 )
 from storage.records import Exchange, Revision, Scope
 from storage.sql import exchanges
@@ -34,6 +35,11 @@ LAST_CHARACTER = chr(sys.maxunicode)
 _LISTED = 64
 # Branches that end further up in a conversation are not found: its exchanges are not counted.
 _DEEPEST = 2_000
+# Of texts that no index has: the exchanges among which they are looked for, the newest; how many of each kind are read,
+# and bytes of the exchanges in all. Then a screen takes some 50 ms at most. No measurement.
+_NEWEST, _MOST_UNINDEXED, _MOST_BYTES = 2_000, 200, 1 << 20
+# The index has the first 4,000 different terms of a text. A shorter exchange has no more.
+_LONG_BYTES = 8_000
 
 
 class MemoryPages(Group):
@@ -197,14 +203,29 @@ class MemoryPages(Group):
         shown = [ShownBlock(make_block(row), row[8], row[9], bool(row[10])) for row in rows]
         return sorted(shown, key=lambda each: order[each.block.id])
 
-    @reads
-    async def unsearched(self, connection: Connection, agent: int) -> UnsearchedTexts:
-        """Returns how many texts a memory has that no search looks through."""
+    @long_reads
+    async def unindexed(self, connection: Connection, agent: int) -> UnindexedTexts:
+        """Returns the newest texts of a memory that no index has."""
         blocks = [block.id for block in await load_blocks(connection, agent)]
-        versions = await rows_of(connection, SQL["earlier_versions"], blocks)
-        return UnsearchedTexts(
-            {label: count for label, count in versions if count},
-            await connection.value(SQL["summary_count"], (agent,)),
+        versions = await rows_of(connection, SQL["earlier_versions"], blocks, _MOST_UNINDEXED)
+        summaries = await connection.rows(SQL["summaries"], (agent, _MOST_UNINDEXED))
+        values = (agent, _NEWEST, b"t", b"c", _LONG_BYTES, exchanges.ATOM_BYTES - 1)
+        candidates = await connection.rows(SQL["unindexed"], values)
+        total = accumulate(row[1] for row in candidates)
+        ids = [row[0] for row, size in zip(candidates, total, strict=True) if size <= _MOST_BYTES][
+            :_MOST_UNINDEXED
+        ]
+        rows = await rows_of(connection, SQL["whole_exchanges"], ids, agent)
+        return UnindexedTexts(
+            [(row[0], row[1], row[2]) for row in versions],
+            [(row[0], row[1]) for row in summaries],
+            [
+                SourceExchange(exchanges.make_exchange(row[3:], row[1], row[2], row[-1]), row[0], False)
+                for row in sorted(rows, key=lambda row: ids.index(row[3]))
+            ],
+            is_complete=len(ids) == len(candidates)
+            and max(len(versions), len(summaries)) < _MOST_UNINDEXED
+            and await connection.value(SQL["exchange_count"], (agent, _NEWEST + 1)) <= _NEWEST,
         )
 
     @reads

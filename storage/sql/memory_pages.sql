@@ -142,13 +142,36 @@ SELECT version, restores, at, origin, exchange, sources, value FROM block_histor
 WHERE block = ?1 AND version < ?2 AND origin <> '-' ORDER BY version DESC LIMIT ?3
 
 -- name: earlier_versions
--- Counts the versions of some blocks before the current ones, by label; those that were forgotten are left out.
-SELECT b.label, (SELECT count(*) FROM block_history h WHERE h.block = b.id AND h.id <> b.current AND h.origin <> '-')
-FROM blocks b WHERE b.id {in:1:BIGINT:64}
+-- Reads the versions of some blocks before the current ones, the newest first; those that were forgotten are left out.
+SELECT b.label, h.version, h.value FROM blocks b JOIN block_history h ON h.block = b.id
+WHERE h.id <> b.current AND h.origin <> '-' AND b.id {in:2:BIGINT:64} ORDER BY h.id DESC LIMIT ?1
 
--- name: summary_count
--- Counts the summaries of a memory.
-SELECT count(*) FROM summaries s WHERE s.agent = ?1 AND s.agent <> 0
+-- name: summaries
+-- Reads the newest summaries of a memory.
+SELECT c.uid, s.text FROM summaries s JOIN conversations c ON c.id = s.conversation AND c.agent = s.agent
+WHERE s.agent = ?1 AND s.agent <> 0 ORDER BY s.id DESC LIMIT ?2
+
+-- name: unindexed
+-- Finds among the newest exchanges of a memory those with messages that no index has, with their bytes. ?3, ?4: with what
+-- the atoms of a tool's result and of a call begin; a result is the first message of its exchange, and a call the last
+-- part of its reply.
+SELECT p.id, length(p.input) + coalesce(length(p.shown_reply), 0) + coalesce(length(p."full"), 0)
+FROM (SELECT e.id FROM exchanges e WHERE e.agent = ?1 ORDER BY e.seq DESC LIMIT ?2) AS newest
+JOIN exchanges p ON p.id = newest.id AND +p.agent = ?1 WHERE p.input IS NOT NULL AND (
+    p.active = 0 OR p."full" IS NOT NULL OR p.head > 0 OR substr(p.inputs, 3, 1) = ?3
+    OR substr(p.reply, length(p.reply) - ?6, 1) = ?4
+    OR length(p.input) + coalesce(length(p.shown_reply), 0) > ?5
+) ORDER BY p.seq DESC
+
+-- name: whole_exchanges
+-- Reads some exchanges with all their content, and where they stand.
+SELECT c.uid, p.input, p.shown_reply, {skeleton}, p."full"
+FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = +p.agent
+WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
+
+-- name: exchange_count
+-- Counts the exchanges of a memory, up to a number.
+SELECT count(*) FROM (SELECT 1 FROM exchanges e WHERE e.agent = ?1 LIMIT ?2) AS counted
 
 -- name: versions_at
 -- Finds the versions of some blocks that were current at a time. NULL stands for one whose value is forgotten.

@@ -21,6 +21,7 @@ from storage.search.containing import (
     around_words,
     find_containing,
     has_terms,
+    has_terms_anywhere,
     terms_of_query,
     written_words,
 )
@@ -246,6 +247,11 @@ class Recall(Group):
     def has_words(text: str, query: str) -> bool:
         """Returns whether a text has all words of a query, as `find_containing` finds it."""
         return has_terms(text, terms_of_query(query))
+
+    @staticmethod
+    def has_words_anywhere(text: str, query: str) -> bool:
+        """Returns whether a text of any length has all words of a query."""
+        return has_terms_anywhere(text, terms_of_query(query))
 
     @staticmethod
     def around_words(text: str, query: str, chars: int) -> str:

@@ -5,6 +5,7 @@ Texts are cut, so that a page has a bound; images and sounds are a line each, an
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ def message_records(
 
     exchange: with its content.
     request: the id of the request that it answered, if that is known.
-    is_whole: texts are not cut.
+    is_whole: no text is cut.
     """
     if is_tombstone(exchange):
         state: _State = "off" if exchange.state is State.OFF else "forgotten"
@@ -72,7 +73,8 @@ def _reply_record(exchange: Exchange, request: str | None, *, is_whole: bool) ->
         return None
     full = orjson.loads(exchange.full) if exchange.full else {}
     record = _record(exchange, seq, reply, at, is_whole=is_whole)
-    return replace(record, rounds=_rounds(full.get("messages") or ()) or record.rounds, request=request)
+    rounds = _rounds(full.get("messages") or (), is_whole=is_whole)
+    return replace(record, rounds=rounds or record.rounds, request=request)
 
 
 def _forgotten_record(exchange: Exchange, seq: int, role: str, at: float) -> MessageRecord:
@@ -93,7 +95,7 @@ def _record(
         text if is_whole else shorten(text, TEXT_CHARS),
         _state_of(exchange),
         images=sum("image" in str(part.get("type")) for part in media_in(message)),
-        rounds=_calls(message, {}),
+        rounds=_calls(message, {}, is_whole=is_whole),
     )
 
 
@@ -113,14 +115,17 @@ def _speaker_of(message: WireMessage) -> str | None:
     return name if isinstance(name, str) and name else None
 
 
-def _rounds(messages: Sequence[Mapping[str, Any]]) -> tuple[ToolRound, ...]:
+def _rounds(messages: Sequence[Mapping[str, Any]], *, is_whole: bool) -> tuple[ToolRound, ...]:
     """Returns the calls of a reply as its upstream saw it, with what the gateway's own tools returned."""
     results = {str(m.get("tool_call_id")): text_of(m) for m in messages if m.get("role") == "tool"}
-    return tuple(each for message in messages for each in _calls(message, results))
+    return tuple(each for message in messages for each in _calls(message, results, is_whole=is_whole))
 
 
-def _calls(message: Mapping[str, Any], results: Mapping[str, str]) -> tuple[ToolRound, ...]:
+def _calls(
+    message: Mapping[str, Any], results: Mapping[str, str], *, is_whole: bool
+) -> tuple[ToolRound, ...]:
     """Returns the calls of a message. results: what they returned, by the ids of the calls."""
+    most_chars = sys.maxsize if is_whole else TOOL_CHARS
     rounds = []
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
@@ -130,8 +135,8 @@ def _calls(message: Mapping[str, Any], results: Mapping[str, str]) -> tuple[Tool
             rounds.append(
                 ToolRound(
                     str(function.get("name")),
-                    shorten(str(arguments), TOOL_CHARS),
-                    shorten(result, TOOL_CHARS),
+                    shorten(str(arguments), most_chars),
+                    shorten(result, most_chars),
                 )
             )
     return tuple(rounds)

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from msgspec import UNSET, Struct, UnsetType
 
+from gateway.core.conversation.canonical import RESULT_ROLES
+from gateway.run.admin.exchange_messages import message_records
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import fact_href, message_href, passage_href
 from gateway.run.admin.list_page import PAGE_LIMIT
 from gateway.run.admin.memory_records import BlockRecord, SourceKind, SourceRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.operation_arguments import read_cursor
+from gateway.run.admin.page_paths import page_path
 from storage.errors import TooSlow
-from storage.listing import LAST_NUMBER, ExchangePlace, UnsearchedTexts
-from storage.records import MUTED, Agent, Fact, Message
+from storage.listing import LAST_NUMBER, ExchangePlace, UnindexedTexts
+from storage.records import MUTED, Agent, Exchange, Fact, Message
 
 # How long the index may be read. A person waits for it, and no reply does.
 _DEADLINE_MS = 5_000.0
@@ -32,6 +35,12 @@ ENDED_FACTS = 200
 _AROUND_CHARS = 300
 # The items that `Remaining` has, and the most words of which each is looked for by itself.
 _SHOWN, _WORDS_ALONE = 5, 4
+# What a message is called by its state.
+_STATES: Mapping[str, str] = {
+    "standing": "",
+    "superseded": "replaced by another try",
+    "cancelled": "broken off",
+}
 # The most items that are counted.
 _COUNTED = 20
 
@@ -52,6 +61,26 @@ class BlockWithWords(Struct, frozen=True):
     text: str
 
 
+class HiddenText(Struct, frozen=True):
+    """A text with the words that no reply finds, since no index has it. `text`: the part of it around them."""
+
+    # Such as "version 2 of human", or "message 4, replaced".
+    place: str
+    text: str
+    # Its page, relative to /ui/.
+    href: str
+    # The number of its message; None: it is of none.
+    message: int | None = None
+
+
+class HiddenTexts(Struct, frozen=True):
+    """The texts of a memory with some words that no index has."""
+
+    items: tuple[HiddenText, ...] = ()
+    # All of them were looked through.
+    is_complete: bool = True
+
+
 class WordSearch(Struct, frozen=True):
     """The texts of a memory that have all words of a query."""
 
@@ -67,6 +96,8 @@ class WordSearch(Struct, frozen=True):
     ended: tuple[TextWithWords, ...] = ()
     # The newest messages are not indexed yet, and may have the words.
     is_incomplete: bool = False
+    # Those that no index has; the first page alone has them.
+    hidden: HiddenTexts = HiddenTexts()
 
 
 class Remaining(Struct, frozen=True):
@@ -113,7 +144,9 @@ class WordSearches(Struct, frozen=True):
         )
         blocks: tuple[BlockWithWords, ...] = ()
         ended: Sequence[Fact] = ()
+        hidden = HiddenTexts()
         if after is None:
+            hidden = await self._find_hidden(agent, query)
             blocks = await self._blocks_with(await self.views.blocks.list_all(project, uid), query)
             facts = await self.views.store.facts.list_ended(agent.id, ENDED_FACTS)
             ended = await asyncio.to_thread(
@@ -127,12 +160,41 @@ class WordSearches(Struct, frozen=True):
             blocks,
             tuple(_ended_record(uid, each) for each in ended),
             hits.is_incomplete,
+            hidden,
         )
 
-    async def unsearched(self, project: str | None, uid: str) -> UnsearchedTexts:
-        """Returns how many texts a memory has that are not looked through."""
-        memory = await self.views.find(project, uid)
-        return await self.views.store.memory_pages.unsearched(memory.id)
+    async def hidden(self, project: str | None, uid: str, query: str) -> HiddenTexts:
+        """Returns the texts with all words of a query that no index has."""
+        return await self._find_hidden(await find_agent(self.views.store, project, uid), query)
+
+    async def _find_hidden(self, agent: Agent, query: str) -> HiddenTexts:
+        unindexed = await self.views.store.memory_pages.unindexed(agent.id)
+        # In a thread, as below.
+        texts = await asyncio.to_thread(lambda: tuple(self._hidden_with(agent.uid, unindexed, query)))
+        return HiddenTexts(texts, unindexed.is_complete)
+
+    def _hidden_with(self, uid: str, unindexed: UnindexedTexts, query: str) -> Iterator[HiddenText]:
+        """Yields those of some texts that have all words of a query."""
+        recall = self.views.store.recall
+        for label, version, value in unindexed.versions:
+            if recall.has_words_anywhere(value, query):
+                href = f"{page_path('m', uid, 'b', label)}#history"
+                yield HiddenText(f"version {version} of {label}", self._around(value, query), href)
+        for conversation, text in unindexed.summaries:
+            if recall.has_words_anywhere(text, query):
+                yield HiddenText(
+                    "a summary", self._around(text, query), page_path("m", uid, "c", conversation)
+                )
+        for source in unindexed.exchanges:
+            for seq, what, text in _unindexed_texts(source.exchange):
+                # Of a long text the index has the first words, and may have found it.
+                if recall.has_words_anywhere(text, query) and (what or not recall.has_words(text, query)):
+                    href = message_href(uid, source.conversation, source.exchange, seq)
+                    place = f"message {seq}{what and ', '}{what}"
+                    yield HiddenText(place, self._around(text, query), href, seq)
+
+    def _around(self, text: str, query: str) -> str:
+        return self.views.store.recall.around_words(text, query, _AROUND_CHARS)
 
     async def remaining(self, project: str | None, uid: str, query: str) -> Remaining | None:
         """Returns how many texts still have all words of a query; None: it has none, or that is not known in time."""
@@ -242,6 +304,24 @@ class WordSearches(Struct, frozen=True):
                 href = None if place is None else message_href(uid, place.conversation, place, message.seq)
                 speaker = message.speaker or (UNSET if message.role == "user" else message.role)
                 return TextWithWords("message", message.seq, text, message.at, href=href, speaker=speaker)
+
+
+def _unindexed_texts(exchange: Exchange) -> Iterator[tuple[int, str, str]]:
+    """Yields the texts of an exchange that no index has: the number of the message, what it is, the text.
+
+    What it is, in words; "": a message that the index has, but not all of it if it is long.
+    """
+    for record in message_records(exchange, None, is_whole=True):
+        what = _STATES.get(record.state, record.state)
+        if record.role in RESULT_ROLES:
+            what = "what a tool returned"
+        elif record.seq - exchange.seq < exchange.prefix_length:
+            what = what or "made elsewhere"
+        if record.text is not None:
+            yield record.seq, what, record.text
+        for each in record.rounds:
+            yield record.seq, f"what {each.tool} was given", each.arguments
+            yield record.seq, f"what {each.tool} returned", each.result
 
 
 def _kind(message: Message) -> SourceKind:

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.settings import UpstreamSettings
 from storage.records import Agent
-from tests.doubles.upstream import StrictUpstream, say
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, learn, speak
 from tests.gateway.page.operator import Operator, operator_of
@@ -64,8 +64,8 @@ def test_each_place_with_the_words_is_shown_or_none_is_there(operator: Operator)
     assert text.count(">Forget<") == 3
     for query, sentence in (
         ("to peanuts allergic", "1 message, 1 fact and 1 block have the words “peanuts allergic”."),
-        ("hazelnuts", "No message, fact, passage or block says “hazelnuts”."),
-        ("hazelnuts peanuts", "No message, fact, passage or block has the words “hazelnuts peanuts”."),
+        ("hazelnuts", "Nothing that is stored says “hazelnuts”."),
+        ("hazelnuts peanuts", "Nothing that is stored has the words “hazelnuts peanuts”."),
         ("anu", "1 message says “anu”."),
         (
             "it was",
@@ -114,10 +114,7 @@ def test_a_correction_says_what_still_has_the_old_words(operator: Operator) -> N
     gone = operator.post(preview, came_from=f"m/{uid}/f/{new}").body.decode()
     assert "No message, other fact, passage or block says “peanuts”." in plain(gone)
     assert f'href="../../m/{uid}/words?q=peanuts">On to the words' in gone
-    assert (
-        lead(page(operator, f"m/{uid}/words?q=peanuts"))
-        == "No message, fact, passage or block says “peanuts”."
-    )
+    assert lead(page(operator, f"m/{uid}/words?q=peanuts")) == "Nothing that is stored says “peanuts”."
 
 
 def test_a_person_who_corrects_is_told_what_still_has_the_old_words(operator: Operator) -> None:
@@ -221,7 +218,7 @@ def test_what_is_left_is_counted_by_as_many_statements_where_there_is_more(opera
         )
         speak(world, *(f"Peanuts, number {n}." for n in range(30)), talk="c3")
     assert "At least 20 messages still say “peanuts”." in plain(page(operator, paths["fact"]))
-    assert counts[0] == counts[1] == {"words": 14, "fact": 20, "block": 22}
+    assert counts[0] == counts[1] == {"words": 15, "fact": 20, "block": 22}
 
 
 def test_after_a_forgetting_the_rest_of_what_was_looked_for_is_counted(operator: Operator) -> None:
@@ -296,15 +293,70 @@ def test_a_request_says_what_its_reply_repeats(upstream: StrictUpstream, operato
     assert "The reply repeats message 1: “i drink Green Tea, every morning”" in shown
 
 
-def test_what_is_not_looked_through_is_counted(operator: Operator) -> None:
-    agent = peanuts(operator)
+@pytest.mark.both
+def test_what_no_reply_finds_is_looked_through_as_well(upstream: StrictUpstream, operator: Operator) -> None:
+    """That something is gone was a yes with six exceptions."""
+    world = operator.world
+    upstream.queue(
+        say("Take the Zxqv pan."),
+        say("Take a pan."),
+        call_tools(Call("find_pan", {"name": "Zxqv"})),
+        say("Here."),
+    )
+    agent = speak(world, "Which pan do I take?", talk="c1")
+    speak(world, "Which pan do I take?", talk="c1")  # the first reply is replaced
+    find = {"role": "user", "content": "Find it."}
+    body = {"model": "m", "user": "alice", "messages": [find]}
+    tools = [{"type": "function", "function": {"name": "find_pan"}}]
+    call = world.gateway.post({**body, "tools": tools}).json["choices"][0]["message"]
+    result = {"role": "tool", "tool_call_id": call["tool_calls"][0]["id"], "content": "In the Zxqv cupboard."}
+    assert world.gateway.post({**body, "tools": tools, "messages": [find, call, result]}).status == 200
+    long = " ".join(f"word{n}" for n in range(4_100))
+    speak(world, f"{long} Zxqv.", talk="c3")
+    world.chat(user="alice", headers={"x-mnemogate-memory": "off"}).say("Zxqv, and nobody knows it.")
+    for text in ("A Zxqv pan.", "A pan."):
+        version = operator.twin(f"m/{agent.uid}/b/human")["block"]["version"]
+        operator.twin(f"m/{agent.uid}/b/human", {"value": text, "version": version})
     words = f"m/{agent.uid}/words?q=Zxqv"
-    version = operator.twin(f"m/{agent.uid}/b/human")["block"]["version"]
-    operator.twin(f"m/{agent.uid}/b/human", {"value": "Nothing.", "version": version})
-    earlier = len(operator.twin(f"m/{agent.uid}/b/human")["versions"]) - 1
+    found = operator.twin(words)
+    assert (found["items"], found["blocks"], found["hidden"]["is_complete"]) == ([], [], True)
+    hidden = {each["place"]: each for each in found["hidden"]["items"]}
+    assert [*hidden] == [
+        f"version {version} of human",
+        "message 9",
+        "message 7, what a tool returned",
+        "message 6, what find_pan was given",
+        "message 2, replaced by another try",
+    ]
     shown = page(operator, words)
-    assert f"earlier versions of blocks ({earlier} of human), summaries (there are none)" in plain(shown)
-    assert f'href="../../m/{agent.uid}/b/human#history"' in shown
+    assert "no fact, passage or block says “Zxqv”; 5 other texts do." in lead(shown)
+    assert "All that is stored of this memory was looked through" in plain(shown)
+    for each in found["hidden"]["items"]:
+        address, _, place = each["href"].partition("#")
+        assert f'id="{place}"' in page(operator, address)
+    # Forgotten one after the other, they are said to be there until none is.
+    for left, message in ((3, 9), (2, 7), (1, 6), (0, 2)):
+        gone = plain(operator.post(f"m/{agent.uid}/forget?message={message}", came_from=words).body.decode())
+        assert [each in gone for each in ("replaced by another try", "find_pan was given")] == [
+            left > 0,
+            left > 1,
+        ]
+        assert len(operator.twin(words)["hidden"]["items"]) == left + 1
+    assert lead(page(operator, words)).endswith("1 other text does.")
+    everywhere = lead(page(operator, f"m/{agent.uid}/words?q=Qqxy"))
+    assert everywhere == "Nothing that is stored says “Qqxy”."
+
+
+def test_what_is_older_than_was_looked_through_is_not_said_to_be_free_of_words(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.sql.memory_pages._NEWEST", 1)
+    agent = speak(operator.world, "Hello.", "Hello again.")
+    words = f"m/{agent.uid}/words?q=Zxqv"
+    assert operator.twin(words)["hidden"] == {"items": [], "is_complete": False}
+    shown = page(operator, words)
+    assert lead(shown) == "No message, fact, passage or block says “Zxqv”."
+    assert "of the newest turns the rest as well" in plain(shown)
 
 
 def test_the_replies_that_were_made_with_a_message_are_forgotten_on_the_way_back(
@@ -445,9 +497,7 @@ def test_one_place_after_the_other_is_forgotten_until_none_is_left(
                 shown.keyboard.press("Enter")
         shown.get_by_role("link", name="Back to the words").press("Enter")
         shown.get_by_role("heading", name="Where it is said").wait_for()
-        assert (
-            shown.get_by_role("status").inner_text() == "No message, fact, passage or block says “peanuts”."
-        )
+        assert shown.get_by_role("status").inner_text() == "Nothing that is stored says “peanuts”."
 
 
 def test_a_way_back_to_no_fact_that_there_can_be_is_none(operator: Operator) -> None:
