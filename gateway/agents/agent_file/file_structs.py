@@ -17,9 +17,9 @@ from gateway.agents.api.identities import CreateIdentity
 from gateway.agents.registry.archives import MAX_SEARCHED
 from gateway.agents.wire.struct_fields import MAX_PARTS, NO_SECRETS, ONE_PROJECT, Form, Maybe
 
-# The places in a request that faults name: the file's, and its extension's.
-FILE_AT = ("body", "file")
-EXTENSION_AT = (*FILE_AT, "metadata", EXTENSION)
+# Where the file and its extension are in the request, for errors.
+FILE_FIELD = ("body", "file")
+EXTENSION_FIELD = (*FILE_FIELD, "metadata", EXTENSION)
 FileName = Annotated[str, Meta(min_length=1, max_length=200)]
 # Databases index tags. A user's memory has one with the user's id, which is longer than others may be.
 _Tag = Annotated[str, Meta(max_length=300)]

@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.agents.agent_file.file_messages import is_packed
 from gateway.agents.wire.struct_fields import convert
+from gateway.checked import Path
 
 _Parts = list[dict[str, Any]]
 
@@ -43,9 +44,9 @@ def is_older(json: Mapping[str, Any]) -> bool:
     return "agents" not in json and "core_memory" in json
 
 
-def translate_older(json: Mapping[str, Any], at: tuple[str | int, ...]) -> dict[str, Any]:
-    """Returns an older file in the present form. at: where it is in the body, for errors. Raises: Unprocessable."""
-    file = convert(json, _OlderFile, at)
+def translate_older(json: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Returns an older file in the present form. path: of the file in the request. Raises: Unprocessable."""
+    file = convert(json, _OlderFile, path)
     blocks = _numbered("block", file.core_memory)
     tools = _numbered("tool", file.tools)
     agent = {

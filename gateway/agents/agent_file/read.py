@@ -18,8 +18,8 @@ from msgspec.structs import replace
 
 from gateway.agents.agent_file.file_messages import FileMessage
 from gateway.agents.agent_file.file_structs import (
-    EXTENSION_AT,
-    FILE_AT,
+    EXTENSION_FIELD,
+    FILE_FIELD,
     AgentExtension,
     File,
     FileAgent,
@@ -72,8 +72,8 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     """
     json = _parse_file(data)
     if is_older(json):
-        json = translate_older(json, FILE_AT)
-    file = convert(json, File, FILE_AT)
+        json = translate_older(json, FILE_FIELD)
+    file = convert(json, File, FILE_FIELD)
     _check_ids(json)
     return _FileReader(file, form, now).read()
 
@@ -109,7 +109,7 @@ class _FileReader:
         """Returns the content of the file. Raises: Unprocessable; BadRequest if an agent has secrets."""
         agents = []
         for n, raw in enumerate(self._file.agents):
-            agent = convert(raw, FileAgent, (*FILE_AT, "agents", n))
+            agent = convert(raw, FileAgent, (*FILE_FIELD, "agents", n))
             if agent.id in self._groups.sleepers:
                 # Its primary gets one of its own.
                 self._left_out.append(f"agents.{n}")
@@ -128,25 +128,25 @@ class _FileReader:
 
     def _read_agent(self, agent: FileAgent, raw: Mapping[str, Any], n: int) -> PortableAgent:
         """Returns the agent with the index n in the file. raw: the agent as JSON."""
-        at = (*FILE_AT, "agents", n)
+        path = (*FILE_FIELD, "agents", n)
         extension = self._extension.agents.get(agent.id)
         own = extension or AgentExtension()
         self._left_out += _read_secrets(agent)
-        definition = read_definition(raw, extension if self._is_own else None, self._form, at)
+        definition = read_definition(raw, extension if self._is_own else None, self._form, path)
         sleeptime = self._groups.sleeptimes.get(agent.id) or own.sleeptime
-        tools = _check_references(agent.tool_ids, self._tools.names, (*at, "tool_ids"))
+        tools = _check_references(agent.tool_ids, self._tools.names, (*path, "tool_ids"))
         portable = PortableAgent(
             self._name_of(agent),
             replace(definition, sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency)),
             tags=agent.tags or (),
-            blocks=self._read_blocks(agent, at),
+            blocks=self._read_blocks(agent, path),
             tools=[name for id in tools if (name := self._tools.names[id]) is not None],
-            folders=self._read_attached_folders(agent, own, at),
+            folders=self._read_attached_folders(agent, own, path),
             archives=self._read_archives(own),
             passages=self._read_passages(own.passages),
             uid=self._retained_uids.get(agent.id),
             identities=[*map(_read_identity, own.identities)],
-            created=moment_of(own.created_at, EXTENSION_AT),
+            created=moment_of(own.created_at, EXTENSION_FIELD),
         )
         if self._form.strip_messages:
             return portable
@@ -173,17 +173,17 @@ class _FileReader:
                 name = other
         return f"{name}_copy" if form.append_copy_suffix else name
 
-    def _read_blocks(self, agent: FileAgent, at: Path) -> list[str]:
+    def _read_blocks(self, agent: FileAgent, path: Path) -> list[str]:
         """Returns the keys of an agent's blocks. Raises: Unprocessable."""
-        keys = _check_references(agent.block_ids, self._blocks, (*at, "block_ids"))
+        keys = _check_references(agent.block_ids, self._blocks, (*path, "block_ids"))
         labels = {self._blocks[key][0].label for key in keys}
         if len(labels) < len(keys):
-            raise Unprocessable([Fault((*at, "block_ids"), "Two blocks of an agent have the same label")])
+            raise Unprocessable([Fault((*path, "block_ids"), "Two blocks of an agent have the same label")])
         return keys
 
-    def _read_attached_folders(self, agent: FileAgent, own: AgentExtension, at: Path) -> list[str]:
+    def _read_attached_folders(self, agent: FileAgent, own: AgentExtension, path: Path) -> list[str]:
         """Returns the keys of as many of an agent's folders as it may have. Raises: Unprocessable."""
-        keys = _check_references(agent.source_ids, self._folders, (*at, "source_ids"))
+        keys = _check_references(agent.source_ids, self._folders, (*path, "source_ids"))
         # Besides its own archive, which a search asks first.
         room = MAX_SEARCHED - 1 - len(own.archives)
         self._left_out += [f"folders.{self._folders[key].name}" for key in keys[room:]]
@@ -195,7 +195,7 @@ class _FileReader:
         for archive in own.archives:
             key = f"archive-{len(self._archives)}"
             body = {"description": archive.description, "embedding": None, "embedding_config": None}
-            uid = None if archive.id is None else _read_uid(archive.id, (*EXTENSION_AT, "archives", "id"))
+            uid = None if archive.id is None else _read_uid(archive.id, (*EXTENSION_FIELD, "archives", "id"))
             passages = self._read_passages(archive.passages)
             self._archives[key] = PortableArchive(archive.name, body, passages, uid)
             keys.append(key)
@@ -218,8 +218,8 @@ class _FileReader:
             "model_settings": conversation.model_settings,
         }
         return PortableConversation(
-            _read_uid(conversation.id, (*EXTENSION_AT, "conversations", "id")),
-            with_update(ConversationDefinition(), convert(fields, CreateConversation, EXTENSION_AT), at=0),
+            _read_uid(conversation.id, (*EXTENSION_FIELD, "conversations", "id")),
+            with_update(ConversationDefinition(), convert(fields, CreateConversation, EXTENSION_FIELD), at=0),
             self._read_time(conversation.created_at),
             self._read_messages(conversation.messages, path, is_text_thought=is_text_thought),
         )
@@ -234,7 +234,7 @@ class _FileReader:
 
     def _read_time(self, text: str | None) -> float:
         """Returns a time in seconds since the epoch, or the present one where the file has none."""
-        moment = moment_of(text, EXTENSION_AT)
+        moment = moment_of(text, EXTENSION_FIELD)
         return self._now if moment is None else moment
 
 
@@ -242,12 +242,12 @@ def _parse_file(data: bytes) -> dict[str, Any]:
     """Returns the object that a file holds. Raises: Unprocessable."""
     data = data.removeprefix(BOM_UTF8)  # editors on Windows write it in front
     _check_lists(data)
-    json = parse(data, FILE_AT)
+    json = parse(data, FILE_FIELD)
     if isinstance(json, str):
         # Programs that save what the client returns as JSON have the file as one text.
-        json = parse(json.encode(), FILE_AT)
+        json = parse(json.encode(), FILE_FIELD)
     if not isinstance(json, dict):
-        raise Unprocessable([Fault(FILE_AT, "Input should be an object", "model_type")])
+        raise Unprocessable([Fault(FILE_FIELD, "Input should be an object", "model_type")])
     return json
 
 
@@ -256,7 +256,7 @@ def _check_lists(data: bytes) -> None:
     try:
         msgspec.json.decode(data, type=FileLists)
     except msgspec.ValidationError as error:
-        fault = fault_of(error, None, FileLists, FILE_AT)
+        fault = fault_of(error, None, FileLists, FILE_FIELD)
         if "length" in fault.message:
             raise Unprocessable([replace(fault, kind="value_error")]) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -264,7 +264,7 @@ def _check_lists(data: bytes) -> None:
 
 
 def _parse_extension(text: str) -> FileExtension:
-    return convert(parse(text.encode(), EXTENSION_AT), FileExtension, EXTENSION_AT)
+    return convert(parse(text.encode(), EXTENSION_FIELD), FileExtension, EXTENSION_FIELD)
 
 
 def _check_ids(json: Mapping[str, Any]) -> None:
@@ -275,7 +275,7 @@ def _check_ids(json: Mapping[str, Any]) -> None:
             id = each.get("id")
             if not isinstance(id, str) or id in seen:
                 message = f"The id {id!r} is there twice" if isinstance(id, str) else "Field required"
-                raise Unprocessable([Fault((*FILE_AT, part, n, "id"), message)])
+                raise Unprocessable([Fault((*FILE_FIELD, part, n, "id"), message)])
             seen.add(id)
 
 
@@ -287,25 +287,25 @@ def _retained_uids(file: File) -> dict[str, str]:
         "sources": [each.id for each in file.sources],
     }
     return {
-        id: _read_uid(id, (*FILE_AT, part, n, "id"))
+        id: _read_uid(id, (*FILE_FIELD, part, n, "id"))
         for part, some in parts.items()
         for n, id in enumerate(some)
     }
 
 
-def _read_uid(id: str, at: Path) -> str:
+def _read_uid(id: str, path: Path) -> str:
     """Returns the uid of an id that something keeps. Raises: Unprocessable."""
     uid = ids.uid_of(id.partition("-")[0], id)
     if uid is None:
-        raise Unprocessable([Fault(at, "Expected an id of Letta's: a kind and a UUID", value=id[:100])])
+        raise Unprocessable([Fault(path, "Expected an id of Letta's: a kind and a UUID", value=id[:100])])
     return uid
 
 
-def _check_references(ids: Sequence[str] | None, parts: Mapping[str, Any], at: Path) -> list[str]:
+def _check_references(ids: Sequence[str] | None, parts: Mapping[str, Any], path: Path) -> list[str]:
     """Returns ids of parts of the file, each once. Raises: Unprocessable if one names nothing in the file."""
     for n, id in enumerate(ids or ()):
         if id not in parts:
-            raise Unprocessable([Fault((*at, n), "This names nothing in the file", value=id[:100])])
+            raise Unprocessable([Fault((*path, n), "This names nothing in the file", value=id[:100])])
     return list(dict.fromkeys(ids or ()))
 
 
@@ -343,7 +343,7 @@ def _read_block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
     fields = {name: raw[name] for name in _BLOCK_FIELDS if raw.get(name) is not None}
     # A file holds all of a block: one without a description is not given one.
     fields.setdefault("description", "")
-    block, details = block_of(convert(fields, CreateBlock, (*FILE_AT, "blocks", n)))
+    block, details = block_of(convert(fields, CreateBlock, (*FILE_FIELD, "blocks", n)))
     # Letta 0.16 prints limits and does not enforce them.
     return replace(block, limit=max(block.limit, len(block.value))), details
 
@@ -352,7 +352,7 @@ def _read_folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, Por
     """Returns the folders of a file, by their ids in it, with the texts of their files. Raises: Unprocessable."""
     files: dict[str, list[PortableFile]] = {source.id: [] for source in file.sources}
     for n, each in enumerate(file.files):
-        _check_references([each.source_id], files, (*FILE_AT, "files", n, "source_id"))
+        _check_references([each.source_id], files, (*FILE_FIELD, "files", n, "source_id"))
         name = clean_file_name(each.original_file_name or each.file_name or "") or each.id
         if each.content is not None:
             files[each.source_id].append(PortableFile(name, each.file_type or "text/plain", each.content))
@@ -386,6 +386,6 @@ def _read_secrets(agent: FileAgent) -> Iterable[str]:
 
 
 def _read_identity(identity: FileIdentity) -> PortableIdentity:
-    uid = _read_uid(identity.id, (*EXTENSION_AT, "identities", "id"))
+    uid = _read_uid(identity.id, (*EXTENSION_FIELD, "identities", "id"))
     definition = apply_update(IdentityDefinition(identity.name), identity)
     return PortableIdentity(uid, identity.identifier_key, definition)

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.agent_file.file_structs import FILE_AT, FileTool
+from gateway.agents.agent_file.file_structs import FILE_FIELD, FileTool
 from gateway.agents.api.tool_bodies import UpdateTool, with_tool_update
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
@@ -39,8 +39,8 @@ def read_tools(tools: Sequence[dict[str, Any]], *, is_own: bool) -> ToolsOfFile:
     """Returns the tools of a file. is_own: Mnemogate wrote it. Raises: Unprocessable."""
     file_tools = ToolsOfFile({}, {}, [])
     for n, raw in enumerate(tools):
-        at = (*FILE_AT, "tools", n)
-        tool = convert(raw, FileTool, at)
+        path = (*FILE_FIELD, "tools", n)
+        tool = convert(raw, FileTool, path)
         # The gateway has its own tools, and the project has those of its MCP servers.
         is_defined_here = tool.tool_type != "external_mcp" and tool.name not in BUILT_IN_TOOLS
         if is_defined_here and tool.tool_type != "custom":
@@ -49,22 +49,22 @@ def read_tools(tools: Sequence[dict[str, Any]], *, is_own: bool) -> ToolsOfFile:
             continue
         file_tools.names[tool.id] = tool.name
         if is_defined_here:
-            file_tools.definitions[tool.name] = _definition(tool, raw, at, is_own=is_own)
+            file_tools.definitions[tool.name] = _definition(tool, raw, path, is_own=is_own)
             if raw.get("pip_requirements") or raw.get("npm_requirements"):
                 file_tools.left_out.append(f"tools.{tool.name}.requirements")
     return file_tools
 
 
-def _definition(tool: FileTool, raw: Mapping[str, Any], at: Path, *, is_own: bool) -> ToolDefinition:
+def _definition(tool: FileTool, raw: Mapping[str, Any], path: Path, *, is_own: bool) -> ToolDefinition:
     """Returns the definition of a tool. raw: the tool as JSON. Raises: Unprocessable."""
     fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
     schema = fields.get("json_schema")
     if not isinstance(schema, dict) or schema.get("name") != tool.name:
-        raise Unprocessable([Fault((*at, "json_schema", "name"), "Expected a schema with the tool's name")])
+        raise Unprocessable([Fault((*path, "json_schema", "name"), "Expected a schema with the tool's name")])
     if fields.get("source_type") == "json" and fields.get("source_code") and not is_own:
         # Letta's server runs all that is not TypeScript as Python.
         fields["source_type"] = "python"
-    definition = with_tool_update(ToolDefinition({}), convert(fields, UpdateTool, at))
+    definition = with_tool_update(ToolDefinition({}), convert(fields, UpdateTool, path))
     return definition if is_own else replace(definition, schema=_without_heartbeat(definition.schema))
 
 

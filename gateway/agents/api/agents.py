@@ -29,16 +29,16 @@ class AgentRoutes:
         self._api = api
 
     def routes(self) -> list[AgentsRoute]:
-        one = "/v1/agents/{agent_id}"
+        agent = "/v1/agents/{agent_id}"
         return [
             AgentsRoute("GET", "/v1/agents", self.index),
             AgentsRoute("POST", "/v1/agents", self.create),
             AgentsRoute("GET", "/v1/agents/count", self.count),
-            AgentsRoute("GET", one, self.retrieve),
-            AgentsRoute("PATCH", one, self.update),
-            AgentsRoute("DELETE", one, self.delete),
-            AgentsRoute("GET", f"{one}/context", self.context),
-            AgentsRoute("POST", f"{one}/recompile", self.recompile),
+            AgentsRoute("GET", agent, self.retrieve),
+            AgentsRoute("PATCH", agent, self.update),
+            AgentsRoute("DELETE", agent, self.delete),
+            AgentsRoute("GET", f"{agent}/context", self.context),
+            AgentsRoute("POST", f"{agent}/recompile", self.recompile),
         ]
 
     async def index(self, request: ApiRequest, query: AgentsQuery) -> list[dict[str, Any]]:

@@ -149,14 +149,14 @@ class BatchRoutes:
         self._api = api
 
     def routes(self) -> list[AgentsRoute]:
-        all_batches, one = "/v1/messages/batches", "/v1/messages/batches/{batch_id}"
+        batches, batch = "/v1/messages/batches", "/v1/messages/batches/{batch_id}"
         return [
-            AgentsRoute("POST", all_batches, self.create),
-            AgentsRoute("GET", all_batches, self.index),
-            AgentsRoute("GET", one, self.retrieve),
-            AgentsRoute("GET", f"{one}/items", self.items),
-            AgentsRoute("GET", f"{one}/messages", self.messages),
-            AgentsRoute("PATCH", f"{one}/cancel", self.cancel),
+            AgentsRoute("POST", batches, self.create),
+            AgentsRoute("GET", batches, self.index),
+            AgentsRoute("GET", batch, self.retrieve),
+            AgentsRoute("GET", f"{batch}/items", self.items),
+            AgentsRoute("GET", f"{batch}/messages", self.messages),
+            AgentsRoute("PATCH", f"{batch}/cancel", self.cancel),
         ]
 
     async def create(self, request: ApiRequest, body: CreateBatch) -> dict[str, Any]:

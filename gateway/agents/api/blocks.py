@@ -32,11 +32,11 @@ Label = Annotated[str, Meta(min_length=1, max_length=200)]
 _Limit = Annotated[int, Meta(ge=0, le=10_000_000)]
 
 
-class CreateBlock(Body):
-    """A block that is made."""
+class UpdateBlock(Body):
+    """A change of a block; what is left out stays."""
 
-    label: Label
-    value: str
+    label: Maybe[Label] = UNSET
+    value: Maybe[str] = UNSET
     description: Maybe[str] = UNSET
     limit: Maybe[_Limit] = UNSET
     read_only: Maybe[bool] = UNSET
@@ -53,6 +53,13 @@ class CreateBlock(Body):
     project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
 
 
+class CreateBlock(UpdateBlock):
+    """A block that is made."""
+
+    label: Label
+    value: str
+
+
 # Descriptions of blocks that have none; the same labels as on Letta's server, in other words.
 _DESCRIPTIONS = {
     "human": "What you know of the person you talk with: who they are, what they like, what matters to them.",
@@ -66,13 +73,6 @@ class AgentBlock(CreateBlock):
     id: NoEffect[str] = UNSET
     created_by_id: NoEffect[str] = UNSET
     last_updated_by_id: NoEffect[str] = UNSET
-
-
-class UpdateBlock(CreateBlock):
-    """A change of a block; what is left out stays."""
-
-    label: Maybe[Label] = UNSET  # type: ignore[assignment]
-    value: Maybe[str] = UNSET  # type: ignore[assignment]
 
 
 def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
@@ -102,7 +102,7 @@ def change_of(update: UpdateBlock) -> BlockChange:
     )
 
 
-def details_of(block: CreateBlock) -> dict[str, Any]:
+def details_of(block: UpdateBlock) -> dict[str, Any]:
     """Returns the fields of a block that a turn does not need."""
     sent = sent_fields(block)
     return {name: sent[name] for name in ("metadata", "tags", "hidden") if sent.get(name) is not None}
@@ -153,43 +153,43 @@ class BlockRoutes:
         self._blocks = api.store.named_blocks
 
     def routes(self) -> list[AgentsRoute]:
-        all_, one = "/v1/blocks", "/v1/blocks/{block_id}"
-        seen = "/v1/agents/{agent_id}/core-memory/blocks"
-        own = f"{seen}/{{block_label:path}}"
+        blocks, block = "/v1/blocks", "/v1/blocks/{block_id}"
+        agent_blocks = "/v1/agents/{agent_id}/core-memory/blocks"
+        labelled_block = f"{agent_blocks}/{{block_label:path}}"
         return [
-            AgentsRoute("GET", all_, self.index, pages=OLDEST_FIRST),
-            AgentsRoute("POST", all_, self.create),
-            AgentsRoute("GET", f"{all_}/count", self.count),
-            AgentsRoute("GET", one, self.retrieve),
-            AgentsRoute("PATCH", one, self.update),
-            AgentsRoute("DELETE", one, self.delete),
-            AgentsRoute("GET", f"{one}/agents", self.agents),
-            AgentsRoute("GET", f"{one}/history", self.history),
-            AgentsRoute("POST", f"{one}/undo", self.undo),
+            AgentsRoute("GET", blocks, self.index, pages=OLDEST_FIRST),
+            AgentsRoute("POST", blocks, self.create),
+            AgentsRoute("GET", f"{blocks}/count", self.count),
+            AgentsRoute("GET", block, self.retrieve),
+            AgentsRoute("PATCH", block, self.update),
+            AgentsRoute("DELETE", block, self.delete),
+            AgentsRoute("GET", f"{block}/agents", self.agents),
+            AgentsRoute("GET", f"{block}/history", self.history),
+            AgentsRoute("POST", f"{block}/undo", self.undo),
             AgentsRoute("GET", "/v1/agents/{agent_id}/core-memory", self.memory),
-            AgentsRoute("GET", seen, self.seen, pages=OLDEST_FIRST),
-            AgentsRoute("PATCH", f"{seen}/attach/{{block_id}}", self.attach),
-            AgentsRoute("PATCH", f"{seen}/detach/{{block_id}}", self.detach),
-            AgentsRoute("GET", own, self.labelled),
-            AgentsRoute("PATCH", own, self.update_labelled),
+            AgentsRoute("GET", agent_blocks, self.of_agent, pages=OLDEST_FIRST),
+            AgentsRoute("PATCH", f"{agent_blocks}/attach/{{block_id}}", self.attach),
+            AgentsRoute("PATCH", f"{agent_blocks}/detach/{{block_id}}", self.detach),
+            AgentsRoute("GET", labelled_block, self.retrieve_labelled),
+            AgentsRoute("PATCH", labelled_block, self.update_labelled),
         ]
 
     async def index(self, request: ApiRequest, query: BlocksQuery) -> list[dict[str, Any]]:
         """List blocks."""
-        least, most = _counts(query)
+        min_agents, max_agents = _agent_counts(query)
         where = BlockFilter(
             label=sent_or_none(query.label),
             label_text=sent_or_none(query.label_search),
             description_text=sent_or_none(query.description_search),
             value_text=sent_or_none(query.value_search),
-            min_agents=least,
-            max_agents=most,
+            min_agents=min_agents,
+            max_agents=max_agents,
             tags=sent_or_none(query.tags) or (),
             needs_all_tags=query.match_all_tags,
             name=sent_or_none(query.name),
             with_hidden=query.show_hidden_blocks is True,
         )
-        after, before = await self._row(request, query.after), await self._row(request, query.before)
+        after, before = await self._row_of(request, query.after), await self._row_of(request, query.before)
         page = page_of(query, after, before)
         return [block_json(entry) for entry in await self._blocks.list(request.project, where, page)]
 
@@ -239,7 +239,7 @@ class BlockRoutes:
         memory: dict[str, Any] = (await self._api.agent_json(request))["memory"]
         return memory
 
-    async def seen(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+    async def of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's blocks."""
         agent = await self._api.agent(request)
         visible = (await self._blocks.visible_to([agent.id]))[agent.id]
@@ -255,7 +255,7 @@ class BlockRoutes:
         await self._blocks.detach(await self._api.agent(request), request.uid("block", "block_id"))
         return await self._api.agent_json(request)
 
-    async def labelled(self, request: ApiRequest) -> dict[str, Any]:
+    async def retrieve_labelled(self, request: ApiRequest) -> dict[str, Any]:
         """Return an agent's block by its label."""
         return block_json(await self._labelled(request))
 
@@ -274,21 +274,22 @@ class BlockRoutes:
         change = change_of(update)
         return block_json(await self._blocks.change(project, uid, change, at=self._api.now(), origin=ORIGIN))
 
-    async def _row(self, request: ApiRequest, id: Any) -> int | None:
+    async def _row_of(self, request: ApiRequest, id: Any) -> int | None:
         if not isinstance(id, str):
             return None
         return (await self._blocks.get(request.project, uid_in("block", id))).block.id
 
 
-def _counts(query: BlocksQuery) -> tuple[int, int]:
-    """Returns how many agents see the blocks that are asked for: at least, at most. Raises: BadRequest."""
-    exactly = sent_or_none(query.connected_to_agents_count_eq)
-    if exactly:
-        if len(exactly) > 1:
-            raise BadRequest(
-                "connected_to_agents_count_eq takes one number.", param="connected_to_agents_count_eq"
-            )
-        return exactly[0], exactly[0]
+def _agent_counts(query: BlocksQuery) -> tuple[int, int]:
+    """Returns the least and the greatest number of agents that see the listed blocks. Raises: BadRequest."""
+    name = "connected_to_agents_count_eq"
+    counts = sent_or_none(query.connected_to_agents_count_eq)
+    if counts:
+        if len(counts) > 1:
+            raise BadRequest(f"{name} takes one number.", param=name)
+        return counts[0], counts[0]
     above, below = query.connected_to_agents_count_gt, query.connected_to_agents_count_lt
-    least = above + 1 if isinstance(above, int) else 0
-    return least, below - 1 if isinstance(below, int) else BlockFilter().max_agents
+    return (
+        above + 1 if isinstance(above, int) else 0,
+        below - 1 if isinstance(below, int) else BlockFilter().max_agents,
+    )

@@ -226,20 +226,21 @@ class ConversationRoutes:
         self._messages, self._sends = MessageRoutes(api), SendRoutes(api)
 
     def routes(self) -> list[AgentsRoute]:
-        all_, one = "/v1/conversations", "/v1/conversations/{conversation_id:conversation}"
+        conversations = "/v1/conversations"
+        conversation = "/v1/conversations/{conversation_id:conversation}"
         return [
-            AgentsRoute("GET", all_, self.index, needs="agent_id"),
-            AgentsRoute("POST", all_, self.create, needs="agent_id"),
-            AgentsRoute("GET", one, self.retrieve),
-            AgentsRoute("PATCH", one, self.update),
-            AgentsRoute("DELETE", one, self.delete),
-            AgentsRoute("POST", f"{one}/fork", self.fork),
-            AgentsRoute("POST", f"{one}/recompile", self.recompile),
-            AgentsRoute("POST", f"{one}/compact", self.compact),
-            AgentsRoute("POST", f"{one}/stream", self.stream),
-            AgentsRoute("POST", f"{one}/cancel", self.cancel),
-            AgentsRoute("GET", f"{one}/messages", self.messages, pages=CONVERSATION_MESSAGES),
-            AgentsRoute("POST", f"{one}/messages", self.send),
+            AgentsRoute("GET", conversations, self.index, needs="agent_id"),
+            AgentsRoute("POST", conversations, self.create, needs="agent_id"),
+            AgentsRoute("GET", conversation, self.retrieve),
+            AgentsRoute("PATCH", conversation, self.update),
+            AgentsRoute("DELETE", conversation, self.delete),
+            AgentsRoute("POST", f"{conversation}/fork", self.fork),
+            AgentsRoute("POST", f"{conversation}/recompile", self.recompile),
+            AgentsRoute("POST", f"{conversation}/compact", self.compact),
+            AgentsRoute("POST", f"{conversation}/stream", self.stream),
+            AgentsRoute("POST", f"{conversation}/cancel", self.cancel),
+            AgentsRoute("GET", f"{conversation}/messages", self.messages, pages=CONVERSATION_MESSAGES),
+            AgentsRoute("POST", f"{conversation}/messages", self.send),
         ]
 
     # -- conversations

@@ -165,29 +165,29 @@ class FolderRoutes:
         return [
             *self._rows("folders"),
             *sources,
-            AgentsRoute("GET", files, self.files_of, pages=OLDEST_FIRST),
+            AgentsRoute("GET", files, self.files_of_agent, pages=OLDEST_FIRST),
         ]
 
     def _rows(self, name: str) -> list[AgentsRoute]:
-        all_, one = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
-        of = f"/v1/agents/{{agent_id}}/{name}"
+        folders, folder = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
+        agent_folders = f"/v1/agents/{{agent_id}}/{name}"
         return [
-            AgentsRoute("GET", all_, self.index, pages=OLDEST_FIRST),
-            AgentsRoute("POST", all_, self.create),
-            AgentsRoute("GET", f"{all_}/count", self.count),
-            AgentsRoute("GET", f"{all_}/name/{{name}}", self.named),
-            AgentsRoute("GET", one, self.retrieve),
-            AgentsRoute("PATCH", one, self.update),
-            AgentsRoute("DELETE", one, self.delete),
-            AgentsRoute("POST", f"{one}/upload", self.upload),
-            AgentsRoute("GET", f"{one}/files", self.files),
-            AgentsRoute("GET", f"{one}/files/{{file_id}}", self.file),
-            AgentsRoute("GET", f"{one}/passages", self.passages, pages=OLDEST_FIRST),
-            AgentsRoute("GET", f"{one}/agents", self.agents),
-            AgentsRoute("DELETE", f"{one}/{{file_id}}", self.remove),
-            AgentsRoute("GET", of, self.index_of),
-            AgentsRoute("PATCH", f"{of}/attach/{{folder_id}}", self.attach),
-            AgentsRoute("PATCH", f"{of}/detach/{{folder_id}}", self.detach),
+            AgentsRoute("GET", folders, self.index, pages=OLDEST_FIRST),
+            AgentsRoute("POST", folders, self.create),
+            AgentsRoute("GET", f"{folders}/count", self.count),
+            AgentsRoute("GET", f"{folders}/name/{{name}}", self.find_by_name),
+            AgentsRoute("GET", folder, self.retrieve),
+            AgentsRoute("PATCH", folder, self.update),
+            AgentsRoute("DELETE", folder, self.delete),
+            AgentsRoute("POST", f"{folder}/upload", self.upload),
+            AgentsRoute("GET", f"{folder}/files", self.files),
+            AgentsRoute("GET", f"{folder}/files/{{file_id}}", self.file),
+            AgentsRoute("GET", f"{folder}/passages", self.passages, pages=OLDEST_FIRST),
+            AgentsRoute("GET", f"{folder}/agents", self.agents),
+            AgentsRoute("DELETE", f"{folder}/{{file_id}}", self.remove),
+            AgentsRoute("GET", agent_folders, self.folders_of_agent),
+            AgentsRoute("PATCH", f"{agent_folders}/attach/{{folder_id}}", self.attach),
+            AgentsRoute("PATCH", f"{agent_folders}/detach/{{folder_id}}", self.detach),
         ]
 
     # -- folders
@@ -205,7 +205,7 @@ class FolderRoutes:
         """Count folders."""
         return await self._api.store.definitions.count(request.project, DefinitionKind.FOLDER)
 
-    async def named(self, request: ApiRequest) -> str:
+    async def find_by_name(self, request: ApiRequest) -> str:
         """Return the id of the folder with a name."""
         name = request.path["name"]
         folders = await self._api.store.definitions.find_by_name(
@@ -298,7 +298,7 @@ class FolderRoutes:
         )
         return list(map(passage_json, passages))
 
-    async def files_of(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
+    async def files_of_agent(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
         """List the files that an agent can search."""
         folders = {each.memory: each for each in await self._attached(request)}
         files = await self._api.store.files.of_folders(list(folders))
@@ -314,7 +314,7 @@ class FolderRoutes:
         rows = await self._folders.agents(await self._folder(request))
         return [each["id"] for each in await self._api.agents_page(request.project, rows, query)]
 
-    async def index_of(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+    async def folders_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List the folders of an agent."""
         return page_items(list(map(folder_json, await self._attached(request))), query)
 

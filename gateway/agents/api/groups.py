@@ -22,7 +22,7 @@ from gateway.agents.wire.struct_fields import (
     refused,
     sent_fields,
 )
-from gateway.checked import Fault
+from gateway.checked import Fault, Path
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.errors import BadRequest, UnknownId
@@ -32,7 +32,7 @@ from storage.listing import ReaderEntry
 _NO_AGENT_IDS = refused("Who is in a group is said with its agent: enable_sleeptime.")
 _NO_BLOCK_IDS = refused("The agents of a group share all blocks of its manager.")
 _NOT_SERVED = ("round_robin", "supervisor", "dynamic", "swarm")
-_CONFIG_AT = ("body", "manager_config")
+_CONFIG_FIELD = ("body", "manager_config")
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
@@ -76,13 +76,13 @@ def read_config(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig |
             param="manager_config",
         )
     if kind == "sleeptime":
-        return convert(config, SleeptimeConfig, _CONFIG_AT)
+        return convert(config, SleeptimeConfig, _CONFIG_FIELD)
     if kind == "voice_sleeptime":
-        return convert(config, VoiceSleeptimeConfig, _CONFIG_AT)
+        return convert(config, VoiceSleeptimeConfig, _CONFIG_FIELD)
     raise Unprocessable(
         [
             Fault(
-                (*_CONFIG_AT, "manager_type"),
+                (*_CONFIG_FIELD, "manager_type"),
                 "Input should be 'sleeptime' or 'voice_sleeptime'",
                 "enum",
                 kind,
@@ -105,7 +105,7 @@ def apply_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentD
         most_messages=sent.get(most, definition.most_messages),
         least_messages=sent.get(least, definition.least_messages),
     )
-    check_window(changed, sent, most, least, _CONFIG_AT)
+    check_window(changed, sent, most, least, _CONFIG_FIELD)
     return changed
 
 
@@ -114,12 +114,12 @@ def check_window(
     sent: Mapping[str, Any],
     most: str,
     least: str,
-    at: tuple[str, ...] = ("body",),
+    path: Path = ("body",),
 ) -> None:
     """Refuses a window that would retain more messages than it may have. One that was stored before stays.
 
     sent: the fields that were sent; most, least: the names of two of them.
-    at: where they are, for errors.
+    path: where they are in the request, for errors.
 
     Raises: Unprocessable, which names the field that was sent.
     """
@@ -128,9 +128,11 @@ def check_window(
     if limit is None or retained is None or retained <= limit:
         return
     if sent.get(least):
-        raise Unprocessable([Fault((*at, least), f"Expected at most {most}, {limit}", value=sent[least])])
+        raise Unprocessable([Fault((*path, least), f"Expected at most {most}, {limit}", value=sent[least])])
     if sent.get(most):
-        raise Unprocessable([Fault((*at, most), f"Expected at least {least}, {retained}", value=sent[most])])
+        raise Unprocessable(
+            [Fault((*path, most), f"Expected at least {least}, {retained}", value=sent[most])]
+        )
 
 
 def group_json(

@@ -39,7 +39,10 @@ _Text = Annotated[str, Meta(min_length=1, max_length=200)]
 _Type = Literal["org", "user", "other"]
 _ATTACH = refused("Attach it to each agent: agents.identities.attach, or identity_ids of the agent.")
 NO_BLOCKS = "An identity has agents alone. Blocks have tags, and can be attached to its agents."
-_NO_BLOCKS = refused(NO_BLOCKS)
+_NO_BLOCK_IDS = refused(NO_BLOCKS)
+_KIND: Final = DefinitionKind.IDENTITY
+# Identities that one read returns at least: filters may leave few of them.
+_MIN_PAGE = 200
 
 
 class PropertyBody(Entry):
@@ -61,7 +64,7 @@ class UpdateIdentity(Body):
     identity_type: Maybe[_Type] = UNSET
     properties: Maybe[_Properties] = UNSET
     agent_ids: Annotated[list[str] | None, _ATTACH] | UnsetType = UNSET
-    block_ids: Annotated[list[str] | None, _NO_BLOCKS] | UnsetType = UNSET
+    block_ids: Annotated[list[str] | None, _NO_BLOCK_IDS] | UnsetType = UNSET
 
 
 class CreateIdentity(UpdateIdentity):
@@ -135,10 +138,6 @@ def identity_json(identity: Definition) -> dict[str, Any]:
     }
 
 
-IDENTITY: Final = DefinitionKind.IDENTITY
-_READ = 200  # identities at least that are read at once: few of them may be asked for
-
-
 class IdentityRoutes:
     """The routes of identities."""
 
@@ -148,30 +147,31 @@ class IdentityRoutes:
         self._attached = api.store.attached
 
     def routes(self) -> list[AgentsRoute]:
-        all_, one, of = "/v1/identities", "/v1/identities/{identity_id}", "/v1/agents/{agent_id}/identities"
+        identities, identity = "/v1/identities", "/v1/identities/{identity_id}"
+        agent_identities = "/v1/agents/{agent_id}/identities"
         return [
-            AgentsRoute("GET", all_, self.index),
-            AgentsRoute("POST", all_, self.create),
-            AgentsRoute("PUT", all_, self.put),
-            AgentsRoute("GET", f"{all_}/count", self.count),
-            AgentsRoute("GET", one, self.retrieve),
-            AgentsRoute("PATCH", one, self.update),
-            AgentsRoute("DELETE", one, self.delete),
-            AgentsRoute("PUT", f"{one}/properties", self.describe, reads_body=True),
-            AgentsRoute("GET", f"{one}/agents", self.agents),
-            AgentsRoute("PATCH", f"{of}/attach/{{identity_id}}", self.attach),
-            AgentsRoute("PATCH", f"{of}/detach/{{identity_id}}", self.detach),
+            AgentsRoute("GET", identities, self.index),
+            AgentsRoute("POST", identities, self.create),
+            AgentsRoute("PUT", identities, self.put),
+            AgentsRoute("GET", f"{identities}/count", self.count),
+            AgentsRoute("GET", identity, self.retrieve),
+            AgentsRoute("PATCH", identity, self.update),
+            AgentsRoute("DELETE", identity, self.delete),
+            AgentsRoute("PUT", f"{identity}/properties", self.replace_properties, reads_body=True),
+            AgentsRoute("GET", f"{identity}/agents", self.agents),
+            AgentsRoute("PATCH", f"{agent_identities}/attach/{{identity_id}}", self.attach),
+            AgentsRoute("PATCH", f"{agent_identities}/detach/{{identity_id}}", self.detach),
         ]
 
     async def index(self, request: ApiRequest, query: IdentitiesQuery) -> list[dict[str, Any]]:
         """List identities."""
-        page = await self._api.definition_page(request.project, IDENTITY, "identity", query)
+        page = await self._api.definition_page(request.project, _KIND, "identity", query)
         key = sent_or_none(query.identifier_key)
         identities: list[Definition] = []
-        size, after = max(page.limit, _READ), page.after
+        size, after = max(page.limit, _MIN_PAGE), page.after
         while len(identities) < page.limit:
             following = Page(after, page.before, size, page.newest_first)
-            rows = await self._definitions.list(request.project, IDENTITY, following, name=key)
+            rows = await self._definitions.list(request.project, _KIND, following, name=key)
             identities += filter(query.takes, rows)
             if len(rows) < size:
                 break
@@ -181,7 +181,7 @@ class IdentityRoutes:
     async def create(self, request: ApiRequest, create: CreateIdentity) -> dict[str, Any]:
         """Make an identity."""
         body = apply_update(IdentityDefinition(create.name), create).body()
-        draft = DefinitionDraft(request.project, IDENTITY, ids.new_uid(), body, create.identifier_key)
+        draft = DefinitionDraft(request.project, _KIND, ids.new_uid(), body, create.identifier_key)
         return identity_json(await self._definitions.add(draft, at=self._api.now()))
 
     async def put(self, request: ApiRequest, create: CreateIdentity) -> dict[str, Any]:
@@ -189,26 +189,33 @@ class IdentityRoutes:
 
         Programs name their users so at each start.
         """
-        name = (request.project, IDENTITY, create.identifier_key, 1)
-        named = await self._definitions.find_by_name(*name)
+
+        async def find() -> list[Definition]:
+            return await self._definitions.find_by_name(
+                request.project, _KIND, create.identifier_key, limit=1
+            )
+
+        named = await find()
         if not named:
             try:
                 return await self.create(request, create)
             except WriteConflict:
-                named = await self._definitions.find_by_name(*name)
+                # Another request has made one meanwhile.
+                named = await find()
                 if not named:
                     raise
-        # The properties that are sent are all, and without any it keeps its own.
-        is_all = isinstance(create.properties, list)
 
         def edit(definition: IdentityDefinition) -> IdentityDefinition:
-            return apply_update(replace(definition, properties=()) if is_all else definition, create)
+            # A list of properties replaces those of the identity; without a list they stay.
+            if isinstance(create.properties, list):
+                definition = replace(definition, properties=())
+            return apply_update(definition, create)
 
         return await self._change(request.project, named[0].uid, edit)
 
     async def count(self, request: ApiRequest) -> int:
         """Count identities."""
-        return await self._definitions.count(request.project, IDENTITY)
+        return await self._definitions.count(request.project, _KIND)
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an identity."""
@@ -223,7 +230,7 @@ class IdentityRoutes:
             sent_or_none(update.identifier_key),
         )
 
-    async def describe(self, request: ApiRequest) -> dict[str, Any]:
+    async def replace_properties(self, request: ApiRequest) -> dict[str, Any]:
         """Replace its properties: a list."""
         sent = convert({"properties": parse(request.data)}, PropertiesBody, ("body",))
         new = properties_of(sent.properties)
@@ -239,18 +246,18 @@ class IdentityRoutes:
 
     async def agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List its agents."""
-        rows = await self._attached.agents_with(request.project, IDENTITY, (await self._named(request)).id)
+        rows = await self._attached.agents_with(request.project, _KIND, (await self._named(request)).id)
         return await self._api.agents_page(request.project, rows, query)
 
     async def attach(self, request: ApiRequest) -> None:
         """Give an agent an identity."""
         agent, identity = await self._pair(request)
-        await self._attached.attach(agent.id, IDENTITY, identity.id, at=self._api.now())
+        await self._attached.attach(agent.id, _KIND, identity.id, at=self._api.now())
 
     async def detach(self, request: ApiRequest) -> None:
         """Take an identity from it."""
         agent, identity = await self._pair(request)
-        await self._attached.detach(agent.id, IDENTITY, identity.id, at=self._api.now())
+        await self._attached.detach(agent.id, _KIND, identity.id, at=self._api.now())
 
     async def _pair(self, request: ApiRequest) -> tuple[Agent, Definition]:
         """Returns the agent and the identity in a path. Raises: Conflict for a profile's memory; NotFound."""
@@ -259,7 +266,7 @@ class IdentityRoutes:
         return entry.agent, await self._named(request)
 
     async def _named(self, request: ApiRequest) -> Definition:
-        return await self._definitions.get(request.project, IDENTITY, request.uid("identity", "identity_id"))
+        return await self._definitions.get(request.project, _KIND, request.uid("identity", "identity_id"))
 
     async def _change(
         self,
@@ -268,10 +275,16 @@ class IdentityRoutes:
         edit: Callable[[IdentityDefinition], IdentityDefinition],
         key: str | None = None,
     ) -> dict[str, Any]:
-        """Changes an identity as it is now. key: the new one, or None. Raises: WriteConflict if it is taken."""
+        """Changes an identity. Returns it as the API shows it.
+
+        edit: makes the new definition of the present one; repeated if another request changed the identity meanwhile.
+        key: the application's new key for it; None keeps the present one.
+
+        Raises: WriteConflict if another identity has the key.
+        """
 
         async def change() -> Definition:
-            stored = await self._definitions.get(project, IDENTITY, uid)
+            stored = await self._definitions.get(project, _KIND, uid)
             body = edit(IdentityDefinition.of(stored.body)).body()
             return await self._definitions.change(stored, body, at=self._api.now(), name=key)
 

@@ -24,16 +24,23 @@ class LegacyRoutes:
 
     def routes(self) -> list[AgentsRoute]:
         agent, blocks, passages, tools = "/v1/agents/{agent_id}", self._blocks, self._passages, self._tools
-        block, one = f"{agent}/memory/block", f"{agent}/memory/block/{{block_label:path}}"
+        agent_blocks = f"{agent}/memory/block"
+        block = f"{agent_blocks}/{{block_label:path}}"
         archive = f"{agent}/archival"
         return [
             AgentsRoute("GET", f"{agent}/memory", blocks.memory, title="Return an agent's blocks (0.6)."),
             AgentsRoute("PATCH", f"{agent}/memory", self.write_blocks, reads_body=True),
-            AgentsRoute("GET", block, blocks.seen, title="List an agent's blocks (0.6).", pages=OLDEST_FIRST),
-            AgentsRoute("POST", block, self.add_block),
-            AgentsRoute("GET", one, blocks.labelled, title="Return an agent's block (0.6)."),
-            AgentsRoute("PATCH", one, blocks.update_labelled, title="Change an agent's block (0.6)."),
-            AgentsRoute("DELETE", one, self.remove_block),
+            AgentsRoute(
+                "GET",
+                agent_blocks,
+                blocks.of_agent,
+                title="List an agent's blocks (0.6).",
+                pages=OLDEST_FIRST,
+            ),
+            AgentsRoute("POST", agent_blocks, self.add_block),
+            AgentsRoute("GET", block, blocks.retrieve_labelled, title="Return an agent's block (0.6)."),
+            AgentsRoute("PATCH", block, blocks.update_labelled, title="Change an agent's block (0.6)."),
+            AgentsRoute("DELETE", block, self.remove_block),
             AgentsRoute(
                 "GET", archive, passages.index, title="List an agent's passages (0.6).", pages=PASSAGES
             ),

@@ -55,14 +55,15 @@ class MessageRoutes:
 
     def routes(self) -> list[AgentsRoute]:
         agent = "/v1/agents/{agent_id}"
-        all_, one = f"{agent}/messages", f"{agent}/messages/{{message_id}}"
+        agent_messages = f"{agent}/messages"
+        agent_message = f"{agent_messages}/{{message_id}}"
         return [
-            AgentsRoute("GET", all_, self.index, pages=MESSAGES),
-            AgentsRoute("POST", f"{all_}/cancel", self.cancel),
+            AgentsRoute("GET", agent_messages, self.index, pages=MESSAGES),
+            AgentsRoute("POST", f"{agent_messages}/cancel", self.cancel),
             AgentsRoute("POST", f"{agent}/summarize", self.compact_default),
-            AgentsRoute("PATCH", one, self.update),
-            AgentsRoute("DELETE", one, self.delete),
-            AgentsRoute("GET", one, self.of_agent),
+            AgentsRoute("PATCH", agent_message, self.update),
+            AgentsRoute("DELETE", agent_message, self.delete),
+            AgentsRoute("GET", agent_message, self.of_agent),
             AgentsRoute("POST", "/v1/messages/search", self.search),
             AgentsRoute("POST", "/v1/agents/messages/search", self.search_agents),
             # Without the slash it is Anthropic's.

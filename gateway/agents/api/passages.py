@@ -14,7 +14,7 @@ from gateway.agents.registry.archives import Archives, PassageView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.shown_values import iso_time
 from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe, NoEffect
-from gateway.checked import Fault
+from gateway.checked import Fault, Path
 from gateway.core import ids
 from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest, UnknownId
@@ -133,16 +133,16 @@ def archive_json(archive: Definition) -> dict[str, Any]:
     }
 
 
-def check_text(text: str, at: tuple[str | int, ...]) -> None:
+def check_text(text: str, path: Path) -> None:
     """Raises: Unprocessable if a text is blank."""
     if not text.strip():
-        raise Unprocessable([Fault(at, "Expected a text that is not blank")])
+        raise Unprocessable([Fault(path, "Expected a text that is not blank")])
 
 
-def moment_of(text: Maybe[str], at: tuple[str | int, ...], *, is_end: bool = False) -> float | None:
-    """Returns a time in seconds since the epoch; None if it was not sent. A time without a zone is in UTC.
+def moment_of(text: Maybe[str], path: Path, *, is_end: bool = False) -> float | None:
+    """Returns a time in seconds since the epoch, or None if none was sent. A time without a zone is in UTC.
 
-    at: the path of the field, for errors.
+    path: where the field is in the request, for errors.
     is_end: a day without a time means its end, not its beginning.
     Raises: Unprocessable.
     """
@@ -154,7 +154,7 @@ def moment_of(text: Maybe[str], at: tuple[str | int, ...], *, is_end: bool = Fal
         return parse_moment(stripped.replace(" ", "+") if "T" in stripped else stripped, is_end=is_end)
     except ValueError:
         message = "Expected a date or time of ISO 8601"
-        raise Unprocessable([Fault(at, message, "datetime_from_date_parsing", text[:100])]) from None
+        raise Unprocessable([Fault(path, message, "datetime_from_date_parsing", text[:100])]) from None
 
 
 class PassageRoutes:
@@ -190,9 +190,9 @@ class PassageRoutes:
     async def create(self, request: ApiRequest, create: CreatePassage) -> list[dict[str, Any]]:
         """Save a text for an agent."""
         agent = await self._api.agent(request)
-        at = moment_of(create.created_at, ("body", "created_at"))
+        created = moment_of(create.created_at, ("body", "created_at"))
         check_text(create.text, ("body", "text"))
-        added = await self._archives.add(agent, create.text, sent_or_none(create.tags) or (), at=at)
+        added = await self._archives.add(agent, create.text, sent_or_none(create.tags) or (), at=created)
         return list(map(passage_json, added))
 
     async def search(self, request: ApiRequest, query: PassageSearchQuery) -> dict[str, Any]:
@@ -317,10 +317,12 @@ class ArchiveRoutes:
         An archive that is an agent's own is searched by that agent alone.
         """
         archive = await self._archive(request)
-        agents = await self._api.store.attached.agents_with(
-            request.project, DefinitionKind.ARCHIVE, archive.memory
-        )
-        rows = agents if archive.is_stored else [archive.memory]
+        if archive.is_stored:
+            rows = await self._api.store.attached.agents_with(
+                request.project, DefinitionKind.ARCHIVE, archive.memory
+            )
+        else:
+            rows = [archive.memory]  # which is the agent's row
         return await self._api.agents_page(request.project, rows, query)
 
     async def add(self, request: ApiRequest, create: CreateArchivePassage) -> dict[str, Any]:
@@ -364,20 +366,20 @@ class ArchiveRoutes:
     async def _memory(self, request: ApiRequest) -> Agent:
         return await self._archives.memory(request.project, request.uid("archive", "archive_id"))
 
-    def _draft(self, text: CreateArchivePassage, at: tuple[str | int, ...]) -> PassageDraft:
-        """Returns a text as it is to be saved. at: its path in the body, for errors. Raises: Unprocessable."""
-        moment = moment_of(text.created_at, (*at, "created_at"))
-        check_text(text.text, (*at, "text"))
+    def _draft(self, text: CreateArchivePassage, path: Path) -> PassageDraft:
+        """Returns a text as it is to be saved. path: where it is in the body, for errors. Raises: Unprocessable."""
+        created = moment_of(text.created_at, (*path, "created_at"))
+        check_text(text.text, (*path, "text"))
         return PassageDraft(
             text.text,
-            self._api.now() if moment is None else moment,
+            self._api.now() if created is None else created,
             sent_or_none(text.tags) or (),
             sent_or_none(text.metadata) or {},
         )
 
 
 def _seq(agent: Agent, id: Any) -> int | None:
-    """Returns the number of an agent's passage; None if no id was sent. Raises: UnknownId."""
+    """Returns the number of an agent's passage, or None if no id was sent. Raises: UnknownId."""
     place = place_in("passage", id)
     if place is not None and place.uid != agent.uid:
         raise UnknownId(f"There is no passage {id!r} of this agent.")

@@ -45,12 +45,12 @@ class SendRoutes:
         self._api = api
 
     def routes(self) -> list[AgentsRoute]:
-        one = "/v1/agents/{agent_id}/messages"
+        agent_messages = "/v1/agents/{agent_id}/messages"
         return [
-            AgentsRoute("POST", one, self.send),
-            AgentsRoute("POST", f"{one}/stream", self.stream),
-            AgentsRoute("POST", f"{one}/async", self.send_async),
-            AgentsRoute("POST", f"{one}/preview-raw-payload", self.preview),
+            AgentsRoute("POST", agent_messages, self.send),
+            AgentsRoute("POST", f"{agent_messages}/stream", self.stream),
+            AgentsRoute("POST", f"{agent_messages}/async", self.send_async),
+            AgentsRoute("POST", f"{agent_messages}/preview-raw-payload", self.preview),
         ]
 
     async def preview(self, request: ApiRequest, send: Send) -> dict[str, Any]:

@@ -71,23 +71,23 @@ class ToolRoutes:
         self._tools = api.registry.tools
 
     def routes(self) -> list[AgentsRoute]:
-        all_, one, own = "/v1/tools", "/v1/tools/{tool_id}", "/v1/agents/{agent_id}/tools"
+        tools, tool, agent_tools = "/v1/tools", "/v1/tools/{tool_id}", "/v1/agents/{agent_id}/tools"
         return [
-            AgentsRoute("GET", all_, self.index),
-            AgentsRoute("GET", f"{all_}/count", self.count),
-            AgentsRoute("POST", all_, self.put, title="Make a tool: Python, or a webhook."),
-            AgentsRoute("PUT", all_, self.put),
-            AgentsRoute("POST", f"{all_}/run", self.try_out),
-            AgentsRoute("POST", f"{all_}/search", self.search),
-            AgentsRoute("POST", f"{all_}/add-base-tools", self.base),
-            AgentsRoute("GET", one, self.retrieve),
-            AgentsRoute("PATCH", one, self.update),
-            AgentsRoute("DELETE", one, self.delete),
-            AgentsRoute("GET", own, self.of_agent, pages=OLDEST_FIRST),
-            AgentsRoute("PATCH", f"{own}/attach/{{tool_id}}", self.attach),
-            AgentsRoute("PATCH", f"{own}/detach/{{tool_id}}", self.detach),
-            AgentsRoute("PATCH", f"{own}/approval/{{tool_name}}", self.approve),
-            AgentsRoute("POST", f"{own}/{{tool_name}}/run", self.run),
+            AgentsRoute("GET", tools, self.index),
+            AgentsRoute("GET", f"{tools}/count", self.count),
+            AgentsRoute("POST", tools, self.put, title="Make a tool: Python, or a webhook."),
+            AgentsRoute("PUT", tools, self.put),
+            AgentsRoute("POST", f"{tools}/run", self.try_out),
+            AgentsRoute("POST", f"{tools}/search", self.search),
+            AgentsRoute("POST", f"{tools}/add-base-tools", self.list_base_tools),
+            AgentsRoute("GET", tool, self.retrieve),
+            AgentsRoute("PATCH", tool, self.update),
+            AgentsRoute("DELETE", tool, self.delete),
+            AgentsRoute("GET", agent_tools, self.of_agent, pages=OLDEST_FIRST),
+            AgentsRoute("PATCH", f"{agent_tools}/attach/{{tool_id}}", self.attach),
+            AgentsRoute("PATCH", f"{agent_tools}/detach/{{tool_id}}", self.detach),
+            AgentsRoute("PATCH", f"{agent_tools}/approval/{{tool_name}}", self.approve),
+            AgentsRoute("POST", f"{agent_tools}/{{tool_name}}/run", self.run),
         ]
 
     async def index(self, request: ApiRequest, query: ToolsQuery) -> list[dict[str, Any]]:
@@ -103,7 +103,7 @@ class ToolRoutes:
         """Count tools."""
         return len([tool async for tool in self._select(request.project, query)])
 
-    async def base(self, request: ApiRequest) -> list[dict[str, Any]]:
+    async def list_base_tools(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List the gateway's own tools, which are there."""
         own = ToolsQuery(return_only_letta_tools=True, order="asc")
         return [tool_json(tool) async for tool in self._select(request.project, own)]

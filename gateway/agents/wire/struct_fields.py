@@ -26,7 +26,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway import checked
 from gateway.agents.wire.faults import Unprocessable, name_of, worded
-from gateway.checked import Fault, fault_of, metas_of, union_members, without_annotations
+from gateway.checked import Fault, Path, fault_of, metas_of, union_members, without_annotations
 from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.core.nul import NUL, without_nul
 from gateway.errors import BadRequest
@@ -90,17 +90,17 @@ def read_body(data: bytes, kind: type[B]) -> B:
     return convert(parse(data or b"{}"), kind, ("body",))
 
 
-def parse(data: bytes, at: tuple[str | int, ...] = ("body",)) -> Any:
-    """Parses JSON that can be stored. at: where it lies, for errors. Raises: Unprocessable, BodyTooLarge."""
+def parse(data: bytes, path: Path = ("body",)) -> Any:
+    """Parses JSON that can be stored. path: of the JSON in the request. Raises: Unprocessable, BodyTooLarge."""
     check_values(data)
     try:
         json = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        fault = Fault((*at, error.pos), f"JSON decode error: {error.msg}", "json_invalid")
+        fault = Fault((*path, error.pos), f"JSON decode error: {error.msg}", "json_invalid")
         raise Unprocessable([fault]) from error
     if is_too_deep(json):
         message = f"JSON may be nested {MAX_LEVELS} levels deep, and this is deeper"
-        raise Unprocessable([Fault(at, message, "json_invalid")])
+        raise Unprocessable([Fault(path, message, "json_invalid")])
     return without_nul(json) if NUL in data else json
 
 
@@ -116,74 +116,76 @@ def read_texts(data: bytes) -> dict[str, str]:
         raise Unprocessable([Fault(("body",), f"JSON decode error: {error}", "json_invalid")]) from error
 
 
-def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = False) -> B:
+def convert(json: Any, kind: type[B], path: Path, *, lax: bool = False) -> B:
     """Makes a struct of parsed JSON, or of the parameters of a query.
 
-    at: where the JSON lies, for errors.
+    path: where the JSON is in the request, for errors.
     lax: numbers come as text, as in a query.
 
     Raises: as `read_body`.
     """
     if not isinstance(json, dict):
-        raise Unprocessable([Fault(at, f"Input should be an object, not {name_of(json)}", "model_type")])
+        raise Unprocessable([Fault(path, f"Input should be an object, not {name_of(json)}", "model_type")])
     try:
-        body = checked.convert(json, kind, at, strict=not lax)
+        body = checked.convert(json, kind, path, strict=not lax)
     except checked.InvalidValue as error:
         raise Unprocessable([worded(error.fault)]) from error
     check_refused(body)
-    _check_sizes(body, at)
+    _check_sizes(body, path)
     return body
 
 
-def _check_sizes(body: msgspec.Struct, at: tuple[str | int, ...]) -> None:
+def _check_sizes(body: msgspec.Struct, path: Path) -> None:
     """Raises: Unprocessable if an object or a list of entries in the body, or in a part of it, is too large."""
     for prefix, part in _parts(body):
         for name in _bounded_fields(type(part)):
             if isinstance(value := getattr(part, name), dict | list):
-                check_size(value, (*at, *prefix.split(".")[:-1], name))
+                check_size(value, (*path, *prefix.split(".")[:-1], name))
 
 
-def check_size(value: dict[str, Any] | list[Any], at: tuple[str | int, ...]) -> None:
-    """Raises: Unprocessable if an object or a list of entries is too large to be stored. at: its path in the body."""
+def check_size(value: dict[str, Any] | list[Any], path: Path) -> None:
+    """Raises: Unprocessable if an object or a list of entries is too large to be stored. path: of it in the request."""
     if (size := len(msgspec.json.encode(value))) > MAX_OBJECT_BYTES:
         message = f"Its JSON may have {MAX_OBJECT_BYTES:,} bytes, and has {size:,}"
-        raise Unprocessable([Fault(at, message)])
+        raise Unprocessable([Fault(path, message)])
 
 
 def check_refused(body: msgspec.Struct) -> None:
     """Raises: BadRequest if a field was sent that is refused, in the body or in a part of it."""
-    for at, part in _parts(body):
+    for prefix, part in _parts(body):
         for name, why in _refusals(type(part)).items():
             # Null, false and empty are what the client's own defaults send: they ask for nothing.
             if getattr(part, name) is not UNSET and getattr(part, name):
-                raise BadRequest(f"{at}{name}: {why}", param=f"{at}{name}")
+                raise BadRequest(f"{prefix}{name}: {why}", param=f"{prefix}{name}")
 
 
 def sent_without_effect(body: msgspec.Struct) -> list[str]:
     """Returns the names of the fields that were sent and have no effect here; of a part's as `blocks.hidden`."""
     names: dict[str, None] = {}
-    for at, part in _parts(body):
+    for prefix, part in _parts(body):
         for name, honoured in _fields_without_effect(type(part)).items():
             value = getattr(part, name)
             if value is UNSET or value is None:
                 continue
             if honoured is None:
-                names[f"{at}{name}"] = None
+                names[f"{prefix}{name}"] = None
             elif isinstance(value, dict):
-                names |= {f"{at}{name}.{key}": None for key in value if value[key] and key not in honoured}
+                names |= {
+                    f"{prefix}{name}.{key}": None for key in value if value[key] and key not in honoured
+                }
     # They are named in a header.
     return [name for name in names if _NAME.fullmatch(name)][:_MAX_NAMED]
 
 
-def _parts(body: msgspec.Struct, at: str = "") -> Iterator[tuple[str, msgspec.Struct]]:
+def _parts(body: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, msgspec.Struct]]:
     """Yields a body and the parts that it has, each with its name and a dot."""
-    yield at, body
+    yield prefix, body
     for name in _nested(type(body)):
         value = getattr(body, name)
         some = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
         for each in some:
             if isinstance(each, msgspec.Struct):
-                yield from _parts(each, f"{at}{name}.")
+                yield from _parts(each, f"{prefix}{name}.")
 
 
 def sent_fields(body: msgspec.Struct) -> dict[str, Any]:
