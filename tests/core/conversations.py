@@ -16,6 +16,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
+from gateway.core.conversation.active import find_mergeable
 from gateway.core.conversation.canonical import (
     MessageHasher,
     WireMessage,
@@ -276,7 +277,7 @@ class Memory:
     def settle(self, key: str | None, now: float) -> None:
         """Applies the edits of confirmed turns to the blocks."""
         tree = Tree(self.found(key))
-        for x, why in settle.find_mergeable(tree, now, IDLE_S, is_named=key is not None):
+        for x, why in find_mergeable(tree, now, IDLE_S, is_named=key is not None):
             self.records[x.id] = replace(x, merged=why)
             mine = [o for o in self.ops if o.exchange == x.id and o.state == "pending"]
             for block, value, _ in edits.merge_operations(self.blocks, mine).writes:

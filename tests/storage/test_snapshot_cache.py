@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from gateway.core.conversation import settle
+from gateway.core.conversation.active import find_mergeable
 from gateway.core.conversation.canonical import MessageHasher, WireMessage
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import MemoryUse
@@ -211,7 +211,7 @@ class Life:
 
 def _confirmed(pool: Pool, now: float, *, named: bool) -> Change:
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)
-    merging = settle.find_mergeable(tree, now, IDLE_S, is_named=named)
+    merging = find_mergeable(tree, now, IDLE_S, is_named=named)
     for x, why in merging:
         tree.change(x.id, merged=why)
     return Change(None, [tree.by_id[i] for i in tree.changed], merge=[x.id for x, _ in merging])

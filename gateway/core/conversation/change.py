@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
+from gateway.core.conversation.active import find_mergeable
 from gateway.core.conversation.canonical import MessageHasher, is_assistant, is_spoken
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree, is_tombstone
@@ -22,7 +23,7 @@ def plan_change(pool: Pool, plan: Plan, ended: settle.RequestEnd, rule: settle.S
     if query.is_named and plan.match.match_point is None:
         plan = replace(plan, conversation=pool.conversation)
     exchange = rule(tree, plan, ended)
-    merging = settle.find_mergeable(tree, ended.now, query.idle_s, is_named=query.is_named)
+    merging = find_mergeable(tree, ended.now, query.idle_s, is_named=query.is_named)
     for each, why in merging:
         tree.change(each.id, merged=why)
     exchange = tree.by_id[exchange.id]  # merging may have changed it

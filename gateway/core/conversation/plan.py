@@ -1,7 +1,7 @@
 """Planning: what a request adds to the stored tree, once it is known where in the tree its list continues.
 
 `plan_turn` finds what is new, what came back in another form and what the client left out at the front;
-gateway/core/conversation/settle.py decides what is active afterwards. Rules are numbered as in docs/conversations.md.
+gateway/core/conversation/active.py decides what is active afterwards. Rules are numbered as in docs/conversations.md.
 """
 
 from __future__ import annotations

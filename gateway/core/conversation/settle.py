@@ -1,18 +1,19 @@
-"""Settling what is active after a request has ended: supersession, confirmation, forms, tombstones.
+"""Settling a request that has ended: its exchange is written to the tree, and those that came back in another form.
 
 `finish` and `cancel` change a tree that was loaded again inside the writing transaction, since other requests may have
-ended meanwhile. The store writes what they have changed. They judge again only the exchanges that the request touches.
+ended meanwhile. The store writes what they have changed. `active.py` decides what is active afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.core.conversation import active
 from gateway.core.conversation.amendments import Amendment
 from gateway.core.conversation.canonical import (
     MessageHasher,
@@ -25,8 +26,7 @@ from gateway.core.conversation.canonical import (
     without_space,
 )
 from gateway.core.conversation.fillers import with_fillers_of
-from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.match_query import MemoryUse, Query
+from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import (
     Plan,
     find_opening,
@@ -36,8 +36,15 @@ from gateway.core.conversation.plan import (
 )
 from gateway.core.conversation.private import private_of, with_private, with_response_of
 from gateway.core.conversation.provider_fields import has_opaque
-from gateway.core.conversation.tree import Tree, dump_full_reply, end_offset, flat, is_forgotten, is_tombstone
-from gateway.core.thoughts import without_thoughts
+from gateway.core.conversation.tree import (
+    Tree,
+    dump_full_reply,
+    end_offset,
+    flat,
+    forgotten_parts,
+    is_forgotten,
+    is_tombstone,
+)
 from storage.records import REPLY, Evicted, Exchange, State
 
 # The ids of equal replies that are one exchange. Without a limit each repetition would make the exchange longer, as a
@@ -84,13 +91,13 @@ def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     revived = {a.exchange for a in plan.amendments if _revive(tree, a)}
     exchange, is_new = _write_finished(tree, plan, ended)
     changed = revived | {exchange.id} if is_new and not plan.is_inactive else revived
-    _supersede_along_path(tree, exchange, changed, plan.query)
+    active.supersede_along_path(tree, exchange, changed, plan.query)
     if plan.is_inactive and not tree.is_continued(exchange):
         tree.change(exchange.id, superseded=True)
     for i in revived:
-        _mark_continued(tree, tree.by_id[i])
-    _mark_continued(tree, exchange)
-    refresh_active(tree, exchange, is_named=plan.query.is_named)
+        active.mark_continued(tree, tree.by_id[i])
+    active.mark_continued(tree, exchange)
+    active.refresh_active(tree, exchange, is_named=plan.query.is_named)
     return tree.by_id[exchange.id]
 
 
@@ -114,26 +121,13 @@ def _write_finished(tree: Tree, plan: Plan, ended: RequestEnd) -> tuple[Exchange
     return _add_exchange(tree, exchange, plan, ended), True
 
 
-def _supersede_along_path(tree: Tree, exchange: Exchange, changed: Container[int], query: Query) -> None:
-    """Brings back the superseded exchanges of a path, since a request goes on from them.
-
-    Each of them is compared with the active alternatives at its place, and so is each that has changed (by its id).
-    """
-    judged = [each for each in tree.chain(exchange) if each.superseded or each.id in changed]
-    tree.group_for_loading(other for each in judged for other in (each, *tree.siblings(each)))
-    for each in judged:
-        if each.superseded:
-            each = tree.change(each.id, superseded=False)
-        _supersede_rivals(tree, each, query)
-
-
 def _find_twin(tree: Tree, exchange: Exchange) -> Exchange | None:
     """Returns the exchange at the same place with the same words, because a request sent twice is one exchange."""
     for other in tree.siblings(exchange):
         is_same = (
             other.ended is not None and tree.is_same_input(other, exchange) and other.reply == exchange.reply
         )
-        if is_same and _forgotten_parts(other) == _forgotten_parts(exchange):
+        if is_same and forgotten_parts(other) == forgotten_parts(exchange):
             return other
     return None
 
@@ -151,7 +145,7 @@ def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, ended: RequestEnd)
             exchange,
             path=_path_of(tree, exchange, hasher),
             reply_key=key,
-            prefix_length=count_prefix(tree, exchange),
+            prefix_length=_count_prefix(tree, exchange),
             **fields,
         )
     )
@@ -392,6 +386,31 @@ def _path_of(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> bytes:
     return path
 
 
+def _count_prefix(tree: Tree, exchange: Exchange) -> int:
+    """Returns how many messages of a first exchange were made elsewhere; 0 for any other exchange.
+
+    Elsewhere made are all messages up to the last assistant message; what answers the last user's message is of the
+    turn itself. If the list begins with an opening that was sent here before, they are the messages of that opening's
+    prefix.
+    """
+    if exchange.parent is not None:
+        return 0
+    sent_before = [
+        other
+        for other in tree.siblings(exchange)
+        if len(other.inputs) < len(exchange.inputs) and other.inputs == exchange.inputs[: len(other.inputs)]
+    ]
+    if sent_before:
+        return _count_prefix(tree, max(sent_before, key=lambda other: len(other.inputs)))
+    last_question = max(
+        (i for i, atoms in enumerate(exchange.inputs) if is_user(atoms)), default=len(exchange.inputs)
+    )
+    return max(
+        (i + 1 for i, atoms in enumerate(exchange.inputs[:last_question]) if is_assistant(atoms)),
+        default=0,
+    )
+
+
 # -- forms
 
 
@@ -480,150 +499,3 @@ def _refresh_prior(tree: Tree, exchange: Exchange) -> None:
         prior = tree.prior(child)
         if prior != child.prior:
             todo += tree.children(tree.change(child.id, prior=prior))
-
-
-# -- what is active
-
-
-def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query) -> None:
-    """Decides between alternatives at one place: the one touched last is active, the others are superseded.
-
-    A turn supersedes what it repeats or extends, and after the first turn also what extends it. If no active one
-    is like it, it supersedes whatever had ended before it began. What a later turn continued is never superseded. Where
-    the same was asked for a person and for a program (a guardrail, a router), the answer to the person stays, unless
-    the new message comes alone: then the client has marked it as sent again, and goes on from the last answer.
-    What is off the record takes the place of what it extends alone: elsewhere words would be lost that were on it.
-    """
-    rivals = [other for other in tree.siblings(exchange) if other.ended is not None and not other.superseded]
-
-    def in_order(other: Exchange) -> tuple[Exchange, Exchange]:
-        """Returns the exchange and another one in the order in which they were touched.
-
-        Where both were touched at once, the other one comes first.
-        """
-        return (other, exchange) if tree.touched_at(other) <= tree.touched_at(exchange) else (exchange, other)
-
-    def is_like(other: Exchange) -> bool:
-        old, new = in_order(other)
-        # After a match point the place is certain, so a shorter form of a question is the same question too. So it
-        # is at the beginning where the longer one has more than the question: no one had heard a word of its reply.
-        further = old.inputs[len(new.inputs) :]
-        is_certain = exchange.parent is not None or (bool(further) and all(map(is_user, further)))
-        return tree.extends(new, old) or (is_certain and tree.extends(old, new))
-
-    alike = [other for other in rivals if is_like(other)]
-    # Alternatives that overlapped are requests side by side, and all of them stay active.
-    apart = [other for other in rivals if exchange.parent is not None and tree.are_apart(other, exchange)]
-    # What is off the record took no other exchange's place, so what extends it does.
-    for other in [*alike, *apart] if all(map(is_tombstone, alike)) else alike:
-        old, new = in_order(other)
-        is_same = tree.is_same_input(other, exchange)
-        if _forgotten_parts(new) > _forgotten_parts(old) and (is_same or not tree.extends(new, old)):
-            continue
-        is_client = query.kind is ConversationKind.CLIENT
-        if is_same and is_client and _is_for_program(tree, new) and not _is_for_program(tree, old):
-            old, new = new, old
-        # Without an id another question is a new chat once the idle time has passed, and the old one stays active too.
-        # One without a question is no chat: it continued a reply, which has its words now.
-        is_same_chat = (
-            query.is_named or not old.inputs or tree.touched_at(new) - tree.turn_end(old) <= query.idle_s
-        )
-        if not tree.is_continued(old) and (other in alike or is_same_chat):
-            tree.change(old.id, superseded=True)
-
-
-def _forgotten_parts(exchange: Exchange) -> tuple[bool, bool]:
-    """Returns whether all of an exchange, and whether its last message or reply, is forgotten or off the record."""
-    return is_tombstone(exchange), is_forgotten(exchange)
-
-
-def _is_for_program(tree: Tree, exchange: Exchange) -> bool:
-    """Returns whether a reply that nothing followed has no words for a person: calls alone, or JSON."""
-    if tree.children(exchange) or is_tombstone(exchange):
-        return False
-    text = without_thoughts(text_of(tree.shown_reply(exchange) or {})).strip() if exchange.size else ""
-    if text[:1] not in "{[":
-        return False
-    try:
-        return not text or isinstance(orjson.loads(text), (dict, list))
-    except orjson.JSONDecodeError:
-        return False
-
-
-def _mark_continued(tree: Tree, exchange: Exchange) -> None:
-    """Marks the exchanges that a finished request with a new user message continued: those of the turn before it.
-
-    Its parent is left out where the request itself names it.
-    """
-    if tree.continues_turn(exchange):
-        return
-    ancestor, is_shown = tree.parent(exchange), exchange.ends_with_user
-    while ancestor is not None:
-        if not ancestor.continued and not is_shown:
-            tree.change(ancestor.id, continued=True)
-        if not tree.continues_turn(ancestor):
-            return
-        ancestor, is_shown = tree.parent(ancestor), False
-
-
-def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
-    """Updates the stored flag `active` of all exchanges that the changes of one request may affect."""
-    # Roots of a conversation compete: whether one is detached depends on the others, and on their first turns.
-    todo = [tree.by_id[i] for i in tree.changed]
-    if any(tree.turn_start(other).parent is None for other in todo):
-        todo += [
-            other for other in tree if other.parent is None and other.conversation == exchange.conversation
-        ]
-    active: dict[int, bool] = {}
-    while todo:
-        other = todo.pop()
-        if other.id not in active:
-            active[other.id] = tree.is_active(other, is_named=is_named)
-            todo += [c for c in tree.children(other) if tree.continues_turn(c)]
-    for i, is_active in active.items():
-        if is_active != tree.by_id[i].active:
-            tree.change(i, active=is_active)
-
-
-def count_prefix(tree: Tree, exchange: Exchange) -> int:
-    """Returns how many messages of a first exchange were made elsewhere; 0 for any other exchange.
-
-    Elsewhere made are all messages up to the last assistant message; what answers the last user's message is of the
-    turn itself. If the list begins with an opening that was sent here before, they are the messages of that opening's
-    prefix.
-    """
-    if exchange.parent is not None:
-        return 0
-    sent_before = [
-        other
-        for other in tree.siblings(exchange)
-        if len(other.inputs) < len(exchange.inputs) and other.inputs == exchange.inputs[: len(other.inputs)]
-    ]
-    if sent_before:
-        return count_prefix(tree, max(sent_before, key=lambda other: len(other.inputs)))
-    last_question = max(
-        (i for i, atoms in enumerate(exchange.inputs) if is_user(atoms)), default=len(exchange.inputs)
-    )
-    return max(
-        (i + 1 for i, atoms in enumerate(exchange.inputs[:last_question]) if is_assistant(atoms)),
-        default=0,
-    )
-
-
-def find_mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) -> list[tuple[Exchange, str]]:
-    """Returns the exchanges with memory edits that may be merged into the blocks, oldest first, each with the reason.
-
-    An exchange with a date in the future ended before the clock was put back, and counts as old.
-    """
-    mergeable: list[tuple[Exchange, str]] = []
-    for exchange in sorted(tree, key=lambda each: (each.begun, each.id)):
-        if not exchange.edits or exchange.merged or exchange.ended is None:
-            continue
-        if not tree.is_active(exchange, is_named=is_named):
-            continue
-        # The reasons have the names that the store has for them.
-        if tree.is_continued(exchange):
-            mergeable.append((exchange, "carried"))
-        elif abs(now - exchange.ended) > idle_s:
-            mergeable.append((exchange, "idle"))
-    return mergeable

@@ -88,6 +88,11 @@ def is_forgotten(exchange: Exchange) -> bool:
     )
 
 
+def forgotten_parts(exchange: Exchange) -> tuple[bool, bool]:
+    """Returns whether all of an exchange, and whether its last message or reply, is forgotten or off the record."""
+    return is_tombstone(exchange), is_forgotten(exchange)
+
+
 def moved_at(exchange: Exchange) -> float:
     """Returns when an exchange last moved its conversation: it ended or was cut, or it began and is under way."""
     own = exchange.stopped if exchange.ended is None else exchange.ended

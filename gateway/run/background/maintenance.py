@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from gateway.core.conversation import settle
+from gateway.core.conversation.active import find_mergeable
 from gateway.core.conversation.tree import Tree
 from gateway.run.background.tasks import AFTER_FAULT_S, PeriodicTask
 from storage.commands import Change, Pool
@@ -69,7 +69,7 @@ class Maintenance:
 def _confirm(pool: Pool, *, now: float, idle_s: float, is_named: bool) -> Change:
     """Confirms the memory edits of turns that stood unchallenged for the idle time: they enter the blocks."""
     tree = Tree(pool.exchanges, pool.contents)
-    merging = settle.find_mergeable(tree, now, idle_s, is_named=is_named)
+    merging = find_mergeable(tree, now, idle_s, is_named=is_named)
     for exchange, why in merging:
         tree.change(exchange.id, merged=why)
     return Change(None, [tree.by_id[i] for i in tree.changed], merge=[exchange.id for exchange, _ in merging])

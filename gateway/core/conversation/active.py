@@ -1,0 +1,178 @@
+"""Supersession, continuation and confirmation: which exchanges are active after a request (rules 8 and 10).
+
+The functions change a tree as `settle.finish` does (gateway.core.conversation.settle). They judge again only the
+exchanges that the request touches. `Tree.is_active` has rule 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import NamedTuple
+
+import orjson
+
+from gateway.core.conversation.canonical import is_user, text_of
+from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.match_query import Query
+from gateway.core.conversation.tree import Tree, forgotten_parts, is_tombstone
+from gateway.core.thoughts import without_thoughts
+from storage.records import Exchange
+
+
+def supersede_along_path(tree: Tree, exchange: Exchange, changed: Container[int], query: Query) -> None:
+    """Brings back the superseded exchanges of a path, since a request goes on from them.
+
+    Each exchange that is brought back or was changed supersedes its rivals, or is superseded by one.
+
+    exchange: the last of the path.
+    changed: ids of exchanges.
+    """
+    judged = [each for each in tree.chain(exchange) if each.superseded or each.id in changed]
+    tree.group_for_loading(other for each in judged for other in (each, *tree.siblings(each)))
+    for each in judged:
+        if each.superseded:
+            each = tree.change(each.id, superseded=False)
+        _supersede_rivals(tree, each, query)
+
+
+def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query) -> None:
+    """Decides between an exchange and its rivals: the finished alternatives at its place that are not superseded.
+
+    An exchange supersedes the rivals that it repeats or extends, and after the first turn also those that extend it. If
+    it has no such rival on the record, it supersedes the rivals that had ended before it began.
+    """
+    rivals = [other for other in tree.siblings(exchange) if other.ended is not None and not other.superseded]
+    alike = [other for other in rivals if _is_like(tree, exchange, other)]
+    for other in alike:
+        if (pair := _judge(tree, exchange, other, query)) is not None:
+            _supersede(tree, pair.loser)
+    # A rival off the record took no other exchange's place, so the exchange that extends it does.
+    if exchange.parent is None or not all(map(is_tombstone, alike)):
+        return
+    for other in rivals:
+        # Alternatives that overlapped are requests side by side, and all of them stay active.
+        if other in alike or not tree.are_apart(other, exchange):
+            continue
+        pair = _judge(tree, exchange, other, query)
+        if pair is not None and _is_same_chat(tree, pair, query):
+            _supersede(tree, pair.loser)
+
+
+def _supersede(tree: Tree, exchange: Exchange) -> None:
+    """Marks an exchange as superseded, unless a later turn continued it."""
+    if not tree.is_continued(exchange):
+        tree.change(exchange.id, superseded=True)
+
+
+def _is_like(tree: Tree, exchange: Exchange, other: Exchange) -> bool:
+    """Returns whether one of two alternatives repeats or extends the other, so that both ask the same."""
+    old, new = _in_order(tree, exchange, other)
+    # After a match point the place is certain, so a shorter form of a question is the same question too. At the
+    # beginning it is where the longer form has more than the question: nobody had heard a word of its reply.
+    further = old.inputs[len(new.inputs) :]
+    is_certain = exchange.parent is not None or (bool(further) and all(map(is_user, further)))
+    return tree.extends(new, old) or (is_certain and tree.extends(old, new))
+
+
+def _in_order(tree: Tree, exchange: Exchange, other: Exchange) -> tuple[Exchange, Exchange]:
+    """Returns two exchanges in the order in which they were touched; `exchange` last if both were touched at once."""
+    return (other, exchange) if tree.touched_at(other) <= tree.touched_at(exchange) else (exchange, other)
+
+
+class _Judged(NamedTuple):
+    """Two alternatives, of which one may supersede the other."""
+
+    loser: Exchange
+    winner: Exchange
+
+
+def _judge(tree: Tree, exchange: Exchange, other: Exchange, query: Query) -> _Judged | None:
+    """Returns which of two alternatives wins, mostly the one touched last; None: neither supersedes the other."""
+    old, new = _in_order(tree, exchange, other)
+    is_same = tree.is_same_input(other, exchange)
+    # An exchange off the record supersedes only what it extends: else words that were on the record would be lost.
+    if forgotten_parts(new) > forgotten_parts(old) and (is_same or not tree.extends(new, old)):
+        return None
+    # Where the same was asked for a person and for a program (a guardrail, a router), the answer to the person wins. A
+    # client that sends the new message alone has marked it as sent again, and goes on from the last answer.
+    sends_list = query.kind is ConversationKind.CLIENT
+    if is_same and sends_list and _is_for_program(tree, new) and not _is_for_program(tree, old):
+        return _Judged(loser=new, winner=old)
+    return _Judged(loser=old, winner=new)
+
+
+def _is_same_chat(tree: Tree, pair: _Judged, query: Query) -> bool:
+    """Returns whether two alternatives with different questions are of one chat.
+
+    Without an id another question begins a new chat once the idle time has passed. An exchange without a question is no
+    chat: it continued a reply, and the winner has its words now.
+    """
+    pause = tree.touched_at(pair.winner) - tree.turn_end(pair.loser)
+    return query.is_named or not pair.loser.inputs or pause <= query.idle_s
+
+
+def _is_for_program(tree: Tree, exchange: Exchange) -> bool:
+    """Returns whether a reply that nothing followed has no words for a person: calls alone, or JSON."""
+    if tree.children(exchange) or is_tombstone(exchange):
+        return False
+    text = without_thoughts(text_of(tree.shown_reply(exchange) or {})).strip() if exchange.size else ""
+    if text[:1] not in "{[":
+        return False
+    try:
+        return not text or isinstance(orjson.loads(text), (dict, list))
+    except orjson.JSONDecodeError:
+        return False
+
+
+def mark_continued(tree: Tree, exchange: Exchange) -> None:
+    """Marks the exchanges that a finished request with a new user message continued: those of the turn before it.
+
+    The parent of an exchange that `ends_with_user` is left out: the row of that exchange shows it.
+    """
+    if tree.continues_turn(exchange):
+        return
+    ancestor, is_shown = tree.parent(exchange), exchange.ends_with_user
+    while ancestor is not None:
+        if not ancestor.continued and not is_shown:
+            tree.change(ancestor.id, continued=True)
+        if not tree.continues_turn(ancestor):
+            return
+        ancestor, is_shown = tree.parent(ancestor), False
+
+
+def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
+    """Updates the stored flag `active` of all exchanges that the changes of one request may affect."""
+    # Roots of a conversation compete: whether one is detached depends on the others, and on their first turns.
+    todo = [tree.by_id[i] for i in tree.changed]
+    if any(tree.turn_start(other).parent is None for other in todo):
+        todo += [
+            other for other in tree if other.parent is None and other.conversation == exchange.conversation
+        ]
+    active: dict[int, bool] = {}
+    while todo:
+        other = todo.pop()
+        if other.id not in active:
+            active[other.id] = tree.is_active(other, is_named=is_named)
+            todo += [c for c in tree.children(other) if tree.continues_turn(c)]
+    for i, is_active in active.items():
+        if is_active != tree.by_id[i].active:
+            tree.change(i, active=is_active)
+
+
+def find_mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) -> list[tuple[Exchange, str]]:
+    """Returns the exchanges with memory edits that may be merged into the blocks, oldest first, each with the reason.
+
+    An exchange with a date in the future ended before the clock was put back, and counts as old.
+    """
+    mergeable: list[tuple[Exchange, str]] = []
+    for exchange in sorted(tree, key=lambda each: (each.begun, each.id)):
+        if not exchange.edits or exchange.merged or exchange.ended is None:
+            continue
+        if not tree.is_active(exchange, is_named=is_named):
+            continue
+        # The reasons have the names that the store has for them.
+        if tree.is_continued(exchange):
+            mergeable.append((exchange, "carried"))
+        elif abs(now - exchange.ended) > idle_s:
+            mergeable.append((exchange, "idle"))
+    return mergeable
