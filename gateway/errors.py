@@ -5,7 +5,8 @@ An error bears facts. The dialect of the route on which it is answered gives it 
 GatewayError
 ├── CallerError                 the request is at fault
 │   ├── BadRequest              400: malformed, wrong type, not allowed; names the field
-│   │   └── ThreadUnsupported   its client goes on without a message thread
+│   │   ├── ThreadUnsupported   its client goes on without a message thread
+│   │   └── ContextExceeded     too long for the window of the model, and nothing may be left out
 │   ├── NotAuthenticated        401
 │   ├── NotAllowed              403
 │   ├── UnknownModel            404
@@ -101,6 +102,17 @@ class ThreadUnsupported(BadRequest):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"thread: {why} Send all messages, without `thread`.", param="thread")
+
+
+class ContextExceeded(BadRequest):
+    code = "context_length_exceeded"
+
+    def __init__(self, context_tokens: int) -> None:
+        super().__init__(
+            f"Your input exceeds the context window of this model ({context_tokens} tokens), and `truncation` is "
+            "'disabled'. Send less of it, or `truncation: auto`.",
+            param="input",
+        )
 
 
 class NotAuthenticated(CallerError):

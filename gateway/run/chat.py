@@ -26,7 +26,7 @@ from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, ThreadNotFound, ThreadUnsupported
+from gateway.errors import BadRequest, ContextExceeded, ThreadNotFound, ThreadUnsupported
 from gateway.run.call import ChatCall, Forwarded, TurnRecord, note_identity
 from gateway.run.chat_memory import ChatMemory
 from gateway.run.directory import Directory, StoredAgents
@@ -322,14 +322,14 @@ class Chat:
     async def _complete(self, call: ChatCall, continued: ContinuedConversation | None) -> str:
         """Answers a request in a client conversation. Returns the state of memory for it."""
         request, receipt = call.request, call.receipt
-        attempts = self.failover.attempts(call.route, lambda: _conversation_key(call), receipt)
+        attempts = await self._begin_attempts(call)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueueTicket() as ticket:
             begun = await self.memory.begin(call, attempts, ticket, TreeMemory)
             memory, prompt = begun or (None, None)
             if call.kind is ConversationKind.APPENDED:
                 # It may have waited for minutes, since when other endpoints rest.
-                attempts = self.failover.attempts(call.route, lambda: _conversation_key(call), receipt)
+                attempts = await self._begin_attempts(call)
             if continued is not None and memory is not None and call.identity.mode in STORING_MODES:
                 await self.conversations.remove_answered(continued, memory.context.agent)
                 call.when_refused = partial(self._put_back, continued, memory.context.agent.scope)
@@ -342,6 +342,24 @@ class Chat:
             else:
                 reply = self._run_turn(call, attempts, memory, prompt)
             return await self.await_reply(call, attempts, reply)
+
+    async def _begin_attempts(self, call: ChatCall) -> Attempts:
+        """Returns the attempts of a request.
+
+        If nothing of it may be left out, a fallback that would be asked first is passed over where its window is too
+        small.
+
+        Raises: ContextExceeded: no window is large enough.
+        """
+        attempts = self.failover.attempts(call.route, lambda: _conversation_key(call), call.receipt)
+        while attempts.target.rank and not call.request.may_evict:
+            try:
+                await _prompt_without_memory(call.request, attempts, call.spec)
+                break
+            except ContextExceeded:
+                if not attempts.pass_over():
+                    raise
+        return attempts
 
     async def _put_back(self, continued: ContinuedConversation, scope: Scope) -> None:
         """Has the items of a request whose messages were refused wait again. It goes on if the client leaves."""

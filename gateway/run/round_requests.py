@@ -51,16 +51,19 @@ class RoundRequests:
         self.prompt = self.refused_parts.without(prompt)
 
     async def make(self, target: Target, endpoint: Endpoint) -> ModelRequest:
-        """Returns the round's request for a target."""
+        """Returns the round's request for a target. Raises: ContextExceeded, and nothing has changed then."""
         receipt = self.call.receipt
-        if target != self.prompt.target or endpoint is not self.endpoint:
-            await self._retarget(target, endpoint)
-        else:
-            receipt.upstream_called()
+        is_other = target != self.prompt.target or endpoint is not self.endpoint
+        whole = await self._prompt_for(target, endpoint) if is_other else self.prompt
         rounds = self.refused_parts.rounds_without(self.model_call.messages)
-        prompt = self.refused_parts.without(self.prompt)
+        prompt = self.refused_parts.without(whole)
         if rounds:
             prompt = await fit_rounds(prompt, rounds)
+        if is_other:
+            self._take_target(whole, endpoint)
+        else:
+            receipt.upstream_called()
+        if rounds:
             receipt.prompt_tokens = 0  # these messages are not counted
         receipt.hides_usage = prompt.adds_usage and not self.call.request.wants_usage
         return self.call.request_with_prompt(
@@ -82,16 +85,20 @@ class RoundRequests:
         self.take_prompt(self.prompt)
         self.refused_parts.note_answer()
 
-    async def _retarget(self, target: Target, endpoint: Endpoint) -> None:
-        """Makes the prompt for another target."""
+    async def _prompt_for(self, target: Target, endpoint: Endpoint) -> Prompt:
+        """Returns the prompt for another target. Raises: ContextExceeded."""
         form = endpoint_form_for(self.call.request, endpoint, target.model)
         if self.memory is not None:
-            self.prompt = await self.memory.retarget(self.prompt, target, form)
-        else:
-            prompt = replace(self.prompt, target=target, form=form)
-            self.prompt = replace(prompt, window=await fit_prompt(prompt))
-        self.endpoint = endpoint
-        self._fill_receipt(self.refused_parts.without(self.prompt))
+            return await self.memory.retarget(self.prompt, target, form)
+        prompt = replace(self.prompt, target=target, form=form)
+        return replace(prompt, window=await fit_prompt(prompt))
+
+    def _take_target(self, prompt: Prompt, endpoint: Endpoint) -> None:
+        """Notes that another target is asked, with this prompt."""
+        self.prompt, self.endpoint = prompt, endpoint
+        if self.memory is not None:
+            self.memory.note_target(prompt)
+        self._fill_receipt(self.refused_parts.without(prompt))
 
     def _fill_receipt(self, prompt: Prompt) -> None:
         self.call.fill_receipt(prompt.form, prompt, None if self.memory is None else self.memory.context)

@@ -37,9 +37,10 @@ class TreeMemory:
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         context = self.context.answered_by(target)
-        prompt = await self.keeper.composer.retarget_prompt(context, prompt, target, form)
-        self.context = context  # only now, since the prompt may not fit the target
-        return prompt
+        return await self.keeper.composer.retarget_prompt(context, prompt, target, form)
+
+    def note_target(self, prompt: Prompt) -> None:
+        self.context = self.context.answered_by(prompt.target)
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         context, block_edits, keeper = self.context, self.block_edits, self.keeper

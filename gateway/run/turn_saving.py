@@ -43,7 +43,10 @@ class TurnMemory(Protocol):
         """The tools that the gateway runs in the turn."""
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
-        """Changes the context to another target than was expected. Returns the prompt for it."""
+        """Returns the prompt for another target than was expected. Raises: ContextExceeded."""
+
+    def note_target(self, prompt: Prompt) -> None:
+        """Changes the context to the target of a prompt that `retarget` has returned: it is asked now."""
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         """Adds a note to the last answer of a round: of the memory blocks that the model has not seen as they are now.

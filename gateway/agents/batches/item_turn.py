@@ -57,6 +57,9 @@ class ItemTurn:
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         return prompt
 
+    def note_target(self, prompt: Prompt) -> None:
+        return
+
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         """Adds a note of the blocks that other writers have changed since to the last stored result.
 

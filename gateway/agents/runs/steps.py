@@ -211,11 +211,14 @@ class RunMemory:
     # -- what a turn asks of its memory
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+        return await self.keeper.composer.retarget_prompt(self._context_for(target), prompt, target, form)
+
+    def note_target(self, prompt: Prompt) -> None:
+        self.context, self.form = self._context_for(prompt.target), prompt.form
+
+    def _context_for(self, target: Target) -> MemoryContext:
         context = self.context.answered_by(target)
-        context = replace(context, request=replace(context.request, target=target))
-        prompt = await self.keeper.composer.retarget_prompt(context, prompt, target, form)
-        self.context, self.form = context, form  # only now, since the prompt may not fit the target
-        return prompt
+        return replace(context, request=replace(context.request, target=target))
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         return

@@ -30,7 +30,7 @@ from gateway.core.prompt.window import (
     window_item,
     window_start,
 )
-from gateway.errors import BadRequest
+from gateway.errors import ContextExceeded
 from gateway.run.memory.fitted_window import NO_NOTE, FittedWindow, NoteRoom
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_tokens import load_counter
@@ -67,7 +67,7 @@ async def fit_prompt(
     note: the room for the note, which is made after the window is known.
     rounds: messages of hidden rounds, which follow the prompt and always stay.
 
-    Raises: BadRequest: the prompt does not fit, and the request may not be cut.
+    Raises: ContextExceeded: the prompt does not fit, and the request may not be cut.
     """
     context_window, evicted = prompt.target.context_window, prompt.eviction.evicted
     # Bytes are an upper bound of tokens: most requests are never counted.
@@ -99,7 +99,7 @@ async def fit_prompt(
     if not start and window.is_whole and cut is None and evicted is None:
         return fitted
     if context_window is not None and not prompt.request.may_evict:
-        raise _context_exceeded(context_window)
+        raise ContextExceeded(context_window)
     evicted_tokens = (
         window.evicted_tokens + room.tokens(0, start) + (0 if evicted is None else evicted.tokens)
     )
@@ -115,15 +115,6 @@ async def fit_prompt(
         summary_id=0 if cut is None else cut.id,
         evicted=_evicted_after(prompt, room, first, room.evicting_window(window)),
         evicted_tokens=evicted_tokens,
-    )
-
-
-def _context_exceeded(context_tokens: int) -> BadRequest:
-    return BadRequest(
-        f"Your input exceeds the context window of this model ({context_tokens} tokens), and `truncation` is "
-        "'disabled'. Send less of it, or `truncation: auto`.",
-        param="input",
-        code="context_length_exceeded",
     )
 
 

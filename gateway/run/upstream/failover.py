@@ -13,7 +13,6 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,7 +41,7 @@ from gateway.core.upstream.policy import (
     order_members,
 )
 from gateway.core.usage.estimate import estimate_prompt_tokens
-from gateway.errors import CallerError, GatewayError, UpstreamError, UpstreamRefused, UpstreamTooLarge
+from gateway.errors import ContextExceeded, GatewayError, UpstreamError, UpstreamRefused, UpstreamTooLarge
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
@@ -262,7 +261,28 @@ class Attempts:
         self._note_complete()  # the reply of the round before
         self.call = self._receipt.begin_call()
         self._failures = 0
-        return await self._send_until_answered(await make(self.target, self.endpoint), make, mender)
+        return await self._send_until_answered(await self._first_request(make), make, mender)
+
+    def pass_over(self) -> bool:
+        """Leaves the first candidate out, before anything is sent. Returns False where there is no other."""
+        if self._rest:
+            self.endpoint, self.target = self._rest.pop(0)
+            return True
+        return False
+
+    async def _first_request(self, make: RequestMaker) -> ModelRequest:
+        """Returns the request for the present candidate, or for the next one if it is a fallback with a small window.
+
+        Raises: ContextExceeded: no window is large enough.
+        """
+        try:
+            return await make(self.target, self.endpoint)
+        except ContextExceeded:
+            # Hidden rounds of one turn stay where the first was answered.
+            while self.target.rank and self._rest and not self._is_settled:
+                if (following := await self._take_candidate(make)) is not None:
+                    return self._move_to(*following)
+            raise
 
     async def _send_until_answered(
         self, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
@@ -286,8 +306,12 @@ class Attempts:
         """Returns the request of the attempt after a failed one, when its time has come; None: there is none."""
         self._failures += 1
         step, wait_s = self._choose_next(failed.failure, self._failures, request)
+        following = None
         try:
-            following = await self._take_candidate(make) if step is NextAttempt.FAIL_OVER else None
+            while step is NextAttempt.FAIL_OVER and following is None:
+                following = await self._take_candidate(make)
+                if following is None:
+                    step, wait_s = self._choose_next(failed.failure, self._failures, request)
         except BaseException:
             if failed.reply is not None:
                 await failed.reply.aclose()
@@ -303,23 +327,26 @@ class Attempts:
             await self._failover.sleep(wait_s)
         if following is None:
             return request
+        return self._move_to(*following)
+
+    async def _take_candidate(self, make: RequestMaker) -> tuple[Candidate, ModelRequest] | None:
+        """Takes the next candidate from the list. Returns it, and its request; None: its window is too small.
+
+        The client may want nothing left out for a smaller window.
+        """
+        endpoint, target = self._rest.pop(0)
+        try:
+            return (endpoint, target), await make(target, endpoint)
+        except ContextExceeded:
+            return None
+
+    def _move_to(self, candidate: Candidate, request: ModelRequest) -> ModelRequest:
+        """Makes this candidate the present one. Returns its request."""
         self.endpoint.health.in_flight -= 1
-        (self.endpoint, self.target), request = following
+        self.endpoint, self.target = candidate
         self.endpoint.health.in_flight += 1
         self._failures, self._cuts = 0, PromptCuts(self._failover.context_windows, self._receipt)
         return request
-
-    async def _take_candidate(self, make: RequestMaker) -> tuple[Candidate, ModelRequest] | None:
-        """Returns the next candidate for which the request can be made, and that request; None: there is none.
-
-        The client may want nothing left out for a smaller window. Its request suits the endpoint that failed, so the
-        error is that one's.
-        """
-        while self._rest:
-            endpoint, target = self._rest.pop(0)
-            with suppress(CallerError):
-                return (endpoint, target), await make(target, endpoint)
-        return None
 
     async def _attempt(
         self, request: ModelRequest, make: RequestMaker, mender: RequestMender | None

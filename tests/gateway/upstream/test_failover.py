@@ -197,13 +197,18 @@ def test_the_window_is_that_of_who_answers(two: Open, memory: bool) -> None:
         assert headers["x-mnemogate-evicted-tokens"] == "0"
 
 
+# nothing of which may be left out for a window that is too small
+CHATTY: Any = {
+    "model": "m",
+    "input": [{"role": role, "content": "Hi. " * 100} for role in ("user", "assistant", "user")],
+    "truncation": "disabled",
+}
+
+
 @both
 @forms
 def test_a_fallback_whose_window_is_too_small_is_passed_over(two: Open, stream: bool, memory: bool) -> None:
-    """`truncation: disabled` lets nothing be left out for it."""
-    chatty = [{"role": role, "content": "Hi. " * 100} for role in ("user", "assistant", "user")]
-    asked: Any = {"model": "m", "input": chatty, "truncation": "disabled", "store": memory}
-    asked |= {"user": "alice" if memory else "", "stream": stream}
+    asked = {**CHATTY, "store": memory, "user": "alice" if memory else "", "stream": stream}
     with two(window=200, fallbacks=("other", "large"), profiles=[agent()]) as it:
         it.first.queue(fail(503))
         it.world.sdk.responses.create(**asked)
@@ -217,13 +222,49 @@ def test_a_fallback_whose_window_is_too_small_is_passed_over(two: Open, stream: 
 
 
 @only_openai
+def test_who_cannot_be_reached_is_dialled_again_where_the_fallback_is_too_small(two: Open) -> None:
+    with refused_url() as url, two(url=url, window=200) as it:
+        with pytest.raises(openai.InternalServerError) as caught:
+            it.world.sdk.responses.create(**CHATTY, store=False)
+        assert caught.value.response.headers["x-mnemogate-tries"] == "first:unreachable;first:unreachable"
+
+
+@both
+def test_a_fallback_that_is_asked_first_is_passed_over_if_its_window_is_too_small(
+    two: Open, memory: bool
+) -> None:
+    with two(window=200, profiles=[agent()]) as it:
+        it.first.queue(*(fail(503) for _ in range(5)))
+        for n in range(5):
+            it.ask(False, memory, f"question {n}")
+        assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 1
+        asked = {**CHATTY, "user": "alice" if memory else "", "store": memory}
+        made = it.world.sdk.responses.with_raw_response.create(**asked)
+        assert made.headers["x-mnemogate-upstream"] == "first"
+
+
+@pytest.mark.parametrize("kind", ["anthropic"], indirect=True)  # the only one that has no place for a field
+def test_an_error_has_the_headers_of_its_own_endpoint_where_the_fallback_is_too_small(
+    two: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prompt fits the fallback, but not with the rounds that the turn had before its process ended."""
+    rounds = [{"role": "assistant", "content": "Hi. " * 1000}]
+    monkeypatch.setattr("gateway.run.refused_parts.RefusedParts.rounds_without", lambda *_: rounds)
+    with two(window=2000) as it:
+        it.first.queue(fail(503))
+        with pytest.raises(openai.InternalServerError) as caught:
+            it.world.sdk.responses.create(**CHATTY, store=False, prompt_cache_key="k")
+        assert caught.value.response.headers["x-mnemogate-consumed"] == "prompt_cache_key"
+
+
+@only_openai
 def test_an_error_is_closed_where_no_request_can_be_made_for_the_fallback(
     two: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(*_: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr("gateway.run.round_requests.RoundRequests._retarget", fails)
+    monkeypatch.setattr("gateway.run.round_requests.RoundRequests._prompt_for", fails)
     with two() as it:
         it.first.queue(Reply(status=503, body=[b"Gone", b"."], hold_after={1: Gate()}))
         with pytest.raises(openai.InternalServerError) as caught:
