@@ -7,7 +7,8 @@ completion; a reply is one message in both. Thoughts are left out: chat completi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import orjson
@@ -17,6 +18,7 @@ from adapters.types import Json
 from gateway.core.prompt.frame import without_frame
 from gateway.dialects.fields import ItemPath
 from gateway.dialects.messages.errors import invalid_field, untranslatable_field
+from gateway.errors import BadRequest
 
 THOUGHTS: Final = ("thinking", "redacted_thinking")
 # In Anthropic's words, which clients read.
@@ -70,6 +72,21 @@ class FieldChecker:
         # The names of what a chat completion does not have, in the order in which they came: without effect, or, where
         # it is lenient, what the model of another dialect cannot do.
         self.left_out: dict[str, None] = {}
+
+    @contextmanager
+    def reading(self, name: str, json: Json) -> Iterator[None]:
+        """Where it is lenient, a field that the block refuses is left out: its upstream may take it.
+
+        name: the field of the request that the block translates.
+        json: the request.
+        """
+        try:
+            yield
+        except BadRequest:
+            if not self.is_lenient:
+                raise
+            if name in json:
+                self.left_out[name] = None
 
     def check(self, value: Json, known: frozenset[str], where: object) -> None:
         """Refuses a field that is neither in `known`, nor without effect, nor null. where: the path to `value`.

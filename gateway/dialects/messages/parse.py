@@ -32,8 +32,11 @@ from gateway.dialects.messages.content import (
 )
 from gateway.dialects.messages.errors import invalid_field, untranslatable_field
 from gateway.dialects.messages.request_fields import (
-    add_limits,
+    add_limit,
     add_output_config,
+    add_sampling,
+    add_stops,
+    add_tool_choice,
     add_tools,
     check_context_management,
 )
@@ -174,20 +177,23 @@ def _translate_fields(
     if json.get("stream") is not None:
         chat["stream"] = json["stream"]
     metadata: Json = {}
-    # A request that is read leniently goes upstream as it is. Its upstream refuses the first bad field, and what was
-    # read before it is enough here.
-    try:
+    with checker.reading("metadata", json):
         metadata = _read_user(json.get("metadata"))
+    with checker.reading("tools", json):
         add_tools(chat, json, checker)
+    with checker.reading("tool_choice", json):
+        add_tool_choice(chat, json, checker)
+    with checker.reading("output_config", json):
         add_output_config(chat, json, checker)
-        if has_limit:
-            add_limits(chat, json)
-        if not checker.is_lenient:
-            check_context_management(json.get("context_management"), checker)
-            checker.check(json.get("metadata") or {}, _METADATA, "metadata")
-    except BadRequest:
-        if not checker.is_lenient:
-            raise
+    if has_limit:
+        with checker.reading("max_tokens", json):
+            add_limit(chat, json)
+        add_sampling(chat, json)
+        with checker.reading("stop_sequences", json):
+            add_stops(chat, json)
+    if not checker.is_lenient:
+        check_context_management(json.get("context_management"), checker)
+        checker.check(json.get("metadata") or {}, _METADATA, "metadata")
     if isinstance(user := metadata.get("user_id"), str) and user:
         chat["user"] = user
     return chat, metadata

@@ -22,17 +22,24 @@ _CHOICE_FIELDS: Final = frozenset(("type", "name", "disable_parallel_tool_use"))
 _CLEARS_THOUGHTS: Final = "clear_thinking_"
 
 
-def add_limits(chat: Json, json: Json) -> None:
-    """Adds what bounds the reply and its sampling. Raises: BadRequest."""
+def add_limit(chat: Json, json: Json) -> None:
+    """Adds the most tokens of the reply. Raises: BadRequest."""
     limit = json.get("max_tokens")
     if not isinstance(limit, int) or isinstance(limit, bool):
         raise invalid_field(
             "max_tokens", "Field required" if limit is None else "Input should be a valid integer"
         )
     chat["max_tokens"] = limit
+
+
+def add_sampling(chat: Json, json: Json) -> None:
     for key in ("temperature", "top_p"):
         if json.get(key) is not None:
             chat[key] = json[key]
+
+
+def add_stops(chat: Json, json: Json) -> None:
+    """Adds the texts at which the reply ends. Raises: BadRequest."""
     stops = json.get("stop_sequences")
     if stops is not None:
         if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
@@ -42,7 +49,7 @@ def add_limits(chat: Json, json: Json) -> None:
 
 
 def add_tools(chat: Json, json: Json, checker: FieldChecker) -> None:
-    """Adds the client's tools, and which of them the model may call. Raises: BadRequest."""
+    """Adds the client's tools. Raises: BadRequest."""
     tools = json.get("tools")
     if tools is not None and not isinstance(tools, list):
         raise invalid_field("tools", "Input should be a valid list")
@@ -53,13 +60,17 @@ def add_tools(chat: Json, json: Json, checker: FieldChecker) -> None:
     ]
     if functions:
         chat["tools"] = functions
+
+
+def add_tool_choice(chat: Json, json: Json, checker: FieldChecker) -> None:
+    """Adds which of the tools the model may call. Raises: BadRequest."""
     choice = json.get("tool_choice")
     if choice is None:
         return
     if not isinstance(choice, dict):
         raise invalid_field("tool_choice", "Input should be a valid dictionary")
     checker.check(choice, _CHOICE_FIELDS, "tool_choice")
-    if tools:
+    if json.get("tools"):
         chat["tool_choice"] = _translate_choice(choice)
         if choice.get("disable_parallel_tool_use") is True:
             chat["parallel_tool_calls"] = False

@@ -125,6 +125,29 @@ def test_a_field_of_another_form_is_refused_or_read(path: tuple[Any, ...], is_le
 
 
 @pytest.mark.parametrize(
+    ("name", "translated"),
+    [
+        ("metadata", {"user"}),
+        ("tools", {"tools"}),
+        ("tool_choice", {"tool_choice", "parallel_tool_calls"}),
+        ("output_config", {"reasoning_effort", "response_format"}),
+        ("max_tokens", {"max_tokens"}),
+        ("stop_sequences", {"stop"}),
+    ],
+)
+def test_a_field_that_only_its_upstream_can_read_is_left_out_alone_and_named(
+    name: str, translated: set[str]
+) -> None:
+    """A fallback that gets a chat completion gets all the others."""
+    body = changed((name,), 7.5)
+    request = parse(body, parse_body(body), (), 100, is_lenient=True)
+    raw = orjson.dumps(BODY)
+    whole = parse(raw, parse_body(raw), (), 100, is_lenient=True)
+    assert set(whole.chat.json) - set(request.chat.json) == translated
+    assert request.left_out == (*whole.left_out, name)
+
+
+@pytest.mark.parametrize(
     ("path", "where"),
     [
         (("messages", 1, "role"), "messages.1.role"),
