@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import uvicorn.server
 from hypothesis import HealthCheck, settings
-from xdist.scheduler import LoadFileScheduling
 
 from gateway.log import RepeatHandler
 from storage.sql.store import Store
@@ -73,22 +72,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         _spread(items)
 
 
-class _Scheduling(LoadFileScheduling):
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody calls it
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Gives a file to one process, and the page's files all to the same one.
 
     Their browser is started once then, which takes as long as fifty tests, and looked after by a loop in the main
     thread, beside which others' tests fail.
     """
+    from xdist.scheduler import LoadFileScheduling
 
-    def _split_scope(self, nodeid: str) -> str:
-        path = super()._split_scope(nodeid)
-        folder = path.rpartition("/")[0]
-        return folder if folder == "tests/gateway/page" else path
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = super()._split_scope(nodeid)
+            folder = path.rpartition("/")[0]
+            return folder if folder == "tests/gateway/page" else path
 
-
-@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody calls it
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
-    return _Scheduling(config, log) if config.option.dist == "loadfile" else None
+    return Scheduling(config, log) if config.option.dist == "loadfile" else None
 
 
 def _spread(items: list[pytest.Item]) -> None:
