@@ -120,11 +120,10 @@ def test_a_first_turn_reads_what_was_made_for_it_and_no_conversations(
     world: World, database_kind: str
 ) -> None:
     world.chat(user="bob").say("Hi")
-    asked = [partial(world.chat(user=user).say, FACT) for user in ("alice", "ann", "eve")]
-    # The shortest, since a gateway over PostgreSQL looks for jobs now and then.
-    found = min(map(world.statements_of, asked), key=len)
+    # One of several, since a gateway over PostgreSQL looks for jobs and at the server's health now and then.
+    asked = [partial(world.chat(user=user).say, FACT) for user in ("alice", "ann", "eve", "kim", "zoe")]
     beginning, looking, writing = ["read", "insert agents"], ["read"], ["read", "insert conversations"]
-    assert found == [*beginning, *looking, *writing, "update agents"]
+    assert [*beginning, *looking, *writing, "update agents"] in [*map(world.statements_of, asked)]
 
 
 @pytest.mark.sqlite
