@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 from urllib.parse import parse_qs, quote
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, UnknownId
@@ -138,6 +139,12 @@ class _ForgetScreens(Struct, frozen=True):
         is_trial = came_from.partition("?")[0] == access.path("search")
         listed = left.items if left and not is_trial else ()
         numbers = {each.seq for each in listed}
+        following = None
+        if listed:
+            page, changes = await self._preview(access, listed[0].kind, listed[0].seq, sought)
+            # The page says itself where it may be said elsewhere.
+            stays_too = tuple(each for each in page.stays if not (each.href or "").startswith(search))
+            following = replace(page, stays=stays_too), changes
         return access.view(
             result,
             "forgotten.html",
@@ -152,6 +159,7 @@ class _ForgetScreens(Struct, frozen=True):
             back=way.to.partition("#")[0],
             left=left,
             listed=listed,
+            following=following,
             hidden=hidden,
         )
 
@@ -183,6 +191,16 @@ class _ForgetScreens(Struct, frozen=True):
         except UnknownId:
             return None
 
+    async def _preview(
+        self, access: MemoryAccess, kind: TargetKind, value: int | str | None, words: str
+    ) -> tuple[ForgetPreview, list[tuple[str, tuple[DiffPart, ...]]]]:
+        """Returns what a forgetting takes, and how it changes blocks, by their labels. words: those sought."""
+        page = access.filter(
+            await self.forgetting.preview(access.project, access.uid, kind, value, words=words)
+        )
+        # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
+        return page, await asyncio.to_thread(_changes, page) if page.blocks else []
+
     async def _view_preview(
         self, request: ScreenRequest, came_from: str, error: Conflict | None = None
     ) -> View:
@@ -191,11 +209,7 @@ class _ForgetScreens(Struct, frozen=True):
         kind, value = request.query.target
         came_from = _screen_before(access, came_from)
         sought = await self._find_sought_words(access, came_from)
-        page = access.filter(
-            await self.forgetting.preview(access.project, access.uid, kind, value, words=sought)
-        )
-        # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
-        changes = await asyncio.to_thread(_changes, page) if page.blocks else []
+        page, changes = await self._preview(access, kind, value, sought)
         name = "you" if access.is_person else await self.views.name(access.project, access.uid)
         return access.view(
             page,

@@ -3,6 +3,7 @@
 const POLL_MS = 2500;
 // Longer than between the clicks of a person who means one; then a form that was stopped can be sent again.
 const SENT_MS = 3000;
+const NEXT_MS = 600;
 
 function signIn(form) {
   const code = location.hash.slice(1);
@@ -69,6 +70,12 @@ const end = document.querySelector("[data-open-at]");
 if (end && !location.hash) scrollBy(0, end.getBoundingClientRect().top);
 
 sendOnce();
+// What is forgotten next stands about where the last click was. The second click of a hand is not meant for it.
+const next = document.querySelector(".next button.danger");
+if (next) {
+  next.disabled = true;
+  setTimeout(() => (next.disabled = false), NEXT_MS);
+}
 const form = document.querySelector("form[data-sign-in]");
 if (form) signIn(form);
 const live = [...document.querySelectorAll("[data-live]")].map((each) => each.id).filter(Boolean);
