@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Encoding = Literal["o200k_base", "cl100k_base"]
 
 # The fields of a message with text that a model reads.
-_FIELDS = ("content", "name", "refusal", "reasoning_content", "reasoning")
+_FIELDS = frozenset({"content", "name", "refusal", "reasoning_content", "reasoning"})
 # Role and separators: OpenAI's cookbook ("How to count tokens") has 3, and 1 more for a name.
 MESSAGE_TOKENS = 4
 # A high-detail image of common size: 85 + 170 a tile is 765 to 1,105 (OpenAI's vision guide).
@@ -170,10 +170,9 @@ def message_tokens(message: Mapping[str, Any], count: Callable[[str], int]) -> i
     It takes any JSON object: fields of the wrong type are passed over here and judged elsewhere.
     """
     total = MESSAGE_TOKENS
-    for field in _FIELDS:
-        value = message.get(field)
-        if value:
-            total += _value_tokens(value, count)
+    for field, value in message.items():
+        if value and field in _FIELDS:
+            total += count(value) if isinstance(value, str) else _value_tokens(value, count)
     calls, legacy = message.get("tool_calls"), message.get("function_call")
     if calls or legacy:
         for call in [*(calls if isinstance(calls, list) else ()), {"function": legacy}]:

@@ -7,6 +7,9 @@ refused, the share of the bytes of each prompt with which the next one begins, a
 Then three clients, each with a conversation of its own and a mock upstream that answers at once: one resends
 everything, one its last 20 messages, one only the new message (append mode). Printed: what a turn took, p50 and p99
 of 100 turns at a time, the gateway and a direct call alike.
+
+Last a client in append mode whose conversation stays whole on a window of 128k. Printed: the processor time of the
+gateway that a turn took, of 100 turns at a time.
 """
 
 from __future__ import annotations
@@ -29,8 +32,10 @@ from tests.gateway.memory.life import share_of
 
 TURNS = 2_000
 CONTEXT = 8_192  # tokens
+LARGE_CONTEXT, LARGE_TURNS = 128_000, 1_300  # so many turns nearly fill it
 RESULT = "The station reported sunshine and warm weather around the harbour, as it did before. " * 240
 PAUSE_S = 0.05  # after each turn, far less than a person takes; the background model works meanwhile
+APPEND = {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}
 TAIL = 20  # messages that the second client keeps
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 SETTINGS = """\
@@ -45,8 +50,8 @@ context_window = {context}
 """
 
 
-def settings(port: int) -> str:
-    return SETTINGS.format(port=port, context=CONTEXT)
+def settings(port: int, context: int = CONTEXT) -> str:
+    return SETTINGS.format(port=port, context=context)
 
 
 def words(n: int) -> str:
@@ -145,13 +150,12 @@ class Talk:
 def compare(turns: int, folder: Path) -> None:
     with load.mock(folder / "log") as mock, load.gateway(folder, settings(mock)) as served:
         named = {"x-mnemogate-conversation": "c1"}
-        append = {**named, "x-mnemogate-history": "append"}
         talks = {
             "direct, all": Talk(Client(mock, "direct"), None),
             "resends all": Talk(Client(served.port, "all"), None),
             f"last {TAIL}": Talk(Client(served.port, "tail"), TAIL),
             f"last {TAIL}, named": Talk(Client(served.port, "named", **named), TAIL),
-            "new message alone": Talk(Client(served.port, "append", **append), 1),
+            "new message alone": Talk(Client(served.port, "append", **APPEND), 1),
         }
         for n in range(turns):
             for talk in talks.values():
@@ -167,11 +171,30 @@ def compare(turns: int, folder: Path) -> None:
         print(f"{name:20}" + "".join(f"{cell:>16}" for cell in cells))
 
 
+def stay_whole(turns: int, folder: Path) -> None:
+    turns = min(turns, LARGE_TURNS)
+    with (
+        load.mock(folder / "log") as mock,
+        load.gateway(folder, settings(mock, LARGE_CONTEXT)) as served,
+    ):
+        talk = Talk(Client(served.port, "append", **APPEND), 1)
+        spent_s = [load.cpu_s(served.pid)]
+        for n in range(turns):
+            talk.turn(n)
+            spent_s.append(load.cpu_s(served.pid))
+    print(
+        f"\nnew message alone on a window of {LARGE_CONTEXT:,} tokens: processor ms of a turn, a hundred turns from"
+    )
+    for start in (100, 400, 800, 1_200):
+        if start + 100 <= turns:
+            print(f"{start:>6,}: {(spent_s[start + 100] - spent_s[start]) * 10:.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench long", description=__doc__)
     parser.add_argument("--turns", type=int, default=TURNS)
     turns = parser.parse_args().turns
-    for measure in (run_to_the_end, compare):
+    for measure in (run_to_the_end, compare, stay_whole):
         with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as folder:
             measure(turns, Path(folder))
 

@@ -340,6 +340,10 @@ class Tree:
         self._turn_starts.update(dict.fromkeys(below, top))
         return top
 
+    def goes_on_after(self, exchange: Exchange) -> bool:
+        """Returns whether the exchange has finished with a new user message, so that what it follows is continued."""
+        return exchange.ended is not None and not self.continues_turn(exchange)
+
     def question(self, exchange: Exchange) -> str:
         """Returns the words that the turn of an exchange answers, without white space; "": none. Raises: Missing."""
         messages = self.content(self.turn_start(exchange)).messages or ()

@@ -23,7 +23,7 @@ from gateway.core.conversation.tree import Content, PathElement, Tree, end_offse
 from gateway.core.prompt.composition import Composition, InsertedMessage, shown_in, without_result
 from gateway.core.prompt.hidden_rounds import is_offered, put_back
 from gateway.core.prompt.note_text import estimate_tokens
-from gateway.core.prompt.result_order import SentMessage, put_results_after_calls
+from gateway.core.prompt.result_order import SentMessage, has_calls_or_results, put_results_after_calls
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown, shown_by_note
 from gateway.core.subsequence import lcs
 from storage.commands import Additions
@@ -197,10 +197,12 @@ def _compose_after_head(
     """Returns what goes around a list that goes on from a head. The end of the list that is in order stays there."""
     listing, match_point = plan.query.listing, plan.match.match_point
     heard = _heard_with_rounds(tree, plan, offered)
-    messages = [SentMessage(omitted) for omitted in _omitted_messages(tree, plan, offered)]
-    messages += _heard_messages(plan, heard)
-    messages += _messages_without_reply(plan, fresh)
-    messages = put_results_after_calls(messages)
+    omitted = _omitted_messages(tree, plan, offered)
+    messages = [*_heard_messages(plan, heard), *_messages_without_reply(plan, fresh)]
+    # As a rule there are none, and a history may have thousands of messages.
+    if has_calls_or_results(omitted) or has_calls_or_results(each.content for each in messages):
+        messages = put_results_after_calls([*map(SentMessage, omitted), *messages])
+        omitted = []
     is_unrestored = (
         match_point is not None and match_point.has_full and plan.heard_count > 0 and heard is None
     )
@@ -214,7 +216,7 @@ def _compose_after_head(
             composition.put_note(listing.positions[index], message.note, tokens, message.shown)
         moved.remove(index)
         next_index = index
-    composition.inserted = [moved_message.content for moved_message in messages]
+    composition.inserted = [*omitted, *(moved_message.content for moved_message in messages)]
     composition.replacements = {listing.positions[i]: [] for i in moved}
     return composition
 

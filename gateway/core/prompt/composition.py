@@ -46,7 +46,7 @@ class InsertedMessage(Struct, frozen=True):
     @property
     def is_nudge(self) -> bool:
         """True for a message of an agent's rules to the model, which opens no turn."""
-        return is_nudge({PRIVATE: self.private})
+        return bool(self.private) and is_nudge({PRIVATE: self.private})
 
 
 class Composition(Struct):

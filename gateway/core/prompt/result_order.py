@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -33,6 +33,12 @@ class SentMessage(NamedTuple):
         return str(self.content.message.get("tool_call_id"))
 
 
+def has_calls_or_results(messages: Iterable[InsertedMessage]) -> bool:
+    """Returns whether there is something for `put_results_after_calls` to do."""
+    sent = (each.message for each in messages)
+    return any("tool_calls" in message or message.get("role") == "tool" for message in sent)
+
+
 def put_results_after_calls(messages: Sequence[SentMessage]) -> list[SentMessage]:
     """Puts results of tools right after their calls, because servers refuse a call without its result, and a result
     without its call.
@@ -40,8 +46,6 @@ def put_results_after_calls(messages: Sequence[SentMessage]) -> list[SentMessage
     A stored call without a result gets one, which is found there again with the next request. A result that comes
     after a later reply has its call in that reply, too. Stored results without a call, or too many, are left out.
     """
-    if not any(message.role == "tool" or "tool_calls" in message.content.message for message in messages):
-        return [*messages]  # as nearly always, and a history may have thousands
     calls: dict[str, Any] = {}
     starts = [i for i, message in enumerate(messages) if message.role == "assistant"]
     first = messages[: starts[0]] if starts else messages

@@ -14,7 +14,7 @@ or, after that message, between two rounds of its turn; never between a tool cal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -117,16 +117,16 @@ def window_item(message: Mapping[str, Any], bound: int, *, is_nudge: bool = Fals
     )
 
 
-def fit_window(items: Sequence[WindowItem], budget: Budget, count: Callable[[int], int]) -> Window:
+def fit_window(items: Sequence[WindowItem], budget: Budget, count: Callable[[], Iterable[int]]) -> Window:
     """Chooses what stays of a list, oldest first, without its leading system message.
 
-    count: gives the tokens of the item at an index; it is called only where the bounds do not fit. System messages
-    that stand at the head of `items` nevertheless stay.
+    count: gives the tokens of each item; it is called only where the bounds do not fit. System messages that stand at
+    the head of `items` nevertheless stay.
     """
     size = len(items)
     if sum(item.bound for item in items) <= budget.high:
         return Window((range(size),))
-    before = [0, *accumulate(count(index) for index in range(size))]
+    before = [0, *accumulate(count())]
     excess = before[size] - budget.high
     if excess <= 0:
         return Window((range(size),))

@@ -91,10 +91,12 @@ async def fit_prompt(
         wanted_summary = room.wanted_summary(summaries, is_due=evicted is not None and not summaries)
     # The messages after the summary may still be too many; then the oldest of them leave too.
     start += room.surplus(start)
-    window = fit_window(room.items[start:], room.budget(cut), lambda i: room.count(start + i))
-    staying = [start + i for i in window.indices]
-    note_tokens = room.note_tokens(staying, cut)
-    tokens, most = room.total_tokens(staying, cut)
+    window = Window((range(len(room.entries) - start),))
+    if room.is_over(start, cut):
+        window = fit_window(room.items()[start:], room.budget(cut), lambda: room.sizes()[start:])
+    ranges = [range(start + part.start, start + part.stop) for part in window.ranges]
+    note_tokens = room.note_tokens(ranges, cut)
+    tokens, most = room.total_tokens(ranges, cut)
     fitted = FittedWindow(tokens=tokens, most=most, wanted_summary=wanted_summary, note_tokens=note_tokens)
     if not start and window.is_whole and cut is None and evicted is None:
         return fitted
@@ -103,6 +105,7 @@ async def fit_prompt(
     evicted_tokens = (
         window.evicted_tokens + room.tokens(0, start) + (0 if evicted is None else evicted.tokens)
     )
+    staying = [*chain.from_iterable(ranges)]
     dropped, replacements = _find_left_out(prompt, room.entries, frozenset(staying))
     # The next request leaves out everything before the first entry that stays, too.
     first = min(staying, default=len(room.entries))
@@ -149,7 +152,7 @@ def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> boo
     added = [each.message for each in composition.inserted]
     added += chain.from_iterable(composition.replacements.values())
     texts = (prompt.system, *composition.notes.values())
-    extra = sum(map(len, map(orjson.dumps, (*added, *prompt.tools)))) + sum(map(len, map(str.encode, texts)))
+    extra = len(orjson.dumps([*added, *prompt.tools])) + sum(map(len, map(str.encode, texts)))
     extra += sum(
         message_tokens(m, _no_tokens)
         for m in (*request.messages, *added)
@@ -254,14 +257,14 @@ def _is_hidden_nudge(prompt: Prompt, index: int | None, message: WireMessage) ->
     return index in prompt.composition.replacements and message.get("role") == "user"
 
 
-def _items(prompt: Prompt, entries: Sequence[_Entry]) -> list[WindowItem]:
-    """Returns the entries as the window sees them."""
+def _items(prompt: Prompt, entries: Sequence[_Entry], bounds: Sequence[int]) -> list[WindowItem]:
+    """Returns the entries as the window sees them. bounds: of the tokens of each."""
     nudges = {n for n, each in enumerate(prompt.composition.inserted) if each.is_nudge}
     items = []
     results = are_results(message for _, message in entries)
     for n, ((index, message), is_result) in enumerate(zip(entries, results, strict=True)):
         is_nudge = n in nudges or _is_hidden_nudge(prompt, index, message)
-        item = window_item(message, message_tokens(message, upper_bound), is_nudge=is_nudge)
+        item = window_item(message, bounds[n], is_nudge=is_nudge)
         # The media of a result stay with it.
         items.append(replace(item, role="tool") if is_result and item.role == "user" else item)
     return items
@@ -285,8 +288,6 @@ class _WindowRoom:
     ) -> None:
         # The messages that would be sent.
         self.entries = _entries(prompt)
-        # The same, as the window sees them.
-        self.items = _items(prompt, self.entries)
         self._prompt = prompt
         self._eviction = prompt.eviction
         self._context = context_tokens
@@ -296,8 +297,13 @@ class _WindowRoom:
         self._system = count(system) if system else 0
         self._newer_system = self._system if newer_system is None else count(newer_system)
         self._fixed = self._count_fixed() + sum(message_tokens(m, count) for m in rounds)
-        # The tokens before each entry; None: they were not needed yet.
+        # The bounds of the tokens of each entry, and those before each.
+        self._bounds = [message_tokens(m, upper_bound) for _, m in self.entries]
+        self._bounds_before = [0, *accumulate(self._bounds)]
+        # The tokens of each entry, those before each, and the entries as the window sees them; None: not needed yet.
+        self._sizes: list[int] | None = None
         self._before: list[int] | None = None
+        self._items: list[WindowItem] | None = None
 
     def _count_fixed(self) -> int:
         """Counts what is sent whatever stays: the client's leading system messages, its schemas, and all tools."""
@@ -337,7 +343,7 @@ class _WindowRoom:
             _UsableSummary(first, cut)
             for cut in self._eviction.cuts
             if ((first := self._first_after(cut)) or self._eviction.evicted is not None)
-            and may_begin(self.items, first)
+            and may_begin(self.items(), first)
         ]
 
     def _first_after(self, cut: SummaryCut) -> int:
@@ -348,42 +354,54 @@ class _WindowRoom:
         listed = range(inserted, len(self.entries))
         return next((n for n in listed if (self.entries[n].client_index or 0) >= cut.first_index), 0)
 
-    def count(self, index: int) -> int:
-        return self.tokens(index, index + 1)
+    def items(self) -> list[WindowItem]:
+        """Returns the entries as the window sees them."""
+        if self._items is None:
+            self._items = _items(self._prompt, self.entries, self._bounds)
+        return self._items
+
+    def sizes(self) -> list[int]:
+        """Returns the tokens of each entry."""
+        if self._sizes is None:
+            self._sizes = [message_tokens(m, self._count) for _, m in self.entries]
+        return self._sizes
 
     def tokens(self, start: int, end: int) -> int:
         if start == end:
             return 0
         if self._before is None:
-            sizes = (message_tokens(m, self._count) for _, m in self.entries)
-            self._before = [0, *accumulate(sizes)]
+            self._before = [0, *accumulate(self.sizes())]
         return self._before[end] - self._before[start]
 
-    def total_tokens(self, staying: Sequence[int], cut: SummaryCut | None) -> tuple[int, int]:
+    def total_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> tuple[int, int]:
         """Returns the prompt's tokens if these entries stay, and how many there may be.
 
         0: nothing was counted, or not all of it is text.
         """
         if (
             self._context == ANY_WINDOW
-            or self._before is None
-            or any(media_in(self.entries[i].message) for i in staying)
+            or self._sizes is None
+            or any(media_in(m) for part in staying for _, m in self.entries[part.start : part.stop])
         ):
             return 0, 0
         fixed = self._fixed_with(cut)
-        return fixed + sum(map(self.count, staying)), fixed + self.budget(cut).most
+        tokens = sum(self.tokens(part.start, part.stop) for part in staying)
+        return fixed + tokens, fixed + self.budget(cut).most
 
-    def note_tokens(self, staying: Sequence[int], cut: SummaryCut | None) -> int:
+    def note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
         """Returns what a note may take: all that these messages leave free, up to its most."""
         free = self.budget(cut).most
-        if free - sum(self.items[i].bound for i in staying) >= self._note.most:
+        bounds = self._bounds_before
+        if free - sum(bounds[part.stop] - bounds[part.start] for part in staying) >= self._note.most:
             return self._note.most
-        return max(0, min(self._note.most, free - sum(map(self.count, staying))))
+        return max(
+            0, min(self._note.most, free - sum(self.tokens(part.start, part.stop) for part in staying))
+        )
 
     def surplus(self, start: int) -> int:
         """Returns how many messages from `start` on leave because they are too many."""
         bounds = self._eviction.bounds
-        return 0 if bounds is None else window_start(self.items[start:], bounds)
+        return 0 if bounds is None else window_start(self.items()[start:], bounds)
 
     def evicting_window(self, window: Window) -> int:
         """Returns the tokens of the largest window without room for the messages that left this one."""
@@ -391,7 +409,7 @@ class _WindowRoom:
 
     def _is_crowded(self, start: int = 0, share: float = 1.0) -> bool:
         bounds = self._eviction.bounds
-        return bounds is not None and len(self.items) - start > bounds.most * share
+        return bounds is not None and len(self.entries) - start > bounds.most * share
 
     def is_over(self, start: int = 0, cut: SummaryCut | None = None, share: float = 1.0) -> bool:
         """Returns whether the entries from `start` on take more than that share of the window."""
@@ -399,9 +417,9 @@ class _WindowRoom:
             return True
         most = self.budget(cut).high * share
         # Bytes are an upper bound of tokens: where they fit, nothing has to be counted.
-        if sum(item.bound for item in self.items[start:]) <= most:
+        if self._bounds_before[-1] - self._bounds_before[start] <= most:
             return False
-        return self.tokens(start, len(self.items)) > most
+        return self.tokens(start, len(self.entries)) > most
 
     def wanted_summary(self, summaries: Sequence[_UsableSummary], *, is_due: bool) -> WantedSummary | None:
         """Returns the summary that is wanted, because the window fills up and there is enough after the newest one.
@@ -416,12 +434,13 @@ class _WindowRoom:
         least = 0 if bounds is None else bounds.least
         newest_id = max((cut.id for cut in eviction.cuts), default=0)
         wanted = WantedSummary(keep, summary_tokens(self._context), least, newest_id)
-        is_early = bounds is not None and len(self.items) - start > bounds.early
+        is_early = bounds is not None and len(self.entries) - start > bounds.early
         if is_due or is_early:
             return wanted
         if not self.is_over(start, newest, EARLY_SHARE):
             return None
         # A summary covers whole turns, and leaves the last ones as they are.
-        turns = (i for i in range(len(self.items) - 1, start, -1) if self.items[i].role == "user")
-        end = next((i for i in turns if self.tokens(i, len(self.items)) >= keep), start)
+        items, count = self.items(), len(self.entries)
+        turns = (i for i in range(count - 1, start, -1) if items[i].role == "user")
+        end = next((i for i in turns if self.tokens(i, count) >= keep), start)
         return wanted if self.tokens(start, end) >= high * WORTHWHILE_SHARE else None

@@ -49,6 +49,11 @@ class FittedWindow(Struct, frozen=True):
     note_tokens: int | None = None
 
     @property
+    def is_whole(self) -> bool:
+        """All messages go in."""
+        return self.included is None and self.replacements is None and not self.dropped
+
+    @property
     def left_out(self) -> tuple[object, ...]:
         """The messages that stay out, and the summary in their place; equal to that of `WHOLE_WINDOW` where none do."""
         return self.dropped, self.included, self.summary_id

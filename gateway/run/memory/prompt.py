@@ -173,9 +173,7 @@ class Prompt(Struct, frozen=True):
     def hides_shown_blocks(self, window: FittedWindow) -> bool:
         """Returns whether a window leaves out what the prompt shows last of a memory block."""
         composition = self.composition
-        return bool(composition.shown or composition.inserted) and (
-            window.shown(composition) != WHOLE_WINDOW.shown(composition)
-        )
+        return not window.is_whole and window.shown(composition) != WHOLE_WINDOW.shown(composition)
 
     @property
     def offered_tools(self) -> Sequence[dict[str, Any]]:

@@ -5,6 +5,8 @@ Other forms are a transcript that grew, a correction, and a reply that was cut s
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from gateway.core.conversation.tree import Tree
 from gateway.run.memory.memory_context import MemoryContext
 from storage.records import Exchange
@@ -19,7 +21,11 @@ def superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
     # A reply that came back cut is stored as it was generated until then.
     superseded = {amendment.exchange for amendment in plan.amendments}
     # The request repeats what no later one has continued yet, and may have changed it.
-    uncontinued = [exchange for exchange in context.path if not tree.is_continued(exchange)]
+    uncontinued = [
+        exchange
+        for exchange, child in zip_longest(context.path, context.path[1:])
+        if not (child and tree.goes_on_after(child)) and not tree.is_continued(exchange)
+    ]
     superseded |= {exchange.id for exchange in uncontinued}
     for exchange in (*uncontinued, plan.exchange):
         if exchange.parent is not None:

@@ -45,7 +45,7 @@ def build(text: str, bound: int = 10) -> list[WindowItem]:
 
 def fit(text: str, high: int, step: int = 10, tokens: Sequence[int] | None = None) -> Window:
     weights = [10] * len(text) if tokens is None else tokens
-    return fit_window(build(text, max(weights, default=0)), Budget(high, step, high), weights.__getitem__)
+    return fit_window(build(text, max(weights, default=0)), Budget(high, step, high), lambda: weights)
 
 
 def show(text: str, window: Window) -> str:
@@ -97,7 +97,7 @@ def test_the_oldest_messages_are_cut_at_a_place_where_a_list_may_begin(
 
 
 def test_nothing_is_counted_while_the_bounds_fit() -> None:
-    def refuse(index: int) -> int:
+    def refuse() -> list[int]:
         raise AssertionError("counted for nothing")
 
     window = fit_window(build("uaua", 10), Budget(40, 10, 40), refuse)
@@ -110,7 +110,7 @@ def test_the_same_ids_in_every_turn_mean_the_newest_call() -> None:
         WindowItem("assistant", 10, calls=("call_0",)),
         WindowItem("tool", 10, answers="call_0"),
     ]
-    assert fit_window(turn * 3, Budget(70, 10, 70), lambda _: 10).ranges == (range(3, 9),)
+    assert fit_window(turn * 3, Budget(70, 10, 70), lambda: [10] * 9).ranges == (range(3, 9),)
 
 
 def test_the_cut_stays_put_while_the_list_grows() -> None:
