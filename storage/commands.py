@@ -94,7 +94,7 @@ NO_ADDITIONS = Additions()
 
 
 class MemorySnapshot(Struct):
-    """All that a request needs of its memory, as one round trip reads it."""
+    """What a request needs of its memory, read in one round trip."""
 
     # The agent's numbers, as in `AgentNumbers`.
     epoch: int = 0
@@ -132,7 +132,7 @@ class MemorySnapshot(Struct):
 
 
 class Opening(Struct, frozen=True):
-    """A first exchange of a conversation without an id, as far as it shows which lists may belong to it."""
+    """The first exchange of a conversation without an id: what shows whether a client's messages may belong to it."""
 
     # When the exchange was written.
     at: float
@@ -254,7 +254,7 @@ class LearnedFact(Struct, frozen=True):
 class BlockMerge(Struct, frozen=True):
     """The result of pending memory edits."""
 
-    # The values to be written, in order: (block, its new value, the edit that made it).
+    # The values to be written, in order: (block, new value, the edit that made the value).
     writes: Sequence[tuple[int, str, BlockOp]] = ()
     # The passages to be added: (text, the edit that adds it).
     passages: Sequence[tuple[str, BlockOp]] = ()
@@ -336,7 +336,7 @@ class Committed(Struct, frozen=True):
     seq: int = 0
     # The number after that of the turn's last message; 0: it took no new numbers.
     next_seq: int = 0
-    # The exchange with its content, where it is new and differs from the planned one.
+    # The exchange with its content, if it is new and differs from the planned exchange.
     added: Exchange | None = None
     # The conversation that began with the turn, if nothing else changed and its path begins with no prefix.
     begun: Conversation | None = None
@@ -374,7 +374,7 @@ class StepOpen(Struct, frozen=True):
     exchange: Exchange
     # The run that begins with this step; None: a run that has begun continues.
     run: Run | None = None
-    # The run of the same send that ended before, which gives its otid to this one.
+    # The earlier run of the same send, which has ended and hands its otid to this run.
     replaces: int | None = None
     # The memory section of the path; id 0: it is to be stored.
     section: SentSection | None = None
@@ -390,7 +390,7 @@ class StepOpen(Struct, frozen=True):
     adopts: bool = False
     # Where the step `adopts`: exchanges of the path that it continues, and whose edits are confirmed.
     continued: Sequence[int] = ()
-    # The exchange that a process which is gone has left open, as it has ended.
+    # The exchange that was left open by a process that has gone, in its final form.
     abandoned: Exchange | None = None
     # A refused exchange that the step replaces, in its new state.
     replaced: Exchange | None = None
@@ -398,7 +398,7 @@ class StepOpen(Struct, frozen=True):
     request: bytes | None = None
     # The end of the run, where it ends with this step and the exchange has no reply.
     end: RunEnd | None = None
-    # The part of a memory that the run reads, and that its edits come from.
+    # The part of a memory that the run reads, from which its edits come.
     reading: ReadSpan | None = None
     # The attempt that performs the run, and alone may write it; None: no job does.
     job: Job | None = None
@@ -441,23 +441,24 @@ class StepEnd(Struct, frozen=True):
 class RunAccept(Struct, frozen=True):
     """A run that goes on without its client, to be accepted in one transaction with its request and its job."""
 
-    # The run as it will be stored, with the id 0. Its agent exists. Where its conversation is 0, that is the one with
-    # the key `key`, or one that begins under it with the public name `uid`.
+    # The run as it will be stored, with the id 0. Its agent exists. Conversation 0 stands for the conversation with the
+    # key `key`, which begins with the public name `uid` if it does not exist.
     run: Run
     # The request of the run, as JSON.
     request: bytes
-    # The key of the run's conversation, where the run has none.
+    # The key of the run's conversation, if the run has conversation 0.
     key: str = "default"
-    # The public name of that conversation, where it begins with the run.
+    # The public name of that conversation, if it begins with the run.
     uid: str = ""
-    # The kind of the job that performs it, with the run's uid as key and {"run": its row} as payload; "": there is
-    # none, the accepting process performs it.
+    # The kind of the job that performs the run, with the run's uid as key and {"run": its row} as payload; "" for no
+    # job: the accepting process performs the run.
     kind: str = "run"
     # The run that it replaces, as in `StepOpen`.
     replaces: int | None = None
-    # The memory that it reads. The job belongs to that memory, one of a kind at a time.
+    # The memory that the run reads. The job then belongs to that memory, which has one job of the kind for all its
+    # runs.
     reads: int | None = None
-    # How its messages are listed, as JSON, stored as long as the run; None: in the usual way.
+    # How the run's messages are listed, as JSON, stored as long as the run; None: in the usual way.
     listing: bytes | None = None
 
 
@@ -564,7 +565,7 @@ class Extent(Struct, frozen=True):
 
 
 class Erased(Struct, frozen=True):
-    """Marks of what was erased, by which notes that may quote it are found."""
+    """Marks of erased content, by which notes that may quote that content are found."""
 
     # The days of the erased messages, counted since 1970, UTC.
     days: frozenset[int]
@@ -596,7 +597,7 @@ class Rebuilt(NamedTuple):
 
 
 class Rules(Struct, frozen=True):
-    """The pure functions that decide for the store what it does not know itself. It gets them when it is opened."""
+    """Pure functions that decide for the store what needs knowledge of messages; passed in when it is opened."""
 
     # Returns the messages of an exchange that may be found. Its arguments: the exchange with its content, whether
     # another conversation opened with its prefix, the number of the message before it, the wanted numbers (None: all).

@@ -46,7 +46,7 @@ read_limit_ms: ContextVar[float | None] = ContextVar("read_limit_ms", default=No
 
 
 def limit_of(deadline_ms: float | None) -> float | None:
-    """Returns the milliseconds that a read may take: what it names itself, else what its task does."""
+    """Returns the milliseconds that a read may take: its own deadline, otherwise that of its task."""
     return read_limit_ms.get() if deadline_ms is None else deadline_ms
 
 
@@ -66,8 +66,8 @@ RUNS = "runs"  # a run has ended
 USAGE = "usage"  # a user was taken out of usage
 LIMITS = "limits"  # limits have changed
 
-# The agents that transactions have changed, each with its numbers, or None where they are not known. None in place of
-# all: any agents may have changed.
+# The agents that transactions have changed -> their numbers, or None if the numbers are not known. None instead of the
+# mapping: any agent may have changed.
 Changes = Mapping[int, AgentNumbers | None] | None
 
 # A row as every driver gives it: values in the order of the statement's columns.
@@ -81,7 +81,7 @@ class Statement(str):
     name: str
     # The text for PostgreSQL.
     postgres: str
-    # The number of placeholders that SQLite has for each parameter that is a list, by the parameter's number.
+    # How many placeholders SQLite has for a parameter that is a list, by the parameter's number.
     sizes: Mapping[int, int]
     # The statement writes a row whose size SQLite is given, too (storage/sqlite/padding.py): the number of values, from
     # the first on, that are its columns; 0: it writes no such row.
@@ -149,15 +149,15 @@ class Connection(Protocol):
 
         is_only_statement: no statement comes before it in the transaction, and none after it if it adds a row.
 
-        In SQLite the statement reports the row by `report_row(number, ...)`, which returns the number. A row that is
-        refused before that is not added.
+        In SQLite the statement reports the row by `report_row(number, ...)`, which returns the number. A row that the
+        statement refuses before that call is not added.
         """
 
     async def single(self, statement: str, values: Sequence[object]) -> Row | None:
-        """Runs a write before which the transaction has no statement, and after which it has none if there is a row.
+        """Runs a write that is its transaction's first statement, and its last if the write returns a row.
 
-        Returns the first row. Without one the statement has written nothing, and the operation may go on. PostgreSQL
-        saves two round trips by it.
+        Returns the first row, or None if the statement has written nothing; then the operation may go on. This saves
+        two round trips with PostgreSQL.
         """
 
     async def lock(self, agent: int) -> None:
@@ -167,7 +167,7 @@ class Connection(Protocol):
         """
 
     async def lock_sharers(self, *agents: int) -> None:
-        """Locks the rows of agents and of all that share a block with one of them, before such a block is written.
+        """Locks the rows of agents, and of all agents with whom they share blocks, before such a block is written.
 
         A changed block raises the `rev` of all agents that see it, so two writers would wait for each other.
         """
@@ -179,7 +179,8 @@ class Connection(Protocol):
         """Locks the rows of all agents that see a block, and the block, before another writer changes it."""
 
 
-# A read or a write. It awaits nothing but its connection, so that a database that never waits needs no event loop.
+# A read or a write. It awaits nothing but its connection, so a database that never waits can run it without an event
+# loop.
 Operation = Callable[[Connection], Coroutine[Any, Any, T]]
 
 # A part of a transaction, made by a group of the store (`effect` in storage/sql/group.py) for another one to run.
@@ -217,10 +218,10 @@ class Database(Protocol):
 
     @property
     def is_settled(self) -> bool:
-        """False for some seconds after this process has started, or the database did not answer it.
+        """False for some seconds after this process has started, or after an outage of the database.
 
-        Meanwhile no process takes over what another one holds under a lease: those that live could not renew their
-        leases, and do so now.
+        Until then no process takes over another's lease: processes that live could not renew their leases during the
+        outage, and do so now.
         """
 
     @property
@@ -233,7 +234,7 @@ class Database(Protocol):
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         """Runs a read that may take long: a big index, an export. Raises: TooSlow past the deadline.
 
-        Without a deadline it may wait for others, so that turns find the database free.
+        A read without a deadline may wait for other long reads, so that turns find the database free.
         """
 
     def write(
@@ -242,12 +243,12 @@ class Database(Protocol):
         """Runs a transaction. It begins at once and ends on disk, whether the future is awaited or cancelled.
 
         size_bytes: about what the operation holds while it waits.
-        is_repeatable: it may be performed again where the answer to a commit is lost, since it finds what it has
-            written before.
+        is_repeatable: the operation may run again if the answer to its commit was lost, since it then finds what it has
+            written.
         """
 
     def write_one(self, statement: str, values: Sequence[object]) -> Future[list[Row]]:
-        """Writes one statement that is a transaction by itself, and returns its rows."""
+        """Runs one statement as a transaction of its own. Returns its rows."""
 
     def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> Future[T]:
         """Runs a transaction that gives way to turns: index, import, forget. It should stay below 5 ms."""
@@ -266,7 +267,7 @@ class Database(Protocol):
         """
 
     def notify(self, channel: str, payload: str = "") -> None:
-        """Notifies the other processes, soon: of a change that is committed, since they read it then.
+        """Notifies the other processes, soon. Call it after the commit, since they read the change then.
 
         A notification may be lost: correctness does not depend on it.
         """
@@ -278,7 +279,7 @@ class Database(Protocol):
         """
 
     def when_failed(self, function: Callable[[Unavailable], None]) -> None:
-        """Has a function called with the error each time that the database fails after it worked."""
+        """Registers a function that is called with the error each time that the database stops working."""
 
     def when_recovered(self, function: Callable[[], None]) -> None:
         """Has a function called each time that the database works again. Caches of its content may be wrong by then."""

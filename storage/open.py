@@ -12,7 +12,7 @@ from storage.errors import NotAdmitted
 from storage.sql.store import Store
 from storage.sqlite.database import SqliteDatabase
 
-_MISSING = (
+_MISSING_DRIVER = (
     "PostgreSQL needs a package that cannot be used: in the clone run "
     "pip install -e '.[postgres]', or uv sync --extra postgres"
 )
@@ -65,4 +65,4 @@ def _check_driver() -> None:
     try:
         import asyncpg  # noqa: F401
     except ImportError as error:
-        raise NotAdmitted(f"{_MISSING} ({error})") from error
+        raise NotAdmitted(f"{_MISSING_DRIVER} ({error})") from error

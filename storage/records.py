@@ -35,13 +35,13 @@ REPLY = -1
 DEFAULT_CONVERSATION = "default"
 # The profile of memories that are made over REST. The settings can declare none of this name.
 API_PROFILE = "@"
-# The subject of a memory has this prefix while its import is under way, and if that broke off.
-IMPORTING = "importing:"
+# The prefix of a memory's subject while an import into the memory is under way, or after the import broke off.
+IMPORTING_PREFIX = "importing:"
 # Readers of a memory that have no row: the built-in learner, and the rule that learns where there is no background
 # model. Any other reader is a sleeptime agent, by the row of its memory.
 LEARNER, RULE = 0, -1
 # The client's ids of the conversations in which a sleeptime agent reads begin with this.
-READING = "reading/"
+READING_PREFIX = "reading/"
 
 
 class Scope(NamedTuple):
@@ -68,7 +68,7 @@ class Scope(NamedTuple):
     def is_open_to(self, user: str | None) -> bool:
         """Returns whether a request that knows an id may read what it names in this memory.
 
-        user: whom the request names; None: nobody, since most clients cannot.
+        user: the user whom the request names, or None: most clients cannot name one.
         """
         # What was made over REST has one memory, whoever speaks.
         is_persons = self.is_person or not self.spans_conversations
@@ -105,14 +105,14 @@ class AgentNumbers(NamedTuple):
     epoch: int
     next_seq: int
     indexed_seq: int
-    # Rises with each change of what a `MemorySnapshot` has that takes no new number.
+    # Rises with each change of a `MemorySnapshot` that does not raise the next number.
     rev: int
-    # Rises with each change of what a search may find that takes no new number.
+    # Rises with each change of what a search may find that does not raise the next number.
     stamp: int
 
     @property
     def version(self) -> tuple[int, int, int]:
-        """Epoch, `rev` and next number. One of them rises with each change of what a snapshot holds."""
+        """Epoch, `rev` and next number. Each change of a snapshot raises at least one of these numbers."""
         return (self.epoch, self.rev, self.next_seq)
 
 
@@ -162,7 +162,7 @@ ANY_WINDOW = 2**31 - 1
 class Evicted(NamedTuple):
     """The beginning of a path that no longer fits a window."""
 
-    # The depth of the exchange in which the window begins, or a lower one where that is not known.
+    # The depth of the exchange in which the window begins, or a lower depth if that exchange is not known.
     depth: int
     # The number of atoms that were evicted, from the beginning of the path on.
     offset: int
@@ -172,7 +172,7 @@ class Evicted(NamedTuple):
     context: int
 
     def is_out_of(self, context: int | None) -> bool:
-        """Returns whether this part fits no window of so many tokens either. It fits one that is not known."""
+        """Returns whether this part is too long for a window of so many tokens, too. None: unknown, so it is not."""
         return (ANY_WINDOW if context is None else context) <= self.context
 
 
@@ -194,7 +194,8 @@ class Exchange(Struct, frozen=True):
     reply: tuple[Atom, ...] | None
     # Hash of all atoms up to and including the reply, going on from the parent's.
     path: bytes
-    # Hash under which a stored reply is looked up (its text without white space, else its calls).
+    # The hash under which a stored reply is looked up: of the reply's text without white space, or of its calls if it
+    # has no text.
     reply_key: bytes | None
     begun: float
     # When a finished request last began with this exchange, repeated it or continued it (written late, see
@@ -279,8 +280,8 @@ class Exchange(Struct, frozen=True):
     def ends_with_user(self) -> bool:
         """True for an exchange of depth 2 or more that ends with a user message.
 
-        Its own row shows that its parent was continued, so the parent's row is not marked as continued. An opening is
-        looked up by its mark, so the row of one is written when an exchange of depth 1 continues it.
+        The row of such an exchange shows that its parent was continued, so the parent's row needs no mark. An opening
+        is looked up by its mark, so its row is marked when an exchange of depth 1 continues it.
         """
         last = self.inputs[-1] if self.inputs else ()
         return self.depth > 1 and bool(last) and last[0][:1] == USER_ATOM
@@ -295,7 +296,7 @@ class Exchange(Struct, frozen=True):
 
 
 def make_tombstone(exchange: Exchange) -> Exchange:
-    """Returns an exchange as it is forgotten: without its content and all that may quote it. Place and hashes stay."""
+    """Returns the tombstone of an exchange: its place and its hashes, without content or anything that may quote it."""
     return replace(
         exchange, state=State.FORGOTTEN, active=False, edits=False, opaque=False, notes={}, section=None, size=0,
         evicted=None, input=None, shown_reply=None, full=None, has_full=False,
@@ -352,7 +353,7 @@ class BlockOp(Struct, frozen=True):
     # `pending`, `merged` or `dropped`.
     state: str = "pending"
     at: float = 0.0
-    # The digest of the value that a pending edit overwrites, as its model saw it; None: it overwrites no whole value.
+    # The digest of the whole value that a pending edit overwrites, as the model saw that value; None for other edits.
     seen: int | None = None
 
 
@@ -391,7 +392,7 @@ class Passage(Struct, frozen=True):
     seq: int
     text: str
     at: float
-    # The exchanges that it came from, where they were asked for.
+    # The exchanges that the fact came from, if the read asked for them.
     sources: tuple[int, ...] = ()
     # The file that it is a part of.
     file: int | None = None
@@ -482,7 +483,7 @@ class StandingFact(Struct, frozen=True):
     at: float
 
 
-# What a key opens that is an operator's: the page, and with it the management of what it shows.
+# What an operator's key opens: the page, and the management of what the page shows.
 OPERATOR, OPERATOR_READ = "operator", "operator-read"
 
 
@@ -667,9 +668,9 @@ class Run(Struct, frozen=True):
     conversation: int
     state: RunState
     created: float
-    # The run that waits for this one.
+    # The row of the run that waits for the end of this run.
     parent: int | None = None
-    # The number of runs that wait for this one: its parent, the parent's parent and so on.
+    # The number of runs that wait for this run: its parent, the parent's parent and so on.
     depth: int = 0
     # The batch that the run is an item of; None: of none.
     batch: int | None = None

@@ -65,7 +65,7 @@ def _as_it_is(query: str, _: Sequence[str]) -> str:
 
 
 RULES = (
-    Rule("the words of the turns around", [(scores, "NEIGHBOUR", 0.0)]),
+    Rule("the words of the turns around", [(scores, "NEIGHBOUR_FACTOR", 0.0)]),
     Rule("those beyond a short turn", [(scores, "HALVING_TERMS", 0.001)]),
     Rule("the user's turns once more", [(scores, "_relative_to_best", _by_all_turns)]),
     Rule("texts that only ask count less", [(scores, "ASKS", 0)]),
@@ -73,7 +73,7 @@ RULES = (
     Rule("how common words are in general", [(term_weights, "_MIN_IN_GENERAL", 0)]),
     Rule("common words are rarer in short messages", [(term_weights, "_MESSAGE_TERMS", 0.001)]),
     Rule("the date of most messages tells little", [(occurrences, "is_date_word", _is_none)]),
-    Rule("the name of most messages' speaker tells little", [(occurrences, "_MIN_NAMED", inf)]),
+    Rule("the name of most messages' speaker tells little", [(occurrences, "_MIN_SPEAKER_MESSAGES", inf)]),
     Rule("a text's language by its letters", [(common_words, "_likelihood", _by_words)]),
     Rule("small talk searches nothing", [(rank, "COMMON_SHARE", 1.0)]),
     Rule("what only begins or tests searches nothing", [(common_words, "_WORDS_OF_BEGINNING", frozenset())]),
@@ -84,7 +84,7 @@ RULES = (
         "a word of a long message says less",
         [(term_weights, "_USUAL_LENGTH", inf), (term_weights, "_USUAL_LENGTH_UNSPACED", inf)],
     ),
-    Rule("wordy questions ask for less", [(term_weights, "_MAX_ASKED", inf)]),
+    Rule("wordy questions ask for less", [(term_weights, "_MAX_UNKNOWN_WORDS", inf)]),
     Rule("pairs never heard ask less", [(term_weights, "_UNHEARD_PAIR", 1.0)]),
     Rule("a sentence never heard asks less", [(rank, "_SENTENCE_END", re.compile("(?!)"))]),
     Rule("a second look for names", [(rank, "_LOOKED_AGAIN_BYTES", -1)]),
@@ -96,5 +96,5 @@ RULES = (
     Rule("the user's name is I", [(note_query, "with_speaker", _as_it_is)]),
     Rule("vectors fade where words hold", [(scores, "VECTORS_FADE", 0)]),
     Rule("a near vector for few words", [(scores, "_NEAR_ENOUGH", inf)]),
-    Rule("vectors alone, far beyond", [(scores, "_BEYOND_ALONE", inf)]),
+    Rule("vectors alone, far beyond", [(scores, "_MIN_BEYOND_ALONE", inf)]),
 )

@@ -26,7 +26,7 @@ from storage.errors import (
     StoreError,
 )
 from storage.postgres.sqlstates import FAULTS, translate_error
-from storage.postgres.url import UNREADABLE, urls_by_host, without_secret
+from storage.postgres.url import BAD_URL, urls_by_host, without_secret
 from storage.text import replace_unstorable
 
 OLDEST_SERVER = 14
@@ -211,7 +211,7 @@ async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
         raise translate_error(error, name) from error
     except ValueError:
         # What could not be read may be a part of the password, so the error itself is not shown.
-        raise NotAdmitted(f"{name}: {UNREADABLE}") from None
+        raise NotAdmitted(f"{name}: {BAD_URL}") from None
     version = raw.get_server_version()
     if version.major < OLDEST_SERVER:
         await raw.close()

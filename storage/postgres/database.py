@@ -45,9 +45,9 @@ _MAX_TRIES = 5
 
 # The intervals of the checks of health without an answer after which there was a break: a check that fails takes no
 # longer than one.
-_MOST_CHECKS_MISSED = 2
+_MAX_MISSED_CHECKS = 2
 
-_IS_READ_ONLY = "SELECT current_setting('transaction_read_only') = 'on'"
+_READ_ONLY_QUERY = "SELECT current_setting('transaction_read_only') = 'on'"
 
 
 class PostgresLimits(PoolLimits, frozen=True):
@@ -103,7 +103,7 @@ class PostgresDatabase:
         self._failure_listeners: list[Callable[[Unavailable], None]] = []
         self._health_check = HealthCheck(self._check_server, limits.health_s)
         self._clock = SharedClock()
-        self._uptime = Uptime(_MOST_CHECKS_MISSED * limits.health_s)
+        self._uptime = Uptime(_MAX_MISSED_CHECKS * limits.health_s)
         self._listener = NotificationListener(
             listen_target, self._clock.add_reading, self._health_check.hurry
         )
@@ -320,7 +320,7 @@ class PostgresDatabase:
 
     async def _check_server(self) -> None:
         """Asks the server whether it accepts writes. It does not try one, which would keep an idle server busy."""
-        if await self.read(lambda connection: connection.value(_IS_READ_ONLY)):
+        if await self.read(lambda connection: connection.value(_READ_ONLY_QUERY)):
             self._pool.server.fail(ReadOnly(f"{self._target.name} is read-only, as a replica is"))
 
     def listen(self, channel: str, callback: Callable[[str | None], None]) -> None:

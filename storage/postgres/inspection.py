@@ -14,7 +14,7 @@ from storage.postgres.sqlstates import FAULTS, translate_error
 
 # The time within which a session of a pooler answers.
 _ANSWER_S = 2.0
-_ASKED = "SELECT 1"
+_PROBE = "SELECT 1"
 
 
 class _Undone(Exception):
@@ -56,13 +56,13 @@ async def _check_prepared_statements(raw: RawConnection, target: PostgresTarget)
     """Checks that a pooler runs a prepared statement in another session too. Raises: StoreError, asyncpg's errors."""
     other = await connect(target)
     try:
-        await raw.fetch(_ASKED)
+        await raw.fetch(_PROBE)
         with suppress(TimeoutError):  # a pooler with one session has no other
             async with other.transaction():
                 # The other connection is given the session that was used last, and holds it: so the first one is given
                 # another session, in which the statement was not prepared.
-                await other.fetch(_ASKED, timeout=_ANSWER_S)
-                await raw.fetch(_ASKED, timeout=_ANSWER_S)
+                await other.fetch(_PROBE, timeout=_ANSWER_S)
+                await raw.fetch(_PROBE, timeout=_ANSWER_S)
     finally:
         other.terminate()
 

@@ -53,7 +53,7 @@ _POOLER_ADVICE = (
 )
 
 # The errors after which nothing works until a connection has been tried again.
-_STOPPING = (Broken, ReadOnly, Corrupt, Full)
+_STOPPING_ERRORS = (Broken, ReadOnly, Corrupt, Full)
 
 # Errors of asyncpg and of what lies below it.
 FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
@@ -128,7 +128,7 @@ def is_refused_text(error: BaseException | None) -> bool:
 
 def is_stopping(error: StoreError) -> bool:
     """Returns whether nothing works after this error until a connection has been tried again."""
-    return isinstance(error, _STOPPING)
+    return isinstance(error, _STOPPING_ERRORS)
 
 
 def as_unavailable(error: StoreError) -> Unavailable:

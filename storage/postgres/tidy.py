@@ -21,7 +21,7 @@ WHERE s.schemaname = current_schema() AND s.n_live_tup <= 100000
   AND s.n_mod_since_analyze > 9 * greatest(c.reltuples, 5)"""
 
 # The tables in which words of people lie.
-_ERASED = (
+_ERASED_TABLES = (
     "exchanges", "sections", "blocks", "block_history", "block_ops", "passages", "summaries", "facts", "steps",
     "definition_texts", "run_texts", "files", "segments", "terms", "vectors",
 )  # fmt: skip
@@ -29,7 +29,7 @@ _ERASED = (
 # Whether VACUUM would have to leave rows that were deleted before a transaction: for a snapshot of this database, or
 # one that a standby or a slot holds; or for a transaction that writes, which holds back each snapshot that is taken
 # next to it, in whatever database. What another VACUUM sees holds back nothing.
-_HELD = """SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE age(backend_xid) > age($1::text::xid))
+_HELD_BACK_QUERY = """SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE age(backend_xid) > age($1::text::xid))
 OR EXISTS (SELECT 1 FROM pg_stat_activity WHERE age(backend_xmin) > age($1::text::xid)
     AND coalesce(datname, current_database()) = current_database()
     AND pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum))
@@ -93,7 +93,7 @@ class Tidying:
         try:
             limit = await raw.fetchval("SELECT pg_current_xact_id()::xid::text")
             pause = _FIRST_LOOK_S
-            while await raw.fetchval(_HELD, limit):
+            while await raw.fetchval(_HELD_BACK_QUERY, limit):
                 left = end - self._loop.time()
                 if left <= 0:
                     return False
@@ -101,7 +101,7 @@ class Tidying:
                 pause = min(2 * pause, _LAST_LOOK_S)
             warnings: list[str] = []
             raw.add_log_listener(lambda _, warning: warnings.append(str(warning)))
-            await raw.execute(f"VACUUM {', '.join(_ERASED)}", timeout=self._timeout_s)
+            await raw.execute(f"VACUUM {', '.join(_ERASED_TABLES)}", timeout=self._timeout_s)
             await asyncio.sleep(0)  # a listener is called after the answer
             self._is_refused = bool(warnings)
             if warnings:

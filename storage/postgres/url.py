@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from storage.errors import NotAdmitted
 
-UNREADABLE = "the URL cannot be read; in a user or password write %40 for @, %2F for /, %3A for :, %23 for #, %3F for ?"
+BAD_URL = "the URL cannot be read; in a user or password write %40 for @, %2F for /, %3A for :, %23 for #, %3F for ?"
 # Up to the last sign, since a user and a password may hold one that is not escaped.
 _PASSWORD = re.compile(r"(?<=://)([^:]*):.*@")
 _PASSWORD_OPTION = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
@@ -36,7 +36,7 @@ def urls_by_host(url: str) -> list[str]:
     """
     match = _URL.fullmatch(url)
     if match is None:
-        raise NotAdmitted(f"{without_secret(url)}: {UNREADABLE}")
+        raise NotAdmitted(f"{without_secret(url)}: {BAD_URL}")
     before, host_list, path, query = match.groups()
     options = dict(parse_qsl(query or ""))
     hosts = (host_list or options.pop("host", "") or os.environ.get("PGHOST", "")).split(",")

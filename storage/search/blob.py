@@ -57,7 +57,7 @@ _HEADER = struct.Struct("<2sBBII")
 _COLUMNS = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
 _ROW_BYTES = 6
 EMPTY_TABLE = bytes(CHUNK * _ROW_BYTES)
-_TERMS_VERSION_AT = 3
+_TERMS_VERSION_OFFSET = 3
 _PREFIX = _HEADER.size + len(EMPTY_TABLE)
 _HASH_BYTES = 4
 _ENTRY_BYTES = _HASH_BYTES + 2
@@ -312,5 +312,5 @@ def _unpack(blob: bytes) -> _Blob:
         hashes,
         marked_slots,
         opened.frequencies,
-        terms_version=blob[_TERMS_VERSION_AT],
+        terms_version=blob[_TERMS_VERSION_OFFSET],
     )

@@ -24,8 +24,8 @@ from storage.search.tokens import is_pair, split_words, terms_of_word, words_of
 _COMMON_WORDS = Path(__file__).with_name("common_words.txt")
 _SAID_TO_ASSISTANTS = Path(__file__).with_name("said_to_assistants.txt")
 _LETTER_PAIRS = Path(__file__).with_name("letter_pairs.txt")
-# A term of line N of the table of common words is 10^(-N/2) of all words. Its degree is 1 in the last line, 6 in the
-# first one, and 0 where it is in no line: then it counts as never used.
+# A term of line N of the table of common words is 10^(-N/2) of all words. Its degree is 1 in the last line and 6 in the
+# first. A term in no line has degree 0 and counts as never used.
 _FIRST_LINE, _LAST_LINE = 2, 7
 _MAX_DEGREE = _LAST_LINE + 1 - _FIRST_LINE
 # Words in a message, to make of a word's share of all words the share of messages that have it. Measured on
@@ -36,17 +36,17 @@ _MESSAGE_WORDS = 150
 _SHARES = [
     0.0, *(min(1.0, _MESSAGE_WORDS * 10 ** (-line / 2)) for line in range(_LAST_LINE, _FIRST_LINE - 1, -1))
 ]  # fmt: skip
-# Half of the pairs of characters in a text without spaces belong to two words, and no table has them. A pair is in at
-# most as many messages as both characters; if these came by chance, it would be in one of _MESSAGE_WORDS of those. The
-# mean of both (of their logarithms) is taken.
+# Half of the pairs of characters in a text without spaces belong to two words, and no table has such pairs. At most, a
+# pair is in as many messages as both of its characters; if characters were side by side by chance, it would be in one
+# of _MESSAGE_WORDS of these messages. The mean of the two logarithms is taken.
 _SIDE_BY_SIDE = _MESSAGE_WORDS**-0.5
 # A word that is in a larger share of people's messages distinguishes nothing.
 COMMON_SHARE = 0.5
 # A word that is in a larger share than this names nothing. These are some 150 words of a language, besides those used
 # with assistants. One of LongMemEval's 500 questions has no others, and none of short talk's 1,088. With all words of
 # the table, some 500, these were 8 and 43.
-NAMES_NOTHING = 0.1
-# The words of a text by which its language is recognised, and the letters of each, the first ones.
+MAX_NAMING_SHARE = 0.1
+# The first words of a text by which its language is recognised, and the first letters of each word.
 _TELLING_WORDS, _TELLING_LETTERS = 64, 40
 # A pair of letters of line N of the table follows in 10^(-N/2) of the cases; one below the last line counts as if it
 # stood in the next. The same holds for a word and the table of common words.
@@ -78,8 +78,8 @@ _TERMS_OF_TIME = frozenset(words_of(" ".join(_PHRASES.pop("-"))))
 _WORDS_OF_BEGINNING = frozenset(split_words(" ".join(_PHRASES.pop("="))))
 # Of two with the same score the first counts.
 _LANGUAGES = (*_PHRASES, "el", "fi", "hu", "ro")
-# The numbers that a word has in all languages are packed into one, 16 bits for each language: so those of many words
-# are added at once.
+# A word's numbers for all languages are packed into one integer, 16 bits for each language, so that one addition adds
+# the numbers of all languages.
 _NUMBER_BITS, _NUMBER = 16, 0xFFFF
 _NUMBERS = Struct(f"<{len(_LANGUAGES)}H")
 
@@ -105,13 +105,13 @@ def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]
 
 
 def language_of(words: Sequence[str]) -> str:
-    """Returns the language in which the words of a text are most likely, of those that the tables know.
+    """Returns the most likely language of a text among the languages of the tables. words: of the text.
 
     Measured on 9,600 short texts of programs in 16 languages, each of two to six words: 1% of the English, 13% of the
     German and 21% of the others' are taken for another language; with common words alone 0, 64 and 76%.
     """
     first_words = dict.fromkeys(words[:_TELLING_WORDS])
-    # English is the first language, so that its number is in the lowest bits.
+    # English is the first language, so its number is in the lowest bits.
     lead = _ENGLISH_LEAD if any(map(_ENGLISH_LETTER.search, first_words)) else 0
     scores = _unpack(sum(map(_likelihood, first_words), lead))
     return _LANGUAGES[scores.index(max(scores))]
@@ -152,7 +152,7 @@ def _unpack(packed: int) -> tuple[int, ...]:
 
 
 def letter_pairs(word: str) -> list[str]:
-    """Returns each letter of a word with the one after it, and "_" for its beginning and end."""
+    """Returns the pairs of letters of a word. "_" stands for the beginning and the end of the word."""
     letters = f"_{word}_"
     return [*map(add, letters, letters[1:])]
 
@@ -168,13 +168,13 @@ def least_common(terms: Sequence[str], shares: Sequence[float]) -> float:
 
 
 def names_nothing(text: str) -> bool:
-    """Returns whether a text has words, and each of them is among the most common of its language: "Who am I?"
+    """Returns whether a text has words, all of them among the most common of its language, as in "Who am I?".
 
-    Such a text has nothing to look for; if it asks for anything, it asks for the memory as a whole.
+    Such a text names nothing to look for. If it asks for anything, it asks for the memory as a whole.
     """
     words = split_words(text)
     terms = [*chain.from_iterable(map(terms_of_word, words))]
-    return bool(words) and least_common(terms, shares_in_general(words, terms)) > NAMES_NOTHING
+    return bool(words) and least_common(terms, shares_in_general(words, terms)) > MAX_NAMING_SHARE
 
 
 def lacks_content(words: Sequence[str], terms: Sequence[str]) -> bool:
@@ -192,7 +192,7 @@ def preload() -> None:
 def _load_pairs() -> dict[str, int]:
     """Returns for each pair of letters how often it is used in each language, packed.
 
-    These are 3,200 pairs. They take 2 ms and 0.5 MB.
+    The 3,200 pairs take 2 ms and 0.5 MB.
     """
     degrees: dict[str, int] = {}
     for language, number, *pairs in _read_lines(_LETTER_PAIRS):
@@ -205,7 +205,7 @@ def _load_pairs() -> dict[str, int]:
 def load_tables() -> dict[str, int]:
     """Returns for each common term its degree in each language, packed.
 
-    These are 9,000 terms. They take 6 ms and 0.7 MB.
+    The 9,000 terms take 6 ms and 0.7 MB.
     """
     degrees: dict[str, int] = {}
     for language, number, *terms in _read_lines(_COMMON_WORDS):
@@ -215,6 +215,6 @@ def load_tables() -> dict[str, int]:
         shift = _NUMBER_BITS * index
         for term in words_of(" ".join(words)):
             degrees[term] = degrees.get(term, 0) & ~(_NUMBER << shift) | _MAX_DEGREE << shift
-    # Few of these large numbers differ: equal ones are one object, which saves memory.
+    # Few of these large numbers differ. One object for all equal numbers saves memory.
     distinct = {packed: packed for packed in degrees.values()}
     return {term: distinct[packed] for term, packed in degrees.items()}

@@ -56,7 +56,7 @@ _CHUNK_SHIFT = ROW_SHIFT + SLOT_BITS
 
 # Chunks that changed lie in a column of their own until they are more than this, or than a quarter of all: to sort a
 # long column takes milliseconds.
-_MAX_CHANGED = 16
+_MAX_CHANGED_CHUNKS = 16
 # Measured: what a row takes in memory besides the numbers of its neighbours, an occurrence, and an index without any.
 _ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 6, 8, 2_200
 
@@ -129,7 +129,9 @@ class Index:
         all_chunks, changed_chunks = self._columns
         parts = [_without_chunks(changed_chunks, is_changed), occurrences]
         self._changed_chunks = self._changed_chunks.union(changed)
-        if not len(all_chunks) or len(self._changed_chunks) > min(_MAX_CHANGED, len(self.layout.chunks) // 4):
+        if not len(all_chunks) or len(self._changed_chunks) > min(
+            _MAX_CHANGED_CHUNKS, len(self.layout.chunks) // 4
+        ):
             parts.append(_without_chunks(all_chunks, self._chunk_mask(self._changed_chunks)))
             self._columns = [_sorted_column(parts), empty_column()]
             self._changed_chunks = frozenset()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 # A message is ranked with what is around it: a word in the head of the next turn, or of the one before, is this much of
-# a word in it; half as much with every HALVING_TERMS in the turns between; and nothing below LEAST_PART. Measured with
-# 12, 16 and 24 terms on developing halves: of real chats 80.5, 82.4 and 86.2% of the evidence, of friends 84.1, 84.2
-# and 84.0, of short talk 85.1, 85.2 and 85.3, in notes that are each time 1 or 2% longer.
-NEIGHBOUR = 0.5
+# a word in it; half as much with every HALVING_TERMS in the turns between; and nothing below MIN_NEIGHBOUR_FACTOR.
+# Measured with 12, 16 and 24 terms on developing halves: of real chats 80.5, 82.4 and 86.2% of the evidence, of friends
+# 84.1, 84.2 and 84.0, of short talk 85.1, 85.2 and 85.3, in notes that are each time 1 or 2% longer.
+NEIGHBOUR_FACTOR = 0.5
 HALVING_TERMS = 16
-LEAST_PART = 0.125
+MIN_NEIGHBOUR_FACTOR = 0.125
 # A turn between counts as this many terms at least, so that a word reaches eight turns on each side at most, and what a
 # search adds up is bounded. Real chats have the same evidence with 1.
 SHORTEST_TURN = 4
@@ -18,8 +18,8 @@ SHORTEST_TURN = 4
 # before it, and so much for the one after it, which may answer. Measured with 300 questions asked before: 76% of the
 # evidence where these count in full, 84% so (2,000 tokens); a fixed quarter costs LongMemEval 0.6 points.
 TELLING_TERMS = 12
-MIN_TELLING = 0.05
-ANSWERING = 0.7
+MIN_TELLING_FACTOR = 0.05
+ANSWER_FACTOR = 0.7
 # Puts one turn directly after another.
 AFTER_FACTOR = 0.999
 

@@ -32,7 +32,7 @@ _MAX_OCCURRENCES = 1 << 16
 # The most terms of a message's frame: four of its date, and two of its speaker's name. A text that is a little longer
 # than its head has its last words outside of the head as well, so a name is what so many messages have there. No
 # measurement.
-_FRAME_TERMS, _MIN_NAMED = 6, 3
+_FRAME_TERMS, _MIN_SPEAKER_MESSAGES = 6, 3
 
 
 class Occurrences(Struct, frozen=True):
@@ -110,7 +110,7 @@ def _drop_all_but_rarest(by_term: list[NDArray[np.uint64]], in_tail: list[Sequen
 def _count_named(
     layout: IndexLayout, in_index: NDArray[np.int64], sizes: Sequence[int], in_tail: Sequence[Sequence[int]]
 ) -> list[int]:
-    """Returns for each term how many messages have it as a name of their speaker; 0 for fewer than `_MIN_NAMED`.
+    """Returns for each term how many messages have it as a name of their speaker: 0 or `_MIN_SPEAKER_MESSAGES` or more.
 
     Only messages whose text is no longer than a head are counted: what such a one has outside of its head is its frame.
     in_index, sizes, in_tail: as in `Occurrences`.
@@ -131,7 +131,7 @@ def _count_named(
         in_frame &= np.asarray(length)[row].astype(np.int64) - np.asarray(head)[row] <= _FRAME_TERMS
         term = np.arange(len(sizes)).repeat(sizes)
         counts = (counts + np.bincount(term, in_frame, len(sizes))).astype(int).tolist()
-    return [count if count >= _MIN_NAMED else 0 for count in counts]
+    return [count if count >= _MIN_SPEAKER_MESSAGES else 0 for count in counts]
 
 
 def _near_rarest(layout: IndexLayout, by_term: Sequence[NDArray[np.uint64]]) -> list[NDArray[np.uint64]]:

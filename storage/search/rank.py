@@ -45,7 +45,7 @@ MAX_HITS = 96
 # Tokens for each term of a message (the index has no function words); and the most terms of it that are shown.
 _TOKENS_OF_TERM = 2.4
 _STATED_TERMS = 32
-_TOKENS_OF = [terms * _TOKENS_OF_TERM for terms in range(_STATED_TERMS)]
+_TOKENS_BY_TERMS = [terms * _TOKENS_OF_TERM for terms in range(_STATED_TERMS)]
 _MAX_TOKENS = _STATED_TERMS * _TOKENS_OF_TERM
 
 # A second look: so many of the first hits give names and numbers, and so many hits of the first look stay in front.
@@ -283,5 +283,5 @@ def _fill(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list
         if place >= limit and filled >= room:
             return ranked[:place]
         length = lengths[row]
-        filled += _TOKENS_OF[length] if length < _STATED_TERMS else _MAX_TOKENS
+        filled += _TOKENS_BY_TERMS[length] if length < _STATED_TERMS else _MAX_TOKENS
     return ranked

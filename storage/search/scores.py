@@ -14,15 +14,15 @@ from storage.search.document import ASKS, COUNTED_TERM, FREQUENCY, HEAD, PRESENT
 from storage.search.layout import MIN_AGAINST, IndexLayout
 from storage.search.measures import (
     AFTER_FACTOR,
-    ANSWERING,
+    ANSWER_FACTOR,
     FEW_TERMS,
     HALVING_TERMS,
-    LEAST_PART,
     MIN_BEST_SHARE,
     MIN_BEST_SHARE_OF_ONE,
+    MIN_NEIGHBOUR_FACTOR,
     MIN_SHARE,
-    MIN_TELLING,
-    NEIGHBOUR,
+    MIN_TELLING_FACTOR,
+    NEIGHBOUR_FACTOR,
     SHORTEST_TURN,
     TELLING_TERMS,
     VECTORS_FADE,
@@ -41,16 +41,17 @@ _MIN_SPREAD = 1e-6
 # table on wishes, with 1.5, 1, 0.75 and 0.5: 56, 63.5, 64 and 64.5% are in the prompt, with as many needless notes;
 # friends and projects as before.
 _NEAR_ENOUGH = 1.0
-# The most rows of a memory in which all get a score: to find those that may have one takes longer.
+# In a memory of at most so many rows all rows get a score: to find the rows that may have one would take longer.
 _FEW_ROWS = 4_096
-# The cells for each occurrence up to which all are added up in one array: with many terms, and many short messages
-# around the hits, it would be large and nearly empty. Others are added up term by term, which takes as long.
-_CELLS_EACH = 8
+# Up to so many cells for each occurrence, all cells are added up in one array. Beyond, with many terms, and many short
+# messages around the hits, the array would be large and nearly empty: then cells are added up term by term, which takes
+# as long.
+_MAX_CELLS_PER_OCCURRENCE = 8
 # How far beyond texts that have nothing to do with the query a message has to be that is shown though hardly a word of
 # the query was ever used: 3, and 1 more for ten times as many messages, among which chance finds nearer ones. Measured
 # with 10 to 550 messages: 84 to 69% of questions have one, and 1 to 5% of small talk and errands, which need none
 # notes for.
-_BEYOND_ALONE = 3.0
+_MIN_BEYOND_ALONE = 3.0
 
 
 # numpy is imported in the functions that need it: without memory it is not needed (storage/search/blob.py).
@@ -103,7 +104,7 @@ class _Ranking:
 
 
 class _OccurrenceColumns(NamedTuple):
-    """Occurrences, one at each index. A row may have several of a term: its own, and parts of those around it."""
+    """Occurrences, one at each index. A row may have several of a term: its own, and parts of its neighbours'."""
 
     row: NDArray[np.int64]
     # The number of the term among those of the query.
@@ -130,10 +131,10 @@ class Scores:
     Four kinds of numbers point to something here:
 
     - row: a message in the layout, over the whole memory.
-    - place: a row among those that may have a score (`_rows`); the sums are columns by place. In a small memory, or
+    - place: a row among the rows that may have a score (`_rows`); the sums are columns by place. In a small memory, or
       with vectors, each row is its own place.
     - cell: a pair of a place and a term, within one call of `add`.
-    - position: a row among those that one call of `best` ranks (`_Ranking.rows`).
+    - position: a row among the rows that one call of `best` ranks (`_Ranking.rows`).
     """
 
     def __init__(self, layout: IndexLayout, near: Near | None) -> None:
@@ -142,7 +143,8 @@ class Scores:
         self._layout = layout
         self._near = near
         self._total = len(layout.flags)
-        # By place its row, in order: all rows of a small memory, of a large one those that have occurrences.
+        # The row of each place, in order: all rows of a small memory, or the rows of a large memory that have
+        # occurrences.
         self._rows = np.arange(self._total if near is not None or self._total <= _FEW_ROWS else 0)
         # By row its place; 0 also for a row that has none.
         self._place = np.zeros(self._total, np.int64)
@@ -169,15 +171,17 @@ class Scores:
         self._add_up(occurrences.weights, self._with_neighbours(packed, term))
 
     def _with_neighbours(self, packed: NDArray[np.int64], term: NDArray[np.int64]) -> _OccurrenceColumns:
-        """Returns occurrences, and after them those parts of them that the messages around have.
+        """Returns occurrences, followed by the parts of them that count for the neighbouring messages.
 
-        packed, term: as `_unpack_terms` returns them. Arrays that are made on the way end with this function: in a
-            large memory they would double the room that a search takes.
+        packed, term: as `_unpack_terms` returns them.
+
+        A function of its own, so that its arrays are freed at its end: in a large memory they would double the room
+        that a search takes.
         """
         import numpy as np
 
-        # A word in the head of a message is a part of a word in each of those around it, and so is the head a part of
-        # their text: "Ok." between two messages with a word would rank before them otherwise.
+        # A word in a message's head counts as a part of a word in each neighbour, so the head counts as a part of the
+        # neighbour's text: otherwise "Ok." between two messages with a word would rank before these messages.
         row = packed >> ROW_SHIFT
         in_head = (packed & HEAD).nonzero()[0]
         head_row = row[in_head]
@@ -221,25 +225,25 @@ class Scores:
         self._score += np.bincount(
             place, in_ranking[cells.term] * cells.times / (cells.times + against), place_count
         )
-        # The longer a message is, the more words it has by chance, and the less each of them says.
+        # The longer a message is, the more words it has by chance, and the less each word says.
         weight = in_bounds[cells.term]
         longer = length / (usual_lengths[cells.term] * np.maximum(cells.times, 1.0))
         long = (longer > 1.0).nonzero()[0]
         weight[long] = np.maximum(weight[long] - np.log(longer[long]) * costs[cells.term[long]], 0.0)
-        # What a message holds of the query counts by the squares: one rare word says more than many common ones, which
-        # any message has some of. A word that is often there, or around, is held once.
+        # A message's share of the query is measured by the squares of weights: one rare word says more than many common
+        # words, some of which any message has. A word that occurs several times, or in neighbours too, counts once.
         self._share += np.bincount(place, weight * weight * np.minimum(cells.times, 1.0), place_count)
 
     def _neighbours_of(
         self, head_rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Returns where the words in the heads of some rows count as well: in the rows around them in the conversation.
+        """Returns for which neighbouring rows in the conversation the words in heads of rows count as well.
 
-        head_rows: by word, the row that has it in its head.
+        head_rows: by word, the row whose head has the word.
 
-        Returns by word and neighbour the row of the neighbour, the index of the word in `head_rows`, and the part of an
-        occurrence that the word is there: the more terms lie between, the less. A turn that only asks counts for
-        nothing before it.
+        Returns three columns with a value for each word and neighbour: the neighbour's row, the word's index in
+        `head_rows`, and for what part of an occurrence the word counts there. The part is smaller the more terms lie
+        between. A turn that only asks counts for nothing before it.
         """
         import numpy as np
 
@@ -247,12 +251,12 @@ class Scores:
         length = np.asarray(layout.length)
         asks = (np.asarray(layout.flags)[head_rows] & ASKS) > 0
         rows, indices, parts = [head_rows[:0]], [head_rows[:0]], [np.empty(0)]
-        for side, of_question in ((layout.earlier, 0.0), (layout.later, ANSWERING)):
+        for side, of_question in ((layout.earlier, 0.0), (layout.later, ANSWER_FACTOR)):
             next_row = np.asarray(side)
             index = np.arange(len(head_rows))
             target = next_row[head_rows]
-            part = NEIGHBOUR * np.where(asks, of_question, 1.0)
-            while len(counted := ((target >= 0) & (part >= LEAST_PART)).nonzero()[0]):
+            part = NEIGHBOUR_FACTOR * np.where(asks, of_question, 1.0)
+            while len(counted := ((target >= 0) & (part >= MIN_NEIGHBOUR_FACTOR)).nonzero()[0]):
                 index, target, part = index[counted], target[counted], part[counted]
                 rows.append(target)
                 indices.append(index)
@@ -262,7 +266,7 @@ class Scores:
         return np.concatenate(rows), np.concatenate(indices), np.concatenate(parts)
 
     def _places_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the places of rows, which are given to those that have none: the others may move."""
+        """Returns the places of rows. Rows without a place are given one, which may move the other places."""
         import numpy as np
 
         if len(self._rows) < self._total:
@@ -327,7 +331,7 @@ class Scores:
     def _has_strong_row(self, rows: NDArray[np.int64], share: NDArray[np.float64]) -> bool:
         """Returns whether one of the rows holds enough of the query by its words.
 
-        One term of several is not enough, unless other rows have others: a question may ask for several things.
+        One of several terms is not enough, unless other rows have other terms: a question may ask for several things.
         """
         most, least = _max(share), MIN_BEST_SHARE * self._asked
         if most < least:
@@ -347,13 +351,13 @@ class Scores:
         return len(np.unique(np.concatenate(self._occurrence_terms)[is_there])) > 1
 
     def _strong_by_vector(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
-        """Returns by row whether its vector alone shows that it is about the query; None if no vector does.
+        """Returns by row whether its vector alone shows that it is about the query, or None if no vector does.
 
-        To be the nearest there is does not show it, as something always is.
+        The nearest vector is not enough, since some vector is always the nearest.
         """
         if self._near is None or beyond is None:
             return None
-        is_strong: NDArray[np.bool_] = beyond >= _BEYOND_ALONE + math.log10(len(self._near.seqs))
+        is_strong: NDArray[np.bool_] = beyond >= _MIN_BEYOND_ALONE + math.log10(len(self._near.seqs))
         return is_strong if is_strong.any() else None
 
     def _weak_rows(
@@ -416,7 +420,7 @@ class Scores:
             for row in self._occurrence_rows:
                 own_terms += np.bincount(self._place[row], minlength=len(own_terms))
             stated = np.asarray(layout.head)[rows] - own_terms[place]
-            score *= np.where(flags & ASKS, (stated / TELLING_TERMS).clip(MIN_TELLING, 1.0), 1.0)
+            score *= np.where(flags & ASKS, (stated / TELLING_TERMS).clip(MIN_TELLING_FACTOR, 1.0), 1.0)
         return _RowScores(rows, score, share, flags)
 
 
@@ -461,7 +465,7 @@ def _sum_by_cell(
     import numpy as np
 
     index_count = int(index.max(initial=-1)) + 1
-    if index_count * term_count <= _CELLS_EACH * len(index):
+    if index_count * term_count <= _MAX_CELLS_PER_OCCURRENCE * len(index):
         by_cell: NDArray[Any] = np.bincount(index * term_count + term, times)
         # Most rows have few terms, and empty cells add nothing. numpy finds true values sooner than numbers.
         cell = (by_cell > 0).nonzero()[0]
@@ -492,12 +496,13 @@ def _relative_to_best(
 
 
 def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns by row how far a message stands out by its similarity, in standard deviations, and how far beyond it is.
+    """Returns by row how far a message stands out by its similarity, in standard deviations, and its `Near.beyond`.
 
-    0 for a message without a vector; what the index does not know is left out.
-    Two questions are alike whatever they ask for. So one that was asked before counts the least by its similarity, and
-    nothing for the measure of the others: it comes after whatever answers. A similarity below the mean must not count
-    against a message that has the words.
+    Both are 0 for a message without a vector. Messages that the index does not know are left out.
+
+    Two questions are alike whatever they ask for. So an earlier question counts little by its similarity, and nothing
+    in the measure of the other messages: it ranks after any answer. A similarity below the mean counts as the mean, so
+    that it does not weigh against a message that has the words.
     """
     import numpy as np
 
@@ -512,7 +517,7 @@ def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64
     spread = float(statements.std()) if len(statements) else 0.0
     if spread > _MIN_SPREAD:
         deviations = np.maximum((similarity - statements.mean()) / spread, 0.0)
-        outstanding[row] = np.where(asks, deviations * MIN_TELLING, deviations)
+        outstanding[row] = np.where(asks, deviations * MIN_TELLING_FACTOR, deviations)
     beyond[row] = near.beyond[known]
     return outstanding, beyond
 

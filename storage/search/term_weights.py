@@ -10,7 +10,7 @@ from math import hypot, log
 
 from msgspec import Struct
 
-from storage.search.common_words import NAMES_NOTHING
+from storage.search.common_words import MAX_NAMING_SHARE
 from storage.search.layout import Lengths
 from storage.search.tokens import is_pair, is_unspaced, parts_of_words
 
@@ -32,14 +32,14 @@ _MESSAGE_TERMS = 75
 _USUAL_LENGTH, _USUAL_LENGTH_UNSPACED = 100.0, 600.0
 # The share of people's messages that has a word of which the table knows nothing. No measurement.
 _LEAST_SHARE = 1e-5
-_MIN_ASKED = 1e-9
+_MIN_QUERY_WEIGHT = 1e-9
 # A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" What it asks for, to which the
 # bounds of the ranking are relative, is at most so many words that the memory does not have. And a sentence is added by
 # the root of the sum of squares where the memory has no word of it that names something. Measured on German compounds
 # among courtesies: 63 and 62% of the evidence of both halves, 34 and 4% without, 46 and 33% where the memory had to
 # have none but the most common words of it; questions about something else with a note, of 479 English ones 30.8
 # instead of 30.0 and 30.6%.
-_MAX_ASKED = 8
+_MAX_UNKNOWN_WORDS = 8
 # The weight of a term that is a part of a word (`parts_of_words`). Measured on the facts of both halves, with 1 and
 # 0.5: of the Chinese 79 and 79% found, of the Japanese 90 and 88%; questions about something else with a note, 6 and
 # 0%, 5 and 0%. Anything from 0.3 to 0.6 behaves alike.
@@ -126,7 +126,7 @@ def _frame_shares(query: QueryTerms, frame_counts: Sequence[int], messages: int)
     On a memory's first day "What did I tell you on 17 May?" asks for all of it. Then frames do not count.
     """
     asks_for_all = all(
-        in_frame == messages or share > NAMES_NOTHING
+        in_frame == messages or share > MAX_NAMING_SHARE
         for in_frame, share in zip(frame_counts, query.shares, strict=True)
     )
     return [0.0 if asks_for_all else in_frame / messages for in_frame in frame_counts]
@@ -155,8 +155,8 @@ def _asked_for(
         part = _UNHEARD_PAIR if not count and scale == 1.0 and is_pair(term) else 1.0
         squared = part * min(weight, scale * weight_of_single) ** 2
         by_sentence[sentence] = by_sentence.get(sentence, 0.0) + squared
-        if count and share <= NAMES_NOTHING:
+        if count and share <= MAX_NAMING_SHARE:
             named.add(sentence)
     others = (asked for sentence, asked in by_sentence.items() if sentence not in named)
     asked = hypot(sum(by_sentence[sentence] for sentence in named), *others)
-    return max(min(asked, _MAX_ASKED * weight_of_single**2), _MIN_ASKED)
+    return max(min(asked, _MAX_UNKNOWN_WORDS * weight_of_single**2), _MIN_QUERY_WEIGHT)

@@ -26,7 +26,7 @@ _LONGEST = 64
 # (UAX 15, 13: 30 are more than any text needs). In a run there may be signs, too, of which no word is made.
 _RUN_OF_MARKS = re.compile(r"([^\w\s]{30})[^\w\s]+")
 _MARK_LETTERS = (("\uff9e", "\u3099"), ("\uff9f", "\u309a"))  # the only letters that NFKC makes marks of
-_SHORT = 256  # characters; their marks are sorted in 0.2 ms
+_SHORT_CHARS = 256  # characters; their marks are sorted in 0.2 ms
 # Longer words are hashes and the like, which come once: their terms are not remembered. Those of 16,000 words take
 # about 3 MB.
 _WORD_CHARS, _MAX_WORDS = 40, 1 << 14
@@ -54,7 +54,7 @@ _HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fff
 _UNSPACED_CHARS = (
     f"{_HAN}\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7af"
 )
-_UNSPACED = re.compile(f"([{_UNSPACED_CHARS}]+)")
+_UNSPACED_RUN = re.compile(f"([{_UNSPACED_CHARS}]+)")
 # A letter, digit or underscore of a script with spaces, next to which a word of that script does not end.
 SPACED_LETTER = re.compile(rf"[^\W{_UNSPACED_CHARS}]")
 # What counts as one character: in the scripts of Thailand, Laos, Burma and Cambodia a consonant with its vowels and
@@ -97,10 +97,10 @@ _STEMMERS = (
 
 # Names and numbers inside a sentence: at its beginning any word has a capital. Words of small letters are found too,
 # since what a hyphen or an apostrophe joins to one is no name. A sign is looked for first: signs are few.
-_NAMED = re.compile(r"\W(?<![.!?…:] )([^\W\d_][\w'’-]{2,}|\d{2,})\b")
-# `_NAMED` for texts in ASCII in which nothing is joined so: small letters are passed over, in half of the time.
-_NAMED_ASCII = re.compile(r"[^\w'-](?<![.!?:] )([A-Z][\w'-]{2,}|\d{2,})\b", re.ASCII)
-_JOINED = re.compile(r"['-][A-Z\d]", re.ASCII)
+_NAME = re.compile(r"\W(?<![.!?…:] )([^\W\d_][\w'’-]{2,}|\d{2,})\b")
+# `_NAME` for texts in ASCII in which nothing is joined so: small letters are passed over, in half of the time.
+_ASCII_NAME = re.compile(r"[^\w'-](?<![.!?:] )([A-Z][\w'-]{2,}|\d{2,})\b", re.ASCII)
+_JOINED_NAME = re.compile(r"['-][A-Z\d]", re.ASCII)
 
 
 class _Stemmers(threading.local):
@@ -145,7 +145,7 @@ def _normal(text: str) -> str:
     """
     most = 4 * len(text) + _LONGEST
     # The check whether a text is in NFKC takes one pass; marks that are in order take no sorting.
-    if len(text) > _SHORT and not unicodedata.is_normalized("NFKC", text):
+    if len(text) > _SHORT_CHARS and not unicodedata.is_normalized("NFKC", text):
         for letter, mark in _MARK_LETTERS:
             text = text.replace(letter, mark)
         text = _RUN_OF_MARKS.sub(r"\1", text)
@@ -185,10 +185,10 @@ def _parts(word: str) -> tuple[str, ...]:
 
 def names_in(text: str) -> list[str]:
     """Returns the terms of names, and of numbers of two digits and more, in order, but at a sentence's beginning."""
-    if text.isascii() and not _JOINED.search(text):
-        words: list[str] = _NAMED_ASCII.findall(text)
+    if text.isascii() and not _JOINED_NAME.search(text):
+        words: list[str] = _ASCII_NAME.findall(text)
     else:
-        words = [word for word in _NAMED.findall(text) if word[0].isupper() or word[0].isdigit()]
+        words = [word for word in _NAME.findall(text) if word[0].isupper() or word[0].isdigit()]
     return words_of(" ".join(words)) if words else []
 
 
@@ -221,7 +221,7 @@ def _split(word: str) -> list[str]:
         # An identifier is found whole and by its parts.
         return [word, *parts] if "_" in word.strip("_") and len(word) <= _LONGEST else parts
     terms: list[str] = []
-    for index, run in enumerate(_UNSPACED.split(word)):
+    for index, run in enumerate(_UNSPACED_RUN.split(word)):
         if not run:
             continue
         if index % 2:
@@ -238,7 +238,7 @@ def _split(word: str) -> list[str]:
 
 def is_unspaced(term: str) -> bool:
     """Returns whether a term is of a script without spaces, and so mostly no whole word."""
-    return not term.isascii() and _UNSPACED.fullmatch(term) is not None
+    return not term.isascii() and _UNSPACED_RUN.fullmatch(term) is not None
 
 
 def is_pair(term: str) -> bool:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 from storage.search.common_words import names_nothing
 from storage.search.tokens import fold, split_words
 
-_TABLE = Path(__file__).with_name("asked_for_whole.txt")
+_TABLE_PATH = Path(__file__).with_name("asked_for_whole.txt")
 _QUESTION_MARKS = frozenset("?？؟")
 # Languages without spaces between words.
-_UNSPACED = frozenset(("zh", "ja"))
+_UNSPACED_LANGUAGES = frozenset(("zh", "ja"))
 # The characters of a text in which the words are looked for: a longer text names something.
 _MAX_CHARS = 500
 
@@ -67,7 +67,7 @@ def _words_of(text: str) -> frozenset[str]:
 @cache
 def _load() -> _Table:
     words_by_kind: dict[tuple[str, str], set[str]] = {}
-    for line in _TABLE.read_text("utf-8").splitlines():
+    for line in _TABLE_PATH.read_text("utf-8").splitlines():
         if not line.startswith("#"):
             language, kind, words = line.split(maxsplit=2)
             words_by_kind.setdefault((language, kind), set()).update(_words_of(words))
@@ -76,7 +76,7 @@ def _load() -> _Table:
         return frozenset().union(*(words for (_, each), words in words_by_kind.items() if each == kind))
 
     languages = [
-        _Words(frozenset(words), frozenset(words_by_kind[language, "asks"]), language in _UNSPACED)
+        _Words(frozenset(words), frozenset(words_by_kind[language, "asks"]), language in _UNSPACED_LANGUAGES)
         for (language, kind), words in words_by_kind.items()
         if kind == "speaker"
     ]

@@ -23,11 +23,13 @@ from storage.sql.statements import load, run_of
 
 SQL = load("blocks.sql")
 
-_FOLLOWED = 64  # memories whose blocks one write changes: 1 to 3 ms, for which turns may have to wait
+_MEMORIES_PER_WRITE = (
+    64  # memories whose blocks one write changes: 1 to 3 ms, for which turns may have to wait
+)
 DEFAULT_ORIGIN = "default"
 UNDO_ORIGIN = "undo"
 FORGET_ORIGIN = "forget"
-# The origin of a version with an erased value: there is nothing to bring back. It is short, so that the row does not
+# The origin of a version whose value is erased and cannot be brought back. The text is short, so that the row does not
 # grow (storage/sqlite/padding.py explains why).
 FORGOTTEN_ORIGIN = "-"
 
@@ -37,7 +39,7 @@ async def load_blocks(
 ) -> tuple[Block, ...]:
     """Returns the blocks that an agent sees, as `visible_blocks`.
 
-    shared_read_only: shared and attached ones are returned as read-only, for callers that may not write them.
+    shared_read_only: returns shared and attached blocks as read-only, for callers that may not write them.
     """
     rows = await connection.rows(SQL["block_load"], (agent,))
     blocks = [(owner, make_block(row)) for *row, owner in rows]
@@ -49,8 +51,8 @@ async def load_blocks(
 def visible_blocks(blocks: Iterable[tuple[int, Block]]) -> list[Block]:
     """Returns the blocks that an agent sees: its own and its profile's in the order they were made, then attached ones.
 
-    blocks: each with its owner: 0 the agent's own, 1 its profile's, beyond that the place of an attached one. Of a
-    label the own one counts, then the shared one.
+    blocks: pairs of an owner and a block. The owner is 0 for the agent's own block, 1 for its profile's, and from 2 on
+        the position of an attached block. Of blocks with one label the first in this order counts.
     """
     counting: dict[str, tuple[int, Block]] = {}
     for owner, block in blocks:
@@ -61,7 +63,7 @@ def visible_blocks(blocks: Iterable[tuple[int, Block]]) -> list[Block]:
 
 
 async def default_blocks(connection: Connection, agent: int) -> list[Block]:
-    """Returns an agent's own blocks as its profile gave them to it."""
+    """Returns an agent's own blocks, each with the value that the profile gave to it."""
     rows = await connection.rows(SQL["block_defaults"], (agent,))
     return [
         Block(0, label, description, value or "", limit, bool(read_only))
@@ -70,7 +72,7 @@ async def default_blocks(connection: Connection, agent: int) -> list[Block]:
 
 
 async def ensure_blocks(connection: Connection, agent: int, defaults: Iterable[Block], at: float) -> None:
-    """Gives the agent the blocks of its profile that it lacks; ids and versions of the defaults do not count."""
+    """Gives an agent the blocks of its profile that it lacks. Ids and versions in `defaults` are ignored."""
     await _ensure(connection, "block_insert_own", (agent,), defaults, at)
 
 
@@ -120,8 +122,8 @@ async def write_block(
 
     is_bounded: the value may not be longer than the block's limit.
     room: bytes that are reserved for sources, if they are added later: then the row must not grow.
-    by: the agent that writes, as it was read. If something of its memory, which the value may quote, was forgotten
-        since, it is a conflict.
+    by: the agent that writes, as it was read. If something of its memory was forgotten since, which the value may
+        quote, the write is a conflict.
     """
     if by is not None:
         await connection.lock_sharers(by.id)
@@ -165,14 +167,14 @@ async def restore_block(
 
 
 async def undo_block(connection: Connection, block: int, *, at: float, version: int | None = None) -> Block:
-    """Brings back the value before the last change; again, the one before that.
+    """Brings back the value before the last change; a second undo brings back the value before that.
 
-    version: the one that the caller read; None for whichever the block has.
+    version: the version that the caller read, or None for any.
 
     Raises: NotFound, WriteConflict.
 
-    An undo is a version of its own that names the one it restored, so walking on goes by what is shown, not by what
-    was written last: undoing twice is not redoing. So is the version with which a forgetting ends.
+    An undo is a new version that names the version it restored. The next undo goes on from the restored version, so
+    undoing twice is not redoing. The version with which a forgetting ends names a restored version, too.
     """
     stored = await get_block(connection, block)
     if version is not None and stored.version != version:
@@ -203,10 +205,10 @@ async def _find_before(connection: Connection, block: int, version: int) -> Row 
 
 
 async def empty_snapshots(connection: Connection, statement: str, values: Sequence[object]) -> None:
-    """Empties memory sections that show what they should not any more, so that each path takes a new one.
+    """Empties memory sections that are out of date, so that each path renders its section again.
 
-    statement: `snapshots_of` an agent, `snapshots_of_conversation` of one of its conversations, or `snapshots_showing`
-    whoever sees it.
+    statement: `snapshots_of` for an agent, `snapshots_of_conversation` for one of its conversations, or
+        `snapshots_showing` for all agents that see a block.
     """
     for id, agent, known in await connection.rows(SQL[statement], values):
         emptied = emptied_section(orjson.loads(known))
@@ -214,7 +216,7 @@ async def empty_snapshots(connection: Connection, statement: str, values: Sequen
 
 
 def emptied_section(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a path knows that renders its section again with the next request. known: what it knew."""
+    """Returns the record of a path that renders its section again with the next request. known: its present record."""
     return {"blocks": {}, "tools": known.get("tools"), "epoch": -1}
 
 
@@ -249,7 +251,7 @@ class Blocks(Group):
     async def invalidate_snapshots(
         self, connection: Connection, agent: int, conversation: int | None = None
     ) -> None:
-        """Has each path of an agent, or one conversation's, take a new memory section with its next call."""
+        """Has each path of an agent, or of one conversation, render its memory section again with its next call."""
         await connection.lock(agent)
         if conversation is None:
             await empty_snapshots(connection, "snapshots_of", (agent,))
@@ -258,7 +260,7 @@ class Blocks(Group):
 
     @reads
     async def list_waiting_labels(self, connection: Connection, agent: int) -> tuple[str, ...]:
-        """Returns the label of each edit that waits until its turn is confirmed; superseded turns have none."""
+        """Returns the label of each edit that waits until its turn is confirmed, without edits of superseded turns."""
         return tuple(label for (label,) in await connection.rows(SQL["op_waiting"], (agent,)))
 
     @reads
@@ -307,18 +309,18 @@ class Blocks(Group):
     async def _find_differing(
         self, connection: Connection, profile: str, block: Block, after: int
     ) -> list[int]:
-        """Returns the rows of the next memories of a profile that lack a block or have it with other settings.
+        """Returns a page of a profile's memories that lack a block or have it with other settings, by their rows.
 
-        after: the last row of those before; 0 at first.
+        after: the last row of the previous page, or 0.
         """
-        values = (profile, block.label, *_settings(block), after, _FOLLOWED)
+        values = (profile, block.label, *_settings(block), after, _MEMORIES_PER_WRITE)
         return [agent for (agent,) in await connection.rows(SQL["block_differing"], values)]
 
     @bulk_writes
     async def _follow_own(
         self, connection: Connection, agents: Sequence[int], block: Block, at: float
     ) -> None:
-        """Brings a block of memories up to its settings, and adds it to those that lack it."""
+        """Brings a block of these memories up to its settings, and adds it to memories that lack it."""
         await connection.lock_sharers(*agents)
         await run_of(connection, SQL["block_follow_own"], agents, block.label, *_settings(block))
         for agent in agents:

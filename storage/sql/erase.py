@@ -1,29 +1,28 @@
 """The phases of forgetting, each of which takes a page of rows in a transaction and can be done again.
 
-A forgetting that keeps what memory has made of a conversation (`ForgetTarget.keeps_memory`) leaves out those with a
-star.
+A forgetting that keeps what memory has made of a conversation (`ForgetTarget.keeps_memory`) skips phases with a star.
 
-    exchanges  content is erased in place; the row stays as a tombstone that matches by hashes; its words leave the
-               index, and its vectors go; an exchange that was named takes along those that it replaced
-    blocks*    versions that came from one, and those built on them; a new value is made of what is left. This comes
-               early, since turns that begin and end before it see the old value
-    items      those that wait in a conversation with items for its next response, and those that each one has
-    readings   what runs of its sleeptime agents hold of it
+    exchanges  the content of exchanges is erased in place, with its words in the index and its vectors; the row stays
+               as a tombstone that matches by hashes; a named exchange takes along the exchanges that it replaced
+    blocks*    versions of blocks that came from an erased exchange, and the versions built on these; a new value is
+               made of what is left. Early, since turns that begin and end before this phase see the old value
+    items      items of the Responses API that wait for a conversation's next response, and each response's own items
+    readings   what runs of the memory's sleeptime agents hold of the memory
     run_texts  what runs of the memory hold besides their exchanges
-    files*     those that are too old; named ones have gone with the intention
+    files*     files that are too old; named files have gone with the intention
     unlearned* named facts are marked, so that they are not learned again; their sentences leave blocks and edits
-    passages*  those that came from an erased exchange, are a file's that goes, or too old
-    facts*     likewise
-    additions  notes and hidden rounds that may quote what is gone
-    recalls    what is noted of recalls of what is gone
+    passages*  passages that are too old, came from an erased exchange, or belong to an erased file
+    facts*     facts, likewise
+    additions  notes and hidden rounds that may quote erased content
+    recalls    hits in the records of recalls that are erased
     released   rows of an undone import that nothing follows
-    end        marks and intention are deleted
+    end        the marks and the intention are deleted
 
-A whole memory, whose row in `agents` has gone with the intention, goes in these:
+A whole memory, whose row in `agents` has gone with the intention, has phases of its own:
 
-    handed     blocks that other agents see are left to them
-    shared     versions that came from the memory, in blocks that others see, and those built on them
-    wipe_...   the rows of one table each, those with text first
+    handed     blocks that other agents see are left to these agents
+    shared     versions that came from the memory in blocks that other agents see, and the versions built on these
+    wipe_...   the rows of one table each, tables with text first
 
 The store's `Rules` decide what quotes what, and what is left of a block.
 """
@@ -50,7 +49,7 @@ from storage.sql.agents_api.definitions import change_definition, get_definition
 from storage.sql.agents_api.run_texts import erase_texts
 from storage.sql.agents_api.sleepers import empty_readings
 from storage.sql.blocks import empty_snapshots
-from storage.sql.facts import UNLEARNED
+from storage.sql.facts import UNLEARNED_MARK
 from storage.sql.jobs import raise_epoch
 from storage.sql.rebuild import erased_among, has_words, origins_of, rebuild_block
 from storage.sql.recalls import delete_recall
@@ -63,15 +62,15 @@ SQL = load("forget.sql")
 _PAGE = 32
 # The rows of one transaction where most are read and stay.
 _READ_PAGE = 128
-# The rows of one transaction that deletes them, of which some have 20 kB.
+# The rows that one transaction deletes. Some have 20 kB.
 _DELETED_PAGE = 128
 # The conversations of one transaction.
 _CONVERSATION_PAGE = 4
 # The kinds of the marks of exchanges that are being forgotten: what came from them goes as well, or stays.
-_ERASED, _RESET = "erased", "reset"
+_ERASED_MARK, _RESET_MARK = "erased", "reset"
 
-# Takes a page in a transaction of its own. The number says where the page begins: 0 for the first one, then what the
-# page before it returned, until that is None. What the number counts is the phase's own business.
+# Erases a page in a transaction of its own. The number says where the page begins: 0 for the first page, then what the
+# previous page returned; None ends the phase. Each phase decides what the number counts.
 ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
 
 
@@ -92,7 +91,7 @@ class ErasingWork(Struct, frozen=True):
     rules: Rules
     # Seconds since the epoch.
     now: float
-    # What this run of the forgetting has read of what is gone.
+    # What this attempt at the forgetting has read of the erased content.
     reading: GoneReading
 
 
@@ -116,8 +115,8 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
     # The whole memory may have gone meanwhile.
     if await load_agent(connection, agent) is None:
         return None
-    # What is named one by one comes first, so that `after` counts it. A conversation and what is too old are found
-    # again on each step: what is erased drops out of these statements.
+    # Messages that are named one by one come first, so that `after` counts them. A conversation's exchanges, and old
+    # ones, are looked up for each page: the statements no longer find what is erased.
     messages = target.messages[after : after + _PAGE]
     if messages:
         await _erase_messages(connection, agent, messages)
@@ -134,7 +133,7 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
     ids = await _find_exchanges(connection, agent, target)
     if not ids:
         return None
-    await _erase_each(connection, agent, ids, mark=_RESET if target.keeps_memory else _ERASED)
+    await _erase_each(connection, agent, ids, mark=_RESET_MARK if target.keeps_memory else _ERASED_MARK)
     return after
 
 
@@ -149,14 +148,19 @@ async def _find_exchanges(connection: Connection, agent: int, target: StoredTarg
 
 
 async def _erase_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Erases a page of what an import has added. It may be imported again, so its messages get no tombstones."""
+    """Erases a page of an import's exchanges. They get no tombstones, since the file may be imported again."""
     ids = await read_ids(connection, "imported_exchanges", (work.target.imported, after, _PAGE))
     await _erase_each(connection, work.agent, ids, leaves_tombs=False)
     return ids[-1] if len(ids) == _PAGE else None
 
 
 async def _erase_each(
-    connection: Connection, agent: int, ids: Iterable[int], *, leaves_tombs: bool = True, mark: str = _ERASED
+    connection: Connection,
+    agent: int,
+    ids: Iterable[int],
+    *,
+    leaves_tombs: bool = True,
+    mark: str = _ERASED_MARK,
 ) -> None:
     """Erases whole exchanges. The other parameters are those of `_erase_exchange`."""
     seqs: list[int] = []
@@ -170,12 +174,17 @@ async def _erase_each(
 
 
 async def _erase_exchange(
-    connection: Connection, agent: int, exchange: Exchange, *, leaves_tombs: bool = True, mark: str = _ERASED
+    connection: Connection,
+    agent: int,
+    exchange: Exchange,
+    *,
+    leaves_tombs: bool = True,
+    mark: str = _ERASED_MARK,
 ) -> list[int]:
     """Erases a whole exchange, except for its row. Returns the numbers of its messages, which are still indexed.
 
     leaves_tombs: its messages are recognised when they are sent again.
-    mark: the kind of its mark, `_ERASED` or `_RESET`.
+    mark: the kind of its mark, `_ERASED_MARK` or `_RESET_MARK`.
     """
     places = [*range(len(exchange.inputs)), REPLY]
     seqs = await _erase_traces(connection, agent, exchange, places, leaves_tombs=leaves_tombs, mark=mark)
@@ -227,10 +236,10 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
 async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: int | None = None) -> None:
     """Erases what an exchange has replaced: a transcript that grew, a cancelled request, an answer that was repeated.
 
-    Neither these nor the requests that were cancelled after them are shown to anyone, so nobody could name them.
+    No user sees the replaced exchanges, nor requests that were cancelled after them, so none could be named.
 
-    seq: the message that is forgotten; None for the whole exchange. If it is the reply, only the replies of what was
-        replaced are erased.
+    seq: the message that is forgotten; None for the whole exchange. If it is the reply, only the replies of the
+        replaced exchanges are erased.
     """
     exchange = await exchanges.load_exchange(connection, agent, id)
     if exchange is None:
@@ -256,12 +265,12 @@ async def _erase_traces(
     places: Collection[int],
     *,
     leaves_tombs: bool = True,
-    mark: str = _ERASED,
+    mark: str = _ERASED_MARK,
 ) -> list[int]:
     """Erases what is derived from these messages: what waits for the reply, and the edits of the turn.
 
     places: indices of inputs; REPLY stands for the reply.
-    mark: the kind of the exchange's mark, `_ERASED` or `_RESET`.
+    mark: the kind of the exchange's mark, `_ERASED_MARK` or `_RESET_MARK`.
 
     Returns the numbers of these messages, which the caller takes out of the index.
     """
@@ -305,7 +314,10 @@ class _SourcedRow(NamedTuple):
 
 
 async def _erase_passages(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Erases a page of passages that came from what is gone, are a file's that goes, or too old. after: a row."""
+    """Erases a page of passages that are too old, came from an erased exchange, or belong to an erased file.
+
+    after: the row of the last passage on the previous page.
+    """
     rows = await _read_sourced(connection, "passages_of", work.agent, after)
     target = work.target
     targeted = {row.id for row in rows if row.seq in target.passages or row.file in target.files}
@@ -334,7 +346,7 @@ async def _erase_facts(connection: Connection, work: ErasingWork, after: int) ->
             await connection.run(SQL[statement], (row.id, work.agent))
         await _erase_from_index(connection, work.agent, row)
     if erased:
-        # A turn that has recalled one does not commit any more, and a memory section may show one.
+        # So that a turn that has recalled such a row does not commit. A memory section may show one, too.
         await raise_epoch(connection, work.agent)
         await empty_snapshots(connection, "snapshots_of", (work.agent,))
     return rows[-1].id if len(rows) == _READ_PAGE else None
@@ -348,7 +360,7 @@ async def _read_sourced(connection: Connection, statement: str, agent: int, afte
 async def _gone_among(
     connection: Connection, rows: Sequence[_SourcedRow], named: Collection[int], before: float | None
 ) -> list[_SourcedRow]:
-    """Returns the rows that go: named ones, those from before a time, and what came from an erased exchange."""
+    """Returns the rows to erase: named rows, rows from before a time, and rows that came from an erased exchange."""
     origins = {row.id: origins_of(row.exchange, row.sources) for row in rows}
     erased = await erased_among(connection, chain.from_iterable(origins.values()))
     return [
@@ -359,7 +371,7 @@ async def _gone_among(
 
 
 async def _erase_from_index(connection: Connection, agent: int, row: _SourcedRow) -> None:
-    """Takes a passage or a fact out of the index. Its day is stored until what quotes it is gone too."""
+    """Takes a passage or a fact out of the index. Its day is stored until everything that quotes it is erased, too."""
     await exchanges.add_marks(connection, agent, "day", (b"",), int(row.at // DAY_S))
     await forget_indexed(connection, agent, [row.seq])
 
@@ -372,12 +384,12 @@ async def _erase_files(connection: Connection, work: ErasingWork, after: int) ->
 
 
 async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Marks facts that were named so that they are not learned again. Takes their sentences out of blocks and edits."""
+    """Marks named facts, so that they are not learned again, and takes their sentences out of blocks and edits."""
     rows = await rows_of(connection, SQL["facts_named"], work.target.facts, work.agent)
     for _, key, exchange, sources in rows:
         # One that was imported comes from no exchange.
         for origin in origins_of(exchange, sources) or (0,):
-            await exchanges.add_marks(connection, work.agent, UNLEARNED, (key,), origin)
+            await exchanges.add_marks(connection, work.agent, UNLEARNED_MARK, (key,), origin)
     if rows:
         texts = frozenset(text.strip().casefold() for text, *_ in rows) - {""}
         await _rebuild_all(connection, work, texts)
@@ -426,7 +438,7 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
 async def _find_existing(
     connection: Connection, agent: int, seqs_by_kind: Mapping[str, Collection[int]]
 ) -> set[tuple[str, int]]:
-    """Returns (kind, seq) of those of these messages, facts and passages that exist."""
+    """Returns (kind, seq) of the messages, facts and passages among these that exist."""
     existing: set[tuple[str, int]] = set()
     for kind in ("fact", "passage"):
         rows = await rows_of(connection, SQL[f"{kind}s_there"], sorted(seqs_by_kind[kind]), agent)
@@ -468,7 +480,7 @@ async def _rebuild_all(
 
 
 async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Leaves the blocks that other agents see to these, with what the forgotten agent wrote there.
+    """Leaves blocks that other agents see to these agents, with what the forgotten agent wrote into the blocks.
 
     Forgetting a person erases their messages' traces from every block.
     """
@@ -507,7 +519,7 @@ async def _erase_additions(connection: Connection, work: ErasingWork, after: int
 
 
 async def _release_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Releases the rows that an import has added, but for those that others follow, a page at once."""
+    """Releases a page of the rows that an import has added, except rows that others follow."""
     undone = work.target.imported
     if undone is None:
         return None
@@ -547,7 +559,7 @@ def _make_wiping_phase(name: str) -> ErasingPhase:
     """Makes a phase of a statement that takes a page of rows, or all of them at once."""
 
     async def wipe(connection: Connection, work: ErasingWork, after: int) -> int | None:
-        page = _PAGE if name in _PAGED else _DELETED_PAGE if name in _DELETED else None
+        page = _PAGE if name in _PAGED_TABLES else _DELETED_PAGE if name in _DELETED_TABLES else None
         count = await connection.run(SQL[f"wipe_{name}"], (work.agent, *(() if page is None else (page,))))
         return after + count if count == page else None
 
@@ -564,7 +576,7 @@ async def wipe_shared(connection: Connection, project: str) -> bool:
     return count == _PAGE
 
 
-_ERASING: dict[str, ErasingPhase] = {
+_ERASING_PHASES: dict[str, ErasingPhase] = {
     "exchanges": _erase_exchanges,
     "blocks": _rebuild_blocks,
     "items": _drop_items,
@@ -580,14 +592,14 @@ _ERASING: dict[str, ErasingPhase] = {
     "end": _end_forgetting,
 }
 # Tables of rows with text: a page of `_PAGE` is emptied at a time.
-_PAGED = (
+_PAGED_TABLES = (
     "versions", "passages", "facts", "ops", "snapshots", "run_texts", "exchanges", "conversations", "vectors",
     "run_steps", "runs", "files",
 )  # fmt: skip
 # Tables that grow with each turn: a page of `_DELETED_PAGE` is deleted at a time.
-_DELETED = ("imported", "marks", "terms", "segments")
+_DELETED_TABLES = ("imported", "marks", "terms", "segments")
 # Tables that are deleted at once, blocks when their versions are empty.
-_WHOLE = (
+_WHOLE_TABLES = (
     "block_texts",
     "block_details",
     "block_sharing",
@@ -602,21 +614,24 @@ _WHOLE = (
     "forks",
     "embedded",
 )
-_WIPING: dict[str, ErasingPhase] = {
+_WIPING_PHASES: dict[str, ErasingPhase] = {
     "handed": _hand_over_blocks,
     "shared": _rebuild_blocks,
-    **{f"wipe_{name}": _make_wiping_phase(name) for name in (*_PAGED, *_DELETED, *_WHOLE)},
+    **{
+        f"wipe_{name}": _make_wiping_phase(name)
+        for name in (*_PAGED_TABLES, *_DELETED_TABLES, *_WHOLE_TABLES)
+    },
 }
 
 
 def phases_of(target: StoredTarget) -> dict[str, ErasingPhase]:
     """Returns the phases of forgetting a target, in order."""
     if target.all is not None:
-        return _WIPING
+        return _WIPING_PHASES
     if target.keeps_memory:
         return {
             name: phase
-            for name, phase in _ERASING.items()
+            for name, phase in _ERASING_PHASES.items()
             if name not in ("files", "unlearned", "passages", "facts", "blocks")
         }
-    return _ERASING
+    return _ERASING_PHASES

@@ -49,7 +49,7 @@ POOL_LIMIT = 2000
 # The bytes from which on notes are deflated: shorter ones gain too little.
 _DEFLATED_BYTES = 200
 # The first byte of what zlib writes; JSON begins with a brace.
-_DEFLATED = b"x"
+_ZLIB_BYTE = b"x"
 # Level 6 makes notes of scripts/bench size 0.38 times as large in 21 us, level 1 0.40 times in 16 us. Either is read in
 # 6 us. A dictionary of the words around quotations gains another tenth, and could not be changed any more.
 _LEVEL = 6
@@ -112,7 +112,7 @@ def unpack_notes(data: bytes | None) -> dict[int, str]:
     """Returns notes, each with the text that was packed. Raises: ValueError if they are damaged."""
     if not data:
         return {}
-    if data[:1] == _DEFLATED:
+    if data[:1] == _ZLIB_BYTE:
         try:
             data = zlib.decompress(data)
         except zlib.error as error:

@@ -31,9 +31,9 @@ SQL = load("facts.sql")
 
 ORIGIN = "learning"
 # The kind of the marks of facts that were forgotten alone: by their key, the exchanges that they were learned from.
-UNLEARNED = "unlearned"
+UNLEARNED_MARK = "unlearned"
 # Standing facts that are read at once; no measurement.
-_MAX_STANDING = 100
+_MAX_STANDING_FACTS = 100
 # The time after which a fact that is learned again is stored again. Sooner, each conversation that begins alike would
 # add a row.
 _AGAIN_S = 86_400.0
@@ -77,8 +77,8 @@ class Facts(GrowingGroup):
 
     @reads
     async def standing(self, connection: Connection, agent: int) -> builtins.list[Fact]:
-        """Returns the standing facts that are true, newest first, at most `_MAX_STANDING`."""
-        return [_fact(row) for row in await connection.rows(SQL["standing"], (agent, _MAX_STANDING))]
+        """Returns the standing facts that are true, newest first, at most `_MAX_STANDING_FACTS`."""
+        return [_fact(row) for row in await connection.rows(SQL["standing"], (agent, _MAX_STANDING_FACTS))]
 
     @reads
     async def get(self, connection: Connection, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:

@@ -42,7 +42,7 @@ from storage.sql.usage import Usage, anonymize_user_rows
 
 # Memories that one read looks through for what is too old. No measurement: of a user's some hundred exchanges it is a
 # matter of milliseconds.
-_SEARCHED = 64
+_MEMORIES_PER_READ = 64
 
 # The phase of a forgetting, and how far it has come (as `after` of an `ErasingPhase`).
 _Cursor = tuple[str, int]
@@ -110,10 +110,10 @@ class Forgetting(Group):
         agents: list[int] = []
         # A read looks through all that some memories have. Of all memories at once it could take minutes.
         while len(agents) < limit:
-            values = (project, before, after, _SEARCHED, before - run_wait_s)
+            values = (project, before, after, _MEMORIES_PER_READ, before - run_wait_s)
             rows = await self._read_agents_before(values)
             agents += [agent for agent, is_older in rows if is_older]
-            if len(rows) < _SEARCHED:
+            if len(rows) < _MEMORIES_PER_READ:
                 break
             after = rows[-1][0]
         return agents[:limit]

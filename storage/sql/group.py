@@ -25,7 +25,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # Rows that one transaction deletes.
-_DELETED_AT_ONCE = 200
+_ROWS_PER_DELETE = 200
 
 _Method = Callable[Concatenate[G, Connection, P], Coroutine[Any, Any, T]]
 # A function of a connection and an agent's row.
@@ -56,7 +56,7 @@ class Group:
         database = self._database
         while await database.read(lambda connection: connection.value(has_older, (before,))):
             deleted += await database.bulk(
-                lambda connection: connection.run(delete, (before, _DELETED_AT_ONCE))
+                lambda connection: connection.run(delete, (before, _ROWS_PER_DELETE))
             )
         return deleted
 

@@ -8,12 +8,12 @@ A serial group is an agent's jobs of one kind. Only its first job is claimed, an
 waits to be tried again. When it has ended, the schema makes the next job the first, so that the next job is found at
 once, however many follow. Among jobs that belong to no memory each key has a serial group of its own.
 
-A lease stands in the job's row, with the clock that it is measured by. Processes that share a database go by its clock.
-One that owns its file goes by a clock of its own which never jumps; so what an earlier process left running can be
-claimed at once.
+A job's row has its lease, and the clock by which the lease is measured. Processes that share a database go by the
+database's clock. A process that owns its file goes by a monotonic clock of its own, so it can claim at once the jobs
+that an earlier process left running.
 
-Every commit of a job checks, in its own transaction, that this attempt still runs and that the agent's epoch is the one
-the job was made on: what was forgotten meanwhile does not come back through work in flight.
+Every commit of a job checks in its transaction that this attempt still runs and that the agent's epoch has not changed
+since the job was made: what was forgotten meanwhile does not come back through work in flight.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from storage.sql.statements import load, rows_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
-# Returns one payload for two jobs of the same key: that of the waiting job and that of the new one.
+# Returns one payload for two jobs of the same key. Its arguments: the payloads of the waiting job and of the new job.
 MergePayloads = Callable[[bytes, bytes], bytes]
 SQL = load("jobs.sql")
 
@@ -78,7 +78,7 @@ async def forget_jobs(
 
 
 async def drop_jobs(connection: Connection, agent: int, kind: str) -> None:
-    """Deletes an agent's jobs of a kind that are no longer needed; one that runs loses its lease."""
+    """Deletes an agent's jobs of a kind. A job that is running loses its lease."""
     for row in await connection.rows(SQL["of_agent"], (agent,)):
         if (job := _job(row)).kind == kind:
             await _delete(connection, job.id)
@@ -123,7 +123,7 @@ def _wakes_kind(
 
 
 class Jobs(Group):
-    """The queue of durable jobs. Times are the store's: it knows what is due and which leases have expired."""
+    """The queue of durable jobs. The store's clock decides which jobs are due and which leases have expired."""
 
     def __init__(
         self, database: Database, now: Callable[[], float | None], tick: Callable[[], float | None]
@@ -140,8 +140,9 @@ class Jobs(Group):
         self._tick = tick
         # The name of the clock that leases are measured by.
         self._holder = "database" if database.is_shared else uuid.uuid4().hex
-        # Attempts to be released, (job, attempt): those that ended while the database was out of reach, and those of
-        # claims without an answer, with the ends of their leases: another process may have claimed by the same number.
+        # Attempts to be released: (job, attempt) -> the end of the lease, or None. Attempts that ended while the
+        # database was out of reach have None. An attempt whose claim got no answer has the end of its lease, since
+        # another process may have claimed the job with the same attempt number.
         self._released: dict[tuple[int, int], float | None] = {}
         self._may_claim = True
         # What requests of this process wait for, (kind, agent): how many wait for each.
@@ -195,12 +196,12 @@ class Jobs(Group):
         return None if wait is None else max(0.0, wait)
 
     def stop_claiming(self) -> None:
-        """Has this process claim no more jobs but those that its requests wait for. Those that it performs go on."""
+        """Stops claiming, except for jobs that requests of this process wait for. Jobs that are running go on."""
         self._may_claim = False
 
     @contextmanager
     def awaiting(self, kind: str, agent: int) -> Iterator[None]:
-        """Marks the jobs of an agent as those that a request of this process waits for."""
+        """Marks an agent's jobs of a kind as awaited by a request of this process."""
         self._awaited[kind, agent] += 1
         if not self._may_claim:
             self.wake_here()
@@ -252,7 +253,7 @@ class Jobs(Group):
             new_id = await connection.value(SQL["insert"], values)
             if new_id is not None:
                 return int(new_id)
-            # Another process has enqueued one of this key at the same time, and may have claimed it by now.
+            # Another process has enqueued a job with this key at the same time, and may have claimed it by now.
             row = await connection.row(SQL["pending"], (agent, kind, key))
         id, waiting_epoch, waiting_payload = row
         # An old epoch's payload may name what was forgotten.
@@ -341,7 +342,7 @@ class Jobs(Group):
         while kind := await connection.value(SQL["next"], (now, remaining_kinds)):
             row = await connection.row(SQL["claim"], (now, kind, self._holder, tick, lease_s))
             if row is None:
-                # What is due of that kind is being claimed by other processes.
+                # Other processes are claiming the due jobs of this kind.
                 remaining_kinds.remove(kind)
             elif await _is_current(connection, row):
                 return row
@@ -372,7 +373,7 @@ class Jobs(Group):
 
     @reads
     async def step(self, connection: Connection, job: Job, name: str) -> bytes | None:
-        """Returns the result of a step that this attempt or an earlier one has performed; None if none has."""
+        """Returns the result of a step that this attempt or an earlier attempt has performed, or None."""
         result: bytes | None = await connection.value(SQL["step"], (job.id, name))
         return result
 
@@ -454,9 +455,9 @@ class Jobs(Group):
     ) -> builtins.list[tuple[Job, Scope | None]]:
         """Returns a page of jobs with the scopes of their memories, newest first.
 
-        is_dead: those that have failed for good, else the others.
-        before: the number of the last one of the page before.
-        project: whose; None for all jobs, those that belong to no memory among them.
+        is_dead: list the jobs that have failed for good; otherwise all others.
+        before: the number of the last job on the previous page.
+        project: list this project's jobs; None for all jobs, including those that belong to no memory.
         """
         statement = SQL["page_dead" if is_dead else "page_open"]
         rows = await connection.rows(statement, (before, project, limit))
@@ -485,7 +486,7 @@ class Jobs(Group):
     async def state_of(self, connection: Connection, agent: int, kind: str) -> tuple[JobState, float] | None:
         """Returns the state of a memory's job of a kind, and when it is due, in seconds since the epoch.
 
-        Of several it is one that is not dead; None: there is none.
+        Prefers a job that is not dead. Returns None if there is no job.
         """
         row = await connection.row(SQL["state_of"], (agent, kind))
         return None if row is None else (JobState(row[0]), row[1])
@@ -494,14 +495,15 @@ class Jobs(Group):
     async def at_rest(
         self, connection: Connection, kind: str, agents: Sequence[int], since: float
     ) -> builtins.list[int]:
-        """Returns those of some memories that have had no turn since a time, and no job of a kind that is dead."""
+        """Returns the memories among `agents` that have had no turn since a time and have no dead job of a kind."""
         return [id for (id,) in await rows_of(connection, SQL["at_rest"], agents, kind, since)]
 
     @_wakes
     async def retry(self, connection: Connection, id: int) -> Job:
-        """Has a job run now; one that runs, again at once, unless this attempt ends it. Returns it.
+        """Makes a job due now. Returns the job.
 
-        A dead letter starts again with its first attempt; where a newer job of its key waits, that one runs instead.
+        A running job runs again at once, unless its present attempt ends it. A dead job starts again with its first
+        attempt, or is replaced by a newer waiting job with the same key.
 
         Raises: NotFound; Stale if something was forgotten since the job was made.
         """

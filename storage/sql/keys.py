@@ -36,7 +36,7 @@ _log = logging.getLogger("mnemogate")
 PREFIX = "mg-"
 DEFAULT_PROJECT = "default"
 # Characters of a key that `keys list` shows: enough to distinguish keys, of 43 that are random.
-SHOWN = 7
+SHOWN_CHARS = 7
 CACHED_KEYS = 1024
 # The pause between two records of a key's use, so that few requests write. No measurement: operators ask about days.
 RECORDED_S = 3600.0
@@ -137,7 +137,7 @@ class Keys(Group):
     ) -> tuple[Key, str]:
         """Returns a new key and its plain text, which cannot be retrieved again. The parameters are as in `Key`."""
         plain = PREFIX + secrets.token_urlsafe(32)
-        shown = plain[:SHOWN]
+        shown = plain[:SHOWN_CHARS]
         now = self._now()
         bounds = expires, _dump_patterns(models), user
         values = (project, name, digest_of(plain), shown, now, memory, opens, *bounds)
@@ -159,7 +159,7 @@ class Keys(Group):
             row = await connection.row(SQL["key_of"], (digest,))
             if row is None:
                 project = DEFAULT_PROJECT if opens is None else ""
-                values = (project, name, digest, plain[:SHOWN], now, None, opens, None, None, None)
+                values = (project, name, digest, plain[:SHOWN_CHARS], now, None, opens, None, None, None)
                 await connection.rows(SQL["key_insert"], values)
             await connection.run(SQL["key_installed"], (digest,))
             if row is not None and (row[0] is not None or row[1] != digest):
@@ -203,7 +203,9 @@ class Keys(Group):
 
         async def rotate(connection: Connection) -> Row | None:
             await connection.run(SQL["key_links"], (id, until))
-            return await connection.row(SQL["key_rotate"], (id, digest_of(plain), plain[:SHOWN], until, now))
+            return await connection.row(
+                SQL["key_rotate"], (id, digest_of(plain), plain[:SHOWN_CHARS], until, now)
+            )
 
         return await self._write_key(id, rotate), plain
 

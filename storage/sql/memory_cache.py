@@ -1,16 +1,16 @@
-"""The memories used last, as a process caches them: of each its opened index, the messages that are not indexed yet,
-and the messages that queries have read.
+"""A process's cache of the memories used last: each memory's open index, its messages that are not indexed yet, and
+the messages that queries have read.
 
-The database holds all of it. An agent's numbers (`AgentNumbers`) say whether what is cached is still so, also where
-another process has written meanwhile; what they say has changed is read again, and nothing else:
+The database holds all of this. An agent's numbers (`AgentNumbers`) show which parts of its cached memory are out of
+date, also after writes of other processes. When a number has risen, so much is read again:
 
-    epoch        something was forgotten, or the memory was paused or resumed: all
-    indexed_seq  the chunks of the index that were written since; all, where one of them was in a segment
-    stamp        the same, and every message
-    next_seq     messages since, unless the query leaves it out anyway
+    epoch        everything: something was forgotten, or the memory was paused or resumed
+    indexed_seq  chunks of the index written since; everything, if one of these chunks was in a segment
+    stamp        as for indexed_seq, and every message
+    next_seq     messages written since, unless the query leaves them out anyway
 
-Numbers are read before what they stand for, so that this may be newer than they say, and never older. A turn that this
-process has committed is not read where it opens a conversation: it is handed on. One thread, the event loop's, uses it.
+The numbers are read before the parts, so a part may be newer than its number, and never older. A turn that this process
+has committed is handed on rather than read, if it opens a conversation. Only the event loop's thread uses the cache.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from storage.sql.passages import load_passages_and_facts
 from storage.sql.terms import load_segments, load_uncovered, terms_since
 from storage.sql.vectors import VectorCache
 
-# The bytes that all may take together: a memory of 10,000 messages takes some 6 MB, one of a dozen that are not indexed
-# 13 kB, one of two 5 kB. With cached snapshots and lists and the process itself it stays at some 150 MB.
+# The bytes that all cached memories may take together. A memory of 10,000 messages takes some 6 MB; of a dozen messages
+# that are not indexed, 13 kB; of two, 5 kB. A process with its cached snapshots and lists then takes some 150 MB.
 CACHE_BYTES = 21 << 20
 # Besides, those whose indexes have segments: one of a million messages takes 18 MB.
 LARGE_BYTES = 40 << 20
-# What the messages of one memory may take that queries have read.
+# The bytes that the messages read by queries may take in one memory.
 _READ_BYTES = 2 << 20
-# Measured: what a message takes besides its text, and one that is hidden.
+# Measured: the bytes of a message besides its text, and of a hidden message.
 _MESSAGE_BYTES, _HIDDEN_BYTES = 300, 100
 # As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
-_MAX_UNINDEXED = 64
+_MAX_UNINDEXED_ROWS = 64
 
 
 class MemoryChanges(Struct, frozen=True):
@@ -99,7 +99,7 @@ class CachedMemory:
     @property
     def _is_full(self) -> bool:
         """True if no more exchanges that are not indexed are cached."""
-        return self._unindexed_exchanges >= _MAX_UNINDEXED
+        return self._unindexed_exchanges >= _MAX_UNINDEXED_ROWS
 
     def is_current(self, now: AgentNumbers, skip: range) -> bool:
         """Returns whether nothing has to be read before a query. skip: numbers that the query leaves out."""
@@ -140,9 +140,9 @@ class CachedMemory:
     ) -> tuple[int, list[Message]]:
         """Returns the first number that was not read, and the messages, passages and facts that are not indexed.
 
-        start: from this number on exchanges are read, and besides those before it that were changed since.
+        start: exchanges are read from this number on, and earlier ones if they were changed since.
         """
-        values = (self.agent, now.indexed_seq + 1, start, _MAX_UNINDEXED)
+        values = (self.agent, now.indexed_seq + 1, start, _MAX_UNINDEXED_ROWS)
         rows = exchanges.make_shown_exchanges(await connection.rows(exchanges.SQL["shown_unread"], values))
         messages = [m for row in rows if _is_recallable(row[0]) for m in rules.messages_of(*row, None)]
         following = [exchange for exchange, _, _ in rows if exchange.seq >= start]
@@ -150,17 +150,19 @@ class CachedMemory:
         for exchange in following:
             if exchange.seq == gapless_end:
                 gapless_end = exchange.next_seq
-        is_full_page = len(following) == _MAX_UNINDEXED
+        is_full_page = len(following) == _MAX_UNINDEXED_ROWS
         end = following[-1].next_seq if is_full_page else max(now.next_seq, gapless_end)
         # Numbers that no exchange has are those of passages and facts.
         if gapless_end < now.next_seq:
             others = await load_passages_and_facts(
-                connection, exchanges.SQL["passages_and_facts_since"], (self.agent, start, _MAX_UNINDEXED)
+                connection,
+                exchanges.SQL["passages_and_facts_since"],
+                (self.agent, start, _MAX_UNINDEXED_ROWS),
             )
             messages += others
-            if len(others) == _MAX_UNINDEXED:
+            if len(others) == _MAX_UNINDEXED_ROWS:
                 end = min(end, others[-1].seq + 1)  # the next query reads on from here
-        # An open exchange has no content yet, so that it is read again later.
+        # An open exchange has no content yet, so it is to be read again later.
         return min([end, *(exchange.seq for exchange in following if exchange.state is State.OPEN)]), messages
 
     def is_outdated_by(self, changes: MemoryChanges) -> bool:
@@ -169,7 +171,8 @@ class CachedMemory:
 
     def apply(self, changes: MemoryChanges) -> bool:
         """Takes in what was read. Returns False if other changes were applied meanwhile. Raises: CorruptIndex."""
-        # Compared as an object: each change here makes a new one, and `changes` lacks it.
+        # Compared by identity: `changes` was read for this very object, and each change of the memory makes a new
+        # object.
         if changes.since is not self.numbers:
             return False
         now = changes.numbers
@@ -197,9 +200,9 @@ class CachedMemory:
         return True
 
     def add_exchange(self, exchange: Exchange, rules: Rules) -> None:
-        """Adds an exchange that was just committed, unless it has to be read: then nothing is done.
+        """Adds an exchange that was just committed, or does nothing if the exchange has to be read from the database.
 
-        It has to be read if it does not follow what is cached, or is open, or brings messages made elsewhere.
+        That is so if the exchange does not follow the cached ones, is open, or brings messages made elsewhere.
         """
         if (
             self.numbers is None
@@ -217,7 +220,7 @@ class CachedMemory:
                 self.uncounted.append(message)
                 self._unindexed_bytes += _message_bytes(message)
         self.unread_from = exchange.next_seq
-        # A new object, so that `apply` refuses what is being read meanwhile: that lacks this exchange.
+        # A new object, so that `apply` refuses changes that are being read: they lack this exchange.
         self.numbers = self.numbers._replace(next_seq=self.unread_from)
 
     def extend_tail(self, skip: range) -> Tail:
@@ -233,7 +236,7 @@ class CachedMemory:
         return self.tail
 
     def find_messages(self, seqs: Sequence[int]) -> tuple[list[Message], list[int]]:
-        """Returns the cached messages with these numbers, but hidden ones, and the numbers that have to be read."""
+        """Returns the cached messages with these numbers, without hidden ones, and the numbers that have to be read."""
         messages: list[Message] = []
         unread: list[int] = []
         for seq in seqs:
@@ -267,7 +270,7 @@ class _SizedCache:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
-        # Each with the bytes that it had when they were last counted.
+        # Each memory with its bytes when they were last counted.
         self._memories: OrderedDict[int, tuple[CachedMemory, int]] = OrderedDict()
         self._bytes = 0
 
@@ -308,7 +311,7 @@ class MemoryCache:
     def __init__(self, rules: Rules, limit_bytes: int = CACHE_BYTES) -> None:
         self.vectors = VectorCache()
         self._rules = rules
-        # One with segments takes as much as a thousand others. It neither drops these, nor do they drop it.
+        # A memory with segments takes as much as a thousand others, so neither kind may drop the other.
         self._small, self._large = _SizedCache(limit_bytes), _SizedCache(LARGE_BYTES)
         self.drop_count = 0
 
@@ -327,10 +330,11 @@ class MemoryCache:
             self.put(memory)
 
     def add_committed(self, agent: Agent, exchange: Exchange) -> None:
-        """Adds a committed exchange to its memory, if it opens a conversation, so that no query has to read it.
+        """Adds a committed exchange to its cached memory, if it opens a conversation, so that no query has to read it.
 
-        One within a conversation is read from the database: queries leave it out until another conversation begins, and
-        until then nothing of it is cached. The first turn of a memory is all of it, so that the memory is cached then.
+        A later exchange of a conversation is read from the database: queries leave the present conversation out, so
+        nothing of it is needed until another begins. The first turn of a memory puts the memory into the cache, since
+        the turn is all that the memory has.
         """
         if exchange.parent is not None:
             return

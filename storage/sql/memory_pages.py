@@ -32,7 +32,7 @@ SQL = load("memory_pages.sql")
 # No text that begins as another one does comes after that one with this character.
 LAST_CHARACTER = chr(sys.maxunicode)
 # Conversations of a list that one statement takes.
-_LISTED = 64
+_CONVERSATIONS_PER_READ = 64
 # Branches that end further up in a conversation are not found: its exchanges are not counted.
 _DEEPEST = 2_000
 # Of texts that no index has: the exchanges among which they are looked for, the newest; how many of each kind are read,
@@ -185,8 +185,8 @@ class MemoryPages(Group):
         most_bytes: of a longer one, as it is stored, nothing is returned.
         """
         by_uid: dict[str, SourceExchange] = {}
-        for start in range(0, len(uids), _LISTED):
-            values = (agent, uids[start : start + _LISTED], most_bytes)
+        for start in range(0, len(uids), _CONVERSATIONS_PER_READ):
+            values = (agent, uids[start : start + _CONVERSATIONS_PER_READ], most_bytes)
             rows = await connection.rows(SQL["openings"], values)
             parsed = exchanges.make_shown_exchanges(row[1:] for row in rows)
             by_uid |= {

@@ -1,7 +1,7 @@
-"""Moving a whole store into another: the list of its memories, and everything that no memory's export has.
+"""Moving a whole store into another: the list of its memories, and everything that no memory's export contains.
 
-That is gateway keys, limits, usage, definitions of tools, servers and identities, blocks that no memory owns, and the
-links of memories. What the target has already stays as it is, so a move that was killed can be run again.
+The latter are gateway keys, limits, usage, definitions of tools, servers and identities, blocks that no memory owns,
+and the links of memories. Whatever the target has already stays as it is, so a move that was killed can be run again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from storage.usage_records import ROWS_AT_ONCE, UsageKey, UsageLimit, UsageRow
 SQL = load("moving.sql")
 
 _PAGE = 64
-# The kinds of the marks of a memory that was moved here: its state digest in the source, and which database that is.
+# The kinds of marks of a memory that was moved here: its state digest in the source, and the id of the source.
 _STATE, _SOURCE = "moved", "moved from"
 _NO_LIMIT = 1 << 31  # more rows than a memory can have attached
 
@@ -75,7 +75,7 @@ class MovedDefinition(NamedTuple):
 
 
 class ExchangeAddress(Struct, frozen=True):
-    """An exchange by what is the same in every store; its row is another one in each."""
+    """What identifies an exchange in every store, where its row differs."""
 
     # The scope of its memory.
     scope: Scope
@@ -84,7 +84,7 @@ class ExchangeAddress(Struct, frozen=True):
 
 
 class MovedVersion(Struct, frozen=True):
-    """A value that a block had. The exchanges that it came from are left out where they are gone."""
+    """A value that a block had, with the exchanges that it came from, as far as they exist."""
 
     version: int
     # The version with the value that was put back; None: it was no undoing.
@@ -118,7 +118,7 @@ class MovedLinks(Struct, frozen=True):
 
     # What it has attached, in order.
     attached: Sequence[dict[str, Any]]
-    # The sleeptime agents that read it: the scope of each, the number of the last message that it has read, and when.
+    # The sleeptime agents that read the memory: the scope of each, the number of the last message read, and the time.
     readers: Sequence[tuple[Scope, int, float]]
 
 
@@ -150,7 +150,7 @@ class MoveSource(Group):
 
     @reads
     async def state_digest(self, connection: Connection, agent: int) -> bytes | None:
-        """Returns a digest that is another one after each change of a memory, and in each store; None if it is gone."""
+        """Returns a digest that differs after each change of a memory and in each store, or None if it is gone."""
         found, numbers = await load_agent(connection, agent), await load_numbers(connection, agent)
         if found is None or numbers is None:
             return None
@@ -178,7 +178,7 @@ class MoveSource(Group):
 
     @long_reads
     async def blocks(self, connection: Connection, after: int) -> list[tuple[int, MovedBlock]]:
-        """Returns a page of the blocks that no memory owns, each after its row."""
+        """Returns a page of the blocks that no memory owns: pairs of a row and a block."""
         blocks = []
         for row in await connection.rows(SQL["blocks"], (after, _PAGE)):
             id, project, profile, label, description, limit, read_only, uid, body = row
@@ -222,7 +222,7 @@ class MoveTarget(Group):
 
     @reads
     async def moved_digest(self, connection: Connection, agent: int) -> bytes | None:
-        """Returns the `state_digest` that a memory had in its source when it was moved; None if it was not moved."""
+        """Returns the `state_digest` of a memory in its source when it was moved here, or None if it was not moved."""
         digest = await connection.value(SQL["mark_of"], (agent, _STATE))
         return None if digest is None else bytes(digest)
 
@@ -236,7 +236,11 @@ class MoveTarget(Group):
     async def mark_moved(
         self, connection: Connection, agent: int, state_digest: bytes, source: bytes
     ) -> None:
-        """Notes that a memory was moved here: its `state_digest` in its source, and the id of that database."""
+        """Notes that a memory was moved here.
+
+        state_digest: the memory's in its source.
+        source: the id of the source's database.
+        """
         await add_marks(connection, agent, _STATE, (state_digest,), 0)
         await add_marks(connection, agent, _SOURCE, (source,), 0)
 
@@ -266,7 +270,7 @@ class MoveTarget(Group):
 
     @bulk_writes
     async def put_definition(self, connection: Connection, moved: MovedDefinition) -> None:
-        """Adds a tool, a server or an identity, unless the project has one of its uid or of its name."""
+        """Adds a tool, a server or an identity, unless the project has a definition with this uid or name."""
         draft = DefinitionDraft(
             moved.project, DefinitionKind(moved.kind), moved.uid, orjson.loads(moved.body), moved.name
         )
@@ -279,12 +283,12 @@ class MoveTarget(Group):
 
     @bulk_writes
     async def put_block(self, connection: Connection, block: MovedBlock) -> bool:
-        """Adds a block, unless one of its uid is here already.
+        """Adds a block, unless a block with its uid is here already.
 
-        If the profile shares a block of this label to which only the settings have written, that becomes this one. Any
-        other stays as it is.
+        A block with this label that the profile shares is replaced if only the settings have written to it, and stays
+        otherwise.
 
-        Returns whether the block is as in the source: False where it was changed there after it was moved.
+        Returns whether the block is as in the source: False if it was changed there after it was moved.
         """
         present_id = await connection.value(SQL["block_named"], (block.uid,))
         if present_id is not None:

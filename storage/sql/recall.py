@@ -50,7 +50,7 @@ _MAX_CANDIDATES = 5000
 _UNINDEXED_PASSAGES = 1000
 # Messages that are read and checked for words: more than a page has, since the index also names those of which only the
 # date or the speaker has them.
-_MAX_CHECKED = 5 * rank.MAX_HITS
+_MAX_CHECKED_HITS = 5 * rank.MAX_HITS
 
 
 def _reports_damage(
@@ -226,17 +226,19 @@ class Recall(Group):
             agent.secret,
             tail=memory.extend_tail(range(0)),
             before=before,
-            limit=_MAX_CHECKED + 1,
+            limit=_MAX_CHECKED_HITS + 1,
             postings=buckets.newest_first(),
         )
         hits: list[Message] = []
         # Nearly all that the index names have the words, so that the first ones mostly suffice.
-        for page in _pages(seqs[:_MAX_CHECKED], min(limit + 1, rank.MAX_HITS)):
+        for page in _pages(seqs[:_MAX_CHECKED_HITS], min(limit + 1, rank.MAX_HITS)):
             messages = await self._loader.load_messages(agent.id, memory, page, deadline_ms)
             hits += await asyncio.to_thread(_with_terms, messages, terms)
             if len(hits) > limit:
                 return WordHits(hits[:limit], hits[limit - 1].seq, is_incomplete)
-        return WordHits(hits, seqs[_MAX_CHECKED - 1] if len(seqs) > _MAX_CHECKED else None, is_incomplete)
+        return WordHits(
+            hits, seqs[_MAX_CHECKED_HITS - 1] if len(seqs) > _MAX_CHECKED_HITS else None, is_incomplete
+        )
 
     @staticmethod
     def words_of(query: str, *, without: str = "") -> list[str]:

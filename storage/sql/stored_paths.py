@@ -62,7 +62,7 @@ from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 
 SQL = load("stored_paths.sql")
-_CANCELLED = "cancelled"
+_CANCELLED_STOP = "cancelled"
 _TAKEN_OVER = "another process has taken over the conversation of this run"
 # The most summaries of a path, as in `Summaries.of`.
 _MAX_SUMMARIES = 16
@@ -350,7 +350,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
     await add_step(connection, step, None if write.recall is None else write.recall())
     await _add_results(connection, agent.id, step.run, write.results)
     await add_error_message(connection, agent.id, step.run, write.error_message, write.error_status)
-    if write.reading is not None and step.stop not in (None, _CANCELLED) and step.error is None:
+    if write.reading is not None and step.stop not in (None, _CANCELLED_STOP) and step.error is None:
         await advance_over(connection, write.reading, step.ended or step.begun)
     accepted = [await accept_reading(connection, jobs, each) for each in write.accepts]
     return [run.uid for run in accepted if run is not None]

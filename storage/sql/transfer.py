@@ -20,7 +20,7 @@ from storage.errors import NotFound, WriteConflict
 from storage.listing import DefinitionDraft
 from storage.records import (
     API_PROFILE,
-    IMPORTING,
+    IMPORTING_PREFIX,
     LEARNER,
     RULE,
     Agent,
@@ -246,7 +246,7 @@ class Transfer(GrowingGroup):
         """
         scope = draft.scope
         await self._database.read(lambda connection: _find_replaceable(connection, scope))
-        hidden = scope._replace(subject=IMPORTING + scope.subject)
+        hidden = scope._replace(subject=IMPORTING_PREFIX + scope.subject)
         for unfinished in await self._forgetting.find(hidden.project, hidden.profile, hidden.subject):
             await self._forgetting.wipe(unfinished)
         hidden_draft = replace(draft, id=0, scope=hidden)
@@ -258,7 +258,7 @@ class Transfer(GrowingGroup):
     @reads
     async def find_unfinished(self, connection: Connection, scope: Scope) -> Agent | None:
         """Returns the memory that `begin_import` made for a scope."""
-        return await find_agent(connection, scope._replace(subject=IMPORTING + scope.subject))
+        return await find_agent(connection, scope._replace(subject=IMPORTING_PREFIX + scope.subject))
 
     @reads
     async def path_end(self, connection: Connection, agent: Agent, seq: int) -> list[Exchange]:
@@ -302,7 +302,7 @@ class Transfer(GrowingGroup):
 
         Raises: WriteConflict if a turn has come meanwhile.
         """
-        scope = agent.scope._replace(subject=agent.scope.subject.removeprefix(IMPORTING))
+        scope = agent.scope._replace(subject=agent.scope.subject.removeprefix(IMPORTING_PREFIX))
 
         async def publish(connection: Connection) -> list[int]:
             await connection.lock(agent.id)
@@ -335,7 +335,7 @@ class Transfer(GrowingGroup):
 async def _check_unfinished(connection: Connection, agent: Agent) -> None:
     """Checks that an import is still under way. Raises: WriteConflict if another one has taken its place."""
     if await load_agent(connection, agent.id) is None:
-        subject = agent.scope.subject.removeprefix(IMPORTING)
+        subject = agent.scope.subject.removeprefix(IMPORTING_PREFIX)
         raise WriteConflict(f"another import for {subject} has begun meanwhile; this one ends here")
 
 
@@ -535,7 +535,7 @@ async def _put_edit(connection: Connection, agent: Agent, fields: dict[str, Any]
 
 
 async def _put_tag(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    await connection.run(SQL["tag_put"], (agent.id, IMPORTING + agent.scope.project, fields["tag"]))
+    await connection.run(SQL["tag_put"], (agent.id, IMPORTING_PREFIX + agent.scope.project, fields["tag"]))
 
 
 async def _put_import(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:

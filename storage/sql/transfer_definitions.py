@@ -17,7 +17,7 @@ from storage.errors import NotFound, WriteConflict
 from storage.listing import DefinitionDraft
 from storage.records import (
     API_PROFILE,
-    IMPORTING,
+    IMPORTING_PREFIX,
     Agent,
     Block,
     DefinitionKind,
@@ -35,7 +35,7 @@ SQL = load("transfer.sql")
 
 # The kinds of attachments that are definitions.
 _ATTACHED_DEFINITIONS = (DefinitionKind.TOOL, DefinitionKind.IDENTITY)
-_ENDED = (RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED)
+_END_STATES = (RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED)
 
 
 class ApiSubject(NamedTuple):
@@ -51,7 +51,7 @@ def api_subject(agent: Agent) -> ApiSubject | None:
     """Returns the parts of a memory's subject; None if it was not made over REST."""
     if agent.scope.profile != API_PROFILE:
         return None
-    kind, _, uid = agent.scope.subject.removeprefix(IMPORTING).partition(":")
+    kind, _, uid = agent.scope.subject.removeprefix(IMPORTING_PREFIX).partition(":")
     return ApiSubject(kind, uid)
 
 
@@ -109,7 +109,7 @@ async def put_definition(connection: Connection, agent: Agent, record: Mapping[s
             raise WriteConflict(f"this is the {kind} {uid!r}, which cannot become {agent.scope.subject}")
         uid = subject.uid
     values = (
-        uid, IMPORTING + agent.scope.project, kind, agent.id, float(record["created"]), at, str(record["name"]),
+        uid, IMPORTING_PREFIX + agent.scope.project, kind, agent.id, float(record["created"]), at, str(record["name"]),
     )  # fmt: skip
     id = await connection.value(SQL["definition_put"], values)
     if id is None:
@@ -121,7 +121,7 @@ async def put_attached(connection: Connection, agent: Agent, record: Mapping[str
     """Attaches something, which is made where `find_or_make_attached` makes it. What is not found is left out."""
     target = await find_or_make_attached(connection, agent.scope.project, record, at)
     if target is not None:
-        await connection.run(SQL["attached_put"], (agent.id, IMPORTING + record["kind"], target))
+        await connection.run(SQL["attached_put"], (agent.id, IMPORTING_PREFIX + record["kind"], target))
 
 
 async def find_or_make_attached(
@@ -190,7 +190,7 @@ async def put_run(
     connection: Connection, agent: int, record: Mapping[str, Any], uid: str, conversation: int
 ) -> None:
     """Adds a run. One that had not ended when it was exported has failed here."""
-    is_over = record["state"] in _ENDED
+    is_over = record["state"] in _END_STATES
     state, stop = (RunState(record["state"]), record["stop"]) if is_over else (RunState.FAILED, "error")
     values = (
         agent, uid, conversation, state, stop, int(record["depth"]), int(record["background"]),
@@ -218,7 +218,7 @@ async def publish_definitions(connection: Connection, agent: Agent) -> None:
     subject = api_subject(agent)
     if subject is not None and await connection.row(SQL["definition_of"], (agent.id, subject.kind)) is None:
         raise NotFound(f"nothing defines this {subject.kind}")
-    project, hidden = agent.scope.project, IMPORTING + agent.scope.project
+    project, hidden = agent.scope.project, IMPORTING_PREFIX + agent.scope.project
     await connection.run(SQL["publish_definitions"], (project, agent.id, hidden))
     await connection.run(SQL["publish_tags"], (project, agent.id, hidden))
-    await connection.run(SQL["publish_attached"], (len(IMPORTING) + 1, agent.id, IMPORTING))
+    await connection.run(SQL["publish_attached"], (len(IMPORTING_PREFIX) + 1, agent.id, IMPORTING_PREFIX))

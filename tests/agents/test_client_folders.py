@@ -13,7 +13,7 @@ from letta_client.types import Folder
 
 from gateway.agents.api._route import uid_in
 from gateway.agents.files.folders import Folders
-from gateway.agents.tools.file_tools import NOT_SEARCHED
+from gateway.agents.tools.file_tools import SEARCH_UNAVAILABLE
 from gateway.run.tools.searches import INCOMPLETE
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, Unavailable
@@ -278,7 +278,7 @@ def test_a_folder_that_cannot_be_searched_takes_nothing_from_the_others(world: L
     found = ask(world, agent.id, "semantic_search_files", query="boat")
     assert found.splitlines() == ["- [more/boats.md] A boat needs a name.", INCOMPLETE]
     late.add(more.id)
-    assert ask(world, agent.id, "semantic_search_files", query="boat") == NOT_SEARCHED
+    assert ask(world, agent.id, "semantic_search_files", query="boat") == SEARCH_UNAVAILABLE
 
 
 def test_many_matches_are_shown_a_page_at_a_time_and_long_lines_are_cut(world: LettaWorld) -> None:

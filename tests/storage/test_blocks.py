@@ -62,7 +62,7 @@ async def test_settings_are_followed_by_a_few_memories_at_a_time(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one statement those of a hundred thousand users hold up all turns, and over PostgreSQL fail after 30 s."""
-    monkeypatch.setattr(blocks, "_FOLLOWED", 2)
+    monkeypatch.setattr(blocks, "_MEMORIES_PER_WRITE", 2)
     users = [
         await store.agents.find_or_begin(Scope("default", "default", f"user:{n}"), (HUMAN,), (), 1.0)
         for n in range(5)

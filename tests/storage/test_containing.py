@@ -111,7 +111,7 @@ async def test_pages_go_on_below_the_last_number(
         before = hits.next or 0
     assert found == [f"Peanut {n}." for n in reversed(range(6))]
     # Where the index names more than are checked at once, the rest follows.
-    monkeypatch.setattr(recall, "_MAX_CHECKED", 4)
+    monkeypatch.setattr(recall, "_MAX_CHECKED_HITS", 4)
     dated = await store.recall.find_containing(alice.agent, "January")
     assert (dated.messages, dated.next) == ([], 9)
 

@@ -178,7 +178,7 @@ async def test_a_search_for_what_is_too_old_reads_some_memories_at_a_time(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of all memories at once it takes longer than PostgreSQL is waited for."""
-    monkeypatch.setattr(forgetting, "_SEARCHED", 2)
+    monkeypatch.setattr(forgetting, "_MEMORIES_PER_READ", 2)
     read: list[str] = []
     store = await open_store(note=read.append)
     agents = [

@@ -87,7 +87,7 @@ def test_words_are_added_up_alike_all_at_once_and_one_by_one(monkeypatch: pytest
         return found, trace.scores()
 
     at_once = ranked()
-    monkeypatch.setattr(scores, "_CELLS_EACH", 0)
+    monkeypatch.setattr(scores, "_MAX_CELLS_PER_OCCURRENCE", 0)
     assert ranked() == at_once
 
 

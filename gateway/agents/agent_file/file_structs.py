@@ -14,7 +14,7 @@ from gateway.agents.agent_file.file_messages import FileMessage
 from gateway.agents.agent_file.write import EXTENSION
 from gateway.agents.api.groups import Count
 from gateway.agents.api.identities import CreateIdentity
-from gateway.agents.registry.archives import MAX_SEARCHED
+from gateway.agents.registry.archives import MAX_MEMORIES_SEARCHED
 from gateway.agents.wire.struct_fields import MAX_PARTS, NO_SECRETS, ONE_PROJECT, Form, Maybe
 
 # Where the file and its extension are in the request, for errors.
@@ -140,7 +140,7 @@ class AgentExtension(msgspec.Struct):
     message_buffer_limit: int | None = None
     message_buffer_min: int | None = None
     passages: list[FilePassage] = []
-    archives: Annotated[list[FileArchive], Meta(max_length=MAX_SEARCHED - 1)] = []
+    archives: Annotated[list[FileArchive], Meta(max_length=MAX_MEMORIES_SEARCHED - 1)] = []
     identities: Annotated[list[FileIdentity], MAX_PARTS] = []
     conversations: Annotated[list[FileConversation], _MAX_FILE_PARTS] = []
 

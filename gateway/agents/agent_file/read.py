@@ -51,7 +51,7 @@ from gateway.agents.core.agent_file import (
     PortableMessage,
 )
 from gateway.agents.core.kinds import kind_of
-from gateway.agents.registry.archives import MAX_SEARCHED
+from gateway.agents.registry.archives import MAX_MEMORIES_SEARCHED
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert, parse
 from gateway.checked import Fault, Path, fault_of
@@ -185,7 +185,7 @@ class _FileReader:
         """Returns the keys of as many of an agent's folders as it may have. Raises: Unprocessable."""
         keys = _check_references(agent.source_ids, self._folders, (*path, "source_ids"))
         # Besides its own archive, which a search asks first.
-        room = MAX_SEARCHED - 1 - len(own.archives)
+        room = MAX_MEMORIES_SEARCHED - 1 - len(own.archives)
         self._left_out += [f"folders.{self._folders[key].name}" for key in keys[room:]]
         return keys[:room]
 

@@ -8,7 +8,7 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest, RouteHandler
 from gateway.agents.api.identities import NO_BLOCKS
 from gateway.errors import BadRequest
 
-_HOSTED: Final = "It belongs to Letta's hosted product."
+_HOSTED_REASON: Final = "It belongs to Letta's hosted product."
 _FILES: Final = "Files are searched, not held in the prompt."
 _CAPTURE: Final = "Chat completions to the model agent/<name> are kept by themselves."
 _GENERATE: Final = "Ask the model itself: POST /v1/chat/completions."
@@ -25,7 +25,7 @@ _GROUPS: Final = (
 )
 
 # (methods, path, reason); the path covers everything below it where it ends in `{rest:path}`.
-NOT_SERVED: Final = (
+UNSERVED_ROUTES: Final = (
     (("POST",), "/v1/agents/{agent_id}/messages/capture", _CAPTURE),
     (("POST",), "/v1/agents/{agent_id}/generate", _GENERATE),
     (("GET", "PUT"), "/v1/tools/mcp/servers", _MCP),
@@ -36,12 +36,12 @@ NOT_SERVED: Final = (
     (("GET", "DELETE"), "/v1/agents/{agent_id}/schedule/{rest:path}", _LATER),
     (("GET",), "/v1/identities/{identity_id}/blocks", NO_BLOCKS),
     (("PATCH",), "/v1/blocks/{block_id}/identities/{rest:path}", NO_BLOCKS),
-    (("GET", "POST"), "/v1/templates", _HOSTED),
-    (("GET", "POST", "PATCH", "DELETE"), "/v1/templates/{rest:path}", _HOSTED),
-    (("GET", "POST"), "/v1/client-side-access-tokens", _HOSTED),
-    (("DELETE",), "/v1/client-side-access-tokens/{rest:path}", _HOSTED),
-    (("GET",), "/v1/environments", _HOSTED),
-    (("GET", "POST"), "/v1/environments/{rest:path}", _HOSTED),
+    (("GET", "POST"), "/v1/templates", _HOSTED_REASON),
+    (("GET", "POST", "PATCH", "DELETE"), "/v1/templates/{rest:path}", _HOSTED_REASON),
+    (("GET", "POST"), "/v1/client-side-access-tokens", _HOSTED_REASON),
+    (("DELETE",), "/v1/client-side-access-tokens/{rest:path}", _HOSTED_REASON),
+    (("GET",), "/v1/environments", _HOSTED_REASON),
+    (("GET", "POST"), "/v1/environments/{rest:path}", _HOSTED_REASON),
     (("GET",), "/v1/groups", _OWN_GROUP),
     (("POST",), "/v1/groups", _GROUPS),
     (("DELETE",), "/v1/groups/{group_id}", _GROUPS),
@@ -53,7 +53,7 @@ NOT_SERVED: Final = (
     (("GET", "POST"), "/v1/providers", _PROVIDERS),
     (("GET", "POST", "PATCH", "DELETE"), "/v1/providers/{rest:path}", _PROVIDERS),
     (("GET",), "/v1/telemetry/{step_id}", _TRACES),
-    (("GET",), "/v1/projects", _HOSTED),
+    (("GET",), "/v1/projects", _HOSTED_REASON),
 )
 
 
@@ -69,7 +69,7 @@ def refused_rows() -> list[AgentsRoute]:
             # Without the slash some of these paths are others' APIs.
             slashes=("/",) if path.endswith("/") else ("", "/"),
         )
-        for methods, path, reason in NOT_SERVED
+        for methods, path, reason in UNSERVED_ROUTES
         for method in methods
     ]
 

@@ -26,7 +26,7 @@ from gateway.core.turn.guide import StopReason
 from storage.records import DEFAULT_CONVERSATION, Run, RunStep
 
 # The settings that are shown for every model, besides its reasoning effort.
-_SHOWN_ALWAYS = ("max_output_tokens", "parallel_tool_calls", "temperature", "response_format")
+_COMMON_SETTINGS = ("max_output_tokens", "parallel_tool_calls", "temperature", "response_format")
 # Letta's server takes these as a value or not at all: it would refuse an agent file with a null.
 _NEVER_NULL = frozenset(
     {
@@ -164,7 +164,7 @@ def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
     """Returns the settings of a model.
 
     Those that the gateway honours have the values in force, whichever field of a request set them; the others are as
-    they were sent. One of `_SHOWN_ALWAYS` is null where no field has set it: the model's own value holds then.
+    they were sent. One of `_COMMON_SETTINGS` is null where no field has set it: the model's own value holds then.
     """
     sampling = definition.sampling
     sent = definition.retained.get("model_settings", {})
@@ -172,7 +172,7 @@ def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
     honoured = {name: sampling.get(name) for name in SETTINGS_TYPES}
     honoured["max_output_tokens"] = sampling.get("max_tokens")
     rest = {name: value for name, value in sent.items() if name not in SETTINGS_TYPES}
-    shown = {name: value for name, value in honoured.items() if value is not None or name in _SHOWN_ALWAYS}
+    shown = {name: value for name, value in honoured.items() if value is not None or name in _COMMON_SETTINGS}
     effort = _effort_field(sampling.get("reasoning_effort"), as_text="effort" in sent or kind == "anthropic")
     return {"provider_type": kind, **rest, **shown, **effort}
 

@@ -199,7 +199,7 @@ def conversation_json(
     }
 
 
-_ARCHIVED = {"unarchived": False, "archived": True, "all": None}
+_ARCHIVED_BY_STATUS = {"unarchived": False, "archived": True, "all": None}
 
 
 class NamedConversation(Struct, frozen=True):
@@ -251,7 +251,7 @@ class ConversationRoutes:
         where = ConversationFilter(
             None if agent is None else (await self._api.registry.get_entry(request.project, agent)).agent.id,
             text=sent_or_none(query.summary_search),
-            archived=_ARCHIVED[query.archive_status],
+            archived=_ARCHIVED_BY_STATUS[query.archive_status],
             order=query.sorting,
         )
         entries = await self._api.store.conversations.list(

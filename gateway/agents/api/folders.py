@@ -25,7 +25,7 @@ from storage.listing import PassageFilter
 from storage.records import Definition, DefinitionKind, StoredFile
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
-_CLOSED = refused("Files are searched, not held in the prompt, so none is open.")
+_NO_OPEN_FILES = refused("Files are searched, not held in the prompt, so none is open.")
 
 
 class UpdateFolder(Body):
@@ -65,7 +65,7 @@ class FileQuery(UrlQuery):
 class AgentFilesQuery(PageQuery):
     """A page of the files that an agent can search."""
 
-    is_open: Annotated[bool | None, _CLOSED] | UnsetType = UNSET
+    is_open: Annotated[bool | None, _NO_OPEN_FILES] | UnsetType = UNSET
 
 
 class UploadQuery(UrlQuery):

@@ -31,7 +31,7 @@ from storage.listing import ReaderEntry
 
 _NO_AGENT_IDS = refused("Who is in a group is said with its agent: enable_sleeptime.")
 _NO_BLOCK_IDS = refused("The agents of a group share all blocks of its manager.")
-_NOT_SERVED = ("round_robin", "supervisor", "dynamic", "swarm")
+_UNSERVED_KINDS = ("round_robin", "supervisor", "dynamic", "swarm")
 _CONFIG_FIELD = ("body", "manager_config")
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 
@@ -70,7 +70,7 @@ def read_config(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig |
     if not isinstance(config, dict):
         return None
     kind = config.get("manager_type")
-    if kind in _NOT_SERVED:
+    if kind in _UNSERVED_KINDS:
         raise BadRequest(
             f"manager_type {kind!r} is not served: agents speak to one another by their tools.",
             param="manager_config",

@@ -42,10 +42,10 @@ _NEVER_NULL = ("mcp_server_type", "server_url", "command", "args")
 # Servers accept about 8 kB of headers altogether (nginx: 8 kB a line), so a longer secret could not be sent.
 _Secret = Annotated[str, Meta(max_length=8_000)]
 _Secrets = Annotated[dict[str, _Secret], Meta(max_length=50)]
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # RFC 9110 5.1
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # RFC 9110 5.1
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 # Headers that the gateway or the protocol sets, by their names and their beginnings.
-_RESERVED = frozenset(
+_RESERVED_HEADERS = frozenset(
     ("accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host",
      "keep-alive", "last-event-id", "te", "trailer", "transfer-encoding", "upgrade", "user-agent")
 )  # fmt: skip
@@ -128,7 +128,7 @@ def _stdio_config(config: dict[str, Any]) -> McpServerConfig:
     sent = sent_fields(program)
     variables = sent.get(VARIABLES) or {}
     for name, value in variables.items():
-        if not _VARIABLE.fullmatch(name) or "\0" in value:
+        if not _VARIABLE_NAME.fullmatch(name) or "\0" in value:
             raise _unprocessable(VARIABLES, f"{name[:100]!r} is not a valid environment variable")
     return McpServerConfig(
         McpServerDefinition(command=(program.command, *program.args)),
@@ -176,7 +176,7 @@ def _check_secret(name: str, value: str) -> None:
 
 def _check_header(name: str) -> None:
     lower = name.lower()
-    if not _HEADER.fullmatch(name) or lower in _RESERVED or lower.startswith(_RESERVED_PREFIXES):
+    if not _HEADER_NAME.fullmatch(name) or lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_PREFIXES):
         raise _unprocessable(HEADERS, f"{name[:100]!r} is no header that can be sent")
 
 
@@ -221,7 +221,7 @@ def _masked(server: McpServerDefinition, group: str) -> dict[str, str] | None:
 
 
 # The most servers that one list returns.
-_MAX_LISTED = 1000
+_MAX_SERVERS = 1000
 
 
 class McpServerRoutes:
@@ -249,7 +249,7 @@ class McpServerRoutes:
 
     async def index(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List MCP servers."""
-        page = Page(limit=_MAX_LISTED, newest_first=False)
+        page = Page(limit=_MAX_SERVERS, newest_first=False)
         return [server_json(each) for each in await self._servers.list(request.project, page)]
 
     async def create(self, request: ApiRequest, body: CreateMcpServer) -> dict[str, Any]:

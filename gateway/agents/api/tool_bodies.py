@@ -63,7 +63,7 @@ class TriedTool(ToolSource, kw_only=True):
 
 
 # A field of a request -> that of a definition. An upsert retains those that it does not name.
-_RETAINED = {
+_RETAINED_FIELDS = {
     "tags": "tags",
     "return_char_limit": "result_chars",
     "default_requires_approval": "needs_approval",
@@ -71,7 +71,7 @@ _RETAINED = {
     "metadata_": "metadata",
 }
 _FIELDS = {
-    **_RETAINED,
+    **_RETAINED_FIELDS,
     "source_code": "source",
     "source_type": "source_type",
     "description": "description",
@@ -134,7 +134,7 @@ def upserted(create: CreateTool, new: ToolDefinition, stored: ToolDefinition) ->
         return new
     sent = {name for name, value in sent_fields(create).items() if value is not None}
     return replace(
-        new, **{name: getattr(stored, name) for field, name in _RETAINED.items() if field not in sent}
+        new, **{name: getattr(stored, name) for field, name in _RETAINED_FIELDS.items() if field not in sent}
     )
 
 

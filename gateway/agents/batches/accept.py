@@ -26,7 +26,7 @@ from storage.sql.store import Store
 
 MAX_ITEMS = 10_000
 # Kinds of self-hosted upstreams, which accept any key.
-_KEYLESS = ("scripted", "vllm", "ollama", "lmstudio", "llama.cpp")
+_KEYLESS_KINDS = ("scripted", "vllm", "ollama", "lmstudio", "llama.cpp")
 # Items that are stored in one transaction.
 _PAGE = 50
 
@@ -125,7 +125,7 @@ class BatchRequests(Struct, frozen=True):
         if not has_credential:
             return
         kind = next(each.kind for each in self.settings.upstreams if each.name == route.upstream)
-        if kind not in _KEYLESS and not self.failover.endpoints[route.upstream][0].has_key:
+        if kind not in _KEYLESS_KINDS and not self.failover.endpoints[route.upstream][0].has_key:
             raise BadRequest(
                 f"The upstream {route.upstream!r} has no key of its own, and a batch goes on when its caller's key "
                 "is gone. Set `api_key` of the upstream.",

@@ -21,7 +21,7 @@ FORGOTTEN = (
 )
 GONE = "The agent was deleted, or its conversation."
 INTERNAL = "An error of the gateway's own; its log says more."
-CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
+AGENT_CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
 ASKS = "A call needs a person's approval, and a batch has no client that could give it."
 NO_TOOL = "The reply calls a tool that the agent does not have."
 

@@ -18,8 +18,8 @@ from msgspec.structs import replace
 from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
 from gateway.agents.batches.item_texts import (
+    AGENT_CHANGED,
     ASKS,
-    CHANGED,
     FORGOTTEN,
     GONE,
     INTERNAL,
@@ -244,7 +244,7 @@ class ItemTurns:
         await self._replay(opened, prompt)
         request = opened.replies.request
         if request is None:
-            raise ItemFailed(CHANGED)
+            raise ItemFailed(AGENT_CHANGED)
         began = self._keeper.now() if last is None else last.began
         return ComposedRequest(
             target.upstream,
@@ -265,7 +265,7 @@ class ItemTurns:
         opened = await self.open_turn(item, body)
         await self._replay(opened)
         if opened.replies.taken <= len(opened.texts.rounds):
-            raise ItemFailed(CHANGED)
+            raise ItemFailed(AGENT_CHANGED)
         counts = _counts_of(reply)
         ops = opened.block_edits.ops[opened.stored_inserts :]
         inserts = [op for op in ops if op.op in STORED_SOURCES]

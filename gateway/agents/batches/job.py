@@ -49,9 +49,9 @@ _log = logging.getLogger("mnemogate")
 # Attempts in a row that end with an internal error, before the batch is given up.
 MAX_FAULTS: Final = 8
 # Errors that a later attempt may not have: of the database, of the disk that takes the files of requests.
-_PASSING: Final = (Unavailable, NotFound, WriteConflict, Stale, OSError)
+_PASSING_ERRORS: Final = (Unavailable, NotFound, WriteConflict, Stale, OSError)
 # Final statuses of results: the provider has deleted them.
-_DELETED: Final = (404, 410)
+_DELETED_STATUSES: Final = (404, 410)
 # Final statuses of a look-up. Whether the part exists stays open: the key is refused, or no list is offered.
 _CANNOT_LOOK_UP: Final = (400, 401, 402, 403, 404, 405, 410, 422)
 
@@ -107,7 +107,7 @@ class BatchJobs:
             if not attempt.has_local_part:
                 raise
             return error.delay_s
-        except _PASSING:
+        except _PASSING_ERRORS:
             self.faults[job.job.id] = faults
             raise
         except Exception:
@@ -324,7 +324,7 @@ class _Attempt:
 
     async def _handle_error(self, part: ProviderPart, error: ProviderError) -> None:
         """Gives up a part that its provider has lost for good, or has not answered about for too long."""
-        final = _DELETED if part.id is not None else _CANNOT_LOOK_UP
+        final = _DELETED_STATUSES if part.id is not None else _CANNOT_LOOK_UP
         if isinstance(error, ProviderGarbled) or (
             isinstance(error, ProviderRefused) and error.status in final
         ):

@@ -36,7 +36,7 @@ _NO_RESULT: Final = {
     "expired": "The provider did not answer it in time.",
     "cancelled": "The batch was cancelled at its provider.",
 }
-_CANCELLED: Final = ItemFailed("", StopReason.CANCELLED, RunState.CANCELLED)
+_CANCELLED_ITEM: Final = ItemFailed("", StopReason.CANCELLED, RunState.CANCELLED)
 _CUSTOM_ID: Final = re.compile(r"([0-9a-f]{32})-([0-9]{1,18})-([0-9]{1,9})")
 
 
@@ -110,7 +110,7 @@ class PartResults:
     async def cancel_items(self) -> None:
         """Cancels the items that have not ended."""
         while items := await self.store.batches.open_items(self.batch.id, PAGE):
-            await self.end_items(items, _CANCELLED)
+            await self.end_items(items, _CANCELLED_ITEM)
 
     async def end_items(self, items: Sequence[BatchItem], failure: ItemFailed) -> None:
         """Ends items that cannot continue. The rounds that they have completed stay."""
@@ -152,7 +152,7 @@ class PartResults:
         """Returns the outcome of an item with a result."""
         if item.part == ENDED_PART:
             # It was cancelled meanwhile. Its tokens count nevertheless.
-            return await self.turns.make_end(item, _CANCELLED, result.body)
+            return await self.turns.make_end(item, _CANCELLED_ITEM, result.body)
         try:
             match result.outcome:
                 case "succeeded":

@@ -42,7 +42,7 @@ DEFAULT_MAX_STEPS = 50  # of a run that names no other number; Letta's
 BAD_REPLIES = 3
 
 
-_ORDERING: Final = frozenset(
+_ORDERING_KINDS: Final = frozenset(
     {RuleKind.RUN_FIRST, RuleKind.CHILDREN, RuleKind.CONDITIONAL, RuleKind.PARENT_LAST}
 )
 
@@ -174,7 +174,7 @@ class RuleState(Struct, frozen=True):
         return Offer(
             names=names if limits else None,
             must=must and self._can_be_asked(names),
-            one_at_a_time=any(rule.kind in _ORDERING for rule in self.rules),
+            one_at_a_time=any(rule.kind in _ORDERING_KINDS for rule in self.rules),
         )
 
     def judge(self, name: str, *, approvals: Collection[str] = (), is_approved: bool = False) -> Verdict:

@@ -24,7 +24,7 @@ from storage.sql.store import Store
 # The size of a file, at most.
 MAX_BYTES = 10_000_000
 # The state of a file whose text is not all stored yet.
-_PARSING = "parsing"
+_PARSING_STATE = "parsing"
 # Parts of a file that one transaction writes.
 _PARTS_WRITTEN = 64
 
@@ -144,7 +144,7 @@ class Folders:
                 return taken, False
             raise Conflict(f"There is a file {upload.name!r} in this folder already.", param="file")
         size, now = len(upload.data), self._now()
-        draft = StoredFile(0, ids.new_uid(), memory, _PARSING, size, now, upload.type, upload.name)
+        draft = StoredFile(0, ids.new_uid(), memory, _PARSING_STATE, size, now, upload.type, upload.name)
         file = await files.add(draft, renames=handling == "suffix", replaces=handling == "replace")
         try:
             rest = split_text(text)

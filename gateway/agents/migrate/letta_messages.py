@@ -12,7 +12,7 @@ import orjson
 from adapters.types import Json
 
 # Types of parts that the gateway makes itself: summaries, approvals that the results show.
-_RECREATED = frozenset({"summary_message", "event_message", "approval_response_message"})
+_RECREATED_TYPES = frozenset({"summary_message", "event_message", "approval_response_message"})
 
 
 def file_messages(listed: Iterable[Json]) -> list[Json]:
@@ -31,7 +31,7 @@ def count_messages(listed: Iterable[Json]) -> int:
 
 def _is_recreated(part: Json) -> bool:
     """Returns whether the gateway makes this part itself."""
-    return part["message_type"] in _RECREATED or _is_summary(part)
+    return part["message_type"] in _RECREATED_TYPES or _is_summary(part)
 
 
 def _is_summary(part: Json) -> bool:

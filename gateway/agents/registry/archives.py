@@ -24,9 +24,9 @@ from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope, StoredFile, Vector
 from storage.sql.store import Store
 
-MAX_SEARCHED = 8  # memories that one search asks; no measurement
+MAX_MEMORIES_SEARCHED = 8  # memories that one search asks; no measurement
 SEARCH_MS = 1000.0
-_IS_OWN = "This is an agent's own archive: it is called after its agent, and ends with it."
+_OWN_ARCHIVE = "This is an agent's own archive: it is called after its agent, and ends with it."
 
 
 class PassageView(Struct, frozen=True):
@@ -77,7 +77,7 @@ class Archives:
         """Returns an archive that is no agent's own. Raises: NotFound; Conflict if it is an agent's own."""
         archive = await self.get(project, uid)
         if not archive.is_stored:
-            raise Conflict(_IS_OWN)
+            raise Conflict(_OWN_ARCHIVE)
         return archive
 
     async def attach(self, agent: Agent, archive: Definition) -> None:
@@ -98,7 +98,7 @@ class Archives:
     async def detach(self, agent: Agent, archive: Definition) -> None:
         """Detaches an archive from an agent, if it is attached. Raises: BadRequest for the agent's own."""
         if archive.memory == agent.id:
-            raise BadRequest(_IS_OWN, param="archive_id")
+            raise BadRequest(_OWN_ARCHIVE, param="archive_id")
         await self._store.attached.detach(agent.id, DefinitionKind.ARCHIVE, archive.memory, at=self._now())
 
     async def memory(self, project: str, uid: str) -> Agent:
@@ -123,7 +123,7 @@ class Archives:
         """Returns the memories that an agent's search asks: its own, then attached archives and folders."""
         targets = await self.attached_to(agent)
         memories = await self._store.defined_agents.memories(agent.scope.project, targets)
-        return [agent, *memories][:MAX_SEARCHED]
+        return [agent, *memories][:MAX_MEMORIES_SEARCHED]
 
     async def attached_to(self, agent: Agent) -> Sequence[int]:
         """Returns the rows of the memories of the archives and folders that are attached to an agent."""

@@ -60,7 +60,7 @@ from storage.records import (
 from storage.sql.store import Store
 
 # The most agents in a list of models. No measurement.
-_MAX_NAMED = 1000
+_MAX_LISTED_AGENTS = 1000
 
 
 class AgentParts(Struct, frozen=True, kw_only=True):
@@ -146,8 +146,8 @@ class Registry:
         self._cache.clear()
 
     async def names(self, project: str) -> Sequence[NamedAgent]:
-        """Returns the newest agents, `_MAX_NAMED` at most."""
-        return await self._store.defined_agents.newest(project, _MAX_NAMED)
+        """Returns the newest agents, `_MAX_LISTED_AGENTS` at most."""
+        return await self._store.defined_agents.newest(project, _MAX_LISTED_AGENTS)
 
     # -- agents
 

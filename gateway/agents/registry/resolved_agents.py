@@ -15,7 +15,7 @@ from msgspec import Struct
 from gateway.core.agent import AgentSpec
 from storage.records import Scope
 
-_CACHED = 4096  # agents, some kilobytes each; no measurement
+_MAX_CACHED_AGENTS = 4096  # agents, some kilobytes each; no measurement
 
 
 class ResolvedAgent(Struct, frozen=True):
@@ -56,5 +56,5 @@ class ResolvedAgentCache:
         """Caches an agent. generation: as it was before the agent was read."""
         if generation == self.generation:
             self._entries[project, name] = time.monotonic(), agent
-            if len(self._entries) > _CACHED:
+            if len(self._entries) > _MAX_CACHED_AGENTS:
                 self._entries.popitem(last=False)

@@ -11,7 +11,7 @@ from gateway.run.memory.leases import lock_name
 from storage.records import Run, RunState
 
 # The error of such a run.
-ABANDONED = "The gateway was stopped while it performed this run."
+ABANDONED_ERROR = "The gateway was stopped while it performed this run."
 
 
 class AbandonedRuns:
@@ -51,5 +51,5 @@ class AbandonedRuns:
     async def _fail(self, run: Run) -> Run:
         runs, now = self._keeper.store.runs, self._keeper.now()
         return await runs.end_run(
-            run.agent, run.id, RunState.FAILED, StopReason.ERROR, now, error_message=ABANDONED
+            run.agent, run.id, RunState.FAILED, StopReason.ERROR, now, error_message=ABANDONED_ERROR
         )

@@ -47,7 +47,7 @@ from storage.sql.store import Store
 _log = logging.getLogger("mnemogate")
 # The most agents that one message goes to, and how many of them run at a time. No measurement.
 MAX_AGENTS = 32
-AT_ONCE = 8
+_MAX_SENDS_AT_ONCE = 8
 # The most agents that one message may pass through.
 MAX_DEPTH = 4
 # At most this many slots of waiting runs are released for other runs. No measurement.
@@ -61,7 +61,7 @@ _CIRCLE = "{name} waits for the end of this turn, so neither would ever go on. N
 _AWAITS_APPROVAL = (
     "{name} waits for a person's answer to calls that it has made. Nothing was sent; try again later"
 )
-_LATE = "{name} did not answer within {seconds:.0f} s. It has the message, and goes on by itself"
+_LATE_ANSWER = "{name} did not answer within {seconds:.0f} s. It has the message, and goes on by itself"
 _NOT_STARTED = "messages are delivered once the gateway has started. Nothing was sent"
 _NO_TIME = "the others took all of the time. Nothing was sent to {name}"
 
@@ -264,7 +264,7 @@ class AgentMessaging:
         if done:
             return run.result()
         return recipient.failed(
-            AnswerFailure.TIMEOUT, _LATE.format(name=recipient.name, seconds=self._wait_s)
+            AnswerFailure.TIMEOUT, _LATE_ANSWER.format(name=recipient.name, seconds=self._wait_s)
         )
 
     async def _run(
@@ -320,7 +320,7 @@ class AgentMessaging:
     ) -> Sequence[AgentAnswer]:
         """Returns the answers of all agents with these tags, which share the time of one wait."""
         deadline = self._deadline()
-        slots = asyncio.Semaphore(AT_ONCE)
+        slots = asyncio.Semaphore(_MAX_SENDS_AT_ONCE)
 
         async def ask_in_slot(recipient: Recipient) -> AgentAnswer:
             try:

@@ -26,7 +26,7 @@ from gateway.run.upstream.route import Route
 from storage.commands import ReadSpan, RunAccept
 from storage.records import (
     DEFAULT_CONVERSATION,
-    READING,
+    READING_PREFIX,
     Agent,
     Exchange,
     Job,
@@ -153,7 +153,7 @@ class RunResult(Struct, frozen=True):
 def reading_run(reader: int, memory: int, now: float) -> RunAccept:
     """Returns a new run of a sleeptime agent that reads a memory, to be accepted. reader, memory: their rows."""
     run = Run(0, new_uid(), reader, 0, RunState.CREATED, now, background=True)
-    return RunAccept(run, b"{}", READING + run.uid, new_uid(), kind=SLEEP_JOB, reads=memory)
+    return RunAccept(run, b"{}", READING_PREFIX + run.uid, new_uid(), kind=SLEEP_JOB, reads=memory)
 
 
 def identity_of(run_request: RunRequest) -> Identity:

@@ -48,7 +48,7 @@ from storage.batch_records import origin_of_call
 from storage.records import Block, Exchange
 
 RESULT_CHARS = 50_000
-FINISHED = "All edits are done."
+EDITS_FINISHED = "All edits are done."
 
 
 @dataclass(slots=True)
@@ -197,7 +197,7 @@ class AgentTools:
                 )
                 return _sanitized(await files.run(name, arguments))
             case ToolUse.FINISH:
-                return ToolAnswer(FINISHED)
+                return ToolAnswer(EDITS_FINISHED)
         raise NotImplementedError(f"{name} is in BUILT_IN_TOOLS and has no case here")
 
     def _edit(self, call: RunTool) -> ToolAnswer:

@@ -23,7 +23,7 @@ os.setgroups([]); os.setresgid({NOBODY}, {NOBODY}, {NOBODY}); os.setresuid({NOBO
 os.execv(sys.argv[1], sys.argv[1:])
 """
 # A read-only /proc stops the code from undoing this. The shell adds a variable with the gateway's directory.
-_ENDED_FIRST = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"'
+_FIRST_VICTIM_SCRIPT = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"'
 
 
 async def prefixes_of(python: str) -> Sequence[str]:
@@ -74,7 +74,7 @@ def sandbox_command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequenc
     for name, value in variables.items():
         options += ["--setenv", name, value]
     before = [python, "-I", "-S", "-c", _AS_NOBODY] if os.geteuid() == 0 else []
-    return ["/bin/sh", "-c", _ENDED_FIRST, "sh", *before, *options]
+    return ["/bin/sh", "-c", _FIRST_VICTIM_SCRIPT, "sh", *before, *options]
 
 
 def open_filter() -> int:

@@ -23,7 +23,7 @@ from gateway.core import exact_json
 
 _log = logging.getLogger("mnemogate")
 # No measurement; any value from the number of processors to twice that behaves alike.
-AT_ONCE = 4
+MAX_CHILDREN_AT_ONCE = 4
 # How long a child may take to start, the wait for others to end included. It takes 0.03 s on an idle machine.
 START_S = 10.0
 # The address space of a child. An interpreter with a library takes 60 MB.
@@ -45,7 +45,7 @@ class Children:
     """Starts child processes, a few at once. The gateway has one object of this class."""
 
     def __init__(self) -> None:
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(MAX_CHILDREN_AT_ONCE)
 
     @asynccontextmanager
     async def start(self, function: str, seconds: float) -> AsyncIterator[Child]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-_FIRST_OTHER = 3  # after stdin, stdout and stderr, which a child has of its own
+_FIRST_OTHER_NUMBER = 3  # after stdin, stdout and stderr, which a child has of its own
 
 
 def close_in_children() -> None:
@@ -18,5 +18,5 @@ def close_in_children() -> None:
     for name in os.listdir("/dev/fd"):
         # One of them was the list's, and is closed by now.
         with suppress(OSError):
-            if int(name) >= _FIRST_OTHER:
+            if int(name) >= _FIRST_OTHER_NUMBER:
                 os.set_inheritable(int(name), False)

@@ -25,8 +25,8 @@ PATTERN_CHARS = 300
 MATCHES = 20
 LINE_CHARS = 300
 NO_FILES = "No file is attached to this agent."
-NOT_SEARCHED = "Error: files cannot be searched at the moment."
-TOO_LONG = (
+SEARCH_UNAVAILABLE = "Error: files cannot be searched at the moment."
+FILE_TOO_LONG = (
     "Error: the search took longer than a second, or too much memory. Use a simpler pattern, or name fewer files by "
     "`include`."
 )
@@ -61,7 +61,7 @@ class FileTools(Struct, frozen=True):
                 return await self._search(folders, str(arguments["query"]), arguments.get("limit") or 5)
             return await self._grep(folders, arguments)
         except StoreError:
-            return failed_answer(NOT_SEARCHED)
+            return failed_answer(SEARCH_UNAVAILABLE)
 
     async def _folders(self) -> dict[int, str]:
         """Returns the names of the attached folders by their rows."""
@@ -87,7 +87,7 @@ class FileTools(Struct, frozen=True):
             for hit in hits
             if hit.file is not None and (file := files.get(hit.file)) is not None
         ]
-        return searches.make_answer(lines, NOT_SEARCHED, is_incomplete=is_incomplete)
+        return searches.make_answer(lines, SEARCH_UNAVAILABLE, is_incomplete=is_incomplete)
 
     async def _passages(
         self, folder: int, query: str, limit: int, vector: Vector | None
@@ -122,7 +122,7 @@ class FileTools(Struct, frozen=True):
             wrong = await self._find_matches(pattern, included, skip + MATCHES + 1, matches)
         except OutOfBounds:
             if len(matches) <= skip:
-                return failed_answer(TOO_LONG)
+                return failed_answer(FILE_TOO_LONG)
         else:
             if wrong:
                 return failed_answer(f"Error: this is no regular expression: {wrong}.")

@@ -35,7 +35,7 @@ TIMEOUT_S = 30.0
 MAX_TOOLS = 500
 # Against a server whose list of tools never ends; no measurement.
 _MAX_PAGES = 100
-EXTRA_MISSING = (
+MISSING_EXTRA = (
     "the extra `mcp` is not installed on the gateway's machine: in the clone run pip install -e '.[mcp]', or "
     "uv sync --extra mcp"
 )
@@ -191,7 +191,7 @@ def _load_sessions() -> ModuleType:
     try:
         from gateway.agents.tools import mcp_session
     except ImportError as error:
-        raise McpFault(EXTRA_MISSING) from error
+        raise McpFault(MISSING_EXTRA) from error
     return mcp_session
 
 

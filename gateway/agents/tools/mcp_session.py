@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 LIMIT_BYTES = 1_000_000  # of one reply
-TOO_LONG = f"its reply has more than {LIMIT_BYTES:,} bytes"
+REPLY_TOO_LONG = f"its reply has more than {LIMIT_BYTES:,} bytes"
 # Seconds for the request that ends a session, which some servers never answer; no measurement.
 END_S = 2.0
 _SELF = Implementation(name="mnemogate", version=version("mnemogate"))
@@ -42,7 +42,9 @@ for _name in ("mcp", "httpx2"):
 # The parts of a result that the package knows.
 _BLOCK_TYPES = frozenset(("text", "image", "audio", "resource", "resource_link"))
 # Headers that the connection to the host sets itself.
-_RESERVED = frozenset(("host", "connection", "content-length", "accept-encoding", "user-agent", "cookie"))
+_RESERVED_HEADERS = frozenset(
+    ("host", "connection", "content-length", "accept-encoding", "user-agent", "cookie")
+)
 
 
 @asynccontextmanager
@@ -95,7 +97,7 @@ async def stdio_session(
         async with asyncio.timeout(None) as session_timeout:
 
             def end_session() -> None:
-                report.faults.append(HostError(TOO_LONG))
+                report.faults.append(HostError(REPLY_TOO_LONG))
                 session_timeout.reschedule(0.0)
 
             _end_session.set(end_session)
@@ -244,7 +246,9 @@ class _HostTransport(httpx2.AsyncBaseTransport):
             self._faults.append(HostError("it leads to another address"))
             raise httpx2.ConnectError("another address")
         body = await request.aread()
-        sent = {name: value for name, value in request.headers.items() if name.lower() not in _RESERVED}
+        sent = {
+            name: value for name, value in request.headers.items() if name.lower() not in _RESERVED_HEADERS
+        }
         stack = AsyncExitStack()
         try:
             opened = self._hosts.open(
@@ -298,7 +302,7 @@ class _Body(httpx2.AsyncByteStream):
             async for chunk in self._reply.chunks():
                 size += len(chunk)
                 if size > LIMIT_BYTES:
-                    raise HostError(TOO_LONG)
+                    raise HostError(REPLY_TOO_LONG)
                 yield chunk
         except HostError as error:
             self._faults.append(error)

@@ -10,7 +10,7 @@ from pathlib import Path
 _FILE_BYTES = 2048
 # Pages of files that lie on a disk can be read again, and are not counted. The tables of a process that takes a page
 # here and a page there are larger than its pages.
-_COUNTED = ("RssAnon:", "RssShmem:", "VmSwap:", "VmPTE:", "HugetlbPages:")
+_COUNTED_FIELDS = ("RssAnon:", "RssShmem:", "VmSwap:", "VmPTE:", "HugetlbPages:")
 
 
 def can_be_counted() -> bool:
@@ -49,7 +49,7 @@ def _memory(pid: int) -> int:
     used = 0
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith(_COUNTED):
+            if line.startswith(_COUNTED_FIELDS):
                 used += int(line.split()[1]) * 1024
     return used
 

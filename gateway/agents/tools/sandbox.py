@@ -47,21 +47,21 @@ _LIMITS = {"AS": 256 * _MB, "FSIZE": TMP_BYTES, "NOFILE": 64, "NPROC": 16, "SIGP
 # the limits above hold for one process each, so a quick call may have some more for a moment.
 _CALL_BYTES = 384 * _MB
 _WATCH_EVERY_S = 0.05
-_AT_ONCE = 4
+_MAX_CALLS_AT_ONCE = 4
 _STORED_CHARS = 10_000  # of stdout and of stderr, which are stored and not shown to a model
 _READ_BYTES = 64 * 1024
 # How long a probe that has failed holds: the machine may have been too busy for it, or be mended meanwhile. No
 # measurement.
 _REFUSED_S = 60.0
 _START_S = 10.0  # of the probe, of the end of what was killed
-_MISSING = (
+_MISSING_PROGRAM = (
     "Tools written in Python run in a sandbox, which needs bubblewrap: install the package `bubblewrap` on the "
     "gateway's machine. Or make it a webhook."
 )
-_TOO_OLD = (
+_OLD_INTERPRETER = (
     "its kernel does not list what a process has started, or its processor's system calls are not known"
 )
-_UNUSABLE = (
+_UNUSABLE_SANDBOX = (
     "Tools written in Python run in a sandbox, which cannot be used on the gateway's machine: {why}. It needs "
     "bubblewrap 0.8, user namespaces, and an interpreter that user 65534 can read (the setting tools.python)."
 )
@@ -74,7 +74,7 @@ class Sandbox:
         self._python = python or str(getattr(sys, "_base_executable", sys.executable))
         self._timeout_s = timeout_s
         self._program = Path(sandbox_program.__file__).read_text("utf-8")
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_MAX_CALLS_AT_ONCE)
         self._lock = asyncio.Lock()
         self._command: Sequence[str] = ()
         self._refusal: str | None = None
@@ -112,20 +112,20 @@ class Sandbox:
         """Returns why the sandbox cannot be used; None if it holds."""
         bwrap = shutil.which("bwrap")
         if bwrap is None:
-            return _MISSING
+            return _MISSING_PROGRAM
         if filter_program() is None or not can_be_counted():
-            return _UNUSABLE.format(why=_TOO_OLD)
+            return _UNUSABLE_SANDBOX.format(why=_OLD_INTERPRETER)
         try:
             self._command = sandbox_command(bwrap, self._python, await prefixes_of(self._python))
         except (OSError, TimeoutError, ValueError) as error:
-            return _UNUSABLE.format(why=f"{self._python} cannot be used ({error})")
+            return _UNUSABLE_SANDBOX.format(why=f"{self._python} cannot be used ({error})")
         ended = await self._try_to_get_out()
         result = ended.answer.result
         if result == "[]":
             return None
         lines = ended.stderr.strip().splitlines()
         why = ended.failure or ended.answer.error or f"a probe got out of it: {result}"
-        return _UNUSABLE.format(why=f"{why}{': ' + lines[-1] if lines else ''}")
+        return _UNUSABLE_SANDBOX.format(why=f"{why}{': ' + lines[-1] if lines else ''}")
 
     async def _try_to_get_out(self) -> _CallOutcome:
         """Runs the probe, with a file, a port and a socket outside that it must not reach."""

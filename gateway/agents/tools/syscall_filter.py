@@ -101,7 +101,7 @@ REFUSED_SYSCALLS: Final[Mapping[str, tuple[int | None, ...]]] = {
 _SOCKETPAIR: Final = (53, 199, 333)
 _MMAP: Final = (9, 222, 90)
 # Shared memory without a file stays whole while one page of it is mapped, and the unmapped rest counts for no process.
-_SHARED: Final = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+_SHARED_FLAGS: Final = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
 
 # A `struct sock_filter`: code, instructions to skip if a test holds, those to skip if it does not, operand.
 _Instruction = tuple[int, int, int, int]
@@ -137,8 +137,8 @@ def filter_program() -> bytes | None:
             _EQUAL,
             _MMAP[column],
             _load(_OFFSET_ARG3),
-            (_AND, 0, 0, _SHARED),
-            *_if(_EQUAL, _SHARED, _fail(errno.EPERM)),  # the call exists, but not for this
+            (_AND, 0, 0, _SHARED_FLAGS),
+            *_if(_EQUAL, _SHARED_FLAGS, _fail(errno.EPERM)),  # the call exists, but not for this
         ),
         (_RETURN, 0, 0, _ALLOW),
     ]

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.checked import Fault, literal_values
 from gateway.errors import CallerError, GatewayError, UpstreamError
 
-_SHOWN = 200  # characters of a value or a name that an error repeats
+_MAX_SHOWN_CHARS = 200  # characters of a value or a name that an error repeats
 _MAX_CHARS = 1000  # of its sentence, which may have the values that a field takes
 
 
@@ -52,7 +52,7 @@ def _either(values: Sequence[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _cut(text: str, most: int = _SHOWN) -> str:
+def _cut(text: str, most: int = _MAX_SHOWN_CHARS) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
@@ -61,9 +61,9 @@ def _short(value: Any) -> Any:
     if isinstance(value, str):
         return _cut(value)
     if isinstance(value, dict | list):
-        if len(value) > _SHOWN:
+        if len(value) > _MAX_SHOWN_CHARS:
             return name_of(value)
-        return value if len(orjson.dumps(value, default=str)) <= _SHOWN else name_of(value)
+        return value if len(orjson.dumps(value, default=str)) <= _MAX_SHOWN_CHARS else name_of(value)
     return value
 
 

@@ -35,7 +35,7 @@ class StreamRun(Body):
 
 
 _NO_TOKENS = TokenCounts()
-_FAILED = frozenset(
+_FAILED_STOPS = frozenset(
     {
         StopReason.ERROR,
         StopReason.UPSTREAM_ERROR,
@@ -173,7 +173,7 @@ def _status(step: RunStep) -> str:
         return "pending"
     if step.stop == StopReason.CANCELLED:
         return "cancelled"
-    return "failed" if step.error is not None or step.stop in _FAILED else "success"
+    return "failed" if step.error is not None or step.stop in _FAILED_STOPS else "success"
 
 
 def usage_json(

@@ -21,7 +21,7 @@ from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaul
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
 from storage.errors import NotFound
-from storage.records import IMPORTING, Agent
+from storage.records import IMPORTING_PREFIX, Agent
 from storage.sql.store import Store
 
 # One call may take this long, well below the command line's timeout of 30 s; the command line calls again.
@@ -178,7 +178,9 @@ class ForgetOperations:
         """Begins to forget whole memories. Returns the forgettings' numbers, and whether there may be more memories."""
         forgetting = self.store.forgetting
         # An import that broke off holds a user's words, too.
-        subjects = [owner.subject] if owner.subject is None else [owner.subject, IMPORTING + owner.subject]
+        subjects = (
+            [owner.subject] if owner.subject is None else [owner.subject, IMPORTING_PREFIX + owner.subject]
+        )
         begun: list[int] = []
         while not is_late() and len(begun) < _PAGE:
             # A memory whose forgetting has begun is not found again, so the first one is always the next one.

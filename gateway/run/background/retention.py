@@ -17,7 +17,7 @@ from gateway.run.background.tasks import PeriodicTask
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.errors import Unavailable
-from storage.records import IMPORTING
+from storage.records import IMPORTING_PREFIX
 from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 
@@ -114,7 +114,7 @@ class Retention:
         count += await self._forget_inactive(f"conversation:{UNNAMED}", self.unnamed_days)
         count += await self._remove_unbound()
         # Imports that were broken off: no request finds them.
-        count += await self._forget_inactive(IMPORTING, _IMPORT_DAYS)
+        count += await self._forget_inactive(IMPORTING_PREFIX, _IMPORT_DAYS)
         if count:
             await self.store.forgetting.sweep()
         await self.store.recalls.delete_older(self.now() - self.keep_why_days * DAY_S)

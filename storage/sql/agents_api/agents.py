@@ -44,8 +44,8 @@ _MIN_ROWS = 20
 # Agents that a count reads at once.
 _COUNT_PAGE = 1000
 # Before and after every agent in any order.
-_FIRST: PageEnd = (-1.0, -1)
-_LAST = FIRST_PAGE
+_BEFORE_ALL: PageEnd = (-1.0, -1)
+_AFTER_ALL = FIRST_PAGE
 
 
 async def find_agent_entry(connection: Connection, project: str, uid: str) -> AgentEntry:
@@ -70,8 +70,8 @@ async def list_agents(
 
     Raises: NotFound if there is no such agent to go on from.
     """
-    first = await _place(connection, project, where.order, before if newest_first else after) or _FIRST
-    last = await _place(connection, project, where.order, after if newest_first else before) or _LAST
+    first = await _place(connection, project, where.order, before if newest_first else after) or _BEFORE_ALL
+    last = await _place(connection, project, where.order, after if newest_first else before) or _AFTER_ALL
     tags = sorted(set(where.tags))[:MAX_TAGS]
     need = len(tags) if where.needs_all_tags else min(1, len(tags))
     keys = sorted(set(where.identity_keys))[:MAX_TAGS]
@@ -80,7 +80,7 @@ async def list_agents(
     while len(page) < limit:
         size = max(limit - len(page), _MIN_ROWS)
         # The order by row is a range of an index; the others are made of all rows.
-        rows_between = (first[1], last[1]) if where.order == "created" else (_FIRST[1], _LAST[1])
+        rows_between = (first[1], last[1]) if where.order == "created" else (_BEFORE_ALL[1], _AFTER_ALL[1])
         values: tuple[object, ...] = (
             project, *rows_between, size, where.name, ascii_lower(where.text), tags, need, where.stop,
             where.identity, keys, len(keys),

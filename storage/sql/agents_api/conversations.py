@@ -43,8 +43,8 @@ _CONTENT_COLUMNS = 3
 # The fewest rows that are read at once of a list from which rows may drop out.
 _MIN_ROWS = 20
 # Before and after every conversation in any order.
-_FIRST: PageEnd = (-1.0, -1)
-_LAST = FIRST_PAGE
+_BEFORE_ALL: PageEnd = (-1.0, -1)
+_AFTER_ALL = FIRST_PAGE
 
 
 async def find_conversation(connection: Connection, project: str, uid: str) -> ConversationEntry:
@@ -221,8 +221,8 @@ class Conversations(Group):
 
         Raises: NotFound if there is no such conversation to go on from.
         """
-        first = await _place(connection, project, where, before if newest_first else after) or _FIRST
-        last = await _place(connection, project, where, after if newest_first else before) or _LAST
+        first = await _place(connection, project, where, before if newest_first else after) or _BEFORE_ALL
+        last = await _place(connection, project, where, after if newest_first else before) or _AFTER_ALL
         page: builtins.list[ConversationEntry] = []
         while len(page) < limit:
             size = max(limit - len(page), _MIN_ROWS)
@@ -250,7 +250,7 @@ async def _page(
     """Returns rows of conversations between two places of an order, before those that do not match drop out."""
     direction, agent = "down" if newest_first else "up", where.agent
     if where.order != "created":
-        agents = (_FIRST[1], _LAST[1]) if agent is None else (agent, agent)
+        agents = (_BEFORE_ALL[1], _AFTER_ALL[1]) if agent is None else (agent, agent)
         values = (project, where.order, limit, *first, *last, *agents)
         return await connection.rows(SQL[f"by_time_{direction}"], values)
     if agent is None:

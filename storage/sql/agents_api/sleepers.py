@@ -1,8 +1,8 @@
 """Sleeptime agents (sleepers): each reads another agent's memory later, and sees the blocks that this agent sees.
 
-A reading is a run of a sleeper with a conversation of its own, whose key begins with READING. Once the run has ended,
-its texts are emptied, since they are of another memory, and the conversation loses its key. Counts stay, and so does
-what was written into blocks.
+A reading is a run of a sleeper with a conversation of its own, whose key begins with READING_PREFIX. Once the run has
+ended, its texts are emptied, since they are of another memory, and the conversation loses its key. Counts stay, and so
+does what was written into blocks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from storage.commands import ReadSpan, RunAccept
 from storage.database import Connection, Database
 from storage.errors import Overtaken
 from storage.listing import AgentDraft, AgentEntry
-from storage.records import LEARNER, READING, Run, RunState, make_tombstone
+from storage.records import LEARNER, READING_PREFIX, Run, RunState, make_tombstone
 from storage.sql import exchanges
 from storage.sql.agents_api.agents import make_agent
 from storage.sql.agents_api.blocks import detach_copies, share_blocks
@@ -25,8 +25,8 @@ from storage.sql.jobs import Jobs, drop_jobs, raise_epoch
 from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
 from storage.sql.vectors import forget_indexed
 
-# The end of the range of keys that begin with READING.
-_READING_END = READING[:-1] + chr(ord(READING[-1]) + 1)
+# The end of the range of keys that begin with READING_PREFIX.
+_READING_END = READING_PREFIX[:-1] + chr(ord(READING_PREFIX[-1]) + 1)
 # The kinds of a run's texts besides its exchanges.
 _RUN_TEXTS = ("request", "call", "result", "event")
 _PAGE = 16  # readings that are emptied at once
@@ -105,7 +105,7 @@ async def accept_reading(connection: Connection, jobs: Jobs, command: RunAccept)
 
 async def find_reading(connection: Connection, sleeper: int) -> tuple[Run, str] | None:
     """Returns a sleeper's reading that has not ended, and the public name of its conversation."""
-    row = await connection.row(SQL["reading_open"], (sleeper, READING, _READING_END))
+    row = await connection.row(SQL["reading_open"], (sleeper, READING_PREFIX, _READING_END))
     run = None if row is None else await load_run(connection, sleeper, row[0])
     return None if row is None or run is None else (run, row[1])
 
@@ -123,7 +123,7 @@ async def end_readings(connection: Connection, memory: int, at: float) -> None:
 
 async def _end_readings_of(connection: Connection, sleeper: int, at: float) -> None:
     await connection.lock(sleeper)
-    if await connection.run(SQL["readings_end"], (at, sleeper, READING, _READING_END)):
+    if await connection.run(SQL["readings_end"], (at, sleeper, READING_PREFIX, _READING_END)):
         # A step that is under way is written on an older epoch, and so refused.
         await raise_epoch(connection, sleeper)
 
@@ -137,7 +137,7 @@ async def empty_readings(connection: Connection, memory: int, limit: int) -> boo
 
 
 async def _empty_readings_of(connection: Connection, sleeper: int, limit: int) -> bool:
-    rows = await connection.rows(SQL["readings"], (sleeper, READING, _READING_END, limit))
+    rows = await connection.rows(SQL["readings"], (sleeper, READING_PREFIX, _READING_END, limit))
     for (conversation,) in rows:
         await empty_reading(connection, sleeper, conversation)
     return len(rows) == limit

@@ -180,7 +180,7 @@ def test_what_was_not_looked_through_is_not_said_to_be_free_of_words(
     fact, words = f"m/{agent.uid}/f/{new}", f"m/{agent.uid}/words?q=October"
     assert "No message, other fact, passage or block says “October”." in plain(page(operator, fact))
     # The index knows the month of each message, so that all of them are read.
-    monkeypatch.setattr("storage.sql.recall._MAX_CHECKED", 4)
+    monkeypatch.setattr("storage.sql.recall._MAX_CHECKED_HITS", 4)
     assert "Where the old words still are" not in page(operator, fact)
     assert lead(page(operator, words)).startswith("Nothing so far says “October”: there is more")
     assert operator.twin(words)["next"] is not None
@@ -189,7 +189,7 @@ def test_what_was_not_looked_through_is_not_said_to_be_free_of_words(
 def test_newest_messages_that_no_index_has_yet_may_be_more_than_are_counted(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.sql.memory_cache._MAX_UNINDEXED", 2)
+    monkeypatch.setattr("storage.sql.memory_cache._MAX_UNINDEXED_ROWS", 2)
     agent = speak(operator.world, "It was in Porto.", "Hello.")
     (seq,) = learn(operator.world, agent, "It was in Porto.")
     new = operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": "It was in Rome."})["seq"]

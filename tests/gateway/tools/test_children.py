@@ -75,7 +75,7 @@ def test_it_gets_no_variable_and_no_file(run: Runs, monkeypatch: pytest.MonkeyPa
 def test_one_that_is_given_up_ends(run: Runs) -> None:
     async def main() -> None:
         children = Children()
-        for _ in range(module.AT_ONCE + 1):
+        for _ in range(module.MAX_CHILDREN_AT_ONCE + 1):
             async with children.start(f"{WORK}:never", PATIENCE_S) as child:
                 pid = child.process.pid
                 asked = asyncio.create_task(child.ask(None))
@@ -89,7 +89,7 @@ def test_one_that_is_given_up_ends(run: Runs) -> None:
 
 
 async def test_no_more_run_at_once_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "AT_ONCE", 1)
+    monkeypatch.setattr(module, "MAX_CHILDREN_AT_ONCE", 1)
     children = Children()
     async with children.start(f"{WORK}:double", PATIENCE_S):
         monkeypatch.setattr(module, "START_S", 0.01)

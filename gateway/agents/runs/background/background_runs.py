@@ -20,11 +20,11 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.agents.registry.agent_resolver import AgentResolver
-from gateway.agents.runs.abandoned_runs import ABANDONED
+from gateway.agents.runs.abandoned_runs import ABANDONED_ERROR
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
 from gateway.agents.runs.background.remote_runs import RemoteRuns
-from gateway.agents.runs.background.run_logs import DELETED, RunLogs
+from gateway.agents.runs.background.run_logs import DELETED_ERROR, RunLogs
 from gateway.agents.runs.background.shows_runs import ShowsRuns
 from gateway.agents.runs.background.stored_request import StoredRequest, send_digest
 from gateway.agents.runs.begin import MessageGone
@@ -237,7 +237,7 @@ class BackgroundRuns:
             elif self._open.find(entry.run.uid) is None:  # else its job began before this was called
                 self._open.add(entry.run.uid, (entry.agent_uid, entry.conversation))
         for run in dropped:
-            await self._fail(run, ABANDONED)
+            await self._fail(run, ABANDONED_ERROR)
         # Lets each reservation enter its queue.
         await asyncio.sleep(0)
 
@@ -291,7 +291,7 @@ class BackgroundRuns:
     def _close_deleted(self, open_run: OpenRun) -> None:
         """Closes a run that is deleted, so that nothing waits for it."""
         if open_run.log is not None:
-            open_run.log.close_unwritten(self._shows.error_events(open_run.uid, Conflict(DELETED)))
+            open_run.log.close_unwritten(self._shows.error_events(open_run.uid, Conflict(DELETED_ERROR)))
         self._open.close(open_run)
 
     def _stop_and_close(self, uid: str) -> None:
@@ -381,7 +381,7 @@ class BackgroundRuns:
         log = await self._logs.open(agent, run, attempt.open_run, request, job)
         if not run.is_over:
             if job.tries > (MAX_BEGINNINGS if run.state is RunState.CREATED else MAX_TRIES):
-                await self._fail(run, f"{ABANDONED} It was tried {job.tries - 1} times.", job)
+                await self._fail(run, f"{ABANDONED_ERROR} It was tried {job.tries - 1} times.", job)
             else:
                 await self._run_agent(replace(attempt, run=run), request, log)
             run = await store.runs.load_run(agent.id, run.id) or run

@@ -18,7 +18,7 @@ from gateway.run.event_log import EventLog, stored_events
 from storage.records import Agent, Job, Run, RunState
 from storage.sql.store import Store
 
-DELETED = "The agent of this run, or its conversation, is deleted."
+DELETED_ERROR = "The agent of this run, or its conversation, is deleted."
 
 
 class RunLogs:
@@ -110,7 +110,7 @@ class RunLogs:
             return
         if await self._store.agents.load(run.agent) is None:
             first = after + 1
-            missing = self._shows.error_events(run.uid, Conflict(DELETED))
+            missing = self._shows.error_events(run.uid, Conflict(DELETED_ERROR))
         else:
             # Without a log they are whole messages, which have the same numbers for all readers.
             first = max(number, after) + 1 if logged or is_logged else 1

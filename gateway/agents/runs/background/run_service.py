@@ -20,7 +20,7 @@ from storage.database import POLL_S
 from storage.sql.store import Store
 
 # Bounds the connections to upstreams, which each run holds for minutes. No measurement.
-AT_ONCE = 16
+MAX_RUNS_AT_ONCE = 16
 # Short, since requests to the conversation wait for a run that is tried again. No measurement.
 BACKOFF_S = 10.0
 # No limit: `BackgroundRuns.perform` counts the attempts itself, since it has to end the run after the last.
@@ -52,7 +52,7 @@ class RunService:
         self._store = store
         self._is_shared = store.database.is_shared
         limits = WorkerLimits(
-            concurrency=AT_ONCE, tries=_ANY_NUMBER, backoff_first_s=1.0, backoff_most_s=BACKOFF_S
+            concurrency=MAX_RUNS_AT_ONCE, tries=_ANY_NUMBER, backoff_first_s=1.0, backoff_most_s=BACKOFF_S
         )
         self.worker = Worker(store.jobs, {RUN_JOB: self._handle}, limits, count, idle)
         # Callbacks without an answer must not take the slots of runs.

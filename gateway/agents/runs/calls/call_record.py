@@ -26,7 +26,7 @@ from storage.sql.store import Store
 # Each step has this many numbers for the texts of its calls: answers to calls first, then the outcomes of calls that
 # the gateway has made.
 _NUMBERS_PER_STEP = 1000
-_OUTCOMES_FROM = 500
+_FIRST_OUTCOME = 500
 
 
 def call_number(exchange: Exchange, call_id: str) -> int:
@@ -52,12 +52,12 @@ class CallRecord(Struct, frozen=True):
             self.agent, self.run, "call", number, orjson.dumps({"id": call.call_id})
         ):
             stored = await run_texts.load_texts(
-                self.agent, self.run, "result", after=number + _OUTCOMES_FROM - 1, limit=1
+                self.agent, self.run, "result", after=number + _FIRST_OUTCOME - 1, limit=1
             )
-            if stored and stored[0].seq == number + _OUTCOMES_FROM:
+            if stored and stored[0].seq == number + _FIRST_OUTCOME:
                 return ToolAnswer.load(stored[0].data)
             return failed_answer(INTERRUPTED)
-        store_result = partial(run_texts.add_text, self.agent, self.run, "result", number + _OUTCOMES_FROM)
+        store_result = partial(run_texts.add_text, self.agent, self.run, "result", number + _FIRST_OUTCOME)
         return await perform_noted(perform, store_result)
 
 
@@ -65,9 +65,9 @@ async def load_answers(store: Store, step: RunStep, exchange: Exchange) -> list[
     """Returns the answers to calls of a step, as messages. exchange: the step's exchange. Raises: StoreError."""
     first = exchange.seq * _NUMBERS_PER_STEP
     texts = await store.run_texts.load_texts(
-        step.agent, step.run, "result", after=first - 1, limit=_OUTCOMES_FROM
+        step.agent, step.run, "result", after=first - 1, limit=_FIRST_OUTCOME
     )
-    return [orjson.loads(text.data) for text in texts if text.seq < first + _OUTCOMES_FROM]
+    return [orjson.loads(text.data) for text in texts if text.seq < first + _FIRST_OUTCOME]
 
 
 async def load_waiting_calls(store: Store, step: RunStep, exchange: Exchange) -> dict[str, str]:
@@ -114,7 +114,7 @@ async def known_results(
     results = []
     for id in tool_names_by_call(exchange):
         number = call_number(exchange, id)
-        answer, outcome = stored.get(number), stored.get(number + _OUTCOMES_FROM)
+        answer, outcome = stored.get(number), stored.get(number + _FIRST_OUTCOME)
         if id in excluded:
             continue
         if answer is not None and not is_permission(answer):
