@@ -76,11 +76,12 @@ class WriterConnection:
 
     async def open(self) -> None:
         """Opens the database for the first time. Raises: StoreError; after Unavailable `fail` begins to mend it."""
+        self._is_lasting = True
         try:
             self.driver = await self._open(check=False)
-        except (sqlite3.Error, OSError, StoreError) as error:
-            self._is_lasting = True
+        except (sqlite3.Error, OSError) as error:
             raise self._translate(error) from error
+        self._is_lasting = False
 
     async def _open(self, *, check: bool) -> Driver:
         """Opens a connection and has it show that it can write. Raises: StoreError, sqlite3.Error, OSError."""

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from storage.errors import Broken, Busy, Closed, NotFound, StatementFailed, TooSlow, WriteConflict
+from storage.errors import Broken, Busy, Closed, Foreign, NotFound, StatementFailed, TooSlow, WriteConflict
 from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.driver import Driver
@@ -250,6 +250,20 @@ class FailsFirst(Bench):
             self.failures -= 1
             raise OSError(errno.EIO, "Input/output error")
         return super().connect()
+
+
+async def test_a_file_that_is_refused_at_the_start_is_refused_with_the_cause(path: Path) -> None:
+    cause = sqlite3.DatabaseError("no such table")
+    bench = Bench(path)
+
+    def refuse() -> sqlite3.Connection:
+        raise Foreign("another program's file") from cause
+
+    bench.writer._connection._connect = refuse
+    with pytest.raises(Foreign) as caught:
+        await bench.writer.start()
+    assert caught.value.__cause__ is cause
+    await bench.writer.close()
 
 
 async def test_an_error_of_the_system_does_not_end_the_attempts_to_open_it(path: Path) -> None:
