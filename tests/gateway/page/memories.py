@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from storage.commands import Learned, LearnedFact
 from storage.records import Agent, Scope
+from tests.doubles.upstream import say
 from tests.gateway.sdk import World
 
 # A name in which no line breaks by itself.
@@ -66,3 +67,26 @@ def learn(
         return [fact.seq for fact in reversed(listed)]
 
     return world.gateway.call(write())
+
+
+def plan_trip(world: World) -> tuple[Agent, int]:
+    """Has Alice speak of a trip, and stores facts of it. Returns her memory, and the number of the last fact."""
+    world.upstream.queue(
+        say("Have a good trip! Shall I remind you to pack?"),
+        say("That is kind of her. I hope there is no thunder."),
+        say("Your passport, and Miso's food."),
+    )
+    agent = speak(
+        world,
+        "My train to Lyon leaves on 4 May at nine, and I have not packed yet.",
+        "Miso, my cat, stays with my sister until I am back.\n\nShe hates thunderstorms.",
+        "What should I not forget?",
+        talk="conv-19",
+    )
+    facts = (
+        "Alice has a cat called Miso.",
+        "Alice's train to Lyon leaves on 4 May.",
+        "Alice's sister looks after the cat while she is away.",
+    )
+    *_, seq = learn(world, agent, *facts, block="Name: Alice.\nCat: Miso, grey, hates thunderstorms.")
+    return agent, seq

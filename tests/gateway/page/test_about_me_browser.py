@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from gateway.settings import UiSettings
-from tests.doubles.upstream import StrictUpstream, say
+from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.browser import Browser
-from tests.gateway.page.memories import HOSTILE, learn, speak
+from tests.gateway.page.memories import HOSTILE, learn, plan_trip, speak
 from tests.gateway.page.operator import Operator
 from tests.gateway.page.person import Person, person_of
 from tests.gateway.page.test_about_me import PROFILE
@@ -42,24 +42,7 @@ def opened(browser: Browser, person: Person, below: str = "", **options: Any) ->
 
 def full(world: World) -> tuple[Person, int, str]:
     """Fills a memory. Returns its person, the number of a fact, and the id of a conversation."""
-    world.upstream.queue(
-        say("Have a good trip! Shall I remind you to pack?"),
-        say("That is kind of her. I hope there is no thunder."),
-        say("Your passport, and Miso's food."),
-    )
-    agent = speak(
-        world,
-        "My train to Lyon leaves on 4 May at nine, and I have not packed yet.",
-        "Miso, my cat, stays with my sister until I am back.\n\nShe hates thunderstorms.",
-        "What should I not forget?",
-        talk="conv-19",
-    )
-    facts = (
-        "Alice has a cat called Miso.",
-        "Alice's train to Lyon leaves on 4 May.",
-        "Alice's sister looks after the cat while she is away.",
-    )
-    *_, seq = learn(world, agent, *facts, block="Name: Alice.\nCat: Miso, grey, hates thunderstorms.")
+    _, seq = plan_trip(world)
     world.clock.sleep(90_000)
     speak(world, "When does my train to Lyon leave?")
     person = person_of(world)

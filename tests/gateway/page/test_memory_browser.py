@@ -9,7 +9,7 @@ import pytest
 
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.browser import Browser
-from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, speak
+from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, plan_trip, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.page.test_memory_screens import PROFILE
 from tests.gateway.sdk import remember
@@ -25,19 +25,7 @@ def full(operator: Operator) -> tuple[str, int, str]:
     """Fills a memory. Returns its uid, the number of a fact, and the id of a conversation."""
     world = operator.world
     speak(world, "Hello, I am Bob.", user="bob")
-    agent = speak(
-        world,
-        "My train to Lyon leaves on 4 May at nine, and I have not packed yet.",
-        "Miso, my cat, stays with my sister until I am back.\n\nShe hates thunderstorms.",
-        "What should I not forget?",
-        talk="conv-19",
-    )
-    facts = (
-        "Alice has a cat called Miso.",
-        "Alice's train to Lyon leaves on 4 May.",
-        "Alice's sister looks after the cat while she is away.",
-    )
-    *_, seq = learn(world, agent, *facts, block="Name: Alice.\nCat: Miso, grey, hates thunderstorms.")
+    agent, seq = plan_trip(world)
     operator.twin(f"m/{agent.uid}/b/human", {"value": "Name: Alice.\nCat: Miso, black.", "version": 2})
     operator.twin(f"m/{agent.uid}/f/{seq - 1}/mute", {"muted": True})
     speak(world, "When does my train to Lyon leave?")
