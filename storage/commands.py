@@ -94,7 +94,7 @@ NO_ADDITIONS = Additions()
 
 
 class MemorySnapshot(Struct):
-    """What a request needs of its memory, read in one round trip."""
+    """Everything that a request needs of its memory, read in one round trip."""
 
     # The agent's numbers, as in `AgentNumbers`.
     epoch: int = 0

@@ -75,7 +75,7 @@ class MovedDefinition(NamedTuple):
 
 
 class ExchangeAddress(Struct, frozen=True):
-    """What identifies an exchange in every store, where its row differs."""
+    """Identifies an exchange in every store, where its row differs."""
 
     # The scope of its memory.
     scope: Scope
