@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULT_ROLES, is_question, is_user, text_of, without_space
+from gateway.core.conversation.canonical import (
+    RESULT_ROLES,
+    is_assistant,
+    is_call,
+    is_question,
+    is_user,
+    text_of,
+    without_space,
+)
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.head import was_heard
 from gateway.core.conversation.match_query import Match
@@ -74,10 +82,14 @@ class _Walk:
         while (exchange := self._exchange) is not None and self._tree.may_change(exchange):
             is_turn = any(map(is_user, exchange.inputs))
             # After its question the list may have more than is stored, such as a tool round of the client's own.
+            begin = self._end
             while is_turn and self._end and self._listing.role(self._end - 1) != "user":
                 self._end -= 1
             found = self._find_inputs(exchange, is_turn=is_turn)
             reply = self._reply
+            if self._has_words_after_question(exchange, begin):
+                # What was heard of the turn before may come after this question (Pipecat, on a busy machine).
+                reply = (self._end, self._after)
             if reply and self._is_guess and not found.fits and (self._is_short or is_turn):
                 reply = reply if was_heard(self._tree, exchange, self._listing, *reply) else None
             inputs = (found.start, found.end) if found.fits and not found.is_as_stored else None
@@ -102,6 +114,15 @@ class _Walk:
             is_doubtful = self._is_short or self._is_guess
             fits = _may_be_question(tree, exchange, listing.text(end - 1), is_doubtful=is_doubtful)
         return _Inputs(start, end, fits, is_as_stored)
+
+    def _has_words_after_question(self, exchange: Exchange, end: int) -> bool:
+        """Returns whether an assistant's words, and nothing else, stand between an exchange's question and `end`."""
+        atoms, start = self._listing.atoms, self._end
+        return (
+            0 < start < end
+            and atoms[start - 1] == exchange.inputs[-1]
+            and all(is_assistant(between) and not any(map(is_call, between)) for between in atoms[start:end])
+        )
 
     def _step_to(self, exchange: Exchange | None, after: _Inputs) -> None:
         """Goes on to the exchange before. after: the messages of the one that comes after it."""

@@ -225,6 +225,36 @@ def test_a_cut_reply_that_a_speculative_list_lacked(world: World, key: str | Non
 
 
 @both
+@pytest.mark.parametrize(
+    "reply",
+    [[assistant(None, call("c1"))], [assistant("At eight there is a table for the two of you.")]],
+    ids=["calls", "text"],
+)
+def test_what_was_heard_before_may_be_noted_after_the_next_question(
+    world: World, key: str | None, reply: list[WireMessage]
+) -> None:
+    """Pipecat on a busy machine: the words that the caller cut off come into the list after what the caller said."""
+    history = world.chat(("hello there", "Good day."), ("look twice", "Looking."), key=key)
+    looked = assistant("Looking.", call("c2"), call("c3"))
+    asked = [*history[:-2], user("look again")]
+    world.say(asked, looked, key)
+    # Pipecat sends each call with its result alone, and the words before them when they were spoken.
+    for id in ("c2", "c3"):
+        asked += [assistant(None, call(id)), result(id, "nothing")]
+    asked += [assistant("Looking."), user("what is there to eat?")]
+    world.cancel(world.begin(asked, key), [assistant("We have soup and UNSPOKEN")])
+    asked.append(user("a table please"))
+    world.finish(world.begin(asked, key), reply)
+    after = [result("c1", "8 pm")] if reply[0].get("tool_calls") else []
+    whole = [*asked, assistant("We have soup"), *reply, *after, user("fine")]
+    world.say(whole, "Until then.", key)
+    heard = " ".join(["We have soup", *filter(None, map(text_of, reply))])
+    assert world.active()[-5:] == ["what is there to eat?", "a table please", heard, "fine", "Until then."]
+    (line,) = world.say([*whole, assistant("Until then."), user("bye")], "Bye.", key).lines[-1:]
+    assert line == "user: bye"
+
+
+@both
 def test_what_was_spoken_of_a_cancelled_reply_counts(world: World, key: str | None) -> None:
     history = world.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("I like tea")]
