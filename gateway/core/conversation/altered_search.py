@@ -8,7 +8,7 @@ from itertools import accumulate
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_assistant, is_user, text_of, without_space
-from gateway.core.conversation.evidence import LONG_REPLY, has_akin_question
+from gateway.core.conversation.evidence import LONG_REPLY, has_akin_question, has_question_within
 from gateway.core.conversation.match_query import AlteredReply, Match, Query
 from gateway.core.conversation.tree import Tree, is_tombstone
 from gateway.core.words import heard_letters, is_beginning, letters_of
@@ -91,6 +91,7 @@ class AlteredSearch:
                 for candidate in similar
                 if self._may_be_meant(candidate)
                 and (is_long or has_akin_question(tree, candidate, listing, begin - 1))
+                and not has_question_within(tree, candidate, listing, begin)
             ]
             if len({candidate.inputs[:1] for candidate in meant}) > 1:
                 return None

@@ -116,7 +116,12 @@ class _Walk:
         return _Inputs(start, end, fits, is_as_stored)
 
     def _has_words_after_question(self, exchange: Exchange, end: int) -> bool:
-        """Returns whether an assistant's words, and nothing else, stand between an exchange's question and `end`."""
+        """Returns whether an assistant's words, and nothing else, stand between an exchange's question and `end`.
+
+        Next to a turn that is off the record or forgotten they may be of its reply.
+        """
+        if exchange.redactions or any(map(is_tombstone, self._tree.siblings(exchange))):
+            return False
         atoms, start = self._listing.atoms, self._end
         return (
             0 < start < end

@@ -12,6 +12,23 @@ from storage.records import Exchange
 LONG_REPLY = 32
 
 
+def has_question_within(tree: Tree, exchange: Exchange, listing: HashedList, first: int) -> bool:
+    """Returns whether a list has a further question between the one that an exchange answered and its reply.
+
+    Several questions are answered at once over one history (a chatbot, LiveKit, Pipecat), so a reply may come after the
+    next question. If the list went on from that reply, nobody would ever store this question.
+
+    first: the index of the reply's first message in the list.
+    """
+    parent, atoms = tree.parent(exchange), listing.atoms
+    for i in range(first - 1, -1, -1):
+        if atoms[i : i + 1] == [*exchange.inputs[-1:]]:
+            return any(map(is_user, atoms[i + 1 : first]))
+        if parent is not None and atoms[i] == parent.reply:
+            break
+    return False
+
+
 def has_akin_question(tree: Tree, exchange: Exchange, listing: HashedList, index: int) -> bool:
     """Returns whether two questions are the same but for a template around one.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from gateway.core.conversation.canonical import is_question
-from gateway.core.conversation.evidence import LONG_REPLY, has_akin_question
+from gateway.core.conversation.evidence import LONG_REPLY, has_akin_question, has_question_within
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import PathElement, Tree
@@ -246,7 +246,9 @@ class ExactSearch:
         tree, listing, exchange = self._tree, self._query.listing, best.exchange
         if best.rank.is_whole:
             return True
-        if best.rank.likeness < 0 and self._has_reply_within(best):
+        if best.rank.likeness < 0 and (
+            self._has_reply_within(best) or has_question_within(tree, exchange, listing, best.span[0])
+        ):
             return False
         if exchange.size >= LONG_REPLY:
             return True

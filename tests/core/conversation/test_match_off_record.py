@@ -324,3 +324,19 @@ def test_what_is_off_the_record_is_compared_with_all_messages_at_its_place_at_on
         world.say([user(f"message {n}.")], f"answer {n}.", "c1")
     world.say([user("message 0."), user("Is that so?")], "Yes.", "c1", mode=MemoryUse.READ)
     assert "message 0." in world.active(key="c1")
+
+
+@both
+def test_what_was_heard_off_the_record_is_not_stored_where_it_is_listed_late(
+    world: World, key: str | None
+) -> None:
+    """The reply to what was off the record comes, cut, after a question that is on the record."""
+    asked = [*world.chat(("hello there", "Good day."), key=key), user("a secret")]
+    world.say(asked, "HIDDEN words and more of them", key, mode=MemoryUse.OFF)
+    asked.append(user("what is there to eat?"))
+    soup = "We have soup today, and bread with it, and butter."
+    world.say(asked, soup, key)
+    whole = [*asked, assistant("HIDDEN words"), assistant(soup), user("fine")]
+    world.say(whole, "Until then.", key)
+    assert "HIDDEN" not in " ".join(world.active())
+    assert world.active()[-4:] == ["what is there to eat?", soup, "fine", "Until then."]

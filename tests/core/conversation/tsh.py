@@ -1,0 +1,62 @@
+"""Chatbots whose handlers share one history: each adds the user's message, asks with all of it, and adds the reply.
+
+So a reply may come after the next question, or after several. The list is what the client had: nothing of it is lost.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from gateway.core.conversation.canonical import WireMessage, text_of
+from tests.core.conversation.keyed import both
+from tests.core.conversations import Request, World, assistant, user
+
+LONG = "with quite a few words in it, so that nobody else will have written it"
+
+
+@both
+@pytest.mark.parametrize("end", ["finished", "cancelled", "silent"])
+def test_a_question_before_the_long_reply_to_another_one_stays(
+    world: World, key: str | None, end: str
+) -> None:
+    """How the second request ended does not matter: its question is in the list."""
+    history = world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("what is there to eat?")]
+    first = world.begin(asked, key)
+    asked.append(user("a table please"))
+    second = world.begin(asked, key)
+    world.finish(first, f"Soup, {LONG}")
+    if end == "finished":
+        world.finish(second, "UNSPOKEN")
+    else:
+        world.cancel(second, [assistant("UNSPOKEN")] if end == "cancelled" else [])
+    whole = [*asked, assistant(f"Soup, {LONG}"), user("fine")]
+    world.say(whole, "Until then.", key)
+    assert world.active() == [*map(text_of, whole), "Until then."]
+
+
+@both
+@pytest.mark.parametrize("reply", [LONG, "yes"], ids=["long", "short"])
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_is_lost_of_questions_that_are_answered_at_once(
+    world: World, key: str | None, reply: str, seed: int
+) -> None:
+    random = Random(seed)
+    messages: list[WireMessage] = []
+    under_way: list[tuple[str, Request]] = []
+    left = [f"question number {n}" for n in range(random.randint(3, 7))]
+    while left or under_way:
+        if left and (not under_way or random.random() < 0.5):
+            question = left.pop(0)
+            messages.append(user(question))
+            under_way.append((question, world.begin(messages, key)))
+        else:
+            question, request = under_way.pop(random.randrange(len(under_way)))
+            messages.append(assistant(f"a reply to {question} {reply}"))
+            world.finish(request, text_of(messages[-1]))
+    messages.append(user("thanks"))
+    world.say(messages, "Welcome.", key)
+    active = " ".join(world.active())
+    assert [text for text in map(text_of, messages) if text not in active] == []
