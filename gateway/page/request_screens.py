@@ -13,9 +13,11 @@ from gateway.errors import UnknownId
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.block_views import BlocksSince
+from gateway.run.admin.hits import fact_href
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_records import FactRecord, MessageRecord
-from gateway.run.admin.request_records import ExplainedRequest, HitRecord, WindowPart, WindowRecord
+from gateway.run.admin.page_paths import page_path
+from gateway.run.admin.request_records import ExplainedRequest, WindowPart, WindowRecord
 
 _BAR_CELLS = 50  # of the bar that shows a window
 # Where a sentence ends. The shortest one of a reply that is looked for in what was recalled, and how many are.
@@ -63,6 +65,18 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
     return [Screen("requests", requests.show_list, _RequestsQuery), Screen("r/{id}", requests.show_request)]
 
 
+class Repetition(Struct, frozen=True):
+    """A text that the model was told, of which its reply repeats a sentence."""
+
+    # Such as "message 3".
+    name: str
+    # Its page, relative to /ui/.
+    href: str
+    sentence: str
+    # Among the hits that were recalled; None: it is none of them.
+    rank: int | None
+
+
 class _RequestScreens(Struct, frozen=True):
     """The screens of requests, each as it is called for a request to the page."""
 
@@ -102,15 +116,16 @@ class _RequestScreens(Struct, frozen=True):
         if request.is_twin:
             return View(explained)
         turn = await self._read_turn(explained)
+        blocks, standing = await self._find_blocks(explained), await self._find_standing_facts(explained)
         context = {
             "cells": window_cells(explained.window),
             "parts": _PARTS,
             "free": _FREE,
             "turn": turn,
-            "repeated": _repeated(turn, explained),
+            "repeated": _find_repetitions(turn, explained, blocks, standing),
             "speakers": await self._find_speakers(explained),
-            "blocks": await self._find_blocks(explained),
-            "standing": await self._find_standing_facts(explained),
+            "blocks": blocks,
+            "standing": standing,
         }
         return View(explained, "request.html", f"Request {id}", context)
 
@@ -161,17 +176,31 @@ def _has_section(explained: ExplainedRequest) -> bool:
     return any(each.part == "section" and each.tokens for each in explained.window.parts)
 
 
-def _repeated(turn: Sequence[MessageRecord], explained: ExplainedRequest) -> list[tuple[HitRecord, str]]:
-    """Returns the recalled hits of which a reply repeats a sentence, each with the first such sentence."""
+def _find_repetitions(
+    turn: Sequence[MessageRecord],
+    explained: ExplainedRequest,
+    blocks: BlocksSince,
+    standing: Sequence[FactRecord],
+) -> list[Repetition]:
+    """Returns the texts that the model was told of which the reply repeats a sentence, each with the first such one."""
+    memory = explained.memory or ""
+    told: list[tuple[str, str | None, str | None, int | None]] = [
+        *((f"{each.kind} {each.seq}", each.href, each.text, each.rank) for each in explained.chosen),
+        *(
+            (f"block {each}", page_path("m", memory, "b", each), text, None)
+            for each, text in blocks.same.items()
+        ),
+        *((f"fact {each.seq}", fact_href(memory, each.seq), each.text, None) for each in standing),
+    ]
     reply = next((each.text or "" for each in turn if each.role == "assistant"), "")
     sentences = [each.strip() for each in islice(_SENTENCE_END.split(reply[:_MAX_CHARS]), _MAX_SENTENCES)]
-    phrases = [(each, f" {text} ") for each in sentences if len(text := _bare(each)) >= _LEAST_CHARS]
-    repeated = []
-    for hit in explained.chosen:
-        text = f" {_bare((hit.text or '')[:_MAX_CHARS])} "
-        if sentence := next((each for each, words in phrases if words in text), None):
-            repeated.append((hit, sentence))
-    return repeated
+    phrases = [(each, f" {bare} ") for each in sentences if len(bare := _bare(each)) >= _LEAST_CHARS]
+    repetitions = []
+    for name, href, text, rank in told:
+        words_of_text = f" {_bare((text or '')[:_MAX_CHARS])} "
+        if href and (sentence := next((each for each, words in phrases if words in words_of_text), None)):
+            repetitions.append(Repetition(name, href, sentence, rank))
+    return repetitions
 
 
 def _bare(text: str) -> str:

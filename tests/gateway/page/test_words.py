@@ -359,6 +359,69 @@ def test_what_is_older_than_was_looked_through_is_not_said_to_be_free_of_words(
     assert "of the newest turns the rest as well" in plain(shown)
 
 
+def test_a_request_marks_the_text_that_its_reply_repeats_or_says_that_none_is(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    """Of 18 recalled texts none was marked as the one that the answer rests on."""
+    upstream.queue(
+        say("Noted."), say("You drink green tea every morning."), say("Tea."), say("Yes: she has a red tin.")
+    )
+    agent = speak(operator.world, "Hello. You drink green tea every morning.", talk="c1")
+    version = operator.twin(f"m/{agent.uid}/b/human")["block"]["version"]
+    operator.twin(f"m/{agent.uid}/b/human", {"value": "She has a red tin.", "version": version})
+    for n, text in enumerate(
+        ("What do I drink in the morning?", "What else in the morning?", "Has she a tin?")
+    ):
+        speak(operator.world, text, talk=f"d{n}")
+    ids = [each["id"] for each in operator.twin(f"requests?memory={agent.uid}")["items"]]
+    block, none, message = (page(operator, f"r/{id}") for id in ids[:3])
+    assert "The reply repeats message 1: “You drink green tea every morning” Rank 1 below" in plain(message)
+    (row,) = re.findall(r'<tr id="rank-1" class="marked">(.*?)</tr>', message, re.S)
+    assert "the reply repeats it" in row
+    assert "The reply repeats no sentence of what the model was told" in none
+    assert 'class="marked"' not in none
+    assert "The reply repeats block human: “she has a red tin”" in plain(block)
+
+
+@pytest.mark.parametrize("is_of_reply", [True, False])
+def test_what_is_far_into_a_text_is_not_compared_with_a_reply(
+    upstream: StrictUpstream, operator: Operator, is_of_reply: bool
+) -> None:
+    """A text may have megabytes, and the loop would compare them."""
+    sentence = "You drink green tea every morning."
+    for fill, is_found in (
+        ("Well. " * 100, True),
+        ("Well " * 2_100, False),
+        ("Well. " * 200, not is_of_reply),
+    ):
+        said, replied = f"{sentence} {fill}", f"{fill.replace('Well', 'Fine')} {sentence}"
+        if not is_of_reply:
+            said, replied = f"{fill} {sentence}", sentence
+        user = f"user-{len(fill)}"
+        upstream.queue(say("Noted."), say(replied))
+        speak(operator.world, said, talk="c1", user=user)
+        agent = speak(operator.world, "Do I drink green tea every morning?", talk="c2", user=user)
+        id = operator.twin(f"requests?memory={agent.uid}")["items"][0]["id"]
+        found = operator.twin(f"r/{id}")["chosen"]
+        assert any(sentence in each["text"] for each in found)
+        assert ("The reply repeats message 1" in plain(page(operator, f"r/{id}"))) == is_found
+
+
+def test_after_a_correction_one_tries_what_a_reply_would_be_told(operator: Operator) -> None:
+    agent = peanuts(operator)
+    memory = f"m/{agent.uid}"
+    assert "Try what" not in page(operator, f"{memory}/b/human")
+    version = operator.twin(f"{memory}/b/human")["block"]["version"]
+    operator.twin(f"{memory}/b/human", {"value": "Salt & hazelnuts.", "version": version})
+    (link,) = re.findall(r'href="../../../([^"]*)">Try what', page(operator, f"{memory}/b/human"))
+    assert "Salt & hazelnuts." in plain(page(operator, unescape(link)))
+    (fact,) = operator.twin(f"{memory}/facts")["items"]
+    new = operator.twin(f"{memory}/f/{fact['seq']}/correct", {"text": "Alice likes hazelnuts."})["seq"]
+    assert f'href="../../../{memory}/search?q=Alice+likes+hazelnuts.">Try what' in page(
+        operator, f"{memory}/f/{new}"
+    )
+
+
 def test_the_replies_that_were_made_with_a_message_are_forgotten_on_the_way_back(
     upstream: StrictUpstream, operator: Operator
 ) -> None:
@@ -465,6 +528,7 @@ def test_a_repeated_sentence_and_the_way_from_one_forgotten_text_to_the_next_loo
         browser.check_ways(shown, "forgetting-preview")
         shown.get_by_role("button", name="Forget for good").click()
         shown.get_by_role("region", name="Next: message").wait_for()
+        shown.get_by_role("button", name="Forget for good").click(trial=True)  # once it takes clicks
         browser.check_ways(shown, "forgetting-end")
 
 
