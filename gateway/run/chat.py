@@ -347,18 +347,18 @@ class Chat:
         """Returns the attempts of a request.
 
         If nothing of it may be left out, a fallback that would be asked first is passed over where its window is too
-        small.
-
-        Raises: ContextExceeded: no window is large enough.
+        small. Where none is left, the model's own endpoints are asked in their cooldown.
         """
-        attempts = self.failover.attempts(call.route, lambda: _conversation_key(call), call.receipt)
+        route, key = call.route, lambda: _conversation_key(call)
+        attempts = self.failover.attempts(route, key, call.receipt)
         while attempts.target.rank and not call.request.may_evict:
             try:
                 await _prompt_without_memory(call.request, attempts, call.spec)
                 break
             except ContextExceeded:
                 if not attempts.pass_over():
-                    raise
+                    own = tuple(target for target in route.others if not target.rank)
+                    return self.failover.attempts(replace(route, others=own), key, call.receipt)
         return attempts
 
     async def _put_back(self, continued: ContinuedConversation, scope: Scope) -> None:

@@ -230,12 +230,13 @@ def test_who_cannot_be_reached_is_dialled_again_where_the_fallback_is_too_small(
 
 
 @both
+@pytest.mark.parametrize(("fault", "times"), [(fail(503), 5), (BUSY, 1)], ids=["breaker", "cooldown"])
 def test_a_fallback_that_is_asked_first_is_passed_over_if_its_window_is_too_small(
-    two: Open, memory: bool
+    two: Open, fault: Reply, times: int, memory: bool
 ) -> None:
     with two(window=200, profiles=[agent()]) as it:
-        it.first.queue(*(fail(503) for _ in range(5)))
-        for n in range(5):
+        it.first.queue(*[fault] * times)
+        for n in range(times):
             it.ask(False, memory, f"question {n}")
         assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 1
         asked = {**CHATTY, "user": "alice" if memory else "", "store": memory}
