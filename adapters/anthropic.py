@@ -23,7 +23,7 @@ from adapters.base import ModelReply
 from adapters.claude.error_form import Untranslatable, error_body, translate_error_body
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import native_reply, next_block_index, translate_message
-from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
+from adapters.claude.request import BINDING_BETA, SAMPLING_FIELDS, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
 from adapters.json_escapes import read_json_exactly
@@ -39,8 +39,8 @@ _MODELS_PATH: Final = "/models?limit=1000"
 CACHE_MARK: Final = b'"cache_control"'  # a request with it chooses itself what is cached
 OAUTH_PREFIX: Final = "sk-ant-oat"
 _KEY_PREFIX: Final = "sk-ant-"
-_TOO_DEEP: Final = "A schema or a message of the request is nested too deep."
-_BEARER: Final = "bearer "
+_TOO_DEEP_MESSAGE: Final = "A schema or a message of the request is nested too deep."
+_BEARER_PREFIX: Final = "bearer "
 NATIVE_PATH: Final = "/messages"  # of Anthropic's own dialect, which has more paths below it
 _COUNT_PATH: Final = f"{NATIVE_PATH}/count_tokens"
 # The fields of a request that counting takes (platform.claude.com/docs/en/api/messages-count-tokens).
@@ -48,7 +48,7 @@ _COUNTED_FIELDS: Final = frozenset(
     ("messages", "model", "output_config", "system", "thinking", "tool_choice", "tools")
 )
 _BETA_HEADER: Final = "anthropic-beta"
-_OPENAI_ONLY: Final = ("openai-organization", "openai-project", "openai-beta")
+_OPENAI_HEADERS: Final = ("openai-organization", "openai-project", "openai-beta")
 
 
 class Anthropic(OpenAICompatible):
@@ -68,8 +68,8 @@ class Anthropic(OpenAICompatible):
         if self._betas:
             # Only a caller of Anthropic's dialect names betas itself.
             is_native = request.path.startswith(NATIVE_PATH)
-            own = (each for each in request.headers if is_native or each[0].lower() != _BETA_HEADER)
-            request = request._replace(headers=(*own, *self._betas))
+            kept_headers = (each for each in request.headers if is_native or each[0].lower() != _BETA_HEADER)
+            request = request._replace(headers=(*kept_headers, *self._betas))
         if request.path == "/chat/completions":
             return await self._send_chat(request)
         if request.path == COUNT_TOKENS:
@@ -101,7 +101,7 @@ class Anthropic(OpenAICompatible):
         except _TranslationFailed as error:
             return error.reply
         # The newest version refuses temperature, top_p and top_k; the version before it takes them.
-        version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
+        version = SAMPLING_VERSION if any(key in wire for key in SAMPLING_FIELDS) else DEFAULT_VERSION
         reply = await self._call(_with_binding_beta(request, wire), NATIVE_PATH, translated, version)
         created = int(time.time())
         first_index = next_block_index(body.get("messages"))
@@ -114,7 +114,7 @@ class Anthropic(OpenAICompatible):
         return _TranslatedReply(reply, translate, "the upstream's answer is no message")
 
     async def _send_count(self, request: ModelRequest) -> ModelReply:
-        """Has the tokens of a chat completion counted."""
+        """Asks Anthropic for the number of tokens of a chat completion."""
         try:
             _, wire, translated = self._translate(request, _COUNTED_FIELDS)
         except _TranslationFailed as error:
@@ -127,7 +127,8 @@ class Anthropic(OpenAICompatible):
     ) -> tuple[Json, Json, bytes]:
         """Returns a request's body, and the message request that is made of it, as a value and as JSON.
 
-        fields: those that the message request may have; None: all.
+        fields: the fields that the message request may have; None: all.
+
         Raises: _TranslationFailed.
         """
         try:
@@ -142,11 +143,11 @@ class Anthropic(OpenAICompatible):
         except Untranslatable as error:
             raise _TranslationFailed(error.body()) from error
         except (RecursionError, orjson.JSONEncodeError) as error:  # orjson reads 1,024 levels, and writes 254
-            raise _TranslationFailed(error_body(_TOO_DEEP, "invalid_request_error")) from error
+            raise _TranslationFailed(error_body(_TOO_DEEP_MESSAGE, "invalid_request_error")) from error
 
     async def _call(self, request: ModelRequest, path: str, body: bytes, version: str) -> ModelReply:
         """Sends a request with Anthropic's headers. version: of the API, unless the caller names one."""
-        headers = [(name, value) for name, value in request.headers if name.lower() not in _OPENAI_ONLY]
+        headers = [(name, value) for name, value in request.headers if name.lower() not in _OPENAI_HEADERS]
         if not any(name.lower() == "anthropic-version" for name, _ in headers):
             headers.append(("anthropic-version", version))
         credential = None
@@ -164,7 +165,7 @@ class Anthropic(OpenAICompatible):
         )
 
     def _translate_models(self, body: Json) -> Json:
-        """Returns a list of models in OpenAI's form. Stores their limits."""
+        """Returns a list of models in OpenAI's form. Notes how much each may write."""
         entries = [entry for entry in body["data"] if isinstance(entry, dict)]
         # The limits fill in for requests without `max_tokens`, which the Messages API demands.
         for entry in entries:
@@ -213,7 +214,7 @@ class _StreamedReply(WrappedStream):
         self.headers = _with_request_id(reply.headers)
         self._translator = translator
         self._translated = self._translate(translate)
-        self._peeked: list[Event] = []  # events that `peek` has read, which come first
+        self._peeked: list[Event] = []  # events that `peek` has read, and `events` has not yielded yet
 
     @property
     def prompt_usage(self) -> Json | None:
@@ -236,7 +237,7 @@ class _StreamedReply(WrappedStream):
             yield events
 
     async def peek(self) -> Event | None:
-        first = await self._reply.peek()  # it has read what is before an error
+        first = await self._reply.peek()  # an error, or the first event with content
         self._peeked = await anext(self._translated, [])
         events = [event for event in self._peeked if event.data is not None] or self._peeked
         is_error = first is not None and first.name == "error"
@@ -308,20 +309,20 @@ def _translate_count(body: Json) -> Json:
 
 
 def _error_reply(status: int, body: Json) -> BufferedReply:
-    """Returns an error in the place of the upstream's reply."""
+    """Returns a reply with an error, in place of an upstream's."""
     return BufferedReply(status, (("content-type", "application/json"),), orjson.dumps(body))
 
 
 def _caller_api_key(request: ModelRequest) -> str:
     """Returns the caller's credential if it has to be sent as `x-api-key`, else "".
 
-    A bearer token of a caller that speaks Anthropic's dialect stays one: the caller has chosen the header itself.
+    A bearer token of a caller that speaks Anthropic's dialect stays a bearer token: the caller has chosen the header.
     """
     credential = request.credential or ""
     if credential.startswith(X_API_KEY_PREFIX):
         return credential.removeprefix(X_API_KEY_PREFIX)
-    is_bearer = credential[: len(_BEARER)].lower() == _BEARER
-    token = credential[len(_BEARER) :].strip() if is_bearer else ""
+    is_bearer = credential[: len(_BEARER_PREFIX)].lower() == _BEARER_PREFIX
+    token = credential[len(_BEARER_PREFIX) :].strip() if is_bearer else ""
     is_key = token.startswith(_KEY_PREFIX) and not token.startswith(OAUTH_PREFIX)
     return token if is_key and not request.path.startswith(NATIVE_PATH) else ""
 
@@ -329,12 +330,12 @@ def _caller_api_key(request: ModelRequest) -> str:
 def with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:
     """Returns headers with one more beta."""
     betas = [value for name, value in headers if name.lower() == _BETA_HEADER]
-    rest = (each for each in headers if each[0].lower() != _BETA_HEADER)
-    return *rest, (_BETA_HEADER, ",".join(betas if beta in ",".join(betas) else (*betas, beta)))
+    other_headers = (each for each in headers if each[0].lower() != _BETA_HEADER)
+    return *other_headers, (_BETA_HEADER, ",".join(betas if beta in ",".join(betas) else (*betas, beta)))
 
 
 def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
-    """Returns headers with the request's id under the name that OpenAI's clients know, too."""
+    """Returns headers with the request's id also under the name that OpenAI's clients know."""
     values = dict(headers)
     if "request-id" in values and "x-request-id" not in values:
         return (*headers, ("x-request-id", values["request-id"]))
@@ -342,7 +343,7 @@ def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
 
 
 def _message_to_completion(message: Json, created: int, first_index: int) -> Json:
-    """Returns a message as a chat completion. Raises: LookupError: it is no message."""
+    """Returns a message as a chat completion. Raises: LookupError: `message` is no message."""
     if message["type"] != "message":
         raise KeyError("type")
     return translate_message(message, created, first_index)

@@ -21,7 +21,7 @@ class ModelReply(Protocol):
 
     @property
     def is_stream(self) -> bool:
-        """Returns whether it is a success in server-sent events; any other reply is read as one body."""
+        """Returns whether the reply is a success in server-sent events; any other reply is read as one body."""
 
     @property
     def size(self) -> int | None:
@@ -29,7 +29,7 @@ class ModelReply(Protocol):
 
     @property
     def prompt_usage(self) -> Json | None:
-        """Returns what a translated reply has reported of its prompt so far, as the `usage` of a chat completion."""
+        """Returns the `usage` of the prompt, which a translated reply reports as it begins; None: none so far."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body's bytes as they arrive. Raises: ProviderBroke, ProviderTimeout."""
@@ -72,7 +72,7 @@ class Provider(Protocol):
 
 
 class Embedder(Protocol):
-    """A maker of vectors from texts."""
+    """Makes vectors from texts."""
 
     # The name under which its vectors are stored; two embedders with one name make the same vectors.
     name: str

@@ -1,10 +1,10 @@
 """The model that answers when no other is configured: a few rules, enough to watch a memory at work.
 
-It repeats the lines of a request that share words with the question: lines of recalled notes, of memory blocks and
-of earlier messages. A question of common words alone ("What do you know about me?") gets the newest of them. A line
+The model repeats the lines of a request that share words with the question: lines of recalled notes, of memory blocks
+and of earlier messages. A question of common words alone ("What do you know about me?") gets the newest lines. A line
 "remember: I like tea" calls the tool `memory_insert` or `core_memory_append`, and a line `call: find {"name": "tea"}`
-any tool, where the request offers it. Where a call is required and `send_message` on offer, as of agents of Letta's
-older types, it speaks by that.
+any tool, where the request offers the tool. Agents of Letta's older types require a call and offer `send_message`;
+there the model replies by this tool.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _TAG_LINE: Final = re.compile(r"^\s*</?[a-z_][^>]*>\s*$")
 # A section's introduction, before its content.
 _HEADING: Final = re.compile(r"\A(?:\s*+(?!\[|- |user: |<)[^\n]*\n)+")
 # A line of a note that quotes the assistant, in the present form and in earlier ones, and the line of a day.
-_BY_ASSISTANT: Final = re.compile(r"^(?:\[[^\]]*\bassistant\]|you: |\[[^\]]*\]$)")
+_ASSISTANT_LINE: Final = re.compile(r"^(?:\[[^\]]*\bassistant\]|you: |\[[^\]]*\]$)")
 # The gateway's tool has a longer name where the application has one of the same name.
-_INSERTS: Final = re.compile(r"(?<!archival_)memory_insert|core_memory_append")
+_INSERT_TOOL: Final = re.compile(r"(?<!archival_)memory_insert|core_memory_append")
 _SPEAKING_TOOL: Final = "send_message"
 # Chinese, Japanese and Korean are compared sign by sign: they put no blank between words, or hang endings onto them.
 _SIGNS: Final = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
 _WORD: Final = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
-_ASKS: Final = ("?", "？", "؟")
+_QUESTION_MARKS: Final = ("?", "？", "؟")
 _STOP_WORDS: Final = frozenset(
     _WORD.findall(
         """
@@ -54,7 +54,7 @@ _HELP: Final = (
 class DemoProvider(ScriptedProvider):
     """The built-in model of a gateway without a key."""
 
-    keeps_requests = False  # it serves, and they would pile up
+    keeps_requests = False  # it serves for days, and stored requests would pile up
 
     def __init__(self, name: str = "demo") -> None:
         # The pause between two events makes a stream look like one.
@@ -69,7 +69,7 @@ def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
 
 
 def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
-    """Returns the reply to a request; messages that are not what the API takes are read as far as they go."""
+    """Returns the reply to a request. Of messages that the API would refuse, the readable parts are read."""
     tools = _offered_tools(body)
     speaks_by_tool = body.get("tool_choice") == "required" and _SPEAKING_TOOL in tools
     if field := _unsupported_field(body, speaks_by_tool=speaks_by_tool):
@@ -81,7 +81,7 @@ def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
         text = f"The tool answered: {_text(messages[-1]).strip()}"
         return _make_reply(text, body, speaks_by_tool=speaks_by_tool)
     question = _question(messages)
-    memory_tool = next((name for name in tools if _INSERTS.search(name)), None)
+    memory_tool = next((name for name in tools if _INSERT_TOOL.search(name)), None)
     if calls := (*_memory_calls(question, memory_tool), *_asked_calls(question, tools)):
         return ScriptedMessage(None, calls)
     text = _lines_about(messages, question) or _introduction(
@@ -156,7 +156,7 @@ def _question(messages: Sequence[Mapping[str, Any]]) -> str:
 def _lines_about(messages: Sequence[Mapping[str, Any]], question: str) -> str:
     """Returns the lines that share most words with the question; "" where no line shares any."""
     stems = _stems(question)
-    if not stems and question.endswith(_ASKS):
+    if not stems and question.endswith(_QUESTION_MARKS):
         return _list_lines(_candidate_lines(messages)[-_MAX_LINES:])
     # Five letters of a word stand for its forms: "colour" finds "colours".
     scored = [(len(stems & _stems(line)), line) for line in _candidate_lines(messages)]
@@ -174,7 +174,7 @@ def _list_lines(lines: Sequence[str]) -> str:
 def _introduction(
     messages: Sequence[Mapping[str, Any]], question: str, *, has_memory_tool: bool, has_tools: bool
 ) -> str:
-    """Returns an answer where nothing is known; it invites to no tool that is not on offer."""
+    """Returns an answer where nothing is known. It mentions only tools that the request offers."""
     invitation = " A line “remember: …” makes me use the memory tool on offer." if has_memory_tool else ""
     if has_tools:
         invitation += " A line `call: NAME {…}` makes me call any tool on offer."
@@ -186,7 +186,7 @@ def _introduction(
 
 
 def _candidate_lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the lines that could hold an answer: memory sections and notes, and earlier user messages."""
+    """Returns the lines of memory sections, notes and earlier user messages that may be an answer."""
     lines: list[str] = []
     users = [message for message in messages if message.get("role") == "user"]
     for message in messages:
@@ -199,11 +199,11 @@ def _candidate_lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
         if role == "user" and message is not users[-1]:
             lines += _NOTE.sub("", text).splitlines()
     # A question or a command is no answer, and the assistant's own lines would repeat its guesses.
-    stated = (line.strip() for line in lines if not _TAG_LINE.match(line) and not _BY_ASSISTANT.match(line))
+    stated = (line.strip() for line in lines if not _TAG_LINE.match(line) and not _ASSISTANT_LINE.match(line))
     return [
         line
         for line in stated
-        if line and not line.endswith(_ASKS) and not _CALL.match(line.removeprefix("user: "))
+        if line and not line.endswith(_QUESTION_MARKS) and not _CALL.match(line.removeprefix("user: "))
     ]
 
 

@@ -1,7 +1,7 @@
 """An embedder over OpenAI's `/embeddings`, which many others serve too.
 
-A provider sends its requests, with address, key and timeouts. Every vector of a reply is checked: one that is missing,
-not finite or of another length than the others would otherwise show only in wrong answers, much later.
+A provider sends its requests, with address, key and timeouts. Every vector of a reply is checked: a vector that is
+missing, not finite or of another length than the others would otherwise show only in wrong answers, much later.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from adapters.types import BYTES_PER_TOKEN, Embedded, ModelRequest, read_retry_a
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
 # A longer reply is read in a thread, so that the event loop does not wait. 64 vectors of 1,536 numbers are 2 MB and
 # take 15 ms.
-_LONG_BYTES = 64 * 1024
+_LONG_REPLY_BYTES = 64 * 1024
 
 
 class ApiEmbedder:
-    """An embedder at a provider, which it owns and closes."""
+    """An embedder at a provider, which is closed with it. Implements `Embedder`."""
 
     is_local = False
 
     def __init__(self, provider: Provider, model: str) -> None:
-        """Sends nothing. model: the provider's name for the embedder."""
+        """Sends nothing yet. model: the provider's name for the model that makes vectors."""
         self.name = f"{provider.name}/{model}"
         self._provider = provider
         self._model = model
@@ -49,7 +49,7 @@ class ApiEmbedder:
                 retry_after_s=read_retry_after(reply.headers, time.time()),
             )
         try:
-            if len(answer) > _LONG_BYTES:
+            if len(answer) > _LONG_REPLY_BYTES:
                 return await asyncio.to_thread(_read_vectors, answer, len(texts), len(body))
             return _read_vectors(answer, len(texts), len(body))
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:

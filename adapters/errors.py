@@ -4,7 +4,7 @@ ProviderError
 ├── ProviderUnreachable   no reply at all: refused, name not found, TLS, cut before the response's headers
 ├── ProviderTimeout       a deadline passed; `phase` names it
 ├── ProviderBroke         the reply began and did not end as HTTP or as server-sent events must
-│   ├── ProviderGarbled   a file of results came, and has lines that are none
+│   ├── ProviderGarbled   a file of results came, and some of its lines are no results
 │   └── UnfinishedEvent   the stream ended inside an event; carries the rest
 ├── ProviderTooLarge      a reply, or one event of it, is larger than its bound
 ├── ProviderUnsure        it is unknown as yet whether a batch was made

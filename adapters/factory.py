@@ -1,4 +1,4 @@
-"""The maker of providers: from a name to a row of `adapters/providers.py`, and to the class that speaks its dialect."""
+"""Makes providers: from a name to a row of `adapters/providers.py`, and to the class that speaks its dialect."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def make_provider(
     """Returns a provider made from a row; each of its values can be replaced.
 
     kind: a row's name, or any name if `base_url` is given. The row's capabilities count at the row's address
-        only, because elsewhere another server may answer. Exceptions are a row without an address, a server
-        that one runs oneself, and a dialect that is translated here and so is known.
-    known_capabilities: by name, those that replace the row's.
+        only, because elsewhere another server may answer. They count at any address for a row without an
+        address, for a server that operators run themselves, and for a dialect that is translated here.
+    known_capabilities: capabilities, by their names, that replace the row's.
 
     Raises: ValueError: an unknown kind without an address, or an invalid address.
     """
@@ -44,8 +44,8 @@ def make_provider(
         address.rstrip("/") == row.base_url or row.base_url is None or row.is_server or is_translated
     ):
         capabilities = row.capabilities
-    speak = Anthropic if is_translated else OpenAICompatible
-    return speak(
+    provider_class = Anthropic if is_translated else OpenAICompatible
+    return provider_class(
         name or kind,
         address,
         key=key,

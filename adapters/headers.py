@@ -9,8 +9,8 @@ from typing import Final
 
 from adapters.types import Header
 
-# Headers of one connection alone: those of RFC 9110 7.6.1 and of its framing; `alt-svc` is about the upstream's host.
-_HOP_BY_HOP: Final = frozenset(
+# Headers about one connection: those of RFC 9110 7.6.1 and of its framing; `alt-svc` is about the upstream's host.
+_HOP_BY_HOP_HEADERS: Final = frozenset(
     re.findall(
         r"[\w-]+",
         "alt-svc connection content-length keep-alive proxy-authenticate proxy-authorization proxy-connection te "
@@ -18,25 +18,25 @@ _HOP_BY_HOP: Final = frozenset(
     )
 )
 # Control characters but the tab become blanks (RFC 9110 5.5).
-_WITHOUT_CONTROLS: Final = dict.fromkeys((*range(9), *range(10, 32), 127), " ")
-# Content codings that aiohttp decodes; where it cannot, it refuses the reply.
-_DECODED: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
+_CONTROLS_TO_BLANKS: Final = dict.fromkeys((*range(9), *range(10, 32), 127), " ")
+# Content codings that aiohttp decodes; a body that it cannot decode it refuses.
+_DECODED_CODINGS: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
 # Upstreams send the same few names with every reply. Bytes of a name -> its text; "": it is not passed on.
 _NAME_CACHE: dict[bytes, str] = {}
 # Bounds of the cache; no measurement.
-_MAX_CACHED: Final = 1024
+_MAX_CACHED_NAMES: Final = 1024
 _MAX_NAME_BYTES: Final = 64
 
 
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
-    """Returns the headers that a proxy passes on: none that is hop-by-hop, or that `Connection` names."""
+    """Returns the headers that a proxy passes on: all but those that are hop-by-hop or that `Connection` names."""
     passed: list[Header] = []
     dropped: frozenset[str] = frozenset()
     for spelled, value in headers:
         name = spelled.lower()
         if name == "connection":
             dropped |= _tokens(value)
-        elif name not in _HOP_BY_HOP:
+        elif name not in _HOP_BY_HOP_HEADERS:
             passed.append((name, value))
     return [pair for pair in passed if pair[0] not in dropped] if dropped else passed
 
@@ -44,7 +44,7 @@ def end_to_end(headers: Iterable[Header]) -> list[Header]:
 def response_headers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
     """Returns the headers of a response that a proxy passes on.
 
-    Left out are those that are hop-by-hop, and the content coding, which the body has not any more.
+    Hop-by-hop headers are left out, and so is the content coding, since the body is decoded.
     """
     passed: list[Header] = []
     dropped: frozenset[str] = frozenset()
@@ -57,16 +57,16 @@ def response_headers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
         # Bytes that are no UTF-8 become surrogates, so that the client gets the same bytes.
         value = raw_value.decode("utf-8", "surrogateescape")
         if name == "connection":
-            dropped |= _tokens(value) - _HOP_BY_HOP
-        elif name != "content-encoding" or value.lower() not in _DECODED:
-            passed.append((name, value if value.isprintable() else value.translate(_WITHOUT_CONTROLS)))
+            dropped |= _tokens(value) - _HOP_BY_HOP_HEADERS
+        elif name != "content-encoding" or value.lower() not in _DECODED_CODINGS:
+            passed.append((name, value if value.isprintable() else value.translate(_CONTROLS_TO_BLANKS)))
     return tuple(pair for pair in passed if pair[0] not in dropped) if dropped else tuple(passed)
 
 
 def as_utf8(value: str) -> str:
-    """Returns a header's value that was decoded as latin-1, decoded as UTF-8 instead if it is that."""
+    """Returns a header's value, which was decoded as latin-1, as the text that its bytes are in UTF-8."""
     if not value.isascii():
-        # Bytes that are no UTF-8 are sent as the UTF-8 of their latin-1.
+        # Where the bytes are no UTF-8 the value stays as it is.
         with suppress(UnicodeError):
             return value.encode("latin-1").decode("utf-8")
     return value
@@ -79,8 +79,8 @@ def _tokens(value: str) -> frozenset[str]:
 def _decode_name(raw: bytes) -> str:
     """Returns the name of a header in lower case, and caches it; "": the header is not passed on."""
     name = raw.decode("latin-1").lower()
-    if name in _HOP_BY_HOP and name != "connection":
+    if name in _HOP_BY_HOP_HEADERS and name != "connection":
         name = ""
-    if len(raw) <= _MAX_NAME_BYTES and len(_NAME_CACHE) < _MAX_CACHED:
+    if len(raw) <= _MAX_NAME_BYTES and len(_NAME_CACHE) < _MAX_CACHED_NAMES:
         _NAME_CACHE[raw] = name
     return name

@@ -1,4 +1,4 @@
-"""The reading of a response over HTTP, as bytes or as server-sent events. Each wait and each piece has a bound."""
+"""Reads a response over HTTP, as bytes or as server-sent events. Each wait and each piece has a bound."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from adapters.sse import EventDecoder, FirstEvent
 from adapters.types import Event, Header, is_event_stream
 
 _SMALL_REPLY_BYTES: Final = 64 * 1024  # a whole reply of this size takes nothing of the quota
-# What is decoded of a reply before other work of the loop goes on. Chosen: some 5 ms.
+# How much of a reply is decoded before other work of the loop goes on. Chosen: some 5 ms.
 _BYTES_BEFORE_YIELD: Final = 1024 * 1024
 # Events may be as short as 7 bytes, and each takes some 10 us whatever it has. Pieces with more lines are divided.
 _LINES_BEFORE_YIELD: Final = 2048
-_DIVIDED_BYTES: Final = 16 * 1024
+_PIECE_BYTES: Final = 16 * 1024
 # How often a wait checks whether aiohttp has closed the connection without an error, as after a body that is no HTTP.
-_CHECK_S: Final = 1.0
+_CHECK_INTERVAL_S: Final = 1.0
 # How server-sent events begin, after a byte order mark and blank lines (html.spec.whatwg.org, section 9.2.5).
-_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
-_BEFORE_FIELDS: Final = b"\xef\xbb\xbf\r\n"
-# The most blank lines before them, in bytes. Chosen: no server begins a stream with as many.
-_MAX_BEFORE_FIELDS: Final = 64 * 1024
-# Chosen: what is looked for is an error; what is read meanwhile is held twice.
-_MAX_PEEKED: Final = 1024 * 1024
+_FIELD_PREFIXES: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+_BYTES_BEFORE_FIELDS: Final = b"\xef\xbb\xbf\r\n"
+# The most blank lines before the first field, in bytes. Chosen: no server begins a stream with as many.
+_MAX_BYTES_BEFORE_FIELDS: Final = 64 * 1024
+# The most bytes in which `peek` looks for the first event. Chosen: an error is far shorter; the bytes are held twice.
+_MAX_PEEKED_BYTES: Final = 1024 * 1024
 
 
 class Timeouts(Struct, frozen=True):
@@ -106,27 +106,27 @@ class HttpReply:
     async def detect_events(self) -> None:
         """Takes a reply under another type for a stream if it begins as one does.
 
-        Small servers send streams under no type, a plain one, JSON's or HTML's, and SDKs read them. Others send a whole
-        reply so, or words about an error. What breaks here breaks again for whoever reads it.
+        Small servers send streams without a type, or as plain text, JSON or HTML, and SDKs read them. Other servers
+        send whole replies or errors under these types. A reply that breaks here breaks again when it is read.
         """
         if not 200 <= self.status < 300:
             return
         pieces: list[bytes] = []
         begin = b""
-        bytes_left = _MAX_BEFORE_FIELDS
+        bytes_left = _MAX_BYTES_BEFORE_FIELDS
         try:
             with suppress(ProviderError):
-                while bytes_left > 0 and any(field.startswith(begin) for field in _FIELDS):
+                while bytes_left > 0 and any(field.startswith(begin) for field in _FIELD_PREFIXES):
                     if not (data := await self._read_next()):
                         break
                     pieces.append(data)
                     bytes_left -= len(data)
-                    begin = (begin + data).lstrip(_BEFORE_FIELDS)
+                    begin = (begin + data).lstrip(_BYTES_BEFORE_FIELDS)
         except BaseException:
             await self.aclose()
             raise
         self._unread = b"".join((*pieces, self._unread))
-        self.is_stream = begin.startswith(_FIELDS)
+        self.is_stream = begin.startswith(_FIELD_PREFIXES)
 
     @property
     def size(self) -> int | None:
@@ -140,7 +140,7 @@ class HttpReply:
 
     @property
     def prompt_usage(self) -> None:
-        """Is None: nothing is translated here, so nothing is known of the prompt."""
+        """None: the reply is not translated, so its usage is not read."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
@@ -166,7 +166,7 @@ class HttpReply:
         """
         first = FirstEvent()
         pieces: list[bytes] = []
-        bytes_left = _MAX_PEEKED
+        bytes_left = _MAX_PEEKED_BYTES
         try:
             while bytes_left >= 0:
                 if first.comment is None:
@@ -186,7 +186,7 @@ class HttpReply:
             self._unread = b"".join((*pieces, self._unread))
 
     async def read(self, limit_bytes: int) -> bytes:
-        """Returns the whole body, at most `limit_bytes`; a large one counts as held until `aclose`.
+        """Returns the whole body, at most `limit_bytes`. A large body counts for the `ReplyQuota` until `aclose`.
 
         Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge.
         """
@@ -209,7 +209,7 @@ class HttpReply:
         return b"".join(parts)
 
     async def aclose(self) -> None:
-        """Releases the response; one that is not finished loses its connection at once. Idempotent."""
+        """Releases the response. The connection of an unfinished response is closed at once. Idempotent."""
         self._reservation.release()
         self._abort()
 
@@ -231,16 +231,16 @@ class HttpReply:
 
     def _limit_piece(self, data: bytes) -> bytes:
         """Returns the bytes to read before other work of the loop goes on; the rest stays unread."""
-        if len(data) <= _DIVIDED_BYTES or data.count(b"\n") <= _LINES_BEFORE_YIELD:
+        if len(data) <= _PIECE_BYTES or data.count(b"\n") <= _LINES_BEFORE_YIELD:
             self._unread = b""
             return data
-        self._unread = data[_DIVIDED_BYTES:]
-        return data[:_DIVIDED_BYTES]
+        self._unread = data[_PIECE_BYTES:]
+        return data[:_PIECE_BYTES]
 
     async def _read_next(self) -> bytes:
         """Returns the bytes that have arrived, after a wait for the first; empty at the end."""
         if self._unread:
-            if len(self._unread) > _DIVIDED_BYTES:
+            if len(self._unread) > _PIECE_BYTES:
                 await asyncio.sleep(0)
             return self._limit_piece(self._unread)
         content = self._response.content
@@ -258,7 +258,7 @@ class HttpReply:
             self._bytes_taken += len(data)
             turn = self._pace.turn()
             if turn is not None:
-                self._unread = data  # it stays, if this wait is given up
+                self._unread = data  # so that nothing is lost if this wait is cancelled
                 await turn
                 self._unread = b""
                 if content.exception() is None:  # an error comes after what came before it
@@ -288,7 +288,7 @@ class HttpReply:
         now = self._waits_since = loop.time()
         if self._wait_timer is None:
             late_at = min(now + self._timeouts.between_chunks_s, self._total_ends_at)
-            self._wait_timer = loop.call_at(min(late_at, now + _CHECK_S), self._check_wait)
+            self._wait_timer = loop.call_at(min(late_at, now + _CHECK_INTERVAL_S), self._check_wait)
 
     def _check_wait(self) -> None:
         self._wait_timer = None
@@ -302,4 +302,4 @@ class HttpReply:
         elif connection is not None and connection.closed:
             content.set_exception(aiohttp.ClientPayloadError("no HTTP within a body"))
         else:
-            self._wait_timer = loop.call_at(min(late_at, now + _CHECK_S), self._check_wait)
+            self._wait_timer = loop.call_at(min(late_at, now + _CHECK_INTERVAL_S), self._check_wait)

@@ -1,6 +1,6 @@
 """Reads JSON that strict parsers refuse or round: halves of characters, a byte order mark, NaN, long integers.
 
-Programs that cut texts write an escape that is half a character; Python's own writes NaN and infinity.
+A program that cuts a text between two escapes leaves half a character; Python's own module writes NaN and infinity.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import orjson
 REPLACEMENT: Final = "\ufffd"
 _HIGH: Final = rb"u[dD][89abAB][0-9a-fA-F]{2}"
 _LOW: Final = rb"u[dD][c-fC-F][0-9a-fA-F]{2}"
-# JSON that is larger is read by the fast parser alone: the other one would block the loop.
+# Larger JSON is read by the fast parser alone: the lenient one would block the loop.
 _MAX_LENIENT_BYTES: Final = 1024 * 1024
 # An escaped backslash, both halves of a character, or one of them.
 _ESCAPES: Final = re.compile(rb"\\(?:\\|%b\\%b|(?P<lone>%b|%b))" % (_HIGH, _LOW, _HIGH, _LOW))
 # The beginning of an escape, or a first half whose second half may follow.
-_CUT: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3}|%b(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?\Z" % _HIGH)
-_LONGEST_CUT: Final = len(rb"\ud83d\ude0")
+_CUT_ESCAPE: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3}|%b(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?\Z" % _HIGH)
+_MAX_CUT_BYTES: Final = len(rb"\ud83d\ude0")
 # The digits of integers that fit into 64 bits; orjson reads larger ones as floats.
 _SAFE_DIGITS: Final = 18
 # A search for digits in a row: each digit becomes a zero, and zeros are found.
@@ -32,7 +32,7 @@ _DIGITS_TO_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
 def read_json(data: bytes) -> tuple[Any, bytes]:
     """Returns the value of an upstream's JSON, and the JSON in the form that strict parsers take.
 
-    Half a character becomes U+FFFD, and NaN or infinity null. Of what is no JSON the value is None.
+    Half a character becomes U+FFFD, and NaN or infinity null. The value is None where `data` is no JSON.
     """
     try:
         return orjson.loads(data), data
@@ -54,7 +54,7 @@ def read_json_exactly(data: bytes) -> Any:
 def read_exact(data: bytes, value: Any) -> Any:
     """Returns the value of JSON, with long integers as fragments, which orjson writes as they came.
 
-    value: as orjson has read it. It is returned where it is nested so deep that no one writes it.
+    value: as orjson has read it. It is returned as it is where it is nested too deep for the slow parser.
     """
     try:
         return json.loads(data, parse_int=_integer)
@@ -63,7 +63,7 @@ def read_exact(data: bytes, value: Any) -> Any:
 
 
 def may_round(data: bytes) -> bool:
-    """Returns whether JSON may have an integer beyond 64 bits, which orjson rounds; never False where it has."""
+    """Returns False for JSON without an integer beyond 64 bits, which orjson would round; in doubt True."""
     return _LONG_ZEROS in data.translate(_DIGITS_TO_ZEROS)
 
 
@@ -72,7 +72,7 @@ def _integer(digits: str) -> Any:
 
 
 def _as_strict(data: bytes) -> bytes | None:
-    """Returns JSON without halves of characters as strict parsers take it; None: it is no JSON, or too long."""
+    """Returns JSON, without halves of characters, as strict parsers take it; None: `data` is no JSON, or too long."""
     if len(data) > _MAX_LENIENT_BYTES:
         return None
     try:
@@ -87,7 +87,7 @@ def without_lone_surrogates(data: bytes) -> bytes:
 
 
 def replace_lone_surrogates(data: bytes) -> tuple[bytes, bytes]:
-    """Replaces each escape of half a character by one of U+FFFD.
+    """Replaces each escape of half a character by the escape of U+FFFD.
 
     data: a piece of JSON, which does not begin within an escape.
 
@@ -101,9 +101,9 @@ def replace_lone_surrogates(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _complete_length(data: bytes) -> int:
-    """Returns how many bytes of a piece come before an escape that may go on in the next one."""
-    start = max(0, len(data) - _LONGEST_CUT)
-    while cut := _CUT.search(data, start):
+    """Returns how many bytes of a piece come before an escape that the next piece may complete."""
+    start = max(0, len(data) - _MAX_CUT_BYTES)
+    while cut := _CUT_ESCAPE.search(data, start):
         before = data[: cut.start()]
         is_escaped = (len(before) - len(before.rstrip(b"\\"))) % 2
         if not is_escaped:

@@ -1,8 +1,8 @@
-"""An embedder in this process: a static table of word pieces, WordLlama's 256 numbers for each (the extra `local`).
+"""An embedder in this process: WordLlama's static table, which has 256 numbers for each word piece (the extra `local`).
 
-A text's vector is the mean of its pieces'. That takes some 0.1 ms, a hundredth of what a small transformer takes, and
-finds more of LongMemEval's evidence than MiniLM does when both are fused with words (docs/decisions.md). Only the two
-data files of the package are used, none of its code, and nothing is fetched.
+The vector of a text is the mean of its pieces' vectors. That takes some 0.1 ms, a hundredth of what a small transformer
+takes, and finds more of LongMemEval's evidence than MiniLM does when both are fused with words (docs/decisions.md).
+Only the two data files of the package are used, none of its code, and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _TABLE = "weights/l2_supercat_256.safetensors"
 _TENSOR = "embedding.weight"
 _PIECES = "tokenizers/l2_supercat_tokenizer_config.json"
 # Texts in one visit to the thread, which holds the interpreter for about 0.2 ms each.
-_AT_ONCE = 8
+_TEXTS_AT_ONCE = 8
 # A question of this length takes no longer than the hop to a thread, and less on a busy machine.
 _SHORT_CHARS = 1_000
 _THREADS = 2  # so that a query need not wait for a batch
 
 
 class EmbedderMissing(ImportError):
-    """The extra is not installed, or has other files than expected. The message names what to do."""
+    """The extra is not installed, or has other files than expected. The message says what to do."""
 
 
 class LocalEmbedder:
-    """The embedder. It opens its files for the first text."""
+    """The embedder. Its files are opened for the first text. Implements `Embedder`."""
 
     is_local = True
     name = "local/wordllama-l2-supercat-256"
@@ -57,8 +57,8 @@ class LocalEmbedder:
             return Embedded(self._embed(texts))
         loop = asyncio.get_running_loop()
         vectors: list[bytes] = []
-        for start in range(0, len(texts), _AT_ONCE):
-            batch = texts[start : start + _AT_ONCE]
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            batch = texts[start : start + _TEXTS_AT_ONCE]
             vectors += await loop.run_in_executor(self._pool, self._embed, batch)
         return Embedded(vectors)
 

@@ -1,7 +1,7 @@
 """An upstream that speaks OpenAI's dialect: no translation, only addresses, credentials and headers.
 
-A provider with a key of its own never sends the caller's credential; one without a key sends only that. The caller of
-this module chooses which headers go on; those that belong to one connection are dropped here.
+A provider with a key of its own never sends the caller's credential; a provider without a key sends nothing else. The
+caller of this module chooses which headers are passed on; headers of one connection are dropped here.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from adapters.tool_calls import (
 from adapters.transport import HttpTransport, Upload
 from adapters.types import X_API_KEY_PREFIX, Capabilities, Header, ModelRequest
 
-_RESERVED: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
-_CREDENTIALS: Final = frozenset(("authorization", "x-api-key", "api-key"))
-_OF_RESPONSES: Final = ("/responses", "/conversations")
-_ACCOUNT: Final = frozenset(("openai-organization", "openai-project"))
+_RESERVED_HEADERS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
+_CREDENTIAL_HEADERS: Final = frozenset(("authorization", "x-api-key", "api-key"))
+_RESPONSES_PATHS: Final = ("/responses", "/conversations")
+_ACCOUNT_HEADERS: Final = frozenset(("openai-organization", "openai-project"))
 
 
 class OpenAICompatible:
     """One upstream. Implements `Provider`, which documents the methods."""
 
-    # The path of an address that has none; a subclass may have one.
+    # The path that is added to an address without a path.
     default_path = ""
 
     def __init__(
@@ -48,11 +48,11 @@ class OpenAICompatible:
     ) -> None:
         """Connects to nothing.
 
-        name: that of the upstream in the settings.
+        name: the upstream's name in the settings.
         base_url: with the version, without a slash at its end: `https://api.openai.com/v1`.
-        key: sent as a bearer token. Where it is None the caller's own `Authorization` value is passed on, and then
-            also the organization and the project that the caller names.
-        headers: sent with every request, before and instead of the caller's of the same name. A key among them counts
+        key: sent as a bearer token. None: the caller's own `Authorization` value is passed on, and so are the
+            organization and the project that the caller names.
+        headers: sent with every request, in place of the caller's headers of the same names. A key among them counts
             as `key` does.
         transport: closed with the provider; None: the provider makes its own.
 
@@ -72,12 +72,12 @@ class OpenAICompatible:
             self._fixed_headers[extra_name] = value
         self._fixed_json_headers = CIMultiDict(self._fixed_headers)
         self._fixed_json_headers.setdefault("Content-Type", "application/json")
-        own_names = frozenset(extra_name.lower() for extra_name, _ in headers)
-        # Whether callers bring the key. The owner of a key decides which account pays; a caller's organization does not
-        # belong to the operator.
-        self._takes_credential = own_names.isdisjoint(_CREDENTIALS)
-        account_names = frozenset() if self._takes_credential else _ACCOUNT
-        self._reserved_names = _RESERVED | own_names | account_names
+        fixed_names = frozenset(extra_name.lower() for extra_name, _ in headers)
+        # Whether callers bring the key. Where the operator has the key, the caller's organization is dropped: it is not
+        # the operator's.
+        self._takes_credential = fixed_names.isdisjoint(_CREDENTIAL_HEADERS)
+        account_names = frozenset() if self._takes_credential else _ACCOUNT_HEADERS
+        self._reserved_names = _RESERVED_HEADERS | fixed_names | account_names
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.base_url!r})"  # never the key
@@ -92,7 +92,7 @@ class OpenAICompatible:
             body = Upload(request.upload, request.upload_bytes)
         elif request.path == "/chat/completions":
             body = self.adapt_calls(request.body)
-        # A body without a type is JSON. Where there is no body, some servers (Fastify) refuse a type.
+        # A body without a content type is JSON. Some servers (Fastify) refuse a content type without a body.
         headers = (self._fixed_headers if body is None else self._fixed_json_headers).copy()
         if self._takes_credential and request.credential is not None:
             credential = request.credential
@@ -116,14 +116,14 @@ class OpenAICompatible:
 
     def has_endpoint(self, path: str) -> bool:
         """Returns False for responses that the upstream does not store. It judges all other paths itself."""
-        return self.capabilities.responses == "stored" or not path.startswith(_OF_RESPONSES)
+        return self.capabilities.responses == "stored" or not path.startswith(_RESPONSES_PATHS)
 
     async def aclose(self) -> None:
         await self._transport.aclose()
 
 
 def _check_address(name: str, base_url: str) -> URL:
-    """Returns an upstream's address as a URL. name: that of the upstream. Raises: ValueError: it is no such address."""
+    """Returns the address of the upstream `name` as a URL. Raises: ValueError: it is no address of an upstream."""
     url = URL(base_url)
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f"{name}: an upstream's address begins with http:// or https://, not {base_url!r}")

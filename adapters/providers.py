@@ -1,4 +1,4 @@
-"""The known providers, as data: their addresses and capabilities. A new one is a new row of the table.
+"""The known providers, as data: their addresses and capabilities. A new provider is a new row of the table.
 
 The columns follow the providers' own documents and errors (November 2026). They describe the provider, not each of its
 models; `refused_fields` has what a model refuses wherever it is served. A server that operators run themselves (vllm,
@@ -34,7 +34,7 @@ _REFUSED: Final = tuple(
 
 @lru_cache(maxsize=256)
 def refused_fields(model: str) -> frozenset[str]:
-    """Returns the fields that a model refuses. One that refuses `max_tokens` takes `max_completion_tokens` instead."""
+    """Returns the fields that a model refuses. A model that refuses `max_tokens` takes `max_completion_tokens`."""
     return next((refused for names, refused in _REFUSED if names.match(model)), frozenset())
 
 
@@ -88,7 +88,7 @@ class ProviderSpec(Struct, frozen=True):
     """A known provider: a row of the table."""
 
     name: str
-    # None where each customer has one.
+    # None: each customer has its own address.
     base_url: str | None
     capabilities: Capabilities = UNKNOWN
     # The API spoken there.
@@ -115,7 +115,7 @@ PROVIDERS: Final[dict[str, ProviderSpec]] = {
                 effort_with_tools=azures_effort_with_tools,
             ),
         ),
-        # It asks OpenAI for a response, whatever it is asked for.
+        # OpenRouter asks OpenAI for a response, whichever endpoint it is asked at.
         ProviderSpec(
             "openrouter",
             "https://openrouter.ai/api/v1",

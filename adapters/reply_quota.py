@@ -6,7 +6,7 @@ from typing import Final
 
 from adapters.errors import ProviderTooLarge
 
-# Streams up to this size take nothing of the quota. It is one of 5,000 tokens that come one by one.
+# Streams up to this size take nothing of the quota: so large is a stream of 5,000 tokens that come one by one.
 SMALL_STREAM_BYTES: Final = 1024 * 1024
 # Far above any completion, and far below the memory of a machine; no measurement.
 MAX_REPLY_BYTES = 256 * 1024 * 1024
@@ -19,7 +19,7 @@ class ReplyQuota:
         self.limit_bytes = self.left_bytes = limit_bytes
 
 
-# The quota of the process is no more than one reply may have, since parsing it takes several times that.
+# The quota of the process is no more than one reply may have, since parsing a reply takes several times its size.
 REPLIES: Final = ReplyQuota(MAX_REPLY_BYTES)
 
 
@@ -45,7 +45,7 @@ class ReplyReservation:
         self._bytes = size
 
     def release(self) -> None:
-        """Gives all back. Idempotent."""
+        """Gives back all that is reserved. Idempotent."""
         self._quota.left_bytes += self._bytes
         self._bytes = 0
 
@@ -68,5 +68,5 @@ class StreamReservation:
         self._reservation.reserve(self._bytes)
 
     def release(self) -> None:
-        """Gives all back. Idempotent."""
+        """Gives back all that is reserved. Idempotent."""
         self._reservation.release()

@@ -1,7 +1,7 @@
-"""A provider without a network: replies made in this process, in the shapes OpenAI's API gives them.
+"""A provider without a network: its replies are made in this process, in the form of OpenAI's API.
 
 `ScriptedProvider` answers from a queue, else by a function, and records its requests. Tests use it, and the built-in
-model of `adapters/demo.py` is one.
+model of `adapters/demo.py` is a subclass.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ScriptedCall(Struct, frozen=True):
     name: str
     # The arguments of the call, as JSON.
     arguments: str = "{}"
-    # None: one is made up.
+    # None: an id is made.
     id: str | None = None
 
 
@@ -42,7 +42,7 @@ class ScriptedMessage(Struct, frozen=True):
 
     text: str | None
     calls: tuple[ScriptedCall, ...] = ()
-    # None: the one that fits to the calls.
+    # None: "tool_calls" where there are calls, else "stop".
     finish_reason: str | None = None
 
 
@@ -69,7 +69,7 @@ Script = Callable[[Mapping[str, Any]], Scripted]
 
 
 class ScriptedProvider:
-    """A provider with replies that are given beforehand. Implements `Provider`, which documents the methods."""
+    """A provider whose replies are given beforehand. Implements `Provider`, which documents the methods."""
 
     # `requests` grows with each request, so a provider that serves for days sets this to False.
     keeps_requests = True
@@ -83,11 +83,11 @@ class ScriptedProvider:
         capabilities: Capabilities | None = None,
         pause_s: float = 0.0,
     ) -> None:
-        """Makes a provider that has been asked nothing.
+        """Makes a provider without requests.
 
-        replies: queued, one for each request; a ProviderError is raised by `send`.
+        replies: queued, one for each request; `send` raises one that is a ProviderError.
         script: makes the reply from the request's body when the queue is empty; None: the reply is "Ok.".
-        pause_s: between two events of a stream.
+        pause_s: the pause between two events of a stream.
         """
         self.name = name
         self.capabilities = capabilities or Capabilities(stream_usage=True)
@@ -99,7 +99,7 @@ class ScriptedProvider:
         self._numbers = itertools.count(1)
 
     def queue(self, *replies: Scripted) -> None:
-        """Adds replies to those that the next requests get."""
+        """Adds replies to the queue."""
         self._replies.extend(replies)
 
     @property
@@ -108,7 +108,7 @@ class ScriptedProvider:
         return [orjson.loads(request.body) for request in self.requests]
 
     async def send(self, request: ModelRequest) -> ModelReply:
-        """Returns the next reply. Raises: ProviderError: the next one in the queue is an error."""
+        """Returns the next reply. Raises: ProviderError: the next reply in the queue is an error."""
         if self.keeps_requests:
             self.requests.append(request)
         if request.path == "/models":
@@ -183,11 +183,11 @@ class ScriptedReply:
         return None
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        first = True
+        is_first = True
         while self.pieces and not self.is_closed:
-            if not first:
+            if not is_first:
                 await asyncio.sleep(self.pause_s)
-            first = False
+            is_first = False
             piece = self.pieces.popleft()
             if isinstance(piece, ProviderError):
                 raise piece

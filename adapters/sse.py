@@ -1,9 +1,9 @@
 """The decoder of server-sent events, incremental: bytes in, whole events out.
 
 An event is everything up to and including two line ends in a row, so that joining `Event.raw` gives the stream back
-byte for byte; further blank lines begin the next event. The same bytes cut anywhere give the same events. The data of
-an event is read only where the stream ends without a blank line: whole JSON is then an event.
-Fields as in html.spec.whatwg.org, section 9.2.6. Two choices of this module:
+byte for byte; further blank lines begin the next event. The same bytes cut anywhere give the same events. Where the
+stream ends without a blank line, the rest is an event if its data is `[DONE]` or whole JSON.
+Fields are as in html.spec.whatwg.org, section 9.2.6. Two choices of this module:
 
 - A blank line of "\\r" at the end of the bytes so far waits for one more byte, which may be its "\\n". Streams with
   plain "\\n", which every provider seen sends, are never held back.
@@ -24,18 +24,18 @@ from adapters.types import Event
 MAX_EVENT_BYTES = 32 * 1024 * 1024
 # Chosen: far above what a JSON body takes that is indented. A list of millions of lines is many times their bytes.
 MAX_EVENT_LINES = 64 * 1024
-# Comments, blank lines and events without data between two that have some. Chosen: a quarter of an hour of the 25 bytes
-# that OpenRouter sends ten times a second.
+# The most bytes of comments, blank lines and events without data between two events with data. Chosen: what OpenRouter
+# sends within a quarter of an hour, 25 bytes ten times a second.
 MAX_COMMENT_BYTES = 256 * 1024
-# What comes before the first content is held back for this time. Chosen below the 5 s that some clients (LiveKit's)
-# wait for the head and for each sign of life after it.
+# How long comments before the first content are held back. Chosen below the 5 s that some clients (LiveKit's) wait for
+# the head and for each sign of life after it.
 HELD_S = 2.0
 
-_BLANK = re.compile(rb"(?>\r\n|\n)(?>\r\n|\n|\r)|\r\r")
+_BLANK_LINE = re.compile(rb"(?>\r\n|\n)(?>\r\n|\n|\r)|\r\r")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_LONGEST_BLANK = 4
+_MAX_BLANK_LINE_BYTES = 4
 _BOM = b"\xef\xbb\xbf"
-_PLAIN = b"data: "
+_DATA_PREFIX = b"data: "
 # The names of the events of Claude's API without any content.
 _EMPTY_EVENTS = ("ping", "message_start", "content_block_start")
 _CR = ord("\r")  # finding an integer in bytes takes a fifth of the time of finding bytes
@@ -44,8 +44,8 @@ _CR = ord("\r")  # finding an integer in bytes takes a fifth of the time of find
 class EventDecoder:
     """The decoder of one stream. `feed` it bytes as they come, and `finish` it when they end.
 
-    A subclass that knows a faster way for its provider's events overrides `make_event`, and may take it once
-    `has_begun`, while no `has_cr`.
+    A subclass that has a faster way for its provider's events overrides `make_event`. The faster way may assume that
+    there is no byte order mark once `has_begun`, and no carriage return unless `has_cr`.
     """
 
     __slots__ = ("_buffer", "_bytes_without_data", "_searched_to", "has_begun", "has_cr")
@@ -71,14 +71,14 @@ class EventDecoder:
         # Nothing waits, so the bytes are split without a copy into the buffer. Most reads are one event of one line.
         elif self.has_begun and _is_plain(data) and data.endswith(b"\n\n"):
             self._bytes_without_data = 0
-            return [Event(data, data[len(_PLAIN) : -2])]
+            return [Event(data, data[len(_DATA_PREFIX) : -2])]
         elif data:
             parts = data.split(b"\n\n")
             rest = parts.pop()
             raws = [part + b"\n\n" for part in parts]
             if rest:
                 self._buffer += rest
-                self._searched_to = max(0, len(rest) - _LONGEST_BLANK)
+                self._searched_to = max(0, len(rest) - _MAX_BLANK_LINE_BYTES)
         else:
             return []
         if len(self._buffer) > MAX_EVENT_BYTES:
@@ -104,7 +104,7 @@ class EventDecoder:
         self._searched_to = 0
         if not rest:
             return []
-        blank = _BLANK.search(rest)
+        blank = _BLANK_LINE.search(rest)
         if (blank is not None and blank.end() == len(rest)) or not rest.strip(b"\r\n"):
             return [self.make_event(rest)]
         event = _parse_event(rest, rest)
@@ -122,24 +122,24 @@ class EventDecoder:
         buffer = self._buffer
         raws: list[bytes] = []
         begin = 0
-        at = self._searched_to
+        search_from = self._searched_to
         if self.has_cr:
             # A blank line of "\r" at the very end is held back, see the module's docstring.
             held_end = len(buffer) if buffer.endswith(b"\r") else -1
-            while (blank := _BLANK.search(buffer, at)) is not None:
+            while (blank := _BLANK_LINE.search(buffer, search_from)) is not None:
                 end = blank.end()
                 if end == held_end and blank.group() != b"\r\r":
                     break
                 raws.append(bytes(buffer[begin:end]))
-                begin = at = end
+                begin = search_from = end
         else:
-            while (blank_at := buffer.find(b"\n\n", at)) >= 0:
-                end = blank_at + 2
+            while (blank_start := buffer.find(b"\n\n", search_from)) >= 0:
+                end = blank_start + 2
                 raws.append(bytes(buffer[begin:end]))
-                begin = at = end
+                begin = search_from = end
         if begin:
             del buffer[:begin]
-        self._searched_to = max(0, len(buffer) - _LONGEST_BLANK)
+        self._searched_to = max(0, len(buffer) - _MAX_BLANK_LINE_BYTES)
         return raws
 
     def make_event(self, raw: bytes) -> Event:
@@ -149,7 +149,7 @@ class EventDecoder:
             if raw.startswith(_BOM):
                 return _parse_event(raw, raw[len(_BOM) :])
         if not self.has_cr and _is_plain(raw):
-            return Event(raw, raw[len(_PLAIN) : -2])
+            return Event(raw, raw[len(_DATA_PREFIX) : -2])
         return _parse_event(raw, raw)
 
 
@@ -163,13 +163,13 @@ class FirstEvent:
 
     def __init__(self) -> None:
         self._decoder = EventDecoder()
-        # The first comment or event without content, which stands for the event after `HELD_S`; None: none has come.
+        # The first comment or event without content; after `HELD_S` it counts as the first event. None: none came yet.
         self.comment: Event | None = None
-        # When these seconds are over.
+        # The time, by the clock of `feed`, at which `HELD_S` is over.
         self.ends_at = 0.0
 
     def feed(self, data: bytes, now: float) -> Event | None:
-        """Returns the event once it is whole; `comment` once it has stood for `HELD_S`; else None. now: in seconds."""
+        """Returns the event once it is whole, or `comment` after `HELD_S`; None: neither. now: in seconds."""
         events = self._decoder.feed(data)
         for event in events:
             if _has_content(event):
@@ -181,7 +181,7 @@ class FirstEvent:
         return self.comment if now >= self.ends_at else None
 
     def finish(self) -> Event:
-        """Returns the event that the end of the stream completes. Raises: ProviderBroke: there is none."""
+        """Returns the event that the end of the stream completes. Raises: ProviderBroke: it completes no event."""
         for event in self._decoder.finish():
             if _has_content(event):
                 return event
@@ -193,8 +193,8 @@ def _has_content(event: Event) -> bool:
 
 
 def _is_plain(raw: bytes) -> bool:
-    """Returns whether an event is one data line, as nearly all are: it needs no parser."""
-    return raw.startswith(_PLAIN) and raw.find(b"\n") == len(raw) - 2
+    """Returns whether an event is one line of data, as nearly all are. Such an event needs no parser."""
+    return raw.startswith(_DATA_PREFIX) and raw.find(b"\n") == len(raw) - 2
 
 
 def _parse_event(raw: bytes, text: bytes) -> Event:

@@ -1,14 +1,15 @@
 """The one HTTP seam of the hot path: bytes out, bytes in. Knows nothing of providers or models.
 
-Sessions of aiohttp per upstream, made in the running loop on first use: unlimited, with keep-alive, no cookies, no
-redirects, no credentials of the environment, and no proxy but one that is named. Every wait has a bound (`Timeouts`).
+Each upstream has sessions of aiohttp, made in the running loop on first use: without a limit of connections, with
+keep-alive, no cookies, no redirects, no credentials of the environment, and no proxy but one that is named. Every wait
+has a bound (`Timeouts`).
 
 The other side may close an idle connection at the very moment a request is sent on it. Such a request is sent once more
 if nothing of a response came back and the loss showed within `_IDLE_CLOSE_S`. A request that `sends_once` is never sent
-again, so it has a pool of its own, in which no connection stays idle for long enough to be closed.
+again. Such requests have a pool of their own, in which no connection stays idle for long enough to be closed.
 
-What comes before the head of a response, interim responses above all, is bounded in bytes as well, and so is what comes
-on an idle connection: aiohttp takes all of it, and never pauses the reading of what is no body.
+Bytes that arrive before the head of a response (interim responses above all) or on an idle connection are bounded here:
+aiohttp takes all of them, and pauses reading only within a body.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ from adapters.reply_quota import REPLIES, ReplyQuota
 # How long a connection may be idle. Chosen: below the idle time of common balancers (60 s), above the gaps of a
 # conversation.
 _KEEP_ALIVE_S: Final = 30.0
-# How long a connection may be idle on which requests are sent once. Chosen: servers close idle connections after two
-# seconds (gunicorn) or more.
+# The same for a connection on which requests are sent once. Chosen: servers close idle connections after two seconds
+# (gunicorn) or more.
 _KEEP_ALIVE_ONCE_S: Final = 1.0
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0
 _SMALL_BODY_BYTES: Final = 64 * 1024  # what a transport takes without a wait
 _PIECE_BYTES: Final = 256 * 1024
-_HEADER_BYTES: Final = 64 * 1024  # of one header, or of one trailer; aiohttp takes 128 of both together
-# What may come before a response is in our hands: interim responses, its head, and as much of its body as aiohttp reads
-# ahead, which is 384 KiB at most.
+_HEADER_BYTES: Final = 64 * 1024  # of one header or trailer; aiohttp takes 128 headers and trailers together
+# The most bytes that may arrive before aiohttp returns a response: interim responses, the head, and as much of the body
+# as aiohttp reads ahead, which is 384 KiB at most.
 _BEFORE_BODY_BYTES: Final = 1024 * 1024
-# Statuses of a request that has to be sent elsewhere.
-_REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
-# What aiohttp would add to a request that does not have it.
+# Statuses that ask for the request to be sent elsewhere.
+_REDIRECT_STATUSES: Final = frozenset((301, 302, 303, 307, 308))
+# Headers that aiohttp would add to a request without them.
 _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
@@ -75,7 +76,7 @@ class _TooManyBytes(aiohttp.ClientError):
 class _BoundedProtocol(asyncio.Protocol):
     """A connection's protocol: aiohttp's, with a bound on the bytes that arrive outside of a body.
 
-    A connection on which more arrive is aborted.
+    A connection on which more bytes arrive is aborted.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -110,7 +111,7 @@ class _BoundedProtocol(asyncio.Protocol):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """aiohttp's pool. It reports which connection a request has, and never one on which something arrived unasked."""
+    """aiohttp's pool. It notes a request's connection in its `_Attempt`, and drops idle ones on which bytes arrived."""
 
     async def connect(self, *args: Any, **named: Any) -> Any:
         attempt = _current_attempt.get()
@@ -139,10 +140,10 @@ class HttpTransport:
     def __init__(
         self, timeouts: Timeouts | None = None, proxy: str | None = None, replies: ReplyQuota = REPLIES
     ) -> None:
-        """Opens nothing.
+        """Opens no connection.
 
-        proxy: http://host:port, with user and password before the host where it asks for them; None: no proxy.
-        replies: the memory that replies which are read whole may take.
+        proxy: http://host:port, with user and password before the host if the proxy asks for them; None: no proxy.
+        replies: bounds the memory of replies that are read whole.
         """
         self.timeouts = timeouts or Timeouts()
         self._replies = replies
@@ -152,7 +153,7 @@ class HttpTransport:
         if proxy_url is not None and proxy_url.user is not None:
             login = aiohttp.encode_basic_auth(proxy_url.user, proxy_url.password or "")
             self._login["Proxy-Authorization"] = login
-        # By the seconds for which their connections may be idle.
+        # Sessions by the seconds for which their connections may be idle.
         self._sessions: dict[float, aiohttp.ClientSession] = {}
         self._pace: Pace | None = None
 
@@ -170,12 +171,11 @@ class HttpTransport:
 
         url: as it is written to an upstream.
         headers: all headers to send, except `Host` and `Content-Length`.
-        streams: the request asks for a stream, so a reply without the type of a stream is one if its first bytes are
-            those of a stream.
+        streams: the request asks for a stream. Then a reply counts as a stream also by its first bytes.
         sends_once: the request is not sent again, whatever becomes of it.
 
-        Raises: ProviderTimeout; ProviderUnreachable. A POST that is redirected raises the latter too: no redirect is
-        followed, and a client that followed it would send its words past the gateway.
+        Raises: ProviderTimeout; ProviderUnreachable, also for a POST that is redirected: no redirect is followed, and a
+        client that followed it would send its words past the gateway.
         """
         keep_alive_s = _KEEP_ALIVE_ONCE_S if sends_once else _KEEP_ALIVE_S
         times, session, pace = self.timeouts, self._sessions.get(keep_alive_s), self._pace
@@ -195,7 +195,7 @@ class HttpTransport:
         if reply.status == 101:
             await reply.aclose()
             raise ProviderUnreachable(f"{address.authority} answered, but not in HTTP that can be read")
-        if method == "POST" and reply.status in _REDIRECTS:
+        if method == "POST" and reply.status in _REDIRECT_STATUSES:
             await reply.aclose()
             where = _describe_redirect(address, reply)
             raise ProviderUnreachable(f"{address.authority} redirects to {where}, which is not followed")
@@ -261,7 +261,7 @@ class HttpTransport:
     ) -> aiohttp.ClientResponse:
         """Sends a request, and once more where it was most likely not seen, unless it `sends_once`.
 
-        make_data: its body; one that cannot be begun again raises an OSError.
+        make_data: returns the body for an attempt. Raises an OSError where the body cannot be begun again.
         """
         begun = asyncio.get_running_loop().time()
         for is_last in (sends_once, True):
@@ -284,7 +284,7 @@ class HttpTransport:
                 if protocol is not None and protocol.transport.is_closing():
                     # aiohttp closes in order, which would wait until an upstream has taken all of a body.
                     protocol.transport.abort()
-                # The other side had most likely closed a connection that rested before it saw the request.
+                # The other side had most likely closed an idle connection before it saw the request.
                 is_idle_close = protocol is not None and not attempt.is_new and _is_unanswered(error)
                 if is_last or not is_idle_close or asyncio.get_running_loop().time() - begun > _IDLE_CLOSE_S:
                     raise
@@ -294,7 +294,7 @@ class HttpTransport:
 def _is_unanswered(error: BaseException) -> bool:
     """Returns whether a connection was lost before any part of a response came."""
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return isinstance(error.message, str)  # else it is that part
+        return isinstance(error.message, str)  # else the message is the part of a response that came
     return isinstance(error, aiohttp.ClientOSError)
 
 
@@ -304,9 +304,10 @@ def _parse_url(url: str) -> URL:
 
 
 class Upload:
-    """A body that arrives one piece at a time: the next is read when the upstream has taken the last.
+    """A body that arrives one piece at a time: the next piece is read when the upstream has taken the last.
 
-    An exception of `pieces` breaks the request off. Its maker has to store it, since `send` raises its own.
+    An exception of `pieces` breaks the request off. `send` then raises an error of its own, so whoever makes the
+    pieces has to store the exception.
     """
 
     __slots__ = ("_is_begun", "_pieces", "is_over", "size")
@@ -320,7 +321,10 @@ class Upload:
         self.is_over = False
 
     def begin(self, timer: asyncio.Timeout, times: Timeouts) -> AsyncGenerator[bytes]:
-        """Returns the pieces, once. Each that is taken gives the response more time. Raises: ConnectionError."""
+        """Returns the pieces. Each piece that the upstream takes gives the response more time.
+
+        Raises: ConnectionError: the pieces were returned before.
+        """
         if self._is_begun:
             raise ConnectionError("an upload is not sent again")
         self._is_begun = True
@@ -343,12 +347,12 @@ class _LargeBody:
         self.size = len(body)
 
     async def begin(self, timer: asyncio.Timeout, times: Timeouts) -> AsyncGenerator[bytes]:
-        for at in range(0, self.size, _PIECE_BYTES):
-            yield self._body[at : at + _PIECE_BYTES]
+        for start in range(0, self.size, _PIECE_BYTES):
+            yield self._body[start : start + _PIECE_BYTES]
 
 
 def _extend_deadline(timer: asyncio.Timeout, seconds: float) -> None:
-    """Gives the head of a response some seconds from now on, unless it has arrived or is late."""
+    """Gives the head of a response some seconds from now on, unless the head has arrived or is late."""
     with suppress(RuntimeError):
         timer.reschedule(asyncio.get_running_loop().time() + seconds)
 
@@ -356,7 +360,7 @@ def _extend_deadline(timer: asyncio.Timeout, seconds: float) -> None:
 def _translate_error(
     error: Exception, host: str, times: Timeouts, body: bytes | Upload | None
 ) -> ProviderError:
-    """Returns the provider's error for one that came before the response's headers."""
+    """Returns the provider's error for an exception before the response's headers."""
     match error:
         case aiohttp.ConnectionTimeoutError() if times.connect_s <= times.headers_s:
             return ProviderTimeout(f"no connection to {host} within {times.connect_s} s", phase="connect")

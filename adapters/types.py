@@ -41,7 +41,7 @@ def token_count(usage: Any, key: str) -> int:
 
 
 def _written_count(value: Any) -> int:
-    """Returns a number of tokens that is written as a text or with a decimal point; 0: it is none."""
+    """Returns a number of tokens that is written as a text or with a decimal point; 0: the value is no such number."""
     if isinstance(value, str):
         value = int(value) if value.isdecimal() and len(value) < _MAX_DIGITS else 0
     elif isinstance(value, float) and value.is_integer():
@@ -60,7 +60,7 @@ def completion_count(usage: Any) -> int:
 
 
 def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
-    """Returns whether a reply is server-sent events by its type (else it is one body, as far as its type says)."""
+    """Returns whether a reply is server-sent events by its status and its content type."""
     if 200 <= status < 300:
         for name, value in headers:
             if name == "content-type" and value.lower().lstrip().startswith("text/event-stream"):
@@ -69,7 +69,7 @@ def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
 
 
 def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
-    """Returns the seconds that `retry-after-ms` (OpenAI's own) or `retry-after` (RFC 9110 10.2.3) names, or None.
+    """Returns the seconds to wait by `retry-after-ms` (OpenAI's own) or `retry-after` (RFC 9110 10.2.3); None: neither.
 
     now_s: seconds since the epoch, for a date in the header.
     """
@@ -104,9 +104,9 @@ def refuses_nothing(name: str) -> frozenset[str]:
 
 
 class Capabilities(Struct, frozen=True):
-    """The capabilities of an upstream that the gateway acts on; those of an unknown upstream are the defaults.
+    """The capabilities of an upstream on which the gateway acts. The defaults are those of an unknown upstream.
 
-    The abilities of its models (tools, images, schemas) have no column: a request that needs one goes on, and
+    The abilities of models (tools, images, schemas) have no field here: a request that needs them goes upstream, and
     the upstream answers.
     """
 
@@ -141,10 +141,10 @@ class Capabilities(Struct, frozen=True):
     any_call_id: bool = True
     # It refuses tool calls without its signature, unless they bear the mark of calls that have none.
     requires_call_signatures: bool = False
-    # In a request with tools it takes replies without `reasoning_content`. False: with an empty one at least; models
-    # think without being asked to then, and are forced to no call.
+    # In a request with tools it takes replies without `reasoning_content`. False: each reply needs this field, if an
+    # empty one; the upstream's models then think without being asked, and cannot be forced to call a tool.
     replies_without_thoughts: bool = True
-    # Fields of a request that its dialect has no place for, so that its translation drops them.
+    # Fields of a chat completion that its dialect has no place for, so that the translation drops them.
     untranslatable_fields: tuple[str, ...] = ()
     # A model that is asked to think can be forced to call a tool.
     can_force_when_thinking: bool = True
@@ -197,7 +197,7 @@ class Embedded(Struct, frozen=True):
     tokens: int = 0
 
 
-# A NamedTuple likewise: each event of a stream makes one.
+# A NamedTuple for the same reason: each event of a stream makes one.
 class Event(NamedTuple):
     """A server-sent event."""
 

@@ -23,7 +23,7 @@ class WrappedStream(ABC):
         self.status: int = reply.status
         self.headers: tuple[Header, ...] = reply.headers
         self._reply = reply
-        # Nothing is changed any more: `chunks` yields the rest of the wrapped body as it comes.
+        # `chunks` yields the rest of the wrapped body as it comes, without reading its events.
         self._passes_rest = False
 
     @property

@@ -18,11 +18,11 @@ import orjson
 from adapters.anthropic import CACHE_MARK, DEFAULT_VERSION, OAUTH_PREFIX, SAMPLING_VERSION, with_beta
 from adapters.batch.batch_provider import BatchPart, PartResult, PartState
 from adapters.batch.result_lines import read_results
-from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, client_options
+from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, client_options
 from adapters.batch.sdk_errors import read_message
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import translate_message
-from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
+from adapters.claude.request import BINDING_BETA, SAMPLING_FIELDS, to_wire
 from adapters.errors import ProviderBroke, ProviderRefused, ProviderUnsure
 from adapters.types import Json
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 _PATH: Final = "/v1/messages/batches"
 _PIECE_BYTES: Final = 256 * 1024  # of the body, sent at once
-_TRANSIENT: Final = frozenset(("api_error", "overloaded_error", "rate_limit_error", "timeout_error"))
-# What a line has that needs BINDING_BETA, or may have a field of SAMPLING.
+_TRANSIENT_ERRORS: Final = frozenset(("api_error", "overloaded_error", "rate_limit_error", "timeout_error"))
+# What a line has that needs BINDING_BETA, or may have a field of SAMPLING_FIELDS.
 _BINDING_MARK: Final = b'"block_binding"'
-_SAMPLING_MARKS: Final = tuple(f'"{name}":'.encode() for name in SAMPLING)
+_SAMPLING_MARKS: Final = tuple(f'"{name}":'.encode() for name in SAMPLING_FIELDS)
 
 
 class AnthropicBatches(SdkBatches):
@@ -84,9 +84,9 @@ class AnthropicBatches(SdkBatches):
     def _headers_for(self, lines: BinaryIO) -> dict[str, str]:
         """Returns the headers of a batch, with the version of the API and the beta that its lines need.
 
-        lines: at their beginning, to which they are set back.
+        lines: a file at its beginning. It is read, and set back to the beginning.
         """
-        # The newest version refuses temperature and the other fields of SAMPLING, the one before it takes them.
+        # The newest version refuses temperature and the other fields of SAMPLING_FIELDS, the one before it takes them.
         is_sampled = has_binding = False
         for line in lines:
             is_sampled = is_sampled or _is_sampled(line)
@@ -103,7 +103,7 @@ class AnthropicBatches(SdkBatches):
         is_unsure = False
         with self._map_errors():
             # Newest first.
-            async for batch in self._client.messages.batches.list(limit=PAGE):
+            async for batch in self._client.messages.batches.list(limit=PAGE_SIZE):
                 if batch.created_at.timestamp() < part.since - CLOCK_SKEW_S:
                     break
                 counts = batch.request_counts
@@ -124,7 +124,7 @@ class AnthropicBatches(SdkBatches):
         """Returns whether a batch has a result for one of these requests."""
         async with aclosing(self.results(id)) as results:
             async for result in results:
-                # One is enough: no two requests have the same id.
+                # One result is enough: no two requests have the same id.
                 if result.custom_id in custom_ids:
                     return True
         return False
@@ -138,7 +138,7 @@ class AnthropicBatches(SdkBatches):
         with self._map_errors():
             from anthropic._constants import RAW_RESPONSE_HEADER
 
-            # The path below our own address, not `results_url`: the key goes nowhere else.
+            # Below the configured address, not at `results_url`: the key is sent nowhere else.
             # The header has the SDK return a response that is not yet read, whatever the types say.
             reply: Any = await self._client.get(
                 f"{_PATH}/{id}/results",
@@ -155,7 +155,7 @@ class AnthropicBatches(SdkBatches):
         await self._await_ending(self._client.messages.batches.cancel(id))
 
     async def discard(self, id: str, part: BatchPart) -> None:
-        # A batch that is under way is refused, too, and has to be deleted once it has ended.
+        # The API refuses to delete a batch that is under way; it has to be deleted once it has ended.
         await self._look_up(self._client.messages.batches.delete(id), lambda _: None)
 
 
@@ -177,14 +177,14 @@ async def _join_lines(lines: BinaryIO) -> AsyncIterator[bytes]:
 
 
 def _is_sampled(line: bytes) -> bool:
-    """Returns whether a line has a field of SAMPLING, which arguments of its tools may be named like."""
+    """Returns whether a line's request has a field of SAMPLING_FIELDS. Arguments of tools may have the same names."""
     return any(name in line for name in _SAMPLING_MARKS) and any(
-        key in orjson.loads(line)["params"] for key in SAMPLING
+        key in orjson.loads(line)["params"] for key in SAMPLING_FIELDS
     )
 
 
 def _read_state(batch: MessageBatch) -> PartState:
-    """Returns the state of a batch; one that has ended may have results no longer."""
+    """Returns the state of a batch. A batch that has ended loses its results after some time."""
     is_over = batch.processing_status == "ended"
     message = "" if batch.archived_at is None else "its results are not kept any longer"
     return PartState(is_over, is_over and batch.results_url is not None, message)
@@ -211,5 +211,8 @@ def _read_result(line: Json, created: int) -> PartResult:
     inner = error.get("error") if isinstance(error, dict) else None
     kind = inner.get("type") if isinstance(inner, dict) else None
     return PartResult(
-        custom_id, "errored", message=read_message(error), is_transient=kind is None or kind in _TRANSIENT
+        custom_id,
+        "errored",
+        message=read_message(error),
+        is_transient=kind is None or kind in _TRANSIENT_ERRORS,
     )

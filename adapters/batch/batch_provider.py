@@ -23,7 +23,7 @@ class PartState(Struct, frozen=True):
     exceeds_queue: bool = False
     # The tokens that the queue takes when it is empty; None: not reported.
     queue_tokens: int | None = None
-    # The outcome of the requests that the results do not have.
+    # The outcome of requests that are missing in the results.
     unreported: Literal["errored", "expired", "cancelled"] = "errored"
 
 
@@ -32,7 +32,7 @@ class PartResult(Struct, frozen=True):
 
     custom_id: str
     outcome: Literal["succeeded", "errored", "expired", "cancelled"]
-    # The chat completion; empty where it did not succeed.
+    # The chat completion; empty where the request did not succeed.
     body: bytes = b""
     # The provider's message where the outcome is an error.
     message: str = ""
@@ -47,7 +47,7 @@ class BatchPart(Struct, frozen=True):
     mark: str
     # The earliest time at which the batch can have been made, in seconds since the epoch.
     since: float
-    # The most requests that it has.
+    # The most requests that the batch has.
     count: int
 
 
@@ -64,7 +64,7 @@ class BatchProvider(Protocol):
 
     @property
     def missing_package(self) -> str | None:
-        """Returns what has to be installed before a batch is taken, with the command for that; None: nothing."""
+        """Returns what has to be installed before a batch is taken, and by which command; None: nothing is missing."""
 
     def line(self, custom_id: str, body: bytes) -> bytes:
         """Returns a request as a line of a batch's file. body: a chat completion request that is no stream.
@@ -75,35 +75,35 @@ class BatchProvider(Protocol):
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
         """Makes a batch of a file of lines, which is read as it is sent and then closed. Returns its id.
 
-        Raises: ProviderCrowded: the account's queue has no room for it; ProviderRefused: it was not made; other errors:
-        it may have been made.
+        Raises: ProviderCrowded: the account's queue has no room for the batch; ProviderRefused: the batch was not made;
+        other errors: the batch may have been made.
         """
 
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
     ) -> str | None:
-        """Returns the id of the batch that was made of a part; None: there is none.
+        """Returns the id of the batch that was made of a part.
 
-        Where there is none, files that were uploaded for the part are deleted.
+        None: no batch was made; then files that were uploaded for the part are deleted.
 
-        custom_ids: those of the part's requests.
+        custom_ids: the ids of the part's requests.
         known: the ids of batches that were made of other parts.
 
-        Raises: ProviderUnsure: a batch that is under way may be the one; ask again later.
+        Raises: ProviderUnsure: a batch that is under way may be the part's; ask again later.
         """
 
     async def poll(self, id: str) -> PartState: ...
 
     def results(self, id: str) -> AsyncIterator[PartResult]:
-        """Yields results as they are read, in any order; they are never held together.
+        """Yields results one by one as they are read, in any order.
 
-        Raises: ProviderBroke: they ended in the middle.
+        Raises: ProviderBroke: the results ended in the middle.
         """
 
     async def cancel(self, id: str) -> None:
-        """Asks the provider to stop; what was done so far may be results nevertheless."""
+        """Asks the provider to stop. Requests that were answered before may have results nevertheless."""
 
     async def discard(self, id: str, part: BatchPart) -> None:
-        """Has the provider delete what it stores of a batch that is over. part: the part that the batch was made of."""
+        """Deletes what the provider stores of a batch that is over. part: the part that the batch was made of."""
 
     async def aclose(self) -> None: ...

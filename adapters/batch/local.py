@@ -1,7 +1,7 @@
-"""Batches of an upstream that has none: its requests are made one by one, a few at a time, by the live adapter.
+"""Batches of an upstream without a batch API: the live adapter makes their requests, a few at a time.
 
-It has connections of its own and few slots, so that live turns are not disturbed. Results are handed on as they come
-in; what was not yet read when the process ends is gone, and is asked for again.
+The adapter has connections of its own, so that live turns are not disturbed. Results are handed on as they come in.
+Results that were not read when the process ends are gone, and their requests are made again.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
 from adapters.types import ModelRequest, read_retry_after
 
-AT_ONCE: Final = 4
+REQUESTS_AT_ONCE: Final = 4
 _MAX_RESULTS: Final = 64  # results that wait to be read; then the calls wait, too
 _MAX_BYTES: Final = 64 * 1024 * 1024
-_BUSY: Final = frozenset((429, 503, 529))  # an upstream that will answer later
-TRIES: Final = 5  # of a request to one that is busy
+_BUSY_STATUSES: Final = frozenset((429, 503, 529))  # of an upstream that will answer later
+MAX_TRIES: Final = 5  # of a request to an upstream that is busy
 _FIRST_WAIT_S: Final = 2.0  # each wait is twice the one before
 _LONGEST_WAIT_S: Final = 60.0
 
@@ -40,7 +40,7 @@ class _RunningBatch:
 
 
 class LocalBatches:
-    """Implements `BatchProvider`, which documents the methods, over a live provider, which it closes."""
+    """Implements `BatchProvider`, which documents the methods, by a live provider, which is closed with it."""
 
     most_requests = 50_000
     most_bytes = 200 * 1000 * 1000
@@ -51,7 +51,7 @@ class LocalBatches:
     def __init__(self, provider: Provider, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._provider = provider
         self._sleep = sleep
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self._batches: dict[str, _RunningBatch] = {}
 
     def line(self, custom_id: str, body: bytes) -> bytes:
@@ -83,7 +83,7 @@ class LocalBatches:
             yield batch.results.get_nowait()
 
     async def cancel(self, id: str) -> None:
-        # No one reads its results any more, and calls that wait for that would wait for ever.
+        # No one reads the results any more, and requests whose results wait to be read would wait for ever.
         await self._drop(id)
 
     async def discard(self, id: str, part: BatchPart) -> None:
@@ -103,7 +103,7 @@ class LocalBatches:
     async def _perform(self, batch: _RunningBatch, lines: BinaryIO) -> None:
         with lines:
             async with asyncio.TaskGroup() as tasks:
-                for _ in range(AT_ONCE):
+                for _ in range(REQUESTS_AT_ONCE):
                     tasks.create_task(self._perform_lines(batch, lines))
 
     async def _perform_lines(self, batch: _RunningBatch, lines: BinaryIO) -> None:
@@ -116,16 +116,16 @@ class LocalBatches:
             await batch.results.put(result)
 
     async def _request_with_retries(self, custom_id: str, body: bytes) -> PartResult:
-        """Makes a request; an upstream that is busy is given time."""
-        for tries in range(1, TRIES + 1):
+        """Makes a request, again after a pause while the upstream is busy."""
+        for tries in range(1, MAX_TRIES + 1):
             result, wait_s = await self._request_once(custom_id, body)
-            if wait_s is None or tries == TRIES:
+            if wait_s is None or tries == MAX_TRIES:
                 break
             await self._sleep(min(_LONGEST_WAIT_S, max(wait_s, _FIRST_WAIT_S * 2 ** (tries - 1))))
         return result
 
     async def _request_once(self, custom_id: str, body: bytes) -> tuple[PartResult, float | None]:
-        """Returns the result, and how long the upstream asks to wait; None: the upstream is not busy."""
+        """Returns the result, and how long a busy upstream asks to wait; None: it is not busy."""
         try:
             reply = await self._provider.send(ModelRequest(body))
             try:
@@ -136,7 +136,9 @@ class LocalBatches:
             return PartResult(custom_id, "errored", message=error.message, is_transient=True), None
         if reply.status == 200:
             return PartResult(custom_id, "succeeded", raw), None
-        wait_s = (read_retry_after(reply.headers, time.time()) or 0.0) if reply.status in _BUSY else None
+        wait_s = (
+            (read_retry_after(reply.headers, time.time()) or 0.0) if reply.status in _BUSY_STATUSES else None
+        )
         message = read_message(read_json(raw)[0])
         failed = PartResult(custom_id, "errored", message=message, is_transient=is_transient(reply.status))
         return failed, wait_s

@@ -17,7 +17,7 @@ import orjson
 
 from adapters.batch.batch_provider import BatchPart, PartResult, PartState
 from adapters.batch.result_lines import read_results
-from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, client_options
+from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, client_options
 from adapters.batch.sdk_errors import MAX_MESSAGE_CHARS, is_transient, read_message
 from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
 from adapters.types import Json
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types import Batch
 
-MARK: Final = "mnemogate"  # the key of our mark in a batch's metadata
+MARK_KEY: Final = "mnemogate"  # the key of a part's mark in the batch's metadata
 _LINE_HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":'
-_OVER: Final = frozenset(("completed", "failed", "expired", "cancelled"))
+_END_STATUSES: Final = frozenset(("completed", "failed", "expired", "cancelled"))
 # The code of a batch that failed because the account's queue has no room for its tokens.
 _QUEUE_EXCEEDED_CODE: Final = "token_limit_exceeded"
 # The words with which a message says that the queue has no room, for a batch that is not made at all.
 _QUEUE_FULL_WORDS: Final = re.compile(r"\benqueued tokens?\b", re.IGNORECASE)
-# The words with which it says how many tokens the queue takes.
+# The words with which a message says how many tokens the queue takes.
 _QUEUE_LIMIT_WORDS: Final = re.compile(r"[Ll]imit: ([0-9,]+) enqueued tokens")
 
 
@@ -71,11 +71,11 @@ class OpenAIBatches(SdkBatches):
                     completion_window="24h",
                     endpoint="/v1/chat/completions",
                     input_file_id=file.id,
-                    metadata={MARK: part.mark},
+                    metadata={MARK_KEY: part.mark},
                 )
         except ProviderRefused as error:
             if error.status < 500:
-                # Nothing else will delete it. The refusal is reported in any case.
+                # No batch names the file, so nothing else will delete it. The refusal is reported in any case.
                 with suppress(ProviderError):
                     await self._await_ending(self._client.files.delete(file.id))
                 if _QUEUE_FULL_WORDS.search(error.message):
@@ -89,12 +89,11 @@ class OpenAIBatches(SdkBatches):
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
     ) -> str | None:
-        with (
-            self._map_errors()
-        ):  # the mark is enough: the ids of requests and of other batches are not needed
+        # The mark tells the batch, so the ids of requests and of other batches are not needed.
+        with self._map_errors():
             # Newest first.
-            async for batch in self._client.batches.list(limit=PAGE):
-                if (batch.metadata or {}).get(MARK) == part.mark:
+            async for batch in self._client.batches.list(limit=PAGE_SIZE):
+                if (batch.metadata or {}).get(MARK_KEY) == part.mark:
                     return batch.id
                 if batch.created_at < part.since - CLOCK_SKEW_S:
                     break
@@ -105,7 +104,7 @@ class OpenAIBatches(SdkBatches):
     async def _delete_upload(self, part: BatchPart) -> None:
         """Deletes the files that were uploaded for a part, where no batch names them."""
         with self._map_errors():
-            async for file in self._client.files.list(purpose="batch", order="desc", limit=PAGE):
+            async for file in self._client.files.list(purpose="batch", order="desc", limit=PAGE_SIZE):
                 if file.created_at < part.since - CLOCK_SKEW_S:
                     break
                 if file.filename == _file_name(part):
@@ -144,11 +143,11 @@ class OpenAIBatches(SdkBatches):
 
 
 def _read_state(batch: Batch) -> PartState:
-    """Returns the state of a batch; the messages of its errors are those of the whole batch."""
+    """Returns the state of a batch. Its errors are those of the batch as a whole, not of single requests."""
     errors = (batch.errors.data if batch.errors is not None else None) or []
     message = "; ".join(each.message for each in errors if each.message)
     has_results = bool(batch.output_file_id or batch.error_file_id)
-    is_over = batch.status in _OVER
+    is_over = batch.status in _END_STATUSES
     exceeds_queue = any(each.code == _QUEUE_EXCEEDED_CODE for each in errors)
     unreported: Literal["errored", "expired", "cancelled"] = "errored"
     if batch.status in ("expired", "cancelled"):
@@ -172,7 +171,7 @@ def _file_name(part: BatchPart) -> str:
 
 
 def _read_queue_tokens(message: str) -> int | None:
-    """Returns the tokens that may be enqueued, where a provider's words say so."""
+    """Returns the tokens that may be enqueued; None: the provider's message does not name them."""
     match = _QUEUE_LIMIT_WORDS.search(message)
     return None if match is None else int(match[1].replace(",", ""))
 

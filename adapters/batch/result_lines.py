@@ -18,9 +18,9 @@ async def read_results(
 ) -> AsyncGenerator[PartResult]:
     """Yields the results of a file, as its pieces come in.
 
-    read: returns the result in a line's object. Raises: ProviderBroke: it is no result.
+    read: returns the result in a line's object. Raises: ProviderBroke: the object is no result.
 
-    Raises: ProviderGarbled, when all that can be read was yielded: there are lines that are no results.
+    Raises: ProviderGarbled, after all readable results were yielded: some lines are no results.
     """
     garbled = 0
     async for line in _lines(pieces):
@@ -39,7 +39,7 @@ async def read_results(
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Yields the lines that are not blank."""
-    begun: list[bytes] = []  # of the line whose end has not come
+    begun: list[bytes] = []  # the pieces of the line whose end has not come
     size = 0
     async for piece in pieces:
         *ends, rest = piece.split(b"\n")

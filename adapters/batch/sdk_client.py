@@ -16,24 +16,24 @@ from adapters.tool_calls import with_call_ids
 
 T = TypeVar("T")
 V = TypeVar("V")
-CLOCK_SKEW_S: Final = 60.0  # by which a provider's clock may be slow
-PAGE: Final = 100  # batches or files that are listed at once
-_NOT_INSTALLED: Final = (
+CLOCK_SKEW_S: Final = 60.0  # a provider's clock may be slow by this time
+PAGE_SIZE: Final = 100  # batches or files that are listed at once
+_NOT_INSTALLED_MESSAGE: Final = (
     "the package {sdk!r} is not installed on the gateway's machine: in the clone run "
     "pip install -e '.[batches]', or uv sync --extra batches"
 )
 
 
 def client_options(proxy: str | None) -> dict[str, Any]:
-    """Returns the options of an SDK's client: the machine's certificates, and no proxy but the one of the settings.
+    """Returns the options of an SDK's client: the machine's certificates, and no proxy but that of the settings.
 
-    By itself it would take its proxy from the environment, and certificates of its own.
+    Without them a client takes its proxy from the environment, and brings its own certificates.
     """
     return {"proxy": proxy, "trust_env": False, "verify": ssl.create_default_context()}
 
 
 class SdkBatches:
-    """An account with batches that outlive this process. The base of those that speak by a provider's SDK."""
+    """The base of adapters to batch APIs that use the provider's SDK. Their batches outlive this process."""
 
     # The package of the SDK, one of the extra `batches`. A subclass imports it when `_client` is first needed.
     sdk: ClassVar[str]
@@ -49,12 +49,12 @@ class SdkBatches:
         proxy: str | None = None,
         adapt_calls: Callable[[bytes], bytes] = with_call_ids,
     ) -> None:
-        """Makes it without a connection.
+        """Opens no connection.
 
         headers: sent with every request.
-        now: seconds since the epoch, by which a Retry-After is read.
-        proxy: that of the settings; None: no proxy.
-        adapt_calls: as of the `OpenAICompatible` of the same upstream.
+        now: returns the seconds since the epoch, by which a Retry-After is read.
+        proxy: the proxy of the settings; None: no proxy.
+        adapt_calls: `adapt_calls` of the `OpenAICompatible` of the same upstream.
         """
         self._base_url = base_url
         self._key = key
@@ -65,11 +65,11 @@ class SdkBatches:
 
     @property
     def missing_package(self) -> str | None:
-        """Returns that the SDK is missing, with the command that installs it; None: it is installed."""
-        return _NOT_INSTALLED.format(sdk=self.sdk) if find_spec(self.sdk) is None else None
+        """Returns a text that the SDK is missing, with the command that installs it; None: the SDK is installed."""
+        return _NOT_INSTALLED_MESSAGE.format(sdk=self.sdk) if find_spec(self.sdk) is None else None
 
     def _check_installed(self) -> None:
-        """Checks that the SDK is installed. Raises: ProviderUnreachable: it is not; the batch waits until it is."""
+        """Raises: ProviderUnreachable: the SDK is not installed. A batch waits until it is."""
         if (missing_package := self.missing_package) is not None:
             raise ProviderUnreachable(missing_package, sent=False)
 
@@ -79,7 +79,7 @@ class SdkBatches:
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Closes the SDK's client, if there was any need of one."""
+        """Closes the SDK's client, if one was made."""
         if "_client" in self.__dict__:
             await self._client.close()
 
@@ -99,7 +99,7 @@ class SdkBatches:
             return None
 
     async def _await_ending(self, call: Coroutine[Any, Any, object]) -> None:
-        """Awaits a call that ends something. A refusal is no error: what it would end has ended already, or is gone."""
+        """Awaits a call that cancels or deletes. A refusal is no error: the thing has ended already, or is gone."""
         try:
             with self._map_errors():
                 await call

@@ -1,4 +1,4 @@
-"""Maps errors of the providers' official SDKs, which one generator made with the same names for errors."""
+"""Maps errors of the providers' official SDKs. One generator made the SDKs, so their errors have the same names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from adapters.types import read_retry_after
 
 # Characters of a provider's message, at most.
 MAX_MESSAGE_CHARS: Final = 500
-_TRANSIENT: Final = frozenset((408, 409, 425, 429))
+_TRANSIENT_STATUSES: Final = frozenset((408, 409, 425, 429))
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def map_sdk_errors(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
 
 def is_transient(status: int) -> bool:
     """Returns whether the same request may succeed another time."""
-    return status in _TRANSIENT or status >= 500
+    return status in _TRANSIENT_STATUSES or status >= 500
 
 
 def read_message(body: object) -> str:

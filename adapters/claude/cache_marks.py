@@ -18,14 +18,14 @@ def place_marks(wire: Json, ttl: str | None) -> None:
     mark: Json = {"type": "ephemeral"} if ttl is None else {"type": "ephemeral", "ttl": ttl}
     tools = wire.get("tools")
     if tools:
-        place = next((i for i in reversed(range(len(tools))) if not tools[i].get("defer_loading")), None)
-        if place is not None:
-            tools[place] = {**tools[place], "cache_control": mark}
+        last = next((n for n in reversed(range(len(tools))) if not tools[n].get("defer_loading")), None)
+        if last is not None:
+            tools[last] = {**tools[last], "cache_control": mark}
     if wire.get("system"):
         _mark_last(wire["system"], mark)
     # Assistant turns stay unmarked: thinking blocks must not be marked, and the user's turns serve as well.
-    users = [message for message in wire["messages"] if message["role"] == "user"]
-    for message in users[-2:]:
+    user_messages = [message for message in wire["messages"] if message["role"] == "user"]
+    for message in user_messages[-2:]:
         _mark_last(message["content"], mark)
 
 

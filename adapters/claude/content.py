@@ -16,11 +16,11 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from adapters.claude.error_form import Untranslatable
-from adapters.claude.reply import OPAQUE_FIELDS, PLACE_FIELDS, THINKING
+from adapters.claude.reply import OPAQUE_FIELDS, PLACE_FIELDS, THINKING_TYPES
 from adapters.types import NATIVE_REPLY, Json
 
-# Fields of a text part, a tool call or a tool message that Anthropic's blocks have as well. Others are left out,
-# because they are refused: OpenAI's Agents for JavaScript put all fields of a reply into its text part.
+# Fields of a text part, a tool call or a tool message that Anthropic's blocks have as well. Other fields are left out,
+# because the API refuses them: OpenAI's Agents for JavaScript put all fields of a reply into its text part.
 _TEXT_FIELDS: Final = ("type", "text", "cache_control", "citations")
 _CALL_FIELDS: Final = ("cache_control", "caller", "toolset_name")
 _RESULT_FIELDS: Final = ("cache_control", "is_error", "toolset_name")
@@ -28,8 +28,8 @@ _RESULT_FIELDS: Final = ("cache_control", "is_error", "toolset_name")
 _NO_MESSAGE: Final = "(no message)"
 # Kinds of content that OpenAI has and the Messages API has not.
 _UNKNOWN_PARTS: Final = ("input_audio", "audio", "video_url", "input_video")
-_ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
-_BAD_IN_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
+_VALID_ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
+_BAD_ID_CHARACTER: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def text_blocks(message: Json, where: str) -> list[Json]:
@@ -68,7 +68,7 @@ def tool_result(message: Json, where: str) -> Json:
 def assistant_blocks(message: Json, where: str) -> list[Json]:
     """Returns the blocks of an assistant message: its text, its calls, and the blocks that only Anthropic can read.
 
-    Thinking without a signature is left out, because it is refused, and so is thinking that nothing follows.
+    Thinking is left out where the API refuses it: without a signature, and where nothing follows it.
     """
     if message.get("function_call") is not None:
         raise Untranslatable(
@@ -85,24 +85,27 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
     else:
         texts = _translate_content(message.get("content"), where) or _refusal_blocks(message)
         blocks = _interleave(_read_opaque_blocks(message), _with_cache_of(texts, message), tool_uses)
-    while blocks and blocks[-1].get("type") in THINKING:
+    while blocks and blocks[-1].get("type") in THINKING_TYPES:
         blocks.pop()
     return blocks
 
 
 def _with_calls(native: list[Any], tool_uses: list[Json]) -> list[Json]:
-    """Returns a reply's own blocks with its calls at their places."""
+    """Returns the blocks of a `NATIVE_REPLY` with the calls, which it lacks, at their places."""
     calls = iter(tool_uses)
-    own = (block for block in native if isinstance(block, dict))
-    blocks = [next(calls, None) if block.get("type") == "tool_use" else block for block in own]
+    native_blocks = (block for block in native if isinstance(block, dict))
+    blocks = [next(calls, None) if block.get("type") == "tool_use" else block for block in native_blocks]
     return _without_blank_text([*filter(None, blocks), *calls])
 
 
 def tool_use_id(call_id: str) -> str:
-    """Returns an id that Anthropic takes, the same for a call and its result, whatever provider made it."""
-    if _ID.fullmatch(call_id):
+    """Returns an id that Anthropic takes for the id of a call, whatever provider made it.
+
+    The result of the call, which names it by the same id, gets the same new id.
+    """
+    if _VALID_ID.fullmatch(call_id):
         return call_id
-    return f"{_BAD_IN_ID.sub('_', call_id)}_{zlib.crc32(call_id.encode('utf-8', 'replace')):08x}"
+    return f"{_BAD_ID_CHARACTER.sub('_', call_id)}_{zlib.crc32(call_id.encode('utf-8', 'replace')):08x}"
 
 
 def _translate_content(content: Any, where: str) -> list[Json]:
@@ -194,7 +197,7 @@ def _translate_document(part: Json, where: str) -> Json:
 
 
 def _split_data_url(url: str, where: str) -> tuple[str, str]:
-    """Returns the media type, and the data in base64. (RFC 2397)"""
+    """Returns the media type of a data URL (RFC 2397), and its data in base64. Raises: Untranslatable."""
     head, comma, data = url[len("data:") :].partition(",")
     if not comma:
         raise Untranslatable(f"'{where}' is a data URL without data.", where, "invalid_value")
@@ -219,7 +222,7 @@ def _read_opaque_blocks(message: Json) -> list[Json]:
 
 
 def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) -> list[Json]:
-    """Returns all blocks, the opaque ones at the offsets among text and calls that they name; by default first.
+    """Returns all blocks in order: each opaque block names its offset in the text and among the calls, by default 0.
 
     Text is split at these offsets, since thinking is accepted only where it was.
     """
@@ -227,7 +230,7 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
         return texts + tool_uses
     blocks: list[Json] = []
     texts_left, calls_left = texts[::-1], tool_uses[::-1]
-    # The characters of text that were taken, and those of the text that is next.
+    # How many characters of all texts were taken, and how many of them are the beginning of the next text.
     taken = cut = 0
     for block in opaque:
         # The characters of text, and the number of calls, that come before the block.
@@ -281,7 +284,7 @@ def _translate_call(call: Any, where: str) -> Json:
 
 
 def _parse_arguments(arguments: Any, where: str) -> Any:
-    """Returns the arguments' own bytes, so that no number is rounded and no key moved."""
+    """Returns the arguments as they are written, so that no number is rounded and no key moved."""
     if isinstance(arguments, dict):
         return arguments
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):

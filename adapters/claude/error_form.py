@@ -17,15 +17,15 @@ from adapters.types import Json
 # "temperature: Extra inputs are not permitted". A path such as messages.3.content.0 is one of our own body, which
 # the caller has never seen.
 _PARAM = re.compile(r"([A-Za-z_]\w*): ")
-_TOO_LONG = "prompt is too long"
+_TOO_LONG_WORDS = "prompt is too long"
 
 
 class Untranslatable(Exception):
     """A request has something that the Messages API has no word for.
 
-    message: what it is, for the caller.
-    param: the field, as the caller wrote it.
-    code: one of OpenAI's.
+    message: what has no word, for the caller.
+    param: the path of the field, as the caller wrote it.
+    code: one of OpenAI's error codes.
     """
 
     def __init__(self, message: str, param: str, code: str = "unsupported_parameter") -> None:
@@ -53,13 +53,14 @@ def to_openai(body: Json) -> Json | None:
     match = _PARAM.match(message)
     details = error.get("details")
     code = details.get("error_code") if isinstance(details, dict) else None
-    if code is None and message.startswith(_TOO_LONG):
+    if code is None and message.startswith(_TOO_LONG_WORDS):
         code = "context_length_exceeded"  # what OpenAI's clients look for
     shaped: Json = {
         "message": message,
         "type": error.get("type") or "api_error",
         "param": match[1] if match and error.get("type") == "invalid_request_error" else None,
         "code": code,
+        # The error's own `param` and `code`, which Anthropic's errors have not so far, replace those above.
         **{key: value for key, value in error.items() if key not in ("message", "type")},
     }
     rest = {key: value for key, value in body.items() if key not in ("error", "type")}
@@ -67,7 +68,7 @@ def to_openai(body: Json) -> Json | None:
 
 
 def translate_error_body(body: bytes) -> bytes:
-    """Returns an error reply's body in OpenAI's form; one that is not Anthropic's (a proxy's page) stays as it is."""
+    """Returns an error reply's body in OpenAI's form. A body that is not Anthropic's, as a proxy's page, stays."""
     parsed = read_json(body)[0]
     shaped = to_openai(parsed) if isinstance(parsed, dict) else None
     return body if shaped is None else orjson.dumps(shaped)

@@ -19,7 +19,7 @@ from typing import Final
 
 from adapters.claude.content import assistant_blocks, text_blocks, tool_result, user_blocks
 from adapters.claude.error_form import Untranslatable
-from adapters.claude.reply import THINKING
+from adapters.claude.reply import THINKING_TYPES
 from adapters.types import Json
 
 # The first turn must be a user's: this one stands before an assistant's greeting. After system messages alone, by which
@@ -85,6 +85,10 @@ def arrange_turns(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessa
 
 
 def _end_user_turn(history: ClaudeMessages, turn: _UserTurn, late_system: bool) -> None:
+    """Adds a user turn, and its system messages where the model takes them: after the turn, or to the system prompt.
+
+    Added to the system prompt they change the prefix of the request, at the price of the prompt cache.
+    """
     blocks = [*turn.results, *turn.content]
     if blocks:
         history.messages.append({"role": "user", "content": blocks})
@@ -131,21 +135,21 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
 def _drop_unanswered_calls(history: ClaudeMessages) -> None:
     """Drops calls of Anthropic's own tools without a result, since the API refuses them: the reply ended before it.
 
-    They stay where the API runs them: in the last assistant message, if nothing but tool results follows it.
+    Such calls stay in the last assistant message if nothing but tool results follows it: there the API runs them.
     """
     calls = _find_unanswered_calls(history)
     if not calls:
         return
     last = max(index for index, message in enumerate(history.messages) if message["role"] == "assistant")
-    after = [block for each in history.messages[last + 1 :] for block in each["content"]]
-    is_continued = all(block.get("type") == "tool_result" for block in after)
+    later_blocks = [block for message in history.messages[last + 1 :] for block in message["content"]]
+    is_continued = all(block.get("type") == "tool_result" for block in later_blocks)
     for index in {index for index in calls.values() if index < last or not is_continued}:
         content = _without_calls(history.messages[index]["content"], calls)
         history.messages[index]["content"] = content or [{"type": "text", "text": BROKEN_OFF}]
 
 
 def _find_unanswered_calls(history: ClaudeMessages) -> dict[str, int]:
-    """Returns the calls of Anthropic's own tools without a result: by their ids the indices of their messages."""
+    """Returns the calls of Anthropic's own tools that have no result: the index of the message by the call's id."""
     calls: dict[str, int] = {}
     for index, message in enumerate(history.messages):
         if message["role"] != "assistant":
@@ -166,9 +170,9 @@ def _without_calls(blocks: list[Json], calls: Container[str]) -> list[Json]:
     for block in blocks:
         if block.get("type") in _PROVIDER_CALLS and str(block.get("id")) in calls:
             is_after_call = True
-        elif not (is_after_call and block.get("type") in THINKING):
+        elif not (is_after_call and block.get("type") in THINKING_TYPES):
             remaining.append(block)
-    while remaining and remaining[-1].get("type") in THINKING:
+    while remaining and remaining[-1].get("type") in THINKING_TYPES:
         remaining.pop()
     return remaining
 

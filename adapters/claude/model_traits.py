@@ -21,13 +21,13 @@ class ModelTraits(Struct, frozen=True):
     max_tokens: int
     # The model takes `role: system` after a user turn; others answer such a message with a 400.
     late_system: bool = False
-    # The type of `thinking` that is the least it takes; None: it always thinks.
+    # The type of `thinking` with the least thoughts that the model takes; None: it always thinks.
     least_thinking: str | None = "disabled"
-    # It takes thoughts back only at their original position (build-with-claude/preserved-thinking).
+    # The model takes thoughts back only at their original position (build-with-claude/preserved-thinking).
     binds_thoughts: bool = False
-    # It can be made to call a tool.
+    # A request can force the model to call a tool.
     can_force: bool = True
-    # It thinks only when a request gives it tokens for that, and takes no `effort`.
+    # The model thinks only when a request gives it tokens for thoughts, and takes no `effort`.
     thinks_when_asked: bool = False
 
 
@@ -77,7 +77,7 @@ _VERSION: Final = re.compile(r"claude-(?:[a-z]+-)?\d{1,2}(?!\d)(?:-[1-9]\d?(?!\d
 
 @lru_cache(maxsize=256)
 def find_traits(name: str) -> ModelTraits:
-    """Returns the traits of a model. name: as any provider has it."""
+    """Returns the traits of a model. name: the model's name at any provider."""
     # `match` with a greedy pattern: `search` would take the square of the length of a name without the prefix.
     if prefix := _PREFIX.match(name):
         name = name[prefix.end() :]
@@ -93,7 +93,7 @@ def thinks_when_asked(name: str) -> bool:
 
 
 def takes_thinking(name: str, kind: object) -> bool:
-    """Returns whether a model takes `thinking` of a type; of one that is not known here, True."""
+    """Returns whether a model takes `thinking` of a type; True for a model that is not known here."""
     traits = find_traits(name)
     if traits is _UNKNOWN:
         return True
@@ -103,7 +103,7 @@ def takes_thinking(name: str, kind: object) -> bool:
 
 
 def binds_thoughts(name: str) -> bool:
-    """Returns whether a model takes thoughts back only after what they were thought about."""
+    """Returns whether a model takes thoughts back only at their original position."""
     return find_traits(name).binds_thoughts
 
 

@@ -15,7 +15,7 @@ import orjson
 
 from adapters.types import Json, token_count
 
-_FINISH: Final = {
+_FINISH_REASONS: Final = {
     "end_turn": "stop",
     "stop_sequence": "stop",
     "tool_use": "tool_calls",
@@ -24,7 +24,7 @@ _FINISH: Final = {
     "refusal": "content_filter",
     "pause_turn": "stop",  # a server's own tools need another request; `native_finish_reason` names it
 }
-THINKING: Final = ("thinking", "redacted_thinking")
+THINKING_TYPES: Final = ("thinking", "redacted_thinking")
 OPAQUE_FIELDS: Final = ("thinking_blocks", "provider_blocks")
 PLACE_FIELDS: Final = ("index", "start_index", "call_index")
 CALL_FIELDS: Final = frozenset(("type", "id", "name", "input"))
@@ -66,21 +66,24 @@ def translate_message(message: Json, created: int, first_index: int = 0) -> Json
 
 
 def native_reply(message: Json) -> Json:
-    """Returns the `NATIVE_REPLY` of a whole message."""
+    """Returns the value of the field `NATIVE_REPLY` (adapters/types.py) for a whole message."""
     blocks = [native_block(block) for block in message.get("content") or ()]
     return {"content": blocks, **container_of(message)}
 
 
 def native_block(block: Json) -> Json:
-    """Returns a block of `NATIVE_REPLY`: a call is in `tool_calls`, and has its place here."""
+    """Returns a block as `NATIVE_REPLY` has it: of a call, which is in `tool_calls`, only the place."""
     return {"type": "tool_use"} if block.get("type") == "tool_use" else block
 
 
 def container_of(source: Json) -> Json:
-    """Returns the container of a message, or of the delta of its end, by its id."""
+    """Returns the field `container` with the id of a message's container; empty where the message has none.
+
+    source: the message, or the delta of its end.
+    """
     container = source.get("container")
-    id_ = container.get("id") if isinstance(container, dict) else None
-    return {"container": {"id": id_}} if isinstance(id_, str) else {}
+    container_id = container.get("id") if isinstance(container, dict) else None
+    return {"container": {"id": container_id}} if isinstance(container_id, str) else {}
 
 
 @dataclass(slots=True)
@@ -108,7 +111,7 @@ class _Parts:
             function = {"name": block.get("name"), "arguments": arguments}
             more = {key: value for key, value in block.items() if key not in CALL_FIELDS}
             self.calls.append({"id": block.get("id"), "type": "function", "function": function, **more})
-        elif kind in THINKING:
+        elif kind in THINKING_TYPES:
             self.reasoning += block.get("thinking") or ""
             self.thinking_blocks.append(with_place(block, index, len(self.text), len(self.calls)))
         else:
@@ -148,11 +151,11 @@ def with_place(block: Json, index: int, start: int, call: int) -> Json:
 class MessageEnding(NamedTuple):
     """The reason for the end of a message."""
 
-    # In OpenAI's words; None: it has not ended.
+    # The reason in OpenAI's words; None: the message has not ended.
     finish: str | None
-    # Anthropic's own fields about it, for the choice of the completion.
+    # Anthropic's own fields about the reason, for the choice of the completion.
     native_fields: Json
-    # The text of a refusal.
+    # The text of a refusal; None: the model has not refused, or not said why.
     refusal: str | None
 
 
@@ -168,11 +171,11 @@ def read_ending(source: Json) -> MessageEnding:
     details = source.get("stop_details")
     explanation = details.get("explanation") if isinstance(details, dict) else None
     refusal = explanation if reason == "refusal" and isinstance(explanation, str) and explanation else None
-    return MessageEnding(_FINISH.get(reason, "stop"), native, refusal)
+    return MessageEnding(_FINISH_REASONS.get(reason, "stop"), native, refusal)
 
 
 def next_block_index(messages: Any) -> int:
-    """Returns the index of the next reply's first block: above all that came since the user's last message.
+    """Returns the index of the next reply's first block: above those of all blocks since the user's last message.
 
     Replies in a row may reach the client as one message (hidden tool rounds), and a client would take blocks with the
     same index for pieces of one.
@@ -190,13 +193,13 @@ def next_block_index(messages: Any) -> int:
     return last + 1
 
 
-def place_citations(citations: Any, start: int, end: int, count: int) -> list[Json]:
-    """Returns a text block's citations, each with its span of `content`. count: how many came before them."""
+def place_citations(citations: Any, start: int, end: int, first_index: int) -> list[Json]:
+    """Returns a text block's citations, each with the block's span of `content`. first_index: the first one's index."""
     if not isinstance(citations, list):
         return []
     return [
-        {"index": count + n, "start_index": start, "end_index": end, "citation": citation}
-        for n, citation in enumerate(citations)
+        {"index": index, "start_index": start, "end_index": end, "citation": citation}
+        for index, citation in enumerate(citations, first_index)
     ]
 
 

@@ -16,18 +16,18 @@ from adapters.claude.cache_marks import place_marks
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.history import arrange_turns
 from adapters.claude.model_traits import ModelTraits, find_traits
-from adapters.claude.reply import THINKING
+from adapters.claude.reply import THINKING_TYPES
 from adapters.claude.tool_schemas import to_choice, to_schema, to_tools
 from adapters.types import Json
 
-SAMPLING: Final = ("temperature", "top_p", "top_k")
-"""Fields that version 2026-10-21 of the API refuses whatever their value, and the one before it takes."""
+SAMPLING_FIELDS: Final = ("temperature", "top_p", "top_k")
+"""Fields that version 2026-10-21 of the API refuses whatever their value, and the version before it takes."""
 
 JSON_ONLY: Final = "Answer with a single JSON object and nothing else: no other text, no code fence."
 
 # Fields that do not pass as they are: they are translated below, or mean nothing to Anthropic (`prompt_cache_key` only
-# hints at which machine has the prefix). Of `metadata` and `stream_options` it knows only what is read here.
-_READ: Final = frozenset(
+# hints at which machine has the prefix). Of `metadata` and `stream_options` Anthropic knows only what is read here.
+_TRANSLATED_FIELDS: Final = frozenset(
     re.findall(
         r"\w+",
         "max_completion_tokens max_tokens messages metadata model output_config parallel_tool_calls prompt_cache_key "
@@ -35,8 +35,8 @@ _READ: Final = frozenset(
         "stream_options system tool_choice tools user",
     )
 )
-# Fields that only OpenAI has, each with the value that asks for nothing; null does as well.
-_ASKS_NOTHING: Final[Json] = {
+# Fields that only OpenAI has, each with the value that asks for nothing; null asks for nothing, either.
+_OPENAI_FIELD_DEFAULTS: Final[Json] = {
     **dict.fromkeys(("audio", "prediction", "seed", "web_search_options")),
     **dict.fromkeys(("frequency_penalty", "presence_penalty", "top_logprobs"), 0),
     **dict.fromkeys(("logprobs", "store"), False),
@@ -70,7 +70,7 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
 
     Raises: Untranslatable: names the field that the Messages API has no word for.
     """
-    for key, nothing in _ASKS_NOTHING.items():
+    for key, nothing in _OPENAI_FIELD_DEFAULTS.items():
         if (value := body.get(key)) is not None and value != nothing:
             raise Untranslatable(f"`{key}` is not supported by this model's provider (Anthropic).", key)
     model = body.get("model")
@@ -83,8 +83,8 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
     choice = to_choice(body.get("tool_choice"), body.get("parallel_tool_calls"), bool(tools))
     if choice is not None:
         wire["tool_choice"] = choice
-    system = [*_read_own_system(body.get("system")), *conversation.system]
-    not_copied = _READ | _ASKS_NOTHING.keys()
+    system = [*_read_system_field(body.get("system")), *conversation.system]
+    not_copied = _TRANSLATED_FIELDS | _OPENAI_FIELD_DEFAULTS.keys()
     wire |= {key: value for key, value in body.items() if key not in not_copied and value is not None}
     if body.get("stream"):
         wire["stream"] = True
@@ -110,8 +110,8 @@ def _max_tokens(body: Json, limits: Mapping[str, int], default: int) -> Any:
     return limits.get(body.get("model") or "", default)
 
 
-def _read_own_system(system: Any) -> list[Json]:
-    """Returns the blocks of a `system` field in Anthropic's own form, sent by a client that knows who answers."""
+def _read_system_field(system: Any) -> list[Json]:
+    """Returns the blocks of the field `system`, which only a client sends that knows that Anthropic answers."""
     if isinstance(system, str):
         return [{"type": "text", "text": system}] if system.strip() else []
     if system is None:
@@ -135,7 +135,7 @@ def _set_user(wire: Json, body: Json) -> None:
 
 
 def _anonymize(user: str) -> str:
-    """Returns an id without personal data: with an email address or a phone number in it a request is refused."""
+    """Returns an id without personal data: the API refuses an id with an email address or a phone number in it."""
     if _PLAIN_ID.fullmatch(user) and not _PHONE.fullmatch(user):
         return user
     return hashlib.sha256(user.encode("utf-8", "replace")).hexdigest()
@@ -195,29 +195,31 @@ def _ask_to_think(wire: Json, effort: str) -> None:
 
 
 def _stop_thinking(wire: Json) -> None:
-    """Asks for no thinking where the last reply has a call without a thought: such a request is refused."""
+    """Drops the wish for thinking where the last reply has a call without a thought, since the API would refuse it."""
     thinking = wire.get("thinking")
     if not isinstance(thinking, dict) or thinking.get("type") != "enabled":
         return
     last = next((turn["content"] for turn in reversed(wire["messages"]) if turn["role"] == "assistant"), ())
     kinds = [block.get("type") for block in last]
-    if "tool_use" in kinds and kinds[0] not in THINKING:
+    if "tool_use" in kinds and kinds[0] not in THINKING_TYPES:
         del wire["thinking"]
 
 
 def _allow_other_prefix(wire: Json) -> None:
-    """Has thoughts left out that the model would refuse, since memory, tools or notes before them were changed."""
+    """Has Claude drop thoughts before which memory, tools or notes were changed: the model would refuse them."""
     replies = (turn for turn in wire["messages"] if turn["role"] == "assistant")
-    turns = [turn for turn in replies if any(block.get("type") in THINKING for block in turn["content"])]
+    turns = [
+        turn for turn in replies if any(block.get("type") in THINKING_TYPES for block in turn["content"])
+    ]
     if not turns:
         return
     thinking = with_block_binding(wire.get("thinking"), wire.get("tool_choice"))
     if thinking is not None:
         wire["thinking"] = thinking
         return
-    # No other request needs thoughts.
+    # The request cannot ask for that, and such requests may lack thoughts, so they are dropped here.
     for turn in turns:
-        turn["content"] = [block for block in turn["content"] if block.get("type") not in THINKING]
+        turn["content"] = [block for block in turn["content"] if block.get("type") not in THINKING_TYPES]
 
 
 def with_block_binding(thinking: Any, tool_choice: Any) -> Json | None:

@@ -22,8 +22,7 @@ class UnionMerger:
     """Merges the unions of one request's schemas."""
 
     def __init__(self) -> None:
-        # How much may still be merged: definitions that name each other have many times as many properties as they are
-        # long.
+        # How much may still be merged. Short definitions that name each other can have a great many properties.
         self._remaining = _MAX_MERGED
         # The schema with its definitions, and its place in the request.
         self._root: Json = {}
@@ -53,20 +52,20 @@ class UnionMerger:
         return merged.schema()
 
     def _count(self, merged: int) -> None:
-        """Takes what was merged off what may be. Raises: Untranslatable: it was too much."""
+        """Counts what was merged. Raises: Untranslatable: the request has too much to merge."""
         self._remaining -= merged
         if self._remaining < 0:
             raise Untranslatable("The unions of this schema have too many branches.", self._where)
 
     def _resolve(self, branch: Any) -> Json:
-        """Returns a branch of a union, with the unions at its own top merged; one that is only named is looked up."""
+        """Returns a branch of a union with the unions at its own top merged. A branch that is a `$ref` is looked up."""
         branch = _value_or_empty(dict, branch)
         ref = str(branch.get("$ref", ""))
         place, _, name = ref.rpartition("/")
         if place not in ("#/$defs", "#/definitions"):
             return self._merge_schema(branch)
         if ref not in self._definitions:
-            self._definitions[ref] = {}  # within itself it adds nothing
+            self._definitions[ref] = {}  # a definition that names itself adds nothing there
             named = _value_or_empty(dict, self._root.get(place[2:])).get(name)
             self._definitions[ref] = self._resolve(named)
         return self._definitions[ref]
@@ -77,13 +76,13 @@ class _MergedSchema:
 
     def __init__(self, schema: Json) -> None:
         self._schema = {key: value for key, value in schema.items() if key not in _UNIONS}
-        # By the name of a property its schemas in the branches, each once. A name that several have, a discriminator as
-        # a rule, may have any of their values.
+        # By the name of a property its schemas in the branches, each once. A property of several branches, usually a
+        # discriminator, may have the value of any of them.
         self._alternatives: dict[str, dict[str, Any]] = {}
         self._required = _required_names(schema)
 
     def add_properties(self, branch: Json) -> int:
-        """Adds the properties of a branch. Returns how many schemas they have."""
+        """Adds the properties of a branch. Returns the number of their schemas."""
         added = 0
         for name, value in _value_or_empty(dict, branch.get("properties")).items():
             schemas = _alternatives(value)
@@ -100,7 +99,7 @@ class _MergedSchema:
             self._schema["additionalProperties"] = False
 
     def schema(self) -> Json:
-        """Returns the schema with what was added. A property that stands beside the unions stays as it is there."""
+        """Returns the schema with what was added. A property that the schema itself has stays as it is."""
         merged = {name: [*schemas.values()] for name, schemas in self._alternatives.items()}
         properties = {
             name: schemas[0] if len(schemas) == 1 else {"anyOf": schemas} for name, schemas in merged.items()
@@ -117,7 +116,7 @@ def _required_names(schema: Json) -> list[str]:
 
 
 def _alternatives(value: Any) -> list[Any]:
-    """Returns the schemas of a property: those of its `anyOf`, or itself."""
+    """Returns the schemas that a property's value may follow: those of its `anyOf`, or the one of the property."""
     match value:
         case {"anyOf": list(alternatives), **rest} if not rest:
             return alternatives
@@ -125,5 +124,5 @@ def _alternatives(value: Any) -> list[Any]:
 
 
 def _value_or_empty(kind: type[T], value: Any) -> T:
-    """Returns the value, or an empty one where it is of another kind: schemas come from anywhere."""
+    """Returns a value; an empty value of the type where it has another type, since schemas come from anywhere."""
     return value if isinstance(value, kind) else kind()

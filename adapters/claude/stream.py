@@ -23,7 +23,7 @@ from adapters.claude.error_form import error_body, to_openai
 from adapters.claude.reply import (
     CALL_FIELDS,
     MESSAGE_FIELDS,
-    THINKING,
+    THINKING_TYPES,
     container_of,
     native_block,
     place_citations,
@@ -35,10 +35,10 @@ from adapters.errors import ProviderBroke
 from adapters.json_escapes import read_json
 from adapters.types import NATIVE_REPLY, Event, Json
 
-_DONE: Final = Event(b"data: [DONE]\n\n", b"[DONE]")
+_DONE_EVENT: Final = Event(b"data: [DONE]\n\n", b"[DONE]")
 # The fields of a `message_delta` that `read_ending` reads.
 _ENDING_FIELDS: Final = ("stop_reason", "stop_sequence", "stop_details")
-_PING: Final = Event(b": ping\n\n", None)
+_PING_EVENT: Final = Event(b": ping\n\n", None)
 
 
 @dataclass(slots=True)
@@ -47,11 +47,11 @@ class _ContentBlock:
 
     kind: str
     place: int
-    # The block's fields as it began.
+    # The fields with which the block began.
     fields: Json
     # Where the block begins in the content.
     start: int
-    # The index of its call among those of the reply: the number of calls before it.
+    # The number of calls that began before the block; for a call its index.
     call: int
     has_input: bool = False
     # The texts of the deltas so far, by the field that they continue.
@@ -69,7 +69,7 @@ class StreamTranslator:
 
         created: seconds since 1970.
         wants_usage: the client asked for the usage chunk.
-        first_index: the index of its first block, as in `reply.translate_message`.
+        first_index: the index of the reply's first block, as in `translate_message`.
         is_native: the reply passes in Anthropic's own dialect, and its chunks have `NATIVE_REPLY`.
         """
         self._created = created
@@ -77,9 +77,9 @@ class StreamTranslator:
         self._is_native = is_native
         self._wants_usage = wants_usage
         self._blocks: dict[int, _ContentBlock] = {}
-        self._calls = 0
-        self._length = 0  # characters of content so far
-        self._citations = 0
+        self._call_count = 0
+        self._content_length = 0  # characters of content so far
+        self._citation_count = 0
         self._usage: Json = {}
         self._prepare_frame(None, None)
         self.is_over = False
@@ -121,13 +121,13 @@ class StreamTranslator:
             case "message_stop":
                 return self._end_message()
             case "ping":
-                return [_PING]
+                return [_PING_EVENT]
             case "error":
                 return self._fail(parsed)
-        return []  # an event of a newer API
+        return []  # an event that a later version of the API has added
 
     def annotate(self, event: Event) -> list[Event]:
-        """Returns an event in its own bytes, with the chunks for it as data.
+        """Returns an event in its own bytes, with the chunk for it as data; further chunks are events without bytes.
 
         An event that is none of Anthropic's has no chunks.
         """
@@ -148,7 +148,7 @@ class StreamTranslator:
         if not self.is_over:
             raise ProviderBroke("the upstream's stream ended before its message did")
 
-    # the message
+    # -- the message
 
     def _begin_message(self, message: Json) -> list[Event]:
         self._prepare_frame(message.get("id"), message.get("model"))
@@ -177,9 +177,9 @@ class StreamTranslator:
     def _end_message(self) -> list[Event]:
         self.is_over = True
         if not self._wants_usage:
-            return [_DONE]
+            return [_DONE_EVENT]
         chunk = {**self._identity, "choices": [], "usage": translate_usage(self._usage)}
-        return [_event(orjson.dumps(chunk)), _DONE]
+        return [_event(orjson.dumps(chunk)), _DONE_EVENT]
 
     def _fail(self, parsed: Json) -> list[Event]:
         self.is_over = True
@@ -187,23 +187,23 @@ class StreamTranslator:
         return [_event(orjson.dumps(shaped))]
 
     def _add_usage(self, usage: Any) -> None:
-        """Merges counts, which are running totals: a later one replaces an earlier, but null replaces nothing."""
+        """Merges counts, which are running totals: a later count replaces an earlier one, but null replaces nothing."""
         if isinstance(usage, dict):
             self._usage |= {key: value for key, value in usage.items() if value is not None}
 
-    # its blocks
+    # -- the blocks of the message
 
     def _begin_block(self, parsed: Json) -> list[Event]:
         fields = parsed.get("content_block") or {}
         place = parsed.get("index", len(self._blocks))
-        block = _ContentBlock(fields.get("type") or "", place, fields, self._length, self._calls)
+        block = _ContentBlock(fields.get("type") or "", place, fields, self._content_length, self._call_count)
         self._blocks[place] = block
         match block.kind:
             case "text":
                 block.citations += fields.get("citations") or ()
                 return self._add_text(fields["text"]) if fields.get("text") else []
             case "tool_use":
-                self._calls += 1
+                self._call_count += 1
                 more = {key: value for key, value in fields.items() if key not in CALL_FIELDS}
                 head = {"index": block.call, "id": fields.get("id"), "type": "function"}
                 function = {"name": fields.get("name"), "arguments": ""}
@@ -249,14 +249,14 @@ class StreamTranslator:
             return []
         events = self._end_translated(block)
         if self._is_native:
-            events.append(self._chunk({NATIVE_REPLY: {"content": [native_block(_whole(block))]}}))
+            events.append(self._chunk({NATIVE_REPLY: {"content": [native_block(_whole_block(block))]}}))
         return events
 
     def _end_translated(self, block: _ContentBlock) -> list[Event]:
         """Returns the chunks for the end of a block in the form of a chat completion."""
         if block.kind == "text":
-            noted = place_citations(block.citations, block.start, self._length, self._citations)
-            self._citations += len(noted)
+            noted = place_citations(block.citations, block.start, self._content_length, self._citation_count)
+            self._citation_count += len(noted)
             return [self._chunk({"citations": noted})] if noted else []
         if block.kind == "tool_use":
             if block.has_input:
@@ -265,20 +265,20 @@ class StreamTranslator:
             arguments = orjson.dumps(block.fields.get("input") or {}).decode()
             function = {"arguments": arguments}
             return [self._chunk({"tool_calls": [{"index": block.call, "function": function}]})]
-        key = "thinking_blocks" if block.kind in THINKING else "provider_blocks"
-        whole = with_place(_whole(block), self._first_index + block.place, block.start, block.call)
+        key = "thinking_blocks" if block.kind in THINKING_TYPES else "provider_blocks"
+        whole = with_place(_whole_block(block), self._first_index + block.place, block.start, block.call)
         return [self._chunk({key: [whole]})]
 
     def _native_delta(self, parts: Json) -> Json:
         """Returns the field of a delta for parts of `NATIVE_REPLY`."""
         return {NATIVE_REPLY: parts} if self._is_native and parts else {}
 
-    # writing
+    # -- the chunks
 
-    def _prepare_frame(self, id_: Any, model: Any) -> None:
-        """Prepares the bytes that all chunks share: for most events only the text is put between them."""
+    def _prepare_frame(self, message_id: Any, model: Any) -> None:
+        """Prepares the bytes that all chunks share: in most chunks only a text stands between them."""
         self._identity: Json = {
-            "id": id_,
+            "id": message_id,
             "object": "chat.completion.chunk",
             "created": self._created,
             "model": model,
@@ -289,7 +289,7 @@ class StreamTranslator:
         self._tail += b',"usage":null}\n\n' if self._wants_usage else b"}\n\n"
 
     def _add_text(self, text: str) -> list[Event]:
-        self._length += len(text)
+        self._content_length += len(text)
         raw = self._head + orjson.dumps(text) + self._tail
         return [Event(raw, raw[6:-2])]
 
@@ -314,7 +314,7 @@ class StreamTranslator:
         return _event(orjson.dumps(chunk))
 
 
-def _whole(block: _ContentBlock) -> Json:
+def _whole_block(block: _ContentBlock) -> Json:
     """Returns the block as it would stand in a whole reply."""
     fields = dict(block.fields)
     for key, pieces in block.pieces.items():
@@ -333,7 +333,7 @@ def _parse_input(text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return text  # JSON cut off by the end of the message stays as it is
+        return text  # JSON that the end of the message has cut off stays a text
 
 
 def _event(data: bytes) -> Event:

@@ -9,16 +9,16 @@ from adapters.claude.error_form import Untranslatable
 from adapters.claude.schema_unions import UnionMerger
 from adapters.types import Json
 
-_EMPTY: Final[Json] = {"type": "object", "properties": {}}
-# The fields of a function that are read here; others pass.
-_READ: Final = ("name", "description", "parameters", "strict")
-# Keywords whose value has schemas by name.
-_SCHEMAS_BY_NAME: Final = ("properties", "$defs", "definitions")
-# Keywords whose value is data, and no schema.
-_DATA: Final = ("const", "default", "enum")
+_EMPTY_SCHEMA: Final[Json] = {"type": "object", "properties": {}}
+# The fields of a function that are translated here; others pass.
+_TRANSLATED_FIELDS: Final = ("name", "description", "parameters", "strict")
+# Keywords whose value is an object of schemas by name.
+_KEYWORDS_OF_NAMED_SCHEMAS: Final = ("properties", "$defs", "definitions")
+# Keywords whose value is data, not a schema.
+_DATA_KEYWORDS: Final = ("const", "default", "enum")
 # The other keywords that the schema of an answer may have (build-with-claude/structured-outputs, "JSON Schema
-# limitations"; Anthropic's own SDK puts the rest into descriptions as well), and those that may have these values only.
-_SUPPORTED: Final = frozenset(
+# limitations"; Anthropic's own SDK puts the rest into descriptions as well), and keywords that may have few values.
+_SUPPORTED_KEYWORDS: Final = frozenset(
     ("type", "required", "additionalProperties", "items", "anyOf", "allOf", "$ref", "description", "title")
 )
 _SUPPORTED_VALUES: Final[dict[str, tuple[Any, ...]]] = {
@@ -28,15 +28,15 @@ _SUPPORTED_VALUES: Final[dict[str, tuple[Any, ...]]] = {
 
 
 def to_tools(tools: Any) -> list[Json]:
-    """Returns tools as Anthropic takes them; those in its own form (`input_schema`, or a type of its own) pass."""
+    """Returns tools as Anthropic takes them. Tools in Anthropic's form (`input_schema`, or a type of its own) pass."""
     if not isinstance(tools, list):
         raise Untranslatable("`tools` is a list of tools.", "tools", "invalid_type")
     merger = UnionMerger()
-    return [_translate_tool(tool, f"tools[{place}]", merger) for place, tool in enumerate(tools)]
+    return [_translate_tool(tool, f"tools[{index}]", merger) for index, tool in enumerate(tools)]
 
 
 def _translate_tool(tool: Any, where: str, merger: UnionMerger) -> Json:
-    """Returns a tool as Anthropic takes it. where: its place in the request. Raises: Untranslatable."""
+    """Returns a tool as Anthropic takes it. where: the tool's path in the request. Raises: Untranslatable."""
     if not isinstance(tool, dict):
         raise Untranslatable(f"'{where}' is not an object.", where, "invalid_type")
     function = tool.get("function")
@@ -50,16 +50,18 @@ def _translate_tool(tool: Any, where: str, merger: UnionMerger) -> Json:
     schema = function.get("parameters")
     if isinstance(schema, dict) and schema:
         schema = {"type": "object", **merger.merge(schema, f"{where}.function.parameters")}
-    translated["input_schema"] = schema or _EMPTY
+    translated["input_schema"] = schema or _EMPTY_SCHEMA
     # `strict` ends here, as at Anthropic's own endpoint for OpenAI's dialect: OpenAI's frameworks set it on every tool,
     # and Anthropic refuses a request with more of them, or larger ones, than its grammar has room for.
-    translated |= {key: value for key, value in function.items() if key not in _READ and value is not None}
+    translated |= {
+        key: value for key, value in function.items() if key not in _TRANSLATED_FIELDS and value is not None
+    }
     translated |= {key: value for key, value in tool.items() if key not in ("type", "function")}
     return translated
 
 
 def to_choice(choice: Any, parallel: Any, has_tools: bool) -> Json | None:
-    """Returns Anthropic's `tool_choice`, or None where none is needed. parallel: `parallel_tool_calls`.
+    """Returns Anthropic's `tool_choice`; None: the default is meant. parallel: `parallel_tool_calls`.
 
     Raises: Untranslatable.
     """
@@ -89,9 +91,9 @@ def _translate_choice(choice: Any) -> Json:
 
 
 def to_schema(schema: Any) -> Any:
-    """Returns the schema of an answer as Anthropic takes it, with what it has no grammar for put into descriptions.
+    """Returns the schema of an answer as Anthropic takes it. Keywords that it refuses are put into descriptions.
 
-    Its objects are closed, as in OpenAI's strict mode; bounds and patterns would be refused.
+    Objects are closed, as in OpenAI's strict mode.
     """
     if isinstance(schema, list):
         return [to_schema(item) for item in schema]
@@ -100,13 +102,13 @@ def to_schema(schema: Any) -> Any:
     result: Json = {}
     noted: Json = {}
     for key, value in schema.items():
-        if key in _SCHEMAS_BY_NAME and isinstance(value, dict):
+        if key in _KEYWORDS_OF_NAMED_SCHEMAS and isinstance(value, dict):
             result[key] = {name: to_schema(named) for name, named in value.items()}
-        elif key in _DATA:
+        elif key in _DATA_KEYWORDS:
             result[key] = value
         elif key == "oneOf" and "anyOf" not in schema:
             result["anyOf"] = to_schema(value)
-        elif key in _SUPPORTED or value in _SUPPORTED_VALUES.get(key, ()):
+        elif key in _SUPPORTED_KEYWORDS or value in _SUPPORTED_VALUES.get(key, ()):
             result[key] = to_schema(value)
         elif not key.startswith("$"):
             noted[key] = value
@@ -114,6 +116,6 @@ def to_schema(schema: Any) -> Any:
         result.setdefault("additionalProperties", False)
     if noted:
         description = result.get("description")
-        rest = json.dumps(noted, ensure_ascii=False)
-        result["description"] = f"{description}\n\n{rest}" if description else rest
+        note = json.dumps(noted, ensure_ascii=False)
+        result["description"] = f"{description}\n\n{note}" if description else note
     return result

@@ -10,7 +10,7 @@ import pytest
 
 from adapters import pace
 from adapters.errors import ProviderBroke
-from adapters.pace import EACH_PASS, Pace
+from adapters.pace import STREAMS_PER_PASS, Pace
 from adapters.transport import HttpTransport
 from tests.adapters.test_transport import chat, post
 from tests.doubles.upstream import Gate, StrictUpstream, say
@@ -30,37 +30,37 @@ def begun(count: int, done: list[int | str]) -> list[asyncio.Task[None]]:
 
 async def test_few_streams_go_on_in_a_pass_and_what_is_new_goes_between_them() -> None:
     done: list[int | str] = []
-    streams = begun(5 * EACH_PASS, done)
+    streams = begun(5 * STREAMS_PER_PASS, done)
     await asyncio.sleep(0)
-    assert done == [*range(EACH_PASS)]
+    assert done == [*range(STREAMS_PER_PASS)]
     asyncio.get_running_loop().call_soon(done.append, "new")
     await asyncio.gather(*streams)
     done.remove("new")
-    assert done == [*range(5 * EACH_PASS)]
+    assert done == [*range(5 * STREAMS_PER_PASS)]
 
 
 async def test_what_is_new_waits_for_two_passes_at_most() -> None:
     done: list[int | str] = []
-    streams = begun(20 * EACH_PASS, done)
+    streams = begun(20 * STREAMS_PER_PASS, done)
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_soon(done.append, "new")
     await asyncio.gather(*streams)
-    assert done.index("new") <= 2 * EACH_PASS
+    assert done.index("new") <= 2 * STREAMS_PER_PASS
 
 
 async def test_who_waited_long_enough_goes_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "LONGEST_S", -1.0)
+    monkeypatch.setattr(pace, "LONGEST_WAIT_S", -1.0)
     one = Pace()
     turns = [turn for _ in range(100) if (turn := one.turn()) is not None]
-    assert len(turns) == 100 - EACH_PASS
+    assert len(turns) == 100 - STREAMS_PER_PASS
     await asyncio.sleep(0)
     assert all(turn.done() for turn in turns)
 
 
 async def test_whoever_is_cancelled_takes_no_turn() -> None:
     one = Pace()
-    turns = [turn for _ in range(3 * EACH_PASS) if (turn := one.turn()) is not None]
-    for turn in turns[:EACH_PASS]:
+    turns = [turn for _ in range(3 * STREAMS_PER_PASS) if (turn := one.turn()) is not None]
+    for turn in turns[:STREAMS_PER_PASS]:
         turn.cancel()
     await asyncio.sleep(0)
     assert [turn.done() for turn in turns] == [True] * len(turns)
@@ -68,7 +68,7 @@ async def test_whoever_is_cancelled_takes_no_turn() -> None:
 
 async def test_who_comes_in_a_later_pass_does_not_wait() -> None:
     one = Pace()
-    for _ in range(3 * EACH_PASS):
+    for _ in range(3 * STREAMS_PER_PASS):
         assert one.turn() is None
         await asyncio.sleep(0)
 

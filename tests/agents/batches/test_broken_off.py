@@ -876,7 +876,7 @@ def test_calls_of_the_gateways_own_stop_with_a_cancel(
     with scene(tmp_path) as s:
         s.world.upstream.script = lambda seen: say("Hello.", hold_before_headers=gate)
         batch = s.post(s.agents(10, "up/m"))
-        s.world.upstream.arrived(local.AT_ONCE).wait_sync()
+        s.world.upstream.arrived(local.REQUESTS_AT_ONCE).wait_sync()
         assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
         gate.open()
         s.until_rest()
@@ -908,7 +908,7 @@ def test_calls_of_the_gateways_own_end_with_the_attempt_that_made_them(
     with scene(tmp_path) as s:
         s.world.upstream.script = lambda seen: say("Hello.", hold_before_headers=gate)
         batch = s.post(s.agents(6, "up/m"))
-        s.world.upstream.arrived(local.AT_ONCE).wait_sync()
+        s.world.upstream.arrived(local.REQUESTS_AT_ONCE).wait_sync()
         if is_lost:
             gateway, store = s.world.world.gateway, s.world.world.store
             [job] = s.world.world.query("SELECT id FROM jobs WHERE kind = 'batch'")
