@@ -1,4 +1,4 @@
-"""Server-sent events as the dialects write them, the comment that all of their streams may have, and their buffer."""
+"""Server-sent events as the dialects write them, a comment that all their streams may have, and a buffer of events."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def encode_typed_event(kind: str, fields: Json) -> bytes:
 
 
 class EventBuffer:
-    """Events and comments that a client has not been sent yet.
+    """Events and comments that were not sent to the client yet.
 
-    is_holding: nothing leaves before the first content. Up to then an upstream's error can still be a status.
+    is_holding: nothing leaves before the first content, so that an upstream's error can still be a status.
     """
 
     __slots__ = ("_held_bytes", "_unsent", "is_holding")
@@ -37,14 +37,14 @@ class EventBuffer:
         self._unsent: list[bytes] = []
 
     def add(self, raw: bytes, *, has_content: bool = True) -> None:
-        """Adds an event or a comment. One without content is held, unless that would be more than MAX_HELD_BYTES."""
+        """Adds an event or a comment. Those without content are held, up to MAX_HELD_BYTES in all."""
         self._unsent.append(raw)
         if self.is_holding:
             self._held_bytes += len(raw)
             self.is_holding = not has_content and self._held_bytes <= MAX_HELD_BYTES
 
     def emit(self, kind: str, **fields: Any) -> None:
-        """Adds an event that has its type as its name and among its data. kind: its type."""
+        """Adds an event that has its type, `kind`, as its name and among its data."""
         self.add(encode_typed_event(kind, fields))
 
     def take(self) -> bytes:

@@ -14,8 +14,8 @@ import orjson
 from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.errors import BadRequest
 
-# Longer than any that is served. Names are cached in several tables, by hundreds.
-LONGEST_MODEL = 1_000
+# Longer than the name of any model that is served. Hundreds of names are cached in several tables.
+MAX_MODEL_CHARS = 1_000
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -36,9 +36,9 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 def read_members(body: bytes) -> dict[str, msgspec.Raw]:
-    """Returns the members of a body as they are written; of those with the same key the last. Takes little memory.
+    """Returns the members of a body as they are written, which takes little memory. Of a repeated key the last counts.
 
-    Raises: msgspec.DecodeError (ValidationError: it is no object), RecursionError.
+    Raises: msgspec.DecodeError (ValidationError: the body is no object), RecursionError.
     """
     return _MEMBERS.decode(body)
 
@@ -46,14 +46,14 @@ def read_members(body: bytes) -> dict[str, msgspec.Raw]:
 def repeated_keys(
     body: bytes, members: Mapping[str, msgspec.Raw] | None = None, *, json: dict[str, Any] | None = None
 ) -> tuple[str, ...]:
-    """Returns the keys of a body that occur more than once in it; parsers differ in which one they take.
+    """Returns the keys that a body has more than once; parsers differ in which value they take.
 
-    Keys of objects within it are not looked at.
+    Keys of objects within the body are not looked at.
 
-    members: those of the body, where they have been read.
-    json: its value, where that has been read.
+    members: as `read_members` returns them; None: they were not read yet.
+    json: the value of the body; None: it was not read yet.
 
-    Raises: BadRequest: it is nested too deep; BodyTooLarge.
+    Raises: BadRequest: the body is nested too deep; BodyTooLarge.
     """
     if json is not None and is_written_so(body, json):
         return ()
@@ -72,11 +72,11 @@ def repeated_keys(
 
 
 def is_written_so(body: bytes, json: dict[str, Any]) -> bool:
-    """Returns whether orjson writes a value as the body has it, and so each key once. Most SDKs write as it does.
+    """Returns whether orjson writes the value as the body has it, so that no key is repeated.
 
-    To write it takes half as long as to look for its members.
+    Most SDKs write as orjson does, and to write a value takes half as long as to look for its members.
     """
-    if body.find(_AFTER_KEY, 0, _BEGINNING_BYTES) >= 0:
+    if body.find(_KEY_END_WITH_BLANK, 0, _BEGINNING_BYTES) >= 0:
         return False
     try:
         return orjson.dumps(json) == body
@@ -84,28 +84,28 @@ def is_written_so(body: bytes, json: dict[str, Any]) -> bool:
         return False
 
 
-# After a key, as Python's own module writes it, and orjson never.
-_AFTER_KEY = b'": '
+# The end of a key as Python's own module writes it, and orjson never.
+_KEY_END_WITH_BLANK = b'": '
 _BEGINNING_BYTES = 64
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_MAX_FAST_MEMBERS = 100  # members; with more of them the standard library's reading takes less time
+_MAX_FAST_MEMBERS = 100  # with more members the standard library's parser takes less time
 _KEY = re.compile(rb'[\s{,]*+"[^"\\]*+"\s*+:\s*+')
 _END = re.compile(rb"[\s{]*+}\s*+")
 
 
 def _is_exactly(body: bytes, values: Iterable[msgspec.Raw]) -> bool:
     """Returns whether a body is these values in their order, each after a key without escapes, and nothing else."""
-    at = 0
+    offset = 0
     for value in values:
-        key = _KEY.match(body, at)
+        key = _KEY.match(body, offset)
         if key is None or not body.startswith(value, key.end()):
             return False
-        at = key.end() + len(value)
-    return _END.fullmatch(body, at) is not None
+        offset = key.end() + len(value)
+    return _END.fullmatch(body, offset) is not None
 
 
 class _OutermostKeys:
-    """Takes the keys of objects while JSON is read; those of the outermost one come last."""
+    """An `object_pairs_hook` that notes the keys of objects. The outermost object comes last."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
@@ -115,14 +115,14 @@ class _OutermostKeys:
 
 
 class ItemPath(msgspec.Struct):
-    """The path to an item of a list, as errors name it. Who reads the list sets the index, and `str` gives the path.
+    """The path to an item of a list, as errors name it. Who reads the list sets the index, and `str` returns the path.
 
-    It is written out for errors alone, which most requests have none of.
+    So the path is made for errors alone, and most requests have none.
     """
 
-    # The path to the object with the list; "": it is the body.
+    # The path to the object with the list; "": the body.
     parent: object
-    # The name of the list, after what separates it from `parent`.
+    # The name of the list, with the separator before it.
     key: str
     # How the index of an item is written.
     form: str = "[{}]"
@@ -143,7 +143,12 @@ def check_length(param: str, items: list[Any], most: int) -> None:
 
 
 def check_depth(param: str, json: list[Any]) -> None:
-    """Refuses what is nested too deep to be stored, or to have its tokens counted. json: as deep as in the body."""
+    """Refuses a value that is nested too deep to be stored, or to have its tokens counted.
+
+    json: lists around the value, so that it lies as deep as in the body.
+
+    Raises: BadRequest.
+    """
     if is_too_deep(json):
         raise BadRequest(
             f"Invalid '{param}': nested too deep. Expected at most {MAX_LEVELS} levels.", param=param
@@ -151,10 +156,10 @@ def check_depth(param: str, json: list[Any]) -> None:
 
 
 def check_model_name(model: str) -> None:
-    """Refuses what can be no model's name, before it is put into a table. Raises: BadRequest."""
-    if len(model) > LONGEST_MODEL:
+    """Refuses a text that can be no model's name, before it gets into a cache. Raises: BadRequest."""
+    if len(model) > MAX_MODEL_CHARS:
         raise BadRequest(
-            f"Invalid 'model': the name has more than {LONGEST_MODEL:,} characters.", param="model"
+            f"Invalid 'model': the name has more than {MAX_MODEL_CHARS:,} characters.", param="model"
         )
     if not model.isprintable() and any(ord(character) < 32 or ord(character) == 127 for character in model):
         raise BadRequest("Invalid 'model': the name contains a control character.", param="model")
@@ -175,9 +180,9 @@ def read_integer(json: dict[str, Any], key: str) -> int | None:
 
 
 def read_optional(json: dict[str, Any], key: str, kind: type[Any], where: object = "") -> Any:
-    """Returns a field that may be missing.
+    """Returns a field that may be missing. Raises: BadRequest.
 
-    where: the path to its object, a text or what `str` makes one of; "": it is the body.
+    where: the path to the object with the field: a text, or an object such as `ItemPath`; "": the body.
     """
     value = json.get(key)
     if value is not None and not isinstance(value, kind):
@@ -186,7 +191,7 @@ def read_optional(json: dict[str, Any], key: str, kind: type[Any], where: object
 
 
 def read_text(json: dict[str, Any], key: str, where: object) -> str:
-    """Returns a text that has to be there. where: as for `read_optional`."""
+    """Returns a text that must not be missing. where: as for `read_optional`. Raises: BadRequest."""
     value = json.get(key)
     if isinstance(value, str):
         return value

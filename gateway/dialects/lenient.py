@@ -1,4 +1,4 @@
-"""Reads what an upstream or an importer wrote, which may be of any type: a value of another type counts as empty."""
+"""Reads values of upstreams and imports, which may have any type: a value of another type counts as empty."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from adapters.types import Json
 
 
 def decode_object(data: bytes | str) -> Json:
-    """Returns the object that this JSON is; {}: it is none."""
+    """Returns the object that this JSON is; {}: it is no object."""
     return as_object(_decode(data))
 
 
 def decode_list(data: bytes | str) -> list[Any]:
-    """Returns the list that this JSON is; []: it is none."""
+    """Returns the list that this JSON is; []: it is no list."""
     return as_list(_decode(data))
 
 

@@ -1,6 +1,6 @@
 """Reads a chat completion request, once, at the edge.
 
-It checks what the gateway acts on or walks. The rest passes as it is, for the upstream to judge: unknown fields and
+Fields that the gateway reads are checked. All others pass as they are, for the upstream to judge: unknown fields and
 kinds of content, broken tool calls. Errors name the field as OpenAI's do.
 (platform.openai.com/docs/api-reference/chat/create)
 """
@@ -31,9 +31,9 @@ MAX_MESSAGES = 5_000  # chosen: an agent's day; finding the conversation costs a
 
 ROLES = ("user", "assistant", "tool", "system", "developer", "function")  # the most frequent first
 
-# A repeated key is refused where the gateway acts on it: the upstream's parser might take the other one, and so answer
-# for another user or model than the one that was looked up here.
-_ACTED_ON = frozenset(
+# A repeated key among these is refused, since the gateway acts on its value: the upstream's parser might take the other
+# value, and so answer for another user or model.
+_FIELDS_ACTED_ON = frozenset(
     (
         *("call", "customer", "elevenlabs_extra_body", "function_call", "functions", "logprobs"),
         *("max_completion_tokens", "max_tokens", "messages", "metadata", "model", "n", "response_format"),
@@ -44,13 +44,13 @@ _ACTED_ON = frozenset(
 
 
 def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = None) -> ChatRequest:
-    """Reads a request's body. agent: the one that its path names, whatever `model` is.
+    """Reads a request's body. agent: the agent that the request's path names, whatever `model` is.
 
     Raises: BadRequest, BodyTooLarge.
     """
     json = read_object(body)
     for key in repeated_keys(body, json=json):
-        if key in _ACTED_ON:
+        if key in _FIELDS_ACTED_ON:
             raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
     if agent is not None:
         json["model"] = f"agent/{agent}"
@@ -61,7 +61,7 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
     """Returns the request of a body.
 
     json: the value of the body.
-    messages: those of `json`, checked, without private fields.
+    messages: the messages of `json`, checked, without private fields.
 
     Raises: BadRequest, BodyTooLarge.
     """
@@ -96,17 +96,17 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
     )
 
 
-# Fields that have a type to be checked and a meaning here.
+# Fields whose types are checked, since they mean something here.
 _TYPED_FIELDS = frozenset(
     (*MAX_TOKENS_FIELDS, "functions", "n", "response_format", "stream", "stream_options", "tools")
 )
 
 
 def _json_arguments(messages: list[dict[str, Any]]) -> Iterator[bytes]:
-    """Yields the arguments of calls, which are JSON in texts: a check of the body passes them over."""
+    """Yields the arguments of calls, which are JSON in texts, so that a check of the body does not see into them."""
     for message in messages:
         for _, arguments in calls_in(message):
-            # Those of a custom tool may be any text.
+            # The arguments of a custom tool may be any text.
             if isinstance(arguments, str) and arguments.lstrip().startswith(("{", "[")):
                 yield arguments.encode()
 
@@ -122,7 +122,7 @@ def _read_model(json: dict[str, Any]) -> str:
 
 
 def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
-    """Returns the messages without the gateway's private field, which a client may send and which goes upstream."""
+    """Returns the messages without the gateway's private field. A client may send such a field; it goes upstream."""
     sent = json.get("messages")
     if not isinstance(sent, list):
         if sent is None:
@@ -137,7 +137,7 @@ def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, An
         )
     check_length("messages", sent, max_messages)
     messages = sent
-    nested = []  # without those that are a role and a text, as most are
+    nested = []  # the messages that are more than a role and a text, as few are
     for index, message in enumerate(sent):
         if message.__class__ is not dict:
             raise wrong_type(f"messages[{index}]", "an object", message)
@@ -187,10 +187,9 @@ def _read_tools(json: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _tool_names(tools: list[dict[str, Any]]) -> list[str]:
-    """Returns the names of tools that have any.
+    """Returns the names of tools; a tool without a name is left out.
 
-    A function is `{"type": "function", "function": {"name"}}`, a custom tool alike; a legacy function bears its name
-    itself.
+    A function is `{"type": "function", "function": {"name"}}`, a custom tool likewise; a legacy function is `{"name"}`.
     """
     names = []
     for tool in tools:

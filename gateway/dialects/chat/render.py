@@ -26,8 +26,8 @@ from gateway.errors import GatewayError
 class ChatView(ClientView):
     """The view of chat completions. It shows one reply: no gateway tools, no steps, and no stop but a finish_reason.
 
-    While gateway tools are offered, chunks gather until the first content: a hidden round may come first, and the
-    upstream's error in the round after it is then still a status.
+    While gateway tools are offered, chunks are held until the first content: a hidden round may come first, and an
+    upstream's error in the next round can then still be a status.
     """
 
     speaks_chat: ClassVar[bool] = True
@@ -38,9 +38,11 @@ class ChatView(ClientView):
         self._held_bytes = 0
         # The gateway has asked for usage, and the client has not.
         self._strips_usage = terms.usage_added and not terms.wants_usage
-        self._first_chunk: Json = {}  # of the first round
+        # The first chunk of the first round.
+        self._first_chunk: Json = {}
         self._has_begun = self._has_role = False
-        self._has_hidden_round = False  # a hidden round has gone before
+        self._has_hidden_round = False
+        # Events pass in their own bytes.
         self._passes_events = not self._holds_events
         self._unsent: list[bytes] = []
 
@@ -64,7 +66,7 @@ class ChatView(ClientView):
             self._show_changed(event)
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
-        # Nearly every event of every stream ends here: its bytes go as they came.
+        # Nearly every event of every stream is shown here: its bytes pass as they came.
         if self._passes_events:
             raw = [event.raw for event in read]
             self._unsent.extend(map(without_null_usage, raw) if self._strips_usage else raw)
@@ -90,8 +92,8 @@ class ChatView(ClientView):
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
         if finish and not any(event.has_finish for event in tail):
-            # After a hidden round the client may have read a content of null, with calls that were taken out; a message
-            # with neither is refused where it is sent back.
+            # In a hidden round the client may have read a content of null, and its calls were taken out. The client
+            # would send a message with neither back, which upstreams refuse, so the content becomes a text.
             self._append_chunk({"content": ""} if self._has_hidden_round else {}, finish)
         for event in tail:
             self._show_changed(event, finish)
@@ -126,9 +128,9 @@ class ChatView(ClientView):
         return body
 
     def _append(self, raw: bytes, *, has_content: bool = True) -> None:
-        """Appends bytes. has_content: they have content, so that all may leave."""
+        """Appends bytes. has_content: they have content, so that all that is held may leave."""
         if self._strips_usage:
-            raw = without_null_usage(raw)  # our asking for usage puts this into every other chunk
+            raw = without_null_usage(raw)  # where usage is asked for, every other chunk has `"usage": null`
         self._unsent.append(raw)
         self._has_begun = True
         if self._holds_events:
@@ -137,7 +139,7 @@ class ChatView(ClientView):
 
     @property
     def _identity(self) -> Json:
-        """The first chunk's id, time and model, which all later chunks take on."""
+        """The first chunk's id, time and model, which all later chunks get as well."""
         return {key: self._first_chunk[key] for key in ("id", "created", "model") if key in self._first_chunk}
 
     def _append_chunk(self, delta: Json, finish: str | None = None) -> None:
@@ -149,7 +151,7 @@ class ChatView(ClientView):
     def _show_changed(self, event: ReplyEvent, finish: str | None = None, *, is_hidden: bool = False) -> None:
         """Appends an event as the client is to have it, in the upstream's bytes where nothing changes.
 
-        finish: stands in for the upstream's finish_reason.
+        finish: replaces the upstream's `finish_reason`.
         is_hidden: the event ends a hidden round.
         """
         chunk = event.chunk
@@ -162,7 +164,7 @@ class ChatView(ClientView):
         choices = [self._change_choice(choice, event.calls, finish, is_hidden) for choice in event.choices]
         has_role, has_content = _contents_of(choices)
         if any(new is not choice for new, choice in zip(choices, event.choices, strict=True)):
-            # What was taken out may have been all of the event's content: then it does not go out at all.
+            # Where all of the event's content was taken out, the event is left out.
             if not has_content and not has_role:
                 return
             changed["choices"] = choices
@@ -174,7 +176,7 @@ class ChatView(ClientView):
     def _changed_fields(self, chunk: Json, usage: Json | None, *, is_hidden: bool) -> Json:
         """Returns the fields of a chunk, but for its choices, that the client is to have with other values."""
         changed: Json = {}
-        # The client knows one reply: a later round's chunks take on the first one's id, time and model.
+        # The client sees one reply: the chunks of later rounds get the id, time and model of the first.
         if self._has_hidden_round:
             changed = {key: value for key, value in self._identity.items() if chunk.get(key) != value}
         if is_hidden and isinstance(chunk.get("usage"), dict):
@@ -186,7 +188,7 @@ class ChatView(ClientView):
     def _change_choice(
         self, choice: Any, calls: list[Json] | None, finish: str | None, is_hidden: bool
     ) -> Any:
-        """Returns a choice as the client is to have it: the same object where nothing had to change."""
+        """Returns a choice as the client is to have it; the same object where nothing changes."""
         if not isinstance(choice, dict):
             return choice
         changed: Json = {}

@@ -23,18 +23,24 @@ class GrowingBlocks:
     def __init__(self, emit: SendsEvent, claim_index: Callable[[], int]) -> None:
         """Begins with no block.
 
-        emit: sends an event, by its type and fields.
-        claim_index: returns the place in the message of the block that begins now.
+        emit: sends an event, given its type and its fields.
+        claim_index: returns the index in the message of the block that begins now.
         """
         self._emit = emit
         self._claim_index = claim_index
-        self._index = 0  # of the open block
-        self._kind = ""  # of the open block of text or thoughts; "": none
-        self._texts: list[str] = []  # of all these blocks
-        self._draft = MessageDraft()  # of the client's calls
-        self._waiting_calls: list[ToolCall] = []  # they have not begun
+        # The index of the open block.
+        self._index = 0
+        # The type of the open block of text or thoughts; "": no such block is open.
+        self._kind = ""
+        # The pieces of all blocks of text and thoughts.
+        self._texts: list[str] = []
+        # Puts the pieces of the client's calls together.
+        self._draft = MessageDraft()
+        # Calls whose blocks have not begun.
+        self._waiting_calls: list[ToolCall] = []
+        # The call whose block is open, and how many pieces of its arguments were shown.
         self._open_call: ToolCall | None = None
-        self._shown_pieces = 0  # of its arguments
+        self._shown_pieces = 0
 
     @property
     def is_open(self) -> bool:
@@ -135,14 +141,14 @@ def render_blocks(message: Json) -> list[Json]:
 
 
 def _render_input(arguments: Any) -> Any:
-    """Returns the arguments' own bytes, of any depth and without a number that is rounded."""
+    """Returns the arguments as they are written: they may be nested deeply, and no number is rounded."""
     if not isinstance(arguments, str) or not arguments.strip():
         return {}
     try:
         is_object = isinstance(orjson.loads(arguments), dict)
     except orjson.JSONDecodeError:
         is_object = False
-    # Arguments that are cut off or no JSON stay readable.
+    # Arguments that are cut off or no JSON become a text in an object.
     return orjson.Fragment(arguments) if is_object else {"arguments": arguments}
 
 

@@ -1,7 +1,7 @@
 """Reads the messages of a Messages request as those of a chat completion.
 
-A user's message has the results of calls first and words after them, which are messages of their own in a chat
-completion; a reply is one message in both. Thoughts are left out: chat completions have no place for them.
+A user's message has the results of calls first and words after them; in a chat completion each result and the words are
+messages of their own. A reply is one message in both. Thoughts are left out: chat completions have no place for them.
 (platform.claude.com/docs/en/api/messages)
 """
 
@@ -20,19 +20,19 @@ from gateway.dialects.fields import ItemPath
 from gateway.dialects.messages.errors import invalid_field, untranslatable_field
 from gateway.errors import BadRequest
 
-THOUGHTS: Final = ("thinking", "redacted_thinking")
-# In Anthropic's words, which clients read.
-_NO_CALL: Final = (
+THOUGHT_TYPES: Final = ("thinking", "redacted_thinking")
+# Errors in Anthropic's words, which clients read.
+_NO_CALL_MESSAGE: Final = (
     "unexpected `tool_use_id` found in `tool_result` blocks: {}. Each `tool_result` block must have a corresponding "
     "`tool_use` block in the previous message."
 )
-_NO_RESULT: Final = (
+_NO_RESULT_MESSAGE: Final = (
     "`tool_use` ids were found without `tool_result` blocks immediately after: {}. Each `tool_use` block must have a "
     "corresponding `tool_result` block in the next message."
 )
-_REMINDER: Final = ("<system-reminder>", "</system-reminder>")
+_REMINDER_TAGS: Final = ("<system-reminder>", "</system-reminder>")
 # The beginning of the line by which Claude Code names its version; a part of it may change with each request.
-_ATTRIBUTION: Final = "x-anthropic-billing-header:"
+_ATTRIBUTION_PREFIX: Final = "x-anthropic-billing-header:"
 
 # The fields that are read, by the kind of block, source or message.
 _TEXT_FIELDS: Final = frozenset(("type", "text"))
@@ -48,7 +48,7 @@ _TURN_CONFIG_FIELDS: Final = frozenset(("effort",))
 # The fields of a system message, whose effort holds for the turn that it stands in (`find_effort_of_turn`).
 _SYSTEM_MESSAGE_FIELDS: Final = _MESSAGE_FIELDS | {"output_config"}
 # Fields of blocks and tools without an effect on the reply of a chat completion.
-_NO_EFFECT: Final = frozenset(
+_FIELDS_WITHOUT_EFFECT: Final = frozenset(
     (
         "cache_control",
         "citations",
@@ -69,8 +69,8 @@ class FieldChecker:
 
     def __init__(self, *, is_lenient: bool) -> None:
         self.is_lenient = is_lenient
-        # The names of what a chat completion does not have, in the order in which they came: without effect, or, where
-        # it is lenient, what the model of another dialect cannot do.
+        # The names of the fields that are left out, in the order in which they came. Their values have no effect on the
+        # reply; of a lenient checker they are parts without which no model of another dialect can answer.
         self.left_out: dict[str, None] = {}
 
     @contextmanager
@@ -96,9 +96,11 @@ class FieldChecker:
         if self.is_lenient or known.issuperset(value):
             return
         for key, field in value.items():
-            if field is None:  # the blocks of a reply in the SDK have all fields that it knows
+            if (
+                field is None
+            ):  # blocks that Anthropic's SDK has read of a reply have all fields, most of them null
                 continue
-            if key in _NO_EFFECT:
+            if key in _FIELDS_WITHOUT_EFFECT:
                 self.left_out[key] = None
             elif key not in known:
                 raise untranslatable_field(f"{where}.{key[:60]}")
@@ -109,9 +111,9 @@ class MessageOrigin(Struct, frozen=True):
 
     # -1: the system prompt.
     message: int
-    # The block with the person's words, before which a note goes; None: there is none.
+    # The block with the person's words, before which a note goes; None: the message has no such words.
     words_block: int | None = None
-    # The block with the result of a call; None: it is no result.
+    # The block with the result of a call; None: the message is no result.
     result_block: int | None = None
 
 
@@ -119,7 +121,7 @@ class TranslatedMessages(Struct, frozen=True):
     """The messages of a request as those of a chat completion."""
 
     messages: list[Json]
-    # Where each of the messages comes from, by its index.
+    # The origin of each message, at the same index.
     origins: list[MessageOrigin]
 
 
@@ -132,18 +134,18 @@ def read_system(system: Any, checker: FieldChecker) -> list[str]:
     if not isinstance(system, list):
         raise invalid_field("system", "Input should be a valid string or list")
     texts = [_read_text(block, f"system.{index}", checker) for index, block in enumerate(system)]
-    return [text for text in texts if text and not text.startswith(_ATTRIBUTION)]
+    return [text for text in texts if text and not text.startswith(_ATTRIBUTION_PREFIX)]
 
 
 def read_attribution(system: Any) -> str:
     """Returns the attribution line of Claude Code; "" where there is none."""
     first = system[0] if isinstance(system, list) and system else None
     text = first.get("text") if isinstance(first, dict) else None
-    return text if isinstance(text, str) and text.startswith(_ATTRIBUTION) else ""
+    return text if isinstance(text, str) and text.startswith(_ATTRIBUTION_PREFIX) else ""
 
 
 def read_messages(messages: Any, checker: FieldChecker) -> TranslatedMessages:
-    """Returns the messages as those of a chat completion. A lenient `checker` passes over what has no place there.
+    """Returns the messages as those of a chat completion. A lenient `checker` passes over parts without a place there.
 
     Raises: BadRequest.
     """
@@ -164,9 +166,9 @@ def read_messages(messages: Any, checker: FieldChecker) -> TranslatedMessages:
 def _check_calls(messages: Sequence[Json], origins: Sequence[MessageOrigin]) -> None:
     """Refuses a call without its result in the user's next turn, and a result without its call. Raises: BadRequest.
 
-    In a list that begins with results, memory may have their calls (append mode).
+    Results before the first reply pass: in append mode memory may have their calls.
     """
-    # Calls without a result so far: by their ids, the indexes of their messages. None: no reply came before.
+    # Calls without a result so far: by their ids, the indexes of their messages. None: no reply has come yet.
     calls: dict[str, int] | None = None
     role_before = ""
     for message, origin in zip(messages, origins, strict=True):
@@ -182,16 +184,18 @@ def _check_calls(messages: Sequence[Json], origins: Sequence[MessageOrigin]) -> 
         elif role == "tool" and calls is not None and calls.pop(message["tool_call_id"], None) is None:
             raise invalid_field(
                 f"messages.{origin.message}.content.{origin.result_block}",
-                _NO_CALL.format(message["tool_call_id"][:80]),
+                _NO_CALL_MESSAGE.format(message["tool_call_id"][:80]),
             )
         role_before = role
     _check_answered(calls or {})
 
 
 def _check_answered(calls: Mapping[str, int]) -> None:
-    for index in calls.values():
-        ids = ", ".join(id[:80] for id, message in calls.items() if message == index)
-        raise invalid_field(f"messages.{index}", _NO_RESULT.format(ids))
+    """Refuses calls without results. calls: by their ids, the indexes of their messages. Raises: BadRequest."""
+    if calls:
+        first_index = min(calls.values())
+        ids = ", ".join(id[:80] for id, index in calls.items() if index == first_index)
+        raise invalid_field(f"messages.{first_index}", _NO_RESULT_MESSAGE.format(ids))
 
 
 class _MessageReader:
@@ -283,7 +287,7 @@ class _MessageReader:
             elif kind == "tool_use":
                 self._fields.check(block, _CALL_FIELDS, where)
                 calls.append(_translate_call(block, where))
-            elif kind in THOUGHTS:
+            elif kind in THOUGHT_TYPES:
                 self._fields.left_out["thinking"] = None
             elif not self._fields.is_lenient:
                 raise untranslatable_field(f"{where}.{kind}")
@@ -293,7 +297,7 @@ class _MessageReader:
         return message
 
     def _translate_result(self, block: Json) -> tuple[Json, list[Json]]:
-        """Returns the tool's message, and the parts that have no place in it."""
+        """Returns the tool's message, and the parts of the result that are no texts, which it cannot have."""
         where = self._block_path
         self._fields.check(block, _RESULT_FIELDS, where)
         id_, content = block.get("tool_use_id"), block.get("content")
@@ -330,7 +334,7 @@ class _MessageReader:
         return texts
 
     def _translate_block(self, block: Json, where: object) -> list[Json]:
-        """Returns a block as parts of a chat message; []: it has no place there, and goes upstream itself."""
+        """Returns a block as parts of a chat message; []: it has no form there, and the checker is lenient."""
         match block.get("type"):
             case "text":
                 return [{"type": "text", "text": _read_text(block, where, self._fields)}]
@@ -384,10 +388,12 @@ class _MessageReader:
             )
             return [{"type": "text", "text": _with_title(block, "\n".join(texts))}]
         if kind == "base64":
-            named = title if isinstance(title, str) and title else "document.pdf"
+            file_name = title if isinstance(title, str) and title else "document.pdf"
             data = f"data:{source.get('media_type')};base64,{source.get('data')}"
-            about = [{"type": "text", "text": context}] if isinstance(context, str) and context else []
-            return [*about, {"type": "file", "file": {"filename": named, "file_data": data}}]
+            context_parts = (
+                [{"type": "text", "text": context}] if isinstance(context, str) and context else []
+            )
+            return [*context_parts, {"type": "file", "file": {"filename": file_name, "file_data": data}}]
         if self._fields.is_lenient:
             self._fields.left_out[f"document.source.{str(kind)[:60]}"] = None
             return [_pick_fields(block, _DOCUMENT_FIELDS)]
@@ -408,9 +414,9 @@ class _MessageReader:
 
 
 def find_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
-    """Returns the effort that a system message asks for in the newest turn; None: there is none.
+    """Returns the effort that a system message asks for in the newest turn; None: none does. Raises: BadRequest.
 
-    A turn begins with a user's message that has more than results of calls. Raises: BadRequest.
+    A turn begins with a user's message that has more than results of calls.
     """
     for index in reversed(range(len(messages))):
         message = messages[index]
@@ -432,7 +438,7 @@ def _is_tool_results(content: Any) -> bool:
 
 
 def find_words(blocks: list[Any]) -> int | None:
-    """Returns the index of the block where a person's words begin, after results and reminders; None: nowhere."""
+    """Returns the index of the block where a person's words begin, after results and reminders; None: no words."""
     for number, block in enumerate(blocks):
         text = block.get("text")
         if block.get("type") == "text" and not (isinstance(text, str) and _is_reminder(text)):
@@ -441,9 +447,9 @@ def find_words(blocks: list[Any]) -> int | None:
 
 
 def _is_reminder(text: str) -> bool:
-    """Returns whether a text has no words of a person, but only what an application has put there."""
+    """Returns whether a text has no words of a person: it is empty, or an application wrote all of it."""
     trimmed = text.strip()
-    if not trimmed or (trimmed.startswith(_REMINDER[0]) and trimmed.endswith(_REMINDER[1])):
+    if not trimmed or (trimmed.startswith(_REMINDER_TAGS[0]) and trimmed.endswith(_REMINDER_TAGS[1])):
         return True
     return trimmed.startswith(("<", "[")) and not without_frame(trimmed).strip()
 
@@ -482,5 +488,5 @@ def _pick_fields(block: Json, fields: frozenset[str]) -> Json:
 
 def _with_title(document: Json, text: str) -> str:
     """Returns a document's text after its title and context."""
-    above = (document.get("title"), document.get("context"))
-    return "\n\n".join((*(each for each in above if isinstance(each, str) and each), text))
+    headings = (document.get("title"), document.get("context"))
+    return "\n\n".join((*(each for each in headings if isinstance(each, str) and each), text))

@@ -14,7 +14,7 @@ from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.field_names import FieldNames
 from gateway.errors import BadRequest, GatewayError
 
-_TYPES: Final = {
+_TYPES_BY_STATUS: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
     402: "billing_error",
@@ -26,10 +26,10 @@ _TYPES: Final = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-_KINDS: Final = frozenset((*_TYPES.values(), "api_error"))
+_KNOWN_TYPES: Final = frozenset((*_TYPES_BY_STATUS.values(), "api_error"))
 
 # Upstreams name the fields of chat completions in their errors.
-FIELDS: Final = FieldNames(
+FIELD_NAMES: Final = FieldNames(
     {
         "max_completion_tokens": "max_tokens",
         "reasoning_effort": "output_config.effort",
@@ -65,9 +65,9 @@ def _object_of(error: GatewayError) -> Json:
 def error_object(status: int, message: str, request_id: str, code: Any = None, kind: Any = None) -> Json:
     """Returns the body of an error.
 
-    kind: its type as the upstream names it; one that is not Anthropic's is replaced by that of the status.
+    kind: the type of the error as its upstream names it. A type that is not Anthropic's is replaced by the status's.
     """
-    is_known = isinstance(kind, str) and kind in _KINDS
+    is_known = isinstance(kind, str) and kind in _KNOWN_TYPES
     error: Json = {"type": kind if is_known else error_type(status), "message": message}
     if isinstance(code, str) and code:
         error["details"] = {"error_code": code}
@@ -76,16 +76,16 @@ def error_object(status: int, message: str, request_id: str, code: Any = None, k
 
 def error_type(status: int) -> str:
     """Returns the type of an error with this status."""
-    return _TYPES.get(status, "invalid_request_error" if 400 <= status < 500 else "api_error")
+    return _TYPES_BY_STATUS.get(status, "invalid_request_error" if 400 <= status < 500 else "api_error")
 
 
 def invalid_field(where: str, why: str) -> BadRequest:
-    """Returns the error about a field of a request. where: its path, such as `messages.0.content`."""
+    """Returns the error about a field of a request. where: the field's path, such as `messages.0.content`."""
     return BadRequest(f"{where}: {why}", param=where)
 
 
 def untranslatable_field(where: str) -> BadRequest:
-    """Returns the error for what chat completions have no place for, in the words that Anthropic's clients read."""
+    """Returns the error about a field that chat completions have no place for, beginning as Anthropic's API does."""
     return invalid_field(
         where,
         "Extra inputs are not permitted. The gateway answers this model by way of chat completions, which have no "

@@ -11,12 +11,12 @@ from gateway.dialects.messages.errors import invalid_field
 
 _DEFAULT_LIMIT: Final = 20
 _MAX_LIMIT: Final = 1000
-_OPENAIS: Final = frozenset(("object", "created", "owned_by"))
+_OPENAI_FIELDS: Final = frozenset(("object", "created", "owned_by"))
 
 
 def render_model(model: Json) -> Json:
-    """Returns a model of a list in OpenAI's form; fields of the upstream's own stay."""
-    upstream_fields = {key: value for key, value in model.items() if key not in _OPENAIS}
+    """Returns a model in Anthropic's form. model: in OpenAI's form; other fields that its upstream has added stay."""
+    upstream_fields = {key: value for key, value in model.items() if key not in _OPENAI_FIELDS}
     return {
         "type": "model",
         "display_name": model["id"],
@@ -49,10 +49,10 @@ def render_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
 def _render_time(seconds: object) -> str:
     """Returns a time in Anthropic's form. seconds: since the epoch; anything that is no time counts as the epoch."""
     try:
-        at = datetime.fromtimestamp(seconds if isinstance(seconds, int) else 0, UTC)
+        time = datetime.fromtimestamp(seconds if isinstance(seconds, int) else 0, UTC)
     except (ValueError, OverflowError, OSError):  # some servers give milliseconds
-        at = datetime.fromtimestamp(0, UTC)
-    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        time = datetime.fromtimestamp(0, UTC)
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _read_limit(text: str | None) -> int:

@@ -1,8 +1,8 @@
-"""A request to Anthropic's Messages API that goes upstream as one, with what memory adds put into its value.
+"""A request to Anthropic's Messages API that goes upstream in this dialect, with memory put into its value.
 
-The section is a text block after the client's system blocks, a note one before the person's words, and a reply with
-hidden rounds becomes the turns that the model had. No cache mark is added, moved or removed, and what memory has no
-part in stays as it came. (platform.claude.com/docs/en/api/messages)
+The memory section is a text block after the client's system blocks, a note is a text block before the person's words,
+and a reply with hidden rounds becomes the turns that the model had. No cache mark is added, moved or removed, and all
+other parts of the request stay as they came. (platform.claude.com/docs/en/api/messages)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import thinking_budget
 from gateway.core.request.native_body import NO_CHANGES, MessageThread, NativeChanges, UpstreamBody
 from gateway.dialects.lenient import as_list
-from gateway.dialects.messages.content import THOUGHTS, MessageOrigin
+from gateway.dialects.messages.content import THOUGHT_TYPES, MessageOrigin
 from gateway.dialects.messages.native_thoughts import (
     allow_other_prefix,
     has_thoughts,
@@ -31,31 +31,32 @@ from gateway.dialects.messages.native_thoughts import (
     without_thoughts,
 )
 
-_CHOICES: Final = {"none": "none", "auto": "auto", "required": "any"}
+_CHOICE_TYPES: Final = {"none": "none", "auto": "auto", "required": "any"}
 _CACHE_MARK: Final = "cache_control"
 
 
 class NativeMessages(Struct, frozen=True):
-    """A request that goes to an upstream of its own dialect."""
+    """A request that goes to an upstream of its own dialect. Implements `NativeBody`."""
 
     raw: bytes
     json: Json
-    # For each message of the chat completion that memory reads.
+    # For each message of the chat completion that memory reads, the part of `json` of which it is made.
     origins: Sequence[MessageOrigin]
     path: str
     # Returns the body with another model's name.
     with_model: Callable[[str], bytes]
     thread: MessageThread | None = None
+    # The names of parts without which no model of another dialect can answer.
     untranslatable: Sequence[str] = ()
 
     def with_messages_before(self, count: int) -> NativeMessages:
-        """Returns the request for a chat completion with so many messages before its own."""
+        """Returns the same request for a chat completion that has `count` more messages at its beginning."""
         return replace(self, origins=[*([MessageOrigin(-1)] * count), *self.origins])
 
     def render(self, model: str, changes: NativeChanges = NO_CHANGES) -> UpstreamBody:
         """Returns the request for the upstream."""
         if self.thread is not None and self.thread.previous is not None:
-            # The upstream has them since the thread began, and refuses them now.
+            # The upstream has system prompt and tools since the thread began, and refuses them now.
             changes = replace(changes, system=(), tools=())
         messages = self._edit_messages(changes)
         members = self._change_members(changes, messages)
@@ -76,7 +77,7 @@ class NativeMessages(Struct, frozen=True):
         return UpstreamBody(self._edit(members), betas, next_block_index([*changes.hidden_rounds]), consumed)
 
     def _change_members(self, changes: NativeChanges, messages: list[Json]) -> Json:
-        """Returns the members of the body that the changes touch. messages: those for the upstream."""
+        """Returns the members of the body that the changes touch. messages: as `_edit_messages` returns them."""
         members: Json = {}
         if messages is not self.json["messages"]:
             members["messages"] = messages
@@ -95,7 +96,7 @@ class NativeMessages(Struct, frozen=True):
         return members
 
     def _edit(self, members: Json) -> bytes:
-        """Returns the body with these members in place of its own; None: the member is left out."""
+        """Returns the body with these members in place of its own. A member whose value is None is left out."""
         edit = BodyEdit(self.raw, self.json)
         for key, value in members.items():
             if value is None:
@@ -104,7 +105,7 @@ class NativeMessages(Struct, frozen=True):
                 edit.set_member(key, value)
         return edit.render()
 
-    # The system prompt
+    # -- the system prompt
 
     def _extend_system(self, changes: NativeChanges) -> Any:
         system = self.json.get("system")
@@ -115,7 +116,7 @@ class NativeMessages(Struct, frozen=True):
             return [*system, *({"type": "text", "text": text} for text in texts)]
         return "\n\n".join((*([system] if system else ()), *texts))
 
-    # The messages
+    # -- the messages
 
     def _edit_messages(self, changes: NativeChanges) -> list[Json]:
         """Returns the messages for the upstream: the same list where nothing is added or left out."""
@@ -130,7 +131,7 @@ class NativeMessages(Struct, frozen=True):
         notes = self._place_notes(changes.notes)
         if not (replacements or notes or dropped or changes.stored_messages or changes.hidden_rounds):
             return messages
-        dropped_messages, dropped_results = self._find_dropped(dropped)
+        dropped_messages, dropped_results = self._split_dropped(dropped)
         turns = _translate_to_turns([_split_note(m, note) for m, note in changes.stored_messages])
         ends_with_added = bool(turns)
         for index, message in enumerate(messages):
@@ -152,7 +153,7 @@ class NativeMessages(Struct, frozen=True):
         return [*turns, *_translate_to_turns(changes.hidden_rounds)]
 
     def _place_notes(self, notes: Mapping[int, str]) -> dict[int, tuple[int, str]]:
-        """Returns notes by the messages that they go into, each with the block before which it stands."""
+        """Returns by the index of a message the block before which its note stands, and the note."""
         placed = {}
         for index, note in notes.items():
             origin = self.origins[index]
@@ -160,8 +161,8 @@ class NativeMessages(Struct, frozen=True):
                 placed[origin.message] = origin.words_block, note
         return placed
 
-    def _find_dropped(self, dropped: Set[int]) -> tuple[set[int], dict[int, set[int]]]:
-        """Returns the messages that are left out whole, and by the index of any other the results that it loses."""
+    def _split_dropped(self, dropped: Set[int]) -> tuple[set[int], dict[int, set[int]]]:
+        """Returns which messages are left out whole, and by the index of a message which results it loses."""
         remaining = {origin.message for index, origin in enumerate(self.origins) if index not in dropped}
         messages: set[int] = set()
         results: dict[int, set[int]] = {}
@@ -173,20 +174,20 @@ class NativeMessages(Struct, frozen=True):
         return messages, results
 
     def _may_move_thoughts(self, changes: NativeChanges) -> bool:
-        """Returns whether a thought may come after something else than that about which it was thought."""
-        # A stored message may not have the form in which it came.
+        """Returns whether the messages before a thought may differ from those that the model had when it thought."""
+        # A stored message may have another form than it had when it came.
         if not (changes.changes_prefix or changes.stored_messages):
             return False
-        # The thoughts of this turn's own rounds come after what they were thought about.
+        # Of this turn's own rounds the model has seen all messages as they are.
         return has_thoughts(self._edit_messages(replace(changes, hidden_rounds=())))
 
 
 def _edit_message(
     message: Json, dropped_results: Collection[int], words_block: int, note: str
 ) -> Json | None:
-    """Returns a message without some results, and with a note before the person's words; None: nothing is left.
+    """Returns a message without some results, and with a note before the person's words; None: no block remains.
 
-    words_block: the index of the block with which these words begin.
+    words_block: the index of the block with which the person's words begin.
     """
     if dropped_results:
         remaining = [block for n, block in enumerate(message["content"]) if n not in dropped_results]
@@ -215,9 +216,9 @@ def _split_note(message: Json, note: str) -> Json:
 
 
 def _translate_to_turns(messages: Sequence[Json]) -> list[Json]:
-    """Returns messages of a chat completion as turns: the results of a reply's calls are one.
+    """Returns messages of a chat completion as turns; the results of a reply's calls are one turn.
 
-    A message that has no form in this dialect becomes its text, without its calls and their results.
+    A message that has no form in this dialect becomes its text, and its calls and their results are left out.
     """
     turns: list[Json] = []
     calls_left_out: set[str] = set()
@@ -245,7 +246,7 @@ def _translate_to_blocks(message: Json, where: str) -> list[Json]:
             return assistant_blocks(message, where)
         case "tool":
             return [tool_result(message, where)]
-    # A system message is one of the gateway's, in the middle of a conversation.
+    # A system message here is the gateway's own, in the middle of a conversation.
     return user_blocks(message, where)
 
 
@@ -258,26 +259,28 @@ def _join_results_first(messages: Sequence[Json]) -> list[Json]:
 
 
 def _move_cache_mark(turns: list[Json], message: Json) -> list[Json]:
-    """Returns turns in a message's place with its cache mark at their end, if it has one at its own."""
+    """Returns the turns that replace a message. Where the message ends with a cache mark, they do so, too."""
     content = message.get("content")
     last = content[-1] if isinstance(content, list) and content else {}
-    if _CACHE_MARK in last and turns and turns[-1]["content"][-1].get("type") not in THOUGHTS:
-        *before, end = turns[-1]["content"]
-        turns[-1] = {**turns[-1], "content": [*before, {**end, _CACHE_MARK: last[_CACHE_MARK]}]}
+    if _CACHE_MARK in last and turns and turns[-1]["content"][-1].get("type") not in THOUGHT_TYPES:
+        *earlier_blocks, end = turns[-1]["content"]
+        turns[-1] = {**turns[-1], "content": [*earlier_blocks, {**end, _CACHE_MARK: last[_CACHE_MARK]}]}
     return turns
 
 
 def _container_member(container: Any, rounds: Sequence[Json]) -> Json:
-    """Returns the member `container` for the call after hidden rounds, with the container of the last of them.
+    """Returns the member `container` for the call after hidden rounds: the last container that a round has used.
 
-    container: the client's. One with an id stays, so nothing is returned; one without loads skills into a new one.
+    container: the client's. A container with an id stays, so nothing is returned. A container without an id has skills
+        for a new one; they stay.
     """
     if container is not None and not (isinstance(container, dict) and container.get("id") is None):
         return {}
     for round_ in reversed(rounds):
-        used = (round_.get(NATIVE_REPLY) or {}).get("container")
-        if used:
-            return {"container": used["id"] if container is None else {**container, "id": used["id"]}}
+        used_container = (round_.get(NATIVE_REPLY) or {}).get("container")
+        if used_container:
+            id = used_container["id"]
+            return {"container": id if container is None else {**container, "id": id}}
     return {}
 
 
@@ -293,4 +296,4 @@ def _translate_tool(tool: Json) -> Json:
 def _translate_choice(choice: Any) -> Json:
     if isinstance(choice, dict):
         return {"type": "tool", "name": choice["function"]["name"]}
-    return {"type": _CHOICES[choice]}
+    return {"type": _CHOICE_TYPES[choice]}

@@ -1,7 +1,8 @@
-"""Passes the events of an upstream that speaks Anthropic's dialect itself: what it sent, as one message.
+"""Passes the events of an upstream that speaks Anthropic's dialect itself, as one message.
 
-A reply of one round passes byte for byte. Where the gateway's tools made it several, the client gets the first
-`message_start`, all blocks but the calls of these tools under running indices, and one end with the usage of all.
+A reply of one round passes byte for byte. Of a reply of several rounds, which the gateway's tools have made, the client
+gets the first `message_start`, all blocks but the calls of these tools under running indices, and one end with the
+usage of all rounds.
 (platform.claude.com/docs/en/build-with-claude/streaming)
 """
 
@@ -17,9 +18,9 @@ from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.lenient import as_object, decode_object
 
-# Its data repeats the name. Some upstreams name their chat completions' chunks, which do not.
-_EVENT: Final = re.compile(rb'event: ?(\w+)\r?\n(?=(?s:.*?)"type"\s*:\s*"\1")')
-_DATA: Final = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
+# The name of an event, if its data has the same `type`: some upstreams name the chunks of chat completions, too.
+_EVENT_NAME: Final = re.compile(rb'event: ?(\w+)\r?\n(?=(?s:.*?)"type"\s*:\s*"\1")')
+_DATA_LINE: Final = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
 _STOP_REASONS: Final = {
     "stop": "end_turn",
     "length": "max_tokens",
@@ -30,13 +31,13 @@ _STOP_REASONS: Final = {
 
 
 def stop_reason_for(finish: Any) -> str:
-    """Returns Anthropic's reason for which a message ends. finish: the upstream's finish_reason."""
+    """Returns Anthropic's reason for the end of a message. finish: the `finish_reason` of a chat completion."""
     return _STOP_REASONS[read_finish_reason(finish)]
 
 
 def event_name(raw: bytes) -> str | None:
-    """Returns the name of an event in its own bytes; None: it has none, as events of chat completions."""
-    match = _EVENT.match(raw)
+    """Returns the name of an event. raw: its bytes. None: the event is none of Anthropic's."""
+    match = _EVENT_NAME.match(raw)
     return None if match is None else match[1].decode()
 
 
@@ -47,20 +48,20 @@ class NativeEvents:
         """Begins a reply. gateway_tools: the names of tools that run in the gateway."""
         self._gateway_tools = gateway_tools
         self._is_parsed = bool(gateway_tools)  # else every event passes unread
-        # Index of a block in this round -> in the message; None: it is not shown.
+        # By the index of a block in this round its index in the message; None: the block is not shown.
         self._shown_indices: dict[int, int | None] = {}
+        self._next_index = 0  # of the next block in the message
         self._usage: Json = {}  # of this round
         self._earlier_usage: Json = {}  # of the rounds before
-        self._message_delta: Json = {}  # the last one
-        self._has_message_delta = False  # the client has one
-        self._container: Any = None  # the last one of any round
-        self._next_index = 0  # in the message
+        self._message_delta: Json = {}  # the last `message_delta` of any round
+        self._has_message_delta = False  # the client has got one
+        self._container: Any = None  # the last container of any round
         self.has_begun = False
         self.has_content = False
         self.is_over = False
 
     def pass_on(self, raw: bytes, name: str) -> bytes:
-        """Returns what the client gets of an event."""
+        """Returns the bytes that the client gets for an event; empty where it gets none."""
         self.is_over = self.is_over or name == "message_stop"
         self._has_message_delta = self._has_message_delta or name == "message_delta"
         if not self._is_parsed:
@@ -76,12 +77,12 @@ class NativeEvents:
         return raw
 
     def claim_index(self) -> int:
-        """Returns the place in the message of a block that begins now."""
+        """Returns the index in the message of a block that begins now."""
         index, self._next_index = self._next_index, self._next_index + 1
         return index
 
     def hide_round(self, tail: Sequence[bytes]) -> list[bytes]:
-        """Ends a hidden round. tail: its last events. Returns those that the client gets."""
+        """Ends a hidden round. Returns the events of `tail`, its last ones, that the client gets."""
         passed = []
         for raw in tail:
             name = event_name(raw)
@@ -93,7 +94,11 @@ class NativeEvents:
         return passed
 
     def end(self, tail: Sequence[bytes], finish: str | None) -> list[bytes]:
-        """Returns the end of the message. finish: stands in for the upstream's reason, in OpenAI's words."""
+        """Returns the events that end the message.
+
+        tail: the last events of the last round.
+        finish: replaces the upstream's reason, in OpenAI's words; None: the upstream's own reason.
+        """
         events = []
         for raw in tail:
             name = event_name(raw)
@@ -159,7 +164,7 @@ class NativeEvents:
 def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finish: str | None) -> Json:
     """Returns the messages of all rounds as one.
 
-    finish: why it ended, in OpenAI's words; None: for the reason of the last message.
+    finish: why the reply ended, in OpenAI's words; None: for the reason of the last message.
     """
     content: list[Any] = []
     usage: Json = {}
@@ -183,7 +188,7 @@ def _is_call_of(block: Any, tools: Collection[str]) -> bool:
 
 
 def add_usage(one: Json, other: Json) -> Json:
-    """Returns the sum of two counts of usage: numbers are added, lists joined; anything else is of the later one."""
+    """Returns the sum of two usages: numbers are added, lists joined, and of any other field the later value counts."""
     total = {**one, **{key: value for key, value in other.items() if value is not None}}
     for key in one.keys() & other.keys():
         before, after = one[key], other[key]
@@ -205,4 +210,4 @@ def _without_type(parsed: Json) -> Json:
 
 
 def _decode_data(raw: bytes) -> Json:
-    return decode_object(b"\n".join(_DATA.findall(raw)))
+    return decode_object(b"\n".join(_DATA_LINE.findall(raw)))

@@ -1,4 +1,6 @@
-"""A message that an upstream sends in this dialect itself. It passes (`native_events`), with the gateway's own text."""
+"""A message that an upstream sends in this dialect itself. Its events pass (`native_events`), and the gateway's text is
+added.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,9 @@ class NativeMessage:
         self._gateway_tools = gateway_tools
         self._buffer = buffer
         self._events = NativeEvents(gateway_tools)
-        # Blocks of the gateway's own text. One goes on until the upstream's next block.
-        self._own_blocks = GrowingBlocks(buffer.emit, self._events.claim_index)
-        self._replies: list[bytes] = []  # whole ones
+        # Blocks of the gateway's own text. Such a block goes on until the upstream's next block.
+        self._gateway_blocks = GrowingBlocks(buffer.emit, self._events.claim_index)
+        self._replies: list[bytes] = []  # whole replies, one a round
 
     def begin(self, first: Json) -> None:
         """Ignores the turn's first chunk: the upstream's own first event has the id and the model."""
@@ -47,7 +49,7 @@ class NativeMessage:
         if (name := event_name(raw)) is not None:
             passed = self._events.pass_on(raw, name)
             if passed and name != "ping":
-                self._own_blocks.end()
+                self._gateway_blocks.end()
             self._add(passed, has_content=self._events.has_content)
         elif event.chunk is None and raw.startswith(b":"):
             self._add(raw, has_content=False)
@@ -57,26 +59,26 @@ class NativeMessage:
         return False
 
     def add_text(self, text: str) -> None:
-        # A separator between the texts of two rounds, which are two blocks, begins none.
-        if self._own_blocks.is_open or text.strip():
-            self._own_blocks.add_text(text)
+        # The blank between the texts of two rounds begins no block: the texts are blocks of their own.
+        if self._gateway_blocks.is_open or text.strip():
+            self._gateway_blocks.add_text(text)
 
     def add_thought(self, text: str) -> None:
-        self._own_blocks.add_thought(text)
+        self._gateway_blocks.add_thought(text)
 
     def add_calls(self, calls: Sequence[Json]) -> None:
         for call in calls:
-            self._own_blocks.add_call(call)
+            self._gateway_blocks.add_call(call)
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         """Ends a hidden round. tail: its last events."""
-        self._own_blocks.end()
+        self._gateway_blocks.end()
         for raw in self._events.hide_round(_bytes_of(tail)):
             self._add(raw, has_content=False)
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None) -> None:
-        """Ends the message. finish: stands in for the upstream's finish_reason."""
-        self._own_blocks.end()
+        """Ends the message. finish: replaces the upstream's `finish_reason`."""
+        self._gateway_blocks.end()
         raws = _bytes_of(tail)
         if raws or not self._events.is_over:
             for raw in self._events.end(raws, finish):
@@ -87,7 +89,7 @@ class NativeMessage:
         self._replies.append(bytes(_BODY_DECODER.decode(body).native_message))
 
     def whole(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        """Returns the whole replies as one message. is_unchanged: the last one is exactly what the client gets."""
+        """Returns the whole replies as one message. is_unchanged: the client gets the last reply as it is."""
         if is_unchanged:
             return self._replies[-1]
         replies = [orjson.loads(each) for each in self._replies]

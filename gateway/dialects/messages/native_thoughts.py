@@ -1,4 +1,4 @@
-"""The thoughts in a request to the Messages API, where its model or what comes before them is another than it was.
+"""The thoughts in a request to the Messages API whose model, or messages before the thoughts, have changed since.
 
 Each function returns members of the request's body in place of its own; None: the member is left out.
 (platform.claude.com/docs/en/build-with-claude/extended-thinking)
@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from adapters.claude.model_traits import takes_thinking, thinks_when_asked
 from adapters.claude.request import BINDING_BETA, with_block_binding
 from adapters.types import Json
-from gateway.dialects.messages.content import THOUGHTS
+from gateway.dialects.messages.content import THOUGHT_TYPES
 
 
 def has_thoughts(messages: Sequence[Json]) -> bool:
     """Returns whether a reply among these messages has thoughts."""
     contents = (message.get("content") for message in messages)
     blocks = (block for content in contents if isinstance(content, list) for block in content)
-    return any(isinstance(block, dict) and block.get("type") in THOUGHTS for block in blocks)
+    return any(isinstance(block, dict) and block.get("type") in THOUGHT_TYPES for block in blocks)
 
 
 def without_thoughts(body: Json, messages: Sequence[Json]) -> Json:
-    """Returns messages without their thoughts, and settings of thinking that fit to them. body: with other members."""
+    """Returns the messages without their thoughts, and a `thinking` that the API takes with them. body: the request."""
     members: Json = {"messages": [_strip_thoughts(message) for message in messages]}
     thinking = body.get("thinking")
     last = next((message for message in reversed(messages) if message.get("role") == "assistant"), {})
@@ -33,7 +33,7 @@ def without_thoughts(body: Json, messages: Sequence[Json]) -> Json:
 
 
 def without_refused_thinking(body: Json, model: str) -> tuple[Json, Sequence[str]]:
-    """Returns the settings of thinking without those that a model refuses, and the names of these."""
+    """Returns the members without the settings of thinking that a model refuses, and the names of these settings."""
     members: Json = {}
     left_out: list[str] = []
     thinking, config = body.get("thinking"), body.get("output_config")
@@ -47,9 +47,9 @@ def without_refused_thinking(body: Json, model: str) -> tuple[Json, Sequence[str
 
 
 def allow_other_prefix(body: Json, messages: Sequence[Json]) -> tuple[Json, Sequence[str]]:
-    """Returns what has thoughts left out that no longer fit: by the upstream, where it can be asked for that.
+    """Has thoughts left out before which messages have changed: by the upstream where a request can ask for that.
 
-    Returns also the betas that this needs.
+    Returns the members for that, and the betas that they need.
     """
     thinking = body.get("thinking")
     if isinstance(thinking, dict) and "block_binding" in thinking:
@@ -68,5 +68,9 @@ def _strip_thoughts(message: Json) -> Json:
     content = message.get("content")
     if not isinstance(content, list):
         return message
-    left = [block for block in content if not (isinstance(block, dict) and block.get("type") in THOUGHTS)]
-    return message if len(left) == len(content) or not left else {**message, "content": left}
+    remaining = [
+        block for block in content if not (isinstance(block, dict) and block.get("type") in THOUGHT_TYPES)
+    ]
+    # A message of thoughts alone stays: the API takes no message without content.
+    is_same = len(remaining) == len(content)
+    return message if is_same or not remaining else {**message, "content": remaining}

@@ -1,7 +1,8 @@
 """Reads a request to Anthropic's Messages API as a chat completion, once, at the edge.
 
-What both APIs know goes on under its name there. What chat completions have no place for is refused by name where
-leaving it out would change the answer, and named in `x-mnemogate-consumed` where it would not.
+Fields that both APIs know get the names that they have in chat completions. A field that chat completions have no place
+for is refused by name where leaving it out would change the answer; else it is left out, and `x-mnemogate-consumed`
+names it.
 (platform.claude.com/docs/en/api/messages)
 """
 
@@ -43,32 +44,32 @@ from gateway.dialects.messages.request_fields import (
 from gateway.errors import BadRequest
 
 SUB_AGENT: Final = "claude-code sub-agent"
-# Asks in a session for one token, to see whether a model answers: after `/model`, and before the first turn.
+# A request of Claude Code for one token, to see whether a model answers: after `/model`, and before the first turn.
 PROBE: Final = "claude-code probe"
 _SUB_AGENT_HEADER: Final = b"x-claude-code-agent-id"
 _SUB_AGENT_MARK: Final = "cc_is_subagent=true"
-_BETA: Final = b"anthropic-beta"
+_BETA_HEADER: Final = b"anthropic-beta"
 # Fields without an effect on the reply of a chat completion.
-_NO_EFFECT: Final = ("cache_control", "thinking", "service_tier", "inference_geo")
-# The ignored fields that a reply's header names, in this order.
-_NAMED: Final = (*_NO_EFFECT, "context_management")
-_READ: Final = frozenset(
+_FIELDS_WITHOUT_EFFECT: Final = ("cache_control", "thinking", "service_tier", "inference_geo")
+# The ignored fields that `x-mnemogate-consumed` names, in this order.
+_FIELDS_NAMED_IN_REPLY: Final = (*_FIELDS_WITHOUT_EFFECT, "context_management")
+_FIELDS_READ: Final = frozenset(
     (
         *("model", "messages", "system", "max_tokens", "stop_sequences", "temperature", "top_p", "metadata"),
         *("output_config", "tools", "tool_choice", "stream", "context_management"),
     )
 )
-_KNOWN: Final = _READ.union(_NO_EFFECT)
-# The fields that are read of `metadata`.
-_METADATA: Final = frozenset(("user_id",))
-# Fields that a request of this API has to have, and a chat completion has not.
-_ADDED: Final = frozenset(("max_tokens",))
-# Fields that ask for what runs at Anthropic.
-_SERVED: Final = ("mcp_servers", "container")
+_KNOWN_FIELDS: Final = _FIELDS_READ.union(_FIELDS_WITHOUT_EFFECT)
+# The fields of `metadata` that are read.
+_METADATA_FIELDS: Final = frozenset(("user_id",))
+# The value of `ChatRequest.gateway_fields`: this API demands `max_tokens`, so the client has not chosen the field.
+_GATEWAY_FIELDS: Final = frozenset(("max_tokens",))
+# Fields that ask for tools and containers which run at Anthropic.
+_PROVIDER_FIELDS: Final = ("mcp_servers", "container")
 # `user_<device>_account_<uuid or nothing>_session_<uuid>`, as older versions of Claude Code name their user.
-_OLDER_USER: Final = re.compile(r"user_([0-9a-zA-Z]+)_account_([0-9a-zA-Z-]*)_session_([0-9a-zA-Z-]+)")
+_OLDER_USER_ID: Final = re.compile(r"user_([0-9a-zA-Z]+)_account_([0-9a-zA-Z-]*)_session_([0-9a-zA-Z-]+)")
 
-_MAX_USER_CHARS: Final = 256  # that the API takes of `metadata.user_id`
+_MAX_USER_CHARS: Final = 256  # Anthropic's limit of `metadata.user_id`
 
 
 class MessagesRequest(Struct, frozen=True):
@@ -78,9 +79,9 @@ class MessagesRequest(Struct, frozen=True):
     json: Json
     # The request as a chat completion.
     chat: ChatRequest
-    # For each message of `chat`.
+    # For each message of `chat`, the part of the request of which it is made.
     origins: Sequence[MessageOrigin]
-    # The names of what `chat` lacks and its answer needs.
+    # The names of parts that `chat` lacks, though an answer depends on them: no model of another dialect can answer.
     left_out: tuple[str, ...]
 
 
@@ -92,8 +93,8 @@ def parse_body(body: bytes) -> Json:
             check_depth(key, [value])
     if is_written_so(body, json):
         return json
-    for key in repeated_keys(body):
-        raise invalid_field(key[:60], "the key is in the body twice")
+    if repeated := repeated_keys(body):
+        raise invalid_field(repeated[0][:60], "the key is in the body twice")
     # The input of a call may have integers of any size.
     return read_exact(body, json) if may_round(body) else json
 
@@ -119,14 +120,14 @@ def parse(
     """Reads a request.
 
     json: the value of the body.
-    is_lenient: what a chat completion has no place for is passed over, since the request goes upstream as it is.
-    has_limit: the request needs `max_tokens`, as all do but those whose tokens are counted.
+    is_lenient: parts that a chat completion has no place for are passed over, since the request goes upstream as it is.
+    has_limit: the request needs `max_tokens`; only a count of tokens does not.
 
     Raises: BadRequest.
     """
     if not is_lenient:
         for key, field in json.items():
-            if field is not None and key not in _KNOWN:
+            if field is not None and key not in _KNOWN_FIELDS:
                 raise untranslatable_field(key[:60])
     check_length("messages", json["messages"] if isinstance(json.get("messages"), list) else [], max_messages)
     checker = FieldChecker(is_lenient=is_lenient)
@@ -145,18 +146,19 @@ def parse(
     # Claude's `max_tokens` is a field of chat completions as well. A model that refuses it takes
     # `max_completion_tokens`, so the limit may be renamed.
     if request.max_tokens_field == "max_tokens":
-        request.gateway_fields = _ADDED
-    by_name = dict(headers)
-    request.consumed = () if is_lenient else _names_left_out(json, by_name, checker)
-    passed = {key: value for key, value in json.items() if key not in _READ}
-    request.dialect_fields = {"user": None, **passed, "metadata": metadata}
-    request.side_request = _find_side_request(json, metadata, by_name)
-    left_out = (*checker.left_out, *(key for key in _SERVED if json.get(key))) if is_lenient else ()
+        request.gateway_fields = _GATEWAY_FIELDS
+    headers_by_name = dict(headers)
+    request.consumed = () if is_lenient else _names_left_out(json, headers_by_name, checker)
+    unread_fields = {key: value for key, value in json.items() if key not in _FIELDS_READ}
+    # User and conversation are read of the request's own `metadata`, not of the field `user` that `chat` has got.
+    request.dialect_fields = {"user": None, **unread_fields, "metadata": metadata}
+    request.side_request = _find_side_request(json, metadata, headers_by_name)
+    left_out = (*checker.left_out, *(key for key in _PROVIDER_FIELDS if json.get(key))) if is_lenient else ()
     return MessagesRequest(body, json, request, translated.origins, left_out)
 
 
 def read_thread(json: Json) -> MessageThread | None:
-    """Returns the message thread that a request begins or goes on with; None: it has none. Raises: BadRequest."""
+    """Returns the message thread that a request begins or continues; None: it names no thread. Raises: BadRequest."""
     thread = json.get("thread")
     if thread is None:
         return None
@@ -193,7 +195,7 @@ def _translate_fields(
             add_stops(chat, json)
     if not checker.is_lenient:
         check_context_management(json.get("context_management"), checker)
-        checker.check(json.get("metadata") or {}, _METADATA, "metadata")
+        checker.check(json.get("metadata") or {}, _METADATA_FIELDS, "metadata")
     if isinstance(user := metadata.get("user_id"), str) and user:
         chat["user"] = user
     return chat, metadata
@@ -214,11 +216,11 @@ def _read_user(metadata: Any) -> Json:
 
 
 def _split_user(user: str) -> Json:
-    """Returns the names in a text of Claude Code's, or the text as `user_id`.
+    """Returns the names in a `user_id` of Claude Code's, or the text itself as the user.
 
-    Of several names the account counts as the user, else the device. It is also the `INSTALLATION`.
+    Of an account and a device the account counts as the user, and as the `INSTALLATION`.
     """
-    if match := _OLDER_USER.fullmatch(user):
+    if match := _OLDER_USER_ID.fullmatch(user):
         person = match[2] or match[1]
         return {"user_id": person, INSTALLATION: person, "conversation_id": match[3]}
     try:
@@ -236,15 +238,18 @@ def _split_user(user: str) -> Json:
 
 
 def _names_left_out(json: Json, headers: Mapping[bytes, bytes], checker: FieldChecker) -> tuple[str, ...]:
-    """Returns the names of what is left out without an effect. checker: that with which the request was read."""
-    names = {key: None for key in _NAMED if json.get(key) is not None}
-    if _BETA in headers:
-        names[_BETA.decode()] = None
+    """Returns the names of fields and headers that are left out without an effect on the reply.
+
+    checker: has noted the fields of blocks and tools as the request was read.
+    """
+    names = {key: None for key in _FIELDS_NAMED_IN_REPLY if json.get(key) is not None}
+    if _BETA_HEADER in headers:
+        names[_BETA_HEADER.decode()] = None
     return tuple(names | checker.left_out)
 
 
 def _find_side_request(json: Json, metadata: Json, headers: Mapping[bytes, bytes]) -> str | None:
-    """Returns the name of a request that Claude Code makes without its user; None: its user has written it."""
+    """Returns the name of a request that Claude Code makes by itself; None: a user has written the request."""
     if _is_sub_agent(json, headers):
         return SUB_AGENT
     return PROBE if json.get("max_tokens") == 1 and "conversation_id" in metadata else None
@@ -254,5 +259,5 @@ def _is_sub_agent(json: Json, headers: Mapping[bytes, bytes]) -> bool:
     """Returns whether a model has written this request to a sub-agent of Claude Code's."""
     if _SUB_AGENT_MARK in read_attribution(json.get("system")):
         return True
-    named = headers.get(_SUB_AGENT_HEADER, b"")
-    return bool(header_text(named, _SUB_AGENT_HEADER.decode()).strip())
+    agent_id = headers.get(_SUB_AGENT_HEADER, b"")
+    return bool(header_text(agent_id, _SUB_AGENT_HEADER.decode()).strip())

@@ -1,6 +1,6 @@
 """Renders a reply in the form of Anthropic's Messages API: one message, whatever upstream and rounds made it.
 
-What an upstream sends in this dialect passes (`native_message`), and chat completions are translated
+Messages of an upstream that speaks this dialect pass (`native_message`), and chat completions are translated
 (`translated_message`).
 (platform.claude.com/docs/en/build-with-claude/streaming)
 """
@@ -18,7 +18,7 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.upstream_error import parse_error_body
 from gateway.dialects.event_stream import NOT_DURABLE, EventBuffer
-from gateway.dialects.messages.errors import FIELDS, error_object
+from gateway.dialects.messages.errors import FIELD_NAMES, error_object
 from gateway.dialects.messages.native_events import event_name
 from gateway.dialects.messages.native_message import NativeMessage
 from gateway.dialects.messages.translated_message import MessageTerms, TranslatedMessage
@@ -45,9 +45,9 @@ class MessagesView(ClientView):
         self._terms = terms
         self._gateway_tools = gateway_tools
         self._buffer = EventBuffer(is_holding=bool(gateway_tools))
-        # The first event, or whole reply, shows which of the two it is; one endpoint answers all rounds.
+        # The first event, or whole reply, shows whether the message is native. One endpoint answers all rounds.
         self._message: TranslatedMessage | NativeMessage = TranslatedMessage(terms, self._buffer)
-        self._id = ""  # of the reply; "": its upstream gives none
+        self._id = ""  # of the reply; "": its upstream gives no id
 
     def take(self) -> bytes:
         return self._buffer.take()
@@ -104,7 +104,7 @@ class MessagesView(ClientView):
             return
         code = error.get("code")
         status = code if isinstance(code, int) else 500
-        message = FIELDS.translate_sentence(str(error.get("message") or ""))
+        message = FIELD_NAMES.translate_sentence(str(error.get("message") or ""))
         shown = error_object(status, message, self._terms.request_id, code=code, kind=error.get("type"))
         self._buffer.emit("error", **shown)
 
@@ -125,6 +125,8 @@ class MessagesView(ClientView):
         fields: Json = error if isinstance(error, dict) else parsed
         message = fields.get("message") or parsed.get("detail") or error or "The upstream reported an error"
         text = (
-            FIELDS.translate_sentence(message) if isinstance(message, str) else orjson.dumps(message).decode()
+            FIELD_NAMES.translate_sentence(message)
+            if isinstance(message, str)
+            else orjson.dumps(message).decode()
         )
         return orjson.dumps(error_object(status, text, self._terms.request_id, code=fields.get("code")))

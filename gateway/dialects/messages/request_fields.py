@@ -12,14 +12,14 @@ from adapters.types import Json
 from gateway.dialects.messages.content import FieldChecker, find_effort_of_turn
 from gateway.dialects.messages.errors import invalid_field, untranslatable_field
 
-# The fields that are read of each object.
-_OUTPUT_CONFIG: Final = frozenset(("effort", "format"))
-_FORMAT: Final = frozenset(("type", "schema"))
-_MANAGEMENT: Final = frozenset(("edits",))
-_TOOL: Final = frozenset(("type", "name", "description", "input_schema", "strict"))
+# The fields of each object that are read.
+_OUTPUT_CONFIG_FIELDS: Final = frozenset(("effort", "format"))
+_FORMAT_FIELDS: Final = frozenset(("type", "schema"))
+_MANAGEMENT_FIELDS: Final = frozenset(("edits",))
+_TOOL_FIELDS: Final = frozenset(("type", "name", "description", "input_schema", "strict"))
 _CHOICE_TYPES: Final = {"auto": "auto", "any": "required", "none": "none"}
 _CHOICE_FIELDS: Final = frozenset(("type", "name", "disable_parallel_tool_use"))
-_CLEARS_THOUGHTS: Final = "clear_thinking_"
+_THOUGHT_EDIT_PREFIX: Final = "clear_thinking_"
 
 
 def add_limit(chat: Json, json: Json) -> None:
@@ -91,7 +91,10 @@ def _translate_choice(choice: Json) -> str | Json:
 
 
 def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None:
-    """Returns a tool that the client runs, as a chat completion has it; None: it is a tool of Anthropic's."""
+    """Returns a tool that the client runs, as a chat completion has it; None: a tool of Anthropic's is left out.
+
+    Raises: BadRequest.
+    """
     if not isinstance(tool, dict):
         raise invalid_field(where, "Input should be a valid dictionary")
     if tool.get("type") not in (None, "custom"):
@@ -100,7 +103,7 @@ def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None
             checker.left_out[f"tools.{kind}"] = None
             return None
         raise untranslatable_field(f"{where}.{kind}")
-    checker.check(tool, _TOOL, where)
+    checker.check(tool, _TOOL_FIELDS, where)
     if not checker.is_lenient:
         callers = tool.get("allowed_callers")
         if callers is not None and not (isinstance(callers, list) and "direct" in callers):
@@ -123,7 +126,7 @@ def add_output_config(chat: Json, json: Json, checker: FieldChecker) -> None:
     if not isinstance(config, dict):
         raise invalid_field("output_config", "Input should be a valid dictionary")
     effort = config.get("effort")
-    checker.check(config, _OUTPUT_CONFIG, "output_config")
+    checker.check(config, _OUTPUT_CONFIG_FIELDS, "output_config")
     if not checker.is_lenient:
         effort = find_effort_of_turn(json["messages"], checker) or effort
     if effort is not None:
@@ -133,7 +136,7 @@ def add_output_config(chat: Json, json: Json, checker: FieldChecker) -> None:
         return
     if not isinstance(form, dict) or form.get("type") != "json_schema":
         raise invalid_field("output_config.format.type", "Input should be 'json_schema'")
-    checker.check(form, _FORMAT, "output_config.format")
+    checker.check(form, _FORMAT_FIELDS, "output_config.format")
     schema = {"name": "output", "schema": form.get("schema"), "strict": True}
     chat["response_format"] = {"type": "json_schema", "json_schema": schema}
 
@@ -144,11 +147,11 @@ def check_context_management(management: Any, checker: FieldChecker) -> None:
         return
     if not isinstance(management, dict):
         raise invalid_field("context_management", "Input should be a valid dictionary")
-    checker.check(management, _MANAGEMENT, "context_management")
+    checker.check(management, _MANAGEMENT_FIELDS, "context_management")
     edits = management.get("edits") or []
     if not isinstance(edits, list):
         raise invalid_field("context_management.edits", "Input should be a valid list")
     for index, edit in enumerate(edits):
         kind = edit.get("type") if isinstance(edit, dict) else None
-        if not isinstance(kind, str) or not kind.startswith(_CLEARS_THOUGHTS):
+        if not isinstance(kind, str) or not kind.startswith(_THOUGHT_EDIT_PREFIX):
             raise untranslatable_field(f"context_management.edits.{index}.{str(kind)[:60]}")

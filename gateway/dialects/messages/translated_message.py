@@ -26,7 +26,7 @@ from gateway.dialects.messages.blocks import GrowingBlocks, render_blocks
 from gateway.dialects.messages.native_events import stop_reason_for
 
 # Fields of a choice in which upstreams name the stop sequence that ended it: Anthropic's adapter, vLLM, SGLang.
-_STOPPED_BY: Final = ("stop_sequence", "stop_reason", "matched_stop")
+_STOP_SEQUENCE_FIELDS: Final = ("stop_sequence", "stop_reason", "matched_stop")
 
 
 class MessageTerms(Struct, frozen=True):
@@ -52,11 +52,11 @@ class _MessageEvents:
         self._terms = terms
         self._buffer = buffer
         self._has_begun = False
-        # Of the turn. It has the id and the model.
+        # The first chunk of the turn, which has the id and the model.
         self.first_chunk: Json = {}
 
     def begin(self) -> None:
-        """Begins the message, once, and with it what may leave."""
+        """Begins the message, once. From now on events may leave."""
         self._buffer.is_holding = False
         if self._has_begun:
             return
@@ -70,9 +70,9 @@ class _MessageEvents:
 
     def empty_message(self) -> Json:
         """Returns the message without content, and without an end."""
-        id_ = self.first_chunk.get("id")
+        id = self.first_chunk.get("id")
         return {
-            "id": id_ if isinstance(id_, str) and id_ else f"msg_{secrets.token_hex(12)}",
+            "id": id if isinstance(id, str) and id else f"msg_{secrets.token_hex(12)}",
             "type": "message",
             "role": "assistant",
             "model": as_text(self.first_chunk.get("model")) or self._terms.model,
@@ -103,7 +103,7 @@ class TranslatedMessage:
         self._events.first_chunk = first
 
     def show(self, event: ReplyEvent, *, is_hidden: bool = False) -> None:
-        """Shows an event. is_hidden: it ends a hidden round."""
+        """Shows an event. is_hidden: the event ends a hidden round."""
         if event.chunk is None:
             if event.raw is not None and event.raw.startswith(b":"):
                 self._buffer.add(event.raw, has_content=False)
@@ -122,7 +122,7 @@ class TranslatedMessage:
             self._usage = usage
 
     def show_texts(self, texts: Sequence[str]) -> bool:
-        """Shows events that hold these texts and nothing else. Returns True: the texts were enough."""
+        """Shows events that have these texts and nothing else. Returns True: `show` is not needed for the events."""
         for text in filter(None, texts):
             self._blocks.add_text(text)
         return True
@@ -143,7 +143,7 @@ class TranslatedMessage:
             self.show(event, is_hidden=True)
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None) -> None:
-        """Ends the message. finish: stands in for the upstream's finish_reason."""
+        """Ends the message. finish: replaces the upstream's `finish_reason`."""
         for event in tail:
             self.show(event)
         self._finish_reason = finish or self._finish_reason
@@ -157,7 +157,7 @@ class TranslatedMessage:
         self._events.emit("message_stop")
 
     def take_whole(self, body: bytes, reply: Json) -> None:
-        """Takes a whole reply. body: as it came."""
+        """Takes a whole reply. body: the bytes of `reply`."""
         if self._terms.stop_sequences:
             choice = reply["choices"][0] if reply["choices"] else None
             self._stopped_by = self._stop_sequence(choice) if isinstance(choice, dict) else None
@@ -193,22 +193,22 @@ class TranslatedMessage:
         """Returns the fields that say why the message ends."""
         reason = "refusal" if self._is_refused else stop_reason_for(self._finish_reason)
         if reason == "end_turn" and has_calls:
-            # Calls that were forced end with "stop" in chat completions, and clients run them by this reason alone.
+            # In chat completions a forced call ends with "stop". Clients run calls only for the reason "tool_use".
             reason = "tool_use"
         if reason == "end_turn" and self._stopped_by is not None:
             return {"stop_reason": "stop_sequence", "stop_sequence": self._stopped_by}
         return {"stop_reason": reason, "stop_sequence": None}
 
     def _stop_sequence(self, choice: Json) -> str | None:
-        """Returns the stop sequence that ended a choice; None: none did, or the upstream does not name it."""
-        named = (choice.get(key) for key in _STOPPED_BY)
-        return next((each for each in named if each in self._terms.stop_sequences), None)
+        """Returns the stop sequence that ended a choice; None: no sequence did, or the upstream does not name it."""
+        values = (choice.get(key) for key in _STOP_SEQUENCE_FIELDS)
+        return next((value for value in values if value in self._terms.stop_sequences), None)
 
 
 def _message_usage(usage: Json, input_tokens: int) -> Json:
     """Returns the usage of a chat completion as the Messages API reports it: cached tokens are counted apart.
 
-    input_tokens: of the prompt, where the usage is empty.
+    input_tokens: the tokens of the prompt, if the usage is empty.
     """
     details = usage.get("prompt_tokens_details")
     cached = token_count(details, "cached_tokens")

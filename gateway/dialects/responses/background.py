@@ -29,7 +29,7 @@ from gateway.dialects.responses.render import (
 from gateway.dialects.responses.tools import CallForm, UpstreamTools
 
 # The last events of a response.
-ENDS = frozenset(("response.completed", "response.incomplete", "response.failed", "error"))
+END_EVENTS = frozenset(("response.completed", "response.incomplete", "response.failed", "error"))
 
 
 class StoredResponseRequest(Struct, frozen=True):
@@ -39,22 +39,22 @@ class StoredResponseRequest(Struct, frozen=True):
     body: str
     # As it was resolved when the request came.
     identity: Identity
-    # The tools that its upstreams take.
+    # The kinds of tools that the request's upstreams take.
     upstream_tools: UpstreamTools = field(name="takes")
     # The limit of the messages in a request.
     most_messages: int
-    # The items of its conversation that wait for the next response; they come before its input.
+    # The items of the conversation that wait for the next response; they come before the input.
     waiting: list[Json] = field(default_factory=list)
-    # The id of the caller's key; 0: it had none.
+    # The id of the caller's key; 0: the caller has presented none.
     key: int = 0
-    # The tools that searches have found in what the request only names.
+    # The tools that searches have found in messages to which the request only refers.
     found_tools: list[Json] = field(default_factory=list)
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
 
     def read(self) -> ResponsesRequest:
-        """Returns the parsed request. It is streamed, whatever the client asked for: its events are stored."""
+        """Returns the parsed request. It asks for a stream, even if the client did not, since events are stored."""
         body, tools = self.body.encode(), self.upstream_tools
         request = parse(body, self.most_messages, tools, self.waiting, found_tools=self.found_tools)
         chat = request.chat
@@ -137,23 +137,23 @@ class ShownResponses:
     def restore(self, stored: bytes, tag: str, created: float) -> RestoredRequest:
         """Returns a stored request.
 
-        tag: that of the response's ids.
-        created: seconds since the epoch.
+        tag: the part that the response's ids share.
+        created: when the response was accepted, in seconds since the epoch.
         """
         request = msgspec.json.decode(stored, type=StoredResponseRequest)
         return RestoredRequest(request, request.read(), tag, int(created))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
-        """Returns the events in a piece of a stream. They have their numbers already, so that `first` is ignored."""
+        """Returns the events in a piece of a stream. The events have numbers already, so `first` is ignored."""
         return [event + b"\n\n" for event in data.split(b"\n\n") if event and not event.startswith(b":")]
 
     def end_in(self, data: bytes) -> Json | None:
-        """Returns the response in the last event of a stream; None: `data` does not end with one."""
+        """Returns the response in the last event of a stream; None: `data` does not end with a response's end."""
         events = self.number_events(data, 0)
         if not events or b"event: response." not in events[-1]:
             return None
         name, _, body = events[-1].partition(b"\ndata: ")
-        if name.removeprefix(b"event: ").decode() not in ENDS:
+        if name.removeprefix(b"event: ").decode() not in END_EVENTS:
             return None
         response: Json = orjson.loads(body)["response"]
         return response
@@ -169,15 +169,15 @@ class ShownResponses:
         }
 
     def as_cancelled(self, shown: Json, output: Sequence[Json] = ()) -> Json:
-        """Returns a response as it is shown after its client has cancelled it. output: what came until then."""
+        """Returns a response as it is shown after its client has cancelled it. output: the items until then."""
         return {**shown, "status": "cancelled", "output": [*output], "completed_at": None, "usage": None}
 
     def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
-        """Returns the response of a stored reply; None: the reply is not one of a response. tag: that of its ids."""
+        """Returns the response of a stored reply; None: the reply is no response's. tag: the part its ids share."""
         return rebuild_response(tag, reply)
 
     def last_events(self, shown: Json, number: int) -> bytes:
-        """Returns the last events of a response without a turn. number: that of the first."""
+        """Returns the last events of a response without a turn. number: the `sequence_number` of the first."""
         error = shown.get("error")
         events = b""
         if error:
@@ -188,7 +188,7 @@ class ShownResponses:
         return events + encode_typed_event(f"response.{kind}", {"response": shown, "sequence_number": number})
 
     def whole_events(self, shown: Json, number: int = 0) -> bytes:
-        """Returns all events of a response, with each item whole. number: that of the first."""
+        """Returns all events of a response, with each item whole. number: the `sequence_number` of the first."""
         ends = dict.fromkeys(("completed_at", "error", "incomplete_details", "usage"))
         begun = {**shown, "status": "in_progress", "output": [], **ends}
         events: list[tuple[str, Json]] = [
@@ -205,7 +205,7 @@ class ShownResponses:
 
 
 def queued_response(request: ResponsesRequest, tag: str, created: float) -> Json:
-    """Returns the response to a request that waits. created: seconds since the epoch; 0: now."""
+    """Returns the response to a request that waits. created: when, in seconds since the epoch; 0: now."""
     terms = ResponseTerms(
         request.echo,
         lambda: TurnName.from_tag(tag),

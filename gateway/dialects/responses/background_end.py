@@ -10,17 +10,17 @@ from gateway.core.usage.reported import is_pending
 from gateway.dialects.lenient import decode_object
 from gateway.dialects.responses.members import decode_upstream_members
 
-_BACKGROUND: Final = b'"background"'
-_ENDS: Final = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
+_BACKGROUND_KEY: Final = b'"background"'
+_END_EVENTS: Final = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 
 
 class BackgroundEnd:
-    """Changes a reply as another change does, and notes the response in it that has ended.
+    """Changes a reply as another change does, and notes a response in it that has ended.
 
     Implements `ReplyChange`, which documents the methods.
     """
 
-    # The id and the body of that response; None: there was none.
+    # The id and the body of the response that has ended; None: none has.
     id: str | None = None
     response: bytes | None = None
 
@@ -29,11 +29,11 @@ class BackgroundEnd:
 
     def event(self, event: Event) -> bytes:
         data = event.data
-        if data is not None and _BACKGROUND in data:
+        if data is not None and _BACKGROUND_KEY in data:
             fields = decode_object(data)
             response = fields.get("response")
-            if fields.get("type") in _ENDS and isinstance(response, dict):
-                # As it came, since it may be nested more deeply than orjson writes.
+            if fields.get("type") in _END_EVENTS and isinstance(response, dict):
+                # The response as it is written, since it may be nested more deeply than orjson writes.
                 self._note_end(response, decode_upstream_members(data)["response"])
         return self._change.event(event)
 
@@ -41,7 +41,7 @@ class BackgroundEnd:
         return self._change.unfinished(rest)
 
     def whole(self, body: bytes) -> bytes:
-        if _BACKGROUND in body:
+        if _BACKGROUND_KEY in body:
             self._note_end(decode_object(body), body)
         return self._change.whole(body)
 

@@ -1,4 +1,4 @@
-"""The items of calls and of their results: made of the calls of a chat completion, and read as such.
+"""The items of calls and of their results: rendered from the calls of a chat completion, and read as such calls.
 
 The form of a tool's calls (`CallForm`) is decided where the tools of a request are read (`tools`).
 (platform.openai.com/docs/api-reference/responses/create, `input`)
@@ -18,9 +18,9 @@ from gateway.dialects.responses.tools import CallForm, UpstreamTools, flat_name
 
 
 def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> Json:
-    """Returns the members of an item that a call of this form has.
+    """Returns the members of the item for a call of this form.
 
-    text: the input of a custom tool, where it was read already; None: it is read from the arguments now.
+    text: the input of a custom tool, if it was read before; None: it is read from the arguments.
     """
     space: Json = {} if form.namespace is None else {"namespace": form.namespace}
     if form.kind == "function_call":
@@ -102,6 +102,6 @@ def render_result(kind: str, content: str | list[Json]) -> Json:
 
 
 def _call_id(item: Json, where: object) -> str:
-    # `local_shell_call_output` has its call's id as its own.
+    # `local_shell_call_output` has the id of its call as its own id.
     key = "call_id" if item.get("call_id") is not None or item.get("id") is None else "id"
     return read_text(item, key, where)

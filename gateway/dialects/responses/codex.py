@@ -1,6 +1,6 @@
-"""Requests of Codex that no user has written: those of its sub-agents, and its titles.
+"""Requests of Codex that no user has written: of its sub-agents, for titles, and to consolidate its memory.
 
-Its user's threads have a source, too. Both come in `client_metadata`, which a request over a WebSocket has as well.
+Codex names the source of each thread in `client_metadata`, over HTTP and over a WebSocket.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import orjson
 from adapters.types import Json
 
 SUB_AGENT: Final = "codex sub-agent"
-# A longer `x-codex-turn-metadata` is not read: Codex names its workspaces there, in a few thousand characters.
+# A longer `x-codex-turn-metadata` is not read: Codex names workspaces there, in a few thousand characters.
 _MAX_TURN_CHARS: Final = 100_000
 # By the `thread_source` that Codex gives.
 _SIDE_REQUESTS: Final = {
@@ -23,7 +23,7 @@ _SIDE_REQUESTS: Final = {
 
 
 def codex_side_request(json: Json) -> str | None:
-    """Returns the name of a side request of Codex; None: a user has written it, or another client has sent it."""
+    """Returns the name of a side request of Codex; None: a user has written the request, or it is not Codex's."""
     metadata = json.get("client_metadata")
     if not isinstance(metadata, dict):
         return None

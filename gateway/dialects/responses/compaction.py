@@ -1,6 +1,6 @@
-"""Compaction items: a conversation's summary, which a client sends back in place of what it covers.
+"""Compaction items: summaries of conversations, which clients send back in place of the messages they cover.
 
-It becomes a system message, so it has no speaker, and is not remembered.
+A summary becomes a system message, so it has no speaker, and is not remembered.
 (platform.openai.com/docs/api-reference/responses/compact)
 """
 
@@ -13,24 +13,26 @@ from adapters.types import Json
 from gateway.dialects.responses.sealed import is_sealed, seal, unseal
 from gateway.errors import BadRequest
 
-KIND: Final = "compaction"
-_KEY: Final = "summary"
-_BEFORE: Final = "A summary of the conversation up to here, in place of its messages:\n\n"
+COMPACTION_TYPE: Final = "compaction"
+_SUMMARY_FIELD: Final = "summary"
+_SUMMARY_PREFIX: Final = "A summary of the conversation up to here, in place of its messages:\n\n"
 
 
 def compaction_item(id: str, summary: str) -> Json:
-    return {"id": id, "type": KIND, "encrypted_content": seal({_KEY: summary})}
+    return {"id": id, "type": COMPACTION_TYPE, "encrypted_content": seal({_SUMMARY_FIELD: summary})}
 
 
 def summaries_in(items: Sequence[Any], field: str = "input", items_before: int = 0) -> list[Json]:
-    """Returns the compaction items among items as system messages. Raises: BadRequest: another has made one.
+    """Returns the compaction items among items as system messages.
+
+    Raises: BadRequest: the gateway has not made such an item.
 
     field, items_before: as for `read_items`.
     """
     return [
         read_compaction(item, f"{field}[{index}]")
         for index, item in enumerate(items, -items_before)
-        if isinstance(item, dict) and item.get("type") == KIND
+        if isinstance(item, dict) and item.get("type") == COMPACTION_TYPE
     ]
 
 
@@ -39,18 +41,22 @@ def read_compaction(item: Json, where: str) -> Json:
     param, content = f"{where}.encrypted_content", item.get("encrypted_content")
     if not is_sealed(content):
         raise _unverified_content(param)
-    summary = unseal(content, param).get(_KEY)
+    summary = unseal(content, param).get(_SUMMARY_FIELD)
     if not isinstance(summary, str):
         raise _unverified_content(param)
-    return {"role": "system", "content": _BEFORE + summary}
+    return {"role": "system", "content": _SUMMARY_PREFIX + summary}
 
 
 def read_summary(message: Json) -> str:
-    """Returns the summary in a message that `read_compaction` has made; "": the message is another one."""
+    """Returns the summary in a message that `read_compaction` has made; "": it has not made this message."""
     content = message.get("content")
-    if message.get("role") != "system" or not isinstance(content, str) or not content.startswith(_BEFORE):
+    if (
+        message.get("role") != "system"
+        or not isinstance(content, str)
+        or not content.startswith(_SUMMARY_PREFIX)
+    ):
         return ""
-    return content.removeprefix(_BEFORE)
+    return content.removeprefix(_SUMMARY_PREFIX)
 
 
 def _unverified_content(param: str) -> BadRequest:

@@ -13,14 +13,14 @@ from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.field_names import FieldNames
 from gateway.errors import GatewayError
 
-# The codes that the error of a response may have, by an error's code, kind or status; of others it is server_error.
-_CODES: Final = {
+# The codes of a response's error, by the code, type or status of an upstream's error; any other is `server_error`.
+_RESPONSE_CODES: Final = {
     "invalid_prompt": "invalid_prompt",
     "rate_limit_exceeded": "rate_limit_exceeded",
     "rate_limit_error": "rate_limit_exceeded",
     "429": "rate_limit_exceeded",
 }
-FIELDS: Final = FieldNames(
+FIELD_NAMES: Final = FieldNames(
     {
         "max_completion_tokens": "max_output_tokens",
         "max_tokens": "max_output_tokens",
@@ -44,21 +44,26 @@ class ResponsesErrors(ChatErrors):
 
 
 def translate_error(body: bytes) -> bytes | None:
-    """Returns the body of an upstream's error with the fields of the Responses API; None: it has none."""
+    """Returns the body of an upstream's error with the names of the Responses API; None: it is no error's body."""
     json = parse_error_body(body)
     if json is None:
         return None
     error = json.get("error")
-    fields = error if isinstance(error, dict) else json  # some servers put its fields into the body itself
-    for key, translate in (("message", FIELDS.translate_sentence), ("param", FIELDS.translate_path)):
+    fields = (
+        error if isinstance(error, dict) else json
+    )  # some servers put the error's fields into the body itself
+    for key, translate in (
+        ("message", FIELD_NAMES.translate_sentence),
+        ("param", FIELD_NAMES.translate_path),
+    ):
         if isinstance(fields.get(key), str):
             fields[key] = translate(fields[key])
     return orjson.dumps(json)
 
 
 def response_error(message: str, code: str | None) -> Json:
-    """Returns the error of a response that has failed. code: an error's code, kind or status."""
-    return {"code": _CODES.get(code or "", "server_error"), "message": message}
+    """Returns the error of a response that has failed. code: an upstream's code, type or status."""
+    return {"code": _RESPONSE_CODES.get(code or "", "server_error"), "message": message}
 
 
 def error_fields(message: str, code: str | None, kind: str, param: Any) -> Json:

@@ -14,7 +14,7 @@ from gateway.dialects.lenient import as_list, as_object, as_text
 from gateway.dialects.responses.growing_response import GrowingResponse
 from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
 
-_CLAUDES_SEARCH: Final = ("server_tool_use", "web_search")
+_CLAUDE_SEARCH: Final = ("server_tool_use", "web_search")
 T = TypeVar("T", bound=Item)
 
 
@@ -22,12 +22,14 @@ class GrowingOutput:
     """The items of one response, in the order in which they begin."""
 
     def __init__(self, response: GrowingResponse) -> None:
-        """Makes an output without items. response: the one whose output it is, which the first item begins."""
+        """Makes an output without items. response: the response with this output; the first item begins it."""
         self._response = response
         self._items: list[Item] = []
-        self._open_item: Item | None = None  # the item of text that goes on
-        self._draft = MessageDraft()  # of the client's calls
-        self._calls: list[CallItem] = []  # those of the draft
+        # The item of text or thoughts that goes on.
+        self._open_item: Item | None = None
+        # Puts the pieces of the client's calls together. Each of its calls has an item at the same index.
+        self._draft = MessageDraft()
+        self._calls: list[CallItem] = []
 
     def add_text(self, text: str, logprobs: list[Any]) -> None:
         self._item_for(MessageItem).add(text, logprobs)
@@ -58,14 +60,16 @@ class GrowingOutput:
     def add_call(self, entry: Json) -> None:
         """Adds a piece of a call of the client's."""
         calls = self._draft.calls
-        call = self._draft.add_call_piece(entry)  # some upstreams send several under one index
+        call = self._draft.add_call_piece(
+            entry
+        )  # it tells calls apart that an upstream sends under one index
         if len(self._calls) < len(calls):
             self._close_item()
             self._calls.append(self._add_item(partial(CallItem, call=call, forms=self._response.terms.forms)))
         self._calls[calls.index(call)].grow()
 
     def end(self, status: str) -> None:
-        """Ends the items that go on. status: of the response."""
+        """Ends the items that go on. status: the response's."""
         self._close_item(status)
         for call in self._calls:
             call.end(self._status_at_end(call, status))
@@ -79,7 +83,7 @@ class GrowingOutput:
         return [item.json(self._status_at_end(item, status)) for item in self._items]
 
     def kinds(self) -> list[str]:
-        """Returns of each item how its id begins."""
+        """Returns the `Item.kind` of each item."""
         return [item.kind for item in self._items]
 
     def generated_text(self) -> str:
@@ -88,17 +92,17 @@ class GrowingOutput:
 
     def _add_search(self, block: Any) -> None:
         """Adds a search that Claude made for itself, which comes with its query."""
-        if not isinstance(block, dict) or (block.get("type"), block.get("name")) != _CLAUDES_SEARCH:
+        if not isinstance(block, dict) or (block.get("type"), block.get("name")) != _CLAUDE_SEARCH:
             return
         self._close_item()
         self._add_item(partial(SearchItem, query=as_text(as_object(block.get("input")).get("query"))))
 
     def _chars_before(self) -> int:
         """Returns how many characters of the reply's text come before the item that goes on."""
-        texts = [
+        ended_messages = [
             item for item in self._items if isinstance(item, MessageItem) and item is not self._open_item
         ]
-        return sum(len(item.generated_text()) for item in texts)
+        return sum(len(item.generated_text()) for item in ended_messages)
 
     def _item_for(self, kind: type[T]) -> T:
         """Returns the item that goes on, or a new one after it."""
@@ -114,7 +118,7 @@ class GrowingOutput:
     def _add_item(self, kind: Callable[[str, int, Emit | None], T]) -> T:
         tag = self._response.begin()
         if self._items:
-            self._items[-1].begin()  # clients count items as they begin
+            self._items[-1].begin()  # a call may not have begun yet, and clients count items as they begin
         item = kind(tag, len(self._items), self._response.emit if self._response.sends_events else None)
         self._items.append(item)
         return item
@@ -131,9 +135,9 @@ class GrowingOutput:
 
 
 def _flat_annotation(annotation: Json) -> Json:
-    """Returns an annotation of a chat completion as this API has it: its fields beside its type, not below it."""
-    own = annotation.get(str(annotation.get("type")))
-    return {"type": annotation.get("type"), **own} if isinstance(own, dict) else annotation
+    """Returns an annotation of a chat completion as this API has it: its fields stand beside its type, not below."""
+    fields = annotation.get(str(annotation.get("type")))
+    return {"type": annotation.get("type"), **fields} if isinstance(fields, dict) else annotation
 
 
 def _url_citation(citation: Any, chars_before: int) -> Json | None:

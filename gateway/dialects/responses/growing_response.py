@@ -36,43 +36,43 @@ class ResponseTerms(Struct, frozen=True):
     forms: Mapping[str, CallForm] = NO_FORMS
     # Thoughts are shown with `encrypted_content`, in which they can be sent back.
     shows_sealed_thoughts: bool = False
-    # The messages of its request's input that its turn alone has.
+    # The messages of the request's input that belong to this turn alone.
     messages: Sequence[Json] = ()
-    # The part that all its ids share; "": it is made of the turn's names.
+    # The part that all ids of the response share; "": it is made of the turn's name.
     tag: str = ""
-    # When the response was made, in seconds since the epoch; None: when its reply was.
+    # When the response was made, in seconds since the epoch; None: when its reply was made.
     created: int | None = None
-    # The `sequence_number` of its first event.
+    # The `sequence_number` of the first event.
     first_number: int = 0
     # An attempt that was broken off has sent `response.created` already.
     has_sent_created: bool = False
 
 
 class GrowingResponse:
-    """One response. It is begun by its first item, or by its end."""
+    """One response. Its first item begins it, or its end if there is no item."""
 
     def __init__(self, terms: ResponseTerms, *, is_holding: bool = False) -> None:
         """Makes a response that has not begun. is_holding: as in `EventBuffer`."""
         self.terms = terms
         self.events = EventBuffer(is_holding=is_holding)
         self._number = terms.first_number  # of the next event
-        # It is one JSON body otherwise.
+        # False: the response is one JSON body.
         self.sends_events = True
         self._has_begun = False
         self._has_id = False
-        # The part that all ids of the response share, once it has one.
+        # The part that all ids of the response share; "": it has no id yet.
         self._tag = ""
-        # It can be retrieved by its id, once it has one.
+        # The response can be retrieved by its id. Decided when it gets the id.
         self.is_stored = False
         # The upstream's chunk with the model, the time and the service tier.
         self.first_chunk: Json = {}
         self._created = terms.created
-        # When it was completed, in seconds since the epoch.
+        # When the response was completed, in seconds since the epoch.
         self.completed: int | None = None
         self.error: Json | None = None
 
     def begin(self) -> str:
-        """Begins the response, once, and with it what may leave. Returns the part that all its ids share."""
+        """Begins the response, once. From now on events may leave. Returns the part that all its ids share."""
         self.events.is_holding = False
         if not self._has_begun:
             self.assign_id()
@@ -89,7 +89,7 @@ class GrowingResponse:
         self._number += 1
 
     def assign_id(self) -> None:
-        """Gives the response its id, once, and with it decides whether the response is stored."""
+        """Gives the response its id, once, and decides whether it is stored: the id depends on that."""
         if self._has_id:
             return
         self._has_id = True
@@ -102,7 +102,7 @@ class GrowingResponse:
         self.completed = self.completed or int(time.time())
 
     def restore(self, stored: StoredResponse) -> None:
-        """Takes over the stored fields of the response, which is one JSON body then."""
+        """Takes over the stored fields of the response, which then is one JSON body."""
         self.sends_events = False
         self.first_chunk = {
             "created": stored.created,
@@ -122,8 +122,8 @@ class GrowingResponse:
     ) -> Json:
         """Returns the response as it is now.
 
-        reason: why it is incomplete.
-        usage: under the names of the Responses API.
+        reason: why the response is incomplete; None: it is not.
+        usage: with the names of the Responses API.
         """
         response = {
             **self.terms.echo,

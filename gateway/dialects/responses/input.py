@@ -1,7 +1,7 @@
 """Translates the input of a Responses request to messages of chat completions.
 
-An input is a flat list of items. A reply is several of them: thoughts, text, each call. In chat
-completions these are one message, and results follow the message with their calls.
+An input is a flat list of items. A reply is several items: thoughts, text, each call. In chat completions a reply is
+one message, and results follow the message with their calls.
 (platform.openai.com/docs/api-reference/responses/create, `input`)
 """
 
@@ -39,12 +39,12 @@ class InputMessages(Struct, frozen=True):
     messages: list[Json]
     # The messages that stand for a reply which the client only names.
     references: list[Reference]
-    # For each message the index of its input item; 0 where the input is a text. A reply has -1, since several items
-    # may make one.
+    # For each message the index of its input item; 0 where the input is a text. -1: the message is a reply, which
+    # several items may make, or has the media of results.
     places: list[int]
-    # The models that made the thoughts of replies, by the index of each; "": the model is not known.
+    # The models that made the thoughts of replies, by the index of the reply; "": the model is not known.
     models: dict[int, str]
-    # What has no place in these messages. Thoughts of another provider cannot be read here.
+    # The fields without a place in these messages, among them thoughts of other providers, which cannot be read here.
     left_out: LeftOutFields
 
 
@@ -59,12 +59,12 @@ def read_items(
 ) -> InputMessages:
     """Returns items as messages of a chat completion.
 
-    messages_before: how many messages come before these.
+    messages_before: how many messages of the chat completion come before these.
     upstream_tools: decides the form of calls.
-    is_lenient: items that are wrong, or have no place in chat completions, are passed over, since they themselves go
-        upstream.
+    is_lenient: items that are wrong, or have no place in chat completions, are passed over, since the items themselves
+        go upstream.
     field: the request's field with the items, for errors.
-    items_before: how many of the items come before those of that field.
+    items_before: how many of the first items are not of this field.
 
     Raises: BadRequest: an item is wrong, or has no place in chat completions.
     """
@@ -81,7 +81,7 @@ def read_items(
 
 
 def _read_item(item: Any, messages: _Messages, where: ItemPath, *, is_lenient: bool) -> None:
-    """Adds an item to messages. where: the path to it. is_lenient: as in `read_items`. Raises: BadRequest."""
+    """Adds an item to messages. where: the item's path. is_lenient: as in `read_items`. Raises: BadRequest."""
     if not isinstance(item, dict):
         raise wrong_type(f"{where}", "an object", item)
     kind = item.get("type") or _kind_of_untyped(item)
@@ -93,14 +93,14 @@ def _read_item(item: Any, messages: _Messages, where: ItemPath, *, is_lenient: b
             if not is_lenient:
                 raise
         messages.left_out.add_rest(item, item_kind.read_fields, where)
-    elif isinstance(kind, str) and kind in _LEFT_OUT:
+    elif isinstance(kind, str) and kind in _KINDS_LEFT_OUT:
         messages.left_out.add(f"{where}.{kind}")
-    elif not (is_lenient or (isinstance(kind, str) and kind in _READ_ELSEWHERE)):
+    elif not (is_lenient or (isinstance(kind, str) and kind in _KINDS_READ_ELSEWHERE)):
         raise missing_field(f"{where}.type") if kind is None else unsupported_value(f"{where}.type", kind)
 
 
 def _kind_of_untyped(item: Json) -> str | None:
-    """Returns the kind of an item without a type: two kinds may lack it."""
+    """Returns the kind of an item without a type, which items of two kinds may lack; None: it is neither."""
     return "message" if "role" in item else "item_reference" if "id" in item else None
 
 
@@ -110,23 +110,23 @@ class _Reply:
     def __init__(self) -> None:
         self._ends_with_text = False  # the last item is text
         self._texts: list[str] = []
-        self._parts: list[Json] = []  # of its content that are no texts
+        self._parts: list[Json] = []  # the parts of the content that are no texts
         self._refusals: list[str] = []
         self._calls: list[Json] = []
         self._thoughts: dict[str, list[Any]] = {}
-        self.model: str | None = None  # that made these thoughts; "": it is not known
-        self.thought_ids: list[
-            tuple[str, str]
-        ] = []  # of each thought that is only named: its id, and the path to it
+        # The model that made the thoughts; "": it is not known; None: there are no thoughts.
+        self.model: str | None = None
+        # For each thought that is only named: its id, and the path to it.
+        self.thought_ids: list[tuple[str, str]] = []
 
     @property
     def is_over(self) -> bool:
-        """Returns whether text that comes now is of another reply. Calls are followed by their results alone."""
+        """Returns whether a text that follows belongs to the next reply. (Only results follow calls.)"""
         return self._ends_with_text and not self._calls
 
     def add_content(self, content: str | list[Json]) -> None:
         text = content if isinstance(content, str) else self._take_parts(content)
-        if self._texts:  # as the words of two rounds are joined where the reply is stored
+        if self._texts:  # texts are joined as those of two rounds are in a stored reply
             self._texts.append(separator(self._texts[-1], text))
         self._texts.append(text)
         self._ends_with_text = True
@@ -135,7 +135,9 @@ class _Reply:
         """Adds the parts of a content that are no text. Returns the text of the others."""
         texts: list[str] = []
         for part in parts:
-            kind = part.get("type")  # None: the upstream judges it, which gets the item itself
+            kind = part.get(
+                "type"
+            )  # None: only read leniently; the upstream gets the item itself, and judges it
             if kind == "text":
                 texts.append(part["text"])
             elif kind == "refusal":
@@ -151,14 +153,14 @@ class _Reply:
         self._ends_with_text = False
         model = str(thoughts.get("model") or "") if thoughts else self.model
         if model != self.model:
-            self._thoughts.clear()  # no model reads those of two
+            self._thoughts.clear()  # no model reads the thoughts of two
             self.model = model
         for key in THOUGHTS:
             if thoughts.get(key) is not None:
                 self._thoughts.setdefault(key, []).append(thoughts[key])
 
     def build_message(self) -> Json | None:
-        """Returns the message; None if nothing but thoughts came of it."""
+        """Returns the message; None: the reply has nothing but thoughts."""
         if not (self._texts or self._calls):
             return None
         text = "".join(self._texts)
@@ -178,7 +180,7 @@ class _Reply:
 
 
 def _join_values(values: list[Any]) -> Any:
-    """Returns the values of one field as one: texts and lists are joined, of anything else the last one counts."""
+    """Returns the values of a field as one value: texts and lists are joined, else the last value counts."""
     if all(isinstance(value, str) for value in values):
         return "".join(values)
     if all(isinstance(value, list) for value in values):
@@ -187,13 +189,13 @@ def _join_values(values: list[Any]) -> Any:
 
 
 class _Messages:
-    """Builds messages of items. Items in a row may be one reply, which stays open until another message begins."""
+    """Builds messages of items. Successive items may be one reply, which stays open until another message begins."""
 
     def __init__(
         self, messages_before: int, upstream_tools: UpstreamTools, where: ItemPath, *, is_lenient: bool
     ) -> None:
         self.item_index = 0  # of the item that is read
-        self._where = where  # the path to it
+        self._where = where  # the path to this item
         self._part_path = ItemPath(where, ".content")
         self._messages_before = messages_before
         self._upstream_tools = upstream_tools
@@ -201,11 +203,11 @@ class _Messages:
         self.left_out = LeftOutFields()
         self._input = InputMessages([], [], [], {}, self.left_out)
         self._open_reply: _Reply | None = None
-        self._media: list[Json] = []  # of the newest results, which follow them in a user's message
+        self._media: list[Json] = []  # of the newest results; a user's message after the results has them
 
     @property
     def _current_reply(self) -> _Reply:
-        """The reply that goes on, or a new one: most messages are a user's."""
+        """The reply that goes on, else a new one."""
         if self._open_reply is None:
             self._open_reply = _Reply()
         return self._open_reply
@@ -217,7 +219,7 @@ class _Messages:
         return self._input
 
     def add_if_plain(self, item: Json) -> bool:
-        """Adds a user's or an assistant's text, as most items are. Returns False for any other item, and adds none."""
+        """Adds an item that is a user's or an assistant's text, as most are. Returns False for any other item."""
         role, content = item.get("role"), item.get("content")
         if content.__class__ is not str or (role != "user" and role != "assistant"):
             return False
@@ -246,7 +248,7 @@ class _Messages:
         if content is None and not self._is_lenient and isinstance(id, str) and parse_turn_name(id):
             self._current_reply.thought_ids.append((id, f"{self._where}.id"))
         elif not is_sealed(content):
-            self.left_out.add_rest(item, _COMMON, self._where)
+            self.left_out.add_rest(item, _COMMON_FIELDS, self._where)
         self._current_reply.add_thoughts(
             unseal(content, f"{self._where}.encrypted_content") if is_sealed(content) else {}
         )
@@ -260,7 +262,7 @@ class _Messages:
         message = {"role": "tool", "tool_call_id": id, "content": content}
         # A tool's message has no place for media.
         if media := media_in(message):
-            self._end_reply()  # before which the media of earlier results stand
+            self._end_reply()  # the media of earlier results come before the reply
             self._media += media
             message["content"] = "\n".join(
                 part["text"]
@@ -270,7 +272,7 @@ class _Messages:
         self._append_after_reply(message)
 
     def add_configuration(self, item: Json) -> None:
-        """Refuses another form of answers: a response that goes on by an id alone would not have it."""
+        """Refuses another form of answers: a later response that continues by an id would not have this form."""
         if (text := item.get("text")) is not None:
             raise unsupported_value(f"{self._where}.text", text)
 
@@ -283,13 +285,13 @@ class _Messages:
         index = self._messages_before + len(self._input.messages)
         # The items of one reply are one message.
         last = references[-1] if references else None
-        named = None if last is None else (last.index, last.turn, last.input_index)
-        if named != (index - 1, turn, place):
+        last_message = None if last is None else (last.index, last.turn, last.input_index)
+        if last_message != (index - 1, turn, place):
             references.append(Reference(index, id, turn, f"{self._where}.id", input_index=place))
             self._append({"role": "assistant", "content": ""})
 
     def _read_content(self, content: Any, key: str) -> str | list[Json]:
-        """Returns a content in terms of chat completions. key: of its field, after a dot."""
+        """Returns a content as chat completions have it. key: the name of its field after a dot. Raises: BadRequest."""
         if isinstance(content, str):
             return content
         if not isinstance(content, list):
@@ -363,13 +365,13 @@ class _ItemKind(Struct, frozen=True):
 
     # Adds an item of this kind to the messages.
     add: Callable[[_Messages, Json], None]
-    # The fields that are read, and those that say nothing to a model; others are left out.
+    # The fields that are read, and fields that say nothing to a model; all others are left out.
     read_fields: frozenset[str]
 
 
-_COMMON = frozenset(("type", "id", "status"))
+_COMMON_FIELDS = frozenset(("type", "id", "status"))
 _ITEM_KINDS = {
-    kind: _ItemKind(add, _COMMON | set(fields.split()))
+    kind: _ItemKind(add, _COMMON_FIELDS | set(fields.split()))
     for kind, add, fields in (
         ("message", _Messages.add_message, "role content"),
         ("item_reference", _Messages.add_reference, ""),
@@ -389,11 +391,11 @@ _ITEM_KINDS = {
         ("apply_patch_call_output", _Messages.add_result, "call_id output"),
     )
 }
-# Items that bring no message: tools, and what is made of a whole list.
-_READ_ELSEWHERE = frozenset(("additional_tools", "compaction", "compaction_trigger"))
-# Items that are left out: searches that were made upstream (their results go back with the thoughts), and those that
-# Codex has for itself (names in the binary of 0.169).
-_LEFT_OUT = (
+# Kinds of items that are no messages, and are read with the tools and the fields of the request.
+_KINDS_READ_ELSEWHERE = frozenset(("additional_tools", "compaction", "compaction_trigger"))
+# Kinds of items that are left out: searches that were made upstream (their results go back with the thoughts), and
+# items that Codex has for itself (names in the binary of 0.169).
+_KINDS_LEFT_OUT = (
     *("web_search_call", "image_generation_call", "agent_message", "ghost_snapshot"),
     *("context_compaction", "other"),
 )

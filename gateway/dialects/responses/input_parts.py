@@ -58,11 +58,11 @@ class ContentPartKind(Struct, frozen=True):
     read_fields: frozenset[str]
 
 
-_TEXT = ContentPartKind(_translate_text, frozenset(("type", "text")))
+_TEXT_KIND = ContentPartKind(_translate_text, frozenset(("type", "text")))
 PART_KINDS = {
-    "input_text": _TEXT,
-    "output_text": _TEXT,
-    "text": _TEXT,
+    "input_text": _TEXT_KIND,
+    "output_text": _TEXT_KIND,
+    "text": _TEXT_KIND,
     "refusal": ContentPartKind(_translate_refusal, frozenset(("type", "refusal"))),
     "input_image": ContentPartKind(_translate_image, frozenset(("type", "image_url", "file_id", "detail"))),
     "input_file": ContentPartKind(_translate_file, frozenset(("type", "file_url", *_FILE_FIELDS))),

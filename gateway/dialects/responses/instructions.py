@@ -1,7 +1,7 @@
 """The instructions of a response as its client has them, without what memory has added upstream.
 
-A response repeats the instructions that it was made with, in its body and in each event that contains it. All other
-events and fields pass as they came.
+A response repeats the instructions with which it was made, in its body and in each event that contains the response.
+All other events and fields pass as they came.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from gateway.core.prompt.shown_blocks import text_before_section
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
 from gateway.errors import UpstreamBroke
 
-_KEY: Final = b'"instructions"'
+_INSTRUCTIONS_KEY: Final = b'"instructions"'
 
 
 class ClientInstructions:
     """Puts the client's instructions in place of the upstream's, in one reply.
 
-    Implements `ReplyChange`, which documents the methods. They raise UpstreamBroke: what came is no JSON.
+    Implements `ReplyChange`, which documents the methods. They raise UpstreamBroke: the reply is no JSON.
 
-    to_clients: returns the client's instructions for those of the upstream, both as JSON.
+    to_clients: returns the client's instructions for the upstream's, both as JSON.
     """
 
     def __init__(self, to_clients: Callable[[bytes], bytes]) -> None:
         self._to_clients = to_clients
 
     def whole(self, body: bytes) -> bytes:
-        return self._restore(body) if _KEY in body else body
+        return self._restore(body) if _INSTRUCTIONS_KEY in body else body
 
     def unfinished(self, rest: bytes) -> bytes:
-        # What may contain the upstream's instructions is held back.
-        return b"" if _KEY in rest else rest
+        # An unfinished event that may contain the upstream's instructions is left out.
+        return b"" if _INSTRUCTIONS_KEY in rest else rest
 
     def event(self, event: Event) -> bytes:
         data = event.data
-        if data is None or _KEY not in data:
+        if data is None or _INSTRUCTIONS_KEY not in data:
             return event.raw
         try:
             fields = decode_upstream_members(data)
@@ -68,7 +68,7 @@ class ClientInstructions:
 
 
 def restore_instructions(instructions: str | None) -> ClientInstructions:
-    """Returns the change for the reply to a request. instructions: those that its client sent."""
+    """Returns the change for the reply to a request. instructions: the client's, as the request has them."""
     sent = orjson.dumps(instructions)
     return ClientInstructions(lambda _: sent)
 

@@ -1,4 +1,4 @@
-"""Lists of items: what a stored path is made of as a client has it, and pages of it.
+"""Lists of items: the turns of a stored path as items that clients read, and pages of such lists.
 
 (platform.openai.com/docs/api-reference/responses/input-items)
 """
@@ -43,7 +43,7 @@ _ID_PREFIXES: Final = {
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
 }
-# Fields that a part of a message has in a list, though its client may leave them out.
+# Fields that a part of a message has in a list, even if its client left them out.
 _PART_DEFAULTS: Final[Mapping[str, Json]] = {
     "output_text": {"annotations": [], "logprobs": []},
     "input_image": {"detail": "auto"},
@@ -66,14 +66,14 @@ class ItemList:
         directions: Sequence[Direction] = (),
         forms: Mapping[str, CallForm] = NO_FORMS,
     ) -> None:
-        """Adds messages of a client, each direction among its inputs where it stood.
+        """Adds messages of a client, with the system and developer messages (directions) where they stood among them.
 
-        tag: of the turn's ids.
-        inputs: each with its place in the turn.
-        forms: of its calls, by the names that their tools have upstream.
+        tag: the part that the ids of the turn's items share.
+        inputs: the other messages, each with its place in the turn.
+        forms: the forms of calls, by the names that their tools have upstream.
         """
         end = 1 + max((place for place, _ in inputs), default=-1)
-        # (place, end of its id, message); a direction stands before the input that has its place.
+        # (place, end of the id, message); a direction comes before the input of the same place.
         placed = [
             (end - following, f"s{len(directions) - index}", message)
             for index, (following, message) in enumerate(directions)
@@ -83,14 +83,14 @@ class ItemList:
             self.items.extend(self._render_input(f"{tag}_{id}", message, forms))
 
     def add_reply(self, tag: str, reply: WireMessage) -> None:
-        """Adds a reply, as its response had it. tag: of the turn's ids."""
+        """Adds a reply, as its response had it. tag: the part that the ids of the turn's items share."""
         shown = rebuild_response(tag, reply, shows_sealed_thoughts=self._shows_sealed_thoughts)
         output = shown["output"] if shown is not None else render_output(tag, without_private(reply))
         self.record_calls(reply)
         self.items.extend(output)
 
     def record_calls(self, reply: WireMessage) -> None:
-        """Takes the types of a reply's calls, which decide those of their results."""
+        """Notes the types of a reply's calls, which decide the types of their results."""
         self._record_call_types(reply, read_call_forms(reply))
 
     def _record_call_types(self, reply: WireMessage, forms: Mapping[str, CallForm]) -> None:
@@ -111,12 +111,12 @@ class ItemList:
             kind = _OUTPUT_TYPES.get(self._calls.get(id, ""), "function_call_output")
             output = content if isinstance(content, str) else render_parts(content)
             return [{"id": f"fco_{tag}", "call_id": id, **render_result(kind, output)}]
-        own: Json = {"id": f"msg_{tag}", "type": "message", "status": "completed", "role": role}
-        return [{**own, "content": render_parts(content)}]
+        item: Json = {"id": f"msg_{tag}", "type": "message", "status": "completed", "role": role}
+        return [{**item, "content": render_parts(content)}]
 
 
 def render_created_item(item: Json, id: str) -> Json:
-    """Returns an item of a client as a list shows it. id: of it, after the beginning that its type has."""
+    """Returns an item of a client as a list shows it. id: the end of its id, which begins as its type demands."""
     kind = item.get("type") or "message"
     sent = {key: value for key, value in item.items() if value is not None}
     shown = {"type": kind, "status": "completed", **sent, "id": f"{_ID_PREFIXES.get(kind, 'item')}_{id}"}
@@ -154,7 +154,7 @@ def _add_part_defaults(part: Json) -> Json:
 
 
 def item_tag(turn: TurnName, reply: WireMessage) -> str:
-    """Returns the part that all ids of a turn's items share: that of its response, which may have one of its own."""
+    """Returns the part that the ids of a turn's items share: its response's own, else the part of the turn's name."""
     stored = read_stored_response(reply)
     return stored.id_tag if stored is not None and stored.id_tag else turn.tag
 
@@ -162,15 +162,16 @@ def item_tag(turn: TurnName, reply: WireMessage) -> str:
 class ItemGroup(Struct, frozen=True):
     """Consecutive items of a list."""
 
-    # Returns them, oldest first.
+    # Returns the items, oldest first.
     render: Callable[[], Sequence[Json]]
-    # The tag that the items' ids contain; those of a response in the background contain another one.
+    # The tag in the items' ids. (The ids of a response in the background contain another one.)
     tag: str = ""
 
 
 def find_item(groups: Sequence[ItemGroup], id: str) -> tuple[int, Json] | None:
-    """Returns the index of an item's group, and the item; None: there is none."""
-    # The items of a response in the background have ids with another tag: then all groups are rendered.
+    """Returns the index of an item's group, and the item; None: no group has the item."""
+    # Groups with the tag of the id come first. The items of a response in the background have another tag in their ids:
+    # for such an id all groups may be rendered.
     for index in sorted(range(len(groups)), key=lambda index: groups[index].tag not in id):
         for item in groups[index].render():
             if item["id"] == id:
@@ -179,7 +180,7 @@ def find_item(groups: Sequence[ItemGroup], id: str) -> tuple[int, Json] | None:
 
 
 def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
-    """Returns a page of items, and renders the groups that it shows alone.
+    """Returns a page of items. Only the groups that it needs are rendered.
 
     groups: oldest first.
     query: `order`, `limit`, `after`.

@@ -8,13 +8,13 @@ from typing import Final
 from adapters.types import Json
 
 _INDEX: Final = re.compile(r"\[\d+\]")
-# Others of a client's names may break the header.
+# A client's field may have any name, which might break the header.
 _VALID_NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
-_MAX_NAMES: Final = 30  # OpenAI's types have fewer fields without a place
+_MAX_NAMES: Final = 30  # more than the fields of OpenAI's types that chat completions lack
 
 
 class LeftOutFields:
-    """The names of what is left out, in the order in which it came: paths without the indices of lists."""
+    """The names of fields that are left out, in the order in which they came: paths without the indices of lists."""
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}

@@ -11,19 +11,19 @@ import orjson
 from adapters.json_escapes import without_lone_surrogates
 
 _decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-# What reading raises for bytes that are no object.
+# The exceptions of the functions below for bytes that are no object.
 NOT_READABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode_members(data: bytes) -> dict[str, bytes]:
-    """Returns the members of an object, each value as it is written. Raises: those of `NOT_READABLE`."""
+    """Returns the members of an object, each value as it is written. Raises: `NOT_READABLE`."""
     return {key: bytes(value) for key, value in _decoder.decode(data).items()}
 
 
 def decode_upstream_members(data: bytes) -> dict[str, bytes]:
     """Returns the members of an upstream's object, with U+FFFD in place of halves of characters.
 
-    Raises: those of `NOT_READABLE`.
+    Raises: `NOT_READABLE`.
     """
     try:
         return decode_members(data)

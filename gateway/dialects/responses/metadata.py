@@ -1,4 +1,4 @@
-"""Reads what a client notes on a response or a conversation."""
+"""Reads the metadata that a client puts on a response or a conversation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from adapters.types import Json
 from gateway.dialects.fields import read_optional, wrong_type
 from gateway.errors import BadRequest
 
-# As OpenAI has them.
+# OpenAI's limits.
 _MAX_PAIRS: Final = 16
 _KEY_CHARS: Final = 64
 _VALUE_CHARS: Final = 512

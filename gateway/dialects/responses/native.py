@@ -1,7 +1,7 @@
-"""A request to OpenAI's Responses API that goes upstream as one, with memory in its `instructions` and its input.
+"""A request to OpenAI's Responses API that goes upstream in this dialect, with memory in `instructions` and `input`.
 
-It is read as a chat completion as well, from which memory learns the conversation and its messages. What chat
-completions have no place for is passed over there, since it goes upstream in any case.
+The request is read as a chat completion as well, from which memory learns the conversation and its messages. Parts that
+chat completions have no place for are left out of that, since they go upstream in any case.
 """
 
 from __future__ import annotations
@@ -34,16 +34,20 @@ from gateway.dialects.responses.parse import read_conversation_id
 from gateway.dialects.responses.request_fields import translate_text_format
 from gateway.errors import BadRequest, BodyTooLarge
 
-# What is put together at OpenAI.
-_OPENAI_ONLY: Final = ("prompt",)
+# Fields whose values are completed at OpenAI, so that memory cannot read all of the prompt.
+_OPENAI_FIELDS: Final = ("prompt",)
 _NO_WORDS: Final = [{"role": "user", "content": ""}]
 # Fields that memory reads in another form, or that would mean another thing in a chat completion.
-_TRANSLATED: Final = frozenset(("input", "instructions", "text", "tool_choice", "tools", "stream_options"))
-_DELTA, _ITEM, _CREATED = "response.output_text.delta", "response.output_item.done", "response.created"
+_TRANSLATED_FIELDS: Final = frozenset(
+    ("input", "instructions", "text", "tool_choice", "tools", "stream_options")
+)
+_DELTA_EVENT: Final = "response.output_text.delta"
+_ITEM_EVENT: Final = "response.output_item.done"
+_CREATED_EVENT: Final = "response.created"
 # The most events that are read of a reply without an end; what follows is not remembered. Chosen: far above what models
 # write in one reply. Reading them takes some 0.2 s.
-MAX_PIECES: Final = 50_000
-_ENDS: Final = {
+MAX_CONTENT_EVENTS: Final = 50_000
+_END_EVENTS: Final = {
     "response.completed": FINISHED,
     "response.incomplete": FINISHED,  # cut by a limit: its text counts nevertheless
     "response.failed": End.FAILED,
@@ -58,22 +62,22 @@ class NativeResponse(Struct, frozen=True):
     raw: bytes
     # The parsed body.
     json: Json
-    # Below the upstream's base URL, with the query.
+    # The path below the upstream's base URL, with the query.
     path: str
     # The request as a chat completion, without gateway tools.
     chat: ChatRequest
     # The messages of `chat` that come from its input.
     new_messages: Sequence[Json]
-    # For each message of `chat` the index of its input item (0 for an input that is a text); -1: it is a reply, or does
-    # not come from the input.
+    # For each message of `chat` the index of its input item (0 for an input that is a text); -1: the message is a
+    # reply, or does not come from the input.
     places: Sequence[int]
     # Replies that the input only names, with their indexes in `chat`.
     references: Sequence[Reference]
-    # The id of the conversation at OpenAI that it continues.
+    # The id of the conversation at OpenAI that the request continues.
     conversation_id: str | None
-    # The id of the response that it continues.
+    # The id of the response that the request continues.
     previous_id: str | None
-    # The part of the reply before this request that was heard, where that is not all of it.
+    # The part of the reply before this request that a voice agent's user heard; None: all of it.
     heard: Json | None = None
 
     @property
@@ -85,12 +89,12 @@ class NativeResponse(Struct, frozen=True):
         return self.json.get("store") is not False
 
     def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeResponse:
-        """Returns the request with the messages that it only refers to in `chat`, as far as they are known."""
+        """Returns the request with a `chat` that has the messages to which it only refers, as far as they are known."""
         head = self.chat.messages[:1] if self.json.get("instructions") else []
         path: Sequence[Json] = known.path(memory, self.previous_id)
         named = {each.index - len(head): known.reply(memory, each.id) for each in self.references}
         places = self.places[len(self.places) - len(self.new_messages) :]
-        # The new messages, each with its place; a reply that the input only names is replaced, or left out.
+        # The new messages, each with its place. A reply that the input only names is put in, or left out if not known.
         placed = [
             (message, place)
             for n, (sent, place) in enumerate(zip(self.new_messages, places, strict=True))
@@ -110,7 +114,7 @@ class NativeResponse(Struct, frozen=True):
         return replace(self, chat=chat, new_messages=new_messages, places=places, references=(), heard=heard)
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
-        """Returns the body for the upstream: as the client has sent it, with what memory adds."""
+        """Returns the body for the upstream: the client's, with the memory section and the notes."""
         edit = BodyEdit(self.raw, self.json, listed="input", text_kind="input_text")
         if model != self.chat.model:
             edit.set_member("model", model)
@@ -151,12 +155,12 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     previous = read_optional(json, "previous_response_id", str)
     if not placed.messages and previous is None:
         return None
-    # The result of a tool that OpenAI declares is no message: such a request continues the words before it.
+    # The input may be nothing but results of OpenAI's own tools, which are no messages: an empty one stands for them.
     chat = _translate(json, [*head, *(placed.messages or _NO_WORDS)])
     request = parse_chat(orjson.dumps(chat), max_messages + 1)
     request.side_request = codex_side_request(json)
     if json.get("tool_choice") in (None, "auto"):
-        # The model has made its calls by itself, so that one may be the task of a sub-agent.
+        # The model has chosen its calls itself, so a call may be the task of a sub-agent.
         request.dialect_fields = {"tool_choice": "auto"}
     return NativeResponse(
         raw=body,
@@ -172,9 +176,9 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
 
 
 def _is_readable(body: bytes, json: Json, max_messages: int) -> bool:
-    """Returns whether memory can read a request: its input is here, in bounds, and no key is in it twice."""
+    """Returns whether memory can read a request: the input is in the body and within bounds, and no key is repeated."""
     items = json.get("input")
-    if not isinstance(items, (str, list)) or any(json.get(key) for key in _OPENAI_ONLY):
+    if not isinstance(items, (str, list)) or any(json.get(key) for key in _OPENAI_FIELDS):
         return False
     if isinstance(items, list) and len(items) > max_messages:
         return False
@@ -183,10 +187,10 @@ def _is_readable(body: bytes, json: Json, max_messages: int) -> bool:
 
 def _translate(json: Json, messages: list[Json]) -> Json:
     """Returns a request as a chat completion with these messages."""
-    # With this choice none of our tools is offered: a call of one could not be hidden.
+    # With this choice no gateway tool is offered: its calls could not be hidden.
     chat: Json = {"model": json.get("model"), "messages": messages, "tool_choice": "none"}
     for key, value in json.items():
-        if value is not None and key not in _TRANSLATED:
+        if value is not None and key not in _TRANSLATED_FIELDS:
             chat.setdefault(key, value)
     if json.get("text") is not None:
         chat.update(translate_text_format(json["text"]))
@@ -196,7 +200,7 @@ def _translate(json: Json, messages: list[Json]) -> Json:
 
 
 def _read_functions(tools: Any) -> list[Json]:
-    """Returns the tools that are functions, by which the task of a sub-agent is known."""
+    """Returns the tools that are functions. By them the task of a sub-agent is recognised."""
     objects = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
     return [
         {
@@ -211,8 +215,7 @@ def _read_functions(tools: Any) -> list[Json]:
 class ResponseReader:
     """Reads a response that passes. Implements `NativeReader`, which documents the methods.
 
-    Of a stream only the last event is parsed, which has all of the response. Where it never comes, the events before it
-    are.
+    Of a stream only the last event is parsed, which has the whole response. If it never comes, the earlier ones are.
     """
 
     def __init__(self, *, may_be_later: bool = False) -> None:
@@ -228,21 +231,21 @@ class ResponseReader:
     def take(self, event: Event) -> None:
         if event.data is None or self.is_over:
             return
-        # Some name all of their events "message", as events without a name are called.
-        named = event.name is not None and event.name.startswith("response.")
-        kind = event.name if named else decode_object(event.data).get("type")
+        # Some upstreams give all events the name "message", which stands for no name.
+        is_named = event.name is not None and event.name.startswith("response.")
+        kind = event.name if is_named else decode_object(event.data).get("type")
         if not isinstance(kind, str):
             return
-        if kind in (_DELTA, _ITEM):
-            if len(self._content_events) < MAX_PIECES:
+        if kind in (_DELTA_EVENT, _ITEM_EVENT):
+            if len(self._content_events) < MAX_CONTENT_EVENTS:
                 self._content_events.append(event.data)
-        elif kind == _CREATED:
+        elif kind == _CREATED_EVENT:
             self._created_event = event.data
             if self._may_be_later:
                 self._note_pending(_response_in(event.data))
-        elif kind in _ENDS:
+        elif kind in _END_EVENTS:
             self.is_over = True
-            self._end = _ENDS[kind]
+            self._end = _END_EVENTS[kind]
             self._response_in = _response_in(event.data)
 
     def take_whole(self, body: bytes) -> None:
@@ -258,7 +261,7 @@ class ResponseReader:
         self._end = End.FAILED if has_failed else FINISHED
 
     def reply(self) -> NativeReply:
-        """Returns what has come. Of a reply that was cut only the text counts: its calls are incomplete."""
+        """Returns the reply as far as it has come. Of a reply that was cut only the text counts, not the calls."""
         response = self._response_in or _response_in(self._created_event)
         items = response.get("output") or self._assemble_items()
         if not isinstance(items, list):
@@ -273,13 +276,13 @@ class ResponseReader:
         return NativeReply(self._end, message, tuple(id for id in ids if isinstance(id, str) and id))
 
     def _note_pending(self, response: Json) -> bool:
-        """Notes the id of a response that is made in the background. Returns whether this one is."""
+        """Returns whether a response is made in the background, and notes its id."""
         id = response.get("id")
         self.background_id = id if isinstance(id, str) and is_pending(response) else None
         return self.background_id is not None
 
     def _assemble_items(self) -> list[Json]:
-        """Returns the items that are complete, and of others the words that have come."""
+        """Returns the complete items, and for each item that is not complete the text that has come."""
         items: dict[int, Json] = {}  # by their indices in the output
         deltas: dict[int, list[str]] = {}
         for event in map(decode_object, self._content_events):

@@ -1,6 +1,6 @@
-"""Lists of items that an upstream has stored, as their client has them: without notes that memory put into its input.
+"""Lists of items that an upstream has stored, without the notes that memory had put into the client's input.
 
-A note stands at the beginning of a text; what the client wrote itself stays.
+A note is the beginning of a text; the client's own words after it stay.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from adapters.types import Event
 from gateway.core.prompt.note_text import without_first_note
 from gateway.errors import UpstreamBroke
 
-_MARKED: Final = b"<memory"
-_TEXT: Final = "input_text"
+_NOTE_START: Final = b"<memory"
+_TEXT_PART_TYPE: Final = "input_text"
 
 
 class ClientItems:
@@ -25,7 +25,7 @@ class ClientItems:
     """
 
     def whole(self, body: bytes) -> bytes:
-        if _MARKED not in body:
+        if _NOTE_START not in body:
             return body
         value, _ = read_json(body)
         if value is None:
@@ -41,10 +41,10 @@ class ClientItems:
 
 
 def _without_notes(value: Any) -> Any:
-    """Returns a list or an item without notes; itself where it has none."""
+    """Returns a list or an item without notes; the same object where it has none."""
     if not isinstance(value, dict):
         return value
-    for key, change in (("data", _without_notes), ("content", _part)):
+    for key, change in (("data", _without_notes), ("content", _part_without_note)):
         if isinstance(value.get(key), list):
             changed = list(map(change, value[key]))
             is_same = all(a is b for a, b in zip(changed, value[key], strict=True))
@@ -52,8 +52,12 @@ def _without_notes(value: Any) -> Any:
     return value
 
 
-def _part(part: Any) -> Any:
-    if not isinstance(part, dict) or part.get("type") != _TEXT or not isinstance(part.get("text"), str):
+def _part_without_note(part: Any) -> Any:
+    if (
+        not isinstance(part, dict)
+        or part.get("type") != _TEXT_PART_TYPE
+        or not isinstance(part.get("text"), str)
+    ):
         return part
-    own = without_first_note(part["text"])
-    return part if own == part["text"] else {**part, "text": own}
+    client_text = without_first_note(part["text"])
+    return part if client_text == part["text"] else {**part, "text": client_text}

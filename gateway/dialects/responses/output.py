@@ -1,6 +1,6 @@
-"""The output items of a response as they grow, each of which sends its events.
+"""The output items of a response as they grow. Each item sends its events.
 
-An item begins, its parts grow by pieces, and everything is sent once more when it is complete.
+An item begins, and its parts grow by pieces. A complete part, and at last the complete item, is sent once more.
 (platform.openai.com/docs/api-reference/responses-streaming)
 """
 
@@ -27,16 +27,16 @@ class Emit(Protocol):
 class Item:
     """An output item as it grows."""
 
-    # How its id begins.
+    # The beginning of the item's id.
     kind: ClassVar[str]
-    # The item as it is at its end, once it has ended.
+    # The complete item, once it has ended.
     final_json: Json
 
     def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
         """Makes an item that has not begun.
 
         tag: the part that all ids of the response share.
-        index: its place in the output.
+        index: the item's index in the output.
         emit: sends an event; None: the response is one JSON body, without events.
         """
         self.tag = tag
@@ -53,11 +53,11 @@ class Item:
         raise NotImplementedError
 
     def generated_text(self) -> str:
-        """Returns all that the model wrote of it, for a count of its tokens."""
+        """Returns all of the item that the model wrote, for a count of its tokens."""
         raise NotImplementedError
 
     def emit(self, kind: str, **fields: Any) -> None:
-        """Sends an event of this item. kind: its type after `response.`."""
+        """Sends an event of this item. kind: the event's type after `response.`."""
         if self._emit is not None:
             self._emit(f"response.{kind}", item_id=self.id, output_index=self.index, **fields)
 
@@ -76,7 +76,7 @@ class Item:
 
 
 class _Part:
-    """A part of the content: text with what belongs to it, or a refusal."""
+    """A part of the content: a text with its annotations and logprobs, or a refusal."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -165,7 +165,7 @@ class ThoughtsItem(Item):
 
     def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
         super().__init__(tag, index, emit)
-        # The model that makes the thoughts; None: the upstream's fields for them are not shown.
+        # The model that makes the thoughts; None: the item has no `encrypted_content`.
         self.sealing_model: str | None = None
         self._pieces: list[str] = []
         self._sealed = MessageDraft()
@@ -204,8 +204,8 @@ class ThoughtsItem(Item):
         super().end(status)
 
 
-# How the id of an item with a call begins, by its type.
-_PREFIXES: Final = {
+# The beginning of the id of an item with a call, by the type of the item.
+_ID_PREFIXES: Final = {
     "custom_tool_call": "ctc",
     "tool_search_call": "tsc",
     "local_shell_call": "lsh",
@@ -214,13 +214,14 @@ _PREFIXES: Final = {
 }
 
 
-_GROWING: Final = ("function_call", "custom_tool_call")
+# The types of items whose arguments are sent piece by piece.
+_GROWING_KINDS: Final = ("function_call", "custom_tool_call")
 
 
 class CallItem(Item):
-    """A call of the client's.
+    """A call of a tool of the client's.
 
-    It begins when its name is complete, which its first arguments, another item or the reply's end show.
+    The item begins when the name is complete: with the first arguments, with the next item, or at the reply's end.
     """
 
     kind = "fc"
@@ -231,20 +232,20 @@ class CallItem(Item):
         super().__init__(tag, index, emit)
         self._call = call
         self._forms = forms
-        self._sent = 0  # pieces of its arguments
+        self._sent = 0  # how many pieces of the arguments were sent
         self._reader = StringReader((INPUT_ARGUMENT,))  # of a custom tool's input
         self._input: list[str] = []
 
     @property
     def id(self) -> str:
-        return f"{_PREFIXES.get(self._form.kind, self.kind)}_{self.tag}_{self.index}"
+        return f"{_ID_PREFIXES.get(self._form.kind, self.kind)}_{self.tag}_{self.index}"
 
     def grow(self) -> None:
         """Sends the arguments that have come."""
         arguments = self._call.arguments
         kind = self._form.kind
-        # A typed client reads an action of another kind only when it is whole.
-        if not any(arguments) or kind not in _GROWING:
+        # Of calls of other kinds, whose arguments are objects, a typed client reads only the whole item.
+        if not any(arguments) or kind not in _GROWING_KINDS:
             return
         self.begin()
         for piece in filter(None, arguments[self._sent :]):
@@ -266,7 +267,7 @@ class CallItem(Item):
         is_empty = status == "in_progress"
         ids = {"id": self.id, "call_id": call.id or f"call_{self.tag}_{self.index}", "status": status}
         if self._is_function:
-            if is_empty and self._form.kind in _GROWING:
+            if is_empty and self._form.kind in _GROWING_KINDS:
                 item = render_call(self._form, "")
                 return {**item, **({"input": ""} if "input" in item else {}), **ids}
             return {**render_call(self._form, call.text, text="".join(self._input)), **ids}

@@ -1,8 +1,9 @@
 """Reads a request to OpenAI's Responses API as a chat completion, once, at the edge.
 
-What both APIs know goes on under its name there. What only the Responses API has is refused where leaving it out would
-change the answer: tools that run at OpenAI, references to what OpenAI has stored, runs in the background. Fields that
-neither knows go on as they are, for the upstream to judge. (platform.openai.com/docs/api-reference/responses/create)
+Fields that both APIs know get the names that they have in chat completions. Fields that only the Responses API has are
+refused where leaving them out would change the answer: tools that run at OpenAI, references to objects that OpenAI has
+stored. Fields that neither API knows pass as they are, for the upstream to judge.
+(platform.openai.com/docs/api-reference/responses/create)
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from gateway.dialects.responses.codex import codex_side_request
 from gateway.dialects.responses.compaction import summaries_in
 from gateway.dialects.responses.input import InputMessages, read_items
 from gateway.dialects.responses.request_fields import (
+    FIELDS_NOT_PASSED_ON,
     LOGPROBS,
-    NOT_PASSED_ON,
     SEALED_THOUGHTS,
     add_translated,
     check_fields,
@@ -51,49 +52,49 @@ from gateway.dialects.responses.tools import (
 )
 from gateway.errors import BadRequest
 
-# The fields that are read of objects whose other fields have no place in a chat completion.
-_READ_MEMBERS = {
+# The fields of these objects that are read; their other fields have no place in a chat completion.
+_MEMBERS_READ = {
     "reasoning": frozenset(("effort", "summary", "generate_summary", "mode")),
     "text": frozenset(("format", "verbosity")),
 }
 
 
 class ResponsesRequest(Struct, frozen=True):
-    """A request as a chat completion, with what its reply needs of it."""
+    """A request as a chat completion, with the facts about it that its reply needs."""
 
     chat: ChatRequest
     # The fields of the request that its response repeats.
     echo: Json
-    # The id of the conversation that it continues; None: it names none.
+    # The id of the conversation that the request continues; None: it names no conversation.
     conversation: str | None
-    # The forms of its tools' calls, by their names upstream.
+    # The forms of tools' calls, by the names of the tools upstream.
     forms: dict[str, CallForm]
     # Thoughts are asked for in the form in which they can be sent back.
     shows_sealed_thoughts: bool
     # The body as the client sent it.
     body: bytes
-    # The tools that its upstreams take.
+    # The kinds of tools that the request's upstreams take.
     upstream_tools: UpstreamTools
     # The request asks for a summary of its conversation in place of a reply.
     wants_compaction: bool = False
     # The indices of the messages that belong to every response of the conversation, and not to this turn alone.
     shared_messages: frozenset[int] = frozenset()
-    # The tools that searches have found in what the request only names.
+    # The tools that searches have found in messages to which the request only refers.
     found_tools: Sequence[Json] = ()
 
     @property
     def may_have_found_tools(self) -> bool:
-        """The client searches for tools, and may have found some in messages that the request only names."""
+        """Returns whether searches of the client's may have found tools in messages that the request only names."""
         return TOOL_SEARCH in self.forms and bool(self.chat.references)
 
     @property
     def turn_messages(self) -> list[Json]:
-        """The messages of its input that its turn alone has."""
+        """The messages of the input that belong to this turn alone."""
         return self._input_without(self.shared_messages)
 
     @property
     def sent_messages(self) -> list[Json]:
-        """The messages of `turn_messages` that the client sends itself, and does not name by their ids."""
+        """The messages of `turn_messages` that the client sends whole, and not by their ids."""
         named = {each.index for each in self.chat.references if each.kind == "message"}
         return self._input_without(self.shared_messages | named)
 
@@ -106,12 +107,12 @@ class ResponsesRequest(Struct, frozen=True):
 
     @property
     def input_messages(self) -> list[Json]:
-        """The messages of its input, the instructions excluded."""
+        """The messages of the input, without the instructions."""
         return self.chat.messages[1 if self.echo["instructions"] else 0 :]
 
     @property
     def asks_to_be_stored(self) -> bool:
-        """Returns whether it says `store: true`, or is made in the background, where all are stored."""
+        """Returns whether the request has `store: true`, or is for the background, where each response is stored."""
         return bool(self.echo["background"]) or (self.chat.dialect_fields or {}).get("store") is True
 
 
@@ -127,11 +128,11 @@ def parse(
 ) -> ResponsesRequest:
     """Reads a request's body.
 
-    upstream_tools: what its upstreams take of tools.
-    waiting: items of its conversation that come before its input.
+    upstream_tools: the kinds of tools that the request's upstreams take.
+    waiting: items of the conversation that come before the input.
     found_tools: as in `ResponsesRequest`.
-    needs_input: without any it is an error.
-    repeated_keys: the keys that are in the body more than once.
+    needs_input: a request without input is refused.
+    repeated_keys: the keys that the body has more than once.
 
     Raises: BadRequest, BodyTooLarge.
     """
@@ -165,14 +166,14 @@ def parse(
 
 
 def _make_chat_request(json: Json, chat: Json, translated: InputMessages) -> ChatRequest:
-    """Returns a request as a chat completion. chat: the value of that. Raises: BadRequest."""
+    """Returns a request as a chat completion. chat: the value of the chat completion's body. Raises: BadRequest."""
     request = make_chat_request(orjson.dumps(chat), chat, translated.messages)
-    # User and conversation may be named by what no chat completion has, such as a client's own metadata.
-    request.dialect_fields = {key: json[key] for key in NOT_PASSED_ON if key in json} or None
+    # Fields that no chat completion has, such as `client_metadata`, may name user and conversation.
+    request.dialect_fields = {key: json[key] for key in FIELDS_NOT_PASSED_ON if key in json} or None
     request.side_request = codex_side_request(json)
     request.wants_thoughts = wants_thoughts(json.get("reasoning") or {})
     request.wants_usage = request.is_translated = True
-    for key, members in _READ_MEMBERS.items():
+    for key, members in _MEMBERS_READ.items():
         translated.left_out.add_rest(json.get(key) or {}, members, key)
     request.consumed = translated.left_out.names
     request.references = tuple(translated.references)
@@ -191,8 +192,8 @@ def _read_messages(
 ) -> tuple[InputMessages, frozenset[int]]:
     """Returns the messages of a chat completion, and the indices of those that each response of the conversation has.
 
-    The messages are instructions, summaries and those of the input. Each response has the summaries, and the system and
-    developer messages of the conversation.
+    The messages are the instructions, the summaries, then the input. Each response of the conversation has its
+    summaries, system messages and developer messages.
     """
     items = _read_input(json, max_messages, waiting, needs_input=needs_input)
     instructions = read_optional(json, "instructions", str)
@@ -226,14 +227,14 @@ def _read_input(
         check_length("input", items, max_messages - 1)
     if not waiting:
         return items
-    own = [{"role": "user", "content": items}] if isinstance(items, str) else items
-    return [*waiting, *own]
+    request_items = [{"role": "user", "content": items}] if isinstance(items, str) else items
+    return [*waiting, *request_items]
 
 
 def _read_previous(json: Json, index: int) -> Reference | None:
-    """Returns the response that a request continues; None: it names none. Raises: BadRequest.
+    """Returns the response that a request continues; None: it continues no response. Raises: BadRequest.
 
-    index: of the message that comes after that response.
+    index: the index of the message that comes after that response.
     """
     param = "previous_response_id"
     previous = read_optional(json, param, str)
@@ -245,7 +246,7 @@ def _read_previous(json: Json, index: int) -> Reference | None:
 
 
 def _shared_messages(head: list[Json], translated: InputMessages, waiting: Sequence[Json]) -> frozenset[int]:
-    """Returns the indices of the messages that each response of a conversation has. head: those before the input's."""
+    """Returns the indices of the messages that each response of a conversation has. head: what precedes the input."""
     summaries = summaries_in(waiting)
     shared = {n for n, message in enumerate(head) if message in summaries}
     for n, place in enumerate(translated.places):
@@ -255,7 +256,7 @@ def _shared_messages(head: list[Json], translated: InputMessages, waiting: Seque
 
 
 def read_conversation_id(json: Json) -> str | None:
-    """Returns the id of the conversation with items that come before the input; None: none is named.
+    """Returns the id of the conversation that a request continues; None: it names no conversation.
 
     Raises: BadRequest.
     """

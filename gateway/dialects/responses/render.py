@@ -1,7 +1,7 @@
 """Renders a reply in the form of OpenAI's Responses API: one response, with output items made of chat completions.
 
-Thoughts, words and each call are items of their own (`growing_output`). Every event of a stream names the item and the
-part that go on, and everything is sent once more when it is complete.
+Thoughts, text and each call are items of their own (`growing_output`). Every event of a stream names the item and the
+part to which it adds; a complete part, a complete item and the complete response are sent once more.
 (platform.openai.com/docs/api-reference/responses-streaming)
 """
 
@@ -27,10 +27,10 @@ from gateway.core.turn_name import TurnName
 from gateway.core.usage.reported import reported_counts, usage_of
 from gateway.dialects.event_stream import NOT_DURABLE
 from gateway.dialects.lenient import as_list, as_object
-from gateway.dialects.responses.errors import FIELDS, error_fields, response_error, translate_error
+from gateway.dialects.responses.errors import FIELD_NAMES, error_fields, response_error, translate_error
 from gateway.dialects.responses.growing_output import GrowingOutput
 from gateway.dialects.responses.growing_response import GrowingResponse, ResponseTerms
-from gateway.dialects.responses.request_fields import ECHOED
+from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
 from gateway.dialects.responses.stored_response import (
     RESPONSE_FIELD,
     StoredResponse,
@@ -42,7 +42,11 @@ from gateway.dialects.responses.tools import NO_FORMS, CallForm
 from gateway.errors import GatewayError
 
 # The reason of an incomplete response, by the reason for which its reply ended.
-_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter", BROKE: "max_output_tokens"}
+_INCOMPLETE_REASONS = {
+    "length": "max_output_tokens",
+    "content_filter": "content_filter",
+    BROKE: "max_output_tokens",
+}
 
 
 class MakesResponses(ResponseTerms, frozen=True):
@@ -66,7 +70,7 @@ class ResponsesView(ClientView):
         self._terms = terms
         self._response = GrowingResponse(terms, is_holding=waits)
         self._output = GrowingOutput(self._response)
-        # What the upstream has sent.
+        # -- facts of the upstream's reply
         self._logprobs: list[Any] = []  # of a whole reply
         self._usage: Json | None = None
         self._finish_reason: str | None = None
@@ -77,7 +81,9 @@ class ResponsesView(ClientView):
 
     def release(self) -> None:
         self._response.events.is_holding = False
-        if self._response.first_chunk:  # else the next one has its model
+        if (
+            self._response.first_chunk
+        ):  # else the model is not known yet, and the first chunk begins the response
             self._response.begin()
 
     def begin(self, first: Json) -> None:
@@ -128,9 +134,9 @@ class ResponsesView(ClientView):
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
         code, kind = error.get("code"), str(error.get("type") or "server_error")
-        message, param = FIELDS.translate_sentence(str(error.get("message") or "")), error.get("param")
+        message, param = FIELD_NAMES.translate_sentence(str(error.get("message") or "")), error.get("param")
         if isinstance(param, str):
-            param = FIELDS.translate_path(param)
+            param = FIELD_NAMES.translate_path(param)
         self._emit_failure(message, None if code is None else str(code), kind, param)
 
     def fail(self, error: GatewayError) -> None:
@@ -155,7 +161,7 @@ class ResponsesView(ClientView):
             response.assign_id()
         if not response.is_stored:
             return {}
-        reason = _INCOMPLETE.get(read_finish_reason(outcome.finish_reason)) if is_over else None
+        reason = _INCOMPLETE_REASONS.get(read_finish_reason(outcome.finish_reason)) if is_over else None
         status = "failed" if response.error else "completed" if is_over and reason is None else "incomplete"
         if is_over:
             self._usage = (
@@ -191,14 +197,14 @@ class ResponsesView(ClientView):
     # -- what the upstream sends
 
     def _show_tail(self, tail: Sequence[ReplyEvent]) -> None:
-        """Shows the last events, once: they are a part of what is stored, and `end` has them again."""
+        """Shows the last events, once: `stored_fields` needs them, and `end` gets them again."""
         if not self._has_tail:
             self._has_tail = True
             for event in tail:
                 self._show_event(event, is_hidden=False)
 
     def _show_event(self, event: ReplyEvent, *, is_hidden: bool) -> None:
-        """Shows an event. is_hidden: it ends a hidden round."""
+        """Shows an event. is_hidden: the event ends a hidden round."""
         events = self._response.events
         if event.chunk is None:
             if event.raw is not None and event.raw.startswith(b":"):
@@ -226,9 +232,9 @@ class ResponsesView(ClientView):
     # -- what the client gets
 
     def _end_response(self) -> Json:
-        """Ends what has begun. Returns the response as it is at its end."""
+        """Ends the items that go on, and returns the complete response."""
         self._response.begin()
-        reason = _INCOMPLETE.get(read_finish_reason(self._finish_reason))
+        reason = _INCOMPLETE_REASONS.get(read_finish_reason(self._finish_reason))
         status = "completed" if reason is None else "incomplete"
         self._output.end(status)
         if self._usage is None:
@@ -249,9 +255,9 @@ class ResponsesView(ClientView):
 
 
 def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: bool = False) -> Json | None:
-    """Returns a stored response as it was answered, but for logprobs; None: the reply is not one of a response.
+    """Returns a stored response as it was answered, but for logprobs; None: the reply is no response's.
 
-    tag: that of its ids.
+    tag: the part that its ids share.
     shows_sealed_thoughts: as in `ResponseTerms`.
     """
     stored = read_stored_response(reply)
@@ -275,15 +281,19 @@ def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: boo
 
 
 def render_output(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = NO_FORMS) -> list[Json]:
-    """Returns a reply that no response was made of as output items. tag: of their ids. forms: of its calls."""
-    # As of a stored turn, so that thoughts are shown without `encrypted_content`.
-    response = GrowingResponse(ResponseTerms(ECHOED, lambda: TurnName.from_tag(tag), forms=forms))
+    """Returns the output items for a reply that was not shown as a response.
+
+    tag: the part that the items' ids share.
+    forms: the forms of calls, by the names of their tools upstream.
+    """
+    # The turn counts as stored, so that thoughts are shown without `encrypted_content`.
+    response = GrowingResponse(ResponseTerms(ECHO_DEFAULTS, lambda: TurnName.from_tag(tag), forms=forms))
     response.restore(StoredResponse("completed", 0, ""))
     return _rebuild_output(response, reply, "completed")
 
 
 def _rebuild_output(response: GrowingResponse, reply: WireMessage, status: str) -> list[Json]:
-    """Returns the output items that are made of a stored reply. status: of the response."""
+    """Returns the output items that are made of a stored reply. status: the response's."""
     output = GrowingOutput(response)
     output.add_delta(delta_of({"message": reply}), [])
     output.end(status)
@@ -291,14 +301,14 @@ def _rebuild_output(response: GrowingResponse, reply: WireMessage, status: str) 
 
 
 def empty_response(terms: ResponseTerms, status: str) -> Json:
-    """Returns a response of which nothing has come yet."""
+    """Returns a response without output."""
     response = GrowingResponse(terms)
     response.assign_id()
     return response.json(status)
 
 
 def render_usage(usage: Json | None) -> Json | None:
-    """Returns a chat completion's usage under the names of the Responses API; None for None."""
+    """Returns a chat completion's usage with the names of the Responses API; None for None."""
     if usage is None:
         return None
     prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")

@@ -1,7 +1,7 @@
 """The fields of a Responses request besides its input and its tools: checked, translated, and repeated in the response.
 
-What chat completions know under another name or in another form is translated, and what neither API knows goes on as it
-is. (platform.openai.com/docs/api-reference/responses/create)
+Fields that chat completions have under another name or in another form are translated; fields that neither API knows
+pass as they are. (platform.openai.com/docs/api-reference/responses/create)
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.tools import RequestTools, unsupported_value
 from gateway.errors import BadRequest
 
-# Fields that ask for what only OpenAI has.
-_OPENAI_ONLY = ("prompt", "context_management")
+# Fields about objects and services that only OpenAI has.
+_OPENAI_FIELDS = ("prompt", "context_management")
 # Fields about the padding of a stream, tools at OpenAI, its storage or a full window: no chat completion has them.
-NOT_PASSED_ON = (
+FIELDS_NOT_PASSED_ON = (
     "background",
     "client_metadata",
     "include",
@@ -31,21 +31,21 @@ NOT_PASSED_ON = (
     "truncation",
 )
 # Fields that chat completions do not have, or have unchecked. A `store` of "false" must not be taken for true.
-_TYPES: dict[str, type] = {
+_FIELD_TYPES: dict[str, type] = {
     **dict.fromkeys(("background", "parallel_tool_calls", "store"), bool),
     **dict.fromkeys(("client_metadata", "stream_options"), dict),
     "service_tier": str,
 }
-# Fields of chat completions that ask for what a response cannot show, or for which a response has other fields.
-_CHAT_ONLY = ("audio", "function_call", "functions", "messages", "modalities", "n")
+# Fields of chat completions whose results a response cannot show, or for which this API has other fields.
+_CHAT_FIELDS = ("audio", "function_call", "functions", "messages", "modalities", "n")
 # Fields that are read one by one.
-_READ_APART = ("model", "input", "instructions", "conversation", "tool_choice", "tools")
-_NOT_COPIED = frozenset((*_OPENAI_ONLY, *NOT_PASSED_ON, *_READ_APART))
+_FIELDS_READ_APART = ("model", "input", "instructions", "conversation", "tool_choice", "tools")
+_FIELDS_NOT_COPIED = frozenset((*_OPENAI_FIELDS, *FIELDS_NOT_PASSED_ON, *_FIELDS_READ_APART))
 SEALED_THOUGHTS = "reasoning.encrypted_content"
-_SUMMARIES = ("auto", "concise", "detailed")
+_SUMMARY_KINDS = ("auto", "concise", "detailed")
 LOGPROBS = "message.output_text.logprobs"
-# What OpenAI takes in `include`. All but logprobs and thoughts are of tools that nothing here has.
-_INCLUDABLE = frozenset(
+# The values that OpenAI takes in `include`. All but logprobs and thoughts are about tools that do not exist here.
+_INCLUDE_VALUES = frozenset(
     (
         *("file_search_call.results", "web_search_call.results", "web_search_call.action.sources"),
         *("message.input_image.image_url", "computer_call_output.output.image_url"),
@@ -56,36 +56,37 @@ _INCLUDABLE = frozenset(
 
 def check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
     """Checks which fields a body has, their types and their depth. Raises: BadRequest."""
-    for key in _OPENAI_ONLY:
+    for key in _OPENAI_FIELDS:
         if json.get(key) is not None:
             raise unsupported_value(key, key)
-    for key in _CHAT_ONLY:
+    for key in _CHAT_FIELDS:
         if key in json and json[key] is not None and not (key == "n" and json[key] == 1):
             raise BadRequest(f"Unknown parameter: '{key}'.", param=key, code="unknown_parameter")
     for key in json:
-        if key in _TYPES:
-            read_optional(json, key, _TYPES[key])
+        if key in _FIELD_TYPES:
+            read_optional(json, key, _FIELD_TYPES[key])
     if json.get("background") and json.get("store") is False:
         raise BadRequest(
             "A response in the background has to be stored: `store` is false.", param="background"
         )
-    if is_too_deep([[[json]]]):  # as deep as it lies in what is stored of the response
+    if is_too_deep([[[json]]]):  # as deep as its fields lie in the stored response
         for key, value in json.items():
             check_depth(key, [[[[value]]]])
-    # What let the request through on its way here may have read the other value.
-    for key in repeated_keys:
-        raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
+    # A proxy that has let the request pass may have read the other value.
+    if repeated_keys:
+        key = repeated_keys[0][:60]
+        raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
     _positive_number(json, "max_tool_calls")
     read_metadata(json)
 
 
 def add_translated(chat: Json, json: Json) -> None:
-    """Adds the fields that a chat completion has as well, under its names and in its forms."""
+    """Adds the fields that a chat completion has as well, with its names and in its forms. Raises: BadRequest."""
     for key, value in json.items():
-        if value is None or key in _NOT_COPIED:
+        if value is None or key in _FIELDS_NOT_COPIED:
             continue
-        if key in _TRANSLATED:
-            chat.update(_TRANSLATED[key](value))
+        if key in _FIELD_TRANSLATORS:
+            chat.update(_FIELD_TRANSLATORS[key](value))
         else:
             chat.setdefault(key, value)
     if "tools" not in chat:
@@ -93,7 +94,7 @@ def add_translated(chat: Json, json: Json) -> None:
 
 
 def read_strings(json: Json, key: str) -> list[str]:
-    """Returns the texts of a field that has a list of them. Raises: BadRequest."""
+    """Returns the texts of a field that is a list of texts. Raises: BadRequest."""
     values = read_optional(json, key, list) or []
     for index, value in enumerate(values):
         if not isinstance(value, str):
@@ -102,11 +103,11 @@ def read_strings(json: Json, key: str) -> list[str]:
 
 
 def checked_included(include: Sequence[str]) -> Sequence[str]:
-    """Returns the `include` of a request as it is. Raises: BadRequest: it names something that no response has."""
+    """Returns the `include` of a request unchanged. Raises: BadRequest: OpenAI does not take one of its values."""
     for index, value in enumerate(include):
-        if value not in _INCLUDABLE:
+        if value not in _INCLUDE_VALUES:
             raise BadRequest(
-                f"Invalid value: {value[:60]!r}. Supported values are: {', '.join(sorted(_INCLUDABLE))}.",
+                f"Invalid value: {value[:60]!r}. Supported values are: {', '.join(sorted(_INCLUDE_VALUES))}.",
                 param=f"include[{index}]",
                 code="invalid_value",
             )
@@ -114,7 +115,7 @@ def checked_included(include: Sequence[str]) -> Sequence[str]:
 
 
 def asks_for_sealed_thoughts(query: Mapping[str, Sequence[str]]) -> bool:
-    """Returns whether a request's query wants thoughts in the form in which they are sent back. Raises: BadRequest."""
+    """Returns whether a query asks for thoughts in the form in which they can be sent back. Raises: BadRequest."""
     return SEALED_THOUGHTS in checked_included([*query.get("include", ()), *query.get("include[]", ())])
 
 
@@ -131,14 +132,14 @@ def may_be_truncated(json: Json) -> bool:
 
 
 def _remove_tool_choices(chat: Json) -> None:
-    """Leaves out what means nothing without tools, and is refused there by chat completions alone."""
+    """Removes fields that mean nothing without tools: chat completions refuse them there, and this API does not."""
     chat.pop("parallel_tool_calls", None)
     if chat.get("tool_choice") in ("auto", "none"):
         del chat["tool_choice"]
 
 
 def translate_text_format(text: Any) -> Json:
-    """Returns the form of an answer in terms of chat completions. Raises: BadRequest."""
+    """Returns the fields of a chat completion for the form of an answer, `text`. Raises: BadRequest."""
     if not isinstance(text, dict):
         raise wrong_type("text", "an object", text)
     translated: Json = {} if text.get("verbosity") is None else {"verbosity": text["verbosity"]}
@@ -167,7 +168,7 @@ def wants_thoughts(reasoning: Json) -> bool:
     )
     if summary is None:
         return False
-    if summary not in _SUMMARIES:
+    if summary not in _SUMMARY_KINDS:
         raise BadRequest(
             f"Invalid value: {summary[:40]!r}. Supported values are: 'auto', 'concise', and 'detailed'.",
             param="reasoning.summary",
@@ -191,7 +192,7 @@ def _positive_number(json: Json, key: str) -> int | None:
     return value
 
 
-_TRANSLATED: dict[str, Callable[[Any], Json]] = {
+_FIELD_TRANSLATORS: dict[str, Callable[[Any], Json]] = {
     "max_output_tokens": _translate_limit,
     "reasoning": _translate_reasoning,
     "text": translate_text_format,
@@ -199,7 +200,7 @@ _TRANSLATED: dict[str, Callable[[Any], Json]] = {
 
 
 # Fields of the response that echo the request, each with its default.
-ECHOED: Json = {
+ECHO_DEFAULTS: Json = {
     "background": False,
     "frequency_penalty": 0.0,
     "instructions": None,
@@ -224,18 +225,21 @@ ECHOED: Json = {
 
 
 def echo_fields(json: Json, request: ChatRequest, conversation: str | None, tools: RequestTools) -> Json:
-    """Returns the fields of a request that its response repeats. conversation: the id of the one that it continues."""
-    echoed = {key: value for key, value in json.items() if key in ECHOED and value is not None}
+    """Returns the fields of a request that its response repeats.
+
+    conversation: the id of the conversation that the request continues; None: it continues none.
+    """
+    echoed = {key: value for key, value in json.items() if key in ECHO_DEFAULTS and value is not None}
     if echoed.get("service_tier") == "auto":
-        del echoed["service_tier"]  # the tier that served it is shown, where the upstream names one
+        del echoed["service_tier"]  # the response shows the tier that the upstream names
     reasoning = json.get("reasoning") or {}
     return {
-        **ECHOED,
+        **ECHO_DEFAULTS,
         **echoed,
         "tools": tools.echo,
         "model": request.model,
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
         "conversation": None if conversation is None else {"id": conversation},
-        # Whether it can be retrieved, where memory stores its turn.
+        # Whether the response can be retrieved, if its turn is stored.
         "store": json.get("store") is not False,
     }

@@ -1,11 +1,11 @@
-"""The ids of a response and of its items, which hold their turn's name, so that a client may go on from them.
+"""The ids of a response and of its items. They contain the name of the turn, so that a client may continue from them.
 
     resp_<conversation><turn>                    a response
     msg_<conversation><turn>_<place>             an item of its reply
     msg_<conversation><turn>_i<message>_<place>  an item of a client's message; the place stands if it has several
     msg_<conversation><turn>_s<number>           a system or developer message, which is listed and names no turn
 
-Where a turn is not stored, they are random and name nothing. Ids of any other form are an upstream's.
+If the turn is not stored, the ids are random and name no turn. Ids of any other form are an upstream's.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from typing import TypeGuard
 
 from gateway.core.turn_name import TurnName
 
-_NAMED = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{24})(?:_(?:i([0-9]{1,6})_?)?[0-9]*)?")
-_HERE = re.compile(r"resp_[0-9a-f]{56}|conv_[0-9a-f]{32}")
-_OPENAIS_CONVERSATION = re.compile(r"conv_[0-9a-f]{40,}")
-# Of the random part in place of a turn's name: 16 for the conversation and 12 for the turn.
+_ID_WITH_TURN = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{24})(?:_(?:i([0-9]{1,6})_?)?[0-9]*)?")
+_GATEWAY_ID = re.compile(r"resp_[0-9a-f]{56}|conv_[0-9a-f]{32}")
+_OPENAI_CONVERSATION_ID = re.compile(r"conv_[0-9a-f]{40,}")
+# The size of the random part in place of a turn's name: 16 bytes for the conversation and 12 for the turn.
 _TAG_BYTES = 28
 
 
 def make_tag(turn: TurnName | None) -> str:
-    """Returns the part that is the same in all ids of a response. turn: its turn; None: it is not stored."""
+    """Returns the part that all ids of a response share. turn: the name of its turn; None: the turn is not stored."""
     return token_hex(_TAG_BYTES) if turn is None else turn.tag
 
 
 def is_gateway_id(id: object) -> TypeGuard[str]:
-    """Returns whether an id is of a response or a conversation that the gateway itself made."""
-    return isinstance(id, str) and _HERE.fullmatch(id) is not None
+    """Returns whether an id is that of a response or a conversation which the gateway itself has made."""
+    return isinstance(id, str) and _GATEWAY_ID.fullmatch(id) is not None
 
 
 def is_openai_conversation(id: object) -> bool:
-    """Returns whether an id has the form of those that OpenAI gives conversations."""
-    return isinstance(id, str) and _OPENAIS_CONVERSATION.fullmatch(id) is not None
+    """Returns whether an id has the form that OpenAI gives the ids of conversations."""
+    return isinstance(id, str) and _OPENAI_CONVERSATION_ID.fullmatch(id) is not None
 
 
 def continues_gateway_response(previous_response_id: object, conversation: object) -> bool:
-    """Returns whether a request with these fields goes on from what the gateway itself made."""
+    """Returns whether a request with these fields continues a response or a conversation of the gateway's own."""
     if isinstance(conversation, dict):
         conversation = conversation.get("id")
     return is_gateway_id(previous_response_id) or is_gateway_id(conversation)
 
 
 def parse_turn_name(id: str) -> TurnName | None:
-    """Returns the name of the turn in an id; None: it names none."""
-    match = _NAMED.fullmatch(id)
+    """Returns the name of the turn in an id; None: the id names no turn."""
+    match = _ID_WITH_TURN.fullmatch(id)
     return None if match is None else TurnName(match[1], match[2])
 
 
 def parse_input_place(id: str) -> int | None:
     """Returns the place of an input item's message in its turn; None: the id names no input item."""
-    match = _NAMED.fullmatch(id)
+    match = _ID_WITH_TURN.fullmatch(id)
     return None if match is None or match[3] is None else int(match[3])

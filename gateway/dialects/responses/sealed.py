@@ -1,7 +1,7 @@
-"""Sealed fields: what a client gets as `encrypted_content`, does not read, and sends back to the gateway.
+"""Sealed fields: a client gets them as `encrypted_content`, does not read them, and sends them back to the gateway.
 
-They are the fields of a reply's thoughts as the upstream made them, which some upstreams want back with the results of
-their calls, or a summary. Content that OpenAI has encrypted can be read by OpenAI alone.
+They are a summary, or the thoughts of a reply as the upstream made them: some upstreams want the thoughts back with the
+results of calls. Content that OpenAI has encrypted can be read by OpenAI alone.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from gateway.core.json_limits import check_values
 from gateway.dialects.fields import check_depth
 from gateway.errors import BadRequest
 
-SEALED: Final = "mnemogate:"
+SEALED_PREFIX: Final = "mnemogate:"
 
 
 def seal(fields: Json) -> str:
-    """Returns the content that has these fields. Those of thoughts have the name of their model with them."""
-    return SEALED + orjson.dumps(fields).decode()
+    """Returns an `encrypted_content` with these fields. Fields of thoughts include the name of their model."""
+    return SEALED_PREFIX + orjson.dumps(fields).decode()
 
 
 def is_sealed(content: object) -> TypeGuard[str]:
     """Returns whether the gateway has made an `encrypted_content`."""
-    return isinstance(content, str) and content.startswith(SEALED)
+    return isinstance(content, str) and content.startswith(SEALED_PREFIX)
 
 
 def unseal(content: str, param: str) -> Json:
     """Returns the fields in a sealed content. Raises: BadRequest: the content was changed; BodyTooLarge."""
-    written = content.removeprefix(SEALED).encode()
+    written = content.removeprefix(SEALED_PREFIX).encode()
     check_values(written)
     try:
         fields = orjson.loads(written)
@@ -38,5 +38,5 @@ def unseal(content: str, param: str) -> Json:
         fields = None
     if not isinstance(fields, dict):
         raise BadRequest(f"Invalid '{param}': it is not as the gateway made it.", param=param)
-    check_depth(param, [[fields]])  # as deep as they will lie in the messages
+    check_depth(param, [[fields]])  # as deep as the fields will lie in the messages
     return fields

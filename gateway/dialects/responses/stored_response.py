@@ -1,7 +1,7 @@
 """A response as it is stored: its fields besides the output, in a private field of its turn's reply.
 
-When it is retrieved, its output is made of the reply, as that of a whole reply is. The output itself is stored only
-where its items have another order (thoughts, text and thoughts again).
+When the response is retrieved, its output is made of the reply. The output itself is stored only where its items have
+another order than that of a reply (thoughts, text and thoughts again).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from msgspec import Struct, field
 from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import private_of
-from gateway.dialects.responses.request_fields import ECHOED
+from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
 from gateway.dialects.responses.tools import NO_FORMS, CallForm
 
 # The name of the private field.
 RESPONSE_FIELD: Final = "response"
 # The order of a whole reply's items, by `Item.kind`: thoughts, text, then calls.
-_POSITIONS: Final = {"rs": 0, "msg": 1}
+_POSITIONS_BY_KIND: Final = {"rs": 0, "msg": 1}
 _CALL_POSITION: Final = 2
 
 
@@ -34,22 +34,22 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
     model: str
     # As the response shows it; None: unknown.
     usage: Json | None = None
-    # Seconds since the epoch; None: it did not complete.
+    # Seconds since the epoch; None: the response was not completed.
     completed: int | None = None
-    # Why an incomplete response ended; None: it is not incomplete.
+    # Why an incomplete response ended; None: the response is not incomplete.
     incomplete_reason: str | None = field(default=None, name="reason")
-    # The error of a failed response; None: it did not fail.
+    # The error of a failed response; None: the response did not fail.
     error: Json | None = None
     # The service tier that the upstream named.
     service_tier: str | None = field(default=None, name="tier")
-    # The fields of its request that the response repeats, where they differ from the defaults.
+    # The fields of the request that the response repeats, without those that have their default.
     echo: Json = {}
-    # The forms of its tools' calls: name at the upstream -> (type of the item, name, namespace).
+    # The forms of tools' calls, by the name of the tool upstream: the type of the item, the name, the namespace.
     forms: dict[str, tuple[str, str, str | None]] = {}
-    # The output, where it cannot be made of the reply.
+    # The output; None: it is made of the reply.
     output: list[Json] | None = None
-    # The part that its ids share. "": it is made of the turn's names. A response in the background had its ids before
-    # it had a turn.
+    # The part that the response's ids share; "": it is made of the turn's name. A response in the background has its
+    # ids before it has a turn.
     id_tag: str = field(default="", name="tag")
 
     @property
@@ -58,11 +58,11 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
 
     @property
     def full_echo(self) -> Json:
-        """All fields of its request that a response repeats."""
-        return {**ECHOED, **self.echo}
+        """All fields of the request that the response repeats."""
+        return {**ECHO_DEFAULTS, **self.echo}
 
     def output_of(self, reply: WireMessage) -> list[Json] | None:
-        """Returns the stored output; None: the output has to be made of the reply, which may have been cut since."""
+        """Returns the stored output; None: none is stored, or the reply was cut since, so it is made of the reply."""
         if self.output is None:
             return None
         texts = [part.get("text", "") for item in self.output for part in item.get("content") or ()]
@@ -70,32 +70,34 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
 
 
 def read_stored_response(reply: WireMessage) -> StoredResponse | None:
-    """Returns the stored fields of a reply's response; None: the reply is not one of a response."""
+    """Returns the stored fields of a reply's response; None: the reply is no response's."""
     fields: Any = private_of(reply).get(RESPONSE_FIELD)
     if not isinstance(fields, dict):
         return None
     try:
         return msgspec.convert(fields, StoredResponse)
     except msgspec.ValidationError:
-        return None  # imported from elsewhere
+        return None  # an import may have brought any fields
 
 
 def read_call_forms(reply: WireMessage) -> Mapping[str, CallForm]:
-    """Returns the forms of the calls that a response's request offers, by the names of their tools upstream."""
+    """Returns the forms of calls of the tools that a response's request offers, by the names of the tools upstream."""
     stored = read_stored_response(reply)
     return NO_FORMS if stored is None else stored.call_forms
 
 
 def changed_fields(echo: Json) -> Json:
     """Returns the fields of a request that differ from the defaults."""
-    return {key: value for key, value in echo.items() if key not in ECHOED or ECHOED[key] != value}
+    return {
+        key: value for key, value in echo.items() if key not in ECHO_DEFAULTS or ECHO_DEFAULTS[key] != value
+    }
 
 
 def is_in_reply_order(kinds: list[str]) -> bool:
-    """Returns whether items have the order of a whole reply's, so that they can be made of it.
+    """Returns whether items have the order in which `rebuild_response` makes them of a whole reply.
 
-    kinds: those of the items (`Item.kind`). A search of the web ("ws") is in no reply.
+    kinds: the `Item.kind` of each. A web search ("ws") is not in the reply, so it cannot be made of it.
     """
-    positions = [_POSITIONS.get(kind, _CALL_POSITION) for kind in kinds]
+    positions = [_POSITIONS_BY_KIND.get(kind, _CALL_POSITION) for kind in kinds]
     is_sorted = positions == sorted(positions)
     return is_sorted and kinds.count("rs") < 2 and kinds.count("msg") < 2 and "ws" not in kinds

@@ -13,7 +13,7 @@ def render_count(tokens: int) -> bytes:
 
 
 class CountChange:
-    """Implements `ReplyChange` for an upstream's count."""
+    """Puts an upstream's count into the form of the Responses API. Implements `ReplyChange`."""
 
     def event(self, event: Event) -> bytes:
         raise UpstreamBroke("The upstream has answered a count with a stream.")

@@ -1,7 +1,7 @@
 """The tools of a Responses request as chat completions have them, and the form of their calls (`call_items`).
 
-A tool that the client runs becomes a function upstream, unless the upstream takes it as it is. Its name upstream is
-also the name of stored calls, so that lists match whichever form a client sends a call in.
+A tool that the client runs becomes a function upstream, unless the upstream takes the tool as it is. Stored calls have
+the tool's name upstream, so that a list matches whichever form its client gives the calls.
 (platform.openai.com/docs/api-reference/responses/create, `tools`)
 """
 
@@ -59,32 +59,32 @@ _PATCH_SCHEMA: Final[Json] = {
     },
     "required": ["type", "path"],
 }  # fmt: skip
-# Tools of OpenAI's that the client runs, each as a function of its name.
-_BUILT_IN: Final[Mapping[str, tuple[str, Json]]] = {
+# Tools of OpenAI's that the client runs, as functions: by their name the description and the schema.
+_BUILT_IN_TOOLS: Final[Mapping[str, tuple[str, Json]]] = {
     "local_shell": ("Runs a command on the user's machine and returns its output.", _LOCAL_SHELL_SCHEMA),
     "shell": ("Runs shell commands and returns their output.", _SHELL_SCHEMA),
     "apply_patch": ("Creates, changes or deletes a file.", _PATCH_SCHEMA),
 }
 _COMMON_FIELDS: Final = frozenset(("type", "name", "description"))
-# The fields that are read of each tool, by its type.
-_READ_FIELDS: Final[Mapping[str, frozenset[str]]] = {
+# The fields of a tool that are read, by its type.
+_FIELDS_READ: Final[Mapping[str, frozenset[str]]] = {
     "function": _COMMON_FIELDS | {"parameters", "strict"},
     "custom": _COMMON_FIELDS | {"format"},
     "namespace": _COMMON_FIELDS | {"tools"},
     "tool_search": frozenset(("type", "execution", "description", "parameters")),
-    **dict.fromkeys(_BUILT_IN, frozenset(("type", "environment"))),
+    **dict.fromkeys(_BUILT_IN_TOOLS, frozenset(("type", "environment"))),
 }
 _ENVIRONMENT_FIELDS: Final = frozenset(("type",))
 _FILTER_FIELDS: Final = frozenset(("allowed_domains",))
 _SEARCH_FIELDS: Final = frozenset(("type", "external_web_access", "filters", "user_location"))
-# Tools that can be forced by their type alone.
-_FORCED_BY_TYPE: Final = frozenset((*_BUILT_IN, TOOL_SEARCH))
-_WEB_SEARCHES: Final = frozenset(("web_search", "web_search_2025_08_26", "web_search_preview"))
-_CLAUDES_SEARCH: Final = "web_search_20250305"
+# Types of tools of which a request has one at most, so that `tool_choice` names the type alone.
+_TYPES_FORCED_BY_TYPE: Final = frozenset((*_BUILT_IN_TOOLS, TOOL_SEARCH))
+_WEB_SEARCH_TYPES: Final = frozenset(("web_search", "web_search_2025_08_26", "web_search_preview"))
+_CLAUDE_SEARCH_TYPE: Final = "web_search_20250305"
 
 
 class UpstreamTools(Struct, frozen=True):
-    """The tools other than functions that chat completions of a request's upstreams take."""
+    """The tools, besides functions, that a request's upstreams take in chat completions."""
 
     # Custom tools and `allowed_tools`, as OpenAI's own endpoint takes them.
     custom: bool = False
@@ -98,9 +98,9 @@ FUNCTIONS_ALONE: Final = UpstreamTools()
 class CallForm(Struct, frozen=True):
     """The form in which a client has the calls of one tool."""
 
-    # The type of the item that is a call.
+    # The type of an item with a call.
     kind: str
-    # The tool's name in that item; upstream it may have another one.
+    # The tool's name in the item; upstream the tool may have another name.
     name: str
     namespace: str | None = None
 
@@ -113,14 +113,14 @@ class RequestTools(Struct, frozen=True):
 
     # The tools as a chat completion has them.
     chat: list[Json]
-    # The forms of calls that the client has in another form than a chat completion's, by the tool's name upstream.
+    # The forms of calls whose items differ from plain function calls, by the tool's name upstream.
     forms: dict[str, CallForm]
     # The tools as the response repeats them.
     echo: list[Json]
 
 
 def unsupported_value(param: str, value: object) -> BadRequest:
-    """Returns the error for what chat completions have no place for."""
+    """Returns the error about a value that chat completions have no place for."""
     return BadRequest(
         f"Unsupported value for '{param}': {str(value)[:60]!r}. The gateway answers this model by way of chat "
         "completions, which have no place for it.",
@@ -141,7 +141,7 @@ def flat_name(namespace: str | None, name: str) -> str:
 
 
 def tools_found(messages: Sequence[WireMessage]) -> list[Json]:
-    """Returns the tools that searches of the client's have found, as its results in these messages have them."""
+    """Returns the tools that searches have found, which the client sends in these messages as the results."""
     searches = {
         call_id(call)
         for message in messages
@@ -159,11 +159,11 @@ def read_tools(
     waiting: Sequence[Json] = (),
     found_tools: Sequence[Json] = (),
 ) -> RequestTools:
-    """Returns the tools of a request, those that its items bring included.
+    """Returns the tools of a request, and the tools that its items bring.
 
-    left_out: gets what has no place in a chat completion.
-    waiting: the items that come before its input.
-    found_tools: those that searches have found in what the request only names.
+    left_out: gets the fields without a place in a chat completion.
+    waiting: the items that come before the input.
+    found_tools: as in `ResponsesRequest`.
 
     Raises: BadRequest.
     """
@@ -176,8 +176,8 @@ def read_tools(
         if not isinstance(tools, list):
             raise wrong_type("tools", "an array of objects", tools)
         echo = [_echo_tool(tool) for n, tool in enumerate(tools) if reader.add(tool, f"tools[{n}]")]
-    own = json.get("input")
-    reader.add_from([*waiting, *(own if isinstance(own, list) else ())], "input", len(waiting))
+    items = json.get("input")
+    reader.add_from([*waiting, *(items if isinstance(items, list) else ())], "input", len(waiting))
     if reader.omitted_search is not None and not reader.offered:
         raise unsupported_value(reader.omitted_search, "web_search")
     return RequestTools([*reader.offered.values()], reader.forms, echo)
@@ -189,11 +189,11 @@ def check_item_tools(items: Sequence[Any], field: str) -> None:
 
 
 class _Namespace(NamedTuple):
-    """Where a tool is declared."""
+    """The namespace in which a tool is declared."""
 
-    # None: in no namespace.
+    # None: the tool is in no namespace.
     name: str | None = None
-    # The models of a chat completion read it with each tool, since they know no namespaces.
+    # A chat completion has no namespaces, so each of the tools gets this description before its own.
     description: str = ""
 
 
@@ -204,19 +204,19 @@ class _ToolReader:
     """Translates the tools of one request."""
 
     def __init__(self, upstream_tools: UpstreamTools, most_calls: Any, left_out: LeftOutFields) -> None:
-        # By their names upstream. One that is named again, as a tool that was found by a search and is offered since,
-        # takes the place of the one before.
+        # Tools by their names upstream. A tool with the same name as an earlier one takes its place: a search may have
+        # found a tool that the request offers since.
         self.offered: dict[str, Json] = {}
         # As in `RequestTools`.
         self.forms: dict[str, CallForm] = {}
-        # The place of a web search that was left out, since no upstream can make it; None: there is none.
+        # The path to a web search that was left out, since not every upstream can make one; None: none was left out.
         self.omitted_search: str | None = None
         self._left_out = left_out
         self._upstream_tools = upstream_tools
         self._most_calls = most_calls
 
     def add(self, tool: Any, where: str, namespace: _Namespace = _NO_NAMESPACE) -> bool:
-        """Adds a tool. Returns False where it is left out. Raises: BadRequest: a chat completion cannot have it."""
+        """Adds a tool. Returns False if the tool is left out. Raises: BadRequest: a chat completion cannot have it."""
         if not isinstance(tool, dict):
             raise wrong_type(where, "an object", tool)
         kind = tool.get("type")
@@ -235,16 +235,16 @@ class _ToolReader:
                 self._append_function(function, CallForm("tool_search_call", TOOL_SEARCH))
             case "local_shell" | "shell" | "apply_patch":
                 self._check_environment(tool, where)
-                text, parameters = _BUILT_IN[kind]
+                text, parameters = _BUILT_IN_TOOLS[kind]
                 function = {"name": kind, "description": text, "parameters": parameters}
                 self._append_function(function, CallForm(f"{kind}_call", kind))
-            case str() if kind in _WEB_SEARCHES:
+            case str() if kind in _WEB_SEARCH_TYPES:
                 return self._add_search(tool, where)
             case None:
                 raise missing_field(f"{where}.type")
             case _:
                 raise unsupported_value(f"{where}.type", kind)
-        self._left_out.add_rest(tool, _READ_FIELDS[kind], where)
+        self._left_out.add_rest(tool, _FIELDS_READ[kind], where)
         return True
 
     def add_from(self, items: Sequence[Any], field: str, items_before: int = 0) -> None:
@@ -283,7 +283,7 @@ class _ToolReader:
         )
 
     def _check_environment(self, tool: Json, where: str) -> None:
-        """Refuses a shell in a container of OpenAI's, which its client does not run. Raises: BadRequest."""
+        """Refuses a shell in a container of OpenAI's, since the client does not run such shells. Raises: BadRequest."""
         environment = read_optional(tool, "environment", dict, where) or {}
         kind = environment.get("type")
         if kind not in (None, "local"):
@@ -291,15 +291,16 @@ class _ToolReader:
         self._left_out.add_rest(environment, _ENVIRONMENT_FIELDS, f"{where}.environment")
 
     def _add_search(self, tool: Json, where: str) -> bool:
-        """Adds a web search as Claude's chat completions take it. Returns False where it is left out."""
+        """Adds a web search in the form of Claude's. Returns False if the search is left out."""
         if tool.get("external_web_access") is False:
-            return False  # an index of pages that were read before, of which there is none here
+            return False  # it searches OpenAI's index of pages, which does not exist here
         if not self._upstream_tools.web_search:
-            # Among other tools it is an offer, as Codex makes it in every request; a tool alone is what is asked for.
+            # Codex offers a search in every request, so among other tools it is left out. A search that is the only
+            # tool is refused (`read_tools`).
             self.omitted_search = f"{where}.type"
             self._left_out.add("tools.web_search")
             return False
-        search: Json = {"type": _CLAUDES_SEARCH, "name": "web_search"}
+        search: Json = {"type": _CLAUDE_SEARCH_TYPE, "name": "web_search"}
         if isinstance(self._most_calls, int):
             search["max_uses"] = self._most_calls
         filters = read_optional(tool, "filters", dict, where) or {}
@@ -309,14 +310,14 @@ class _ToolReader:
         self._left_out.add_rest(tool, _SEARCH_FIELDS, where)
         if tool.get("user_location") is not None:
             search["user_location"] = tool["user_location"]
-        self._offer(_CLAUDES_SEARCH, search, None)
+        self._offer(_CLAUDE_SEARCH_TYPE, search, None)
         return True
 
     def _append_function(self, function: Json, form: CallForm | None) -> None:
         self._offer(function["name"], {"type": "function", "function": function}, form)
 
     def _offer(self, name: str, tool: Json, form: CallForm | None) -> None:
-        """Offers a tool. form: of its calls; None: they come back as they are."""
+        """Offers a tool. form: the form of its calls; None: they are plain function calls."""
         self.offered.pop(name, None)
         self.offered[name] = tool
         self.forms.pop(name, None)
@@ -325,7 +326,7 @@ class _ToolReader:
 
 
 def _custom_as_function(custom: Json, syntax: Json | None) -> Json:
-    """Returns a custom tool as a function with one text. syntax: what the text has to match."""
+    """Returns a custom tool as a function with one text as its argument. syntax: the `format` of the tool."""
     function = dict(custom)
     if syntax is not None and syntax.get("type") == "grammar":
         kind, grammar = syntax.get("syntax") or "a", syntax.get("definition")
@@ -337,7 +338,7 @@ def _custom_as_function(custom: Json, syntax: Json | None) -> Json:
 
 
 def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools) -> Json:
-    """Returns the members of a chat completion that choose among its tools. Raises: BadRequest."""
+    """Returns the members of a chat completion for a `tool_choice`. Raises: BadRequest."""
     if isinstance(choice, str):
         return {"tool_choice": choice}
     if not isinstance(choice, dict):
@@ -368,7 +369,7 @@ def _translate_named_choice(choice: Any, where: str, upstream_tools: UpstreamToo
     kind = choice.get("type")
     if kind is None:
         raise missing_field(f"{where}.type")
-    if isinstance(kind, str) and kind in _FORCED_BY_TYPE:
+    if isinstance(kind, str) and kind in _TYPES_FORCED_BY_TYPE:
         return {"type": "function", "function": {"name": kind}}
     if kind not in ("function", "custom"):
         raise unsupported_value(f"{where}.type", kind)
@@ -385,8 +386,8 @@ def _echo_tool(tool: Json) -> Json:
 
 
 def _add_description(tool: Json, text: str, *, is_after: bool = False) -> None:
-    own = tool.get("description") or ""
-    parts: Iterable[str] = (own, text) if is_after else (text, own)
+    description = tool.get("description") or ""
+    parts: Iterable[str] = (description, text) if is_after else (text, description)
     if joined := "\n\n".join(filter(None, parts)):
         tool["description"] = joined
 
@@ -396,5 +397,5 @@ def _tool_name(tool: Json) -> str:
 
 
 def _set_fields(value: Json, *keys: str) -> Json:
-    """Returns the fields of these names that are set."""
+    """Returns the fields with these names that are not null."""
     return {key: value[key] for key in keys if value.get(key) is not None}

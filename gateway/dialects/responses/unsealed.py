@@ -1,27 +1,28 @@
-"""Removes what the gateway has sealed from a request to an upstream that stores responses: it cannot read that."""
+"""Removes items that the gateway has sealed from a request to an upstream's `/responses`, which cannot read them."""
 
 from __future__ import annotations
 
 from gateway.core.json_limits import check_values
 from gateway.core.request.edit import BodyEdit
 from gateway.dialects.lenient import as_list, decode_object
-from gateway.dialects.responses.compaction import KIND, read_compaction
-from gateway.dialects.responses.sealed import SEALED, is_sealed
+from gateway.dialects.responses.compaction import COMPACTION_TYPE, read_compaction
+from gateway.dialects.responses.sealed import SEALED_PREFIX, is_sealed
 
 
 def without_sealed_items(body: bytes) -> bytes:
-    """Returns a request's body without items that the gateway has sealed: the same bytes where there are none.
+    """Returns a request's body without items that the gateway has sealed; the same bytes where there are none.
 
-    Thoughts are another model's, and are left out; a summary becomes a system message.
+    Sealed thoughts, which another model made, are left out; a sealed summary becomes a system message.
+
     Raises: BadRequest, BodyTooLarge.
     """
-    if SEALED.encode() not in body:
+    if SEALED_PREFIX.encode() not in body:
         return body
     check_values(body)
     json = decode_object(body)
     edit = BodyEdit(body, json, listed="input", text_kind="input_text")
     for index, item in enumerate(as_list(json.get("input"))):
         if isinstance(item, dict) and is_sealed(item.get("encrypted_content")):
-            is_summary = item.get("type") == KIND
+            is_summary = item.get("type") == COMPACTION_TYPE
             edit.replace_message(index, [read_compaction(item, f"input[{index}]")] if is_summary else [])
     return edit.render()

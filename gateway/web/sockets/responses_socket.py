@@ -344,15 +344,15 @@ class _EventSender:
         response = self._response
         if response.has_ended or data == b"[DONE]":
             return
-        is_end = kind in server_events.ENDS
-        if kind == server_events.BEGUN:
+        is_end = kind in server_events.END_EVENTS
+        if kind == server_events.CREATED_EVENT:
             response.begin(server_events.response_in(data))
-        elif kind in server_events.GOOD_ENDS:
+        elif kind in server_events.CONTINUABLE_END_EVENTS:
             self._session.unstored.cache(self._pending, server_events.response_in(data))
         elif is_end:
             # As at OpenAI a failed turn drops the response that it continued.
             self._session.unstored.drop(response.create.previous)
-            data = server_events.break_event(data) if kind == server_events.ERROR else data
+            data = server_events.break_event(data) if kind == server_events.ERROR_EVENT else data
         await self._session.send_event(data, self._stream_id)
         # Noted after the sending: a client that does not read may cancel the response, and the event is not sent then.
         response.sent_events += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from gateway.dialects.responses.errors import FIELDS, translate_error
+from gateway.dialects.responses.errors import FIELD_NAMES, translate_error
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from gateway.dialects.responses.errors import FIELDS, translate_error
     ],
 )
 def test_a_field_has_the_clients_name(param: str, own: str) -> None:
-    assert FIELDS.translate_path(param) == own
+    assert FIELD_NAMES.translate_path(param) == own
     body = orjson.dumps({"error": {"message": "No.", "param": param, "code": 7}, "more": [1]})
     assert orjson.loads(translate_error(body) or b"") == {
         "error": {"message": "No.", "param": own, "code": 7},
@@ -47,15 +47,17 @@ def test_a_field_has_the_clients_name(param: str, own: str) -> None:
     ],
 )
 def test_so_has_a_message(text: str, own: str) -> None:
-    assert FIELDS.translate_sentence(text) == own
+    assert FIELD_NAMES.translate_sentence(text) == own
     assert orjson.loads(translate_error(orjson.dumps({"message": text})) or b"") == {"message": own}
 
 
 def test_a_request_that_a_message_quotes_is_not_read() -> None:
     """Of 30 MB it would take six seconds, in which no other request is served."""
     request = "max_tokens: 9 " * 10_000
-    assert FIELDS.translate_sentence(f"max_tokens: 9 > 8.{request}").endswith(request[-100_000:])
-    assert FIELDS.translate_sentence(f"max_tokens: 9 > 8.{request}").startswith("max_output_tokens: 9 > 8.")
+    assert FIELD_NAMES.translate_sentence(f"max_tokens: 9 > 8.{request}").endswith(request[-100_000:])
+    assert FIELD_NAMES.translate_sentence(f"max_tokens: 9 > 8.{request}").startswith(
+        "max_output_tokens: 9 > 8."
+    )
 
 
 def test_an_error_that_google_puts_into_a_list_is_an_error() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.json_limits import MAX_VALUES
 from gateway.dialects.responses.input import read_items
-from gateway.dialects.responses.sealed import SEALED, seal
+from gateway.dialects.responses.sealed import SEALED_PREFIX, seal
 from gateway.dialects.responses.tools import UpstreamTools
 from gateway.errors import BadRequest, BodyTooLarge
 from tests.rows import each_row
@@ -184,13 +184,13 @@ def test_parts_keep_what_they_say(part: Json, told: Json) -> None:
         ({"type": "function_call_output", "call_id": "1"}, "input[0].output"),
         ({"type": "function_call_output", "output": "x"}, "input[0].call_id"),
         (
-            {"type": "reasoning", "encrypted_content": SEALED + "nonsense"},
+            {"type": "reasoning", "encrypted_content": SEALED_PREFIX + "nonsense"},
             "input[0].encrypted_content",
         ),
         (
             {
                 "type": "reasoning",
-                "encrypted_content": SEALED + '{"reasoning":' + "[" * 240 + "]" * 240 + "}",
+                "encrypted_content": SEALED_PREFIX + '{"reasoning":' + "[" * 240 + "]" * 240 + "}",
             },
             "input[0].encrypted_content",
         ),
@@ -219,7 +219,7 @@ def test_an_item_that_has_no_place_is_named(item: Any, param: str) -> None:
 
 def test_sealed_thoughts_are_within_the_limits_of_a_body() -> None:
     """They are JSON in a text, which the limit of a body's values passes over."""
-    sealed = SEALED + '{"reasoning_details":[' + "[]," * MAX_VALUES + "0]}"
+    sealed = SEALED_PREFIX + '{"reasoning_details":[' + "[]," * MAX_VALUES + "0]}"
     with pytest.raises(BodyTooLarge):
         read_items([{"type": "reasoning", "encrypted_content": sealed}])
 

@@ -12,7 +12,7 @@ import pytest
 from adapters.types import Event
 from gateway.core.turn.commands import FINISHED, End
 from gateway.dialects.responses.background_end import BackgroundEnd
-from gateway.dialects.responses.native import MAX_PIECES, ResponseReader, read_native
+from gateway.dialects.responses.native import MAX_CONTENT_EVENTS, ResponseReader, read_native
 from gateway.dialects.responses.native_lists import ClientItems
 from gateway.run.native_memory import EarlierReplies
 
@@ -240,11 +240,11 @@ def test_what_is_stored_is_bounded(ids: list[str], before: str | None, text: Any
 def test_of_a_reply_without_an_end_so_much_is_read() -> None:
     """What is read at its end holds up all else, and a stream may go on for ever."""
     reader = ResponseReader()
-    for _ in range(MAX_PIECES + 10):
+    for _ in range(MAX_CONTENT_EVENTS + 10):
         reader.take(delta("x"))
     reply = reader.reply()
     assert reply.end is End.CANCELLED
-    assert reply.shown_reply == {"role": "assistant", "content": "x" * MAX_PIECES}
+    assert reply.shown_reply == {"role": "assistant", "content": "x" * MAX_CONTENT_EVENTS}
     reader.take(event("response.completed", response=response(SAID)))
     assert reader.reply().shown_reply == {"role": "assistant", "content": "Ok."}
 

@@ -20,7 +20,7 @@ from gateway.core.turn_name import TurnName
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses, ResponsesView, rebuild_response, render_usage
-from gateway.dialects.responses.request_fields import ECHOED
+from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
 from gateway.dialects.responses.tools import UpstreamTools
 from gateway.errors import UpstreamBroke
 
@@ -33,7 +33,7 @@ USAGE = {
     "prompt_tokens_details": {"cached_tokens": 3},
     "completion_tokens_details": {"reasoning_tokens": 2},
 }
-ECHO = {**ECHOED, "model": "m"}
+ECHO = {**ECHO_DEFAULTS, "model": "m"}
 CITED = {"start_index": 0, "end_index": 2, "url": "https://x", "title": "X"}
 MESSAGES: dict[str, Json] = {
     "text": {"content": "Hello."},

@@ -11,7 +11,7 @@ import openai
 import pytest
 from msgspec.structs import replace
 
-from gateway.dialects.fields import LONGEST_MODEL
+from gateway.dialects.fields import MAX_MODEL_CHARS
 from gateway.settings import ModelSettings, ProfileSettings, ProjectSettings, UpstreamSettings
 from gateway.web.form import FieldSearch, read_boundary
 from gateway.web.forwarding import FORWARDED_PATHS
@@ -682,7 +682,7 @@ def test_what_is_too_long_for_a_name_is_none(
     gateway: Running, upstream: StrictUpstream, path: str, body: bytes, headers: dict[str, str]
 ) -> None:
     """Names are cached, and each is a caller's choice."""
-    longest = b"m" * LONGEST_MODEL
+    longest = b"m" * MAX_MODEL_CHARS
     assert gateway.ask("POST", path, body.replace(b"%b", longest), headers).status == 200
     reply = gateway.ask("POST", path, body.replace(b"%b", longest + b"m"), headers)
     assert (reply.status, "1,000 characters" in reply.error["message"]) == (400, True)

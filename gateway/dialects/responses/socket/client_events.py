@@ -1,4 +1,4 @@
-"""The messages of a client: `response.create` with the fields of a request, and two about a response under way.
+"""The messages of a client: `response.create` with a request, `response.cancel` and `response.steer`.
 
 (developers.openai.com/api/docs/guides/websocket-mode)
 """
@@ -15,15 +15,15 @@ from gateway.dialects.fields import missing_field, wrong_type
 from gateway.dialects.responses.members import NOT_READABLE, decode_members
 from gateway.errors import BadRequest
 
-_LONGEST_ID: Final = 256  # characters; ids of OpenAI and of the gateway have fewer than 100
-# The fields of an event that are no part of the request in it.
-_ENVELOPE: Final = frozenset(("type", "event_id", "stream_id", "generate"))
+_MAX_ID_CHARS: Final = 256  # characters; ids of OpenAI and of the gateway have fewer than 100
+# The fields of `response.create` that are no fields of the request.
+_ENVELOPE_FIELDS: Final = frozenset(("type", "event_id", "stream_id", "generate"))
 
 
 class Create(Struct, frozen=True):
     """`response.create`."""
 
-    # Responses of one stream come one after another; so do those without a stream (None).
+    # Responses with the same `stream_id` come one after another, and so do those without a `stream_id` (None).
     stream_id: str | None
     # The fields of the request, each value as it is written.
     fields: dict[str, bytes]
@@ -37,14 +37,14 @@ class Cancel(Struct, frozen=True):
     """`response.cancel`."""
 
     stream_id: str | None
-    # The id of the response to cancel; None: the one under way.
+    # The id of the response to cancel; None: the response of the stream that is under way.
     response: str | None
 
 
 class Steer(Struct, frozen=True):
     """`response.steer`."""
 
-    # What it asks for, each value as it is written. It is sent back.
+    # The fields of the event, each value as it is written. The refusal repeats some of them.
     fields: dict[str, bytes]
 
 
@@ -57,8 +57,10 @@ def read_client_event(data: bytes) -> ClientEvent:
     try:
         fields = decode_members(data)
         kind, stream_id = text_of(fields, "type"), text_of(fields, "stream_id")
-        if stream_id is not None and len(stream_id) > _LONGEST_ID:
-            raise BadRequest(f"Invalid 'stream_id': longer than {_LONGEST_ID} characters.", param="stream_id")
+        if stream_id is not None and len(stream_id) > _MAX_ID_CHARS:
+            raise BadRequest(
+                f"Invalid 'stream_id': longer than {_MAX_ID_CHARS} characters.", param="stream_id"
+            )
         if kind == "response.create":
             return _read_create(fields, stream_id)
         if kind == "response.cancel":
@@ -86,12 +88,12 @@ def _read_create(fields: dict[str, bytes], stream_id: str | None) -> Create:
     input = fields.get("input", b"null")
     if not input.startswith((b'"', b"[", b"null")):
         raise wrong_type("input", "a string or an array", orjson.loads(input))
-    request_fields = {key: value for key, value in fields.items() if key not in _ENVELOPE}
+    request_fields = {key: value for key, value in fields.items() if key not in _ENVELOPE_FIELDS}
     return Create(stream_id, request_fields, text_of(fields, "previous_response_id"), generate != b"false")
 
 
 def text_of(fields: dict[str, bytes], key: str) -> str | None:
-    """Returns the value of a field that may be missing. Raises: BadRequest: it is no text."""
+    """Returns the text of a field; None: the field is missing or null. Raises: BadRequest: it is no text."""
     value = orjson.loads(fields.get(key, b"null"))
     if value is not None and not isinstance(value, str):
         raise wrong_type(key, "a string", value)

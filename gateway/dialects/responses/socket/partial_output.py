@@ -1,4 +1,4 @@
-"""The output of a response as far as its events have come, for the end of one that is cancelled."""
+"""The output of a response as far as its events have come, for the end of a response that is cancelled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from gateway.dialects.responses.members import NOT_READABLE
 # The most bytes of events that are read of one response; what follows is not shown. Chosen: far above what models write
 # in one reply.
 MAX_BYTES: Final = 8 * 1024 * 1024
-ADDED, DONE, TEXT = "response.output_item.added", "response.output_item.done", "response.output_text.delta"
+_ITEM_ADDED: Final = "response.output_item.added"
+_ITEM_DONE: Final = "response.output_item.done"
+_TEXT_DELTA: Final = "response.output_text.delta"
 
 
 class _Item(Struct):
@@ -33,34 +35,34 @@ _decode_item: Final = msgspec.json.Decoder(_Item).decode
 
 
 class PartialOutput:
-    """The items that are complete, and of a message that is not the text that has come."""
+    """The complete items of an output, and the text so far of each message that is not complete."""
 
     def __init__(self) -> None:
-        # By their index: the complete items as they are written, and the ids of messages.
+        # The complete items as they are written, and the ids of messages, by the index of the item.
         self._complete: dict[int, bytes] = {}
         self._message_ids: dict[int, str] = {}
-        # By the index of the item and of its part.
+        # The pieces of texts, by the index of the item and of its part.
         self._texts: dict[tuple[int, int], list[str]] = {}
         self._left_bytes = MAX_BYTES
 
     def take(self, kind: str, data: bytes) -> None:
-        """Takes an event that was sent. kind: its type. One that cannot be read is passed over."""
-        if kind not in (ADDED, DONE, TEXT):
+        """Takes an event that was sent. kind: its type. An event that cannot be read is ignored."""
+        if kind not in (_ITEM_ADDED, _ITEM_DONE, _TEXT_DELTA):
             return
-        # Below 0 it stays there: a shorter event after one that was left out would leave a gap in the text.
+        # The count stays below 0: a short event after one that was left out would leave a gap in the text.
         self._left_bytes -= len(data)
         if self._left_bytes < 0:
             return
         try:
             event = _decode_event(data)
             index = event.output_index
-            if kind == TEXT:
+            if kind == _TEXT_DELTA:
                 self._texts.setdefault((index, event.content_index), []).append(event.delta)
-            elif kind == DONE:
+            elif kind == _ITEM_DONE:
                 self._complete[index] = bytes(event.item)
             elif (item := _decode_item(event.item)).type == "message":
                 self._message_ids[index] = item.id
-        except NOT_READABLE:  # nothing keeps an upstream from sending it
+        except NOT_READABLE:  # an upstream may send anything
             return
 
     def render(self) -> bytes:

@@ -1,4 +1,4 @@
-"""The messages to a client: the events of a stream, each as one, and errors in a form of their own.
+"""The messages to a client: each event of a stream is a message, and errors have a form of their own.
 
 (developers.openai.com/api/docs/guides/websocket-mode)
 """
@@ -16,31 +16,31 @@ from adapters.json_escapes import read_json
 from gateway.dialects.lenient import as_text
 from gateway.dialects.responses.errors import ResponsesErrors
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
-from gateway.dialects.responses.request_fields import ECHOED
+from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
 from gateway.dialects.responses.socket.client_events import Create, Steer
 from gateway.errors import GatewayError
 
-BEGUN: Final = "response.created"
-ERROR: Final = "error"
-# The last events of a response, and the statuses of those that can be continued.
-ENDS: Final = frozenset(("response.completed", "response.incomplete", "response.failed", ERROR))
-GOOD_ENDS: Final = frozenset(("response.completed", "response.incomplete"))
+CREATED_EVENT: Final = "response.created"
+ERROR_EVENT: Final = "error"
+# The last events of a response, and those of them after which the response can be continued.
+END_EVENTS: Final = frozenset(("response.completed", "response.incomplete", "response.failed", ERROR_EVENT))
+CONTINUABLE_END_EVENTS: Final = frozenset(("response.completed", "response.incomplete"))
 
 
 _ERROR_FORM = ResponsesErrors()
 # Values stay as they are written: what comes from elsewhere may be nested more deeply than orjson writes.
-_ECHO_DEFAULTS: Final = {key: orjson.dumps(value) for key, value in ECHOED.items()}
+_ECHO_DEFAULTS: Final = {key: orjson.dumps(value) for key, value in ECHO_DEFAULTS.items()}
 
 
 def kind_of(name: str | None, data: bytes) -> str:
-    """Returns the type of an event of a stream, mostly its name."""
-    if name is not None and (name.startswith("response.") or name == ERROR):
+    """Returns the type of an event of a stream, which nearly always is its name."""
+    if name is not None and (name.startswith("response.") or name == ERROR_EVENT):
         return name
     return _text_in(data, "type")
 
 
 def response_in(data: bytes) -> bytes:
-    """Returns the response in an event; b"{}": none."""
+    """Returns the response in an event; b"{}": the event has none."""
     return _decode_members_leniently(data).get("response", b"{}")
 
 
@@ -49,26 +49,26 @@ def id_of(response: bytes) -> str | None:
 
 
 def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
-    """Returns an event of a response with the id of its request. stream_id: None: the request has none."""
+    """Returns an event of a response with the `stream_id` of its request. stream_id: None: the request has none."""
     if stream_id is None or not data.endswith(b"}"):
         return data
     return data[:-1] + b',"stream_id":%b}' % orjson.dumps(stream_id)
 
 
 def break_event(data: bytes) -> bytes:
-    """Returns a stream's event of the type `error`. Its fields stand in the event itself there, and in `error` here."""
+    """Returns the message for a stream's event of the type `error`, whose fields a message has below `error`."""
     fields = _decode_members_leniently(data)
     error = {key: fields.get(key, b"null") for key in ("code", "message", "param")}
     error = {"type": b'"server_error"', **error, **_decode_members_leniently(fields.get("error", b""))}
     number = fields.get("sequence_number", b"0")
-    return _event(ERROR, {"error": encode_members(error), "sequence_number": number})
+    return _event(ERROR_EVENT, {"error": encode_members(error), "sequence_number": number})
 
 
 def refusal_event(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Returns the event for a request that an error answers.
+    """Returns the event for a request that is answered by an error.
 
-    body: of the error's reply.
-    headers: those of the reply that say when to try again.
+    body: the body of the error.
+    headers: the headers of the answer that say when to try again.
     """
     error_json = _decode_members_leniently(body).get("error", b"null")
     error = _decode_members_leniently(error_json)
@@ -79,7 +79,7 @@ def refusal_event(status: int, body: bytes, headers: Mapping[str, str]) -> bytes
     error = {"type": kind, "code": b"null", "param": b"null", **error}
     if headers:
         error["headers"] = orjson.dumps(headers)
-    return _event(ERROR, {"status": b"%d" % status, "error": encode_members(error)})
+    return _event(ERROR_EVENT, {"status": b"%d" % status, "error": encode_members(error)})
 
 
 def error_event(error: GatewayError) -> bytes:
@@ -91,7 +91,7 @@ def cancelled_event(first_sent: bytes, output: bytes, sequence_number: int) -> b
     """Returns the end of a response that its client has cancelled.
 
     first_sent: the response as it began.
-    output: the items that have come until then, as a JSON array.
+    output: the items until the cancellation, as a JSON array.
     """
     response = {**_decode_members_leniently(first_sent), "output": output}
     return _of_response("response.incomplete", response, "cancelled", sequence_number)
@@ -100,9 +100,9 @@ def cancelled_event(first_sent: bytes, output: bytes, sequence_number: int) -> b
 def empty_response_events(create: Create) -> tuple[bytes, bytes]:
     """Returns the first and the last event of a response that is not generated (`generate: false`).
 
-    A later request can go on from it.
+    A later request can continue this response.
     """
-    echoed = {key: value for key, value in create.fields.items() if key in ECHOED and value != b"null"}
+    echoed = {key: value for key, value in create.fields.items() if key in ECHO_DEFAULTS and value != b"null"}
     now = b"%d" % time.time()
     response = {
         **_ECHO_DEFAULTS,
@@ -117,12 +117,12 @@ def empty_response_events(create: Create) -> tuple[bytes, bytes]:
         "usage": b"null",
         "store": b"false",
     }
-    first = _of_response(BEGUN, response, "in_progress", 0)
+    first = _of_response(CREATED_EVENT, response, "in_progress", 0)
     return first, _of_response("response.completed", {**response, "completed_at": now}, "completed", 1)
 
 
 def steer_refusal_event(steer: Steer) -> bytes:
-    """Returns the answer to `response.steer`: its input was not taken."""
+    """Returns the answer to `response.steer`, which the gateway does not support."""
     error = {
         "type": "invalid_request_error",
         "code": "steering_not_supported",
@@ -145,12 +145,12 @@ def _event(kind: str, fields: Mapping[str, bytes]) -> bytes:
 
 
 def _text_in(data: bytes, key: str) -> str:
-    """Returns a member that is a text; "": there is none."""
+    """Returns a member that is a text; "": there is no such text."""
     return as_text(read_json(_decode_members_leniently(data).get(key, b"null"))[0])
 
 
 def _decode_members_leniently(data: bytes) -> dict[str, bytes]:
-    """Returns the members of what may be an object; of anything else none."""
+    """Returns the members of an object; empty for bytes that are no object."""
     try:
         return decode_upstream_members(data)
     except NOT_READABLE:

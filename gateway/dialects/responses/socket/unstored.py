@@ -1,7 +1,7 @@
 """The responses that one connection alone knows: those that are not stored (`store: false`).
 
-Over a WebSocket a client may go on from such a response by its id. The upstream is asked by HTTP, where it knows none
-but those that it has stored, so it is sent the items instead.
+Over a WebSocket a client may continue such a response by its id. The upstream is asked over HTTP, and knows only the
+responses that it has stored, so it gets the items in place of the id.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from msgspec import Struct
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
 from gateway.dialects.responses.socket.client_events import Create
 
-# Responses. One conversation needs the newest alone, several or forked ones a few more. Chosen, not measured.
-_MAX_CACHED: Final = 64
-# What an item takes besides its bytes: an object and its place in a list.
+# A conversation needs its newest response alone; several or forked conversations need a few more. Chosen, not measured.
+_MAX_CACHED_RESPONSES: Final = 64
+# The memory that an item takes besides its bytes: for an object, and its place in a list.
 _ITEM_BYTES: Final = 41
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -36,18 +36,18 @@ class _CachedResponse(Struct, frozen=True):
 
 
 class PendingResponse(Struct, frozen=True):
-    """The state of a request that is needed when its response has ended."""
+    """The facts about a request that are needed when its response has ended."""
 
     # The id of the stored response that comes before the items; None: the items begin the conversation.
     base_id: str | None
-    # The input since then; None: a server-side conversation comes before it, which is not known here.
+    # The input since then; None: it continues a conversation at the upstream, whose items are not known here.
     items: Sequence[bytes] | None
-    # The request asks the upstream to store it.
+    # The request asks the upstream to store the response.
     is_stored: bool
 
 
 class UnstoredResponses:
-    """A cache of the unstored responses of one connection, so that the next request may continue one by its id.
+    """A cache of the unstored responses of one connection, so that a request may continue a response by its id.
 
     Reasoning items are left out unless the client asked for them in a form that can be sent back
     (`reasoning.encrypted_content`): an upstream knows no reasoning item that it has not stored.
@@ -56,7 +56,7 @@ class UnstoredResponses:
     def __init__(self, limit_bytes: int) -> None:
         """Begins empty.
 
-        limit_bytes: the most that is cached. A longer conversation is not cached, so its client must send all items.
+        limit_bytes: the most bytes that are cached. A longer conversation is not, so its client must send all items.
         """
         self._limit_bytes = limit_bytes
         self._by_id: OrderedDict[str, _CachedResponse] = OrderedDict()
@@ -75,7 +75,7 @@ class UnstoredResponses:
             fields["input"] = b"[%b]" % b",".join(items)
             fields["previous_response_id"] = orjson.dumps(previous)
         if fields.get("conversation", b"null") != b"null":
-            items = None  # what comes before it in a server-side conversation is not known here
+            items = None  # the earlier items of the upstream's conversation are not known here
         is_stored = fields.get("store") != b"false"
         return encode_members(fields), PendingResponse(previous, items, is_stored)
 
@@ -90,13 +90,13 @@ class UnstoredResponses:
                 return
             items = [*pending.items, *_as_input(_array.decode(fields.get("output", b"[]")))]
         except (*NOT_READABLE, orjson.JSONDecodeError):
-            return  # not a response of the API's form; nothing keeps an upstream from sending one
+            return  # an upstream may send anything, such as a response of another form
         self._put(
             id, _CachedResponse(pending.base_id, items, sum(map(len, items)) + _ITEM_BYTES * len(items))
         )
 
     def drop(self, id: str | None) -> None:
-        """Drops a response that another one has continued, since that one has failed. None: it continued none."""
+        """Drops a response, since the request that continued it has failed. id: None: the request continued none."""
         if id is not None and (dropped := self._by_id.pop(id, None)) is not None:
             self._bytes -= dropped.size
 
@@ -107,13 +107,13 @@ class UnstoredResponses:
             self._bytes -= earlier.size
         self._by_id[id] = cached
         self._bytes += cached.size
-        while self._bytes > self._limit_bytes or len(self._by_id) > _MAX_CACHED:
+        while self._bytes > self._limit_bytes or len(self._by_id) > _MAX_CACHED_RESPONSES:
             _, oldest = self._by_id.popitem(last=False)
             self._bytes -= oldest.size
 
 
 def _items(raw: bytes) -> list[bytes]:
-    """Returns the items of an `input`, which may be missing."""
+    """Returns the items of an `input`; none for an input that is missing."""
     if raw.startswith(b'"'):
         return [b'{"role":"user","content":%b}' % raw]
     return [bytes(item) for item in _array.decode(raw)] if raw.startswith(b"[") else []
@@ -124,6 +124,8 @@ def _as_input(output: Sequence[msgspec.Raw]) -> list[bytes]:
     items = [decode_upstream_members(bytes(item)) for item in output]
     returned = [item for item in items if item.get("type") != b'"reasoning"' or "encrypted_content" in item]
     if len(returned) < len(items):
-        for item in returned:  # with its id, the upstream would demand the reasoning item before it
+        for (
+            item
+        ) in returned:  # for an item with an id, the upstream would demand the reasoning item before it
             item.pop("id", None)
     return [encode_members(item) for item in returned]
