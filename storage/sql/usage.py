@@ -138,7 +138,8 @@ async def add_batch(
     counters = dict.fromkeys(COUNTERS, 0)
     counters["batch_input_tokens"] = total_tokens - output_tokens
     counters["batch_output_tokens"] = output_tokens
-    await connection.run(SQL["add"], (*UsageKey(day, project, "", 0, "", ""), *counters.values()))
+    key = UsageKey(day, project, user="", key=0, upstream="", model="")
+    await connection.run(SQL["add"], (*key, *counters.values()))
 
 
 async def anonymize_user_rows(connection: Connection, project: str, user: str) -> int:
@@ -160,15 +161,15 @@ async def _read_sums(connection: Connection, query: UsageQuery) -> list[UsageSum
     end = await _find_page_end(connection, query)
     names, days = _condition_names(query), range(query.first_day, query.last_day + 1)
     # The counters of one user are looked up day by day, instead of among those of all.
-    is_listed = {"project", "user"} <= {*names} and len(days) <= _LISTED_DAYS
+    lists_days = {"project", "user"} <= {*names} and len(days) <= _LISTED_DAYS
     statement = _sums_statement(
         query.by,
         names,
         has_start=query.after is not None,
         has_end=end is not None,
-        listed_days=len(days) if is_listed else 0,
+        listed_days=len(days) if lists_days else 0,
     )
-    day_values = days if is_listed else (query.first_day, query.last_day)
+    day_values = days if lists_days else (query.first_day, query.last_day)
     values = (*day_values, *_condition_values(query), *(end or ()), query.limit)
     columns = len(query.by)
     return [
@@ -239,7 +240,11 @@ def _table(by: tuple[str, ...], only: tuple[str, ...]) -> str:
 
 
 def _conditions(by: tuple[str, ...], only: tuple[str, ...], has_start: bool) -> str:
-    assert {*by, *only} <= {*UsageKey._fields}
+    """Returns the conditions after the one on days, in SQL. Raises: ValueError if a name is not a column."""
+    if unknown := {*by, *only} - {*UsageKey._fields}:
+        raise ValueError(
+            f"usage has no columns {sorted(unknown)}"
+        )  # the names are put into the statement as they are
     where = [f' AND "{name}" = ?' for name in only]
     if has_start:
         columns = ", ".join(f'"{name}"' for name in by)

@@ -4,7 +4,10 @@ SQLite erases in place what is overwritten (`secure_delete`). But a row that no 
 distribute the rows of several pages again, and bytes of rows that moved may stay between the others: forgotten text
 would be left in the file. So the part of a row that lies in its page never grows. Each row stores its room there and is
 padded to it. A row that needs more goes to overflow pages, which belong to it alone and are erased when it gives them
-up. Its room is then what is left of it in its page, since other rows may take the rest.
+up. From then on its room is the part that is left in its page, since other rows may take the rest.
+
+The piece `set_in_room` in storage/sql/pieces.sql does for a stored row in SQL what `pad_bytes` does for a new one, with
+these constants as numbers: both must agree.
 
 Sizes are those of SQLite's record format (sqlite.org/fileformat2.html, sections 1.6 and 2.1), for pages of 4096 bytes.
 """
@@ -17,33 +20,36 @@ from typing import Any
 
 _PAGE_BYTES = 4096
 _LONGEST_IN_PAGE = _PAGE_BYTES - 35  # the longest record without overflow pages
-_MIN_IN_PAGE = (_PAGE_BYTES - 12) * 32 // 255 - 23  # what a longer record has in its page at least
-_OVERFLOW_PAGE_BYTES = _PAGE_BYTES - 4  # what an overflow page holds, besides the number of the next one
-# The columns that are not counted here, since they never change: id, agent, seq, run, room.
+_MIN_IN_PAGE = (
+    _PAGE_BYTES - 12
+) * 32 // 255 - 23  # the least part of a longer record that lies in its page: 489 bytes
+_OVERFLOW_PAGE_BYTES = _PAGE_BYTES - 4  # of a record, besides the number of the next overflow page
+# At most so many bytes for the columns that `size_of` is not given, since they never change: id, agent, seq, run, room.
 _UNCOUNTED_BYTES = 45
 # A whole number takes `_INTEGER_BYTES[i]` bytes besides its type code, where i is the number of bounds up to it.
 _INTEGER_BOUNDS = (
     -(1 << 47), -(1 << 31), -(1 << 23), -(1 << 15), -128, 0, 2, 128, 1 << 15, 1 << 23, 1 << 31, 1 << 47
 )  # fmt: skip
 _INTEGER_BYTES = (8, 6, 4, 3, 2, 1, 0, 1, 2, 3, 4, 6, 8)
-# The lengths of bytes and texts at which their type code takes one byte more.
+# The lengths of bytes and texts from which their type code takes one byte more.
 _LONGER_TYPE_CODES = (58, 8186, 1048570)
 _TWO_BYTE_CODE = _LONGER_TYPE_CODES[0]
-MIN_ROOM = 540  # enough for what a row that overflows has in its page
+MIN_ROOM = 540  # more than the _MIN_IN_PAGE bytes of a row that overflows
 _PAGE_NUMBER_BYTES = 4  # after a record's part in its page: the number of its first overflow page
-_SPARE_BYTES = 8  # no measurement: a room that is too small is safe, one that is too large is not
-# The room of a row that overflows from the beginning: it may have so little in its page.
+_SPARE_BYTES = 8  # no measurement: a room that is too small is safe, a room that is too large is not
+# The room of a row that overflows from the beginning, of which no more may lie in its page: 440 bytes.
 _SPILLED_ROOM = _MIN_IN_PAGE + _PAGE_NUMBER_BYTES - _UNCOUNTED_BYTES - _SPARE_BYTES
 
-# A record of this length plus any number of overflow pages has _MIN_IN_PAGE bytes in its page, also where it is a
-# hundred bytes longer or shorter.
+# A row is padded to this length plus a number of full overflow pages; then _MIN_IN_PAGE bytes lie in its page. A
+# hundred bytes less than those, since `_UNCOUNTED_BYTES` is an estimate, and values that change may be shorter or
+# longer.
 _SPILL_BYTES = _MIN_IN_PAGE - 100
 
 
 def size_of(values: Sequence[Any]) -> int:
     """Returns the bytes in a record, type codes included. Booleans are numbers, as SQLite has them."""
     size = len(values)
-    # Of empty values, None and 0 there is nothing but the type code. Each turn has three dozen values.
+    # Empty values, None and 0 have nothing but a type code. Skipped here for speed: a turn has three dozen values.
     for value in filter(None, values):
         kind = type(value)
         if kind is str:
@@ -67,7 +73,9 @@ def room_for(size: int) -> int:
 
 
 def pad_bytes(size: int, room: int) -> int:
-    """Returns how many zeros bring a row to its room, or beyond it to overflow pages, like the piece `set_in_room`.
+    """Returns how many zeros fill a row's room, or make a row that is too long for its room overflow.
+
+    size: of the row without padding and its uncounted columns.
 
     A row of 600 bytes in a room of 700 gets 98 zeros, whose type code takes the other 2 bytes. A row of 900 bytes gets
     3536 there, so that its record has about 389 + 4092 bytes, of which 489 stay in its page.

@@ -10,7 +10,7 @@ import pytest
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from storage.sql.usage import add_batch
-from storage.usage_records import COUNTERS, FORGOTTEN_USER, UsageKey, UsagePart, sum_rows
+from storage.usage_records import COUNTERS, FORGOTTEN_USER, UsageKey, UsagePart, UsageQuery, sum_rows
 
 
 async def sums(store: Store, table: str) -> list[tuple[Any, ...]]:
@@ -62,3 +62,12 @@ async def test_the_counters_of_users_are_the_sums_of_all_rows_whatever_writes_th
         await usage.anonymize_day(day)
         await users(store)
     assert await users(store) == ["", FORGOTTEN_USER]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"by": ("day", 'day" FROM keys --')}, {"by": ("day",), "only": (("secret", "x"),)}]
+)
+async def test_a_name_that_is_no_column_reaches_no_statement(store: Store, fields: dict[str, Any]) -> None:
+    query = UsageQuery(first_day=1, last_day=2, **fields)
+    with pytest.raises(ValueError, match="usage has no columns"):
+        await store.usage.sums(query)

@@ -208,9 +208,7 @@ class FolderRoutes:
     async def find_by_name(self, request: ApiRequest) -> str:
         """Return the id of the folder with a name."""
         name = request.path["name"]
-        folders = await self._api.store.definitions.find_by_name(
-            request.project, DefinitionKind.FOLDER, name, 1
-        )
+        folders = await self._api.store.definitions.find_by_name(request.project, DefinitionKind.FOLDER, name)
         if not folders:
             raise UnknownId(f"There is no folder named {name!r}.")
         return ids.id_of("source", folders[0].uid)
@@ -233,7 +231,7 @@ class FolderRoutes:
         name = sent_or_none(update.name)
         if name is not None and name != folder.name:
             same_name = await self._api.store.definitions.find_by_name(
-                request.project, DefinitionKind.FOLDER, name, 1
+                request.project, DefinitionKind.FOLDER, name
             )
             if same_name:
                 raise Conflict(f"There is a folder named {name!r} already.", param="name")

@@ -191,9 +191,7 @@ class IdentityRoutes:
         """
 
         async def find() -> list[Definition]:
-            return await self._definitions.find_by_name(
-                request.project, _KIND, create.identifier_key, limit=1
-            )
+            return await self._definitions.find_by_name(request.project, _KIND, create.identifier_key)
 
         named = await find()
         if not named:

@@ -159,7 +159,7 @@ class AgentImport:
         """Makes a folder, which stays hidden until it is complete. Returns its public name."""
         uid = folder.uid or ids.new_uid()
         namesakes = await self._store.definitions.find_by_name(
-            self._project, DefinitionKind.FOLDER, folder.name, 1
+            self._project, DefinitionKind.FOLDER, folder.name
         )
         name = f"{folder.name}_{ids.new_uid()[:8]}" if namesakes else folder.name
         line = _definition_line(DefinitionKind.FOLDER, name, folder.body, self._now())

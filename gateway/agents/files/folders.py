@@ -69,7 +69,7 @@ class Folders:
 
     async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
         """Makes a folder. Raises: Conflict if there is one of that name."""
-        if await self._store.definitions.find_by_name(project, DefinitionKind.FOLDER, name, 1):
+        if await self._store.definitions.find_by_name(project, DefinitionKind.FOLDER, name):
             raise Conflict(f"There is a folder named {name!r} already.", param="name")
         uid = ids.new_uid()
         draft = self._store.agents.draft(folder_scope(project, uid))

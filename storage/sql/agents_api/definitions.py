@@ -180,10 +180,10 @@ class Definitions(Group):
 
     @reads
     async def find_by_name(
-        self, connection: Connection, project: str, kind: DefinitionKind, name: str, limit: int = 2
+        self, connection: Connection, project: str, kind: DefinitionKind, name: str
     ) -> list[Definition]:
-        """Returns the definitions with this name, oldest first. Several agents may have one name."""
-        rows = await connection.rows(SQL["by_name"], (project, kind, name, limit))
+        """Returns the definitions with this name, oldest first, at most two. Agents may share a name."""
+        rows = await connection.rows(SQL["by_name"], (project, kind, name))
         return [make_definition(row) for row in rows]
 
     @reads

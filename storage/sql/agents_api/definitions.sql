@@ -72,7 +72,7 @@ SELECT count(*) FROM definitions WHERE project = ? AND kind = ?
 -- name: by_name
 -- Finds the definitions of a project with a name.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
-WHERE d.project = ? AND d.kind = ? AND d.name = ? ORDER BY d.id LIMIT ?
+WHERE d.project = ? AND d.kind = ? AND d.name = ? ORDER BY d.id LIMIT 2
 
 -- name: list_down
 -- Lists the definitions of a kind, newest first. ?5: a name; ?6: a part of a name, in lower case.
