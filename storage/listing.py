@@ -44,7 +44,7 @@ class Page(Struct, frozen=True):
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The numbers between which it lies, exclusive, the lower one first."""
+        """The two numbers between which the page lies, exclusive, the lower one first."""
         first, last = (self.before, self.after) if self.newest_first else (self.after, self.before)
         return (-1 if first is None else first, LAST_NUMBER if last is None else last)
 
@@ -92,7 +92,7 @@ class StepEntry(Struct, frozen=True):
 
 
 class AgentChange(Struct, frozen=True, kw_only=True):
-    """A change of an agent. None leaves a part as it is; each list replaces the one that the agent has."""
+    """A change of an agent. None leaves a part as it is; a list replaces the agent's present list."""
 
     name: str | None = None
     # The body of its definition.
@@ -284,7 +284,7 @@ class NamedAgent(Struct, frozen=True):
 
 
 class ListedExchange(Struct, frozen=True):
-    """An exchange with its content, active or not, and what lists show of where it belongs."""
+    """An exchange with its content, active or not, and its place as lists show it."""
 
     exchange: Exchange
     # The public name of its conversation.
@@ -376,7 +376,7 @@ class UnindexedTexts(Struct, frozen=True):
     versions: Sequence[tuple[str, int, str]]
     # The public name of the conversation of each summary, and its text.
     summaries: Sequence[tuple[str, str]]
-    # Exchanges with such messages: replaced or cancelled ones, long ones, and those with calls of tools.
+    # Exchanges with such messages: replaced, cancelled and long ones, and exchanges with calls of tools.
     exchanges: Sequence[SourceExchange]
     # There are no others.
     is_complete: bool
@@ -473,10 +473,10 @@ class ForgetCounts(Struct, frozen=True):
     messages: int
     facts: int
     passages: int
-    # Versions of blocks that came from the target. Those that were built on them stay without its words.
+    # Versions of blocks that came from the target. Versions built on these stay, without the target's words.
     versions: int
     summaries: int
-    # Notes in the target, and later ones that may quote it.
+    # Notes in the target, and later notes that may quote the target.
     notes: int | None
 
 

@@ -1,6 +1,6 @@
 """Agents: the owners of memories.
 
-Every turn needs its agent's secret, so those lately used are cached.
+Every turn needs its agent's secret, so agents that were used lately are cached.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def load_numbers(connection: Connection, id: int) -> AgentNumbers | None:
 
 
 async def lock_numbers(connection: Connection, id: int) -> AgentNumbers | None:
-    """Returns the numbers that an agent has until the transaction ends, unless this raises them; None if it is gone."""
+    """Returns an agent's numbers, which only this transaction can raise until it ends; None if the agent is gone."""
     row = await connection.row(SQL["lock_numbers"], (id,))
     return None if row is None else AgentNumbers(*row)
 
@@ -69,7 +69,7 @@ async def pause_agent(connection: Connection, agent: int, since: float | None) -
 
 
 async def create_agent(connection: Connection, draft: Agent) -> Agent:
-    """Stores a draft. Returns it, or the agent that was there first, with a secret other than the draft's."""
+    """Stores a draft. Returns it, or the agent that the scope had already, whose secret differs from the draft's."""
     scope = draft.scope
     row = await connection.row(
         SQL["agent_insert"], (draft.uid, *scope, draft.secret, draft.epoch, draft.created)
@@ -143,7 +143,7 @@ class Agents:
         return agent
 
     async def find_current(self, scope: Scope) -> Agent | None:
-        """Returns the scope's agent as the database has it now, for callers that a cached one could mislead."""
+        """Returns the scope's agent as the database has it now, for callers that out-of-date numbers could mislead."""
         cached = await self.find(scope)
         agent = None if cached is None else await self.load(cached.id)
         if agent is None:
@@ -169,7 +169,7 @@ class Agents:
 
     def draft(self, scope: Scope) -> Agent:
         """Returns an agent that is not stored yet (id 0): the same one for all requests of the scope until it is."""
-        # Requests side by side get the same draft, so that they agree on hashes.
+        # Concurrent requests get the same draft, so that they agree on hashes.
         draft = self._drafts.get(scope)
         if draft is None:
             draft = self.new(scope)
@@ -177,7 +177,7 @@ class Agents:
         return draft
 
     async def find_or_draft(self, scope: Scope, *, must_exist: bool = False) -> Agent:
-        """Returns the scope's agent, or the draft of one that begins with its first turn.
+        """Returns the scope's agent, or a draft of the agent that begins with its first turn.
 
         must_exist: the agent was made over REST, so that no turn may begin it.
 
@@ -198,7 +198,8 @@ class Agents:
         if scope in self._cache and scope not in self._beginning:
             self._cache.move_to_end(scope)
             return self._cache[scope]
-        # One after the other, so that they go on in the order in which they came, and all but the first find it.
+        # One request after another, in the order in which they came: the first begins the agent, and the others find
+        # it.
         async with self._beginning.setdefault(scope, asyncio.Lock()):
             agent = await self.find(scope)
             if agent is None:
@@ -214,8 +215,8 @@ class Agents:
     ) -> Agent:
         """Stores the draft on which a turn was planned, with its blocks, if no other turn has. Returns it as stored.
 
-        Raises: Stale if what the draft had become was forgotten, or if the scope has another agent by now: that has
-            another secret than the one that the turn's hashes are keyed with.
+        Raises: Stale if the agent that the draft had become was forgotten, or the scope has another agent by now: the
+            turn's hashes are keyed with the draft's secret.
         """
         if draft.uid in self._stored_drafts and await find_agent(connection, draft.scope) is None:
             raise Stale("something was forgotten while this turn was under way")

@@ -177,7 +177,7 @@ async def _find_or_make_definition(
     definition = await find_definition(connection, project, kind, record["uid"])
     if definition is not None:
         return definition.id
-    row = await connection.row(definitions.SQL["by_name"], (project, kind, record["name"], 1))
+    row = await connection.row(definitions.SQL["by_name"], (project, kind, record["name"]))
     if row is not None:
         return int(row[0])
     is_taken = await connection.row(SQL["definition_taken"], (record["uid"],)) is not None

@@ -45,7 +45,7 @@ from storage.sql.recalls import note_recall
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.statements import run_of
 
-# A turn that waits to be written holds this much besides its content; estimated.
+# The bytes that a turn which waits to be written takes besides its content; estimated.
 _WRITE_BYTES = 4096
 # How long the edits of a superseded turn wait: it may be continued after all. No measurement.
 _SUPERSEDED_S = 86_400.0
@@ -120,7 +120,7 @@ class Turns(Group):
     async def contents(
         self, connection: Connection, agent: Agent, ids: Sequence[int]
     ) -> Mapping[int, StoredContent]:
-        """Loads what the rules found `Missing`. Each exchange has an entry, an empty one where it is gone."""
+        """Loads the contents that the rules found `Missing`. An exchange that is gone has an empty entry."""
         return await exchanges.load_contents(connection, agent.id, ids)
 
     @reads
@@ -160,7 +160,7 @@ class Turns(Group):
     def cache_committed(self, write: TurnWrite, done: Committed) -> None:
         """Takes a committed turn into the caches, so that the next snapshot and query need not read it.
 
-        The exchange in it belongs to the cache from then on.
+        The caller must not change the exchange after that: it belongs to the cache.
         """
         if done.added is not None:
             self._memories.add_committed(done.agent, done.added)
@@ -173,7 +173,7 @@ class Turns(Group):
         """Returns conversations that have not moved for a while, with pending edits that are to be merged or dropped.
 
         before: the time before which they last moved.
-        after: a time in the future. Those that last moved after it count as well: the clock was put back since.
+        after: a time in the future. Conversations that last moved after it count, too: the clock was put back since.
         """
         rows = await connection.rows(exchanges.SQL["due"], (before, after, limit, before - _SUPERSEDED_S))
         return [DueConversation(row[0], row[1], row[2] is not None, row[3]) for row in rows]
@@ -227,8 +227,8 @@ async def _load_pool(
     """Loads the exchanges that may matter.
 
     planned: the conversation that a plain turn goes on with.
-    since: the agent's next number when the turn was planned. Openings from there on matter, too: one may have begun
-        after this turn, and extend it.
+    since: the agent's next number when the turn was planned. Openings from this number on matter, too: a conversation
+        that began after this turn may extend it.
     """
     row = None
     if probes.key is not None:
@@ -330,10 +330,10 @@ class _ResolvedChange(NamedTuple):
 async def _resolve_change(
     connection: Connection, agent: Agent, write: TurnWrite, *, is_new: bool
 ) -> _ResolvedChange:
-    """Returns what a turn changes that was not written as a plain one.
+    """Returns what a turn changes that could not be written as a plain turn.
 
     agent: as it is stored.
-    is_new: it was first stored in this transaction.
+    is_new: the agent was first stored in this transaction.
 
     Raises: Stale.
     """

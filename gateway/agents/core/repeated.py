@@ -1,7 +1,7 @@
-"""The messages of a chat completion's list that repeat a stored conversation: all up to its last assistant message.
+"""The messages of a chat completion that repeat a stored conversation: all up to the last assistant message.
 
-These are not matched. They may show that the client asks the same again, or that the user has heard only a part of a
-reply (a barge-in). A REST send repeats nothing.
+The repeated messages are not matched. They may show that the client asks the same again, or that the user has heard
+only a part of a reply (a barge-in). A REST send repeats nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gateway.core.conversation.stored_path import refused_ids
 from gateway.core.words import heard_letters, is_beginning, letters_of, lower_words, without_remark
 from storage.records import Atom, Exchange
 
-# The messages before the new ones in which what was heard of a reply is looked for, at most; no measurement.
+# At most so many messages before the new ones are searched for what was heard of a reply; no measurement.
 _MAX_TEXTS = 8
 
 
@@ -41,9 +41,9 @@ def new_messages(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
 
 
 def last_reply_texts(messages: Sequence[WireMessage]) -> list[str]:
-    """Returns the texts of the reply before the new messages in a chat completion's list, as its client has them.
+    """Returns the texts of the last reply in a chat completion's messages, as the client has them.
 
-    They are those of the assistant's messages after the question before it, the newest few.
+    These are the texts of the newest assistant messages after the last question before them.
     """
     repeated = messages[: _last_index(messages, "assistant") + 1]
     replies = (m for m in repeated[_last_index(repeated, "user") + 1 :] if m.get("role") == "assistant")
@@ -59,7 +59,7 @@ def count_asked_again(
 ) -> int:
     """Returns how many messages at the end of a list ask again what the newest turn asked; 0 if the list asks more.
 
-    Its client has the reply before them, and none to them.
+    The client then has the reply before these messages, and no reply to them.
 
     messages, heard_texts: as in `find_barge_in`.
     initial: messages with which a conversation begins.
@@ -71,7 +71,7 @@ def count_asked_again(
 class BargeIn(Struct, frozen=True):
     """The replies that a user has interrupted, as a list reports them."""
 
-    # The steps whose replies were cut, oldest first, each with what was heard of it; "" for nothing.
+    # The steps whose replies were cut, oldest first, each with the part of its reply that was heard, which may be "".
     cut: Sequence[tuple[Exchange, str]]
     # How many messages at the beginning of the list are stored already.
     stored_count: int
@@ -87,8 +87,8 @@ def find_barge_in(
 
     path: oldest first, with contents.
     messages: the messages of the list after its last assistant message.
-    heard_texts: the texts of the reply before them (`last_reply_texts`). They cut nothing unless they are a beginning
-        of the newest reply that was not left out.
+    heard_texts: the texts of the reply before these messages (`last_reply_texts`). They cut nothing unless they are the
+        beginning of the newest reply that was not left out.
     """
     withheld = refused_ids(path)
     path = [exchange for exchange in path if exchange.id not in withheld]
@@ -104,9 +104,9 @@ def _find_unheard(
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str],
 ) -> tuple[Sequence[Exchange], int]:
-    """Returns the newest exchanges of which the client has no reply, and how many messages of the list belong to them.
+    """Returns the newest exchanges whose replies the client lacks, and how many messages of the list belong to them.
 
-    These are steps after results of tools that the list repeats, and turns whose questions it repeats.
+    Such exchanges are steps after tool results that the list repeats, and turns whose questions the list repeats.
     """
     late = _count_late_results(path, messages)
     turns, asked = _find_unheard_turns(path, hasher, messages[late:], heard_texts)
@@ -144,7 +144,7 @@ def _find_unheard_turns(
 
 
 def _steps_from(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]) -> Sequence[Exchange]:
-    """Returns the steps of the newest turn from the one that answers these results on; none if no step does."""
+    """Returns the steps of the newest turn, from the step that answers these results on; empty if no step does."""
     turn = _newest_turn(path)
     steps = range(len(turn) - 1, 0, -1) if results else ()
     at = next((n for n in steps if turn[n].inputs[-len(results) :] == results), None)
@@ -189,7 +189,7 @@ def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
 
 
 def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
-    """Returns the steps of a turn that were heard in part or not at all, each with what was heard of it."""
+    """Returns the steps of a turn that were not heard to their end, each with the part that was heard."""
     texts = list(map(_reply_text, turn))
     whole, heard = join_texts(texts), _find_heard(texts, heard_texts)
     unplaced = heard_letters(heard)
@@ -223,12 +223,12 @@ def _find_heard(step_texts: Sequence[str], heard_texts: Sequence[str]) -> str:
 
 
 def _without_text_before(heard_texts: Sequence[str]) -> Iterator[str]:
-    """Yields what may be a reply in these texts, since the application may have spoken before it; the longest first."""
+    """Yields parts of these texts that may be the reply, longest first: the application may have spoken before it."""
     return (join_texts(heard_texts[n:]) for n in range(len(heard_texts)))
 
 
 def _without_text_after(heard_texts: Sequence[str]) -> Iterator[str]:
-    """Yields what may be a reply in these texts, where the application has spoken after it; the longest first."""
+    """Yields parts of these texts that may be the reply, longest first: the application may have spoken after it."""
     return (join_texts(heard_texts[:n]) for n in range(len(heard_texts) - 1, 0, -1))
 
 

@@ -71,7 +71,7 @@ class AgentParts(Struct, frozen=True, kw_only=True):
 
     # A new agent without one gets a name of its uid.
     name: str | None = None
-    # The blocks that are attached; each list replaces the one that the agent has.
+    # The attached blocks. Each list here replaces the agent's present list.
     blocks: Sequence[str] | None = None
     tools: Sequence[str] | None = None
     tags: Sequence[str] | None = None
@@ -91,7 +91,7 @@ class NewAgent(AgentParts, frozen=True):
     own: Sequence[tuple[Block, dict[str, Any]]] = ()
     # Tools by their names, before those by public names.
     tool_names: Sequence[str] = ()
-    # It has the built-in tools with which its kind begins.
+    # The agent gets the built-in tools of its kind.
     base_tools: bool = True
     # It has the rules for its built-in tools; None: as its kind has it.
     base_rules: bool | None = None
@@ -108,7 +108,7 @@ class AgentView(Struct, frozen=True):
     """An agent as the agents API shows it."""
 
     agent: Agent
-    # The stored definition; for a user's memory one that is made of its profile.
+    # The stored definition; for a user's memory, a definition made of its profile.
     definition: Definition
     blocks: Sequence[BlockEntry]
     tools: Sequence[ToolView]
@@ -267,7 +267,7 @@ class Registry:
             return None
         before = AgentDefinition.of(definition.body)
         after = edit.edit(before)
-        # One that was moved here may have a model that the settings are still to name.
+        # An agent that was moved here may have a model that the settings do not name yet.
         if after.model != before.model:
             self.resolver.check_model(after.model)
         return after.body()
@@ -285,9 +285,9 @@ class Registry:
     async def _with_multi_agent_tools(
         self, agent: int, edit: AgentEdit, tools: Sequence[int] | None
     ) -> Sequence[int]:
-        """Returns an agent's tools with or without those that speak to other agents, as the edit has it.
+        """Returns an agent's tools, with or without the tools that speak to other agents, as the edit says.
 
-        tools: the tools that the edit sets; None: those that the agent has.
+        tools: the tools that the edit sets; None: the agent's present tools.
         """
         attached = await self._store.attached.targets(agent, DefinitionKind.TOOL) if tools is None else tools
         own = [attachment_number(built_in_tool(name)) for name in MULTI_AGENT_TOOLS]
@@ -296,7 +296,7 @@ class Registry:
         return list(dict.fromkeys([*attached, *own]))
 
     async def delete(self, project: str, uid: str) -> None:
-        """Deletes an agent: it is not found any more at once, and all that it knew is forgotten."""
+        """Deletes an agent. It is gone for callers at once; its memory is forgotten after that."""
         entry = await self._store.defined_agents.get(project, uid)
         for primary in await self._store.defined_agents.among(
             await self._store.readers.read_by(entry.agent.id)
@@ -345,7 +345,7 @@ class Registry:
     async def _attachment_rows(
         self, project: str, kind: DefinitionKind, uids: Sequence[str]
     ) -> Sequence[int]:
-        """Returns what has these public names by the rows under which it is attached. Raises: NotFound."""
+        """Returns the rows under which definitions with these uids are attached. Raises: NotFound."""
         definitions = [await self._store.definitions.get(project, kind, uid) for uid in dict.fromkeys(uids)]
         return [each.memory or each.id for each in definitions]
 
@@ -406,7 +406,7 @@ class Registry:
 
 
 def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefinition:
-    """Returns the definition of a new agent with the defaults of its kind. tools: those that it has."""
+    """Returns the definition of a new agent with the defaults of its kind. tools: the agent's tools."""
     definition = new.definition
     kind = kind_of(new.definition.kind)
     rules = definition.rules

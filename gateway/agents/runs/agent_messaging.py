@@ -45,7 +45,7 @@ from storage.records import DEFAULT_CONVERSATION, Run, RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-# The most agents that one message goes to, and how many of them run at a time. No measurement.
+# The most agents that one message goes to, and how many of these agents run at a time. No measurement.
 MAX_AGENTS = 32
 _MAX_SENDS_AT_ONCE = 8
 # The most agents that one message may pass through.
@@ -93,7 +93,7 @@ class Sender(Struct, frozen=True):
     agent: str
     name: str
     waiter: Waiter
-    # What its request hands on to the other agents' requests.
+    # What the sender's request hands on to the requests of the other agents.
     forwarded: Forwarded
     # It is a background run, which occupies a slot of the worker.
     holds_slot: bool = False
@@ -154,7 +154,7 @@ class AgentMessaging:
         return min(len(self._waiting_senders), MAX_RELEASED_SLOTS)
 
     def set_background_runs(self, background_runs: AcceptsRuns) -> None:
-        """Sets what delivers messages without an answer. That is made after this object, since it needs it."""
+        """Sets what delivers messages without an answer. It needs this object, so it is made later."""
         self._background_runs = background_runs
 
     async def find(self, project: str, name: str) -> Recipient:
@@ -170,7 +170,7 @@ class AgentMessaging:
     async def _find_tagged(
         self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str]
     ) -> Sequence[Recipient]:
-        """Returns the other agents with these tags that were made over REST, without readers; `MAX_AGENTS` at most."""
+        """Returns up to `MAX_AGENTS` other agents with these tags: agents made over REST that read no memory."""
         recipients: list[Recipient] = []
         # A statement takes no more than MAX_TAGS: with more all agents are read. Their tags are checked in any case.
         tags = match_all or match_some
@@ -194,9 +194,9 @@ class AgentMessaging:
         return recipients[:MAX_AGENTS]
 
     async def ask(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
-        """Sends an agent a message, and returns its answer; an error is an answer as well.
+        """Sends an agent a message, and returns its answer; an error is an answer, too.
 
-        sender: the turn that waits for it, with its slot released.
+        sender: the turn that waits for the answer; its slot is released.
         recipient: as `find` returns it.
         """
         return await self._ask_until(sender, recipient, text, self._deadline())
@@ -224,7 +224,7 @@ class AgentMessaging:
     async def _resolve(self, sender: Sender, recipient: Recipient) -> ResolvedAgent:
         """Returns the agent that a message goes to.
 
-        Raises: NotFound; NotAllowed if the key of the request that set this off may ask neither for it nor its model.
+        Raises: NotFound; NotAllowed if the key of the first request may use neither the agent nor its model.
         """
         resolved = await self._resolver.resolve_uid(sender.project, recipient.uid)
         name = f"{AGENT_PREFIX}{resolved.spec.name}"
@@ -253,7 +253,7 @@ class AgentMessaging:
     ) -> AgentAnswer:
         sink = UnseenSink()
         run = asyncio.ensure_future(self._run(request, recipient, sink, wait))
-        # The process waits for it when it stops, also if its caller does not any more.
+        # A stopping process waits for this run, even if the caller has stopped waiting.
         self._pending.add(run, "An answer to an agent")
         try:
             seconds = max(0.0, deadline - asyncio.get_running_loop().time())
@@ -318,7 +318,7 @@ class AgentMessaging:
     async def ask_tagged(
         self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str], text: str
     ) -> Sequence[AgentAnswer]:
-        """Returns the answers of all agents with these tags, which share the time of one wait."""
+        """Returns the answers of all agents with these tags. All agents together have the time of one wait."""
         deadline = self._deadline()
         slots = asyncio.Semaphore(_MAX_SENDS_AT_ONCE)
 
@@ -397,7 +397,7 @@ def _run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_await
 
 
 def _message_of(sender: Sender, text: str, *, is_awaited: bool) -> WireMessage:
-    """Returns a message of an agent as the other one gets it."""
+    """Returns the message that the recipient gets. is_awaited: the sender waits for an answer."""
     how = "It waits for your answer: what you say in this turn." if is_awaited else "It waits for no answer."
     return framed_system_message(
         f"Message from the agent {sender.name} ({sender.agent}). {how}\n\n{text}", sender=sender.agent

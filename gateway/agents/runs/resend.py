@@ -1,6 +1,6 @@
-"""A send that came before: what became of it, so that one that is sent again is answered once.
+"""Finds what became of the earlier send that a resent send repeats, so that both are answered by one run.
 
-The sends of a conversation queue, so the earlier one has ended by the time that this is asked.
+The sends of a conversation queue, so the earlier send has ended when the resent send is looked at.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class EarlierSend(Struct, frozen=True):
     steps: tuple[Exchange, ...]
     # It is answered, so nothing is sent upstream.
     is_answered: bool
-    # A model that is asked now would not answer its messages, so they are stored again.
+    # A model that is asked now would not answer the send's messages, so they are stored again.
     needs_messages: bool
 
 
@@ -58,7 +58,7 @@ class _EndedRun(Struct, frozen=True):
     answered: tuple[Exchange, ...]
     # A part of its last reply was sent to the client.
     is_cut: bool
-    # The run's first exchange and those that it replaced, newest first.
+    # The run's first exchange and the exchanges that it replaced, newest first.
     first_exchanges: Sequence[Exchange]
 
     @property
@@ -78,9 +78,13 @@ def otid_digest(agent: Agent, conversation: str, otid: str | None) -> bytes | No
 
 
 async def find_candidate_run(store: Store, marks: SendMarks, now: float) -> Run | None:
-    """Returns the run that may be the send's: the one of its id, else the newest of its conversation.
+    """Returns the run that may be the send's: the run with its otid, otherwise the newest run of its conversation.
 
-    None: there is none, or that one was answered long ago. now: in seconds since the epoch. Raises: StoreError.
+    Returns None if there is no such run, or it was answered long ago.
+
+    now: seconds since the epoch.
+
+    Raises: StoreError.
     """
     if marks.otid is not None:
         return await store.runs.find_run_by_otid(marks.agent.id, marks.otid)
@@ -113,7 +117,7 @@ async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
     first = next(iter(answered), None)
     if first is None and run.begun is not None:
-        # Its process died in its first call of the model, or it went on with the calls of another run's step.
+        # The process died during the run's first call of the model, or the run began with calls of another run's step.
         id = await store.runs.find_first_exchange(run)
         first = None if id is None else await store.turns.exchange(marks.agent, id)
     return _EndedRun(
@@ -144,19 +148,19 @@ async def _earlier_messages(store: Store, marks: SendMarks, ended: _EndedRun) ->
 
 
 def _begins_with(first_exchanges: Sequence[Exchange], marks: SendMarks) -> bool:
-    """Returns whether a run began with these messages. One that went on in place of another has that one's id."""
+    """Returns whether a run began with the messages of the send. first_exchanges: of the run, newest first."""
     if marks.otid is not None and not any(map(is_user, first_exchanges[0].inputs)):
-        return True
+        return True  # it took the place and the otid of another run
     atoms, send = MessageHasher(marks.agent.secret).atoms, marks.send
     sent, initial = tuple(map(atoms, send.messages)), tuple(map(atoms, send.spec.initial_messages))
     return first_exchanges[-1].inputs in (sent, initial + sent)
 
 
 async def _first_exchanges(store: Store, marks: SendMarks, first: Exchange) -> list[Exchange]:
-    """Returns the first exchange of a run, and those before it that it replaced.
+    """Returns the first exchange of a run, and the exchanges before it that it replaced, newest first.
 
-    An exchange without a message goes on in place of one that had failed. They end with the one that has a message,
-    or answers to calls.
+    An exchange without messages takes the place of the failed exchange before it. The last exchange that is returned
+    has messages or answers to calls.
     """
     exchanges = [first]
     while exchanges[-1].parent is not None and not any(map(is_user, exchanges[-1].inputs)):
@@ -190,7 +194,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
     call_ids = {m.get("tool_call_id") for m in results}
     request = await _approval_request(store, marks.agent, exchange)
     step = await store.runs.load_waiting_step(marks.agent.id, exchange.conversation)
-    # The step that was answered here may be known as one that waits until another one does.
+    # A step stays known as waiting after its calls are answered, until another step waits.
     waits = {} if step is None or step.exchange == exchange.parent else step.waiting
     for each in marks.send.decisions:
         if each.request is not None and request != place_of("message", each.request):
@@ -211,9 +215,10 @@ async def _approval_request(store: Store, agent: Agent, exchange: Exchange) -> P
 
 
 async def _is_passed(store: Store, marks: SendMarks, ended: _EndedRun) -> bool:
-    """Returns whether a model that is asked now does not answer a run's message.
+    """Returns whether a model that is asked now would not answer a run's message.
 
-    The message is in no prompt, since the upstream has refused it or one after it; or another send was answered since.
+    That is so if the upstream has refused the message or a later one, so that it is in no prompt, or if another send
+    was answered since.
     """
     exchange = ended.first_exchanges[0]
     end = await conversation_end(store, marks.agent, marks.conversation)

@@ -1,9 +1,9 @@
 """Sleeptime: the job that has sleeptime agents read the new messages of a memory, and edit its blocks.
 
-Each batch of what is unread is a run of such an agent (agent_runs.py): its edits enter the blocks with each
-step, and the cursor moves with the last. So a run that was interrupted goes on from its steps, and one that fails
-leaves the cursor where it was. A turn that makes a run due has written it down already; what an idle time makes due is
-found here.
+Each batch of unread messages is a run of a sleeptime agent (agent_runs.py). Each step writes its edits into the blocks,
+and the last step moves the agent's cursor. So an interrupted run goes on from its steps, and a failed run leaves the
+cursor where it was. A run that is due because of a turn was stored with that turn; this job finds the runs that are due
+because the memory was idle.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _log = logging.getLogger("mnemogate")
 
 MAX_STEPS = 10
 _PAGE = 16
-# A longer message is cut in its middle, so that one that fits no window does not block those after it.
+# A longer message is cut in its middle, so that a message that fits no window does not block the next ones.
 MESSAGE_CHARS = 200_000
 # How often a failed run is tried again, each time with half as much to read.
 _HALVINGS = 3
@@ -117,7 +117,7 @@ class Sleeping:
         sleeptime = await self._find_sleeptime(memory)
         if sleeptime is None:
             return
-        # What a run has left that was cancelled while it waited for its next attempt.
+        # Left by a run that was cancelled while it waited for its next attempt.
         await self._store.sleepers.empty_readings(memory.id, _PAGE)
         # Up to here it was due, however little is left of that.
         upto, batches = orjson.loads(job.payload).get("upto", 0), list[_Batch]()
@@ -132,7 +132,7 @@ class Sleeping:
         readers = (await self._store.readers.of_memories([memory.id]))[memory.id] if batches else []
         # What came while they read may have made another run due.
         if is_more or any(_is_due(reader, sleeptime) for reader in readers):
-            # Before this job ends, so that a crash in between leaves nothing unread.
+            # Enqueued before this job ends, so that a crash in between leaves nothing unread.
             payload = orjson.dumps({"upto": (upto or memory.next_seq - 1) if is_more else 0})
             await self._store.jobs.enqueue(SLEEP_JOB, job.agent, SLEEP_JOB, payload)
 
@@ -167,7 +167,7 @@ class Sleeping:
     async def _find_or_accept_run(
         self, job: JobContext, memory: Agent, sleeptime: Sleeptime, reader: ReaderEntry, upto: int
     ) -> tuple[Run, str] | None:
-        """Returns a reader's run that goes on, or else one that is due, with its conversation; None if none is due."""
+        """Returns a reader's open run, or a new run if one is due, with its conversation; None if no run is due."""
         reading = await self._store.sleepers.find_reading(reader.reader)
         if reading is not None:
             return reading
@@ -233,11 +233,10 @@ class Sleeping:
     async def _after_refusal(
         self, job: JobContext, run: Run, batch: _Batch, resolved: ResolvedAgent
     ) -> _Batch | None:
-        """Returns a batch that a model has refused, if a smaller part of it is to be read next, or if it is skipped.
+        """Returns the batch after a model has refused it, if a smaller part is to be read next or the batch is skipped.
 
-        It is skipped if it cannot be made smaller, and the model has answered the agent before and answers a greeting
-        now. A model that does not may refuse everything, because of its settings or of the account: then None is
-        returned.
+        A batch is skipped if it cannot be made smaller, and the model has answered the agent before and answers a
+        greeting now. Otherwise the model may refuse everything, because of its settings or its account: returns None.
         """
         if await self._count_failed(run) < _HALVINGS:
             return replace(batch, is_more=True)
@@ -263,7 +262,7 @@ class Sleeping:
     async def _batch_of(
         self, memory: Agent, reader: ReaderEntry, resolved: ResolvedAgent, run: Run
     ) -> _Batch | None:
-        """Returns what a run reads: what is unread, or what its first step has noted; None if that is gone."""
+        """Returns the messages that a run reads, unread or noted by its first step, or None if they are gone."""
         if run.state is not RunState.CREATED:
             texts = await self._store.run_texts.load_texts(run.agent, run.id, "request")
             noted = orjson.loads(texts[0].data) if texts else {}
@@ -326,7 +325,7 @@ class Sleeping:
             )
 
     async def _load_ended(self, job: JobContext, run: Run) -> tuple[Run, bool]:
-        """Counts the tokens of a run. Returns it as it has ended, and whether its model has refused to read.
+        """Counts the tokens of a run that has ended. Returns the run, and whether its model has refused to read.
 
         Raises: JobFailed if an upstream failed, and the run goes on.
         """

@@ -1,4 +1,4 @@
-"""Memory's part of a run: each step is written as it ends, and the next one is planned on what it left.
+"""Memory's part of a run: each step is written as it ends, and the next step is planned on what was written.
 
 The blocks are read again before the tools of a step run, and their edits are written with the results.
 """
@@ -88,17 +88,17 @@ class _StepResult(Struct, frozen=True):
 
     # The messages of the reply, as they go upstream again; empty: there is no reply.
     full: Sequence[WireMessage] = ()
-    # The part of it that the client got; None: all of it.
+    # The part of the reply that the client got; None: all of the reply.
     shown_reply: WireMessage | None = None
     # The token counts that the upstream sent.
     usage: Json | None = None
     # The calls that wait for an answer, as in `RunStep`.
     waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
-    # Results of its calls, stored until those of the other calls are there.
+    # Results of the step's calls, stored until all calls have results.
     results: Sequence[ToolResult] = ()
     # The reason why the run ends with this step; None: it continues.
     stop: str | None = None
-    # The class of what went wrong, as in `RunStep`.
+    # The class of the error, as in `RunStep`.
     error: str | None = None
     # The upstream refused the messages of the step, and would again.
     is_refused: bool = False
@@ -115,22 +115,22 @@ class RunMemory:
     # The conversation before the current step.
     context: MemoryContext
     form: EndpointForm
-    # The run's row; its id is 0 until its first step is open, unless it was stored before.
+    # The run. Its id is 0 until the run is stored, with its first step or before it.
     run: Run
     makes_toolbox: MakesToolbox
     # Ids of calls that the client has answered.
     client_calls: frozenset[str] = frozenset()
-    # The row of the run that made the calls with which it begins.
+    # The row of the run whose calls this run begins with; 0 if it begins with a call of the model.
     calling_run: int = 0
-    # The run of the same send that ended before.
+    # The row of the earlier run of the same send, which has ended.
     replaces: int | None = None
-    # The part of a memory that the run reads, and that its edits come from.
+    # The part of a memory that the run reads, from which its edits come.
     reading: ReadSpan | None = None
     # The attempt that performs the run; None: its client waits for it.
     job: Job | None = None
-    # Messages that came with the answers to those calls and follow their results.
+    # Messages that came with answers to waiting calls. They follow the results of these calls.
     after_results: Sequence[WireMessage] = ()
-    # Of the send that it answers. Without one it is not noted why a step recalled what it did.
+    # The receipt of the send. Without a receipt, steps have no record of what they recalled.
     receipt: Receipt | None = None
     # Public ids of the runs that its end has started.
     started_runs: list[str] = field(default_factory=list)
@@ -173,9 +173,9 @@ class RunMemory:
         await self._open(replace(write, replaces=self.replaces, request=request, reading=self.reading))
 
     async def store_run(self, begun: float | None) -> None:
-        """Stores the run before its first step, so that it can be cancelled while the calls before that are made.
+        """Stores the run before its first step, so that it can be cancelled during the calls before that step.
 
-        begun: when a run began in whose place this one goes on, as in `Run`; None for any other run.
+        begun: when the run began whose place this run takes, as in `Run`; None if it takes no run's place.
 
         Raises: RunOver if another run has taken its send; StoreError.
         """
@@ -357,7 +357,7 @@ class RunMemory:
     ) -> Prompt:
         """Writes the results and opens the next step. Returns its prompt. Raises: StoreError.
 
-        end: the end of the run, if it ends with this step, which then has no reply.
+        end: the end of the run, if the run ends with this step; the step then has no reply.
         """
         return await self._write_with_edits(results, lambda current: self._try_open(current, nudge, end))
 
@@ -442,7 +442,7 @@ class RunMemory:
         self._adopt_opened(opened, write.now, write.key)
 
     async def _await_late(self) -> None:
-        """Waits for an opening that took too long, so that what it has opened is ended."""
+        """Waits for the step that took too long to open, so that it can be ended."""
         late, self._late = self._late, None
         if late is not None:
             write, opening = late
@@ -498,7 +498,7 @@ class RunMemory:
         await self._await_late()
         is_transient = stop in UPSTREAM_FAULTS and not outcome.is_refused
         if self.reading is not None and state is RunState.FAILED and is_transient:
-            # Its step stays open, so that it is taken up where it is.
+            # The step stays open, so that the next attempt goes on with it.
             return None
         error = (outcome.error_kind or str(stop)) if state is RunState.FAILED else None
         if self.opened is None and outcome.results and not outcome.waiting:

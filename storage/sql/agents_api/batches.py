@@ -1,10 +1,11 @@
 """Batches: sends to many agents, each a run with a turn that is written when it ends.
 
-Where an item stands is a row of numbers; its words lie in `run_texts` until its turn is an exchange. Items are written
-by pages, each one transaction that checks first that the batch's job still runs here.
+The state of an item is a row of numbers; its words lie in `run_texts` until its turn is an exchange. Items are written
+by pages. Each page is a transaction that first checks that the batch's job still runs here.
 
-The kinds of texts are: request (what is sent), asked (how it was asked, the last one counts), round (a reply and its
-results), reply (one whose calls that leave the gateway are made), call and result (of these), words (why it failed).
+The kinds of an item's texts: request (the send), asked (a request to the model; the last one counts), round (a reply
+and its results), reply (a reply whose calls leave the gateway), call and result (of such calls), words (why the item
+failed).
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class Batches(Group):
         return count
 
     async def fail(self, batch: Batch, at: float) -> None:
-        """Fails a batch that is not accepted, with the items that it has."""
+        """Fails a batch that is not accepted yet, with its items so far."""
         while await self.end_page(batch.id, RunState.FAILED, "error", at):
             pass
         await self._database.bulk(self.finish_effect(batch.id, BatchState.FAILED, at))
@@ -152,7 +153,7 @@ class Batches(Group):
 
     @reads
     async def open_counts(self, connection: Connection) -> tuple[dict[BatchState, int], BatchCounts]:
-        """Returns how many batches are in each state, and the items of those that have not ended."""
+        """Returns how many batches are in each state, and the counts of items in batches that have not ended."""
         states = dict.fromkeys(BatchState, 0)
         states.update((BatchState(s), n) for s, n in await connection.rows(SQL["of_states"]))
         return states, _counts(await connection.rows(SQL["open_counts"]))
@@ -232,7 +233,7 @@ class Batches(Group):
 
     @reads
     async def agents_named(self, connection: Connection, project: str, uids: Sequence[str]) -> dict[str, int]:
-        """Returns the rows of those of these agents that the project has."""
+        """Returns the rows of the project's agents among these uids, by uid."""
         return {row[0]: row[1] for row in await rows_of(connection, SQL["agents_named"], uids, project)}
 
     @reads
@@ -266,10 +267,10 @@ class Batches(Group):
     async def write_effect(
         self, connection: Connection, project: str, day: int, writes: Sequence[ItemWrite]
     ) -> None:
-        """Returns the effect that writes what became of items.
+        """Returns the effect that writes the outcomes of items.
 
-        The effect writes nothing of an item that has ended meanwhile, or of which this was written before; its tokens
-        count once. It raises WriteConflict where a block, a conversation or a memory was changed since it was read.
+        The effect skips an item that has ended meanwhile, and an outcome that is written already; its tokens count
+        once. It raises WriteConflict if a block, a conversation or a memory was changed since it was read.
         """
 
         runs = [each.item.run for each in writes]
@@ -285,9 +286,9 @@ class Batches(Group):
     async def add_text(
         self, connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes
     ) -> bool:
-        """Adds a text of an item. Returns False if it is there already, or the item does not go on.
+        """Adds a text of an item. Returns False if the item has a text with this kind and seq, or does not go on.
 
-        That is so where it or its batch has ended, or something of its memory was forgotten.
+        An item does not go on if it or its batch has ended, or something of its memory was forgotten.
         """
         await connection.lock(agent)
         return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
@@ -306,11 +307,9 @@ class Batches(Group):
         )
 
     async def cancel(self, batch: Batch, at: float, *, with_job: bool = False) -> Batch:
-        """Cancels a batch, with its items that had no reply; its job, if there is one, ends the others.
+        """Cancels a batch and its items without a reply; the batch's job ends the other items. Returns the batch.
 
-        with_job: all items are cancelled, and the job is deleted.
-
-        Returns it as it is now.
+        with_job: cancel all items, and delete the job.
         """
         await self._database.bulk(
             lambda connection: connection.run(SQL["set_state"], (batch.id, BatchState.CANCELLED, at))
@@ -405,9 +404,11 @@ async def _advance_item(connection: Connection, write: ItemWrite) -> bool:
 async def _write_round_edits(
     connection: Connection, run: Run, merged: BlockMerge, first_versions: Mapping[int, int], now: float
 ) -> list[object]:
-    """Writes the edits of a round, each on the version that its result was made on. Raises: WriteConflict.
+    """Writes the edits of a round, each on the version of the block that its result was computed from.
 
-    Returns them as they are stored, until there is an exchange that they came from.
+    Returns the edits in the form that is stored until the item's turn is an exchange.
+
+    Raises: WriteConflict.
     """
     versions, edits = dict(first_versions), list[object]()
     for block, value, op in merged.writes:
@@ -426,7 +427,7 @@ async def _write_round_edits(
 
 
 async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> None:
-    """Ends the run of an item, with its turn if it has one."""
+    """Ends the run of an item, and writes the item's turn if it has one."""
     agent = run.agent
     if end.turn is not None:
         opened = await open_step(connection, end.turn, rules)
@@ -453,7 +454,7 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
 
 
 def _with_exchange(merged: BlockMerge, exchange: int) -> BlockMerge:
-    """Returns the edits of an item, as those of the exchange that its turn has become."""
+    """Returns the edits of an item as edits of this exchange: the row that its turn has become."""
     return BlockMerge(
         [(block, value, _merged_op(op, exchange)) for block, value, op in merged.writes],
         [(text, _merged_op(op, exchange)) for text, op in merged.passages],

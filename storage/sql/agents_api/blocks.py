@@ -1,7 +1,8 @@
 """Blocks as the agents API knows them: by public names, created without an agent, attached to several agents.
 
-A block has an owner, with which it ends; or a profile with users that share it; or neither. `attached` names which
-other agents see it. An agent sees no two blocks of one label: whatever would make it two is a WriteConflict.
+A block has an owner, and is deleted with it; or a profile whose users share the block; or neither. The table `attached`
+has the other agents that see the block. An agent sees at most one block of a label: a write that would show it a second
+one is a WriteConflict.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ async def find_block(connection: Connection, project: str, uid: str) -> BlockEnt
 
 
 async def load_visible_blocks(connection: Connection, agents: Sequence[int]) -> dict[int, list[BlockEntry]]:
-    """Returns the blocks that each of these agents sees, as `visible_blocks`."""
+    """Returns the blocks that each of these agents sees, in the order of `visible_blocks`, by agent."""
     entries: dict[int, BlockEntry] = {}
     held: dict[int, list[tuple[int, Block]]] = {agent: [] for agent in agents}
     for *row, agent, owner in await rows_of(connection, SQL["seen"], agents):
@@ -87,7 +88,7 @@ async def load_visible_blocks(connection: Connection, agents: Sequence[int]) -> 
 
 
 async def attach_block(connection: Connection, agent: int, entry: BlockEntry) -> None:
-    """Attaches a block to an agent; one that it sees already stays in its place. Raises: WriteConflict."""
+    """Attaches a block to an agent, unless the agent sees it already. Raises: WriteConflict."""
     if entry.owner == agent:
         return
     await _check_label(connection, agent, entry.block.id, entry.block.label)
@@ -96,7 +97,7 @@ async def attach_block(connection: Connection, agent: int, entry: BlockEntry) ->
 
 
 async def share_blocks(connection: Connection, memory: int) -> None:
-    """Attaches a memory's blocks to its sleeptime agents, but those that all users of a profile share."""
+    """Attaches a memory's blocks to its sleeptime agents, except blocks that all users of a profile share."""
     for entry in (await load_visible_blocks(connection, [memory]))[memory]:
         if entry.owner is not None or not entry.profile:
             await _attach_to_sleepers(connection, memory, entry.block.id, entry.block.label)
@@ -120,16 +121,16 @@ async def detach_copies(connection: Connection, project: str, memory: int, sleep
 
 
 async def _attach_to_sleepers(connection: Connection, memory: int, block: int, label: str) -> None:
-    """Attaches a block to the sleeptime agents of a memory, unless they have another one of that label."""
+    """Attaches a block to those sleeptime agents of a memory that have no block with this label."""
     for sleeper in await load_sleepers(connection, memory):
         if await connection.row(SQL["labelled"], (label, block, sleeper)) is None:
             await attach(connection, sleeper, DefinitionKind.BLOCK, block)
 
 
 async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) -> bool:
-    """Detaches a block from an agent and from those that read its memory; one of its own has no owner then.
+    """Detaches a block from an agent and its sleeptime agents. The agent's own block is left without an owner.
 
-    Returns: False if it was neither attached nor its own.
+    Returns False if the block was neither attached to the agent nor its own.
     """
     for sleeper in await load_sleepers(connection, agent.id):
         await detach(connection, sleeper, DefinitionKind.BLOCK, entry.block.id)
@@ -139,9 +140,9 @@ async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) 
 
 
 async def hand_over_blocks(connection: Connection, agent: int) -> None:
-    """Leaves an agent's blocks to the other agents that see them, with what it wrote there, before it is deleted.
+    """Leaves the blocks of an agent that is to be deleted to the other agents that see them, with their values.
 
-    Their values lose their links to its exchanges. Its own ones among them lose their owner.
+    The values lose their links to the agent's exchanges. The agent's own blocks lose their owner.
     """
     for (block,) in await connection.rows(SQL["shared_with"], (agent,)):
         for version, exchange, listed in await connection.rows(SQL["history"], (block,)):

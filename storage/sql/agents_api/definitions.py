@@ -81,7 +81,7 @@ async def change_definition(
     """
     name = definition.name if name is None else name
     if definition.kind in _NAMED_KINDS and name != definition.name:
-        same_name = await connection.row(SQL["by_name"], (definition.project, definition.kind, name, 1))
+        same_name = await connection.row(SQL["by_name"], (definition.project, definition.kind, name))
         if same_name is not None:
             raise _name_taken_error(definition.kind, name)
     text_id = await connection.value(

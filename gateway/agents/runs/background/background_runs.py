@@ -3,9 +3,9 @@
     run = await background.accept(run_request)         # returns when run, request and job are on disk
     await background.perform(job, run.id)  # what the job does (gateway.agents.runs.background.run_service)
 
-A run holds a ticket in the queue of its conversation from the moment it is accepted, and after a restart before any
-request is served. Its caller may disconnect. An upstream's error ends it; it is tried again only where the process
-died or the store failed.
+A run has a ticket in the queue of its conversation from its acceptance on; after a restart it gets the ticket before
+any request is served. Its caller may disconnect. An upstream's error ends the run. It is tried again only if the
+process died or the store failed.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ from storage.errors import NotFound, StoreError
 from storage.listing import RunEntry
 from storage.records import DEFAULT_CONVERSATION, Agent, Job, Run, RunState
 
-# The most attempts of a run that do not come to an end, as where the process dies. A run that has begun may be what
-# kills it; one that has not begun gets more. No measurement.
+# The most attempts at a run that has begun, if each is broken off, as when the process dies: the run may be the reason.
+# A run that has not begun gets `MAX_BEGINNINGS`. No measurement.
 MAX_TRIES = 3
 MAX_BEGINNINGS = 30
 # Errors of runs that failed without an upstream's error.
@@ -62,7 +62,7 @@ _log = logging.getLogger("mnemogate")
 
 
 class _RunAttempt(Struct, frozen=True):
-    """One attempt to perform a run, which holds the ticket of its conversation."""
+    """One attempt to perform a run that holds its conversation's ticket."""
 
     agent: Agent
     run: Run
@@ -128,7 +128,7 @@ class BackgroundRuns:
         if earlier is not None:
             if earlier.is_answered:
                 return earlier.run
-            # Other sends may come before this one is performed, so only then is it known what is left to do.
+            # Other sends may be answered before this one is performed, so what is left to do is found out then.
             replaces = earlier.run.id
         draft = Run(
             0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(),
@@ -157,7 +157,7 @@ class BackgroundRuns:
             self._open.close(open_run)
             return accepted
         self._open.accepted(open_run)
-        # Its agent may have been deleted meanwhile, which ended its log.
+        # The deletion of the agent may have ended the log meanwhile.
         if open_run.log is not None and open_run.phase is not RunPhase.ENDED:
             self._logs.begin(open_run.log, accepted)
         return accepted
@@ -184,12 +184,12 @@ class BackgroundRuns:
                 self._close_deleted(open_run)
             return None
         waiting = self._open.find(run.uid)
-        # An open run stays in the queue of its conversation, even where that was deleted and its name used again.
+        # An open run stays in its conversation's queue, even if the conversation was deleted and its name used again.
         conversation = (agent.uid, entry.conversation)
         open_run = waiting or self._open.add(run.uid, conversation, phase=RunPhase.PERFORMED)
         attempt = _RunAttempt(agent, run, entry.conversation, open_run, QueueTicket(), job)
         if run.is_over and waiting is None:
-            # A process that died has ended it; only what follows on its end is left, which needs no ticket.
+            # A process that died had ended the run. What is left to do after the end needs no ticket.
             try:
                 return await self._make_attempt(attempt)
             finally:
@@ -282,7 +282,7 @@ class BackgroundRuns:
             is_all = len(page) < _PAGE
 
     async def _find(self, uid: str) -> Run | None:
-        """Returns a run; None if it is gone with its agent or its conversation."""
+        """Returns a run, or None if its agent or its conversation was deleted."""
         try:
             return (await self._store.runs.get(None, uid)).run
         except NotFound:
@@ -300,7 +300,7 @@ class BackgroundRuns:
         self._close_ended(uid)
 
     def _close_ended(self, uid: str) -> None:
-        """Closes a run that has ended, unless its job runs here and will do so."""
+        """Closes a run that has ended, unless its job runs in this process, which closes it."""
         open_run = self._open.find(uid)
         if open_run is not None and open_run.phase is not RunPhase.PERFORMED:
             if open_run.log is not None:
@@ -346,7 +346,7 @@ class BackgroundRuns:
     async def _find_earlier(
         self, agent: Agent, name: str, run_request: RunRequest, digest: bytes
     ) -> EarlierSend | None:
-        """Returns the earlier send that this one repeats; None if it is new. A run that has not ended is its answer.
+        """Returns the earlier send that this send repeats, or None. If the earlier run is open, it answers both sends.
 
         digest: as `send_digest`.
         """
@@ -443,7 +443,7 @@ class BackgroundRuns:
         )
 
     async def _find_conversation(self, agent: Agent, name: str) -> tuple[str, int]:
-        """Returns the name of a conversation that all of its sends use, and its row; 0: it has not begun.
+        """Returns the name of a conversation that all its sends use, and its row, which is 0 before it begins.
 
         Raises: NotFound.
         """
