@@ -65,16 +65,24 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
     return [Screen("requests", requests.show_list, _RequestsQuery), Screen("r/{id}", requests.show_request)]
 
 
-class Repetition(Struct, frozen=True):
-    """A text that the model was told, of which its reply repeats a sentence."""
+class ToldText(Struct, frozen=True):
+    """A text that the model was told for a reply."""
 
     # Such as "message 3".
     name: str
     # Its page, relative to /ui/.
     href: str
-    sentence: str
+    text: str
     # Among the hits that were recalled; None: it is none of them.
-    rank: int | None
+    rank: int | None = None
+
+
+class Repetition(Struct, frozen=True):
+    """A sentence of a reply that the model was told."""
+
+    sentence: str
+    # The texts that have it, the one of the best rank first.
+    texts: Sequence[ToldText]
 
 
 class _RequestScreens(Struct, frozen=True):
@@ -182,25 +190,30 @@ def _find_repetitions(
     blocks: BlocksSince,
     standing: Sequence[FactRecord],
 ) -> list[Repetition]:
-    """Returns the texts that the model was told of which the reply repeats a sentence, each with the first such one."""
+    """Returns the sentences of a reply that the model was told, those of the best ranks first."""
     memory = explained.memory or ""
-    told: list[tuple[str, str | None, str | None, int | None]] = [
-        *((f"{each.kind} {each.seq}", each.href, each.text, each.rank) for each in explained.chosen),
+    told = [
         *(
-            (f"block {each}", page_path("m", memory, "b", each), text, None)
+            ToldText(f"{e.kind} {e.seq}", e.href, e.text, e.rank)
+            for e in explained.chosen
+            if e.href and e.text
+        ),
+        *(
+            ToldText(f"block {each}", page_path("m", memory, "b", each), text)
             for each, text in blocks.same.items()
         ),
-        *((f"fact {each.seq}", fact_href(memory, each.seq), each.text, None) for each in standing),
+        *(ToldText(f"fact {each.seq}", fact_href(memory, each.seq), each.text) for each in standing),
     ]
     reply = next((each.text or "" for each in turn if each.role == "assistant"), "")
     sentences = [each.strip() for each in islice(_SENTENCE_END.split(reply[:_MAX_CHARS]), _MAX_SENTENCES)]
-    phrases = [(each, f" {bare} ") for each in sentences if len(bare := _bare(each)) >= _LEAST_CHARS]
+    bare = [(each, f" {_bare(each.text[:_MAX_CHARS])} ") for each in told]
     repetitions = []
-    for name, href, text, rank in told:
-        words_of_text = f" {_bare((text or '')[:_MAX_CHARS])} "
-        if href and (sentence := next((each for each, words in phrases if words in words_of_text), None)):
-            repetitions.append(Repetition(name, href, sentence, rank))
-    return repetitions
+    for sentence in dict.fromkeys(sentences):
+        words = _bare(sentence)
+        texts = [each for each, text in bare if f" {words} " in text] if len(words) >= _LEAST_CHARS else []
+        if texts:
+            repetitions.append(Repetition(sentence, texts))
+    return sorted(repetitions, key=lambda each: each.texts[0].rank or 0)
 
 
 def _bare(text: str) -> str:
