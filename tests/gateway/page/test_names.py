@@ -122,7 +122,7 @@ def test_each_screen_has_its_names(browser: Browser, operator: Operator) -> None
         "keys": (("table", "Keys"), ("textbox", "Name"), ("button", "Make key"), ("button", "Revoke")),
     }
     for path, names in screens.items():
-        with browser.visit(operator, path) as page:
+        with browser.visit(operator, path) as (page, _):
             check(page, *names)
             assert page.title() == f"{' '.join(page.inner_text('h1').split())} – Mnemogate"
             assert page.evaluate("document.documentElement.lang") == "en"
@@ -182,8 +182,8 @@ def test_a_person_finds_the_same_names(browser: Browser, operator: Operator) -> 
         ),
     }
     for path, names in screens.items():
-        with browser.visit(operator, person.path + path, is_signed_in=False) as page:
+        with browser.visit(operator, person.path + path, is_signed_in=False) as (page, _):
             check(page, *names)
     person.send("pause", paused="true")
-    with browser.visit(operator, person.path, is_signed_in=False) as page:
+    with browser.visit(operator, person.path, is_signed_in=False) as (page, _):
         check(page, ("button", "Resume memory"))
