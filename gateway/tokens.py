@@ -70,6 +70,10 @@ def read_ranks(name: Encoding) -> tuple[str, dict[bytes, int]]:
     return pattern, dict(zip(pieces, range(tokens), strict=True))
 
 
+class TooMuchToCount(Exception):
+    """Counting takes too long for the event loop."""
+
+
 class Tokenizer:
     """Counts with one encoding, scaled where the encoding is a stand-in for one that is not published.
 
@@ -105,6 +109,25 @@ class Tokenizer:
                 self._counts.popitem(last=False)  # in one step, since several threads count
             self._counts[key] = tokens
         return tokens
+
+    def count_within(self, chars: int) -> Callable[[str], int]:
+        """Returns a function that counts a text as `count` does.
+
+        It raises TooMuchToCount when the texts that were not counted before have more characters together.
+        """
+        counts, left = self._counts, chars
+
+        def count(text: str) -> int:
+            nonlocal left
+            tokens = counts.get((hash(text), len(text)))
+            if tokens is not None:
+                return tokens
+            left -= len(text)
+            if left < 0:
+                raise TooMuchToCount
+            return self.count(text)
+
+        return count
 
 
 _loaded: dict[Encoding, tiktoken.Encoding] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate, chain
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from gateway.core.prompt.window import (
 from gateway.errors import ContextExceeded
 from gateway.run.memory.fitted_window import NO_NOTE, FittedWindow, NoteRoom
 from gateway.run.memory.prompt import Prompt
-from gateway.run.memory.prompt_tokens import load_counter
+from gateway.run.memory.prompt_tokens import with_counter
 from gateway.tokens import message_tokens, upper_bound
 from storage.records import ANY_WINDOW, Evicted
 
@@ -69,15 +70,28 @@ async def fit_prompt(
 
     Raises: ContextExceeded: the prompt does not fit, and the request may not be cut.
     """
-    context_window, evicted = prompt.target.context_window, prompt.eviction.evicted
+    context_window = prompt.target.context_window
     # Bytes are an upper bound of tokens: most requests are never counted.
     added_tokens = note.most + sum(message_tokens(m, upper_bound) for m in rounds)
     may_fill = is_crowded(prompt) or (
         bool(context_window) and may_exceed(prompt, context_window or 0, added_tokens)
     )
-    if evicted is None and not may_fill:
+    if prompt.eviction.evicted is None and not may_fill:
         return FittedWindow()
-    count = estimate_tokens if context_window is None else await load_counter(prompt.target.model)
+    fit = partial(_fit, prompt, newer_system=newer_system, note=note, rounds=rounds)
+    return fit(estimate_tokens) if context_window is None else await with_counter(prompt.target.model, fit)
+
+
+def _fit(
+    prompt: Prompt,
+    count: Callable[[str], int],
+    *,
+    newer_system: str | None,
+    note: NoteRoom,
+    rounds: Sequence[WireMessage],
+) -> FittedWindow:
+    """Returns what `fit_prompt` does for a prompt that may not fit. count: gives the tokens of a text."""
+    context_window, evicted = prompt.target.context_window, prompt.eviction.evicted
     room = _WindowRoom(
         prompt, context_window or ANY_WINDOW, count, newer_system=newer_system, note=note, rounds=rounds
     )
@@ -130,8 +144,8 @@ async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
     if target.context_window is None:
         return prompt
     if window.tokens:
-        count = await load_counter(target.model)
-        if window.tokens + sum(message_tokens(m, count) for m in rounds) <= window.most:
+        tokens = await with_counter(target.model, lambda count: sum(message_tokens(m, count) for m in rounds))
+        if window.tokens + tokens <= window.most:
             return prompt
     before = prompt.system, *window.left_out
     window = await fit_prompt(prompt, rounds=rounds)

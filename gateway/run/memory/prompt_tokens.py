@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -13,26 +14,36 @@ from adapters.types import Json
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.run.memory.prompt import Prompt
-from gateway.tokens import message_tokens, tokenizer_for
+from gateway.tokens import TooMuchToCount, message_tokens, tokenizer_for
+
+T = TypeVar("T")
+
+# Characters of new texts that are counted in the event loop, in 3 ms. A conversation that comes again has fewer.
+_COUNTED_AT_ONCE = 50_000
 
 
 async def count_tokens(model: str, text: str) -> int:
     """Returns the tokens of a text by a model's tokenizer."""
-    return (await load_counter(model))(text)
+    return await with_counter(model, lambda count: count(text))
 
 
 async def count_request_tokens(model: str, body: Mapping[str, Any]) -> int:
     """Returns the tokens of a chat completion request: its messages and tools."""
-    count = await load_counter(model)
     tools = body.get("tools")
-    return sum(message_tokens(m, count) for m in body["messages"]) + (
-        count(orjson.dumps(tools).decode()) if tools else 0
+    return await with_counter(
+        model,
+        lambda count: (
+            sum(message_tokens(m, count) for m in body["messages"])
+            + (count(orjson.dumps(tools).decode()) if tools else 0)
+        ),
     )
 
 
 async def count_prompt_tokens(prompt: Prompt) -> int:
     """Returns the tokens of a prompt by its model's tokenizer, which it loads if need be."""
-    return prompt.window.tokens or _count_messages_and_tools(prompt, await load_counter(prompt.target.model))
+    return prompt.window.tokens or await with_counter(
+        prompt.target.model, partial(_count_messages_and_tools, prompt)
+    )
 
 
 def estimate_usage(prompt: Prompt, text: str) -> Json:
@@ -69,9 +80,15 @@ def _count_messages_and_tools(prompt: Prompt, count: Callable[[str], int]) -> in
     )
 
 
-async def load_counter(model: str) -> Callable[[str], int]:
-    """Returns what counts the tokens of a text for a model, with its tokenizer loaded."""
+async def with_counter(model: str, work: Callable[[Callable[[str], int]], T]) -> T:
+    """Returns what `work` makes with a function that counts the tokens of a text for a model.
+
+    Where it has to count much that was not counted before, it is called again in a thread.
+    """
     tokenizer = tokenizer_for(model)
     if not tokenizer.is_loaded:
         await asyncio.to_thread(tokenizer.load)
-    return tokenizer.count
+    try:
+        return work(tokenizer.count_within(_COUNTED_AT_ONCE))
+    except TooMuchToCount:
+        return await asyncio.to_thread(work, tokenizer.count)

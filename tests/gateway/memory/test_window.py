@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from gateway import tokens as tokens_module
 from gateway.core.prompt import note_text
 from gateway.core.prompt.note_text import NAMING_TOKENS
 from gateway.core.upstream.policy import Target
@@ -23,9 +26,10 @@ from gateway.run.memory.fitted_window import NO_NOTE, FittedWindow, NoteRoom
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.recall import MIN_NOTE_TOKENS, NOTE_CONTEXT_PARTS
 from gateway.settings import UpstreamSettings
-from gateway.tokens import message_tokens, tokenizer_for
+from gateway.tokens import Tokenizer, message_tokens, tokenizer_for
 from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, member_bytes, message_bytes, prefix_bytes, remember
+from tests.rows import each_row
 
 count = tokenizer_for("gpt-4o").count
 
@@ -189,6 +193,33 @@ def test_our_tools_take_their_room() -> None:
     kept = [m for n, m in enumerate(messages) if n not in window.dropped]
     assert sum(message_tokens(m, count) for m in kept) <= room
     assert kept
+
+
+class Encoder:
+    """Notes in which thread it counts."""
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+
+    def encode_ordinary(self, text: str) -> list[str]:
+        self.threads.append(threading.current_thread())
+        return text.split()
+
+
+@each_row(("messages", "is_beside_loop"), [(40, False), (400, True)])
+def test_a_long_list_is_counted_beside_the_event_loop_and_once(
+    messages: int, is_beside_loop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder()
+    monkeypatch.setattr(tokens_module, "_load", lambda name: encoder)
+    monkeypatch.setattr(tokens_module, "_tokenizer", cache(Tokenizer))  # others have counted nothing
+    texts = [f"Message {n} of {messages}. " + "word " * 40 for n in range(messages)]
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": text} for text in texts]}
+    prompt = Prompt(parse(orjson.dumps(body)), Target("up", "gpt-4o", 4_000))
+    for _ in range(2):
+        assert asyncio.run(fit_prompt(prompt)).tokens
+        assert len(encoder.threads) == messages
+    assert (encoder.threads[-1] is not threading.main_thread()) == is_beside_loop
 
 
 def test_the_schema_of_a_structured_reply_takes_its_room() -> None:
