@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from gateway.agents.api._paging import OLDEST_FIRST, PASSAGES
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.blocks import BlockRoutes, CreateBlock, block_of
@@ -23,44 +25,28 @@ class LegacyRoutes:
         self._blocks, self._passages, self._tools = BlockRoutes(api), PassageRoutes(api), ToolRoutes(api)
 
     def routes(self) -> list[AgentsRoute]:
+        """Returns the routes. Each is named in `/openapi.json` as its handler is, with the version."""
         agent, blocks, passages, tools = "/v1/agents/{agent_id}", self._blocks, self._passages, self._tools
-        agent_blocks = f"{agent}/memory/block"
+        agent_blocks, archive = f"{agent}/memory/block", f"{agent}/archival"
         block = f"{agent_blocks}/{{block_label:path}}"
-        archive = f"{agent}/archival"
-        return [
-            AgentsRoute("GET", f"{agent}/memory", blocks.memory, title="Return an agent's blocks (0.6)."),
+        rows = [
+            AgentsRoute("GET", f"{agent}/memory", blocks.memory),
             AgentsRoute("PATCH", f"{agent}/memory", self.write_blocks, reads_body=True),
-            AgentsRoute(
-                "GET",
-                agent_blocks,
-                blocks.of_agent,
-                title="List an agent's blocks (0.6).",
-                pages=OLDEST_FIRST,
-            ),
+            AgentsRoute("GET", agent_blocks, blocks.of_agent, pages=OLDEST_FIRST),
             AgentsRoute("POST", agent_blocks, self.add_block),
-            AgentsRoute("GET", block, blocks.retrieve_labelled, title="Return an agent's block (0.6)."),
-            AgentsRoute("PATCH", block, blocks.update_labelled, title="Change an agent's block (0.6)."),
+            AgentsRoute("GET", block, blocks.retrieve_labelled, title="Return an agent's block."),
+            AgentsRoute("PATCH", block, blocks.update_labelled),
             AgentsRoute("DELETE", block, self.remove_block),
-            AgentsRoute(
-                "GET", archive, passages.index, title="List an agent's passages (0.6).", pages=PASSAGES
-            ),
-            AgentsRoute("POST", archive, passages.create, title="Save a text for an agent (0.6)."),
-            AgentsRoute(
-                "DELETE", f"{archive}/{{memory_id}}", passages.delete, title="Forget a passage (0.6)."
-            ),
-            AgentsRoute(
-                "PATCH", f"{agent}/add-tool/{{tool_id}}", tools.attach, title="Give an agent a tool (0.6)."
-            ),
-            AgentsRoute(
-                "PATCH",
-                f"{agent}/remove-tool/{{tool_id}}",
-                tools.detach,
-                title="Take a tool from an agent (0.6).",
-            ),
+            AgentsRoute("GET", archive, passages.index, pages=PASSAGES),
+            AgentsRoute("POST", archive, passages.create),
+            AgentsRoute("DELETE", f"{archive}/{{memory_id}}", passages.delete, title="Forget a passage."),
+            AgentsRoute("PATCH", f"{agent}/add-tool/{{tool_id}}", tools.attach),
+            AgentsRoute("PATCH", f"{agent}/remove-tool/{{tool_id}}", tools.detach),
         ]
+        return [replace(row, title=f"{row.summary[:-1]} (0.6).") for row in rows]
 
     async def write_blocks(self, request: ApiRequest) -> dict[str, Any]:
-        """Change values of blocks by their labels (0.6)."""
+        """Change values of blocks by their labels."""
         agent = await self._api.agent(request)
         values = read_texts(request.data)
         # All labels are looked for before anything is written.
@@ -73,7 +59,7 @@ class LegacyRoutes:
         return await self._blocks.memory(request)
 
     async def add_block(self, request: ApiRequest, create: CreateBlock) -> dict[str, Any]:
-        """Give an agent a new block (0.6)."""
+        """Give an agent a new block."""
         agent = await self._api.agent(request)
         now = self._api.now()
         block, details = block_of(create)
@@ -87,7 +73,7 @@ class LegacyRoutes:
         return await self._blocks.memory(request)
 
     async def remove_block(self, request: ApiRequest) -> dict[str, Any]:
-        """Detach a block from an agent; the block itself stays (0.6)."""
+        """Detach a block from an agent; the block itself stays."""
         agent = await self._api.agent(request)
         entry = await self._named_blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
         left = await self._named_blocks.detach(agent, entry.block.uid)

@@ -51,7 +51,7 @@ class RunRoutes:
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        self._runs = api.store.runs
+        self._runs, self._run_texts = api.store.runs, api.store.run_texts
 
     def routes(self) -> list[AgentsRoute]:
         run, step = "/v1/runs/{run_id}", "/v1/steps/{step_id}"
@@ -144,16 +144,12 @@ class RunRoutes:
     async def _runs_json(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
         """Returns runs as they are shown, those that failed with the messages of their errors."""
         failed = [each.run.id for each in entries if each.run.state is RunState.FAILED]
-        messages = await self._api.store.run_texts.load_error_messages(failed)
+        messages = await self._run_texts.load_error_messages(failed)
         return [run_entry_json(each, messages.get(each.run.id)) for each in entries]
 
     async def _callback(self, run: Run) -> dict[str, Any]:
         """Returns the fields of a run that say how its client was called back; {}: it was not."""
-        texts = (
-            await self._api.store.run_texts.load_texts(run.agent, run.id, "callback")
-            if run.background
-            else ()
-        )
+        texts = await self._run_texts.load_texts(run.agent, run.id, "callback") if run.background else ()
         return callback_json(orjson.loads(texts[-1].data)) if texts else {}
 
     async def run_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
@@ -229,7 +225,7 @@ class RunRoutes:
     async def _steps_json(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
         """Returns steps as they are shown, those that failed with the messages of their errors."""
         failed = [each.step.run for each in entries if each.step.error is not None]
-        messages = await self._api.store.run_texts.load_error_messages(failed)
+        messages = await self._run_texts.load_error_messages(failed)
         return [
             step_json(each, None if each.step.error is None else messages.get(each.step.run))
             for each in entries

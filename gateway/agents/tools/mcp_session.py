@@ -42,9 +42,7 @@ for _name in ("mcp", "httpx2"):
 # The parts of a result that the package knows.
 _BLOCK_TYPES = frozenset(("text", "image", "audio", "resource", "resource_link"))
 # Headers that the connection to the host sets itself.
-_RESERVED_HEADERS = frozenset(
-    ("host", "connection", "content-length", "accept-encoding", "user-agent", "cookie")
-)
+_OWN_HEADERS = ("host", "connection", "content-length", "accept-encoding", "user-agent", "cookie")
 
 
 @asynccontextmanager
@@ -246,9 +244,7 @@ class _HostTransport(httpx2.AsyncBaseTransport):
             self._faults.append(HostError("it leads to another address"))
             raise httpx2.ConnectError("another address")
         body = await request.aread()
-        sent = {
-            name: value for name, value in request.headers.items() if name.lower() not in _RESERVED_HEADERS
-        }
+        sent = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
         stack = AsyncExitStack()
         try:
             opened = self._hosts.open(

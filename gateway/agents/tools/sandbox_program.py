@@ -27,7 +27,7 @@ READY = b"\n"
 # its caller's priority (all in one control group, as in a container or a unit).
 _NICE = 15
 # A source may name these, and all that is in `typing`, without an import, as on Letta's server.
-_KNOWN_MODULES = ("base64", "hashlib", "pickle", "struct", "sys")
+_MODULES = ("base64", "hashlib", "pickle", "struct", "sys")
 
 
 def main() -> None:
@@ -78,9 +78,7 @@ def _call(work: Any, agent: SimpleNamespace) -> Any:
     # A module of its own, which dataclasses look up by its name.
     module = sys.modules["tool"] = ModuleType("tool")
     module.__dict__.update({name: getattr(typing, name) for name in typing.__all__})
-    for name in {each.id for each in ast.walk(tree) if isinstance(each, ast.Name)}.intersection(
-        _KNOWN_MODULES
-    ):
+    for name in {each.id for each in ast.walk(tree) if isinstance(each, ast.Name)}.intersection(_MODULES):
         module.__dict__[name] = __import__(name)
     arguments = _arguments(function, work["arguments"], agent)
     exec(compile(tree, TOOL, "exec", dont_inherit=True), module.__dict__)

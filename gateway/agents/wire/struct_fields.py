@@ -31,8 +31,8 @@ from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.core.nul import NUL, without_nul
 from gateway.errors import BadRequest
 
-_VERDICT_KEY = "x-verdict"
-_HONOURED_KEY: Final = "x-honoured"
+_VERDICT = "x-verdict"
+_HONOURED: Final = "x-honoured"
 _NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _MAX_REPORTED_NAMES: Final = 50
 # Of the JSON of an object whose names its sender chooses, such as `metadata`. It is read and written with each row that
@@ -45,17 +45,17 @@ T = TypeVar("T")
 # The type of a field that may be left out (UNSET, its default), or be null.
 Maybe: TypeAlias = T | UnsetType | None
 # The same of a field that is stored and has no effect.
-NoEffect: TypeAlias = Annotated[T | None, Meta(extra_json_schema={_VERDICT_KEY: "no effect"})] | UnsetType
+NoEffect: TypeAlias = Annotated[T | None, Meta(extra_json_schema={_VERDICT: "no effect"})] | UnsetType
 
 
 def honoured_in(*honoured: str) -> Meta:
     """Returns the annotation of an object of which these fields have effect; the rest are stored."""
-    return Meta(extra_json_schema={_VERDICT_KEY: "partly honoured", _HONOURED_KEY: honoured})
+    return Meta(extra_json_schema={_VERDICT: "partly honoured", _HONOURED: honoured})
 
 
 def refused(why: str) -> Meta:
     """Returns what stands in the annotation of a field that is refused. why: a sentence for the caller."""
-    return Meta(extra_json_schema={_VERDICT_KEY: "refused", "description": why})
+    return Meta(extra_json_schema={_VERDICT: "refused", "description": why})
 
 
 # What several bodies and queries refuse.
@@ -211,21 +211,19 @@ def _verdicts(kind: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str, Any]]
     for name, hint in checked.field_types(kind).items():
         for meta in metas_of(hint):
             extra = meta.extra_json_schema or {}
-            if _VERDICT_KEY in extra:
+            if _VERDICT in extra:
                 yield name, extra
 
 
 @cache
 def _refusals(kind: type[msgspec.Struct]) -> dict[str, str]:
-    return {name: extra["description"] for name, extra in _verdicts(kind) if extra[_VERDICT_KEY] == "refused"}
+    return {name: extra["description"] for name, extra in _verdicts(kind) if extra[_VERDICT] == "refused"}
 
 
 @cache
 def _fields_without_effect(kind: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None]:
     """Returns the fields that are retained, each with the names honoured inside it, if any."""
-    return {
-        name: extra.get(_HONOURED_KEY) for name, extra in _verdicts(kind) if extra[_VERDICT_KEY] != "refused"
-    }
+    return {name: extra.get(_HONOURED) for name, extra in _verdicts(kind) if extra[_VERDICT] != "refused"}
 
 
 @cache

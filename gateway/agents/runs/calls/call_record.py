@@ -46,18 +46,16 @@ class CallRecord(Struct, frozen=True):
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         """Returns the answer to a call: one noted before, or a new one. Raises: StoreError if it cannot be noted."""
-        run_texts = self.store.run_texts
+        texts = self.store.run_texts
         number = call_number(self.step, call.call_id)
-        if not await run_texts.add_text(
-            self.agent, self.run, "call", number, orjson.dumps({"id": call.call_id})
-        ):
-            stored = await run_texts.load_texts(
+        if not await texts.add_text(self.agent, self.run, "call", number, orjson.dumps({"id": call.call_id})):
+            stored = await texts.load_texts(
                 self.agent, self.run, "result", after=number + _FIRST_OUTCOME - 1, limit=1
             )
             if stored and stored[0].seq == number + _FIRST_OUTCOME:
                 return ToolAnswer.load(stored[0].data)
             return failed_answer(INTERRUPTED)
-        store_result = partial(run_texts.add_text, self.agent, self.run, "result", number + _FIRST_OUTCOME)
+        store_result = partial(texts.add_text, self.agent, self.run, "result", number + _FIRST_OUTCOME)
         return await perform_noted(perform, store_result)
 
 
