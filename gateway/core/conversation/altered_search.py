@@ -59,7 +59,30 @@ class AlteredSearch:
             exchange = self._find_prefilled(begin, end) or self._find_reply(begin, end, letters)
             if exchange is not None:
                 return Match(exchange, begin, end - 1, AlteredReply((start, begin), (begin, end)))
-        return None
+        return self._find_greeting()
+
+    def _find_greeting(self) -> Match | None:
+        """Returns the match of a greeting that nobody asked for, with which a list begins as far as it was heard."""
+        listing, tree = self._query.listing, self._tree
+        end = next((i for i in range(len(listing)) if listing.role(i) != "assistant"), len(listing))
+        if self._match_point is not None or not end:
+            return None
+        greetings = [
+            each
+            for each in self._candidates
+            if each.parent is None and not each.inputs and not is_tombstone(each) and self._may_be_meant(each)
+        ]
+        tree.group_for_loading(greetings)
+        heard = heard_letters("".join(map(listing.text, range(end))))
+        cut = [
+            each
+            for each in greetings
+            if is_beginning(heard, letters_of(text_of(tree.content(each).shown_reply or {})))
+        ]
+        if not cut:
+            return None
+        greeting = max(cut, key=lambda each: (tree.touched_at(each), each.begun, each.id))
+        return Match(greeting, 0, end - 1, AlteredReply((0, 0), (0, end)))
 
     def _find_reply(self, begin: int, end: int, letters: Mapping[int, str]) -> Exchange | None:
         """Returns the exchange with the reply that a run of assistant messages is.

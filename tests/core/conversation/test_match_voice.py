@@ -422,6 +422,38 @@ def test_unrequested_replies_stay_apart(world: World, key: str | None) -> None:
     ]
 
 
+@both
+@pytest.mark.parametrize("end", ["finished", "cancelled"])
+def test_a_greeting_that_the_caller_cut_is_what_was_heard(world: World, key: str | None, end: str) -> None:
+    """A system message alone asked for it, so the list of the next request begins with it."""
+    greeting = world.begin([PROMPT], key)
+    if end == "finished":
+        world.finish(greeting, "Hello Anna, how was it UNSPOKEN in Rome?")
+    else:
+        world.cancel(greeting, [assistant("Hello Anna, how was it UNSPOKEN")])
+    list_ = [assistant("Hello Anna, how"), user("a table please")]
+    for question, reply in (("a table please", "For two?"), ("for three", "For three.")):
+        list_ = [*list_[:-1], user(question)]
+        world.say(list_, reply, key)
+        list_ += [assistant(reply), user("")]
+    heard = ["Hello Anna, how", "a table please", "For two?", "for three", "For three."]
+    assert world.active() == heard
+    assert "--" not in world.tree()
+
+
+def test_a_greeting_is_found_within_the_idle_time_and_once(world: World) -> None:
+    """Without an id, a list that begins as another call's greeting does is a call of its own."""
+    world.say([PROMPT], "Hello Anna, how was it in Rome?")
+    first = [assistant("Hello Anna,"), user("a table please")]
+    world.say(first, "For two?")
+    world.say([*first, assistant("For two?"), user("yes")], "Good.")
+    world.say([assistant("Hello"), user("it is me again")], "Yes?")
+    world.say([PROMPT], "Hello Anna, was it good?")
+    world.wait(500)
+    world.say([assistant("Hello Anna, was"), user("and again")], "Yes?")
+    assert world.tree().count("--") == 3
+
+
 def test_an_unrequested_reply_leaves_the_greeting_of_the_application_alone(world: World) -> None:
     list_ = [assistant("This is Mia.")]
     world.say([*list_, PROMPT], "Are you there?")
