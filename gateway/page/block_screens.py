@@ -15,6 +15,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import MAX_BODY_BYTES
 from gateway.page.screen import SAVED, Action, ActionResult, Answer, ListQuery, Screen, ScreenRequest, View
 from gateway.page.shown_text import shortened_diff
+from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.block_views import BlockPage
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import MemoryViews
@@ -60,6 +61,7 @@ class _BlockScreens(Struct, frozen=True):
     views: MemoryViews
     edits: MemoryEdits
     words: WordSearches
+    audit: AuditOperations
 
     async def read_page(
         self, request: ScreenRequest, access: MemoryAccess, query: BlockQuery | None = None
@@ -103,6 +105,7 @@ class _BlockScreens(Struct, frozen=True):
             "is_compared": False,
             "conflict": None,
             "still": await self._find_old_words(page, access),
+            "editors": {} if access.is_person else await self.audit.editors(access.uid, page.block.label),
             **more,
         }
         return access.view(
@@ -191,7 +194,7 @@ class _BlockScreens(Struct, frozen=True):
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    block = _BlockScreens(operations.memories, operations.edits, operations.words)
+    block = _BlockScreens(operations.memories, operations.edits, operations.words, operations.audit)
     shared: list[Screen | Action] = [
         routes.screen("b/{label}", block.show, BlockQuery),
         routes.action("b/{label}", block.edit, EditForm, "correct"),

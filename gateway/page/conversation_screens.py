@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, ScreenRequest
+from gateway.run.admin.audit_operations import AuditOperations, AuditRecord
 from gateway.run.admin.conversation_views import ConversationPage, LaterMessages
 from gateway.run.admin.memory_views import MemoryViews
 
@@ -31,6 +32,7 @@ class _ConversationScreens(Struct, frozen=True):
     """The screen of a conversation, as it is called for a request."""
 
     views: MemoryViews
+    audit: AuditOperations
 
     async def show(self, request: ScreenRequest, query: TalkQuery) -> Answer:
         access, id = access_of(request), str(request.params["id"])
@@ -63,7 +65,29 @@ class _ConversationScreens(Struct, frozen=True):
             memory_name=name,
             later=later,
             opening=openings.get(id, ""),
+            forgotten={} if access.is_person else await self._find_forgettings(access, page),
         )
+
+    async def _find_forgettings(
+        self, access: MemoryAccess, page: ConversationPage
+    ) -> dict[int, AuditRecord | None]:
+        """Returns who has forgotten messages of a page, by their numbers; None: nobody knows.
+
+        A message that is left out here may have been said with memory off.
+        """
+        gaps = [each for each in page.items if each.text is None and each.state == "forgotten"]
+        if not gaps:
+            return {}
+        forgettings = await self.audit.forgettings(access.uid)
+        conversation = forgettings.get(f"conversation {page.conversation.id}")
+        found: dict[int, AuditRecord | None] = {}
+        for each in gaps:
+            by = forgettings.get(f"message {each.seq}") or forgettings.get(f"exchange {each.exchange}")
+            if (
+                by is not None or conversation is not None or not each.role
+            ):  # a turn without roles is forgotten whole
+                found[each.seq] = by or conversation
+        return found
 
     async def _read(
         self, request: ScreenRequest, access: MemoryAccess, query: TalkQuery, branch: int | None
@@ -89,5 +113,5 @@ class _ConversationScreens(Struct, frozen=True):
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    conversation = _ConversationScreens(operations.memories)
+    conversation = _ConversationScreens(operations.memories, operations.audit)
     return [routes.screen("c/{id}", conversation.show, TalkQuery)]

@@ -60,6 +60,8 @@ class _OpenedMemory(NamedTuple):
     name: str
     # Since when it is paused; None: it is not.
     paused: float | None
+    # Who has said what has no other name: the person whose memory it is, else "user".
+    speaker: str
 
 
 class _MemoryScreens(Struct, frozen=True):
@@ -172,6 +174,7 @@ class _MemoryScreens(Struct, frozen=True):
             "words.html",
             "Where it is said",
             memory_name=memory.name,
+            speaker=memory.speaker,
             after=query.after,
         )
 
@@ -185,7 +188,9 @@ class _MemoryScreens(Struct, frozen=True):
         access = access_of(request)
         memory = await self.views.find(access.project, access.uid)
         await request.note_read(access.uid)
-        return _OpenedMemory(access, name_of(memory.scope), memory.paused)
+        name = name_of(memory.scope)
+        speaker = name if memory.scope.subject.startswith("user:") else "user"
+        return _OpenedMemory(access, name, memory.paused, speaker)
 
     async def _openings_of(
         self, access: MemoryAccess, conversations: Iterable[ConversationRecord]

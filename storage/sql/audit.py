@@ -5,6 +5,8 @@ It has kinds and numbers, never words.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from storage.database import Connection
@@ -61,6 +63,14 @@ class Audit(Group):
         project: the one whose memories the entries concern; None for all entries.
         """
         rows = await connection.rows(SQL["audit_read"], (before, memory, project, limit))
+        return [AuditEntry(*row) for row in rows]
+
+    @long_reads
+    async def of_memory(
+        self, connection: Connection, memory: str, actions: Sequence[str], *, limit: int
+    ) -> Sequence[AuditEntry]:
+        """Returns what was done last to a memory, the newest first. memory: its uid. actions: the kinds that count."""
+        rows = await connection.rows(SQL["audit_of_memory"], (memory, limit, [*actions]))
         return [AuditEntry(*row) for row in rows]
 
     async def delete_older(self, before: float) -> int:

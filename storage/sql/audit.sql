@@ -11,6 +11,11 @@ WHERE u.id < ?1 AND (CAST(?2 AS TEXT) IS NULL OR u.memory = ?2)
 AND (CAST(?3 AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM agents a WHERE a.uid = u.memory AND a.project = ?3))
 ORDER BY u.id DESC LIMIT ?4
 
+-- name: audit_of_memory
+-- Reads what was done last of some kinds to a memory, the newest first.
+SELECT u.id, u.at, u.actor, u.action, u.memory, u.what FROM audit u
+WHERE u.memory = ?1 AND +u.action {in:3:TEXT:8} ORDER BY u.id DESC LIMIT ?2
+
 -- name: audit_old
 -- Returns whether something is too old.
 SELECT EXISTS (SELECT 1 FROM audit WHERE at < ?)

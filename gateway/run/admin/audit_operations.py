@@ -14,6 +14,10 @@ from gateway.run.admin.operation_arguments import Arguments, RawArguments, read_
 from storage.listing import LAST_NUMBER
 from storage.sql.store import Store
 
+# The actions that make versions of blocks.
+_EDITS = ("edit", "undo", "restore")
+# The last entries of a memory in which one looks for who has done something.
+_NEWEST = 200
 # Lines of an answer to the command line.
 PAGE = 200
 
@@ -67,6 +71,25 @@ class AuditOperations(Struct, frozen=True):
             tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in entries[:limit]),
             str(entries[limit - 1].id) if len(entries) > limit else None,
         )
+
+    async def editors(self, uid: str, label: str) -> dict[int, str]:
+        """Returns who made versions of a block, by the versions' numbers, as far as the audit has it.
+
+        uid, label: of the memory and of the block.
+        """
+        entries = await self.store.audit.of_memory(uid, _EDITS, limit=_NEWEST)
+        begin = f"block {label}, version "
+        return {
+            # "8", or "2 as 8" where version 2 was brought back.
+            int(e.what.removeprefix(begin).split()[-1]): e.actor
+            for e in entries
+            if e.what.startswith(begin)
+        }
+
+    async def forgettings(self, uid: str) -> dict[str, AuditRecord]:
+        """Returns who has forgotten parts of a memory, by the parts ("message 4"), as far as the audit has it."""
+        entries = await self.store.audit.of_memory(uid, ("forget",), limit=_NEWEST)
+        return {e.what: AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in entries}
 
     async def names(self, uids: Collection[str]) -> dict[str, str]:
         """Returns the names of memories by their uids, without those that are gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,17 @@ def test_the_memory_of_an_agent_leads_to_its_runs(life: Life) -> None:
 
 
 @pytest.mark.both
+def test_what_a_user_said_to_an_agent_is_not_said_by_the_agent(life: Life) -> None:
+    """A message without a name stood under that of the memory, as of a person's it does."""
+    operator = operator_of(life.world)
+    run_with_calls(life)
+    (agent,) = operator.twin("people?kind=agent")["items"]
+    shown = operator.get(f"m/{agent['uid']}/words?q=Ann").body.decode()
+    (row,) = re.findall(r'<td class="nowrap"><a [^>]*>message .*?</td>', shown)
+    assert ">user</span>" in row
+    assert agent["name"] not in row
+
+
 def test_an_agent_stands_by_its_name_and_its_id_and_is_found_by_both(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:

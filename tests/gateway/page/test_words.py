@@ -218,7 +218,7 @@ def test_what_is_left_is_counted_by_as_many_statements_where_there_is_more(opera
         )
         speak(world, *(f"Peanuts, number {n}." for n in range(30)), talk="c3")
     assert "At least 20 messages still say “peanuts”." in plain(page(operator, paths["fact"]))
-    assert counts[0] == counts[1] == {"words": 15, "fact": 20, "block": 22}
+    assert counts[0] == counts[1] == {"words": 15, "fact": 20, "block": 23}
 
 
 def test_after_a_forgetting_the_rest_of_what_was_looked_for_is_counted(operator: Operator) -> None:
@@ -405,6 +405,45 @@ def test_what_is_far_into_a_text_is_not_compared_with_a_reply(
         found = operator.twin(f"r/{id}")["chosen"]
         assert any(sentence in each["text"] for each in found)
         assert ("The reply repeats message 1" in plain(page(operator, f"r/{id}"))) == is_found
+
+
+def test_the_history_of_a_block_says_who_undid_a_change(operator: Operator) -> None:
+    agent = peanuts(operator)
+    block = f"m/{agent.uid}/b/human"
+    version = operator.twin(block)["block"]["version"]
+    operator.twin(block, {"value": "Hazelnuts.", "version": version})
+    operator.twin(f"{block}/undo", {"version": version + 1})
+    operator.twin(f"{block}/restore", {"version": version + 2, "to": version + 1})
+    shown = plain(page(operator, block))
+    for by in (
+        "by an undo (operator), back to version",
+        "by an operator (operator) ·",
+        "by an operator (operator), back",
+    ):
+        assert by in shown, by
+    assert "by learning ·" in shown
+
+
+@pytest.mark.both
+def test_a_conversation_tells_what_was_forgotten_from_what_was_said_with_memory_off(
+    operator: Operator,
+) -> None:
+    world = operator.world
+    agent = speak(world, "I drink tea.", "And milk.", "And juice.", talk="c1")
+    chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c2"})
+    chat.say("I drink wine.")
+    chat.say("A secret.", extra_headers={**chat.headers, "x-mnemogate-memory": "off"})
+    chat.say("And beer.")
+    for part in ("message=1", "exchange=3"):
+        operator.twin(f"m/{agent.uid}/forget?{part}", {})
+    (other, talk) = (each["id"] for each in operator.twin(f"m/{agent.uid}/conversations")["items"])
+    gaps = re.findall(r'<details class="gap".*?</details>', page(operator, f"m/{agent.uid}/c/{talk}"), re.S)
+    assert [plain(each).partition(", 08:53")[0] for each in gaps] == ["Forgotten 9 Oct 2025"] * len(gaps)
+    assert all("is forgotten, by operator." in plain(each) for each in gaps)
+    assert gaps
+    gaps = re.findall(r'<details class="gap".*?</details>', page(operator, f"m/{agent.uid}/c/{other}"), re.S)
+    assert gaps
+    assert all("memory off" in plain(each) and "Forgotten " not in plain(each) for each in gaps)
 
 
 def test_after_a_correction_one_tries_what_a_reply_would_be_told(operator: Operator) -> None:
