@@ -140,7 +140,7 @@ class AgentServices:
 
         performs_jobs: this process performs jobs. If not, it only makes them due, for another process.
         """
-        # They come first, before this process has any that it could take for one of those.
+        # Before this process has runs of its own, which it could take for runs of an earlier process.
         late = await run_at_start(self._store, self._recover, "Interrupted runs")
         tasks = [] if late is None else [late]
         tasks += map(asyncio.create_task, self.run_service.tasks(performs_jobs=performs_jobs))

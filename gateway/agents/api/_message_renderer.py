@@ -32,7 +32,7 @@ class MessageRenderer(Struct, frozen=True):
     showing: Showing
 
     def message(self, view: MessageView | SystemMessage) -> list[dict[str, Any]]:
-        """Returns a message of a list: one for its thoughts, one for its text, one for its calls."""
+        """Returns a listed message as up to three: one with its thoughts, one with its text, one with its calls."""
         if isinstance(view, SystemMessage):
             return messages_json(_wire_message(view), self._system_origin(view), self.showing)
         listed = view.listed
@@ -91,7 +91,7 @@ class MessageRenderer(Struct, frozen=True):
     async def run_messages(
         self, run: Run, steps: Sequence[Exchange], *, with_input: bool
     ) -> list[dict[str, Any]]:
-        """Returns the messages of steps of a run. with_input: also those that were sent to it."""
+        """Returns the messages of steps of a run. with_input: also the messages that were sent to the run."""
         if not steps:
             return []
         maker, names = await self._find_calls_before(steps[0])
@@ -103,23 +103,23 @@ class MessageRenderer(Struct, frozen=True):
             called = before if before is not None and before.id == exchange.parent else exchange
             for listed in list_messages(exchange):
                 if with_input or listed.is_reply or listed.is_result:
-                    of = called if listed.is_result else exchange
+                    owner = called if listed.is_result else exchange
                     messages += self._run_message(
-                        listed, of.seq, run, waiting if exchange is steps[-1] else {}, names
+                        listed, owner.seq, run, waiting if exchange is steps[-1] else {}, names
                     )
         return messages
 
     async def _find_calls_before(self, first: Exchange) -> tuple[Exchange | None, dict[str, str]]:
-        """Returns the step of an earlier turn to which the results belong with which a turn that waited begins.
+        """Returns the step of an earlier turn that made the calls whose results begin a turn, and call id -> tool.
 
-        None: they belong to this turn, or there are none. Returns also the names of that step's tools by call.
+        The step is None if the results belong to the present turn, or there are none.
         """
         if first.parent is None or not any(listed.is_result for listed in list_messages(first)):
             return None, {}
         rows = await self.store.messages.of_rows(self.agent.id, [first.parent, first.id])
         if (above := rows.get(first.parent)) is None:
             return None, {}
-        # Where the turn ended with these, there is no other step that they could belong to.
+        # If the turn ended with these results, there is no other step that they could belong to.
         is_end = first.id in rows and rows[first.id].run is None
         return above.exchange if is_end else None, dict(tool_names_by_call(above.exchange))
 

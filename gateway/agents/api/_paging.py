@@ -1,7 +1,7 @@
 """Pages of lists: the order of a list, what its cursors mean, and the page that adjoins a cursor.
 
-A list is read in one direction, from a cursor on. A page that only `before` bounds is read from there backwards, so
-that it ends at the cursor; a client that goes on `before` its first row is given every row.
+A list is read in one direction, from a cursor on. A page with only a `before` cursor is read backwards from the cursor,
+so that it ends there. A client that goes on `before` the first row of its last page thus gets every row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ReadsCursors: TypeAlias = Callable[[PageQuery], PageQuery]
 
 
 def in_order(query: PageQuery) -> PageQuery:
-    """Returns a query that has its cursors in the order of its list already."""
+    """Returns a query unchanged: its cursors are in the order of its list already."""
     return query
 
 
@@ -56,7 +56,7 @@ class Paging(Struct, frozen=True):
     shown_oldest_first: bool = False
 
     def read(self, query: PageQuery) -> PageQuery:
-        """Returns the query that a list is read with: its order named, its cursors in this order, `after` first."""
+        """Returns the query with which a list is read: with an order, and cursors in this order, `after` first."""
         query = self.cursors(_ordered(query, newest_first=query.newest_first(self.newest_first)))
         if isinstance(query.before, str) and not isinstance(query.after, str):
             query = _ordered(query, newest_first=not query.newest_first())
@@ -93,8 +93,9 @@ def _ordered(query: PageQuery, *, newest_first: bool) -> PageQuery:
 def page_items(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[str, Any]]:
     """Returns a page of a short list that is there as a whole, oldest first: of 100, as Letta's server gives them.
 
-    Items of one id (the pieces of a message) are one of its entries: a cursor names all of them. query: as
-    `Paging.read` returns it.
+    Items with one id (the pieces of a message) count as one entry: a cursor names all of them.
+
+    query: as `Paging.read` returns it.
     """
     ordered = list(items)
     if query.newest_first():

@@ -1,11 +1,12 @@
-"""The routes of the agents API as data: what each takes, what it answers, and the one way in which it is served.
+"""The routes of the agents API as data, and the one way in which all of them are served.
 
     AgentsRoute("PATCH", "/v1/agents/{agent_id}", self.update)
 
     async def update(self, request: ApiRequest, update: UpdateAgent) -> dict[str, Any]: ...
 
-A handler's annotations name what it takes, a `UrlQuery` and a `Body` or `Form`, and the first line of its docstring is
-its summary. `/openapi.json` is made of the same (gateway.agents.api._openapi), so it cannot say anything else.
+The annotations of a handler name what it takes: a `UrlQuery`, and a `Body` or a `Form`. The first line of its docstring
+is the route's summary. `/openapi.json` is made of the same annotations and docstrings (gateway.agents.api._openapi), so
+it cannot differ from what is served.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ _log = logging.getLogger("mnemogate")
 _ERRORS = LettaErrors()
 _UID = re.compile("'([0-9a-f]{32})'")
 _PROJECT_HEADERS = ("x-project", "x-project-id")
-# What an id names, where its first part is not the word, or the store has another one: an archive is a memory to it.
+# The word for what an id names, if that is not the id's first part, or if the store has another word: to the store an
+# archive is a memory.
 _NOUNS = {
     "archive": "archive", "conv": "conversation", "job": "batch", "mcp_server": "MCP server", "source": "folder"
 }  # fmt: skip
@@ -79,13 +81,13 @@ class ApiRequest:
         """Returns the public id by which the request names a uid. The store reports uids without their kind."""
         query, body = str(self.http.url.query), self.data.decode("utf-8", "replace")
         sent = " ".join([*self.path.values(), query, body])
-        # Tried once for each word of a body, not again at each of its letters.
+        # The lookbehind has the search try each word of a body once, not each of its letters.
         names = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
         # The id of a message contains the uid of its agent, but the message may be what is missing.
         return min(names, key=len, default=uid)
 
 
-# Answers with JSON, or with a reply that writes itself. It takes the request, and then what its annotations name.
+# Answers with JSON, or with a reply that writes itself. Takes the request, and then the parameters of the route.
 RouteHandler = Callable[..., Awaitable[Any]]
 
 
@@ -146,7 +148,7 @@ class AgentsRoute(Struct, frozen=True, dict=True):
 
 
 def serve(rows: Iterable[AgentsRoute], reader: BodyReader) -> list[Route]:
-    """Returns the routes that serve these rows. A path's methods are one route, which refuses others with a 405."""
+    """Returns the routes that serve these rows. All methods of a path are one route; other methods get a 405."""
     by_path: dict[str, dict[str, AgentsRoute]] = {}
     for row in rows:
         for slash in row.slashes:
@@ -191,7 +193,7 @@ register_url_convertor("conversation", ConversationConvertor())
 
 
 class _PathEndpoint:
-    """One path: it reads a request, hands it to the handler of its method, and makes the reply."""
+    """The endpoint of one path: reads a request, calls the handler of the method, and makes the reply."""
 
     def __init__(self, methods: Mapping[str, AgentsRoute], reader: BodyReader) -> None:
         self._methods = methods

@@ -49,7 +49,7 @@ class UpdateTool(ToolSource):
 
 
 class CreateTool(UpdateTool):
-    """A new tool. Its name is that of its schema, or of the last function of its source."""
+    """A new tool. It is named after its schema, or after the last function of its source."""
 
     source_code: str
 
@@ -62,7 +62,7 @@ class TriedTool(ToolSource, kw_only=True):
     env_vars: Annotated[dict[str, str] | None, _NO_VARIABLES] | UnsetType = UNSET
 
 
-# A field of a request -> that of a definition. An upsert retains those that it does not name.
+# A field of a request -> the field of a definition. An upsert retains the fields that it does not name.
 _RETAINED_FIELDS = {
     "tags": "tags",
     "return_char_limit": "result_chars",
@@ -125,9 +125,9 @@ def tool_name(definition: ToolDefinition) -> str | None:
 
 
 def upserted(create: CreateTool, new: ToolDefinition, stored: ToolDefinition) -> ToolDefinition:
-    """Returns the definition of a tool that is made under the name of a stored one, and takes its place.
+    """Returns the definition of a tool that replaces a stored tool of the same name.
 
-    new: the definition that the request makes by itself.
+    new: the definition that the request makes without regard to the stored tool.
     stored: the definition of the stored tool.
     """
     if stored.source_type == "mcp":

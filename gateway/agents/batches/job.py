@@ -1,8 +1,8 @@
 """The job of a batch: it submits what is ready, asks for results, feeds them to the items, and repeats.
 
-Each attempt does all that can be done now, and puts the job off until the providers are asked again. What it has done
-is on disk before the next thing is done, so one that is killed is taken up where it was: a part that was being
-submitted is looked for by its mark, and a result that was taken is not taken again.
+Each attempt does all that can be done now, and postpones the job until the providers are to be asked again. Each thing
+done is on disk before the next is begun, so the attempt after a killed one goes on where that was: it looks for a part
+that was being submitted by the part's mark, and takes no result twice.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class BatchJobs:
         """Performs one attempt. Raises: Postponed if there is something left to be waited for."""
         parts = await PartJournal.load(job, self.store, self.now, self.settings.poll_s)
         try:
-            # Other processes do not know the requests that this one sends itself, and would repeat them: so the job
-            # stays.
+            # Other processes do not know which requests this process sends itself, and would repeat them: so the job
+            # stays here.
             while (wait_s := await self._perform_attempt(job, parts)) is not None:
                 await self._wait_for_poll(wait_s)
         finally:
@@ -171,7 +171,7 @@ class _Attempt:
         # Those that providers have come first: their results make room in the queues for those that wait.
         now = asyncio.get_running_loop().time()
         for part in sorted(self.parts.open_parts, key=lambda part: part.id is None):
-            # Requests of this process are polled each second, and those at a provider at its own times.
+            # Requests that this process sends are polled each second, and a provider's parts when they are due.
             if part.next_poll <= now:
                 await self._continue_part(part)
         await self._delete_data()
@@ -192,7 +192,7 @@ class _Attempt:
 
     @property
     def has_local_part(self) -> bool:
-        """Returns whether this process sends the requests of an open part itself, so that they end with it."""
+        """Returns whether this process sends requests of an open part itself, which end with the process."""
         providers = (self.jobs.providers.get(part.upstream) for part in self.parts.open_parts)
         return any(not provider.is_durable for provider in providers if provider is not None)
 
@@ -215,7 +215,7 @@ class _Attempt:
         """Ends the batch, then its parts and data at providers, then the job. Raises: Postponed."""
         await self._end_batch()
         waits = list[float]()
-        # A part is still open if its results broke off after the last one that was needed.
+        # A part is still open if its results broke off after the last result that was needed.
         for part in self.parts.open_parts:
             provider = self.jobs.providers.get(part.upstream)
             if provider is not None and not await self._stop_part(part, provider):
@@ -300,7 +300,7 @@ class _Attempt:
     # -- parts
 
     async def _continue_part(self, part: ProviderPart) -> None:
-        """Submits a part unless its provider has it, and takes the results that it has."""
+        """Submits a part unless its provider has it, and takes the results that the provider has."""
         provider = self.jobs.providers.get(part.upstream)
         if provider is None:
             # The settings name the upstream no longer.

@@ -1,11 +1,11 @@
 """The parts of a batch: requests of one upstream and model that are submitted together, as the job's journal has them.
 
-part-<n>        it is about to be made; the entry says of what, and under which mark
-made-<n>-<m>    the provider's id of it, after it was refused m times, each time under another mark
-failed-<n>-<t>  it could not be submitted, for the t-th time; perhaps a time before which it is not tried again
-<miss>-<n>-<t>  something else about it failed for the t-th time (`Miss`)
-over-<n>        when all of its results were read, or the provider's queue had no room for it
-gone-<n>-<m>    the provider keeps nothing of what was made any more
+part-<n>        part n is about to be submitted; the entry says which requests it has, and under which mark
+made-<n>-<m>    the provider's id of part n, after m refusals, each of them under another mark
+failed-<n>-<t>  the t-th submission of part n failed; perhaps with a time before which it is not tried again
+<miss>-<n>-<t>  something else about part n failed for the t-th time (`Miss`)
+over-<n>        all results of part n were read, or the provider's queue had no room for it; the time of that
+gone-<n>-<m>    the provider keeps nothing more of the part that it made after m refusals
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ TRIES = 8  # of one thing about a part
 _MOST_WAITS = 10  # the longest wait between two polls, in first ones
 # How long a part that finds no room is submitted again: as long as a provider takes for a part.
 _NO_ROOM_S = 86_400.0
-# How long a provider may fail to answer: longer than a weekend, so that a key that is refused from Friday on is noticed
-# on Monday. No measurement.
+# How long a provider may fail to answer. Longer than a weekend, so that a key that is refused from Friday on can be
+# mended on Monday. No measurement.
 _UNHEARD_S = 3 * 86_400.0
 
 
@@ -49,7 +49,7 @@ class Miss(StrEnum):
 
 @dataclass(slots=True)
 class PartDraft:
-    """A part that is being composed, with the file of its requests, which has no name."""
+    """A part that is being composed, with the unnamed file of its requests."""
 
     upstream: str
     model: str
@@ -95,7 +95,7 @@ class PartDraft:
 class SubmissionFailure(Struct, frozen=True):
     """Why a part has to be submitted once more."""
 
-    # The provider has none of it for sure, so that the next submission gets another mark.
+    # The provider has certainly not made the part, so the next submission gets another mark.
     refused: bool
     # The earliest time of the next submission, as the provider requested.
     until: float = 0.0
@@ -168,7 +168,7 @@ class ProviderPart:
 
 @dataclass(slots=True)
 class PartJournal:
-    """The parts of one batch, in one attempt of its job."""
+    """The parts of one batch during one attempt of the batch's job."""
 
     job: JobContext
     # Returns the time in seconds since the epoch.
@@ -270,9 +270,9 @@ class PartJournal:
         return missed[-1] + self.first_s * 2.0 ** len(missed) - self.now() if missed else 0.0
 
     def queue_wait_s(self, part: ProviderPart) -> float:
-        """Returns the seconds until a part may be submitted, or more; 0.0 if it may now.
+        """Returns the seconds until a part may be submitted, at least; 0.0 if it may be submitted now.
 
-        Once the queue of its model had no room for a part, its parts go one at a time, the smallest first.
+        Once a model's queue had no room for a part, parts of the model go one at a time, the smallest first.
         """
         queue = self._queue(part)
         if not any(each.no_room for each in queue):

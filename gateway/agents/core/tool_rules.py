@@ -1,11 +1,11 @@
 """Tool rules: which tools an agent's model may call next, which of its calls run, and when its turn ends. Pure.
 
-`RuleState` decides from the rules and what was called; `RuleGuide` remembers that for one turn. A call counts once,
-when it ran, whether it failed or not; one that was forbidden, denied or unreadable does not count.
+`RuleState` decides from the rules and the calls so far; `RuleGuide` remembers the calls of one turn. A call counts once
+it has run, whether or not it failed. A call that was forbidden, denied or unreadable does not count.
 
-A rule allows a set of tools. Only those that the agent has count, and a rule of which none is left is ignored. What
-several rules allow together may be nothing: then no tool may be called. If a person has just denied all tools that may
-be called, none of them has to be called. If one rule ends the turn after a tool and another one goes on, it ends.
+A rule allows a set of tools. Tools that the agent lacks are left out of the set, and a rule with an empty set is
+ignored. If no tool is allowed by all rules together, no tool may be called. If a person has just denied all tools that
+may be called, none of them has to be called. If one rule ends the turn after a tool and another goes on, the turn ends.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from gateway.core.turn.guide import (
 )
 
 DEFAULT_MAX_STEPS = 50  # of a run that names no other number; Letta's
-# A turn ends after so many replies in a row with calls of which none can be run, or without a call that is due. An
-# upstream that ignores `tool_choice`, or a model that repeats a call whatever its result, would go on to the limit of
-# steps.
+# A turn ends after so many replies in a row that lack a call which is due, or have calls of which none can run.
+# Otherwise an upstream that ignores `tool_choice`, or a model that repeats a call whatever its result, would go on to
+# the limit of steps.
 BAD_REPLIES = 3
 
 
@@ -156,9 +156,9 @@ def _value(text: str) -> bool | tuple[float] | str:
 
 
 class RuleState(Struct, frozen=True):
-    """The state from which is decided: rules, what was called so far, and names of the agent's tools.
+    """The basis of decisions: the rules, the calls so far, and the names of the agent's tools.
 
-    called: in their order; those of the reply that is judged are in it, as far as they ran.
+    called: in order, including calls of the reply that is judged, as far as they ran.
     """
 
     rules: Sequence[ToolRule]
@@ -279,11 +279,10 @@ def _nudged(follows: Offer, nudge: str) -> Offer:
 class RuleGuide:
     """The guide of an agent's turn. Implements `Guide`, which documents the methods.
 
-    called: what was called since the user's newest message, in turns before this one.
+    called: the calls since the user's newest message in earlier turns.
     approvals: tools that a person has to approve, without a rule.
     can_ask: a person can be asked for approval. If not, calls that need it get an error.
-    has_later_message: a user message follows the results of the first reply, so that the rules
-        start over there.
+    has_later_message: a user message follows the results of the first reply; the rules start over there.
     """
 
     def __init__(
@@ -379,7 +378,7 @@ class RuleGuide:
             return StopReason.NO_TOOL_CALL if has_to_call else None
         if any(call.has_run for call in reply):
             return None
-        # With calls that are refused the turn would go on to the limit of its steps, and this is its end before that.
+        # Refused calls would let the turn go on to the limit of its steps; this ends it before.
         is_readable = all(call.is_readable for call in reply)
         return StopReason.MAX_STEPS if is_readable else StopReason.BAD_TOOL_CALL
 

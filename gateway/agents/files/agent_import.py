@@ -118,7 +118,8 @@ class AgentImport:
         for name, definition in self._file.tools.items():
             existing = await registry.named(project, name)
             runs = await self._foreign.refusal(definition) is None
-            # What cannot run here takes nothing's place: it is there until it can, or is made something that runs.
+            # A tool that cannot run here replaces no tool. It is stored until it can run, or is changed into one that
+            # can.
             if existing is not None and not (runs and overrides):
                 self._tools[name] = existing
                 continue
@@ -134,7 +135,7 @@ class AgentImport:
             self._undo.append(partial(registry.put, project, name, before))
 
     async def _find_blocks(self) -> None:
-        """Finds the blocks of the file that exist already. Each other one is made with the first agent that has it."""
+        """Finds the blocks of the file that exist already. Other blocks are made with the first agent that has them."""
         for key, uid in self._file.block_uids.items():
             with suppress(NotFound):
                 self._blocks[key] = (await self._store.named_blocks.get(self._project, uid)).block.uid
@@ -216,7 +217,7 @@ class AgentImport:
         return memory
 
     def _block_lines(self, agent: PortableAgent, now: float) -> Iterator[dict[str, Any]]:
-        """Yields an agent's blocks: those that an agent before it has are attached."""
+        """Yields the lines of an agent's blocks. Blocks that an earlier agent of the file has are attached."""
         for key in agent.blocks:
             block, details = self._file.blocks[key]
             if key in self._blocks:

@@ -1,4 +1,7 @@
-"""Folders: memories that hold the text of files. Agents to which one is attached search it by tools of their own."""
+"""Folders: memories that hold the text of files.
+
+Agents search the folders that are attached to them by special tools.
+"""
 
 from __future__ import annotations
 
@@ -157,7 +160,7 @@ class Folders:
                 await self.remove(file)
             raise
         if handling == "replace":
-            # Not before, so that one of them is there whatever goes wrong.
+            # Only now, so that the earlier file or the new one is there whatever goes wrong.
             for earlier in await files.find_replaced(file):
                 await self.remove(earlier)
         return file, True

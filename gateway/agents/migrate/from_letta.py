@@ -1,7 +1,9 @@
-"""Moves the agents of a Letta server to a gateway: reads them there over REST, and imports them here over REST.
+"""Moves the agents of a Letta server to a gateway: reads agents from the one and imports them into the other, over
+REST.
 
-An agent keeps its id, so that programs find it; so do its blocks, folders, conversations and shared archive. One that
-is here already is passed over, so that a move that was broken off is simply begun again. Nothing changes there.
+Agents keep their ids, so that programs find them, and so do blocks, folders, conversations and shared archives. An
+agent that the gateway has already is passed over, so a move that was broken off can simply be run again. Nothing
+changes on Letta's server.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ _WHOLE_AGENTS = {
 }  # fmt: skip
 # The query of a list of messages: all of them, the oldest first, with texts as texts.
 _WHOLE_MESSAGES = {"order": "asc", "use_assistant_message": "false"}
-# The name that an import gives of a tool that it made, and that the gateway cannot run as it is.
+# The name by which an import reports a tool that it has made and the gateway cannot run as it is.
 _IDLE_TOOL = re.compile(r"tools\.(.+)\.(python|typescript|webhook)")
 
 
@@ -57,7 +59,7 @@ class _ListedAgent(Struct, frozen=True):
 
     # The agent as the server lists it.
     state: Json
-    # Its archive, where other agents have it too; None: it has its archive for itself.
+    # The agent's archive if other agents share it; None: its archive is its own.
     shared_archive: Json | None
 
 
@@ -67,7 +69,7 @@ class LettaMove:
     def __init__(self, source: Server, target: Server, model: str | None = None) -> None:
         self._source = source
         self._target = target
-        # The model that the agents have here; None: the one that each had there.
+        # The model of all moved agents; None: each keeps the model that it had on Letta's server.
         self._model = model
         self._outcome = LettaMoveOutcome()
 
@@ -199,7 +201,7 @@ class LettaMove:
 
 @contextmanager
 def _expect_form_of_letta(source: Server) -> Iterator[None]:
-    """Turns what reading an answer raises, where its form is not the one of Letta, into RequestFailed."""
+    """Turns the errors of reading an answer that is not in Letta's form into RequestFailed."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:

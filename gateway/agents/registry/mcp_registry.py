@@ -28,8 +28,8 @@ _SERVER_TAG = "mcp:"  # before the name of its server, in the tags of a tool
 class McpRegistry:
     """Servers of all projects.
 
-    Each method takes the caller's project, and does not find another one's servers. Besides what it names, each raises
-    what the store does: NotFound, WriteConflict, Unavailable.
+    Each method takes the caller's project, and finds that project's servers alone. Besides the errors that it names,
+    each raises the store's: NotFound, WriteConflict, Unavailable.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class McpRegistry:
         stored = await self.get(project, uid)
         for tool in await self.tools(project, uid):
             await self._tools.delete(project, tool.uid)
-        # No agent has a server, so this is the end of its definition alone.
+        # Servers are attached to no agent, so this deletes the definition alone.
         await self._store.attached.delete(stored, at=self._now())
 
     async def refresh(self, project: str, uid: str) -> Sequence[ToolView]:
@@ -129,10 +129,11 @@ class McpRegistry:
     async def _list_tools(
         self, server: McpServerDefinition, values: Mapping[str, str]
     ) -> tuple[McpServerDefinition, Sequence[ListedTool]]:
-        """Asks a server for its tools. Returns its definition with those that are left out, and the others.
+        """Asks a server for its tools. Returns its definition with the names of unusable tools, and the usable tools.
 
-        values: its secrets in plain text.
-        Raises: BadRequest if it cannot be asked.
+        values: the server's secrets in plain text.
+
+        Raises: BadRequest if the server cannot be asked.
         """
         try:
             listed = await self._servers.list_tools(server, make_secrets(server, values))
@@ -143,9 +144,9 @@ class McpRegistry:
         return replace(server, left_out=tuple(left_out)), tools
 
     async def _sync_tools(self, project: str, server: Definition, listed: Sequence[ListedTool]) -> None:
-        """Adds, updates and deletes the project's tools of a server, so that they are those that were listed.
+        """Adds, updates and deletes the project's tools of a server, so that they are the listed ones.
 
-        What an operator has set for a tool, such as its approval, stays. Another gateway may do the same meanwhile.
+        What an operator has set for a tool, such as its approval, stays. Another gateway may sync meanwhile, too.
         """
         stored = {_name_at_server(each, server.uid): each for each in await self.tools(project, server.uid)}
         for tool in {each.name: each for each in listed}.values():
@@ -203,7 +204,7 @@ def _as_bad_request() -> Iterator[None]:
 
 
 def _name_at_server(tool: ToolView, uid: str) -> str | None:
-    """Returns the name that a tool has at a server; None if it is not one of this server's. uid: of the server."""
+    """Returns the name that a tool has at a server, or None if it is no tool of this server. uid: of the server."""
     source = None if tool.definition is None else McpToolSource.of(ToolDefinition.of(tool.definition.body))
     return source.tool if source is not None and source.server == uid else None
 

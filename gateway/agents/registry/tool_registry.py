@@ -1,4 +1,4 @@
-"""Tools of a project: the built-in ones, and those that were made over REST.
+"""Tools of a project: built-in tools, and tools that were made over REST.
 
 A built-in tool has no row. A list sorts it, and an agent's attachment names it, by a negative number that comes from
 its place in `BUILT_IN_TOOLS`.
@@ -118,7 +118,7 @@ class ToolRegistry:
     ) -> ToolView:
         """Changes a tool. Raises: Conflict if it is built in, or a built-in tool has the new name.
 
-        edit: returns its new name, or None if that stays, and its new definition for the present one.
+        edit: makes of the present definition the new name, or None to keep the name, and the new definition.
         """
 
         async def change() -> Definition:
@@ -141,9 +141,9 @@ class ToolRegistry:
         definition: ToolDefinition,
         merge: Callable[[ToolDefinition], ToolDefinition] | None = None,
     ) -> ToolView:
-        """Makes a tool, or changes the one that has its name.
+        """Makes a tool, or changes the tool that has its name.
 
-        merge: returns the new definition of that tool for its present one; None if it becomes `definition`.
+        merge: makes of the present definition of that tool the new one; without it `definition` is the new one.
         """
         same_name = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
         if not same_name:
@@ -173,7 +173,7 @@ class ToolRegistry:
         return _tool_view(same_name[0]) if same_name else None
 
     async def all_named(self, project: str, names: Iterable[str]) -> Sequence[ToolView]:
-        """Returns the tools with these names. Raises: BadRequest, which lists those that there are not."""
+        """Returns the tools with these names. Raises: BadRequest, which lists the names that no tool has."""
         by_name = {name: await self.named(project, name) for name in names}
         missing = [name for name, tool in by_name.items() if tool is None]
         if missing:

@@ -1,8 +1,8 @@
 """Runs: sends to stored conversations, each from its message to its stop reason.
 
-The sends of a conversation queue. What came in is on disk before the model is asked, each reply before its tools run,
-their results before it is asked again. An error before the first reply is the status of the reply; a client that
-leaves cancels the run, and what was finished of it stays.
+The sends of a conversation queue. A message is on disk before the model is asked, each reply before its tools run, and
+the results before the model is asked again. An error before the first reply is the status of the HTTP reply. A client
+that leaves cancels its run; the run's finished steps stay.
 """
 
 from __future__ import annotations
@@ -264,7 +264,8 @@ class AgentRuns:
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
         """Returns whether a chat completion names a stored conversation.
 
-        These are `default` of an agent that was made over REST, and, by `default` or their id, those with a message.
+        Such names are `default`, for an agent that was made over REST, and `default` or an id for any stored
+        conversation that has a message.
         """
         name, scope = identity.conversation, identity.scope
         if name is None or scope is None:
@@ -350,7 +351,7 @@ class AgentRuns:
     # -- one send
 
     async def _answer_in_queue(self, send: RoutedSend, output: _RunOutput) -> RunResult:
-        """Answers a send when it is first in its queue. A send that repeats an earlier one gets that one's answer."""
+        """Answers a send when it is first in its queue. A send that repeats an earlier send gets the earlier answer."""
         # A database that is slow is no reason to refuse: a run awaits each of its writes.
         if not (health := self.keeper.store.health).is_up:
             raise MemoryUnavailable.since(health.status)
@@ -372,7 +373,7 @@ class AgentRuns:
         return RunResult(earlier.run, await self._agent_of(send), earlier.steps, is_repeat=True, last=last)
 
     async def _find_earlier(self, send: RoutedSend) -> EarlierSend | None:
-        """Returns the earlier send that this one repeats; None where it repeats none."""
+        """Returns the earlier send that this send repeats, or None."""
         agent = await self._agent_of(send)
         name = send.conversation
         if not agent.is_stored or not (send.otid or send.is_retry):
@@ -515,7 +516,7 @@ class AgentRuns:
 
 
 def _in_place_of(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:
-    """Returns a send that takes the place of an earlier one, without messages that are stored and wait for a reply."""
+    """Returns a send that takes an earlier send's place: without the messages that are stored and wait for a reply."""
     if earlier is None:
         return send
     send = replace(send, replaces=earlier.run)
@@ -523,7 +524,7 @@ def _in_place_of(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:
 
 
 def _sender(send: RoutedSend, context: MemoryContext) -> Sender:
-    """Returns an agent as it speaks to others while it answers a send."""
+    """Returns an agent as the sender of messages to other agents while it answers a send."""
     uid = context.agent.uid
     waiter = Waiter(uid, (uid, send.conversation), send.depth, send.awaited_by)
     return Sender.of(context, waiter, send.forwarded, holds_slot=send.accepted is not None)

@@ -42,7 +42,7 @@ from gateway.run.sink import Sink
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
 from storage.records import Run, RunState, RunStep, State
 
-# Returns what makes the tools of a send, with what is known of its conversation.
+# Returns what makes the tools of a send, given the send and the context of its conversation.
 ToolsOfSend = Callable[[RoutedSend, MemoryContext], MakesToolbox]
 
 
@@ -85,7 +85,7 @@ class RunStarter:
                 context = await self._read(request, first)
                 check_not_paused(context.agent)
                 if (shortened := await self._shorten(context, send)) is not None:
-                    # The conversation may have changed with it, so all of it is read again.
+                    # The cut may have changed the conversation, so the whole context is read again.
                     send = shortened
                     continue
                 resumed = await self._calls_to_resume(context, send)
@@ -133,7 +133,7 @@ class RunStarter:
         if step is None or not step.waiting:
             return False
         newest = await store.runs.find_newest_waiting_run(step.agent, context.path[-1].conversation, step.run)
-        # A send that answered some of the calls has made a run of its own, which waits for the others.
+        # A send that answered some of the calls has made a run of its own, which waits for the other answers.
         if run.id != step.run and (newest is None or run.id != newest.id):
             return False
         earlier = await known_results(store, step, context.path[-1], ())
@@ -195,7 +195,7 @@ class RunStarter:
         return replace(send, messages=messages[barge_in.stored_count :], heard=None)
 
     async def _run_of(self, send: RoutedSend) -> Run:
-        """Returns the run of a send: the one that was accepted, or a new one without a row."""
+        """Returns the run of a send: its accepted run, or a new run that is not stored yet."""
         if send.accepted is not None:
             return send.accepted.run
         agent = await self._keeper.store.agents.find_or_draft(send.scope)
@@ -237,9 +237,9 @@ class RunStarter:
         return await self._calls_of_resent(context, send)
 
     async def _calls_of_resent(self, context: MemoryContext, send: RoutedSend) -> CallsToResume | None:
-        """Returns the calls with which a resent send goes on; None if it goes on with a call of the model.
+        """Returns the calls with which a resent send goes on, or None if it goes on with a call of the model.
 
-        If the conversation ends with a reply without calls, it is decided once more what follows that.
+        If the conversation ends with a reply without calls, what follows that reply is decided again.
         """
         if send.replaces is None or send.messages:
             return None
@@ -250,7 +250,7 @@ class RunStarter:
     async def _write_missing_results(
         self, context: MemoryContext, send: RoutedSend, form: EndpointForm
     ) -> bool:
-        """Writes the results that calls of an earlier run have, but that it did not come to write.
+        """Writes results of an earlier run's calls that the run itself did not come to write.
 
         Returns False if there are none. Raises: StoreError.
         """
@@ -315,7 +315,7 @@ class RunStarter:
         return step
 
     async def _calls_with_answers(self, context: MemoryContext, send: RoutedSend) -> CallsToResume:
-        """Writes the answers of a send. Returns the calls that it answers, with all answers so far.
+        """Writes a send's answers to calls. Returns these calls with all their answers so far.
 
         Raises: BadRequest, StoreError.
         """

@@ -1,4 +1,4 @@
-"""Messages of an agent, as its API lists and changes them: of all its conversations in its one order, or of one."""
+"""Messages of an agent, as the API lists and changes them: of all its conversations in one order, or of one."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class AgentMessages:
         return entries[:limit]
 
     async def _sort_key_in_project(self, project: str, place: Place) -> tuple[int, int, int]:
-        """Returns what orders a message among those of all agents: the row of its exchange, and its place in it."""
+        """Returns what orders a message among the messages of all agents: its exchange's row, and its place there."""
         row = await self._store.messages.exchange_row(project, place.uid, place.seq)
         return row, *message_sort_key(place.seq, place.hidden)
 
@@ -159,9 +159,9 @@ class AgentMessages:
     ) -> Sequence[tuple[Agent, MessageView]]:
         """Returns messages of these agents that answer a query, best first, with the agent of each.
 
-        since, until: bounds of their times.
-        conversation: `default`, or the public name of the one in which they were; None: any.
-        by_meaning: by vectors as well as words, where there is an embedder.
+        since, until: bounds of the messages' times.
+        conversation: `default` or the public name of the messages' conversation; None: any.
+        by_meaning: by vectors as well as words, if there is an embedder.
         """
         embed = self._embed_query if by_meaning else None
         vector = None if embed is None else await embed([each.id for each in agents], query, _SEARCH_MS)
@@ -302,7 +302,7 @@ class AgentMessages:
     async def _with_parents(
         self, agent: Agent, rows: Sequence[ListedExchange], results: Sequence[ListedExchange]
     ) -> dict[int, ListedExchange]:
-        """Returns exchanges by their rows, with those before `results`: they name each result's tool and its step."""
+        """Returns `rows` and the exchanges before `results`, by row. The latter name each result's tool and step."""
         by_id = {row.exchange.id: row for row in rows}
         parents = {row.exchange.parent for row in results if row.exchange.parent is not None}
         if missing := parents - by_id.keys():

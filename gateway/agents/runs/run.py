@@ -61,7 +61,7 @@ class RunRequest(Struct, frozen=True):
     is_retry: bool = False
     # Headers and fields of the client's request that are passed to the upstream.
     forwarded: Forwarded = field(default_factory=Forwarded)
-    # The row of another agent's run that waits for this one.
+    # The row of another agent's run that waits for the end of this run.
     parent: int | None = None
     # The number of messages between agents that led to this request.
     depth: int = 0
@@ -87,7 +87,7 @@ class AcceptedRun(Struct, frozen=True):
 
 
 class RoutedSend(RunRequest, frozen=True, kw_only=True):
-    """A send with what is needed to answer it, whichever API it came by."""
+    """A send from any API, with what is needed to answer it."""
 
     # The send as a chat completion without messages: the fields that go upstream.
     request: ChatRequest
@@ -97,7 +97,7 @@ class RoutedSend(RunRequest, frozen=True, kw_only=True):
     shows_steps: bool
     # The reply before it, as the client of a chat completion has it; None: it is not known.
     heard: Sequence[str] | None = None
-    # An ended run of the same send, which hands its otid to this one.
+    # An earlier run of the same send, which has ended and hands its otid to the new run.
     replaces: Run | None = None
     # The wait of another agent for the answer; None: no agent waits.
     awaited_by: Wait | None = None
@@ -127,7 +127,7 @@ class RunStart(Struct, frozen=True):
     attempt: int = 1
     # The summary that the prompt begins with, if the one before began with another.
     summary: Summary | None = None
-    # Public ids of the runs that the end of this one starts; empty until then.
+    # Public ids of the runs that the end of this run starts; empty until the end.
     started_runs: Sequence[str] = ()
 
 
@@ -144,7 +144,7 @@ class RunResult(Struct, frozen=True):
     is_repeat: bool = False
     # The HTTP status of the reply.
     status: int = 200
-    # Public ids of the runs that the end of this one has started.
+    # Public ids of the runs that the end of this run has started.
     started_runs: tuple[str, ...] = ()
     # The tokens of its last step; zeros where the upstream sent none.
     last: TokenCounts = field(default_factory=TokenCounts)
@@ -201,7 +201,7 @@ def sampling_fields(
     """Returns the fields that each request of an agent has unless its client sets them.
 
     has_tools: the request has tools, the agent's or the client's.
-    overrides: fields that count before the agent's.
+    overrides: fields that override the agent's.
     """
     fields = {**spec.definition.sampling, **overrides}
     if not has_tools:

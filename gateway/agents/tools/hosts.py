@@ -1,8 +1,8 @@
 """The hosts that tools may connect to: the settings name them, and their addresses must be public.
 
-The author of a tool names a URL, with which the gateway could reach what the author cannot: the operator's network. So
-a name is resolved once, all its addresses are checked, and the connection goes to one of these, with the name in SNI
-and `Host`. No redirect is followed, no proxy of the environment used, and no header of a caller sent.
+The author of a tool names a URL, and by it the gateway could reach what the author cannot: the operator's network. So a
+host name is resolved once, all its addresses are checked, and the connection goes to a checked address, with the name
+in SNI and `Host`. No redirect is followed, no proxy of the environment used, and no header of a caller sent.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class HostReply(Struct, frozen=True):
 class ToolHosts:
     """Sends requests to the hosts that the settings name. Each request has its own check and its own connection.
 
-    resolve: None: the system's resolver.
-    tls: None: TLS with the system's certificates.
+    resolve: the system's resolver unless it is given.
+    tls: TLS with the system's certificates unless it is given.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class ToolHosts:
 
 
 class _CheckedResolver(AbstractResolver):
-    """Resolves every name to the addresses that were checked, so that the connection cannot go to another one."""
+    """Resolves every name to the checked addresses, so that the connection cannot go to another address."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self._addresses = addresses
@@ -223,7 +223,7 @@ async def _resolve(host: str, port: int) -> Sequence[str]:
 # -- public addresses
 
 
-# Networks that are not public, though `ipaddress` calls them so, or does so in older versions of Python.
+# Networks that are not public, although `ipaddress` says so, in this or in an older version of Python.
 _NOT_PUBLIC_IPV4 = tuple(
     map(
         IPv4Network,
@@ -265,7 +265,7 @@ def is_public(address: str) -> bool:
 
 
 def _embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
-    """Returns the IPv4 address that a packet to this one goes to."""
+    """Returns the IPv4 address that packets to this address reach in the end, or None."""
     if ip in _NAT64:
         return IPv4Address(int(ip) & 0xFFFF_FFFF)
     return ip.ipv4_mapped or ip.sixtofour

@@ -3,9 +3,9 @@
 The code has no network, no processes but its own, no files but the interpreter's (to read) and a small /tmp, no
 variables, no keys and no rights, and system calls that reach around these are refused. Limits of the kernel bound the
 processor time and memory of each process, and their number; the gateway bounds the whole memory, time and output.
-Some memory is not counted (pipes and sockets), so the kernel is set to end a call first where the machine
-has none left. Before the first call a probe tries to get out: if it can, or if nothing can be run, there
-are no such tools.
+Some memory is not counted (pipes and sockets), so the kernel is set to end calls first when the machine runs out of
+memory. Before the first call a probe tries to get out of the sandbox. If the probe gets out, or cannot run, no tool
+written in Python runs.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _MB = 1024 * 1024
 # Against two bounds: the standard library's larger modules load, and four calls at these limits leave room for the
 # gateway. No further measurement.
 _LIMITS = {"AS": 256 * _MB, "FSIZE": TMP_BYTES, "NOFILE": 64, "NPROC": 16, "SIGPENDING": 256, "CORE": 0}
-# Of all that runs within one call: the memory of its processes, and its files in /tmp. It is measured at intervals, as
-# the limits above hold for one process each, so a quick call may have some more for a moment.
+# The most memory of all processes of one call together, with their files in /tmp. The limits above hold for one process
+# each, so the sum is measured at intervals, and a quick call may exceed it for a moment.
 _CALL_BYTES = 384 * _MB
 _WATCH_EVERY_S = 0.05
 _MAX_CALLS_AT_ONCE = 4
@@ -90,7 +90,7 @@ class Sandbox:
             return self._refusal
 
     async def run(self, source: str, call: ForeignCall) -> ToolAnswer:
-        """Returns what the source's last function returns, as text, with what it printed."""
+        """Calls the last function of the source. Returns the function's result as text, with what it printed."""
         refusal = await self.refusal()
         if refusal is not None:
             return failed_answer(f"Error: {call.tool} cannot be run. {refusal}")
@@ -130,12 +130,12 @@ class Sandbox:
     async def _try_to_get_out(self) -> _CallOutcome:
         """Runs the probe, with a file, a port and a socket outside that it must not reach."""
         with tempfile.TemporaryDirectory() as folder:
-            # All may read it, so that only the sandbox keeps it from being read.
+            # Any user may read the folder, so that nothing but the sandbox keeps the probe from reading it.
             os.chmod(folder, 0o755)
             os.close(os.open(f"{folder}/secret", os.O_CREAT | os.O_WRONLY, 0o644))
             listening = [
                 await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0),
-                # It has no file, so that a network of its own is what keeps code away from it.
+                # The socket has no file, so that nothing but the sandbox's own network keeps the probe from connecting.
                 await asyncio.start_unix_server(lambda _, writer: writer.close(), f"\0{folder}"),
             ]
             try:
@@ -178,7 +178,7 @@ class Sandbox:
         except* PermissionError:
             failure = "cannot be watched: the system hides its processes from the gateway"
         finally:
-            # All processes of the call end with its first one, which the kernel signals.
+            # When the first process of a call ends, the kernel ends the others.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await asyncio.shield(_drain(process))
@@ -308,8 +308,8 @@ async def _drain(process: asyncio.subprocess.Process) -> None:
 def _reading(descriptor: int) -> Iterator[asyncio.StreamReader]:
     """Reads a pipe, and closes it.
 
-    A transport of the loop would be waited for, and uvloop's closes the pipe if that wait is cancelled. The file that
-    it was given then closes it once more, when its number may belong to another file.
+    Not by a transport of the loop: uvloop's closes the pipe if the wait for it is cancelled, and then the file object
+    of the pipe closes the same number once more, which may belong to another file by then.
     """
     loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
 

@@ -1,4 +1,4 @@
-"""Stored messages, as the agents API shows them: one message of the store may be several here, under one id.
+"""Stored messages as the agents API shows them. One stored message may be shown as several messages with one id.
 
 A reply is shown as its thoughts, its text and its calls, in this order. What the reader got instead of a call
 (`send_message`) is shown as text.
@@ -75,12 +75,12 @@ def messages_json(
     first: int = 0,
     results: Sequence[WireMessage] = (),
 ) -> list[dict[str, Any]]:
-    """Returns the messages as which a stored message is shown.
+    """Returns the messages that show a stored message.
 
-    waiting: call id -> who must answer it first, of a reply that waits.
-    names: call id -> tool, of results.
-    first: how many messages were shown of it before.
-    results: those that are a part of it.
+    waiting: call id -> who must answer the call first, if the stored message is a reply that waits.
+    names: call id -> tool, if the stored message has results.
+    first: how many messages have shown the stored message before these.
+    results: the results that are shown as a part of it.
     """
     message = well_typed(message)
     whole = (message, *map(well_typed, results))
@@ -98,7 +98,7 @@ def messages_json(
     return messages
 
 
-# The types of fields that are read here. A client or a provider may send any others, and they are stored as they came.
+# The types of fields that are read here. Clients and providers may send other types, which are stored as they came.
 _TYPES = {
     "name": str, "tool_call_id": str, "refusal": str, "reasoning_content": str, "reasoning": str,
     "reasoning_details": list, "thinking_blocks": list, "tool_calls": list,
@@ -118,7 +118,7 @@ def well_typed(message: WireMessage) -> WireMessage:
 
 
 def _well_typed_call(call: dict[str, Any]) -> dict[str, Any]:
-    """Returns a call as a function's, which is all that this API knows: a custom tool's input as its arguments."""
+    """Returns a call as a function call, the only kind of this API. A custom tool's input becomes its arguments."""
     function = called_function(call) or {}
     named = {"name": function.get("name"), "arguments": function.get("arguments", function.get("input"))}
     return {
@@ -129,7 +129,7 @@ def _well_typed_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def part_json(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns one of the messages as which a stored one is shown. n: its position among those with one id."""
+    """Returns one of the messages that show a stored message. n: its position among the messages with one id."""
     return {
         "id": origin.id,
         "date": iso_time(origin.at),
@@ -146,7 +146,7 @@ def part_json(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> d
 
 
 def summary_json(summary: Summary, uid: str, showing: Showing) -> list[dict[str, Any]]:
-    """Returns a summary as it is shown, after the last message that it covers and under that one's id.
+    """Returns a summary as it is shown: after the last message that it covers, and under that message's id.
 
     uid: of the memory.
     """
@@ -281,7 +281,7 @@ def without_asides(
 
 
 def thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
-    """Yields the thoughts of a reply: readable ones, else that there are some which only their provider can read."""
+    """Yields the readable thoughts of a reply, or a part that says that only the provider can read its thoughts."""
     readable = message.get("reasoning_content") or message.get("reasoning")
     blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
     if isinstance(readable, str) and readable:

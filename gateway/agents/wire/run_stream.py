@@ -1,8 +1,8 @@
-"""A run as its client sees it while it goes on: events of the agents API, made of what the turn machine shows.
+"""A run under way as its client sees it: events of the agents API, made of what the turn machine shows.
 
 Text and thoughts leave as they come, or (`stream_tokens: false`) as whole messages when their step ends. Calls leave
-whole, since their asides do not concern the reader; a result leaves when it is stored, under the number that it has
-there. No event but an error has a name: the client drops others.
+whole, since their asides do not concern the reader. A result leaves when it is stored, under its stored number. Only
+errors have an event name: the client drops other named events.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def ping_event(run: str, at: float) -> bytes:
 
 
 def numbered(data: bytes, first: int) -> list[bytes]:
-    """Returns events one by one, each with its number as `seq_id`; what only ends a stream is none."""
+    """Returns events one by one, each with its number as `seq_id`. The end mark of a stream is no event."""
     events: list[bytes] = []
     for each in data.split(b"\n\n"):
         if each and each + b"\n\n" != DONE_EVENT and not each.startswith(b":"):
@@ -84,7 +84,7 @@ class RunNumbers:
     reply: int
     # The number of steps that have begun.
     steps: int = 1
-    # The names of tools by the ids of calls that an earlier run made and this one answers.
+    # Call id -> tool, for calls of an earlier run that this run answers.
     names: Mapping[str, str] = field(default_factory=dict)
     # The uids of sleeptime runs that the end of this run makes due; empty until then.
     started_runs: Sequence[str] = ()
@@ -144,7 +144,7 @@ class StepView(ClientView):
     _kinds: list[str] = field(default_factory=list)
     # By the ids of their calls, the tools.
     _names: dict[str, str] = field(default_factory=dict)
-    # The calls that wait, with the ids under which they are stored.
+    # The waiting calls, with their stored ids.
     _waits: list[Json] = field(default_factory=list)
     _waiting: Mapping[str, str] = field(default_factory=dict)
     _stop: StopReason = StopReason.END_TURN
@@ -226,7 +226,7 @@ class StepView(ClientView):
 
     def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         self._end_reply()
-        # They belong to the step that made the calls, but for those of an earlier run, which open one.
+        # Results belong to the step that made the calls. Results of an earlier run's calls open a step.
         if first is not None and not self.numbers.steps and not is_last:
             self.numbers.first = first
         for n, result in enumerate(results):

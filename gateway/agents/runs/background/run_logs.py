@@ -1,6 +1,6 @@
 """The event logs of background runs: opened for an attempt, completed at a run's end, and read after it.
 
-Each event is numbered and stored, so that a reader who comes back goes on after the last one it has seen. A run whose
+Each event is numbered and stored, so that a returning reader goes on after the last event that it has seen. A run whose
 caller did not ask for events has no log.
 """
 
@@ -25,8 +25,8 @@ class RunLogs:
     """Opens and completes the event logs of a process's background runs.
 
     A log is made with its run (`make`, then `begin` once the run is on disk), or opened when an attempt begins
-    (`open`). That of a run which an earlier process left may be opened before its attempt (`open_ahead`), for readers.
-    `complete` closes a log.
+    (`open`). The log of a run that an earlier process left may be opened before the attempt (`open_ahead`), for
+    readers. `complete` closes a log.
     """
 
     def __init__(self, store: Store, shows: ShowsRuns) -> None:
@@ -72,7 +72,7 @@ class RunLogs:
             log.add(self._shows.first_event(run.uid))
 
     async def open_ahead(self, open_run: OpenRun, run: Run) -> EventLog | None:
-        """Returns the log of a run that an earlier process left, before this one performs it; None if it has none."""
+        """Returns the log of a run that an earlier process left, before the run goes on here, or None."""
         if self._store.database.is_shared:
             return None
         agent = await self._store.agents.load(run.agent)
@@ -88,7 +88,7 @@ class RunLogs:
         return open_run.log
 
     async def complete(self, log: EventLog, run: Run, stored: StoredRequest, attempt: int) -> None:
-        """Closes the log of a run that has ended, after it got the events that it lacks."""
+        """Adds the missing last events of a run that has ended to its log, and closes the log."""
         await log.flush()
         logged = [event async for _, event in stored_events(self._store, run, 0)]
         if not (logged and self._shows.is_end(logged[-1])):
@@ -96,9 +96,9 @@ class RunLogs:
         await log.close()
 
     async def events_of_ended(self, run: Run, after: int, *, is_logged: bool) -> AsyncIterator[bytes]:
-        """Yields the events after a number of a run that has ended: those that are stored, and what they lack.
+        """Yields the events after a number of a run that has ended: the stored ones, then those missing at the end.
 
-        is_logged: the reader has followed its log, whose events may be erased by now.
+        is_logged: the reader has followed the log; its events may be erased by now.
         """
         number = 0
         logged = list[bytes]()
