@@ -186,6 +186,9 @@ def _error_context(request: PageRequest, error: GatewayError) -> dict[str, Any]:
         and not isinstance(error, MemoryNotFound | UnknownPath)
     ):
         home = f"m/{rest[0]}", "Back to the memory"
+    elif visitor is not None and first == "r" and request.referrer:
+        # A list still has what was forgotten since.
+        home = request.referrer, "Back"
     elif visitor is not None:
         home = "", "Back to the overview"
     return {"typed": request.typed, "home": home}

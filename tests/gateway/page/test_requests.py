@@ -358,3 +358,9 @@ def test_the_question_of_a_reply_that_was_forgotten_is_still_listed(operator: Op
     operator.twin(f"m/{agent.uid}/forget?message=1", {})
     assert "not kept, or forgotten" in operator.get(f"requests?memory={agent.uid}").body.decode()
     assert b"the reply was forgotten" in operator.get(f"r/{id}").body
+    # The list that led there is where one goes on.
+    referer = f"http://{operator.host}/ui/requests?memory={agent.uid}"
+    shown = operator.ask(
+        "GET", f"r/{id}", None, {"cookie": operator.cookie, "referer": referer}
+    ).body.decode()
+    assert f'<a href="../requests?memory={agent.uid}">Back</a>' in shown
