@@ -33,7 +33,7 @@ OLDEST_SERVER = 14
 # SQL_ASCII stores bytes as they are, and these are UTF-8.
 _ENCODINGS = ("UTF8", "SQL_ASCII")
 
-# Agents, and all that share a block with one of them: what either owns or has attached.
+# Some agents, and all agents that share a block with one of them: a block that either of the two owns or has attached.
 _SHARERS = """\
 WITH seen AS (
     SELECT id FROM blocks WHERE agent = ANY($1)
@@ -77,13 +77,14 @@ class RawConnection(Protocol):
     def terminate(self) -> None: ...
 
 
-# A pooler may hand sessions on unannounced: a name that two processes give would run the other one's statement.
+# A pooler may hand a session to another process unannounced: under a name that both give, each would run the other's
+# statement.
 _PROCESS = secrets.token_hex(4)
 
 
 # Seconds without a sign of the server's machine after which a connection is lost, and what was under way on it ends.
-# A server that is busy with a statement is not lost: its system acknowledges packets and answers keep-alive probes.
-# As long as a connection may take to open. Linux alone has all of these; elsewhere the store's own times hold.
+# A server that is busy with a statement is not lost: its system acknowledges packets and answers keep-alive probes. The
+# same time as for opening a connection. Only Linux has all these socket options; elsewhere the store's own times hold.
 _SILENT_S = 5
 _TCP_OPTIONS = {"TCP_USER_TIMEOUT": 1000 * _SILENT_S, "TCP_KEEPIDLE": _SILENT_S, "TCP_KEEPINTVL": 1}
 
@@ -121,7 +122,7 @@ class PostgresTarget(Struct, frozen=True):
     factory: type[Any] = OwnConnection
     # How long a connection to one host may take to open.
     connect_s: float = 5.0
-    # One for each host that `url` names, and first the one that took the last connection. Made of `url`.
+    # A URL for each host that `url` names, first the host of the last connection. Made of `url`.
     urls: list[str] = []
 
     def __post_init__(self) -> None:
@@ -140,7 +141,7 @@ class PostgresTarget(Struct, frozen=True):
 _SESSION = {
     "application_name": "mnemogate",
     "jit": "off",
-    # The server would plan statements with lists and NULLs each time, which costs many times as much as one plan.
+    # By default the server would plan statements with lists and NULLs each time, at many times the cost of one plan.
     "plan_cache_mode": "force_generic_plan",
     # After a wait for an agent's row, a transaction has to read it as it is then. Stricter levels make that an error.
     "default_transaction_isolation": "read committed",
@@ -161,9 +162,10 @@ _BEGIN_POOLED = (
 
 
 async def connect(target: PostgresTarget) -> RawConnection:
-    """Opens a connection. Of several hosts it is the first that may be written to, tried one after the other.
+    """Opens a connection to the first host that accepts writes. Hosts are tried one after another, each with its own
+    time.
 
-    asyncpg would give them one time together, and a machine that has vanished would use it up.
+    asyncpg would give all hosts one time together, which a machine that has vanished would use up.
 
     Raises: Unavailable; NotAdmitted if the server does not let us in, or is too old.
     """
@@ -258,7 +260,7 @@ class PostgresConnection:
         self._locked: set[int] = set()
         # A transaction was begun.
         self.is_begun = False
-        # A commit was sent, so that what was written may be on disk, whatever becomes of the answer.
+        # A commit was sent, so the writes may be on disk even if no answer comes.
         self.may_have_committed = False
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
@@ -327,7 +329,10 @@ class PostgresConnection:
 
 
 class MendingConnection(PostgresConnection):
-    """A connection that replaces what no text in PostgreSQL can hold, for an operation that was refused for it."""
+    """A connection that replaces characters that PostgreSQL refuses in texts.
+
+    It repeats an operation after a refusal.
+    """
 
     __slots__ = ()
 

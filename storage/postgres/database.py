@@ -1,7 +1,7 @@
 """A PostgreSQL database, as `storage.database.Database`: runs the store's operations over a pool of connections.
 
-A read is one statement after the other. A write is a transaction that its first statement begins, unless that statement
-is all of it (`Connection.single`); it runs in a task of its own, so that it ends even if its caller is cancelled.
+A read runs its statements without a transaction. A write is a transaction, begun by its first statement, unless it is
+one statement (`Connection.single`). Each write runs in a task of its own, so it ends even if its caller is cancelled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from storage.postgres.uptime import Uptime
 
 T = TypeVar("T")
 
-# What a waiting write takes in addition to the bytes that it names: a task, a future, an operation.
+# The bytes of a waiting write besides those that it names: a task, a future, an operation.
 _OVERHEAD_BYTES = 2048
 
 # The SQLSTATEs of two transactions that cannot both commit, serialization failure and deadlock: one is performed again.
@@ -133,7 +133,7 @@ class PostgresDatabase:
         pooled: the URL is that of a pooler in transaction mode.
         pooler_prepares: the pooler supports prepared statements.
         listen_url: the URL of the server itself, since a pooler passes no notifications on.
-        limits: in place of the default ones with this pool.
+        limits: instead of the default limits for this pool.
         factory: the class of connections, for tests that count statements.
 
         Raises: NotAdmitted, Foreign, TooNew.
@@ -204,7 +204,7 @@ class PostgresDatabase:
         try:
             result = await operation(kind(raw, until, self._loop))
         except (TimeoutError, asyncio.CancelledError) as error:
-            # asyncpg asks the server to stop, over another connection; this one can be used again when that is done.
+            # asyncpg asks the server over another connection to stop. After that this connection can be used again.
             pool.release_when_answering(raw)
             if isinstance(error, TimeoutError):
                 raise TooSlow(f"{self._target.name}: no answer in time") from error
@@ -226,7 +226,7 @@ class PostgresDatabase:
             raise Closed(f"{self._target.name} is closed")
         self._pool.server.check()
         size += _OVERHEAD_BYTES
-        # One that nothing stands before is let in, however large it is.
+        # A write that would be the first in the queue is accepted, however large it is.
         if self._writes.count and self._writes.bytes + size > self._limits.queue_bytes:
             raise Busy(
                 f"{self._target.name} is too slow: more than {self._limits.queue_bytes:,} bytes would wait"
@@ -296,7 +296,7 @@ class PostgresDatabase:
             self._pool.release(raw, is_bulk=is_bulk)
 
     def _translate(self, error: BaseException) -> BaseException:
-        """Returns the store's error for one of the server or the connection; any other one as it is.
+        """Returns the store's error for an error of the server or the connection; any other error as it is.
 
         An error after which nothing works fails the pool.
         """
@@ -319,7 +319,7 @@ class PostgresDatabase:
         self._health_check.start()
 
     async def _check_server(self) -> None:
-        """Asks the server whether it accepts writes. It does not try one, which would keep an idle server busy."""
+        """Asks the server whether it accepts writes, without a write, which would keep an idle server busy."""
         if await self.read(lambda connection: connection.value(_READ_ONLY_QUERY)):
             self._pool.server.fail(ReadOnly(f"{self._target.name} is read-only, as a replica is"))
 
@@ -391,7 +391,7 @@ class PostgresDatabase:
 
 
 class _WriteTasks:
-    """The writes under way, each in a task of its own, and the bytes that they hold."""
+    """The writes under way, each in a task of its own, and the sum of their bytes."""
 
     def __init__(self) -> None:
         self._sizes: dict[asyncio.Task[None], int] = {}

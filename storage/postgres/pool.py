@@ -29,7 +29,7 @@ class PoolLimits(ServerLimits, frozen=True):
 
 
 class ConnectionPool:
-    """Connections, which are handed out in the order in which they were asked for.
+    """Connections, handed out in the order of the requests for them.
 
     The parameters are those of `DatabaseServer`.
     """
@@ -56,7 +56,7 @@ class ConnectionPool:
         self._waiting = _WaitQueue(self.release)
         # Bulk work that waits until there is less of it.
         self._waiting_bulk = _WaitQueue(self.release)
-        # Those that wait for an answer on a connection before it is taken back.
+        # Tasks that wait for an answer on a connection before the pool takes the connection back.
         self._releasing: set[asyncio.Task[None]] = set()
 
     @property
@@ -95,7 +95,7 @@ class ConnectionPool:
             if is_bulk and self._bulk >= self._limits.bulk:
                 await self._waiting_bulk.wait()
                 continue
-            # Counted while it waits as well, so that bulk work does not exceed its bound.
+            # Bulk work is counted while it waits, too, so that it does not exceed its bound.
             self._bulk += is_bulk
             raw = None
             try:
@@ -132,7 +132,7 @@ class ConnectionPool:
             self.server.fail(fault)
             raise fault from error
         except asyncio.CancelledError:
-            # One that waits may open another in its place.
+            # A waiting request may open another connection in its place.
             self._waiting.hand(None)
             raise
         finally:
@@ -182,7 +182,10 @@ class ConnectionPool:
     # -- what the server's state calls ------------------------------------------------------------------------------
 
     def drop_idle(self) -> None:
-        """As `ServerUser` says. Those in use end with what they do: an old primary would answer reads for a while."""
+        """As `ServerUser` says.
+
+        A connection in use is closed after its work: an old primary would still answer reads.
+        """
         for raw in self._idle:
             raw.terminate()
         self._idle.clear()
@@ -211,9 +214,9 @@ class ConnectionPool:
 
 
 class _WaitQueue:
-    """Those that wait for a connection, the first to come first.
+    """The requests that wait for a connection, in order.
 
-    release: takes a connection back from one that gave up as it was handed to it.
+    release: takes back a connection that was handed to a request which gave up at that moment.
     """
 
     def __init__(self, release: Callable[[RawConnection], None]) -> None:
@@ -227,7 +230,7 @@ class _WaitQueue:
         try:
             return await future
         except BaseException:
-            # What was handed to a waiter that gives up in this moment goes to the next.
+            # A connection that was handed to a request which gave up at that moment goes to the next request.
             if future.done() and not future.cancelled():
                 if (raw := future.result()) is None:
                     self.hand(None)

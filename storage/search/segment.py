@@ -1,14 +1,14 @@
 """Segments of a large search index: 512 chunks (storage/search/blob.py) sorted by term, so that a query reads only the
-buckets that its terms lie in.
+buckets of its terms.
 
-Pure: bytes in, bytes and columns of numbers out. A segment is a copy: it is made of its chunks, and dropped as soon as
-one of them changes. Its entries, one for each term of each message, lie in 512 buckets by the first bits of the hash.
+Pure: bytes in, bytes and columns of numbers out. A segment is a copy of its chunks, and dropped as soon as a chunk
+changes. Its entries, one for each term of each message, lie in 512 buckets by the first bits of the hash.
 
     header (little endian)   magic 2s, version u8, kind u8, number u32, entries u32
     documents                the header; 32,768 rows as in a blob
     bucket                   the header; hash u32[m], row u16[m] (bit 15: in the head), frequency u8[m]
 
-The chunks' marks of names are left out: only a second search of the same index reads them, and a large one is
+The chunks' marks of names are left out: only a second search of the same index reads the marks, and a large index is
 searched once.
 """
 
@@ -44,8 +44,8 @@ SEGMENT_CHUNKS = 512
 SEGMENT_ROWS_SHIFT = 15
 # A bucket has some 1,000 entries then, in 7 kB.
 BUCKETS = 512
-# A query reads so much of the buckets, in 10 ms. Of a memory of a million messages that is all but the words which more
-# than a tenth of these have.
+# The bytes of buckets that a query reads, in 10 ms. In a memory of a million messages these are the buckets of all
+# words but those that more than a tenth of the messages have.
 _READ_BYTES = 1 << 20
 # The number under which the documents lie among the buckets.
 DOCUMENTS = -1
@@ -55,7 +55,7 @@ MIN_SEGMENTS = 2
 _IN_HEAD, _ROW = 0x8000, 0x7FFF
 # A hash has 32 bits; the first 9 are the number of its bucket.
 _BUCKET_SHIFT = 32 - 9
-# In a sorted entry: the bits to the right of its hash, and those of its frequency. Row and mark are in between.
+# In a sorted entry: the bits to the right of its hash, and the bits of its frequency. Row and mark are in between.
 _HASH_SHIFT, _FREQUENCY_BITS = 24, 8
 _MAGIC, _VERSION = b"ms", 1
 _HEADER = struct.Struct("<2sBBII")
@@ -86,7 +86,7 @@ class Postings(Struct, frozen=True):
 
     # The occurrences by hash, packed as in a chunk, but with the number and the row of the segment as the row.
     read: Mapping[int, NDArray[np.int64]] = {}
-    # The most occurrences that a term can have which was not read, by its hash.
+    # For terms that were not read: hash -> the most occurrences that the term can have.
     unread: Mapping[int, int] = {}
 
 
@@ -110,7 +110,7 @@ class Buckets(Struct, frozen=True):
     def newest_first(self) -> Iterator[tuple[int, Postings]]:
         """Yields the occurrences in a few segments at a time, newest first: in one, then in eight times as many.
 
-        Before them stands the chunk that these segments begin with; the last ones begin with 0.
+        Yields pairs: the first chunk of these segments, or 0 with the last segments, and the occurrences.
 
         Raises: CorruptIndex.
         """
@@ -212,10 +212,10 @@ def open_documents(number: int, data: bytes) -> OpenDocuments:
 
 
 def pick_buckets(sizes: Mapping[int, int]) -> set[int]:
-    """Returns the buckets that a query reads: the smallest, as many as it can afford, and one at least.
+    """Returns the buckets that a query reads: the smallest ones, up to `_READ_BYTES`, at least one.
 
-    sizes: of each bucket in all segments, in bytes. A term of one that is not read is in so many messages that it
-        decides little.
+    sizes: of each bucket in all segments, in bytes. The terms of larger buckets are in so many messages that they
+        decide little.
     """
     picked, remaining = set[int](), _READ_BYTES
     for size, bucket in sorted((size, bucket) for bucket, size in sizes.items()):

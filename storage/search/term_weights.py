@@ -1,4 +1,4 @@
-"""How much each term of a query weighs: the fewer messages have it, of this memory and of people in general, the more.
+"""The weights of a query's terms. A term weighs more the fewer messages have it, in this memory and in general.
 
 Pure: counts in, weights out. A term has two weights: one in the ranking, one in the bounds that a hit must reach.
 """
@@ -86,7 +86,7 @@ def weigh_terms(
     """Returns how much the terms of a query weigh in a memory.
 
     counts: by term, the messages that have it.
-    frame_counts: by term, those that have it as a word of their date or a name of their speaker.
+    frame_counts: by term, the messages that have it as a word of their date or a name of their speaker.
     lengths: of the memory's messages.
     """
     # The memory's messages are counted together with as many of people in general.

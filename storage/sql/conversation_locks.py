@@ -1,12 +1,12 @@
-"""Locks on conversations that the processes over one database share: one process holds each, under a lease.
+"""Locks on conversations, shared by the processes over one database. One process holds a lock, under a lease.
 
     if await locks.take("a", 15.0): ...      # held here for 15 s, unless it is prolonged
     remaining_s = await locks.request("a")   # held by another process, which hands it over when it releases it
     await locks.release("a", 15.0)
 
-A process that releases a lock notifies the others of its name. The lock of a process that died is taken over when its
-lease has ended, but not right after an outage, in which no process could prolong its own (`Database.is_settled`).
-Correctness does not depend on a lease: writes check the revision that they were planned on.
+A process that releases a lock notifies the others of the lock's name. The lock of a process that died is taken over
+when its lease has ended, but not right after an outage, during which no lease could be prolonged
+(`Database.is_settled`). Correctness does not depend on a lease: writes check the revision that they were planned on.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ConversationLocks(Group):
 
     @property
     def is_needed(self) -> bool:
-        """True where other processes use the database, so that a queue in memory is not enough."""
+        """True if other processes use the database, so that a queue in memory is not enough."""
         return self._database.is_shared
 
     def when_released(self, function: Callable[[str | None], None]) -> None:
@@ -50,10 +50,10 @@ class ConversationLocks(Group):
         return bool(await self._database.write_one(SQL["take"], values)) or await self._take_over(*values)
 
     async def _take_over(self, name: str, holder: str, now: float | None, seconds: float) -> bool:
-        """Takes a lock over, if its lease has ended.
+        """Takes a lock over if its lease has ended.
 
-        It is looked at first, by a read that is given up soon: what a server performs late, after a pause of its own,
-        would find leases ended that could not be prolonged meanwhile.
+        Reads the lock first, with a short deadline: a write that the server performs late, after a pause of its own,
+        would find leases ended that could not be prolonged during the pause.
         """
         try:
             ended = await self._database.read(
@@ -83,9 +83,9 @@ class ConversationLocks(Group):
         return self._database.write(write)
 
     def release(self, name: str, seconds: float) -> Future[None]:
-        """Releases a lock. Where it is not held here, withdraws the request for it.
+        """Releases a lock, or withdraws the request for it if this process does not hold it.
 
-        seconds: the lease of the process that it is handed over to, if one asked for it.
+        seconds: the lease of the process that gets the lock, if one has requested it.
         """
 
         async def write(connection: Connection) -> None:
@@ -100,7 +100,7 @@ class ConversationLocks(Group):
         return releasing
 
     async def find_held(self, names: Collection[str]) -> set[str]:
-        """Returns which of these locks any process holds, as far as others may not take them over."""
+        """Returns the locks among these that a process holds and others may not take over."""
 
         async def read(connection: Connection) -> set[str]:
             rows = await rows_of(connection, SQL["held"], [*names], self._now())

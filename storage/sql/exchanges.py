@@ -347,14 +347,14 @@ async def exchange_of_message(connection: Connection, agent: int, seq: int) -> M
 
 
 async def find_tombs(connection: Connection, agent: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
-    """Returns those of these messages that were forgotten."""
+    """Returns the hashes among these whose messages were forgotten."""
     return frozenset(row[0] for row in await rows_of(connection, SQL["tombs"], hashes, agent))
 
 
 async def load_contents(
     connection: Connection, agent: int, exchanges: Sequence[int]
 ) -> dict[int, StoredContent]:
-    """Returns the contents of exchanges of this agent: an entry for each, an empty one where it is gone."""
+    """Returns the contents of an agent's exchanges, by row. An exchange that is gone has an empty entry."""
     contents = dict.fromkeys(exchanges, StoredContent())
     if len(exchanges) == 1:
         rows = await connection.rows(SQL["content"], (exchanges[0], agent))
@@ -502,7 +502,7 @@ def make_exchanges_with_content(rows: Iterable[Sequence[Any]]) -> list[Exchange]
 class ShownExchange(NamedTuple):
     """An exchange as searches and lists of its shown messages need it."""
 
-    # Only with the fields that decide which of its messages are shown, and without its place on a path.
+    # With the fields that decide which of its messages are shown, and without its place on a path.
     exchange: Exchange
 
     # Another conversation opened with the same prefix.

@@ -1,8 +1,8 @@
 """Learned facts, and the writing of what was learned.
 
-A fact's row is never changed; one that gives way to another is named in a table of its own. Numbers are of the agent's
-one order, among its messages, so that the search index can name them. The caller decides what is learned, and what a
-message of an exchange is; what is confirmed is read off the row here.
+A fact's row is never changed; a table of its own names the facts that gave way to others. Facts are numbered in one
+order with the agent's messages, so that the search index can name them. The caller decides what is learned, and which
+messages an exchange has; whether an exchange is confirmed is read from its row here.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Facts(GrowingGroup):
     ) -> list[Fact]:
         """Returns a page of facts, newest first.
 
-        is_all: with those that are no longer true.
-        as_of: those that were true at this time.
-        before: the number of the last one on the page before.
+        is_all: include facts that are no longer true.
+        as_of: return the facts that were true at this time.
+        before: the number of the last fact on the previous page.
         """
         if as_of is not None:
             rows = await connection.rows(SQL["as_of"], (agent, before, limit, as_of))
@@ -67,7 +67,7 @@ class Facts(GrowingGroup):
 
     @reads
     async def list_ended(self, connection: Connection, agent: int, limit: int) -> builtins.list[Fact]:
-        """Returns facts that are no longer true, those that were learned last, newest first."""
+        """Returns the newest facts that are no longer true, newest first."""
         return [_fact(row) for row in await connection.rows(SQL["ended"], (agent, limit))]
 
     @reads
@@ -217,14 +217,14 @@ async def add_fact(
     *,
     is_asked: bool = False,
 ) -> int | None:
-    """Adds a fact unless an equal one is there, and ends the facts that it replaces.
+    """Adds a fact, unless there is an equal fact, and ends the facts that it replaces.
 
-    One that is learned again a day later or more takes the place of the equal one: it stays when the earlier message is
-    forgotten, or has become too old.
+    A fact that is learned again at least a day later takes the place of the equal fact, so that it stays when the
+    earlier message is forgotten or has become too old.
 
-    is_asked: a person has written it. Any other that was forgotten is not learned again from the same messages.
+    is_asked: a person has written the fact. Other forgotten facts are not learned again from the same messages.
 
-    Returns the row of the fact, new or equal; None if it is not learned again.
+    Returns the row of the new or the equal fact, or None if the fact is not learned again.
     """
     key = hash_key(agent.secret, fact.key)
     since = fact.valid_from or now
@@ -265,9 +265,9 @@ async def _was_unlearned(connection: Connection, agent: int, key: bytes, fact: L
 
 
 async def _end_fact(connection: Connection, agent: int, old: int, successor: int, at: float) -> None:
-    """Ends a fact whose place another one takes, and takes it out of the index.
+    """Ends a fact whose place another fact takes, and takes it out of the index.
 
-    It is not shown any more, and in the index it would be the best hit, the measure of all others.
+    An ended fact is not shown. In the index it might be the best hit, by which all other hits are measured.
     """
     await connection.run(SQL["end"], (successor, at, old, agent))
     ended = await connection.rows(SQL["seq_of"], (old, agent))

@@ -1,4 +1,4 @@
-"""Previews of forgettings: counts what one would erase (storage/sql/erase.py), before it is begun."""
+"""Previews of forgettings: counts what a forgetting would erase (storage/sql/erase.py), before it is begun."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("forget_preview.sql")
 
-# The most exchanges that are read: of those that are erased, and of later ones with notes.
+# The most exchanges that are read: erased exchanges, and later exchanges with notes.
 _MAX_EXCHANGES = 2_000
 # The most numbers of messages among which notes are looked for. Half a million exchanges without one took 0.7 s.
 _MAX_NUMBERS = 50_000
@@ -46,7 +46,7 @@ class _Beginning(NamedTuple):
 
 
 class RebuiltBlock(NamedTuple):
-    """A block that changes: its text now, and the one that it would have."""
+    """A block that would change: its present text, and its text after the forgetting."""
 
     label: str
     before: str
@@ -54,7 +54,7 @@ class RebuiltBlock(NamedTuple):
 
 
 class _Versions(NamedTuple):
-    """Versions of blocks: those that go, and those after the first of them, which stay without its words."""
+    """Versions of blocks: versions that go, and versions after the first of these, which stay without its words."""
 
     gone: int = 0
     remade: int = 0
@@ -269,7 +269,7 @@ class ForgetPreviews(Group):
 
 
 def _row_range(beginnings: Sequence[_Beginning]) -> _RowRange:
-    """Returns between which rows the exchanges of a target are, or that they may be any."""
+    """Returns the range of rows in which the exchanges of a target lie, which may be all rows."""
     if any(each.exchanges > _MAX_EXCHANGES for each in beginnings):
         return _RowRange(0, LAST_NUMBER)
     rows = [row for each in beginnings for row in (each.first_row, each.last_row)]

@@ -1,4 +1,4 @@
-"""Blocks without what was forgotten: the versions that came from it are dropped, and those built on them remade."""
+"""Rebuilds blocks after a forgetting: drops versions that came from erased content, remakes versions built on these."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LONGER_LENGTHS = (58, 8186, 1048570)
 
 
 async def erased_among(connection: Connection, exchanges: Iterable[int]) -> set[int]:
-    """Returns those of these exchanges, of whatever memory, that are being forgotten."""
+    """Returns the exchanges among these that are being forgotten, in any memory."""
     return {row[0] for row in await rows_of(connection, SQL["erased_among"], sorted(set(exchanges)))}
 
 
@@ -80,15 +80,16 @@ async def rebuild_block(
     now: float,
     texts: Collection[str] = frozenset(),
 ) -> bool:
-    """Drops the versions of a block that came from what is gone, and remakes those that were built on them.
+    """Drops the versions of a block that came from erased content, and remakes the versions that were built on these.
 
-    Pending edits that may bring it back are dropped: a turn may have seen the block as it was while this forgetting was
-    under way.
+    Drops pending edits, too, if they may bring the content back: a turn may have seen the old block during the
+    forgetting.
 
-    agent: the memory of which something is forgotten. What its items of batches have written without a turn goes, too.
-    texts: in small letters. Lines that have one of them as whole words are dropped from all versions.
+    agent: the memory of which something is forgotten. Versions that its batch items have written without a turn go,
+    too.
+    texts: texts in small letters. Lines that have one of the texts as whole words are dropped from all versions.
 
-    Returns whether the block had any such version.
+    Returns whether the block had any version to drop.
     """
     await connection.rows(SQL["block_lock"], (block,))
     versions = await load_versions(connection, block)
@@ -155,10 +156,10 @@ async def _write_following(
     last: str,
     now: float,
 ) -> None:
-    """Writes versions again, each with its new value, and after them the one with which a forgetting ends.
+    """Writes versions again, each with its new value, and after them the version with which a forgetting ends.
 
     staying: the versions that stay in their rows, with their values.
-    following: those that are written again, with their new values.
+    following: the versions that are written again, with their new values.
     last: the last value.
     """
     current = block.version
@@ -193,7 +194,7 @@ def _padded_sources(version: BlockVersion, value: str) -> bytes | None:
 
 
 def _row_bytes(text: bytes) -> int:
-    """Returns the bytes that a text takes in a row of SQLite, less the first one of its length."""
+    """Returns the bytes that a text takes in a row of SQLite, without the first byte of its length."""
     return len(text) + bisect_right(_LONGER_LENGTHS, len(text))
 
 
@@ -206,11 +207,11 @@ def has_words(line: str, text: str) -> bool:
 
 
 class _Division(NamedTuple):
-    """The versions of a block, divided at the first one that has something of what is gone."""
+    """The versions of a block, divided at the first version that has erased content."""
 
-    # Those before that one.
+    # The versions before that version.
     clean: list[BlockVersion]
-    # That one and those after it, which may all hold words of what is gone.
+    # That version and all later versions, each of which may hold erased words.
     later: list[tuple[BlockVersion, Revised]]
     # The exchanges and calls of the edits that brought it into versions.
     edits: list[tuple[int, str]]

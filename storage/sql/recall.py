@@ -1,7 +1,7 @@
 """Recall: searches the packed index of one agent, and the messages that it lacks.
 
-Cost and order depend on this agent's rows alone. What the messages of an exchange are, and who may know them,
-the rules decide (`Rules.messages_of`); superseded and forgotten turns are left out here, by the row.
+Cost and order depend on this agent's rows alone. The rules decide which messages an exchange has and who may know them
+(`Rules.messages_of`). Superseded and forgotten turns are left out here, by their rows.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ T = TypeVar("T")
 _MANY_BYTES, _MANY_UNREAD_BYTES = 20 << 20, 2 << 20
 # The part of its time that a search waits for vectors: then the words have to do.
 _VECTORS_PART = 0.5
-# The hits among which a search for passages, or for messages of one kind, looks for them.
+# A search for passages, or for messages of one kind, looks among so many hits.
 _MAX_CANDIDATES = 5000
 # The most passages and facts that are not indexed yet which a search for passages reads.
 _UNINDEXED_PASSAGES = 1000
-# Messages that are read and checked for words: more than a page has, since the index also names those of which only the
-# date or the speaker has them.
+# Messages that are read and checked for words: more than a page has, since the index also finds messages that have the
+# words in their date or speaker alone.
 _MAX_CHECKED_HITS = 5 * rank.MAX_HITS
 
 
@@ -172,7 +172,7 @@ class Recall(Group):
         limit: int = 10,
         deadline_ms: float = 150.0,
     ) -> list[Message]:
-        """Returns what this agent's user stated after a message, or before it, as `rank.find_around` does.
+        """Returns statements of the agent's user after a message, or before it, as `rank.find_around` does.
 
         numbers, skip: as for `search`.
 
@@ -222,7 +222,7 @@ class Recall(Group):
             )
         )  # fmt: skip
         hits: list[Message] = []
-        # Nearly all that the index names have the words, so that the first ones mostly suffice.
+        # Nearly all messages that the index finds have the words, so the first page mostly suffices.
         for page in _pages(seqs[:_MAX_CHECKED_HITS], min(limit + 1, rank.MAX_HITS)):
             messages = await self._loader.load_messages(agent.id, memory, page, deadline_ms)
             hits += await asyncio.to_thread(_with_terms, messages, terms)

@@ -1,10 +1,10 @@
 """The snapshots that a process caches between turns, so that a turn reads one row instead of the whole.
 
 A cached memory is right for one version: one epoch, one `rev` and one next number of its agent. Every change of what a
-snapshot reads raises one of these (by the triggers `rev_...` of the migrations). So a turn reads these numbers first,
-and takes the rest from the cache where they are unchanged. The process that owns its file does not even read them: it
-is notified of each row of an agent that changes (storage/sqlite/watch.py). A committed turn brings the cached memory up
-to date (`apply_commit`).
+snapshot reads raises one of these numbers (by the triggers `rev_...` of the migrations). So a turn reads the numbers
+first, and takes the rest from the cache if they are unchanged. A process that owns its file need not even read the
+numbers: it is notified of each changed row of an agent (storage/sqlite/watch.py). A committed turn brings the cached
+memory up to date (`apply_commit`).
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class SnapshotCache:
         self._shrink()
 
     def _continue_path(self, memory: _CachedMemory, write: TurnWrite, committed: Committed) -> None:
-        """Moves the end of the path that a committed turn continues, or adds that of a path that begins."""
+        """Moves the cached end of the path that a committed turn continues, or adds the end of a new path."""
         end: _PathEnd | None
         if committed.begun is not None and committed.added is not None:
             exchange = committed.added
@@ -285,7 +285,7 @@ class SnapshotCache:
 
 
 def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, committed: Committed) -> None:
-    """Moves the end of a path to the exchange that was committed after it, or with which the path begins."""
+    """Moves the end of a path to the exchange that was committed next, or that begins the path."""
     # The commit has raised the rev of the conversation by one.
     old = end.conversation
     end.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.last_exchange)
@@ -310,7 +310,7 @@ def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, committed: Com
 
 
 def _memory_bytes(snapshot: MemorySnapshot) -> int:
-    """Returns the bytes that the part of a memory takes that its snapshots have in common."""
+    """Returns the bytes of the part of a memory that all its snapshots have in common."""
     size = _MEMORY_BYTES + sum(400 + len(block.value) for block in snapshot.blocks)
     size += sum(400 + len(op.arguments) for op in snapshot.ops)
     return size + sum(200 + len(fact.text) for fact in snapshot.standing)

@@ -1,8 +1,8 @@
-"""Stored conversations: one path each, which a send continues at its head.
+"""Stored conversations. Each is one path, which sends continue at its head.
 
-A send reads with two statements what it goes on from, whatever the length of its memory, and writes step by step: the
-user's message before the model is asked, each reply before its tools run, their results before it is asked again. A
-step is planned on the conversation's rev; if another writer moved it since, nothing is written.
+A send reads the end of the path with two statements, whatever the size of the memory, and writes step by step: the
+user's message before the model is asked, each reply before its tools run, the results before the model is asked again.
+A step is planned on the conversation's rev; if another writer has moved the conversation since, nothing is written.
 """
 
 from __future__ import annotations
@@ -165,11 +165,11 @@ class StoredPaths(Group):
     def finish(self, write: StepEnd) -> Future[list[str]]:
         """Ends a step, and its run where the step has a stop reason.
 
-        Raises: Stale when something was forgotten since the step was opened, or another attempt performs the run;
-        RunOver when another process has ended the step, or failed the run, because this one had lost its lease;
-        Unavailable.
+        Returns the public names of the runs that the step made due.
 
-        Returns the public names of the runs that it made due.
+        Raises: Stale if something was forgotten since the step was opened, or another attempt performs the run; RunOver
+            if another process has ended the step or failed the run, because this process had lost its lease;
+            Unavailable.
         """
         exchange = write.exchange
         size = 2 * sum(len(part or b"") for part in (exchange.input, exchange.shown_reply, exchange.full))
@@ -291,8 +291,8 @@ async def write_edits(
 ) -> None:
     """Writes the edits of a written exchange, each on the version that its result was made on. Raises: WriteConflict.
 
-    first_versions: by block the version on which the first of its edits was made.
-    reading: as in `StepOpen`. What its run saves as passages and facts comes from what it reads, and is stored there.
+    first_versions: block -> the version from which its first edit was computed.
+    reading: as in `StepOpen`. Passages and facts that the run saves are stored in the memory that it reads.
     """
     versions = dict(first_versions)
     for block, value, op in merged.writes:
@@ -344,7 +344,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
         await _check_epoch(connection, agent)
         raise RunOver(_TAKEN_OVER)
     if exchange.seq <= row[0]:
-        # While it was open the index has passed it, so that it has to be indexed again.
+        # The index has passed the exchange while it was open, so the exchange has to be indexed again.
         await exchanges.add_marks(connection, agent.id, "stale", (b"",), exchange.id)
     step = write.step
     await add_step(connection, step, None if write.recall is None else write.recall())

@@ -50,9 +50,9 @@ from storage.sql.transfer_definitions import (
     read_attached,
 )
 
-# The statements of a part are found by name: `<part>_read` reads a page, `<part>_put` writes a record. Where it has a
-# public name (`uid`), `<part>_taken` returns whether any memory has it; where others refer to it by that name,
-# `<part>_at` returns its row.
+# The statements of a part are found by name: `<part>_read` reads a page, `<part>_put` writes a record. If records of
+# the part have a public name (`uid`), `<part>_taken` returns whether any memory has a name already. If other parts
+# refer to records by that name, `<part>_at` returns the row of a record.
 SQL = load("transfer.sql")
 
 # The columns of the statement `export_end`.
@@ -76,7 +76,7 @@ _PAGED_BY_SEQ = ("exchange", "passage", "fact", "step", "imported", "imported_fa
 PAGE_BYTES = 1 << 20
 # Exchanges that are read at once: one may be a megabyte, and all rows of a result are in memory. No measurement.
 _ROWS_AT_ONCE = 8
-# The value of the column `tip` of a stored conversation without a head yet. Each exchange that is added becomes it.
+# The value of the column `tip` of a stored conversation without a head. Each added exchange becomes the head.
 _NO_TIP = -1
 # The fields of a record, part by part, in the order in which rows are read and written. The caller adds `key` to the
 # record of a fact before `write`.
@@ -133,7 +133,7 @@ class _FieldKind(NamedTuple):
     is_dumped: bool = False
     # Older exports do not have it.
     is_optional: bool = False
-    # False: only this gateway has it, as a call that waits is answered at this gateway alone.
+    # False for what only this gateway needs, such as waiting calls, which are answered here alone.
     is_exported: bool = True
 
     def from_column(self, column: Any) -> Any:
@@ -208,13 +208,13 @@ class Transfer(GrowingGroup):
         limit: int,
         export_end: Mapping[str, int],
     ) -> list[tuple[int, TransferRecord]]:
-        """Returns (cursor of what follows it, record) of one part.
+        """Returns a page of the records of one part, each with the cursor of the record after it.
 
         Records after `export_end` are left out: later turns would refer to what is not exported.
 
         part: conversation, definition, exchange, block, version, file, passage, fact, ended, learned, edit,
             tag, attached, run, step, import, imported or imported_fact.
-        cursor: that of the last record before the page; 0 at first.
+        cursor: the cursor returned with the last record of the previous page, or 0.
         """
         if part == "attached":
             attached = await read_attached(connection, agent.id, cursor, limit)
@@ -295,10 +295,10 @@ class Transfer(GrowingGroup):
     async def finish_import(
         self, agent: Agent, next_seq: int, uid: str | None = None, created: float | None = None
     ) -> None:
-        """Gives the memory its scope, in place of an empty one, paused as that is.
+        """Gives the imported memory its scope, in place of the empty memory there, paused if that is paused.
 
-        uid: its public name before, used where it is free.
-        created: when it began, in seconds since the epoch; None: with this import.
+        uid: its former public name, used if that is free.
+        created: when the memory began, in seconds since the epoch; None: with this import.
 
         Raises: WriteConflict if a turn has come meanwhile.
         """
@@ -310,7 +310,7 @@ class Transfer(GrowingGroup):
             replaced = await _find_replaceable(connection, scope)
             forgettings: list[int] = []
             if replaced is not None:
-                # At once, so that no turn that was planned for it is committed there.
+                # Deleted at once, so that no turn that was planned for that memory is committed.
                 target = ForgetTarget(is_all=True)
                 forgettings = await begin_forgetting(connection, replaced.id, target, self._forgetting.now())
                 if replaced.paused is not None:
@@ -367,9 +367,10 @@ async def _record_page(
 ) -> list[tuple[int, TransferRecord]]:
     """Reads a page of any part but exchanges.
 
-    The first column of a row is the cursor of what follows it. References to exchanges that are gone are left out.
+    The first column of a row is the cursor of the next record. References to exchanges that are gone are left out.
 
-    export_end: a fact that a later one superseded is exported as still valid, an edit that was merged later as pending.
+    export_end: the records at which the export ends. A fact that was superseded later is exported as valid, an edit
+        that was merged later as pending.
     """
     ends = {"ended": ("seq",), "edit": ("seq", "version")}.get(part, ())
     arguments = (agent, cursor, limit, *(export_end[name] for name in ends))

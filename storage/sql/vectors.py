@@ -3,9 +3,9 @@
 A chunk of an agent's messages is one blob (storage/search/vector_blobs.py). A message that is taken out of the search
 index loses its vector in the same transaction (`forget_indexed`).
 
-All that the search index holds is embedded: passages, facts and finished exchanges, also those that are not active,
-since they may become so. The cursor is the last message number that is embedded, in the table `embedded`. It moves back
-where a text or the embedder changes; messages that still have a vector are skipped.
+All that the search index holds is embedded: passages, facts and finished exchanges, including inactive exchanges, which
+may become active. The cursor, in the table `embedded`, is the number of the last embedded message. It moves back when a
+text or the embedder changes; messages that still have a vector are skipped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SQL = load("vectors.sql")
 
 # The most exchanges, and the most passages with facts, that are read at once.
 _MAX_EXCHANGES, _MAX_PASSAGES = 32, 64
-# The most chunks of other models that one write deletes, of some 60 kB each.
+# The most chunks of other models that one write deletes. A chunk has some 60 kB.
 _MAX_OLD_CHUNKS = 8
 _READ_MS = 5_000.0
 
@@ -84,7 +84,7 @@ class VectorCache:
     """The vectors of the memories used last, by agent and model. Two threads use it."""
 
     def __init__(self) -> None:
-        # How often it was cleared because it may hold what was forgotten.
+        # How often the cache was cleared because it might hold forgotten content.
         self.clear_count = 0
         self._lock = threading.Lock()
         self._entries: OrderedDict[tuple[int, str], _CachedVectors] = OrderedDict()
@@ -208,7 +208,7 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
         try:
             remaining = vector_blobs.forget(row[0], chunk_seqs)
         except CorruptIndex:
-            # What it holds is unknown, so nothing of it may stay.
+            # The content of the chunk is unknown, so nothing of it may stay.
             remaining = b""
             await connection.run(SQL["indexed_again"], (await find_covered(connection, agent, number), agent))
         if stamp is None:
@@ -267,7 +267,7 @@ class Vectors(Group):
 
     @effect
     async def begin_effect(self, connection: Connection, agent: int, model: str) -> None:
-        """Returns the effect that begins to embed a memory with this model, at its first message."""
+        """Returns the effect that begins to embed a memory with a model, from the memory's first message on."""
         await connection.lock(agent)
         await connection.run(SQL["begin"], (agent, model, 0))
 
@@ -304,12 +304,12 @@ class Vectors(Group):
 
     @reads
     async def has(self, connection: Connection, agents: Sequence[int], model: str) -> bool:
-        """Returns whether this model has embedded anything of one of these memories."""
+        """Returns whether a model has embedded anything of any of these memories."""
         return bool(await rows_of(connection, SQL["embedded"], agents, model))
 
     lacks = reads(as_method(lacks_vectors))
 
     @long_reads
     async def agents_to_embed(self, connection: Connection, model: str, limit: int) -> list[int]:
-        """Returns memories of which not all is embedded, but for those of one conversation."""
+        """Returns memories with more than one conversation that are not embedded to their end."""
         return [id for (id,) in await connection.rows(SQL["unembedded_agents"], (model, limit))]

@@ -1,9 +1,9 @@
 """The writer: one connection, one thread, many writes in one transaction.
 
-A write is a function of the connection, which may be called twice. While one batch is in the thread, the next one
-gathers. For an idle thread a batch gathers as long as each pass of the loop brings more writes; a write that comes
-alone goes at once. A batch is one hop to the thread and one COMMIT. A failed write undoes no other: then the batch is
-run again, each function in a savepoint.
+A write is a function of the connection, which may be called twice. While one batch is in the thread, the next batch
+gathers. If the thread is idle, a batch gathers as long as each pass of the loop brings more writes; a write that comes
+alone goes at once. A batch is one hop to the thread and one COMMIT. If a write fails, its batch is run again with each
+function in a savepoint, so that it undoes no other write.
 
     submit -> waiting -> batch -> BEGIN; f*; COMMIT -> futures
                                   else ROLLBACK; BEGIN; (SAVEPOINT f RELEASE)*; COMMIT
@@ -13,9 +13,9 @@ A write that comes alone may begin its transaction itself, or be a single statem
 A waiting write is never cancelled: a caller that goes away abandons the result, not the write. The waiting writes are
 bounded in bytes; beyond the bound `submit` refuses at once.
 
-When the database fails, as opposed to a write that is wrong in itself, the connection is opened again
-(storage/sqlite/writer_connection.py). Waiting writes wait for the first attempt. If it fails, they all fail with the
-named error, and `submit` refuses at once until writing works again.
+When the database fails, rather than a single write, the connection is opened again
+(storage/sqlite/writer_connection.py). Waiting writes wait for the first attempt. If that fails, they all fail with the
+database's error, and `submit` refuses at once until writing works again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class WriterLimits(LogLimits, frozen=True):
     retry_most_s: float = 10.0
 
 
-# A waiting write takes this much in addition to the bytes that it names: a future, a function and its variables.
+# The bytes of a waiting write besides those that it names: a future, a function and its variables.
 _OVERHEAD_BYTES = 1024
 
 
@@ -208,10 +208,10 @@ class Writer:
         future, or the task that awaits it, abandons the result and never the write.
 
         size_bytes: about what the function holds.
-        is_bulk: work that can wait: index, import, forget. It is a transaction of its own, performed when no
-            turn waits. Turns that come meanwhile wait for it, so that it should stay below 5 ms.
-        begins_own_transaction: the function begins a transaction itself where it needs one. It is given none if it
-            comes alone.
+        is_bulk: work that can wait: index, import, forget. It runs in a transaction of its own when no turn waits.
+            Turns that come meanwhile wait for its end, so it should take less than 5 ms.
+        begins_own_transaction: the function begins a transaction itself if it needs one. The writer begins none for
+            it if it comes alone.
 
         Raises, here or from the future: Busy, Closed, and what is wrong with the database (Unavailable); from the
         future also what the function raises, SQLite's errors translated.
@@ -221,7 +221,7 @@ class Writer:
         self._connection.check()
         queue = self._waiting.bulk if is_bulk else self._waiting.turns
         size = size_bytes + _OVERHEAD_BYTES
-        # One that nothing stands before is let in, however large it is.
+        # A write that would be the first in the queue is accepted, however large it is.
         if queue.writes and queue.bytes + size > self._limits.queue_bytes:
             raise Busy(f"{self._path} is too slow: more than {self._limits.queue_bytes:,} bytes would wait")
         future: asyncio.Future[T] = self._loop.create_future()
@@ -243,9 +243,9 @@ class Writer:
             raise translate_error(error, self._path) from error
 
     def _gather(self, before: int, end: float) -> None:
-        """Waits for another pass of the loop, if the one before has brought turns. before: how many waited then.
+        """Waits for another pass of the loop, if the last pass has brought turns. before: how many waited before it.
 
-        Turns that end together cost little more than one of them: pages, wake-ups and caches are shared.
+        Turns that end together cost little more than one turn: they share pages, wake-ups and caches.
         """
         waiting = len(self._waiting.turns.writes)
         if waiting > before and self._loop.time() < end:
@@ -380,7 +380,7 @@ class Writer:
     def _end_write_back(self, size: int, is_whole: bool) -> None:
         self.log.end_write_back(size, is_whole)
         if not is_whole:
-            # It is being read. What was forgotten may lie in it, so that is not left to the next write.
+            # A reader holds the log, which may have forgotten words: it is tried again soon, not with the next write.
             self._schedule_idle()
 
     def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
