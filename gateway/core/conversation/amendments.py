@@ -87,7 +87,7 @@ class _Walk:
                 self._end -= 1
             found = self._find_inputs(exchange, is_turn=is_turn)
             reply = self._reply
-            if self._has_words_after_question(exchange, begin):
+            if is_turn and self._has_words_after_question(exchange, begin):
                 # What was heard of the turn before may come after this question (Pipecat, on a busy machine).
                 reply = (self._end, self._after)
             if reply and self._is_guess and not found.fits and (self._is_short or is_turn):
@@ -116,18 +116,25 @@ class _Walk:
         return _Inputs(start, end, fits, is_as_stored)
 
     def _has_words_after_question(self, exchange: Exchange, end: int) -> bool:
-        """Returns whether an assistant's words, and nothing else, stand between an exchange's question and `end`.
+        """Returns whether words of the assistant that a reply lacks stand between its question and its messages.
 
-        Next to a turn that is off the record or forgotten they may be of its reply.
+        They may be in one message with the first of its calls. Next to a turn that is off the record or forgotten they
+        may be of that turn's reply.
+
+        end: the index of the reply's first message.
         """
-        if exchange.redactions or any(map(is_tombstone, self._tree.siblings(exchange))):
-            return False
         atoms, start = self._listing.atoms, self._end
-        return (
-            0 < start < end
-            and atoms[start - 1] == exchange.inputs[-1]
-            and all(is_assistant(between) and not any(map(is_call, between)) for between in atoms[start:end])
-        )
+        if not start or atoms[start - 1] != exchange.inputs[-1]:
+            return False
+        if start == end:
+            text, *calls = atoms[start] or (b"",)
+            has_words = bool(calls) and not is_call(text) and text not in (exchange.reply or ())
+        else:
+            has_words = all(
+                is_assistant(between) and not any(map(is_call, between)) for between in atoms[start:end]
+            )
+        is_private = exchange.redactions or any(map(is_tombstone, self._tree.siblings(exchange)))
+        return has_words and not is_private
 
     def _step_to(self, exchange: Exchange | None, after: _Inputs) -> None:
         """Goes on to the exchange before. after: the messages of the one that comes after it."""

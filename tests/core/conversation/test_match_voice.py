@@ -226,12 +226,16 @@ def test_a_cut_reply_that_a_speculative_list_lacked(world: World, key: str | Non
 
 @both
 @pytest.mark.parametrize(
-    "reply",
-    [[assistant(None, call("c1"))], [assistant("At eight there is a table for the two of you.")]],
-    ids=["calls", "text"],
+    ("reply", "is_merged"),
+    [
+        ([assistant(None, call("c1"))], False),
+        ([assistant(None, call("c1"))], True),  # items of a response in a row become one message
+        ([assistant("At eight there is a table for the two of you.")], False),
+    ],
+    ids=["calls", "one message", "text"],
 )
 def test_what_was_heard_before_may_be_noted_after_the_next_question(
-    world: World, key: str | None, reply: list[WireMessage]
+    world: World, key: str | None, reply: list[WireMessage], is_merged: bool
 ) -> None:
     """Pipecat on a busy machine: the words that the caller cut off come into the list after what the caller said."""
     history = world.chat(("hello there", "Good day."), ("look twice", "Looking."), key=key)
@@ -246,7 +250,8 @@ def test_what_was_heard_before_may_be_noted_after_the_next_question(
     asked.append(user("a table please"))
     world.finish(world.begin(asked, key), reply)
     after = [result("c1", "8 pm")] if reply[0].get("tool_calls") else []
-    whole = [*asked, assistant("We have soup"), *reply, *after, user("fine")]
+    listed = [{**reply[0], "content": "We have soup"}] if is_merged else [assistant("We have soup"), *reply]
+    whole = [*asked, *listed, *after, user("fine")]
     world.say(whole, "Until then.", key)
     heard = " ".join(["We have soup", *filter(None, map(text_of, reply))])
     assert world.active()[-5:] == ["what is there to eat?", "a table please", heard, "fine", "Until then."]
