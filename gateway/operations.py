@@ -43,8 +43,8 @@ from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.admin.word_search import WordSearches
 from gateway.run.admin.work_operations import WorkOperations
-from gateway.run.background.embed import EMBED
-from gateway.run.background.learner import LEARN
+from gateway.run.background.embed import EMBED_JOB
+from gateway.run.background.learner import LEARN_JOB
 from gateway.run.directory import Directory
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.memory.trial import TrialRecall
@@ -165,7 +165,7 @@ def make_import_operations(
         now,
         retention_days={name: each.retention_days for name, each in settings.projects.items()},
         jobs_after=_embedding_jobs(settings),
-        learning_jobs=(LEARN,) if settings.memory.learn_every else (),
+        learning_jobs=(LEARN_JOB,) if settings.memory.learn_every else (),
         idle=idle,
     )
     defaults = Defaults(settings.default_user, settings.default_profile)
@@ -296,4 +296,4 @@ async def move_store(
 
 def _embedding_jobs(settings: Settings) -> tuple[str, ...]:
     """Returns the jobs that embed texts which were written without a gateway's turns."""
-    return () if settings.memory.embedder is None else (EMBED,)
+    return () if settings.memory.embedder is None else (EMBED_JOB,)

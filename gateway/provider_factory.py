@@ -18,7 +18,7 @@ from adapters.openai import OpenAICompatible
 from adapters.providers import PROVIDERS
 from adapters.transport import HttpTransport
 from gateway.errors import SettingsError
-from gateway.run.background.embed import LOCAL, embedder_route
+from gateway.run.background.embed import LOCAL_EMBEDDER, embedder_route
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings, UpstreamSettings
 
@@ -59,13 +59,13 @@ def _make_batches(upstream: UpstreamSettings) -> BatchProvider:
 
 def make_embedder(settings: Settings) -> Embedder | None:
     """Makes the embedder; None: the settings name none. Raises: SettingsError."""
-    if settings.memory.embedder == LOCAL:
+    if settings.memory.embedder == LOCAL_EMBEDDER:
         from adapters.local_embeddings import EmbedderMissing, LocalEmbedder
 
         try:
             return LocalEmbedder()
         except EmbedderMissing as error:
-            raise SettingsError(f"memory.embedder: {LOCAL!r} cannot be used: {error}") from error
+            raise SettingsError(f"memory.embedder: {LOCAL_EMBEDDER!r} cannot be used: {error}") from error
     route = embedder_route(settings)
     if route is None:
         return None

@@ -48,8 +48,8 @@ from gateway.core.prompt.summary import WantedSummary
 from gateway.core.request.identity import USER_NAME, IdentityRules, identify
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
-from gateway.run.background.embed import EMBED, EmbeddingService
-from gateway.run.background.learner import LEARN, LearningService
+from gateway.run.background.embed import EMBED_JOB, EmbeddingService
+from gateway.run.background.learner import LEARN_JOB, LearningService
 from gateway.run.background.worker import JobContext
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryRequest
@@ -206,8 +206,8 @@ async def _remember(
         pass
     # What the rule finds where there is no background model, as in a gateway without one.
     learning = LearningService(store, None, MemorySettings(), lambda: memory.at)
-    await store.jobs.enqueue(LEARN, agent.id, LEARN)
-    while (job := await store.jobs.claim([LEARN], lease_s=600.0, tries=1)) is not None:
+    await store.jobs.enqueue(LEARN_JOB, agent.id, LEARN_JOB)
+    while (job := await store.jobs.claim([LEARN_JOB], lease_s=600.0, tries=1)) is not None:
         await learning.run_job(JobContext(job, store.jobs))
     while await store.search_index.advance(agent.id):
         pass
@@ -215,8 +215,8 @@ async def _remember(
         return store, None
     embedding = EmbeddingService(store, embedder, MemorySettings(), time.time)
     embedding._wait_ms = 10_000.0  # what is measured here is what is found, not how busy the machine is
-    await store.jobs.enqueue(EMBED, agent.id, EMBED)
-    while (job := await store.jobs.claim([EMBED], lease_s=600.0, tries=1)) is not None:
+    await store.jobs.enqueue(EMBED_JOB, agent.id, EMBED_JOB)
+    while (job := await store.jobs.claim([EMBED_JOB], lease_s=600.0, tries=1)) is not None:
         await embedding.run_job(JobContext(job, store.jobs))
     assert not await store.vectors.lacks(agent.id, embedder.name)
     return store, embedding

@@ -18,16 +18,16 @@ from unicodedata import combining, normalize
 _MARK_BYTES = 5
 # The pattern of a mark.
 MARK = "[a-z2-7]{8}"
-_MARKED = re.compile(f"<memory {MARK}>")
+_MARKED_TAG = re.compile(f"<memory {MARK}>")
 
 # In the place of the first character of a tag.
-_ESCAPED = "‹"
+_ESCAPED_BRACKET = "‹"
 # "<", with the forms of it that compatibility folds and those that look the same.
 _LESS = "<﹤＜˂ᐸ⟨〈〈❬❮\U000e003c"
 _SLASHES = r"/\\⁄∕⧸／＼" + "\U000e002f"
 # What may stand between two letters without being seen as one: white space, control and format characters, variation
 # selectors, fillers and marks above a letter (Unicode's Default_Ignorable_Code_Point, and more).
-_UNSEEN = (
+_UNSEEN_CHARACTERS = (
     r"\s\x00-\x20\x7f-\xa0\xad\u0300-\u036f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u1ab0-\u1aff\u1dc0-\u1dff"
     r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u20d0-\u20ff\u2800\u3164\ufe00-\ufe0f\ufe20-\ufe2f\ufeff\uffa0"
     r"\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0020\U000e007f-\U000e0fff"
@@ -69,14 +69,14 @@ class Tags:
     def _unicode(self) -> re.Pattern[str]:
         # Compiled when there is need of it: that takes some 20 ms.
         return re.compile(
-            f"[{_LESS}]" + _tag_pattern(self._names, _letter_forms(), f"[{_UNSEEN}]*+", _SLASHES)
+            f"[{_LESS}]" + _tag_pattern(self._names, _letter_forms(), f"[{_UNSEEN_CHARACTERS}]*+", _SLASHES)
         )
 
     def escape(self, text: str) -> str:
         """Returns the text with the first character of each of these tags replaced; all else stays."""
         if text.isascii():
-            return self._ascii.sub(_ESCAPED, text) if "<" in text else text
-        return self._unicode.sub(_ESCAPED, text) if any(less in text for less in _LESS) else text
+            return self._ascii.sub(_ESCAPED_BRACKET, text) if "<" in text else text
+        return self._unicode.sub(_ESCAPED_BRACKET, text) if any(less in text for less in _LESS) else text
 
 
 def _tag_pattern(names: Iterable[str], letters: Mapping[str, str], unseen: str, slashes: str) -> str:
@@ -101,7 +101,7 @@ def quoted_name(name: str) -> str:
 
 def with_mark(note: str, mark: str) -> str:
     """Returns a note of the gateway's with another mark."""
-    return _MARKED.sub(f"<memory {mark}>", note)
+    return _MARKED_TAG.sub(f"<memory {mark}>", note)
 
 
 @lru_cache(maxsize=64)  # a turn asks three times

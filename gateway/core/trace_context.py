@@ -17,7 +17,7 @@ TRACESTATE: Final = "tracestate"
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})((?:-.*)?)"
 )
-_SAMPLED: Final = 0x01
+_SAMPLED_FLAG: Final = 0x01
 _STATE_CHARS: Final = 512
 
 
@@ -86,7 +86,7 @@ def caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | None:
     return CallerTrace(
         int(match[2], 16),
         int(match[3], 16),
-        bool(int(match[4], 16) & _SAMPLED),
+        bool(int(match[4], 16) & _SAMPLED_FLAG),
         state if len(state) <= _STATE_CHARS else "",
     )
 

@@ -26,7 +26,7 @@ from gateway.run.memory.leases import lock_name
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts
 from gateway.run.request_context import RequestContext
-from gateway.run.response_maker import FORGOTTEN, KIND, MAX_ACCEPTED, ResponseMaker
+from gateway.run.response_maker import FORGOTTEN_ERROR, MAX_ACCEPTED_RESPONSES, RESPONSE_JOB, ResponseMaker
 from gateway.run.response_runs import NewResponse, ResponseRuns, ResponsesDialect
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
@@ -37,7 +37,7 @@ from storage.records import Agent, Run, RunState
 from storage.sql.store import Store
 
 # Bounds the connections to upstreams, which each response holds for minutes. No measurement.
-AT_ONCE: Final = 16
+RESPONSES_AT_ONCE: Final = 16
 # The job has no limit of its own: `ResponseMaker` gives a response up after `MAX_TRIES`.
 _UNLIMITED_TRIES: Final = 1_000_000
 # The pause before a reader queries the events of another process again.
@@ -75,9 +75,9 @@ class BackgroundResponses:
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Returns the tasks that perform responses until they are cancelled."""
         limits = WorkerLimits(
-            concurrency=AT_ONCE, tries=_UNLIMITED_TRIES, backoff_first_s=1.0, backoff_most_s=10.0
+            concurrency=RESPONSES_AT_ONCE, tries=_UNLIMITED_TRIES, backoff_first_s=1.0, backoff_most_s=10.0
         )
-        return [Worker(self.store.jobs, {KIND: self.maker.perform}, limits, self.count).run()]
+        return [Worker(self.store.jobs, {RESPONSE_JOB: self.maker.perform}, limits, self.count).run()]
 
     # -- requests
 
@@ -106,11 +106,11 @@ class BackgroundResponses:
         key = response.tag if name is None else lock_name(agent.uid, name)
         with map_store_errors():
             run, is_new = await self.store.responses.accept(
-                draft, agent.scope.project, KIND, key, response.request, orjson.dumps(response.shown)
+                draft, agent.scope.project, RESPONSE_JOB, key, response.request, orjson.dumps(response.shown)
             )
         self.maker.note_accepted(run.id, context, self.limiter.hold(receipt) if is_new else None)
         self._accepted[response.digest] = response.created, response.tag
-        if len(self._accepted) > MAX_ACCEPTED:
+        if len(self._accepted) > MAX_ACCEPTED_RESPONSES:
             del self._accepted[next(iter(self._accepted))]
         return run, is_new
 
@@ -192,5 +192,5 @@ class BackgroundResponses:
         if shown is not None and shown["status"] not in _UNDER_WAY:
             return shown
         if run is not None and run.state is RunState.FAILED:
-            return self.dialect.as_failed(seen, None, FORGOTTEN)
+            return self.dialect.as_failed(seen, None, FORGOTTEN_ERROR)
         return self.dialect.as_cancelled(seen)

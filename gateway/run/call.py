@@ -18,7 +18,7 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.request.native_body import NO_CHANGES, UpstreamBody
 from gateway.core.turn.client_view import MakesUnseen, MakesView
-from gateway.core.turn.guide import ANYTHING, Offer
+from gateway.core.turn.guide import FREE_OFFER, Offer
 from gateway.core.turn_name import TurnName
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fit import fit_prompt
@@ -125,7 +125,7 @@ class ChatCall:
         prompt: Prompt,
         hidden_rounds: Sequence[WireMessage] = (),
         budget_tokens: int | None = None,
-        offer: Offer = ANYTHING,
+        offer: Offer = FREE_OFFER,
     ) -> ModelRequest:
         """Returns the request for a prompt, in the dialect of its endpoint.
 

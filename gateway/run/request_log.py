@@ -15,7 +15,7 @@ from gateway.run.request_figures import RequestFiguresRecorder
 from storage.records import Scope
 
 # Ended requests that are listed, of some 500 bytes each: an hour of a busy voice agent. No measurement.
-MAX_ENDED = 2_000
+MAX_ENDED_REQUESTS = 2_000
 
 
 class LoggedRequest(Struct, frozen=True):
@@ -78,7 +78,7 @@ class RequestLog:
         self.now = now
         self.figures = RequestFiguresRecorder()
         self._begun: dict[Receipt, _Begun] = {}
-        self._ended: deque[LoggedRequest] = deque(maxlen=MAX_ENDED)
+        self._ended: deque[LoggedRequest] = deque(maxlen=MAX_ENDED_REQUESTS)
         self._number = 0
         # The number of the last request before a forgetting: the memories of requests up to it may be gone.
         self._last_before_forgetting = 0

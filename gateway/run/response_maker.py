@@ -43,25 +43,25 @@ from storage.records import Job, Run, RunState, State
 from storage.sql.store import Store
 
 # The kind of the job.
-KIND: Final = "response"
+RESPONSE_JOB: Final = "response"
 # How many attempts may end with their process, or by an error of the database: each of them may have asked the model.
 # No measurement; any value from 2 to 5 behaves alike.
 MAX_TRIES: Final = 3
-NOT_STORED: Final = (
+NOT_STORED_ERROR: Final = (
     "The response could not be stored: its memory was changed by a forgetting, or is not available."
 )
-GIVEN_UP: Final = (
+GIVEN_UP_ERROR: Final = (
     "It was given up: its attempts have ended with their processes, or by errors of the database."
 )
-FORGOTTEN: Final = "Something of its memory was forgotten before the response was made."
+FORGOTTEN_ERROR: Final = "Something of its memory was forgotten before the response was made."
 # The pause before an attempt queries its state again.
 _STATE_POLL_S: Final = 1.0
 # How long a response waits for the commit of its turn: no client waits for it.
 _DISK_WAIT_S: Final = 3600.0
 # The accepted responses of which the caller is in memory, or the hash of the request. No measurement.
-MAX_ACCEPTED: Final = 4_096
-_KEY_REFUSED: Final = (401, 403)
-KEY_IS_GONE: Final = (
+MAX_ACCEPTED_RESPONSES: Final = 4_096
+_KEY_REFUSED_STATUSES: Final = (401, 403)
+KEY_GONE_ERROR: Final = (
     "Another process made the response than the one that took the request, and no caller's key is stored. Send the "
     "request again, or give the upstream a key in the settings."
 )
@@ -135,7 +135,7 @@ class ResponseMaker:
         if reservation is None:
             reservation = LimitReservation() if before is None else before.reservation
         self._accepted[number] = _Accepted(caller, reservation)
-        if len(self._accepted) > MAX_ACCEPTED:  # other processes may perform those that stay
+        if len(self._accepted) > MAX_ACCEPTED_RESPONSES:  # other processes may perform those that stay
             self._drop(next(iter(self._accepted)))
 
     async def perform(self, job: JobContext) -> None:
@@ -145,7 +145,7 @@ class ResponseMaker:
         await self._make(job, agent, payload["run"])
         if later:
             add = self.store.responses.enqueue
-            await job.finish(lambda connection: add(connection, KIND, job.job.key, agent, later))
+            await job.finish(lambda connection: add(connection, RESPONSE_JOB, job.job.key, agent, later))
 
     async def _make(self, job: JobContext, agent: int, number: int) -> None:
         """Makes a response. agent, number: the rows of its memory and of its run."""
@@ -172,7 +172,7 @@ class ResponseMaker:
             if is_begun and (made := await self._find_made(run)) is not None:
                 await self._end(run, log, *made)
             elif request is None:
-                await self._end(run, log, self.dialect.as_failed(shown, None, GIVEN_UP))
+                await self._end(run, log, self.dialect.as_failed(shown, None, GIVEN_UP_ERROR))
             else:
                 await self._begin(run, log, request, shown, is_begun=is_begun)
         finally:
@@ -232,7 +232,7 @@ class ResponseMaker:
         assert identity is not None
         record = await self._record_of(run, log.job, is_begun=is_begun)
         if record is None:
-            await self._end(run, log, self.dialect.as_failed(shown, None, FORGOTTEN))
+            await self._end(run, log, self.dialect.as_failed(shown, None, FORGOTTEN_ERROR))
             return
         with self.receipts.work(identity.project, kind="response", key=request.key) as receipt:
             accepted = self._accepted.get(run.id)
@@ -315,8 +315,8 @@ class ResponseMaker:
         if log.error_reply is not None:
             status, body = log.error_reply
             code, message = _error_in(body)
-            if run.id not in self._accepted and status in _KEY_REFUSED:
-                message = KEY_IS_GONE
+            if run.id not in self._accepted and status in _KEY_REFUSED_STATUSES:
+                message = KEY_GONE_ERROR
             await self._end(run, log, self.dialect.as_failed(shown, code or str(status), message))
             return
         final = log.final or self.dialect.as_failed(shown, None, "The upstream's answer has no end.")
@@ -327,7 +327,7 @@ class ResponseMaker:
             if name is not None and await self.store.responses.epoch(run.agent) == log.epoch:
                 # Nothing was forgotten: the database has failed meanwhile, and another attempt is made.
                 raise MemoryUnavailable("The turn of a response could not be stored.")
-            final, name = self.dialect.as_failed(shown, None, NOT_STORED), None
+            final, name = self.dialect.as_failed(shown, None, NOT_STORED_ERROR), None
         await self._end(run, log, final, name)
 
     async def _is_stored(self, identity: Identity, receipt: Receipt, name: TurnName) -> bool:

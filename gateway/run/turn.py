@@ -36,7 +36,7 @@ from gateway.run.refused_parts import RefusedParts
 from gateway.run.round_requests import RoundRequests
 from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, run_tools
-from gateway.run.turn_saving import SAVED, TurnMemory, TurnSaving
+from gateway.run.turn_saving import SAVED_EVENT, TurnMemory, TurnSaving
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.failover import ModelSource
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, keep_alive
@@ -468,7 +468,7 @@ class TurnRun:
 
     async def _save_turn(self, outcome: TurnOutcome) -> events.Saved:
         if self._saving is None:
-            return SAVED
+            return SAVED_EVENT
         saved = await self._saving.save(self._requests.prompt, self._as_stored(outcome))
         if outcome.is_refused and self.call.when_refused is not None:
             await self.call.when_refused()

@@ -28,7 +28,7 @@ from storage.errors import RunOver, Stale, StoreError
 from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
-SAVED = events.Saved()
+SAVED_EVENT = events.Saved()
 
 
 class TurnMemory(Protocol):
@@ -125,7 +125,7 @@ class TurnSaving:
         """
         if outcome.state is not FINISHED and not self.saves_steps and outcome.background_id is None:
             self.write_unwaited(prompt, outcome, "A turn that failed")
-            return SAVED
+            return SAVED_EVENT
         begun, loss, is_late = time.perf_counter(), None, False
         work = self._write(prompt, outcome)
         writing = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
@@ -162,7 +162,7 @@ class TurnSaving:
             self.call.receipt.memory_row = written.agent.id
             self.call.receipt.exchange_row = written.exchange
         self.call.receipt.note_write(begun)
-        return events.Saved(after_stop=written) if isinstance(written, events.StepSaved) else SAVED
+        return events.Saved(after_stop=written) if isinstance(written, events.StepSaved) else SAVED_EVENT
 
     def _not_durable(self, begun: float, loss: str | None, *, is_late: bool) -> events.Saved:
         """Notes that the reply leaves although the turn is not on disk.
@@ -193,9 +193,9 @@ def _loss(error: StoreError) -> str | None:
     """Returns for the client why the turn will never be stored; None: by this error, it still may be."""
     match error:
         case Stale():
-            return events.FORGOTTEN
+            return events.FORGOTTEN_LOSS
         case RunOver():
-            return events.TAKEN_OVER
+            return events.TAKEN_OVER_LOSS
         case _:
             return None
 

@@ -76,8 +76,8 @@ def without_password(url: str) -> str:
 _LINE = r"\A[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*\Z"
 Text = Annotated[str, Meta(pattern=_LINE)]
 # Marks a field that no repr shows. `env:NAME` in it stands for the variable NAME until the settings are loaded.
-HIDDEN = Meta(extra_json_schema={"writeOnly": True})
-Secret = Annotated[str, Meta(pattern=_LINE), HIDDEN]
+HIDDEN_SETTING = Meta(extra_json_schema={"writeOnly": True})
+Secret = Annotated[str, Meta(pattern=_LINE), HIDDEN_SETTING]
 NonNegativeInt = Annotated[int, Meta(ge=0)]
 PositiveInt = Annotated[int, Meta(ge=1)]
 
@@ -92,7 +92,7 @@ class Table(Struct, frozen=True):
 
 @cache
 def _shown_fields(kind: type[Struct]) -> tuple[str, ...]:
-    return tuple(name for name, hint in field_types(kind).items() if HIDDEN not in metas_of(hint))
+    return tuple(name for name, hint in field_types(kind).items() if HIDDEN_SETTING not in metas_of(hint))
 
 
 class ServerSettings(Table, frozen=True):
@@ -309,7 +309,7 @@ class UpstreamSettings(Table, frozen=True):
     retries: Annotated[int, Meta(ge=0, le=10)] = 0
     # Capability -> whether the upstream has it, where its kind leaves that open.
     takes: dict[Capability, bool | ResponsesSupport] = field(default_factory=dict)
-    headers: Annotated[dict[str, Text], HIDDEN] = field(default_factory=dict)
+    headers: Annotated[dict[str, Text], HIDDEN_SETTING] = field(default_factory=dict)
     models: tuple[Text, ...] = ()
     context_window: PositiveInt | None = None
     # The provider of its batch API; None: as its kind has it.

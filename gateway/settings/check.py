@@ -41,13 +41,13 @@ _KEY = re.compile(r"mg-[A-Za-z0-9_-]{32,}")
 _MIN_DIFFERENT_CHARS = 8
 _SECRET_BYTES = 24  # as Standard Webhooks demands
 _SECRETS_KEY_BYTES = 32  # of AES-256
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[^\s/*:\[\]]+|[0-9A-Fa-f]*(?::[0-9A-Fa-f.]*){2,}")  # the second: an address of IPv6
 # What refers to a group of a pattern by its number.
 _GROUP_REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*(?:\\[1-9]|\(\?\(\d)")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 5.1
 # These headers say where a request ends, which only its sender knows.
-_FRAMING = ("connection", "content-length", "transfer-encoding")
+_FRAMING_HEADERS = ("connection", "content-length", "transfer-encoding")
 
 
 def check_settings(settings: Settings, faulty_tables: Collection[str] = ()) -> list[SettingsError]:
@@ -185,7 +185,7 @@ def _check_upstream(upstream: UpstreamSettings) -> Iterator[str]:
     if any(re.search(r"[\x00-\x1f\x7f]", each) for each in sent):
         yield f"{where}: a key or a header has a line end or another control character in it"
     for name in upstream.headers:
-        if _HEADER.fullmatch(name) is None or name.lower() in _FRAMING:
+        if _HEADER.fullmatch(name) is None or name.lower() in _FRAMING_HEADERS:
             yield f"{where}: headers: {name!r} is no header that can be sent"
     if upstream.proxy is not None and not _is_proxy(upstream.proxy):
         # It may have a password in it, so the message does not show it.
@@ -294,7 +294,7 @@ def _check_tools(tools: ToolSettings) -> Iterator[str]:
         except ValueError as error:
             yield f"tools.mcp_stdio: {command!r}: {error}"
     for name in tools.mcp_stdio_env:
-        if _VARIABLE.fullmatch(name) is None:
+        if _VARIABLE_NAME.fullmatch(name) is None:
             yield f"tools.mcp_stdio_env: expected the name of a variable, saw {name!r}"
 
 

@@ -17,7 +17,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from gateway.core.applications import APPLICATIONS
 from gateway.core.ids import id_of
 from gateway.core.trace_context import TraceContext
-from gateway.core.usage.gen_ai import CANCELLED, OTHER, ModelNames, error_type, operation_of, provider_of
+from gateway.core.usage.gen_ai import (
+    CANCELLED_FAILURE,
+    OTHER,
+    ModelNames,
+    error_type,
+    operation_of,
+    provider_of,
+)
 from gateway.run.receipt import CLIENT_GONE, GatewayStep, Receipt, RequestLine
 from gateway.run.upstream_call import UpstreamCall
 from gateway.run.usage.gen_ai_metrics import failure_of_call
@@ -320,7 +327,7 @@ def _add_text_attribute(attributes: Any, key: str, value: str) -> None:
 def _failure_of_request(receipt: Receipt) -> str:
     """Returns the kind of a request's error; "": it has none, or its client is to blame."""
     if receipt.status == CLIENT_GONE or receipt.is_cut:
-        return CANCELLED
+        return CANCELLED_FAILURE
     if receipt.status >= 400:
         return str(receipt.status) if receipt.status >= 500 else ""
     last = receipt.last_call

@@ -19,7 +19,7 @@ from starlette.types import Scope
 
 from adapters.types import Header, Json
 from gateway.core.request.chat_request import MemoryChoice
-from gateway.core.request.identity import UNNAMED, IdentityRules
+from gateway.core.request.identity import UNNAMED_PREFIX, IdentityRules
 from gateway.core.request.request_headers import RawHeaders
 from gateway.core.turn.round import EVENT_STREAM
 from gateway.dialects.chat.render import ChatView
@@ -251,7 +251,7 @@ class ResponsesRoute(ForwardedRoute):
             raise unknown_conversation(id)
         if request.echo["store"]:
             request.chat.memory_choice = MemoryChoice(
-                UNNAMED + self._name_conversation(request, scope),
+                UNNAMED_PREFIX + self._name_conversation(request, scope),
                 asks_to_be_stored=request.asks_to_be_stored,
             )
         return request, None

@@ -22,7 +22,7 @@ from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.agents.runs.send_queue import MAX_SENDS
 from gateway.core.ids import id_of, new_uid, uid_of
-from gateway.core.turn.calls import INTERRUPTED
+from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.run.event_log import stored_events
 from gateway.settings import ToolSettings, UpstreamSettings
 from storage.commands import RunAccept
@@ -893,7 +893,7 @@ def test_an_answer_that_is_cancelled_while_its_calls_are_made_waits_for_nothing(
         answered.result(PATIENCE_S)
     gate.open()
     last = becomes(lambda: returned[0] if (returned := results()) else None)
-    assert last.tool_return == INTERRUPTED
+    assert last.tool_return == INTERRUPTED_RESULT
 
 
 def test_a_conversation_that_is_deleted_takes_its_runs_along(world: LettaWorld) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.prompt.result_order import UNANSWERED
+from gateway.core.prompt.result_order import UNANSWERED_RESULT
 from tests.agents.kills import Killed, Serving, wait_for
 from tests.agents.plain_mcp import PLAIN
 from tests.agents.test_kills import INTERRUPTED
@@ -164,7 +164,7 @@ def test_another_message_after_a_live_run(world: Killed, kill: str) -> None:
         gateway.letta.agents.messages.create(agent, input="later")
         assert gateway.words(agent) == [*said("")[:3], *told, "user: later", "assistant: Heard later."]
         (result,) = [m["content"] for m in world.upstream.last.messages if m["role"] == "tool"]
-        assert result == (told[0].partition(": ")[2] if told else UNANSWERED)
+        assert result == (told[0].partition(": ")[2] if told else UNANSWERED_RESULT)
     assert len(world.webhook.bells) == (kill == "after answered")
 
 

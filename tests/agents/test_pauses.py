@@ -10,8 +10,8 @@ import pytest
 
 from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.runs import agent_runs
-from gateway.core.prompt.result_order import UNANSWERED
-from gateway.core.turn.calls import INTERRUPTED
+from gateway.core.prompt.result_order import UNANSWERED_RESULT
+from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.errors import BadRequest
 from gateway.run.sink import ClientGone
 from storage.commands import ForgetTarget
@@ -79,7 +79,7 @@ def test_what_ran_next_to_client_tools_is_not_run_again_after_its_result_is_eras
     life.upstream.queue(say("Sunny."))
     assert answer(life, w1="sunny").said == ["Sunny."]
     results = [m["content"] for m in life.upstream.last.messages if m["role"] == "tool"]
-    assert results == [INTERRUPTED, "sunny"]
+    assert results == [INTERRUPTED_RESULT, "sunny"]
     assert life.block().value == "Asks for the weather."
 
 
@@ -97,7 +97,7 @@ def test_a_plain_message_comes_with_the_results_of_calls_next_to_those_that_wait
     life.send("Never mind.")
     results = {m["tool_call_id"]: m["content"] for m in life.upstream.last.messages if m["role"] == "tool"}
     assert "Asks for the weather." in results["m1"]
-    assert (results["w1"], results["w2"]) == (UNANSWERED, "sunny")
+    assert (results["w1"], results["w2"]) == (UNANSWERED_RESULT, "sunny")
     assert [m["role"] for m in life.upstream.last.messages][-1] == "user"
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.turn.calls import INTERRUPTED
-from gateway.run.response_maker import FORGOTTEN
+from gateway.core.turn.calls import INTERRUPTED_RESULT
+from gateway.run.response_maker import FORGOTTEN_ERROR
 from tests.agents.kills import Killed, Serving, wait_for
 from tests.doubles.upstream import Call, Reply, Seen, call_tools, say
 
@@ -72,7 +72,7 @@ def test_calls_of_a_killed_gateway_are_not_made_again(world: Killed, stream: boo
     with world.serve() as gateway:
         found = ended(gateway, made.id)
         assert (found.status, found.output_text) == ("completed", "I ring. All rang.")
-        assert results(world.upstream.last) == ["a rang", INTERRUPTED]
+        assert results(world.upstream.last) == ["a rang", INTERRUPTED_RESULT]
         assert sorted(world.webhook.bells) == ["a", "b"]
         assert asked == 1
 
@@ -89,5 +89,5 @@ def test_where_a_forgetting_erased_what_was_called_nothing_is_called_again(world
     world.go()
     with world.serve() as gateway:
         found = ended(gateway, made.id)
-        assert (found.status, found.error.message) == ("failed", FORGOTTEN)
+        assert (found.status, found.error.message) == ("failed", FORGOTTEN_ERROR)
     assert world.webhook.bells == ["b"]

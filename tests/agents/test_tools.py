@@ -19,7 +19,7 @@ from gateway.core.agent import AgentTool
 from gateway.core.conversation.private import framed_system_message
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.ids import Place
-from gateway.core.prompt.result_order import UNANSWERED
+from gateway.core.prompt.result_order import UNANSWERED_RESULT
 from gateway.errors import BadRequest
 from storage.commands import StepOpen, StepOpened
 from storage.errors import Unavailable
@@ -220,7 +220,7 @@ def test_a_message_between_two_decisions_shows_the_one_that_was_made(
         assert life.send(messages=(), decisions=decisions).run.stop == "requires_approval"
         assert life.send("Wait, no.").said == ["Never mind."]
         denied = "Error: request to call tool denied. Reason: Too much."
-        assert dict(tool_messages(life)) == {"a": denied, "b": UNANSWERED, "c": UNANSWERED}
+        assert dict(tool_messages(life)) == {"a": denied, "b": UNANSWERED_RESULT, "c": UNANSWERED_RESULT}
         with pytest.raises(BadRequest, match="awaiting approval"):
             life.send(messages=(), decisions=(CallDecision("c"),))
 

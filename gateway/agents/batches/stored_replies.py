@@ -14,7 +14,7 @@ from adapters.errors import ProviderError
 from adapters.types import Json, ModelRequest
 from adapters.whole_reply import BufferedReply
 from gateway.core.turn import commands
-from gateway.core.turn.calls import INTERRUPTED
+from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, failed_answer, run_tool
@@ -89,7 +89,7 @@ class ReplayedTools:
             for each in self.rounds[number]["results"]:
                 if each["call_id"] == call.call_id:
                     return replace(ToolAnswer(*each["answer"]), shown=each.get("shown", {}))
-            return failed_answer(INTERRUPTED)  # a call that was not allowed has no result
+            return failed_answer(INTERRUPTED_RESULT)  # a call that was not allowed has no result
         async with self.places:
             answer = await run_tool(self.inner, call)
         stored = [answer.content, answer.status, answer.stdout, answer.stderr]

@@ -482,7 +482,7 @@ class RunMemory:
                 raise
             # The step's reply may quote what was erased: it stays unfinished, and the next send ends it. With a whole
             # memory its run is gone too.
-            loss = events.FORGOTTEN if isinstance(error, Stale) else events.TAKEN_OVER
+            loss = events.FORGOTTEN_LOSS if isinstance(error, Stale) else events.TAKEN_OVER_LOSS
             with suppress(NotFound):
                 await self._end_run(RunState.FAILED, StopReason.ERROR, loss)
             raise

@@ -30,7 +30,7 @@ from storage.records import REPLY, Exchange, State
 _SEND_MESSAGE = "send_message"
 _TEXT_ARGUMENT = "message"
 # More than the index of any hidden message.
-_AFTER_HIDDEN = 2**31
+_INDEX_AFTER_HIDDEN = 2**31
 
 
 class _FullReply(Struct, frozen=True):
@@ -130,7 +130,7 @@ class ListedMessage(Struct, frozen=True):
 
 def message_sort_key(seq: int, hidden_index: int | None) -> tuple[int, int]:
     """Returns what orders a message among those of its memory: hidden ones come before their reply."""
-    return seq, _AFTER_HIDDEN if hidden_index is None else hidden_index
+    return seq, _INDEX_AFTER_HIDDEN if hidden_index is None else hidden_index
 
 
 def list_messages(exchange: Exchange) -> list[ListedMessage]:

@@ -28,8 +28,8 @@ from gateway.core.memory.memory_tools import (
 SPEAKING_TOOLS: Final[Mapping[str, str]] = MappingProxyType({"send_message": "message"})
 
 _LABEL = string_schema("Label of the memory block, as it stands in the system prompt.")
-_WHEN = "Only what is {side} this date or time (ISO 8601, such as 2026-03-01 or 2026-03-01T09:30)."
-_SINCE, _UNTIL = _WHEN.format(side="from"), _WHEN.format(side="up to the end of")
+_BOUND_TEXT = "Only what is {side} this date or time (ISO 8601, such as 2026-03-01 or 2026-03-01T09:30)."
+_SINCE_TEXT, _UNTIL_TEXT = _BOUND_TEXT.format(side="from"), _BOUND_TEXT.format(side="up to the end of")
 _TAGS: Json = {"type": "array", "items": {"type": "string"}}
 _NAME = "such as /memories/human"
 
@@ -93,8 +93,8 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
                 "description": "Only what these said. Default: all.",
             },
             limit=_number("How many results at most. Default: 5.", minimum=1, maximum=100),
-            start_date=string_schema(_SINCE),
-            end_date=string_schema(_UNTIL),
+            start_date=string_schema(_SINCE_TEXT),
+            end_date=string_schema(_UNTIL_TEXT),
         ),
         "archival_memory_insert": _tool(
             ToolUse.STORE,
@@ -114,8 +114,8 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
                 "Whether one of the tags is enough. Default: any.", enum=["any", "all"]
             ),
             top_k=_number("How many results at most. Default: 5.", minimum=1, maximum=100),
-            start_datetime=string_schema(_SINCE),
-            end_datetime=string_schema(_UNTIL),
+            start_datetime=string_schema(_SINCE_TEXT),
+            end_datetime=string_schema(_UNTIL_TEXT),
         ),
         "core_memory_append": _tool(
             ToolUse.EDIT,
@@ -299,17 +299,20 @@ def _edit(op: EditOperation, label: str, **arguments: Any) -> EditCall:
     return EditCall(op, label, {"label": label, **arguments})
 
 
-_NEEDS: Final = {"str_replace": ("path", "old_string", "new_string"), "insert": ("path", "insert_text")}
+_NEEDED_ARGUMENTS: Final = {
+    "str_replace": ("path", "old_string", "new_string"),
+    "insert": ("path", "insert_text"),
+}
 
 
 def _memory_command(arguments: Mapping[str, Any]) -> list[EditCall] | str:
     command = str(arguments["command"])
-    if command not in _NEEDS:
+    if command not in _NEEDED_ARGUMENTS:
         return (
             f"Error: `{command}` is not possible here: blocks are made, named and removed by the agent's owner. "
             "Nothing was done."
         )
-    for key in _NEEDS[command]:
+    for key in _NEEDED_ARGUMENTS[command]:
         if arguments.get(key) is None:
             return f"Error: `{command}` needs `{key}`. Nothing was done."
     label = _block_at(str(arguments["path"]))

@@ -40,7 +40,7 @@ _MAX_CALLS, _MAX_MEMORIES = 64, 1024
 _MAX_TEXTS = 64
 # Two arguments with a heading between them are looked for only in a call of at most this many, since the pairs are
 # tried one by one. Not measured.
-_MAX_PAIRED = 8
+_MAX_PAIRED_ARGUMENTS = 8
 # The most bytes of such a heading, as "## Context" is one. Not measured.
 _HEADING_BYTES = 32
 
@@ -64,7 +64,7 @@ class _WaitingCall(Struct, frozen=True):
         arguments = self.arguments
         if arguments.get(hash(text), 0) >= _MIN_BYTES:
             return True
-        paired = arguments.items() if len(arguments) <= _MAX_PAIRED else ()
+        paired = arguments.items() if len(arguments) <= _MAX_PAIRED_ARGUMENTS else ()
         return any(
             first_bytes >= _MIN_BYTES
             and 0 <= len(text) - first_bytes - last_bytes <= _HEADING_BYTES

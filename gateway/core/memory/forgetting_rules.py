@@ -31,9 +31,9 @@ from storage.records import REPLY, Block, BlockOp, Exchange, State
 
 _SEARCHING_TOOLS = frozenset(tools_for(ToolUse.SEARCH))
 # In the place of what a search found; no hit is shorter.
-FORGOTTEN = "(forgotten)"
+FORGOTTEN_RESULT = "(forgotten)"
 # The fewest letters of a word that can give something away. Shorter ones are function words.
-_REVEALING = 4
+_REVEALING_LETTERS = 4
 
 
 def may_quote(text: str, erased: Erased) -> bool:
@@ -69,7 +69,7 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
     changes = text[len(own) :]
     is_search = calls is not None and calls.get(str(message.get("tool_call_id"))) in _SEARCHING_TOOLS
     if calls is None or (is_search and may_quote(own, erased)):
-        return {**without_private(message), "content": FORGOTTEN}
+        return {**without_private(message), "content": FORGOTTEN_RESULT}
     if may_quote(changes, erased):
         return {
             **without_private_fields(message, "own_length", LEGACY_OWN_LENGTH, "shown_blocks"),
@@ -137,4 +137,4 @@ def _edited_again(block: Block, op: BlockOp) -> str:
 
 def _words(text: str) -> set[str]:
     """Returns the words of a text that can give something away."""
-    return {w for w in folded_words(text) if len(w) >= _REVEALING or not w.isascii() or w.isdigit()}
+    return {w for w in folded_words(text) if len(w) >= _REVEALING_LETTERS or not w.isascii() or w.isdigit()}

@@ -51,7 +51,7 @@ class Lookup(Struct, frozen=True):
         return not self.tags or (found == self.tags if self.needs_all else bool(found))
 
 
-_EVERYTHING = frozenset({"message", "passage", "fact"})
+_ALL_SOURCES = frozenset({"message", "passage", "fact"})
 _ALL_RESULTS = 8  # of a search of everything
 _MAX_QUERIES = 8
 
@@ -97,13 +97,13 @@ def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: s
             start, end = arguments.get("start_minutes_ago"), arguments.get("end_minutes_ago")
             return Lookup(
                 words,
-                _EVERYTHING,
+                _ALL_SOURCES,
                 since=None if start is None else now - 60 * start,
                 until=None if end is None else now - 60 * end,
                 limit=max(_ALL_RESULTS, 3 * len(words)),
             )
         case _:
-            return Lookup(queries, _EVERYTHING, limit=_ALL_RESULTS)
+            return Lookup(queries, _ALL_SOURCES, limit=_ALL_RESULTS)
 
 
 _DATES: Final = {

@@ -16,26 +16,26 @@ _PRIVATE_KEY = re.compile(
 )
 # Forms that providers document for their keys and tokens, and JSON web tokens. No header of HTTP holds a longer one,
 # and the bound has a text of many beginnings read in one go.
-_KNOWN = re.compile(
+_KNOWN_FORMS = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|mg|xai|gsk|hf|glpat|npm|pypi|dop_v1|whsec|sbp)[-_][A-Za-z0-9_\-]{12,}"
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}"
     r"|AIza[A-Za-z0-9_\-]{30,}|ya29\.[\w\-]{20,}|eyJ[\w\-]{8,8000}+\.[\w\-]{8,}\.[\w\-]*)"
 )
 # Words that announce a secret, with the secret after them: anything without white space.
-_NAMED = re.compile(
+_NAMED_SECRET = re.compile(
     r"((?:\b|_)(?:pass(?:word|phrase|code|wd)|passwor[td]|kennwort|mot de passe|contraseña|api[ _-]?key|access[ _-]?key"
     r"|secret[ _-]?key|(?:access|auth|bearer)[ _-]?token|cvv|cvc|pin(?:[ -]?(?:code|number))?)\b"
     r"(?:\s++(?:for|to|of|für)\s++[^\n.:=]{0,40}?)?[\"']?\s*+(?:[:=]|\b(?:is|are|was|ist|lautet|es|est)\b:?)\s*[\"'`]?)"
     r"([^\s\"'`]{3,})",
     re.IGNORECASE,
 )
-_BEARER = re.compile(r"(\bbearer\s+)([A-Za-z0-9._\-]{12,})", re.IGNORECASE)
+_BEARER_TOKEN = re.compile(r"(\bbearer\s+)([A-Za-z0-9._\-]{12,})", re.IGNORECASE)
 # As long as a payment card's number, with the gaps that people write; no part of a decimal number.
-_DIGITS = re.compile(r"(?<![\d.,])\d(?:[ -]?\d){12,18}(?![\d.,]*\d)")
+_CARD_NUMBER = re.compile(r"(?<![\d.,])\d(?:[ -]?\d){12,18}(?![\d.,]*\d)")
 # A long word of letters and digits that is no part of a path or an address; `_is_random` looks closer.
-_RANDOM = re.compile(r"(?<![\w/.+=-])[A-Za-z0-9_\-+/]{24,}={0,2}(?![\w/.+=-])")
+_RANDOM_WORD = re.compile(r"(?<![\w/.+=-])[A-Za-z0-9_\-+/]{24,}={0,2}(?![\w/.+=-])")
 # "my password is wrong", "the pin is not": these words speak about a secret and are none.
-_PLAIN = frozenset(
+_PLAIN_WORDS = frozenset(
     re.findall(
         r"\w+",
         "not wrong right correct incorrect invalid expired old new weak strong safe secure lost gone forgotten "
@@ -48,11 +48,11 @@ _PLAIN = frozenset(
 def withhold(text: str) -> str:
     """Returns the text with everything that looks like a secret replaced."""
     # Most certain first: a broad pattern must not cut into what a precise one takes whole.
-    text = _KNOWN.sub(WITHHELD, withhold_private_keys(text))
-    text = _NAMED.sub(_withhold_value, text)
-    text = _BEARER.sub(rf"\1{WITHHELD}", text)
-    text = _DIGITS.sub(lambda m: WITHHELD if _is_card(m[0]) else m[0], text)
-    return _RANDOM.sub(lambda m: WITHHELD if _is_random(m[0]) else m[0], text)
+    text = _KNOWN_FORMS.sub(WITHHELD, withhold_private_keys(text))
+    text = _NAMED_SECRET.sub(_withhold_value, text)
+    text = _BEARER_TOKEN.sub(rf"\1{WITHHELD}", text)
+    text = _CARD_NUMBER.sub(lambda m: WITHHELD if _is_card(m[0]) else m[0], text)
+    return _RANDOM_WORD.sub(lambda m: WITHHELD if _is_random(m[0]) else m[0], text)
 
 
 def withhold_private_keys(text: str) -> str:
@@ -65,7 +65,7 @@ def has_secret(text: str) -> bool:
 
 def _withhold_value(match: re.Match[str]) -> str:
     value = match[2].rstrip(".,;:!?)")
-    if value.casefold() in _PLAIN or value.startswith("[withheld"):
+    if value.casefold() in _PLAIN_WORDS or value.startswith("[withheld"):
         return match[0]
     return f"{match[1]}{WITHHELD}{match[2][len(value) :]}"
 

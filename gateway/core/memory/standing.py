@@ -40,10 +40,10 @@ _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 _CLAUSE = re.compile(r", |，|、|؛|،| [-–—] (?![A-ZÀ-ÞА-Я\d])|—")
 _QUESTION_MARKS = ("?", "？", "؟")
 # Letters of Japanese and Korean, where a clause states something at its end.
-_VERB_LAST = re.compile("[\u3041-\u30ff\uac00-\ud7a3]")
+_VERB_LAST_SCRIPT = re.compile("[\u3041-\u30ff\uac00-\ud7a3]")
 # The table has these in the place of a language: before patterns of what a person has only one of ("! call me"), before
 # words for how a statement holds ("- never always"), and before how a clause ends that states nothing.
-_SINGLE_VALUED = "!"
+_SINGLE_VALUE_KEY = "!"
 _ADVERBS = "-"
 _CONDITIONS = "?"
 # How the alternatives of a pattern in the table begin, unless with letters.
@@ -200,7 +200,7 @@ def _stated_before_question(sentence: str) -> str:
     stated, *asked = _CLAUSE.split(sentence, maxsplit=1)
     if not asked or not recognising_words(asked[0]) or _table().conditions.search(stated):
         return ""
-    states = is_standing if _VERB_LAST.search(stated) else _begins_standing
+    states = is_standing if _VERB_LAST_SCRIPT.search(stated) else _begins_standing
     return stated if states(stated) else ""
 
 
@@ -265,7 +265,7 @@ def _table() -> _Table:
     for text in chain.from_iterable(found.values()):
         beginning = next(filter(text.startswith, _BEGINNINGS), "")
         ways.setdefault(beginning, []).append(text)
-    return _Table([*map(_compile, ways.values())], _compile(found[_SINGLE_VALUED]), adverbs, conditions)
+    return _Table([*map(_compile, ways.values())], _compile(found[_SINGLE_VALUE_KEY]), adverbs, conditions)
 
 
 def _compile(patterns: Iterable[str]) -> re.Pattern[str]:

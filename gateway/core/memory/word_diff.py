@@ -14,12 +14,12 @@ _Op = Literal["same", "ins", "del"]
 _Split = Callable[[str], list[str]]
 
 # Thai, Lao, Burmese, Khmer, Chinese and Japanese are written without spaces, so each character counts as a word.
-_UNSPACED = (
+_UNSPACED_SCRIPTS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
     "\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff65\U00020000-\U0003ffff"
 )
 # A word with the spaces after it, so that whole words change; each line's end is one of its own.
-_WORD = re.compile(rf"\n|[^\S\n]+|(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)[^\S\n]*")
+_WORD = re.compile(rf"\n|[^\S\n]+|(?:[{_UNSPACED_SCRIPTS}]|[^\s{_UNSPACED_SCRIPTS}]+)[^\S\n]*")
 _SENTENCE = re.compile(r"[^\n.!?;。！？；]*(?:[\n.!?;。！？；]+[^\S\n]*|$)")
 # The most pairs of pieces that a comparison takes, since its time grows with their number.
 _PAIRS = 1_000_000

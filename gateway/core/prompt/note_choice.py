@@ -65,7 +65,7 @@ _EXCERPT_SLACK = 64
 _POINTS = " .…!?¿¡。！？"
 # The day and the conversation of a line.
 _Group = tuple[str, int]
-_WHEN = attrgetter("message.at", "message.seq")
+_TIME_AND_NUMBER = attrgetter("message.at", "message.seq")
 
 
 class Choice(Struct, frozen=True):
@@ -286,7 +286,7 @@ class _Draft:
     def hits(self) -> list[Recalled]:
         """Returns what was added by day, then by conversation, each as it went."""
         for hits in self._groups.values():
-            hits.sort(key=_WHEN)
+            hits.sort(key=_TIME_AND_NUMBER)
         ordered = sorted(
             self._groups.items(), key=lambda each: (each[0][0], each[1][0].message.at, each[0][1])
         )

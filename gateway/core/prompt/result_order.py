@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import call_id, call_objects
 from gateway.core.prompt.composition import InsertedMessage
 
-UNANSWERED = "No result was given."
+UNANSWERED_RESULT = "No result was given."
 
 
 class SentMessage(NamedTuple):
@@ -82,7 +82,7 @@ def _with_results_first(
 
 def _missing_result(call: Mapping[str, Any], reply: SentMessage) -> SentMessage:
     """Returns the result of a stored call that has none."""
-    message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}
+    message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED_RESULT}
     return SentMessage(InsertedMessage(message, (), reply.content.at))
 
 

@@ -28,7 +28,7 @@ from gateway.core.prompt.shown_blocks import (
 from storage.records import Block, SentSection
 
 # In what is stored with a section (`SentSection.known`).
-_CHANGED: Final = {"prefix_changed": True}
+_CHANGE_MARK: Final = {"prefix_changed": True}
 # Where an agent's own prompt has this placeholder, its blocks stand there, and otherwise after it.
 CORE_MEMORY = "{CORE_MEMORY}"
 
@@ -152,7 +152,7 @@ class Section(Struct, frozen=True):
         text = self.parts.render_system()
         if text == self.sent.text:
             return self
-        return replace(self, sent=SentSection(0, text, self.sent.known | _CHANGED))
+        return replace(self, sent=SentSection(0, text, self.sent.known | _CHANGE_MARK))
 
     def with_changed_prefix(self) -> Section:
         """Returns the section with the note that something after it is no longer as it was, either."""
@@ -198,7 +198,7 @@ def make_section(
 
 
 def _note_change(sent: SentSection) -> SentSection:
-    known = sent.known | _CHANGED
+    known = sent.known | _CHANGE_MARK
     return sent if sent.known == known else SentSection(0, sent.text, known)
 
 
@@ -207,10 +207,10 @@ def _render(parts: SectionParts, pinned: SentSection | None, shown: Shown, *, ta
     text, record = parts.render(), parts.record()
     if pinned is None:
         sent = SentSection(0, text, record)
-    elif pinned.text == text and pinned.known in (record, record | _CHANGED):
+    elif pinned.text == text and pinned.known in (record, record | _CHANGE_MARK):
         sent = pinned
     else:
-        sent = SentSection(0, text, record | _CHANGED)
+        sent = SentSection(0, text, record | _CHANGE_MARK)
     return _with_changes(sent, parts, shown, takes_note=takes_note)
 
 

@@ -18,7 +18,7 @@ from gateway.core.json_limits import is_too_deep
 from gateway.core.message_text import with_text_before, with_texts_after, without_surrogates
 from gateway.errors import BadRequest
 
-_DROPPED: Final = object()
+_DROPPED_MEMBER: Final = object()
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -59,7 +59,7 @@ class BodyEdit:
 
     def drop_member(self, key: str) -> None:
         if key in self._json:
-            self._members[key] = _DROPPED
+            self._members[key] = _DROPPED_MEMBER
 
     def insert_messages(self, index: int, messages: Iterable[Json]) -> None:
         """Inserts before the message `index`; the number of messages as index means the end."""
@@ -124,7 +124,9 @@ class BodyEdit:
         return bool(self._json) and self._json.keys().isdisjoint(self._members)
 
     def _apply_edits(self, json: Json) -> Json:
-        body = {key: value for key, value in {**json, **self._members}.items() if value is not _DROPPED}
+        body = {
+            key: value for key, value in {**json, **self._members}.items() if value is not _DROPPED_MEMBER
+        }
         if self._edits_messages:
             body[self._listed] = self._edited_messages(json[self._listed])
         if self._tools:

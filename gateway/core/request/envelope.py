@@ -18,7 +18,7 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "user_id": (str, int, type(None)),
     "elevenlabs_extra_body": (dict, type(None)),
 }
-_LOOKED_FOR: Final = frozenset((*_FIELDS, "metadata"))
+_CONSUMED_FIELDS: Final = frozenset((*_FIELDS, "metadata"))
 
 
 def consumed_fields(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
@@ -27,7 +27,7 @@ def consumed_fields(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str,
     takes_metadata: the upstream takes `metadata` without `store`. A client that sets `store` uses OpenAI's own
     feature, so the upstream judges its `metadata`.
     """
-    if _LOOKED_FOR.isdisjoint(body):
+    if _CONSUMED_FIELDS.isdisjoint(body):
         return ()
     found = [name for name, kinds in _FIELDS.items() if name in body and isinstance(body[name], kinds)]
     metadata = body.get("metadata")
@@ -43,7 +43,7 @@ def untranslatable_fields(body: Mapping[str, Any], fields: Collection[str]) -> t
 
     fields: `Capabilities.untranslatable_fields`. The `user_id` of `metadata` and users' names do have a place.
     """
-    return tuple(name for name in fields if _SAYS_SOMETHING.get(name, _is_there)(body, name))
+    return tuple(name for name in fields if _FIELD_CHECKS.get(name, _is_there)(body, name))
 
 
 def _is_there(body: Mapping[str, Any], name: str) -> bool:
@@ -76,7 +76,7 @@ def _has_strict(body: Mapping[str, Any], _: str) -> bool:
     return any(isinstance(function, dict) and function.get("strict") for function in given)
 
 
-_SAYS_SOMETHING: Final[dict[str, Callable[[Mapping[str, Any], str], bool]]] = {
+_FIELD_CHECKS: Final[dict[str, Callable[[Mapping[str, Any], str], bool]]] = {
     "metadata": _has_more_than_user,
     "messages.content.image_url.detail": _has_detail,
     "messages.name": _has_name,

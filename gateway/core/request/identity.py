@@ -103,7 +103,7 @@ _AGENT_ID = re.compile(r"agent-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0
 MAX_ID_CHARS = 256  # far above a UUID or an e-mail address, which front ends send
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # How the names of conversations begin that are made for stored responses where nobody is named.
-UNNAMED: Final = "mnemogate-response-"
+UNNAMED_PREFIX: Final = "mnemogate-response-"
 # Returns the fields of a body that name model, user and conversation as those of a chat completion do.
 ReadNames = Callable[[dict[str, Any]], dict[str, Any]]
 

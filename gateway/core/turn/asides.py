@@ -157,7 +157,7 @@ class AsideReader:
 _PLAIN = re.compile(r'[^"\\]+')
 _NO_STRUCTURE = re.compile(r'[^"{}\[\]:,]+')
 _UNIT = re.compile(r"[0-9A-Fa-f]{4}")
-_ESCAPED: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_ESCAPED_CHARACTERS: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _LOST = "\ufffd"
 
 
@@ -232,7 +232,7 @@ class StringReader:
         """Adds the character that an escape stands for, when it is complete."""
         kind = self._escape[1]
         if kind != "u":
-            self._add(_ESCAPED.get(kind, kind))
+            self._add(_ESCAPED_CHARACTERS.get(kind, kind))
         elif len(self._escape) < 6:
             return
         else:

@@ -26,9 +26,9 @@ from gateway.core.turn.guide import (
 from gateway.core.turn.terms import TurnTerms
 
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments}. Nothing was done."
-SPOKEN = "The user has read it."
-INTERRUPTED = "Error: the call was interrupted; it may or may not have been done."
-NOT_MADE = "Error: the call was not made, since the turn ended before it."
+SPOKEN_RESULT = "The user has read it."
+INTERRUPTED_RESULT = "Error: the call was interrupted; it may or may not have been done."
+NOT_MADE_RESULT = "Error: the call was not made, since the turn ended before it."
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
 _NAME_CHARS: Final = 64
@@ -84,14 +84,15 @@ class GatewayCalls:
     def interrupted_results(self) -> tuple[ToolResult, ...]:
         """The results so far, and an error for each call that is still running."""
         begun = [call.id for call in self.calls if call.id in self._results]
-        return tuple(self._results[id] or ToolResult(id, INTERRUPTED, "error") for id in begun)
+        return tuple(self._results[id] or ToolResult(id, INTERRUPTED_RESULT, "error") for id in begun)
 
     @property
     def all_results(self) -> tuple[ToolResult, ...]:
         """The results of all calls of a turn that ends now: an error for each that is running, or was not begun."""
         begun = {result.call_id: result for result in self.interrupted_results}
         return tuple(
-            begun.get(call.id) or ToolResult(call.id, NOT_MADE, "error", was_run=False) for call in self.calls
+            begun.get(call.id) or ToolResult(call.id, NOT_MADE_RESULT, "error", was_run=False)
+            for call in self.calls
         )
 
     @property
@@ -182,7 +183,7 @@ class GatewayCalls:
             return None
         if not isinstance(arguments.get(key), str):
             return ToolResult(call.id, NO_WORDS.format(name=call.name, key=key), "error")
-        return ToolResult(call.id, SPOKEN)
+        return ToolResult(call.id, SPOKEN_RESULT)
 
 
 # For a reply that calls no gateway tool. Nothing is ever noted in it.

@@ -77,8 +77,8 @@ class StepFailed(Struct, frozen=True):
 
 
 # The errors that the client of a lost turn gets (`Saved.loss`).
-FORGOTTEN = "Something of this memory was forgotten meanwhile: the reply is not stored."
-TAKEN_OVER = (
+FORGOTTEN_LOSS = "Something of this memory was forgotten meanwhile: the reply is not stored."
+TAKEN_OVER_LOSS = (
     "Another gateway has taken this conversation over meanwhile: the reply is not stored. Send it again."
 )
 

@@ -189,8 +189,8 @@ class Stop(Struct, frozen=True):
     reason: StopReason
 
 
-ANYTHING: Final = Offer()
-_ANSWERED: Final = Stop(StopReason.END_TURN)
+FREE_OFFER: Final = Offer()
+_ANSWERED_STOP: Final = Stop(StopReason.END_TURN)
 
 
 class Guide(Protocol):
@@ -230,7 +230,7 @@ class FreeGuide:
         self._has_calls = False
 
     def offer(self) -> Offer:
-        return ANYTHING
+        return FREE_OFFER
 
     def judge(self, call: ProposedCall) -> Verdict:
         self._has_calls = True
@@ -246,7 +246,7 @@ class FreeGuide:
 
     def decide_next(self) -> Offer | Stop:
         if not self._has_calls:
-            return _ANSWERED
+            return _ANSWERED_STOP
         self._has_calls = False
         self._rounds += 1
         return Offer(is_final=self._rounds > self._max_rounds)

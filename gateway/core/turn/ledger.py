@@ -10,7 +10,7 @@ from msgspec import Struct
 from adapters.types import Json, completion_count, token_count
 from gateway.core.turn.draft import MessageDraft
 
-BILLED: Final = "mnemogate_billed"  # field of `usage`, in addition to the real API's
+BILLED_FIELD: Final = "mnemogate_billed"  # field of `usage`, in addition to the real API's
 _DETAILS: Final = "completion_tokens_details"
 
 
@@ -56,7 +56,7 @@ class Ledger(Struct, frozen=True):
             **_added_details((self.usage or {}).get(_DETAILS), last.get(_DETAILS)),
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            BILLED: {
+            BILLED_FIELD: {
                 "prompt_tokens": self.prompt_tokens + prompt,
                 "completion_tokens": completion,
                 "rounds": self.rounds + 1,

@@ -38,7 +38,7 @@ from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.earlier_rounds import EarlierRounds
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import (
-    ANYTHING,
+    FREE_OFFER,
     OUT_OF_QUOTA,
     Guide,
     Offer,
@@ -85,7 +85,7 @@ CUT = {
 }
 _FINISH = commands.Finish()
 _NONE_WAIT: Final[Mapping[str, str]] = MappingProxyType({})
-_FREE_CALL = commands.CallModel((), None, ANYTHING)
+_FREE_CALL = commands.CallModel((), None, FREE_OFFER)
 
 
 class Turn:
@@ -125,7 +125,7 @@ class Turn:
     @property
     def first_call(self) -> commands.CallModel:
         """The call of the model that the shell makes by itself."""
-        return _FREE_CALL if self._offer is ANYTHING else commands.CallModel((), None, self._offer)
+        return _FREE_CALL if self._offer is FREE_OFFER else commands.CallModel((), None, self._offer)
 
     def take_texts(self, read: list[Event]) -> bytes | None:
         """Takes events that add text and do nothing else, as nearly all of a stream do.

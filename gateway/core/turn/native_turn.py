@@ -20,7 +20,7 @@ from gateway.core.usage.reported import UsageReader
 from gateway.errors import GatewayError, UpstreamBroke
 
 _FINISH: Final = commands.Finish()
-_ENDED_EARLY: Final = "The upstream's stream ended before its reply was complete"
+_EARLY_END: Final = "The upstream's stream ended before its reply was complete"
 
 
 class NativeTurn:
@@ -72,7 +72,7 @@ class NativeTurn:
                 return after
             case events.ReplyEnded():
                 # A complete reply is saved by now, with its dialect's last event. Any other broke off too early.
-                return self._end_early(b"", self._error or UpstreamBroke(_ENDED_EARLY))
+                return self._end_early(b"", self._error or UpstreamBroke(_EARLY_END))
             case events.ReplyFailed(error, rest) if rest:
                 return self._end_early(self._change.unfinished(rest), error)
             case events.ReplyFailed(error):

@@ -12,28 +12,30 @@ from gateway.core.turn.context_length import CAUSE_CHARS, context_from_error, is
 from gateway.core.turn.upstream_error import ERROR_BYTES, describe_error, error_status, read_error_body
 
 # Refusals that another moment, key, account or model may mend.
-_MENDABLE: Final = frozenset((401, 402, 404, 407, 408, 409, 425, 429))
+_MENDABLE_STATUSES: Final = frozenset((401, 402, 404, 407, 408, 409, 425, 429))
 # A 400 that is about the key or the account: Claude's without credit or over a limit, Gemini's with a wrong key or from
 # a country that it does not serve.
 _ACCOUNT_WORDS: Final = re.compile(
     r"credit balance|usage limit|spending limit|billing|quota|api key|location is not supported", re.I
 )
 # A 403 that is about the text (OpenRouter, xAI); any other is about rights or credit.
-_FILTER_WORDS: Final = re.compile(r"flagged|moderat|violat|safety|filter", re.I)
+_FILTER_WORDS_403: Final = re.compile(r"flagged|moderat|violat|safety|filter", re.I)
 # A 400 of a filter, in the words of OpenAI, Azure, Claude, DeepSeek, Kimi, GLM, Qwen and MiniMax.
-_FILTERED: Final = re.compile(
+_FILTER_WORDS_400: Final = re.compile(
     r"content.?(?:filter|policy|management|exists risk)|filtered|flagged|moderat|violat|safety|unsafe|high risk"
     r"|sensitive|inspection|inappropriate|prohibited|usage polic|guardrail|违规|敏感|不安全",
     re.I,
 )
 # A 400 about an address that the upstream was to read, in the words of OpenAI, Claude, Gemini, Mistral, Groq and vLLM.
-_FETCHES: Final = r"\b(?:download|fetch|retriev|load|access)\w*"
-_THINGS: Final = r"(?:image|picture|video|url|file|media|document|https?:)"
-_UNREACHABLE: Final = re.compile(
-    rf"{_FETCHES}.{{0,60}}{_THINGS}|{_THINGS}.{{0,80}}{_FETCHES}|fetch content|invalid_image_url", re.I
+_FETCH_WORDS: Final = r"\b(?:download|fetch|retriev|load|access)\w*"
+_THING_WORDS: Final = r"(?:image|picture|video|url|file|media|document|https?:)"
+_UNREACHABLE_ADDRESS: Final = re.compile(
+    rf"{_FETCH_WORDS}.{{0,60}}{_THING_WORDS}|{_THING_WORDS}.{{0,80}}{_FETCH_WORDS}|fetch content|invalid_image_url",
+    re.I,
 )
-# The field with which a reply ends, and the most bytes of a reply that has nothing else; the latter is not measured.
-_FINISHED: Final = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]*)"')
+# The field with which a reply ends.
+_FINISH_REASON: Final = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]*)"')
+# The most bytes of a reply that has no words but this field. Not measured.
 _MAX_VERDICT_BYTES: Final = 4096
 
 
@@ -47,7 +49,7 @@ def is_permanent_refusal(status: int, body: bytes) -> bool:
     """
     if status < 400:
         status = error_status(describe_error(status, body))
-    if not 400 <= status < 500 or status in _MENDABLE or is_account_refusal(status, body):
+    if not 400 <= status < 500 or status in _MENDABLE_STATUSES or is_account_refusal(status, body):
         return False
     return context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace")) is None
 
@@ -58,7 +60,7 @@ def is_account_refusal(status: int, body: bytes) -> bool:
     if error is None:
         return False
     if status == 403:
-        return not _FILTER_WORDS.search(str(error))
+        return not _FILTER_WORDS_403.search(str(error))
     return bool(_ACCOUNT_WORDS.search(error["message"][:CAUSE_CHARS]))
 
 
@@ -83,9 +85,9 @@ def refused_content(status: int, body: bytes) -> RefusedContent | None:
     details = (error.get(key) for key in ("code", "type", "innererror"))
     cause = f"{error['message'][:CAUSE_CHARS]} {' '.join(map(str, details))}"
     # An address may have any word in it.
-    if _UNREACHABLE.search(cause):
+    if _UNREACHABLE_ADDRESS.search(cause):
         return RefusedContent.UNREACHABLE
-    return RefusedContent.FILTERED if _FILTERED.search(cause) else None
+    return RefusedContent.FILTERED if _FILTER_WORDS_400.search(cause) else None
 
 
 def is_filter_verdict(begin: bytes) -> bool:
@@ -93,7 +95,7 @@ def is_filter_verdict(begin: bytes) -> bool:
 
     begin: its first event's data, or its body.
     """
-    ending = None if len(begin) > _MAX_VERDICT_BYTES else _FINISHED.search(begin)
+    ending = None if len(begin) > _MAX_VERDICT_BYTES else _FINISH_REASON.search(begin)
     if ending is None or read_finish_reason(ending[1].decode("utf-8", "replace")) != "content_filter":
         return False
     parsed, _ = read_json(begin)

@@ -48,40 +48,44 @@ WAITING, READING, SAVING_CALLS, RUNNING_TOOLS, SAVING_RESULTS, SAVING_TURN, DONE
 
 Transitions = Mapping[type[TurnEvent], frozenset[TurnState]]
 # DONE at once where the end does not wait (`TurnTerms.hold_end`).
-_ENDED: Final = frozenset({SAVING_TURN, DONE})
-_BROKEN_OFF: Final = frozenset({DONE})
+_ENDED_STATES: Final = frozenset({SAVING_TURN, DONE})
+_BROKEN_OFF_STATES: Final = frozenset({DONE})
 # WAITING at once where steps are not saved.
-_NEXT_ROUND: Final = frozenset({SAVING_RESULTS, WAITING})
-_REPLY_COMPLETE: Final = _NEXT_ROUND | _ENDED | {SAVING_CALLS, RUNNING_TOOLS}
-_INTERRUPTED: Final[Transitions] = {ClientLeft: _BROKEN_OFF, Stopped: _ENDED}
+_NEXT_ROUND_STATES: Final = frozenset({SAVING_RESULTS, WAITING})
+_REPLY_COMPLETE_STATES: Final = _NEXT_ROUND_STATES | _ENDED_STATES | {SAVING_CALLS, RUNNING_TOOLS}
+_INTERRUPTIONS: Final[Transitions] = {ClientLeft: _BROKEN_OFF_STATES, Stopped: _ENDED_STATES}
 
 TRANSITIONS: Final[Mapping[TurnState, Transitions]] = MappingProxyType(
     {
         WAITING: {
             Silence: frozenset({WAITING}),
             ReplyStarted: frozenset({READING}),
-            ReplyFailed: _BROKEN_OFF,
-            ResumedCalls: frozenset({RUNNING_TOOLS, SAVING_RESULTS}) | _ENDED,
-            **_INTERRUPTED,
+            ReplyFailed: _BROKEN_OFF_STATES,
+            ResumedCalls: frozenset({RUNNING_TOOLS, SAVING_RESULTS}) | _ENDED_STATES,
+            **_INTERRUPTIONS,
         },
         READING: {
-            Received: _REPLY_COMPLETE | {READING},
-            ReceivedWhole: _REPLY_COMPLETE,
-            ReplyEnded: _REPLY_COMPLETE,
-            ReplyFailed: _REPLY_COMPLETE,  # complete where nothing but its wrapping was missing
+            Received: _REPLY_COMPLETE_STATES | {READING},
+            ReceivedWhole: _REPLY_COMPLETE_STATES,
+            ReplyEnded: _REPLY_COMPLETE_STATES,
+            ReplyFailed: _REPLY_COMPLETE_STATES,  # complete where nothing but its wrapping was missing
             Silence: frozenset({READING}),
             LongWait: frozenset({READING}),
-            **_INTERRUPTED,
+            **_INTERRUPTIONS,
         },
-        SAVING_CALLS: {StepSaved: frozenset({RUNNING_TOOLS}), StepFailed: _BROKEN_OFF, **_INTERRUPTED},
+        SAVING_CALLS: {
+            StepSaved: frozenset({RUNNING_TOOLS}),
+            StepFailed: _BROKEN_OFF_STATES,
+            **_INTERRUPTIONS,
+        },
         RUNNING_TOOLS: {
-            ToolFinished: _NEXT_ROUND | _ENDED | {RUNNING_TOOLS},
+            ToolFinished: _NEXT_ROUND_STATES | _ENDED_STATES | {RUNNING_TOOLS},
             ToolsLate: frozenset({RUNNING_TOOLS}),
             Silence: frozenset({RUNNING_TOOLS}),
-            **_INTERRUPTED,
+            **_INTERRUPTIONS,
         },
-        SAVING_RESULTS: {StepSaved: frozenset({WAITING}), StepFailed: _BROKEN_OFF, **_INTERRUPTED},
-        SAVING_TURN: {Saved: _BROKEN_OFF, ClientLeft: _BROKEN_OFF},
+        SAVING_RESULTS: {StepSaved: frozenset({WAITING}), StepFailed: _BROKEN_OFF_STATES, **_INTERRUPTIONS},
+        SAVING_TURN: {Saved: _BROKEN_OFF_STATES, ClientLeft: _BROKEN_OFF_STATES},
         DONE: {},
     }
 )

@@ -14,7 +14,7 @@ from typing import Final
 from gateway.masks import mask_keys
 
 OTHER: Final = "other"
-CANCELLED: Final = "cancelled"
+CANCELLED_FAILURE: Final = "cancelled"
 # The paths of upstreams whose calls have a name in the conventions.
 _OPERATIONS: Final = {
     "/chat/completions": "chat",
@@ -31,7 +31,7 @@ _PROVIDERS: Final = {
     "xai": "x_ai",
 }
 # Why a call brought no whole reply, as failover names it.
-_FAILURES: Final = frozenset(("broke", "timeout", "unreachable", CANCELLED))
+_FAILURES: Final = frozenset(("broke", "timeout", "unreachable", CANCELLED_FAILURE))
 _STATUS: Final = re.compile(r"[1-5]\d\d")
 # The finish reasons of the three dialects.
 FINISH_REASONS: Final = frozenset(

@@ -8,7 +8,7 @@ from typing import Final
 
 from adapters.types import Header
 from gateway.core.dates import iso_text
-from gateway.core.usage.limit_rules import MEASURED, STORED_PERIODS, Bucket, Period, format_duration
+from gateway.core.usage.limit_rules import MEASURED_UNITS, STORED_PERIODS, Bucket, Period, format_duration
 from gateway.errors import LimitReached
 from storage.usage_records import UsageLimit
 
@@ -20,7 +20,7 @@ def refusal_by(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
     """Returns the error for a request that a bucket has no room for. used: by this request so far."""
     limit = bucket.limit
     # What requests under way have reserved and do not use is free again when they end.
-    is_reserved = limit.unit in MEASURED and bucket.used + used < bucket.bound
+    is_reserved = limit.unit in MEASURED_UNITS and bucket.used + used < bucket.bound
     is_quota = limit.per in STORED_PERIODS and not is_reserved
     ends_with_request = limit.per is None or is_reserved
     wait_s = 1.0 if ends_with_request else max(1.0, math.ceil(bucket.period.end - now))

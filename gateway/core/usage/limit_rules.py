@@ -21,7 +21,7 @@ _MINUTE_S: Final = 60
 _DAY_S: Final = 86_400
 _BILLION: Final = 1_000_000_000
 # Units of which a request may use more than it has reserved: its use is known at its end.
-MEASURED: Final = ("tokens", "cost")
+MEASURED_UNITS: Final = ("tokens", "cost")
 # Periods of which sums are stored. Each process knows its own part of a minute, and of what is under way.
 STORED_PERIODS: Final = ("day", "month")
 
@@ -124,7 +124,7 @@ class Bucket(Struct, eq=False):
         """Returns whether a request that may use these amounts may begin."""
         if self.used + self.reserved + wanted[self.column] <= self.bound:
             return True
-        return self.limit.unit in MEASURED and not self.reserved and self.used < self.bound
+        return self.limit.unit in MEASURED_UNITS and not self.reserved and self.used < self.bound
 
     def lets_go_on(self, own_reserved: int, own_used: int, next_amount: int) -> bool:
         """Returns whether a request may go on.
@@ -159,7 +159,7 @@ class LimitReservation(Struct, eq=False):
 
     def take_measured(self) -> LimitReservation:
         """Moves tokens and cost out of this reservation into a new one, which it returns."""
-        measured = [bucket for bucket in self.amounts if bucket.limit.unit in MEASURED]
+        measured = [bucket for bucket in self.amounts if bucket.limit.unit in MEASURED_UNITS]
         return LimitReservation({bucket: self.amounts.pop(bucket) for bucket in measured})
 
     def uncounted(self, used: Amounts, bucket: Bucket) -> int:
@@ -170,7 +170,7 @@ class LimitReservation(Struct, eq=False):
         """Counts what the request has used so far in a minute that is over; what follows is for another one."""
         for bucket in [*self.amounts]:
             limit = bucket.limit
-            if limit.unit in MEASURED and limit.per == "minute" and bucket.period.end <= now:
+            if limit.unit in MEASURED_UNITS and limit.per == "minute" and bucket.period.end <= now:
                 bucket.reserved -= self.amounts.pop(bucket)
                 bucket.used += self.uncounted(used, bucket)
                 self.counted[limit.id] = used[bucket.column]

@@ -23,7 +23,7 @@ _READ_BYTES: Final = 64 * 1024
 # As upstreams make ids: no blanks, no letters beyond ASCII.
 _ID: Final = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
 _MODEL_CHARS: Final = 128
-_ENDS_REPLY: Final = re.compile(rb'(?:finish_reason|stop_reason|status)"\s*:\s*"')
+_END_FIELD: Final = re.compile(rb'(?:finish_reason|stop_reason|status)"\s*:\s*"')
 
 
 class ReplyFacts(NamedTuple):
@@ -101,7 +101,7 @@ def _decode_fields(pieces: Iterable[Piece]) -> Iterator[_KnownFields]:
     for piece in pieces:
         for data in _json_texts(piece):
             # The first names the id and the model; of the others only those that end the reply are decoded.
-            if len(data) <= _READ_BYTES and (is_first or _ENDS_REPLY.search(data)):
+            if len(data) <= _READ_BYTES and (is_first or _END_FIELD.search(data)):
                 is_first = False
                 try:
                     yield _DECODER.decode(data)

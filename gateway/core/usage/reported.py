@@ -36,7 +36,7 @@ _STRING_OR_BRACE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
 _USAGE_OR_BACKGROUND: Final = re.compile(_USAGE_FIELD.pattern + rb'|"background"')
 _BACKSLASH: Final = ord("\\")  # a look for an integer takes a fifth of one for bytes
 _UNDER_WAY: Final = ("queued", "in_progress")
-_CACHED: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
+_CACHE_FIELDS: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
 # The kinds of Claude's `iterations` that are billed, and are no part of its totals: the summary of a context
 # that was full, and the replies of an advisor. Of a fallback that declined nothing is billed.
 # (platform.claude.com/docs/en/build-with-claude/compaction)
@@ -137,7 +137,7 @@ def _read_counts(usage: Json) -> TokenCounts | None:
         )
     if "input_tokens" in usage or "output_tokens" in usage:
         prompt, completion = usage.get("input_tokens_details"), usage.get("output_tokens_details")
-        read, written = (token_count(usage, name) for name in _CACHED)
+        read, written = (token_count(usage, name) for name in _CACHE_FIELDS)
         return TokenCounts(
             token_count(usage, "input_tokens") + read + written,
             token_count(usage, "output_tokens"),

@@ -21,7 +21,7 @@ from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.draft import delta_of, generated_in, is_first_choice
-from gateway.core.turn.ledger import BILLED
+from gateway.core.turn.ledger import BILLED_FIELD
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn_name import TurnName
 from gateway.core.usage.reported import reported_counts, usage_of
@@ -322,7 +322,7 @@ def render_usage(usage: Json | None) -> Json | None:
         "output_tokens_details": {"reasoning_tokens": token_count(completion, "reasoning_tokens")},
         "total_tokens": token_count(usage, "total_tokens"),
     }
-    return {**item, BILLED: usage[BILLED]} if BILLED in usage else item
+    return {**item, BILLED_FIELD: usage[BILLED_FIELD]} if BILLED_FIELD in usage else item
 
 
 def _logprobs(choice: Json) -> list[Any]:

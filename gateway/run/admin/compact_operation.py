@@ -7,7 +7,7 @@ from msgspec import Struct
 from gateway.core.prompt.summary import MAX_TOKENS, SummaryTerms
 from gateway.errors import BadRequest
 from gateway.run.admin.operation_arguments import Arguments, Defaults, RawArguments
-from gateway.run.background.compact import COMPACT, CompactJob, SummaryPath, read_summary_terms
+from gateway.run.background.compact import COMPACT_JOB, CompactJob, SummaryPath, read_summary_terms
 from storage.sql.store import Store
 
 
@@ -49,7 +49,7 @@ class CompactOperation(Struct, frozen=True):
         if path is None or path.next_span(terms, keep_tokens=0) is None:
             raise BadRequest("There is nothing to summarise yet: the last turn stays as it is.")
         request = CompactJob(exchange_id, keep_tokens=0, max_tokens=MAX_TOKENS)
-        job = await store.jobs.enqueue(COMPACT, agent, str(conversation_id), request.payload)
+        job = await store.jobs.enqueue(COMPACT_JOB, agent, str(conversation_id), request.payload)
         return {"job": job}
 
     def _require_model(self, terms: SummaryTerms) -> None:

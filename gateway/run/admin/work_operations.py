@@ -14,7 +14,7 @@ from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.job_operations import cancel_job
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import read_cursor, unreadable_cursor
-from gateway.run.background.learner import LEARN
+from gateway.run.background.learner import LEARN_JOB
 from gateway.run.usage.meter import DAY_S
 from storage.batch_records import Batch
 from storage.errors import NotFound, Stale
@@ -99,7 +99,7 @@ class WorkOperations(Struct, frozen=True):
     async def learning(self, project: str | None, uid: str) -> LearningState:
         """Returns how learning from a memory stands. Raises: UnknownId: there is no such memory."""
         agent = await find_agent(self.store, project, uid)
-        state_and_due = await self.store.jobs.state_of(agent.id, LEARN)
+        state_and_due = await self.store.jobs.state_of(agent.id, LEARN_JOB)
         if state_and_due is None:
             return "idle" if self.has_model else "by_rule"
         state, due = state_and_due

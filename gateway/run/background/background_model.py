@@ -23,7 +23,7 @@ from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after
 from gateway.core.finish_reasons import read_finish_reason
 from gateway.core.turn.refusal import is_account_refusal
 from gateway.core.turn.upstream_error import reveal_error_body
-from gateway.core.usage.gen_ai import CANCELLED
+from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.core.usage.reported import reported_counts
 from gateway.errors import UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
@@ -170,7 +170,7 @@ class BackgroundModel:
                 call.failure = "timeout"
                 raise JobFailed(f"the background model gave no answer in {self.timeout_s:g} s") from None
             except asyncio.CancelledError:
-                call.failure = CANCELLED
+                call.failure = CANCELLED_FAILURE
                 raise
             finally:
                 call.end()

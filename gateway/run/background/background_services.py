@@ -16,11 +16,11 @@ from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.background.background_model import BackgroundModels, background_route
 from gateway.run.background.budget import DailyBudget
-from gateway.run.background.compact import COMPACT, Compactor
-from gateway.run.background.embed import EMBED, EmbeddingService, upstream_kind
+from gateway.run.background.compact import COMPACT_JOB, Compactor
+from gateway.run.background.embed import EMBED_JOB, EmbeddingService, upstream_kind
 from gateway.run.background.indexing import IndexingService
 from gateway.run.background.job_metrics import JobMetrics
-from gateway.run.background.learner import LEARN, LearningService
+from gateway.run.background.learner import LEARN_JOB, LearningService
 from gateway.run.background.maintenance import Maintenance
 from gateway.run.background.retention import RETENTION, make_retention
 from gateway.run.background.run_cleaning import RunCleaning
@@ -77,7 +77,7 @@ class BackgroundServices:
             self.handlers,
             count_outcome=job_metrics.attempts.inc,
             pause_s=self._pause_s,
-            open_receipt=receipt_opener(accounting.receipts, LEARN, COMPACT, EMBED),
+            open_receipt=receipt_opener(accounting.receipts, LEARN_JOB, COMPACT_JOB, EMBED_JOB),
         )
         self.indexing = IndexingService(store)
         store.growth.listen(self._memory_grew)
@@ -115,11 +115,11 @@ class BackgroundServices:
     def _add_handlers(self) -> None:
         """Adds what the jobs of these services do."""
         self.handlers[RETENTION] = self._retain
-        self.handlers[COMPACT] = self.compactor.run_job
+        self.handlers[COMPACT_JOB] = self.compactor.run_job
         if self.embedding is not None:
-            self.handlers[EMBED] = self.embedding.run_job
+            self.handlers[EMBED_JOB] = self.embedding.run_job
         if self.learning is not None:
-            self.handlers[LEARN] = self._learn
+            self.handlers[LEARN_JOB] = self._learn
 
     def add_sleeptime(self, schedule: Schedule) -> None:
         """Adds the schedule of the agents that read memories after their turns; before the start."""
@@ -162,7 +162,7 @@ class BackgroundServices:
 
     def _pause_s(self, kind: str) -> float:
         """Returns for how many seconds no job of a kind is worth a try."""
-        return self.embedding.pause_s if self.embedding is not None and kind == EMBED else 0.0
+        return self.embedding.pause_s if self.embedding is not None and kind == EMBED_JOB else 0.0
 
     async def drain(self, timeout_s: float) -> None:
         """Waits until the jobs that turns asked for are in the queue, up to a limit."""

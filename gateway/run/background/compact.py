@@ -47,7 +47,7 @@ from storage.sql.store import Store
 _log = logging.getLogger("mnemogate")
 
 # The kind of the job.
-COMPACT = "compact"
+COMPACT_JOB = "compact"
 # `max_tokens` of a request for a summary, as a multiple of the tokens that its prompt allows the summary.
 _SLACK = 2
 # The share of a conversation's tokens that stays when it is compacted at once, as Letta has it.
@@ -189,7 +189,7 @@ class Compactor:
         ).payload
         agent, conversation = turn.agent, str(turn.conversation)
         try:
-            await self.store.jobs.enqueue(COMPACT, agent.id, conversation, payload, epoch=agent.epoch)
+            await self.store.jobs.enqueue(COMPACT_JOB, agent.id, conversation, payload, epoch=agent.epoch)
         except Stale:
             # Something was forgotten since; the next turn requests it again.
             pass

@@ -23,7 +23,7 @@ from adapters.types import Embedded, ModelRequest
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note_query import make_query
 from gateway.core.upstream.policy import EndpointHealth, Policy
-from gateway.core.usage.gen_ai import CANCELLED
+from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.background_model import BUSY_S, CALL_S
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
@@ -42,8 +42,8 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-EMBED = "embed"
-LOCAL = "local"
+EMBED_JOB = "embed"
+LOCAL_EMBEDDER = "local"
 # New messages after which a memory is embedded. Until then the newest are found by their words.
 EVERY_MESSAGES = 16
 # A long message is embedded by its beginning; the best or the mean of several parts found less (measured).
@@ -62,19 +62,19 @@ PAUSE_S = 30.0
 # fifty would never catch up with a busy gateway.
 MAX_FAILURES = 2
 # Statuses of a refusal for the text's sake: it is too long in the embedder's own counting, or filtered.
-_TEXT_REFUSED = (400, 413, 422)
+_TEXT_REFUSED_STATUSES = (400, 413, 422)
 
 
 def embedder_route(settings: Settings) -> Route | None:
     """Returns the route of memory.embedder; None: none is named, or it is local. Raises: SettingsError."""
     model = settings.memory.embedder
-    if model is None or model == LOCAL:
+    if model is None or model == LOCAL_EMBEDDER:
         return None
     try:
         route = resolve_route(settings, model, by_operator=True)
     except UnknownModel as error:
         mistake = unknown_model(settings, "memory.embedder", error)
-        raise SettingsError(f"{mistake.message}; {LOCAL!r} is the one in this process") from error
+        raise SettingsError(f"{mistake.message}; {LOCAL_EMBEDDER!r} is the one in this process") from error
     upstream = next(each for each in settings.upstreams if each.name == route.upstream)
     if upstream.kind in ("anthropic", "scripted"):
         raise SettingsError(f"memory.embedder: {upstream.name!r} ({upstream.kind}) has no embeddings")
@@ -131,7 +131,13 @@ class EmbeddingService:
         self._paused_until = 0.0
         self._failures = 0  # of jobs, in a row
         self.schedule = Schedule(
-            "embedding", EMBED, store.jobs, self._find, every=EVERY_MESSAGES, idle_s=settings.idle_s, now=now
+            "embedding",
+            EMBED_JOB,
+            store.jobs,
+            self._find,
+            every=EVERY_MESSAGES,
+            idle_s=settings.idle_s,
+            now=now,
         )
 
     # -- the schedule
@@ -197,7 +203,7 @@ class EmbeddingService:
 
         async def add_and_go_on(connection: Connection) -> None:
             if await add(connection):
-                await self._store.jobs.enqueue_in(connection, EMBED, job.agent, EMBED)
+                await self._store.jobs.enqueue_in(connection, EMBED_JOB, job.agent, EMBED_JOB)
 
         await job.finish(add_and_go_on)
 
@@ -247,7 +253,7 @@ class EmbeddingService:
                 if error.status == 429:
                     wait_s = min(error.retry_after_s or BUSY_S, DAY_S)
                     raise Postponed("the embedder is busy (429)", wait_s) from error
-                failure = _RefusedText if error.status in _TEXT_REFUSED else JobFailed
+                failure = _RefusedText if error.status in _TEXT_REFUSED_STATUSES else JobFailed
                 raise failure(f"the embedder answered {error.status}") from error
             except ProviderError as error:
                 self._count_call("failed", 0)
@@ -276,7 +282,7 @@ class EmbeddingService:
             call.failure = "timeout"
             raise
         except asyncio.CancelledError:
-            call.failure = CANCELLED
+            call.failure = CANCELLED_FAILURE
             raise
         except ProviderRefused as error:
             call.status = error.status
@@ -328,7 +334,7 @@ class EmbeddingService:
         match error:
             case StoreError():
                 return  # the search by words meets the same, and reports it
-            case ProviderRefused(status=status) if status in _TEXT_REFUSED:
+            case ProviderRefused(status=status) if status in _TEXT_REFUSED_STATUSES:
                 _log.info(
                     "The embedder refused a question with status %d; memory was searched by words alone.",
                     status,

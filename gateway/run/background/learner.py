@@ -34,7 +34,7 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-LEARN = "learn"
+LEARN_JOB = "learn"
 # One call reads messages of this length, about 6,000 tokens. Each failure of the job halves it, down to an eighth.
 BATCH_CHARS = 24_000
 _HALVINGS = 3
@@ -94,7 +94,7 @@ class LearningService:
         self._reader = LEARNER if background is not None else RULE
         self.schedule = Schedule(
             "learning",
-            LEARN,
+            LEARN_JOB,
             store.jobs,
             self._find,
             # What a rule keeps is for other conversations, and waits until this one rests.
@@ -120,7 +120,7 @@ class LearningService:
         batch = msgspec.json.decode(asked, type=_AskedBatch)
         if batch.is_more:
             # Before this job ends, so that a crash in between leaves nothing unread.
-            await self._store.jobs.enqueue(LEARN, job.agent, LEARN)
+            await self._store.jobs.enqueue(LEARN_JOB, job.agent, LEARN_JOB)
         if batch.upto > batch.cursor:
             # Read again, because what was asked about may have been forgotten, or learned by another job.
             unread = await self._read_batch(job, batch.upto)
@@ -138,7 +138,7 @@ class LearningService:
         if unread is None or not self._is_read(unread.agent.scope):
             return
         if unread.is_more:
-            await self._store.jobs.enqueue(LEARN, job.agent, LEARN)
+            await self._store.jobs.enqueue(LEARN_JOB, job.agent, LEARN_JOB)
         if unread.upto > unread.cursor:
             messages = await self._clean(unread)
             standing_facts = await self._store.facts.standing(job.agent)

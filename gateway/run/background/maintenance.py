@@ -19,7 +19,7 @@ from storage.sql.store import Store
 _log = logging.getLogger("mnemogate")
 
 # Conversations that one step settles.
-_MAX_SETTLED = 64
+_MAX_CONVERSATIONS = 64
 # The least pause between two steps, so that conversations that fall due one after the other are settled together.
 _MIN_PAUSE_S = 1.0
 
@@ -45,7 +45,7 @@ class Maintenance:
     async def step(self) -> float | None:
         """Does all that is due now. Returns the seconds until more will be; None: not before something happens."""
         now = self._now()
-        due = await self._store.turns.due(now - self._idle_s, now + self._idle_s, _MAX_SETTLED)
+        due = await self._store.turns.due(now - self._idle_s, now + self._idle_s, _MAX_CONVERSATIONS)
         has_failed = False
         for conversation, agent, is_named, last_at in due:
             decide = partial(_confirm, now=now, idle_s=self._idle_s, is_named=is_named)
@@ -60,7 +60,7 @@ class Maintenance:
                 )
         if has_failed:
             return AFTER_FAULT_S
-        if len(due) == _MAX_SETTLED:
+        if len(due) == _MAX_CONVERSATIONS:
             return _MIN_PAUSE_S
         at = await self._store.turns.next_due()
         return None if at is None else max(_MIN_PAUSE_S, at + self._idle_s - self._now() + 0.01)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.core.request.identity import UNNAMED
+from gateway.core.request.identity import UNNAMED_PREFIX
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.tasks import PeriodicTask
 from gateway.settings import Settings
@@ -111,7 +111,7 @@ class Retention:
         """
         count = await self._resume_unfinished() + await self._forget_old()
         # Stored responses where no user is named.
-        count += await self._forget_inactive(f"conversation:{UNNAMED}", self.unnamed_days)
+        count += await self._forget_inactive(f"conversation:{UNNAMED_PREFIX}", self.unnamed_days)
         count += await self._remove_unbound()
         # Imports that were broken off: no request finds them.
         count += await self._forget_inactive(IMPORTING_PREFIX, _IMPORT_DAYS)

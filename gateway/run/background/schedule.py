@@ -15,9 +15,9 @@ from storage.errors import Stale
 from storage.sql.jobs import Jobs
 
 # How many memories are recovered at once; the next time finds others. No measurement.
-_MAX_FOUND = 10_000
+_MAX_MEMORIES_AT_ONCE = 10_000
 # How many jobs are enqueued before a pause, so that other writes get their turn; no measurement.
-_MAX_AT_ONCE = 64
+_MAX_JOBS_AT_ONCE = 64
 _MIN_PAUSE_S = 1.0
 
 
@@ -104,7 +104,7 @@ class Schedule:
         Memories whose turns go on now are left to the process that has them. One whose job has failed for good is tried
         again by the first call alone: what it failed by may be mended since.
         """
-        unfinished = await self.find(_MAX_FOUND)
+        unfinished = await self.find(_MAX_MEMORIES_AT_ONCE)
         if self._has_recovered:
             self.enqueue_now(await self.jobs.at_rest(self.kind, unfinished, self.now() - self.idle_s))
         else:
@@ -117,7 +117,7 @@ class Schedule:
 
     async def step(self) -> float | None:
         """Enqueues what is due. Returns the seconds until more will be; None: not before the next message."""
-        now, room = self.now(), _MAX_AT_ONCE
+        now, room = self.now(), _MAX_JOBS_AT_ONCE
         while self._active:
             agent, activity = next(iter(self._active.items()))
             # A turn that lies as far in the future counts as well: the clock may have been put back.

@@ -36,7 +36,7 @@ from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.memory.queue import Queues
 from gateway.run.memory.recall import Recaller
 from gateway.run.memory.resent import ResentLists
-from gateway.run.memory.turn_write import OPENED, make_turn_write
+from gateway.run.memory.turn_write import OPENED_OUTCOME, make_turn_write
 from gateway.run.receipt import Receipt
 from gateway.settings import MemorySettings
 from storage.commands import Committed, MemorySnapshot, TurnWrite
@@ -150,7 +150,7 @@ class MemoryKeeper:
 
     async def open(self, context: MemoryContext, prompt: Prompt) -> MemoryContext:
         """Writes the user's message before the model is asked, in append mode. Raises: StoreError."""
-        write = make_turn_write(context, prompt, BlockEdits(), OPENED, self.now(), settle.open_)
+        write = make_turn_write(context, prompt, BlockEdits(), OPENED_OUTCOME, self.now(), settle.open_)
         try:
             async with asyncio.timeout(self.open_wait_s):
                 committed = await asyncio.shield(self.store.turns.commit(write))

@@ -298,19 +298,23 @@ async def _plan(
         # In append mode the path goes upstream from where its window began.
         needs_window = query.kind is ConversationKind.APPENDED and reach.most is not None and tree.is_partial
         if needs_window and not any(evicted_before(each, window) for each in tree):
-            reach = _ALL  # nothing has left the window
+            reach = _WHOLE_CONVERSATION  # nothing has left the window
             continue
         plan = await with_contents(store.turns, agent, tree, partial(plan_turn, tree, query))
         evicted = evicted_before(plan.match.match_point, window)
         if not query.is_named and not query.listing.answered:
             store.turns.cache_openings(agent, snapshot, openings_of(tree))
-        if reach == _ALL or not tree.is_partial:
+        if reach == _WHOLE_CONVERSATION or not tree.is_partial:
             return plan, tree
         if is_loaded_enough(tree, plan, evicted, last_at, snapshot.exchange):
             return plan, tree
         # What has left the window is not sent, so nothing further up is needed to compose the request.
         only_end = reach.most is not None
-        reach = _Reach(None, max(0, evicted.depth - 1)) if only_end and evicted is not None else _ALL
+        reach = (
+            _Reach(None, max(0, evicted.depth - 1))
+            if only_end and evicted is not None
+            else _WHOLE_CONVERSATION
+        )
 
 
 class _Reach(NamedTuple):
@@ -322,7 +326,7 @@ class _Reach(NamedTuple):
     low: int | None = None
 
 
-_ALL = _Reach(None)
+_WHOLE_CONVERSATION = _Reach(None)
 
 
 async def _load_tree(

@@ -27,7 +27,7 @@ from gateway.core.request.chat_request import MAX_COMPLETION_TOKENS, ChatRequest
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import thinking_budget
 from gateway.core.request.native_body import NativeChanges
-from gateway.core.turn.guide import ANYTHING, Offer
+from gateway.core.turn.guide import FREE_OFFER, Offer
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fitted_window import WHOLE_WINDOW, FittedWindow
 from gateway.run.memory.recall_result import RecallResult
@@ -230,7 +230,7 @@ class Prompt(Struct, frozen=True):
         self,
         hidden_rounds: Sequence[WireMessage] = (),
         budget_tokens: int | None = None,
-        offer: Offer = ANYTHING,
+        offer: Offer = FREE_OFFER,
     ) -> NativeChanges:
         """Returns what changes in a request in its client's own dialect. The parameters are those of `body`."""
         inserted = [(each.message, each.note) for each in self.window.inserted(self.composition)]
@@ -252,7 +252,7 @@ class Prompt(Struct, frozen=True):
         self,
         hidden_rounds: Sequence[WireMessage] = (),
         budget_tokens: int | None = None,
-        offer: Offer = ANYTHING,
+        offer: Offer = FREE_OFFER,
     ) -> bytes:
         """Returns the request's JSON, as a chat completion.
 
@@ -311,7 +311,7 @@ class Prompt(Struct, frozen=True):
 
     def _fields_of(self, offer: Offer) -> Mapping[str, Any]:
         """Returns the fields that ask for an offer."""
-        if offer is ANYTHING:
+        if offer is FREE_OFFER:
             return _NO_FIELDS
         return offer.fields(can_force=self.form.can_force, has_client_tools=bool(self.request.tools))
 

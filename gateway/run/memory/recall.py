@@ -58,9 +58,9 @@ FEW_TOKENS = 500
 MIN_NOTE_TOKENS = 128
 
 
-_NOTHING = FoundMessages((), "", frozenset(), False)
-_ALL_SHOWN = _NOTHING._replace(is_all_shown=True)
-_NOT_SEARCHED = SearchOutcome(_NOTHING, note_choice.NO_CHOICE, "")
+_NO_MESSAGES = FoundMessages((), "", frozenset(), False)
+_ALL_MESSAGES_SHOWN = _NO_MESSAGES._replace(is_all_shown=True)
+_NO_SEARCH = SearchOutcome(_NO_MESSAGES, note_choice.NO_CHOICE, "")
 
 
 class Recaller(Struct, frozen=True):
@@ -149,7 +149,7 @@ class Recaller(Struct, frozen=True):
         budget = self._budget_in_window(context, prompt, naming_tokens)
         begun = time.perf_counter() - vectors.choosing_s
         trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
-        outcome, ms = _NOT_SEARCHED, 0.0
+        outcome, ms = _NO_SEARCH, 0.0
         if budget > 0 and _may_find_more(context, prompt.window):
             search = _NoteSearch(
                 recaller=self,
@@ -232,7 +232,7 @@ class _NoteSearch(Struct, frozen=True):
 
     async def find_and_choose(self, text: str) -> SearchOutcome:
         """Searches for a message, and chooses what a note shows."""
-        found = _NOTHING
+        found = _NO_MESSAGES
         try:
             found = await self._find(text)
             choice = await self._choose(found) if found.messages else note_choice.NO_CHOICE
@@ -249,7 +249,7 @@ class _NoteSearch(Struct, frozen=True):
         """Returns what memory has for a message and the prompt does not show. Raises: StoreError."""
         context, query = self.context, _query_of(text, self.names)
         if self._is_all_shown(text, query):
-            return _ALL_SHOWN
+            return _ALL_MESSAGES_SHOWN
         found = await find_messages(text, query, self, self.names)
         if not context.is_plain:  # a plain list has nothing in another form
             rule = partial(superseded_exchanges, context, self.recaller.settings.idle_s)

@@ -24,7 +24,7 @@ from storage.recall_record import pack_request_id
 from storage.records import BlockOp, SentSection
 
 # The outcome that is written with a user's message before the model is asked, so that it survives the process.
-OPENED = TurnOutcome(End.CANCELLED)
+OPENED_OUTCOME = TurnOutcome(End.CANCELLED)
 
 
 def make_turn_write(

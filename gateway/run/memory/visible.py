@@ -15,7 +15,7 @@ from gateway.run.memory.memory_context import MemoryContext
 from storage.records import Atom, Message
 
 # A joined reply has at most this many messages before its last one.
-_MAX_MERGED = 8
+_MAX_MERGED_MESSAGES = 8
 
 
 class VisibleContent(Struct, frozen=True):
@@ -61,7 +61,7 @@ def _atoms_of_joined_replies(listing: HashedList, dropped: Container[int]) -> It
         # The joined texts that end with the present message: for c, after a and b, they are c, bc and abc.
         suffixes: list[str] = []
         for text in filter(None, (without_space(listing.text(i)) for i in replies)):
-            suffixes = [text, *(earlier + text for earlier in suffixes[:_MAX_MERGED])]
+            suffixes = [text, *(earlier + text for earlier in suffixes[:_MAX_MERGED_MESSAGES])]
             yield from (listing.hasher.text_atom(None, suffix) for suffix in suffixes[1:])
 
 

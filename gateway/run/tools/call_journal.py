@@ -18,7 +18,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.core import exact_json
-from gateway.core.turn.calls import INTERRUPTED
+from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.errors import StoreError
@@ -78,12 +78,12 @@ class CallJournal:
         what = sha256(exact_json.dumps([call.name, call.arguments], sort_keys=True)).hexdigest()
         key = call.call_id, what
         if key in self.answers:
-            return self.answers[key] or failed_answer(INTERRUPTED)
+            return self.answers[key] or failed_answer(INTERRUPTED_RESULT)
         seq, self.seq = self.seq, self.seq + 1
         entry = orjson.dumps({"id": call.call_id, "what": what})
         if not (await self._store_replies() and await self.add(CALL, seq, entry)):
             # The turn does not go on here: it has ended, or another process has taken it over.
-            return failed_answer(INTERRUPTED)
+            return failed_answer(INTERRUPTED_RESULT)
         return await perform_noted(perform, partial(self.add, RESULT, seq))
 
     async def _store_replies(self) -> bool:

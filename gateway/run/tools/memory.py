@@ -30,13 +30,13 @@ from storage.listing import PassageFilter
 from storage.records import Agent, BlockOp, Message, Passage, Vector
 from storage.sql.store import Store
 
-_MAX_TAGGED = 40  # hits that are read where a search names tags, which the index does not know
-READ_ONLY = "Error: this request only reads memory. Nothing was done."
+_TAGGED_HITS = 40  # hits that are read where a search names tags, which the index does not know
+READ_ONLY_ERROR = "Error: this request only reads memory. Nothing was done."
 # The number of results of a search that names no limit.
 SEARCH_RESULTS = 5
 _NEWEST_EXCHANGES = 200  # that are read where a search has no query, but a time or a speaker
 # The budget of a search's results where automatic recall is switched off.
-DEFAULT_TOKENS = 1000
+DEFAULT_RESULT_TOKENS = 1000
 
 
 class SearchesPassages(Protocol):
@@ -84,7 +84,7 @@ class MemoryTools(Struct, frozen=True):
         name = self.context.offered[call.name]
         tool = MEMORY_TOOLS[name]
         if tool.operation is not None and self.context.request.identity.mode is Mode.READ:
-            return failed_answer(READ_ONLY)
+            return failed_answer(READ_ONLY_ERROR)
         error = memory_tools.argument_error(name, call.arguments)
         if error is not None:
             return failed_answer(error)
@@ -151,7 +151,7 @@ class MemoryTools(Struct, frozen=True):
     async def look_up(self, lookup: Lookup) -> ToolAnswer:
         """Searches memory. Returns a line for each hit, the best first; what is not found in a second is left out."""
         hits, is_incomplete = await self._search_all(lookup)
-        budget = self.recall_tokens or DEFAULT_TOKENS
+        budget = self.recall_tokens or DEFAULT_RESULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest before the others.
         newest_first = self._pending_passages(lookup)[: -lookup.limit - 1 : -1]
         lines = [
@@ -232,7 +232,7 @@ class MemoryTools(Struct, frozen=True):
         return await self.store.recall.search(
             self.context.agent,
             query,
-            limit=_MAX_TAGGED if lookup.tags else lookup.limit,
+            limit=_TAGGED_HITS if lookup.tags else lookup.limit,
             takes=lookup.matches,
             deadline_ms=searches.SEARCH_MS,
             vector=vector,

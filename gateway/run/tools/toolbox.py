@@ -16,7 +16,7 @@ from adapters.types import Json
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import ToolResult
-from gateway.core.usage.gen_ai import CANCELLED
+from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.run.receipt import GatewayStep, Receipt
 from storage.errors import StoreError
 from storage.records import Block
@@ -25,7 +25,7 @@ _log = logging.getLogger("mnemogate")
 
 # The most calls of one round that run at a time.
 MAX_PARALLEL = 8
-NOT_AVAILABLE = "Error: {name} is not available at the moment."
+NOT_AVAILABLE_ERROR = "Error: {name} is not available at the moment."
 # A result may take a fifth of the window, or this many characters where that is more.
 _WINDOW_PARTS = 5
 MIN_RESULT_CHARS = 5_000
@@ -154,7 +154,7 @@ class NoTools:
         return None
 
     async def run(self, call: RunTool) -> ToolAnswer:
-        return failed_answer(NOT_AVAILABLE.format(name=call.name))
+        return failed_answer(NOT_AVAILABLE_ERROR.format(name=call.name))
 
 
 NO_TOOLS = NoTools()
@@ -184,7 +184,7 @@ async def run_tools(
     async def run(serial_group: Sequence[int]) -> None:
         for n in serial_group:
             async with slots:
-                begun, failure = time.perf_counter(), CANCELLED
+                begun, failure = time.perf_counter(), CANCELLED_FAILURE
                 try:
                     results[n] = answer = await run_tool(toolbox, calls[n])
                     failure = "" if answer.status == "success" else answer.status
@@ -206,7 +206,7 @@ async def run_tools(
 async def run_tool(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
     """Runs one call. Returns its answer; for an exception, an error without details."""
     if not toolbox.owns(call.name):
-        return failed_answer(NOT_AVAILABLE.format(name=call.name))
+        return failed_answer(NOT_AVAILABLE_ERROR.format(name=call.name))
     try:
         return await toolbox.run(call)
     except StoreError as error:
@@ -214,4 +214,4 @@ async def run_tool(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
     except Exception:
         _log.exception("A tool failed by a fault in the gateway; the model got an error.")
     # A tool never breaks chat: the model answers without.
-    return failed_answer(NOT_AVAILABLE.format(name=call.name))
+    return failed_answer(NOT_AVAILABLE_ERROR.format(name=call.name))

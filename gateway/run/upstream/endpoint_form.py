@@ -20,8 +20,8 @@ from gateway.run.upstream.endpoint import Endpoint
 NATIVE_FORM = EndpointForm()
 _NATIVE_WITH_BOUND_THOUGHTS = EndpointForm(binds_thoughts=True)
 # Claude thinks at the temperature 1 alone (build-with-claude/extended-thinking).
-_REFUSED_WHEN_THINKING = frozenset({"temperature"})
-_NONE_REFUSED: frozenset[str] = frozenset()
+_FIELDS_REFUSED_WHEN_THINKING = frozenset({"temperature"})
+_NO_FIELDS: frozenset[str] = frozenset()
 _NO_INDICES: frozenset[int] = frozenset()
 
 
@@ -42,7 +42,7 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
         developer_indices(request.messages) if capabilities.developer_role is False else (),
         capabilities.stream_usage,
         _can_force(request, capabilities, model),
-        _refused_fields(request, capabilities, model) if request.gateway_fields else _NONE_REFUSED,
+        _refused_fields(request, capabilities, model) if request.gateway_fields else _NO_FIELDS,
         asks_usage=endpoint.asks_usage,
         effort_with_tools=capabilities.effort_with_tools(model),
         thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
@@ -118,4 +118,4 @@ def _choices_without_tools(request: ChatRequest) -> tuple[str, ...]:
 def _refused_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> frozenset[str]:
     """Returns the fields that the model does not take with this request."""
     refused = capabilities.refused_fields(model)
-    return refused | _REFUSED_WHEN_THINKING if enables_thinking(request.json) else refused
+    return refused | _FIELDS_REFUSED_WHEN_THINKING if enables_thinking(request.json) else refused

@@ -21,7 +21,7 @@ from gateway.errors import (
     UpstreamUnreachable,
 )
 
-_TABLE: Final[tuple[tuple[type[ProviderError], type[UpstreamError], str], ...]] = (
+_ERROR_TABLE: Final[tuple[tuple[type[ProviderError], type[UpstreamError], str], ...]] = (
     (ProviderTimeout, UpstreamTimeout, "timeout"),
     (ProviderUnreachable, UpstreamUnreachable, "unreachable"),
     (ProviderBroke, UpstreamBroke, "broke"),
@@ -32,18 +32,18 @@ _TABLE: Final[tuple[tuple[type[ProviderError], type[UpstreamError], str], ...]] 
 
 def translate(error: ProviderError) -> UpstreamError:
     """Returns the gateway's error for a provider's. Its text names the source, which may be the provider."""
-    made = next(mapped for provider_error, mapped, _ in _TABLE if isinstance(error, provider_error))
+    made = next(mapped for provider_error, mapped, _ in _ERROR_TABLE if isinstance(error, provider_error))
     return made(f"The gateway got no whole answer from its upstream: {str(error) or 'it could not be used'}.")
 
 
 def kind_of(error: GatewayError) -> str:
     """Returns the kind of an upstream's error, as metrics and receipts name it."""
-    return next((kind for _, mapped, kind in _TABLE if isinstance(error, mapped)), "broke")
+    return next((kind for _, mapped, kind in _ERROR_TABLE if isinstance(error, mapped)), "broke")
 
 
 def failure_of(error: ProviderError) -> Failure:
     """Returns what failover has to know of an attempt that brought no reply."""
-    kind = next(kind for provider_error, _, kind in _TABLE if isinstance(error, provider_error))
+    kind = next(kind for provider_error, _, kind in _ERROR_TABLE if isinstance(error, provider_error))
     match error:
         case ProviderTimeout():
             # An endpoint that was silent until a timeout is not tried again for this request.

@@ -28,7 +28,7 @@ from gateway.run.upstream.provider_errors import translate
 
 # Cookies are between the upstream and the gateway. The gateway itself gives the response its date, the headers for web
 # pages (access-control-*) and the receipt (x-mnemogate-*).
-_NOT_FORWARDED: Final = frozenset(("date", "set-cookie"))
+_WITHHELD_HEADERS: Final = frozenset(("date", "set-cookie"))
 _RESERVED_PREFIXES: Final = ("access-control-", "x-mnemogate-")
 # Events have some hundred bytes; only one with an image may be larger than this.
 _MAX_EVENT_BYTES: Final = 1024 * 1024
@@ -177,7 +177,7 @@ def forwarded_headers(headers: Sequence[Header]) -> tuple[Header, ...]:
 
 @lru_cache(maxsize=1024)  # upstreams send the same few names with every reply
 def _is_forwarded(name: str) -> bool:
-    return name not in _NOT_FORWARDED and not name.startswith(_RESERVED_PREFIXES)
+    return name not in _WITHHELD_HEADERS and not name.startswith(_RESERVED_PREFIXES)
 
 
 class _ReplyReader:

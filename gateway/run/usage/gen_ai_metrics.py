@@ -9,7 +9,14 @@ from typing import Final
 
 from gateway.core.memory.builtin import BUILT_IN_TOOLS
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
-from gateway.core.usage.gen_ai import CANCELLED, OTHER, ModelNames, error_type, operation_of, provider_of
+from gateway.core.usage.gen_ai import (
+    CANCELLED_FAILURE,
+    OTHER,
+    ModelNames,
+    error_type,
+    operation_of,
+    provider_of,
+)
 from gateway.metrics import Metrics
 from gateway.run.receipt import CLIENT_GONE, Receipt
 from gateway.run.upstream_call import UpstreamCall
@@ -34,11 +41,11 @@ def model_names(settings: Settings) -> set[str]:
 
 
 def failure_of_call(call: UpstreamCall, receipt: Receipt) -> str:
-    """Returns the kind of a call's error, one of a closed list; "": it has none. CANCELLED: its client left."""
+    """Returns the kind of a call's error, one of a closed list; "": it has none. CANCELLED_FAILURE: its client left."""
     has_failed = bool(call.failure) or call.status >= 400
     is_unfinished = call is receipt.last_call and call.counts is None and not has_failed
     if receipt.status == CLIENT_GONE and is_unfinished:
-        return CANCELLED
+        return CANCELLED_FAILURE
     return error_type(call.failure, call.status)
 
 

@@ -21,7 +21,7 @@ from gateway.core.upstream.policy import Target
 from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.core.usage.limit_answer import rate_headers, refusal_by
 from gateway.core.usage.limit_rules import (
-    MEASURED,
+    MEASURED_UNITS,
     Amounts,
     Bucket,
     LimitReservation,
@@ -207,7 +207,7 @@ class Limiter:
         """Returns the limits that hold for a request, or for work that goes on with one, by their ids."""
         limits = self._limits_for(receipt.project, receipt.key, receipt.user)
         if not receipt.is_request:
-            return [limit for limit in limits if limit.unit in MEASURED]
+            return [limit for limit in limits if limit.unit in MEASURED_UNITS]
         return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
 
     def _limits_for(self, project: str, key: int, user: str) -> Sequence[UsageLimit]:
@@ -283,7 +283,7 @@ class Limiter:
             return  # it is work of the background, or was just let in
         if self._change_read != self._change:
             await self._try_load()
-        limits = [limit for limit in self._limits_of(receipt) if limit.unit in MEASURED]
+        limits = [limit for limit in self._limits_of(receipt) if limit.unit in MEASURED_UNITS]
         if not limits:
             return
         reservation = self._reservations.get(receipt) or LimitReservation()
@@ -373,7 +373,7 @@ class Limiter:
         """Counts the tokens and the cost that were used without a reservation."""
         for limit in self._limits_of(receipt):
             bucket = self._buckets.find(limit, receipt.user)
-            if bucket is not None and limit.unit in MEASURED:
+            if bucket is not None and limit.unit in MEASURED_UNITS:
                 bucket.used += used[bucket.column]
 
     # -- how limits stand

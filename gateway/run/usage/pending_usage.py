@@ -18,7 +18,7 @@ from gateway.run.usage.meter import Meter
 from storage.usage_records import FORGOTTEN_USER
 
 # The latest responses that this process knows, each with its receipt and its call.
-_MAX_AWAITED: Final = 10_000
+_MAX_RESPONSES: Final = 10_000
 
 
 class PendingUsage:
@@ -44,7 +44,7 @@ class PendingUsage:
                 payer = Receipt(receipt.begun, project=receipt.project, key=receipt.key, user=receipt.user)
                 noted = replace(call, tries=[], first_piece=None, last_pieces=None)
                 self._awaited[receipt.project, call.pending_id] = payer, noted
-                if len(self._awaited) > _MAX_AWAITED:
+                if len(self._awaited) > _MAX_RESPONSES:
                     del self._awaited[next(iter(self._awaited))]
 
     def count(self, project: str, id: str, response: bytes) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from gateway.core.turn.calls import INTERRUPTED
+from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.call_journal import CALL, REPLY, RESULT, CallJournal
 from gateway.run.tools.toolbox import ToolAnswer
@@ -71,10 +71,10 @@ async def test_a_call_that_was_made_is_not_made_again(store: Store, monkeypatch:
         break_texts(meanwhile, "result")  # as if the gateway had been killed
         await tool.answer(before, b)
     after = await attempt(store, run)
-    assert [await tool.answer(after, each) for each in (a, b, c)] == ["done a", INTERRUPTED, "done c"]
+    assert [await tool.answer(after, each) for each in (a, b, c)] == ["done a", INTERRUPTED_RESULT, "done c"]
     assert tool.calls == ["a", "b", "c"]
     # Another process has taken the batch over, and has begun its next call under the same number.
-    assert await tool.answer(before, RunTool("d", "buy", {})) == INTERRUPTED
+    assert await tool.answer(before, RunTool("d", "buy", {})) == INTERRUPTED_RESULT
     assert tool.calls == ["a", "b", "c"]
 
 
@@ -116,7 +116,7 @@ async def test_a_reply_is_written_down_before_the_first_of_its_calls_is_made(sto
     await asyncio.gather(*(tool.answer(before, RunTool(id, "buy", {})) for id in ("a", "b")))
     assert await texts() == [(0, b"first")]
     # Another process that has gone on with the turn has another reply, whose calls are not made.
-    assert await tool.answer(rival, RunTool("c", "buy", {})) == INTERRUPTED
+    assert await tool.answer(rival, RunTool("c", "buy", {})) == INTERRUPTED_RESULT
     after = await attempt(store, run)
     after.note_reply(0, b"first")
     assert await tool.answer(after, RunTool("d", "buy", {})) == "done d"

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.agents.core.tool_rules import RuleGuide
 from gateway.core.turn.asides import HEARTBEAT, Asides
-from gateway.core.turn.calls import NO_WORDS, SPOKEN
+from gateway.core.turn.calls import NO_WORDS, SPOKEN_RESULT
 from gateway.core.turn.commands import CallModel, Finish, RunTool, Save, SaveStep
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.events import Received, ReceivedWhole, ReplyStarted, Saved, StepSaved, ToolFinished
@@ -78,7 +78,7 @@ def test_words_stream_and_are_what_was_said(cut: Any) -> None:
     )
     asides = {"send_message": ["pre_exec_msg", "request_heartbeat", "thinking"]}
     assert reply["mnemogate"] == {"spoken": 'Hello "Anna"\n', "asides": asides}
-    assert result == {"role": "tool", "tool_call_id": "m", "content": SPOKEN}
+    assert result == {"role": "tool", "tool_call_id": "m", "content": SPOKEN_RESULT}
     assert outcome.stop is StopReason.END_TURN
     lines = playbook.sent.decode().splitlines()
     thoughts = [line.removeprefix("thought ") for line in lines if line.startswith("thought")]
@@ -144,7 +144,7 @@ def test_a_tool_called_along_with_text_runs_without_the_gateways_arguments() -> 
     assert playbook >> StepSaved(1, 2) << RunTool("l", "look", {"q": "tea"})
     assert skip(playbook >> ToolFinished(ToolResult("l", "found"))) << Save
     # Nothing asked to go on, so the results are the last that is stored.
-    assert [result.content for result in playbook.outcome.results] == ["found", SPOKEN]
+    assert [result.content for result in playbook.outcome.results] == ["found", SPOKEN_RESULT]
 
 
 def test_a_filler_is_spoken_once_and_only_into_silence() -> None:

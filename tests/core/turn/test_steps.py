@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.turn.calls import INTERRUPTED, ResumedCalls
+from gateway.core.turn.calls import INTERRUPTED_RESULT, ResumedCalls
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import (
     KEEP_ALIVE,
@@ -401,7 +401,7 @@ def test_a_turn_that_is_stopped_among_its_tools_keeps_the_results_that_are_there
     skip(playbook >> ToolFinished(ToolResult("b", "found")))
     assert playbook >> Stopped() << CloseUpstream << Save
     assert (playbook.outcome.full, playbook.outcome.shown_reply) == ((), None)
-    interrupted = ToolResult(CALL[0], INTERRUPTED, "error")
+    interrupted = ToolResult(CALL[0], INTERRUPTED_RESULT, "error")
     assert playbook.outcome.results == (interrupted, ToolResult("b", "found"))
 
 

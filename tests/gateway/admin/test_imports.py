@@ -24,7 +24,7 @@ from gateway.operations import make_import_operations
 from gateway.run.admin import import_operations, import_performer
 from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.admin.transfer_operations import TransferOperations
-from gateway.run.background.learner import LEARN
+from gateway.run.background.learner import LEARN_JOB
 from gateway.settings import ProjectSettings, Settings
 from storage.commands import ForgetTarget, ImportWriting
 from storage.database import Connection, Statement
@@ -810,7 +810,7 @@ def test_an_import_is_done_when_its_jobs_are_enqueued(world: World, monkeypatch:
     data = export("jsonl", TALKS)
 
     async def fail(kind: str, agent: int, key: str) -> None:
-        assert kind == LEARN
+        assert kind == LEARN_JOB
         raise Broken("broken")
 
     async def touch_late(row: int, at: float) -> None:

@@ -17,7 +17,7 @@ from adapters.providers import UNKNOWN
 from adapters.scripted import Raw, ScriptedCall, ScriptedFailure, ScriptedMessage, ScriptedProvider
 from adapters.types import Capabilities, Header, ModelRequest
 from gateway.cli import main
-from gateway.core.usage.gen_ai import CANCELLED
+from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.errors import SettingsError
 from gateway.provider_factory import make_providers
 from gateway.run.background.background_model import (
@@ -278,7 +278,7 @@ async def test_a_call_that_is_cancelled_is_none_without_a_failure(world: World) 
     for call in calls:
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
-    assert [call.failure for call in receipt.calls] == [CANCELLED, CANCELLED]
+    assert [call.failure for call in receipt.calls] == [CANCELLED_FAILURE, CANCELLED_FAILURE]
 
 
 # --- in the gateway ---------------------------------------------------------------------------------------------------

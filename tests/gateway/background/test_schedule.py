@@ -69,7 +69,7 @@ async def test_a_large_turn_before_a_small_one_makes_a_memory_due(tmp_path: Path
 async def test_each_recovery_finds_what_processes_that_ended_have_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.run.background.schedule._MAX_FOUND", 2)
+    monkeypatch.setattr("gateway.run.background.schedule._MAX_MEMORIES_AT_ONCE", 2)
     clock = Clock()
     store = await open_store(tmp_path / "memory.db", now=clock)
     try:
@@ -117,7 +117,7 @@ async def test_each_recovery_finds_what_processes_that_ended_have_left(
 async def test_memories_that_rest_are_enqueued_some_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.run.background.schedule._MAX_AT_ONCE", 2)
+    monkeypatch.setattr("gateway.run.background.schedule._MAX_JOBS_AT_ONCE", 2)
     clock = Clock()
     store = await open_store(tmp_path / "memory.db", now=clock)
     try:

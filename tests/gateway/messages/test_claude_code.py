@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.run.tools.memory import READ_ONLY
+from gateway.run.tools.memory import READ_ONLY_ERROR
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic, think
 from tests.doubles.side_requests import CLAUDE_CODE_SUMMARY
@@ -171,7 +171,7 @@ def test_a_compaction_begins_as_the_requests_of_its_session(world: World) -> Non
         before[key] for key in ("tools", "system") if key in before
     ]
     assert sent["messages"][: len(before["messages"])] == before["messages"]
-    assert READ_ONLY in str(world.upstream.last.json["messages"][-1])
+    assert READ_ONLY_ERROR in str(world.upstream.last.json["messages"][-1])
     talk.messages.pop()
     talk.say("Go on.")
     talk.say("Go on again.")

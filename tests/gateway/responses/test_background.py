@@ -420,7 +420,7 @@ def read_events(world: World, **options: Any) -> list[Any]:
 def test_the_stream_of_one_that_ends_before_it_is_begun_has_an_end(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(background_responses, "AT_ONCE", 1)
+    monkeypatch.setattr(background_responses, "RESPONSES_AT_ONCE", 1)
     gate = Gate()
     with serve_memory(upstream, tmp_path, agent()) as world, ThreadPoolExecutor(1) as pool:
         earlier = respond(world, input="My cat is called Miso.", user="alice")

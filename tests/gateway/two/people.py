@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.turn.events import TAKEN_OVER
+from gateway.core.turn.events import TAKEN_OVER_LOSS
 from tests.agents.kills import SCHEMA
 from tests.gateway.two.world import PATIENCE_S, Absent, Gateway, Lost, Refused, Said, World
 
@@ -361,7 +361,7 @@ class Agent(Person):
             try:
                 reply = self.gateway().ask("POST", path, body)
                 # Another gateway may have gone on with the conversation of one that was cut off.
-                if reply.status == 503 or TAKEN_OVER.encode() in reply.body:
+                if reply.status == 503 or TAKEN_OVER_LOSS.encode() in reply.body:
                     raise Refused(str(reply.body))
                 assert reply.status == 200, f"{reply.status} {reply.body!r}"
                 run = reply.json["id"] if how == 1 else run_of(reply.body) if how == 2 else None

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from gateway.core.conversation.canonical import text_of
-from gateway.run.response_maker import GIVEN_UP
+from gateway.run.response_maker import GIVEN_UP_ERROR
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import Process, serving
 from tests.gateway.two.world import MODULE, PATIENCE_S, Place
@@ -171,7 +171,7 @@ def test_three_dead_processes_end_a_response(gateways: Gateways, upstream: Stric
     done = ended(sdk, made.id)
     assert (done.status, done.output, done.error.message) == (
         *("failed", []),
-        GIVEN_UP,
+        GIVEN_UP_ERROR,
     )
     assert len(upstream.chats) == 3
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from gateway.agents.runs.calls.pauses import is_permission, result_of
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.stored_messages import tool_names_by_call
-from gateway.core.turn.calls import INTERRUPTED
+from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import ToolResult
 from gateway.run.tools.call_journal import perform_noted
@@ -54,7 +54,7 @@ class CallRecord(Struct, frozen=True):
             )
             if stored and stored[0].seq == number + _FIRST_OUTCOME:
                 return ToolAnswer.load(stored[0].data)
-            return failed_answer(INTERRUPTED)
+            return failed_answer(INTERRUPTED_RESULT)
         store_result = partial(texts.add_text, self.agent, self.run, "result", number + _FIRST_OUTCOME)
         return await perform_noted(perform, store_result)
 
@@ -120,5 +120,5 @@ async def known_results(
         elif outcome is not None:
             results.append(ToolResult(id, **outcome))
         elif number in noted:
-            results.append(ToolResult(id, INTERRUPTED, "error"))
+            results.append(ToolResult(id, INTERRUPTED_RESULT, "error"))
     return results

@@ -14,7 +14,7 @@ from gateway.agents.core.call_decision import CallDecision
 from gateway.core.conversation.canonical import PRIVATE, WireMessage, call_id, text_of
 from gateway.core.conversation.private import private_of
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
-from gateway.core.turn.calls import INTERRUPTED, NOT_MADE, ResumedCalls
+from gateway.core.turn.calls import INTERRUPTED_RESULT, NOT_MADE_RESULT, ResumedCalls
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
 from gateway.run.memory.memory_context import MemoryContext
@@ -84,7 +84,7 @@ def denied_results(step: RunStep, done: Collection[str]) -> list[ToolResult]:
     deny_all = CallDecision(None, approve=False, reason="The run was cancelled.")
     answers = [result_of(each) for each in stored_answers(step, done, [deny_all])]
     held = [id for id, kind in step.waiting.items() if kind == "held" and id not in done]
-    return [*answers, *(ToolResult(id, NOT_MADE, "error", was_run=False) for id in held)]
+    return [*answers, *(ToolResult(id, NOT_MADE_RESULT, "error", was_run=False) for id in held)]
 
 
 def interrupted_calls(context: MemoryContext, step: RunStep) -> CallsToResume:
@@ -120,7 +120,7 @@ def answered_calls(
     if step.stop is not None:
         # When the run paused, the calls that did not wait had their results, which may be erased since.
         erased = [id for id in map(call_id, calls) if id not in answered and id not in step.waiting]
-        results += [ToolResult(id, INTERRUPTED, "error") for id in erased]
+        results += [ToolResult(id, INTERRUPTED_RESULT, "error") for id in erased]
     is_partial = any(kind != "held" and id not in answered for id, kind in step.waiting.items())
     return CallsToResume(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
