@@ -33,6 +33,7 @@ from gateway.run.tools.call_journal import CallJournal
 from gateway.run.upstream.endpoint import Endpoint
 from gateway.run.upstream.endpoint_form import NATIVE_FORM, endpoint_form_for, native_body_for
 from gateway.run.upstream.route import Route
+from gateway.run.upstream_call import PromptFacts
 
 _BETA_HEADER = "anthropic-beta"
 
@@ -186,16 +187,18 @@ class ChatCall:
         )
         adapted = (*(("developer_role",) if form.as_system else ()), *self.left_out)
         headers["x-mnemogate-adapted"] = ",".join(adapted) or None
-        self.receipt.prompt_tokens = self.receipt.injected_tokens = self.receipt.evicted_tokens = 0
+        self.receipt.prompt = PromptFacts(max_tokens=self.request.max_tokens)
         if prompt is not None:
-            self.receipt.prompt_tokens = prompt.window.tokens
-            self.receipt.injected_tokens = prompt.injected_tokens
-            self.receipt.evicted_tokens = prompt.window.evicted_tokens
-            headers["x-mnemogate-evicted-tokens"] = str(prompt.window.evicted_tokens)
+            window = prompt.window
+            self.receipt.prompt = PromptFacts(
+                window.tokens,
+                prompt.injected_tokens,
+                window.evicted_tokens,
+                is_compacted=bool(window.summary),
+                max_tokens=self.request.max_tokens,
+            )
+            headers["x-mnemogate-evicted-tokens"] = str(window.evicted_tokens)
             self.receipt.usage_counter = partial(estimate_usage, prompt)
-        if self.receipt.trace is not None:
-            self.receipt.max_tokens = self.request.max_tokens
-            self.receipt.is_compacted = prompt is not None and bool(prompt.window.summary)
         if context is not None and prompt is not None:
             if not self.view.speaks_chat and self.identity.stored_scope is not None:
                 self.receipt.turn = turn_name(context).turn
@@ -207,7 +210,7 @@ class ChatCall:
             headers["x-mnemogate-agent"] = context.agent.uid
             headers["x-mnemogate-conversation"] = context.conversation_uid
             headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)
-            headers["x-mnemogate-injected-tokens"] = str(self.receipt.injected_tokens)
+            headers["x-mnemogate-injected-tokens"] = str(self.receipt.prompt.injected_tokens)
             headers["x-mnemogate-recall"] = "unavailable" if prompt.recall.has_failed else None
 
 

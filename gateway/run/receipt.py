@@ -16,7 +16,7 @@ from adapters.types import Header, Json
 from gateway.core.trace_context import TraceContext
 from gateway.core.turn_name import TurnName
 from gateway.masks import mask_keys_in_name
-from gateway.run.upstream_call import UpstreamCall
+from gateway.run.upstream_call import NO_PROMPT, PromptFacts, UpstreamCall
 from storage.records import Scope
 
 CLIENT_GONE: Final = 499  # nginx's status for it; it appears in logs, metrics and receipts only
@@ -55,6 +55,24 @@ class GatewayStep(Struct, frozen=True):
     is_durable: bool = True
 
 
+class AgentRun(NamedTuple):
+    """A run of an agent, as its span shows it."""
+
+    # The agent's.
+    uid: str
+    # When it began, by `time.perf_counter()`.
+    begun: float
+
+
+class Work(Struct, frozen=True):
+    """Work without a client."""
+
+    # As its span is named.
+    kind: str
+    # The row of the memory for which it is done; 0: it goes on with a request, which has a receipt of its own.
+    memory: int = 0
+
+
 class Receipt(Struct, eq=False, weakref=True):
     """The receipt of one request, or of work without one."""
 
@@ -73,27 +91,20 @@ class Receipt(Struct, eq=False, weakref=True):
     last_call: UpstreamCall | None = None
     # In the order in which they ended.
     steps: list[GatewayStep] = field(default_factory=list)
-    # The tokens of the next prompt by our count, those that memory added, and those of the conversation that it left
-    # out; 0: they were not counted.
-    prompt_tokens: int = 0
-    injected_tokens: int = 0
-    evicted_tokens: int = 0
+    # Of the next call of an upstream.
+    prompt: PromptFacts = NO_PROMPT
     # The usage of the next stream is asked for, and the client did not ask for it.
     hides_usage: bool = False
-    # False: it is of work without a client. The request that began the work has a receipt of its own.
-    is_request: bool = True
+    # None: it is of a request.
+    work: Work | None = None
     # False: no model is called, as in a call over MCP, or it is called by work with a receipt of its own.
     asks_model: bool = True
-    # The row of the memory for which background work is done; 0: it is a request's.
-    work_memory: int = 0
     # The `x-ratelimit-*` headers of the limits that hold for the request. They replace the upstream's.
     rate_limits: Sequence[Header] = ()
     # A limit has refused the request.
     is_refused: bool = False
     # The id of the limit that has refused it, or had another model answer; 0: none has.
     limit_id: int = 0
-    # The kind of work without a client, as its span is named.
-    kind: str = ""
     # The status of the reply; 0: there was none.
     status: int = 0
     # The gateway has cut the reply when it stopped.
@@ -121,16 +132,12 @@ class Receipt(Struct, eq=False, weakref=True):
     request_line: RequestLine | None = None
     # When it ended, by `time.perf_counter()`.
     ended: float = 0.0
-    # The agent whose run it is, and when the run began.
-    agent: str = ""
-    agent_begun: float = 0.0
+    # None: no agent runs.
+    agent_run: AgentRun | None = None
     # The row of the request's memory.
     memory_row: int = 0
     # The row of the exchange as which the turn was stored before its reply ended; 0: it is not known.
     exchange_row: int = 0
-    # As in the call of the next prompt.
-    max_tokens: int | None = None
-    is_compacted: bool = False
     # Returns the usage of a reply with a text, by our count; None: the prompt is not known.
     usage_counter: Callable[[str], Json] | None = None
     # When an upstream was first called, and when the head of the last reply came.
@@ -138,9 +145,9 @@ class Receipt(Struct, eq=False, weakref=True):
     _came: float = 0.0
 
     @property
-    def is_memory_work(self) -> bool:
-        """The work is done for a memory, and no request has begun it."""
-        return self.work_memory != 0
+    def work_memory(self) -> int:
+        """The row of the memory for which the work is done; 0: it is a request, or work that goes on with one."""
+        return 0 if self.work is None else self.work.memory
 
     def stored_turn(self) -> TurnName | None:
         """Returns the name of the turn with which the reply is stored; None: the reply is not stored."""
@@ -176,7 +183,7 @@ class Receipt(Struct, eq=False, weakref=True):
 
     def begin_agent(self, uid: str) -> None:
         """Notes that a run of an agent begins. uid: the agent's."""
-        self.agent, self.agent_begun = uid, time.perf_counter()
+        self.agent_run = AgentRun(uid, time.perf_counter())
 
     def note_search(self, begun: float, ms: float, count: int, tokens: int, *, is_late: bool) -> None:
         """Notes a search of memory for a trace. ms: how long it took; 0: there was none, and nothing is noted."""

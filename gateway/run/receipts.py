@@ -16,7 +16,7 @@ from weakref import ref
 from adapters.types import ModelRequest
 from gateway.core.trace_context import TraceContext
 from gateway.core.usage.estimate import estimate_prompt_tokens
-from gateway.run.receipt import Receipt
+from gateway.run.receipt import Receipt, Work
 from gateway.run.upstream_call import UpstreamCall
 
 # The receipt of the current task's work. Searches and steps of jobs are called by way of journals, tools and partial
@@ -105,14 +105,12 @@ class Receipts:
         """Yields the receipt of work without a client, and hands it on when the work ends.
 
         project: "" where it is not known.
-        memory: the row of the memory for which the work is done; 0: the work continues a request, which was counted.
-        kind: the kind of work, as its span is named.
+        memory: as in `Work`; work that goes on with a request was counted with it.
+        kind: as in `Work`.
         key: the id of the key of the request that it continues.
         is_awaited: the request or work of this task waits for it. Both are one trace.
         """
-        receipt = Receipt(
-            time.perf_counter(), project=project, key=key, is_request=False, work_memory=memory, kind=kind
-        )
+        receipt = Receipt(time.perf_counter(), project=project, key=key, work=Work(kind, memory))
         if self.tracer is not None:
             waiting = current_receipt() if is_awaited else None
             if waiting is None:

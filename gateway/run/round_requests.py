@@ -64,7 +64,7 @@ class RoundRequests:
         else:
             receipt.upstream_called()
         if rounds:
-            receipt.prompt_tokens = 0  # these messages are not counted
+            receipt.prompt = replace(receipt.prompt, tokens=0)  # these messages are not counted
         receipt.hides_usage = prompt.adds_usage and not self.call.request.wants_usage
         return self.call.request_with_prompt(
             target, endpoint, prompt, rounds, self.model_call.budget_tokens, self.model_call.offer

@@ -28,6 +28,23 @@ class FailedTry(Struct, frozen=True):
     at: float
 
 
+class PromptFacts(Struct, frozen=True):
+    """The prompt of a call, as far as the gateway made it. Its tokens are by the gateway's count; 0: not counted."""
+
+    tokens: int = 0
+    # The tokens that memory added.
+    injected_tokens: int = 0
+    # The tokens of the conversation that memory left out.
+    evicted_tokens: int = 0
+    # It has a summary.
+    is_compacted: bool = False
+    # The most tokens that the model may write after it.
+    max_tokens: int | None = None
+
+
+NO_PROMPT: Final = PromptFacts()
+
+
 # The fields have defaults: to give few of them costs 0.2 us, and each call of an upstream makes a struct.
 class UpstreamCall(Struct, eq=False):
     """One call of an upstream, with all its tries. Its times are of `time.perf_counter()`; 0.0: never."""
@@ -55,11 +72,7 @@ class UpstreamCall(Struct, eq=False):
     is_background: bool = False
     # The tokens of the request's body, estimated.
     sent_tokens: int = 0
-    # The prompt's tokens by our count, those that memory added, and those of the conversation that it left out; 0: they
-    # were not counted.
-    prompt_tokens: int = 0
-    injected_tokens: int = 0
-    evicted_tokens: int = 0
+    prompt: PromptFacts = NO_PROMPT
     # The characters of the model's reply, as far as it was received; 0 where its tokens are reported.
     received_chars: int = 0
     # The tokens that the upstream reported at the end of the reply; None: it reported none.
@@ -74,10 +87,6 @@ class UpstreamCall(Struct, eq=False):
     failure: str = ""
     tries: list[FailedTry] = field(default_factory=list)
     # The fields below are set where the request is traced.
-    # The most tokens that the model may write.
-    max_tokens: int | None = None
-    # The prompt has a summary.
-    is_compacted: bool = False
     # The first piece of the reply and its last ones, until `read_reply` reads them.
     first_piece: Piece | None = None
     last_pieces: deque[Piece] | None = None
@@ -103,7 +112,7 @@ class UpstreamCall(Struct, eq=False):
             return self.counts
         if not self.is_answered or not self.costs_tokens:
             return _NO_COUNTS
-        prompt = self.prompt_counts or TokenCounts(self.prompt_tokens or self.sent_tokens)
+        prompt = self.prompt_counts or TokenCounts(self.prompt.tokens or self.sent_tokens)
         return prompt._replace(completion=self.received_chars // BYTES_PER_TOKEN)
 
     def note_usage(self, usage: ReplyUsage, prompt_usage: Json | None) -> None:

@@ -134,10 +134,11 @@ class SpanMaker:
     def _add_work_root(self, receipt_spans: _ReceiptSpans) -> None:
         """Adds the span of background work, with links to the turns that it is done for."""
         receipt = receipt_spans.receipt
-        span = receipt_spans.add_root(names.WORK + receipt.kind, Span.SPAN_KIND_INTERNAL)
+        kind = "" if receipt.work is None else receipt.work.kind
+        span = receipt_spans.add_root(names.WORK + kind, Span.SPAN_KIND_INTERNAL)
         span.text(names.SPAN_KIND, names.CHAIN)
         span.text(names.PROJECT, receipt.project)
-        if receipt.kind in _LINKED_WORK:
+        if kind in _LINKED_WORK:
             for turn in self._turns.get(receipt.work_memory, ()):
                 link = span.proto.links.add()
                 link.trace_id, link.span_id = _trace_bytes(turn.trace_id), _span_bytes(turn.span_id)
@@ -223,14 +224,13 @@ class _ReceiptSpans:
 
     def add_agent(self) -> None:
         """Adds the span of a run of an agent, if it is one, above those that follow."""
-        receipt = self.receipt
-        if not receipt.agent:
+        run, ended = self.receipt.agent_run, self.receipt.ended
+        if run is None:
             return
-        id = self.context.step_id(len(receipt.steps) + 1)
-        kind = Span.SPAN_KIND_INTERNAL
-        span = self.add("invoke_agent", kind, id, self.parent_id, receipt.agent_begun, receipt.ended)
+        id = self.context.step_id(len(self.receipt.steps) + 1)
+        span = self.add("invoke_agent", Span.SPAN_KIND_INTERNAL, id, self.parent_id, run.begun, ended)
         span.text(names.OPERATION, "invoke_agent")
-        span.text(names.AGENT, id_of("agent", receipt.agent))
+        span.text(names.AGENT, id_of("agent", run.uid))
         self.parent_id = id
 
     def add_step(self, number: int, step: GatewayStep) -> None:
@@ -301,7 +301,7 @@ def _describe_operation(
     span.text(names.OPERATION, operation)
     span.text(names.PROVIDER, provider_of(call.provider))
     span.text(names.MODEL, model)
-    span.number(names.MAX_TOKENS, call.max_tokens or 0)
+    span.number(names.MAX_TOKENS, call.prompt.max_tokens or 0)
     if call.is_streamed:
         span.flag(names.STREAM, True)
         if call.first:
@@ -311,7 +311,7 @@ def _describe_operation(
             span.number(key, count)
         span.number(names.CACHE_CREATION, call.counts.written)
     span.text(names.CONVERSATION, receipt.headers.get("x-mnemogate-conversation"))
-    if call.is_compacted:
+    if call.prompt.is_compacted:
         span.flag(names.COMPACTED, True)
     if 0 < call.status < 400:
         span.text(names.RESPONSE_ID, call.reply.id)

@@ -146,4 +146,4 @@ class Tracer:
 
 
 def _span_count(receipt: Receipt) -> int:
-    return 1 + len(receipt.calls) + len(receipt.steps) + bool(receipt.agent)
+    return 1 + len(receipt.calls) + len(receipt.steps) + (receipt.agent_run is not None)

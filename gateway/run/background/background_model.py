@@ -32,7 +32,7 @@ from gateway.run.receipts import begin_memory_call
 from gateway.run.upstream.propagation import propagation_of, with_current_trace_headers
 from gateway.run.upstream.provider_errors import failure_of
 from gateway.run.upstream.route import Route, resolve_route, unknown_model
-from gateway.run.upstream_call import UpstreamCall
+from gateway.run.upstream_call import PromptFacts, UpstreamCall
 from gateway.run.usage.meter import Meter
 from gateway.settings import Settings, UpstreamSettings
 from storage.records import TokenCounts
@@ -151,7 +151,7 @@ class BackgroundModel:
             call = begin_memory_call(
                 request, self.upstream.name, self.upstream.kind, self.model, is_background=is_background
             )
-            call.max_tokens = max_tokens
+            call.prompt = PromptFacts(max_tokens=max_tokens)
             count = partial(self._count, project, memory, call)
             try:
                 async with asyncio.timeout(self.timeout_s):

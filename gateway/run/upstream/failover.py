@@ -478,11 +478,7 @@ class Attempts:
         )
         call.path, call.method = request.path, request.method
         call.sent_tokens = estimate_prompt_tokens(request.body)
-        call.prompt_tokens, call.injected_tokens = receipt.prompt_tokens, receipt.injected_tokens
-        call.evicted_tokens = receipt.evicted_tokens
-        call.hides_usage = receipt.hides_usage
-        if receipt.trace is not None:
-            call.max_tokens, call.is_compacted = receipt.max_tokens, receipt.is_compacted
+        call.prompt, call.hides_usage = receipt.prompt, receipt.hides_usage
 
     def note_prompt_tokens(self, estimated: int, actual: int, most: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""

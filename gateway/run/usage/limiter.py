@@ -206,7 +206,7 @@ class Limiter:
     def _limits_of(self, receipt: Receipt) -> Sequence[UsageLimit]:
         """Returns the limits that hold for a request, or for work that goes on with one, by their ids."""
         limits = self._limits_for(receipt.project, receipt.key, receipt.user)
-        if not receipt.is_request:
+        if receipt.work is not None:
             return [limit for limit in limits if limit.unit in MEASURED_UNITS]
         return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
 
@@ -250,7 +250,7 @@ class Limiter:
             return None
         wanted = _NO_TOKENS if call is None else self._estimate(call)
         buckets, substitute = self._buckets_of(receipt), None
-        if not receipt.is_request:
+        if receipt.work is not None:
             # The request that has begun this work was let in, and what it reserved is not known here.
             self._reserve(receipt, buckets, wanted)
             return None
@@ -279,7 +279,7 @@ class Limiter:
 
         Raises: LimitReached.
         """
-        if receipt.is_memory_work or (receipt in self._reservations and receipt.last_call is None):
+        if receipt.work_memory or (receipt in self._reservations and receipt.last_call is None):
             return  # it is work of the background, or was just let in
         if self._change_read != self._change:
             await self._try_load()
@@ -365,7 +365,7 @@ class Limiter:
         reservation = self._reservations.pop(receipt, None)
         if reservation is not None:
             reservation.settle(used)
-        elif not (receipt.is_request or receipt.is_memory_work):
+        elif receipt.work is not None and not receipt.work.memory:
             # Work that goes on with a request: the request was counted, and what it uses is counted here.
             self.count(receipt, used)
 

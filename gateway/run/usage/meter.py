@@ -146,7 +146,7 @@ class Meter:
         for call in receipt.calls:
             if not call.is_answered or call.is_background:
                 continue
-            if receipt.is_memory_work:
+            if receipt.work_memory:
                 self.add_background(
                     project, receipt.work_memory, call.upstream, call.model, call.used_counts()
                 )
@@ -154,12 +154,12 @@ class Meter:
             counters = self._counters_of(day, project, user, key, call.upstream, call.model)
             counters[CALLS] += 1
             if call.costs_tokens:
-                counters[INJECTED] += call.injected_tokens
-                counters[EVICTED] += call.evicted_tokens
+                counters[INJECTED] += call.prompt.injected_tokens
+                counters[EVICTED] += call.prompt.evicted_tokens
                 call_tokens, call_cost = self._add_tokens(counters, call)
                 tokens, cost, is_answered = tokens + call_tokens, cost + call_cost, True
         used = used_amounts(tokens, cost, is_answered=is_answered)
-        if not receipt.is_request:
+        if receipt.work is not None:
             return used
         if counters is None:
             counters = self._counters_of(day, project, user, key, "", "")

@@ -104,7 +104,7 @@ def test_each_hidden_round_is_a_call(receipts: Receipts) -> None:
     )
     receipts.world.chat(user="alice").say("I have a cat.", model="agent/helper")
     assert receipts.used() == [(50, 3), (40, 3)]
-    assert all(call.injected_tokens > 0 for call in receipts.last().calls)
+    assert all(call.prompt.injected_tokens > 0 for call in receipts.last().calls)
 
 
 def test_a_failed_try_is_no_call_of_its_own(upstream: StrictUpstream, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_reply_that_its_client_leaves_is_estimated(receipts: Receipts, memory:
     (call,) = receipt.calls
     assert receipt.status == 499
     assert (call.counts, call.received_chars) == (None, 8)
-    assert call.used_counts() == (call.prompt_tokens or call.sent_tokens, 2, 0, 0, 0)
+    assert call.used_counts() == (call.prompt.tokens or call.sent_tokens, 2, 0, 0, 0)
 
 
 def test_a_reply_of_claude_that_its_client_leaves_counts_its_prompt_as_reported(tmp_path: Path) -> None:
