@@ -112,7 +112,7 @@ def test_a_correction_says_what_still_has_the_old_words(operator: Operator) -> N
     # The correction goes with its source, so that nothing leads back to it.
     preview = f"m/{uid}/forget?message={source['seq']}"
     gone = operator.post(preview, came_from=f"m/{uid}/f/{new}").body.decode()
-    assert "No message, other fact, passage or block says “peanuts”." in plain(gone)
+    assert "Nothing that is stored says “peanuts” any more." in plain(gone)
     assert f'href="../../m/{uid}/words?q=peanuts">On to the words' in gone
     assert lead(page(operator, f"m/{uid}/words?q=peanuts")) == "Nothing that is stored says “peanuts”."
 
@@ -229,7 +229,7 @@ def test_after_a_forgetting_the_rest_of_what_was_looked_for_is_counted(operator:
         (f"{memory}/words?q=peanuts", "1 message still says “peanuts”."),
         (
             f"{memory}/search?q=Are+peanuts+for+me%3F",
-            "No message, other fact, passage or block says “peanuts”.",
+            "Nothing that is stored says “peanuts” any more.",
         ),
     ):
         found = operator.twin(f"{memory}/words?q=peanuts")["items"]
@@ -590,10 +590,10 @@ def test_one_place_after_the_other_is_forgotten_until_none_is_left(
         for left in (
             "2 messages still say",
             "1 message still says",
-            "No message, other fact, passage or block says",
+            "Nothing that is stored says",
         ):
             shown.get_by_role("button", name="Forget for good").click()
-            assert f"{left} “peanuts”." in shown.inner_text("main")
+            assert f"{left} “peanuts”" in shown.inner_text("main")
             if "still" in left:
                 # The next one is there with all that goes, and a key that is pressed once too often does nothing.
                 assert shown.locator(":focus").text_content().startswith("Next: message")
