@@ -418,7 +418,6 @@ def test_the_same_send_again_is_the_same_run(world: LettaWorld) -> None:
     assert len(world.upstream.chats) == 1
 
 
-@pytest.mark.both
 def test_a_send_that_ended_before_it_began_is_said_when_it_comes_again(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -593,7 +592,6 @@ def test_a_run_whose_conversation_is_reset_before_its_message_blocks_no_other(
     assert said(world, agent.id) == ["user: And now?", "assistant: Ok."]
 
 
-@pytest.mark.both
 def test_a_run_whose_conversation_is_not_found_any_more_is_not_tried_again(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,7 +115,6 @@ def test_tools_with_names_in_another_script_are_distinguished(
         assert len(ran) == 12, "each calls the tool of its own name"
 
 
-@pytest.mark.both
 def test_a_server_that_could_not_be_made_whole_is_not_there(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

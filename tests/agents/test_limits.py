@@ -14,8 +14,6 @@ from tests.agents.test_background import ended
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.patience import becomes
 
-pytestmark = pytest.mark.both
-
 USAGE = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}
 NOTE = {"label": "human", "new_string": "Works."}
 
@@ -58,6 +56,7 @@ def under_way(world: LettaWorld) -> list[float]:
     return [state.used for state in states]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("way", ["live", "background"])
 def test_a_step_that_a_limit_refuses_ends_the_run(world: LettaWorld, way: str) -> None:
     world.world.limit("tokens", "day", 100)
@@ -113,6 +112,7 @@ def test_a_run_goes_on_while_anything_is_left(world: LettaWorld) -> None:
     assert used(world) == [200, 1]
 
 
+@pytest.mark.both
 def test_a_summary_by_hand_is_counted_and_held_as_a_request(upstream: StrictUpstream, tmp_path: Path) -> None:
     """The budget of background work is not touched."""
     with letta(upstream, tmp_path, memory={"background_daily_tokens": 50}) as world:

@@ -38,7 +38,6 @@ def insert(text: str, id: str | None = None) -> Call:
     return Call("memory_insert", {"label": "human", "new_string": text}, id)
 
 
-@pytest.mark.both
 def test_a_message_is_answered_and_goes_on_from_what_was_said(life: Life) -> None:
     life.upstream.queue(say("Hello."), say("Still here."))
     first = life.send("Hi")
@@ -304,7 +303,6 @@ def test_too_many_sends_are_refused(life: Life) -> None:
     assert all(send.result(PATIENCE_S).run.state is RunState.COMPLETED for send in sends)
 
 
-@pytest.mark.both
 def test_the_same_send_again_is_answered_once(life: Life) -> None:
     life.upstream.queue(say("Once."))
     first = life.send("Hi", otid="o1")
@@ -316,7 +314,6 @@ def test_the_same_send_again_is_answered_once(life: Life) -> None:
     assert life.send("Hi", otid="o2").said == ["Ok."]
 
 
-@pytest.mark.both
 def test_the_same_words_long_after_their_answer_are_new_though_a_library_retries(life: Life) -> None:
     """Its first try may have met a limit or a restart, which stores nothing."""
     life.send("Tick.")
@@ -634,7 +631,6 @@ def test_a_send_to_a_conversation_that_is_not_there(life: Life) -> None:
         life.send("Are you there?", conversation=name)
 
 
-@pytest.mark.both
 @pytest.mark.parametrize("by", ["otid", "is_retry"])
 def test_the_first_send_is_recognised_after_the_initial_messages(
     upstream: StrictUpstream, tmp_path: Path, by: str

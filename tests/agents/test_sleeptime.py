@@ -61,7 +61,6 @@ def test_what_it_uses_is_background_to_the_token(world: SleepWorld) -> None:
     assert found == (2, 80, 6, 90 * reads, 6 * reads)
 
 
-@pytest.mark.both
 def test_it_reads_when_the_conversation_rests(world: SleepWorld) -> None:
     agent = world.primary()
     assert (world.send(agent, "Hello."), world.send(agent, "I am Ann.")) == ([], [])

@@ -18,7 +18,7 @@ from gateway.settings import ProfileSettings
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.upstream import StrictUpstream, say
 
-pytestmark = [pytest.mark.both, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture
@@ -103,6 +103,7 @@ def check_pages(listed: Callable[..., Any], whole: list[str]) -> None:
         assert ids(listed(order="asc", limit=limit, before=system).items) == []
 
 
+@pytest.mark.both
 def test_pages_have_it_once_whatever_their_size(world: LettaWorld) -> None:
     client, agent = world.letta, world.agent()
     made = client.conversations.create(agent_id=agent.id)

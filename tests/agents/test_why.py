@@ -11,8 +11,6 @@ import pytest
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 
-pytestmark = pytest.mark.both
-
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:

@@ -242,7 +242,6 @@ def append(text: str, label: str = "human") -> tuple[str, Json]:
 # -- tools and rules
 
 
-@pytest.mark.both
 @pytest.mark.parametrize("model", MODELS[:2])
 def test_tools_run_between_two_cycles(model: str, tmp_path: Path) -> None:
     def answer(custom_id: str, body: Json) -> Fate:
@@ -397,7 +396,6 @@ def test_two_agents_rethink_one_block(tmp_path: Path) -> None:
 # -- what goes wrong
 
 
-@pytest.mark.both
 def test_what_becomes_of_each_item_is_named(tmp_path: Path) -> None:
     seen: dict[str, int] = {}
 
@@ -541,7 +539,6 @@ def test_live_turns_go_on_meanwhile(tmp_path: Path) -> None:
         assert said == ["Live", "Ok.", "In a batch", "Hello.", "Live again"]
 
 
-@pytest.mark.both
 def test_later_rounds_have_the_initial_messages_that_a_live_turn_has_written(tmp_path: Path) -> None:
     initial = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A gardener."}]
     prompts = []

@@ -151,7 +151,6 @@ def test_conversations_are_previewed_imported_continued_and_undone(world: World,
     assert all(word.encode() not in world.data() for word in WORDS)
 
 
-@pytest.mark.both
 @pytest.mark.parametrize("format", ["list", "mem0"])
 def test_facts_are_previewed_imported_and_undone(world: World, format: str) -> None:
     data = export(format, TALKS)
@@ -231,7 +230,6 @@ def test_nothing_comes_twice_and_what_was_forgotten_stays_so(world: World) -> No
     assert "My boat is the Ortelia." in shown(world)
 
 
-@pytest.mark.both
 def test_the_same_file_again_is_known_and_its_undo_takes_all_away(world: World) -> None:
     data = export("chatgpt", TALKS)
     first = follow(world, send(world, data))
@@ -489,7 +487,6 @@ def test_a_file_for_which_there_is_no_room_is_refused_with_the_reason(
     )
 
 
-@pytest.mark.both
 def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
     async def unread(reader: int) -> list[str]:
         agent = await world.store.agents.find(Scope("default", "default", "user:alice"))
@@ -805,7 +802,6 @@ def test_an_import_that_is_stopped_before_it_has_read_a_byte_goes_on(world: Worl
     assert counts(follow(world, send(world, data)), "conversations") == (2, 2, 0, 0)
 
 
-@pytest.mark.both
 def test_an_import_is_done_when_its_jobs_are_enqueued(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     data = export("jsonl", TALKS)
 

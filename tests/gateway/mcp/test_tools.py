@@ -73,7 +73,6 @@ def test_the_tools_are_listed_with_schemas_and_hints(world: World, mode: str) ->
     assert hints == {name: (name in reading, name == "memory_forget") for name in TOOLS}
 
 
-@pytest.mark.both
 def test_a_fact_is_recalled_in_the_next_turn_and_says_where_it_came_from(world: World) -> None:
     made = tools(world, mode="legacy").ask("memory_remember", text="My  cat is called Miso.")
     assert (made["known"], made["muted"]) == (False, False)
@@ -85,7 +84,6 @@ def test_a_fact_is_recalled_in_the_next_turn_and_says_where_it_came_from(world: 
     assert [(f["id"], f["text"]) for f in fact] == [(made["id"], "My cat is called Miso.")]
 
 
-@pytest.mark.both
 def test_facts_are_indexed_without_a_turn(world: World) -> None:
     mine, last = tools(world), "The cow eats clover."
 
@@ -129,7 +127,6 @@ def test_what_was_said_is_found_and_read(world: World) -> None:
     assert mine.ask("memory_read")["conversations"] == 1
 
 
-@pytest.mark.both
 def test_muted_facts_take_no_place_of_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_tool_calls, "MAX_FACTS", 2)
     mine = tools(world)

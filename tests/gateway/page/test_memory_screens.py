@@ -172,7 +172,6 @@ def test_a_screen_reads_no_more_often_where_its_lists_are_longer(operator: Opera
     }  # fmt: skip
 
 
-@pytest.mark.both
 def test_an_empty_memory_says_what_to_do(operator: Operator) -> None:
     assert "Nobody is remembered yet. Name who is speaking with" in page(operator, "people")
     assert operator.twin("people") == {"items": [], "next": None}
@@ -187,7 +186,6 @@ def test_an_empty_memory_says_what_to_do(operator: Operator) -> None:
     assert "searched by words alone" in nothing
 
 
-@pytest.mark.both
 def test_a_memory_without_facts_says_how_learning_stands(operator: Operator) -> None:
     """ "Being learned now" was not said, and who waited for no facts wrote corrections twice."""
     world = operator.world
@@ -599,7 +597,6 @@ def test_of_two_operators_on_one_block_the_second_one_sees_both_texts(operator: 
     assert "3000 characters at most, not 3001" in long.body.decode()
 
 
-@pytest.mark.both
 def test_a_facts_text_is_corrected_and_muted(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
@@ -1059,7 +1056,6 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     assert {f"Fact {new}, which it replaced.", f"Fact {seq}, which it replaced."} <= {*stays}
 
 
-@pytest.mark.both
 def test_a_preview_names_the_newest_facts_that_go_with_a_conversation(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.", talk="conv-19")
     numbers = learn(operator.world, agent, *(f"Fact of <b>{n}</b>." for n in range(21)))
@@ -1096,7 +1092,6 @@ def test_a_preview_says_which_corrections_go_and_a_block_keeps_them_afterwards(o
     assert (done["value"], operator.twin(f"m/{uid}/facts")["items"]) == (right, [])
 
 
-@pytest.mark.both
 def test_a_message_that_facts_stand_for_is_said_to_be_repeated(operator: Operator) -> None:
     agent = speak(operator.world, "My grey cat lives in Lyon.")
     learn(operator.world, agent, "The grey cat of Alice lives in Lyon.")
@@ -1189,7 +1184,6 @@ def test_what_an_undo_took_back_stays_away_when_its_origin_is_forgotten(operator
     assert operator.twin(block)["block"]["value"] == ""
 
 
-@pytest.mark.both
 def test_a_preview_tells_versions_that_go_from_those_that_stay_without_it(operator: Operator) -> None:
     """A correction that was written later stays, and was counted among what goes."""
     agent = speak(operator.world, "I never eat penicillin.")
@@ -1242,7 +1236,6 @@ def test_a_preview_shows_what_a_block_will_say(operator: Operator, kind: str) ->
         assert [each["after"] for each in preview["blocks"]] == [now] == ["Likes tea."]
 
 
-@pytest.mark.both
 def test_notes_of_a_memory_that_is_too_large_are_not_counted(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

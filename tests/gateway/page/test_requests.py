@@ -197,7 +197,6 @@ def test_a_fact_that_was_corrected_since_is_shown_as_the_note_had_it(
         assert "The text that the model was told is gone" in text
 
 
-@pytest.mark.both
 def test_what_always_holds_is_shown_where_a_reply_is_explained(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:

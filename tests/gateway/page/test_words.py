@@ -239,7 +239,6 @@ def test_after_a_forgetting_the_rest_of_what_was_looked_for_is_counted(operator:
         assert f"{screen.replace('&', '&amp;')}#forget-message-{found[0]['seq']}" in gone
 
 
-@pytest.mark.both
 def test_a_preview_shows_the_replies_that_were_made_with_a_message(
     upstream: StrictUpstream, operator: Operator
 ) -> None:

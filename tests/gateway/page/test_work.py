@@ -64,7 +64,6 @@ def test_failed_jobs_come_first(upstream: StrictUpstream, tmp_path: Path) -> Non
         assert seen == [dead, second, first]
 
 
-@pytest.mark.both
 def test_a_failed_job_is_tried_again_or_cancelled(upstream: StrictUpstream, tmp_path: Path) -> None:
     with operate(upstream, tmp_path) as operator:
         operator.world.chat(user="alice").say("Hello.")

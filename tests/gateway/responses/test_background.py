@@ -222,7 +222,6 @@ def test_a_reader_in_another_process_misses_nothing_when_it_ends(
     assert told_events(b"".join(told).decode()) == seen
 
 
-@pytest.mark.both
 def test_a_reader_follows_the_attempt_after_one_that_failed(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -595,7 +594,6 @@ def test_a_response_of_a_conversation(world: World, upstream: StrictUpstream) ->
     assert said.count("She is grey.") == 1
 
 
-@pytest.mark.both
 def test_the_responses_of_a_conversation_follow_one_another(world: World, upstream: StrictUpstream) -> None:
     """In the order in which they were accepted. Another request waits for the one that is made."""
     begun: Any = [{"role": "user", "content": "My cat is Miso."}]
@@ -862,7 +860,6 @@ def test_a_request_that_is_sent_again_makes_one_response(
     assert len(upstream.chats) == 2
 
 
-@pytest.mark.both
 def test_equal_requests_of_several_are_several_responses(world: World, upstream: StrictUpstream) -> None:
     asked = [{}, {}, {"user": "alice"}, {"user": "bob"}, {"extra_headers": {"x-mnemogate-user": "alice"}}]
     made = [begin(world, input="Hello", **each) for each in asked]

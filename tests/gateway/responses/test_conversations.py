@@ -62,7 +62,6 @@ def test_each_turn_of_a_long_conversation_is_listed_once(
     ]
 
 
-@pytest.mark.both
 @both_ways
 @pytest.mark.parametrize("user", [None, "alice"])
 def test_responses_of_a_conversation_follow_one_another(
@@ -218,7 +217,6 @@ def test_a_later_attempt_asks_with_the_items_that_still_wait(
     assert texts_of(items_of(world, conversation.id)) == [*before, "Who?", "Ok."]
 
 
-@pytest.mark.both
 def test_a_later_attempt_asks_with_the_items_of_the_earlier_one(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

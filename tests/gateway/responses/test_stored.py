@@ -481,7 +481,6 @@ def test_a_reply_that_was_cut_shows_what_was_heard(world: World, upstream: Stric
     assert shown(world.sdk.responses.retrieve(id)) == shown(found)
 
 
-@pytest.mark.both
 @pytest.mark.parametrize("asked", ["What is there?", "You are a waiter. What is there?"])
 def test_a_reply_that_comes_back_in_another_form_is_read_by_its_id(
     world: World, upstream: StrictUpstream, asked: str

@@ -175,7 +175,6 @@ def test_what_requests_under_way_have_reserved_is_not_reported_as_used_up(world:
     assert world.post(ASK, user="bob", max_tokens=4_000).status == 200
 
 
-@pytest.mark.both
 @pytest.mark.parametrize("user", ["alice", openai.omit])
 def test_a_response_that_an_upstream_makes_in_the_background_counts_once(world: World, user: Any) -> None:
     world.limit("tokens", "day", 1_000_000, user="*")
@@ -831,7 +830,6 @@ def test_limits_of_others_are_not_looked_through(world: World, monkeypatch: pyte
     assert {each.id for limits in looked for each in limits} == {own.id}
 
 
-@pytest.mark.both
 def test_what_no_model_answered_is_given_back_for_the_day(world: World) -> None:
     world.limit("requests", "day", 1)
     world.upstream.queue(fail(400))
@@ -895,7 +893,6 @@ def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: 
         assert (before, used(world)) == (3, 3)
 
 
-@pytest.mark.both
 def test_what_a_background_response_may_use_is_reserved_until_it_has_ended(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
@@ -971,7 +968,6 @@ def test_a_background_response_that_could_not_be_accepted_is_given_back(
         assert used(world) == 1
 
 
-@pytest.mark.both
 def test_limits_hold_from_the_first_request_on(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -988,7 +984,6 @@ def test_limits_hold_from_the_first_request_on(
         assert world.post(ASK, user="alice").status == 429
 
 
-@pytest.mark.both
 def test_what_was_used_is_known_late_and_counted_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.limit("requests", "day", 3)
 
@@ -1002,7 +997,6 @@ def test_what_was_used_is_known_late_and_counted_once(world: World, monkeypatch:
     assert statuses == [200, 200, 429]
 
 
-@pytest.mark.both
 def test_a_limit_that_is_removed_holds_no_more(world: World) -> None:
     made = world.limit("requests", "day", 0)
     assert world.post(ASK, user="alice").status == 429
@@ -1075,7 +1069,6 @@ def test_a_client_that_leaves_gives_its_place_back(world: World) -> None:
     assert world.post(ASK, user="alice").status == 200
 
 
-@pytest.mark.both
 def test_without_limits_a_request_reads_and_writes_nothing_for_them(world: World) -> None:
     def of_usage() -> list[str]:
         world.all_statements_of(lambda: world.post(ASK, user="alice"))

@@ -88,7 +88,6 @@ def usage(prompt: int, completion: int, cached: int = 0, reasoning: int = 0) -> 
     }
 
 
-@pytest.mark.both
 def test_each_way_of_asking_is_counted_to_the_token(world: World) -> None:
     """Memory on and off, whole and streamed, a hidden round, and embeddings: the sums are the upstream's own."""
     for memory in ("on", "off"):
@@ -113,7 +112,6 @@ def test_each_way_of_asking_is_counted_to_the_token(world: World) -> None:
     assert found["cost"] == pytest.approx((fresh * 0.15 + cached * 0.075 + output * 0.60) / 1e6, abs=1e-8)
 
 
-@pytest.mark.both
 def test_what_memory_leaves_out_of_prompts_is_counted(upstream: StrictUpstream, tmp_path: Path) -> None:
     """By each call, also where nobody asks for a key or a model."""
     small = UpstreamSettings("up", base_url=upstream.base_url, context_window=1_000)
@@ -132,7 +130,6 @@ def test_what_memory_leaves_out_of_prompts_is_counted(upstream: StrictUpstream, 
             assert (found["calls"], found["evicted_tokens"]) == (2, 2 * evicted)
 
 
-@pytest.mark.both
 def test_a_model_without_a_price_is_counted_apart(world: World) -> None:
     for model in ("free", "flat"):
         world.upstream.queue(say("Hello.", usage=usage(1000, 500)))
@@ -345,7 +342,6 @@ def test_a_write_that_fails_is_tried_again(world: World) -> None:
     assert total(world)["input_tokens"] == 10
 
 
-@pytest.mark.both
 def test_beyond_its_bound_new_keys_have_no_user(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meter, "MAX_KEYS", 2)
     for user in ("a", "b", "c", "d"):
