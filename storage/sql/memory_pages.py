@@ -36,8 +36,8 @@ _CONVERSATIONS_PER_READ = 64
 # Branches that end further up in a conversation are not found: its exchanges are not counted.
 _DEEPEST = 2_000
 # Of texts that no index has: the exchanges among which they are looked for, the newest; how many of each kind are read,
-# and bytes of the exchanges in all. Then a screen takes some 50 ms at most. No measurement.
-_NEWEST, _MOST_UNINDEXED, _MOST_BYTES = 2_000, 200, 1 << 20
+# and how many bytes of each kind: words are looked for in a megabyte in some 100 ms of processor time.
+_NEWEST, _MOST_UNINDEXED, _MOST_BYTES = 2_000, 200, 1 << 19
 # The index has the first 4,000 different terms of a text. A shorter exchange has no more.
 _LONG_BYTES = 8_000
 
@@ -207,24 +207,24 @@ class MemoryPages(Group):
     async def unindexed(self, connection: Connection, agent: int) -> UnindexedTexts:
         """Returns the newest texts of a memory that no index has."""
         blocks = [block.id for block in await load_blocks(connection, agent)]
-        versions = await rows_of(connection, SQL["earlier_versions"], blocks, _MOST_UNINDEXED)
-        summaries = await connection.rows(SQL["summaries"], (agent, _MOST_UNINDEXED))
+        versions = await rows_of(connection, SQL["earlier_versions"], blocks, _MOST_UNINDEXED + 1)
+        summaries = await connection.rows(SQL["summaries"], (agent, _MOST_UNINDEXED + 1))
         values = (agent, _NEWEST, b"t", b"c", _LONG_BYTES, exchanges.ATOM_BYTES - 1)
         candidates = await connection.rows(SQL["unindexed"], values)
-        total = accumulate(row[1] for row in candidates)
-        ids = [row[0] for row, size in zip(candidates, total, strict=True) if size <= _MOST_BYTES][
-            :_MOST_UNINDEXED
-        ]
+        few_versions = _first(versions, [len(row[2]) for row in versions])
+        few_summaries = _first(summaries, [len(row[1]) for row in summaries])
+        ids = [row[0] for row in _first(candidates, [row[1] for row in candidates])]
         rows = await rows_of(connection, SQL["whole_exchanges"], ids, agent)
+        rows.sort(key=lambda row: ids.index(row[3]))
+        found = (len(few_versions), len(few_summaries), len(ids))
         return UnindexedTexts(
-            [(row[0], row[1], row[2]) for row in versions],
-            [(row[0], row[1]) for row in summaries],
+            [(row[0], row[1], row[2]) for row in few_versions],
+            [(row[0], row[1]) for row in few_summaries],
             [
                 SourceExchange(exchanges.make_exchange(row[3:], row[1], row[2], row[-1]), row[0], False)
-                for row in sorted(rows, key=lambda row: ids.index(row[3]))
+                for row in rows
             ],
-            is_complete=len(ids) == len(candidates)
-            and max(len(versions), len(summaries)) < _MOST_UNINDEXED
+            is_complete=found == (len(versions), len(summaries), len(candidates))
             and await connection.value(SQL["exchange_count"], (agent, _NEWEST + 1)) <= _NEWEST,
         )
 
@@ -243,6 +243,12 @@ class MemoryPages(Group):
         """Returns the versions that some blocks had at a time; None if it was forgotten, or the block was not there."""
         rows = await rows_of(connection, SQL["versions_at"], blocks, at)
         return {row[0]: row[1] for row in rows}
+
+
+def _first(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:
+    """Returns the first rows, as far as they are few and short enough to be looked through. sizes: the rows'."""
+    total = accumulate(sizes)
+    return [row for row, size in zip(rows, total, strict=True) if size <= _MOST_BYTES][:_MOST_UNINDEXED]
 
 
 def _range_of(prefix: str) -> tuple[str, str]:
