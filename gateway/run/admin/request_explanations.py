@@ -55,11 +55,11 @@ def sentence_of(record: RecallRecord) -> str:
             f"{chosen} of {record.found} {memories} found went into this reply "
             f"({record.recalled_tokens} tokens)."
         )
-    counts = zip(REASONS[1:], record.left_out, strict=True)
-    left_out = [f"{count} {_LEFT_OUT[reason]}" for reason, count in counts if count]
+    left_out = {_LEFT_OUT[reason]: n for reason, n in zip(REASONS[1:], record.left_out, strict=True) if n}
     if not left_out:
         return sentence
-    return f"{sentence} {sum(record.left_out)} stayed out: {', '.join(left_out)}."
+    reasons = [f"{n} {words}" for words, n in left_out.items()] if len(left_out) > 1 else left_out
+    return f"{sentence} {sum(record.left_out)} stayed out: {', '.join(reasons)}."
 
 
 def window_of(record: RecallRecord) -> WindowRecord:

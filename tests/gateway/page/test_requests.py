@@ -363,3 +363,12 @@ def test_the_question_of_a_reply_that_was_forgotten_is_still_listed(operator: Op
         "GET", f"r/{id}", None, {"cookie": operator.cookie, "referer": referer}
     ).body.decode()
     assert f'<a href="../requests?memory={agent.uid}">Back</a>' in shown
+
+
+def test_what_stayed_out_for_one_reason_is_counted_once(upstream: StrictUpstream, operator: Operator) -> None:
+    upstream.queue(*[say("My train to Lyon leaves on 4 May.")] * 2)
+    for n in range(2):
+        speak(operator.world, "My train to Lyon leaves on 4 May.", talk=f"c{n}")
+    speak(operator.world, "When does my train to Lyon leave?", talk="c3")
+    id = operator.twin("requests")["items"][0]["id"]
+    assert operator.twin(f"r/{id}")["sentence"].endswith(" 3 stayed out: repeating another one.")
