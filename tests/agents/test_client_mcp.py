@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from tests.agents.letta import LettaWorld, letta
 from tests.agents.plain_mcp import ALLOWED, CONFIG, PLAIN
 from tests.doubles import careless_mcp_server
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.process import command
 from tests.gateway.tools.test_mcp import started
 
 
@@ -238,20 +238,9 @@ def test_a_server_is_sent_its_secrets_which_are_shown_nowhere(
 
 def exports(folder: Path, agents: list[str]) -> str:
     """Returns what `memory export` writes of agents."""
-    command = [
-        sys.executable,
-        "-m",
-        "gateway",
-        "memory",
-        "export",
-        "--db",
-        str(folder / "memory.db"),
-        "--agent",
-    ]
-    root = Path(__file__).parents[2]
-    ran = [
-        subprocess.run([*command, id], cwd=root, capture_output=True, text=True, check=True) for id in agents
-    ]
+    asked = ("memory", "export", "--db", "memory.db", "--agent")
+    ran = [command(*asked, id, where=folder) for id in agents]
+    assert [each.returncode for each in ran] == [0] * len(agents)
     return "".join(each.stdout for each in ran)
 
 

@@ -146,7 +146,7 @@ def test_a_signal_to_end_lets_running_replies_end_and_they_are_on_disk(
     upstream.queue(*(say(f"Reply {i}", hold_after={1: gate}) for i, gate in enumerate(gates[:2])))
     upstream.queue(*(say(f"Reply {i + 2}", hold_before_headers=gate) for i, gate in enumerate(gates[2:])))
     with (
-        serving(tmp_path, "--db", str(database), "--upstream", upstream.base_url, is_new=True) as gateway,
+        serving(tmp_path, "--db", str(database), "--upstream", upstream.base_url) as gateway,
         ExitStack() as stack,
     ):
         clients = [stack.enter_context(gateway.connect()) for _ in gates]
@@ -192,7 +192,7 @@ def test_a_second_signal_cuts_what_runs_and_loses_no_question(
     never = Gate()
     upstream.queue(say("Never", hold_before_headers=never), say("Cut", hold_after={1: never}))
     with (
-        serving(tmp_path, *address, settings=settings, is_new=True) as gateway,
+        serving(tmp_path, *address, settings=settings) as gateway,
         gateway.connect() as whole,
         gateway.connect() as streamed,
     ):
