@@ -65,7 +65,7 @@ def id_of(kind: str, uid: str) -> str:
 
 
 def uid_of(kind: str, id: str) -> str | None:
-    """Returns the uid that an id of this kind names; None where it is no such id.
+    """Returns the uid in an id of this kind; None: the id has another form or kind.
 
     A uid with the dashes of a UUID counts too, since older clients write agents' ids so.
     """
@@ -97,7 +97,7 @@ def first_try(id: str) -> str:
 
 
 def place_of(kind: str, id: str) -> Place | None:
-    """Returns the place that an id of this kind names; None where it is no such id."""
+    """Returns the place in an id of this kind; None: the id has another form or kind."""
     found = _PLACE_FORM.fullmatch(id)
     if found is None or found[1] != kind:
         return None

@@ -91,7 +91,7 @@ class BackgroundResponses:
     ) -> tuple[Run, bool]:
         """Accepts a response: it is on disk when this returns.
 
-        Those of one conversation are made in the order in which they were accepted.
+        The responses of one conversation are made in the order in which they were accepted.
 
         agent: the memory that will have it.
         identity: of the request.
@@ -151,10 +151,10 @@ class BackgroundResponses:
             await self.store.responses.remove(run.agent, run.id)
 
     async def events(self, run: Run, after: int, seen: Json) -> AsyncGenerator[bytes, None]:
-        """Yields the events of a response after a number, the last of which has its end.
+        """Yields the events of a response after a number. The last event has the end of the response.
 
-        after: the number; -1: all are asked for.
-        seen: the response as it was shown.
+        after: the number of an event. They count from 0, so -1 stands for all.
+        seen: the response as it was last shown.
 
         Raises: MemoryUnavailable.
         """
@@ -166,9 +166,9 @@ class BackgroundResponses:
                         yield event
                         if self.dialect.end_in(event) is not None:
                             return
-                    # The attempt may have failed, and another one follows.
+                    # Without an end in the log the attempt has failed, and another one follows.
                     after = max(after, log.next_number - 1)
-                # Before its events are read: where it is over by now, all of them are stored.
+                # Loaded before the events are read: if the run is over here, all its events are stored.
                 now = await self.store.runs.load_run(run.agent, run.id)
                 async for number, event in stored_events(self.store, run, after):
                     after = number
@@ -178,7 +178,7 @@ class BackgroundResponses:
                 if now is None or now.is_over:
                     break
                 await asyncio.sleep(_EVENTS_POLL_S)
-            # No attempt has written its end, or its events are not stored any more.
+            # No attempt has written the end, or the events are not stored any more.
             ended = await self._ended_response(now, seen)
             yield (
                 self.dialect.whole_events(ended) if after < 0 else self.dialect.last_events(ended, after + 1)

@@ -1,4 +1,4 @@
-"""Requests that pass upstream in their own dialect (gateway.run.native_request), and the memory that they have."""
+"""Answers requests that go upstream in their own dialect (gateway.run.native_request) and have memory."""
 
 from __future__ import annotations
 

@@ -49,10 +49,10 @@ class NativeRequest(Protocol):
 
     @property
     def is_stored(self) -> bool:
-        """The upstream stores the reply, so another request may refer to it."""
+        """The upstream stores the reply, so another request may refer to its id."""
 
     def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeRequest:
-        """Returns the request with the replies that it refers to in its `chat`, as far as they are known."""
+        """Returns the request with the replies in `chat` to whose ids the client refers, as far as they are known."""
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream.

@@ -265,7 +265,7 @@ class Resolver:
         )
 
     async def _find_stored_agent(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:
-        """Returns an agent that was made over REST, and the identity with its memory, which all its users share.
+        """Returns an agent that was made over REST, and the identity with the agent's memory, which all users share.
 
         Raises: UnknownModel, BadRequest: there is no such agent; MemoryUnavailable.
         """

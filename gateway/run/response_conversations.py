@@ -65,10 +65,10 @@ class ResponseConversation(Struct, frozen=True):
 
 
 class ContinuedConversation(Struct, frozen=True):
-    """A conversation with items that a request goes on with."""
+    """A conversation, with the waiting items that a request brings into it."""
 
     conversation: ResponseConversation
-    # Those of its waiting items that the request has before its input.
+    # The conversation's waiting items that go before the request's input.
     items: Sequence[Json]
 
 

@@ -368,7 +368,7 @@ class ResponseMaker:
     async def _reserve(
         self, project: str, request: BackgroundRequest, ticket: QueueTicket
     ) -> ContinuedConversation | None:
-        """Returns a request's conversation, with those of its items that the request has and that still wait.
+        """Returns the conversation of a request, with the waiting items that it had when the request was accepted.
 
         None: the request names none.
         """

@@ -41,15 +41,15 @@ class BackgroundRequest(Protocol):
 
     @property
     def previous(self) -> str | None:
-        """The id of the response that it goes on from."""
+        """The id of the response that the request continues."""
 
     @property
     def messages(self) -> Sequence[Json]:
-        """The messages of its input that its turn alone has, without those that it only names."""
+        """The messages of the input, without those that the input only names by their ids."""
 
     @property
     def forms(self) -> Mapping[str, Any]:
-        """The forms of its tools' calls, as its dialect has them."""
+        """The forms of the tools' calls in the request's dialect."""
 
     @property
     def waiting_ids(self) -> Collection[str]:
@@ -132,7 +132,7 @@ class ResponseRuns(Struct, frozen=True):
         return await self.as_cancelled(run, shown) if run.state is RunState.CANCELLED else shown
 
     async def as_cancelled(self, run: Run, shown: Json) -> Json:
-        """Returns a response as it is shown after its client has cancelled it, with what its last attempt has made.
+        """Returns a response as it is shown once it is cancelled: with what the last attempt has made.
 
         shown: as it was shown before. Raises: MemoryUnavailable.
         """

@@ -477,7 +477,7 @@ class TurnRun:
 
 
 async def _read_out(reply: ModelReply) -> None:
-    """Reads a reply to its end, and closes it, so that its connection can be used again."""
+    """Reads a reply to its end and closes it. Then its connection can be used again."""
     try:
         async with asyncio.timeout(LAST_BYTES_S):
             async for _ in reply.chunks():

@@ -1,4 +1,4 @@
-"""The names of the edits of a turn: each has one of its own, which says what call it belongs to."""
+"""The ids of the edits of a turn. An id says which call the edit belongs to."""
 
 from __future__ import annotations
 

@@ -121,13 +121,16 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Bloc
 
 
 def _may_bring_back(op: BlockOp, tainted: Collection[str], value: str) -> bool:
-    """Returns whether an edit has one of these words, or overwrites another value, which its model has seen."""
+    """Returns whether an edit may bring back erased words.
+
+    It may if it has one of them (`tainted`), or if it overwrites another value than `value`: its model saw that one.
+    """
     texts = map(str, orjson.loads(op.arguments).values())
     return op.seen not in (None, digest_value(value)) or not _words("\n".join(texts)).isdisjoint(tainted)
 
 
 def _edited_again(block: Block, op: BlockOp) -> str:
-    """Returns the value of a block after an edit that it allowed when it was made, as far as it can be made again."""
+    """Returns the value of a block after an edit is made again; the old value where this is not possible any more."""
     arguments = orjson.loads(op.arguments)
     edit = apply_edit(op.op, arguments, block)
     if edit.value is None and op.op == EditOperation.INSERT:  # lines before its place are gone

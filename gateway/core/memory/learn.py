@@ -364,7 +364,7 @@ def fact_key(text: str) -> str:
 
 
 class _Origins:
-    """The exchanges that a text may come from: those that share a word with it that matters.
+    """The exchanges that a text may come from: those that share a telling word with the text.
 
     A word that only a known fact has comes from where that fact came from. A text that shares no word with anything
     may come from any of the exchanges.

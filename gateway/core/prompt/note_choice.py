@@ -195,7 +195,7 @@ class _Shown:
         return None if self.shows(labelled(message, line)) else line
 
     def shows(self, line: str) -> bool:
-        """Returns whether a note's line is this one, or is a cut one that has it, or most of it and of the query."""
+        """Returns whether an earlier note has this line, or a cut line that has most of it and of the query."""
         if line in self._whole:
             return True
         begins = line[:_LOOKUP_CHARS]

@@ -132,7 +132,7 @@ def strip_notes(text: str) -> str:
 
 
 def without_first_note(text: str) -> str:
-    """Returns the text without a note of the gateway's at its beginning; one that it quotes later stays."""
+    """Returns the text without the gateway's note at its beginning. A note that is quoted later in the text stays."""
     note = _NOTE.match(text) if _HEADING in text else None
     if note is None:
         return text

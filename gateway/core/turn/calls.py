@@ -228,7 +228,7 @@ def name_calls(
 
 
 def _give_ids(calls: Iterable[ToolCall], taken: Set[str], prefix: str) -> None:
-    """Gives an id to each call that has none, or one that is taken, or that an earlier one of them has."""
+    """Gives a new id to each call without one, and to each call whose id is taken or repeats an earlier call's."""
     used = {*taken}
     for n, call in enumerate(calls):
         if not call.id or call.id in used:

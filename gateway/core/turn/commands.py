@@ -1,4 +1,4 @@
-"""The commands that the machine gives to its shell, and the outcome of a turn that it has saved."""
+"""The commands of the turn machine to its shell, and the outcome with which a turn is saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The events of one turn that the machine is fed, in the order in which they happen."""
+"""The events of a turn: what has happened, for the turn machine (`Turn.feed`)."""
 
 from __future__ import annotations
 

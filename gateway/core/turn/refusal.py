@@ -74,7 +74,7 @@ class RefusedContent(Enum):
 
 
 def refused_content(status: int, body: bytes) -> RefusedContent | None:
-    """Returns the part of the messages that an error refuses; None where its words do not show that it refuses one."""
+    """Returns the part of the messages that an error refuses; None: the error does not say that it refuses a part."""
     if status not in (400, 403, 422, 451) or is_account_refusal(status, body):
         return None
     error = read_error_body(body)

@@ -1,8 +1,8 @@
 """Vectors of messages: the job that makes them, and the vector of a question.
 
 Memories that lack vectors of the embedder are found at the start, so a new embedder embeds everything again. A job
-embeds one batch, commits it with how far it has come, and enqueues the next; one that fails is tried again later, as
-all jobs are. Until there are vectors, memory is searched by words.
+embeds one batch, commits it with the number of its last message, and enqueues the next job; a job that fails is tried
+again later. Until there are vectors, memory is searched by words.
 
 Only the vector of a question is waited for by a reply. The wait is bounded, and after failures in a row nothing waits
 for a while. An error about one text alone holds up no other.

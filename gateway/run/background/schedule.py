@@ -1,7 +1,8 @@
 """Decides when a memory is due for a job: after enough messages, or once it is idle.
 
-No turn is delayed by it: a turn that has ended is counted in memory, and a background task enqueues the job. What a
-process that ended did not enqueue is found in the database, by the next one or by another one that still runs.
+No turn is delayed by it: a turn that has ended is counted in memory, and a background task enqueues the job. A
+process that ends leaves jobs that were not enqueued: the next process, or another one that runs, finds these memories
+in the database.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The edits that the model of a turn makes to blocks, as it sees them before they are stored."""
+"""The edits of blocks in a turn, as its model sees them before they are stored."""
 
 from __future__ import annotations
 

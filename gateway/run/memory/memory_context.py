@@ -421,10 +421,9 @@ def offer_tools(
 ) -> dict[str, str]:
     """Returns the memory tools for a request: offered name -> tool.
 
-    A request has them if it names an agent or has tools of its own; without a user it has those alone that edit blocks.
-
-    A request that only reads memory has those that its conversation has: without them the provider's cache has no
-    prompt that begins like it.
+    A request is offered memory tools if it names an agent or has tools of its own; without a user, only the tools that
+    edit blocks. A request that only reads memory is offered the tools that its conversation has: with other tools its
+    prompt would begin otherwise, and the provider's cache would not be used.
 
     pinned: the path's section, which has the names that the conversation uses already.
     body: of the chat completion.

@@ -4,9 +4,9 @@ A client resends its whole list with each request. The hashes of its messages ar
 a long conversation costs little more than a short one. The reply was hashed when it was recorded, and is not hashed
 again when it comes back with the same text.
 
-Messages are recognised by Python's hash of them, which is SipHash with 64 bits under a key that each process draws.
-Lists are only compared within one memory. What is cached of a list follows from its messages alone, so it is never out
-of date.
+Messages are recognised by Python's hash of 64 bits: SipHash of the texts, under a key that each process draws (unless
+`PYTHONHASHSEED` is set), and Python's own combination of these hashes. Lists are only compared within one memory. What
+is cached of a list follows from its messages alone, so it is never out of date.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
 
 
 def _turns(tree: Tree, beginnings: list[Exchange]) -> set[int]:
-    """Returns the exchanges of the turns that begin with some: these, and those that bring results of tools to them."""
+    """Returns the ids of the exchanges of turns: their beginnings, and what brings results of tools to these."""
     turns = list(beginnings)
     for exchange in turns:  # which grows meanwhile
         turns += filter(tree.continues_turn, tree.children(exchange))

@@ -1,4 +1,4 @@
-"""Reads replies of upstreams that are errors, whatever their status, and drops those that no client gets."""
+"""Reads the errors of upstreams, whatever their status, and drops the errors that no client gets."""
 
 from __future__ import annotations
 

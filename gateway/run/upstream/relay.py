@@ -117,8 +117,8 @@ async def _pass_stream(
 async def _pass_body(reader: _ReplyReader, sink: Sink, receipt: Receipt, json_bytes: int) -> None:
     """Writes a body that is no event stream to `sink` as it arrives.
 
-    json_bytes: JSON that is no larger than this is sent only when it is whole, so that an upstream that breaks off in
-        its middle can still be answered with a status.
+    json_bytes: the largest JSON that is held back until it is whole. If the upstream breaks off before, the client
+        still gets a status.
     """
     reply = reader.reply
     chunks = reply.chunks()

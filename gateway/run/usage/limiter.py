@@ -204,7 +204,7 @@ class Limiter:
         return self._buckets.get(self._limits_of(receipt), receipt.user)
 
     def _limits_of(self, receipt: Receipt) -> Sequence[UsageLimit]:
-        """Returns the limits that hold for a request, or for work that goes on with one, by their ids."""
+        """Returns the limits that hold for a request, or for the work that continues it, by their ids."""
         limits = self._limits_for(receipt.project, receipt.key, receipt.user)
         if receipt.work is not None:
             return [limit for limit in limits if limit.unit in MEASURED_UNITS]
@@ -307,8 +307,8 @@ class Limiter:
     async def _wait_for_room(self, receipt: Receipt, wanted: Amounts) -> list[Bucket]:
         """Returns the buckets of a request, loaded if they can be. wanted: what it may use.
 
-        Where what others have reserved leaves it no room, it waits for requests of clients that have just hung up, so
-        that a voice agent that interrupts a reply is let in.
+        Where other requests have reserved all, this waits a moment for requests whose clients have just hung up. So a
+        voice agent that interrupts a reply is let in.
         """
         buckets = self._buckets_of(receipt)
         for _ in range(_ENDING_TICKS):
