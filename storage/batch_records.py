@@ -1,4 +1,4 @@
-"""The values of batches: what is stored of them, and what passes between their job and the store."""
+"""The values of batches: stored records, and what passes between a batch's job and the store."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from storage.records import BlockOp, Run, RunState, RunStep
 
 # The kind of a batch's job.
 BATCH_JOB = "batch"
-# As `BatchItem.part`: the item is ready for the next part, and it has ended.
+# Values of `BatchItem.part` that are no part: the item is ready for the next part, or has ended.
 READY_PART, ENDED_PART = 0, -1
 # The stop reason of an item that no provider answered in time.
 EXPIRED = "expired"
-# The bytes reserved for the sources of a value that an item writes into a block: its exchange has no row yet, and to
-# note that later must not make the value's row grow.
-
+# The bytes reserved for the sources of a value that an item writes into a block. The item's exchange has no row yet;
+# when it has one, noting it as a source must not make the value's row grow.
 SOURCES_ROOM = 40
 
 _ORIGIN = re.compile(r"tool:(?:([0-9a-f]{32})/)?(.*)", re.DOTALL)
@@ -42,7 +41,7 @@ class Batch(Struct, frozen=True):
     state: BatchState
     created: float
     ended: float | None = None
-    # The URL that is called when it ends.
+    # The URL that is called when the batch ends.
     callback: str | None = None
 
     @property
@@ -78,22 +77,22 @@ class BatchItem(Struct, frozen=True):
     # The public name of the item's agent.
     agent: str
     project: str
-    # The part of the batch with which its request is at a provider; READY_PART, ENDED_PART.
+    # The part of the batch whose request to a provider has the item's, or READY_PART or ENDED_PART.
     part: int
-    # The number of its request that is under way, or of the next one. An end without a reply does not raise it, since a
-    # reply may still come, whose tokens count.
+    # The number of the item's request under way, or of its next one. An end without a reply does not raise the number,
+    # since a reply may still come, whose tokens count.
     request_number: int
-    # How many requests had an error, and how many expired, since the last one that succeeded.
+    # How many requests had an error, and how many expired, since the last request that succeeded.
     errors: int
     expiries: int
-    # The exchange that it continues (0: none), and the epoch of its memory then; None until it begins.
+    # The exchange that the item continues (0: none), and the memory's epoch at that time; None until the item begins.
     last_exchange: int | None
     epoch: int | None
-    # The name of its conversation; "": that is gone.
+    # The name of the item's conversation, or "" if it is gone.
     conversation: str = ""
 
     def failure_reason(self, error_message: str | None) -> str | None:
-        """Returns why it failed; None where it did not. error_message: the stored message of the error."""
+        """Returns why the item failed, or None. error_message: the stored message of the error."""
         return error_message or (None if self.run is not None else "The agent was deleted.")
 
     @property
@@ -105,19 +104,19 @@ class BatchItem(Struct, frozen=True):
 
 
 def item_state(state: str | None, stop: str | None) -> str:
-    """Returns the state of an item by that of its run. state: None: the run is gone."""
+    """Returns the state of an item whose run has this state and stop reason. state: None if the run is gone."""
     if state is None or state == RunState.CREATED:
         return "failed" if state is None else "waiting"
     return EXPIRED if state == RunState.FAILED and stop == EXPIRED else str(state)
 
 
 def origin_of_call(run: str, call_id: str = "") -> str:
-    """Returns the origin of what an item's call writes in a block, before there is an exchange. run: its uid."""
+    """Returns the origin of a value that a call of an item writes into a block. run: the item's, by its uid."""
     return f"tool:{run}/{call_id}"
 
 
 def call_of_origin(origin: str) -> tuple[str, str] | None:
-    """Returns the item's run, or "", and the call that have written in a block; None if no tool has."""
+    """Returns the run, or "", and the call from which a block's value came, or None if it came from no tool."""
     match = _ORIGIN.fullmatch(origin)
     return None if match is None else (match[1] or "", match[2])
 
@@ -175,7 +174,7 @@ class ItemEnd(Struct, frozen=True):
     state: RunState
     stop: str
     now: float
-    # Why it failed, or "".
+    # Why the item failed, or "".
     error_message: str = ""
     # The epoch of the memory that its turn or message may quote; None: they quote nothing.
     epoch: int | None = None
@@ -183,7 +182,7 @@ class ItemEnd(Struct, frozen=True):
     tokens: int = 0
     # The output tokens among `tokens`.
     output: int = 0
-    # The item's exchange, complete; None: it is not stored.
+    # The item's complete exchange, or None if none is to be stored.
     turn: StepOpen | None = None
     # The last call of the model, with the tokens of all calls. Its `exchange` is ignored.
     step: RunStep | None = None
@@ -197,12 +196,12 @@ class ItemEnd(Struct, frozen=True):
 
 
 class ItemRetry(Struct, frozen=True):
-    """An item that is sent again, since its request had no result."""
+    """An item whose request had no result and is sent again."""
 
     item: BatchItem
     errors: int
     expiries: int
-    # The part with which it is sent again.
+    # The part with which the item is sent again.
     part: int = READY_PART
 
 

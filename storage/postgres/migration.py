@@ -1,7 +1,8 @@
-"""Migration of a database to the schema this program knows; each step is a transaction of its own.
+"""Migration of a database to the schema that this program knows. Each step is a transaction of its own.
 
-The steps taken are in the table `schema_versions`. `oldest` is the oldest program that may run on that schema, by the
-last step it knows: a program that finds a newer schema runs where that allows it. Files are append-only once released.
+The table `schema_versions` has the steps that were taken. Its column `oldest` names the oldest program that may run on
+the schema, by the schema version that the program knows: a program runs on a newer schema if its version is at least
+that. Released files never change.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _log = logging.getLogger("mnemogate")
 # Any number that other users of the server are unlikely to lock: "Mnemogat" in ASCII.
 _LOCK = 0x4D6E656D6F676174
 
-# How long a step waits for a table that others use, while all turns wait for the step; then they go on, and after a
-# pause the step is tried again. The server has a vacuum make way after one second, and a dump never.
+# How long a step waits for a table that other sessions use. All turns wait for the step meanwhile; then they go on, and
+# after a pause the step is tried again. The server has a vacuum make way after one second, and a dump never.
 _WAIT_MS = 1_500
 _PAUSE_S = 10.0
 # Between two statements of a step: a process that is stopped there holds the locks, and the server ends its session.
@@ -69,7 +70,7 @@ def latest(migrations: Iterable[PostgresMigration]) -> int:
 async def migrate(
     raw: RawConnection, name: str, migrations: Sequence[PostgresMigration] | None = None
 ) -> int:
-    """Applies what is missing. Returns the version.
+    """Applies the missing steps. Returns the version of the schema.
 
     Raises: TooNew, TooOld, Foreign; NotAdmitted if the role may not change tables; asyncpg's errors.
     """
@@ -88,7 +89,7 @@ async def migrate(
 
 
 async def find_version(raw: RawConnection) -> tuple[int, int]:
-    """Returns the version of the schema, and the oldest program that may run on it; (0, 0): there is none."""
+    """Returns the version of the schema and the oldest program that may run on it; (0, 0) without a schema."""
     if await raw.fetchval("SELECT to_regclass('schema_versions')") is None:
         return 0, 0
     row = await raw.fetchrow("SELECT version, oldest FROM schema_versions ORDER BY version DESC LIMIT 1")
@@ -96,7 +97,7 @@ async def find_version(raw: RawConnection) -> tuple[int, int]:
 
 
 async def _apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigration]) -> None:
-    """Applies the next step; where another session has done so meanwhile, none."""
+    """Applies the next step, unless another session has done so meanwhile."""
     while True:
         try:
             async with raw.transaction():
@@ -112,7 +113,7 @@ async def _apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigratio
 
 
 async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigration]) -> None:
-    # Gateways that start at the same time take turns, however long one takes; the second finds the work done.
+    # Gateways that start at the same time wait for each other, however long a step takes; the later ones find it done.
     await raw.execute(
         "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0;"
         f" SET LOCAL idle_in_transaction_session_timeout = {_IDLE_MS}"

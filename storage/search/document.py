@@ -29,15 +29,15 @@ _MAX_U16, _MAX_U8 = 0xFFFF, 0xFF
 # languages'. With parts, 29 and 25% of the requests in scripts/talk/kinds.py that need no note got one, not 21 and 12%.
 _ENGLISH_TERM_SHARE = 0.75
 
-# A text with no sentence but questions, or one that only repeats a question. Longer ones also state something.
+# A text only asks if its sentences are questions, or it repeats a question. A longer text also states something.
 _ENDS_WITH_QUESTION = re.compile(r"[?？؟]\W*\Z")
 _STATEMENT_END = re.compile(r"[.!。！](?:\s|(?<=[。！]))")
 _QUESTION_CHARS = 500
-# A text of more terms has content.
+# A text with more terms than this has content.
 _SLIGHT_TERMS = 8
 
-# A counted term is one number: how often a document has it (8 bits), and to the left of that two marks: it is in the
-# document's head, and it is in a name there.
+# A counted term is one number: how often a document has the term (8 bits), and to the left two marks: the term is in
+# the document's head, and the term is in a name there.
 FREQUENCY = 0xFF
 HEAD = 0x100
 NAME = 0x200
@@ -45,8 +45,8 @@ NAME = 0x200
 ROW_SHIFT = 10
 COUNTED_TERM = (1 << ROW_SHIFT) - 1
 
-# Bits of a document's flags: the user wrote it; the row has a document; it only asks; its words are what people say all
-# the time.
+# Bits of a row's flags: the user wrote the document; the row has a document; the document only asks; its words are what
+# people say all the time.
 USER, PRESENT, ASKS, SLIGHT = 1, 2, 4, 8
 
 
@@ -69,11 +69,11 @@ class Indexable(Protocol):
 
     @property
     def previous(self) -> int | None:
-        """The seq of the turn before it in its conversation, if that is (or will be) indexed too."""
+        """The seq of the turn before in the conversation, if that turn is indexed or will be."""
 
 
 class Document(Struct, frozen=True):
-    """The fields that the index reads, as a key of caches: equal documents have the same terms."""
+    """The fields of a message that the index reads, as a key of caches: equal documents have the same terms."""
 
     seq: int
     role: str
@@ -86,13 +86,14 @@ class Document(Struct, frozen=True):
 class DocumentRow(NamedTuple):
     """The four numbers of a message. A number that is too large for its bits is stored as the largest that fits."""
 
-    # How many terms it has, those of its date and speaker included. 16 bits.
+    # How many terms the message has, including its date's and its speaker's. 16 bits.
     length: int
-    # By how much its number is greater than that of the turn before it; 0: there is none, or it is too far. 16 bits.
+    # The message's number less that of the turn before; 0 without such a turn, or if the difference is too large. 16
+    # bits.
     back: int
     # 8 bits.
     flags: int
-    # How many terms its head has. 8 bits.
+    # How many terms the message's head has. 8 bits.
     head: int
 
 
@@ -162,7 +163,7 @@ def with_names(counted: CountedDocument, document: Indexable) -> CountedDocument
 
 
 def _head_end(text: str) -> int:
-    """Returns where the head of a text ends, after a word; 0: it has no spaces, and the head ends within a word."""
+    """Returns where the head of a text ends, after a word, or 0 for a text without spaces, whose head ends anywhere."""
     return len(text) if len(text) <= _HEAD_CHARS else text.rfind(" ", 0, _HEAD_CHARS) + 1
 
 

@@ -84,13 +84,17 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
 
 
 async def create_agent_with_blocks(
-    connection: Connection, draft: Agent, own: Iterable[Block], shared: Iterable[Block], at: float
+    connection: Connection,
+    draft: Agent,
+    own_blocks: Iterable[Block],
+    shared_blocks: Iterable[Block],
+    at: float,
 ) -> Agent:
     """Stores a draft with its blocks. Returns it, or the agent that was there first."""
     agent = await create_agent(connection, draft)
     if agent.secret == draft.secret:
-        await ensure_blocks(connection, agent.id, own, at)
-        await ensure_shared_blocks(connection, agent.scope.project, agent.scope.profile, shared, at)
+        await ensure_blocks(connection, agent.id, own_blocks, at)
+        await ensure_shared_blocks(connection, agent.scope.project, agent.scope.profile, shared_blocks, at)
     return agent
 
 
@@ -189,7 +193,7 @@ class Agents:
         return agent or self.draft(scope)
 
     async def find_or_begin(
-        self, scope: Scope, own: Sequence[Block], shared: Sequence[Block], at: float
+        self, scope: Scope, own_blocks: Sequence[Block], shared_blocks: Sequence[Block], at: float
     ) -> Agent:
         """Returns the scope's agent. If there is none yet, it is stored now, with these blocks.
 
@@ -205,13 +209,20 @@ class Agents:
             if agent is None:
                 draft = self.draft(scope)
                 agent = await self._database.write(
-                    lambda connection: create_agent_with_blocks(connection, draft, own, shared, at)
+                    lambda connection: create_agent_with_blocks(
+                        connection, draft, own_blocks, shared_blocks, at
+                    )
                 )
                 self.cache(agent)
             return agent
 
     async def store_draft(
-        self, connection: Connection, draft: Agent, own: Iterable[Block], shared: Iterable[Block], at: float
+        self,
+        connection: Connection,
+        draft: Agent,
+        own_blocks: Iterable[Block],
+        shared_blocks: Iterable[Block],
+        at: float,
     ) -> Agent:
         """Stores the draft on which a turn was planned, with its blocks, if no other turn has. Returns it as stored.
 
@@ -220,7 +231,7 @@ class Agents:
         """
         if draft.uid in self._stored_drafts and await find_agent(connection, draft.scope) is None:
             raise Stale("something was forgotten while this turn was under way")
-        agent = await create_agent_with_blocks(connection, draft, own, shared, at)
+        agent = await create_agent_with_blocks(connection, draft, own_blocks, shared_blocks, at)
         if agent.secret != draft.secret:
             raise Stale(f"another memory of {agent.scope.subject!r} was begun or imported meanwhile")
         return agent

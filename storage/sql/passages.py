@@ -1,6 +1,6 @@
-"""Archival memories.
+"""Passages: texts in an agent's archival memory.
 
-They are numbered in their agent's one order, among its messages, so that the search index can name both.
+Passages and messages of an agent are numbered in one order, so that the search index can name both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("passages.sql")
 
-# The fewest rows that are read at once of a list from which rows may drop out.
+# A list that filters its rows reads at least so many rows at once.
 _MIN_ROWS = 20
 
 
@@ -37,8 +37,7 @@ async def insert_passage(
     tags: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
 ) -> Passage:
-    """Adds an archival memory. Raises: NotFound when there is no such agent."""
-    # Its number is of the same order as those of messages, so that the search index can name both.
+    """Adds a passage. Raises: NotFound if there is no such agent."""
     seq = await take_seq(connection, agent)
     named = orjson.dumps(list(tags)).decode() if tags else None
     details = orjson.dumps(metadata).decode() if metadata else None
@@ -50,9 +49,10 @@ async def insert_passage(
 async def add_saved_passage(
     connection: Connection, agent: int, text: str, op: BlockOp, sources: Sequence[int] | None = None
 ) -> None:
-    """Adds the archival memory that a model has saved by a tool, under the tags that it gave.
+    """Adds the passage that a model has saved by a tool.
 
-    sources: the exchanges that it came from; None: the exchange of the edit.
+    op: the edit of that call, which has the tags.
+    sources: the exchanges that the passage came from; None: the exchange of the edit.
     """
     tags = orjson.loads(op.arguments).get("tags") or ()
     exchange = op.exchange if sources is None else None
@@ -63,7 +63,7 @@ async def add_saved_passage(
 async def load_passages_and_facts(
     connection: Connection, statement: str, parameters: Sequence[object]
 ) -> list[Message]:
-    """Returns passages and facts as messages. A fact counts as a message of the user, and is searched for as such."""
+    """Returns passages and facts as messages. A fact counts as a message of the user."""
     return [
         Message(
             seq,
@@ -80,16 +80,16 @@ async def load_passages_and_facts(
 
 
 async def load_passages(connection: Connection, agent: int, seqs: Sequence[int]) -> dict[int, Passage]:
-    """Returns the passages with these numbers, as far as they are there."""
+    """Returns the passages with these numbers that exist, by number."""
     rows = await rows_of(connection, SQL["passage_get"], seqs, agent)
     return {row[1]: _passage(row) for row in rows}
 
 
 class Passages(GrowingGroup):
-    """Archival memories, a page at a time. agent: the memory's row; of another one nothing is found."""
+    """Passages of agents. agent: the row of the memory, in which alone passages are found."""
 
     async def add(self, agent: int, drafts: Sequence[PassageDraft]) -> builtins.list[Passage]:
-        """Saves passages, all or none. Raises: NotFound when there is no such memory."""
+        """Saves passages, all or none. Raises: NotFound if there is no such memory."""
 
         async def write(connection: Connection) -> builtins.list[Passage]:
             return [
@@ -105,7 +105,7 @@ class Passages(GrowingGroup):
     async def page(
         self, connection: Connection, agent: int, page: Page, where: PassageFilter
     ) -> builtins.list[Passage]:
-        """Returns a page of passages. The cursors of the page are their numbers, which may be gone."""
+        """Returns a page of passages. The page's cursors are numbers of passages, which need not exist any more."""
         passages: builtins.list[Passage] = []
         low, high = page.bounds
         while len(passages) < page.limit:
@@ -122,14 +122,14 @@ class Passages(GrowingGroup):
 
     @reads
     async def count(self, connection: Connection, agent: int) -> int:
-        """Returns how many there are."""
+        """Returns how many passages a memory has."""
         return int(await connection.value(SQL["passage_count"], (agent,)))
 
     @reads
     async def list(
         self, connection: Connection, agent: int, *, after: int = 0, limit: int = 100
     ) -> tuple[Passage, ...]:
-        """Returns a page in order. after: the number last seen."""
+        """Returns a page of passages, in order. after: the number of the last passage on the previous page."""
         rows = await connection.rows(SQL["passage_list"], (agent, after, limit))
         return tuple(
             Passage(id, seq, text, at, tuple(orjson.loads(sources))) for id, seq, text, at, sources in rows

@@ -311,5 +311,5 @@ class Vectors(Group):
 
     @long_reads
     async def agents_to_embed(self, connection: Connection, model: str, limit: int) -> list[int]:
-        """Returns memories with more than one conversation that are not embedded to their end."""
+        """Returns memories that span conversations, can be reached, and are not wholly embedded by a model."""
         return [id for (id,) in await connection.rows(SQL["unembedded_agents"], (model, limit))]

@@ -1,10 +1,10 @@
-"""Writes the log back next to the writer: a connection and a thread of their own copy it, and no write waits for that.
+"""Copies the write-ahead log into the file on a connection and a thread of their own, so that no write waits for it.
 
-SQLite before 3.51.3 can corrupt a database when one connection writes the log back while another one restarts it
-(the WAL-reset bug, sqlite.org/wal.html). A log is restarted only by a write that finds all of it copied. So
-the caller of `copy` makes sure that there is something to copy, and that nothing else writes the log back meanwhile;
-then the copy itself is the first that can make the log complete, and what it publishes last is true. What is left of
-the log the writer alone writes back, in its own thread, between two writes.
+SQLite before 3.51.3 can corrupt a database when one connection copies the log while another restarts it (the WAL-reset
+bug, sqlite.org/wal.html). Only a write that finds the whole log copied restarts the log. So the caller of `copy` makes
+sure that there is something to copy, and that nothing else copies the log meanwhile: then no log is wholly copied
+before this copy ends, and the state that the copy publishes last is true. The rest of the log is copied by the writer
+alone, in its own thread, between two writes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class WriteBack:
         self._driver: Driver | None = None
 
     async def copy(self) -> None:
-        """Copies what lies in the log by now, without waiting for anybody. Raises: sqlite3.Error, StoreError."""
+        """Copies the present log, without waiting for readers. Raises: sqlite3.Error, StoreError."""
         if self._driver is None:
             self._driver = await Driver(self._connect, "mnemogate-writeback").open()
         await self._driver.call(copy_log)
 
     async def close(self) -> None:
-        """Closes the connection, after a copy under way. The next copy opens another one."""
+        """Closes the connection after a copy under way. The next copy opens a connection again."""
         driver, self._driver = self._driver, None
         if driver is not None:
             try:
@@ -40,20 +40,20 @@ class WriteBack:
                 driver.abandon()
 
     def abandon(self) -> None:
-        """Closes the connection as soon as a copy under way is made, without waiting for it."""
+        """Has the connection closed after a copy under way, and returns at once."""
         driver, self._driver = self._driver, None
         if driver is not None:
             driver.abandon()
 
 
 def copy_log(connection: sqlite3.Connection) -> bool:
-    """Writes the log back as far as readers allow. True when that is all, so that the next write restarts it."""
+    """Copies the log as far as readers allow. Returns True if all is copied: then the next write restarts the log."""
     _, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return bool(pages == copied)
 
 
 def empty_log(connection: sqlite3.Connection, wait_ms: int) -> bool:
-    """Writes the log back as far as readers allow, and waits for them at most `wait_ms`. True when it is empty."""
+    """Copies the log and empties it. Waits for readers at most `wait_ms`. Returns whether the log is empty."""
     (busy_timeout_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute(f"PRAGMA busy_timeout = {wait_ms:d}")
     try:

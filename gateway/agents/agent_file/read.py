@@ -111,7 +111,7 @@ class _FileReader:
         for n, raw in enumerate(self._file.agents):
             agent = convert(raw, FileAgent, (*FILE_FIELD, "agents", n))
             if agent.id in self._groups.sleepers:
-                # Its primary gets one of its own.
+                # Its primary gets one of its agent_extension.
                 self._left_out.append(f"agents.{n}")
             else:
                 agents.append(self._read_agent(agent, raw, n))
@@ -130,10 +130,10 @@ class _FileReader:
         """Returns the agent with the index n in the file. raw: the agent as JSON."""
         path = (*FILE_FIELD, "agents", n)
         extension = self._extension.agents.get(agent.id)
-        own = extension or AgentExtension()
+        agent_extension = extension or AgentExtension()
         self._left_out += _read_secrets(agent)
         definition = read_definition(raw, extension if self._is_own else None, self._form, path)
-        sleeptime = self._groups.sleeptimes.get(agent.id) or own.sleeptime
+        sleeptime = self._groups.sleeptimes.get(agent.id) or agent_extension.sleeptime
         tools = _check_references(agent.tool_ids, self._tools.names, (*path, "tool_ids"))
         portable = PortableAgent(
             self._name_of(agent),
@@ -141,12 +141,12 @@ class _FileReader:
             tags=agent.tags or (),
             blocks=self._read_blocks(agent, path),
             tools=[name for id in tools if (name := self._tools.names[id]) is not None],
-            folders=self._read_attached_folders(agent, own, path),
-            archives=self._read_archives(own),
-            passages=self._read_passages(own.passages),
+            folders=self._read_attached_folders(agent, agent_extension, path),
+            archives=self._read_archives(agent_extension),
+            passages=self._read_passages(agent_extension.passages),
             uid=self._retained_uids.get(agent.id),
-            identities=[*map(_read_identity, own.identities)],
-            created=moment_of(own.created_at, EXTENSION_FIELD),
+            identities=[*map(_read_identity, agent_extension.identities)],
+            created=moment_of(agent_extension.created_at, EXTENSION_FIELD),
         )
         if self._form.strip_messages:
             return portable
@@ -159,7 +159,7 @@ class _FileReader:
             ),
             conversations=[
                 self._read_conversation(each, f"agents.{n}.{each.id}", is_text_thought=is_text_thought)
-                for each in own.conversations
+                for each in agent_extension.conversations
             ],
         )
 
@@ -181,18 +181,20 @@ class _FileReader:
             raise Unprocessable([Fault((*path, "block_ids"), "Two blocks of an agent have the same label")])
         return keys
 
-    def _read_attached_folders(self, agent: FileAgent, own: AgentExtension, path: Path) -> list[str]:
+    def _read_attached_folders(
+        self, agent: FileAgent, agent_extension: AgentExtension, path: Path
+    ) -> list[str]:
         """Returns the keys of as many of an agent's folders as it may have. Raises: Unprocessable."""
         keys = _check_references(agent.source_ids, self._folders, (*path, "source_ids"))
         # Besides its own archive, which a search asks first.
-        room = MAX_MEMORIES_SEARCHED - 1 - len(own.archives)
+        room = MAX_MEMORIES_SEARCHED - 1 - len(agent_extension.archives)
         self._left_out += [f"folders.{self._folders[key].name}" for key in keys[room:]]
         return keys[:room]
 
-    def _read_archives(self, own: AgentExtension) -> list[str]:
+    def _read_archives(self, agent_extension: AgentExtension) -> list[str]:
         """Adds an agent's archives to those of the file. Returns their keys. Raises: Unprocessable."""
         keys = []
-        for archive in own.archives:
+        for archive in agent_extension.archives:
             key = f"archive-{len(self._archives)}"
             body = {"description": archive.description, "embedding": None, "embedding_config": None}
             uid = None if archive.id is None else _read_uid(archive.id, (*EXTENSION_FIELD, "archives", "id"))
@@ -270,13 +272,13 @@ def _parse_extension(text: str) -> FileExtension:
 def _check_ids(json: Mapping[str, Any]) -> None:
     """Raises: Unprocessable if an id is missing, or there twice."""
     for part in ("agents", "blocks", "tools", "sources", "files"):
-        seen: set[str] = set()
+        known_ids: set[str] = set()
         for n, each in enumerate(json.get(part) or ()):
             id = each.get("id")
-            if not isinstance(id, str) or id in seen:
+            if not isinstance(id, str) or id in known_ids:
                 message = f"The id {id!r} is there twice" if isinstance(id, str) else "Field required"
                 raise Unprocessable([Fault((*FILE_FIELD, part, n, "id"), message)])
-            seen.add(id)
+            known_ids.add(id)
 
 
 def _retained_uids(file: File) -> dict[str, str]:

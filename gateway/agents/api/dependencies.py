@@ -1,4 +1,4 @@
-"""The parts of the gateway that the agents API speaks to, and the few things that all its handlers do."""
+"""The parts of the gateway that handlers of the agents API use, and what several handlers do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ORIGIN = "api"
 
 
 class AgentsApi(Struct, frozen=True):
-    """The parts of one gateway."""
+    """The parts of a gateway that the handlers use."""
 
     settings: Settings
     store: Store
@@ -50,7 +50,7 @@ class AgentsApi(Struct, frozen=True):
     now: Callable[[], float]  # seconds since the epoch
     send_timeout_s: float  # how long a client may leave a reply unread
     ping_s: float  # the silence after which a stream sends a ping
-    # Makes the JSON of agents. It is passed in, because it is made of modules that import this one.
+    # Makes the JSON of agents. Passed in, because the modules that make it import this one.
     make_agents_json: Callable[[AgentsApi, Sequence[AgentView]], Awaitable[list[dict[str, Any]]]]
 
     @property
@@ -58,7 +58,7 @@ class AgentsApi(Struct, frozen=True):
         return SystemMessageRenderer(self.store, self.registry, self.runs)
 
     async def agent(self, request: ApiRequest) -> Agent:
-        """Returns the row of the agent in the path. Raises: UnknownId, NotFound."""
+        """Returns the memory of the agent in the path. Raises: UnknownId, NotFound."""
         return (await self.agent_entry(request)).agent
 
     async def agent_entry(self, request: ApiRequest) -> AgentEntry:
@@ -70,7 +70,7 @@ class AgentsApi(Struct, frozen=True):
         return (await self.registry.get_entry(project, uid_in("agent", id))).agent
 
     async def agent_view(self, request: ApiRequest) -> AgentView:
-        """Returns the agent in the path with all that belongs to it. Raises: UnknownId, NotFound."""
+        """Returns the agent in the path with its tools, blocks and tags. Raises: UnknownId, NotFound."""
         return await self.registry.get(request.project, request.uid("agent", "agent_id"))
 
     async def agent_json(self, request: ApiRequest) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class AgentsApi(Struct, frozen=True):
         return await self.make_agents_json(self, views)
 
     async def agents_page(self, project: str, rows: Sequence[int], query: PageQuery) -> list[dict[str, Any]]:
-        """Returns a page of some agents as they are shown. rows: of all of them. Raises: UnknownId, NotFound."""
+        """Returns a page of a list of agents as they are shown. rows: the whole list. Raises: UnknownId, NotFound."""
         after, before = [
             (await self.named_agent(project, id)).id if isinstance(id, str) else None
             for id in (query.after, query.before)
@@ -102,7 +102,7 @@ class AgentsApi(Struct, frozen=True):
     ) -> ToolAnswer:
         """Returns the answer to a call of a tool with the request's arguments.
 
-        view: of the agent for which it is called, if any.
+        view: the agent for which the tool is called, if there is one.
 
         Raises: BadRequest if the arguments are wrong.
         """
@@ -127,7 +127,12 @@ class AgentsApi(Struct, frozen=True):
     async def definition_page(
         self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery
     ) -> Page:
-        """Returns the page of a list of definitions that a query selects. prefix: of their ids. Raises: NotFound."""
+        """Returns the page of a list of definitions that a query selects.
+
+        prefix: of the list's ids.
+
+        Raises: NotFound.
+        """
         rows = [
             (await self.store.definitions.get(project, kind, uid_in(prefix, id))).id
             if isinstance(id, str)
@@ -137,9 +142,10 @@ class AgentsApi(Struct, frozen=True):
         return page_of(query, *rows)
 
     def check_models(self, request: ApiRequest, models: Iterable[str | None]) -> None:
-        """Raises: NotAllowed if the caller's key may not ask for one of these models, as agents name them.
+        """Raises: NotAllowed if the caller's key may not ask for one of these models.
 
-        A key has names without an upstream, as a send asks for them. None: the model is chosen elsewhere.
+        models: as agents name them, with their upstreams; None stands for a model that is chosen elsewhere. Keys name
+            models without upstreams.
         """
         caller = info_of(request.http.scope).caller
         for model in models:
@@ -148,7 +154,7 @@ class AgentsApi(Struct, frozen=True):
                 caller.check_model(name)
 
     def first_model(self, request: ApiRequest) -> str:
-        """Returns the model of an agent that is created without one: the first that the caller's key may ask for.
+        """Returns the model of an agent that is created without a model: the first that the caller's key may ask for.
 
         Raises: BadRequest if no such model is known.
         """
@@ -163,15 +169,15 @@ class AgentsApi(Struct, frozen=True):
 
 
 def sent_or_none(value: Any) -> Any:
-    """Returns a field or a parameter; None where it was not sent, or is null."""
+    """Returns a field or a parameter, or None if it was not sent."""
     return None if isinstance(value, UnsetType) else value
 
 
 def uid_or_none(kind: str, id: Maybe[str]) -> str | None:
-    """Returns the uid that a parameter names, None where it was not sent. Raises: UnknownId."""
+    """Returns the uid in a parameter's id, or None if none was sent. Raises: UnknownId."""
     return uid_in(kind, id) if isinstance(id, str) else None
 
 
 def page_of(query: PageQuery, after: int | None, before: int | None, *, size: int = 50) -> Page:
-    """Returns the page that is asked for. size: where the query names none."""
+    """Returns the page that a query asks for. size: of the page if the query names none."""
     return Page(after, before, query.size(size), query.newest_first())

@@ -49,7 +49,7 @@ class UpdateTool(ToolSource):
 
 
 class CreateTool(UpdateTool):
-    """A new tool. It is named after its schema, or after the last function of its source."""
+    """A new tool. Its name is that of its schema, or of the last function of its source."""
 
     source_code: str
 

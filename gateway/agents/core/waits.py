@@ -71,14 +71,14 @@ class Waits:
 
     def _waits_for(self, queue: QueueName, sought: QueueName | None) -> bool:
         """Returns whether the holder of a queue waits for another queue, directly or through further holders."""
-        seen, unvisited = {queue}, [queue]
+        visited, unvisited = {queue}, [queue]
         while unvisited:
             held = unvisited.pop()
             awaited = {wait.queue for wait in self._open if wait.waiter.queue == held}
             if sought in awaited:
                 return True
-            unvisited += awaited - seen
-            seen |= awaited
+            unvisited += awaited - visited
+            visited |= awaited
         return False
 
 

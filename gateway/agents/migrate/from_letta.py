@@ -213,8 +213,8 @@ def _expect_form_of_letta(source: Server) -> Iterator[None]:
 def _models_of(agent: LettaAgent) -> set[str]:
     """Returns the models that an agent and its conversations name."""
     config = agent.state.get("llm_config") or {}
-    own = agent.state.get("model") or config.get("handle") or config.get("model") or "none"
-    return {str(own), *(each.record["model"] for each in agent.conversations if each.record.get("model"))}
+    model = agent.state.get("model") or config.get("handle") or config.get("model") or "none"
+    return {str(model), *(each.record["model"] for each in agent.conversations if each.record.get("model"))}
 
 
 def _describe_losses(agent: LettaAgent, left_out: Sequence[str]) -> str:

@@ -290,10 +290,10 @@ class Registry:
         tools: the tools that the edit sets; None: the agent's present tools.
         """
         attached = await self._store.attached.targets(agent, DefinitionKind.TOOL) if tools is None else tools
-        own = [attachment_number(built_in_tool(name)) for name in MULTI_AGENT_TOOLS]
+        numbers = [attachment_number(built_in_tool(name)) for name in MULTI_AGENT_TOOLS]
         if not edit.multi_agent_tools:
-            return [each for each in attached if each not in own]
-        return list(dict.fromkeys([*attached, *own]))
+            return [each for each in attached if each not in numbers]
+        return list(dict.fromkeys([*attached, *numbers]))
 
     async def delete(self, project: str, uid: str) -> None:
         """Deletes an agent. It is gone for callers at once; its memory is forgotten after that."""
@@ -411,8 +411,8 @@ def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefini
     kind = kind_of(new.definition.kind)
     rules = definition.rules
     if kind.has_rules if new.base_rules is None else new.base_rules:
-        own = [tool.name for tool in tools if tool.definition is None]
-        rules = (*rules, *base_rules(own, rules))
+        built_in = [tool.name for tool in tools if tool.definition is None]
+        rules = (*rules, *base_rules(built_in, rules))
     return replace(
         definition,
         rules=rules,

@@ -1,7 +1,7 @@
-"""The memory blocks that code of a tool has changed in its copy of an agent, as they are written.
+"""Writes the memory blocks that a tool's code has changed in its copy of an agent. Knows nothing of what ran the code.
 
-It knows nothing of what ran the code. If the turn is written as a whole, they become edits of that turn: they wait
-until the turn is confirmed, and are forgotten with it.
+If the turn is written as a whole, the changes become edits of the turn: they wait until the turn is confirmed, and are
+forgotten with it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ async def write_blocks(
     edited: Collection[str] = (),
     by: Agent | None = None,
 ) -> ToolAnswer:
-    """Writes the blocks that code has changed. Returns its answer, with an error for each that cannot be written.
+    """Writes the blocks that code has changed. Returns the code's answer, with an error for each block not written.
 
-    exchange: the row of the exchange that the code was called for. If that is forgotten, so is what was written.
-    edited: labels of blocks with edits that are not in the store yet. These blocks are not written.
+    exchange: the row of the exchange with the call. When it is forgotten, the written values are forgotten, too.
+    edited: labels of blocks that are not written, since the store does not have all their edits yet.
     by: the agent that called the code, as its turn has read it.
     """
     errors = []
@@ -60,9 +60,9 @@ async def write_blocks(
 
 
 def edit_blocks(memory: MemoryTools, answer: ToolAnswer, call_id: str) -> ToolAnswer:
-    """Makes edits of the turn of what code has changed in blocks. Returns its answer, as `write_blocks` does.
+    """Makes code's changes of blocks edits of the turn. Returns the code's answer, as `write_blocks` does.
 
-    An answer that was noted may be given again in a turn with other blocks: a block that the turn lacks is an error.
+    A stored answer may be given again in a turn with other blocks: a block that the turn lacks is an error.
     """
     errors = []
     for n, (block, value) in enumerate(answer.changed_blocks):

@@ -1,7 +1,7 @@
 """A send to an agent: the structs of its body, and its content as the gateway stores it.
 
-The list of messages in a send holds two things, which are separated here: plain messages, and answers to the calls
-that a paused run waits for (approvals, and results of the client's tools).
+The messages of a send are of two kinds, which are separated here: plain messages, and answers to calls that a paused
+run waits for (approvals, and results of the client's tools).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, convert, refused
-from gateway.checked import Fault
+from gateway.checked import Fault, Path
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import framed_system_message, with_name, with_private
 from gateway.errors import BadRequest
@@ -189,7 +189,7 @@ class CancelRuns(Body):
     run_ids: Maybe[list[str]] = UNSET
 
 
-# -- what is made of it
+# -- the content of a send
 
 
 class SendContent(Struct, frozen=True):
@@ -259,7 +259,7 @@ def _check_tool_names(tools: Sequence[ClientTool]) -> None:
         names.add(each.name)
 
 
-def _read_any(sent: dict[str, Any], path: tuple[str | int, ...]) -> PlainMessage | Approvals | ToolReturns:
+def _read_any(sent: dict[str, Any], path: Path) -> PlainMessage | Approvals | ToolReturns:
     """Returns an input message of any type. Raises: Unprocessable."""
     name = sent.get("type") or "message"
     kind = _STRUCTS.get(name) if isinstance(name, str) else None
@@ -271,7 +271,7 @@ def _read_any(sent: dict[str, Any], path: tuple[str | int, ...]) -> PlainMessage
     return convert(_with_part_types({**sent, "type": name}), kind, path)
 
 
-def _read_plain(given: dict[str, Any], path: tuple[str | int, ...]) -> PlainMessage:
+def _read_plain(given: dict[str, Any], path: Path) -> PlainMessage:
     return convert(_with_part_types({**given, "type": "message"}), PlainMessage, path)
 
 
@@ -301,7 +301,7 @@ def _with_part_types(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_type(part: Any) -> Any:
-    """Returns a part that names its type; so do the parts of a tool's result in it, and the source of an image."""
+    """Returns a part that names its type, as do the source of an image and the parts of a tool's result in it."""
     if not isinstance(part, dict):
         return part
     if isinstance(returned := part.get("tool_return"), list):
@@ -337,25 +337,25 @@ def _stored_part(part: TextPart | ImagePart) -> dict[str, Any]:
 
 def _stored_message(plain: PlainMessage) -> WireMessage:
     """Returns an input message as it is stored. Raises: BadRequest."""
-    own = {"otid": plain.otid or None, "sender": plain.sender_id or None}
+    private = {"otid": plain.otid or None, "sender": plain.sender_id or None}
     if plain.role != "user" and any(isinstance(part, ImagePart) for part in plain.content):
         raise BadRequest(
             f"A message of the role {plain.role!r} is text; send images as the user's.", param="content"
         )
     if plain.role == "system":
-        return framed_system_message(_text_of(plain.content), **own)
+        return framed_system_message(_text_of(plain.content), **private)
     message: WireMessage = {"role": plain.role, "content": _stored_content(plain.content)}
-    return with_private(with_name(message, plain.name or ""), **own)
+    return with_private(with_name(message, plain.name or ""), **private)
 
 
 def _text_of(content: str | Parts | list[TextPart]) -> str:
-    """Returns the text of a content, that of several parts by line."""
+    """Returns the text of a content. Each part is a line."""
     if isinstance(content, str):
         return content
     return "\n".join(part.text for part in content if isinstance(part, TextPart))
 
 
-def _decisions_of(message: Approvals | ToolReturns, path: tuple[str | int, ...]) -> list[CallDecision]:
+def _decisions_of(message: Approvals | ToolReturns, path: Path) -> list[CallDecision]:
     """Returns the answers in a message. Raises: Unprocessable if there are none, which must not count as a denial."""
     if isinstance(message, ToolReturns):
         field, decisions = "tool_returns", [*map(_tool_decision, message.tool_returns)]

@@ -33,11 +33,11 @@ class RemoteRuns:
         """
         clock = asyncio.get_running_loop().time
         over_at = 0.0
-        seen = 0
+        count = 0
         while True:
             now = await self._store.runs.load_run(run.agent, run.id)
             async for number, event in stored_events(self._store, run, after):
-                after, seen = number, seen + 1
+                after, count = number, count + 1
                 yield number, event
                 if self._shows.is_end(event):
                     return
@@ -45,6 +45,6 @@ class RemoteRuns:
                 return
             if now.is_over:
                 over_at = over_at or clock()
-                if clock() >= over_at + (_WAIT_FOR_REST_S if seen else _WAIT_FOR_ANY_S):
+                if clock() >= over_at + (_WAIT_FOR_REST_S if count else _WAIT_FOR_ANY_S):
                     return
             await asyncio.sleep(2 * BATCH_S)

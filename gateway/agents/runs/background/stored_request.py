@@ -1,8 +1,8 @@
 """The request of a background run, as it is stored until the run has ended.
 
 Its messages are dropped once they are in the conversation; the other fields are needed to continue the run. Headers and
-keys of the caller are held in memory alone: a run that continues after a restart uses the gateway's own keys, and asks
-for no model that the caller's key may not ask for. What it uses is counted for that key.
+keys of the caller are held in memory alone. A run that continues after a restart uses the gateway's own keys, and asks
+for no model that the caller's key may not ask for; its usage is counted for the caller's key.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class StoredRequest(Struct, frozen=True):
     # As in `Forwarded`.
     models: tuple[str, ...] | None = None
     key: int = 0
-    # As `send_digest`: it stays when the messages are dropped.
+    # As `send_digest`, in hexadecimal digits. It stays when the messages are dropped.
     digest: str = ""
-    # The row of an ended run of the same send; 0: there is none.
+    # The row of an ended run of the same send, or 0.
     replaces: int = 0
 
     @staticmethod
@@ -75,14 +75,14 @@ class StoredRequest(Struct, frozen=True):
 
     @staticmethod
     def decode(data: bytes) -> StoredRequest:
-        """Decodes a stored request; empty data, as a run has after its end, gives one without messages."""
+        """Decodes a stored request. Empty data, as of a run that has ended, gives a request without messages."""
         return msgspec.json.decode(data or b"{}", type=StoredRequest)
 
     def encode(self, *, with_messages: bool = True) -> bytes:
         return msgspec.json.encode(self if with_messages else replace(self, messages=(), decisions=()))
 
     def run_request(self, resolved: ResolvedAgent, conversation: str, forwarded: Forwarded) -> RunRequest:
-        """Returns the request as it was made. resolved: its agent, with the model and prompt of this request."""
+        """Returns the request as it was made. resolved: the agent, with the model and prompt of this request."""
         return RunRequest(
             resolved.spec,
             resolved.scope,
