@@ -75,7 +75,7 @@ class FieldChecker:
 
     @contextmanager
     def reading(self, name: str, json: Json) -> Iterator[None]:
-        """Where it is lenient, a field that the block refuses is left out: its upstream may take it.
+        """Where the checker is lenient, a field that the block refuses is left out: an upstream may take the field.
 
         name: the field of the request that the block translates.
         json: the request.
@@ -96,9 +96,8 @@ class FieldChecker:
         if self.is_lenient or known.issuperset(value):
             return
         for key, field in value.items():
-            if (
-                field is None
-            ):  # blocks that Anthropic's SDK has read of a reply have all fields, most of them null
+            # Blocks that Anthropic's SDK has read of a reply have all fields, most of them null.
+            if field is None:
                 continue
             if key in _FIELDS_WITHOUT_EFFECT:
                 self.left_out[key] = None

@@ -1,4 +1,4 @@
-"""The audit as it is listed: what operators did, and people by their links."""
+"""Lists the audit: what operators did, and what people did by their links."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from storage.sql.store import Store
 
 # The actions that make versions of blocks.
 _EDITS = ("edit", "undo", "restore")
-# The last entries of a memory in which one looks for who has done something.
-_NEWEST = 200
-# Lines of an answer to the command line.
-PAGE = 200
+# How many of a memory's last entries are searched for who has done something.
+_NEWEST_ENTRIES = 200
+# The most lines of an answer to the command line.
+PAGE_LINES = 200
 
 
 class AuditRecord(Struct, frozen=True):
@@ -77,7 +77,7 @@ class AuditOperations(Struct, frozen=True):
 
         uid, label: of the memory and of the block.
         """
-        entries = await self.store.audit.of_memory(uid, _EDITS, limit=_NEWEST)
+        entries = await self.store.audit.of_memory(uid, _EDITS, limit=_NEWEST_ENTRIES)
         begin = f"block {label}, version "
         return {
             # "8", or "2 as 8" where version 2 was brought back.
@@ -88,7 +88,7 @@ class AuditOperations(Struct, frozen=True):
 
     async def forgettings(self, uid: str) -> dict[str, AuditRecord]:
         """Returns who has forgotten parts of a memory, by the parts ("message 4"), as far as the audit has it."""
-        entries = await self.store.audit.of_memory(uid, ("forget",), limit=_NEWEST)
+        entries = await self.store.audit.of_memory(uid, ("forget",), limit=_NEWEST_ENTRIES)
         return {e.what: AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in entries}
 
     async def names(self, uids: Collection[str]) -> dict[str, str]:
@@ -102,6 +102,6 @@ class AuditOperations(Struct, frozen=True):
             memory=arguments.optional_text("memory"),
             project=arguments.optional_text("project"),
             after=arguments.optional_text("from"),
-            limit=PAGE,
+            limit=PAGE_LINES,
         )
         return {"lines": msgspec.to_builtins(page.items), "next": page.next}

@@ -16,10 +16,10 @@ from storage.errors import NotFound
 from storage.listing import Page
 from storage.sql.store import Store
 
-# The batches of a list whose limit is not named.
-_LISTED = 100
+# The most batches of a list, if no limit is named.
+_LISTED_BATCHES = 100
 # The items that are read at once.
-_PAGE = 200
+_PAGE_ITEMS = 200
 
 
 class BatchOperations(Struct, frozen=True):
@@ -31,18 +31,18 @@ class BatchOperations(Struct, frozen=True):
 
     async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
         """Returns batches, the newest first."""
-        limit = Arguments(raw).optional_number("limit") or _LISTED
+        limit = Arguments(raw).optional_number("limit") or _LISTED_BATCHES
         return [
             await self._batch_json(batch) for batch in await self.store.batches.list(None, Page(limit=limit))
         ]
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
-        """Returns a batch with those of its items that have failed, expired or were cancelled, and why."""
+        """Returns a batch, and why each of its items failed, expired or was cancelled that did."""
         batch = await self._find(raw)
         batches = self.store.batches
         unsuccessful: list[dict[str, Any]] = []
         after = 0
-        while page := await batches.items(batch.id, after=after, limit=_PAGE):
+        while page := await batches.items(batch.id, after=after, limit=_PAGE_ITEMS):
             messages = await batches.error_messages(batch.id, after, page[-1].id)
             after = page[-1].id
             for item in page:
@@ -61,7 +61,7 @@ class BatchOperations(Struct, frozen=True):
         return {**await self._batch_json(batch), "items": unsuccessful}
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
-        """Cancels what has not ended of a batch, also of one that was cancelled before."""
+        """Cancels the items of a batch that have not ended. The batch may have been cancelled before."""
         batch = await self.store.batches.cancel(await self._find(raw), self.now())
         return await self._batch_json(batch)
 

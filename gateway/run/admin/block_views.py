@@ -45,9 +45,9 @@ class BlockPage(Struct, frozen=True):
 
 
 class ChangedBlock(Struct, frozen=True):
-    """The versions of a block: that of an earlier time, and the present one."""
+    """The version that a block had at an earlier time, and the present one."""
 
-    # None: it is forgotten, or the block was made later.
+    # None: that version is forgotten, or the block was made later.
     before: int | None
     now: int
 
@@ -55,7 +55,7 @@ class ChangedBlock(Struct, frozen=True):
 class BlocksSince(Struct, frozen=True):
     """The blocks of a memory by their labels, divided by whether they were changed after a time."""
 
-    # The texts of those that were not.
+    # The texts of the blocks that were not changed.
     same: dict[str, str]
     changed: dict[str, ChangedBlock]
 
@@ -78,8 +78,8 @@ class BlockViews(Struct, frozen=True):
     ) -> BlockPage:
         """Returns a block with a page of its versions.
 
-        from_: the older version of the comparison; None: the one before `to`.
-        to: the newer version of the comparison; None: the newest one.
+        from_: the older version of the comparison; None: the version before `to`.
+        to: the newer version of the comparison; None: the newest version.
 
         Raises: BadRequest: there is no such version.
         """
@@ -101,7 +101,7 @@ class BlockViews(Struct, frozen=True):
     ) -> dict[str, BlockDiff]:
         """Returns what an undo would change, by the labels of the blocks that have a change left to undo.
 
-        label: of the only block that is looked at; None: all are.
+        label: the label of the only block that is looked at; None: all blocks are.
         """
         memory = await find_memory(self.store, project, uid)
         shown = await self.store.memory_pages.blocks(memory.id)
@@ -136,7 +136,7 @@ class BlockViews(Struct, frozen=True):
         return BlocksSince(same, changed)
 
     async def records(self, agent: int) -> tuple[BlockRecord, ...]:
-        """Returns the blocks of the memory with this row."""
+        """Returns the blocks of a memory. agent: its row."""
         waiting = await self.store.blocks.list_waiting_labels(agent)
         blocks = await self.store.memory_pages.blocks(agent)
         return tuple(_block_record(each, waiting.count(each.block.label)) for each in blocks)
@@ -178,28 +178,36 @@ class BlockViews(Struct, frozen=True):
 def _block_record(shown: ShownBlock, waiting: int) -> BlockRecord:
     block = shown.block
     return BlockRecord(
-        block.label,
-        block.description,
-        block.value,
-        block.version,
-        len(block.value),
-        block.limit,
-        block.read_only,
-        shown.is_shared,
-        shown.changed_at,
-        writer_of(shown.origin),
-        waiting,
+        label=block.label,
+        description=block.description,
+        value=block.value,
+        version=block.version,
+        chars=len(block.value),
+        limit=block.limit,
+        read_only=block.read_only,
+        shared=shown.is_shared,
+        changed_at=shown.changed_at,
+        origin=writer_of(shown.origin),
+        waiting=waiting,
     )
 
 
-def _version_record(r: Revision, sources: tuple[SourceRecord, ...]) -> VersionRecord:
-    return VersionRecord(r.version, r.at, writer_of(r.origin), r.restores, len(r.value), r.value, sources)
+def _version_record(revision: Revision, sources: tuple[SourceRecord, ...]) -> VersionRecord:
+    return VersionRecord(
+        version=revision.version,
+        at=revision.at,
+        origin=writer_of(revision.origin),
+        restores=revision.restores,
+        chars=len(revision.value),
+        value=revision.value,
+        sources=sources,
+    )
 
 
 def writer_of(stored: str) -> BlockOrigin:
-    """Returns who wrote a version, by what is stored of it; a name of a program's own is the API's."""
+    """Returns who wrote a version. stored: the origin of the version; a name that a program has given means the API."""
     if (call := call_of_origin(stored)) is not None:
-        # A run that writes without an exchange in this memory reads it in the background.
+        # The origin names a run only where it wrote without an exchange in this memory, as a sleeptime agent does.
         return "sleeptime" if call[0] else "tool"
     kind = stored.partition(":")[0] if through_mcp(stored) else stored
     return next((origin for origin in BLOCK_ORIGINS if origin == kind), "api")

@@ -1,4 +1,4 @@
-"""The summary of a conversation that an operator requests by hand."""
+"""Requests the summary of a conversation, for an operator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CompactOperation(Struct, frozen=True):
 
     store: Store
     defaults: Defaults
-    # The settings name a model for agents that name none of their own.
+    # The settings name a background model, for agents that name no model of their own.
     has_model: bool
 
     async def enqueue(self, raw: RawArguments) -> dict[str, int]:

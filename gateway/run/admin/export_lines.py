@@ -266,7 +266,7 @@ class _ImportedFact(msgspec.Struct):
     import_: _Uid = msgspec.field(name="import")
 
 
-_BY_PART: dict[str, type[msgspec.Struct]] = {
+_STRUCTS_BY_PART: dict[str, type[msgspec.Struct]] = {
     "conversation": _Conversation, "definition": _Definition, "exchange": _FullExchange,
     "block": _Block, "version": _Version,
     "file": _File, "passage": _Passage, "fact": _Fact, "ended": _Ended, "learned": _Learned, "edit": _Edit, "tag": _Tag,
@@ -302,7 +302,7 @@ def check_line(part: str, values: Mapping[str, Any], *, is_gone: bool = False) -
 
     Raises: ValueError, which names the field.
     """
-    _check(part, values, _Tombstone if is_gone else _BY_PART[part])
+    _check(part, values, _Tombstone if is_gone else _STRUCTS_BY_PART[part])
     if part == "definition":
         _check_definition(values)
     elif part == "version" and values["restores"] is not None and values["restores"] >= values["version"]:

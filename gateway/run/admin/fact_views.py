@@ -1,4 +1,4 @@
-"""Views of facts: a page of them, one with its history, and those that stand in each prompt."""
+"""Views of facts: a page of a memory's facts, a fact with its history, and the facts that are in each prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from storage.listing import LAST_NUMBER, FoundMemory, SizedMemory
 from storage.records import Fact, StandingFact
 from storage.sql.store import Store
 
-# The exchanges of a fact of which its own screen shows the messages.
+# The most exchanges whose messages a fact's own screen shows.
 _SHOWN_SOURCES = 8
 
 
@@ -96,15 +96,15 @@ class FactViews(Struct, frozen=True):
 
 def _fact_record(fact: Fact, sources: tuple[SourceRecord, ...]) -> FactRecord:
     return FactRecord(
-        fact.seq,
-        fact.text,
-        fact.about,
-        fact.valid_from,
-        fact.at,
-        fact.ended_at,
-        fact.successor,
-        fact.muted,
-        cast(FactOrigin, fact.origin.partition(":")[0]),
-        sources,
-        (fact.standing and not fact.muted and fact.ended_at is None) or UNSET,
+        seq=fact.seq,
+        text=fact.text,
+        about=fact.about,
+        since=fact.valid_from,
+        learned_at=fact.at,
+        until=fact.ended_at,
+        successor=fact.successor,
+        muted=fact.muted,
+        origin=cast(FactOrigin, fact.origin.partition(":")[0]),
+        sources=sources,
+        always=(fact.standing and not fact.muted and fact.ended_at is None) or UNSET,
     )

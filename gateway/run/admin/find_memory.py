@@ -9,9 +9,9 @@ from storage.sql.store import Store
 
 
 async def find_agent(store: Store, project: str | None, uid: str, *, param: str | None = None) -> Agent:
-    """Returns the stored record of a memory, as its changes need it.
+    """Returns the stored record of a memory, for an operation that changes it.
 
-    project: the only one that the caller sees; None: all.
+    project: the only project that the caller sees; None: all projects.
     param: the field of the request that names the memory, for the error.
 
     Raises: MemoryNotFound: there is no such memory, or it is of another project.
@@ -23,7 +23,7 @@ async def find_agent(store: Store, project: str | None, uid: str, *, param: str 
 
 
 async def find_memory(store: Store, project: str | None, uid: str) -> FoundMemory:
-    """Returns a memory, as it is shown. project, Raises: as for `find_agent`."""
+    """Returns a memory, for an operation that shows it. project, Raises: as for `find_agent`."""
     memory = await store.memory_pages.memory(uid, project)
     if memory is None:
         raise MemoryNotFound

@@ -1,8 +1,8 @@
-"""Forgetting by hand: `mnemogate memory forget` and `undo`, which the audit has. What is too old is forgotten by
-`run/background/retention.py`.
+"""Forgetting by hand: `mnemogate memory forget` and `undo`, which the audit notes.
 
-What is to go is written down before anything is done. A call that runs out of its time, or a process that dies, is
-therefore resumed: by the next call with what is `left`, and when a gateway starts.
+What is to be forgotten is stored before anything is erased. So a forgetting whose call runs out of time, or whose
+process dies, is resumed: by the next call, which gets it as `left`, and when a gateway starts. Messages that are too
+old are forgotten by `run/background/retention.py`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from storage.errors import NotFound
 from storage.records import IMPORTING_PREFIX, Agent
 from storage.sql.store import Store
 
-# One call may take this long, well below the command line's timeout of 30 s; the command line calls again.
+# How long one call may take, well below the command line's timeout of 30 s; the command line calls again.
 CALL_S = 5.0
-# Memories that one call begins to forget at a time.
-_PAGE = 64
-_USER = "user:"
+# The most memories that one call begins to forget.
+_MEMORIES_PER_CALL = 64
+_USER_PREFIX = "user:"
 
 PartKind = Literal["message", "exchange", "in", "fact", "passage"]
 _PART_KINDS: tuple[PartKind, ...] = get_args(PartKind)
@@ -62,8 +62,8 @@ class ForgetRequest(Struct, frozen=True):
         if kinds:
             kind = kinds[0]
             part = Part(kind, arguments.text(kind) if kind == "in" else arguments.number(kind))
-        # A whole user is forgotten in all profiles, and all users where none is named, so that only a part is
-        # looked for where a request would put it.
+        # The defaults of requests count for a part alone: without a part, a user whose profile is not named is
+        # forgotten in all profiles, and without a user all users are.
         owner = arguments.owner(defaults if part else None)
         if part and owner.subject is None:
             raise BadRequest(f"Say whose {part.kind}: --user, --conversation or --agent.", param="user")
@@ -71,7 +71,7 @@ class ForgetRequest(Struct, frozen=True):
 
 
 async def find_target(store: Store, agent: int, part: Part) -> ForgetTarget | None:
-    """Returns a part of a memory as it is forgotten; None: there is none."""
+    """Returns a part of a memory in the form in which the store forgets it; None: there is no such part."""
     if isinstance(part.value, str):
         conversation = await store.forgetting.find_conversation(agent, part.value)
         return None if conversation is None else ForgetTarget(conversation=conversation)
@@ -96,14 +96,21 @@ class ForgetOperations:
     # Seconds since the epoch.
     now: Callable[[], float]
     defaults: Defaults = NO_DEFAULTS
-    # The time after which a call answers with what is left.
+    # The time after which a call answers, with the forgettings that are left.
     call_s: float = CALL_S
 
     async def forget(self, raw: RawArguments) -> dict[str, Any]:
-        """Forgets a user in one profile or all, a project's users, or one part: message, exchange or conversation.
+        """Forgets a user in one profile or in all, a project's users, or one part of a memory.
 
-        Returns {"memories", "left", "done", "swept" (the database has no old copies of it either)}; where a part is
-        named also its size: "messages", "kept" (of the same exchange), "conversation".
+        Returns an object with these members:
+
+        memories: how many memories the call has begun to forget, or has begun to forget a part of.
+        left: the numbers of the forgettings that are not finished, for the next call.
+        done: nothing is left.
+        swept: the database has no old copies of what was forgotten, either.
+        messages: of a part, how many messages it has.
+        kept: of a part, how many messages of the same exchange stay.
+        conversation: of a part, the public name of its conversation.
         """
         request = ForgetRequest.read(raw, self.defaults)
         forgetting = self.store.forgetting
@@ -112,7 +119,7 @@ class ForgetOperations:
         def is_late() -> bool:
             return time.monotonic() > end
 
-        # Only what is under way is resumed: a caller cannot have others' memories forgotten by naming numbers.
+        # Only forgettings that have begun are resumed: a caller cannot have other memories forgotten by naming numbers.
         unfinished = await forgetting.list_unfinished()
         left = [id for id in request.left if id in unfinished]
         begun: list[int] = []
@@ -137,7 +144,7 @@ class ForgetOperations:
             if owner.profile is None and owner.subject is None:
                 await forgetting.forget_project(owner.project)
             swept = await forgetting.sweep()
-            # What a call that was cut off has begun is not found by who asks for it again.
+            # A forgetting of an earlier call that was interrupted counts as left, too: the next call resumes it.
             left = await forgetting.list_unfinished()
         sizes = {"messages": extent.messages, "kept": extent.remaining, "conversation": extent.conversation}
         return {"memories": len(begun), "left": left, "done": done and not left, "swept": swept, **sizes}
@@ -145,7 +152,7 @@ class ForgetOperations:
     async def undo(self, raw: RawArguments) -> dict[str, Any]:
         """Takes back the last change of a block. Returns {"label", "version", "value", "waiting"}.
 
-        waiting: how many edits of the block wait until their turns are confirmed. None of them is in the block yet.
+        waiting: how many edits of the block are not in it yet, since their turns are not confirmed.
         """
         arguments = Arguments(raw)
         owner = arguments.owner(self.defaults)
@@ -168,21 +175,24 @@ class ForgetOperations:
         return {"label": after.label, "version": after.version, "value": after.value, "waiting": waiting}
 
     async def _forget_usage(self, owner: MemoryOwner) -> int:
-        """Takes the name of a user who is forgotten whole off the counters. Returns how many rows had it."""
+        """Removes the name of a user from the counters, if the user is forgotten in all profiles.
+
+        Returns how many rows had the name.
+        """
         subject = owner.subject or ""
-        if owner.profile is not None or not subject.startswith(_USER):
+        if owner.profile is not None or not subject.startswith(_USER_PREFIX):
             return 0
-        return await self.store.usage.forget_user(owner.project, subject.removeprefix(_USER))
+        return await self.store.usage.forget_user(owner.project, subject.removeprefix(_USER_PREFIX))
 
     async def _begin_whole(self, owner: MemoryOwner, is_late: Callable[[], bool]) -> tuple[list[int], bool]:
         """Begins to forget whole memories. Returns the forgettings' numbers, and whether there may be more memories."""
         forgetting = self.store.forgetting
-        # An import that broke off holds a user's words, too.
+        # An import that was interrupted has a user's words, too.
         subjects = (
             [owner.subject] if owner.subject is None else [owner.subject, IMPORTING_PREFIX + owner.subject]
         )
         begun: list[int] = []
-        while not is_late() and len(begun) < _PAGE:
+        while not is_late() and len(begun) < _MEMORIES_PER_CALL:
             # A memory whose forgetting has begun is not found again, so the first one is always the next one.
             agents: list[int] = []
             for subject in subjects:
@@ -204,7 +214,8 @@ class ForgetOperations:
             raise BadRequest(f"There is no {kind} {part.value!r} here.", param=part.kind)
         extent = await self.store.forgetting.extent(agent, target)
         what = f"{part.kind} {part.value}"
-        if isinstance(part.value, str):  # its client's name for it may be words
+        # The client's name for a conversation may be words, which no audit has.
+        if isinstance(part.value, str):
             conversation = await self.store.memory_pages.conversation(agent, part.value)
             what = "conversation" if conversation is None else f"conversation {conversation.uid}"
         return await self._begin(agent, target, what), extent
@@ -220,12 +231,12 @@ class ForgetOperations:
         return begun
 
     async def _note(self, action: str, agent: Agent | None, what: str) -> None:
-        """Notes in the audit what was done to a memory. Nothing is noted of one that is gone (None)."""
+        """Notes in the audit what was done to a memory. agent: None: the memory is gone, and nothing is noted."""
         if agent is not None:
             await self.store.audit.add(self.now(), COMMAND, action, agent.uid, what)
 
     async def _find_agent(self, owner: MemoryOwner) -> int:
-        """Returns the row of the memory that its owner names. Raises: BadRequest: there is none."""
+        """Returns the row of an owner's memory. Raises: BadRequest: there is no such memory."""
         profile = owner.profile or DEFAULT_PROFILE
         agents = await self.store.forgetting.find(owner.project, profile, owner.subject, limit=1)
         if not agents:

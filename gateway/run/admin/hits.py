@@ -1,4 +1,4 @@
-"""Hits of a search of memory as they are shown: with the scores of that search, and the texts as they are now."""
+"""The records of a search's hits: with the scores that the search gave them, and with their present texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from storage.recall_record import RecalledEntry
 from storage.records import MUTED, Exchange, Message
 from storage.sql.store import Store
 
-# Messages of a long exchange that are shown from a linked one on. A page of a conversation has room for them.
+# How many messages of a long exchange are shown from a linked message on. A page of a conversation has room for them.
 _SHOWN_AFTER = 3
 
 
@@ -51,7 +51,7 @@ async def hit_records(
             href = _href(uid, message, places.get(message.exchange))
             hit = replace(hit, text=message.text, at=message.at, href=href)
         elif not entry.is_forgotten and (fact := await store.facts.find(agent, entry.seq)) is not None:
-            # The fact was corrected or superseded since the search, so it is no text of the memory's any more.
+            # The fact was corrected or superseded since the search, so searches do not find it any more.
             until = fact.ended_at or UNSET
             href = fact_href(uid, fact.seq)
             hit = replace(hit, kind="fact", text=fact.text, at=fact.valid_from, href=href, until=until)
@@ -62,9 +62,9 @@ async def hit_records(
 
 
 def message_href(uid: str, conversation: str, exchange: Exchange | ExchangePlace, seq: int) -> str:
-    """Returns the address of a message, relative to /ui/. The shown branch ends with its exchange.
+    """Returns the address of a message, relative to /ui/. The page shows the branch that ends with its exchange.
 
-    conversation: the public name.
+    conversation: the public name of its conversation.
     """
     before = seq + _SHOWN_AFTER
     end = f"&before={before}" if before <= exchange.reply_seq else ""

@@ -1,4 +1,4 @@
-"""The parts of a file with conversations: the entries of a ZIP, or the file itself. Nothing is unpacked to disk."""
+"""Opens the parts of a file that have conversations: entries of a ZIP, or the file itself. Unpacks nothing to disk."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from gateway.run.admin.import_faults import UNREADABLE_ZIP, map_parser_errors, w
 from gateway.run.admin.import_json import MAX_JSON_BYTES
 
 MAX_ENTRIES: Final = 10_000  # of a ZIP
-MAX_RATIO: Final = 200  # of what a ZIP unpacks to, to its size
-# Of the list of a ZIP's entries.
+MAX_RATIO: Final = 200  # of the unpacked size of a ZIP to its own size
+# The size of the list of a ZIP's entries.
 _MAX_DIRECTORY_BYTES: Final = 8 << 20
-# Of the comment that may follow the record at the end.
+# The size of the comment that may follow the record at a ZIP's end.
 _MAX_COMMENT_BYTES: Final = 64 << 10
 _ZIP: Final = b"PK\x03\x04"
 _ZIP_END: Final = b"PK\x05\x06"
 # The record at the end of a ZIP; its fifth field counts the entries, its sixth the bytes of their list.
 _ZIP_END_RECORD: Final = struct.Struct("<4s4H2LH")
-# A record with numbers of 64 bits and its locator, which may stand before that one: its own hold then.
+# A record with numbers of 64 bits, and its locator. They may precede the record at the end; then their numbers count.
 _ZIP64_END, _ZIP64_LOCATOR = b"PK\x06\x06", b"PK\x06\x07"
 _ZIP64_END_RECORD: Final = struct.Struct("<4sQ2H2L4Q")
 _ZIP64_LOCATOR_BYTES: Final = 20
@@ -42,7 +42,7 @@ def is_archive(head: bytes) -> bool:
 
 @contextmanager
 def open_parts(file: IO[bytes]) -> Iterator[list[Callable[[], AbstractContextManager[IO[bytes]]]]]:
-    """Yields what opens each part with conversations: the entries of a ZIP, or the file itself. Raises: BadRequest."""
+    """Yields functions that open the parts of a file: entries of a ZIP, or the file itself. Raises: BadRequest."""
     file.seek(0)
     if not is_archive(file.read(4)):
         file.seek(0)
@@ -63,7 +63,7 @@ def _conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         raise wrong_file("it has no conversations.json")
     if any(entry.flag_bits & 1 for entry in conversations):
         raise wrong_file("it is encrypted")
-    # Other methods unpack as much at a time as they like.
+    # Other methods do not bound how much is unpacked at a time.
     if any(entry.compress_type not in _ZIP_METHODS or entry.header_offset < 0 for entry in conversations):
         raise wrong_file(UNREADABLE_ZIP)
     size = sum(entry.file_size for entry in conversations)

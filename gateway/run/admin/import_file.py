@@ -1,8 +1,8 @@
 """Reads a file that another application has exported: one conversation or fact at a time, within limits.
 
-Nothing of it is unpacked to disk, and of JSON one conversation at a time is in memory. A file that is no export, or is
-made to harm, is a `BadRequest` on `file`; a conversation that cannot be read is left out (`Unreadable`). No error
-quotes the file.
+Nothing is unpacked to disk, and only one conversation of a JSON file is in memory at a time. A file that is no export,
+or is made to harm, is a `BadRequest` on `file`; a conversation that cannot be read is left out (`Unreadable`). No
+error quotes the file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FORMATS: Final = ("chatgpt", "claude", "list", "jsonl", "mem0", "mastra")
 Source = SourceConversation | SourceFact | Unreadable
 
 MAX_LINE_BYTES: Final = 10_000_000
-# Conversations whose messages are lines of their own. Each takes some 200 bytes while the file is read.
+# The most conversations whose messages are lines. Each takes some 200 bytes while the file is read.
 MAX_GATHERED_CONVERSATIONS: Final = 200_000
 _HEAD_BYTES: Final = 64 << 10
 _DATED_LINE: Final = re.compile(rb"\[\d{4}-\d{2}-\d{2}\]")
@@ -45,7 +45,7 @@ _READERS: Final[dict[str, Callable[[Any], SourceConversation | Unreadable]]] = {
 }
 # The format of a list, by a key of its first item.
 _FORMAT_BY_ITEM_KEY: Final = {"mapping": "chatgpt", "chat_messages": "claude", "memory": "mem0"}
-# The format of an object, by a key of it.
+# The format of an object, by one of its keys.
 _FORMAT_BY_OBJECT_KEY: Final = {
     "threads": "mastra",
     "results": "mem0",
@@ -93,7 +93,7 @@ def _find_json_format(file: IO[bytes]) -> str:
             elif prefix == "messages.item" and event == "map_key" and value == "threadId":
                 return "mastra"
             elif prefix == "messages.item" and event == "end_map":
-                return "jsonl"  # its first message belongs to no thread
+                return "jsonl"  # the first message has no thread
     if has_messages:
         return "jsonl"
     raise wrong_file(f"its format is not known; name one of {', '.join(FORMATS)}")
@@ -166,7 +166,7 @@ def _read_fact(line: bytes) -> SourceFact | Unreadable | None:
 
 
 def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
-    """Yields the conversations of which each is a line, and then those of which each message is a line."""
+    """Yields first the conversations that are lines, then the conversations whose messages are lines."""
     offsets_by_id: dict[str | None, array[int]] = {}
     end = 0
     for offset, line in _read_lines(file):
@@ -228,7 +228,7 @@ def _loads(line: bytes) -> Any:
 
 
 def _read_threads(file: IO[bytes]) -> Iterator[Source]:
-    """Yields Mastra's threads, once all messages are read: these come in any order."""
+    """Yields Mastra's threads, after all messages were read: messages come in any order."""
     threads: dict[str | None, list[Any]] = {}
     size = 0
     for item in read_items(file, "messages.item"):

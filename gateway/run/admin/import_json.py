@@ -10,7 +10,7 @@ from gateway.run.admin.import_faults import map_parser_errors, wrong_file
 
 MAX_JSON_BYTES: Final = 4 << 30
 MAX_LEVELS: Final = 100
-# Of one conversation as JSON or as lines, and of all messages of Mastra's, which are not sorted by conversation.
+# The size of a conversation as JSON or as lines; for Mastra of all messages, which are not sorted by conversation.
 MAX_ITEM_BYTES: Final = 64 << 20
 # While a piece is parsed no other thread runs, for some half a millisecond.
 PIECE_BYTES: Final = 16 << 10
@@ -25,15 +25,15 @@ class DepthLimit:
     """Counts how deep JSON is nested, piece by piece."""
 
     def __init__(self) -> None:
-        self.string_bytes = 0  # of the last pieces, as far as a string goes through the whole of them
+        self.string_bytes = 0  # of the last pieces that are nothing but parts of one string
         self._depth = 0
         self._is_in_string = False
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
-        """Counts the brackets of the next piece. Raises: BadRequest: it is nested too deeply."""
+        """Counts the brackets of the next piece. Raises: BadRequest: the JSON is nested too deeply."""
         data = self._rest + data
-        # A backslash at the end may escape what the next piece begins with.
+        # A backslash at the end may escape the first character of the next piece.
         slashes = len(data) - len(data.rstrip(b"\\"))
         self._rest = b"\\" if slashes % 2 else b""
         data = data.removesuffix(self._rest)
@@ -44,7 +44,7 @@ class DepthLimit:
         self._is_in_string ^= len(parts) % 2 == 0
         self.string_bytes = self.string_bytes + len(data) if self._is_in_string and len(parts) == 1 else 0
         opened = brackets.count(b"[") + brackets.count(b"{")
-        # In whatever order they come, they are not too deep.
+        # The JSON is not too deep, whatever the order of the brackets.
         if self._depth + opened <= MAX_LEVELS:
             self._depth += 2 * opened - len(brackets)
             return
@@ -63,11 +63,11 @@ class JsonStream:
         self._is_begun = False
         self._total_bytes = 0
         self._cut = b""  # an escape that the next piece completes
-        self.item_bytes = 0  # since the last conversation has ended
+        self.item_bytes = 0  # read since the end of the last conversation
 
     def read(self, size: int = -1) -> bytes:
         if not size:
-            return b""  # asked by ijson, to see what it reads
+            return b""  # ijson reads nothing once, to see whether it gets bytes
         data = b""
         while not data and (piece := self._read_piece()):
             data, self._cut = replace_lone_surrogates(self._cut + piece)
@@ -77,7 +77,7 @@ class JsonStream:
         return data
 
     def _read_piece(self) -> bytes:
-        # With each piece ijson reads a string from its beginning again, so the pieces of a long one grow.
+        # With each piece ijson reads a string from its beginning again, so the pieces of a long string grow.
         size = min(max(PIECE_BYTES, self._depth.string_bytes), _MAX_PIECE_BYTES)
         data = self._file.read(size)
         if not self._is_begun:

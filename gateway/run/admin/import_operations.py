@@ -40,7 +40,7 @@ PARAMETERS: Final = ("user", "project", "profile", "format", "source_user", "lea
 _TOUCH_S: Final = 5.0
 _STOPPED_AFTER_S: Final = 20.0
 # Stored in place of the time of the last note where an import has stopped.
-_STOPPED: Final = 0.0
+_STOPPED_TIME: Final = 0.0
 # How long one call of the command line waits for an undoing.
 _UNDO_WAIT_S: Final = 20.0
 # How long the command line may ask for a preview after its end.
@@ -60,7 +60,7 @@ class ImportOperations:
     spec_of: SpecOf
     performer: ImportPerformer
     defaults: Defaults = NO_DEFAULTS
-    # By id.
+    # The imports under way, by id.
     _running: dict[str, RunningImport] = field(default_factory=dict)
     # The previews of the command line, by id.
     _previews: dict[str, RunningImport] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class ImportOperations:
     def read_request(self, raw: RawArguments, *, visible_project: str | None = None) -> ImportRequest:
         """Reads the parameters of an import. Raises: BadRequest, UnknownId.
 
-        visible_project: the only one that the caller sees; None: all.
+        visible_project: the only project that the caller sees; None: all projects.
         """
         for name in raw:
             if name not in PARAMETERS:
@@ -98,11 +98,11 @@ class ImportOperations:
         )
 
     async def begin(self, file: IO[bytes], request: ImportRequest) -> RunningImport:
-        """Begins an import, or returns the one of the same file that is under way.
+        """Begins an import, or returns the import of the same file that is under way.
 
-        The file is closed when the import has ended, or at once where none begins here.
+        The file is closed when the import has ended, or at once if no import begins here.
 
-        Raises: BadRequest; Conflict: that import is being undone.
+        Raises: BadRequest; Conflict: the import of the same file is being undone.
         """
         try:
             uid = await asyncio.to_thread(import_uid, file, request.scope, request.source_user)
@@ -119,7 +119,7 @@ class ImportOperations:
     async def _begin_or_join(
         self, uid: str, survey: Survey, file: IO[bytes], request: ImportRequest
     ) -> RunningImport:
-        """Begins an import, or returns the one of the same file. One without a task is performed by another process."""
+        """Begins an import, or returns that of the same file. An import without a task is another process's."""
         running = RunningImport(uid, request, survey.format, self.now(), survey.progress, file)
         if request.is_preview:
             memory = await self.store.agents.find(request.scope)
@@ -129,7 +129,7 @@ class ImportOperations:
         if under_way is not None and under_way.task is not None:
             if under_way.status == "running":
                 return under_way
-            await asyncio.wait([under_way.task])  # it has ended, and stores that
+            await asyncio.wait([under_way.task])  # it has ended, and stores its status now
         agent = await self._find_or_begin_memory(request.scope)
         stored = await self.store.imports.find(uid)
         if stored is not None:
@@ -146,12 +146,12 @@ class ImportOperations:
             raise Conflict(f"The import {uid} is being undone. Send the file again later.") from error
         self._running[uid] = running
         running.task = asyncio.create_task(self._perform(running, agent))
-        # A task that is cancelled before its first step runs nothing of its own.
+        # A callback, since a task that is cancelled before its first step runs no `finally`.
         running.task.add_done_callback(lambda _: self._running.pop(uid))
         return running
 
     async def _perform(self, running: RunningImport, agent: Agent) -> None:
-        """Performs an import. Processes that share the database are shown meanwhile that it goes on."""
+        """Performs an import. Notes in a shared database that it goes on, for the other processes."""
         if not self.store.database.is_shared:
             await self.performer.perform(running, agent)
             return
@@ -161,7 +161,7 @@ class ImportOperations:
         finally:
             touching.cancel()
             with suppress(StoreError):
-                await self.store.imports.touch(running.row, _STOPPED)
+                await self.store.imports.touch(running.row, _STOPPED_TIME)
 
     async def _touch(self, row: int) -> None:
         """Notes that an import goes on, until it is cancelled."""
@@ -195,7 +195,7 @@ class ImportOperations:
         return self._stored_json(await self._find(uid, project))
 
     async def show_named(self, raw: RawArguments) -> dict[str, Any]:
-        """Returns the import that `import` names, or with `preview` the last preview of its file."""
+        """Returns the import that `import` names; with `preview`, the last preview with this id."""
         arguments = Arguments(raw)
         uid = arguments.text("import")
         if not arguments.flag("preview"):
@@ -221,7 +221,7 @@ class ImportOperations:
     ) -> dict[str, Any]:
         """Forgets what an import has added. Returns the import as JSON. Raises: UnknownId.
 
-        wait_s: how long the undoing is waited for, which goes on after that; None: until it is done.
+        wait_s: how long the call waits for the undoing, which goes on in any case; None: until it is done.
         """
         stored = await self._find(uid, project)
         running = self._running.get(uid)
@@ -243,7 +243,7 @@ class ImportOperations:
         return await self.undo(Arguments(raw).text("import"), wait_s=_UNDO_WAIT_S)
 
     async def aclose(self) -> None:
-        """Cancels what is under way. An import continues when its file is sent again, an undoing at the next start."""
+        """Cancels imports and undoings. Imports continue when their file is sent again, undoings at the next start."""
         imports = (*self._running.values(), *self._previews.values())
         tasks = [*self._undoing.values(), *(each.task for each in imports if each.task is not None)]
         for task in tasks:
@@ -265,12 +265,12 @@ class ImportOperations:
         return stored
 
     def _is_performed_elsewhere(self, stored: StoredImport) -> bool:
-        """Returns whether another process performs an import, as far as it has noted that lately."""
+        """Returns whether another process performs an import: it has noted lately that the import goes on."""
         is_running = stored.status == "running" and self.store.database.is_shared
         return is_running and abs(self.now() - stored.touched) < _STOPPED_AFTER_S
 
     def _stored_json(self, stored: StoredImport) -> dict[str, Any]:
-        """Returns an import that this process does not perform."""
+        """Returns an import that this process does not perform, as JSON."""
         status = stored.status
         if stored.uid in self._undoing:
             status = "running"

@@ -1,4 +1,4 @@
-"""Performs an import: reads its file page by page, writes what is new, and counts it; a preview only counts.
+"""Performs an import: reads its file page by page, writes new messages and facts, and counts; a preview only counts.
 
 The file is read in a thread, and written by the store's bulk transactions, one for each part of a conversation. After
 each step an import rests for longer than the step took, so that turns have the processor.
@@ -36,14 +36,14 @@ from storage.sql.store import Store
 T = TypeVar("T")
 _log = logging.getLogger("mnemogate")
 
-# New messages and facts after which the search index follows. No measurement.
-_INDEX_EVERY: Final = 1_000
-# How long an import rests after a step, in times of what the step took: where the gateway is idle, and where it is not.
-_LEAST_REST: Final = 3
-_MOST_REST: Final = 4
-# The same after a page of the survey, while a request is being answered: the client waits for all of them.
-_SURVEY_REST: Final = 1
-# The same after each message that is indexed, which takes 0.3 ms, while a request is being answered.
+# How many new messages and facts are written before they are indexed. No measurement.
+_UNINDEXED_ITEMS: Final = 1_000
+# How long an import rests after a step, as a multiple of the step's time: in an idle gateway, and in a busy one.
+_LEAST_REST_FACTOR: Final = 3
+_MOST_REST_FACTOR: Final = 4
+# The same after a page of the survey in a busy gateway. The client waits for the survey, so this is less.
+_SURVEY_REST_FACTOR: Final = 1
+# How long an import rests after it has indexed a message, which takes 0.3 ms, in a busy gateway.
 _INDEX_REST_S: Final = 0.001
 _DAY_S: Final = 86_400.0
 
@@ -51,9 +51,9 @@ _DAY_S: Final = 86_400.0
 class ImportRequest(Struct, frozen=True):
     """The parameters of an import."""
 
-    # The memory that it goes into.
+    # The memory that gets the messages and facts.
     scope: Scope
-    # None: the file shows it.
+    # None: the format is found by the file's content.
     format: str | None
     # The only user of the file whose facts are read; None: the file's only one.
     source_user: str | None
@@ -72,12 +72,12 @@ class RunningImport:
     format: str
     created: float
     progress: ImportProgress
-    # The import closes it when it ends.
+    # Closed when the import ends.
     file: IO[bytes]
     status: str = "running"
-    # The import's row; 0: it is a preview.
+    # The import's row; 0: a preview has none.
     row: int = 0
-    # None: another process performs it.
+    # None: another process performs the import.
     task: asyncio.Task[None] | None = None
     # The keys of the facts that a preview has counted.
     counted_facts: set[str] = field(default_factory=set)
@@ -99,7 +99,7 @@ class ImportPerformer(Struct, frozen=True):
     now: Callable[[], float]
     # How long messages are retained, by project; None: for ever.
     retention_days: Mapping[str, float | None] = {}
-    # The kinds of the jobs that follow an import, and of those that follow one with `learns`.
+    # The kinds of the jobs that follow each import, and of the jobs that follow an import with `learns`.
     jobs_after: Sequence[str] = ()
     learning_jobs: Sequence[str] = ()
     # Set while no request is being answered; None: the process serves none, so that imports need not rest.
@@ -108,8 +108,8 @@ class ImportPerformer(Struct, frozen=True):
     async def survey(self, file: IO[bytes], format: str | None, source_user: str | None) -> Survey:
         """Counts the content of a file. Rests after each page while a request is being answered. Raises: BadRequest.
 
-        format: None: the file shows it.
-        source_user: the only user whose facts are counted; None: all.
+        format: None: it is found by the file's content.
+        source_user: the only user whose facts are counted; None: all users.
         """
         pages = survey_file(file, format, source_user, self.now())
         while True:
@@ -118,7 +118,7 @@ class ImportPerformer(Struct, frozen=True):
             if survey is not None:
                 return survey
             if self.idle is not None:
-                await self._wait_idle(_SURVEY_REST * (time.monotonic() - begun))
+                await self._wait_idle(_SURVEY_REST_FACTOR * (time.monotonic() - begun))
 
     async def perform(self, running: RunningImport, agent: Agent | None) -> None:
         """Performs an import or a preview to its end, and closes its file. An error is shown by its status.
@@ -138,7 +138,7 @@ class ImportPerformer(Struct, frozen=True):
                 running.uid,
                 error.message,
             )
-            # As it is stored: the same file goes on with it. Of a preview nothing is stored.
+            # A stored import counts as stopped, and the same file continues it. Of a preview nothing is stored.
             running.status = "failed" if running.request.is_preview else "stopped"
             running.note_error("The store does not work. Send the file again.")
         except Exception:
@@ -153,7 +153,7 @@ class ImportPerformer(Struct, frozen=True):
     async def _fail(self, running: RunningImport, why: str) -> None:
         """Ends an import as failed.
 
-        Where the store does not work this is not stored, and the import is shown as stopped later.
+        If the store does not work, the status is not stored, and the import is later shown as stopped.
         """
         running.status = "failed"
         running.note_error(why)
@@ -181,7 +181,7 @@ class ImportPerformer(Struct, frozen=True):
             if facts:
                 unindexed += len(facts)
                 await self._step(self._write_facts(running, agent, facts, oldest))
-            if agent is not None and unindexed >= _INDEX_EVERY and not request.is_preview:
+            if agent is not None and unindexed >= _UNINDEXED_ITEMS and not request.is_preview:
                 unindexed = 0
                 await self._index(agent)
         if agent is not None and not request.is_preview:
@@ -189,7 +189,7 @@ class ImportPerformer(Struct, frozen=True):
             await self._store_status(running, "done")
 
     async def _finish(self, agent: Agent, *, learns: bool) -> None:
-        """Indexes the last messages, moves readers past those that are not to be learned from, and enqueues jobs."""
+        """Indexes the last messages, moves learners past messages that they are not to read, and enqueues jobs."""
         await self._index(agent)
         if not learns:
             await self.store.imports.pass_over(agent.id, self.now())
@@ -201,20 +201,20 @@ class ImportPerformer(Struct, frozen=True):
             await self._give_way()
 
     async def _give_way(self) -> None:
-        """Leaves the loop to turns between two messages that are indexed: for longer while one is being answered."""
+        """Leaves the loop to turns between two messages that are indexed; for longer while a request is answered."""
         if self.idle is None or self.idle.is_set():
             await asyncio.sleep(0)
         else:
             await self._wait_idle(_INDEX_REST_S)
 
     async def _step(self, work: Awaitable[T]) -> T:
-        """Does a step of an import. Then rests for longer than it took, longest while a request is being answered."""
+        """Does a step of an import. Then rests for longer than the step took, longest while a request is answered."""
         begun = time.monotonic()
         result = await work
         if self.idle is not None:
-            took = time.monotonic() - begun
-            await asyncio.sleep(_LEAST_REST * took)
-            await self._wait_idle((_MOST_REST - _LEAST_REST) * took)
+            step_s = time.monotonic() - begun
+            await asyncio.sleep(_LEAST_REST_FACTOR * step_s)
+            await self._wait_idle((_MOST_REST_FACTOR - _LEAST_REST_FACTOR) * step_s)
         return result
 
     async def _wait_idle(self, most_s: float) -> None:
@@ -228,7 +228,7 @@ class ImportPerformer(Struct, frozen=True):
     ) -> int:
         """Writes a conversation, or for a preview only counts it. Returns how many of its messages are new.
 
-        number: of the conversation in the file.
+        number: the conversation's number in the file.
         """
         assert isinstance(source, SourceConversation)
         memory = agent or Agent(0, "", running.request.scope, b"", 0)
@@ -292,7 +292,7 @@ class ImportPerformer(Struct, frozen=True):
             running.progress = progress_after(new)
 
     def _skip(self, running: RunningImport, number: int, item: Unreadable) -> None:
-        """Counts an unreadable item as skipped, with a warning. number: of the item in the file."""
+        """Counts an unreadable item as skipped, with a warning. number: the item's number in the file."""
         is_fact = running.format in FACT_FORMATS
         kind = "Line or fact" if is_fact else "Conversation"
         progress = running.progress.with_warning(f"{kind} {number} was skipped: {item.why}.")

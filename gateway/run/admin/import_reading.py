@@ -14,12 +14,12 @@ from gateway.run.admin.import_file import Source, find_format, read_file
 from gateway.run.admin.import_progress import ImportCounts, ImportProgress
 from storage.records import Scope
 
-# The formats that hold facts in place of conversations, so that an unreadable item of theirs is a fact.
+# The formats of files with facts: an unreadable item of such a file counts as a fact, of others as a conversation.
 FACT_FORMATS: Final = ("list", "mem0")
 # The most messages on a page of the reader, and the most conversations and facts.
 _MAX_MESSAGES: Final = 32
 _MAX_ITEMS: Final = 16
-# The messages or facts on a page of the survey, which takes 2.5 ms.
+# The messages or facts on a page of the survey. A page takes 2.5 ms.
 _SURVEY_MESSAGES: Final = 128
 _HASHED_BYTES: Final = 1 << 20
 
@@ -49,12 +49,12 @@ class ImportReader:
     ) -> None:
         """Begins to read.
 
-        source_user: the only one whose facts are read; None: all.
+        source_user: the only user whose facts are read; None: all users.
         position: how many items of the file are done.
-        now, oldest: in seconds since the epoch; what ended before `oldest` is not retained.
+        now, oldest: in seconds since the epoch; exchanges that ended before `oldest` are not retained.
         """
         self._items = _items(file, format, source_user)
-        # How many of the items that are done are still to be read over.
+        # How many items that are done are still to be skipped.
         self._left_to_skip = position
         self._format = format
         self._hasher = hasher
@@ -98,8 +98,8 @@ def survey_file(
 ) -> Iterator[Survey | None]:
     """Counts the content of a whole file. Yields None after each page, and at the end the survey.
 
-    format: None: the file shows it.
-    now: in seconds since the epoch; what has a later time is imported as of now.
+    format: None: it is found by the file's content.
+    now: in seconds since the epoch; a later time in the file counts as now.
 
     Raises: BadRequest.
     """

@@ -15,7 +15,7 @@ from storage.errors import NotFound, Stale
 from storage.records import Job, JobState
 from storage.sql.store import Store
 
-# Jobs that are listed where no limit is given.
+# The most jobs of a list, if no limit is named.
 LISTED_JOBS = 100
 
 
@@ -27,7 +27,7 @@ class JobOperations(Struct, frozen=True):
     now: Callable[[], float]
 
     async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
-        """Returns jobs, the newest first. state: only those of one state. job: this one alone, if it is there."""
+        """Returns jobs, the newest first. `state`: only jobs in this state; `job`: only the job with this number."""
         arguments = Arguments(raw)
         if (id := arguments.optional_number("job")) is not None:
             job = await self.store.jobs.get(id)
@@ -42,7 +42,7 @@ class JobOperations(Struct, frozen=True):
         ]
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
-        """Returns a job with its steps. Raises: BadRequest: there is none."""
+        """Returns a job with its steps. Raises: BadRequest: there is no such job."""
         id = Arguments(raw).number("job")
         job = await self.store.jobs.get(id)
         if job is None:
@@ -54,7 +54,7 @@ class JobOperations(Struct, frozen=True):
         return await self._change(raw, self.store.jobs.retry)
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
-        """Deletes a job. Raises: BadRequest: there is none."""
+        """Deletes a job. Raises: BadRequest: there is no such job."""
         return await self._change(raw, lambda id: cancel_job(self.store, id, self.now()))
 
     async def _change(self, raw: RawArguments, change: Callable[[int], Awaitable[Job]]) -> dict[str, Any]:

@@ -13,16 +13,16 @@ from gateway.settings import DefaultMode
 from storage.records import OPERATOR, OPERATOR_READ, Key
 from storage.sql.keys import DEFAULT_PROJECT, Keys
 
-# The project of keys of operators that see all.
+# The project of operators' keys for all projects.
 ALL_PROJECTS = ""
-OPENS_PAGE = (OPERATOR, OPERATOR_READ)
-# The names of the keys in the settings, by which a new one takes the place of the one before.
+OPERATOR_KINDS = (OPERATOR, OPERATOR_READ)
+# The names of the keys in the settings. A new key in the settings replaces the stored key of the same name.
 SETTINGS_KEY, SETTINGS_OPERATOR_KEY = "server.key", "server.operator_key"
-_OPENS: Final = ("metrics", *OPENS_PAGE)
+_KEY_KINDS: Final = ("metrics", *OPERATOR_KINDS)
 
 
 async def create_key(keys: Keys, draft: Key) -> tuple[Key, str]:
-    """Creates a key. Returns it with its secret. Raises: BadRequest: its time has passed already."""
+    """Creates a key. Returns the key and its secret. Raises: BadRequest: its time of expiry has passed."""
     if keys.has_expired(draft):
         raise BadRequest("expires_at must be in the future: this key would open nothing.", param="expires_at")
     return await keys.create(
@@ -37,16 +37,18 @@ async def create_key(keys: Keys, draft: Key) -> tuple[Key, str]:
 
 
 def read_draft(raw: RawArguments, visible_project: str | None = None) -> Key:
-    """Returns a key that is to be created. visible_project: the only one that the caller sees; None: all.
+    """Returns a key that is to be created. visible_project: the only project that the caller sees; None: all projects.
 
     Raises: BadRequest, UnknownId, NotAllowed.
     """
     opens = raw.get("opens")
-    if opens is not None and opens not in _OPENS:
-        raise BadRequest(f"opens must be null or one of {', '.join(_OPENS)}, saw {opens!r}.", param="opens")
+    if opens is not None and opens not in _KEY_KINDS:
+        raise BadRequest(
+            f"opens must be null or one of {', '.join(_KEY_KINDS)}, saw {opens!r}.", param="opens"
+        )
     project = Arguments(raw).optional_text("project") or visible_project
     if project is None:
-        project = ALL_PROJECTS if opens in OPENS_PAGE else DEFAULT_PROJECT
+        project = ALL_PROJECTS if opens in OPERATOR_KINDS else DEFAULT_PROJECT
     check_project(project, visible_project)
     if opens == "metrics" and visible_project is not None:
         raise NotAllowed("A key for /metrics, which shows all projects, is made by operators of all.")
@@ -76,10 +78,10 @@ def with_fields(raw: RawArguments, key: Key) -> Key:
 
 
 def check_opens(opens: str | None, **bounds: object) -> None:
-    """Checks that a key which opens something other than replies has no bounds of replies. Raises: BadRequest.
+    """Checks that a key which opens metrics or the page has no bounds of requests. Raises: BadRequest.
 
-    opens: what it opens in place of replies; None: replies.
-    bounds: by their fields; None: the key has no such bound.
+    opens: as in `Key`; None: the key is for requests.
+    bounds: the key's bounds, by their fields; None: the key has no such bound.
     """
     for field, value in bounds.items():
         if opens is not None and value is not None:

@@ -1,4 +1,4 @@
-"""Keys as operators manage them over REST: created, changed, rotated, revoked; and what a key's holder sees of it."""
+"""Keys over REST: operators create, change, rotate and revoke them, and a key's holder sees its limits and usage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_draft import check_opens, create_key, read_draft, with_fields
-from gateway.run.admin.limit_operations import TERMS, LimitOperations, limit_json
+from gateway.run.admin.limit_operations import TERM_FIELDS, LimitOperations, limit_json
 from gateway.run.admin.operation_arguments import (
     Arguments,
     RawArguments,
@@ -36,7 +36,10 @@ _MAX_OVERLAP_S: Final = 2_592_000
 
 
 class KeyManagement(Struct, frozen=True):
-    """Manages keys for a caller. Their project, where a method takes one, is the only one that they see; None: all."""
+    """Manages keys for a caller.
+
+    project: in all methods the only project that the caller sees; None: all projects.
+    """
 
     keys: Keys
     limits: LimitOperations
@@ -67,8 +70,8 @@ class KeyManagement(Struct, frozen=True):
         if not isinstance(limits, list) or not all(isinstance(each, dict) for each in limits):
             raise BadRequest("limits must be a list of objects.", param="limits")
         check_opens(key.opens, limits=limits or None)
-        for each in limits:  # they are checked now, since they are added when the key is there
-            check_names(each, TERMS)
+        for each in limits:  # checked before the key is created; they are added after it
+            check_names(each, TERM_FIELDS)
             self.limits.parse(each, key.project)
         return limits
 
@@ -108,7 +111,7 @@ class KeyManagement(Struct, frozen=True):
         return await self.rotate(Arguments(raw).number("key"), rest)
 
     async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
-        """Revokes a key; one that is revoked stays so. Raises: UnknownId."""
+        """Revokes a key. A key that is revoked already stays revoked. Raises: UnknownId."""
         await self._find(id, project)
         with suppress(NotFound):  # it is revoked already
             await self.keys.revoke_by_id(id)
@@ -131,9 +134,9 @@ class KeyReport(Struct, frozen=True):
     now: Callable[[], float]
 
     async def show(self, key: Key, user: str) -> dict[str, Any]:
-        """Returns a key with its limits and what it has used. Raises: StoreError.
+        """Returns a key with its limits and its usage. Raises: StoreError.
 
-        user: of this one alone; "": of all.
+        user: the only user whose limits and usage count; "": all users.
         """
         await self.meter.flush()
         today = int(self.now() // DAY_S)
@@ -158,7 +161,7 @@ class KeyReport(Struct, frozen=True):
         return {**key_json(key), "limits": limits, "usage": usage}
 
     async def _sum(self, key: Key, user: str, first: int, last: int) -> dict[str, Any]:
-        """Returns what a key has used from a day to another, both included."""
+        """Returns the usage of a key from the day `first` to the day `last`, both included."""
         only: list[tuple[str, str | int]] = [("project", key.project), ("key", key.id)]
         if user:
             only.append(("user", user))

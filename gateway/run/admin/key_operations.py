@@ -25,12 +25,12 @@ class KeyRecord(Struct, frozen=True):
 
     id: int
     name: str
-    # None: all, of an operator's key.
+    # None: the key is an operator's, for all projects.
     project: str | None
     # The first characters of the key.
     prefix: str
     kind: KeyKind
-    # The mode of requests that ask for none; None: as the settings say.
+    # The memory mode of requests that ask for no mode; None: the settings decide.
     memory: str | None
     created: float
     revoked: float | None
@@ -59,7 +59,8 @@ class KeyOperations(Struct, frozen=True):
     async def create(self, raw: RawArguments) -> dict[str, Any]:
         """Creates a key. Returns it with its "secret", which cannot be shown again. Raises: BadRequest.
 
-        "is_new": nothing named its project before. "is_first": requests needed no key until now.
+        The answer also says whether "is_new", so that no key and no setting named its project before, and whether
+        "is_first", so that requests needed no key until now.
         """
         keys_before = await self.keys.list()
         arguments = Arguments(raw)
@@ -97,7 +98,7 @@ class KeyOperations(Struct, frozen=True):
     ) -> NewKey:
         """Creates a key, with its secret. Raises: BadRequest.
 
-        project: "" stands for all, of an operator's key, else for the default.
+        project: ""; for an operator's key that means all projects, else the default project.
         """
         opens = None if kind == "app" else kind
         fields = {"name": name, "project": project or None, "memory": memory, "opens": opens}
@@ -105,7 +106,7 @@ class KeyOperations(Struct, frozen=True):
         return NewKey(**asdict(_key_record(key)), secret=secret)
 
     async def revoke_by_id(self, id: int) -> KeyRecord:
-        """Revokes a key by its number. Raises: UnknownId: there is none in use."""
+        """Revokes a key by its number. Raises: UnknownId: no key in use has this number."""
         try:
             return _key_record(await self.keys.revoke_by_id(id))
         except NotFound as error:
@@ -127,7 +128,7 @@ def _key_record(key: Key) -> KeyRecord:
 
 
 def _opens(arguments: Arguments) -> str | None:
-    """Returns what a new key opens in place of replies, as `Key.opens` has it. Raises: BadRequest."""
+    """Returns `Key.opens` for a new key. Raises: BadRequest."""
     opened = [name for name in ("metrics", "operator") if arguments.flag(name)]
     if len(opened) > 1:
         raise BadRequest("A key opens /metrics or the page, not both.", param="operator")

@@ -23,10 +23,10 @@ from storage.sql.limits import UsageLimits
 from storage.usage_records import PERIODS, REFUSE, UNITS, UsageLimit
 
 # The fields of a limit that is added with its key.
-TERMS: Final = ("user", "unit", "per", "most", "then")
-_FIELDS: Final = ("project", "key", *TERMS)
-_CHANGEABLE: Final = ("most", "then")
-_MAX_AMOUNT: Final = 1e15  # exact as a number of a database, and above what anybody uses
+TERM_FIELDS: Final = ("user", "unit", "per", "most", "then")
+_FIELDS: Final = ("project", "key", *TERM_FIELDS)
+_CHANGE_FIELDS: Final = ("most", "then")
+_MAX_AMOUNT: Final = 1e15  # exact as a database's number, and above all real usage
 
 
 class LimitOperations(Struct, frozen=True):
@@ -34,11 +34,11 @@ class LimitOperations(Struct, frozen=True):
 
     limits: UsageLimits
     keys: Keys
-    # The names of models of the settings. A limit that is reached may pass requests on to one.
+    # The aliases of models in the settings. A limit that is reached may pass requests on to one of these models.
     aliases: Collection[str]
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
-        """Returns limits, the oldest first. project: the only one that is shown; None: all."""
+        """Returns limits, the oldest first. project: the only project that the caller sees; None: all projects."""
         page = read_requested_page(raw, project)
         return page_json(page.select(await self.limits.list()), page.limit, limit_json)
 
@@ -47,7 +47,7 @@ class LimitOperations(Struct, frozen=True):
         return limit_json(await self._find(id, project))
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
-        """Adds a limit. project: the only one in which one may be made. Raises: BadRequest."""
+        """Adds a limit. project: the only project that the caller sees; None: all projects. Raises: BadRequest."""
         limit = self.parse(raw, project or DEFAULT_PROJECT)
         check_project(limit.project, project)
         if limit.key is not None and not any(
@@ -57,24 +57,24 @@ class LimitOperations(Struct, frozen=True):
         return limit_json(await self.limits.add(limit))
 
     def parse(self, raw: RawArguments, project: str) -> UsageLimit:
-        """Returns a limit that is to be added. project: of a limit that names none. Raises: BadRequest."""
+        """Returns a limit that is to be added. project: the limit's, if `raw` names none. Raises: BadRequest."""
         check_names(raw, _FIELDS)
         arguments = Arguments(raw)
         unit, per = _read_unit_and_period(raw)
         return UsageLimit(
-            0,
-            arguments.optional_text("project") or project,
-            arguments.optional_number("key"),
-            arguments.optional_id("user"),
-            unit,
-            per,
-            _read_most(raw, unit),
-            self._read_then(raw),
+            id=0,
+            project=arguments.optional_text("project") or project,
+            key=arguments.optional_number("key"),
+            user=arguments.optional_id("user"),
+            unit=unit,
+            per=per,
+            most=_read_most(raw, unit),
+            then=self._read_then(raw),
         )
 
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Changes `most` and `then` of a limit. Raises: BadRequest, UnknownId."""
-        check_names(raw, _CHANGEABLE)
+        check_names(raw, _CHANGE_FIELDS)
         limit = await self._find(id, project)
         most = _read_most(raw, limit.unit) if "most" in raw else None
         then = self._read_then(raw) if "then" in raw else None
@@ -126,7 +126,7 @@ def limit_json(limit: UsageLimit) -> dict[str, Any]:
 
 @contextmanager
 def _map_not_found() -> Iterator[None]:
-    """Raises UnknownId where the store has no such limit any more."""
+    """Raises UnknownId in place of the store's NotFound: another caller has removed the limit meanwhile."""
     try:
         yield
     except NotFound as error:

@@ -22,8 +22,8 @@ from storage.sql.store import Store
 
 Right = Literal["see", "correct", "forget", "export", "pause"]
 RIGHTS: tuple[Right, ...] = get_args(Right)
-PATH = "/ui/me/"
-_NO_LINK = "There is no such page. Links end after a time: ask for another one."
+LINK_PATH = "/ui/me/"
+_NO_LINK_MESSAGE = "There is no such page. Links end after a time: ask for another one."
 
 
 class LinkRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +83,7 @@ class LinkOperations(Struct, frozen=True):
         expires = min(now + request.ttl_s, math.inf if key_expires is None else key_expires)
         token = await self.store.links.create(agent.id, key, expires, rights, now)
         await self.store.audit.add(now, key_name or LINK, "link_create", agent.uid)
-        return MadeLink(PATH + token, expires, rights)
+        return MadeLink(LINK_PATH + token, expires, rights)
 
     async def open(self, token: str, right: Right = "see") -> FoundLink:
         """Returns the link with this token.
@@ -92,7 +92,7 @@ class LinkOperations(Struct, frozen=True):
         """
         link = await self.store.links.find(token, self.now())
         if link is None:
-            raise UnknownId(_NO_LINK)
+            raise UnknownId(_NO_LINK_MESSAGE)
         if right not in link.rights:
             raise NotAllowed("This link does not allow that.")
         return link

@@ -27,16 +27,16 @@ class ListPage(Struct, Generic[T], frozen=True):
 
 
 def next_cursor(items: Sequence[S], limit: int, cursor_of: Callable[[S], str]) -> str | None:
-    """Returns the cursor of the next page; None: there is none.
+    """Returns the cursor of the next page; None: this is the last page.
 
-    items: those of the page, and one more where the list goes on.
+    items: the items of the page, and one more if the list goes on.
     cursor_of: returns the cursor of the page after an item.
     """
     return cursor_of(items[limit - 1]) if len(items) > limit else None
 
 
 def format_page_end(end: PageEnd) -> str:
-    """Returns the cursor of the page after one that ends so, in a list by the time of the last turn."""
+    """Returns the cursor of the page after one with this end, in a list by the time of the last turn."""
     return f"{end[0]!r}_{end[1]}"
 
 

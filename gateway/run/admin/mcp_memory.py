@@ -33,7 +33,7 @@ _log = logging.getLogger("mnemogate")
 
 # The operation by which the command line performs a call.
 MCP_CALL: Final = "mcp-call"
-_UNNAMED = (
+_NO_USER_MESSAGE = (
     "No user was named: the key can be one person's, else name them by the header x-mnemogate-user or by ?user= in the "
     "URL."
 )
@@ -115,7 +115,7 @@ class McpMemory:
         definition = TOOLS[tool]
         await self._limiter.admit(receipt, None)
         if caller.user is None:
-            raise BadRequest(_UNNAMED, param="user")
+            raise BadRequest(_NO_USER_MESSAGE, param="user")
         if definition.writes and not caller.may_write:
             raise NotAllowed(f"This connection only reads, so {tool} is refused.")
         spec = self._spec_of(caller.profile)

@@ -71,7 +71,7 @@ class McpToolCall(Struct, frozen=True):
         return Editor(ORIGIN, self.caller.project, self.caller.origin)
 
     def memory_of(self, id: str) -> Agent:
-        """Returns the memory in which an id is looked for. Raises: UnknownId: there is none."""
+        """Returns the memory in which an id is looked for. Raises: UnknownId: nothing is remembered of the user."""
         if self.agent is None:
             raise _not_found(id)
         return self.agent
@@ -89,7 +89,7 @@ class McpTools(Struct, frozen=True):
     now: Callable[[], float]
 
     async def perform(self, tool: str, call: McpToolCall, arguments: Struct) -> Struct:
-        """Returns the result of a tool. tool: one of TOOLS, whose arguments these are. Raises: GatewayError."""
+        """Returns the result of a tool. tool: one of TOOLS; arguments: an object of its type. Raises: GatewayError."""
         return await _TOOLS[tool](self, call, arguments)
 
     async def _search(self, call: McpToolCall, arguments: SearchArguments) -> SearchResult:
@@ -203,7 +203,7 @@ class McpTools(Struct, frozen=True):
         return ForgetAnswer(forgotten=True, goes=goes)
 
     async def _find_or_begin_agent(self, call: McpToolCall) -> Agent:
-        """Returns the memory of a call that writes, which begins now if it is not there."""
+        """Returns the memory of a call that writes. It begins now if nothing was remembered before."""
         if call.agent is not None:
             return call.agent
         spec = call.spec
@@ -229,7 +229,7 @@ def mcp_scope(caller: McpCaller, user: str) -> Scope:
 
 
 def _found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
-    """Returns a hit as a tool shows it. conversations: their public names, by the exchanges of messages."""
+    """Returns a hit as a tool shows it. conversations: the public names of conversations, by exchanges in them."""
     kind = next(kind for kind in KINDS if kind == hit.source)
     is_message = kind == "message"
     return FoundText(

@@ -1,6 +1,7 @@
-"""Changes of a memory by hand: of blocks (given the version that was seen), of facts, pauses. The audit has each one.
+"""Changes of a memory by hand: edits of blocks and facts, and pauses. The audit notes each change.
 
-An operator makes them on the page or the command line, the person of the memory by a link.
+An operator makes them on the page or the command line, the person of the memory by a link. An edit of a block names the
+version that its editor saw, and is refused if another version is current.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ class Editor(Struct, frozen=True):
 
     # The name in the audit.
     actor: str
-    # The only project that it sees; None: all.
+    # The only project that the party sees; None: all projects.
     project: str | None = None
-    # The origin of what it writes: operator, person, or one that `through_mcp` reads. Only operators change shared
-    # blocks.
+    # The origin of the texts that it writes: operator, person, or an origin that `through_mcp` reads. Only operators
+    # change shared blocks.
     origin: str = "operator"
 
 
@@ -49,7 +50,7 @@ class MemoryEdits(Struct, frozen=True):
     defaults: Defaults = NO_DEFAULTS
 
     async def edit_block(self, editor: Editor, uid: str, label: str, value: str, version: int) -> Block:
-        """Gives a block another value. version: the one that was seen. Raises: Conflict: it is not the current one."""
+        """Gives a block another value. version: the one that the editor saw. Raises: Conflict: it is not current."""
         block = await self._find_block(editor, uid, label, version)
         try:
             written = await self.store.blocks.write(
@@ -73,7 +74,7 @@ class MemoryEdits(Struct, frozen=True):
         try:
             undone = await self.store.blocks.undo(block.id, at=self.now(), version=version)
         except NotFound as error:
-            await self._find_block(editor, uid, label, version)  # it may be forgotten by now
+            await self._find_block(editor, uid, label, version)  # raises if the block was forgotten meanwhile
             raise BadRequest("The block has no change left to undo.", param="version") from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
@@ -88,7 +89,7 @@ class MemoryEdits(Struct, frozen=True):
                 block.id, version, to, at=self.now(), origin=editor.origin
             )
         except NotFound as error:
-            await self._find_block(editor, uid, label, version)  # it may be forgotten by now
+            await self._find_block(editor, uid, label, version)  # raises if the block was forgotten meanwhile
             raise BadRequest(
                 f"The block has no version {to} that could be brought back.", param="to"
             ) from error
@@ -100,7 +101,7 @@ class MemoryEdits(Struct, frozen=True):
         return restored
 
     async def remember_fact(self, editor: Editor, agent: Agent, text: str) -> tuple[Fact, bool]:
-        """Adds a fact, unless an equal one is true. Returns that fact, and whether it was there before."""
+        """Adds a fact, unless an equal fact is true. Returns the new or equal fact, and whether it is the equal one."""
         text = _read_fact_text(text)
         try:
             fact, is_known = await self.store.facts.remember(
@@ -113,7 +114,7 @@ class MemoryEdits(Struct, frozen=True):
         return fact, is_known
 
     async def correct_fact(self, editor: Editor, uid: str, seq: int, text: str) -> Fact:
-        """Replaces a fact by one with this text, and returns it. Raises: Conflict: the old one is no longer true."""
+        """Replaces a fact by one with another text. Returns the new fact. Raises: Conflict: the old one is not true."""
         agent = await find_agent(self.store, editor.project, uid)
         old = await self.store.facts.find(agent.id, seq)
         if old is None:
@@ -149,7 +150,7 @@ class MemoryEdits(Struct, frozen=True):
         return fact
 
     async def pause(self, editor: Editor, uid: str, *, is_paused: bool) -> None:
-        """Pauses a memory, or resumes it. A paused one remembers and recalls nothing, whatever requests ask for."""
+        """Pauses a memory, or resumes it. A paused memory remembers and recalls nothing, whatever requests ask for."""
         agent = await find_agent(self.store, editor.project, uid)
         await self.store.forgetting.pause(agent.id, self.now() if is_paused else None)
         await self._audit(editor, "pause", uid, "paused" if is_paused else "resumed")
@@ -157,7 +158,7 @@ class MemoryEdits(Struct, frozen=True):
     # -- for the command line
 
     async def correct(self, raw: RawArguments) -> dict[str, Any]:
-        """Corrects a fact. Returns the new one."""
+        """Corrects a fact. Returns the new fact."""
         arguments = Arguments(raw)
         uid = await self._find_uid(arguments)
         seq, text = arguments.number("fact"), arguments.text("text")
@@ -183,7 +184,7 @@ class MemoryEdits(Struct, frozen=True):
         store = self.store
         agent = await find_agent(store, editor.project, uid)
         is_person = editor.origin != "operator"
-        # A person gets the shared blocks as read-only ones.
+        # For a person `facts.blocks` returns shared blocks as read-only blocks.
         blocks = await (store.facts.blocks(agent.id) if is_person else store.blocks.load(agent.id))
         block = next((each for each in blocks if each.label == label), None)
         if block is None:

@@ -19,7 +19,7 @@ from storage.commands import TransferRecord
 from storage.records import Agent
 from storage.sql.store import Store
 
-# Of a readable export, in the order of reading.
+# The parts of a readable export, in the order of reading.
 PartName = Literal["head", "blocks", "facts", "passages", "messages", "foot"]
 
 
@@ -38,18 +38,21 @@ class MemoryExport(Struct, frozen=True):
     views: MemoryViews
 
     async def line_pages(self, project: str | None, uid: str) -> AsyncIterator[list[bytes]]:
-        """Returns the pages of an export, each a list of lines without their ends. project: None: of any.
+        """Returns the pages of an export, each a list of lines without their ends.
 
-        Raises: UnknownId: there is no such memory, before the first page; while pages are read, BadRequest: the memory
-        was forgotten meanwhile.
+        project: the only project that the caller sees; None: all projects.
+
+        Raises: UnknownId: there is no such memory. While pages are read, BadRequest: the memory was forgotten.
         """
         return self._pages(await find_agent(self.store, project, uid))
 
     async def readable_parts(self, project: str | None, uid: str) -> AsyncIterator[tuple[PartName, Any]]:
-        """Returns a memory to be read, in parts: (name, record), in the order of reading. project: None: of any.
+        """Returns a memory for people to read, as parts in the order of reading: (name, record).
 
         The parts are head (a MemoryRecord), blocks, facts and passages (tuples of records), messages (a
-        ConversationPart) and foot (None). There are several of facts, passages and messages, or none.
+        ConversationPart) and foot (None). There may be none or several parts of facts, passages and messages.
+
+        project: as for `line_pages`.
 
         Raises: as `line_pages`.
         """

@@ -38,7 +38,7 @@ _log = logging.getLogger("mnemogate")
 
 TargetKind = Literal["message", "exchange", "conversation", "fact", "passage", "all"]
 # As the command line names them.
-_PARTS: dict[TargetKind, PartKind] = {
+_PART_KINDS: dict[TargetKind, PartKind] = {
     "message": "message",
     "exchange": "exchange",
     "conversation": "in",
@@ -238,7 +238,7 @@ class MemoryForgetting:
         if kind == "all":
             return ForgetTarget(is_all=True)
         assert value is not None
-        target = await find_target(self._store, memory.id, Part(_PARTS[kind], value))
+        target = await find_target(self._store, memory.id, Part(_PART_KINDS[kind], value))
         if target is None:
             raise _unknown(kind)
         return target
@@ -262,7 +262,7 @@ class MemoryForgetting:
             stays.insert(0, RemainingRecord(f"{versions}, {change}."))
         command = ["mnemogate", "memory", "forget", *map(shell_word, flags_of(memory.scope))]
         if kind != "all":
-            command.append(shell_word(f"--{_PARTS[kind]}={value}"))
+            command.append(shell_word(f"--{_PART_KINDS[kind]}={value}"))
         return ForgetPreview(
             _target_record(kind, details),
             extent.counts,

@@ -18,10 +18,11 @@ from storage.listing import ListedConversation, ListedMemory, Retained
 from storage.records import API_PROFILE, Scope
 from storage.sql.store import Store
 
-# Lines of an answer. A list of 100,000 users takes 16 s without a server (measured), most of it for the last messages.
-PAGE = 500
-# The option of `memory forget` that need not be given.
-_IMPLIED = ("project", "default")
+# The most lines of an answer. A list of 100,000 users takes 16 s without a server (measured), most of them for the last
+# messages.
+PAGE_LINES = 500
+# The option of `memory forget` that has its default.
+_DEFAULT_OPTION = ("project", "default")
 
 
 class ListOperations(Struct, frozen=True):
@@ -31,17 +32,21 @@ class ListOperations(Struct, frozen=True):
     defaults: Defaults = NO_DEFAULTS
 
     async def users(self, raw: RawArguments) -> dict[str, Any]:
-        """Lists memories, the oldest first. project: all, if it is left out. from: the answer's `next`."""
+        """Lists memories, the oldest first.
+
+        The arguments are `project` (left out: all projects) and `from`, `next` of the answer before.
+        """
         arguments = Arguments(raw)
         project, after = arguments.optional_text("project"), arguments.optional_number("from")
-        memories = await self.store.overview.memories(project, after=after or 0, limit=PAGE)
-        cursor = memories[-1].id if len(memories) == PAGE else None
+        memories = await self.store.overview.memories(project, after=after or 0, limit=PAGE_LINES)
+        cursor = memories[-1].id if len(memories) == PAGE_LINES else None
         return {"lines": [_memory_line(memory) for memory in memories], "next": cursor}
 
     async def conversations(self, raw: RawArguments) -> dict[str, Any]:
-        """Lists the conversations of a user, or those without a user, the newest first.
+        """Lists the conversations of a user, or a conversation without a user, the newest first.
 
-        profile: all, if it is left out. from: the answer's `next`.
+        The arguments, besides those of the owner, are `profile` (left out: all profiles) and `from`, `next` of the
+        answer before.
         """
         arguments = Arguments(raw)
         owner = arguments.owner(self.defaults)
@@ -53,7 +58,7 @@ class ListOperations(Struct, frozen=True):
             last_at, id = arguments.list_of("from", 2)
             before = (float(last_at), int(id))
         conversations, cursor = await self.store.overview.conversations(
-            owner.project, profile, owner.subject, before=before, limit=PAGE
+            owner.project, profile, owner.subject, before=before, limit=PAGE_LINES
         )
         lines = [_conversation_line(conversation) for conversation in conversations]
         return {"lines": lines, "next": None if cursor is None else list(cursor)}
@@ -110,5 +115,7 @@ def _owner_fields(scope: Scope) -> dict[str, str]:
 def flags_of(scope: Scope) -> list[str]:
     """Returns the arguments that name a memory. A name may begin with a dash, so each is one word with its option."""
     return [
-        f"--{option}={name}" for option, name in _owner_fields(scope).items() if (option, name) != _IMPLIED
+        f"--{option}={name}"
+        for option, name in _owner_fields(scope).items()
+        if (option, name) != _DEFAULT_OPTION
     ]

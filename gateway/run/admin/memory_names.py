@@ -1,4 +1,4 @@
-"""How operators name memories: by project, profile and user, or by the id of what was made over the agents API."""
+"""How operators name memories: by project, profile and user, or by the id that the agents API has given."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from gateway.settings import DEFAULT_PROFILE
 from storage.records import API_PROFILE, Scope
 
 # The subjects of memories that are created over REST, by the kinds of their ids.
-_SUBJECTS = {"agent": "agent", "archive": "archive", "source": "folder"}
+_SUBJECT_KINDS = {"agent": "agent", "archive": "archive", "source": "folder"}
 
 
 class MemoryOwner(Struct, frozen=True):
-    """The memories that an operation is about: one, or all of a project with the profile or subject that is named."""
+    """The memories that an operation is about: all of a project with the profile and the subject that are named."""
 
     project: str
-    # None: any.
+    # None: any profile.
     profile: str | None = None
+    # None: any subject.
     subject: str | None = None
 
     @property
     def scope(self) -> Scope:
-        """The scope of the one memory that is named. Raises: BadRequest: no user is named."""
+        """The scope of one memory, that of the subject. Raises: BadRequest: no subject is named."""
         if self.subject is None:
             raise BadRequest("Say whose memory: --user, --conversation or --agent.", param="user")
         return Scope(self.project, self.profile or DEFAULT_PROFILE, self.subject)
@@ -38,7 +39,7 @@ def name_of(scope: Scope) -> str:
 
 def subject_of(id: str) -> str:
     """Returns the subject of a memory that was created over REST, by its id. Raises: BadRequest."""
-    for kind, subject in _SUBJECTS.items():
+    for kind, subject in _SUBJECT_KINDS.items():
         uid = ids.uid_of(kind, id)
         if uid is not None:
             return f"{subject}:{uid}"

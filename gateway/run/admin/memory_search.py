@@ -1,4 +1,4 @@
-"""The searches of a memory: texts for an MCP client, and trials, which show what would be recalled for a sentence."""
+"""The searches of a memory: for texts, for an MCP client; and trials, which show what a sentence would recall."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from storage.recall_record import unpack_entry
 from storage.records import Agent, Message
 from storage.sql.store import Store
 
-# How long an MCP client's search may take: as long as that of a model's tool call (gateway/run/tools/memory.py).
+# How long an MCP client's search may take: as long as a search by a model's tool call (gateway/run/tools/memory.py).
 SEARCH_MS = 1000.0
 # Hits on a page of the list of all hits.
-PAGE = 50
+PAGE_HITS = 50
 # The most hits that are shown as left out of the note.
 _MAX_LEFT_OUT = 20
 # The most hits of a trial that are not in the note: more than recall finds.
@@ -63,7 +63,7 @@ class FoundTexts(Struct, frozen=True):
     """The hits of a search, best first."""
 
     hits: Sequence[Message] = ()
-    # The public names of their conversations, by the ids of exchanges.
+    # The public names of the hits' conversations, by the rows of exchanges.
     conversations: Mapping[int, str] = {}
     # The search took too long, so there are no hits.
     has_timed_out: bool = False
@@ -77,7 +77,7 @@ class SearchOperation(Struct, frozen=True):
 
     @property
     def has_embedder(self) -> bool:
-        """Texts are searched by meaning, too."""
+        """Returns whether texts are searched by meaning as well."""
         return self.trial.embed_query is not None
 
     async def search(self, agent: Agent, search: TextSearch) -> FoundTexts:
@@ -100,11 +100,11 @@ class SearchOperation(Struct, frozen=True):
         return FoundTexts(hits, {id: place.conversation for id, place in places.items()})
 
     async def try_recall(
-        self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE
+        self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE_HITS
     ) -> RecallTrial:
         """Returns what would be recalled for a query that opens a conversation now.
 
-        project: of the caller; None: of any.
+        project: the only project that the caller sees; None: all projects.
         after: `next` of the page before.
 
         Raises: UnknownId: there is no such memory; BadRequest: `after` cannot be read; StoreError.
@@ -122,7 +122,7 @@ class SearchOperation(Struct, frozen=True):
         ]
         in_note = [e for e in entries if not e.reason]
         left_out = [e for e in entries if e.reason][:_MAX_LEFT_OUT]
-        # The list of all hits has no reasons and no hits too weak for any note; `left_out` has both.
+        # The list of all hits has neither reasons nor hits that are too weak for a note; `left_out` has both.
         weak = {seq for seq, _ in search.weak}
         all_found = [replace(e, reason="") for e in entries if e.seq not in weak]
         end = start + limit

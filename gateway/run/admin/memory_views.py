@@ -1,4 +1,4 @@
-"""Views of memories: lists of them, and one with all blocks and the newest of the rest.
+"""Views of memories: lists of memories, and a memory with its blocks and its newest facts, conversations and passages.
 
 Each operation only reads, and only the memory that is named. The command line prints the records, a template of the
 page renders them. Blocks, facts and conversations have views of their own, which are fields of `MemoryViews`.
@@ -26,14 +26,14 @@ from gateway.run.admin.source_records import passage_record
 from storage.listing import FoundMemory, Page, PageEnd, PassageFilter, SizedMemory
 from storage.sql.store import Store
 
-# How many of each list the page of a memory shows.
+# The most facts, conversations and passages that the page of a memory shows.
 _SHOWN_FACTS, _SHOWN_CONVERSATIONS, _SHOWN_PASSAGES = 20, 10, 5
-# A name is looked for in the blocks of so many people, and so many are shown. It has no index.
+# How many people's blocks are searched for a name, which has no index, and how many of these people are shown.
 PEOPLE_LOOKED_AT, _SHOWN_PEOPLE = 500, 10
-# Characters of the line of a block that has a name.
+# The most characters that are shown of the line with the name.
 _LINE_CHARS = 80
-# How the ids of agents begin.
-_AGENT_ID = "agent-"
+# The beginning of the ids of agents.
+_AGENT_ID_PREFIX = "agent-"
 
 
 class MemoryPage(Struct, frozen=True):
@@ -53,9 +53,9 @@ class AgentMemoryPage(MemoryPage, frozen=True):
 
 
 class MemoryViews:
-    """Reads memories. The methods, and those of its fields, raise UnknownId where there is no such memory.
+    """Reads memories. The methods, and those of its fields, raise UnknownId: there is no such memory.
 
-    project: in all methods the caller's, whose memories alone are seen; None: all are.
+    project: in all methods the only project that the caller sees; None: all projects.
     """
 
     def __init__(self, store: Store, now: Callable[[], float], keep_why_days: float = 7.0) -> None:
@@ -80,7 +80,7 @@ class MemoryViews:
     ) -> ListPage[MemoryRecord]:
         """Returns a page of memories, those with the newest turns first.
 
-        q: how their names begin; of agents also the ids.
+        q: the beginning of the names of memories; for agents also of their ids.
 
         Raises: BadRequest: `after` cannot be read.
         """
@@ -104,7 +104,7 @@ class MemoryViews:
         return [(_memory_record(memory), _line_with(text, name)) for memory, text in people]
 
     async def show(self, project: str | None, uid: str) -> MemoryPage:
-        """Returns a memory with all its blocks and the newest of the rest."""
+        """Returns a memory with all its blocks, and its newest facts, conversations and passages."""
         pages = self.store.memory_pages
         memory = await pages.sized_memory(uid, project)
         if memory is None:
@@ -143,12 +143,12 @@ class MemoryViews:
     ) -> list[SizedMemory]:
         """Returns the memories of agents whose names or ids begin with `q`, those with the newest turns first."""
         pages = self.store.memory_pages
-        if _AGENT_ID.startswith(q):  # as all ids do
+        if _AGENT_ID_PREFIX.startswith(q):  # `q` is a beginning of all ids
             return await pages.memories(project, "agent:", before=before, limit=limit)
         agents = await pages.agents_named(project, q, before=before, limit=limit)
-        if q.startswith(_AGENT_ID):
+        if q.startswith(_AGENT_ID_PREFIX):
             # Subjects have an agent's id without its kind and dashes.
-            prefix = f"agent:{q[len(_AGENT_ID) :].replace('-', '')}"
+            prefix = f"agent:{q[len(_AGENT_ID_PREFIX) :].replace('-', '')}"
             by_id = await pages.memories(project, prefix, before=before, limit=limit)
             distinct = {agent.id: agent for agent in (*agents, *by_id)}.values()
             agents = sorted(distinct, key=lambda agent: agent.end, reverse=True)
@@ -164,18 +164,18 @@ def _line_with(text: str, name: str) -> str:
 def _memory_record(memory: SizedMemory) -> MemoryRecord:
     scope = memory.scope
     return MemoryRecord(
-        memory.uid,
-        cast(MemoryKind, scope.subject.partition(":")[0]),
-        name_of(scope),
-        scope.project,
-        scope.profile,
-        memory.created,
-        memory.last_turn,
-        memory.conversations,
-        memory.messages,
-        memory.bytes,
-        memory.blocks,
-        memory.facts,
-        memory.paused is not None,
-        memory.agent_name or UNSET,
+        uid=memory.uid,
+        kind=cast(MemoryKind, scope.subject.partition(":")[0]),
+        name=name_of(scope),
+        project=scope.project,
+        profile=scope.profile,
+        created=memory.created,
+        last_turn=memory.last_turn,
+        conversations=memory.conversations,
+        messages=memory.messages,
+        bytes=memory.bytes,
+        blocks=memory.blocks,
+        facts=memory.facts,
+        paused=memory.paused is not None,
+        agent_name=memory.agent_name or UNSET,
     )

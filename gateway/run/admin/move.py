@@ -1,8 +1,8 @@
-"""`mnemogate move`: everything that one store holds is put into another, memory by memory.
+"""`mnemogate move`: copies everything that one store holds into another, memory by memory.
 
-Of the source the schema is brought to this version's, and a forgetting that was interrupted is completed; the rest is
-only read. A memory takes its place in the target in one transaction, when all of it is there, so a move that was killed
-is begun again and goes on with the memories that are missing.
+In the source the schema is brought to this version's, and interrupted forgettings are completed; all else is only read.
+A memory becomes visible in the target in one transaction, when all of it is there. So a move that was killed is begun
+again, and goes on with the memories that are missing.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from storage.records import Agent
 from storage.sql.store import Store
 from storage.usage_records import UsageKey
 
-# Before every key of counters.
-_BEFORE_USAGE = UsageKey(-1, "", "", -1, "", "")
+# A key that sorts before all keys of counters.
+_FIRST_USAGE_KEY = UsageKey(-1, "", "", -1, "", "")
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class MoveOutcome:
     moved: int = 0
     # How many were in the target already.
     already_there: int = 0
-    # The reasons for which the others, and shared blocks, were not moved.
+    # Why the other memories, and some shared blocks, were not moved: a sentence for each.
     refused: list[str] = field(default_factory=list)
 
     @property
@@ -61,7 +61,7 @@ class Move:
         outcome = await self._move_memories(report)
         await self._name_forgotten(outcome)
         await self._move_blocks(outcome)
-        # When all memories are there, since they refer to each other.
+        # Last, since links connect memories, which all have to be there.
         await self._move_links()
         return outcome
 
@@ -122,15 +122,15 @@ class Move:
         source_ids = await source.key_numbers()
         keys = {id: target_ids[digest] for digest, id in source_ids.items() if digest in target_ids}
         await target.put_limits(await self.source.limits.list(), keys)
-        after = _BEFORE_USAGE
+        after = _FIRST_USAGE_KEY
         while rows := await source.usage(after):
             await target.put_usage(rows, keys)
             after, _ = rows[-1]
 
     async def _prepare(self) -> None:
-        """Checks that nothing would be lost, then completes forgettings that were interrupted, in both stores.
+        """Checks that nothing would be lost, then completes interrupted forgettings in both stores.
 
-        Raises: GatewayError: batches or runs are not finished. Nothing is changed then.
+        Raises: GatewayError: batches or runs are not finished; nothing was changed.
         """
         batches, runs = await self.source.move_source.count_unfinished()
         if batches or runs:
@@ -139,7 +139,7 @@ class Move:
                 "or cancel them, and stop it then."
             )
         for store in (self.source, self.target):
-            # A copy that a killed move was removing holds its public names until it has gone.
+            # Until they are complete, a copy that a killed move was removing would still have its public names.
             for id in await store.forgetting.list_unfinished():
                 await store.forgetting.run(id)
 
@@ -163,10 +163,10 @@ class Move:
         outcome.moved += 1
 
     async def _copy(self, agent: Agent) -> None:
-        """Copies one memory. Raises: BadRequest: the target has another one in its place."""
+        """Copies one memory. Raises: BadRequest: the target has another memory for the same scope."""
         source = TransferOperations(self.source)
         target = TransferOperations(self.target, follow_up_jobs=self.follow_up_jobs)
-        # Before anything is read: what changes meanwhile may be missing from the copy.
+        # Read first: a change of the memory during the copy may be missing in the copy, and shows in the digest.
         state_digest = await self.source.move_source.state_digest(agent.id)
         read_to: ExportPosition | None = None
         written_to: ImportPosition | None = None
@@ -174,7 +174,7 @@ class Move:
         while not is_end:
             page, read_to = await source.read_page(agent, read_to)
             is_end = read_to is None
-            # What is attached may not be there yet.
+            # Blocks, tools and the like that are attached may not be in the target yet.
             lines = [orjson.dumps(line) for line in page if "attached" not in line]
             if is_end:
                 await self._mark_copy(agent, state_digest)
@@ -182,9 +182,9 @@ class Move:
                 written_to = await target.write_page(agent.scope, written_to, lines, is_end=is_end)
 
     async def _mark_copy(self, agent: Agent, state_digest: bytes | None) -> None:
-        """Writes into a copy what exports leave out: the pause, and from which state of the source it was made.
+        """Writes into a copy two facts that exports leave out: the pause, and the digest of the source's memory.
 
-        This is done before the copy is visible, so that a move that is killed leaves no copy without it.
+        This is done before the copy is visible, so that a move that is killed leaves no copy without them.
 
         state_digest: the digest of the memory in the source when its copy began.
         """

@@ -42,7 +42,7 @@ _First = TypeVar("_First", int, None)
 
 
 class Defaults(Struct, frozen=True):
-    """The user and the profile of chat requests that name none; operations use the same, for the same memory."""
+    """The user and the profile of chat requests that name none. Operations use them, too, to mean the same memory."""
 
     # None: such requests have no user.
     user: str | None = None
@@ -78,7 +78,7 @@ class Arguments:
         return self.text(name) if name in self else None
 
     def optional_id(self, name: str) -> str | None:
-        """Returns a user or a conversation, held to what requests may name; None: it was left out."""
+        """Returns the id of a user or a conversation, if requests may name it so; None: it was left out."""
         if name not in self:
             return None
         id = checked_id(self.text(name), name)
@@ -104,7 +104,7 @@ class Arguments:
         return self._read(name, list[int], "a list of numbers", is_shown=False) if name in self else []
 
     def list_of(self, name: str, length: int) -> list[Any]:
-        """Returns a position: the list of this length that an answer gave, so that the next call continues there."""
+        """Returns a list of this length: a position that an answer has given, at which the next call continues."""
         kind = Annotated[list[Any], Meta(min_length=length, max_length=length)]
         value: list[Any] = self._read(name, kind, "what the answer before gave")
         return value
@@ -112,8 +112,8 @@ class Arguments:
     def owner(self, defaults: Defaults | None = None, *, is_new: bool = False) -> MemoryOwner:
         """Reads whose memory is meant: `project` with `profile` and `user` or `conversation`, or with `agent`.
 
-        defaults: for a user and a profile that are left out; None: they stay left out.
-        is_new: the memory is made now, so that requests must be able to name it.
+        defaults: replace a user and a profile that are left out; None: they stay left out.
+        is_new: the memory is to be made, so requests must be able to name its owner.
         """
         project = self.optional_text("project")
         if project is None:
@@ -150,7 +150,7 @@ def check_names(raw: RawArguments, names: Collection[str]) -> None:
 
 
 def check_project(project: str | None, visible: str | None) -> None:
-    """Checks that a caller may name a project. visible: the only one that the caller sees; None: all.
+    """Checks that a caller may name a project. visible: the only project that the caller sees; None: all projects.
 
     Raises: UnknownId.
     """
@@ -176,7 +176,7 @@ class RequestedPage(Struct, frozen=True):
 def read_requested_page(raw: RawArguments, visible_project: str | None) -> RequestedPage:
     """Reads `project`, `limit` and `after`. Raises: BadRequest, UnknownId.
 
-    visible_project: the only one that the caller sees; None: all.
+    visible_project: the only project that the caller sees; None: all projects.
     """
     check_names(raw, ("project", "limit", "after"))
     arguments = Arguments(raw)
@@ -201,7 +201,7 @@ def page_json(
 ) -> dict[str, Any]:
     """Returns a page of records as JSON.
 
-    records: those of the page, with one more where the list goes on.
+    records: the records of the page, and one more if the list goes on.
     record_json: returns a record as JSON.
     """
     has_more = len(records) > limit
@@ -214,9 +214,11 @@ def page_json(
 
 
 def read_cursor(after: str | None, first: _First, param: str = "after") -> int | _First:
-    """Reads the `next` of a page, given as `after`, the number of a record. Raises: BadRequest: it is none.
+    """Returns the number of a record, which a caller sends as `after` from the `next` of a page.
 
-    first: what is returned for the first page, which has no `after`.
+    first: returned for the first page, which has no `after`.
+
+    Raises: BadRequest: `after` is no number of a record.
     """
     if after is None:
         return first
@@ -237,7 +239,7 @@ def record_number(text: str) -> int | None:
 
 
 def refusal(fault: Fault) -> BadRequest:
-    """Returns the error that reports a fault in a body or a query, and names the field."""
+    """Returns the error for a fault in a body or a query. It names the field."""
     name = ".".join(map(str, fault.path)) or None
     if fault.kind == "extra_forbidden":
         hint = f" Did you mean {fault.nearest}?" if fault.nearest else ""

@@ -1,6 +1,6 @@
-"""The table of operations that an operator may ask of the process that owns the database: JSON in, JSON out.
+"""The table of operations that the process which owns the database performs for an operator: JSON in, JSON out.
 
-The command line calls them directly when no process serves, and over the owner's admin route when one does.
+The command line calls the table directly if no process serves, else over the owner's admin route.
 gateway/operations.py fills the table.
 """
 

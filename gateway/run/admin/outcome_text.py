@@ -1,4 +1,7 @@
-"""Words of a command for what it is about to do, and for what it has done."""
+"""The sentences in which a command says what it is about to do, and what it has done.
+
+`arguments` are everywhere the options of the command line by their names, without those that were not given.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,14 @@ from gateway.run.admin.plain_text import escape_controls, plural, shell_word
 
 # The options that name the owner of a memory.
 _OWNERS = ("user", "conversation", "agent")
-# The parts of a memory that are forgotten by themselves, of which nothing else quotes.
+# The parts of a memory that consist of one text.
 _SINGLE_PARTS = ("fact", "passage")
+# The parts of a memory that consist of messages.
+_MESSAGE_PARTS = ("message", "exchange", "in")
 
 
 def describe_forget_request(arguments: dict[str, Any]) -> str:
-    """Returns what a `memory forget` is about to do. arguments: those of the command line."""
+    """Returns the sentence that says what a `memory forget` is about to erase."""
     project = f" in the project {arguments['project']!r}" if arguments["project"] != "default" else ""
     profile = f" in the profile {arguments['profile']!r}" if "profile" in arguments else ""
     owner = _find_named(arguments, _OWNERS)
@@ -37,26 +42,35 @@ def describe_forget_request(arguments: dict[str, Any]) -> str:
 
 
 def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
-    """Describes what is gone, and names the commands that forget what may still quote it.
+    """Returns what a `memory forget` has erased. After a message it names the commands that forget its quotes.
 
-    arguments: those of the command line, `config` and `db` too.
+    arguments: with `config` and `db`, which the named commands repeat.
+    memories: how many memories were forgotten, or had the part that was named.
+    answer: what `ForgetOperations.forget` has returned for the first call.
     """
     if part := _find_named(arguments, _SINGLE_PARTS):
         return f"Forgotten: 1 {part}." if memories else "There was nothing to forget."
-    number = arguments.get("message", arguments.get("exchange"))
-    if number is None and "in" not in arguments:
+    if _find_named(arguments, _MESSAGE_PARTS) is None:
         count, noun = memories, "memory" if memories == 1 else "memories"
     elif answer["messages"] == 1:
         count, noun = 1, "message, with what was learned from it"
     else:
         count, noun = answer["messages"], "messages, with what was learned from them"
     if not count:
-        return "There was nothing to forget" + (
-            "." if answer["done"] else " but what was begun before; it is gone."
-        )
+        # Without a count, an answer that is not done has found only what an earlier, interrupted call had begun.
+        is_all = answer["done"]
+        return f"There was nothing to forget{'.' if is_all else ' but what was begun before; it is gone.'}"
     summary = f"Forgotten: {count} {noun}."
-    if number is None:
-        return summary
+    seq = arguments.get("message", arguments.get("exchange"))
+    return summary if seq is None else f"{summary} {_describe_possible_quotes(arguments, seq, answer)}"
+
+
+def _describe_possible_quotes(arguments: dict[str, Any], seq: int, answer: dict[str, Any]) -> str:
+    """Returns lines about messages that may quote a forgotten one, and the commands that forget or find them.
+
+    seq: the number of the forgotten message or exchange.
+    answer: as for `describe_forget_result`.
+    """
     names = ("config", "db", "project", "profile", *_OWNERS)
     options = [(name, arguments[name]) for name in names if arguments.get(name) is not None]
     # A name may begin with a dash, so each is one word with its option.
@@ -64,41 +78,52 @@ def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dic
         shell_word(f"--{name}={value}") for name, value in options if (name, value) != ("project", "default")
     ]
     forget, show = (" ".join(("mnemogate", "memory", verb, *flags)) for verb in ("forget", "show"))
-    lines = [f"{summary} What may quote it was kept:"]
+    lines = ["What may quote it was kept:"]
     if answer["kept"]:
-        lines.append(f"  its question or reply; to forget both: {forget} --exchange {number}")
+        lines.append(f"  its question or reply; to forget both: {forget} --exchange {seq}")
     lines.append(f"  other turns of the conversation; to forget all: {forget} --in {answer['conversation']}")
     lines.append(f"  replies in other conversations that mention it; to look for them: {show} --query WORDS")
     return "\n".join(lines)
 
 
-def describe_export(arguments: dict[str, Any], messages: int | None, file: str, bytes: int) -> str:
-    """Returns what an export has written. messages: None: it is not known."""
+def describe_export(arguments: dict[str, Any], messages: int | None, path: str, size: int) -> str:
+    """Returns the sentence that says what an export has written.
+
+    messages: how many; None: that is not known.
+    size: the bytes of the file.
+    """
     count = "" if messages is None else f", {plural(messages, 'messages')}"
-    return escape_controls(f"Exported: {_count_owner(arguments)}{count}, to {file} ({bytes:,} bytes).")
+    return escape_controls(f"Exported: {_count_owner(arguments)}{count}, to {path} ({size:,} bytes).")
 
 
-def describe_import(arguments: dict[str, Any], file: str | None, bytes: int) -> str:
-    """Returns what an import has read. file: None: the standard input."""
+def describe_import(arguments: dict[str, Any], path: str | None, size: int) -> str:
+    """Returns the sentence that says what an import has read.
+
+    path: of the file; None: the standard input.
+    size: how many bytes were read.
+    """
     return escape_controls(
-        f"Imported: {_count_owner(arguments)}, from {file or 'standard input'} ({bytes:,} bytes)."
+        f"Imported: {_count_owner(arguments)}, from {path or 'standard input'} ({size:,} bytes)."
     )
 
 
 def _count_owner(arguments: dict[str, Any]) -> str:
-    """Returns of whom a memory was moved."""
+    """Returns whose memory was exported or imported, with the number: "1 user (alice)"."""
     owner = _find_named(arguments, _OWNERS)
     return f"1 {owner} ({arguments[owner]})" if owner else "1 user"
 
 
 def describe_others(profiles: Sequence[str]) -> str:
-    """Describes that one memory of a user is not all. profiles: those that have the others."""
+    """Returns the remark that a user has more than one memory. profiles: the profiles of the other memories."""
     options = ", ".join(shell_word(f"--profile={profile}") for profile in profiles)
     return f"This is one memory of several; the others have a profile of their own: {options}"
 
 
 def describe_unswept(is_server: bool) -> str:
-    """Describes that the database still has old copies of what is gone, and what takes them out."""
+    """Returns the remark that the database still has old copies of what was forgotten, and what takes them out.
+
+    is_server: the database is PostgreSQL.
+    """
     if is_server:
         return (
             "The server still has old versions of it: another session sees them in an older transaction, or the role "
@@ -111,5 +136,5 @@ def describe_unswept(is_server: bool) -> str:
 
 
 def _find_named(arguments: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Returns the first of some names for which there is an argument; None: there is none for any."""
+    """Returns the first of some names for which there is an argument; None: there is an argument for none of them."""
     return next((name for name in names if name in arguments), None)

@@ -17,8 +17,8 @@ from storage.records import JobState
 from storage.sql.store import Store
 
 WELL = "All is well."
-# Requests and memories that are listed.
-_LISTED = 10
+# The most requests, and the most memories, that the overview lists.
+_LISTED_RECORDS = 10
 
 # Returns the memories with the newest turns. Its arguments: a project, or None for all; the most memories.
 NewestMemories = Callable[[str | None, int], Awaitable[Sequence[MemoryRecord]]]
@@ -102,7 +102,7 @@ class OverviewOperation(Struct, frozen=True):
     version: str
 
     async def show(self, project: str | None = None) -> OverviewRecord:
-        """Returns the overview. project: what it is limited to; None: all."""
+        """Returns the overview. project: the only project that it shows; None: all projects."""
         log = self.log
         figures = log.figures.last_hour(log.now(), project)
         passed_over = self.passed_over()
@@ -112,11 +112,11 @@ class OverviewOperation(Struct, frozen=True):
         replies: tuple[RequestRecord, ...] = ()
         memories: Sequence[MemoryRecord] | None = None
         try:
-            replies = (await self.requests.list(project=project, limit=_LISTED)).items
+            replies = (await self.requests.list(project=project, limit=_LISTED_RECORDS)).items
             counts = await self.store.jobs.counts(project)
             failed = counts.pop(JobState.DEAD)
             jobs = JobCounts(sum(counts.values()), failed)
-            memories = await self.newest_memories(project, _LISTED)
+            memories = await self.newest_memories(project, _LISTED_RECORDS)
         except (TooSlow, Busy):
             is_complete = False
         except StoreError:
@@ -150,7 +150,7 @@ def _find_problems(
     is_up: bool,
     is_complete: bool,
 ) -> list[Problem]:
-    """Returns what is wrong, worst first. is_complete: all was read in time."""
+    """Returns what is wrong, the worst first. is_complete: all of the overview was read in time."""
     problems: list[Problem] = []
     if not is_up:
         problems.append(Problem("The database cannot be used: replies go on without memory.", "requests"))

@@ -1,4 +1,4 @@
-"""The paths below `/ui/`, as records and links name them: those of screens, and where static files lie."""
+"""The paths below `/ui/`, relative to it, as records and links name them: of screens, and of static files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 STATIC = "static/"
 _ESCAPES = {"~": "~7E", ".": "~2E", "/": "~2F"}
-_ESCAPED = re.compile("~(7E|2E|2F)")
+_ESCAPED_CHARACTER = re.compile("~(7E|2E|2F)")
 
 
 def page_path(*parts: str | int) -> str:
@@ -21,12 +21,12 @@ def page_path(*parts: str | int) -> str:
 
 def part_of(segment: str) -> str:
     """Returns the part that a percent-decoded segment of a path stands for."""
-    return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), segment)
+    return _ESCAPED_CHARACTER.sub(lambda match: chr(int(match[1], 16)), segment)
 
 
 def _segment_of(part: str | int) -> str:
     text = str(part)
-    # Most are numbers and hex digits, and a list has hundreds of links: to quote them took a sixth of its rendering.
+    # Most parts are numbers and hex digits, and a list has hundreds of links: quoting took a sixth of its rendering.
     if text.isascii() and text.isalnum():
         return text
     return quote(re.sub("[~./]", _escape, text), safe="~")

@@ -1,4 +1,4 @@
-"""How long the page may read at a time: its reads share the database's reader with turns."""
+"""Limits the time of a read for the page: its reads share the database's reader with turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts of users and models as a terminal or a shell may be given them, and numbers with their nouns."""
+"""Escapes texts of users and models for a terminal or a shell, and writes numbers with their nouns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 # Characters that a terminal obeys (ECMA-48) or that reorder a line (Unicode's TR9). Users and models wrote what is
 # printed, and must not control the operator's terminal.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-# Those, and what would end a field or a line.
+# The same, and tabs and line feeds, which would end a field or a line.
 _FIELD_CONTROLS = re.compile(f"[\\t\\n]|{_CONTROLS.pattern}")
 
 
@@ -18,7 +18,7 @@ def plural(number: int, name: str) -> str:
 
 
 def shell_word(text: str) -> str:
-    """Quotes a word for the shell. Its control characters, which a terminal would obey, become escapes."""
+    """Returns a word quoted for the shell. Control characters, which a terminal would obey, become escapes."""
     if not _FIELD_CONTROLS.search(text):
         return shlex.quote(text)
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
@@ -26,12 +26,12 @@ def shell_word(text: str) -> str:
 
 
 def escape_controls(text: str) -> str:
-    """Replaces control characters but tabs and line feeds by their escapes."""
+    """Returns a text with escapes in place of control characters other than tabs and line feeds."""
     return _CONTROLS.sub(_escape, text)
 
 
 def escape_field(text: str) -> str:
-    """Replaces all control characters by their escapes."""
+    """Returns a text with escapes in place of all control characters."""
     return _FIELD_CONTROLS.sub(_escape, text)
 
 

@@ -1,6 +1,6 @@
-"""The answers of operations as the command line shows them: lines, tables or JSON on stdout, remarks on stderr.
+"""Prints the answers of operations: lines, tables or JSON on stdout, remarks on stderr.
 
-Tables and colours are for a terminal. What a script may read has no part of them.
+Tables and colours are printed only on a terminal, so that scripts read plain lines.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from gateway.core.dates import minute_text
 from gateway.run.admin.plain_text import escape_controls, escape_field
 from gateway.run.admin.record_lists import Record, RecordList
 
-# Memories after which a move reports, where there is no terminal.
+# A move without a terminal reports its progress after so many memories.
 _PROGRESS_EVERY = 100
 
 
 def print_error(message: str, path: str = "mnemogate") -> None:
-    """Prints an error or a warning on stderr. path: the command's."""
+    """Prints an error or a warning on stderr. path: the command, such as "mnemogate memory forget"."""
     path = f"{path}:"
     print(click.style(path, "red", bold=True) if wants_colour(sys.stderr) else path, message, file=sys.stderr)
 
 
 def wants_colour(stream: IO[str] | None = None) -> bool:
-    """Returns whether colours are wanted, on a stream if one is given (https://no-color.org)."""
+    """Returns whether colours are wanted (https://no-color.org). stream: a place that must be a terminal."""
     is_terminal = stream is None or stream.isatty()
     return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
@@ -50,7 +50,7 @@ def show_list(listing: RecordList, records: Iterable[Record], *, as_json: bool =
 
 
 def show_record(listing: RecordList, record: Record) -> None:
-    """Prints one record as a list of its kind."""
+    """Prints one record as a list with it alone."""
     show_list(listing, [record])
 
 
@@ -76,7 +76,7 @@ def show_line(text: str) -> None:
 
 
 def show_new_key(key: dict[str, Any]) -> None:
-    """Prints the secret of a new key, and on stderr what the operator has to know of it."""
+    """Prints the secret of a new key, and on stderr remarks about the key."""
     print(key["secret"])
     project = f"project {key['project']!r}" if key["project"] else "all projects"
     print(f"Key {key['id']} for {project}. It is not shown again.", file=sys.stderr)
@@ -193,20 +193,20 @@ def show_cancelled_job(job: dict[str, Any]) -> None:
 
 
 def show_progress(done: int, count: int) -> None:
-    """Prints how many memories a move has done, once in `_PROGRESS_EVERY` of them."""
+    """Prints how many memories a move has done, after each `_PROGRESS_EVERY` memories."""
     if done % _PROGRESS_EVERY == 0:
         print(f"{done} of {count} memories", file=sys.stderr)
 
 
 def show_move(moved: int, already_there: int, refused: Sequence[str]) -> None:
-    """Prints what a move has done. refused: why memories were not moved."""
+    """Prints how many memories a move has moved. refused: a reason for each memory that was not moved."""
     print(f"Moved: {moved} {'memory' if moved == 1 else 'memories'}; {already_there} were there already.")
     for reason in refused:
         print(escape_controls(f"Not moved: {reason}"))
 
 
 def show_agents_move(moved: int, already_there: int, failed: int, models: Mapping[str, int]) -> None:
-    """Prints how many agents a move from another server has brought, and how many of them each model has."""
+    """Prints how many agents a move from another server has brought, and how many agents use each model."""
     print(f"{moved} moved, {already_there} here before, {failed} not moved.", file=sys.stderr)
     if models:
         counts = ", ".join(f"{escape_controls(model)} ({count})" for model, count in sorted(models.items()))

@@ -1,4 +1,4 @@
-"""The progress of long work, on the terminal of stderr alone."""
+"""Shows the progress of long work on stderr, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SHOWN_AFTER_S = 0.5
 
 
 class Progress:
-    """A bar, a spinner where the whole is not known, and nothing where stderr is no terminal.
+    """A bar, or a spinner if the total is not known. Nothing is shown if stderr is no terminal.
 
-    It appears with the first report after half a second.
+    The bar appears with the first report after `_SHOWN_AFTER_S`.
     """
 
     def __init__(self, description: str, unit: Literal["numbers", "bytes"] = "numbers") -> None:
@@ -29,7 +29,7 @@ class Progress:
         self._bar: tuple[Bar, TaskID] | None = None
 
     def show(self, done: int | None = None, total: int | None = None) -> None:
-        """Reports how much is done. None: it is not known."""
+        """Reports how much is done, and how much there is in all. None: not known."""
         if not self.is_shown or time.monotonic() < self._begun + _SHOWN_AFTER_S:
             return
         if self._bar is None:

@@ -14,18 +14,18 @@ _MINUTES, _SECONDS = "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"
 
 
 class Column(NamedTuple):
-    """One thing that a list shows of its records."""
+    """A column of a list."""
 
     heading: str
-    # Returns its text in a table.
+    # Returns a record's text in a table.
     cell: Callable[[Record], str]
-    # Returns its text in a line for scripts; None: the cell's. A text of None has no place in the line.
+    # Returns a record's text in a line for scripts, or None, if the line has no such text. None: the text of the cell.
     line: Callable[[Record], str | None] | None = None
     is_number: bool = False
 
 
 class RecordList(NamedTuple):
-    """A kind of list: its columns, and the remark where it is empty."""
+    """A kind of list: its columns, and the remark that is printed if the list is empty."""
 
     columns: tuple[Column, ...]
     empty: str
@@ -71,18 +71,18 @@ def _last_use(key: Record) -> str:
     return _time_text(used) if used else "never"
 
 
-_ID = Column("id", lambda record: str(record["id"]), is_number=True)
-_FORGET = Column("memory forget", lambda each: " ".join(map(shell_word, each["forget"])))
+_ID_COLUMN = Column("id", lambda record: str(record["id"]), is_number=True)
+_FORGET_COLUMN = Column("memory forget", lambda each: " ".join(map(shell_word, each["forget"])))
 _SIZE_COLUMNS = (
     Column("last turn", lambda each: "-" if each["last_turn"] is None else _time_text(each["last_turn"])),
     _count_column("messages"),
     Column("kB", _kilobytes, lambda each: f"{_kilobytes(each)} kB", is_number=True),
 )
-_EMPTY = "There is nothing to list."
+_EMPTY_REMARK = "There is nothing to list."
 
 KEYS = RecordList(
     (
-        _ID,
+        _ID_COLUMN,
         Column("key", lambda key: f"{key['prefix']}…"),
         Column("project", lambda key: key["project"] or "(all)"),
         _text_column("name"),
@@ -109,7 +109,7 @@ KEYS = RecordList(
 )
 JOBS = RecordList(
     (
-        _ID,
+        _ID_COLUMN,
         _text_column("state"),
         _text_column("kind"),
         _labelled_column("memory", lambda job: str(job["agent"])),
@@ -131,12 +131,13 @@ BATCHES = RecordList(
     "There are no batches.",
 )
 USERS = RecordList(
-    (*_SIZE_COLUMNS, *map(_count_column, ("conversations", "blocks", "facts", "passages")), _FORGET), _EMPTY
+    (*_SIZE_COLUMNS, *map(_count_column, ("conversations", "blocks", "facts", "passages")), _FORGET_COLUMN),
+    _EMPTY_REMARK,
 )
 
 
 def _imported_column(name: str) -> Column:
-    """Makes a column of how many of those in the file the memory has: new ones, and known ones."""
+    """Makes a column "3 of 4": how many items of the file the memory has now, and how many the file has."""
 
     def cell(record: Record) -> str:
         counts = record[name]
@@ -157,7 +158,8 @@ IMPORTS = RecordList(
     "Nothing was imported.",
 )
 CONVERSATIONS = RecordList(
-    (*_SIZE_COLUMNS, Column("client's id", lambda each: each["client_id"] or "-"), _FORGET), _EMPTY
+    (*_SIZE_COLUMNS, Column("client's id", lambda each: each["client_id"] or "-"), _FORGET_COLUMN),
+    _EMPTY_REMARK,
 )
 REQUESTS = RecordList(
     (

@@ -16,7 +16,7 @@ from storage.recall_record import PROMPT_PARTS, REASONS, RecallRecord
 from storage.records import Exchange
 
 # Why a hit was left out, in words.
-_LEFT_OUT = {
+_REASON_WORDS = {
     "no_room": "for want of room",
     "weak": "too weak",
     "shown": "that the model sees anyway",
@@ -55,10 +55,11 @@ def sentence_of(record: RecallRecord) -> str:
             f"{chosen} of {record.found} {memories} found went into this reply "
             f"({record.recalled_tokens} tokens)."
         )
-    left_out = {_LEFT_OUT[reason]: n for reason, n in zip(REASONS[1:], record.left_out, strict=True) if n}
+    counts = zip(REASONS[1:], record.left_out, strict=True)
+    left_out = {_REASON_WORDS[reason]: count for reason, count in counts if count}
     if not left_out:
         return sentence
-    reasons = [f"{n} {words}" for words, n in left_out.items()] if len(left_out) > 1 else left_out
+    reasons = [f"{count} {words}" for words, count in left_out.items()] if len(left_out) > 1 else left_out
     return f"{sentence} {sum(record.left_out)} stayed out: {', '.join(reasons)}."
 
 
@@ -80,10 +81,10 @@ def explain_logged(
 ) -> ExplainedRequest:
     """Explains a request that has no recall.
 
-    conversation: the one in which the request can be read; None: there is none.
-    paused: since when its memory was paused at that time; None: it was not.
-    exchange: that of its turn, with content; None: it is not known, or has no words.
-    repeats: the id of the request that looked for memory for the same exchange; None: it is not known.
+    conversation: the conversation in which the request can be read; None: it can be read in none.
+    paused: since when the memory was paused at the time of the request; None: it was not paused.
+    exchange: the exchange of the request's turn, with content; None: it is not known, or has no words.
+    repeats: the id of the request that searched memory for the same exchange; None: it is not known.
     """
     whys: Mapping[str, Why] = {"none": "nobody", "off": "off", "unavailable": "failed", "read": "off"}
     why = whys.get(logged.mode, "nothing_found")
@@ -117,7 +118,7 @@ def explain_logged(
 
 
 def _sentence_without_search(exchange: Exchange | None) -> str:
-    """Returns why a request with memory did not look for any. exchange: as for `explain_logged`."""
+    """Returns the sentence that says why memory was not searched for a request. exchange: as for `explain_logged`."""
     if exchange is None:
         return (
             "Memory was not searched: the request brings no new words of a person. It asks once more what its "

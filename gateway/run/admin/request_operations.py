@@ -41,7 +41,7 @@ from storage.sql.store import Store
 
 _DAY_S = 86_400.0
 # Lines of an answer to the command line.
-_PAGE = 200
+_PAGE_LINES = 200
 _NUMBER = re.compile(rf"[0-9]{{1,18}}|{LAST_NUMBER}", re.ASCII)
 
 
@@ -191,7 +191,7 @@ class RequestOperations(Struct, frozen=True):
             memory=arguments.optional_text("memory"),
             project=arguments.optional_text("project"),
             after=arguments.optional_text("from"),
-            limit=_PAGE,
+            limit=_PAGE_LINES,
         )
         return {"lines": msgspec.to_builtins((*page.in_flight, *page.items)), "next": page.next}
 

@@ -1,4 +1,4 @@
-"""Runs of agents as the page shows them: their steps, with the calls of tools and what these answered."""
+"""Runs of agents as the page shows them: their steps, with the calls of tools and the results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from storage.records import REPLY, Agent, Exchange
 from storage.sql.store import Store
 
 # Runs on the page of an agent's memory.
-NEWEST = 10
+NEWEST_RUNS = 10
 
 
 class RunSummary(Struct, frozen=True):
@@ -31,13 +31,13 @@ class RunSummary(Struct, frozen=True):
     agent: str
     # created, running, completed, failed or cancelled.
     state: str
-    # Why it ended; None: it has not.
+    # Why the run ended; None: it has not ended.
     stop: str | None
     created: float
     begun: float | None
     ended: float | None
     steps: int
-    # Of all its steps, in and out.
+    # The tokens of all steps, of prompts and replies.
     tokens: int
 
 
@@ -46,7 +46,7 @@ class StepCall(Struct, frozen=True):
 
     tool: str
     arguments: str
-    # None: there is none yet, or it is forgotten.
+    # None: the tool has not answered yet, or the answer is forgotten.
     result: str | None
     state: Literal["answered", "waiting", "open"]
     # What it waits for: approval, client or held.
@@ -67,7 +67,7 @@ class StepRecord(Struct, frozen=True):
     input: int
     # Tokens of the reply.
     output: int
-    # Why the run ended with it; None: it went on.
+    # Why the run ended with this step; None: the run went on.
     stop: str | None
     # The class of what went wrong.
     error: str | None
@@ -83,14 +83,14 @@ class RunPage(Struct, frozen=True):
 
 
 class RunOperations(Struct, frozen=True):
-    """Reads runs. project: the only one whose runs are seen; None: all."""
+    """Reads runs. project: the only project that the caller sees; None: all projects."""
 
     store: Store
 
     async def show(
         self, project: str | None, id: str, *, after: str | None = None, limit: int = 50
     ) -> tuple[str, RunPage]:
-        """Returns the uid of the agent's memory, and the run with a page of its steps. id: the run's public one.
+        """Returns the uid of the agent's memory, and the run with a page of its steps. id: the public id of the run.
 
         Raises: UnknownId: there is no such run; BadRequest.
         """
@@ -118,7 +118,7 @@ class RunOperations(Struct, frozen=True):
         next_after = str(page_steps[-1].step.number) if has_more else None
         return entry.agent_uid, RunPage(summary_of(entry), tuple(records), next_after)
 
-    async def newest(self, memory: FoundMemory, limit: int = NEWEST) -> tuple[RunSummary, ...]:
+    async def newest(self, memory: FoundMemory, limit: int = NEWEST_RUNS) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""
         runs = await self.store.runs.list_runs(
             memory.scope.project, RunFilter(agent=memory.id), Page(limit=limit)

@@ -1,7 +1,7 @@
-"""The process that serves a database, as the command line asks it for an operation: over HTTP, on this machine.
+"""How the command line has the process that serves a database perform an operation: over HTTP, on this machine.
 
-It leaves its address and a token in a file next to the database, which only the owner's account can read: whoever may
-read it could read the database as well.
+The process leaves its address and a token in a file next to the database. Only the owner's account can read this file,
+as it alone can read the database.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from storage.sidecar import ADMIN, open_sidecar, remove_sidecar, replace_sidecar
 
 # The header with the token of a caller.
 ADMIN_HEADER = "x-mnemogate-admin"
-# How long an operation may take to answer; long ones are asked for in parts.
+# How long an operation may take to answer; long operations are called several times.
 ANSWER_S = 30.0
-# The same of an operation that looks through a whole file first: 4 GiB, the most that is imported, take an idle gateway
-# some two minutes.
+# The same for an operation that reads a whole file first: 4 GiB, the most that is imported, take an idle gateway some
+# two minutes.
 FILE_ANSWER_S = 1_200.0
 # The file has some 150 bytes; a larger one was not written by a gateway.
 _FILE_BYTES = 4096
@@ -58,7 +58,7 @@ class AdminFile:
 
 
 class ProcessGone(Exception):
-    """The process is gone, and another program may listen where it did."""
+    """The process is gone, and another program may listen at its address."""
 
 
 class ServingProcess(NamedTuple):
@@ -66,12 +66,12 @@ class ServingProcess(NamedTuple):
 
     # The base URL of its operations.
     address: str
-    # What its operations demand of a caller.
+    # The token that its operations demand of a caller.
     token: str
 
     @classmethod
     def find(cls, database: str) -> Self | None:
-        """Returns the process that left its file next to a database; None: there is no such file that can be used."""
+        """Returns the process that left its file next to a database; None: there is no readable file."""
         try:
             with os.fdopen(open_sidecar(resolve_path(database), ADMIN, os.O_RDONLY), "rb") as file:
                 values = json.loads(file.read(_FILE_BYTES))

@@ -20,21 +20,21 @@ from storage.records import IMPORT, Agent, Block, Exchange, Fact, Message, Scope
 from storage.sql.store import Store
 
 # The number of newest exchanges that are shown.
-MAX_RECENT = 10
-# The number of messages that are listed of those that a question finds.
-MAX_FOUND = 20
-# The number of versions that `--why` shows of a block.
+_MAX_EXCHANGES = 10
+# The most messages that are listed of a question's hits.
+_MAX_FOUND_MESSAGES = 20
+# The most versions of a block that `--why` shows.
 MAX_VERSIONS = 5
-# The passages and the facts that are listed at most.
+# The most passages and the most facts that are listed.
 MAX_PASSAGES = 100
 MAX_FACTS = 100
-# The number of sources that `--why` quotes for a version or a note.
+# The most sources that `--why` quotes for a version, a passage or a fact.
 MAX_SOURCES = 4
 # The characters to which a text is cut.
 SHOWN_CHARS = 100
 
 # The words for the origin of a version, by the part before its colon.
-WRITERS = {
+_WRITER_WORDS = {
     "default": "the profile's default",
     "-": "forgotten",
     "forget": "what forgetting left",
@@ -57,8 +57,8 @@ class ShowOperation(Struct, frozen=True):
 
         The fields of `raw`, besides those of the memory's owner:
 
-        query: adds what would be recalled for it, and the messages found with their numbers.
-        why: adds where each memory comes from.
+        query: adds the note that this text would recall, and the messages that it finds, with their numbers.
+        why: adds the sources of blocks, passages, messages and facts.
         """
         arguments = Arguments(raw)
         scope = arguments.owner(self.defaults).scope
@@ -70,7 +70,7 @@ class ShowOperation(Struct, frozen=True):
         if agent is None or snapshot is None:
             return {"text": "\n".join(await self._not_found_lines(scope))}
         retained = await store.overview.measure(agent.id)
-        recent = await store.overview.newest_exchanges(agent.id, MAX_RECENT)
+        recent = await store.overview.newest_exchanges(agent.id, _MAX_EXCHANGES)
         facts = await store.facts.list(agent.id, limit=MAX_FACTS)
         waiting = len(await store.blocks.list_waiting_labels(agent.id))
         lines = _memory_lines(agent, snapshot, facts, waiting)
@@ -93,7 +93,7 @@ class ShowOperation(Struct, frozen=True):
     async def _recall_lines(self, agent: Agent, query: str) -> list[str]:
         """Returns the note that would be recalled for a question, and the messages that it finds."""
         result = await self.trial.recall(agent, query, 0)
-        messages = [m for m in result.search.messages if m.source == "message"][:MAX_FOUND]
+        messages = [m for m in result.search.messages if m.source == "message"][:_MAX_FOUND_MESSAGES]
         note = result.note.strip() or "nothing"
         lines = ["", "Would be recalled", *(f"  {line}" for line in note.splitlines())]
         if messages:
@@ -124,7 +124,7 @@ def _retained_line(retained: Retained) -> str:
 
 
 def _exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:
-    """Returns the lines of an exchange's messages. Those of a turn that is not active end with the reason.
+    """Returns the lines of an exchange's messages. If the turn is not active, they end with the reason.
 
     prefix_is_shared, previous: as `recallable_messages` has them.
     """
@@ -142,9 +142,9 @@ def _exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous: int | 
 async def _source_lines(
     store: Store, agent: Agent, snapshot: MemorySnapshot, recent: Sequence[Exchange]
 ) -> list[str]:
-    """Returns lines of the last versions of each block, of passages and facts, with the messages that they came from.
+    """Returns the lines of `--why`: the last versions of blocks, passages and facts, with the messages they came from.
 
-    Messages and facts that were imported have their imports.
+    Messages and facts that were imported are shown with their imports.
     """
     return [
         *await _block_source_lines(store, agent, snapshot.blocks),
@@ -160,7 +160,7 @@ async def _block_source_lines(store: Store, agent: Agent, blocks: Sequence[Block
         lines.append(f"  {block.label}")
         for revision in await store.blocks.revisions(block.id, limit=MAX_VERSIONS):
             origin = revision.origin
-            writer = through_mcp(origin) or WRITERS.get(origin.partition(":")[0], origin)
+            writer = through_mcp(origin) or _WRITER_WORDS.get(origin.partition(":")[0], origin)
             if revision.restores is not None:
                 writer = f"{writer}, back to version {revision.restores}"
             size = f"({len(revision.value)} characters)"
@@ -212,7 +212,7 @@ def _import_line(format: str, at: float) -> str:
 async def _quoted_sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list[str]:
     """Returns lines that quote the user messages of the first `MAX_SOURCES` of these exchanges."""
     lines = []
-    # A shared block may come from another user's memory, of which nothing is shown: its exchange is not found here.
+    # A shared block may come from another user's memory. Nothing is shown of that: its exchange is not found here.
     for id in exchanges[:MAX_SOURCES]:
         exchange = await store.turns.exchange(agent, id)
         messages = []

@@ -1,7 +1,7 @@
 """Signing in to the page: one-time codes, keys of operators, and the audit of what they did.
 
-A code opens everything. The command `mnemogate ui` asks for one, which only the account that runs the gateway can do. A
-key of an operator opens its project or all of them, to read or to change.
+A code opens everything. The command `mnemogate ui` asks for a code; only the account that runs the gateway can do so.
+An operator's key opens one project or all projects, for reading alone or for changes, too.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from storage.sql.store import Store
 # For how long a code is valid.
 CODE_S = 60.0
 _CODE_BYTES = 16
-# Unused codes; with more of them the oldest goes. Each is asked for by a person at a terminal.
+# The most unused codes; a further code removes the oldest. People at terminals ask for codes, so there are few.
 _MAX_CODES = 64
-# Actors of audit entries that are no key: a session that a code opened, and a failure to sign in.
+# Actors in the audit that are no keys: of a session that a code has opened, and of a failure to sign in.
 CODE, UNKNOWN = "code", "unknown"
 LOGIN = "/ui/login"
 
@@ -35,7 +35,7 @@ class Operator(Struct, frozen=True):
 
     # The name in the audit: the key's, or CODE.
     actor: str
-    # The only project that is open; None: all are.
+    # The only project that is open; None: all projects.
     project: str | None
     may_write: bool
     # The digest of the key; None: a code opened the session.
@@ -72,7 +72,7 @@ class SignIn:
         return (await self._store.secrets.database_id()).hex()[:8]
 
     async def admit(self, text: str) -> Operator | None:
-        """Returns the operator whom a code or a key admits; None: it admits nobody. A code is used up by this.
+        """Returns the operator that a code or a key admits; None: the text is neither. A code is good for one call.
 
         Raises: StoreError.
         """
@@ -82,7 +82,7 @@ class SignIn:
         return await self.find_by_key(text)
 
     def is_code(self, text: str) -> bool:
-        """Returns whether a text has the form of a code, whether or not it admits anybody."""
+        """Returns whether a text has the form of a code, be it valid or not."""
         return re.fullmatch(f"[0-9a-f]{{{2 * _CODE_BYTES}}}", text) is not None
 
     async def find_by_key(self, text: str) -> Operator | None:
@@ -103,9 +103,9 @@ class SignIn:
     async def note(self, actor: str, action: str, memory: str | None = None, what: str = "") -> None:
         """Adds an entry to the audit.
 
-        action: what was done.
-        memory: the uid of the memory that it concerns; None: it concerns none.
-        what: what it was done to, by kind and number, such as "key 3"; never a text.
+        action: the name of the action, such as "login".
+        memory: the uid of the memory that the action concerns; None: it concerns no memory.
+        what: the object of the action, by kind and number, such as "key 3"; never a text.
         """
         await self._store.audit.add(self._now(), actor, action, memory, what)
 

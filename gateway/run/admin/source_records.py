@@ -1,4 +1,4 @@
-"""The records of what facts and versions of blocks came from."""
+"""The records of the messages from which facts and versions of blocks came."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage.listing import FoundMemory, SizedMemory, SourceExchange
 from storage.records import Fact, Passage, Revision
 from storage.sql.store import Store
 
-# The exchanges of each fact or version of which a list shows the messages.
+# The most exchanges whose messages a list shows for each fact or version.
 LISTED_SOURCES = 2
 _SOURCE_CHARS = 1_000
 _PASSAGE_CHARS = 4_000
@@ -26,9 +26,9 @@ async def list_sources(
     items: Sequence[Fact | Revision],
     most: int = LISTED_SOURCES,
 ) -> list[tuple[SourceRecord, ...]]:
-    """Returns for each item the messages that it came from, in the order of the items.
+    """Returns for each item, in order, the messages that it came from.
 
-    most: the exchanges that are read for each item.
+    most: how many exchanges are read for each item.
     """
     origins = [_source_exchanges(item)[:most] for item in items]
     exchanges = await store.memory_pages.sources(memory.id, sorted({id for ids in origins for id in ids}))
@@ -63,6 +63,6 @@ def _source_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...
 
 
 def _source_exchanges(item: Fact | Revision) -> list[int]:
-    """Returns the exchanges that something came from, the one where it was stated first."""
+    """Returns the exchanges from which a fact or version came; the exchange that states it comes first."""
     stated = [] if item.exchange is None else [item.exchange]
     return list(dict.fromkeys([*stated, *item.sources]))

@@ -12,9 +12,9 @@ from typing import IO
 
 from gateway.errors import BadRequest, GatewayError
 
-# As much as a gateway that serves takes at once; a line may be a whole request.
+# As much as a gateway that serves takes in one call; a line may be a whole request.
 _MAX_LINE_CHARS = 128 << 20
-# Where a page of lines ends. No measurement.
+# The lines or characters after which a page of lines ends. No measurement.
 _PAGE_LINES, _PAGE_CHARS = 200, 1 << 20
 
 
@@ -26,7 +26,7 @@ def open_closed_streams() -> None:
 
 
 def recode(stream: IO[str], encoding: str | None = None, errors: str = "strict") -> None:
-    """Gives a standard stream another encoding, or another way to handle what its encoding does not have."""
+    """Gives a standard stream another encoding, or another way to handle characters that its encoding lacks."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding=encoding, errors=errors)
 
@@ -37,7 +37,7 @@ def open_input(path: str | None) -> Iterator[IO[str]]:
 
     Raises: GatewayError: the file cannot be read.
     """
-    # Editors of Windows begin a file with a mark.
+    # Editors of Windows begin a file with a byte order mark.
     if not path:
         recode(sys.stdin, "utf-8-sig")
     with (
@@ -51,9 +51,9 @@ def open_input(path: str | None) -> Iterator[IO[str]]:
 def open_output(path: str | None, *, may_replace: bool) -> Iterator[IO[str]]:
     """Opens a new file for this account alone, as the database is, or takes the standard output, in UTF-8.
 
-    The file gets its name when all of it is on disk; until then, and where that fails, what had the name stays.
+    The file gets its name when all of it is on disk. Until then, and if that fails, a file of the same name stays.
 
-    may_replace: the new file takes the place of a file or a link that has the name.
+    may_replace: the new file may replace a file or a link of the same name.
 
     Raises: GatewayError: the file cannot be opened or written.
     """
@@ -71,7 +71,7 @@ def open_output(path: str | None, *, may_replace: bool) -> Iterator[IO[str]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            _check_free(path, may_replace=may_replace)  # it has taken its time
+            _check_free(path, may_replace=may_replace)  # again, since the writing may have taken long
             os.replace(part, path)
         finally:
             with suppress(FileNotFoundError):
@@ -79,7 +79,7 @@ def open_output(path: str | None, *, may_replace: bool) -> Iterator[IO[str]]:
 
 
 def _check_free(path: str, *, may_replace: bool) -> None:
-    """Checks that a file may get a name. Raises: GatewayError: something has it that may not be replaced."""
+    """Checks that a file may get a name. Raises: GatewayError: a file that may not be replaced has the name."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Tables, colours and bars on a terminal, by rich: imported where something is shown on one, and not before."""
+"""Tables, colours and bars on a terminal, by rich. Imported only when something is shown on a terminal."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-# Rows that are laid out together, and so held in memory; a longer list is several tables.
+# The most rows of a table, which are all in memory; a longer list is several tables.
 _ROWS_PER_TABLE = 1000
 # Cells between two columns.
 _GAP_CELLS = 3
-_TIME = r"\[\d{4}-\d\d-\d\d \d\d:\d\d\]"
-# The states of keys, jobs and batches by what an operator has to look at.
+_TIME_PATTERN = r"\[\d{4}-\d\d-\d\d \d\d:\d\d\]"
+# The styles of the states of keys, jobs and batches, by how much they need an operator's attention.
 _STYLES = {
     "active": "green",
     "completed": "green",
@@ -48,12 +48,12 @@ class Heading(NamedTuple):
     """The heading of a column."""
 
     text: str
-    # The column has numbers, which stand at its right.
+    # The column has numbers, so it is aligned at the right.
     is_number: bool = False
 
 
 def show_table(headings: Sequence[Heading], rows: Iterable[Sequence[str]]) -> int:
-    """Prints rows below headings, or one field a line where the terminal is too narrow. Returns the number of rows.
+    """Prints rows below headings, or one field a line if the terminal is too narrow. Returns the number of rows.
 
     Columns without any text are left out; the last one may be wrapped between words.
     """
@@ -74,7 +74,7 @@ def show_table(headings: Sequence[Heading], rows: Iterable[Sequence[str]]) -> in
 
 
 def _fit_table(headings: Sequence[Heading], rows: Sequence[Sequence[str]], most_cells: int) -> Table | None:
-    """Returns rows as a table; None: the table does not fit into a line of so many cells."""
+    """Returns rows as a table; None: its lines would have more than `most_cells`."""
     names = [heading.text for heading in headings]
     widths = [max(map(cell_len, column)) for column in zip(names, *rows, strict=True)]
     longest_word = max(cell_len(word) for row in (names, *rows) for word in row[-1].split() or ("",))
@@ -107,7 +107,7 @@ def show_text(text: str) -> None:
         words = line.lstrip(" ")
         indent = min(len(line) - len(words), console.width // 2)
         styled = Text(words, "" if indent else "bold")
-        styled.highlight_regex(_TIME, "dim")
+        styled.highlight_regex(_TIME_PATTERN, "dim")
         parts = styled.wrap(console, max(console.width - indent - 2, 1))
         for number, part in enumerate(parts):
             console.print(Text(" " * (indent + 2 * (number > 0))) + part, soft_wrap=True)
@@ -118,10 +118,11 @@ def show_json(text: str) -> None:
 
 
 def make_bar(description: str, total: int | None, *, is_counted: bool, is_bytes: bool) -> Progress:
-    """Makes a bar on stderr, which vanishes at its end. What is printed meanwhile stands above it.
+    """Makes a bar on stderr, which vanishes at its end. Lines that are printed meanwhile appear above the bar.
 
     total: None: it is not known.
-    is_counted: shows how much is done, in bytes or in numbers.
+    is_counted: the bar shows how much is done.
+    is_bytes: how much is done is in bytes, else a number of things.
     """
     columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn(description, markup=False)]
     if total is not None:
@@ -129,9 +130,9 @@ def make_bar(description: str, total: int | None, *, is_counted: bool, is_bytes:
     if is_counted and is_bytes:
         columns.append(FileSizeColumn() if total is None else DownloadColumn())
     elif is_counted:
-        of = "" if total is None else " of {task.total:,}"
-        columns.append(TextColumn(f"{{task.completed:,}}{of}"))
+        total_text = "" if total is None else " of {task.total:,}"
+        columns.append(TextColumn(f"{{task.completed:,}}{total_text}"))
     columns.append(TimeElapsedColumn() if total is None else TimeRemainingColumn())
-    # Lines for a file or another program go there all the same.
+    # Where stdout is a file or another program, its lines are not redirected to appear above the bar.
     is_shared = sys.stdout.isatty()
     return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=is_shared)

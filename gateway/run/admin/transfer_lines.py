@@ -1,7 +1,7 @@
 """The lines of an exported memory: records of the store as JSON objects, and back.
 
-A line has one key that names its kind. What it holds, and what not, is in `transfer_operations.py`; its fields are
-in `export_lines.py`.
+A line has one key that names its kind. `transfer_operations.py` says what lines hold and what not; `export_lines.py`
+has their fields.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ PARTS = (
     "conversation", "definition", "exchange", "block", "version", "file", "passage", "fact", "ended", "learned", "edit",
     "tag", "attached", "run", "step", "import", "imported", "imported_fact",
 )  # fmt: skip
-# The path hashes of exchanges are cached, within one call, for those that follow them.
+# The most path hashes that are cached within one call, for the exchanges that follow.
 CACHED_PATHS = 4096
-# What `LineReader.read` raises for a line that is no line of an export.
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+# The exceptions of `LineReader.read` for a line that is no line of an export.
+MALFORMED_LINE_ERRORS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
-# Fields of an exchange that a line holds as they are; its words, hashes and position in the tree need translation.
+# Fields of an exchange that a line has as they are. Its words, hashes and position in the tree are translated.
 _PLAIN_FIELDS = (
     "seq", "begun", "touched", "ended", "stopped", "superseded", "continued", "active", "edits", "opaque",
     "model", "merged", "size",
 )  # fmt: skip
 # States of exchanges without stored words.
-_WITHOUT_WORDS = (State.OFF, State.FORGOTTEN)
+_STATES_WITHOUT_WORDS = (State.OFF, State.FORGOTTEN)
 
 
 # -- records to lines
@@ -80,12 +80,12 @@ def line_of(record: TransferRecord) -> dict[str, Any]:
 
 
 def count_messages(lines: Iterable[dict[str, Any]]) -> int:
-    """Returns how many messages lines have, as lists count them: without those that were forgotten alone."""
+    """Returns how many messages lines have, as lists count them: without messages that were forgotten one by one."""
     return sum(_count_in_exchange(line["exchange"]) for line in lines if "exchange" in line)
 
 
 def _count_in_exchange(exchange: dict[str, Any]) -> int:
-    if exchange["state"] in _WITHOUT_WORDS:
+    if exchange["state"] in _STATES_WITHOUT_WORDS:
         return 0
     redacted_inputs = sum(int(index) >= 0 for index in exchange["redactions"])
     return len(exchange["input"] or ()) - redacted_inputs + (exchange["shown_reply"] is not None)
@@ -127,10 +127,10 @@ class _PathEnd(NamedTuple):
 
 
 class LineReader:
-    """Makes records of lines, within one call. The hash of a path is made from that of the exchange before it."""
+    """Makes records of lines, within one call. The hash of a path is made from the hash of the path before it."""
 
     def __init__(self, store: Store, agent: Agent, next_seq: int) -> None:
-        """next_seq: the number after those that the memory has given out."""
+        """Begins without lines. next_seq: the first number that the exported memory had not given out."""
         self._store = store
         self._agent = agent
         self._next_seq = next_seq
@@ -140,7 +140,10 @@ class LineReader:
         self._path_ends: dict[int, _PathEnd] = {}
 
     async def read(self, line: dict[str, Any]) -> tuple[str, TransferRecord]:
-        """Returns what a line is, one of `PARTS`, and its record. Raises: `MALFORMED`: it is no line of an export."""
+        """Returns the part of a line, one of `PARTS`, and its record.
+
+        Raises: `MALFORMED_LINE_ERRORS`: the line is no line of an export.
+        """
         if not isinstance(line, dict) or len(line) != 1:
             raise ValueError("expected an object with one key, which says what the line is")
         ((part, values),) = line.items()
@@ -148,19 +151,21 @@ class LineReader:
             raise ValueError(f"unknown line {part!r}")
         if part in ("conversation", "exchange") and isinstance(values, dict):
             values = with_present_names(values)
-        is_gone = part == "exchange" and isinstance(values, dict) and values.get("state") in _WITHOUT_WORDS
+        is_gone = (
+            part == "exchange" and isinstance(values, dict) and values.get("state") in _STATES_WITHOUT_WORDS
+        )
         check_line(part, values, is_gone=is_gone)
         if part in ("passage", "fact"):
             self._check_number(values["seq"])
         if part == "exchange":
             return part, await self._read_exchange(values)
-        values = without_nul(values)  # a message stays as it came; the rest is stored as anywhere
+        values = without_nul(values)  # as all texts are stored, but for messages, which stay as they came
         if part == "fact":
             values = {**values, "key": fact_key(values["text"])}
         return part, TransferRecord(values)
 
     def _check_number(self, number: int) -> None:
-        """Checks that the memory has given a number out. Raises: ValueError: it would give it out once more."""
+        """Checks that the memory has given a number out. Raises: ValueError: the memory would give it out again."""
         if number >= self._next_seq:
             raise ValueError(
                 f"the number {number} does not lie before {self._next_seq}, the next one of the memory"
@@ -168,7 +173,7 @@ class LineReader:
 
     async def _read_exchange(self, line: dict[str, Any]) -> TransferRecord:
         state = State(line["state"])
-        is_gone = state in _WITHOUT_WORDS
+        is_gone = state in _STATES_WITHOUT_WORDS
         if not is_gone:
             line = _with_mark(line, self._mark)
         inputs, media, reply = _tombstone_hashes(line) if is_gone else self._hash_messages(line)
@@ -238,7 +243,7 @@ class LineReader:
 
 
 def _with_mark(line: dict[str, Any], mark: str) -> dict[str, Any]:
-    """Returns an exchange with notes that bear the mark of the memory that it comes into."""
+    """Returns an exchange whose notes bear the mark of its new memory."""
     full = line["full"]
     if full is not None:
         full = {**full, "messages": [_with_own_mark(message, mark) for message in full["messages"]]}
@@ -251,7 +256,7 @@ def _with_mark(line: dict[str, Any], mark: str) -> dict[str, Any]:
 
 
 def _with_own_mark(message: WireMessage, mark: str) -> WireMessage:
-    """Returns a message whose note of the gateway's, if it has one, bears this mark."""
+    """Returns a message in which the gateway's note, if the message has one, bears this mark."""
     private = private_of(message)
     start = own_length(message)
     if start is None and "shown_blocks" in private and message.get("role") == "user":

@@ -1,10 +1,11 @@
 """`mnemogate memory export` and `import`: a memory as JSON lines, a page at a time.
 
 The lines hold everything that was stored and nothing that belongs to a database: no rows, no secret, no hashes. A line
-has one key that names its kind. Exchanges are known by their numbers, all that has a public name by that, and a line
-stands after those to which it refers. What is attached to an agent travels with it, but for archives and folders,
-which are memories of their own. Hashes are made again under the secret of the new memory, and notes get its mark. A
-forgotten message keeps its position, and matches nothing there, since its words are unknown.
+has one key that names its kind. Lines refer to exchanges by their numbers and to other records by their public names,
+and come after the lines to which they refer. Tools, blocks and the like that are attached to an agent are exported with
+it, but not archives and folders, which are memories of their own. Hashes are made anew with the secret of the new
+memory, and notes get its mark. A forgotten message keeps its position, and matches no message, since its words are
+unknown.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from gateway.run.admin.export_lines import check_header
 from gateway.run.admin.memory_lists import other_profiles
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
-from gateway.run.admin.transfer_lines import MALFORMED, PARTS, LineReader, count_messages, line_of
+from gateway.run.admin.transfer_lines import MALFORMED_LINE_ERRORS, PARTS, LineReader, count_messages, line_of
 from storage.commands import TransferRecord
 from storage.errors import NotFound, StatementFailed, WriteConflict
 from storage.records import Agent, Scope
@@ -32,11 +33,11 @@ from storage.sql.store import Store
 FORMAT = 3
 # 1: before agents were made over REST; 2: with `FORMER_NAMES`.
 READ_FORMATS = (1, 2, FORMAT)
-# The last line: without it something is missing.
+# The last line of an export; an export without it is not whole.
 END_LINE: dict[str, Any] = {"end": {}}
-# Lines of an answer.
+# The most lines of an answer.
 PAGE_LINES = 100
-# Lines of a transaction; one line may be a whole request.
+# The most lines that one transaction writes; one line may be a whole request.
 LINES_OF_TRANSACTION = 8
 
 
@@ -227,7 +228,7 @@ class TransferOperations:
     async def _write_records(self, agent: Agent, records: list[_NumberedRecord]) -> None:
         try:
             await self.store.transfer.write(agent, [record for _, record in records])
-        except (*MALFORMED, WriteConflict, NotFound, StatementFailed):
+        except (*MALFORMED_LINE_ERRORS, WriteConflict, NotFound, StatementFailed):
             # One by one, so that an error names the line. If a public name was taken in the moment in which it was
             # found free, another one is given now, and none is wrong.
             for number, record in records:
@@ -272,6 +273,6 @@ def _map_errors(line: int | None = None) -> Iterator[None]:
         raise BadRequest(f"This cannot be imported: {where}{error.message}.", param="lines") from error
     except StatementFailed as error:  # a field that the database has refused
         raise _no_export_error(f"{where}{error.message}") from error
-    except MALFORMED as error:
+    except MALFORMED_LINE_ERRORS as error:
         why = str(error) if isinstance(error, ValueError) else repr(error)
         raise _no_export_error(f"{where}{why}") from error

@@ -275,9 +275,9 @@ def test_a_long_conversation_is_undone_in_parts(world: World, monkeypatch: pytes
 
 
 def test_an_import_rests_while_a_request_is_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    for rest in ("_SURVEY_REST", "_MOST_REST", "_INDEX_REST_S"):
+    for rest in ("_SURVEY_REST_FACTOR", "_MOST_REST_FACTOR", "_INDEX_REST_S"):
         monkeypatch.setattr(import_performer, rest, 1e9)
-    monkeypatch.setattr(import_performer, "_INDEX_EVERY", 4)
+    monkeypatch.setattr(import_performer, "_UNINDEXED_ITEMS", 4)
 
     async def perform() -> None:
         idle = asyncio.Event()

@@ -25,7 +25,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name, value in place_of(tmp_path, []).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(gateway.run.admin.memory_lists, "PAGE", 2)
+    monkeypatch.setattr(gateway.run.admin.memory_lists, "PAGE_LINES", 2)
     return tmp_path / "mnemogate.db"
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.core.json_limits import MAX_VALUES
 from gateway.errors import NotAllowed, UnknownId
-from gateway.run.admin.link_operations import PATH, RIGHTS, LinkOperations
+from gateway.run.admin.link_operations import LINK_PATH, RIGHTS, LinkOperations
 from gateway.run.admin.memory_edits import LINK, Editor, MemoryEdits
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, remember
@@ -41,8 +41,8 @@ def token_of(reply: httpx.Response) -> str:
     assert reply.status_code == 200, reply.text
     url = str(reply.json()["url"])
     host = str(reply.request.url).removesuffix("/v1/memory/links")
-    assert url.startswith(host + PATH)
-    return url.removeprefix(host + PATH)
+    assert url.startswith(host + LINK_PATH)
+    return url.removeprefix(host + LINK_PATH)
 
 
 @pytest.mark.both
