@@ -75,7 +75,7 @@ class RemainingRecord(Struct, frozen=True):
     message: int | UnsetType = UNSET
     # The beginning of the words of a reply or a question; not set: it is neither.
     quote: str | UnsetType = UNSET
-    # Whether a reply has the words for which texts are forgotten; not set: these are not known.
+    # Whether a reply or a question has the words for which texts are forgotten; not set: these are not known.
     has_words: bool | UnsetType = UNSET
 
 
@@ -351,7 +351,7 @@ class MemoryForgetting:
                 f"Its {what}: message {numbers}.",
                 f"{page_path('m', memory.uid, 'forget')}?exchange={seq}",
             )
-            remaining = _with_quote(remaining, others[-1])
+            remaining = self._with_quote(remaining, others[-1], words)
             stays.append(remaining if what == "reply" else replace(remaining, message=UNSET))
         going = {seq} if kind == "message" else {each.seq for each in records}
         stays += await self._list_replies_made_with(memory, going, words, exchange.id)
@@ -384,10 +384,18 @@ class MemoryForgetting:
             if reply is not None:
                 href = message_href(memory.uid, each.conversation, each.exchange, reply.seq)
                 record = RemainingRecord(f"A reply that was made with it: message {reply.seq}.", href)
-                if words:
-                    record = replace(record, has_words=self._store.recall.has_words(reply.text or "", words))
-                replies.append(_with_quote(record, reply))
+                replies.append(self._with_quote(record, reply, words))
         return replies
+
+    def _with_quote(self, record: RemainingRecord, message: MessageRecord, words: str) -> RemainingRecord:
+        """Returns the record of a message with its number and the beginning of its words.
+
+        words: those for which texts are forgotten; "": they are not known.
+        """
+        text = message.text or ""
+        has_words = self._store.recall.has_words(text, words) if words else UNSET
+        quote = shorten(" ".join(text.split()), _SHOWN_CHARS)
+        return replace(record, message=message.seq, quote=quote, has_words=has_words)
 
     async def _list_remaining_of_memory(self, memory: FoundMemory) -> list[RemainingRecord]:
         others = await other_profiles(self._store, memory.scope)
@@ -404,12 +412,6 @@ class MemoryForgetting:
 def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
     text = " ".join((details.text or "").split())
     return TargetRecord(kind, details.id, shorten(text, _SHOWN_CHARS) or None)
-
-
-def _with_quote(record: RemainingRecord, message: MessageRecord) -> RemainingRecord:
-    """Returns the record of a message with its number and the beginning of its words."""
-    quote = shorten(" ".join((message.text or "").split()), _SHOWN_CHARS)
-    return replace(record, message=message.seq, quote=quote)
 
 
 def _has_in_note(recall: StoredRecall, seqs: Collection[int]) -> bool:

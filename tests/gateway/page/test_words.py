@@ -274,6 +274,9 @@ def test_replies_that_were_made_with_a_message_are_marked_by_the_words_one_looke
     )
     assert "“No cake with nuts for you.” does not have the words" in shown
     assert "does not have" not in plain(page(operator, f"{memory}/forget?message=1"))
+    assert "Its reply: message 2. “Noted: no peanuts.” has the words Forget both" in shown
+    question = page(operator, f"{memory}/forget?message=4&back={quote(f'{memory}/words?q=peanuts', safe='')}")
+    assert "“Which cake with peanuts may I eat?” has the words Forget both" in plain(question)
     gone = operator.post(f"{memory}/forget?message=1", came_from=f"{memory}/words?q=peanuts").body.decode()
     replies, _, rest = plain(gone).partition("2 messages still say “peanuts”.")
     assert "“No cake with nuts for you.” does not have the words" in replies
