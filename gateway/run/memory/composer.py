@@ -118,12 +118,16 @@ class Composer(Struct, frozen=True):
             tools_first=not request.spec.is_profile or context.is_stored,
         )
         prompt = await self._fit(context, prompt, takes_note=target is not None)
-        if target is None:
-            return prompt
+        return prompt if target is None else await self._with_recall(context, prompt, vectors, target)
+
+    async def _with_recall(
+        self, context: MemoryContext, prompt: Prompt, vectors: QueryVectors, target: NoteTarget
+    ) -> Prompt:
+        """Returns the prompt with a note of what memory has for the target's message."""
         recall = await self.recaller.recall(context, prompt, vectors, target.text, target.name)
-        if target.new_index is not None and not plan.off_record:
+        if target.new_index is not None and not context.plan.off_record:
             # An empty note is stored as well, so that nothing is searched twice.
-            prompt = replace(prompt, new_notes={**notes, target.new_index: recall.note})
+            prompt = replace(prompt, new_notes={**prompt.new_notes, target.new_index: recall.note})
         if recall.note:
             prompt = _with_note(context, prompt, recall, target.list_index)
         return replace(prompt, recall=recall)
