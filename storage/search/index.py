@@ -54,8 +54,8 @@ _MAX_CHUNKS = 1 << (_ROW_BITS - SLOT_BITS)  # of four million messages
 # To the left of these bits a row is the position of its chunk.
 _CHUNK_SHIFT = ROW_SHIFT + SLOT_BITS
 
-# Chunks that changed lie in a column of their own until they are more than this, or than a quarter of all: to sort a
-# long column takes milliseconds.
+# Changed chunks lie in a column of their own until they are more than this, or more than a quarter of all chunks:
+# sorting a long column takes milliseconds.
 _MAX_CHANGED_CHUNKS = 16
 # Measured: what a row takes in memory besides the numbers of its neighbours, an occurrence, and an index without any.
 _ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 6, 8, 2_200
@@ -71,7 +71,7 @@ class Index:
         self.layout = IndexLayout()
         # The occurrences of all chunks, and those of chunks that have changed since. Each column is sorted.
         self._columns = [empty_column(), empty_column()]
-        # The chunks of the second column. What the first one has of them does not count.
+        # The chunks of the second column. Their occurrences in the first column do not count.
         self._changed_chunks = frozenset[int]()
         # A number for each name in the head of a document: its row, and to the right of it the hash in 32 bits. Sorted.
         self._names = empty_column()
@@ -123,7 +123,7 @@ class Index:
         self._put_occurrences(changed, self._occurrences(opened) if opened else empty_column())
 
     def _put_occurrences(self, changed: Sequence[int], occurrences: NDArray[np.uint64]) -> None:
-        """Puts the occurrences of changed chunks in place of those that they had."""
+        """Replaces the occurrences of changed chunks."""
         names = occurrences[(occurrences & NAME).astype(bool)]
         is_changed = self._chunk_mask(changed)
         all_chunks, changed_chunks = self._columns
@@ -209,7 +209,7 @@ class Index:
             self._names = self._names + (shifts[self._names >> (HASH_SHIFT + SLOT_BITS)] << HASH_SHIFT)
 
     def is_outdated_by(self, chunks: Iterable[int]) -> bool:
-        """Returns whether one of these chunks, which have changed, lies in a segment: then it was dropped."""
+        """Returns whether one of these changed chunks lies in a segment, which was dropped for the change."""
         return bool(self.segments) and not self.segments.keys().isdisjoint(map(segment_of, chunks))
 
     def _chunk_mask(self, chunks: Iterable[int]) -> NDArray[np.bool_]:
@@ -221,7 +221,7 @@ class Index:
         return mask
 
     def _occurrences(self, chunks: Sequence[tuple[int, OpenBlob]]) -> NDArray[np.uint64]:
-        """Returns the occurrences in some chunks. In a damaged one those are left out that belong to no document."""
+        """Returns the occurrences in some chunks, without occurrences of no document, as a damaged chunk may have."""
         import numpy as np
 
         positions = np.array([self.layout.positions[chunk] for chunk, _ in chunks])

@@ -28,8 +28,8 @@ from storage.search.term_weights import QueryTerms
 from storage.search.tokens import split_words, terms_of_word
 from storage.search_trace import HitScores, SearchTrace
 
-# Distinct words of a query that are looked up, and the characters in which they are looked for: callers may send a
-# book, with words that would be split for each memory that is searched.
+# The most distinct words of a query that are looked up, and the characters of the query in which words are found:
+# callers may send a book, whose words would be split for each memory that is searched.
 _QUERY_WORDS, _QUERY_CHARS = 256, 10_000
 
 # Not after a number, as in a list. It begins with the signs, for which `re` looks quickly.
@@ -132,10 +132,10 @@ def rank(
 def _second_look(
     index: Index, layout: IndexLayout, rows: Sequence[int], scores: Scores, query: QueryTerms, secret: bytes
 ) -> Occurrences | None:
-    """Returns where the names and numbers in the first hits are; None where a second look is not worth its time.
+    """Returns where the names and numbers in the first hits are, or None if a second look is not worth its time.
 
-    rows: the hits of the first look, best first. Names are taken of those that have words of the query themselves: one
-        that only stands next to such a message may be about something else.
+    rows: the hits of the first look, best first. Names are taken from hits that have words of the query themselves: a
+        hit that only stands next to such a message may be about something else.
     """
     # A second look has nothing to add where the first one has found all that there is.
     is_all = len(rows) == layout.lengths.count <= _SURE
@@ -145,7 +145,7 @@ def _second_look(
 
 
 def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[int]:
-    """Returns the terms of a query that are looked up in segments, as these have them: those that people use least.
+    """Returns the hashes of the terms of a query that are looked up in segments: the terms that people use least.
 
     only_strong: as for `rank`, which finds nothing by common words alone.
     """

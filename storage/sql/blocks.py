@@ -95,7 +95,7 @@ async def _ensure(
 
 async def begin_value(connection: Connection, block: int, value: str, at: float, origin: str) -> None:
     """Gives a new block its first value."""
-    current = await _revise(connection, block, 1, None, at, origin, None, b"[]", value)
+    current = await _add_version(connection, block, 1, value, at=at, origin=origin)
     await connection.run(SQL["block_point"], (current, block))
 
 
@@ -139,7 +139,17 @@ async def write_block(
     if is_bounded and len(value) > max(stored.limit, len(stored.value)):
         check_limit(stored.label, value, stored.limit)
     listed = orjson.dumps(list(sources)).ljust(room)
-    current = await _revise(connection, block, version + 1, restores, at, origin, exchange, listed, value)
+    current = await _add_version(
+        connection,
+        block,
+        version + 1,
+        value,
+        at=at,
+        origin=origin,
+        restores=restores,
+        exchange=exchange,
+        sources=listed,
+    )
     await connection.run(SQL["block_advance"], (current, block, version))
     return replace(stored, value=value, version=version + 1)
 
@@ -363,6 +373,18 @@ async def get_block(connection: Connection, block: int) -> Block:
     return make_block(row)
 
 
-async def _revise(connection: Connection, *values: object) -> int:
-    id = await connection.value(SQL["block_history_insert"], values)
-    return int(id)
+async def _add_version(
+    connection: Connection,
+    block: int,
+    version: int,
+    value: str,
+    *,
+    at: float,
+    origin: str,
+    restores: int | None = None,
+    exchange: int | None = None,
+    sources: bytes = b"[]",
+) -> int:
+    """Adds a version of a block. Returns the version's row."""
+    values = (block, version, restores, at, origin, exchange, sources, value)
+    return int(await connection.value(SQL["block_history_insert"], values))

@@ -1,10 +1,10 @@
 """Forgetting: of messages, exchanges, conversations, whole memories, and of what has grown too old.
 
-The target is written down first (`forgetting`), with the epoch raised, so that turns under way commit no more. Then it
-goes in short transactions, phase by phase (`storage/sql/erase.py`). Each of them can be done again, so that a process
-that dies goes on where it was.
+The target is written down first (`forgetting`), and the epoch raised, so that turns under way can no longer commit.
+Then the target is erased in short transactions, phase by phase (`storage/sql/erase.py`). Each can be repeated, so a
+forgetting goes on after its process has died.
 
-A memory that goes as a whole loses its row in `agents`, and with it its secret, before anything else.
+A memory that is forgotten as a whole first loses its row in `agents`, and with it its secret.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from storage.sql.readers import load_sleepers
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.usage import Usage, anonymize_user_rows
 
-# Memories that one read looks through for what is too old. No measurement: of a user's some hundred exchanges it is a
-# matter of milliseconds.
+# Memories that one read searches for old content. No measurement: the some hundred exchanges of a user take
+# milliseconds.
 _MEMORIES_PER_READ = 64
 
 # The phase of a forgetting, and how far it has come (as `after` of an `ErasingPhase`).
@@ -159,9 +159,9 @@ class Forgetting(Group):
         return await read_ids(connection, "unfinished", ())
 
     async def begin(self, agent: int, target: ForgetTarget, *, keeps_pause: bool = False) -> int:
-        """Writes the target down. From then on nothing commits that was under way. Returns the forgetting, for `run`.
+        """Writes the target down. From then on no turn under way commits. Returns the forgetting's row, for `run`.
 
-        Jobs end, and begin again when all is gone: no model is asked about what is to go.
+        Jobs end, and begin again after the forgetting, so that no model is asked about the target.
 
         keeps_pause: if a whole memory that is paused is forgotten, an empty one that is paused takes its place.
         """
@@ -211,7 +211,7 @@ class Forgetting(Group):
         await self.run(await self.begin(agent, ForgetTarget(is_all=True)))
 
     async def forget_project(self, project: str) -> None:
-        """Deletes what a project's users shared, and what was defined in it. Its memories must be forgotten before."""
+        """Deletes a project's shared blocks and its definitions. Its memories must be forgotten before."""
         while await self._database.bulk(lambda connection: wipe_shared(connection, project)):
             pass
 
@@ -267,7 +267,7 @@ class Forgetting(Group):
         return await self._await_write(self._database.write(write), notify_paused)
 
     def when_gone(self, listener: Callable[[], None]) -> None:
-        """Has a function called at the end of each forgetting, of this process or of another one, and of each pause."""
+        """Registers a function that is called at the end of each forgetting, in any process, and of each pause."""
         self._gone_listeners.append(listener)
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
@@ -330,7 +330,7 @@ async def _run_step(
     work = ErasingWork(id, row[0], target, rules, now, reading)
     phases = phases_of(work.target)
     await connection.lock_sharers(work.agent)
-    # In a file that was restored meanwhile the number may be that of another forgetting, with other phases.
+    # If the file was restored meanwhile, the number may belong to another forgetting, with other phases.
     phase, after = at if at is not None and at[0] in phases else (next(iter(phases)), 0)
     after_page = await phases[phase](connection, work, after)
     if after_page is not None:

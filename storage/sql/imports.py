@@ -1,7 +1,7 @@
 """Imports of other applications' exports: each part of a conversation is written with the import's progress.
 
-What of a conversation is new is decided elsewhere and handed in. Exchanges are added as turns add them; `imported`
-says which import has added what, by which it is undone (`erase.py`).
+The caller decides which part of a conversation is new. Exchanges are added as turns add them. The table `imported`
+names the import of each added exchange, so that the import can be undone (`erase.py`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ class Imports(Group):
 
     @reads
     async def find(self, connection: Connection, uid: str, project: str | None = None) -> StoredImport | None:
-        """Returns the import with a public name. project: the only one in which it may be."""
+        """Returns the import with a public name.
+
+        project: the project in which alone it is looked for, or None for all.
+        """
         row = await connection.row(SQL["find"], (uid, project))
         return None if row is None else _make_import(row)
 
@@ -232,7 +235,7 @@ async def _lock_memory(connection: Connection, agent: Agent) -> Agent:
 
 
 async def _note_progress(connection: Connection, note: ImportNote) -> None:
-    """Notes how far an import has come. Raises: NotFound if it was stopped, so that nothing more may be written."""
+    """Notes how far an import has come. Raises: NotFound if the import was stopped, and may write nothing more."""
     if not await connection.run(SQL["note"], (note.row, note.status, note.at, note.data)):
         raise NotFound("this import was stopped, to be undone or with its memory")
 
@@ -262,15 +265,15 @@ async def _decide(
 async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWriting) -> bool:
     """Returns whether a conversation has to be decided again, since something in its memory has changed.
 
-    Where a part of it is written and nothing was forgotten, a turn matters only if it has added to the conversation
-    what the next part adds. All of a long one would else be read again for each part, while turns wait.
+    If a part of the conversation is written and nothing was forgotten, a turn matters only if it has added what the
+    next part adds. Otherwise a long conversation would be read again for each part, while turns wait.
     """
     write, change, done = writing.write, writing.change, writing.done
     if not done or writing.version is None or writing.version[0] != agent.epoch:
         return True
     first = max(done, change.known)  # the exchange that is added next
-    # A turn that has added what the part would add has one of its paths. One without a reply has another path, so it is
-    # looked for by its question.
+    # A turn that has added what the part would add has one of the part's paths. A turn without a reply has another
+    # path, so it is looked for by its question.
     paths = write.paths[first : _end_of_part(writing)]
     next_added = change.add[first - change.known : first - change.known + 1]
     questions = [message_key(each.inputs[-1]) for each in next_added]
@@ -282,7 +285,7 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
 async def _find_conversation(
     connection: Connection, agent: Agent, write: ImportWrite, done: int
 ) -> int | None:
-    """Returns the conversation in which this import has written this many exchanges, else the one of the same id."""
+    """Returns the conversation in which this import has written `done` exchanges, or else the one with the same id."""
     conversation: int | None = None
     if done:
         conversation = await connection.value(SQL["begun"], (agent.id, write.paths[done - 1], write.row))
@@ -380,5 +383,5 @@ def _place_after(exchange: Exchange, above: Exchange | None) -> Exchange:
 async def _note_exchange(
     connection: Connection, write: ImportWrite, exchange: int, conversation: int
 ) -> None:
-    """Notes that an exchange is from this import, by which it is undone."""
+    """Notes that an exchange is from this import, so that the import can be undone."""
     await connection.run(SQL["add"], ("exchange", exchange, write.row, conversation, int(write.learns)))

@@ -45,7 +45,7 @@ _RETRY_S = 60.0
 
 
 def was_keyed(database: str | Path) -> bool:
-    """Returns whether keys were made for this database, as far as that is known without opening it."""
+    """Returns whether keys were made for this database, as far as its files beside it show."""
     try:
         return has_sidecar(resolve_path(database), KEYED)
     except Broken:  # its path is not trusted, so its door stays closed
@@ -53,7 +53,7 @@ def was_keyed(database: str | Path) -> bool:
 
 
 def digest_of(presented: str) -> bytes:
-    """Returns the digest of a key. Any string has one, so that whatever a caller sends can be looked up."""
+    """Returns the digest of a key. Any string has a digest, so whatever a caller sends can be looked up."""
     return hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -70,7 +70,7 @@ def _dump_patterns(models: Sequence[str] | None) -> str | None:
 async def _find_key(connection: Connection, digest: bytes, now: float) -> Key | None:
     """Returns the key with this digest, unless it is revoked. The digests are compared in constant time.
 
-    By the secret before its last rotation it ends when that does.
+    A key that is found by the secret before its last rotation has the end of that secret as its own.
     """
     row = await connection.row(SQL["key_find"], (digest,))
     if row is None:
@@ -113,7 +113,7 @@ class Keys(Group):
         self._path = path
         self._now = now
         self._tick = time.monotonic
-        # By digest, each key with the time at which it is read again. Replaced as a whole when keys change.
+        # Digest -> a key and the time at which it is read again. Replaced as a whole when keys change.
         self._cache: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
         self._has_key = False
         self._has_none_until = -math.inf  # until then it is believed that there are no keys
@@ -147,11 +147,11 @@ class Keys(Group):
         return key, plain
 
     async def install(self, plain: str, name: str, opens: str | None = None) -> bool:
-        """Stores a key that was chosen elsewhere, unless it is there. It replaces the one of the same name.
+        """Stores a key that was chosen elsewhere, unless it is stored. It replaces the key of the same name.
 
-        opens: as in `Key`; one of an operator is for all projects.
+        opens: as in `Key`; an operator's key is for all projects.
 
-        Returns: False if this key was revoked or has another secret now. It stays so, and the others stay as they are.
+        Returns False, and changes nothing, if the key was revoked or has another secret now.
         """
         digest, now = digest_of(plain), self._now()
 
@@ -176,7 +176,7 @@ class Keys(Group):
     async def change(self, id: int, change: Callable[[Key], Key]) -> Key:
         """Changes name, memory, expiry, models and user of a key in use. Returns it as it is then.
 
-        change: returns the key as it should be, given it as it is.
+        change: makes the new key of the present one.
 
         Raises: NotFound, and what `change` raises.
         """

@@ -25,7 +25,7 @@ SQL = load("agents_api/messages.sql")
 
 
 class Messages(Group):
-    """Stored messages. Each statement is bound to one agent or project, and finds nothing of another one."""
+    """Stored messages. Each statement finds messages of one agent or project alone."""
 
     @long_reads
     async def page(
@@ -79,12 +79,12 @@ class Messages(Group):
 
     @long_reads
     async def path_to(self, connection: Connection, agent: int, exchange: int) -> list[ListedExchange]:
-        """Returns an exchange and those before it on its path, oldest first, whatever became of them."""
+        """Returns an exchange and all exchanges before it on its path, oldest first, whatever their state."""
         return [_make_record(row) for row in await connection.rows(SQL["path_to"], (agent, exchange))]
 
     @long_reads
     async def newest(self, connection: Connection, agent: int, limit: int) -> list[tuple[str, float, bytes]]:
-        """Returns the last replies of a memory, newest first, also those that are not active.
+        """Returns the last replies of a memory, newest first, including inactive ones.
 
         Each is (public name of its conversation, when its turn began in seconds, the reply as JSON).
         """
@@ -122,7 +122,7 @@ class Messages(Group):
 
     @reads
     async def conversation(self, connection: Connection, agent: int, name: str) -> Conversation:
-        """Returns a conversation by the client's name of it (`default`), or its public one. Raises: NotFound."""
+        """Returns a conversation by its key (`default`) or its public name. Raises: NotFound."""
         row = await connection.row(SQL["conversation_find"], (agent, name, name))
         if row is None:
             raise NotFound(f"there is no conversation {name!r}")
@@ -130,9 +130,9 @@ class Messages(Group):
 
     @reads
     async def past(self, connection: Connection, agent: int, conversation: int) -> dict[int, int]:
-        """Returns the conversations that hold the past of one, each with the last number of that past.
+        """Returns the conversations that hold the past of a conversation -> the last number of that past.
 
-        The conversation itself is one of them. A fork also has those that it was forked from.
+        Among them are the conversation itself and, for a fork, the conversations that it was forked from.
         """
         rows = await connection.rows(SQL["past"], (agent, conversation))
         return {row[0]: row[1] for row in rows}
@@ -146,7 +146,7 @@ class Messages(Group):
     async def numbers_of(
         self, connection: Connection, agents: Sequence[int], key: str, limit: int
     ) -> dict[int, list[int]]:
-        """Returns what `numbers` does, by agent, for the conversation of each that has this name. key: the name."""
+        """Returns `numbers` of each agent's conversation with a key, by agent."""
         rows: dict[int, list[Row]] = {agent: [] for agent in agents}
         for agent, *row in await rows_of(connection, SQL["tails"], agents, key, limit):
             rows[agent].append(tuple(row))
@@ -169,7 +169,7 @@ class Messages(Group):
         present = await _get_exchange(connection, agent.id, seq)
         exchange = edit(present.exchange)
         await exchanges.update_exchange(connection, agent.id, exchange, is_whole=True)
-        # Old words must not be found by the messages next to this one either, so all of the exchange leaves the index.
+        # The neighbouring messages must not be found by the old words either, so the whole exchange leaves the index.
         # It is indexed again if the index had reached it.
         if exchange.seq <= now.indexed_seq:
             await forget_indexed(connection, agent.id, range(exchange.seq, exchange.next_seq))
