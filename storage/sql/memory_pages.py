@@ -169,7 +169,7 @@ class MemoryPages(Group):
         }
 
     @long_reads
-    async def exchanges(
+    async def short_exchanges(
         self, connection: Connection, agent: int, ids: Sequence[int], most_bytes: int
     ) -> dict[int, exchanges.ShownExchange]:
         """Returns some exchanges by their rows. most_bytes: longer ones, as they are stored, are left out."""

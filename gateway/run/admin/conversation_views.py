@@ -145,7 +145,7 @@ class ConversationViews(Struct, frozen=True):
         others = [each for each in logged if each.exchange_row and each.id not in searched]
         if others:
             rows = sorted({each.exchange_row for each in others})
-            shown = await self.store.memory_pages.exchanges(memory.id, rows, _OPENING_BYTES)
+            shown = await self.store.memory_pages.short_exchanges(memory.id, rows, _OPENING_BYTES)
             for each in others:
                 if (found := shown.get(each.exchange_row)) is not None:
                     questions[each.id] = _question(*found[:2], is_again=not each.has_recall_record)
