@@ -270,7 +270,7 @@ def test_a_filler_of_claudes_is_one_block_of_its_message(tmp_path: Path) -> None
 
 
 @both_names
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_wherever_replies_are_cut_nothing_that_was_said_ahead_is_known(
     world: World, named: bool, seed: int
 ) -> None:
