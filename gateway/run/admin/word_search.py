@@ -74,10 +74,10 @@ class HiddenText(Struct, frozen=True):
 
 
 class HiddenTexts(Struct, frozen=True):
-    """The texts of a memory with some words that no index has."""
+    """The texts of a memory with some words that no reply finds."""
 
     items: tuple[HiddenText, ...] = ()
-    # All of them were looked through.
+    # All of them were looked through, and all facts that are no longer true.
     is_complete: bool = True
 
 
@@ -148,10 +148,8 @@ class WordSearches(Struct, frozen=True):
         if after is None:
             hidden = await self._find_hidden(agent, query)
             blocks = await self._blocks_with(await self.views.blocks.list_all(project, uid), query)
-            facts = await self.views.store.facts.list_ended(agent.id, ENDED_FACTS)
-            ended = await asyncio.to_thread(
-                lambda: [f for f in facts if self.views.store.recall.has_words(f.text, query)]
-            )
+            ended, are_all = await self._find_ended(agent, query)
+            hidden = HiddenTexts(hidden.items, hidden.is_complete and are_all)
         return WordSearch(
             query,
             tuple(words),
@@ -164,8 +162,26 @@ class WordSearches(Struct, frozen=True):
         )
 
     async def hidden(self, project: str | None, uid: str, query: str) -> HiddenTexts:
-        """Returns the texts with all words of a query that no index has."""
-        return await self._find_hidden(await find_agent(self.views.store, project, uid), query)
+        """Returns the texts with all words of a query that no reply finds."""
+        agent = await find_agent(self.views.store, project, uid)
+        hidden = await self._find_hidden(agent, query)
+        ended, are_all = await self._find_ended(agent, query)
+        facts = tuple(
+            HiddenText(
+                f"fact {each.seq}, no longer true", self._around(each.text, query), fact_href(uid, each.seq)
+            )
+            for each in ended
+        )
+        return HiddenTexts((*facts, *hidden.items), hidden.is_complete and are_all)
+
+    async def _find_ended(self, agent: Agent, query: str) -> tuple[Sequence[Fact], bool]:
+        """Returns the facts with all words of a query that are no longer true, and whether all of these were read."""
+        facts = await self.views.store.facts.list_ended(agent.id, ENDED_FACTS)
+        # In a thread, as below.
+        found = await asyncio.to_thread(
+            lambda: [f for f in facts if self.views.store.recall.has_words(f.text, query)]
+        )
+        return found, len(facts) < ENDED_FACTS
 
     async def _find_hidden(self, agent: Agent, query: str) -> HiddenTexts:
         unindexed = await self.views.store.memory_pages.unindexed(agent.id)

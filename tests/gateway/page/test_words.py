@@ -349,6 +349,23 @@ def test_what_no_reply_finds_is_looked_through_as_well(upstream: StrictUpstream,
     assert everywhere == "Nothing that is stored says “Qqxy”."
 
 
+def test_a_fact_that_is_no_longer_true_still_says_its_words(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = speak(operator.world, "I like jam.", "A Zxqv pan.")
+    (seq,) = learn(operator.world, agent, "Alice likes Zxqv.")
+    operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": "Alice likes jam."})
+    words = f"m/{agent.uid}/words?q=Zxqv"
+    gone = plain(operator.post(f"m/{agent.uid}/forget?message=3", came_from=words).body.decode())
+    assert f"fact {seq}, no longer true" in gone
+    assert "any more." not in gone.partition("Where no reply looks")[0].partition("It is gone")[2]
+    assert lead(page(operator, words)).endswith("says “Zxqv”; 1 other text does.")
+    # Older ones than are read may have the words.
+    monkeypatch.setattr("gateway.run.admin.word_search.ENDED_FACTS", 1)
+    other = page(operator, f"m/{agent.uid}/words?q=Qqxy")
+    assert lead(other) == "No message, fact, passage or block says “Qqxy”."
+
+
 def test_what_is_older_than_was_looked_through_is_not_said_to_be_free_of_words(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
