@@ -1,7 +1,7 @@
 """The command line: the commands, their options, and the texts of their help.
 
-Help, completion and errors of usage need this module alone, so they are fast. What performs the commands
-(`gateway.cli_commands`) is loaded once it is known which one runs.
+Help, completion and errors of usage need this module alone, so they are fast. `gateway.cli_commands`, which performs
+the commands, is loaded once it is known which command runs.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
-# As shells report a process that SIGPIPE ended.
+# The exit code that shells report of a process that SIGPIPE ended.
 EXIT_PIPE = 141
-# The variable with which shells ask for completions, as click names it.
-COMPLETE = "_MNEMOGATE_COMPLETE"
+# The variable with which shells ask for completions, as click names the variable.
+COMPLETION_VARIABLE = "_MNEMOGATE_COMPLETE"
 
 _Function = Callable[..., Any]
 _Decorator = Callable[[_Function], _Function]
@@ -40,18 +40,18 @@ _Arguments = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int:
-    """Runs one command and returns its exit code. limits: of the gateway that `serve` starts.
+    """Runs one command and returns its exit code. limits: those of the gateway that `serve` starts.
 
-    Raises: SystemExit: after a help text, and where the arguments are refused.
+    Raises: SystemExit: a help text was printed, or the arguments are refused.
     """
     open_closed_streams()
     # A character that the terminal's encoding lacks is printed as an escape.
     recode(sys.stdout, errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if instruction := os.environ.get(COMPLETE):
+    if instruction := os.environ.get(COMPLETION_VARIABLE):
         from click.shell_completion import shell_complete
 
-        return shell_complete(root, {}, "mnemogate", COMPLETE, instruction)
+        return shell_complete(root, {}, "mnemogate", COMPLETION_VARIABLE, instruction)
     try:
         return _run(arguments, limits)
     except click.UsageError as error:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
         print_error(escape_controls(error.message))
         return EXIT_FAILED
     except BrokenPipeError:
-        # The reader has enough, as `| head` does.
+        # The reader of the pipe reads no more, as in `mnemogate users | head`.
         _drop_output()
         return EXIT_PIPE
     except OSError as error:
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
 
 
 def _run(arguments: list[str], limits: Limits | None) -> int:
-    """Runs the command. Returns the exit code."""
+    """Runs the command. Returns the exit code. Raises: SystemExit: a help text or the version was printed."""
     try:
         colour = None if printed.wants_colour() else False
         with root.make_context("mnemogate", arguments.copy(), color=colour, obj=limits) as context:
@@ -87,7 +87,7 @@ def _run(arguments: list[str], limits: Limits | None) -> int:
 
 
 def _drop_output() -> None:
-    """Drops what could not be printed: Python's own last flush must not fail for it."""
+    """Drops the text that could not be printed, so that Python's own last flush of the text does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -139,7 +139,7 @@ def _choice(name: str, text: str, *values: str) -> _Decorator:
 
 
 def _file(name: str, text: str) -> click.Option:
-    """Makes an option that names a file. It may stand before a command, after it, and after its action."""
+    """Makes an option that names a file. The option may stand before a command, after it, and after its action."""
 
     def note(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:
@@ -159,7 +159,7 @@ _FILES = (
 class _Command(click.Command):
     """A command whose usage looks the same in help texts and in errors.
 
-    reads_settings: it takes the options that name the settings file and the database.
+    reads_settings: the command takes the options that name the settings file and the database.
     """
 
     def __init__(self, *args: Any, reads_settings: bool = True, **kwargs: Any) -> None:
@@ -170,7 +170,7 @@ class _Command(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            error.ctx = error.ctx or ctx  # click's parser of options names none
+            error.ctx = error.ctx or ctx  # click's parser of options names no context
             raise
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -184,7 +184,7 @@ class _Command(click.Command):
         return option
 
     def get_short_help_str(self, limit: int = 45) -> str:
-        """Returns the whole help, which a list of commands wraps instead of cutting it."""
+        """Returns the whole help: a list of commands wraps the help text, and does not cut it."""
         return self.help or ""
 
 
@@ -210,14 +210,14 @@ class _Group(_Command, click.Group):
         return super().parse_args(ctx, args)
 
     def _leaves_out_action(self, ctx: click.Context, args: Sequence[str]) -> bool:
-        """Returns whether there are options alone: those of the default action."""
+        """Returns whether the arguments are options alone, which belong to the default action."""
         return not args or (
             args[0].startswith("-") and not {*self.commands, *ctx.help_option_names} & {*args}
         )
 
 
 def _memory_options(function: _Function) -> _Function:
-    """Adds the options that name a memory. One that is left out has the default that it has in requests."""
+    """Adds the options that name a memory. An option that is left out has the default that requests have."""
     for name, default, text in reversed(
         (
             ("user", None, "the user (default: the settings' user of requests that name none)"),
@@ -231,13 +231,13 @@ def _memory_options(function: _Function) -> _Function:
             ),
         )
     ):
-        # Stripped of blanks as in requests.
+        # Names lose blanks at their ends, as names in requests do.
         add = _option(name, text, type=lambda value: value.strip(" \t"), default=default)
         function = add(function)
     return function
 
 
-# What ends later has no date that is shown.
+# The longest time that an option takes. Dates that are later cannot be shown.
 _CENTURY_S = 36_500 * 86_400
 
 
@@ -260,7 +260,7 @@ _limit_option = click.option(
 
 
 def _load_commands() -> Commands:
-    """Loads what performs commands, with the files that the options name."""
+    """Loads the code that performs commands. Returns the commands, over the files that the options name."""
     context = click.get_current_context()
     with loading():
         from gateway.cli_commands import Commands
@@ -278,7 +278,9 @@ def _list(
 
 
 def _check_consent(yes: bool, action: str) -> None:
-    """Asks before something that cannot be undone. action: a sentence that says what will be done.
+    """Asks the operator before an action that cannot be undone, unless the operator said --yes.
+
+    action: a sentence that says what will be done.
 
     Raises: GatewayError: the operator refuses; UsageError: there is no terminal to ask on, and no --yes.
     """

@@ -1,4 +1,4 @@
-"""The work of the commands. Most of them have an operation performed, and print its answer."""
+"""The work of the commands. Most commands have an operation performed, and print the operation's answer."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ from gateway.settings.check import POSTGRES
 from gateway.settings.load import load_settings
 
 EXIT_FAILED = 1
-URLS = ("url", "listen_url", "proxy")
-SECRETS = (
+# Settings with URLs, which may have a password.
+_URL_SETTINGS = ("url", "listen_url", "proxy")
+# Settings that `check-config` does not print.
+_SECRET_SETTINGS = (
     "api_key",
     "headers",
     "key",
@@ -44,7 +46,7 @@ SECRETS = (
 # How often a compaction or an import is asked for its state.
 POLL_S = 0.5
 
-# Rows of usage that one call returns.
+# The most rows of usage that one call returns.
 _USAGE_ROWS = 10_000
 
 _Arguments = Mapping[str, Any]
@@ -59,9 +61,9 @@ class Commands:
 
     # The settings file; None: mnemogate.toml, if there is one.
     config: str | None = None
-    # The database file; None: as the settings say.
+    # The database file; None: the one that the settings name.
     db: str | None = None
-    # The limits of the gateway that is served; None: the default ones.
+    # The limits of the gateway that is served; None: the default limits.
     limits: Limits | None = None
 
     def load(
@@ -71,7 +73,7 @@ class Commands:
         *,
         needs_secrets: bool = False,
     ) -> Settings:
-        """Returns the settings. flags: values of single settings that count before the file's."""
+        """Returns the settings. flags: values of settings that override those in the settings file."""
         flags = {("database", "path"): self.db, **(flags or {})}
         return load_settings(
             config=self.config,
@@ -87,7 +89,7 @@ class Commands:
 
     @cached_property
     def client(self) -> OperationClient:
-        """The operations. Mistakes in the settings are reported before any."""
+        """The operations. Mistakes in the settings are raised before an operation can be performed."""
         return OperationClient(self.settings)
 
     def perform(self, operation: str, arguments: _Arguments, answer_s: float | None = None) -> Any:
@@ -120,9 +122,9 @@ class Commands:
         print(f"{self.settings.database.shown} has the schema of this version.", file=sys.stderr)
 
     def check_config(self, *, is_strict: bool) -> int:
-        """Prints the settings, and what a start would refuse. Nothing is made, and no port is taken.
+        """Prints the settings, and what a start would refuse. Makes nothing, and takes no port.
 
-        is_strict: a warning is a failure.
+        is_strict: the exit code says failure where there is a warning.
         """
         with loading():
             from gateway.open_database import DatabaseFindings, check_database
@@ -161,7 +163,7 @@ class Commands:
         return EXIT_FAILED if is_strict and database.warnings else 0
 
     def open_page(self, *, only_prints: bool) -> None:
-        """Prints the address of the page, with a code that signs in once. On a terminal it opens a browser, too."""
+        """Prints the address of the page, with a code that signs in once. On a terminal, opens a browser, too."""
         process = self.client.find_process()
         if process is None:
             database = self.settings.database
@@ -178,7 +180,7 @@ class Commands:
             webbrowser.open(url)
 
     def move(self, target: str) -> int:
-        """Moves all memories to a database: the URL of a PostgreSQL, or a file."""
+        """Moves all memories to another database. target: the URL of a PostgreSQL, or a file. Returns the exit code."""
         with loading():
             from gateway.operations import move_store
 
@@ -204,7 +206,7 @@ class Commands:
         return EXIT_FAILED if outcome.refused else 0
 
     def serve_mcp(self, arguments: _Arguments, *, read_only: bool) -> None:
-        """Serves the tools of MCP over stdio. arguments: name the memory."""
+        """Serves the tools of MCP over stdio. arguments: the names of the memory."""
         with loading():
             from gateway.run.admin.mcp_memory import MCP_CALL
 
@@ -252,7 +254,7 @@ class Commands:
             printed.show_list(record_lists.usage_list(by, names), rows, as_json=as_json)
 
     def add_limit(self, arguments: _Arguments) -> None:
-        """Adds a limit and prints it, with a remark where nothing else names its project: the name may be misspelt."""
+        """Adds a limit and prints it. Remarks that no key and no setting names its project, which may be misspelt."""
         projects_of_keys = {key["project"] for key in self.perform("keys-list", {})}
         limit = self.perform("limits-add", arguments)
         printed.show_record(record_lists.LIMITS, limit)
@@ -261,10 +263,10 @@ class Commands:
             print(f"This project is new: no key and no setting names {project!r}.", file=sys.stderr)
 
     def forget(self, arguments: _Arguments, check_consent: Callable[[str], None], *, all_users: bool) -> None:
-        """Forgets a memory or a part of it. check_consent: is called with what will be done, and raises a refusal."""
+        """Forgets a memory or a part of it. check_consent: takes what will be done, and raises a refusal."""
         arguments = without_none(arguments)
         _check_what_to_forget(arguments, all_users=all_users)
-        # Read before the question, so that mistakes in the settings are reported before it.
+        # The settings are read before the question, so that mistakes in the settings are reported before it.
         is_server = self.settings.database.url is not None
         check_consent(outcome_text.describe_forget_request(arguments))
         answer = first = self.perform("memory-forget", arguments)
@@ -276,7 +278,7 @@ class Commands:
                 count += answer["memories"]
         files = {"config": self.config, "db": self.db}
         print(outcome_text.describe_forget_result({**files, **arguments}, count, first), file=sys.stderr)
-        if not answer.get("swept", True):  # a gateway of an older version leaves it out
+        if not answer.get("swept", True):  # a gateway of an older version leaves out `swept`
             print(outcome_text.describe_unswept(is_server), file=sys.stderr)
 
     def export(self, arguments: _Arguments, path: str | None, *, may_replace: bool) -> None:
@@ -284,7 +286,7 @@ class Commands:
         arguments = without_none(arguments)
         pages = self.client.pages("memory-export", arguments)
         first = next(pages)
-        others = first.get("others")  # a gateway of an older version leaves out this and `messages`
+        others = first.get("others")  # a gateway of an older version leaves out `others` and `messages`
         messages: int | None = 0
         with Progress("Exporting messages") as progress, open_output(path, may_replace=may_replace) as file:
             page: Any = first
@@ -319,7 +321,7 @@ class Commands:
         print(outcome_text.describe_import(without_none(arguments), path, size), file=sys.stderr)
 
     def import_file(self, path: str, arguments: _Arguments, *, as_json: bool) -> int:
-        """Imports what another application has exported, with a bar on a terminal."""
+        """Imports a file that another application exported, with a bar on a terminal. Returns the exit code."""
         arguments = without_none(arguments)
         with Progress("Looking at the file" if arguments.get("preview") else "Importing") as progress:
 
@@ -334,7 +336,7 @@ class Commands:
     def _import(
         self, path: str, arguments: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
     ) -> dict[str, Any]:
-        """Imports a file by the process that serves the database, or here if there is none."""
+        """Imports a file: the process that serves the database imports it, or this process if none serves."""
 
         def import_here() -> dict[str, Any]:
             with loading():
@@ -347,7 +349,7 @@ class Commands:
     def _follow_import(
         self, path: str, arguments: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
     ) -> dict[str, Any]:
-        """Has the process that serves import a file, and waits for its end."""
+        """Has the process that serves import a file, and waits for the end. Returns the import's last record."""
         begin = {**arguments, "path": path}
         record: dict[str, Any] = self.perform("imports-begin", begin, FILE_ANSWER_S)
         same_import = {"import": record["id"], "preview": arguments.get("preview")}
@@ -371,7 +373,7 @@ class Commands:
         print(f"The import {id} is undone.", file=sys.stderr)
 
     def compact(self, arguments: _Arguments) -> None:
-        """Asks for a summary of a conversation. On a terminal the command waits for it while a gateway serves."""
+        """Asks for a summary of a conversation. On a terminal, waits for the summary while a gateway serves."""
         job = self.perform("compact", arguments)["job"]
         print(f"Job {job}; `mnemogate jobs` shows it until it is done.", file=sys.stderr)
         with Progress("Summarising (^C leaves it to the gateway)") as progress:
@@ -397,7 +399,7 @@ class Commands:
 
 
 def _check_what_to_forget(arguments: _Arguments, *, all_users: bool) -> None:
-    """Checks that either all users are named, or a memory or a part of it. Raises: BadRequest: both are, or neither."""
+    """Checks that arguments name either all users, or a memory or its part. Raises: BadRequest: both, or neither."""
     is_narrowed = not arguments.keys().isdisjoint(
         ("message", "exchange", "in", "fact", "passage", "user", "conversation", "agent")
     )
@@ -410,11 +412,11 @@ def _check_what_to_forget(arguments: _Arguments, *, all_users: bool) -> None:
 
 
 def _without_secrets(value: Any, name: str = "") -> Any:
-    """Returns a setting without secrets: keys and headers are "(set)", URLs have no password. name: the setting's."""
-    if name in SECRETS:
+    """Returns a setting without secrets: keys and headers are "(set)", URLs have no password. name: of the setting."""
+    if name in _SECRET_SETTINGS:
         return "(set)" if value else value
     if isinstance(value, dict):
         return {key: _without_secrets(each, key) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_without_secrets(each) for each in value]
-    return without_password(value) if name in URLS and value else value
+    return without_password(value) if name in _URL_SETTINGS and value else value

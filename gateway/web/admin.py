@@ -19,7 +19,7 @@ MAX_BYTES = 128 << 20  # one line of an import may be a whole request, and JSON 
 
 
 def admin_routes(operations: OperationTable, token: str) -> list[Route]:
-    """Returns the route of operations. token: what a caller has to present."""
+    """Returns the route of operations. token: the secret that a caller has to present."""
 
     async def perform(request: Request) -> Response:
         info_of(request.scope).route = "admin"
@@ -27,7 +27,7 @@ def admin_routes(operations: OperationTable, token: str) -> list[Route]:
         if not hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), token.encode()):
             raise NotAuthenticated("This route is for the command line of the account that runs the gateway.")
         name = request.path_params["operation"]
-        # This route stands apart from the limits of a chat's body: it is the operator's own.
+        # The limit of a chat's body does not hold here: only the operator calls this route.
         body = bytearray()
         async for part in request.stream():
             body += part

@@ -1,4 +1,4 @@
-"""A request as ASGI hands it over, for routes that read it first and answer it later."""
+"""A request as ASGI hands it over, for routes that read a request first and answer it later."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.web.middleware import RequestInfo, info_of
 
 
 class Incoming(NamedTuple):
-    """A request, and the way back to its client. (`Outgoing` is one that goes upstream.)"""
+    """A request, and the way back to its client. (`Outgoing` is a request that goes upstream.)"""
 
     scope: Scope
     receive: Receive

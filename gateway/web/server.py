@@ -1,4 +1,4 @@
-"""uvicorn's server as the gateway needs it: it ends on a signal, and drains before it does."""
+"""uvicorn's server as the gateway needs it: after a signal, the server drains and then ends."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
 from gateway.web.uvicorn_protocol import HttpConnection
 
-# Longer than the 120 s after which clients and load balancers drop idle connections, so that they close them first.
+# Clients and load balancers drop idle connections after 120 s. The server waits longer, so that they close first.
 KEEP_ALIVE_S = 135
 
 
 class _DatedState(ServerState):
-    """Formats the `date` header when a request finds it a second old; uvicorn formats it by a timer."""
+    """Formats the `date` header when a request finds the header a second old; uvicorn formats it by a timer."""
 
     def __init__(self) -> None:
         self._second = 0
@@ -49,7 +49,7 @@ class _DatedState(ServerState):
 class GatewayServer(uvicorn.Server):
     """Drains from the first signal on, and exits with 0 when all requests have ended.
 
-    uvicorn checks ten times a second whether it should end, which is most of what an idle process does. This server is
+    uvicorn checks ten times a second whether it should end, and an idle process does little else. This server is
     notified instead.
     """
 
@@ -70,17 +70,18 @@ class GatewayServer(uvicorn.Server):
         self._readiness = readiness
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # The first signal lets running requests end; a second one cuts them. A terminal adds SIGHUP itself.
+        # The first signal lets running requests end; a second signal cuts them. SIGHUP does not count as a second one:
+        # a terminal that closes sends it, too.
         if self._readiness.draining and sig in (signal.SIGINT, signal.SIGTERM):
             self.force_exit = True
         self._signal = self._signal or signal.Signals(sig).name
         self.request_exit()
 
     def request_exit(self) -> None:
-        """Begins to drain, and to end. Threads and signals may call it."""
+        """Begins to drain, and to end. Threads and signal handlers may call this method."""
         self._readiness.draining = True
         self.should_exit = True
-        if self._loop is not None:  # else it is starting, and checks `should_exit` afterwards
+        if self._loop is not None:  # else the server is starting, and checks `should_exit` afterwards
             self._loop.call_soon_threadsafe(self._exit_requested.set)
 
     async def main_loop(self) -> None:
@@ -98,7 +99,7 @@ class GatewayServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         if self.force_exit:
-            # uvicorn leaves running tasks to the end of the loop, where they could not write anything any more.
+            # uvicorn leaves running tasks to the end of the loop, when the tasks could not write anything any more.
             for task in self.server_state.tasks:
                 task.cancel()
             await self.lifespan.shutdown()
@@ -120,7 +121,7 @@ def find_address(host: str, port: int) -> tuple[int, Any]:
 def bind(host: str, port: int) -> socket.socket:
     """Binds an address to listen on, before anything is started.
 
-    Raises: SettingsError: the address is not this machine's; GatewayError: it is in use.
+    Raises: SettingsError: the address is not this machine's; GatewayError: the address is in use.
     """
     family, address = find_address(host, port)
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -135,9 +136,9 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def listen(listener: socket.socket) -> None:
-    """Accepts connections at a bound address; they wait until they are served.
+    """Accepts connections at a bound address. The connections wait until the server serves them.
 
-    Raises: GatewayError: another process that bound it at the same moment listens there.
+    Raises: GatewayError: another process bound the address at the same moment, and listens there.
     """
     try:
         # uvloop listens as well, but ignores the error.
@@ -149,7 +150,7 @@ def listen(listener: socket.socket) -> None:
 
 def _listen_error(host: str, port: int, error: OSError) -> GatewayError:
     match error.errno:
-        case errno.EADDRINUSE:  # it may be free at the next start
+        case errno.EADDRINUSE:  # the port may be free at the next start, so the settings are not at fault
             return GatewayError(
                 f"server.port: another program listens on port {port} of {host}. End that one, or name another "
                 "port with --port."
@@ -166,7 +167,7 @@ def _listen_error(host: str, port: int, error: OSError) -> GatewayError:
 
 
 def _make_websocket(send_timeout_s: float, **arguments: Any) -> Any:
-    """Returns the protocol of a WebSocket after its handshake. arguments: uvicorn's."""
+    """Returns the protocol of a WebSocket after its handshake. arguments: those that uvicorn gives."""
     from gateway.web.sockets.protocol import SocketConnection
 
     connection = SocketConnection(**arguments)
@@ -182,10 +183,10 @@ def make_server(
     limits: Limits | None = None,
     on_stopping: Callable[[str | None], object] | None = None,
 ) -> GatewayServer:
-    """Returns the server of an application. Its `serve` is to be given the sockets of `bind`.
+    """Returns the server of an application. The caller calls the server's `serve` with the sockets of `bind`.
 
-    on_started: called when it listens.
-    on_stopping: called before it drains, with the name of the signal, if one came.
+    on_started: called when the server listens.
+    on_stopping: called before the server drains, with the name of the signal; None: no signal came.
     """
     limits = limits or Limits()
     times = {
@@ -199,13 +200,13 @@ def make_server(
         app,
         loop="uvloop",
         http=connection,
-        # uvicorn only calls it, whatever its type says.
+        # uvicorn only calls `ws`, though its type says a class.
         ws=partial(_make_websocket, limits.send_timeout_s),  # type: ignore[arg-type]
         ws_max_size=settings.max_body_bytes,
-        # No bound on the answer to a ping: an idle or slow client may not read it. A client that is gone shows by what
-        # it leaves unread, the ping included.
+        # The answer to a ping has no deadline: an idle or slow client may not read the ping. The server finds out that
+        # a client is gone by the bytes that the client leaves unread, those of the ping included.
         ws_ping_timeout=None,
-        ws_per_message_deflate=False,  # events are small, and each would wait for it
+        ws_per_message_deflate=False,  # events are small, and each event would wait for the compression
         lifespan="on",
         access_log=False,
         log_config=None,

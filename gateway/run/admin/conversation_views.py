@@ -1,4 +1,4 @@
-"""Views of conversations: a page of them, a page of one, and single messages with those around them."""
+"""Views of conversations: a list of conversations, a page of one conversation, and messages around a message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from storage.sql.store import Store
 
 # Characters of the first words of a conversation, and of a question, in a list.
 _OPENING_CHARS = 80
-# In an exchange that is stored in more bytes no opening words, and no question, are looked for.
+# No opening words, and no question, are looked for in an exchange that is stored in more bytes than these.
 _OPENING_BYTES = 100_000
 _DAY_S = 86_400.0
 
@@ -65,11 +65,11 @@ class ConversationPage(Struct, frozen=True):
 class LaterMessages(Struct, frozen=True):
     """The page after a page of a conversation."""
 
-    # As for `ConversationViews.show`.
+    # The argument `branch` of `ConversationViews.show` that reads this page.
     branch: int
-    # As for `ConversationViews.show`.
+    # The argument `before` of `ConversationViews.show` that reads this page.
     before: int | None
-    # The number of its first message that the page before has not.
+    # The number of the first message of this page that the page before does not have.
     first: int
 
 
@@ -84,9 +84,9 @@ class MessagesAround(Struct, frozen=True):
 class Question(Struct, frozen=True):
     """The question of a request."""
 
-    # The first words; None: it brings what a tool returned.
+    # The first words; None: the request has a tool's result, and no words.
     text: str | None
-    # It was asked before.
+    # The same question was asked before.
     is_again: bool = False
 
 
@@ -99,11 +99,11 @@ class ConversationViews(Struct, frozen=True):
     store: Store
     # Seconds since the epoch.
     now: Callable[[], float]
-    # How long it is noted which request a reply answers.
+    # How many days the store keeps the note which request a reply answers.
     keep_why_days: float
 
     def noted_since(self) -> float:
-        """Returns since when it is noted which request a reply answers, in seconds since the epoch."""
+        """Returns since when the store has noted which request a reply answers, in seconds since the epoch."""
         return self.now() - self.keep_why_days * _DAY_S
 
     async def page(
@@ -117,12 +117,12 @@ class ConversationViews(Struct, frozen=True):
         return ListPage(items, next_cursor(conversations, limit, lambda last: format_page_end(last.end)))
 
     async def openings(self, project: str | None, uid: str, conversations: Sequence[str]) -> dict[str, str]:
-        """Returns the first words of the user by the ids of some conversations, as far as they may be seen."""
+        """Returns the user's first words in conversations, by the conversations' ids, where the words may be seen."""
         memory = await find_memory(self.store, project, uid)
         return await self.openings_of(memory.id, conversations)
 
     async def openings_of(self, agent: int, conversations: Sequence[str]) -> dict[str, str]:
-        """Returns what `openings` does, for the memory with this row."""
+        """Returns what `openings` returns. agent: the row of the memory."""
         openings = await self.store.memory_pages.openings(agent, conversations, _OPENING_BYTES)
         texts: dict[str, str] = {}
         for id, opening in openings.items():
@@ -134,10 +134,10 @@ class ConversationViews(Struct, frozen=True):
     async def questions(
         self, project: str | None, uid: str, requests: Sequence[str], logged: Iterable[LoggedRequest]
     ) -> dict[str, Question]:
-        """Returns what some requests asked, by their ids, as far as it is noted and may be seen.
+        """Returns the questions of some requests, by the requests' ids, where a question is noted and may be seen.
 
-        requests: their ids.
-        logged: those of them that the log has; the recalls of the others say which exchange has their turn.
+        requests: the ids of the requests.
+        logged: those of the requests that the log has. Recalls say which exchanges have the turns of the others.
         """
         memory = await find_memory(self.store, project, uid)
         searched = await self.store.recalls.exchanges(memory.id, requests, self.noted_since(), _OPENING_BYTES)
@@ -164,9 +164,9 @@ class ConversationViews(Struct, frozen=True):
     ) -> ConversationPage:
         """Returns a page of a conversation, the newest messages where `before` is None.
 
-        branch: the number of the exchange with which the path ends; None: the one that was spoken in last.
-        before: `next` of the page with the messages after these.
-        most_chars: of the texts of all items, as far as there are more items than one.
+        branch: the number of the exchange with which the path ends; None: the branch that was spoken in last.
+        before: `next` of the page with the later messages.
+        most_chars: the most characters of all items together; a page has one item at least, however long it is.
         """
         memory = await find_memory(self.store, project, uid)
         pages = self.store.memory_pages
@@ -197,7 +197,7 @@ class ConversationViews(Struct, frozen=True):
     async def _exchange_of(self, agent: int, conversation: int, seq: int) -> int | None:
         """Returns the row of the exchange with a message of a conversation; None: the conversation has no such message.
 
-        It also has the messages of those from which it was forked.
+        A conversation that was forked has the messages of those from which it was forked, too.
         """
         rows = await self.store.memory_pages.exchange_of_message(agent, seq)
         if rows is None or rows.conversation not in await self.store.messages.past(agent, conversation):
@@ -207,7 +207,10 @@ class ConversationViews(Struct, frozen=True):
     async def _newest_first(
         self, agent: int, path: Sequence[Exchange], before: int | None
     ) -> Iterator[MessageRecord]:
-        """Returns the messages of a path before a number, each reply with its request. None: all messages."""
+        """Returns messages of a path, the newest first, each reply with its request.
+
+        before: only messages with a lower number; None: all messages.
+        """
         requests = await self.store.recalls.requests(agent, [e.id for e in path], self.noted_since())
         return (
             record
@@ -227,7 +230,7 @@ class ConversationViews(Struct, frozen=True):
     async def find_later(
         self, project: str | None, uid: str, page: ConversationPage, *, is_cut: bool, limit: int = PAGE_LIMIT
     ) -> LaterMessages | None:
-        """Returns where a conversation goes on below a page of it; None: the page has the last message.
+        """Returns the page that follows a page of a conversation; None: the page has the last message.
 
         is_cut: the page ends before a message, maybe within an exchange.
         """
@@ -241,7 +244,7 @@ class ConversationViews(Struct, frozen=True):
             return None
         place = (await pages.places(memory.id, [rows.exchange])).get(rows.exchange)
         if place is None or place.conversation != page.conversation.id:
-            return None  # a fork has it of another conversation, which went on by itself
+            return None  # a fork has the message of another conversation, which went on by itself
         if is_cut and last < place.reply_seq:
             before = last + 1 + limit
             return LaterMessages(place.seq, before if before <= place.reply_seq else None, last + 1)
@@ -256,7 +259,7 @@ class ConversationViews(Struct, frozen=True):
         return LaterMessages(end_place.seq, None, next_place.seq)
 
     async def read_around(self, project: str | None, uid: str, seq: int, limit: int) -> MessagesAround:
-        """Returns a message with those before and after it on its path, oldest first. limit: how many in all."""
+        """Returns a message with messages before and after it on its path, oldest first. limit: the most messages."""
         memory = await find_memory(self.store, project, uid)
         pages = self.store.memory_pages
         rows = await pages.exchange_of_message(memory.id, seq)
@@ -297,7 +300,7 @@ class ConversationViews(Struct, frozen=True):
     async def speakers(self, project: str | None, uid: str, hits: Iterable[HitRecord]) -> dict[int, str]:
         """Returns the speakers of the messages among some hits, by the messages' numbers.
 
-        One without a name is the person whose memory it is, else a role.
+        A speaker without a name is called by the name of the memory's user, else by the role.
         """
         memory = await find_memory(self.store, project, uid)
         seqs = sorted({each.seq for each in hits if each.kind == "message" and each.text is not None})
@@ -319,7 +322,7 @@ def conversation_record(conversation: SizedConversation) -> ConversationRecord:
 
 
 def _question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool) -> Question | None:
-    """Returns what an exchange asked; None: nothing of it may be seen. is_again: its words were asked before."""
+    """Returns the question of an exchange; None: no words of it may be seen. is_again: it was asked before."""
     if exchange.inputs and is_result(exchange.inputs[-1]):
         return Question(None)
     asked = asked_messages(exchange, prefix_is_shared)
@@ -328,7 +331,7 @@ def _question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool) -> 
 
 
 def _first_words(text: str) -> str:
-    """Returns the beginning of a text in one line; "" where it has no words."""
+    """Returns the beginning of a text in one line; "" where the text has no words."""
     return shorten(" ".join(text[: 4 * _OPENING_CHARS].split()), _OPENING_CHARS)
 
 
@@ -337,7 +340,7 @@ def _take_messages(
 ) -> tuple[list[MessageRecord], bool]:
     """Returns the first messages, and whether there are more.
 
-    most_chars: of the texts of all, as far as there are more messages than one.
+    most_chars: the most characters of all messages together; the first message is returned, however long it is.
     """
     items: list[MessageRecord] = []
     chars = 0

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from storage.usage_records import SHOWN_COUNTERS
 
-# A spreadsheet takes a field that begins with one of these for a formula.
+# A spreadsheet takes a field that begins with one of these characters for a formula.
 _FORMULA_SIGNS: Final = ("=", "+", "-", "@")
 
 

@@ -19,7 +19,7 @@ from storage.usage_records import COUNTERS, SHOWN_COUNTERS, UsageKey, UsageQuery
 
 _DEFAULT_DAYS: Final = 30
 _EPOCH: Final = date(1970, 1, 1)
-_MAX_NUMBER: Final = (1 << 63) - 1  # of a database's column
+_MAX_NUMBER: Final = (1 << 63) - 1  # the largest number in a column of a database
 _FIRST_DAY: Final = (date.min - _EPOCH).days
 _FILTERS: Final = ("project", "user", "key", "upstream", "model")
 _NAMES: Final = ("by", "from", "to", *_FILTERS, "limit", "after")
@@ -32,15 +32,15 @@ class UsageOperations(Struct, frozen=True):
     usage: Usage
     # Seconds since the epoch.
     now: Callable[[], float]
-    # What this process has counted; None: it counts nothing.
+    # The counters of this process; None: the process counts nothing.
     meter: Meter | None = None
 
     async def show(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns a page of sums, with the counters of this process up to now.
 
-        project: the only one that the caller may see; None: all.
+        project: the only project that the caller may see; None: all projects.
 
-        Raises: BadRequest, which names the field; StoreError.
+        Raises: BadRequest: a field is wrong, and the error names it; StoreError.
         """
         query = read_usage_query(raw, int(self.now() // DAY_S))
         if project is not None:
@@ -62,7 +62,7 @@ class UsageOperations(Struct, frozen=True):
 
 
 def read_usage_query(raw: RawArguments, today: int) -> UsageQuery:
-    """Reads the fields of a query, each a text or None. today: days since the epoch. Raises: BadRequest."""
+    """Reads the fields of a query, each a text or None. today: in days since the epoch. Raises: BadRequest."""
     fields = {name: value for name, value in raw.items() if value is not None}
     for name in fields:
         if name not in _NAMES:
@@ -88,7 +88,7 @@ def read_usage_query(raw: RawArguments, today: int) -> UsageQuery:
 
 
 def _within_project(query: UsageQuery, project: str) -> UsageQuery:
-    """Returns a query of one project; one that asks for another project finds nothing."""
+    """Returns a query that finds rows of this project alone: none where the query asks for another project."""
     others = [(name, value) for name, value in query.only if name != "project"]
     asks_for_another = any(name == "project" and value != project for name, value in query.only)
     # No project has an empty name.
@@ -96,7 +96,7 @@ def _within_project(query: UsageQuery, project: str) -> UsageQuery:
 
 
 def _sum_json(by: tuple[str, ...], row: UsageSum) -> dict[str, Any]:
-    """Returns a sum as a row of a page: the columns by which it was grouped, and its counters."""
+    """Returns a sum as a row of a page: the columns by which usage was grouped, and the counters of the sum."""
     group = {
         name: _day_text(int(value)) if name == "day" else value
         for name, value in zip(by, row.group, strict=True)
@@ -122,7 +122,7 @@ def _read_day(fields: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def _read_number(fields: Mapping[str, Any], name: str) -> int:
-    """Returns the number of the row that a field names, as a record's id has it. Raises: BadRequest."""
+    """Returns the number of the row that a field names by a record's id. Raises: BadRequest."""
     number = record_number(str(fields[name]))
     if number is None:
         raise BadRequest(f"{name} must be a number, saw {fields[name]!r}.", param=name)
@@ -135,12 +135,12 @@ def _day_text(day: int) -> str:
 
 
 def _encode_cursor(values: tuple[str | int, ...]) -> str:
-    """Returns the `next` of a page that ends with the row of these values."""
+    """Returns the `next` of a page. values: the group of the page's last row."""
     return urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
 
 
 def _decode_cursor(text: str, by: tuple[str, ...]) -> list[str | int]:
-    """Reads the `next` of a page. Raises: BadRequest: it is not from a page by these columns."""
+    """Reads the `next` of a page. Raises: BadRequest: the text is no `next` of a page by these columns."""
     try:
         values = orjson.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except ValueError:
@@ -156,5 +156,5 @@ def _decode_cursor(text: str, by: tuple[str, ...]) -> list[str | int]:
 
 
 def _fits_column(value: str | int) -> bool:
-    """Returns whether a database has a value like this."""
+    """Returns whether a column of a database can have this value."""
     return isinstance(value, str) or abs(value) <= _MAX_NUMBER
