@@ -192,5 +192,5 @@ class BackgroundResponses:
         if shown is not None and shown["status"] not in _UNDER_WAY:
             return shown
         if run is not None and run.state is RunState.FAILED:
-            return self.dialect.as_failed(seen, None, FORGOTTEN_ERROR)
+            return self.dialect.as_failed(seen, code=None, message=FORGOTTEN_ERROR)
         return self.dialect.as_cancelled(seen)

@@ -100,7 +100,9 @@ class RequestLog:
 
     def in_flight(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that are being answered, the newest first. The parameters are those of `ended`."""
-        requests = (_log_entry(request, receipt, None) for receipt, request in reversed(self._begun.items()))
+        requests = (
+            _log_entry(request, receipt, status=None) for receipt, request in reversed(self._begun.items())
+        )
         return [request for request in requests if request.is_of(project, memory)]
 
     def find(

@@ -172,7 +172,7 @@ class ResponseMaker:
             if is_begun and (made := await self._find_made(run)) is not None:
                 await self._end(run, log, *made)
             elif request is None:
-                await self._end(run, log, self.dialect.as_failed(shown, None, GIVEN_UP_ERROR))
+                await self._end(run, log, self.dialect.as_failed(shown, code=None, message=GIVEN_UP_ERROR))
             else:
                 await self._begin(run, log, request, shown, is_begun=is_begun)
         finally:
@@ -232,7 +232,7 @@ class ResponseMaker:
         assert identity is not None
         record = await self._record_of(run, log.job, is_begun=is_begun)
         if record is None:
-            await self._end(run, log, self.dialect.as_failed(shown, None, FORGOTTEN_ERROR))
+            await self._end(run, log, self.dialect.as_failed(shown, code=None, message=FORGOTTEN_ERROR))
             return
         with self.receipts.work(identity.project, kind="response", key=request.key) as receipt:
             accepted = self._accepted.get(run.id)
@@ -319,7 +319,9 @@ class ResponseMaker:
                 message = KEY_GONE_ERROR
             await self._end(run, log, self.dialect.as_failed(shown, code or str(status), message))
             return
-        final = log.final or self.dialect.as_failed(shown, None, "The upstream's answer has no end.")
+        final = log.final or self.dialect.as_failed(
+            shown, code=None, message="The upstream's answer has no end."
+        )
         name = receipt.begun_turn()
         if final["status"] in ("completed", "incomplete") and (
             name is None or not await self._is_stored(identity, receipt, name)
@@ -327,7 +329,7 @@ class ResponseMaker:
             if name is not None and await self.store.responses.epoch(run.agent) == log.epoch:
                 # Nothing was forgotten: the database has failed meanwhile, and another attempt is made.
                 raise MemoryUnavailable("The turn of a response could not be stored.")
-            final, name = self.dialect.as_failed(shown, None, NOT_STORED_ERROR), None
+            final, name = self.dialect.as_failed(shown, code=None, message=NOT_STORED_ERROR), None
         await self._end(run, log, final, name)
 
     async def _is_stored(self, identity: Identity, receipt: Receipt, name: TurnName) -> bool:
@@ -377,7 +379,7 @@ class ResponseMaker:
             return None
         with suppress(UnknownId):
             conversations = self.chat.conversations
-            conversation = await conversations.reserve(ResponseOwner(project, None), id, ticket)
+            conversation = await conversations.reserve(ResponseOwner(project, user=None), id, ticket)
             asked = request.waiting_ids  # what was added since waits for the next response
             return ContinuedConversation(
                 conversation, [item for item in conversation.items if item["id"] in asked]

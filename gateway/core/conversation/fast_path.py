@@ -93,7 +93,14 @@ def plan_opening(query: Query) -> Plan | None:
         return None
     new = tuple(range(len(listing)))
     conversation = query.conversation if query.is_named else None
-    return Plan(query, Match(), new, conversation, new_exchange(query, None, (), new), listing.messages)
+    return Plan(
+        query,
+        Match(),
+        new,
+        conversation,
+        new_exchange(query, match_point=None, pending=(), new=new),
+        listing.messages,
+    )
 
 
 def finish_plain(plan: Plan, ended: RequestEnd, section: int | None = None) -> Exchange:

@@ -188,7 +188,7 @@ def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[
         return None
     reply = _as_clients_resend(visible_reply(messages) if len(messages) > 1 else messages[0])
     is_same = _is_of_same_model(match_point, plan)
-    return put_back(tree.content(match_point), reply, None, offered, is_same_model=is_same)
+    return put_back(tree.content(match_point), reply, after=None, offered=offered, is_same_model=is_same)
 
 
 def _compose_after_head(
@@ -309,7 +309,9 @@ class _StoredExchange(NamedTuple):
         reply = _as_clients_resend(content.shown_reply)
         with_rounds = None
         if content.full:
-            with_rounds = put_back(content, reply, None, offered, is_same_model=self.is_same_model)
+            with_rounds = put_back(
+                content, reply, after=None, offered=offered, is_same_model=self.is_same_model
+            )
         return with_rounds or [reply]
 
 

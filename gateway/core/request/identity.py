@@ -357,7 +357,7 @@ def _parse_order(order: Iterable[str]) -> tuple[_Source, ...]:
     return tuple(
         _Source(name, name.lower().encode(), ())
         if "-" in name
-        else _Source(name, None, tuple(name.split(".")))
+        else _Source(name, header=None, keys=tuple(name.split(".")))
         for name in order
     )
 

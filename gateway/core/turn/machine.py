@@ -85,7 +85,7 @@ CUT = {
 }
 _FINISH = commands.Finish()
 _NONE_WAIT: Final[Mapping[str, str]] = MappingProxyType({})
-_FREE_CALL = commands.CallModel((), None, FREE_OFFER)
+_FREE_CALL = commands.CallModel(messages=(), budget_tokens=None, offer=FREE_OFFER)
 
 
 class Turn:
@@ -125,7 +125,11 @@ class Turn:
     @property
     def first_call(self) -> commands.CallModel:
         """The call of the model that the shell makes by itself."""
-        return _FREE_CALL if self._offer is FREE_OFFER else commands.CallModel((), None, self._offer)
+        return (
+            _FREE_CALL
+            if self._offer is FREE_OFFER
+            else commands.CallModel(messages=(), budget_tokens=None, offer=self._offer)
+        )
 
     def take_texts(self, read: list[Event]) -> bytes | None:
         """Takes events that add text and do nothing else, as nearly all of a stream do.
@@ -224,7 +228,7 @@ class Turn:
         # A success status cannot carry an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.terms.shows_steps and reply.is_success):
             self._view.stop(reason, {})
-            self._view.upstream_error(fields, None)
+            self._view.upstream_error(fields, raw=None)
             shown_events = self._flush()
             ending = self._end_unfinished(
                 End.FAILED, reason, message, is_refused=is_refused, error_status=reply.status
@@ -636,7 +640,7 @@ class Turn:
         if saved.after_stop is not None:
             view.results(saved.after_stop.first, saved.after_stop.results, is_last=True)
         elif self.terms.saves_steps and not (reply.is_stored or outcome.waiting):
-            view.results(None, [result.stored() for result in self._calls.results])
+            view.results(first=None, results=[result.stored() for result in self._calls.results])
         if not saved.durable:
             view.not_durable()
         view.end(self._tail(), self._client_finish, reply.done_event)

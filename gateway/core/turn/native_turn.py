@@ -26,7 +26,7 @@ _EARLY_END: Final = "The upstream's stream ended before its reply was complete"
 class NativeTurn:
     """The counterpart of `machine.Turn` for a request that goes upstream in its own dialect."""
 
-    first_call = commands.CallModel((), None)
+    first_call = commands.CallModel(messages=(), budget_tokens=None)
 
     def __init__(self, reader: NativeReader, change: ReplyChange, path: str) -> None:
         """Begins. path: of the call, below the upstream's base URL."""

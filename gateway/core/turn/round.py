@@ -304,9 +304,9 @@ class Round:
             self.headers = (*(each for each in self.headers if each[0] != EVENT_STREAM[0]), EVENT_STREAM)
             chunk = chunk_of(parsed)
             chunk.pop("usage", None)
-            self._take_chunk(chunk, None)
+            self._take_chunk(chunk, raw=None)
             if isinstance(usage, dict) and self._terms.wants_usage:
-                self._take_chunk({**chunk, "choices": [], "usage": usage}, None)
+                self._take_chunk({**chunk, "choices": [], "usage": usage}, raw=None)
             self.done_event = DONE_EVENT
         else:
             self.form, self.body = AS_BODY, body
@@ -315,7 +315,7 @@ class Round:
                 self._view.begin(parsed)
             for choice in choices:
                 if is_first_choice(choice):
-                    self._take_delta(delta_of(choice), choice.get("finish_reason"), None)
+                    self._take_delta(delta_of(choice), choice.get("finish_reason"), calls=None)
         if len(self.draft.calls) > MAX_CALLS:
             return BrokeOff(UpstreamBroke(_TOO_MANY_CALLS))
         self.draft.take_usage(usage)

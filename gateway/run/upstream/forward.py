@@ -284,7 +284,7 @@ class Forwarder:
             raise unknown_upstream(upstream_name)
         # Files, models and the like are asked for without a model.
         if model is None:
-            return Route(upstream_name or self._first_with_endpoint(path), "")
+            return Route(upstream_name or self._first_with_endpoint(path), model="")
         if asks_agent(model):
             raise BadRequest(
                 f"{model!r} answers chat completions and responses only; name the model itself here.",

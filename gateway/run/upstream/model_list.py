@@ -123,7 +123,7 @@ class ModelList:
 
     async def refresh(self, name: str, provider: Provider) -> bool:
         """Fetches one upstream's list; returns False when it gave none."""
-        entries, refusal = await self._fetch(name, provider, None)
+        entries, refusal = await self._fetch(name, provider, credential=None)
         if refusal is not None and name in self._keyless_upstreams():
             text = f"The upstream {name!r} lists its models for callers with a key. "
             hint = "Send it as `Authorization`; a gateway key goes into `x-mnemogate-key` then. "

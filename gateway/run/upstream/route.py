@@ -73,7 +73,7 @@ def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) 
         if profile is None:
             raise UnknownModel.unlisted(model)
         return agent_route(settings, profile)
-    return _resolve(settings, model, None, by_operator=by_operator)
+    return _resolve(settings, model, upstream=None, by_operator=by_operator)
 
 
 def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route:
@@ -225,6 +225,6 @@ def _further_targets(
         for each in alias.deployments
     ]
     for rank, name in enumerate(fallbacks, 1):
-        route = _resolve(settings, name, None, by_operator=True, is_fallback=True)
+        route = _resolve(settings, name, upstream=None, by_operator=True, is_fallback=True)
         targets += [each._replace(rank=rank) for each in route.targets]
     return tuple(targets)

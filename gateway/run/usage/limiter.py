@@ -382,7 +382,7 @@ class Limiter:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
         await self.load()
         buckets = self._buckets.get(self._limits_for(project, key, user), user)
-        await self._buckets.load(buckets, None)
+        await self._buckets.load(buckets, wait_s=None)
         states = []
         for bucket in buckets:
             limit = bucket.limit
