@@ -1,4 +1,4 @@
-"""How many values JSON may have that is read here, and how deep it may be nested where it is written again."""
+"""The most values of JSON that is read here, and its deepest nesting where it is written again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SIGNS: Final = (b",", b"[", b"{")
 
 def is_too_deep(json: Any) -> bool:
     """Returns whether JSON has more than `MAX_LEVELS` of lists and objects."""
-    # To have it written costs a seventh of reading it, and less than counting its brackets.
+    # Writing costs a seventh of reading, and less than counting brackets.
     return not can_be_written(json) and _has_levels(json, MAX_LEVELS + 1)
 
 
@@ -50,7 +50,7 @@ def _has_levels(json: Any, count: int) -> bool:
 
 def check_values(*texts: bytes) -> None:
     """Refuses JSON of very many values in all before it is read. Raises: BodyTooLarge."""
-    # Each is a closer bound, and takes longer.
+    # Three upper bounds of the number of values. Each is closer than the one before, and takes longer.
     for bound in (len, _count_signs, _count_values):
         if sum(map(bound, texts)) <= MAX_VALUES:
             return

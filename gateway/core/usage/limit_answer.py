@@ -19,7 +19,7 @@ _HEADER_UNITS: Final = ("requests", "tokens")
 def refusal_by(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
     """Returns the error for a request that a bucket has no room for. used: by this request so far."""
     limit = bucket.limit
-    # What requests under way have reserved and do not use is free again when they end.
+    # A request under way that ends gives back what it has reserved and not used.
     is_reserved = limit.unit in MEASURED_UNITS and bucket.used + used < bucket.bound
     is_quota = limit.per in STORED_PERIODS and not is_reserved
     ends_with_request = limit.per is None or is_reserved
@@ -32,7 +32,7 @@ def refusal_by(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
 
 
 def rate_headers(buckets: Iterable[Bucket], now: float) -> list[Header]:
-    """Returns the headers of the limits of a minute: of each unit the one with the least left."""
+    """Returns the headers of the limits per minute: for each unit, of the limit with the least left."""
     least: dict[str, Bucket] = {}
     for bucket in buckets:
         unit, per = bucket.limit.unit, bucket.limit.per

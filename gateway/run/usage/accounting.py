@@ -17,7 +17,10 @@ from storage.sql.store import Store
 
 
 class Accounting:
-    """One for the process. `receipts` hands each receipt on after the last byte of its request."""
+    """Counts what each request uses and holds requests to limits. One for the process.
+
+    `receipts` hands each receipt on after the last byte of its request.
+    """
 
     def __init__(
         self,
@@ -30,7 +33,7 @@ class Accounting:
         *,
         takes_requests: bool = True,
     ) -> None:
-        """Makes it without a count.
+        """Nothing is counted yet.
 
         now: seconds since the epoch.
         limit_read_s: how long a request waits for its limits and what was used of them.
@@ -51,9 +54,9 @@ class Accounting:
         self.meter.when_written(self.limiter.refresh)
 
     def count(self, receipt: Receipt) -> None:
-        """Counts what has ended, and settles what it had reserved."""
+        """Counts a request or work that has ended, and settles its reservation."""
         self.limiter.settle(receipt, self.meter.count(receipt))
 
     def start(self) -> list[asyncio.Task[None]]:
-        """Returns its tasks, which run until they are cancelled. What they leave unwritten, `meter.write` writes."""
+        """Starts the tasks that write counts and read limits. When cancelled, they leave the rest to `meter.write`."""
         return [asyncio.create_task(self.meter.run()), asyncio.create_task(self.limiter.run())]
