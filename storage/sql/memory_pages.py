@@ -35,9 +35,9 @@ LAST_CHARACTER = chr(sys.maxunicode)
 _CONVERSATIONS_PER_READ = 64
 # Branches that end further up in a conversation are not found: its exchanges are not counted.
 _DEEPEST = 2_000
-# Of texts that no index has: the exchanges among which they are looked for, the newest; how many of each kind are read,
-# and how many bytes of each kind: words are looked for in a megabyte in some 100 ms of processor time.
-_NEWEST, _MOST_UNINDEXED, _MOST_BYTES = 2_000, 200, 1 << 19
+# Of texts that no index has: the numbers of messages among which they are looked for, the newest; how many of each kind
+# are read, and how many bytes of each kind: words are looked for in a megabyte in some 100 ms of processor time.
+_NEWEST, _MOST_UNINDEXED, _MOST_BYTES = 4_000, 200, 1 << 19
 # The index has the first 4,000 different terms of a text. A shorter exchange has no more.
 _LONG_BYTES = 8_000
 
@@ -204,12 +204,13 @@ class MemoryPages(Group):
         return sorted(shown, key=lambda each: order[each.block.id])
 
     @long_reads
-    async def unindexed(self, connection: Connection, agent: int) -> UnindexedTexts:
-        """Returns the newest texts of a memory that no index has."""
+    async def unindexed(self, connection: Connection, agent: int, next_seq: int) -> UnindexedTexts:
+        """Returns the newest texts of a memory that no index has. next_seq: the number of its next message."""
         blocks = [block.id for block in await load_blocks(connection, agent)]
         versions = await rows_of(connection, SQL["earlier_versions"], blocks, _MOST_UNINDEXED + 1)
         summaries = await connection.rows(SQL["summaries"], (agent, _MOST_UNINDEXED + 1))
-        values = (agent, _NEWEST, b"t", b"c", _LONG_BYTES, exchanges.ATOM_BYTES - 1)
+        first_seq = next_seq - _NEWEST
+        values = (agent, first_seq, b"t", b"c", _LONG_BYTES, exchanges.ATOM_BYTES - 1)
         candidates = await connection.rows(SQL["unindexed"], values)
         few_versions = _first(versions, [len(row[2]) for row in versions])
         few_summaries = _first(summaries, [len(row[1]) for row in summaries])
@@ -224,8 +225,7 @@ class MemoryPages(Group):
                 SourceExchange(exchanges.make_exchange(row[3:], row[1], row[2], row[-1]), row[0], False)
                 for row in rows
             ],
-            is_complete=found == (len(versions), len(summaries), len(candidates))
-            and await connection.value(SQL["exchange_count"], (agent, _NEWEST + 1)) <= _NEWEST,
+            is_complete=first_seq <= 1 and found == (len(versions), len(summaries), len(candidates)),
         )
 
     @reads

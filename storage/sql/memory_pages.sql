@@ -152,26 +152,21 @@ SELECT c.uid, s.text FROM summaries s JOIN conversations c ON c.id = s.conversat
 WHERE s.agent = ?1 AND s.agent <> 0 ORDER BY s.id DESC LIMIT ?2
 
 -- name: unindexed
--- Finds among the newest exchanges of a memory those with messages that no index has, with their bytes. ?3, ?4: with what
--- the atoms of a tool's result and of a call begin; a result is the first message of its exchange, and a call the last
--- part of its reply.
-SELECT p.id, length(p.input) + coalesce(length(p.shown_reply), 0) + coalesce(length(p."full"), 0)
-FROM (SELECT e.id FROM exchanges e WHERE e.agent = ?1 ORDER BY e.seq DESC LIMIT ?2) AS newest
-JOIN exchanges p ON p.id = newest.id AND +p.agent = ?1 WHERE p.input IS NOT NULL AND (
-    p.active = 0 OR p."full" IS NOT NULL OR p.head > 0 OR substr(p.inputs, 3, 1) = ?3
-    OR substr(p.reply, length(p.reply) - ?6, 1) = ?4
-    OR length(p.input) + coalesce(length(p.shown_reply), 0) > ?5
-) ORDER BY p.seq DESC
+-- Finds among the exchanges of a memory from a message's number (?2) on those with messages that no index has, with
+-- their bytes, the newest first. ?3, ?4: with what the atoms of a tool's result and of a call begin; a result is the
+-- first message of its exchange, and a call the last part of its reply.
+SELECT e.id, length(e.input) + coalesce(length(e.shown_reply), 0) + coalesce(length(e."full"), 0)
+FROM exchanges e WHERE e.agent = ?1 AND e.seq >= ?2 AND e.input IS NOT NULL AND (
+    e.active = 0 OR e."full" IS NOT NULL OR e.head > 0 OR substr(e.inputs, 3, 1) = ?3
+    OR substr(e.reply, length(e.reply) - ?6, 1) = ?4
+    OR length(e.input) + coalesce(length(e.shown_reply), 0) > ?5
+) ORDER BY e.seq DESC
 
 -- name: whole_exchanges
 -- Reads some exchanges with all their content, and where they stand.
 SELECT c.uid, p.input, p.shown_reply, {skeleton}, p."full"
 FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = +p.agent
 WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
-
--- name: exchange_count
--- Counts the exchanges of a memory, up to a number.
-SELECT count(*) FROM (SELECT 1 FROM exchanges e WHERE e.agent = ?1 LIMIT ?2) AS counted
 
 -- name: versions_at
 -- Finds the versions of some blocks that were current at a time. NULL stands for one whose value is forgotten.

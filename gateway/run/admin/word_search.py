@@ -184,7 +184,7 @@ class WordSearches(Struct, frozen=True):
         return found, len(facts) < ENDED_FACTS
 
     async def _find_hidden(self, agent: Agent, query: str) -> HiddenTexts:
-        unindexed = await self.views.store.memory_pages.unindexed(agent.id)
+        unindexed = await self.views.store.memory_pages.unindexed(agent.id, agent.next_seq)
         # In a thread, as below.
         texts = await asyncio.to_thread(lambda: tuple(self._hidden_with(agent.uid, unindexed, query)))
         return HiddenTexts(texts, unindexed.is_complete)

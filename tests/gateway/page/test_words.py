@@ -218,7 +218,7 @@ def test_what_is_left_is_counted_by_as_many_statements_where_there_is_more(opera
         )
         speak(world, *(f"Peanuts, number {n}." for n in range(30)), talk="c3")
     assert "At least 20 messages still say “peanuts”." in plain(page(operator, paths["fact"]))
-    assert counts[0] == counts[1] == {"words": 15, "fact": 20, "block": 23}
+    assert counts[0] == counts[1] == {"words": 14, "fact": 20, "block": 23}
 
 
 def test_after_a_forgetting_the_rest_of_what_was_looked_for_is_counted(operator: Operator) -> None:
