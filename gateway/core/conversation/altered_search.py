@@ -62,7 +62,10 @@ class AlteredSearch:
         return self._find_greeting()
 
     def _find_greeting(self) -> Match | None:
-        """Returns the match of a greeting that nobody asked for, with which a list begins as far as it was heard."""
+        """Returns the match of a greeting that nobody asked for, with which a list begins as far as it was heard.
+
+        Of one that is off the record or forgotten no words are known: it is found where no other is.
+        """
         listing, tree = self._query.listing, self._tree
         end = next((i for i in range(len(listing)) if listing.role(i) != "assistant"), len(listing))
         if self._match_point is not None or not end:
@@ -70,18 +73,21 @@ class AlteredSearch:
         greetings = [
             each
             for each in self._candidates
-            if each.parent is None and not each.inputs and not is_tombstone(each) and self._may_be_meant(each)
+            if each.parent is None and not each.inputs and self._may_be_meant(each)
         ]
         tree.group_for_loading(greetings)
         heard = heard_letters("".join(map(listing.text, range(end))))
         cut = [
             each
             for each in greetings
-            if is_beginning(heard, letters_of(text_of(tree.content(each).shown_reply or {})))
+            if is_tombstone(each)
+            or is_beginning(heard, letters_of(text_of(tree.content(each).shown_reply or {})))
         ]
         if not cut:
             return None
-        greeting = max(cut, key=lambda each: (tree.touched_at(each), each.begun, each.id))
+        greeting = max(
+            cut, key=lambda each: (not is_tombstone(each), tree.touched_at(each), each.begun, each.id)
+        )
         return Match(greeting, 0, end - 1, AlteredReply((0, 0), (0, end)))
 
     def _find_reply(self, begin: int, end: int, letters: Mapping[int, str]) -> Exchange | None:

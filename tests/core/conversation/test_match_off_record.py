@@ -10,6 +10,7 @@ from tests.core.conversations import (
     World,
     assistant,
     drawn,
+    system,
     user,
 )
 
@@ -340,3 +341,20 @@ def test_what_was_heard_off_the_record_is_not_stored_where_it_is_listed_late(
     world.say(whole, "Until then.", key)
     assert "HIDDEN" not in " ".join(world.active())
     assert world.active()[-4:] == ["what is there to eat?", soup, "fine", "Until then."]
+
+
+@both
+@pytest.mark.parametrize("end", ["finished", "cancelled"])
+def test_a_greeting_off_the_record_stays_so_where_it_comes_back_cut(
+    world: World, key: str | None, end: str
+) -> None:
+    """A system message alone asked for it, so the list of the next request begins with what was heard of it."""
+    greeting = world.begin([system("Greet.")], key, mode=MemoryUse.OFF)
+    if end == "finished":
+        world.finish(greeting, "HIDDEN words and more of them")
+    else:
+        world.cancel(greeting, [assistant("HIDDEN words and more of them")])
+    list_ = [assistant("HIDDEN words"), user("what is there to eat?")]
+    world.say(list_, "Soup.", key)
+    world.say([*list_, assistant("Soup."), user("fine")], "Until then.", key)
+    assert world.active() == ["what is there to eat?", "Soup.", "fine", "Until then."]
