@@ -232,6 +232,7 @@ class CallItem(Item):
         super().__init__(tag, index, emit)
         self._call = call
         self._forms = forms
+        self._form = self._find_form()
         self._sent = 0  # how many pieces of the arguments were sent
         self._reader = StringReader((INPUT_ARGUMENT,))  # of a custom tool's input
         self._input: list[str] = []
@@ -241,7 +242,8 @@ class CallItem(Item):
         return f"{_ID_PREFIXES.get(self._form.kind, self.kind)}_{self.tag}_{self.index}"
 
     def grow(self) -> None:
-        """Sends the arguments that have come."""
+        """Takes notice of a further piece of the call, and sends the arguments that have come."""
+        self._form = self._find_form()  # the piece may have told the name
         arguments = self._call.arguments
         kind = self._form.kind
         # Of calls of other kinds, whose arguments are objects, a typed client reads only the whole item.
@@ -251,30 +253,27 @@ class CallItem(Item):
         for piece in filter(None, arguments[self._sent :]):
             if kind == "function_call":
                 self.emit("function_call_arguments.delta", delta=piece)
-            elif kind == "custom_tool_call":
+            else:
                 for _, text in self._reader.feed(piece):
                     self._input.append(text)
                     self.emit("custom_tool_call_input.delta", delta=text)
         self._sent = len(arguments)
 
     def generated_text(self) -> str:
-        if self._is_function:
-            return self._call.name + self._call.text
-        return "".join([str(self._custom.get(key) or "") for key in ("name", "input")])
+        if self._is_custom:
+            return "".join([str(self._custom.get(key) or "") for key in ("name", "input")])
+        return self._call.name + self._call.text
 
     def json(self, status: str) -> Json:
-        call = self._call
-        is_empty = status == "in_progress"
-        ids = {"id": self.id, "call_id": call.id or f"call_{self.tag}_{self.index}", "status": status}
-        if self._is_function:
-            if is_empty and self._form.kind in _GROWING_KINDS:
-                item = render_call(self._form, "")
-                return {**item, **({"input": ""} if "input" in item else {}), **ids}
-            return {**render_call(self._form, call.text, text="".join(self._input)), **ids}
-        form = self._form
-        text = "" if is_empty else str(self._custom.get("input") or "")
-        space = {} if form.namespace is None else {"namespace": form.namespace}
-        return {"type": "custom_tool_call", "name": form.name, "input": text, **space, **ids}
+        form, arguments, text = self._form, self._call.text, "".join(self._input)
+        if self._is_custom:
+            form = CallForm("custom_tool_call", form.name, form.namespace)
+            arguments, text = "", str(self._custom.get("input") or "")
+        if status == "in_progress" and form.kind in _GROWING_KINDS:
+            arguments = text = ""
+        call_id = self._call.id or f"call_{self.tag}_{self.index}"
+        members = render_call(form, arguments, text=text)
+        return {**members, "id": self.id, "call_id": call_id, "status": status}
 
     def end(self, status: str) -> None:
         self.begin()
@@ -289,20 +288,22 @@ class CallItem(Item):
         super().end(status)
 
     @property
-    def _is_function(self) -> bool:
-        return self._call.fields.get("type") in FUNCTION_TYPES
+    def _is_custom(self) -> bool:
+        """Returns whether the upstream sends the call as a custom tool's, not as a function's."""
+        return self._call.fields.get("type") not in FUNCTION_TYPES
 
     @property
     def _custom(self) -> Json:
+        """Returns name and input of a call that is a custom tool's upstream, as far as they have come."""
         custom = self._call.fields.get(str(self._call.fields["type"]))
         return custom if isinstance(custom, dict) else {}
 
-    @property
-    def _form(self) -> CallForm:
-        if self._is_function:
-            name, kind = self._call.name, "function_call"
-        else:
+    def _find_form(self) -> CallForm:
+        """Returns the form of the call as far as its name has come."""
+        if self._is_custom:
             name, kind = str(self._custom.get("name") or ""), "custom_tool_call"
+        else:
+            name, kind = self._call.name, "function_call"
         return self._forms.get(name) or CallForm(kind, name)
 
 
