@@ -42,15 +42,16 @@ async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     begun: list[bytes] = []  # the pieces of the line whose end has not come
     size = 0
     async for piece in pieces:
-        *ends, rest = piece.split(b"\n")
-        for end in ends:
-            if (line := b"".join((*begun, end))).strip():
+        *line_ends, rest = piece.split(b"\n")
+        for line_end in line_ends:
+            if (line := b"".join((*begun, line_end))).strip():
                 yield line
             begun, size = [], 0
         if rest:
             size += len(rest)
             begun.append(rest)
             if size > _MAX_BYTES:
+                # So too at each further piece: the size stays above the bound until the line ends.
                 begun = [_UNREADABLE]
     # The last line may lack its end.
     if (last := b"".join(begun)).strip():

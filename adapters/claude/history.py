@@ -2,8 +2,8 @@
 
 The Messages API wants turns that alternate, beginning with the user's, and within a user's turn the results of the
 calls just before it ahead of everything else. So all that stands between two assistant messages becomes one user
-turn: tool results first, then user messages, in their order; assistant messages in a row become one. Of calls
-with the same id, which are unique there, the later ones get another.
+turn: tool results first, then user messages, in their order; assistant messages in a row become one. The ids of
+calls must be unique there: where calls share an id, the later calls get new ids.
 
 System messages ahead of everything are the `system` field. Later ones end the user turn that they stand in, which
 is where the API takes them; a model that takes none there has them at the end of `system` instead, at the price of its
@@ -94,7 +94,7 @@ def _end_user_turn(history: ClaudeMessages, turn: _UserTurn, late_system: bool) 
         history.messages.append({"role": "user", "content": blocks})
     if turn.system and blocks and late_system:
         history.messages.append({"role": "system", "content": turn.system})
-    else:
+    else:  # the model takes none there, or there is no user turn that they could follow
         history.system += turn.system
 
 

@@ -91,7 +91,7 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
     _set_stop(wire, body.get("stop"))
     _set_user(wire, body)
     _set_tier(wire, body.get("service_tier"))
-    _set_output(wire, system, body, traits)
+    system += _set_output(wire, body, traits)
     if system:
         wire["system"] = system
     wire["messages"] = conversation.messages
@@ -149,8 +149,9 @@ def _set_tier(wire: Json, tier: Any) -> None:
     wire["service_tier"] = _TIERS[tier]
 
 
-def _set_output(wire: Json, system: list[Json], body: Json, traits: ModelTraits) -> None:
-    """Sets the reasoning effort and the form of the answer."""
+def _set_output(wire: Json, body: Json, traits: ModelTraits) -> list[Json]:
+    """Sets the reasoning effort and the form of the answer. Returns the blocks that the system prompt needs for it."""
+    system: list[Json] = []
     sent = body.get("output_config")
     config: Json = dict(sent) if isinstance(sent, dict) else {}
     _set_effort(wire, config, body.get("reasoning_effort"), traits)
@@ -161,11 +162,12 @@ def _set_output(wire: Json, system: list[Json], body: Json, traits: ModelTraits)
             config["format"] = {"type": "json_schema", "schema": to_schema(schema)}
         case {"type": "json_object"}:
             # The Messages API has no such mode, so the prompt asks for it, as OpenAI demands of the client as well.
-            system.append({"type": "text", "text": JSON_ONLY})
+            system = [{"type": "text", "text": JSON_ONLY}]
         case _:
             raise Untranslatable("This `response_format` is not supported here.", "response_format")
     if config:
         wire["output_config"] = config
+    return system
 
 
 def _set_effort(wire: Json, config: Json, effort: Any, traits: ModelTraits) -> None:

@@ -24,7 +24,7 @@ def main() -> None:
         try:
             resource.setrlimit(getattr(resource, "RLIMIT_" + limit), (value, value))
         except (ValueError, OSError):
-            # macOS takes some of them alone. Elsewhere nothing is done without its bounds.
+            # macOS refuses some of these limits. Elsewhere nothing is done without its bounds.
             if sys.platform != "darwin":
                 raise
     out = sys.stdout.buffer
