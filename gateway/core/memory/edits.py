@@ -57,10 +57,13 @@ def merge_operations(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMe
     for op in ops:
         if op.op in STORED_SOURCES:
             text = str(orjson.loads(op.arguments).get("content", ""))
-            if op.op == EditOperation.REMEMBER_FACT:
-                facts.append((_fact(text, op), op))
-            else:
-                passages += [(part, op) for part in passages_in(text)]
+            match op.op:
+                case EditOperation.REMEMBER_FACT:
+                    facts.append((_fact(text, op), op))
+                case EditOperation.ARCHIVAL_INSERT:
+                    passages += [(part, op) for part in passages_in(text)]
+                case _:
+                    raise NotImplementedError(f"{op.op} is in STORED_SOURCES and has no case here")
             continue
         # Each operation sees the blocks as the one before left them.
         present, edit = apply_operation(present, op)

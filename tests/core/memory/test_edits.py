@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import orjson
+import pytest
 
 from gateway.core.memory.edits import apply_operation, blocks_on_path, merge_operations
 from gateway.core.memory.memory_tools import EditOperation
@@ -68,3 +69,9 @@ def test_the_result_of_an_edit_shows_what_it_came_to() -> None:
     assert edit.message
     blocks, edit = apply_operation([HUMAN], replaced(1, "Ann", "Anna"))
     assert blocks[0].value == edit.value == "Name: Anna"
+
+
+def test_a_stored_operation_without_a_case_becomes_no_passage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.core.memory.edits.STORED_SOURCES", {"store_poem": "poem"})
+    with pytest.raises(NotImplementedError, match="store_poem"):
+        merge_operations([HUMAN], [op(1, "store_poem", content="tea")])
