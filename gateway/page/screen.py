@@ -50,6 +50,7 @@ class ScreenRequest(Struct, frozen=True):
     params: Mapping[str, Any]
     # As the route's `query` has it.
     query: Any
+    # The request is for the JSON twin of a page.
     is_twin: bool
     # Notes once a session, memory and hour that a memory was read. memory: its uid.
     note_read: Callable[[str], Awaitable[None]]

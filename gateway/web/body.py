@@ -55,7 +55,7 @@ class ByteQuota:
         self._taken = 0
 
     def grow(self, size: int) -> None:
-        """Takes what is missing for `size` bytes in all, in steps of LARGE_BYTES; a small body takes none.
+        """Takes all that is missing for `size` bytes, once that is more than LARGE_BYTES; a small body takes none.
 
         Raises: Overloaded.
         """

@@ -108,7 +108,7 @@ class SnapshotCache:
             return None
         numbers = memory.current_numbers
         # The versions also differ while a turn is committed and notified, but not yet applied here.
-        if memory.version != (numbers.epoch, numbers.rev, numbers.next_seq):
+        if memory.version != numbers.version:
             return None
         if key is None and path is None:
             self._memories.move_to_end(agent)

@@ -61,13 +61,13 @@ from storage.sql.vectors import Vectors
 
 
 def _database_clock() -> None:
-    """Returns no time: a statement that is given none reads the database's clock."""
+    """Returns None: the statement reads the database's clock."""
 
 
 class Store:
     """All groups of one store. Each process opens one.
 
-    now: seconds since the epoch.
+    now: seconds since the epoch, for the groups of operations. `Store.now` is the processes' clock all the same.
     tick: a clock that never jumps, for leases.
     Without these two the machine's clocks count, or the database's where processes share it.
     path: of the file, if it is one.
@@ -85,9 +85,9 @@ class Store:
         # Statements read a shared clock themselves; outside of them `self.now` estimates it.
         statement_now = now or (_database_clock if database.is_shared else time.time)
         statement_tick = tick or (_database_clock if database.is_shared else time.monotonic)
-        now = now or self.now
-        self.agents = Agents(database, now)
-        self.keys = Keys(database, now, path)
+        groups_now = now or self.now
+        self.agents = Agents(database, groups_now)
+        self.keys = Keys(database, groups_now, path)
         self.blocks = Blocks(database)
         self.growth = Growth()
         self.passages = Passages(database, self.growth)
@@ -104,7 +104,7 @@ class Store:
         self.secrets = DatabaseSecrets(database)
         self.limits = UsageLimits(database)
         self.forgetting = Forgetting(
-            database, self.agents, now, memories, snapshots, self.jobs.wake, rules, self.usage
+            database, self.agents, groups_now, memories, snapshots, self.jobs.wake, rules, self.usage
         )
         self.forget_previews = ForgetPreviews(database, rules)
         self.transfer = Transfer(database, self.growth, self.agents, self.forgetting)

@@ -10,9 +10,10 @@ from typing import Final
 MOUNTS: Final = Path("/proc/self/mountinfo")
 # Other machines may have these mounted as well. `flock` need not hold between them, and SQLite's log needs memory that
 # all its processes share (https://sqlite.org/howtocorrupt.html, 2.1, and https://sqlite.org/wal.html).
-_NETWORK: Final = frozenset(
-    ("9p", "afs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "lustre")
-) | {"nfs", "nfs4", "smb3", "smbfs"}
+_NETWORK: Final = frozenset({
+    "9p", "afs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "lustre", "nfs", "nfs4",
+    "smb3", "smbfs",
+})  # fmt: skip
 # A full disk has less than this left, and rarely is full to the last page. Not 64 KiB: a single turn may be larger.
 _LITTLE_ROOM_BYTES = 1 << 20
 
@@ -28,7 +29,8 @@ def find_network_type(path: str) -> str | None:
         device = os.stat(os.path.dirname(os.path.realpath(path))).st_dev
         number = f"{os.major(device)}:{os.minor(device)}"
         for line in MOUNTS.read_text("utf-8", "replace").splitlines():
-            # proc_pid_mountinfo(5): the fields after the lone hyphen are the type, the source and its options.
+            # proc_pid_mountinfo(5): the third field is the device, major:minor.
+            # Those after the lone hyphen are the type, the source and its options.
             mount, _, options = line.partition(" - ")
             if mount.split()[2] == number and (kind := options.split()[0]) in _NETWORK:
                 return kind

@@ -292,7 +292,7 @@ def _off_the_record(tree: Tree, plan: Plan, exchange: Exchange) -> Exchange:
         return replace(
             exchange,
             notes={},
-            redactions=exchange.redactions | {REPLY, *range(len(exchange.inputs))} - only_here,
+            redactions=exchange.redactions | ({REPLY, *range(len(exchange.inputs))} - only_here),
         )
     # What was held back for it is stored already, and goes with the next request on the record.
     own = len(plan.pending)

@@ -34,15 +34,16 @@ class CompactOperation(Struct, frozen=True):
         agents = await store.forgetting.find(scope.project, scope.profile, scope.subject, limit=1)
         no_conversation = BadRequest("There is no such conversation here.", param="in" if name else "user")
         if not agents:
+            # The first error is the same with a memory and without one.
             self._require_model(SummaryTerms())
             raise no_conversation
         agent = agents[0]
         terms = await read_summary_terms(store, agent)
         self._require_model(terms)
-        last = await store.summaries.last_exchange(agent, name)
-        if last is None:
+        newest = await store.summaries.last_exchange(agent, name)
+        if newest is None:
             raise no_conversation
-        exchange_id, conversation_id = last
+        exchange_id, conversation_id = newest
         exchanges = await store.summaries.path(agent, exchange_id)
         path = await SummaryPath.measure(store, agent, exchanges) if exchanges else None
         # Everything that may leave the window is summarised, with the largest size that a summary may have.

@@ -115,7 +115,10 @@ class ResentLists:
             self._lists[key] = replace(sent, reply=_Reply(hash(text), atoms, path))
 
     def clear(self) -> None:
-        """Drops all lists, when something was forgotten that clients may resend."""
+        """Drops all lists, when something was forgotten that clients may resend.
+
+        It is for privacy: their hashes are right as before.
+        """
         self._lists.clear()
         self.bytes = 0
 
