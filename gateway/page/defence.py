@@ -32,11 +32,12 @@ def values_of(headers: Iterable[RawHeader], name: bytes) -> list[str]:
     return [value.decode("latin-1").strip() for key, value in headers if key == name]
 
 
-def is_same_origin(headers: Sequence[RawHeader], *, has_tls: bool) -> bool | None:
+def origin_verdict(headers: Sequence[RawHeader], *, has_tls: bool) -> bool | None:
     """Returns whether a page of this very origin sends a request; None: nothing says where it comes from.
 
     Browsers say it in `Sec-Fetch-Site`, or in `Origin`, which must have the host and port that the request is sent to:
-    a cookie goes to every port of its host. has_tls: the page is served with TLS, and one without it is another one.
+    a cookie goes to every port of its host. has_tls: the page is served with TLS, and a page of
+    the same host without TLS is of another origin.
     """
     schemes = ("https",) if has_tls else ("http", "https")
     hosts = values_of(headers, b"host")

@@ -34,7 +34,7 @@ from gateway.errors import (
     UnknownId,
     UnknownPath,
 )
-from gateway.page.defence import is_same_origin, security_headers, values_of
+from gateway.page.defence import origin_verdict, security_headers, values_of
 from gateway.page.page_answers import Answers, NotSignedIn, unknown_page
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_reply import PageReply, redirect, send_reply
@@ -195,7 +195,7 @@ class PageApp:
 
     async def _check_origin(self, request: PageRequest) -> None:
         """Raises: NotAllowed: a change comes from another origin, or names none where it has to."""
-        is_same = is_same_origin(request.scope["headers"], has_tls=self._has_tls)
+        is_same = origin_verdict(request.scope["headers"], has_tls=self._has_tls)
         needs_origin = request.is_for_person or (
             request.path != "login" and await self._signing.bears_session(request)
         )

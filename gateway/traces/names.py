@@ -32,8 +32,8 @@ ADDED_MS: Final = "mnemogate.added_ms"
 SIDE_REQUEST: Final = "mnemogate.side_request"
 CLIENT_GONE: Final = "mnemogate.client_gone"
 LIMIT: Final = "mnemogate.limit"
-# The numbers that a reply's headers have.
-FROM_HEADERS: Final = {
+# The numbers that a reply's headers have: attribute -> header.
+ATTRIBUTE_HEADERS: Final = {
     "mnemogate.recalled_tokens": "x-mnemogate-recalled-tokens",
     "mnemogate.injected_tokens": "x-mnemogate-injected-tokens",
     "mnemogate.evicted_tokens": "x-mnemogate-evicted-tokens",
@@ -49,7 +49,7 @@ RESPONSE_MODEL: Final = "gen_ai.response.model"
 FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
 # In the order of `TokenCounts`.
-TOKENS: Final = (
+TOKEN_COUNTS: Final = (
     "gen_ai.usage.input_tokens",
     "gen_ai.usage.output_tokens",
     "gen_ai.usage.cache_read.input_tokens",
@@ -74,4 +74,4 @@ TOOL: Final = "gen_ai.tool.name"
 TOOL_TYPE: Final = "gen_ai.tool.type"
 AGENT: Final = "mnemogate.agent.id"
 # The roots of work without a request: `mnemogate.` and the kind of the work.
-WORK: Final = "mnemogate."
+WORK_PREFIX: Final = "mnemogate."

@@ -125,7 +125,7 @@ class SpanMaker:
             names.SIDE_REQUEST, _known_or_other(headers.get("x-mnemogate-side-request"), _SIDE_REQUESTS)
         )
         span.text(names.SESSION, headers.get("x-mnemogate-conversation"))
-        for name, header in names.FROM_HEADERS.items():
+        for name, header in names.ATTRIBUTE_HEADERS.items():
             if (value := headers.get(header)) is not None:
                 span.number(name, int(value), keeps_zero=True)
         if receipt.added_ms is not None:
@@ -135,7 +135,7 @@ class SpanMaker:
         """Adds the span of background work, with links to the turns that it is done for."""
         receipt = receipt_spans.receipt
         kind = "" if receipt.work is None else receipt.work.kind
-        span = receipt_spans.add_root(names.WORK + kind, Span.SPAN_KIND_INTERNAL)
+        span = receipt_spans.add_root(names.WORK_PREFIX + kind, Span.SPAN_KIND_INTERNAL)
         span.text(names.SPAN_KIND, names.CHAIN)
         span.text(names.PROJECT, receipt.project)
         if kind in _LINKED_WORK:
@@ -307,7 +307,7 @@ def _describe_operation(
         if call.first:
             span.real(names.FIRST_CHUNK, call.first - call.begun)
     if call.counts is not None:
-        for key, count in zip(names.TOKENS, call.counts, strict=True):
+        for key, count in zip(names.TOKEN_COUNTS, call.counts, strict=True):
             span.number(key, count)
         span.number(names.CACHE_CREATION, call.counts.written)
     span.text(names.CONVERSATION, receipt.headers.get("x-mnemogate-conversation"))

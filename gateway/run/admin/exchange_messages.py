@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import WireMessage, call_id, called_function, media_in, text_of
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.tree import is_tombstone
-from gateway.run.admin.memory_records import MessageRecord, ToolRound
+from gateway.run.admin.memory_records import MessageRecord, ShownCall
 from storage.records import REPLY, Exchange, State
 
 # Characters of a text, and of what a tool was given and returned.
@@ -73,8 +73,8 @@ def _reply_record(exchange: Exchange, request: str | None, *, is_whole: bool) ->
         return None
     full = orjson.loads(exchange.full) if exchange.full else {}
     record = _record(exchange, seq, reply, at, is_whole=is_whole)
-    rounds = _rounds(full.get("messages") or (), is_whole=is_whole)
-    return replace(record, rounds=rounds or record.rounds, request=request)
+    calls = _reply_calls(full.get("messages") or (), is_whole=is_whole)
+    return replace(record, rounds=calls or record.rounds, request=request)
 
 
 def _forgotten_record(exchange: Exchange, seq: int, role: str, at: float) -> MessageRecord:
@@ -95,7 +95,7 @@ def _record(
         text if is_whole else shorten(text, TEXT_CHARS),
         _state_of(exchange),
         images=sum("image" in str(part.get("type")) for part in media_in(message)),
-        rounds=_calls(message, {}, is_whole=is_whole),
+        rounds=_own_calls(message, {}, is_whole=is_whole),
     )
 
 
@@ -115,31 +115,31 @@ def _speaker_of(message: WireMessage) -> str | None:
     return name if isinstance(name, str) and name else None
 
 
-def _rounds(messages: Sequence[Mapping[str, Any]], *, is_whole: bool) -> tuple[ToolRound, ...]:
+def _reply_calls(messages: Sequence[Mapping[str, Any]], *, is_whole: bool) -> tuple[ShownCall, ...]:
     """Returns the calls of a reply as its upstream saw it, with what the gateway's own tools returned."""
     results = {str(m.get("tool_call_id")): text_of(m) for m in messages if m.get("role") == "tool"}
-    return tuple(each for message in messages for each in _calls(message, results, is_whole=is_whole))
+    return tuple(each for message in messages for each in _own_calls(message, results, is_whole=is_whole))
 
 
-def _calls(
+def _own_calls(
     message: Mapping[str, Any], results: Mapping[str, str], *, is_whole: bool
-) -> tuple[ToolRound, ...]:
+) -> tuple[ShownCall, ...]:
     """Returns the calls of a message. results: what they returned, by the ids of the calls."""
     most_chars = sys.maxsize if is_whole else TOOL_CHARS
-    rounds = []
+    shown = []
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
         if (function := called_function(call)) is not None:
             arguments = function.get("arguments", function.get("input", ""))
             result = results.get(call_id(call), "")
-            rounds.append(
-                ToolRound(
+            shown.append(
+                ShownCall(
                     str(function.get("name")),
                     shorten(str(arguments), most_chars),
                     shorten(result, most_chars),
                 )
             )
-    return tuple(rounds)
+    return tuple(shown)
 
 
 def shorten(text: str, most_chars: int) -> str:

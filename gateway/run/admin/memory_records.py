@@ -108,8 +108,8 @@ class VersionRecord(Struct, frozen=True):
     sources: tuple[SourceRecord, ...] = ()
 
 
-class ToolRound(Struct, frozen=True):
-    """A call of a tool that the client has not seen."""
+class ShownCall(Struct, frozen=True):
+    """A call of a tool: the client's own, which has no result here, or one of the gateway's, which it has not seen."""
 
     tool: str
     arguments: str
@@ -128,7 +128,8 @@ class MessageRecord(Struct, frozen=True):
     state: Literal["standing", "superseded", "cancelled", "off", "forgotten"]
     # How many it has.
     images: int = 0
-    rounds: tuple[ToolRound, ...] = ()
+    # Its calls. `rounds` is their name in the JSON.
+    rounds: tuple[ShownCall, ...] = ()
     # What memory put before it.
     note: str | None = None
     # The id of the request that it answers.

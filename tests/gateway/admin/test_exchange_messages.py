@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.run.admin.exchange_messages import message_records
-from gateway.run.admin.memory_records import ToolRound
+from gateway.run.admin.memory_records import ShownCall
 from storage.records import Exchange
 
 CALL = {"id": "a", "type": "function", "function": {"name": "search", "arguments": "{}"}}
@@ -17,13 +17,13 @@ CALL = {"id": "a", "type": "function", "function": {"name": "search", "arguments
 @pytest.mark.parametrize(
     ("calls", "rounds"),
     [
-        ([CALL], (ToolRound("search", "{}", ""),)),
-        ([{"id": "b", "function": "search"}, 7, CALL], (ToolRound("search", "{}", ""),)),
+        ([CALL], (ShownCall("search", "{}", ""),)),
+        ([{"id": "b", "function": "search"}, 7, CALL], (ShownCall("search", "{}", ""),)),
         (7, ()),
         ({"function": {"name": "search"}}, ()),
     ],
 )
-def test_broken_calls_hide_nothing_else(calls: Any, rounds: tuple[ToolRound, ...]) -> None:
+def test_broken_calls_hide_nothing_else(calls: Any, rounds: tuple[ShownCall, ...]) -> None:
     """A client's list goes upstream as it is, and some upstreams take broken calls."""
     messages = [
         {"role": "user", "content": "Hi"},
