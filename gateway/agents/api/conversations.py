@@ -6,7 +6,7 @@ A path names one by its id; `default` with an `agent_id`, or an agent's id alone
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
@@ -168,18 +168,18 @@ def with_update(
 
 
 def conversation_json(
-    entry: ConversationEntry, *, name: str, message_ids: Sequence[str] | None = None
+    entry: ConversationEntry, *, public_id: str, message_ids: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Returns a conversation.
 
-    name: its public id.
+    public_id: `conv-` and its uid.
     message_ids: None: they were not asked for.
     """
     body = {} if entry.definition is None else entry.definition.body
     definition = ConversationDefinition.of(body)
     changed = entry.begun if entry.definition is None else entry.definition.updated
     return {
-        "id": name,
+        "id": public_id,
         "agent_id": ids.id_of("agent", entry.agent.uid),
         "summary": definition.summary,
         "description": definition.description,
@@ -203,13 +203,14 @@ _ARCHIVED_BY_STATUS = {"unarchived": False, "archived": True, "all": None}
 
 
 class NamedConversation(Struct, frozen=True):
-    """The conversation that a request names. name: `default`, or its public one.
+    """The conversation that a request names.
 
+    lookup_key: what its messages are found by: `default` for an agent's own, else its uid.
     entry: None for an agent's own, which may not have begun.
     """
 
     agent: Agent
-    name: str
+    lookup_key: str
     entry: ConversationEntry | None
 
     @property
@@ -262,7 +263,7 @@ class ConversationRoutes:
             limit=query.size(),
             newest_first=query.newest_first(),
         )
-        return [conversation_json(each, name=_id_of(each)) for each in entries]
+        return [conversation_json(each, public_id=_id_of(each)) for each in entries]
 
     async def create(
         self, request: ApiRequest, query: CreateConversationQuery, create: CreateConversation
@@ -282,12 +283,12 @@ class ConversationRoutes:
     async def retrieve(self, request: ApiRequest, query: ConversationQuery) -> dict[str, Any]:
         """Return a conversation."""
         named = await self._find(request, query.agent_id)
-        return await self._conversation_json(named.entry or _refuse_own(named))
+        return await self._conversation_json(_made_entry(named))
 
     async def update(self, request: ApiRequest, update: UpdateConversation) -> dict[str, Any]:
         """Change a conversation."""
         named = await self._find(request, None)
-        entry = named.entry or _refuse_own(named)
+        entry = _made_entry(named)
         self._check_model(request, update)
 
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
@@ -300,7 +301,7 @@ class ConversationRoutes:
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a conversation, and all that came of it."""
         named = await self._find(request, None)
-        entry = named.entry or _refuse_own(named)
+        entry = _made_entry(named)
         await self._messages.cancel_runs(request.project, named.agent, entry.conversation.id)
         await self._conversations.delete(entry)
         return {"message": "The conversation is forgotten."}
@@ -322,14 +323,14 @@ class ConversationRoutes:
         named = await self._find(request, sent_or_none(body.agent_id) or query.agent_id)
         if not query.dry_run and (row := await self._find_row(named)) is not None:
             await self._api.store.blocks.invalidate_snapshots(named.agent.id, row)
-        run_request = RunRequest(await self._spec(request, named), named.agent.scope, named.name)
+        run_request = RunRequest(await self._spec(request, named), named.agent.scope, named.lookup_key)
         return (await self._api.runs.preview(run_request)).system
 
     async def compact(self, request: ApiRequest, compact: CompactConversation) -> dict[str, Any]:
         """Summarise a conversation now."""
         named = await self._find(request, compact.agent_id)
         spec = await self._spec(request, named)
-        return await self._messages.compact(request, compact, named.agent.uid, spec, named.name)
+        return await self._messages.compact(request, compact, named.agent.uid, spec, named.lookup_key)
 
     async def cancel(self, request: ApiRequest, query: ConversationQuery) -> dict[str, str]:
         """End a conversation's runs."""
@@ -342,7 +343,7 @@ class ConversationRoutes:
     async def messages(self, request: ApiRequest, query: ConversationMessagesQuery) -> list[dict[str, Any]]:
         """List a conversation's messages."""
         named = await self._find(request, query.agent_id)
-        return await self._messages.agent_page(named.agent, query, named.name)
+        return await self._messages.agent_page(named.agent, query, named.lookup_key)
 
     async def send(
         self, request: ApiRequest, send: ConversationSend
@@ -354,7 +355,7 @@ class ConversationRoutes:
             send,
             named.agent.uid,
             is_stream=send.streaming,
-            conversation=named.name,
+            conversation=named.lookup_key,
             conversation_definition=named.definition,
         )
 
@@ -370,7 +371,7 @@ class ConversationRoutes:
             run: Run | None = (await runs.get(request.project, uid_in("run", stream.run_id))).run
         elif isinstance(stream.otid, str):
             run = await runs.find_run_by_otid(
-                named.agent.id, otid_digest(named.agent, named.name, stream.otid)
+                named.agent.id, otid_digest(named.agent, named.lookup_key, stream.otid)
             )
         else:
             run = None if row is None else await runs.find_newest_run(named.agent.id, row)
@@ -389,21 +390,19 @@ class ConversationRoutes:
 
         agent_id: the agent's, where it is sent.
         """
-        name = request.path["conversation_id"]
-        registry = self._api.registry
-        agent = uid_or_none("agent", agent_id)
-        uid = ids.uid_of("conv", name)
-        if uid is None:
-            if name != DEFAULT_CONVERSATION:
-                agent = uid_in("conv" if name.startswith("conv-") else "agent", name)
-            elif agent is None:
+        path_id = request.path["conversation_id"]
+        agent_uid = uid_or_none("agent", agent_id)
+        if not path_id.startswith("conv-"):
+            if path_id != DEFAULT_CONVERSATION:
+                agent_uid = uid_in("agent", path_id)
+            elif agent_uid is None:
                 raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
-            return NamedConversation(
-                (await registry.get_entry(request.project, agent)).agent, DEFAULT_CONVERSATION, None
-            )
+            agent = (await self._api.registry.get_entry(request.project, agent_uid)).agent
+            return NamedConversation(agent, DEFAULT_CONVERSATION, None)
+        uid = uid_in("conv", path_id)
         entry = await self._api.store.conversations.get(request.project, uid)
-        if agent not in (None, entry.agent.uid):
-            raise UnknownId(f"There is no conversation {name!r} of this agent.")
+        if agent_uid not in (None, entry.agent.uid):
+            raise UnknownId(f"There is no conversation {path_id!r} of this agent.")
         if entry.conversation.key == DEFAULT_CONVERSATION:
             return NamedConversation(entry.agent, DEFAULT_CONVERSATION, None)
         return NamedConversation(entry.agent, uid, entry)
@@ -422,7 +421,7 @@ class ConversationRoutes:
         if named.entry is not None:
             return named.entry.conversation.id
         messages = AgentMessages(self._api.store, self._api.now)
-        conversation = await messages.conversation(named.agent, named.name)
+        conversation = await messages.conversation(named.agent, named.lookup_key)
         return None if conversation is None else conversation.id
 
     async def _conversation_json(self, entry: ConversationEntry) -> dict[str, Any]:
@@ -432,13 +431,13 @@ class ConversationRoutes:
         numbers = await messages.numbers(agent, entry.conversation.uid)
         system = system_id(agent, entry.conversation.uid)
         message_ids = [system, *(ids.id_at("message", agent.uid, seq) for seq in numbers)]
-        return conversation_json(entry, name=_id_of(entry), message_ids=message_ids)
+        return conversation_json(entry, public_id=_id_of(entry), message_ids=message_ids)
 
 
 def _seq_in(named: NamedConversation, message: str) -> int:
     """Returns the number of a message of a conversation; 0: its system message. Raises: UnknownId."""
     place = ids.place_of("message", message)
-    if ids.first_try(message) == system_id(named.agent, named.name):
+    if ids.first_try(message) == system_id(named.agent, named.lookup_key):
         return SYSTEM_SEQ
     if place is None or not place.seq or place.uid != named.agent.uid:
         raise UnknownId(f"There is no message {message!r} in this conversation.", param="message_id")
@@ -449,7 +448,12 @@ def _id_of(entry: ConversationEntry) -> str:
     return ids.id_of("conv", entry.conversation.uid)
 
 
-def _refuse_own(named: NamedConversation) -> NoReturn:
-    """Raises: BadRequest if this is an agent's own conversation, which other paths serve."""
+def _made_entry(named: NamedConversation) -> ConversationEntry:
+    """Returns the entry of a conversation that was made.
+
+    Raises: BadRequest for an agent's own, which other paths serve.
+    """
+    if named.entry is not None:
+        return named.entry
     id = ids.id_of("agent", named.agent.uid)
     raise BadRequest(f"This is the agent's own conversation: use /v1/agents/{id} and its reset-messages.")
