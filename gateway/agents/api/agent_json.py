@@ -23,7 +23,7 @@ from gateway.agents.wire.shown_values import iso_time
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.core.turn.guide import StopReason
-from storage.records import DEFAULT_CONVERSATION, Run, RunStep
+from storage.records import DEFAULT_CONVERSATION, Agent, Run, RunStep
 
 # The settings that are shown for every model, besides its reasoning effort.
 _COMMON_SETTINGS = ("max_output_tokens", "parallel_tool_calls", "temperature", "response_format")
@@ -116,7 +116,7 @@ def _memory_json(definition: AgentDefinition, blocks: Sequence[dict[str, Any]]) 
 
 
 def _extension_json(definition: AgentDefinition) -> dict[str, Any]:
-    """Returns the fields that an agent has here beyond those of Letta, as `Own` takes them."""
+    """Returns the fields that an agent has here beyond those of Letta, as `agent_bodies.Own` takes them."""
     return {
         "rebuild": "always" if definition.rebuilds else "free",
         **{name: getattr(definition, field) for name, field in EXTENSION_FIELDS.items()},
@@ -196,28 +196,30 @@ async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[s
         agent = view.agent
         message_ids = [system_id(agent), *(ids.id_at("message", agent.uid, n) for n in numbers[agent.id])]
         window = api.registry.resolver.context_window(view.definition)
-        pending = await _pending_message(api, view, waiting.get(agent.id))
+        step = await _find_waiting_step(api, view, waiting.get(agent.id))
+        pending = None if step is None else await _pending_message(api, agent, step)
         shown.append(agent_json(view, window=window, message_ids=message_ids, pending=pending))
     return shown
 
 
-async def _pending_message(api: AgentsApi, view: AgentView, step: RunStep | None) -> dict[str, Any] | None:
-    """Returns the message with the calls that wait for an answer; None if none do.
+async def _find_waiting_step(api: AgentsApi, view: AgentView, own: RunStep | None) -> RunStep | None:
+    """Returns the step of an agent that waits for an answer; None if none does.
 
-    step: the one that waits in the agent's own conversation; None: none waits there. Then the step at which the agent's
+    own: the one that waits in the agent's own conversation; None: none waits there. Then the step at which the agent's
         newest run waits is looked for, in whichever conversation it is.
     """
-    agent = view.agent
     last = view.last_run
-    runs = api.store.runs
-    if step is None and last is not None and last.stop == StopReason.REQUIRES_APPROVAL:
-        step = await runs.load_waiting_step(agent.id, last.conversation)
-    if step is None:
-        return None
+    if own is not None or last is None or last.stop != StopReason.REQUIRES_APPROVAL:
+        return own
+    return await api.store.runs.load_waiting_step(view.agent.id, last.conversation)
+
+
+async def _pending_message(api: AgentsApi, agent: Agent, step: RunStep) -> dict[str, Any] | None:
+    """Returns the message with the calls that wait for an answer at a step; None if they no longer wait."""
     exchange = await api.store.turns.exchange(agent, step.exchange)
     if exchange is None:
         return None
-    run = await runs.find_newest_waiting_run(agent.id, exchange.conversation, step.run)
+    run = await api.store.runs.find_newest_waiting_run(agent.id, exchange.conversation, step.run)
     if run is None:
         return None
     shown = await MessageRenderer(api.store, agent, Showing()).run_messages(run, [exchange], with_input=False)

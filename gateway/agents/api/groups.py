@@ -32,7 +32,7 @@ from storage.listing import ReaderEntry
 _NO_AGENT_IDS = refused("Who is in a group is said with its agent: enable_sleeptime.")
 _NO_BLOCK_IDS = refused("The agents of a group share all blocks of its manager.")
 _UNSERVED_KINDS = ("round_robin", "supervisor", "dynamic", "swarm")
-_CONFIG_FIELD = ("body", "manager_config")
+_CONFIG_PATH = ("body", "manager_config")
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
@@ -76,13 +76,13 @@ def read_config(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig |
             param="manager_config",
         )
     if kind == "sleeptime":
-        return convert(config, SleeptimeConfig, _CONFIG_FIELD)
+        return convert(config, SleeptimeConfig, _CONFIG_PATH)
     if kind == "voice_sleeptime":
-        return convert(config, VoiceSleeptimeConfig, _CONFIG_FIELD)
+        return convert(config, VoiceSleeptimeConfig, _CONFIG_PATH)
     raise Unprocessable(
         [
             Fault(
-                (*_CONFIG_FIELD, "manager_type"),
+                (*_CONFIG_PATH, "manager_type"),
                 "Input should be 'sleeptime' or 'voice_sleeptime'",
                 "enum",
                 kind,
@@ -105,34 +105,34 @@ def apply_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentD
         most_messages=sent.get(most, definition.most_messages),
         least_messages=sent.get(least, definition.least_messages),
     )
-    check_window(changed, sent, most, least, _CONFIG_FIELD)
+    check_window(changed, sent, most, least, _CONFIG_PATH)
     return changed
 
 
 def check_window(
     definition: AgentDefinition,
     sent: Mapping[str, Any],
-    most: str,
-    least: str,
+    most_field: str,
+    least_field: str,
     path: Path = ("body",),
 ) -> None:
     """Refuses a window that would retain more messages than it may have. One that was stored before stays.
 
-    sent: the fields that were sent; most, least: the names of two of them.
+    sent: the fields that were sent; most_field, least_field: the names of the bounds in it.
     path: where they are in the request, for errors.
 
     Raises: Unprocessable, which names the field that was sent.
     """
-    limit = definition.most_messages or kind_of(definition.kind).most_messages
-    retained = definition.least_messages
-    if limit is None or retained is None or retained <= limit:
+    most = definition.most_messages or kind_of(definition.kind).most_messages
+    least = definition.least_messages
+    if most is None or least is None or least <= most:
         return
-    if sent.get(least):
-        raise Unprocessable([Fault((*path, least), f"Expected at most {most}, {limit}", value=sent[least])])
-    if sent.get(most):
-        raise Unprocessable(
-            [Fault((*path, most), f"Expected at least {least}, {retained}", value=sent[most])]
-        )
+    if sent.get(least_field):
+        message = f"Expected at most {most_field}, {most}"
+        raise Unprocessable([Fault((*path, least_field), message, value=sent[least_field])])
+    if sent.get(most_field):
+        message = f"Expected at least {least_field}, {least}"
+        raise Unprocessable([Fault((*path, most_field), message, value=sent[most_field])])
 
 
 def group_json(

@@ -98,7 +98,7 @@ class StdioConfig(Body):
 def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None = None) -> McpServerConfig:
     """Returns the config of a server in a request. previous: the server that it changes. Raises: Unprocessable."""
     guessed = "stdio" if "command" in config else "streamable_http"
-    kind = config.get("mcp_server_type") or (guessed if previous is None else kind_of(previous))
+    kind = config.get("mcp_server_type") or (guessed if previous is None else server_type_of(previous))
     if kind not in _KINDS:
         message = "Input should be 'streamable_http', 'sse' or 'stdio'"
         raise Unprocessable([Fault((*_CONFIG_PATH, "mcp_server_type"), message, "enum", kind)])
@@ -142,7 +142,7 @@ def _http_config(config: dict[str, Any], kind: str, previous: McpServerDefinitio
     """Returns the config of a server that speaks HTTP. Raises: Unprocessable."""
     http = convert(config, HttpConfig, _CONFIG_PATH)
     sent = sent_fields(http)
-    has_token = bool(sent.get(TOKEN)) if TOKEN in sent else previous is not None and TOKEN in previous.secrets
+    has_token = _has_token(sent, previous)
     header_name = sent.get("auth_header")
     if "auth_header" not in sent and previous is not None:
         header_name = previous.token_header if has_token else previous.header
@@ -165,6 +165,13 @@ def _http_config(config: dict[str, Any], kind: str, previous: McpServerDefinitio
     # A server at an address has no environment, so that of an earlier program is gone.
     replaced = frozenset({VARIABLES} | ({TOKEN, HEADERS} & sent.keys()))
     return McpServerConfig(definition, secrets, replaced_groups=replaced)
+
+
+def _has_token(sent: Mapping[str, Any], previous: McpServerDefinition | None) -> bool:
+    """Tells whether a server has a token after a request: as was sent, else as before."""
+    if TOKEN in sent:
+        return bool(sent[TOKEN])
+    return previous is not None and TOKEN in previous.secrets
 
 
 def _check_secret(name: str, value: str) -> None:
@@ -192,7 +199,7 @@ def checked_name(name: str) -> str:
     return name
 
 
-def kind_of(server: McpServerDefinition) -> str:
+def server_type_of(server: McpServerDefinition) -> str:
     """Returns the `mcp_server_type` of a server."""
     return "stdio" if server.command else server.transport
 
@@ -203,7 +210,7 @@ def server_json(stored: Definition) -> dict[str, Any]:
     shown: dict[str, Any] = {"id": ids.id_of("mcp_server", stored.uid), "server_name": stored.name}
     if server.left_out:
         shown["mnemogate"] = {"left_out": [f"tools.{name}" for name in server.left_out]}
-    shown["mcp_server_type"] = kind_of(server)
+    shown["mcp_server_type"] = server_type_of(server)
     if server.command:
         command, *args = server.command
         return {**shown, "command": command, "args": args, "env": _masked(server, VARIABLES)}

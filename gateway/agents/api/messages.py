@@ -272,14 +272,8 @@ class MessageRoutes:
         # Where a call is shown as text its result is left out, so for a result calls are shown as calls.
         showing = Showing(speaks=None) if view.listed.is_result else Showing()
         renderer = MessageRenderer(self._api.store, agent, showing)
-        sent_type = sent_fields(update).get("message_type")
-        types = [each["message_type"] for each in renderer.message(view)]
-        if sent_type is not None and sent_type not in types:
-            raise BadRequest(f"The message is {' and '.join(types)}, not {sent_type}.", param="message_type")
-        # A reply is shown as several messages: its text, its calls and their results. Only the text can change.
-        text_type = next((each for each in types if each in _TEXT_TYPES), None)
-        if sent_type is not None and sent_type != text_type:
-            raise BadRequest(f"Only texts can be changed, and this is {sent_type}.", param="message_type")
+        shown_types = [each["message_type"] for each in renderer.message(view)]
+        text_type = _text_type(shown_types, sent_fields(update).get("message_type"))
         rewritten = renderer.message(await self._messages.rewrite(agent, place, text))
         return next((each for each in rewritten if each["message_type"] == text_type), rewritten[-1])
 
@@ -427,3 +421,21 @@ def _conversation(id: Any) -> str | None:
     if not isinstance(id, str):
         return None
     return DEFAULT_CONVERSATION if id == DEFAULT_CONVERSATION else uid_in("conv", id)
+
+
+def _text_type(shown_types: Sequence[str], sent_type: str | None) -> str | None:
+    """Returns the type of a message's text, which alone can change; None: it has no text.
+
+    shown_types: a reply is shown as several messages: its text, its calls and their results.
+    sent_type: of the one that the client names; None: it names none.
+
+    Raises: BadRequest: the message named is none of these, or no text.
+    """
+    if sent_type is not None and sent_type not in shown_types:
+        raise BadRequest(
+            f"The message is {' and '.join(shown_types)}, not {sent_type}.", param="message_type"
+        )
+    text_type = next((each for each in shown_types if each in _TEXT_TYPES), None)
+    if sent_type is not None and sent_type != text_type:
+        raise BadRequest(f"Only texts can be changed, and this is {sent_type}.", param="message_type")
+    return text_type

@@ -8,9 +8,9 @@ from typing import Any
 UNKNOWN_WINDOW = 128_000
 
 
-def provider_type(model: str) -> str:
-    """Returns the kind of a model's provider as the client knows it. model: as an agent names it."""
-    return "anthropic" if model.rpartition("/")[0] == "anthropic" else "openai"
+def provider_type(handle: str) -> str:
+    """Returns the kind of a model's provider as the client knows it. handle: as an agent names the model."""
+    return "anthropic" if handle.rpartition("/")[0] == "anthropic" else "openai"
 
 
 def model_json(handle: str, window: int | None) -> dict[str, Any]:
@@ -56,7 +56,9 @@ def embedding_model_json(handle: str) -> dict[str, Any]:
 
 
 def embedding_config_json(config: dict[str, Any] | None, handle: str | None) -> dict[str, Any] | None:
-    """Returns the older object about an embedder: as given, else made of its handle. handle: None: it has none.
+    """Returns the older object about an embedder: as given, else made of its handle.
+
+    handle: None: there is no such object. "": it is made, without a handle.
 
     Clients before 1.0 demand one where a handle was given; what makes vectors here is the setting memory.embedder.
     """
