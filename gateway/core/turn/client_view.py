@@ -142,10 +142,13 @@ class ClientView(ABC):
     def not_durable(self) -> None:
         """Notes that the end leaves although the turn is not on disk."""
 
-    def stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
-        """Returns private fields (`private.py`) with which the turn's reply is stored.
+    def prepare_stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
+        """Prepares the reply for its storing, and returns the private fields that go with it (`private.py`).
 
-        tail: the last events of the reply, which `end` shows after the turn is stored.
+        The view may show the tail for this, and choose what the end will tell: an id, the usage, a time. `end` gets
+        the same tail after the turn is stored, and does not show it twice.
+
+        tail: the last events of the reply.
         """
         return {}
 

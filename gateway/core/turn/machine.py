@@ -610,11 +610,16 @@ class Turn:
         return replace(outcome, full=(message,), shown_reply=shown_reply, results=results)
 
     def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
-        """Returns an outcome as it is written, with what the client's dialect stores of its reply."""
+        """Returns an outcome as it is written, with what the client's dialect stores of its reply.
+
+        The view prepares that now (`ClientView.prepare_stored_fields`).
+        """
         shown_reply = outcome.shown_reply
         if shown_reply is None:
             return outcome
-        noted = with_private(with_transcript(shown_reply), **self._view.stored_fields(outcome, self._tail()))
+        noted = with_private(
+            with_transcript(shown_reply), **self._view.prepare_stored_fields(outcome, self._tail())
+        )
         if noted is shown_reply:
             return outcome
         full = (noted,) if outcome.full == (shown_reply,) else outcome.full

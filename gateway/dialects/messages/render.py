@@ -95,7 +95,8 @@ class MessagesView(ClientView):
     def not_durable(self) -> None:
         self._buffer.add(NOT_DURABLE)
 
-    def stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
+    def prepare_stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
+        # The id has come with the first event: nothing has to be prepared, and the tail is left to `end`.
         return {"ids": [self._id]} if self._terms.has_thread and self._id else {}
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:

@@ -81,9 +81,8 @@ class ResponsesView(ClientView):
 
     def release(self) -> None:
         self._response.events.is_holding = False
-        if (
-            self._response.first_chunk
-        ):  # else the model is not known yet, and the first chunk begins the response
+        # Without a first chunk the model is not known yet; that chunk then begins the response.
+        if self._response.first_chunk:
             self._response.begin()
 
     def begin(self, first: Json) -> None:
@@ -153,7 +152,8 @@ class ResponsesView(ClientView):
     def error_reply(self, status: int, body: bytes) -> bytes | None:
         return None if status < 300 else translate_error(body)
 
-    def stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
+    def prepare_stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
+        """Does as `ClientView` says: it shows the tail, and a reply that is over gets its id, usage and time."""
         self._show_tail(tail)
         response = self._response
         is_over = outcome.state is FINISHED
@@ -161,15 +161,21 @@ class ResponsesView(ClientView):
             response.assign_id()
         if not response.is_stored:
             return {}
-        reason = _INCOMPLETE_REASONS.get(read_finish_reason(outcome.finish_reason)) if is_over else None
-        status = "failed" if response.error else "completed" if is_over and reason is None else "incomplete"
+        reason = usage = None
         if is_over:
-            self._usage = (
-                outcome.usage or self._usage or self._terms.count(generated_in(outcome.shown_reply or {}))
-            )
-        if status == "completed":
+            reason = _INCOMPLETE_REASONS.get(read_finish_reason(outcome.finish_reason))
+            usage = outcome.usage or self._usage
+            if not usage:
+                usage = self._terms.count(generated_in(outcome.shown_reply or {}))
+            self._usage = usage
+        if response.error:
+            status = "failed"
+        elif is_over and reason is None:
+            status = "completed"
             response.complete()
-        stored = self._stored_response(status, reason, self._usage if is_over else None)
+        else:
+            status = "incomplete"
+        stored = self._stored_response(status, reason, usage)
         fields = {RESPONSE_FIELD: msgspec.to_builtins(stored)}
         if directions := directions_in(self._terms.messages):
             fields[DIRECTIONS_FIELD] = [*map(list, directions)]
@@ -197,7 +203,7 @@ class ResponsesView(ClientView):
     # -- what the upstream sends
 
     def _show_tail(self, tail: Sequence[ReplyEvent]) -> None:
-        """Shows the last events, once: `stored_fields` needs them, and `end` gets them again."""
+        """Shows the last events, once: `prepare_stored_fields` needs them, and `end` gets them again."""
         if not self._has_tail:
             self._has_tail = True
             for event in tail:

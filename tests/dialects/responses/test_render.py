@@ -247,7 +247,7 @@ def test_what_is_counted_of_a_reply_is_stored_as_it_is_shown(message: Json) -> N
     made = MakesResponses(
         echo, lambda: TurnName("0" * 32, "0" * 24), lambda text: {"completion_tokens": len(text)}
     )(TurnTerms())
-    stored = made.stored_fields(outcome, ())["response"]["usage"]
+    stored = made.prepare_stored_fields(outcome, ())["response"]["usage"]
     assert orjson.loads(whole_body(made, body, outcome))["usage"] == stored
 
 
@@ -264,7 +264,9 @@ def test_a_custom_call_without_its_tool_is_counted_as_nothing() -> None:
     call = {"id": "1", "type": "custom", "custom": "py"}
     counted: list[str] = []
     made = MakesResponses(ECHO, lambda: TurnName("t", ""), lambda text: counted.append(text))(TurnTerms())
-    made.stored_fields(TurnOutcome(End.FINISHED, shown_reply={"content": "So.", "tool_calls": [call]}), ())
+    made.prepare_stored_fields(
+        TurnOutcome(End.FINISHED, shown_reply={"content": "So.", "tool_calls": [call]}), ()
+    )
     assert counted == ["So."]
 
 
@@ -274,7 +276,7 @@ def test_a_model_that_is_no_text_is_called_as_the_request_calls_it(model: Any) -
     made.begin(chunk({"role": "assistant"}, model=model))
     reply: Json = {"content": "So."}
     outcome = TurnOutcome(End.FINISHED, shown_reply=reply)
-    found = rebuild_response("t", with_private(reply, **made.stored_fields(outcome, ())))
+    found = rebuild_response("t", with_private(reply, **made.prepare_stored_fields(outcome, ())))
     assert found is not None
     shown = orjson.loads(made.whole(b"", outcome, is_unchanged=False))
     assert found["model"] == shown["model"] == "m"
