@@ -10,19 +10,15 @@ date, also after writes of other processes. When a number has risen, so much is 
     next_seq     messages written since, unless the query leaves them out anyway
 
 The numbers are read before the parts, so a part may be newer than its number, and never older. A turn that this process
-has committed is handed on rather than read, if it opens a conversation. Only the event loop's thread uses the cache; a
-large memory is searched in another (`CachedMemory.search`).
+has committed is handed on rather than read, if it opens a conversation. Only the event loop's thread uses the cache.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from sys import getsizeof
-from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -41,8 +37,6 @@ from storage.sql.passages import load_passages_and_facts
 from storage.sql.terms import load_segments, load_uncovered, terms_since
 from storage.sql.vectors import VectorCache
 
-T = TypeVar("T")
-
 # The bytes that all cached memories may take together. A memory of 10,000 messages takes some 6 MB; of a dozen messages
 # that are not indexed, 13 kB; of two, 5 kB. A process with its cached snapshots and lists then takes some 150 MB.
 CACHE_BYTES = 21 << 20
@@ -54,8 +48,6 @@ _READ_BYTES = 2 << 20
 _MESSAGE_BYTES, _HIDDEN_BYTES = 300, 100
 # As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
 _MAX_UNINDEXED_ROWS = 64
-# A memory of so many rows is searched in the event loop, in 3 ms at most: a hop to a thread and back takes 0.2 ms.
-_SEARCHED_AT_ONCE = 1 << 14
 
 
 class MemoryChanges(Struct, frozen=True):
@@ -94,8 +86,6 @@ class CachedMemory:
     read_messages: dict[int, Message | None] = field(default_factory=dict)
     # The memory may take more bytes than the cache has counted.
     has_grown: bool = True
-    # Is held while index and tail are searched, or changed.
-    in_use: asyncio.Lock = field(default_factory=asyncio.Lock)
     _unindexed_exchanges: int = 0
     # The newest of the index's chunks.
     _terms_stamp: int = -1
@@ -233,31 +223,7 @@ class CachedMemory:
         # A new object, so that `apply` refuses changes that are being read: they lack this exchange.
         self.numbers = self.numbers._replace(next_seq=self.unread_from)
 
-    async def search(
-        self, find: Callable[[Index, Tail], T], *, skip: range = range(0), tail: Tail | None = None
-    ) -> T:
-        """Returns what `find` does of index and tail, which nothing else searches or changes meanwhile.
-
-        In a large memory it is called in a thread: a search takes up to 20 ms, for which all other requests would wait.
-
-        skip: numbers of messages that the search leaves out.
-        tail: instead of the memory's own.
-        """
-        await self.in_use.acquire()
-        in_thread: asyncio.Future[T] | None = None
-        try:
-            searching = partial(find, self.index, self._extend_tail(skip) if tail is None else tail)
-            if len(self.index.layout.flags) <= _SEARCHED_AT_ONCE:
-                return searching()
-            in_thread = asyncio.get_running_loop().run_in_executor(None, searching)
-            # The thread goes on where the request that waits for it is cancelled.
-            in_thread.add_done_callback(lambda _: self.in_use.release())
-        finally:
-            if in_thread is None:
-                self.in_use.release()
-        return await asyncio.shield(in_thread)
-
-    def _extend_tail(self, skip: range) -> Tail:
+    def extend_tail(self, skip: range) -> Tail:
         """Counts the terms of all unindexed messages but those in `skip`. Returns the tail."""
         uncounted: list[Message] = []
         for message in self.uncounted:

@@ -107,12 +107,12 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable; Corrupt where something of this memory is damaged.
         """
-        loaded = await self._loader.load_with_buckets(
+        loaded = await self._loader.load_with_postings(
             agent, query, numbers, skip, deadline_ms, only_strong=only_strong
         )
         if loaded is None:
             return []
-        memory, buckets = loaded
+        memory, postings = loaded
         assert memory.numbers is not None
         near = (
             await self.compare(agent, vector, numbers=memory.numbers, deadline_ms=deadline_ms)
@@ -120,13 +120,18 @@ class Recall(Group):
             else vector
         )
         limit = min(limit, rank.MAX_HITS)
-        most = limit if takes is None else _MAX_CANDIDATES
-        hits = await memory.search(
-            lambda index, tail: rank.rank(
-                index, query, agent.secret, tail=tail, skip=skip, limit=most, room=room,
-                only_strong=only_strong, near=near, trace=trace, postings=buckets.postings(),
-            ),
+        hits = rank.rank(
+            memory.index,
+            query,
+            agent.secret,
+            tail=memory.extend_tail(skip),
             skip=skip,
+            limit=limit if takes is None else _MAX_CANDIDATES,
+            room=room,
+            only_strong=only_strong,
+            near=near,
+            trace=trace,
+            postings=postings,
         )  # fmt: skip
         if takes is None:
             return await self._load_unmuted(agent.id, memory, hits, deadline_ms, trace)
@@ -156,8 +161,7 @@ class Recall(Group):
         memory = await self._loader.load(agent, numbers, skip, deadline_ms)
         if memory is None:
             return []
-        find = partial(rank.find_most_telling, skip=skip, limit=limit)
-        hits = await memory.search(lambda index, tail: find(index, tail=tail), skip=skip)
+        hits = rank.find_most_telling(memory.index, tail=memory.extend_tail(skip), skip=skip, limit=limit)
         return await self._load_unmuted(agent.id, memory, hits, deadline_ms)
 
     @_reports_damage
@@ -181,8 +185,9 @@ class Recall(Group):
         memory = await self._loader.load(agent, numbers, skip, deadline_ms)
         if memory is None:
             return []
-        find = partial(rank.find_around, seq=seq, before=before, skip=skip, limit=limit)
-        hits = await memory.search(lambda index, tail: find(index, tail=tail), skip=skip)
+        hits = rank.find_around(
+            memory.index, seq, before=before, tail=memory.extend_tail(skip), skip=skip, limit=limit
+        )
         return await self._load_unmuted(agent.id, memory, hits, deadline_ms)
 
     @_reports_damage
@@ -215,12 +220,15 @@ class Recall(Group):
             return WordHits()
         memory, buckets = loaded
         is_incomplete = memory.unread_from < numbers.next_seq
-        seqs = await memory.search(
-            lambda index, tail: find_containing(
-                index, terms, agent.secret, tail=tail, before=before, limit=_MAX_CHECKED_HITS + 1,
-                postings=buckets.newest_first(),
-            )
-        )  # fmt: skip
+        seqs = find_containing(
+            memory.index,
+            terms,
+            agent.secret,
+            tail=memory.extend_tail(range(0)),
+            before=before,
+            limit=_MAX_CHECKED_HITS + 1,
+            postings=buckets.newest_first(),
+        )
         hits: list[Message] = []
         # Nearly all messages that the index finds have the words, so the first page mostly suffices.
         for page in _pages(seqs[:_MAX_CHECKED_HITS], min(limit + 1, rank.MAX_HITS)):
@@ -348,10 +356,10 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable, Corrupt.
         """
-        loaded = await self._loader.load_with_buckets(agent, query, None, range(0), deadline_ms)
+        loaded = await self._loader.load_with_postings(agent, query, None, range(0), deadline_ms)
         if loaded is None:
             return []
-        memory, buckets = loaded
+        memory, postings = loaded
         assert memory.numbers is not None
         values = (agent.id, memory.numbers.indexed_seq + 1, _UNINDEXED_PASSAGES)
         near = None
@@ -364,13 +372,15 @@ class Recall(Group):
             deadline_ms=deadline_ms,
         )
         # Messages are ranked too, and passed over: the weights of words are those of the whole memory.
-        hits = await memory.search(
-            lambda index, tail: rank.rank(
-                index, query, agent.secret, tail=tail, limit=_MAX_CANDIDATES, near=near,
-                postings=buckets.postings(),
-            ),
+        hits = rank.rank(
+            memory.index,
+            query,
+            agent.secret,
             tail=Tail(fresh),
-        )  # fmt: skip
+            limit=_MAX_CANDIDATES,
+            near=near,
+            postings=postings,
+        )
         passages: list[Passage] = []
         for page in _pages(hits):
             by_seq = await self._database.read(

@@ -24,7 +24,6 @@ from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
 from storage.search.tokens import forget_words
-from storage.sql import memory_cache
 from storage.sql.facts import add_saved_facts
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.store import Store
@@ -128,11 +127,8 @@ class Life:
         await self.store.search_index.advance(self.alice.agent.id)
 
 
-@pytest.mark.parametrize(("seed", "searched_at_once"), [(0, 1 << 14), (1, 1 << 14), (2, -1)])
-async def test_it_answers_as_if_it_remembered_nothing(
-    store: Store, alice: Speaker, seed: int, searched_at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory_cache, "_SEARCHED_AT_ONCE", searched_at_once)
+@pytest.mark.parametrize("seed", range(3))
+async def test_it_answers_as_if_it_remembered_nothing(store: Store, alice: Speaker, seed: int) -> None:
     life = Life(store, alice, seed)
     await life.say()
     steps: list[Callable[[], Awaitable[None]]] = [
@@ -396,50 +392,6 @@ async def test_nobody_waits_for_a_reading_from_before_a_forgetting(
     assert await hits(store, alice, "dog cat", deadline_ms=50_000) == [3]
     goes_on.set()
     await before
-
-
-class SlowRank:
-    """Ranks when it is let go, and counts how often it has begun."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.begun, self.has_begun, self.is_let_go = 0, asyncio.Event(), threading.Event()
-        self._loop = asyncio.get_running_loop()
-        monkeypatch.setattr(memory_cache, "_SEARCHED_AT_ONCE", -1)
-        monkeypatch.setattr("storage.sql.recall.rank.rank", self)
-
-    def __call__(self, *args: Any, **options: Any) -> list[int]:
-        self.begun += 1
-        self._loop.call_soon_threadsafe(self.has_begun.set)
-        assert self.is_let_go.wait(10), "the event loop waits for the ranking"
-        return rank(*args, **options)
-
-
-async def test_the_event_loop_goes_on_while_a_large_memory_is_searched(
-    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await alice.say([user("My bee is called Maja.")], assistant("Good."))
-    slow = SlowRank(monkeypatch)
-    searching = asyncio.create_task(search(store, alice, "bee"))
-    await slow.has_begun.wait()
-    slow.is_let_go.set()
-    assert await searching
-
-
-async def test_a_large_memory_is_in_use_until_the_thread_of_a_cancelled_search_ends(
-    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await alice.say([user("My bee is called Maja.")], assistant("Good."))
-    slow = SlowRank(monkeypatch)
-    cancelled = asyncio.create_task(search(store, alice, "bee"))
-    await slow.has_begun.wait()
-    cancelled.cancel()
-    await asyncio.wait([cancelled])
-    next_search = asyncio.create_task(search(store, alice, "bee", skip=range(1)))
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert (slow.begun, next_search.done()) == (1, False)
-    slow.is_let_go.set()
-    assert await next_search
 
 
 async def test_numbers_that_another_process_has_moved_are_believed(store: Store, alice: Speaker) -> None:
