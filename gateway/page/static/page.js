@@ -77,6 +77,9 @@ if (next) {
   setTimeout(() => (next.disabled = false), NEXT_MS);
 }
 const form = document.querySelector("form[data-sign-in]");
-if (form) signIn(form);
+if (form) {
+  signIn(form);
+  addEventListener("hashchange", () => signIn(form)); // a fresh link in the tab of an old one
+}
 const live = [...document.querySelectorAll("[data-live]")].map((each) => each.id).filter(Boolean);
 if (live.length) follow(live);

@@ -45,6 +45,18 @@ def test_a_code_in_the_fragment_signs_in_by_itself(browser: Browser, operator: O
         assert "#" not in page.url
 
 
+def test_a_fresh_link_signs_in_from_the_tab_of_an_old_one(browser: Browser, operator: Operator) -> None:
+    """Only the fragment of the address differs, so the browser loads nothing."""
+    gateway = operator.world.gateway
+    with browser.open(
+        operator, "login#0123456789abcdef0123456789abcdef", is_signed_in=False, may_complain=True
+    ) as page:
+        page.get_by_role("alert").get_by_text("expired").wait_for()
+        path = gateway.call(gateway.app.services.sign_in.make_code({}))["path"]
+        page.evaluate("address => { location.href = address; }", path)
+        page.wait_for_url(f"http://{operator.host}/ui/")
+
+
 def test_the_link_that_skips_to_the_content_is_no_code(browser: Browser, operator: Operator) -> None:
     with browser.open(operator, "login", is_signed_in=False) as page:
         page.get_by_role("link", name="Skip to content").press("Enter")
