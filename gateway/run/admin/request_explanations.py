@@ -128,7 +128,10 @@ def _sentence_without_search(exchange: Exchange | None) -> str:
     if exchange.last_note:
         return "This question was asked once more, so memory was not searched again: what it was told is the same."
     if exchange.notes:
-        return "This question was asked once more, so memory was not searched again: it had nothing that answers this."
+        return (
+            "This question was asked once more, so memory was not searched again. It had nothing that answers this, "
+            "or what it had was forgotten since."
+        )
     if exchange.inputs and is_result(exchange.inputs[-1]):
         return "The conversation went on with what a tool returned: nobody asked anything, so memory was not searched."
     return "The request brings no new words of a person, so memory was not searched."

@@ -319,6 +319,20 @@ def test_a_question_that_is_asked_again_leads_to_its_reply_and_to_the_first_time
     assert "not kept" not in listed
 
 
+def test_a_question_asked_again_says_that_its_note_may_be_forgotten(operator: Operator) -> None:
+    """It said that memory had nothing for it, of what the operator had just forgotten."""
+    world = operator.world
+    speak(world, "My tea is in the red tin.")
+    for _ in range(2):
+        agent = speak(world, "Where is my tea?")
+    again = operator.twin(f"requests?memory={agent.uid}")["items"][0]["id"]
+    assert operator.twin(f"r/{again}")["note"]
+    operator.twin(f"m/{agent.uid}/forget?message=1", {})
+    explained = operator.twin(f"r/{again}")
+    assert explained["note"] is None
+    assert explained["sentence"].endswith("or what it had was forgotten since.")
+
+
 def test_a_request_with_what_a_tool_returned_says_so(operator: Operator) -> None:
     world = operator.world
     world.upstream.queue(call_tools(Call("find_tea", {})), say("In the red tin."))
