@@ -37,7 +37,7 @@ _CONVERSATIONS_PER_READ = 64
 _DEEPEST = 2_000
 # Of texts that no index has: the numbers of messages among which they are looked for, the newest; how many of each kind
 # are read, and how many bytes of each kind: words are looked for in a megabyte in some 100 ms of processor time.
-_NEWEST, _MOST_UNINDEXED, _MOST_BYTES = 4_000, 200, 1 << 19
+_NEWEST, _MOST_UNINDEXED, _MOST_BYTES = 4_000, 200, 1 << 18
 # The index has the first 4,000 different terms of a text. A shorter exchange has no more.
 _LONG_BYTES = 8_000
 

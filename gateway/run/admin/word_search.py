@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import cast
 
 from msgspec import UNSET, Struct, UnsetType
@@ -33,6 +34,8 @@ _SHORT_DEADLINE_MS = 250.0
 ENDED_FACTS = 200
 # Characters of a text around the words.
 _AROUND_CHARS = 300
+# The most texts of `HiddenTexts`: a page of them has some 40 kB.
+_MAX_HIDDEN = 50
 # The items that `Remaining` has, and the most words of which each is looked for by itself.
 _SHOWN, _WORDS_ALONE = 5, 4
 # What a message is called by its state.
@@ -77,7 +80,7 @@ class HiddenTexts(Struct, frozen=True):
     """The texts of a memory with some words that no reply finds."""
 
     items: tuple[HiddenText, ...] = ()
-    # All of them were looked through, and all facts that are no longer true.
+    # There are no others: all such texts were looked through, and all facts that are no longer true.
     is_complete: bool = True
 
 
@@ -186,8 +189,10 @@ class WordSearches(Struct, frozen=True):
     async def _find_hidden(self, agent: Agent, query: str) -> HiddenTexts:
         unindexed = await self.views.store.memory_pages.unindexed(agent.id, agent.next_seq)
         # In a thread, as below.
-        texts = await asyncio.to_thread(lambda: tuple(self._hidden_with(agent.uid, unindexed, query)))
-        return HiddenTexts(texts, unindexed.is_complete)
+        texts = await asyncio.to_thread(
+            lambda: tuple(islice(self._hidden_with(agent.uid, unindexed, query), _MAX_HIDDEN + 1))
+        )
+        return HiddenTexts(texts[:_MAX_HIDDEN], unindexed.is_complete and len(texts) <= _MAX_HIDDEN)
 
     def _hidden_with(self, uid: str, unindexed: UnindexedTexts, query: str) -> Iterator[HiddenText]:
         """Yields those of some texts that have all words of a query."""

@@ -239,6 +239,16 @@ def test_after_a_forgetting_the_rest_of_what_was_looked_for_is_counted(operator:
         assert f"{screen.replace('&', '&amp;')}#forget-message-{found[0]['seq']}" in gone
 
 
+def test_a_list_of_what_is_left_says_how_many_it_does_not_show(operator: Operator) -> None:
+    agent = speak(operator.world, *(f"Zxqv, number {n}." for n in range(8)))
+    words = f"m/{agent.uid}/words?q=Zxqv"
+    for left in (2, 1, 0):
+        newest = operator.twin(words)["items"][0]["seq"]
+        gone = plain(operator.post(f"m/{agent.uid}/forget?message={newest}", came_from=words).body.decode())
+        assert f"{left + 5} messages still say “Zxqv”." in gone
+        assert (f"{left} more" in gone) == (left > 0)
+
+
 def test_a_preview_shows_the_replies_that_were_made_with_a_message(
     upstream: StrictUpstream, operator: Operator
 ) -> None:
