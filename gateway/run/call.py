@@ -74,7 +74,7 @@ class ChatCall:
     # The kind of its conversation.
     kind: ConversationKind
     # Makes the view of the dialect in which the reply is shown.
-    view: MakesView
+    make_view: MakesView
     sink: Sink
     receipt: Receipt
     # As in its reply's header, once it is known: on, read, off, none or unavailable.
@@ -200,7 +200,7 @@ class ChatCall:
             headers["x-mnemogate-evicted-tokens"] = str(window.evicted_tokens)
             self.receipt.usage_counter = partial(estimate_usage, prompt)
         if context is not None and prompt is not None:
-            if not self.view.speaks_chat and self.identity.stored_scope is not None:
+            if not self.make_view.speaks_chat and self.identity.stored_scope is not None:
                 self.receipt.turn = turn_name(context).turn
                 self.receipt.is_off_record = context.plan.off_record
             search = prompt.recall.search

@@ -102,19 +102,19 @@ class Chat:
         context: RequestContext,
         sink: Sink,
         receipt: Receipt,
-        view: MakesView,
+        make_view: MakesView,
         continued: ContinuedConversation | None = None,
         record: TurnRecord | None = None,
     ) -> str:
         """Answers a request, and returns the state of memory for it: on, read, off, none or unavailable.
 
-        view: the dialect's.
+        make_view: makes the view of the dialect.
         continued: the conversation with items that the request goes on with. Its first response binds it to a memory.
         record: as in `ChatCall`.
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
-        call = await self._make_call(request, context, sink, receipt, view)
+        call = await self._make_call(request, context, sink, receipt, make_view)
         call.record = record
         await self.admit(call)
         if continued is not None and call.identity.scope is not None and call.identity.mode in STORING_MODES:
@@ -232,7 +232,7 @@ class Chat:
         context: RequestContext,
         sink: Sink,
         receipt: Receipt,
-        view: MakesView,
+        make_view: MakesView,
     ) -> ChatCall:
         """Resolves a request, and returns its call."""
         resolved = await self.resolver.resolve(request, context)
@@ -247,7 +247,7 @@ class Chat:
             resolved.spec,
             route,
             resolved.kind,
-            view,
+            make_view,
             sink,
             receipt,
         )
@@ -373,7 +373,7 @@ class Chat:
             return False
         if any(map(_context_window, call.route.others)):
             return False
-        return call.view.speaks_chat or self._all_take_native_body(call)
+        return call.make_view.speaks_chat or self._all_take_native_body(call)
 
     def _check_thread(self, thread: MessageThread, call: ChatCall, prompt: Prompt | None) -> None:
         """Raises: ThreadUnsupported, ThreadNotFound: the upstream of the request cannot continue its message thread."""

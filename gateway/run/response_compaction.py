@@ -77,13 +77,13 @@ async def compact(
     context: RequestContext,
     sink: Sink,
     receipt: Receipt,
-    view: MakesView,
+    make_view: MakesView,
     read_summary: Callable[[WireMessage], str],
 ) -> Compacted:
     """Returns the newest messages of a request, and a summary of all.
 
     sink: the one of the client that waits for it.
-    view: makes the view of a chat completion, by which the summary is asked for.
+    make_view: makes the view of a chat completion, by which the summary is asked for.
     read_summary: returns the summary that a message has from an earlier compaction; "": it has none.
 
     Raises: CompactionFailed; GatewayError; ClientGone.
@@ -103,7 +103,7 @@ async def compact(
             tools=(), has_tools=False, stream=False, max_tokens=None, max_tokens_field=None, memory_choice=None,
         )  # fmt: skip
         answer = _StatusSink(sink)
-        await chat.answer(question, context, answer, receipt, view)
+        await chat.answer(question, context, answer, receipt, make_view)
         if answer.status != 200:
             raise CompactionFailed(answer.status, bytes(answer.body))
         summary, counts = _read_reply(answer.body)

@@ -296,13 +296,13 @@ class ResponseMaker:
                 if continued is not None:
                     # The others are in a turn already: another response's, or that of an earlier attempt.
                     request = request.with_waiting({item["id"] for item in continued.items})
-                view = request.view(
+                make_view = request.view_maker(
                     receipt.begun_turn, receipt.count_usage, receipt.answering_model, log.next_number,
                     has_begun=log.has_events,
                 )  # fmt: skip
                 accepted = self._accepted.get(run.id)
                 context = RequestContext((), identity.project) if accepted is None else accepted.caller
-                await self.chat.answer(request.chat, context, log, receipt, view, continued, record)
+                await self.chat.answer(request.chat, context, log, receipt, make_view, continued, record)
         except ClientGone:
             await self._end(run, log, await self.runs.as_cancelled(run, shown))
             return

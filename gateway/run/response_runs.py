@@ -58,7 +58,7 @@ class BackgroundRequest(Protocol):
     def with_waiting(self, ids: Collection[str]) -> BackgroundRequest:
         """Returns the request with those items of its conversation alone that still wait. ids: of them."""
 
-    def view(
+    def view_maker(
         self,
         turn: Callable[[], TurnName | None],
         count: Callable[[str], Json | None],

@@ -133,7 +133,7 @@ class TurnRun:
     def __post_init__(self, prompt: Prompt, guide: Guide | None) -> None:
         self.sink = self.call.sink
         self._turn = self.machine or Turn(
-            self.terms, self.call.view(self.terms), guide or FreeGuide(self.services.limits.max_rounds)
+            self.terms, self.call.make_view(self.terms), guide or FreeGuide(self.services.limits.max_rounds)
         )
         refused_parts = RefusedParts(self.terms.saves_steps)
         self._requests = RoundRequests(self.call, self.memory, prompt, refused_parts, self._turn.first_call)

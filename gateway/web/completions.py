@@ -68,20 +68,20 @@ class ChatRoute:
         incoming: Incoming,
         request: ChatRequest,
         headers: RawHeaders,
-        view: MakesView,
+        make_view: MakesView,
         receipt: Receipt,
         continued: ContinuedConversation | None = None,
     ) -> None:
         """Answers a request that was read.
 
         headers: the request's own, or those that count in their place.
-        view: makes the view of the dialect in which the request came.
+        make_view: makes the view of the dialect in which the request came.
         continued: as for `Chat.answer`.
         """
         info = incoming.info
         with self._begin_reply(incoming, request, receipt) as reply:
             context = info.caller.context(headers)
-            info.memory = await self.chat.answer(request, context, reply, receipt, view, continued)
+            info.memory = await self.chat.answer(request, context, reply, receipt, make_view, continued)
 
     async def answer_native(
         self, incoming: Incoming, native: NativeRequest, route: Route, headers: RawHeaders

@@ -186,7 +186,7 @@ class MessagesRoute:
         info = incoming.info
         stops = request.json.get("stop_sequences")
         receipt = info.begin_receipt()
-        view = MakesMessages(
+        make_view = MakesMessages(
             model=request.chat.model,
             input_tokens=len(request.raw) // BYTES_PER_TOKEN,
             request_id=info.request_id,
@@ -194,7 +194,7 @@ class MessagesRoute:
             stop_sequences=stops if isinstance(stops, list) else (),
             has_thread=request.json.get("thread") is not None,
         )
-        await self.chats.answer(incoming, request.chat, incoming.headers, view, receipt)
+        await self.chats.answer(incoming, request.chat, incoming.headers, make_view, receipt)
 
 
 class CountRoute(MessagesRoute):

@@ -121,7 +121,7 @@ class ResponsesRoute(ForwardedRoute):
             await self._answer_in_background(call)
             return
         receipt = call.incoming.info.begin_receipt()
-        view = MakesResponses(
+        make_view = MakesResponses(
             request.echo,
             receipt.stored_turn,
             count=receipt.count_usage,
@@ -132,7 +132,7 @@ class ResponsesRoute(ForwardedRoute):
         )
         conversation = call.conversation
         continued = None if conversation is None else ContinuedConversation(conversation, conversation.items)
-        await self.chats.answer(call.incoming, request.chat, call.headers, view, receipt, continued)
+        await self.chats.answer(call.incoming, request.chat, call.headers, make_view, receipt, continued)
 
     async def compact(
         self, call: ResponseCall, render: Callable[[Compacted], tuple[Sequence[Header], bytes]]

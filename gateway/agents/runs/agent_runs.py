@@ -289,7 +289,7 @@ class AgentRuns:
 
     async def complete(self, call: ChatCall) -> None:
         """Answers a chat completion that `owns`. Messages that its list repeats are left out. Raises: as `send`."""
-        request, view, receipt = call.request, call.view, call.receipt
+        request, make_view, receipt = call.request, call.make_view, call.receipt
         if request.n > 1:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
         window = self._with_client.failover.context_windows.with_known_window(call.route.first).context_window
@@ -316,9 +316,9 @@ class AgentRuns:
             shows_steps=False,
             heard=last_reply_texts(request.messages),
         )
-        result = await self._answer_in_queue(send, _RunOutput(lambda _: view, call.sink, receipt))
+        result = await self._answer_in_queue(send, _RunOutput(lambda _: make_view, call.sink, receipt))
         if result.is_repeat:
-            await replay(request, result, view, call.sink, receipt)
+            await replay(request, result, make_view, call.sink, receipt)
 
     async def recover(self) -> None:
         """Fails the live runs that no process performs. Raises: StoreError, after which it may be called again."""

@@ -106,7 +106,7 @@ class RestoredRequest(Struct, frozen=True):
         stored = replace(self.stored, waiting=[item for item in self.stored.waiting if item["id"] in ids])
         return replace(self, stored=stored, request=stored.read())
 
-    def view(
+    def view_maker(
         self,
         turn: Callable[[], TurnName | None],
         count: Callable[[str], Json | None],
