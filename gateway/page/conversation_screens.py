@@ -79,14 +79,18 @@ class _ConversationScreens(Struct, frozen=True):
         if not gaps:
             return {}
         forgettings = await self.audit.forgettings(access.uid)
-        conversation = forgettings.get(f"conversation {page.conversation.id}")
         found: dict[int, AuditRecord | None] = {}
         for each in gaps:
-            by = forgettings.get(f"message {each.seq}") or forgettings.get(f"exchange {each.exchange}")
-            if (
-                by is not None or conversation is not None or not each.role
-            ):  # a turn without roles is forgotten whole
-                found[each.seq] = by or conversation
+            parts = (
+                f"message {each.seq}",
+                f"exchange {each.exchange}",
+                f"conversation {page.conversation.id}",
+            )
+            entries = [forgettings[part] for part in parts if part in forgettings]
+            # A conversation may go on after it was forgotten.
+            by = next((entry for entry in entries if entry.at >= each.at), None)
+            if by is not None or not each.role:  # a turn without roles is forgotten whole
+                found[each.seq] = by
         return found
 
     async def _read(

@@ -26,7 +26,7 @@ from gateway.run.admin.memory_forgetting import (
 )
 from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.word_search import WordSearches
+from gateway.run.admin.word_search import TextWithWords, WordSearches
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 # The names of screens that lead to a preview, by the first part of their path below the memory's, or of requests.
@@ -139,12 +139,6 @@ class _ForgetScreens(Struct, frozen=True):
         is_trial = came_from.partition("?")[0] == access.path("search")
         listed = left.items if left and not is_trial else ()
         numbers = {each.seq for each in listed}
-        following = None
-        if listed:
-            page, changes = await self._preview(access, listed[0].kind, listed[0].seq, sought)
-            # The page says itself where it may be said elsewhere.
-            stays_too = tuple(each for each in page.stays if not (each.href or "").startswith(search))
-            following = replace(page, stays=stays_too), changes
         return access.view(
             result,
             "forgotten.html",
@@ -159,9 +153,20 @@ class _ForgetScreens(Struct, frozen=True):
             back=way.to.partition("#")[0],
             left=left,
             listed=listed,
-            following=following,
+            following=await self._preview_next(access, listed[0], sought, search) if listed else None,
             hidden=hidden,
         )
+
+    async def _preview_next(
+        self, access: MemoryAccess, text: TextWithWords, words: str, search: str
+    ) -> tuple[ForgetPreview, list[tuple[str, tuple[DiffPart, ...]]]]:
+        """Returns the preview of a text for the page that says what is gone, with the changes of blocks.
+
+        search: what the paths of searches begin with. The page itself links to one, so the preview does not.
+        """
+        page, changes = await self._preview(access, text.kind, text.seq, words)
+        stays = tuple(each for each in page.stays if not (each.href or "").startswith(search))
+        return replace(page, stays=stays), changes
 
     async def _find_sought_words(self, access: MemoryAccess, screen: str) -> str:
         """Returns the words for which one text after the other is forgotten; "": they are not known.

@@ -65,8 +65,8 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
     return [Screen("requests", requests.show_list, _RequestsQuery), Screen("r/{id}", requests.show_request)]
 
 
-class ToldText(Struct, frozen=True):
-    """A text that the model was told for a reply."""
+class PromptText(Struct, frozen=True):
+    """A text in the prompt of a reply."""
 
     # Such as "message 3".
     name: str
@@ -78,11 +78,11 @@ class ToldText(Struct, frozen=True):
 
 
 class Repetition(Struct, frozen=True):
-    """A sentence of a reply that the model was told."""
+    """A sentence of a reply that its prompt has as well."""
 
     sentence: str
     # The texts that have it, the one of the best rank first.
-    texts: Sequence[ToldText]
+    texts: Sequence[PromptText]
 
 
 class _RequestScreens(Struct, frozen=True):
@@ -190,23 +190,23 @@ def _find_repetitions(
     blocks: BlocksSince,
     standing: Sequence[FactRecord],
 ) -> list[Repetition]:
-    """Returns the sentences of a reply that the model was told, those of the best ranks first."""
+    """Returns the sentences of a reply that its prompt has as well, those of the best ranks first."""
     memory = explained.memory or ""
-    told = [
+    prompt_texts = [
         *(
-            ToldText(f"{e.kind} {e.seq}", e.href, e.text, e.rank)
+            PromptText(f"{e.kind} {e.seq}", e.href, e.text, e.rank)
             for e in explained.chosen
             if e.href and e.text
         ),
         *(
-            ToldText(f"block {each}", page_path("m", memory, "b", each), text)
+            PromptText(f"block {each}", page_path("m", memory, "b", each), text)
             for each, text in blocks.same.items()
         ),
-        *(ToldText(f"fact {each.seq}", fact_href(memory, each.seq), each.text) for each in standing),
+        *(PromptText(f"fact {each.seq}", fact_href(memory, each.seq), each.text) for each in standing),
     ]
     reply = next((each.text or "" for each in turn if each.role == "assistant"), "")
     sentences = [each.strip() for each in islice(_SENTENCE_END.split(reply[:_MAX_CHARS]), _MAX_SENTENCES)]
-    bare = [(each, f" {_bare(each.text[:_MAX_CHARS])} ") for each in told]
+    bare = [(each, f" {_bare(each.text[:_MAX_CHARS])} ") for each in prompt_texts]
     repetitions = []
     for sentence in dict.fromkeys(sentences):
         words = _bare(sentence)
