@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.api.blocks import AgentBlock
+from gateway.agents.api.compaction import CompactionBody, merge_compaction
 from gateway.agents.api.groups import check_window
 from gateway.agents.api.tool_rule_bodies import ToolRuleBody
 from gateway.agents.core.kinds import DEFAULT_KIND
@@ -58,29 +59,11 @@ _TOKEN_LIMITS = frozenset({"max_tokens", "max_output_tokens"})
 SETTINGS = honoured_in(*SETTINGS_TYPES, "provider_type")
 
 
-class CompactionBody(Body):
-    """The way in which what leaves the window is summarised."""
-
-    mode: Maybe[Literal["all", "sliding_window", "self_compact_all", "self_compact_sliding_window"]] = UNSET
-    model: Maybe[str] = UNSET
-    prompt: Maybe[str] = UNSET
-    sliding_window_percentage: Maybe[Annotated[float, Meta(gt=0, le=1)]] = UNSET
-    clip_chars: Maybe[Annotated[int, Meta(ge=1)]] = UNSET
-    model_settings: NoEffect[dict[str, Any]] = UNSET
-    prompt_acknowledgement: NoEffect[bool] = UNSET
-
-
 class FillerBody(Body):
     """A sentence that the user hears when a tool takes longer than `after_ms`."""
 
     say: Annotated[str, Meta(pattern=r"\S", max_length=500)]
     after_ms: Annotated[float, Meta(ge=0, le=60_000)] = FILLER_AFTER_MS
-
-
-class Compact(Body):
-    """A summary that is wanted now. compaction_settings: in place of the agent's, as far as they are given."""
-
-    compaction_settings: Maybe[CompactionBody] = UNSET
 
 
 class Own(Body):
@@ -247,19 +230,6 @@ def _extension_values(definition: AgentDefinition, extension: Own) -> dict[str, 
     if "rebuild" in sent:
         values["rebuilds"] = sent["rebuild"] == "always"
     return values
-
-
-def merge_compaction(stored: Mapping[str, Any], settings: Maybe[CompactionBody]) -> dict[str, Any]:
-    """Returns the stored summary settings with those sent in them. Raises: BadRequest for an unknown mode."""
-    sent = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
-    merged = _without_none({**stored, **sent})
-    if str(merged.get("mode")).startswith("self_compact"):
-        raise BadRequest(
-            "compaction_settings.mode: A call of its own makes the summary, never the conversation's; use 'all' or "
-            "'sliding_window'.",
-            param="mode",
-        )
-    return merged
 
 
 def _model_values(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:

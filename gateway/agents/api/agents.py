@@ -122,9 +122,7 @@ class AgentRoutes:
         return (await self._prompt(request)).system
 
     async def _prompt(self, request: ApiRequest) -> Prompt:
-        resolved = await self._api.registry.resolver.resolve_uid(
-            request.project, request.uid("agent", "agent_id")
-        )
+        resolved = await self._api.resolved_agent(request)
         return await self._api.runs.preview(RunRequest(resolved.spec, resolved.scope))
 
 

@@ -11,18 +11,17 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
+from gateway.agents.api._message_pages import MessagePages
 from gateway.agents.api._paging import CONVERSATION_MESSAGES
 from gateway.agents.api._query import PageQuery, ShownMessagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.agent_bodies import (
     SETTINGS,
-    Compact,
-    CompactionBody,
     WindowTokens,
     set_sampling,
 )
+from gateway.agents.api.compaction import Compact, CompactionBody, compact_json
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
-from gateway.agents.api.messages import MessageRoutes
 from gateway.agents.api.runs import RunStream, run_stream
 from gateway.agents.api.sends import SendReply, SendRoutes
 from gateway.agents.registry.conversation_registry import AgentConversations, definition_of
@@ -30,7 +29,7 @@ from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
-from gateway.agents.wire.run_json import StreamRun
+from gateway.agents.wire.run_json import StreamRun, run_states_json
 from gateway.agents.wire.send import Send
 from gateway.agents.wire.shown_values import iso_time
 from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, UrlQuery, refused, sent_fields
@@ -224,7 +223,7 @@ class ConversationRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._conversations = AgentConversations(api.store, api.now)
-        self._messages, self._sends = MessageRoutes(api), SendRoutes(api)
+        self._pages, self._sends = MessagePages(api), SendRoutes(api)
 
     def routes(self) -> list[AgentsRoute]:
         conversations = "/v1/conversations"
@@ -302,7 +301,7 @@ class ConversationRoutes:
         """Forget a conversation, and all that came of it."""
         named = await self._find(request, None)
         entry = _made_entry(named)
-        await self._messages.cancel_runs(request.project, named.agent, entry.conversation.id)
+        await self._api.runs.cancel_live(named.agent, entry.conversation.id)
         await self._conversations.delete(entry)
         return {"message": "The conversation is forgotten."}
 
@@ -330,20 +329,22 @@ class ConversationRoutes:
         """Summarise a conversation now."""
         named = await self._find(request, compact.agent_id)
         spec = await self._spec(request, named)
-        return await self._messages.compact(request, compact, named.agent.uid, spec, named.lookup_key)
+        run_request = RunRequest(spec, named.agent.scope, named.lookup_key)
+        return await compact_json(self._api, request, compact, named.agent.uid, run_request)
 
     async def cancel(self, request: ApiRequest, query: ConversationQuery) -> dict[str, str]:
         """End a conversation's runs."""
         named = await self._find(request, query.agent_id)
         row = await self._find_row(named)
-        return {} if row is None else await self._messages.cancel_runs(request.project, named.agent, row)
+        runs = [] if row is None else await self._api.runs.cancel_live(named.agent, row)
+        return run_states_json(runs)
 
     # -- their messages
 
     async def messages(self, request: ApiRequest, query: ConversationMessagesQuery) -> list[dict[str, Any]]:
         """List a conversation's messages."""
         named = await self._find(request, query.agent_id)
-        return await self._messages.agent_page(named.agent, query, named.lookup_key)
+        return await self._pages.of_agent(named.agent, query, named.lookup_key)
 
     async def send(
         self, request: ApiRequest, send: ConversationSend

@@ -11,6 +11,7 @@ from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import ApiRequest, uid_in
 from gateway.agents.batches.accept import BatchRequests
 from gateway.agents.registry.registry import AgentView, Registry
+from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.system_message import SystemMessageRenderer
@@ -68,6 +69,10 @@ class AgentsApi(Struct, frozen=True):
     async def named_agent(self, project: str, id: str) -> Agent:
         """Returns the memory of the agent with a public id. Raises: UnknownId, NotFound."""
         return (await self.registry.get_entry(project, uid_in("agent", id))).agent
+
+    async def resolved_agent(self, request: ApiRequest) -> ResolvedAgent:
+        """Returns the agent in the path as its sends see it. Raises: UnknownId, NotFound."""
+        return await self.registry.resolver.resolve_uid(request.project, request.uid("agent", "agent_id"))
 
     async def agent_view(self, request: ApiRequest) -> AgentView:
         """Returns the agent in the path with its tools, blocks and tags. Raises: UnknownId, NotFound."""

@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from itertools import groupby
-from operator import itemgetter
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
-import orjson
-
+from gateway.agents.api._message_pages import MessagePages, check_owner
 from gateway.agents.api._message_renderer import MessageRenderer, conversation_id
 from gateway.agents.api._paging import MESSAGES, place_in
-from gateway.agents.api._query import MessagesQuery, ResetQuery, ShownMessagesQuery
+from gateway.agents.api._query import MessagesQuery, ResetQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.agent_bodies import Compact, merge_compaction
+from gateway.agents.api.compaction import Compact, compact_json
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.api.model import UNKNOWN_WINDOW
 from gateway.agents.api.passages import moment_of
 from gateway.agents.api.search import SearchAgents, SearchMessages, found_json, ranked_json
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.agents.runs.run import RunRequest
-from gateway.agents.runs.send_queue import MAX_SENDS
 from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
-from gateway.agents.wire.message import Showing, showing_of
+from gateway.agents.wire.message import Showing
+from gateway.agents.wire.run_json import run_states_json
 from gateway.agents.wire.send import CancelRuns, ResetMessages, UpdateMessage, read_new_text
 from gateway.agents.wire.struct_fields import sent_fields
 from gateway.core import ids
-from gateway.core.agent import AgentSpec
 from gateway.core.ids import Place
-from gateway.core.prompt.summary import SummaryTerms, summary_tokens
 from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.memory.memory_context import check_not_paused
-from gateway.run.memory.queue import QueueTicket
-from gateway.run.upstream.route import agent_route
-from gateway.web.middleware import info_of
-from storage.listing import AgentFilter, Page, RunEntry, RunFilter
-from storage.records import DEFAULT_CONVERSATION, Agent, Run, RunState
+from storage.listing import AgentFilter, RunEntry
+from storage.records import DEFAULT_CONVERSATION, Agent, Run
 
-_PAGE = 100
 _MAX_SEARCHED_AGENTS = 64
-_Entry: TypeAlias = tuple[Agent, MessageView | SystemMessage]
-_Entries: TypeAlias = Sequence[_Entry]
 _TEXT_TYPES = frozenset({"assistant_message", "user_message", "system_message", "tool_return_message"})
 
 
@@ -51,6 +37,7 @@ class MessageRoutes:
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
+        self._pages = MessagePages(api)
         self._messages = AgentMessages(api.store, api.now, api.keeper.embed_query)
 
     def routes(self) -> list[AgentsRoute]:
@@ -60,7 +47,7 @@ class MessageRoutes:
         return [
             AgentsRoute("GET", agent_messages, self.index, pages=MESSAGES),
             AgentsRoute("POST", f"{agent_messages}/cancel", self.cancel),
-            AgentsRoute("POST", f"{agent}/summarize", self.compact_default),
+            AgentsRoute("POST", f"{agent}/summarize", self.compact),
             AgentsRoute("PATCH", agent_message, self.update),
             AgentsRoute("DELETE", agent_message, self.delete),
             AgentsRoute("GET", agent_message, self.of_agent),
@@ -75,111 +62,21 @@ class MessageRoutes:
     async def index(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
         """List an agent's messages."""
         agent = await self._api.agent(request)
-        return await self.agent_page(agent, query, _conversation(query.conversation_id))
-
-    async def agent_page(
-        self, agent: Agent, query: ShownMessagesQuery, conversation: str | None
-    ) -> list[dict[str, Any]]:
-        """Returns a page of messages, with cursors in its order.
-
-        conversation: the name by which one is looked up; None: all of them, with the system message of `default`.
-        """
-        before = await self._cursor(agent, query.before)
-        after = await self._cursor(agent, query.after)
-        return await self._page(
-            query, after, partial(self._entries_of_agent, agent, conversation, query, before)
-        )
-
-    async def _entries_of_agent(
-        self,
-        agent: Agent,
-        conversation: str | None,
-        query: ShownMessagesQuery,
-        before: Place | None,
-        after: Place | None,
-        limit: int,
-    ) -> _Entries:
-        """Returns the messages between two cursors, up to a limit. The system message is the oldest of them."""
-        newest_first = query.newest_first()
-        with_system = showing_of(query).shows("system_message") and _shows_system_message(
-            newest_first, before, after
-        )
-        leads: list[_Entry] = []
-        if with_system and not newest_first:
-            leads.append((agent, await self._system_message(agent, conversation)))
-        views = await self._messages.list(
-            agent,
-            conversation=conversation,
-            after=after,
-            before=before,
-            limit=limit - len(leads),
-            newest_first=newest_first,
-        )
-        entries = [*leads, *((agent, view) for view in views)]
-        if with_system and newest_first and len(entries) < limit:
-            entries.append((agent, await self._system_message(agent, conversation)))
-        return entries
-
-    async def _system_message(self, agent: Agent, conversation: str | None) -> SystemMessage:
-        return await self._api.system_messages.render(agent, conversation or DEFAULT_CONVERSATION)
+        return await self._pages.of_agent(agent, query, _conversation_name(query.conversation_id))
 
     async def index_all(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
         """List the messages of all agents."""
-        conversation = _conversation(query.conversation_id)
-        if conversation is not None:
-            agent = await self._agent_of_conversation(request.project, conversation)
-            return await self.agent_page(agent, query, conversation)
-        before = place_in("message", query.before)
-
-        async def fetch(after: Place | None, limit: int) -> _Entries:
-            return await self._messages.list_all(
-                request.project, after=after, before=before, limit=limit, newest_first=query.newest_first()
-            )
-
-        return await self._page(query, place_in("message", query.after), fetch)
-
-    async def _page(
-        self,
-        query: ShownMessagesQuery,
-        after: Place | None,
-        fetch: Callable[[Place | None, int], Awaitable[_Entries]],
-    ) -> list[dict[str, Any]]:
-        """Returns a page as it is shown. fetch: returns the messages after a place, up to a limit."""
-        limit = query.size(_PAGE)
-        fetched_limit = limit
-        # The client takes an empty page for the end, so one is only given where nothing more is to be shown.
-        while True:
-            entries = await fetch(after, fetched_limit)
-            shown = await self._render_entries(entries, query)
-            if shown or len(entries) < fetched_limit:
-                return [each for of_message in shown[:limit] for each in of_message]
-            # Of types that are rare, many may follow that are not shown.
-            fetched_limit = max(limit, _PAGE)
-            after = _place_of(*entries[-1])
-
-    async def _render_entries(
-        self, entries: _Entries, query: ShownMessagesQuery
-    ) -> list[list[dict[str, Any]]]:
-        """Returns what is shown of each message, in the page's order; those of which nothing is shown are left out."""
-        showing = showing_of(query)
-        rendered: list[list[dict[str, Any]]] = []
-        for agent, group in groupby(entries, key=itemgetter(0)):
-            renderer = MessageRenderer(self._api.store, agent, showing)
-            views = [view for _, view in group]
-            summaries = await renderer.summaries([v for v in views if isinstance(v, MessageView)])
-            for view in views:
-                shown = [renderer.message_object(view)] if query.msg_object else renderer.message(view)
-                if isinstance(view, MessageView):
-                    shown += summaries.get(view.listed.sort_key, ())
-                if shown:
-                    rendered.append(shown[::-1] if query.newest_first() else shown)
-        return rendered
+        conversation = _conversation_name(query.conversation_id)
+        if conversation is None:
+            return await self._pages.of_project(request.project, query)
+        agent = await self._agent_of_conversation(request.project, conversation)
+        return await self._pages.of_agent(agent, query, conversation)
 
     async def of_agent(self, request: ApiRequest) -> list[dict[str, Any]]:
         """Return a message."""
         agent = await self._api.agent(request)
         place = _place_in_path(request)
-        await self._check_owner(agent, place)
+        await check_owner(self._api, agent, place)
         return await self._message_json(request.project, place)
 
     async def retrieve(self, request: ApiRequest) -> list[dict[str, Any]]:
@@ -228,7 +125,7 @@ class MessageRoutes:
         self, project: str, search: SearchMessages
     ) -> tuple[Sequence[Agent], str | None]:
         """Returns the agents to search, and the conversation, or None for all of theirs. Raises: BadRequest."""
-        conversation = _conversation(search.conversation_id)
+        conversation = _conversation_name(search.conversation_id)
         if isinstance(search.agent_id, str):
             return [await self._api.named_agent(project, search.agent_id)], conversation
         if conversation is not None:
@@ -257,7 +154,7 @@ class MessageRoutes:
         view: MessageView | SystemMessage
         if place.seq == SYSTEM_SEQ:
             agent, conversation = await self._api.system_messages.owner_of(project, place.uid)
-            view = await self._system_message(agent, conversation)
+            view = await self._api.system_messages.render(agent, conversation)
         else:
             agent = (await self._api.registry.get_entry(project, place.uid)).agent
             view = await self._messages.get(agent, place)
@@ -286,59 +183,30 @@ class MessageRoutes:
     async def reset(self, request: ApiRequest, _: ResetQuery, _body: ResetMessages) -> dict[str, Any]:
         """Begin an agent's messages anew."""
         agent = await self._api.agent(request)
-        await self.cancel_runs(request.project, agent)
+        await self._api.runs.cancel_live(agent)
         await self._messages.reset(agent)
         return await self._api.agent_json(request)
 
-    async def compact_default(self, request: ApiRequest, compact: Compact) -> dict[str, Any]:
+    async def compact(self, request: ApiRequest, compact: Compact) -> dict[str, Any]:
         """Summarise an agent's own conversation now."""
+        resolved = await self._api.resolved_agent(request)
+        run_request = RunRequest(resolved.spec, resolved.scope)
         uid = request.uid("agent", "agent_id")
-        resolved = await self._api.registry.resolver.resolve_uid(request.project, uid)
-        return await self.compact(request, compact, uid, resolved.spec, DEFAULT_CONVERSATION)
-
-    async def compact(
-        self, request: ApiRequest, compact: Compact, uid: str, spec: AgentSpec, conversation: str
-    ) -> dict[str, Any]:
-        """Summarises a conversation of an agent while no turn runs in it. conversation: as it is looked up."""
-        api = self._api
-        settings = merge_compaction({}, compact.compaction_settings)
-        terms = SummaryTerms.of({**spec.definition.compaction, **settings})
-        own_route = partial(agent_route, api.settings, spec)
-        api.registry.resolver.check_model(terms.model)
-        # Without a model for summaries the agent's own writes it.
-        api.check_models(request, [terms.model or (None if api.compactor.default_model else spec.model)])
-        admit = partial(api.runs.admit_call, info_of(request.http.scope).begin_receipt())
-        with QueueTicket() as ticket:
-            await api.keeper.queues.enter((uid, conversation), ticket, MAX_SENDS)
-            agent = (await api.registry.get_entry(request.project, uid)).agent
-            check_not_paused(agent)
-            run_request = RunRequest(spec, agent.scope, conversation)
-            prompt_before = await api.runs.preview(run_request)
-            stored = await self._messages.conversation(agent, conversation)
-            if stored is None or not stored.last_exchange:
-                raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
-            size = summary_tokens(prompt_before.target.context_window or UNKNOWN_WINDOW)
-            text = await api.compactor.compact_now(agent, stored, terms, own_route, size, admit)
-            prompt_after = await api.runs.preview(run_request)
-        return {
-            "summary": text,
-            "num_messages_before": len(orjson.loads(prompt_before.body())["messages"]),
-            "num_messages_after": len(orjson.loads(prompt_after.body())["messages"]),
-        }
+        return await compact_json(self._api, request, compact, uid, run_request)
 
     async def cancel(self, request: ApiRequest, cancel: CancelRuns) -> dict[str, str]:
         """End an agent's runs."""
         agent = await self._api.agent(request)
         run_ids = sent_fields(cancel).get("run_ids")
         if not run_ids:
-            return await self.cancel_runs(request.project, agent)
-        ended = {}
+            return run_states_json(await self._api.runs.cancel_live(agent))
+        states = {}
         for id in run_ids:
             entry = await self._api.store.runs.get(request.project, uid_in("run", id))
             if entry.run.agent != agent.id:
                 raise UnknownId(f"There is no run {id!r} of this agent.")
-            ended[id] = (await self._cancel_run(request.project, entry)).state.value
-        return ended
+            states[id] = (await self._cancel_run(request.project, entry)).state.value
+        return states
 
     async def _cancel_run(self, project: str, entry: RunEntry) -> Run:
         """Cancels a run that has not ended, or ended with calls that wait. Returns it as it is now."""
@@ -348,24 +216,13 @@ class MessageRoutes:
         run_request = RunRequest(resolved.spec, resolved.scope, entry.conversation)
         return await self._api.runs.cancel_waiting(run_request, entry.run)
 
-    async def cancel_runs(
-        self, project: str, agent: Agent, conversation: int | None = None
-    ) -> dict[str, str]:
-        """Cancels the newest thousand live runs of an agent, or of one of its conversations. Returns {run: state}."""
-        live = RunFilter(agent.id, conversation, (RunState.CREATED, RunState.RUNNING))
-        entries = await self._api.store.runs.list_runs(project, live, Page(limit=1000))
-        return {
-            ids.id_of("run", each.run.uid): (await self._api.runs.cancel(each.run)).state.value
-            for each in entries
-        }
-
     async def _changeable_place(self, agent: Agent, request: ApiRequest) -> Place:
         """Returns the place that the URL names, of a message that can be changed.
 
         Raises: UnknownId, BadRequest, NotFound.
         """
         place = _place_in_path(request)
-        await self._check_owner(agent, place)
+        await check_owner(self._api, agent, place)
         if place.seq == SYSTEM_SEQ:
             raise BadRequest(
                 "The system message is the agent's system prompt with its memory, made of them when it is asked for: "
@@ -373,23 +230,6 @@ class MessageRoutes:
                 param="message_id",
             )
         return place
-
-    async def _cursor(self, agent: Agent, id: Any) -> Place | None:
-        """Returns the place of a cursor in an agent's order. Raises: UnknownId, NotFound."""
-        place = place_in("message", id)
-        if place is None:
-            return None
-        await self._check_owner(agent, place)
-        return Place(agent.uid, place.seq, place.hidden)
-
-    async def _check_owner(self, agent: Agent, place: Place) -> None:
-        """Raises: UnknownId, NotFound if a place is no message of this agent."""
-        uid = place.uid
-        if place.seq == SYSTEM_SEQ:
-            uid = (await self._api.system_messages.owner_of(agent.scope.project, uid))[0].uid
-        if uid != agent.uid:
-            id = ids.id_at("message", place.uid, place.seq, hidden=place.hidden)
-            raise UnknownId(f"There is no message {id!r} of this agent.")
 
 
 def _place_in_path(request: ApiRequest) -> Place:
@@ -399,24 +239,7 @@ def _place_in_path(request: ApiRequest) -> Place:
     return place
 
 
-def _place_of(agent: Agent, view: MessageView | SystemMessage) -> Place:
-    """Returns the place of a message in the order of its agent's messages."""
-    if isinstance(view, MessageView):
-        return Place(agent.uid, view.listed.seq, view.listed.hidden_index)
-    return Place(agent.uid, SYSTEM_SEQ)
-
-
-def _shows_system_message(newest_first: bool, before: Place | None, after: Place | None) -> bool:
-    """Returns whether a page's cursors let the system message in. It has no row, and is older than all messages.
-
-    Where the oldest come first it leads: any `after` leaves it out, and so does a `before` that names it. Where the
-    newest come first it is the last: any `before` leaves it out, and so does an `after` that names it.
-    """
-    beyond, at_most = (before, after) if newest_first else (after, before)
-    return beyond is None and (at_most is None or at_most.seq != SYSTEM_SEQ)
-
-
-def _conversation(id: Any) -> str | None:
+def _conversation_name(id: Any) -> str | None:
     """Returns the name by which a conversation is looked up; None if all are asked for."""
     if not isinstance(id, str):
         return None

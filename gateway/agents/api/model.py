@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Tokens that are shown as a model's window if the settings do not have it.
-UNKNOWN_WINDOW = 128_000
+from gateway.agents.runs.compaction import UNKNOWN_WINDOW
 
 
 def provider_type(handle: str) -> str:

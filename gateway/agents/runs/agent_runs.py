@@ -80,11 +80,14 @@ from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
 from storage.errors import NotFound, RunOver, StoreError, is_known
+from storage.listing import Page, RunFilter
 from storage.records import DEFAULT_CONVERSATION, Agent, Job, Run, RunState, Summary, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # How long a run in the background waits for a commit: no client waits for it.
 DISK_WAIT_S = 3600.0
+# The most runs that one request cancels.
+_MAX_CANCELLED = 1000
 
 
 class _RunOutput(Struct, frozen=True):
@@ -330,6 +333,16 @@ class AgentRuns:
         ended = await self._end(run, RunState.CANCELLED, StopReason.CANCELLED)
         self.ends.notify(run)
         return ended
+
+    async def cancel_live(self, agent: Agent, conversation_row: int | None = None) -> list[Run]:
+        """Cancels the newest thousand live runs of an agent. Returns them as they are now.
+
+        conversation_row: of the one conversation with runs to be cancelled; None: of all conversations.
+        """
+        live = RunFilter(agent.id, conversation_row, (RunState.CREATED, RunState.RUNNING))
+        page = Page(limit=_MAX_CANCELLED)
+        entries = await self.keeper.store.runs.list_runs(agent.scope.project, live, page)
+        return [await self.cancel(each.run) for each in entries]
 
     async def cancel_waiting(self, run_request: RunRequest, run: Run) -> Run:
         """Denies the calls with which a run waits for answers, and cancels it. Returns the run as it is now.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
@@ -74,6 +74,11 @@ def run_json(
         "callback_status_code": None,
         "callback_error": None,
     }
+
+
+def run_states_json(runs: Iterable[Run]) -> dict[str, str]:
+    """Returns the states of runs by their ids."""
+    return {ids.id_of("run", run.uid): run.state.value for run in runs}
 
 
 def failure_message(run: Run) -> str | None:

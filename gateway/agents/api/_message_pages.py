@@ -1,0 +1,162 @@
+"""Pages of messages as the agents API lists them: of a conversation, of an agent, of all agents."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from itertools import chain, groupby
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+from gateway.agents.api._message_renderer import MessageRenderer
+from gateway.agents.api._paging import place_in
+from gateway.agents.api._query import ShownMessagesQuery
+from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.runs.message_listing import AgentMessages, MessageView
+from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
+from gateway.agents.wire.message import showing_of
+from gateway.core import ids
+from gateway.core.ids import Place
+from gateway.errors import UnknownId
+from storage.records import DEFAULT_CONVERSATION, Agent
+
+_PAGE = 100
+_Entry: TypeAlias = tuple[Agent, MessageView | SystemMessage]
+_Entries: TypeAlias = Sequence[_Entry]
+
+
+class MessagePages:
+    """Reads pages of messages and renders them."""
+
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._messages = AgentMessages(api.store, api.now)
+
+    async def of_agent(
+        self, agent: Agent, query: ShownMessagesQuery, conversation: str | None
+    ) -> list[dict[str, Any]]:
+        """Returns a page of an agent's messages, with cursors in its order. Raises: UnknownId, NotFound.
+
+        conversation: its lookup key; None: the messages of all conversations, and the system message of `default`.
+        """
+        before = await _cursor(self._api, agent, query.before)
+        after = await _cursor(self._api, agent, query.after)
+        return await self._page(
+            query, after, partial(self._entries_of_agent, agent, conversation, query, before)
+        )
+
+    async def of_project(self, project: str, query: ShownMessagesQuery) -> list[dict[str, Any]]:
+        """Returns a page of the messages of all agents. Raises: UnknownId."""
+        before = place_in("message", query.before)
+
+        async def fetch(after: Place | None, limit: int) -> _Entries:
+            return await self._messages.list_all(
+                project, after=after, before=before, limit=limit, newest_first=query.newest_first()
+            )
+
+        return await self._page(query, place_in("message", query.after), fetch)
+
+    async def _entries_of_agent(
+        self,
+        agent: Agent,
+        conversation: str | None,
+        query: ShownMessagesQuery,
+        before: Place | None,
+        after: Place | None,
+        limit: int,
+    ) -> _Entries:
+        """Returns the messages between two cursors, as many as `limit`. The oldest is the system message."""
+        newest_first = query.newest_first()
+        with_system = showing_of(query).shows("system_message") and _shows_system_message(
+            newest_first, before, after
+        )
+        leads: list[_Entry] = []
+        if with_system and not newest_first:
+            leads.append((agent, await self._system_message(agent, conversation)))
+        views = await self._messages.list(
+            agent,
+            conversation=conversation,
+            after=after,
+            before=before,
+            limit=limit - len(leads),
+            newest_first=newest_first,
+        )
+        entries = [*leads, *((agent, view) for view in views)]
+        if with_system and newest_first and len(entries) < limit:
+            entries.append((agent, await self._system_message(agent, conversation)))
+        return entries
+
+    async def _system_message(self, agent: Agent, conversation: str | None) -> SystemMessage:
+        return await self._api.system_messages.render(agent, conversation or DEFAULT_CONVERSATION)
+
+    async def _page(
+        self,
+        query: ShownMessagesQuery,
+        after: Place | None,
+        fetch: Callable[[Place | None, int], Awaitable[_Entries]],
+    ) -> list[dict[str, Any]]:
+        """Returns a page as it is shown. fetch: returns the messages after a place, as many as a limit allows."""
+        limit = query.size(_PAGE)
+        fetched_limit = limit
+        # A client takes an empty page for the end of the list, so the first page with something to show is searched.
+        while True:
+            entries = await fetch(after, fetched_limit)
+            shown = await self._render_entries(entries, query)
+            if shown or len(entries) < fetched_limit:
+                return list(chain.from_iterable(shown[:limit]))
+            # None of these messages is shown. Many more such messages may follow, so a whole page is read next.
+            fetched_limit = max(limit, _PAGE)
+            after = _place_of(*entries[-1])
+
+    async def _render_entries(
+        self, entries: _Entries, query: ShownMessagesQuery
+    ) -> list[list[dict[str, Any]]]:
+        """Returns what is shown of each message, in the page's order. Messages that show nothing are left out."""
+        showing = showing_of(query)
+        rendered: list[list[dict[str, Any]]] = []
+        for agent, group in groupby(entries, key=itemgetter(0)):
+            renderer = MessageRenderer(self._api.store, agent, showing)
+            views = [view for _, view in group]
+            summaries = await renderer.summaries([v for v in views if isinstance(v, MessageView)])
+            for view in views:
+                shown = [renderer.message_object(view)] if query.msg_object else renderer.message(view)
+                if isinstance(view, MessageView):
+                    shown += summaries.get(view.listed.sort_key, ())
+                if shown:
+                    rendered.append(shown[::-1] if query.newest_first() else shown)
+        return rendered
+
+
+async def check_owner(api: AgentsApi, agent: Agent, place: Place) -> None:
+    """Raises: UnknownId, NotFound if a place is no message of this agent."""
+    uid = place.uid
+    if place.seq == SYSTEM_SEQ:
+        uid = (await api.system_messages.owner_of(agent.scope.project, uid))[0].uid
+    if uid != agent.uid:
+        id = ids.id_at("message", place.uid, place.seq, hidden=place.hidden)
+        raise UnknownId(f"There is no message {id!r} of this agent.")
+
+
+async def _cursor(api: AgentsApi, agent: Agent, id: Any) -> Place | None:
+    """Returns the place of a cursor in an agent's order. Raises: UnknownId, NotFound."""
+    place = place_in("message", id)
+    if place is None:
+        return None
+    await check_owner(api, agent, place)
+    return Place(agent.uid, place.seq, place.hidden)
+
+
+def _place_of(agent: Agent, view: MessageView | SystemMessage) -> Place:
+    """Returns the place of a message in the order of its agent's messages."""
+    if isinstance(view, MessageView):
+        return Place(agent.uid, view.listed.seq, view.listed.hidden_index)
+    return Place(agent.uid, SYSTEM_SEQ)
+
+
+def _shows_system_message(newest_first: bool, before: Place | None, after: Place | None) -> bool:
+    """Returns whether the system message lies between two cursors. It has no row, and is older than all messages.
+
+    Any cursor at the older end of a page excludes it. A cursor at the newer end excludes it by naming it.
+    """
+    older_end, newer_end = (before, after) if newest_first else (after, before)
+    return older_end is None and (newer_end is None or newer_end.seq != SYSTEM_SEQ)

@@ -1,0 +1,75 @@
+"""Compaction on request: a stored conversation of an agent is summarised while the client waits."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import orjson
+from msgspec import Struct
+
+from gateway.agents.runs.agent_runs import AgentRuns
+from gateway.agents.runs.run import RunRequest
+from gateway.agents.runs.send_queue import MAX_SENDS
+from gateway.core.prompt.summary import SummaryTerms, summary_tokens
+from gateway.errors import BadRequest
+from gateway.run.background.compact import Compactor
+from gateway.run.memory.memory_context import check_not_paused
+from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.queue import QueueTicket
+from gateway.run.receipt import Receipt
+from gateway.run.upstream.route import agent_route
+
+# Tokens that a model's window is taken to have if the settings do not have it.
+UNKNOWN_WINDOW = 128_000
+
+
+class CompactedConversation(Struct, frozen=True):
+    """The outcome of a compaction."""
+
+    summary: str
+    # How many messages the next prompt would have had before the compaction, and how many it has now.
+    messages_before: int
+    messages_after: int
+
+
+async def compact_conversation(
+    runs: AgentRuns,
+    compactor: Compactor,
+    agent_uid: str,
+    run_request: RunRequest,
+    terms: SummaryTerms,
+    receipt: Receipt,
+) -> CompactedConversation:
+    """Summarises a conversation of an agent. Waits for the sends of the conversation that came earlier.
+
+    run_request: names the agent and its conversation; it has no messages.
+    terms: replace the agent's own.
+    receipt: of the client's request; the calls of the model are counted there.
+
+    Raises: BadRequest: the conversation has not begun, or there is nothing to summarise; NotAllowed: the memory is
+        paused; UpstreamError, Overloaded: the model gave no summary; NotFound; LimitReached; TooManySends; StoreError.
+    """
+    keeper = runs.keeper
+    store, conversation = keeper.store, run_request.conversation
+    with QueueTicket() as ticket:
+        await keeper.queues.enter((agent_uid, conversation), ticket, MAX_SENDS)
+        agent = (await store.defined_agents.get(run_request.scope.project, agent_uid)).agent
+        check_not_paused(agent)
+        prompt_before = await runs.preview(run_request)
+        stored = await store.stored_paths.conversation(agent, conversation)
+        if stored is None or not stored.last_exchange:
+            raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
+        summary = await compactor.compact_now(
+            agent,
+            stored,
+            terms,
+            fallback=partial(agent_route, compactor.settings, run_request.spec),
+            max_tokens=summary_tokens(prompt_before.target.context_window or UNKNOWN_WINDOW),
+            admit=partial(runs.admit_call, receipt),
+        )
+        prompt_after = await runs.preview(run_request)
+    return CompactedConversation(summary, _message_count(prompt_before), _message_count(prompt_after))
+
+
+def _message_count(prompt: Prompt) -> int:
+    return len(orjson.loads(prompt.body())["messages"])
