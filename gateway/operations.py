@@ -64,7 +64,7 @@ def make_request_operations(
     settings: Settings, store: Store, log: RequestLog | None = None
 ) -> RequestOperations:
     """Makes the operations that explain requests. log: of this process's requests; None: the process serves none."""
-    now = store.now if log is None else log.now
+    now = store.shared_now if log is None else log.now
     return RequestOperations(store, now, settings.memory.keep_why_days, log)
 
 
@@ -159,7 +159,7 @@ def make_import_operations(
     now: seconds since the epoch; None: the store's.
     idle: set while no request is being answered; None: the process serves none.
     """
-    now = now or store.now
+    now = now or store.shared_now
     performer = ImportPerformer(
         store,
         now,
@@ -225,18 +225,18 @@ def make_operations(
     imports = imports or make_import_operations(settings, store)
     defaults = Defaults(settings.default_user, settings.default_profile)
     limits = make_limit_operations(settings, store)
-    now = store.now if log is None else log.now
+    now = store.shared_now if log is None else log.now
     usage = UsageOperations(store.usage, now, meter)
     show = ShowOperation(store, make_trial_recall(settings, store, now, embed_query), defaults)
-    edits = MemoryEdits(store, store.now, defaults)
-    forgetting = ForgetOperations(store, store.now, defaults)
+    edits = MemoryEdits(store, store.shared_now, defaults)
+    forgetting = ForgetOperations(store, store.shared_now, defaults)
     transfer = TransferOperations(store, defaults, _embedding_jobs(settings))
     compact = CompactOperation(store, defaults, has_model=settings.background_model is not None)
     listing = ListOperations(store, defaults)
-    batches = BatchOperations(store, store.now)
+    batches = BatchOperations(store, store.shared_now)
     requests = make_request_operations(settings, store, log)
     keys = KeyOperations(store.keys, settings.projects)
-    jobs = JobOperations(store, store.now)
+    jobs = JobOperations(store, store.shared_now)
     return OperationTable(
         {
             "keys-create": keys.create,

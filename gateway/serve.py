@@ -92,11 +92,11 @@ async def perform_without_server(settings: Settings, operation: str, arguments: 
         embedder = make_embedder(settings) if searches else None
         if embedder is not None:
             stack.push_async_callback(embedder.aclose)
-            embedding = EmbeddingService(store, embedder, settings.memory, store.now)
+            embedding = EmbeddingService(store, embedder, settings.memory, store.shared_now)
             await embedding.warm()
             embed_query = embedding.embed_query
-        accounting = Accounting(settings, store, store.now, Metrics(), Limits().limit_read_s)
-        mcp = make_mcp_memory(settings, store, embed_query, store.now, accounting)
+        accounting = Accounting(settings, store, store.shared_now, Metrics(), Limits().limit_read_s)
+        mcp = make_mcp_memory(settings, store, embed_query, store.shared_now, accounting)
         operations = make_operations(settings, store, embed_query, mcp=mcp)
         answer = await operations.perform(operation, arguments)
         await mcp.drain(DRAIN_S)

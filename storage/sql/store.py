@@ -1,7 +1,7 @@
-"""The store: its groups of operations over one database. No protocol stands before it; the seam is storage/database.py.
+"""The store: its groups of operations over one database. It has no protocol; the seam is storage/database.py.
 
-Reads are awaited, though a local file answers at once. What returns a future is a plain function: the write begins
-whether or not it is awaited. Every method raises errors of storage.errors and nothing else.
+Reads are awaited, though a local file answers at once. Writes that return a future are plain functions: such a write
+begins whether or not its future is awaited. Every method raises errors of storage.errors and nothing else.
 
 store = await open_store("mnemogate.db", rules)       # storage/open.py
 agent = await store.agents.find(scope)
@@ -61,16 +61,16 @@ from storage.sql.vectors import Vectors
 
 
 def _database_clock() -> None:
-    """Returns None: the statement reads the database's clock."""
+    """Returns None, for which a statement reads the database's clock itself."""
 
 
 class Store:
     """All groups of one store. Each process opens one.
 
-    now: seconds since the epoch, for the groups of operations. `Store.now` is the processes' clock all the same.
+    now: the clock of the groups of operations, in seconds since the epoch.
     tick: a clock that never jumps, for leases.
-    Without these two the machine's clocks count, or the database's where processes share it.
-    path: of the file, if it is one.
+    Without these two, the groups go by the machine's clocks, or by the database's if processes share the database.
+    path: of the SQLite file; None for a server's database.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class Store:
         tick: Callable[[], float] | None = None,
     ) -> None:
         self.database = database
-        # Statements read a shared clock themselves; outside of them `self.now` estimates it.
+        # Statements read the clock of a shared database; outside of statements `shared_now` estimates that clock.
         statement_now = now or (_database_clock if database.is_shared else time.time)
         statement_tick = tick or (_database_clock if database.is_shared else time.monotonic)
-        groups_now = now or self.now
+        groups_now = now or self.shared_now
         self.agents = Agents(database, groups_now)
         self.keys = Keys(database, groups_now, path)
         self.blocks = Blocks(database)
@@ -134,10 +134,10 @@ class Store:
         database.when_recovered(snapshots.clear)
         database.when_changed(snapshots.apply_changes)
         database.when_recovered(memories.clear)
-        database.when_recovered(self.jobs.wake)  # what was due meanwhile waits
+        database.when_recovered(self.jobs.wake)  # jobs have become due while the database was away
 
-    def now(self) -> float:
-        """Returns the time by the clock that all processes go by, in seconds since the epoch."""
+    def shared_now(self) -> float:
+        """Returns the time by the clock of all processes that share the database, in seconds since the epoch."""
         return time.time() + self.database.clock_ahead_s
 
     @property
@@ -145,9 +145,9 @@ class Store:
         return self.database.health
 
     async def drain(self, timeout_s: float) -> bool:
-        """Waits until everything given to the store is on disk; False when that took too long."""
+        """Waits until all writes are on disk, for `timeout_s` at most. Returns whether they are."""
         return await self.database.drain(timeout_s)
 
     async def close(self, timeout_s: float = 5.0) -> None:
-        """Closes the database. What is still waiting after the time fails with Closed. Idempotent."""
+        """Closes the database. Writes that still wait after `timeout_s` fail with Closed. Idempotent."""
         await self.database.close(timeout_s)

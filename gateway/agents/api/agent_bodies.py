@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.agents.api.blocks import AgentBlock
 from gateway.agents.api.compaction import CompactionBody, merge_compaction
-from gateway.agents.api.groups import check_window
+from gateway.agents.api.groups import WindowFields, check_window
 from gateway.agents.api.tool_rule_bodies import ToolRuleBody
 from gateway.agents.core.kinds import DEFAULT_KIND
 from gateway.agents.wire.faults import Unprocessable
@@ -161,8 +161,7 @@ class CreateAgent(UpdateAgent):
 
 # -- the definition
 
-# Fields that say how many messages the window has: at most, and after an eviction.
-_BUFFER_LIMIT, _BUFFER_MIN = "message_buffer_limit", "message_buffer_min"
+_WINDOW = WindowFields("message_buffer_limit", "message_buffer_min", ("body",))
 # Fields that are stored for the client and have no effect.
 _STORED_FIELDS = (
     "embedding", "embedding_config", "embedding_chunk_size", "reasoning", "enable_reasoner", "max_reasoning_tokens",
@@ -172,8 +171,8 @@ _STORED_FIELDS = (
 PLAIN_FIELDS = {
     **{name: name for name in ("description", "model", "system", "metadata", "hidden", "timezone")},
     "context_window_limit": "context_window",
-    _BUFFER_LIMIT: "most_messages",
-    _BUFFER_MIN: "least_messages",
+    _WINDOW.most: "most_messages",
+    _WINDOW.least: "least_messages",
     "message_buffer_autoclear": "clears",
 }
 # The same of `Own`.
@@ -208,7 +207,7 @@ def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefini
     stored = {name: sent[name] for name in _STORED_FIELDS if name in sent}
     values["retained"] = {**definition.retained, **values.get("retained", {}), **stored}
     updated = replace(definition, **values)
-    check_window(updated, sent, _BUFFER_LIMIT, _BUFFER_MIN)
+    check_window(updated, sent, _WINDOW)
     return updated
 
 

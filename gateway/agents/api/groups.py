@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
@@ -31,9 +31,22 @@ from storage.listing import ReaderEntry
 
 _NO_AGENT_IDS = refused("Who is in a group is said with its agent: enable_sleeptime.")
 _NO_BLOCK_IDS = refused("The agents of a group share all blocks of its manager.")
-_UNSERVED_KINDS = ("round_robin", "supervisor", "dynamic", "swarm")
+_UNSERVED_TYPES = ("round_robin", "supervisor", "dynamic", "swarm")
 _CONFIG_PATH = ("body", "manager_config")
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class WindowFields(NamedTuple):
+    """The names of the fields that bound a window in messages, in a request."""
+
+    # At most, and after messages have left it.
+    most: str
+    least: str
+    # The path of the object that has them.
+    path: Path
+
+
+_WINDOW = WindowFields("max_message_buffer_length", "min_message_buffer_length", _CONFIG_PATH)
 
 
 class UpdateGroup(Body):
@@ -69,26 +82,18 @@ def read_config(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig |
     config = update.manager_config
     if not isinstance(config, dict):
         return None
-    kind = config.get("manager_type")
-    if kind in _UNSERVED_KINDS:
+    manager_type = config.get("manager_type")
+    if manager_type in _UNSERVED_TYPES:
         raise BadRequest(
-            f"manager_type {kind!r} is not served: agents speak to one another by their tools.",
+            f"manager_type {manager_type!r} is not served: agents speak to one another by their tools.",
             param="manager_config",
         )
-    if kind == "sleeptime":
+    if manager_type == "sleeptime":
         return convert(config, SleeptimeConfig, _CONFIG_PATH)
-    if kind == "voice_sleeptime":
+    if manager_type == "voice_sleeptime":
         return convert(config, VoiceSleeptimeConfig, _CONFIG_PATH)
-    raise Unprocessable(
-        [
-            Fault(
-                (*_CONFIG_PATH, "manager_type"),
-                "Input should be 'sleeptime' or 'voice_sleeptime'",
-                "enum",
-                kind,
-            )
-        ]
-    )
+    message = "Input should be 'sleeptime' or 'voice_sleeptime'"
+    raise Unprocessable([Fault((*_CONFIG_PATH, "manager_type"), message, "enum", manager_type)])
 
 
 def apply_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentDefinition:
@@ -99,27 +104,19 @@ def apply_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentD
     if "sleeptime_agent_frequency" in sent and definition.sleeptime is not None:
         sleeptime = replace(definition.sleeptime, frequency=sent["sleeptime_agent_frequency"])
         definition = replace(definition, sleeptime=sleeptime)
-    most, least = "max_message_buffer_length", "min_message_buffer_length"
     changed = replace(
         definition,
-        most_messages=sent.get(most, definition.most_messages),
-        least_messages=sent.get(least, definition.least_messages),
+        most_messages=sent.get(_WINDOW.most, definition.most_messages),
+        least_messages=sent.get(_WINDOW.least, definition.least_messages),
     )
-    check_window(changed, sent, most, least, _CONFIG_PATH)
+    check_window(changed, sent, _WINDOW)
     return changed
 
 
-def check_window(
-    definition: AgentDefinition,
-    sent: Mapping[str, Any],
-    most_field: str,
-    least_field: str,
-    path: Path = ("body",),
-) -> None:
-    """Refuses a window that would retain more messages than it may have. One that was stored before stays.
+def check_window(definition: AgentDefinition, sent: Mapping[str, Any], fields: WindowFields) -> None:
+    """Refuses a window that would retain more messages than it may have.
 
-    sent: the fields that were sent; most_field, least_field: the names of the bounds in it.
-    path: where they are in the request, for errors.
+    definition: after the request. Bounds that the request does not send are not refused.
 
     Raises: Unprocessable, which names the field that was sent.
     """
@@ -127,12 +124,12 @@ def check_window(
     least = definition.least_messages
     if most is None or least is None or least <= most:
         return
-    if sent.get(least_field):
-        message = f"Expected at most {most_field}, {most}"
-        raise Unprocessable([Fault((*path, least_field), message, value=sent[least_field])])
-    if sent.get(most_field):
-        message = f"Expected at least {least_field}, {least}"
-        raise Unprocessable([Fault((*path, most_field), message, value=sent[most_field])])
+    if sent.get(fields.least):
+        message = f"Expected at most {fields.most}, {most}"
+        raise Unprocessable([Fault((*fields.path, fields.least), message, value=least)])
+    if sent.get(fields.most):
+        message = f"Expected at least {fields.least}, {least}"
+        raise Unprocessable([Fault((*fields.path, fields.most), message, value=most)])
 
 
 def group_json(

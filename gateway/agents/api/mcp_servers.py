@@ -37,7 +37,7 @@ from storage.records import Definition
 # Where a fault in a field of the config lies.
 _CONFIG_PATH = ("body", "config")
 
-_KINDS = ("streamable_http", "sse", "stdio")
+_SERVER_TYPES = ("streamable_http", "sse", "stdio")
 _NEVER_NULL = ("mcp_server_type", "server_url", "command", "args")
 # Servers accept about 8 kB of headers altogether (nginx: 8 kB a line), so a longer secret could not be sent.
 _Secret = Annotated[str, Meta(max_length=8_000)]
@@ -50,6 +50,8 @@ _RESERVED_HEADERS = frozenset(
      "keep-alive", "last-event-id", "te", "trailer", "transfer-encoding", "upgrade", "user-agent")
 )  # fmt: skip
 _RESERVED_PREFIXES = ("mcp-", "proxy-")
+# The most servers that one list returns.
+_MAX_SERVERS = 1000
 
 
 class CreateMcpServer(Body):
@@ -97,24 +99,29 @@ class StdioConfig(Body):
 
 def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None = None) -> McpServerConfig:
     """Returns the config of a server in a request. previous: the server that it changes. Raises: Unprocessable."""
-    guessed = "stdio" if "command" in config else "streamable_http"
-    kind = config.get("mcp_server_type") or (guessed if previous is None else server_type_of(previous))
-    if kind not in _KINDS:
+    if previous is not None:
+        usual_type = server_type_of(previous)
+    else:
+        usual_type = "stdio" if "command" in config else "streamable_http"
+    server_type = config.get("mcp_server_type") or usual_type
+    if server_type not in _SERVER_TYPES:
         message = "Input should be 'streamable_http', 'sse' or 'stdio'"
-        raise Unprocessable([Fault((*_CONFIG_PATH, "mcp_server_type"), message, "enum", kind)])
-    # A null takes a secret or a header away; what cannot be null stays.
+        raise Unprocessable([Fault((*_CONFIG_PATH, "mcp_server_type"), message, "enum", server_type)])
+    # A null removes a secret or a header. A field that cannot be null counts as left out.
     sent = {name: each for name, each in config.items() if each is not None or name not in _NEVER_NULL}
-    complete = {**_defaults_from(previous, kind), **sent}
+    complete = {**_defaults_from(previous, server_type), **sent}
     try:
-        return _stdio_config(complete) if kind == "stdio" else _http_config(complete, kind, previous)
+        if server_type == "stdio":
+            return _stdio_config(complete)
+        return _http_config(complete, server_type, previous)
     except Unprocessable as error:
         # The values may be secrets, which no error repeats.
         raise Unprocessable([replace(each, value=None) for each in error.faults]) from None
 
 
-def _defaults_from(previous: McpServerDefinition | None, kind: str) -> dict[str, Any]:
-    """Returns the fields that a config may leave out, as the server has them; none where its kind changes."""
-    if previous is None or (kind == "stdio") != bool(previous.command):
+def _defaults_from(previous: McpServerDefinition | None, server_type: str) -> dict[str, Any]:
+    """Returns the fields that a config may leave out, as the server has them; {}: a program becomes an address."""
+    if previous is None or (server_type == "stdio") != bool(previous.command):
         return {}
     if previous.command:
         command, *args = previous.command
@@ -138,14 +145,14 @@ def _stdio_config(config: dict[str, Any]) -> McpServerConfig:
     )
 
 
-def _http_config(config: dict[str, Any], kind: str, previous: McpServerDefinition | None) -> McpServerConfig:
+def _http_config(
+    config: dict[str, Any], server_type: str, previous: McpServerDefinition | None
+) -> McpServerConfig:
     """Returns the config of a server that speaks HTTP. Raises: Unprocessable."""
     http = convert(config, HttpConfig, _CONFIG_PATH)
     sent = sent_fields(http)
     has_token = _has_token(sent, previous)
-    header_name = sent.get("auth_header")
-    if "auth_header" not in sent and previous is not None:
-        header_name = previous.token_header if has_token else previous.header
+    header_name = _auth_header(sent, previous, has_token=has_token)
     headers = sent.get(HEADERS) or {}
     for name in headers:
         _check_header(name)
@@ -159,7 +166,7 @@ def _http_config(config: dict[str, Any], kind: str, previous: McpServerDefinitio
     definition = McpServerDefinition(
         http.server_url,
         header=None if has_token else header_name,
-        transport="sse" if kind == "sse" else "streamable_http",
+        transport="sse" if server_type == "sse" else "streamable_http",
         token_header=header_name if has_token else None,
     )
     # A server at an address has no environment, so that of an earlier program is gone.
@@ -172,6 +179,15 @@ def _has_token(sent: Mapping[str, Any], previous: McpServerDefinition | None) ->
     if TOKEN in sent:
         return bool(sent[TOKEN])
     return previous is not None and TOKEN in previous.secrets
+
+
+def _auth_header(
+    sent: Mapping[str, Any], previous: McpServerDefinition | None, *, has_token: bool
+) -> str | None:
+    """Returns the `auth_header` of a server after a request: as was sent, else as before."""
+    if "auth_header" in sent or previous is None:
+        return sent.get("auth_header")
+    return previous.token_header if has_token else previous.header
 
 
 def _check_secret(name: str, value: str) -> None:
@@ -225,10 +241,6 @@ def server_json(stored: Definition) -> dict[str, Any]:
 
 def _masked(server: McpServerDefinition, group: str) -> dict[str, str] | None:
     return dict.fromkeys(secrets_of_group(server.secrets, group), MASK) or None
-
-
-# The most servers that one list returns.
-_MAX_SERVERS = 1000
 
 
 class McpServerRoutes:
@@ -299,7 +311,7 @@ class McpServerRoutes:
     async def run(self, request: ApiRequest, _body: ManualCall) -> dict[str, Any]:
         """Call a tool of an MCP server by hand."""
         tool = await self._tool(request)
-        assert tool.definition is not None
+        assert tool.definition is not None  # only built-in tools have none
         answer = await self._api.call_by_hand(request, tool.name, ToolDefinition.of(tool.definition.body))
         return execution_json(answer)
 
