@@ -16,7 +16,7 @@ from gateway.run.admin.link_operations import LinkRequest, MadeLink
 from gateway.run.admin.request_records import ExplainedRequest
 
 _PARAMETER = re.compile(r"{(\w+)(?::(\w+))?}")
-_NO_WORD = re.compile(r"\W+")
+_NOT_WORD = re.compile(r"\W+")
 # An error of the agents API, and one of the faults in it.
 _DETAIL = {
     "type": "object",
@@ -34,7 +34,7 @@ _FAULT = {
     "required": ["type", "loc", "msg"],
 }
 _FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
-# Restricts a parameter in a path, by its convertor. A conversation's excludes the names of another API.
+# The patterns of parameters in paths, by convertor. That of a conversation excludes the names of another API.
 _PATTERNS = {"conversation": {"pattern": f"^({ConversationConvertor.regex})$"}}
 # The statuses of errors.
 _ERRORS = {
@@ -85,32 +85,19 @@ class FileBody(Struct, frozen=True):
     """Stands for a body that is a file."""
 
 
-_KEYS, _LIMITS, _IMPORTS = "/v1/manage/keys", "/v1/manage/limits", "/v1/manage/imports"
+_KEYS, _ROTATE = "/v1/manage/keys", "/v1/manage/keys/{id}/rotate"
+_LIMITS, _IMPORTS, _USAGE = "/v1/manage/limits", "/v1/manage/imports", "/v1/manage/usage"
 OTHER_ROUTES = (
     OtherRoute("GET", "/v1/memory/requests/{id}", "Show why a reply recalled what it did.", ExplainedRequest),
-    OtherRoute(
-        "POST", "/v1/memory/links", "Make a link that opens a memory to its person.", MadeLink, LinkRequest
-    ),
-    OtherRoute(
-        "GET",
-        "/v1/manage/usage",
-        "Add up what requests used.",
-        manage.UsagePage,
-        query=manage.UsageParameters,
-    ),
+    OtherRoute("POST", "/v1/memory/links", "Make a link that opens a memory to its person.", MadeLink, LinkRequest),
+    OtherRoute("GET", _USAGE, "Add up what requests used.", manage.UsagePage, query=manage.UsageParameters),
     OtherRoute("GET", "/v1/manage/me", "Show a key to its holder.", manage.HeldKey, query=manage.OfUser),
     OtherRoute("GET", _KEYS, "List keys.", manage.KeyList, query=manage.ListParameters),
     OtherRoute("POST", _KEYS, "Make a key.", manage.ManagedNewKey, manage.KeyBody, status="201"),
     OtherRoute("GET", f"{_KEYS}/{{id}}", "Show a key.", manage.ManagedKey),
     OtherRoute("PATCH", f"{_KEYS}/{{id}}", "Change a key.", manage.ManagedKey, manage.KeyChange),
     OtherRoute("DELETE", f"{_KEYS}/{{id}}", "Revoke a key.", manage.DeletedRecord),
-    OtherRoute(
-        "POST",
-        f"{_KEYS}/{{id}}/rotate",
-        "Give a key another secret.",
-        manage.ManagedNewKey,
-        manage.RotationBody,
-    ),
+    OtherRoute("POST", _ROTATE, "Give a key another secret.", manage.ManagedNewKey, manage.RotationBody),
     OtherRoute("GET", _LIMITS, "List limits.", manage.LimitList, query=manage.ListParameters),
     OtherRoute("POST", _LIMITS, "Add a limit.", manage.ManagedLimit, manage.LimitBody, status="201"),
     OtherRoute("GET", f"{_LIMITS}/{{id}}", "Show a limit.", manage.ManagedLimit),
@@ -118,11 +105,11 @@ OTHER_ROUTES = (
     OtherRoute("DELETE", f"{_LIMITS}/{{id}}", "Remove a limit.", manage.DeletedRecord),
     OtherRoute("GET", _IMPORTS, "List imports.", manage.ImportList, query=manage.ListParameters),
     OtherRoute(
-        "POST", _IMPORTS, "Import a file.", manage.ManagedImport, FileBody, manage.ImportParameters, "202"
+        "POST", _IMPORTS, "Import a file.", manage.ManagedImport, FileBody, manage.ImportParameters, status="202"
     ),
     OtherRoute("GET", f"{_IMPORTS}/{{id}}", "Show an import.", manage.ManagedImport),
     OtherRoute("DELETE", f"{_IMPORTS}/{{id}}", "Undo an import.", manage.ManagedImport),
-)
+)  # fmt: skip
 
 
 def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
@@ -147,10 +134,7 @@ def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Mnemogate: the agents API, memory and management", "version": version},
         "paths": paths,
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-        },
+        "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
         "security": [{"key": []}, {}],
     }
 
@@ -159,13 +143,8 @@ def _describe_row(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any
     errors = {
         status: _response(description, "Detail") for status, description in _ERRORS.items() if status != "403"
     }
-    operation = {
-        **_operation_head(row, components),
-        "responses": {
-            "200": {"description": "Done.", "content": {"application/json": {"schema": {}}}},
-            **errors,
-        },
-    }
+    done = {"description": "Done.", "content": {"application/json": {"schema": {}}}}
+    operation = {**_operation_head(row, components), "responses": {"200": done, **errors}}
     if row.body is not None and issubclass(row.body, Form):
         fields = components[row.body.__name__].get("properties", {})
         form = {"type": "object", "properties": {"file": _FILE, **fields}, "required": ["file"]}
@@ -200,15 +179,10 @@ def _operation_head(
     route: AgentsRoute | OtherRoute, components: dict[str, Any], id_type: str = "string"
 ) -> dict[str, Any]:
     """Returns the id, the summary and the parameters. id_type: of the parameters in the path."""
-    parameters: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "in": "path",
-            "required": True,
-            "schema": {"type": id_type, **_PATTERNS.get(convertor, {})},
-        }
-        for name, convertor in _PARAMETER.findall(route.path)
-    ]
+    parameters: list[dict[str, Any]] = []
+    for name, convertor in _PARAMETER.findall(route.path):
+        schema = {"type": id_type, **_PATTERNS.get(convertor, {})}
+        parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
     if route.query is not None:
         schema = components[route.query.__name__]
         parameters += [
@@ -216,7 +190,7 @@ def _operation_head(
             for name, each in schema.get("properties", {}).items()
         ]
     return {
-        "operationId": f"{route.method.lower()}{_NO_WORD.sub('_', route.path)}",
+        "operationId": f"{route.method.lower()}{_NOT_WORD.sub('_', route.path)}",
         "summary": route.summary,
         "parameters": parameters,
     }

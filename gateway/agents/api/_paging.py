@@ -6,7 +6,7 @@ so that it ends there. A client that goes on `before` the first row of its last 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 from msgspec import UNSET, Struct, field, structs
@@ -15,6 +15,7 @@ from gateway.agents.api._query import PageQuery
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
 from gateway.errors import UnknownId
+from storage.listing import Page
 
 # Takes a query and returns it with its order, and with cursors that fit that order.
 ReadsCursors: TypeAlias = Callable[[PageQuery], PageQuery]
@@ -103,16 +104,31 @@ def page_items(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[s
     names = list(dict.fromkeys(item["id"] for item in ordered))
     for name, is_after in ((query.after, True), (query.before, False)):
         if isinstance(name, str):
-            place = names.index(name) if name in names else (len(names) if is_after else 0)
-            names = names[place + 1 :] if is_after else names[:place]
+            # An id that is not in the list leaves nothing, neither after it nor before it.
+            index = names.index(name) if name in names else (len(names) if is_after else 0)
+            names = names[index + 1 :] if is_after else names[:index]
     ids_of_page = frozenset(names[: query.size(100)])
     return [item for item in ordered if item["id"] in ids_of_page]
 
 
+async def read_page(query: PageQuery, find_row: Callable[[str], Awaitable[int]], *, size: int = 50) -> Page:
+    """Returns the page that a query asks for, with cursors as rows. Raises: what `find_row` raises.
+
+    find_row: returns the row that an id names.
+    size: of the page if the query names none.
+    """
+    cursors = (query.after, query.before)
+    after, before = [await find_row(id) if isinstance(id, str) else None for id in cursors]
+    return Page(after, before, query.size(size), query.newest_first())
+
+
 def place_in(kind: str, id: Maybe[str]) -> ids.Place | None:
     """Returns the place that a parameter names, None where it was not sent. Raises: UnknownId."""
-    if not isinstance(id, str):
-        return None
+    return place_of(kind, id) if isinstance(id, str) else None
+
+
+def place_of(kind: str, id: str) -> ids.Place:
+    """Returns the place that an id names. Raises: UnknownId."""
     place = ids.place_of(kind, id)
     if place is None:
         raise UnknownId(f"There is no {kind} {id!r}.")

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.api._message_renderer import MessageRenderer
-from gateway.agents.api._paging import place_in
+from gateway.agents.api._paging import place_in, read_page
 from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none, uid_or_none
+from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
 from gateway.agents.batches.accept import RequestedItem
 from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
@@ -31,7 +32,7 @@ from gateway.core.request.identity import refuse_unstored
 from gateway.errors import BadRequest, NotAllowed, UnknownId, UnknownPath
 from gateway.web.middleware import info_of
 from storage.batch_records import Batch, BatchCounts, BatchItem
-from storage.records import TokenCounts
+from storage.records import DEFAULT_CONVERSATION, TokenCounts
 
 _ANTHROPIC_BATCH = (
     "This is a batch of Anthropic's Messages API, which is not served here; a batch of agents names an agent_id "
@@ -185,8 +186,7 @@ class BatchRoutes:
     async def index(self, request: ApiRequest, query: BatchesQuery) -> list[dict[str, Any]]:
         """List batches."""
         _refuse_anthropic(request)
-        cursors = [await self._batch_row(request.project, id) for id in (query.after, query.before)]
-        page = page_of(query, *cursors)
+        page = await read_page(query, partial(self._batch_row, request.project))
         return [batch_json(*each) for each in await self._api.batches.list(request.project, page)]
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
@@ -253,9 +253,7 @@ class BatchRoutes:
         shown = await MessageRenderer(store, agent, showing).run_messages(run, [exchange], with_input=True)
         return [{**each, "agent_id": ids.id_of("agent", agent.uid)} for each in shown]
 
-    async def _batch_row(self, project: str, id: Maybe[str]) -> int | None:
-        if not isinstance(id, str):
-            return None
+    async def _batch_row(self, project: str, id: str) -> int:
         return (await self._api.store.batches.find(project, uid_in("job", id))).id
 
 
@@ -268,23 +266,24 @@ def _refuse_anthropic(request: ApiRequest) -> None:
 
 def _requested_item(request: BatchRequest, n: int) -> RequestedItem:
     """Returns the item of the n-th request. Raises: Unprocessable, UnknownId, BadRequest."""
-    at = ("body", "requests", n)
+    path = ("body", "requests", n)
     if not isinstance(request.agent_id, str):
-        raise Unprocessable([Fault((*at, "agent_id"), "Field required", "missing")])
+        raise Unprocessable([Fault((*path, "agent_id"), "Field required", "missing")])
     try:
         content = read_send(Send(messages=request.messages, input=request.input, max_steps=request.max_steps))
     except Unprocessable as error:
-        raise Unprocessable([replace(each, path=(*at, *each.path[1:])) for each in error.faults]) from error
+        raise Unprocessable([replace(each, path=(*path, *each.path[1:])) for each in error.faults]) from error
     if content.answers:
         raise BadRequest("A batch takes new messages; answer a call with a send.", param="requests")
     fields = sent_fields(request)
-    conversation = fields.get("conversation_id")
-    name = "default" if conversation in (None, "default") else uid_in("conv", conversation)
+    lookup_key = DEFAULT_CONVERSATION
+    if (public_id := fields.get("conversation_id")) not in (None, DEFAULT_CONVERSATION):
+        lookup_key = uid_in("conv", public_id)
     return RequestedItem(
         uid_in("agent", request.agent_id),
         content.messages,
         request.max_steps,
-        name,
-        fields.get("override_model"),
-        fields.get("override_system"),
+        lookup_key,
+        model=fields.get("override_model"),
+        system=fields.get("override_system"),
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.api._paging import OLDEST_FIRST, page_items
+from gateway.agents.api._paging import OLDEST_FIRST, page_items, read_page
 from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, HistoryQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import ORIGIN, AgentsApi, page_of, sent_or_none
+from gateway.agents.api.dependencies import ORIGIN, AgentsApi, sent_or_none
 from gateway.agents.wire.shown_values import iso_time
 from gateway.agents.wire.struct_fields import (
     MAX_PARTS,
@@ -189,8 +190,7 @@ class BlockRoutes:
             name=sent_or_none(query.name),
             with_hidden=query.show_hidden_blocks is True,
         )
-        after, before = await self._row_of(request, query.after), await self._row_of(request, query.before)
-        page = page_of(query, after, before)
+        page = await read_page(query, partial(self._row_of, request.project))
         return [block_json(entry) for entry in await self._blocks.list(request.project, where, page)]
 
     async def count(self, request: ApiRequest) -> int:
@@ -274,10 +274,8 @@ class BlockRoutes:
         change = change_of(update)
         return block_json(await self._blocks.change(project, uid, change, at=self._api.now(), origin=ORIGIN))
 
-    async def _row_of(self, request: ApiRequest, id: Any) -> int | None:
-        if not isinstance(id, str):
-            return None
-        return (await self._blocks.get(request.project, uid_in("block", id))).block.id
+    async def _row_of(self, project: str, id: str) -> int:
+        return (await self._blocks.get(project, uid_in("block", id))).block.id
 
 
 def _agent_counts(query: BlocksQuery) -> tuple[int, int]:

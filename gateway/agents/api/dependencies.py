@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct, UnsetType
 
+from gateway.agents.api._paging import read_page
 from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import ApiRequest, uid_in
 from gateway.agents.batches.accept import BatchRequests
@@ -92,11 +93,11 @@ class AgentsApi(Struct, frozen=True):
 
     async def agents_page(self, project: str, rows: Sequence[int], query: PageQuery) -> list[dict[str, Any]]:
         """Returns a page of a list of agents as they are shown. rows: the whole list. Raises: UnknownId, NotFound."""
-        after, before = [
-            (await self.named_agent(project, id)).id if isinstance(id, str) else None
-            for id in (query.after, query.before)
-        ]
-        page = page_of(query, after, before, size=100)
+
+        async def find_row(id: str) -> int:
+            return (await self.named_agent(project, id)).id
+
+        page = await read_page(query, find_row, size=100)
         low, high = page.bounds
         ordered = sorted((row for row in rows if low < row < high), reverse=page.newest_first)
         shown = await self.agents_json(await self.registry.get_several(project, ordered[: page.limit]))
@@ -138,13 +139,11 @@ class AgentsApi(Struct, frozen=True):
 
         Raises: NotFound.
         """
-        rows = [
-            (await self.store.definitions.get(project, kind, uid_in(prefix, id))).id
-            if isinstance(id, str)
-            else None
-            for id in (query.after, query.before)
-        ]
-        return page_of(query, *rows)
+
+        async def find_row(id: str) -> int:
+            return (await self.store.definitions.get(project, kind, uid_in(prefix, id))).id
+
+        return await read_page(query, find_row)
 
     def check_models(self, request: ApiRequest, models: Iterable[str | None]) -> None:
         """Raises: NotAllowed if the caller's key may not ask for one of these models.
@@ -181,8 +180,3 @@ def sent_or_none(value: Any) -> Any:
 def uid_or_none(kind: str, id: Maybe[str]) -> str | None:
     """Returns the uid in a parameter's id, or None if none was sent. Raises: UnknownId."""
     return uid_in(kind, id) if isinstance(id, str) else None
-
-
-def page_of(query: PageQuery, after: int | None, before: int | None, *, size: int = 50) -> Page:
-    """Returns the page that a query asks for. size: of the page if the query names none."""
-    return Page(after, before, query.size(size), query.newest_first())

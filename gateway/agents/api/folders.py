@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.api._paging import OLDEST_FIRST, page_items, place_in
+from gateway.agents.api._paging import OLDEST_FIRST, page_items, place_in, read_page
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassagesQuery
-from gateway.agents.api._route import AgentsRoute, ApiRequest
-from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none, uid_or_none
+from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
+from gateway.agents.api.dependencies import AgentsApi, sent_or_none
 from gateway.agents.api.model import embedding_config_json
 from gateway.agents.api.passages import passage_json
 from gateway.agents.files.folders import FileView, Folders, SentFile
@@ -249,7 +250,7 @@ class FolderRoutes:
         """Save a file."""
         folder = await self._folder(request)
         file = request.file
-        assert file is not None
+        assert file is not None  # the body is an `UploadForm`
         # Form fields next to a file may hold a path of the client's machine.
         name = sent_or_none(query.name) or re.split(r"[/\\]", file.file_name or "")[-1]
         name = clean_file_name(name)
@@ -264,7 +265,7 @@ class FolderRoutes:
     async def files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:
         """List the files of a folder."""
         folder = await self._folder(request)
-        page = page_of(query, await self._row(folder, query.after), await self._row(folder, query.before))
+        page = await read_page(query, partial(self._file_row, folder))
         files = await self._folders.list(folder, page)
         views = await self._folders.view(folder, files, with_content=query.include_content)
         return [file_json(folder, view) for view in views]
@@ -336,7 +337,5 @@ class FolderRoutes:
         folders = await self._api.store.definitions.find_by_memories(DefinitionKind.FOLDER, rows)
         return [folders[row] for row in rows if row in folders]
 
-    async def _row(self, folder: Definition, id: Any) -> int | None:
-        """Returns the row of the file that a cursor names."""
-        uid = uid_or_none("file", id)
-        return None if uid is None else (await self._folders.file(folder, uid)).id
+    async def _file_row(self, folder: Definition, id: str) -> int:
+        return (await self._folders.file(folder, uid_in("file", id))).id

@@ -171,10 +171,7 @@ class GroupRoutes:
 
     def routes(self) -> list[AgentsRoute]:
         path = "/v1/groups/{group_id}"
-        return [
-            AgentsRoute("GET", path, self.retrieve),
-            AgentsRoute("PATCH", path, self.update),
-        ]
+        return [AgentsRoute("GET", path, self.retrieve), AgentsRoute("PATCH", path, self.update)]
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an agent's group of sleeptime agents."""

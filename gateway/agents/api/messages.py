@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.agents.api._message_pages import MessagePages, check_owner
 from gateway.agents.api._message_renderer import MessageRenderer, conversation_id
-from gateway.agents.api._paging import MESSAGES, place_in
+from gateway.agents.api._paging import MESSAGES, place_of
 from gateway.agents.api._query import MessagesQuery, ResetQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.compaction import Compact, compact_json
@@ -75,13 +75,13 @@ class MessageRoutes:
     async def of_agent(self, request: ApiRequest) -> list[dict[str, Any]]:
         """Return a message."""
         agent = await self._api.agent(request)
-        place = _place_in_path(request)
+        place = place_of("message", request.path["message_id"])
         await check_owner(self._api, agent, place)
         return await self._message_json(request.project, place)
 
     async def retrieve(self, request: ApiRequest) -> list[dict[str, Any]]:
         """Return a message, whichever agent's it is."""
-        return await self._message_json(request.project, _place_in_path(request))
+        return await self._message_json(request.project, place_of("message", request.path["message_id"]))
 
     async def search(self, request: ApiRequest, search: SearchMessages) -> list[dict[str, Any]]:
         """Search messages."""
@@ -221,7 +221,7 @@ class MessageRoutes:
 
         Raises: UnknownId, BadRequest, NotFound.
         """
-        place = _place_in_path(request)
+        place = place_of("message", request.path["message_id"])
         await check_owner(self._api, agent, place)
         if place.seq == SYSTEM_SEQ:
             raise BadRequest(
@@ -230,13 +230,6 @@ class MessageRoutes:
                 param="message_id",
             )
         return place
-
-
-def _place_in_path(request: ApiRequest) -> Place:
-    """Returns the place that the URL names. Raises: UnknownId."""
-    place = place_in("message", request.path["message_id"])
-    assert place is not None
-    return place
 
 
 def _conversation_name(id: Any) -> str | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta
 
-from gateway.agents.api._paging import PASSAGES, page_items, place_in
+from gateway.agents.api._paging import PASSAGES, page_items, place_of
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassageSearchQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none
@@ -180,8 +180,8 @@ class PassageRoutes:
         passages = await self._archives.list(
             agent,
             PassageFilter(text=sent_or_none(query.search)),
-            after=_seq(agent, query.after),
-            before=_seq(agent, query.before),
+            after=_seq_or_none(agent, query.after),
+            before=_seq_or_none(agent, query.before),
             limit=query.size(100),
             newest_first=query.newest_first(),
         )
@@ -236,9 +236,7 @@ class PassageRoutes:
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a passage, and what quotes it."""
         agent = await self._api.agent(request)
-        seq = _seq(agent, request.path["memory_id"])
-        assert seq is not None
-        await self._archives.remove(agent, seq)
+        await self._archives.remove(agent, _seq_of(agent, request.path["memory_id"]))
         return {"message": "The passage is forgotten."}
 
 
@@ -297,10 +295,9 @@ class ArchiveRoutes:
     async def update(self, request: ApiRequest, update: UpdateArchive) -> dict[str, Any]:
         """Change an archive."""
         archive = await self._archives.get_shared(request.project, request.uid("archive", "archive_id"))
-        body = {
-            **archive.body,
-            **({} if update.description is UNSET else {"description": update.description}),
-        }
+        body = dict(archive.body)
+        if update.description is not UNSET:
+            body["description"] = update.description
         changed = await self._api.store.definitions.change(
             archive, body, at=self._api.now(), name=sent_or_none(update.name)
         )
@@ -344,8 +341,8 @@ class ArchiveRoutes:
         """Forget a passage of an archive."""
         memory = await self._memory(request)
         id = request.path["passage_id"]
-        place = place_in("passage", id)
-        if place is None or place.uid != memory.uid:
+        place = place_of("passage", id)
+        if place.uid != memory.uid:
             raise UnknownId(f"There is no passage {id!r} of this archive.")
         await self._archives.remove(memory, place.seq)
         return {"message": "The passage is forgotten."}
@@ -378,9 +375,13 @@ class ArchiveRoutes:
         )
 
 
-def _seq(agent: Agent, id: Any) -> int | None:
-    """Returns the number of an agent's passage, or None if no id was sent. Raises: UnknownId."""
-    place = place_in("passage", id)
-    if place is not None and place.uid != agent.uid:
+def _seq_or_none(agent: Agent, id: Maybe[str]) -> int | None:
+    return _seq_of(agent, id) if isinstance(id, str) else None
+
+
+def _seq_of(agent: Agent, id: str) -> int:
+    """Returns the number of an agent's passage. Raises: UnknownId."""
+    place = place_of("passage", id)
+    if place.uid != agent.uid:
         raise UnknownId(f"There is no passage {id!r} of this agent.")
-    return None if place is None else place.seq
+    return place.seq

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -12,11 +13,11 @@ from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
 from gateway.agents.api._message_renderer import MessageRenderer, conversation_id
-from gateway.agents.api._paging import RUN_MESSAGES, page_items, place_in
+from gateway.agents.api._paging import RUN_MESSAGES, page_items, place_of, read_page
 from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none
+from gateway.agents.api.dependencies import AgentsApi, sent_or_none
 from gateway.agents.api.run_events import failure_of, showing_of_run
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.stored_run import exchanges_of, last_counts
@@ -107,11 +108,7 @@ class RunRoutes:
             background=sent_or_none(query.background),
             stop=sent_or_none(query.stop_reason),
         )
-        after, before = (
-            await self._run_cursor(request, query.after),
-            await self._run_cursor(request, query.before),
-        )
-        page = page_of(query, after, before, size=100)
+        page = await read_page(query, partial(self._run_row, request.project), size=100)
         return await self._runs_json(await self._runs.list_runs(request.project, where, page))
 
     async def _conversation(self, project: str, agent: Agent | None, name: str) -> Conversation | None:
@@ -205,13 +202,9 @@ class RunRoutes:
         agent = None
         if isinstance(query.agent_id, str):
             agent = (await self._api.named_agent(request.project, query.agent_id)).id
-        after, before = (
-            await self._step_cursor(request, query.after),
-            await self._step_cursor(request, query.before),
-        )
         entries = await self._runs.list_steps(
             request.project,
-            page_of(query, after, before),
+            await read_page(query, partial(self._step_row, request.project)),
             agent=agent,
             feedback=sent_or_none(query.feedback),
         )
@@ -253,20 +246,16 @@ class RunRoutes:
         return await self._runs.get(request.project, request.uid("run", "run_id"))
 
     async def _step(self, request: ApiRequest) -> StepEntry:
-        place = place_in("step", request.path["step_id"])
-        assert place is not None
+        place = place_of("step", request.path["step_id"])
         return await self._runs.get_step(request.project, place.uid, place.seq)
 
-    async def _run_cursor(self, request: ApiRequest, id: Any) -> int | None:
-        if not isinstance(id, str):
-            return None
-        return (await self._runs.get(request.project, uid_in("run", id))).run.id
+    async def _run_row(self, project: str, id: str) -> int:
+        return (await self._runs.get(project, uid_in("run", id))).run.id
 
-    async def _step_cursor(self, request: ApiRequest, id: Any) -> int | None:
-        place = place_in("step", id)
-        if place is None:
-            return None
-        return (await self._runs.get_step(request.project, place.uid, place.seq)).step.exchange
+    async def _step_row(self, project: str, id: str) -> int:
+        """Returns the row of a step, which is that of its exchange."""
+        place = place_of("step", id)
+        return (await self._runs.get_step(project, place.uid, place.seq)).step.exchange
 
     async def _messages(
         self, entry: RunEntry, step: StepEntry | None, query: PageQuery

@@ -30,7 +30,9 @@ def tool_json(tool: ToolView) -> dict[str, Any]:
     if tool.definition is not None:
         return _defined_tool_json(tool.definition)
     offered = definition_of(tool.name)
-    return _built_in_tool_json(tool.uid, {"name": tool.name} if offered is None else offered["function"])
+    schema = {"name": tool.name} if offered is None else offered["function"]
+    # The uid is the same in every store.
+    return _tool_fields(tool.uid, tool.name, schema, _TYPES.get(tool.name, "letta_core"))
 
 
 def _defined_tool_json(row: Definition) -> dict[str, Any]:
@@ -52,17 +54,12 @@ def _defined_tool_json(row: Definition) -> dict[str, Any]:
     }
 
 
-def _built_in_tool_json(uid: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Returns a tool of the gateway's own. uid: a constant."""
-    return _tool_fields(uid, schema["name"], schema, _TYPES.get(schema["name"], "letta_core"))
-
-
-def _tool_fields(uid: str, name: str, schema: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Returns the fields of a tool, with the values that most have."""
+def _tool_fields(uid: str, name: str, schema: dict[str, Any], tool_type: str) -> dict[str, Any]:
+    """Returns the fields of a tool, with the values that most tools have."""
     return {
         "id": ids.id_of("tool", uid),
         "name": name,
-        "tool_type": kind,
+        "tool_type": tool_type,
         "description": schema.get("description") or None,
         "source_type": "python",
         "source_code": None,
@@ -82,7 +79,7 @@ def _tool_fields(uid: str, name: str, schema: dict[str, Any], kind: str) -> dict
 
 
 def tried_json(name: str, answer: ToolAnswer, *, at: float) -> dict[str, Any]:
-    """Returns the result of a source that was tried. There is no message of it, nor a call: as on Letta's server."""
+    """Returns the result of a source that was tried. As on Letta's server, it is neither a message's nor a call's."""
     result = {
         "tool_return": answer.content,
         "status": answer.status,

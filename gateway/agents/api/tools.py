@@ -152,25 +152,17 @@ class ToolRoutes:
         scored = []
         async for tool in self._select(request.project, ToolsQuery()):
             shown = tool_json(tool)
-            text = " ".join(
-                (shown["name"].replace("_", " "), shown["description"] or "", *shown["tags"])
-            ).lower()
+            if not tags <= set(shown["tags"]) or (types and shown["tool_type"] not in types):
+                continue
+            texts = (shown["name"].replace("_", " "), shown["description"] or "", *shown["tags"])
+            text = " ".join(texts).lower()
             hits = sum(word in text for word in words)
-            if (
-                (hits or not words)
-                and tags <= set(shown["tags"])
-                and (not types or shown["tool_type"] in types)
-            ):
+            if hits or not words:
                 scored.append((hits / (len(words) or 1), shown))
         scored.sort(key=lambda each: -each[0])
+        fixed_fields = {"vector_rank": None, "embedded_text": None}
         return [
-            {
-                "tool": shown,
-                "combined_score": score,
-                "fts_rank": rank,
-                "vector_rank": None,
-                "embedded_text": None,
-            }
+            {"tool": shown, "combined_score": score, "fts_rank": rank, **fixed_fields}
             for rank, (score, shown) in enumerate(scored[: search.limit], 1)
         ]
 

@@ -213,12 +213,7 @@ class ItemTurns:
         except UnknownModel as error:
             raise ItemFailed(error.message) from error
         target = self._failover.context_windows.with_known_window(route.first)
-        run_request = RunRequest(
-            spec,
-            resolved.scope,
-            item.conversation,
-            fields=spec.definition.sampling,
-        )
+        run_request = RunRequest(spec, resolved.scope, item.conversation, fields=spec.definition.sampling)
         kind = ConversationKind.AGENT
         now = self._keeper.now()
         sent = chat_request_of(run_request, stream=False)

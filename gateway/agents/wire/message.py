@@ -286,14 +286,8 @@ def thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
     blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
     if isinstance(readable, str) and readable:
         signature = next((block.get("signature") for block in blocks if block.get("signature")), None)
-        yield (
-            "reasoning_message",
-            {
-                "reasoning": readable,
-                "source": "reasoner_model",
-                "signature": signature,
-            },
-        )
+        fields = {"reasoning": readable, "source": "reasoner_model", "signature": signature}
+        yield "reasoning_message", fields
     elif blocks or message.get("reasoning_details"):
         data = next((block.get("data") for block in blocks if isinstance(block.get("data"), str)), None)
         yield (
