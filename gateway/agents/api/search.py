@@ -26,7 +26,7 @@ class SearchMessages(Body):
 
 
 class SearchAgents(SearchMessages):
-    """The same as older programs send it."""
+    """The same search, with the fields that older programs send."""
 
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
     template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
@@ -42,14 +42,14 @@ _TEXTS = {
 
 
 def found_json(message: Mapping[str, Any], agent_id: str, conversation_id: str) -> dict[str, Any] | None:
-    """Returns a message as a search shows it; None for one without words. message: as lists show it."""
-    kind = message["message_type"]
-    field = _TEXTS.get(kind)
+    """Returns a message as a search shows it; None: it has no text. message: as lists show it."""
+    message_type = message["message_type"]
+    field = _TEXTS.get(message_type)
     if field is None:
         return None
     return {
         "message_id": message["id"],
-        "message_type": kind,
+        "message_type": message_type,
         field: message[field],
         "created_at": message["date"],
         "agent_id": agent_id,
@@ -58,7 +58,7 @@ def found_json(message: Mapping[str, Any], agent_id: str, conversation_id: str) 
 
 
 def ranked_json(message: Mapping[str, Any], rank: int) -> dict[str, Any] | None:
-    """Returns a message as older searches show it; None for one without text. rank: from 0."""
+    """Returns a message as older searches show it; None: it has no text. rank: from 0."""
     field = _TEXTS.get(message["message_type"])
     if field is None:
         return None

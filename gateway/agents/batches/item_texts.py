@@ -19,11 +19,11 @@ from storage.sql.store import Store
 FORGOTTEN = (
     "Something of this agent's memory was forgotten meanwhile: what came back may quote it, and is not kept."
 )
-GONE = "The agent was deleted, or its conversation."
-INTERNAL = "An error of the gateway's own; its log says more."
+AGENT_GONE = "The agent was deleted, or its conversation."
+INTERNAL_ERROR = "An error of the gateway's own; its log says more."
 AGENT_CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
-ASKS = "A call needs a person's approval, and a batch has no client that could give it."
-NO_TOOL = "The reply calls a tool that the agent does not have."
+NEEDS_APPROVAL = "A call needs a person's approval, and a batch has no client that could give it."
+UNKNOWN_TOOL = "The reply calls a tool that the agent does not have."
 
 
 class ItemFailed(Exception):
@@ -64,7 +64,7 @@ class RequestState(Struct, frozen=True):
     shown: dict[str, str]
     # The notes before its messages, by their places among those that follow the path.
     notes: dict[int, str]
-    # How many messages follow the path.
+    # The number of messages that follow the path.
     messages: int
     # When the first request of the item was composed.
     began: float
@@ -89,13 +89,13 @@ class ItemTexts(Struct, frozen=True):
         async def read(kind: str) -> list[bytes]:
             return [data for _, data in await store.batches.texts(run.agent, run.id, kind)]
 
-        requests, rounds, asked = await read("request"), await read("round"), await read("asked")
+        requests, rounds, states = await read("request"), await read("round"), await read("asked")
         if not requests or not requests[0]:
             raise ItemFailed(FORGOTTEN)
         return ItemTexts(
             msgspec.json.decode(requests[0], type=ItemRequest),
             [orjson.loads(data) for data in rounds],
-            msgspec.json.decode(asked[-1], type=RequestState) if asked else None,
+            msgspec.json.decode(states[-1], type=RequestState) if states else None,
         )
 
 
@@ -105,8 +105,8 @@ class ComposedRequest(Struct, frozen=True):
     upstream: str
     model: str
     body: bytes
-    # The end of the path that it goes on from; 0: the path is empty.
+    # The last exchange of the path before the request; 0: the path is empty.
     last_exchange: int
-    # The agent's, when it was composed.
+    # The epoch of the agent's memory when the request was composed.
     epoch: int
     state: RequestState

@@ -40,7 +40,7 @@ class ItemTurn:
     toolbox: ReplayedTools
     replies: StoredReplies
     route: Route
-    # How many of `block_edits`, from the first on, earlier rounds made.
+    # The number of `block_edits` that earlier rounds made; these come first.
     stored_inserts: int
     now: Callable[[], float]
     # How the turn has ended; None: it waits for a reply.
@@ -70,9 +70,10 @@ class ItemTurn:
         results = [each.get("shown", {}) for round in self.texts.rounds for each in round["results"]]
         texts, _ = self.block_edits.describe_changes(results)
         if texts:
-            last, mark = max(answers), mark_of(self.context.agent.secret)
+            mark = mark_of(self.context.agent.secret)
             note = render_note((), texts, self.now(), mark=mark).rstrip()
-            answers[last] = replace(answers[last], changes=note)
+            last_place = max(answers)
+            answers[last_place] = replace(answers[last_place], changes=note)
 
     async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
         raise AssertionError("the turn of an item is written as a whole")

@@ -19,11 +19,11 @@ from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
 from gateway.agents.batches.item_texts import (
     AGENT_CHANGED,
-    ASKS,
+    AGENT_GONE,
     FORGOTTEN,
-    GONE,
-    INTERNAL,
-    NO_TOOL,
+    INTERNAL_ERROR,
+    NEEDS_APPROVAL,
+    UNKNOWN_TOOL,
     ComposedRequest,
     ItemFailed,
     ItemRequest,
@@ -121,7 +121,7 @@ class ItemTurns:
         """
         run, store = item.run, self._keeper.store
         if run is None or not item.conversation:
-            raise ItemFailed(GONE)
+            raise ItemFailed(AGENT_GONE)
         texts_of = partial(store.batches.texts, run.agent, run.id)
         texts = await ItemTexts.load(store, run)
         memory, route = await self._memory(item, texts.request)
@@ -164,7 +164,7 @@ class ItemTurns:
             context = await read_stored_context(store, memory, request.messages, idle_s)
             check_not_paused(context.agent)
         except NotFound as error:
-            raise ItemFailed(GONE) from error
+            raise ItemFailed(AGENT_GONE) from error
         except NotAllowed as error:
             raise ItemFailed(error.message) from error
         if item.epoch is not None and context.agent.epoch != item.epoch:
@@ -205,7 +205,7 @@ class ItemTurns:
                 item.project, item.agent, item.conversation, model=request.model, system=request.system
             )
         except NotFound as error:
-            raise ItemFailed(GONE) from error
+            raise ItemFailed(AGENT_GONE) from error
         # A provider's prefix cache does not last between requests.
         spec = replace(resolved.spec, rebuilds_section=True)
         try:
@@ -328,7 +328,7 @@ class ItemTurns:
         except Exception:
             # The other items of the batch continue after any error.
             _log.exception("An item of a batch could not be read, by a fault in the gateway; the item fails.")
-            return replace(plain, error_message=INTERNAL, epoch=None)
+            return replace(plain, error_message=INTERNAL_ERROR, epoch=None)
         return ItemEnding(
             turn=opened, state=failure.state, stop=failure.stop, message=failure.message, last=counts
         )
@@ -361,7 +361,7 @@ class ItemTurns:
         try:
             context = await read_stored_context(keeper.store, opened.memory, messages, keeper.settings.idle_s)
         except NotFound:
-            return replace(end, state=RunState.FAILED, stop=StopReason.ERROR, error_message=GONE)
+            return replace(end, state=RunState.FAILED, stop=StopReason.ERROR, error_message=AGENT_GONE)
         inserts = [op for op in opened.block_edits.ops if op.op in STORED_SOURCES]
         return replace(
             end,
@@ -397,7 +397,7 @@ def _ending_of(
     stop, message = outcome.stop, STOP_MESSAGES.get(outcome.stop, "The reply was an error.")
     if outcome.waiting:
         stop = StopReason.REQUIRES_APPROVAL
-        message = NO_TOOL if "client" in outcome.waiting.values() else ASKS
+        message = UNKNOWN_TOOL if "client" in outcome.waiting.values() else NEEDS_APPROVAL
     is_good = stop.is_proper and not outcome.waiting
     return ItemEnding(
         turn=opened,

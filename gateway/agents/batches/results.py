@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from adapters.batch.batch_provider import PartResult
 from adapters.errors import ProviderError
-from gateway.agents.batches.item_texts import INTERNAL, ItemFailed, expired
+from gateway.agents.batches.item_texts import INTERNAL_ERROR, ItemFailed, expired
 from gateway.agents.batches.item_turn import ItemEnding
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
@@ -176,5 +176,5 @@ class PartResults:
                 "Batch %s: a result could not be read, by a fault in the gateway; its item fails.",
                 name_of(self.batch),
             )
-            failure = ItemFailed(INTERNAL)
+            failure = ItemFailed(INTERNAL_ERROR)
         return await self.turns.make_end(item, failure, result.body)

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from adapters.batch.batch_provider import BatchProvider
 from adapters.errors import ProviderCrowded, ProviderError, ProviderRefused
-from gateway.agents.batches.item_texts import FORGOTTEN, GONE, INTERNAL, ItemFailed
+from gateway.agents.batches.item_texts import AGENT_GONE, FORGOTTEN, INTERNAL_ERROR, ItemFailed
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import (
     TRIES,
@@ -67,12 +67,12 @@ class PartSubmitter:
         return self.outcomes.batch
 
     async def submit_ready(self) -> float | None:
-        """Composes and submits the items that are ready. Returns the seconds until it may; None if it has done so."""
+        """Composes and submits the items that are ready. Returns the seconds to wait first; None: it has done so."""
         batches = self.outcomes.store.batches
         if not await batches.in_part(self.batch.id, READY_PART):
             return None
-        if (rest_s := await self._budget_wait_s()) is not None:
-            return rest_s
+        if (wait_s := await self._budget_wait_s()) is not None:
+            return wait_s
         await batches.mark_running(self.batch.id)
         drafts: dict[tuple[str, str], PartDraft] = {}
         try:
@@ -124,7 +124,7 @@ class PartSubmitter:
     ) -> str | None:
         """Returns the provider's id of a part, found by its items; None if it was not submitted. Raises: ProviderError.
 
-        with_ended: its items may have ended since, so that all items of the batch are looked for.
+        with_ended: the part's items may have ended since, so all items of the batch are looked for.
         """
         known_ids = {orjson.loads(each)["id"] for each in await self.outcomes.store.batches.known_parts()}
         custom_ids: set[str] = set()
@@ -136,7 +136,11 @@ class PartSubmitter:
         return await provider.find(part.submission, custom_ids, known_ids)
 
     async def divide(self, part: ProviderPart, message: str, room: int | None) -> None:
-        """Makes two smaller parts of a part for which its provider has no room; one of a single item waits."""
+        """Divides a part for which its provider has no room in two. A part of a single item waits instead.
+
+        message: the provider's.
+        room: the tokens that the provider's queue takes when it is empty; None: not known.
+        """
         _log.info(
             "Batch %s: the queue of %s has no room for a part, which is divided or waits.",
             name_of(self.batch),
@@ -184,9 +188,9 @@ class PartSubmitter:
     async def submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
         """Submits a part. Returns whether its provider has taken it."""
         await self._leave_out_forgotten(part, draft)
-        # Where it was cancelled meanwhile: what is cancelled at once costs nothing.
+        # A batch that was cancelled meanwhile costs nothing if it is not submitted.
         if not draft.items or await self.outcomes.store.batches.is_over(self.batch.id):
-            # The items of a part that is over are not looked at again.
+            # Items of a part that is over are not read again, so their outcomes are written first.
             await self.outcomes.wait_for_deferred()
             await self.parts.note_unsubmitted(part)
             return False
@@ -207,7 +211,7 @@ class PartSubmitter:
     async def _leave_out_forgotten(self, part: ProviderPart, draft: PartDraft) -> None:
         """Leaves out what was forgotten while the part was composed, which may take minutes, and fails its items."""
         current = self.outcomes.store.batches.current
-        # Until nothing is: to write the part again takes seconds, in which more may be forgotten.
+        # Until nothing is left out: writing the part again takes seconds, in which more may be forgotten.
         while forgotten := {item.run for item in draft.items} - await current(self.batch.id, part.number):
             # Up to 256 MB are read and written: longer than the event loop may wait.
             await asyncio.to_thread(draft.leave_out, forgotten)
@@ -217,11 +221,11 @@ class PartSubmitter:
 
     async def _compose_item(self, item: BatchItem) -> _ReadyItem | None:
         """Returns an item with the request that follows; None if it has ended instead."""
-        # Live turns come in between.
+        # Lets live turns come in between.
         await asyncio.sleep(0)
         try:
             if item.run is None or item.run.is_over:
-                raise ItemFailed(GONE)
+                raise ItemFailed(AGENT_GONE)
             composed = await self.outcomes.turns.compose(item)
             provider = self.providers[composed.upstream]
             line = provider.line(custom_id_of(self.batch, item, item.request_number), composed.body)
@@ -238,7 +242,7 @@ class PartSubmitter:
                 "Batch %s: an item could not be composed, by a fault in the gateway; the item fails.",
                 name_of(self.batch),
             )
-            failure = ItemFailed(INTERNAL)
+            failure = ItemFailed(INTERNAL_ERROR)
         else:
             return _ReadyItem(
                 (composed.upstream, composed.model),

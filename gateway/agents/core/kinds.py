@@ -1,7 +1,7 @@
 """Kinds of agents: how each speaks, what tools and rules it begins with; and the numbers of the gateway's own tools.
 
-A kind is named as the agents API names it. What it begins with is written into the new agent's definition, so that a
-change here changes no agent that is there.
+A kind is named as the agents API names it. A new agent's definition has a copy of what its kind begins with, so a
+change here changes no agent that exists.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MULTI_AGENT_TOOLS = tools_for(ToolUse.ASK_AGENT)
 # What an agent has while a folder is attached to it.
 FILE_TOOLS = tools_for(ToolUse.SEARCH_FILES)
 
-# Tools of Letta's that need a service outside the gateway, so there are none until a caller creates them.
+# Tools of Letta's that need a service outside the gateway. They do not exist here until a caller creates them.
 EXTERNAL_TOOLS = frozenset({"web_search", "fetch_webpage", "run_code", "run_code_with_tools"})
 
 # After these tools the turn ends; after all others of the gateway's own it goes on.
@@ -74,14 +74,14 @@ READING_KINDS = frozenset({"sleeptime_agent", "voice_sleeptime_agent"})
 
 
 def kind_of(name: str) -> AgentKind:
-    """Returns the kind of this name; the default one where there is no such kind."""
+    """Returns the kind of this name; the default kind if there is none."""
     return KINDS.get(name, KINDS[DEFAULT_KIND])
 
 
 def base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns a rule for each of these tools: whether the turn goes on after it.
 
-    rules: those of the agent; a tool that has such a rule there gets no other.
+    rules: the agent's own. A tool with such a rule among them gets no other.
     """
     ruled = {rule.get("tool_name") for rule in rules if rule.get("type") in ("continue_loop", "exit_loop")}
     return [
@@ -92,12 +92,12 @@ def base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list
 
 
 def tool_place(name: str) -> int:
-    """Returns the place of one of the gateway's own tools among them, from 0. It is stored."""
+    """Returns the index of a built-in tool among the built-in tools. The index is stored."""
     return list(BUILT_IN_TOOLS).index(name)
 
 
 def built_in_uid(name: str) -> str:
-    """Returns the public name of one of the gateway's own tools: the same in every store."""
+    """Returns the uid of a built-in tool, which is the same in every store."""
     return blake2b(name.encode(), digest_size=16, person=b"mnemogate tool").hexdigest()
 
 
@@ -105,5 +105,5 @@ _BY_UID = {built_in_uid(name): name for name in BUILT_IN_TOOLS}
 
 
 def built_in_named(uid: str) -> str | None:
-    """Returns the name of the built-in tool with this public name; None if there is none."""
+    """Returns the name of the built-in tool with this uid; None if there is none."""
     return _BY_UID.get(uid)

@@ -9,14 +9,14 @@ from storage.records import Block
 # The kind of the job that performs the runs of a memory's sleeptime agents.
 SLEEP_JOB = "sleep"
 
-# The label of the block in which it notes how it works.
+# The block in which a sleeptime agent notes how it works.
 PERSONA = Block(
-    0,
-    "memory_persona",
-    "How you keep the memory of the other agent.",
-    "I keep the memory blocks of another agent. I note what will matter later, merge what belongs together, correct "
-    "what has changed, and leave alone what is right.",
-    5000,
+    id=0,
+    label="memory_persona",
+    description="How you keep the memory of the other agent.",
+    value="I keep the memory blocks of another agent. I note what will matter later, merge what belongs together, "
+    "correct what has changed, and leave alone what is right.",
+    limit=5000,
 )
 
 _SYSTEM = """\

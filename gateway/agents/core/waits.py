@@ -48,7 +48,7 @@ class Wait:
 
 
 class Waits:
-    """All waits that are under way. No method awaits, so nothing comes between the check of a wait and its start."""
+    """All waits that are under way. `begin` does not await, so no other wait begins between its check and its start."""
 
     def __init__(self) -> None:
         self._open: set[Wait] = set()
@@ -88,5 +88,6 @@ def _is_asked_by(waiter: Waiter, agent: str) -> bool:
     while turn is not None:
         if turn.agent == agent:
             return True
-        turn = turn.awaited_by.waiter if turn.awaited_by is not None and not turn.awaited_by.is_over else None
+        wait = turn.awaited_by
+        turn = None if wait is None or wait.is_over else wait.waiter
     return False

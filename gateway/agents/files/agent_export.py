@@ -51,10 +51,10 @@ class AgentExport:
         after = 0
         while True:
             page = await self._store.passages.list(memory.id, after=after, limit=_PASSAGES)
-            whole = await self._store.passages.get(memory.id, [each.seq for each in page])
+            passages = await self._store.passages.get(memory.id, [each.seq for each in page])
             drafts += [
                 PassageDraft(each.text, each.at, each.tags, each.metadata)
-                for each in (whole[listed.seq] for listed in page if listed.seq in whole)
+                for each in (passages[listed.seq] for listed in page if listed.seq in passages)
             ]
             if len(page) < _PASSAGES:
                 return drafts
@@ -73,17 +73,16 @@ class AgentExport:
 
 
 def _portable_messages(exchange: Exchange) -> Iterator[PortableMessage]:
-    """Yields the messages of an exchange, but for those that were forgotten."""
+    """Yields the messages of an exchange that were not forgotten."""
     for n, message in enumerate(orjson.loads(exchange.input or b"[]")):
         if n not in exchange.redactions:
             yield PortableMessage(message, exchange.begun)
     if exchange.shown_reply is None or REPLY in exchange.redactions:
         return
-    reply = (
-        orjson.loads(exchange.full)["messages"]
-        if exchange.full is not None
-        else [orjson.loads(exchange.shown_reply)]
-    )
-    for message in reply:
+    if exchange.full is not None:
+        messages = orjson.loads(exchange.full)["messages"]
+    else:
+        messages = [orjson.loads(exchange.shown_reply)]
+    for message in messages:
         model = exchange.model.partition("/")[2] if message.get("role") == "assistant" else ""
         yield PortableMessage(message, exchange.ended or exchange.begun, model)

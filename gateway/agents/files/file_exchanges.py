@@ -1,7 +1,7 @@
 """Messages of a file as the exchanges of a stored conversation, in the form of an export's lines.
 
-An exchange is what came since the last reply, and the reply. Results that nothing follows but the user's words belong
-to the reply whose calls they answer, as where a run ends after its tools.
+An exchange is a reply with the messages that came since the reply before. Results that no reply follows are in the
+exchange of the reply that made the calls: there a run ended after its tools.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ def conversation_lines(
     begun: float | None = None,
     first: int = 1,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Returns the lines of a conversation, and the next number.
+    """Returns the lines of a conversation, and the number that follows its last message's.
 
     uid: its public name.
     key: its caller's name for it.
-    begun: when; None: with its first message, and without one it is not there.
+    begun: when it began; None: with its first message. Without messages there are no lines then.
+    first: the number of its first message.
     """
     lines: list[dict[str, Any]] = []
     seq, parent, prior = first, None, None
@@ -56,7 +57,7 @@ def group_exchanges(
     """Yields messages by exchange: the inputs, and the reply with its last results."""
     inputs: list[PortableMessage] = []
     reply: list[PortableMessage] = []
-    ends = _ends(messages)
+    unanswered = _find_unanswered(messages)
     for n, each in enumerate(messages):
         role = each.message["role"]
         if role == "assistant":
@@ -64,7 +65,7 @@ def group_exchanges(
                 yield inputs, reply
                 inputs = []
             reply = [each]
-        elif reply and role == "tool" and ends[n]:
+        elif reply and role == "tool" and unanswered[n]:
             reply.append(each)
         else:
             if reply:
@@ -75,15 +76,18 @@ def group_exchanges(
         yield inputs, reply
 
 
-def _ends(messages: Sequence[PortableMessage]) -> Sequence[bool]:
-    """Returns, for each message, whether no reply follows on the results that begin with it."""
-    ends: list[bool] = []
-    is_end = True
+def _find_unanswered(messages: Sequence[PortableMessage]) -> Sequence[bool]:
+    """Returns for each result (message of a tool) whether no reply follows it and the results after it.
+
+    What it returns for other messages has no meaning.
+    """
+    flags: list[bool] = []
+    is_unanswered = True
     for each in reversed(messages):
         if (role := each.message["role"]) != "tool":
-            is_end = role != "assistant"
-        ends.append(is_end)
-    return ends[::-1]
+            is_unanswered = role != "assistant"
+        flags.append(is_unanswered)
+    return flags[::-1]
 
 
 def _exchange_line(

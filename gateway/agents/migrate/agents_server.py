@@ -40,11 +40,11 @@ class Server(Struct, frozen=True):
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
         """Returns what a path answers, as JSON. Raises: RequestFailed."""
-        sent = "?" + urlencode(query, doseq=True) if query else ""
-        return self._ask(urllib.request.Request(f"{self._base}{path}{sent}"))
+        query_string = "?" + urlencode(query, doseq=True) if query else ""
+        return self._ask(urllib.request.Request(f"{self._base}{path}{query_string}"))
 
     def pages_if_served(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
-        """Yields all of a list; nothing where a server lacks it (0.11.7 has no archives). Raises: RequestFailed."""
+        """Yields the elements of a list, none if the server lacks it (0.11.7 has no archives). Raises: as `pages`."""
         try:
             yield from self.pages(path, query)
         except RequestFailed as error:
@@ -52,11 +52,12 @@ class Server(Struct, frozen=True):
                 raise
 
     def pages(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
-        """Yields all of a list, page after page. Raises: RequestFailed."""
-        after: Json = {}
+        """Yields the elements of a list, page after page. Raises: RequestFailed."""
+        cursor: Json = {}
         ends = set[str]()
-        # The limit counts messages as they are stored: of one several may be listed, or none.
-        while page := _check_page(self.get(path, {**query, "limit": _PAGE, **after})):
+        # The limit counts stored messages, and a page lists some of them as several messages or as none. So only an
+        # empty page is the end.
+        while page := _check_page(self.get(path, {**query, "limit": _PAGE, **cursor})):
             end = page[-1]["id"]
             if end in ends:
                 raise RequestFailed(
@@ -64,7 +65,7 @@ class Server(Struct, frozen=True):
                 )
             ends.add(end)
             yield from page
-            after = {"after": end}
+            cursor = {"after": end}
 
     def change(self, path: str, fields: Mapping[str, Any]) -> None:
         """Changes what lies at a path. Raises: RequestFailed."""
@@ -91,7 +92,7 @@ class Server(Struct, frozen=True):
     def _ask(self, request: urllib.request.Request) -> Any:
         """Sends a request. Returns what is answered, as JSON. Raises: RequestFailed."""
         if self.key is not None:
-            # Not sent on to where a redirect leads.
+            # A redirect must not carry it to another server.
             request.add_unredirected_header("authorization", f"Bearer {self.key}")
         path = request.selector.partition("?")[0]
         try:
@@ -101,7 +102,7 @@ class Server(Struct, frozen=True):
             reason = getattr(error, "reason", None) or error
             raise RequestFailed(f"{self.url} did not answer: {reason}") from error
         except ValueError:
-            # Its words quote the key.
+            # The error's text quotes the key.
             raise RequestFailed(
                 f"{self.url} cannot be asked: its key or the path {path} has characters that HTTP does not carry."
             ) from None

@@ -22,7 +22,7 @@ class LiveRuns:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        # By the run's uid, since not each run has a row yet.
+        # By the run's uid, because a run may have no row yet.
         self._runs: dict[str, _LiveRun] = {}
 
     async def perform(self, turn: TurnRun, memory: RunMemory) -> int:
@@ -34,9 +34,9 @@ class LiveRuns:
         self._runs[run.uid] = _LiveRun(memory.context.agent.id, turn)
         try:
             if run.background or run.state is RunState.CREATED:
-                now = await self._store.runs.load_run(run.agent, run.id)
-                if now is None or now.is_over:
-                    memory.run = now or run
+                stored_run = await self._store.runs.load_run(run.agent, run.id)
+                if stored_run is None or stored_run.is_over:
+                    memory.run = stored_run or run
                     return 200
             return await turn.run()
         finally:

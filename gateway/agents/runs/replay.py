@@ -31,16 +31,16 @@ async def replay(
     calls = [call for message in steps for call in message.get("tool_calls") or ()]
     gateway_calls = {call_id(call) for call in calls if name_and_arguments(call)[0] not in request.tools}
     shown_reply = visible_reply(steps, gateway_calls)
-    finish = "tool_calls" if "tool_calls" in shown_reply else "stop"
+    finish_reason = "tool_calls" if "tool_calls" in shown_reply else "stop"
     counts = result.run.counts
     usage = {"prompt_tokens": counts.prompt, "completion_tokens": counts.completion}
     usage["total_tokens"] = counts.prompt + counts.completion
     head = {"id": f"chatcmpl-{result.run.uid}", "created": int(result.run.created), "model": request.model}
     view = make_view(TurnTerms())  # no tools run any more, so the default terms do
     if not request.stream:
-        choice = {"index": 0, "message": shown_reply, "finish_reason": finish}
+        choice = {"index": 0, "message": shown_reply, "finish_reason": finish_reason}
         completion = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
-        outcome = TurnOutcome(End.FINISHED, shown_reply=shown_reply, finish_reason=finish, usage=usage)
+        outcome = TurnOutcome(End.FINISHED, shown_reply=shown_reply, finish_reason=finish_reason, usage=usage)
         body = orjson.dumps(completion)
         view.take_whole(body, completion)
         view.begin(completion)
@@ -53,7 +53,7 @@ async def replay(
         )
 
     first = chunk_event({"index": 0, "delta": delta_of({"message": shown_reply}), "finish_reason": None})
-    tail = [chunk_event({"index": 0, "delta": {}, "finish_reason": finish})]
+    tail = [chunk_event({"index": 0, "delta": {}, "finish_reason": finish_reason})]
     if request.wants_usage:
         tail.append(chunk_event(usage=usage))
     view.begin(first.chunk or {})

@@ -10,23 +10,23 @@ from storage.sql.store import Store
 
 
 async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchange]:
-    """Returns the exchanges of a run: its steps, and the results of the last calls, where it ended with these.
+    """Returns the exchanges of a run: its steps, and the results of its last calls if it ended with them.
 
     Raises: StoreError.
     """
     ids = [each.step.exchange for each in await store.runs.load_steps(run)]
     exchanges = [exchange for id in ids if (exchange := await store.turns.exchange(agent, id)) is not None]
-    last_exchange = await store.runs.find_unanswered_exchange(run)
-    last = None if last_exchange is None else await store.turns.exchange(agent, last_exchange)
-    if last is not None and all(m.message.get("role") == "tool" for m in list_messages(last)[:1]):
-        exchanges.append(last)
+    row = await store.runs.find_unanswered_exchange(run)
+    unanswered = None if row is None else await store.turns.exchange(agent, row)
+    if unanswered is not None and all(m.message.get("role") == "tool" for m in list_messages(unanswered)[:1]):
+        exchanges.append(unanswered)
     return exchanges
 
 
 async def last_counts(store: Store, run: Run) -> TokenCounts:
-    """Returns the tokens of the newest step of a run; zeros where it has none.
+    """Returns the tokens of the newest step of a run; zeros if it has no step.
 
-    A batch's item has one step, in which all its calls of the model are added up: they are zeros, too.
+    Zeros as well for an item of a batch, whose one step has the sum of all its calls of the model.
     """
     step = None if run.batch is not None else await store.runs.load_last_step(run.agent, run.id)
     return TokenCounts() if step is None else step.counts

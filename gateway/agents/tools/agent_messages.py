@@ -18,7 +18,7 @@ from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
 SEND_ASYNC: Final = "send_message_to_agent_async"
-_SHORTEST = 200  # characters that are left of an answer, however many agents have answered
+_MIN_ANSWER_CHARS = 200  # that are left of a long answer, however many agents have answered
 _NAME_CHARS = 80
 _CUT = " [{left} more characters were cut off.]"
 
@@ -71,8 +71,8 @@ class SendsToAgents(Protocol):
         """Has a message delivered, whatever comes of it: its run goes on by itself. The answer has no text."""
 
 
-async def speak(sends: SendsToAgents, call: RunTool, most: int) -> ToolAnswer:
-    """Returns the result of a call of one of these tools. most: characters."""
+async def speak(sends: SendsToAgents, call: RunTool, max_chars: int) -> ToolAnswer:
+    """Returns the result of a call of one of these tools. max_chars: of the result."""
     arguments: Mapping[str, Any] = call.arguments
     text = str(arguments["message"])
     if call.name == ASK_TAGGED:
@@ -80,29 +80,33 @@ async def speak(sends: SendsToAgents, call: RunTool, most: int) -> ToolAnswer:
         answers = await sends.ask_tagged(tuple(map(str, match_all)), tuple(map(str, match_some)), text)
         if not answers:
             return failed_answer("Error: no other agent has these tags. Nothing was sent.")
-        return ToolAnswer(_listed(answers, most))
-    other = str(arguments["other_agent_id"])
-    if call.name == SEND_ASYNC:
-        sent = await sends.send(other, text)
-        return failed_answer(f"Error: {sent.error}") if sent.error else ToolAnswer(f"Sent to {sent.name}.")
-    answer = await sends.ask(other, text)
+        return ToolAnswer(_listed(answers, max_chars))
+    other_agent = str(arguments["other_agent_id"])
+    is_async = call.name == SEND_ASYNC
+    answer = await (sends.send if is_async else sends.ask)(other_agent, text)
     if answer.error:
         return failed_answer(f"Error: {answer.error}")
-    return ToolAnswer(_shortened(answer.text, most) or f"{answer.name} answered without words.")
+    if is_async:
+        return ToolAnswer(f"Sent to {answer.name}.")
+    return ToolAnswer(_shortened(answer.text, max_chars) or f"{answer.name} answered without words.")
 
 
-def _listed(answers: Sequence[AgentAnswer], most: int) -> str:
-    """Returns the answers as JSON. Long ones are cut, each alike, so that none is missing."""
+def _listed(answers: Sequence[AgentAnswer], max_chars: int) -> str:
+    """Returns the answers as JSON. Long answers are cut to the same length, so that none is missing."""
     heads = [{"agent_id": each.id, "agent_name": each.name[:_NAME_CHARS]} for each in answers]
-    each_most = max(_SHORTEST, (most - len(orjson.dumps(heads)) - 40 * len(heads)) // len(heads))
+    answer_chars = max(
+        _MIN_ANSWER_CHARS, (max_chars - len(orjson.dumps(heads)) - 40 * len(heads)) // len(heads)
+    )
     lines = [
-        {**head, "error": _shortened(answer.error, each_most), "type": answer.kind}
+        {**head, "error": _shortened(answer.error, answer_chars), "type": answer.kind}
         if answer.error
-        else {**head, "response": _shortened(answer.text, each_most)}
+        else {**head, "response": _shortened(answer.text, answer_chars)}
         for head, answer in zip(heads, answers, strict=True)
     ]
     return orjson.dumps(lines).decode()
 
 
-def _shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else text[:most] + _CUT.format(left=len(text) - most)
+def _shortened(text: str, max_chars: int) -> str:
+    if len(text) <= max_chars:
+        return text
+    return text[:max_chars] + _CUT.format(left=len(text) - max_chars)

@@ -21,9 +21,9 @@ CHECK_S = 2.0
 async def check_arguments(
     children: Children, tool: str, schema: Json, arguments: Json
 ) -> tuple[Json, str | None]:
-    """Returns a call's arguments as they are meant, and its result where they do not fit; None if they do.
+    """Returns a call's arguments, repaired where their meaning is plain, and an error if they do not fit the schema.
 
-    schema: of the tool's parameters.
+    The error is the result of the call. schema: of the tool's parameters.
     """
     cost = estimate_cost(schema, arguments)
     if cost <= READ_HERE:

@@ -11,12 +11,13 @@ from pathlib import Path
 from gateway.agents.tools.descriptors import close_in_children
 from gateway.agents.tools.syscall_filter import filter_program
 
-# What runs within is this user's.
+# The user of the processes in the sandbox.
 NOBODY = 65534
-# Of files in /tmp.
+# The most bytes of files in /tmp.
 TMP_BYTES = 64 * 1024 * 1024
-_INTERPRETER_S = 10.0  # of asking the interpreter where it lies
-# Root's processes are not counted, so limits would not hold for root's code, whatever it is called within.
+_INTERPRETER_S = 10.0  # how long the interpreter may take to print where its files are
+# The kernel does not count root's processes, so limits would not hold for code that root has started, even though the
+# sandbox gives it another user.
 _AS_NOBODY = f"""
 import os, sys
 os.setgroups([]); os.setresgid({NOBODY}, {NOBODY}, {NOBODY}); os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
@@ -66,9 +67,10 @@ def sandbox_command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequenc
         if not Path(prefix).is_relative_to("/usr"):
             options += ["--ro-bind", prefix, prefix]
     options += ["--proc", "/proc", "--dev", "/dev", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
-    # It reads as zeros, too. What is mapped of the other is shared memory that no limit of a process counts.
+    # /dev/full reads as zeros as well. A mapping of the real /dev/zero is shared memory, which no limit of a process
+    # counts.
     options += ["--dev-bind", "/dev/full", "/dev/zero"]
-    # A file in /dev or / would be in memory, as much as it takes.
+    # A file in /dev or / would lie in memory without a bound.
     options += ["--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/", "--chdir", "/tmp"]
     variables = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
     for name, value in variables.items():
@@ -80,7 +82,7 @@ def sandbox_command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequenc
 def open_filter() -> int:
     """Returns a pipe to be read, with the filter of system calls in it."""
     program = filter_program()
-    assert program is not None
+    assert program is not None  # without a filter no sandbox is started
     receive, send = os.pipe()
     with os.fdopen(send, "wb") as out:
         out.write(program)

@@ -78,7 +78,7 @@ class Children:
 
 @dataclass(slots=True)
 class Child:
-    """A child process that runs."""
+    """A running child process."""
 
     process: Process
     function: str
@@ -86,9 +86,9 @@ class Child:
     left_s: float
 
     async def ask(self, question: Any) -> Any:
-        """Returns the answer to a question, both JSON. Raises: OutOfBounds; then it answers no other."""
+        """Returns the answer to a question. Both are JSON. Raises: OutOfBounds, after which it answers no more."""
         stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None
+        assert stdin is not None  # both are pipes
         assert stdout is not None
         loop = asyncio.get_running_loop()
         begun = loop.time()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 # What a file in memory takes besides its content: an inode, its name, and the kernel's own bookkeeping.
 _FILE_BYTES = 2048
-# Pages of files that lie on a disk can be read again, and are not counted. The tables of a process that takes a page
-# here and a page there are larger than its pages.
+# Pages of files on a disk are not counted, since they can be read again. Page tables are: those of a process that takes
+# a page here and a page there are larger than its pages.
 _COUNTED_FIELDS = ("RssAnon:", "RssShmem:", "VmSwap:", "VmPTE:", "HugetlbPages:")
 
 
@@ -24,20 +24,20 @@ def memory_of(pid: int, folder: str, folder_bytes: int) -> int:
     folder: where its descendants have a file system in memory, whose files count as well.
     folder_bytes: the size of that file system.
     """
-    used = _memory(pid)
-    below = _children(pid)
-    if below:
-        used += _files(below[0], folder, folder_bytes)
-    while below:
-        child = below.pop()
-        used += _memory(child)
-        below += _children(child)
-    return used
+    used_bytes = _process_bytes(pid)
+    descendants = _children(pid)
+    if descendants:
+        used_bytes += _file_bytes(descendants[0], folder, folder_bytes)
+    while descendants:
+        child = descendants.pop()
+        used_bytes += _process_bytes(child)
+        descendants += _children(child)
+    return used_bytes
 
 
 def _children(pid: int) -> list[int]:
     children: list[int] = []
-    # One that ends meanwhile takes nothing; what it has started is its parent's then.
+    # A process that ends meanwhile takes nothing, and its children become its parent's.
     with suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             with suppress(OSError):
@@ -45,16 +45,16 @@ def _children(pid: int) -> list[int]:
     return children
 
 
-def _memory(pid: int) -> int:
-    used = 0
+def _process_bytes(pid: int) -> int:
+    used_bytes = 0
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(_COUNTED_FIELDS):
-                used += int(line.split()[1]) * 1024
-    return used
+                used_bytes += int(line.split()[1]) * 1024
+    return used_bytes
 
 
-def _files(pid: int, folder: str, size: int) -> int:
+def _file_bytes(pid: int, folder: str, size: int) -> int:
     """Returns the bytes of the files in a folder of a process; 0 if it is no file system of this size."""
     try:
         file_system = os.statvfs(f"/proc/{pid}/root{folder}")
@@ -62,5 +62,5 @@ def _files(pid: int, folder: str, size: int) -> int:
         return 0
     if file_system.f_blocks * file_system.f_frsize != size:
         return 0
-    used = (file_system.f_blocks - file_system.f_bfree) * file_system.f_frsize
-    return used + (file_system.f_files - file_system.f_ffree) * _FILE_BYTES
+    content_bytes = (file_system.f_blocks - file_system.f_bfree) * file_system.f_frsize
+    return content_bytes + (file_system.f_files - file_system.f_ffree) * _FILE_BYTES

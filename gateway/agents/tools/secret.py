@@ -1,8 +1,8 @@
 """Encrypts the secrets of definitions, by the key that the operator gives the gateway.
 
-AES-256-GCM with a random nonce for each value. The associated data names the project, the server and the field, so that
-a value which is moved to another place cannot be decrypted there. `cryptography` comes with the extra `mcp`, and is
-loaded with the first secret.
+AES-256-GCM with a random nonce for each value. The associated data names the project, the server and the field, so a
+value that is moved to another field cannot be decrypted there. `cryptography` comes with the extra `mcp`, and is loaded
+with the first secret.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NO_KEY = (
     "(`openssl rand -base64 32` makes one), or name an entry of the setting tools.headers in `auth_header`"
 )
 _NONCE_BYTES = 12  # NIST SP 800-38D, 8.2
-_FORM = "1:"  # of what is stored, so that another one can follow
+_FORM = "1:"  # begins each stored value, so that another form can follow
 
 
 class SecretFault(Exception):
@@ -59,7 +59,7 @@ class SecretCipher:
         encrypted = {}
         for name, value in values.items():
             nonce = os.urandom(_NONCE_BYTES)
-            data = aes.encrypt(nonce, value.encode(), _place(project, uid, name))
+            data = aes.encrypt(nonce, value.encode(), _associated_data(project, uid, name))
             encrypted[name] = _FORM + b64encode(nonce + data).decode()
         return encrypted
 
@@ -88,7 +88,7 @@ class SecretCipher:
 
     async def _cipher(self, key: bytes) -> AESGCM:
         if self._aes is None:
-            # It takes a tenth of a second to load, which must not be the loop's.
+            # Loading takes a tenth of a second, too long for the event loop.
             self._aes = await asyncio.to_thread(_load, key)
         return self._aes
 
@@ -108,8 +108,8 @@ def _decrypted(aes: AESGCM, server: Definition, name: str, value: str) -> str:
         if not value.startswith(_FORM):
             raise ValueError("another form")
         data = b64decode(value.removeprefix(_FORM), validate=True)
-        place = _place(server.project, server.uid, name)
-        return aes.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], place).decode()
+        owner = _associated_data(server.project, server.uid, name)
+        return aes.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], owner).decode()
     except (InvalidTag, ValueError) as error:
         raise SecretFault(
             f"the secret {name} of the MCP server {server.name!r} cannot be decrypted with the key in {KEY_VARIABLE}, "
@@ -117,5 +117,5 @@ def _decrypted(aes: AESGCM, server: Definition, name: str, value: str) -> str:
         ) from error
 
 
-def _place(project: str, uid: str, name: str) -> bytes:
+def _associated_data(project: str, uid: str, name: str) -> bytes:
     return orjson.dumps(["mcp", project, uid, name])

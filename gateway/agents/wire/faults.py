@@ -15,7 +15,7 @@ from gateway.checked import Fault, literal_values
 from gateway.errors import CallerError, GatewayError, UpstreamError
 
 _MAX_SHOWN_CHARS = 200  # characters of a value or a name that an error repeats
-_MAX_CHARS = 1000  # of its sentence, which may have the values that a field takes
+_MAX_SENTENCE_CHARS = 1000  # of an error's sentence, which may list the values that a field takes
 
 
 def fault_json(fault: Fault) -> dict[str, Any]:
@@ -23,13 +23,13 @@ def fault_json(fault: Fault) -> dict[str, Any]:
     return {
         "type": fault.kind,
         "loc": [_cut(each) if isinstance(each, str) else each for each in fault.path],
-        "msg": _cut(fault.message, _MAX_CHARS),
+        "msg": _cut(fault.message, _MAX_SENTENCE_CHARS),
         "input": _short(fault.value),
     }
 
 
 def worded(fault: Fault) -> Fault:
-    """Returns a fault with the sentence that pydantic has for its kind; of other kinds msgspec's stays."""
+    """Returns a fault with pydantic's sentence for its kind. A fault of another kind retains msgspec's sentence."""
     if fault.kind == "missing":
         return replace(fault, message="Field required")
     if fault.kind == "extra_forbidden":
@@ -40,7 +40,7 @@ def worded(fault: Fault) -> Fault:
     return fault
 
 
-def name_of(value: Any) -> str:
+def type_name_of(value: Any) -> str:
     """Returns the name of a JSON value's type."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
@@ -52,18 +52,18 @@ def _either(values: Sequence[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _cut(text: str, most: int = _MAX_SHOWN_CHARS) -> str:
-    return text if len(text) <= most else text[:most] + "…"
+def _cut(text: str, max_chars: int = _MAX_SHOWN_CHARS) -> str:
+    return text if len(text) <= max_chars else text[:max_chars] + "…"
 
 
 def _short(value: Any) -> Any:
-    """Returns a value that an error may repeat: not one that would make it long."""
+    """Returns a value as an error repeats it: a long text cut, a long list or object as the name of its type."""
     if isinstance(value, str):
         return _cut(value)
     if isinstance(value, dict | list):
         if len(value) > _MAX_SHOWN_CHARS:
-            return name_of(value)
-        return value if len(orjson.dumps(value, default=str)) <= _MAX_SHOWN_CHARS else name_of(value)
+            return type_name_of(value)
+        return value if len(orjson.dumps(value, default=str)) <= _MAX_SHOWN_CHARS else type_name_of(value)
     return value
 
 
@@ -92,13 +92,13 @@ class LettaErrors:
 
 
 def _detail(error: GatewayError) -> Any:
-    return (
-        [fault_json(fault) for fault in error.faults] if isinstance(error, Unprocessable) else error.message
-    )
+    if isinstance(error, Unprocessable):
+        return [fault_json(fault) for fault in error.faults]
+    return error.message
 
 
 def error_event(error: GatewayError, run_id: str | None = None) -> bytes:
-    """Returns the event that ends a stream; the client raises it, so nothing may follow."""
+    """Returns the event that ends a stream. The client raises it as an error, so nothing may follow."""
     data = {
         "message_type": "error_message",
         "run_id": run_id,
@@ -110,5 +110,5 @@ def error_event(error: GatewayError, run_id: str | None = None) -> bytes:
 
 
 def refused_event(body: bytes) -> bytes:
-    """Returns the event with the same error as the body."""
+    """Returns the event with the same error as the body of a refusal."""
     return error_event(UpstreamError(str(orjson.loads(body)["detail"])))

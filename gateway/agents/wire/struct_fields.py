@@ -25,7 +25,7 @@ import orjson
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway import checked
-from gateway.agents.wire.faults import Unprocessable, name_of, worded
+from gateway.agents.wire.faults import Unprocessable, type_name_of, worded
 from gateway.checked import Fault, Path, fault_of, metas_of, union_members, without_annotations
 from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.core.nul import NUL, without_nul
@@ -125,7 +125,9 @@ def convert(json: Any, kind: type[B], path: Path, *, lax: bool = False) -> B:
     Raises: as `read_body`.
     """
     if not isinstance(json, dict):
-        raise Unprocessable([Fault(path, f"Input should be an object, not {name_of(json)}", "model_type")])
+        raise Unprocessable(
+            [Fault(path, f"Input should be an object, not {type_name_of(json)}", "model_type")]
+        )
     try:
         body = checked.convert(json, kind, path, strict=not lax)
     except checked.InvalidValue as error:

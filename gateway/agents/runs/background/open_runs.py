@@ -74,7 +74,7 @@ class OpenRuns:
         forwarded: Forwarded | None = None,
         phase: RunPhase = RunPhase.WAITING,
     ) -> OpenRun:
-        """Adds a run and reserves a ticket for it; one that is performed already needs none."""
+        """Adds a run and reserves a ticket for it. A run that is performed already needs no ticket."""
         if phase is not RunPhase.PERFORMED:
             self._tickets.setdefault(conversation, deque()).append(self._queues.reserve(conversation))
         run = self._runs[uid] = OpenRun(uid, conversation, phase, forwarded or Forwarded())
@@ -114,7 +114,10 @@ class OpenRuns:
             run.phase = RunPhase.WAITING
 
     def put_back(self, run: OpenRun, reserved: Reservation) -> None:
-        """Returns the ticket of a job that will be tried again; no request may come in between. Ended: drops it."""
+        """Gives back the ticket of a job that will be tried again, so that no request comes in between.
+
+        If the run has ended meanwhile, the ticket is dropped.
+        """
         if run.phase is RunPhase.ENDED:
             reserved.drop()
         else:
@@ -123,23 +126,23 @@ class OpenRuns:
     def close(self, run: OpenRun) -> None:
         """Forgets a run that has ended and wakes the callers that wait for its end. Idempotent.
 
-        A run whose job has not begun gives up a ticket of its conversation; that of another one stays with its job.
+        If the run's job has not begun, the newest ticket of the conversation is dropped. If it has, the job has one.
         """
         if run.phase is RunPhase.ENDED:
             return
         if run.phase in (RunPhase.ACCEPTING, RunPhase.WAITING):
-            ticket = self._pop_ticket(run.conversation, last=True)
+            ticket = self._pop_ticket(run.conversation, newest=True)
             if ticket is not None:
                 ticket.drop()
         run.phase = RunPhase.ENDED
         del self._runs[run.uid]
         run.ended.set()
 
-    def _pop_ticket(self, conversation: QueueName, *, last: bool = False) -> Reservation | None:
+    def _pop_ticket(self, conversation: QueueName, *, newest: bool = False) -> Reservation | None:
         tickets = self._tickets.get(conversation)
         if not tickets:
             return None
-        ticket = tickets.pop() if last else tickets.popleft()
+        ticket = tickets.pop() if newest else tickets.popleft()
         if not tickets:
             del self._tickets[conversation]
         return ticket

@@ -13,8 +13,8 @@ from gateway.run.event_log import BATCH_S, stored_events
 from storage.records import Run
 from storage.sql.store import Store
 
-# For how long after its end a run's last events are waited for: a run that has events, and one that has none. No
-# measurement; an event is written within a fraction of a second, unless its process has died.
+# How long to wait for more events after a run has ended: if it has some, and if it has none. No measurement; an event
+# is written within a fraction of a second, unless its process has died.
 _WAIT_FOR_REST_S = 5.0
 _WAIT_FOR_ANY_S = 0.5
 
@@ -29,22 +29,22 @@ class RemoteRuns:
     async def events(self, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
         """Yields the stored events of a run after a number, and those that follow, each with its number.
 
-        They may lack the end, where its process has died or the run is deleted. Raises: StoreError.
+        If the process of the run has died, or the run is deleted, the last events may be missing. Raises: StoreError.
         """
         clock = asyncio.get_running_loop().time
-        over_at = 0.0
-        count = 0
+        over_since = 0.0
+        event_count = 0
         while True:
-            now = await self._store.runs.load_run(run.agent, run.id)
+            stored_run = await self._store.runs.load_run(run.agent, run.id)
             async for number, event in stored_events(self._store, run, after):
-                after, count = number, count + 1
+                after, event_count = number, event_count + 1
                 yield number, event
                 if self._shows.is_end(event):
                     return
-            if now is None:
+            if stored_run is None:
                 return
-            if now.is_over:
-                over_at = over_at or clock()
-                if clock() >= over_at + (_WAIT_FOR_REST_S if count else _WAIT_FOR_ANY_S):
+            if stored_run.is_over:
+                over_since = over_since or clock()
+                if clock() >= over_since + (_WAIT_FOR_REST_S if event_count else _WAIT_FOR_ANY_S):
                     return
             await asyncio.sleep(2 * BATCH_S)

@@ -14,7 +14,7 @@ from storage.records import Run
 
 
 class ShowsRuns(EventDialect, Protocol):
-    """A dialect, as runs without a client are shown in it. options: its own, as JSON."""
+    """A dialect in which runs without a client are shown. options: of the dialect, as JSON."""
 
     def view(self, start: RunStart, options: Json) -> MakesView:
         """Returns what makes the view of a run that begins, or is taken up."""
@@ -26,7 +26,7 @@ class ShowsRuns(EventDialect, Protocol):
         """Returns the last events of a run that could not begin. uid: its public name."""
 
     def is_end(self, event: bytes) -> bool:
-        """Returns whether nothing follows on an event."""
+        """Returns whether an event is the last of its run."""
 
     async def missing_events(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
         """Returns the events of a run's stored steps that these events lack, and its end if it has ended.
