@@ -6,7 +6,7 @@ exchanges that the request touches. `Tree.is_active` has rule 9.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -14,9 +14,9 @@ import orjson
 from gateway.core.conversation.canonical import is_user, text_of
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Query
-from gateway.core.conversation.tree import Tree, forgotten_parts, is_tombstone
+from gateway.core.conversation.tree import PathElement, Tree, flat, forgotten_parts, is_tombstone
 from gateway.core.thoughts import without_thoughts
-from storage.records import Exchange
+from storage.records import Atom, Exchange
 
 
 def supersede_along_path(tree: Tree, exchange: Exchange, changed: Container[int], query: Query) -> None:
@@ -56,6 +56,47 @@ def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query) -> None:
         pair = _judge(tree, exchange, other, query)
         if pair is not None and _is_same_chat(tree, pair, query):
             _supersede(tree, pair.loser)
+
+
+def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
+    """Supersedes the exchanges beside a path of which the path has all messages, in the same order.
+
+    Where several questions are answered at once over one history, a list has after two messages what another list has
+    between them. No word is lost, so this holds for an exchange that was continued, too.
+
+    path: the messages of an active exchange and of those before it, in the form in which its list has them.
+    """
+    exchanges = list({element.exchange.id: element.exchange for element in path}.values())
+    beside = [
+        (other, each.id)
+        for each in exchanges
+        for other in tree.siblings(each)
+        if not tree.are_apart(other, each)
+    ]
+    if not beside or any(is_tombstone(each) or each.redactions for each in exchanges):
+        return
+    atoms: list[Atom] = []
+    starts: dict[int, int] = {}
+    for element in path:
+        starts.setdefault(element.exchange.id, len(atoms))
+        # A prefix that was made elsewhere may be hidden.
+        if not 0 <= element.position < element.exchange.prefix_length:
+            atoms += element.atoms
+    last = {atom: i for i, atom in enumerate(atoms)}
+    todo = [(other, starts[at]) for other, at in beside]
+    while todo:
+        other, start = todo.pop()
+        if is_tombstone(other) or other.redactions:
+            continue
+        for atom in (*flat(other), *(other.reply or ())):
+            if last.get(atom, -1) < start:
+                break
+            start = atoms.index(atom, start) + 1
+        else:
+            # Edits that are not in the blocks yet belong to this exchange alone.
+            if other.ended is not None and (other.merged or not other.edits):
+                tree.change(other.id, superseded=True)
+            todo += [(child, start) for child in tree.children(other)]
 
 
 def _supersede(tree: Tree, exchange: Exchange) -> None:

@@ -196,7 +196,7 @@ def new_exchange(
         inputs=tuple(inputs),
         media=tuple(media),
         reply=None,
-        path_hash=b"",
+        path=b"",
         reply_key=None,
         begun=query.now,
         touched=query.now,
@@ -356,7 +356,7 @@ def _find_omitted(
 ) -> list[PathElement]:
     """Returns the front of the match point's path that the client left out before its list."""
     assert match.match_point is not None
-    elements = _as_they_came_back(tree.elements(match.match_point), listing, amendments)
+    elements = as_they_came_back(tree.elements(match.match_point), listing, amendments)
     front = [a for el in elements[:-1] for a in el.atoms]
     if front and listing.flat(len(listing))[: len(front)] == front:
         # The list begins where the path begins, though the path may have the same messages twice.
@@ -364,7 +364,7 @@ def _find_omitted(
     return trimmed_front(elements, listing.flat(match.last + 1))
 
 
-def _as_they_came_back(
+def as_they_came_back(
     elements: Iterable[PathElement], listing: HashedList, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
     """Returns a path with its replies in the form in which they came back. A cancelled reply may have come back too."""

@@ -29,6 +29,7 @@ from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import (
     Plan,
+    as_they_came_back,
     find_opening,
     find_redactions,
     is_asked_again,
@@ -94,6 +95,11 @@ def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     active.supersede_along_path(tree, exchange, changed, plan.query)
     if plan.is_inactive and not tree.is_continued(exchange):
         tree.change(exchange.id, superseded=True)
+    # Elsewhere than at the end of a stored path (docs/conversations.md, "The fast path").
+    has_replies = bool(plan.amendments) or any(map(is_assistant, exchange.inputs))
+    if has_replies and tree.is_active(tree.by_id[exchange.id], is_named=plan.query.is_named):
+        path = as_they_came_back(tree.elements(exchange), plan.query.listing, plan.amendments)
+        active.supersede_repeated(tree, path)
     for i in revived:
         active.mark_continued(tree, tree.by_id[i])
     active.mark_continued(tree, exchange)
@@ -143,7 +149,7 @@ def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, ended: RequestEnd)
     return tree.add(
         replace(
             exchange,
-            path_hash=_hash_path_to(tree, exchange, hasher),
+            path=_path_of(tree, exchange, hasher),
             reply_key=key,
             prefix_length=_count_prefix(tree, exchange),
             **fields,
@@ -370,20 +376,20 @@ def content_fields(plan: Plan, ended: RequestEnd, redactions: frozenset[int]) ->
     }
 
 
-def _hash_path_to(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> bytes:
+def _path_of(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> bytes:
     """Returns the hash of the path down to the reply of the exchange; b"" where its beginning is not known."""
     # The hash goes on from the nearest ancestor that has one; a cancelled or cut exchange has none.
     unhashed = [exchange]
     above = tree.parent(exchange)
-    while above is not None and (above.reply is None or not above.path_hash):
+    while above is not None and (above.reply is None or not above.path):
         unhashed.append(above)
         above = tree.parent(above)
     if above is None and unhashed[-1].parent is not None:
         return b""
-    path_hash = above.path_hash if above is not None else b""
+    path = above.path if above is not None else b""
     for exchange_below in reversed(unhashed):
-        path_hash = hasher.hash_path((*flat(exchange_below), *(exchange_below.reply or ())), path_hash)
-    return path_hash
+        path = hasher.hash_path((*flat(exchange_below), *(exchange_below.reply or ())), path)
+    return path
 
 
 def _count_prefix(tree: Tree, exchange: Exchange) -> int:
@@ -474,7 +480,7 @@ def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
             exchange.id, offset=offset, prior=tree.prior(exchange) if parent is not None else exchange.prior
         )
         if exchange.reply is not None:
-            exchange = tree.change(exchange.id, path_hash=_hash_path_to(tree, exchange, hasher))
+            exchange = tree.change(exchange.id, path=_path_of(tree, exchange, hasher))
         todo += tree.children(exchange)
 
 
