@@ -699,7 +699,7 @@ class ImportWrite(Struct, frozen=True):
     # When the conversation began.
     at: float
     # The hashes of the conversation's paths, one an exchange.
-    path_hashes: Sequence[bytes]
+    paths: Sequence[bytes]
     # The hashes of the conversation's questions.
     questions: Sequence[bytes]
     # The hashes of the conversation's messages.

@@ -30,6 +30,7 @@ from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn
+from gateway.core.conversation.provider_fields import NO_REPLY, is_empty_reply
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import visible_messages
@@ -196,7 +197,8 @@ def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
     if content.messages is None or element.position in e.redactions:
         return None
     if element.position < 0:
-        return content.shown_reply
+        reply = content.shown_reply
+        return {**reply, "content": NO_REPLY} if reply is not None and is_empty_reply(reply) else reply
     return with_text_before(content.messages[element.position], e.notes.get(element.position, ""))
 
 
@@ -347,9 +349,7 @@ def _check_path(e: Exchange, tree: Tree, hasher: MessageHasher) -> None:
     above = [x.id for x in tree.chain(parent) if x.has_additions]
     assert e.prior == (above[-1] if above else None), f"prior of {e.id}"
     if e.reply is not None:
-        assert e.path_hash == hasher.hash_path(a for el in tree.elements(e) for a in el.atoms), (
-            f"path of {e.id}"
-        )
+        assert e.path == hasher.hash_path(a for el in tree.elements(e) for a in el.atoms), f"path of {e.id}"
         assert e.reply_key == hasher.reply_key(e.reply), f"reply key of {e.id}"
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import is_assistant, is_user, text_of, without_space
 from gateway.core.conversation.evidence import LONG_REPLY, has_akin_question, has_question_within
 from gateway.core.conversation.match_query import AlteredReply, Match, Query
-from gateway.core.conversation.tree import Tree, is_tombstone
+from gateway.core.conversation.tree import Tree, count_prefill, is_tombstone
 from gateway.core.words import heard_letters, is_beginning, letters_of
 from storage.records import Atom, Exchange
 
@@ -145,7 +145,7 @@ class AlteredSearch:
         candidates = [
             exchange
             for exchange in self._candidates
-            if (count := _count_prefill(exchange))
+            if (count := count_prefill(exchange))
             and not is_tombstone(exchange)
             and self._was_asked(replace(exchange, inputs=exchange.inputs[:-count]), inputs)
         ]
@@ -163,7 +163,7 @@ class AlteredSearch:
     def _is_prefilled_reply(self, exchange: Exchange, heard: str) -> bool:
         """Returns whether letters are those of a reply and its first words, and not of these words alone."""
         content = self._tree.content(exchange)
-        prefill = letters_of("".join(map(text_of, (content.messages or [])[-_count_prefill(exchange) :])))
+        prefill = letters_of("".join(map(text_of, (content.messages or [])[-count_prefill(exchange) :])))
         if len(heard) <= len(prefill):
             return False
         reply = letters_of(text_of(content.shown_reply or {}))
@@ -268,10 +268,3 @@ class AlteredSearch:
             exchange = self._tree.parent(exchange)
         left = self._user_counts[end]
         return agree - over - left, exchange is None and not left
-
-
-def _count_prefill(exchange: Exchange) -> int:
-    """Returns how many messages at the end of an input are an assistant's, after a question."""
-    inputs = exchange.inputs
-    count = next((n for n, atoms in enumerate(reversed(inputs)) if not is_assistant(atoms)), len(inputs))
-    return count if count < len(inputs) and is_user(inputs[-1 - count]) else 0

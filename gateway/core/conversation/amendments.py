@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import (
     RESULT_ROLES,
@@ -23,7 +24,7 @@ from gateway.core.conversation.canonical import (
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.head import was_heard
 from gateway.core.conversation.match_query import Match
-from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
+from gateway.core.conversation.tree import Tree, count_prefill, end_offset, is_tombstone
 from gateway.core.words import letters_of
 from storage.records import Atom, Exchange
 
@@ -105,7 +106,11 @@ class _Walk:
     def _find_inputs(self, exchange: Exchange, *, is_turn: bool) -> _Inputs:
         """Returns the messages that an exchange may have brought. is_turn: there is a user's message in its input."""
         tree, listing, end = self._tree, self._listing, self._end
-        start = max(0, end - len(exchange.inputs))
+        # The application's first words of a reply are among the messages of that reply.
+        prefill = count_prefill(exchange) if is_turn else 0
+        asked = len(exchange.inputs) - prefill
+        exchange = replace(exchange, inputs=exchange.inputs[:asked], media=exchange.media[:asked])
+        start = max(0, end - asked)
         fits = _may_be_inputs(exchange, tree.parent(exchange), listing, (start, end), self._after)
         is_as_stored = _is_as_stored(exchange, listing, start, end)
         # The client's own summary, with an answer to it, may stand in place of what it left out. So the messages are of
@@ -113,7 +118,7 @@ class _Walk:
         if fits and is_turn and not is_as_stored:
             is_doubtful = self._is_short or self._is_guess
             fits = _may_be_question(tree, exchange, listing.text(end - 1), is_doubtful=is_doubtful)
-        return _Inputs(start, end, fits, is_as_stored)
+        return _Inputs(start, end, fits, is_as_stored or bool(prefill))
 
     def _has_words_after_question(self, exchange: Exchange, end: int) -> bool:
         """Returns whether words of the assistant that a reply lacks stand between its question and its messages.
@@ -194,7 +199,7 @@ def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
     """
     if is_tombstone(exchange):
         return True
-    was = "".join(map(text_of, (tree.content(exchange).messages or ())[-1:]))
+    was = "".join(map(text_of, (tree.content(exchange).messages or ())[: len(exchange.inputs)][-1:]))
     return without_space(text) in without_space(was) and bool(letters_of(text) or not letters_of(was))
 
 
@@ -215,7 +220,7 @@ def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: Hashed
         start -= 1
         if not has_question and not _is_new_form(exchange, listing, start, end):
             return start
-    return start if has_question else end
+    return start if has_question or count_prefill(exchange) else end
 
 
 def _is_as_stored(exchange: Exchange, listing: HashedList, start: int, end: int) -> bool:

@@ -57,12 +57,12 @@ def prefix_hashes(hasher: MessageHasher, inputs: Iterable[tuple[Atom, ...]]) -> 
 
     Every assistant message of it is the end of one. inputs: its messages' atoms.
     """
-    hashes, path_hash = [], b""
+    found, path = [], b""
     for atoms in inputs:
-        path_hash = hasher.hash_path(atoms, path_hash)
+        path = hasher.hash_path(atoms, path)
         if is_assistant(atoms):
-            hashes.append(path_hash)
-    return hashes
+            found.append(path)
+    return found
 
 
 def _changes_index(old: Exchange, new: Exchange) -> bool:

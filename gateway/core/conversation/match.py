@@ -60,9 +60,7 @@ def _find_silent(tree: Tree, listing: HashedList) -> Match | None:
     if listing.atoms[last]:
         return None
     silent = [
-        exchange
-        for exchange in tree
-        if exchange.reply == () and exchange.path_hash == listing.answered_path_hash
+        exchange for exchange in tree if exchange.reply == () and exchange.path == listing.path_answered
     ]
     if not silent:
         return None

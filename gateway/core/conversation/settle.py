@@ -84,12 +84,13 @@ def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
 
     Raises: Missing.
     """
+    amendments = [*plan.amendments, *_find_unheard(tree, plan)]
     tree.group_for_loading(
-        other for a in plan.amendments if a.reply and (other := tree.get(a.exchange)) is not None
+        other for a in amendments if a.reply and (other := tree.get(a.exchange)) is not None
     )
-    for amendment in plan.amendments:
+    for amendment in amendments:
         _amend(tree, plan, amendment)
-    revived = {a.exchange for a in plan.amendments if _revive(tree, a)}
+    revived = {a.exchange for a in amendments if _revive(tree, a)}
     exchange, is_new = _write_finished(tree, plan, ended)
     changed = revived | {exchange.id} if is_new and not plan.is_inactive else revived
     active.supersede_along_path(tree, exchange, changed, plan.query)
@@ -105,6 +106,19 @@ def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     active.mark_continued(tree, exchange)
     active.refresh_active(tree, exchange, is_named=plan.query.is_named)
     return tree.by_id[exchange.id]
+
+
+def _find_unheard(tree: Tree, plan: Plan) -> list[Amendment]:
+    """Returns the cancelled exchanges that a request goes on from without their replies, as ones without a reply.
+
+    The client's list had their messages, so these are as true as its own.
+    """
+    heard = {amendment.exchange for amendment in plan.amendments if amendment.reply}
+    return [
+        Amendment(each.id, inputs=None, reply=(0, 0))
+        for each in tree.chain(tree.get(plan.exchange.parent))
+        if each.ended is None and each.stopped is not None and each.id not in heard
+    ]
 
 
 def _write_finished(tree: Tree, plan: Plan, ended: RequestEnd) -> tuple[Exchange, bool]:
@@ -445,7 +459,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
     if amendment.reply is not None:
         start, end = amendment.reply
         messages = listing.messages[start:end]
-        shown_reply = visible_reply(messages) if len(messages) > 1 else messages[0]
+        shown_reply = messages[0] if len(messages) == 1 else visible_reply(messages)
         if "tool_calls" in shown_reply:
             shown_reply = {**shown_reply, "tool_calls": call_objects(shown_reply)}
             if not shown_reply["tool_calls"]:

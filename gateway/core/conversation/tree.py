@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage, is_user, text_of, without_space
+from gateway.core.conversation.canonical import WireMessage, is_assistant, is_user, text_of, without_space
 from gateway.core.words import is_grown_transcript
 from storage.commands import Missing, StoredContent
 from storage.records import REPLY, Atom, Exchange, State
@@ -73,6 +73,13 @@ def end_offset(exchange: Exchange) -> int:
 def flat(exchange: Exchange) -> list[Atom]:
     """Returns the atoms of an exchange's input, of all its messages in a row."""
     return [atom for atoms in exchange.inputs for atom in atoms]
+
+
+def count_prefill(exchange: Exchange) -> int:
+    """Returns how many messages at the end of an input are an assistant's, after a question."""
+    inputs = exchange.inputs
+    count = next((n for n, atoms in enumerate(reversed(inputs)) if not is_assistant(atoms)), len(inputs))
+    return count if count < len(inputs) and is_user(inputs[-1 - count]) else 0
 
 
 def is_tombstone(exchange: Exchange) -> bool:

@@ -97,8 +97,6 @@ class WordSearch(Struct, frozen=True):
     # The blocks, and the facts that are no longer true of the last `ENDED_FACTS`; the first page alone has them.
     blocks: tuple[BlockWithWords, ...] = ()
     ended: tuple[TextWithWords, ...] = ()
-    # The labels of all blocks; the first page alone has them.
-    labels: tuple[str, ...] = ()
     # The newest messages are not indexed yet, and may have the words.
     is_incomplete: bool = False
     # Those that no index has; the first page alone has them.
@@ -147,12 +145,12 @@ class WordSearches(Struct, frozen=True):
         hits = await self.views.store.recall.find_containing(
             agent, query, before=before, limit=limit, deadline_ms=_DEADLINE_MS
         )
-        blocks: Sequence[BlockRecord] = ()
+        blocks: tuple[BlockWithWords, ...] = ()
         ended: Sequence[Fact] = ()
         hidden = HiddenTexts()
         if after is None:
             hidden = await self._find_hidden(agent, query)
-            blocks = await self.views.blocks.list_all(project, uid)
+            blocks = await self._blocks_with(await self.views.blocks.list_all(project, uid), query)
             ended, are_all = await self._find_ended(agent, query)
             hidden = HiddenTexts(hidden.items, hidden.is_complete and are_all)
         return WordSearch(
@@ -160,9 +158,8 @@ class WordSearches(Struct, frozen=True):
             tuple(words),
             await self._records(agent, hits.messages, query),
             None if hits.next is None else str(hits.next),
-            await self._blocks_with(blocks, query),
+            blocks,
             tuple(_ended_record(uid, each) for each in ended),
-            tuple(each.label for each in blocks),
             hits.is_incomplete,
             hidden,
         )

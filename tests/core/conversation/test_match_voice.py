@@ -391,6 +391,45 @@ def test_a_short_reply_never_puts_a_question_in_the_place_of_another(
     assert set(finished) <= stored
 
 
+@both
+def test_a_question_is_not_lost_where_the_words_of_three_cut_replies_come_late(
+    world: World, key: str | None
+) -> None:
+    """Twice the caller was quicker than the client, which lists what was heard one question late."""
+    asked = [*world.chat(("hello there", "Good day."), key=key), user("what is there to eat?")]
+    world.cancel(world.begin(asked, key), [assistant("Soup is what we have")])
+    asked.append(user("and the price?"))
+    world.cancel(world.begin(asked, key), [assistant("Nine euros for a bowl of it")])
+    asked += [assistant("Soup is"), user("is it hot?"), assistant("Nine euros for")]
+    world.cancel(world.begin(asked, key), [assistant("It is very hot")])
+    asked += [assistant("It is"), user("fine")]
+    world.say(asked, "Until then.", key)
+    assert [text for text in map(text_of, asked) if text not in " ".join(world.active())] == []
+
+
+@both
+def test_a_question_that_was_cancelled_is_not_lost_with_what_was_heard_of_its_reply(
+    world: World, key: str | None
+) -> None:
+    """Results of tools are listed with their calls, so the cut reply after them is not found where it is stored."""
+    asked = [*world.chat(("hello there", "Good day."), key=key), user("is it warm in Rome or in Paris?")]
+    calls = [call("c1", arguments='{"city":"Rome"}'), call("c2")]
+    world.say(asked, assistant(None, *calls), key)
+    for each in calls:
+        asked += [assistant(None, each), result(each["id"], f"{each['id']} warm")]
+    world.cancel(world.begin(asked, key))
+    asked.append(user("what is there to eat?"))
+    world.cancel(world.begin(asked, key), [assistant("Soup is what we have")])
+    asked.append(user("and the price?"))
+    world.cancel(world.begin(asked, key), [assistant("Nine euros for a bowl of it")])
+    asked += [assistant("Soup"), user("is it hot?")]
+    world.cancel(world.begin(asked, key), [assistant("It is very hot")])
+    asked += [assistant("It is"), user("fine")]
+    world.say(asked, "Until then.", key)
+    questions = [text_of(message) for message in asked if message["role"] == "user"]
+    assert [text for text in world.active() if text in questions] == questions
+
+
 # -- replies that nobody asked for: greetings, and "are you still there?" (a system message asks for them)
 
 
