@@ -75,15 +75,16 @@ class Anthropic(OpenAICompatible):
         if request.path == COUNT_TOKENS:
             return await self._send_count(request)
         if request.path == "/models" and request.method == "GET":
-            reply = await self._call(request, _MODELS_PATH, b"", DEFAULT_VERSION)
+            reply = await self._call(request, _MODELS_PATH, body=b"", version=DEFAULT_VERSION)
             return _TranslatedReply(reply, self._translate_models, f"{self.name} answered no list of models")
         if request.path.startswith("/models/") and request.method == "GET":
-            reply = await self._call(request, request.path, b"", DEFAULT_VERSION)
+            reply = await self._call(request, request.path, body=b"", version=DEFAULT_VERSION)
             return _TranslatedReply(reply, _translate_model, "the upstream answered no model")
         if self.has_endpoint(request.path):
             reply = await self._call(request, request.path, request.body, DEFAULT_VERSION)
-            first_block = request.native_first_block
-            return reply if first_block is None else _annotated_reply(reply, first_block)
+            if request.native_first_block is not None:
+                reply = _annotated_reply(reply, request.native_first_block)
+            return reply
         why = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
         return _error_reply(404, error_body(why, "not_found_error"))
 
@@ -167,7 +168,7 @@ class Anthropic(OpenAICompatible):
     def _translate_models(self, body: Json) -> Json:
         """Returns a list of models in OpenAI's form. Notes how much each may write."""
         entries = [entry for entry in body["data"] if isinstance(entry, dict)]
-        # The limits fill in for requests without `max_tokens`, which the Messages API demands.
+        # A request without `max_tokens`, which the Messages API demands, gets the model's limit.
         for entry in entries:
             if isinstance(entry.get("max_tokens"), int) and isinstance(entry.get("id"), str):
                 self._limits[entry["id"]] = entry["max_tokens"]
@@ -178,7 +179,7 @@ class _TranslatedReply(WholeReply):
     """A body that is translated when it is whole: an answer, an error, a list.
 
     translate: called with the body of a 200.
-    complaint: the error about a body that cannot be translated, which is not quoted: errors are logged.
+    complaint: the message about a body that cannot be translated. It does not quote the body, since errors are logged.
     """
 
     def __init__(self, reply: ModelReply, translate: Callable[[Json], Json], complaint: str) -> None:
@@ -297,7 +298,7 @@ class _TranslationFailed(Exception):
 
 
 def _with_binding_beta(request: ModelRequest, wire: Json) -> ModelRequest:
-    """Returns a request with the beta that its thinking needs."""
+    """Returns a request with the beta header that its `thinking` needs."""
     thinking = wire.get("thinking")
     if isinstance(thinking, dict) and "block_binding" in thinking:
         return request._replace(headers=with_beta(request.headers, BINDING_BETA))
@@ -330,8 +331,10 @@ def _caller_api_key(request: ModelRequest) -> str:
 def with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:
     """Returns headers with one more beta."""
     betas = [value for name, value in headers if name.lower() == _BETA_HEADER]
+    if beta not in ",".join(betas):
+        betas.append(beta)
     other_headers = (each for each in headers if each[0].lower() != _BETA_HEADER)
-    return *other_headers, (_BETA_HEADER, ",".join(betas if beta in ",".join(betas) else (*betas, beta)))
+    return *other_headers, (_BETA_HEADER, ",".join(betas))
 
 
 def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:

@@ -25,25 +25,26 @@ class ModelReply(Protocol):
 
     @property
     def size(self) -> int | None:
-        """Returns the length that the body is announced to have; None: none is announced, or the body is translated."""
+        """Returns the body's announced length in bytes; None: no length is announced, or the body is translated."""
 
     @property
     def prompt_usage(self) -> Json | None:
-        """Returns the `usage` of the prompt, which a translated reply reports as it begins; None: none so far."""
+        """Returns the `usage` of the prompt, which a translated reply reports as it begins; None: not reported yet."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body's bytes as they arrive. Raises: ProviderBroke, ProviderTimeout."""
 
     def events(self) -> AsyncIterator[list[Event]]:
-        """Yields the body as server-sent events, all that one read of the socket completed at a time.
+        """Yields the body as server-sent events. Each list has the events that one read of the socket completed.
 
         Raises: ProviderBroke when the body ends inside an event or the connection breaks, ProviderTimeout.
         """
 
     async def peek(self) -> Event | None:
-        """Returns the first event of a stream; None: the event is too large to be held. It is yielded again later.
+        """Returns the first event of a stream, which `events` yields again; None: the event is too large to be held.
 
-        Comments before the event are skipped, but only for some seconds, since they show the client a sign of life.
+        Comments before the event are skipped for some seconds. Then a comment counts as the first event, since it is
+        a sign of life for the client.
 
         Raises: as `events`; ProviderBroke: the stream has no event.
         """
@@ -74,7 +75,7 @@ class Provider(Protocol):
 class Embedder(Protocol):
     """Makes vectors from texts."""
 
-    # The name under which its vectors are stored; two embedders with one name make the same vectors.
+    # The name under which the vectors are stored. Two embedders with one name make the same vectors.
     name: str
     # The embedder computes in this process, in about a millisecond, and costs nothing.
     is_local: bool

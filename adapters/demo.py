@@ -104,11 +104,13 @@ def _asked_calls(question: str, tools: Sequence[str]) -> Iterator[ScriptedCall]:
 
 
 def _unsupported_field(body: Mapping[str, Any], *, speaks_by_tool: bool) -> str | None:
-    """Returns the field that asks for a form of answer which this model does not have."""
+    """Returns the field that asks for a form of answer which this model does not have; None: there is no such field."""
     response_format, tool_choice = body.get("response_format"), body.get("tool_choice")
     if isinstance(response_format, dict) and response_format.get("type") not in (None, "text"):
         return "response_format"
-    return "tool_choice" if tool_choice not in (None, "none", "auto") and not speaks_by_tool else None
+    if tool_choice not in (None, "none", "auto") and not speaks_by_tool:
+        return "tool_choice"
+    return None
 
 
 def _offered_tools(body: Mapping[str, Any]) -> list[str]:

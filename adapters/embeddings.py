@@ -24,7 +24,7 @@ _LONG_REPLY_BYTES = 64 * 1024
 
 
 class ApiEmbedder:
-    """An embedder at a provider, which is closed with it. Implements `Embedder`."""
+    """An embedder at a provider. Closing the embedder closes the provider. Implements `Embedder`."""
 
     is_local = False
 

@@ -8,7 +8,7 @@ ProviderError
 │   └── UnfinishedEvent   the stream ended inside an event; carries the rest
 ├── ProviderTooLarge      a reply, or one event of it, is larger than its bound
 ├── ProviderUnsure        it is unknown as yet whether a batch was made
-└── ProviderRefused       an error status where only an answer will do (never from `send`)
+└── ProviderRefused       an error status where the caller needs an answer (never from `send`)
     └── ProviderCrowded   the account's queue has no room for a batch
 """
 
@@ -28,11 +28,11 @@ class ProviderError(Exception):
 
 
 class ProviderUnreachable(ProviderError):
-    """Nothing came back. sent: the request may have been seen; False where there was no connection."""
+    """No reply came. was_sent: the upstream may have seen the request; False: there was no connection."""
 
-    def __init__(self, message: str, *, sent: bool = True) -> None:
+    def __init__(self, message: str, *, was_sent: bool = True) -> None:
         super().__init__(message)
-        self.sent = sent
+        self.was_sent = was_sent
 
 
 class ProviderTimeout(ProviderError):
@@ -66,7 +66,7 @@ class ProviderUnsure(ProviderError):
 
 
 class ProviderRefused(ProviderError):
-    """An error status where only an answer will do. retry_after_s: when to ask again, where the reply named it."""
+    """An error status where the caller needs an answer. retry_after_s: the wait that the reply asks for, if any."""
 
     def __init__(self, message: str, *, status: int, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -77,7 +77,7 @@ class ProviderRefused(ProviderError):
 class ProviderCrowded(ProviderRefused):
     """The account's queue has no room for a batch.
 
-    queue_tokens: what it takes when empty, where that was reported.
+    queue_tokens: the tokens that the queue takes when it is empty; None: not reported.
     """
 
     def __init__(self, message: str, *, status: int, queue_tokens: int | None = None) -> None:

@@ -24,7 +24,7 @@ def make_provider(
     known_capabilities: Mapping[str, Any] | None = None,
     transport: HttpTransport | None = None,
 ) -> OpenAICompatible:
-    """Returns a provider made from a row; each of its values can be replaced.
+    """Returns a provider made from a row of `PROVIDERS`; each value of the row can be replaced.
 
     kind: a row's name, or any name if `base_url` is given. The row's capabilities count at the row's address
         only, because elsewhere another server may answer. They count at any address for a row without an
@@ -34,7 +34,9 @@ def make_provider(
     Raises: ValueError: an unknown kind without an address, or an invalid address.
     """
     row = PROVIDERS.get(kind)
-    address = base_url if base_url is not None else row.base_url if row is not None else None
+    address = base_url
+    if address is None and row is not None:
+        address = row.base_url
     if address is None:
         names = ", ".join(sorted(each.name for each in PROVIDERS.values() if each.base_url is not None))
         raise ValueError(f"no address for an upstream of kind {kind!r}: give its base_url, or one of {names}")

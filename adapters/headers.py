@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
@@ -11,17 +10,16 @@ from adapters.types import Header
 
 # Headers about one connection: those of RFC 9110 7.6.1 and of its framing; `alt-svc` is about the upstream's host.
 _HOP_BY_HOP_HEADERS: Final = frozenset(
-    re.findall(
-        r"[\w-]+",
-        "alt-svc connection content-length keep-alive proxy-authenticate proxy-authorization proxy-connection te "
-        "trailer transfer-encoding upgrade",
+    (
+        *("alt-svc", "connection", "content-length", "keep-alive", "proxy-authenticate"),
+        *("proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
     )
 )
 # Control characters but the tab become blanks (RFC 9110 5.5).
 _CONTROLS_TO_BLANKS: Final = dict.fromkeys((*range(9), *range(10, 32), 127), " ")
-# Content codings that aiohttp decodes; a body that it cannot decode it refuses.
+# Content codings that aiohttp decodes. It raises an error for a body that it cannot decode.
 _DECODED_CODINGS: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
-# Upstreams send the same few names with every reply. Bytes of a name -> its text; "": it is not passed on.
+# Upstreams send the same few names with every reply. Bytes of a name -> its text; "": the header is not passed on.
 _NAME_CACHE: dict[bytes, str] = {}
 # Bounds of the cache; no measurement.
 _MAX_CACHED_NAMES: Final = 1024
@@ -29,16 +27,16 @@ _MAX_NAME_BYTES: Final = 64
 
 
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
-    """Returns the headers that a proxy passes on: all but those that are hop-by-hop or that `Connection` names."""
-    passed: list[Header] = []
+    """Returns the headers that a proxy passes on: all but hop-by-hop headers and those that `Connection` names."""
+    passed_on: list[Header] = []
     dropped: frozenset[str] = frozenset()
     for spelled, value in headers:
         name = spelled.lower()
         if name == "connection":
             dropped |= _tokens(value)
         elif name not in _HOP_BY_HOP_HEADERS:
-            passed.append((name, value))
-    return [pair for pair in passed if pair[0] not in dropped] if dropped else passed
+            passed_on.append((name, value))
+    return [pair for pair in passed_on if pair[0] not in dropped] if dropped else passed_on
 
 
 def response_headers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
@@ -46,7 +44,7 @@ def response_headers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
 
     Hop-by-hop headers are left out, and so is the content coding, since the body is decoded.
     """
-    passed: list[Header] = []
+    passed_on: list[Header] = []
     dropped: frozenset[str] = frozenset()
     for raw_name, raw_value in raw:
         name = _NAME_CACHE.get(raw_name)
@@ -59,12 +57,12 @@ def response_headers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
         if name == "connection":
             dropped |= _tokens(value) - _HOP_BY_HOP_HEADERS
         elif name != "content-encoding" or value.lower() not in _DECODED_CODINGS:
-            passed.append((name, value if value.isprintable() else value.translate(_CONTROLS_TO_BLANKS)))
-    return tuple(pair for pair in passed if pair[0] not in dropped) if dropped else tuple(passed)
+            passed_on.append((name, value if value.isprintable() else value.translate(_CONTROLS_TO_BLANKS)))
+    return tuple(pair for pair in passed_on if pair[0] not in dropped) if dropped else tuple(passed_on)
 
 
 def as_utf8(value: str) -> str:
-    """Returns a header's value, which was decoded as latin-1, as the text that its bytes are in UTF-8."""
+    """Returns the value of a header, which was decoded as latin-1, decoded as UTF-8 instead."""
     if not value.isascii():
         # Where the bytes are no UTF-8 the value stays as it is.
         with suppress(UnicodeError):

@@ -52,7 +52,9 @@ class Timeouts(Struct, frozen=True):
     @property
     def headers_s(self) -> float:
         """How long the headers may take."""
-        return self.first_byte_s if self.total_s is None else min(self.first_byte_s, self.total_s)
+        if self.total_s is None:
+            return self.first_byte_s
+        return min(self.first_byte_s, self.total_s)
 
     @property
     def for_connection(self) -> aiohttp.ClientTimeout:
@@ -83,13 +85,15 @@ class HttpReply:
         self,
         response: aiohttp.ClientResponse,
         timeouts: Timeouts,
-        begun: float,
+        sent_at: float,
         pace: Pace,
         replies: ReplyQuota = REPLIES,
     ) -> None:
-        """Wraps a response. begun: when the request was sent, by the loop's clock."""
+        """Wraps a response. sent_at: when the request was sent, by the loop's clock."""
         self._pace = pace
-        self._total_ends_at = math.inf if timeouts.total_s is None else begun + timeouts.total_s
+        self._total_ends_at = math.inf
+        if timeouts.total_s is not None:
+            self._total_ends_at = sent_at + timeouts.total_s
         # Other statuses are a server's fault (RFC 9110 15).
         self.status = response.status if 100 <= response.status < 600 else 500
         self.headers: tuple[Header, ...] = response_headers(response.raw_headers)
@@ -98,45 +102,45 @@ class HttpReply:
         self._timeouts = timeouts
         self._unread = b""  # bytes that were read too early
         self._bytes_taken = 0  # bytes taken from the response so far
-        self._yields_at = _BYTES_BEFORE_YIELD  # taken, until other work of the loop goes on
+        self._yields_at = _BYTES_BEFORE_YIELD  # at this number of bytes taken, other work of the loop goes on
         self._waits_since: float | None = None
         self._wait_timer: asyncio.TimerHandle | None = None
         self._reservation = ReplyReservation(_SMALL_REPLY_BYTES, replies)
 
     async def detect_events(self) -> None:
-        """Takes a reply under another type for a stream if it begins as one does.
+        """Sets `is_stream` for a reply of another content type that begins as a stream does.
 
-        Small servers send streams without a type, or as plain text, JSON or HTML, and SDKs read them. Other servers
-        send whole replies or errors under these types. A reply that breaks here breaks again when it is read.
+        Small servers send streams without a content type, or as plain text, JSON or HTML, and SDKs read such streams.
+        Other servers send whole replies or errors of these types. A reply that breaks here breaks again when it is
+        read.
         """
         if not 200 <= self.status < 300:
             return
         pieces: list[bytes] = []
-        begin = b""
+        beginning = b""
         bytes_left = _MAX_BYTES_BEFORE_FIELDS
         try:
             with suppress(ProviderError):
-                while bytes_left > 0 and any(field.startswith(begin) for field in _FIELD_PREFIXES):
+                while bytes_left > 0 and any(field.startswith(beginning) for field in _FIELD_PREFIXES):
                     if not (data := await self._read_next()):
                         break
                     pieces.append(data)
                     bytes_left -= len(data)
-                    begin = (begin + data).lstrip(_BYTES_BEFORE_FIELDS)
+                    beginning = (beginning + data).lstrip(_BYTES_BEFORE_FIELDS)
         except BaseException:
             await self.aclose()
             raise
         self._unread = b"".join((*pieces, self._unread))
-        self.is_stream = begin.startswith(_FIELD_PREFIXES)
+        self.is_stream = beginning.startswith(_FIELD_PREFIXES)
 
     @property
     def size(self) -> int | None:
-        """The body's length as it was announced; None where it was not, or where the content is decoded here."""
+        """The body's announced length in bytes; None: no length is announced, or the content is decoded here."""
         headers = {name.lower(): value for name, value in self._response.raw_headers}
+        if self.status in (204, 304) or b"content-encoding" in headers:
+            return None
         length = headers.get(b"content-length", b"")
-        is_bodiless = self.status in (204, 304)
-        return (
-            int(length) if length.isdigit() and not (is_bodiless or b"content-encoding" in headers) else None
-        )
+        return int(length) if length.isdigit() else None
 
     @property
     def prompt_usage(self) -> None:
@@ -148,7 +152,7 @@ class HttpReply:
             yield data
 
     async def events(self) -> AsyncIterator[list[Event]]:
-        """Yields the body as server-sent events, all that one read completed at a time.
+        """Yields the body as server-sent events. Each list has the events that one read completed.
 
         Raises: ProviderBroke (UnfinishedEvent among them), ProviderTimeout, ProviderTooLarge.
         """
@@ -191,7 +195,7 @@ class HttpReply:
         Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge.
         """
         content = self._response.content
-        parts: list[bytes] = []
+        pieces: list[bytes] = []
         size = 0
         while data := await self._read_next():
             size += len(data)
@@ -203,10 +207,10 @@ class HttpReply:
             except ProviderTooLarge:
                 await self.aclose()
                 raise
-            parts.append(data)
+            pieces.append(data)
             if content.at_eof() and not self._unread:
                 break
-        return b"".join(parts)
+        return b"".join(pieces)
 
     async def aclose(self) -> None:
         """Releases the response. The connection of an unfinished response is closed at once. Idempotent."""
@@ -238,7 +242,7 @@ class HttpReply:
         return data[:_PIECE_BYTES]
 
     async def _read_next(self) -> bytes:
-        """Returns the bytes that have arrived, after a wait for the first; empty at the end."""
+        """Returns the bytes that have arrived, and waits for bytes where there are none; b"" at the end."""
         if self._unread:
             if len(self._unread) > _PIECE_BYTES:
                 await asyncio.sleep(0)

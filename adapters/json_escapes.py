@@ -42,7 +42,7 @@ def read_json(data: bytes) -> tuple[Any, bytes]:
         return orjson.loads(whole), whole
     except orjson.JSONDecodeError:
         strict = _as_strict(whole)
-    return (None, data) if strict is None else (orjson.loads(strict), strict)
+    return (orjson.loads(strict), strict) if strict is not None else (None, data)
 
 
 def read_json_exactly(data: bytes) -> Any:

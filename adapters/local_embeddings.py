@@ -27,7 +27,7 @@ _PACKAGE = "wordllama"
 _TABLE = "weights/l2_supercat_256.safetensors"
 _TENSOR = "embedding.weight"
 _PIECES = "tokenizers/l2_supercat_tokenizer_config.json"
-# Texts in one visit to the thread, which holds the interpreter for about 0.2 ms each.
+# Texts that the thread embeds at once. It holds the interpreter for about 0.2 ms for each text.
 _TEXTS_AT_ONCE = 8
 # A question of this length takes no longer than the hop to a thread, and less on a busy machine.
 _SHORT_CHARS = 1_000

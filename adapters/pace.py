@@ -20,35 +20,36 @@ LONGEST_WAIT_S: Final = 0.02
 class Pace:
     """Lets few streams go on in each pass of the running loop."""
 
-    __slots__ = ("_allowed", "_waiting", "loop")
+    __slots__ = ("_streams_left", "_waiting_turns", "loop")
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         # How many streams may still go on in this pass.
-        self._allowed = STREAMS_PER_PASS
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._streams_left = STREAMS_PER_PASS
+        # The streams that wait, each with the time at which it goes on in any case.
+        self._waiting_turns: deque[tuple[float, asyncio.Future[None]]] = deque()
 
     def turn(self) -> asyncio.Future[None] | None:
         """Returns what a stream with new bytes has to wait for; None: it may go on at once."""
-        if self._allowed and not self._waiting:
-            self._allowed -= 1
-            if not self._allowed:
+        if self._streams_left and not self._waiting_turns:
+            self._streams_left -= 1
+            if not self._streams_left:
                 self.loop.call_soon(self._begin_pass)
             return None
         turn = self.loop.create_future()
-        self._waiting.append((self.loop.time() + LONGEST_WAIT_S, turn))
+        self._waiting_turns.append((self.loop.time() + LONGEST_WAIT_S, turn))
         return turn
 
     def _begin_pass(self) -> None:
-        """Lets the next streams go on. Is called again in each pass, until fewer wait than may go on."""
-        waiting, allowed = self._waiting, STREAMS_PER_PASS
-        if waiting:
+        """Lets the next streams go on, and calls itself in the next pass while all that may go on in a pass do so."""
+        turns, streams_left = self._waiting_turns, STREAMS_PER_PASS
+        if turns:
             now = self.loop.time()
-            while waiting and (allowed > 0 or waiting[0][0] < now):
-                turn = waiting.popleft()[1]
-                if not turn.done():  # it is, where the waiting task was cancelled
+            while turns and (streams_left > 0 or turns[0][0] < now):
+                turn = turns.popleft()[1]
+                if not turn.done():  # it is done where the waiting task was cancelled
                     turn.set_result(None)
-                    allowed -= 1
-        self._allowed = max(0, allowed)
-        if not self._allowed:
+                    streams_left -= 1
+        self._streams_left = max(0, streams_left)
+        if not self._streams_left:
             self.loop.call_soon(self._begin_pass)

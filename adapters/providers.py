@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from adapters.claude.model_traits import binds_thoughts, can_force, thinks_when_asked
 from adapters.types import Capabilities, any_effort
 
-# The fields that OpenAI's models refuse: those that think, and those that do not.
+# The fields that OpenAI's models refuse: the models that think, and the models that do not.
 _REFUSED_THINKING: Final = frozenset({"temperature", "max_tokens"})
 _REFUSED_NOT_THINKING: Final = frozenset({"reasoning_effort", "verbosity"})
 # Names of OpenAI's models, perhaps after a proxy's prefix, and the fields that they answer with "Unsupported parameter"
@@ -47,7 +47,9 @@ _NAMES_NONE: Final = re.compile(r"(?:.*/)?gpt-(?:5\.[5-9]|[6-9])")
 
 def effort_with_tools(model: str) -> str | None:
     """Returns the effort of a chat completion with functions, as `Capabilities` has it."""
-    return "" if _NAMES_NO_EFFORT.match(model) else "none" if _NAMES_NONE.match(model) else None
+    if _NAMES_NO_EFFORT.match(model):
+        return ""
+    return "none" if _NAMES_NONE.match(model) else None
 
 
 def azures_effort_with_tools(model: str) -> str | None:

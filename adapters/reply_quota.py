@@ -6,7 +6,7 @@ from typing import Final
 
 from adapters.errors import ProviderTooLarge
 
-# Streams up to this size take nothing of the quota: so large is a stream of 5,000 tokens that come one by one.
+# Streams up to this size take nothing of the quota. A stream of 5,000 tokens that come one by one has this size.
 SMALL_STREAM_BYTES: Final = 1024 * 1024
 # Far above any completion, and far below the memory of a machine; no measurement.
 MAX_REPLY_BYTES = 256 * 1024 * 1024
@@ -19,7 +19,7 @@ class ReplyQuota:
         self.limit_bytes = self.left_bytes = limit_bytes
 
 
-# The quota of the process is no more than one reply may have, since parsing a reply takes several times its size.
+# The quota of the process is only as large as one reply may be, since parsing a reply takes several times its size.
 REPLIES: Final = ReplyQuota(MAX_REPLY_BYTES)
 
 
@@ -36,12 +36,12 @@ class ReplyReservation:
         """Reserves `size` bytes in all. Raises: ProviderTooLarge."""
         if size <= self._small_bytes:
             return
-        quota, missing = self._quota, size - self._bytes
-        if missing > quota.left_bytes:
+        quota, further_bytes = self._quota, size - self._bytes
+        if further_bytes > quota.left_bytes:
             raise ProviderTooLarge(
                 f"all replies under way are larger than {quota.limit_bytes} bytes together"
             )
-        quota.left_bytes -= missing
+        quota.left_bytes -= further_bytes
         self._bytes = size
 
     def release(self) -> None:

@@ -85,7 +85,7 @@ class ScriptedProvider:
     ) -> None:
         """Makes a provider without requests.
 
-        replies: queued, one for each request; `send` raises one that is a ProviderError.
+        replies: queued, one for each request; `send` raises a reply that is a ProviderError.
         script: makes the reply from the request's body when the queue is empty; None: the reply is "Ok.".
         pause_s: the pause between two events of a stream.
         """
@@ -145,9 +145,10 @@ class ScriptedProvider:
         match scripted:
             case Raw(pieces, status, headers):
                 return ScriptedReply(status, headers, deque(pieces), self._pause_s)
-            case ScriptedFailure(status, message, code, kind, headers):
-                kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else kind
-                error = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+            case ScriptedFailure(status, message, code, error_type, headers):
+                if 400 <= status < 500 and status != 429:
+                    error_type = "invalid_request_error"
+                error = {"error": {"message": message, "type": error_type, "param": None, "code": code}}
                 return ScriptedReply(status, (*_JSON, *headers), deque([orjson.dumps(error)]))
             case ScriptedMessage():
                 number = next(self._numbers)
@@ -222,11 +223,11 @@ _JSON: tuple[Header, ...] = (("content-type", "application/json"),)
 _STREAM_HEADERS: tuple[Header, ...] = (("content-type", "text/event-stream; charset=utf-8"),)
 
 
-def _frame(body: Mapping[str, Any], number: int, kind: str) -> dict[str, Any]:
+def _frame(body: Mapping[str, Any], number: int, object_type: str) -> dict[str, Any]:
     now = int(time.time())
     return {
         "id": f"chatcmpl-{now:x}{number:06x}",
-        "object": kind,
+        "object": object_type,
         "created": now,
         "model": body.get("model", "scripted"),
         "system_fingerprint": "fp_scripted",
@@ -234,12 +235,16 @@ def _frame(body: Mapping[str, Any], number: int, kind: str) -> dict[str, Any]:
 
 
 def _usage(body: Mapping[str, Any], scripted: ScriptedMessage) -> dict[str, int]:
-    prompt = len(orjson.dumps(body.get("messages"))) // BYTES_PER_TOKEN + 1
-    completion = len(_split_tokens(scripted)) + sum(
+    prompt_tokens = len(orjson.dumps(body.get("messages"))) // BYTES_PER_TOKEN + 1
+    completion_tokens = len(_split_tokens(scripted)) + sum(
         len(call.arguments) // BYTES_PER_TOKEN + 4 for call in scripted.calls
     )
-    completion *= _choice_count(body)  # each choice is paid for
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    completion_tokens *= _choice_count(body)  # each choice is paid for
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
 
 
 def _split_tokens(scripted: ScriptedMessage) -> list[str]:

@@ -52,8 +52,8 @@ class EventDecoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()  # begins with the first byte that belongs to no event yet
-        self._searched_to = 0  # up to here the buffer holds no blank line
-        self.has_cr = False  # without a carriage return a plain find is enough
+        self._searched_to = 0  # the buffer has no blank line before this offset
+        self.has_cr = False  # the stream has a carriage return; without one a plain find is enough
         self.has_begun = False  # an event was made, so no byte order mark can come any more
         self._bytes_without_data = 0  # bytes since the last event with data
 
@@ -95,50 +95,51 @@ class EventDecoder:
     def finish(self) -> list[Event]:
         """Returns what the end of the stream completes: an event that waited for its blank line, or stray blank lines.
 
-        An upstream that forgets the blank line after its `[DONE]`, or after the last of its JSON, has ended its stream;
-        one that sends nothing but JSON under the type of a stream has sent one event.
+        Where the blank line after `[DONE]` or after an event of whole JSON is missing, the event counts as whole. A
+        body of plain JSON with the content type of a stream counts as one event.
+
         Raises: UnfinishedEvent: the stream ended inside an event.
         """
-        rest = bytes(self._buffer)
+        remaining = bytes(self._buffer)
         self._buffer.clear()
         self._searched_to = 0
-        if not rest:
+        if not remaining:
             return []
-        blank = _BLANK_LINE.search(rest)
-        if (blank is not None and blank.end() == len(rest)) or not rest.strip(b"\r\n"):
-            return [self.make_event(rest)]
-        event = _parse_event(rest, rest)
+        blank = _BLANK_LINE.search(remaining)
+        if (blank is not None and blank.end() == len(remaining)) or not remaining.strip(b"\r\n"):
+            return [self.make_event(remaining)]
+        event = _parse_event(remaining, remaining)
         if event.data is not None and event.data.strip() == b"[DONE]":
-            return [Event(rest, b"[DONE]", event.name)]
+            return [Event(remaining, b"[DONE]", event.name)]
         if event.data is not None and isinstance(read_json(event.data)[0], dict):
-            return [event._replace(raw=rest.rstrip(b"\r\n") + b"\n\n")]
-        if event.data is None and isinstance(body := read_json(rest)[0], dict):
+            return [event._replace(raw=remaining.rstrip(b"\r\n") + b"\n\n")]
+        if event.data is None and isinstance(body := read_json(remaining)[0], dict):
             data = orjson.dumps(body)
             return [Event(b"data: " + data + b"\n\n", data)]
-        raise UnfinishedEvent(rest)
+        raise UnfinishedEvent(remaining)
 
     def _cut_events(self) -> list[bytes]:
         """Takes the whole events off the buffer; only its last few bytes are searched again."""
         buffer = self._buffer
         raws: list[bytes] = []
-        begin = 0
+        event_start = 0
         search_from = self._searched_to
         if self.has_cr:
             # A blank line of "\r" at the very end is held back, see the module's docstring.
             held_end = len(buffer) if buffer.endswith(b"\r") else -1
             while (blank := _BLANK_LINE.search(buffer, search_from)) is not None:
-                end = blank.end()
-                if end == held_end and blank.group() != b"\r\r":
+                event_end = blank.end()
+                if event_end == held_end and blank.group() != b"\r\r":
                     break
-                raws.append(bytes(buffer[begin:end]))
-                begin = search_from = end
+                raws.append(bytes(buffer[event_start:event_end]))
+                event_start = search_from = event_end
         else:
             while (blank_start := buffer.find(b"\n\n", search_from)) >= 0:
-                end = blank_start + 2
-                raws.append(bytes(buffer[begin:end]))
-                begin = search_from = end
-        if begin:
-            del buffer[:begin]
+                event_end = blank_start + 2
+                raws.append(bytes(buffer[event_start:event_end]))
+                event_start = search_from = event_end
+        if event_start:
+            del buffer[:event_start]
         self._searched_to = max(0, len(buffer) - _MAX_BLANK_LINE_BYTES)
         return raws
 

@@ -56,11 +56,11 @@ _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type
 class _Attempt:
     """The connection of one attempt to send a request, which aiohttp does not report before the response.
 
-    `_send_with_retry` sets a new one in the request's context; what aiohttp calls there fills it: `_make_socket` where
-    a connection is opened, `_Connector.connect` with the connection that the request gets.
+    `_send_with_retry` sets a new attempt in the request's context, where aiohttp calls two functions that fill it in:
+    `_make_socket`, if a connection is opened, and `_Connector.connect`, with the connection that the request gets.
     """
 
-    # A connection was opened for the request; else it got an idle one.
+    # A connection was opened for the request; otherwise the request got an idle connection.
     is_new = False
     # The protocol of the connection; None: the request has no connection yet.
     protocol: _BoundedProtocol | None = None
@@ -111,7 +111,7 @@ class _BoundedProtocol(asyncio.Protocol):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """aiohttp's pool. It notes a request's connection in its `_Attempt`, and drops idle ones on which bytes arrived."""
+    """aiohttp's pool. It notes a request's connection in the `_Attempt`, and closes idle connections that got bytes."""
 
     async def connect(self, *args: Any, **named: Any) -> Any:
         attempt = _current_attempt.get()
@@ -147,12 +147,14 @@ class HttpTransport:
         """
         self.timeouts = timeouts or Timeouts()
         self._replies = replies
-        proxy_url = None if proxy is None else URL(proxy)
-        self._proxy = None if proxy_url is None else proxy_url.with_user(None)
+        self._proxy: URL | None = None
         self._login: dict[str, str] = {}
-        if proxy_url is not None and proxy_url.user is not None:
-            login = aiohttp.encode_basic_auth(proxy_url.user, proxy_url.password or "")
-            self._login["Proxy-Authorization"] = login
+        if proxy is not None:
+            proxy_url = URL(proxy)
+            self._proxy = proxy_url.with_user(None)
+            if proxy_url.user is not None:
+                login = aiohttp.encode_basic_auth(proxy_url.user, proxy_url.password or "")
+                self._login["Proxy-Authorization"] = login
         # Sessions by the seconds for which their connections may be idle.
         self._sessions: dict[float, aiohttp.ClientSession] = {}
         self._pace: Pace | None = None
@@ -171,11 +173,12 @@ class HttpTransport:
 
         url: as it is written to an upstream.
         headers: all headers to send, except `Host` and `Content-Length`.
-        streams: the request asks for a stream. Then a reply counts as a stream also by its first bytes.
+        streams: the request asks for a stream. Then the first bytes of a reply of another type decide whether it is
+            one.
         sends_once: the request is not sent again, whatever becomes of it.
 
-        Raises: ProviderTimeout; ProviderUnreachable, also for a POST that is redirected: no redirect is followed, and a
-        client that followed it would send its words past the gateway.
+        Raises: ProviderTimeout; ProviderUnreachable, also for a POST that is redirected: the redirect is not followed,
+        and if the client followed it, its words would bypass the gateway.
         """
         keep_alive_s = _KEEP_ALIVE_ONCE_S if sends_once else _KEEP_ALIVE_S
         times, session, pace = self.timeouts, self._sessions.get(keep_alive_s), self._pace
@@ -183,7 +186,7 @@ class HttpTransport:
             session = self._sessions[keep_alive_s] = self._open_session(keep_alive_s)
         if pace is None:
             pace = self._pace = Pace()
-        begun = pace.loop.time()
+        began_at = pace.loop.time()
         address = _parse_url(url)
         try:
             response = await self._send_in_time(
@@ -191,7 +194,7 @@ class HttpTransport:
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _translate_error(error, address.authority, times, body) from error
-        reply = HttpReply(response, times, begun, pace, self._replies)
+        reply = HttpReply(response, times, began_at, pace, self._replies)
         if reply.status == 101:
             await reply.aclose()
             raise ProviderUnreachable(f"{address.authority} answered, but not in HTTP that can be read")
@@ -263,7 +266,7 @@ class HttpTransport:
 
         make_data: returns the body for an attempt. Raises an OSError where the body cannot be begun again.
         """
-        begun = asyncio.get_running_loop().time()
+        began_at = asyncio.get_running_loop().time()
         for is_last in (sends_once, True):
             attempt = _Attempt()
             _current_attempt.set(attempt)
@@ -286,7 +289,11 @@ class HttpTransport:
                     protocol.transport.abort()
                 # The other side had most likely closed an idle connection before it saw the request.
                 is_idle_close = protocol is not None and not attempt.is_new and _is_unanswered(error)
-                if is_last or not is_idle_close or asyncio.get_running_loop().time() - begun > _IDLE_CLOSE_S:
+                if (
+                    is_last
+                    or not is_idle_close
+                    or asyncio.get_running_loop().time() - began_at > _IDLE_CLOSE_S
+                ):
                     raise
         raise AssertionError("the last attempt returns or raises")
 
@@ -306,15 +313,15 @@ def _parse_url(url: str) -> URL:
 class Upload:
     """A body that arrives one piece at a time: the next piece is read when the upstream has taken the last.
 
-    An exception of `pieces` breaks the request off. `send` then raises an error of its own, so whoever makes the
-    pieces has to store the exception.
+    An exception of `pieces` breaks the request off. `send` then raises an error of its own, so the maker of the pieces
+    has to store the exception.
     """
 
     __slots__ = ("_is_begun", "_pieces", "is_over", "size")
 
     def __init__(self, pieces: AsyncIterator[bytes], size: int | None) -> None:
         self._pieces = pieces
-        # None: it is not known.
+        # In bytes; None: the size is not known.
         self.size = size
         self._is_begun = False
         # All pieces were taken.
@@ -366,12 +373,12 @@ def _translate_error(
             return ProviderTimeout(f"no connection to {host} within {times.connect_s} s", phase="connect")
         case aiohttp.ClientProxyConnectionError():
             return ProviderUnreachable(
-                f"no connection to the proxy before {host}: {_describe_error(error)}", sent=False
+                f"no connection to the proxy before {host}: {_describe_error(error)}", was_sent=False
             )
         case aiohttp.ClientHttpProxyError():
-            return ProviderUnreachable(f"the proxy before {host} refused with {error.status}", sent=False)
+            return ProviderUnreachable(f"the proxy before {host} refused with {error.status}", was_sent=False)
         case aiohttp.ClientConnectorError():
-            return ProviderUnreachable(f"no connection to {host}: {_describe_error(error)}", sent=False)
+            return ProviderUnreachable(f"no connection to {host}: {_describe_error(error)}", was_sent=False)
         case TimeoutError() if isinstance(body, Upload) and not body.is_over:
             why = f"{host} took no more of the upload for {times.between_chunks_s} s"
             return ProviderTimeout(why, phase="between chunks")

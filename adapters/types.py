@@ -33,7 +33,7 @@ _MAX_DIGITS = 20  # Python refuses to parse a number of thousands of digits
 
 
 def token_count(usage: Any, key: str) -> int:
-    """Returns a number of tokens in a `usage`, where an upstream may put anything; 0: there is none."""
+    """Returns a number of tokens in a `usage`, where an upstream may put anything; 0: there is no such number."""
     value = usage.get(key) if usage.__class__ is dict else None
     if value.__class__ is not int:  # as nearly all are
         return 0 if value is None else _written_count(value)
@@ -120,8 +120,8 @@ class Capabilities(Struct, frozen=True):
     # limit, and where a client always gets the usage. None: not known, so it is added only where a client always gets
     # the usage.
     stream_usage: bool | None = None
-    # "stored": it has `/responses` and stores them, so requests go there as they are. For "stateless" (it stores
-    # none) and False (it has no `/responses`) the gateway answers by way of chat completions.
+    # "stored": it has `/responses` and stores the responses, so requests go there as they are. For "stateless" (it
+    # stores no responses) and False (it has no `/responses`) the gateway answers by way of chat completions.
     responses: ResponsesEndpoint = False
     # Its chat completions take OpenAI's custom tools, and `allowed_tools` among the choices.
     custom_tools: bool = False
@@ -137,21 +137,21 @@ class Capabilities(Struct, frozen=True):
     thinks_when_asked: Callable[[str], bool] = no_model
     # Pieces of tool calls in its streams have no `index`, so the adapter adds one.
     omits_call_index: bool = False
-    # It takes tool calls with ids of any form; False: only with ids of the form that it makes itself.
+    # It takes tool calls with ids of any form; False: it takes only ids of the form that it makes itself.
     any_call_id: bool = True
-    # It refuses tool calls without its signature, unless they bear the mark of calls that have none.
+    # It refuses tool calls without its signature, unless they have the mark of unsigned calls.
     requires_call_signatures: bool = False
-    # In a request with tools it takes replies without `reasoning_content`. False: each reply needs this field, if an
-    # empty one; the upstream's models then think without being asked, and cannot be forced to call a tool.
+    # In a request with tools it takes replies without `reasoning_content`. False: each reply needs this field, which
+    # may be empty; the upstream's models then think without being asked, and cannot be forced to call a tool.
     replies_without_thoughts: bool = True
-    # Fields of a chat completion that its dialect has no place for, so that the translation drops them.
+    # Fields of a chat completion that the translation drops, since the upstream's dialect has no place for them.
     untranslatable_fields: tuple[str, ...] = ()
     # A model that is asked to think can be forced to call a tool.
     can_force_when_thinking: bool = True
     # Returns for a model's name whether it can be forced to call a tool at all.
     can_force: Callable[[str], bool] = any_model
     # Returns for a model's name the effort that a chat completion with functions must name, since the model does not
-    # think there; "": it must name none. None: it may name any.
+    # think there; "": it must name no effort. None: it may name any effort.
     effort_with_tools: Callable[[str], str | None] = any_effort
     # Returns for a model's name the fields that it refuses. They are left out where an agent's settings have them, and
     # sent where the application does.
@@ -176,11 +176,11 @@ class ModelRequest(NamedTuple):
     # Below the upstream's base URL.
     path: str = "/chat/completions"
     method: str = "POST"
-    # The body piece by piece as it comes in, instead of `body`; it is read once, so nothing sends it again.
+    # The body piece by piece as it comes in, instead of `body`. It can be read only once, so it is not sent again.
     upload: AsyncIterator[bytes] | None = None
     # The size of the upload, if it is known.
     upload_bytes: int | None = None
-    # The request may have an effect each time that it is sent, so it is not sent again.
+    # The request is not sent again, since each sending may have an effect.
     sends_once: bool = False
     # For a request in the upstream's own dialect whose reply is read as a chat completion as well: the index of the
     # reply's first content block. Its events then have their own bytes and a chunk as data, and its body is a chat

@@ -12,19 +12,19 @@ from adapters.types import Event, Header, Json
 
 
 async def read_whole(reply: ModelReply, limit_bytes: int) -> bytes:
-    """Returns all that `chunks` yields, for replies that are translated on the way.
+    """Returns the joined `chunks` of a reply, for replies that are translated on the way.
 
     Raises: as `ModelReply.read`.
     """
-    parts: list[bytes] = []
+    pieces: list[bytes] = []
     size = 0
     async for chunk in reply.chunks():
-        parts.append(chunk)
+        pieces.append(chunk)
         size += len(chunk)
         if size > limit_bytes:
             await reply.aclose()
             raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
-    return b"".join(parts)
+    return b"".join(pieces)
 
 
 class WholeReply(ABC):

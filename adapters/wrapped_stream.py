@@ -11,7 +11,7 @@ from adapters.whole_reply import read_whole
 
 
 class WrappedStream(ABC):
-    """A reply around another one. Implements `ModelReply`, which documents the methods.
+    """A reply around another reply. Implements `ModelReply`, which documents the methods.
 
     A subclass decides what its events are.
     """

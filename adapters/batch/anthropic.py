@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _PATH: Final = "/v1/messages/batches"
 _PIECE_BYTES: Final = 256 * 1024  # of the body, sent at once
 _TRANSIENT_ERRORS: Final = frozenset(("api_error", "overloaded_error", "rate_limit_error", "timeout_error"))
-# What a line has that needs BINDING_BETA, or may have a field of SAMPLING_FIELDS.
+# Bytes of a line that needs BINDING_BETA, and bytes without which a line has no field of SAMPLING_FIELDS.
 _BINDING_MARK: Final = b'"block_binding"'
 _SAMPLING_MARKS: Final = tuple(f'"{name}":'.encode() for name in SAMPLING_FIELDS)
 
@@ -50,9 +50,10 @@ class AnthropicBatches(SdkBatches):
         self._check_installed()
         from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 
-        key, is_token = self._key or "", (self._key or "").startswith(OAUTH_PREFIX)
+        key = self._key or ""
+        is_token = key.startswith(OAUTH_PREFIX)
         return AsyncAnthropic(
-            api_key=None if is_token else key,
+            api_key=key if not is_token else None,
             auth_token=key if is_token else None,
             base_url=self._base_url.removesuffix("/v1"),
             default_headers={"anthropic-version": DEFAULT_VERSION, **self._headers},
@@ -86,7 +87,7 @@ class AnthropicBatches(SdkBatches):
 
         lines: a file at its beginning. It is read, and set back to the beginning.
         """
-        # The newest version refuses temperature and the other fields of SAMPLING_FIELDS, the one before it takes them.
+        # DEFAULT_VERSION refuses the fields of SAMPLING_FIELDS; SAMPLING_VERSION takes them.
         is_sampled = has_binding = False
         for line in lines:
             is_sampled = is_sampled or _is_sampled(line)
@@ -184,10 +185,12 @@ def _is_sampled(line: bytes) -> bool:
 
 
 def _read_state(batch: MessageBatch) -> PartState:
-    """Returns the state of a batch. A batch that has ended loses its results after some time."""
+    """Returns the state of a batch."""
     is_over = batch.processing_status == "ended"
-    message = "" if batch.archived_at is None else "its results are not kept any longer"
-    return PartState(is_over, is_over and batch.results_url is not None, message)
+    message = ""
+    if batch.archived_at is not None:
+        message = "its results are not kept any longer"
+    return PartState(is_over, has_results=is_over and batch.results_url is not None, message=message)
 
 
 def _read_result(line: Json, created: int) -> PartResult:
@@ -208,11 +211,11 @@ def _read_result(line: Json, created: int) -> PartResult:
         case "canceled":
             return PartResult(custom_id, "cancelled", message="The batch was cancelled.")
     error = result.get("error")
-    inner = error.get("error") if isinstance(error, dict) else None
-    kind = inner.get("type") if isinstance(inner, dict) else None
+    error_object = error.get("error") if isinstance(error, dict) else None
+    error_type = error_object.get("type") if isinstance(error_object, dict) else None
     return PartResult(
         custom_id,
         "errored",
         message=read_message(error),
-        is_transient=kind is None or kind in _TRANSIENT_ERRORS,
+        is_transient=error_type is None or error_type in _TRANSIENT_ERRORS,
     )

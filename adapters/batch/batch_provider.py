@@ -43,7 +43,7 @@ class PartResult(Struct, frozen=True):
 class BatchPart(Struct, frozen=True):
     """Requests that are submitted as one of the provider's batches."""
 
-    # A random text by which the batch is found again.
+    # A random text that serves to find the batch again.
     mark: str
     # The earliest time at which the batch can have been made, in seconds since the epoch.
     since: float
@@ -52,7 +52,7 @@ class BatchPart(Struct, frozen=True):
 
 
 class BatchProvider(Protocol):
-    """An upstream that answers many requests at a time of its own. All methods raise ProviderError."""
+    """An upstream that answers many requests whenever it has time. All methods raise ProviderError."""
 
     # The most requests of one batch, and the most bytes of its lines.
     most_requests: int

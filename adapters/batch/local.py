@@ -83,7 +83,7 @@ class LocalBatches:
             yield batch.results.get_nowait()
 
     async def cancel(self, id: str) -> None:
-        # No one reads the results any more, and requests whose results wait to be read would wait for ever.
+        # The results are not read any more, and a request whose result finds the queue full would wait for ever.
         await self._drop(id)
 
     async def discard(self, id: str, part: BatchPart) -> None:
@@ -116,7 +116,7 @@ class LocalBatches:
             await batch.results.put(result)
 
     async def _request_with_retries(self, custom_id: str, body: bytes) -> PartResult:
-        """Makes a request, again after a pause while the upstream is busy."""
+        """Makes a request, and makes it again after a pause while the upstream is busy."""
         for tries in range(1, MAX_TRIES + 1):
             result, wait_s = await self._request_once(custom_id, body)
             if wait_s is None or tries == MAX_TRIES:
@@ -136,9 +136,9 @@ class LocalBatches:
             return PartResult(custom_id, "errored", message=error.message, is_transient=True), None
         if reply.status == 200:
             return PartResult(custom_id, "succeeded", raw), None
-        wait_s = (
-            (read_retry_after(reply.headers, time.time()) or 0.0) if reply.status in _BUSY_STATUSES else None
-        )
+        wait_s = None
+        if reply.status in _BUSY_STATUSES:
+            wait_s = read_retry_after(reply.headers, time.time()) or 0.0
         message = read_message(read_json(raw)[0])
         failed = PartResult(custom_id, "errored", message=message, is_transient=is_transient(reply.status))
         return failed, wait_s

@@ -1,7 +1,7 @@
 """Batches of an upstream that speaks OpenAI's dialect: a file of requests, and a batch on `/v1/chat/completions`.
 
-The official SDK speaks to it and is imported when it is first needed (a second of start-up). A batch is marked in its
-`metadata`, by which a batch is found again after an interruption.
+The official SDK sends the requests; it is imported when it is first needed, since the import takes a second. A mark in
+the `metadata` of a batch serves to find the batch again after an interruption.
 (developers.openai.com/api/docs/guides/batch)
 """
 
@@ -89,7 +89,7 @@ class OpenAIBatches(SdkBatches):
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
     ) -> str | None:
-        # The mark tells the batch, so the ids of requests and of other batches are not needed.
+        # The mark identifies the batch, so the ids of requests and of other batches are not needed.
         with self._map_errors():
             # Newest first.
             async for batch in self._client.batches.list(limit=PAGE_SIZE):
@@ -173,7 +173,7 @@ def _file_name(part: BatchPart) -> str:
 def _read_queue_tokens(message: str) -> int | None:
     """Returns the tokens that may be enqueued; None: the provider's message does not name them."""
     match = _QUEUE_LIMIT_WORDS.search(message)
-    return None if match is None else int(match[1].replace(",", ""))
+    return int(match[1].replace(",", "")) if match else None
 
 
 def _read_result(line: Json) -> PartResult:

@@ -14,45 +14,45 @@ _UNREADABLE = b"?"  # stands for the omitted part of a line, and is no JSON
 
 
 async def read_results(
-    pieces: AsyncIterator[bytes], read: Callable[[Json], PartResult]
+    pieces: AsyncIterator[bytes], read_result: Callable[[Json], PartResult]
 ) -> AsyncGenerator[PartResult]:
     """Yields the results of a file, as its pieces come in.
 
-    read: returns the result in a line's object. Raises: ProviderBroke: the object is no result.
+    read_result: returns the result in a line's object. Raises: ProviderBroke: the object is no result.
 
     Raises: ProviderGarbled, after all readable results were yielded: some lines are no results.
     """
-    garbled = 0
+    garbled_count = 0
     async for line in _lines(pieces):
         try:
             value = read_json_exactly(line)
             if not isinstance(value, dict):
                 raise ProviderBroke("a result is no object")
-            result = read(value)
+            result = read_result(value)
         except (ValueError, ProviderBroke, TypeError):
-            garbled += 1
+            garbled_count += 1
         else:
             yield result
-    if garbled:
-        raise ProviderGarbled(f"{garbled} lines of the provider's results cannot be read")
+    if garbled_count:
+        raise ProviderGarbled(f"{garbled_count} lines of the provider's results cannot be read")
 
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Yields the lines that are not blank."""
-    begun: list[bytes] = []  # the pieces of the line whose end has not come
+    unfinished: list[bytes] = []  # the pieces of the line whose end has not come
     size = 0
     async for piece in pieces:
-        *line_ends, rest = piece.split(b"\n")
+        *line_ends, beginning = piece.split(b"\n")
         for line_end in line_ends:
-            if (line := b"".join((*begun, line_end))).strip():
+            if (line := b"".join((*unfinished, line_end))).strip():
                 yield line
-            begun, size = [], 0
-        if rest:
-            size += len(rest)
-            begun.append(rest)
+            unfinished, size = [], 0
+        if beginning:
+            size += len(beginning)
+            unfinished.append(beginning)
             if size > _MAX_BYTES:
-                # So too at each further piece: the size stays above the bound until the line ends.
-                begun = [_UNREADABLE]
+                # Each further piece is dropped, too: the size stays above the bound until the line ends.
+                unfinished = [_UNREADABLE]
     # The last line may lack its end.
-    if (last := b"".join(begun)).strip():
-        yield last
+    if (last_line := b"".join(unfinished)).strip():
+        yield last_line

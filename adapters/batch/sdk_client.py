@@ -1,4 +1,4 @@
-"""The base of batch APIs that an official SDK speaks to. Its HTTP client takes the same proxy as live calls."""
+"""The base of batch adapters that use a provider's official SDK. Batches take the same proxy as live calls."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class SdkBatches:
     @property
     def missing_package(self) -> str | None:
         """Returns a text that the SDK is missing, with the command that installs it; None: the SDK is installed."""
-        return _NOT_INSTALLED_MESSAGE.format(sdk=self.sdk) if find_spec(self.sdk) is None else None
+        return None if find_spec(self.sdk) else _NOT_INSTALLED_MESSAGE.format(sdk=self.sdk)
 
     def _check_installed(self) -> None:
         """Raises: ProviderUnreachable: the SDK is not installed. A batch waits until it is."""
         if (missing_package := self.missing_package) is not None:
-            raise ProviderUnreachable(missing_package, sent=False)
+            raise ProviderUnreachable(missing_package, was_sent=False)
 
     @cached_property
     def _client(self) -> Any:
@@ -89,7 +89,7 @@ class SdkBatches:
         return map_sdk_errors(import_module(self.sdk), self._now)
 
     async def _look_up(self, call: Awaitable[T], read: Callable[[T], V]) -> V | None:
-        """Awaits a look-up, and returns what `read` makes of its answer; None: the provider knows no such thing."""
+        """Awaits a look-up, and returns what `read` makes of its answer; None: the provider answers 404."""
         try:
             with self._map_errors():
                 return read(await call)
@@ -99,7 +99,7 @@ class SdkBatches:
             return None
 
     async def _await_ending(self, call: Coroutine[Any, Any, object]) -> None:
-        """Awaits a call that cancels or deletes. A refusal is no error: the thing has ended already, or is gone."""
+        """Awaits a call that cancels or deletes. A 400, 404 or 409 is no error: the object has ended or is gone."""
         try:
             with self._map_errors():
                 await call

@@ -56,4 +56,6 @@ def read_message(body: object) -> str:
     """Returns the message in the body of an error, whatever form it has."""
     error = body.get("error", body) if isinstance(body, dict) else body
     message = error.get("message") if isinstance(error, dict) else error
-    return message[:MAX_MESSAGE_CHARS] if isinstance(message, str) and message else "no reason is given"
+    if not isinstance(message, str) or not message:
+        return "no reason is given"
+    return message[:MAX_MESSAGE_CHARS]

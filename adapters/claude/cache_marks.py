@@ -1,10 +1,10 @@
 """Cache marks: the places up to which the provider keeps a prompt for the next request.
 
-The Messages API keeps a prefix of tools, system and turns up to each mark, four marks at most, and finds it again if
-the bytes before it are the same. Each turn of a conversation sends the one before it as its prefix, so these places
-pay: the end of the tools (memory may change the system prompt), the end of the system prompt, the end of the list
-(the next turn reads up to there), and the user turn before (for a turn with more blocks than are looked back over,
-and for a newest message that is sent again with other words).
+The Messages API caches the prefix of tools, system and turns up to each mark, four marks at most, and uses it again if
+its bytes are the same. Each request of a conversation has the request before it as its prefix, so marks pay at these
+places: the end of the tools (memory may change the system prompt), the end of the system prompt, the last user turn
+(the next request reads up to there), and the user turn before it (for a turn with more blocks than the API looks back
+over, and for a last message that is sent again with other words).
 (platform.claude.com/docs/en/build-with-claude/prompt-caching)
 """
 
@@ -15,12 +15,14 @@ from adapters.types import Json
 
 def place_marks(wire: Json, ttl: str | None) -> None:
     """Marks a request in which the client has marked nothing. ttl: None is the provider's default, five minutes."""
-    mark: Json = {"type": "ephemeral"} if ttl is None else {"type": "ephemeral", "ttl": ttl}
+    mark: Json = {"type": "ephemeral"}
+    if ttl is not None:
+        mark["ttl"] = ttl
     tools = wire.get("tools")
     if tools:
-        last = next((n for n in reversed(range(len(tools))) if not tools[n].get("defer_loading")), None)
-        if last is not None:
-            tools[last] = {**tools[last], "cache_control": mark}
+        last_tool = next((n for n in reversed(range(len(tools))) if not tools[n].get("defer_loading")), None)
+        if last_tool is not None:
+            tools[last_tool] = {**tools[last_tool], "cache_control": mark}
     if wire.get("system"):
         _mark_last(wire["system"], mark)
     # Assistant turns stay unmarked: thinking blocks must not be marked, and the user's turns serve as well.

@@ -24,9 +24,9 @@ from adapters.types import NATIVE_REPLY, Json
 _TEXT_FIELDS: Final = ("type", "text", "cache_control", "citations")
 _CALL_FIELDS: Final = ("cache_control", "caller", "toolset_name")
 _RESULT_FIELDS: Final = ("cache_control", "is_error", "toolset_name")
-# A tool's error without content is refused.
+# The content of a tool's error without content, which the API would refuse.
 _NO_MESSAGE: Final = "(no message)"
-# Kinds of content that OpenAI has and the Messages API has not.
+# Types of parts that OpenAI has and the Messages API has not.
 _UNKNOWN_PARTS: Final = ("input_audio", "audio", "video_url", "input_video")
 _VALID_ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
 _BAD_ID_CHARACTER: Final = re.compile(r"[^a-zA-Z0-9_-]")
@@ -91,7 +91,7 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
 
 
 def _with_calls(native: list[Any], tool_uses: list[Json]) -> list[Json]:
-    """Returns the blocks of a `NATIVE_REPLY` with the calls, which it lacks, at their places."""
+    """Returns the blocks of a `NATIVE_REPLY`, in which each call is only a placeholder, with the calls filled in."""
     calls = iter(tool_uses)
     native_blocks = (block for block in native if isinstance(block, dict))
     blocks = [next(calls, None) if block.get("type") == "tool_use" else block for block in native_blocks]
@@ -126,8 +126,8 @@ def _pick_fields(source: Json, fields: tuple[str, ...]) -> Json:
 
 
 def _translate_part(part: Any, where: str) -> Json | None:
-    kind = part.get("type") if isinstance(part, dict) else None
-    match kind:
+    part_type = part.get("type") if isinstance(part, dict) else None
+    match part_type:
         case "text":
             text = part.get("text")
             if isinstance(text, str) and not text.strip():
@@ -141,8 +141,10 @@ def _translate_part(part: Any, where: str) -> Json | None:
             return _with_cache(_translate_document(part, where), part)
         case None:
             raise Untranslatable(f"Missing required parameter: '{where}.type'.", f"{where}.type")
-    if kind in _UNKNOWN_PARTS:
-        raise Untranslatable(f"Content of type '{kind}' is not supported by this model's provider.", where)
+    if part_type in _UNKNOWN_PARTS:
+        raise Untranslatable(
+            f"Content of type '{part_type}' is not supported by this model's provider.", where
+        )
     block: Json = part
     return block
 
@@ -215,7 +217,8 @@ def _read_opaque_blocks(message: Json) -> list[Json]:
     blocks: list[Json] = []
     for key in OPAQUE_FIELDS:
         values = message.get(key)
-        blocks += [block for block in values if isinstance(block, dict)] if isinstance(values, list) else []
+        if isinstance(values, list):
+            blocks += [block for block in values if isinstance(block, dict)]
     if all(isinstance(block.get("index"), int) for block in blocks):
         blocks.sort(key=lambda block: int(block["index"]))
     return [block for block in blocks if block.get("type") != "thinking" or block.get("signature")]
@@ -230,25 +233,25 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
         return texts + tool_uses
     blocks: list[Json] = []
     texts_left, calls_left = texts[::-1], tool_uses[::-1]
-    # How many characters of all texts were taken, and how many of them are the beginning of the next text.
-    taken = cut = 0
+    # How many characters of all texts are in `blocks`, and how many of these are the beginning of the next text.
+    chars_taken = text_offset = 0
     for block in opaque:
         # The characters of text, and the number of calls, that come before the block.
         start, calls_before = (n if isinstance(n := block.get(key), int) else 0 for key in PLACE_FIELDS[1:])
-        while texts_left and taken < start:
+        while texts_left and chars_taken < start:
             length = len(_text_of(texts_left[-1]))
-            end = min(cut + start - taken, length)
-            blocks.append(_text_part(texts_left[-1], cut, end))
-            taken, cut = taken + end - cut, end
+            end = min(text_offset + start - chars_taken, length)
+            blocks.append(_text_part(texts_left[-1], text_offset, end))
+            chars_taken, text_offset = chars_taken + end - text_offset, end
             if end == length:
                 texts_left.pop()
-                cut = 0
+                text_offset = 0
         while len(tool_uses) - len(calls_left) < calls_before and calls_left:
             blocks.append(calls_left.pop())
         blocks.append({key: value for key, value in block.items() if key not in PLACE_FIELDS})
-    if cut:
-        last = texts_left.pop()
-        blocks.append(_text_part(last, cut, len(_text_of(last))))
+    if text_offset:
+        last_text = texts_left.pop()
+        blocks.append(_text_part(last_text, text_offset, len(_text_of(last_text))))
     return _without_blank_text([*blocks, *reversed(texts_left), *reversed(calls_left)])
 
 

@@ -14,16 +14,16 @@ import orjson
 from adapters.json_escapes import read_json
 from adapters.types import Json
 
-# "temperature: Extra inputs are not permitted". A path such as messages.3.content.0 is one of our own body, which
-# the caller has never seen.
+# "temperature: Extra inputs are not permitted". A path such as messages.3.content.0 is no match: it is a path in the
+# translated body, which the caller has never seen.
 _PARAM = re.compile(r"([A-Za-z_]\w*): ")
 _TOO_LONG_WORDS = "prompt is too long"
 
 
 class Untranslatable(Exception):
-    """A request has something that the Messages API has no word for.
+    """A request has something that the Messages API cannot express.
 
-    message: what has no word, for the caller.
+    message: what it cannot express, for the caller.
     param: the path of the field, as the caller wrote it.
     code: one of OpenAI's error codes.
     """
@@ -39,13 +39,13 @@ class Untranslatable(Exception):
         return error_body(self.message, "invalid_request_error", self.param, self.code)
 
 
-def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> Json:
-    """Returns the body of an error reply in OpenAI's form. kind: its `type`."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+def error_body(message: str, error_type: str, param: str | None = None, code: str | None = None) -> Json:
+    """Returns the body of an error reply in OpenAI's form."""
+    return {"error": {"message": message, "type": error_type, "param": param, "code": code}}
 
 
 def to_openai(body: Json) -> Json | None:
-    """Returns the error of a body or an event in OpenAI's form, or None where there is none."""
+    """Returns the error of a body or an event in OpenAI's form; None: there is no error."""
     error = body.get("error")
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
         return None
@@ -55,7 +55,7 @@ def to_openai(body: Json) -> Json | None:
     code = details.get("error_code") if isinstance(details, dict) else None
     if code is None and message.startswith(_TOO_LONG_WORDS):
         code = "context_length_exceeded"  # what OpenAI's clients look for
-    shaped: Json = {
+    openai_error: Json = {
         "message": message,
         "type": error.get("type") or "api_error",
         "param": match[1] if match and error.get("type") == "invalid_request_error" else None,
@@ -63,12 +63,12 @@ def to_openai(body: Json) -> Json | None:
         # The error's own `param` and `code`, which Anthropic's errors have not so far, replace those above.
         **{key: value for key, value in error.items() if key not in ("message", "type")},
     }
-    rest = {key: value for key, value in body.items() if key not in ("error", "type")}
-    return {"error": shaped, **rest}
+    other_fields = {key: value for key, value in body.items() if key not in ("error", "type")}
+    return {"error": openai_error, **other_fields}
 
 
 def translate_error_body(body: bytes) -> bytes:
-    """Returns an error reply's body in OpenAI's form. A body that is not Anthropic's, as a proxy's page, stays."""
+    """Returns an error reply's body in OpenAI's form. A body that is not Anthropic's, such as a proxy's page, stays."""
     parsed = read_json(body)[0]
-    shaped = to_openai(parsed) if isinstance(parsed, dict) else None
-    return body if shaped is None else orjson.dumps(shaped)
+    openai_error = to_openai(parsed) if isinstance(parsed, dict) else None
+    return orjson.dumps(openai_error) if openai_error is not None else body

@@ -1,13 +1,13 @@
 """The order of messages: OpenAI's list in, Anthropic's turns out.
 
-The Messages API wants turns that alternate, beginning with the user's, and within a user's turn the results of the
-calls just before it ahead of everything else. So all that stands between two assistant messages becomes one user
-turn: tool results first, then user messages, in their order; assistant messages in a row become one. The ids of
-calls must be unique there: where calls share an id, the later calls get new ids.
+The Messages API wants turns that alternate, beginning with the user's. A user's turn must begin with the results of the
+calls just before it. So the messages between two assistant messages become one user turn: tool results first, then user
+messages, in their order. Assistant messages in a row become one message. The API wants unique ids of calls: where calls
+share an id, the later calls get new ids.
 
-System messages ahead of everything are the `system` field. Later ones end the user turn that they stand in, which
-is where the API takes them; a model that takes none there has them at the end of `system` instead, at the price of its
-prompt cache. Where only such messages ask for a reply, a short turn of the gateway's stands for the user's.
+The system messages before all others become the `system` field. A later system message ends the user turn in which it
+stands. A model that takes no system message there gets it at the end of `system`, at the price of the prompt cache.
+Where only system messages follow the last reply, the gateway adds a short user turn.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import THINKING_TYPES
 from adapters.types import Json
 
-# The first turn must be a user's: this one stands before an assistant's greeting. After system messages alone, by which
-# voice agents ask for a greeting, it is the only one.
+# The first turn must be the user's. The gateway adds this turn before an assistant's greeting, and where a request has
+# only system messages, by which voice agents ask for a greeting.
 OPENING: Final = "(The assistant speaks first.)"
-# The last turn must be a user's, or the model continues its text: this one stands between a reply and the next one.
+# The last turn must be the user's, or the model continues its last reply. The gateway adds this turn after a reply
+# where the client asks for another reply.
 AGAIN: Final = "(The assistant speaks again.)"
-# It stands for a reply that only began a call of one of Anthropic's own tools.
+# The text of a reply that has nothing but the unanswered call of one of Anthropic's own tools, which is dropped.
 BROKEN_OFF: Final = "(The reply was broken off.)"
 _PROVIDER_CALLS: Final = ("server_tool_use", "mcp_tool_use")
 
@@ -38,7 +39,7 @@ class ClaudeMessages:
 
     # The system prompt, as text blocks.
     system: list[Json] = field(default_factory=list)
-    # The content of each is a list of blocks.
+    # The content of each message is a list of blocks.
     messages: list[Json] = field(default_factory=list)
 
 
@@ -61,21 +62,24 @@ def arrange_turns(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessa
             case "system" | "developer":
                 blocks = text_blocks(message, where)
                 is_leading = not (history.messages or turn.results or turn.content)
-                (history.system if is_leading else turn.system).extend(blocks)
+                if is_leading:
+                    history.system += blocks
+                else:
+                    turn.system += blocks
             case "user":
                 turn.content += user_blocks(message, where)
             case "tool":
                 turn.results.append(tool_result(message, where))
             case "assistant":
                 blocks = assistant_blocks(message, where)
-                if blocks:  # an empty one separates nothing
+                if blocks:  # an empty message separates no turns
                     _end_user_turn(history, turn, late_system)
                     turn = _UserTurn()
                     _add_assistant_turn(history, blocks)
             case role:
                 raise Untranslatable(f"Messages of role '{role}' are not supported here.", f"{where}.role")
     if messages and messages[-1].get("role") != "assistant" and not (turn.results or turn.content):
-        # Only system messages, or nothing visible, came after the last reply, and another one is asked for.
+        # Only system messages, or nothing visible, came after the last reply, and the client asks for another reply.
         turn.content.append({"type": "text", "text": AGAIN if history.messages else OPENING})
     _end_user_turn(history, turn, late_system)
     _make_ids_unique(history)
@@ -85,16 +89,16 @@ def arrange_turns(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessa
 
 
 def _end_user_turn(history: ClaudeMessages, turn: _UserTurn, late_system: bool) -> None:
-    """Adds a user turn, and its system messages where the model takes them: after the turn, or to the system prompt.
+    """Adds a user turn, and its system messages after it or, where the model refuses them there, to the system prompt.
 
-    Added to the system prompt they change the prefix of the request, at the price of the prompt cache.
+    In the system prompt these messages change the prefix of the request, at the price of the prompt cache.
     """
     blocks = [*turn.results, *turn.content]
     if blocks:
         history.messages.append({"role": "user", "content": blocks})
     if turn.system and blocks and late_system:
         history.messages.append({"role": "system", "content": turn.system})
-    else:  # the model takes none there, or there is no user turn that they could follow
+    else:  # the model takes no system messages there, or there is no user turn that they could follow
         history.system += turn.system
 
 
@@ -110,9 +114,9 @@ def _add_assistant_turn(history: ClaudeMessages, blocks: list[Json]) -> None:
 def _make_ids_unique(history: ClaudeMessages) -> None:
     """Renames calls with an id that occurs twice: some providers restart their numbers with each reply."""
     used_ids: set[str] = set()
-    # How many ids were made of the one that a call came with.
+    # How many new ids were made of an id that a call came with.
     copies: Counter[str] = Counter()
-    # From the id that calls of the last assistant message came with to the ids that they have now.
+    # The new ids of the last assistant message's calls, by the id that they came with.
     new_ids: dict[str, deque[str]] = {}
     for message in history.messages:
         if message["role"] == "assistant":
@@ -126,39 +130,41 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
                     used_ids.add(block["id"])
                     new_ids.setdefault(id, deque()).append(block["id"])
                 case {"type": "tool_result", "tool_use_id": str(id)} if id in new_ids:
-                    # Results come in the order of their calls; a result too many belongs to the last call.
+                    # Results come in the order of their calls; surplus results belong to the last call.
                     block["tool_use_id"] = new_ids[id][0]
                     if len(new_ids[id]) > 1:
                         new_ids[id].popleft()
 
 
 def _drop_unanswered_calls(history: ClaudeMessages) -> None:
-    """Drops calls of Anthropic's own tools without a result, since the API refuses them: the reply ended before it.
+    """Drops calls of Anthropic's own tools whose reply ended before their result: the API refuses such calls.
 
-    Such calls stay in the last assistant message if nothing but tool results follows it: there the API runs them.
+    In the last assistant message such calls stay if nothing but tool results follows: there the API runs them.
     """
     calls = _find_unanswered_calls(history)
     if not calls:
         return
-    last = max(index for index, message in enumerate(history.messages) if message["role"] == "assistant")
-    later_blocks = [block for message in history.messages[last + 1 :] for block in message["content"]]
+    last_reply = max(
+        index for index, message in enumerate(history.messages) if message["role"] == "assistant"
+    )
+    later_blocks = [block for message in history.messages[last_reply + 1 :] for block in message["content"]]
     is_continued = all(block.get("type") == "tool_result" for block in later_blocks)
-    for index in {index for index in calls.values() if index < last or not is_continued}:
+    for index in {index for index in calls.values() if index < last_reply or not is_continued}:
         content = _without_calls(history.messages[index]["content"], calls)
         history.messages[index]["content"] = content or [{"type": "text", "text": BROKEN_OFF}]
 
 
 def _find_unanswered_calls(history: ClaudeMessages) -> dict[str, int]:
-    """Returns the calls of Anthropic's own tools that have no result: the index of the message by the call's id."""
+    """Returns, by the ids of the calls of Anthropic's own tools that have no result, the index of their message."""
     calls: dict[str, int] = {}
     for index, message in enumerate(history.messages):
         if message["role"] != "assistant":
             continue
         for block in message["content"]:
-            kind = block.get("type")
-            if kind in _PROVIDER_CALLS:
+            block_type = block.get("type")
+            if block_type in _PROVIDER_CALLS:
                 calls[str(block.get("id"))] = index
-            elif calls and isinstance(kind, str) and kind.endswith("_tool_result"):
+            elif calls and isinstance(block_type, str) and block_type.endswith("_tool_result"):
                 calls.pop(str(block.get("tool_use_id")), None)
     return calls
 
@@ -182,6 +188,6 @@ def _trim_prefill(history: ClaudeMessages) -> None:
     if not history.messages or history.messages[-1]["role"] != "assistant":
         return
     content = history.messages[-1]["content"]
-    last = content[-1]
-    if last.get("type") == "text" and isinstance(last.get("text"), str):
-        content[-1] = {**last, "text": last["text"].rstrip()}
+    last_block = content[-1]
+    if last_block.get("type") == "text" and isinstance(last_block.get("text"), str):
+        content[-1] = {**last_block, "text": last_block["text"].rstrip()}

@@ -92,14 +92,14 @@ def thinks_when_asked(name: str) -> bool:
     return find_traits(name).thinks_when_asked
 
 
-def takes_thinking(name: str, kind: object) -> bool:
+def takes_thinking(name: str, thinking_type: object) -> bool:
     """Returns whether a model takes `thinking` of a type; True for a model that is not known here."""
     traits = find_traits(name)
     if traits is _UNKNOWN:
         return True
-    if kind in ("enabled", "adaptive"):
-        return traits.thinks_when_asked is (kind == "enabled")
-    return kind == traits.least_thinking
+    if thinking_type in ("enabled", "adaptive"):
+        return traits.thinks_when_asked is (thinking_type == "enabled")
+    return thinking_type == traits.least_thinking
 
 
 def binds_thoughts(name: str) -> bool:

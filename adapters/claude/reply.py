@@ -1,9 +1,10 @@
 """The translation of a whole message of Anthropic's into a chat completion, and the parts its stream shares with it.
 
-Nothing is lost. Unknown fields of the message stay next to the completion's own, `usage` has Anthropic's counts next to
-OpenAI's, and blocks that a chat message has no field for are passed on as they are, so that the client can send them
-back (`thinking_blocks`, `provider_blocks`). Each has its place, since thoughts are refused at any other: `index` among
-all blocks; `start_index` in the content and `call_index` among the calls, where not 0.
+Nothing is lost. Unknown fields of the message stay next to the completion's own, and `usage` has Anthropic's counts
+next to OpenAI's. Blocks that a chat message has no field for are passed on as they are, so that the client can send
+them back (`thinking_blocks`, `provider_blocks`). Each such block names its place, since the API refuses thoughts at any
+other
+place: `index` among all blocks, and, unless 0, `start_index` in the content and `call_index` among the calls.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _FINISH_REASONS: Final = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
-    "pause_turn": "stop",  # a server's own tools need another request; `native_finish_reason` names it
+    "pause_turn": "stop",  # a server's own tools need another request; `native_finish_reason` has the true reason
 }
 THINKING_TYPES: Final = ("thinking", "redacted_thinking")
 OPAQUE_FIELDS: Final = ("thinking_blocks", "provider_blocks")
@@ -37,7 +38,7 @@ def translate_message(message: Json, created: int, first_index: int = 0) -> Json
     """Returns the chat completion for a message, the body of a 200.
 
     created: seconds since 1970, which Anthropic does not report.
-    first_index: the index of its first block, see `next_block_index`.
+    first_index: the index of the message's first block, see `next_block_index`.
     """
     parts = _Parts()
     for index, block in enumerate(message.get("content") or (), first_index):
@@ -56,7 +57,7 @@ def translate_message(message: Json, created: int, first_index: int = 0) -> Json
                 "index": 0,
                 "message": chat_message,
                 "logprobs": None,
-                "finish_reason": ending.finish or "stop",
+                "finish_reason": ending.finish_reason or "stop",
                 **ending.native_fields,
             }
         ],
@@ -72,12 +73,12 @@ def native_reply(message: Json) -> Json:
 
 
 def native_block(block: Json) -> Json:
-    """Returns a block as `NATIVE_REPLY` has it: of a call, which is in `tool_calls`, only the place."""
+    """Returns a block as `NATIVE_REPLY` has it: a call, which is in `tool_calls`, is only a placeholder."""
     return {"type": "tool_use"} if block.get("type") == "tool_use" else block
 
 
 def container_of(source: Json) -> Json:
-    """Returns the field `container` with the id of a message's container; empty where the message has none.
+    """Returns the field `container` with the id of a message's container; {} where the message has no container.
 
     source: the message, or the delta of its end.
     """
@@ -88,7 +89,7 @@ def container_of(source: Json) -> Json:
 
 @dataclass(slots=True)
 class _Parts:
-    """The parts of a chat message, collected from blocks: those of one kind are joined."""
+    """The parts of a chat message, collected from blocks."""
 
     text: str = ""
     reasoning: str = ""
@@ -99,26 +100,28 @@ class _Parts:
     has_text: bool = False
 
     def add(self, index: int, block: Json) -> None:
-        kind = block.get("type")
-        if kind == "text":
+        block_type = block.get("type")
+        if block_type == "text":
             text = block.get("text") or ""
             start, count = len(self.text), len(self.citations)
             self.citations += place_citations(block.get("citations"), start, start + len(text), count)
             self.text += text
             self.has_text = True
-        elif kind == "tool_use":
+        elif block_type == "tool_use":
             arguments = orjson.dumps(block.get("input") or {}).decode()
             function = {"name": block.get("name"), "arguments": arguments}
-            more = {key: value for key, value in block.items() if key not in CALL_FIELDS}
-            self.calls.append({"id": block.get("id"), "type": "function", "function": function, **more})
-        elif kind in THINKING_TYPES:
+            other_fields = {key: value for key, value in block.items() if key not in CALL_FIELDS}
+            self.calls.append(
+                {"id": block.get("id"), "type": "function", "function": function, **other_fields}
+            )
+        elif block_type in THINKING_TYPES:
             self.reasoning += block.get("thinking") or ""
             self.thinking_blocks.append(with_place(block, index, len(self.text), len(self.calls)))
         else:
             self.provider_blocks.append(with_place(block, index, len(self.text), len(self.calls)))
 
     def message(self) -> Json:
-        more = {
+        list_fields = {
             "tool_calls": self.calls,
             "reasoning_content": self.reasoning,
             "thinking_blocks": self.thinking_blocks,
@@ -130,7 +133,7 @@ class _Parts:
             "content": self.text if self.has_text else None,
             "refusal": None,
         }
-        return chat_message | {key: value for key, value in more.items() if value}
+        return chat_message | {key: value for key, value in list_fields.items() if value}
 
 
 def with_place(block: Json, index: int, start: int, call: int) -> Json:
@@ -152,10 +155,10 @@ class MessageEnding(NamedTuple):
     """The reason for the end of a message."""
 
     # The reason in OpenAI's words; None: the message has not ended.
-    finish: str | None
+    finish_reason: str | None
     # Anthropic's own fields about the reason, for the choice of the completion.
     native_fields: Json
-    # The text of a refusal; None: the model has not refused, or not said why.
+    # The model's explanation of a refusal; None: the model has not refused, or gives no explanation.
     refusal: str | None
 
 
@@ -163,24 +166,25 @@ def read_ending(source: Json) -> MessageEnding:
     """Returns why a message ended. An unknown reason counts as "stop". source: the message, or the delta of its end."""
     reason = source.get("stop_reason")
     if reason is None:
-        return MessageEnding(None, {}, None)
+        return MessageEnding(finish_reason=None, native_fields={}, refusal=None)
     native: Json = {"native_finish_reason": reason}
     for key in ("stop_sequence", "stop_details"):
         if source.get(key) is not None:
             native[key] = source[key]
+    refusal = None
     details = source.get("stop_details")
-    explanation = details.get("explanation") if isinstance(details, dict) else None
-    refusal = explanation if reason == "refusal" and isinstance(explanation, str) and explanation else None
+    if reason == "refusal" and isinstance(details, dict) and isinstance(details.get("explanation"), str):
+        refusal = details["explanation"] or None
     return MessageEnding(_FINISH_REASONS.get(reason, "stop"), native, refusal)
 
 
 def next_block_index(messages: Any) -> int:
-    """Returns the index of the next reply's first block: above those of all blocks since the user's last message.
+    """Returns the index of the next reply's first block: above the indices of all blocks since the last user message.
 
     Replies in a row may reach the client as one message (hidden tool rounds), and a client would take blocks with the
-    same index for pieces of one.
+    same index for pieces of one block.
     """
-    last = -1
+    highest_index = -1
     newest_first = reversed(messages) if isinstance(messages, list) else ()
     for message in newest_first:
         if not isinstance(message, dict) or message.get("role") == "user":
@@ -189,8 +193,9 @@ def next_block_index(messages: Any) -> int:
             blocks: Any = message.get(key)
             for block in blocks if isinstance(blocks, list) else ():
                 index = block.get("index") if isinstance(block, dict) else None
-                last = max(last, index if isinstance(index, int) else -1)
-    return last + 1
+                if isinstance(index, int):
+                    highest_index = max(highest_index, index)
+    return highest_index + 1
 
 
 def place_citations(citations: Any, start: int, end: int, first_index: int) -> list[Json]:
@@ -204,16 +209,16 @@ def place_citations(citations: Any, start: int, end: int, first_index: int) -> l
 
 
 def translate_usage(usage: Json) -> Json:
-    """Returns OpenAI's usage together with Anthropic's, which counts apart what it read from and wrote to its cache."""
-    cached = token_count(usage, "cache_read_input_tokens")
-    written = token_count(usage, "cache_creation_input_tokens")
-    prompt = token_count(usage, "input_tokens") + cached + written
-    completion = token_count(usage, "output_tokens")
+    """Returns OpenAI's usage, with Anthropic's counts next to it."""
+    cached_tokens = token_count(usage, "cache_read_input_tokens")
+    cache_write_tokens = token_count(usage, "cache_creation_input_tokens")
+    prompt_tokens = token_count(usage, "input_tokens") + cached_tokens + cache_write_tokens
+    completion_tokens = token_count(usage, "output_tokens")
     translated: Json = {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens, "cache_write_tokens": cache_write_tokens},
     }
     details = usage.get("output_tokens_details")
     thinking = details.get("thinking_tokens") if isinstance(details, dict) else None

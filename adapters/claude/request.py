@@ -1,7 +1,7 @@
 """The translation of a chat completion request into one of the Messages API. Pure.
 
-Every field is honoured, passed on, or refused by name: those that both dialects know are translated, those that only
-OpenAI's knows are refused unless they ask for nothing, and all others go on as they are, for Anthropic to judge.
+Fields that both dialects have are translated. Fields that only OpenAI's has are refused by name, unless their value
+asks for nothing. All other fields are passed on as they are, for Anthropic to judge.
 (platform.claude.com/docs/en/api/messages)
 """
 
@@ -28,11 +28,11 @@ JSON_ONLY: Final = "Answer with a single JSON object and nothing else: no other 
 # Fields that do not pass as they are: they are translated below, or mean nothing to Anthropic (`prompt_cache_key` only
 # hints at which machine has the prefix). Of `metadata` and `stream_options` Anthropic knows only what is read here.
 _TRANSLATED_FIELDS: Final = frozenset(
-    re.findall(
-        r"\w+",
-        "max_completion_tokens max_tokens messages metadata model output_config parallel_tool_calls prompt_cache_key "
-        "prompt_cache_retention reasoning_effort response_format safety_identifier service_tier stop stream "
-        "stream_options system tool_choice tools user",
+    (
+        *("max_completion_tokens", "max_tokens", "messages", "metadata", "model", "output_config"),
+        *("parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort"),
+        *("response_format", "safety_identifier", "service_tier", "stop", "stream", "stream_options"),
+        *("system", "tool_choice", "tools", "user"),
     )
 )
 # Fields that only OpenAI has, each with the value that asks for nothing; null asks for nothing, either.
@@ -49,7 +49,7 @@ _OPENAI_FIELD_DEFAULTS: Final[Json] = {
 }
 _TIERS: Final = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
-# Below Anthropic's least; a model that always thinks takes "none" as "low".
+# OpenAI's efforts below Anthropic's lowest effort. A model that always thinks takes "none" as "low".
 _OPENAI_LOW_EFFORTS: Final = ("none", "minimal")
 # The tokens for thoughts by effort, where a model takes no effort (build-with-claude/extended-thinking: at least 1,024,
 # below `max_tokens`). No measurement.
@@ -65,13 +65,13 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
     """Returns the request for the Messages API.
 
     body: a chat completion request.
-    limits: by the models' names the most tokens that they may write, as far as they are known.
-    marks: cache marks are placed, as where the client has set none.
+    limits: the most tokens that a model may write, by the model's name, for the models whose limit is known.
+    marks: place cache marks; False where the client has placed its own.
 
     Raises: Untranslatable: names the field that the Messages API has no word for.
     """
-    for key, nothing in _OPENAI_FIELD_DEFAULTS.items():
-        if (value := body.get(key)) is not None and value != nothing:
+    for key, default in _OPENAI_FIELD_DEFAULTS.items():
+        if (value := body.get(key)) is not None and value != default:
             raise Untranslatable(f"`{key}` is not supported by this model's provider (Anthropic).", key)
     model = body.get("model")
     traits = find_traits(model if isinstance(model, str) else "")
@@ -111,7 +111,7 @@ def _max_tokens(body: Json, limits: Mapping[str, int], default: int) -> Any:
 
 
 def _read_system_field(system: Any) -> list[Json]:
-    """Returns the blocks of the field `system`, which only a client sends that knows that Anthropic answers."""
+    """Returns the blocks of the field `system`, which OpenAI's dialect lacks: only clients made for Claude send it."""
     if isinstance(system, str):
         return [{"type": "text", "text": system}] if system.strip() else []
     if system is None:
@@ -128,8 +128,8 @@ def _set_stop(wire: Json, stop: Any) -> None:
 
 def _set_user(wire: Json, body: Json) -> None:
     metadata = body.get("metadata")
-    named = metadata.get("user_id") if isinstance(metadata, dict) else None
-    user = named or body.get("user") or body.get("safety_identifier")
+    user_id = metadata.get("user_id") if isinstance(metadata, dict) else None
+    user = user_id or body.get("user") or body.get("safety_identifier")
     if user not in (None, ""):
         wire["metadata"] = {"user_id": _anonymize(user) if isinstance(user, str) else user}
 
@@ -150,10 +150,10 @@ def _set_tier(wire: Json, tier: Any) -> None:
 
 
 def _set_output(wire: Json, body: Json, traits: ModelTraits) -> list[Json]:
-    """Sets the reasoning effort and the form of the answer. Returns the blocks that the system prompt needs for it."""
+    """Sets the reasoning effort and the form of the answer. Returns the system blocks that ask for this form."""
     system: list[Json] = []
-    sent = body.get("output_config")
-    config: Json = dict(sent) if isinstance(sent, dict) else {}
+    sent_config = body.get("output_config")
+    config: Json = dict(sent_config) if isinstance(sent_config, dict) else {}
     _set_effort(wire, config, body.get("reasoning_effort"), traits)
     match body.get("response_format"):
         case None | {"type": "text"}:
@@ -184,31 +184,33 @@ def _set_effort(wire: Json, config: Json, effort: Any, traits: ModelTraits) -> N
 
 def _ask_to_think(wire: Json, effort: str) -> None:
     """Gives a model tokens to think, unless a call is forced or there is no room for thoughts."""
-    most = wire.get("max_tokens")
+    max_tokens = wire.get("max_tokens")
     if (
         effort in _OPENAI_LOW_EFFORTS
         or _forces_call(wire.get("tool_choice"))
-        or not isinstance(most, int)
-        or most <= _MIN_THINKING_TOKENS
+        or not isinstance(max_tokens, int)
+        or max_tokens <= _MIN_THINKING_TOKENS
     ):
         return
-    tokens = min(_THINKING_TOKENS.get(effort, max(_THINKING_TOKENS.values())), most - 1)
+    tokens = min(_THINKING_TOKENS.get(effort, max(_THINKING_TOKENS.values())), max_tokens - 1)
     wire.setdefault("thinking", {"type": "enabled", "budget_tokens": tokens})
 
 
 def _stop_thinking(wire: Json) -> None:
-    """Drops the wish for thinking where the last reply has a call without a thought, since the API would refuse it."""
+    """Drops the wish for thinking where the last reply has a call without a thought: the API would refuse it."""
     thinking = wire.get("thinking")
     if not isinstance(thinking, dict) or thinking.get("type") != "enabled":
         return
-    last = next((turn["content"] for turn in reversed(wire["messages"]) if turn["role"] == "assistant"), ())
-    kinds = [block.get("type") for block in last]
-    if "tool_use" in kinds and kinds[0] not in THINKING_TYPES:
+    last_reply = next(
+        (turn["content"] for turn in reversed(wire["messages"]) if turn["role"] == "assistant"), ()
+    )
+    block_types = [block.get("type") for block in last_reply]
+    if "tool_use" in block_types and block_types[0] not in THINKING_TYPES:
         del wire["thinking"]
 
 
 def _allow_other_prefix(wire: Json) -> None:
-    """Has Claude drop thoughts before which memory, tools or notes were changed: the model would refuse them."""
+    """Has Claude drop the thoughts before which memory, tools or notes were changed: it would refuse such thoughts."""
     replies = (turn for turn in wire["messages"] if turn["role"] == "assistant")
     turns = [
         turn for turn in replies if any(block.get("type") in THINKING_TYPES for block in turn["content"])
@@ -219,7 +221,7 @@ def _allow_other_prefix(wire: Json) -> None:
     if thinking is not None:
         wire["thinking"] = thinking
         return
-    # The request cannot ask for that, and such requests may lack thoughts, so they are dropped here.
+    # This request cannot ask Claude to drop thoughts. Such a request may lack thoughts, so they are dropped here.
     for turn in turns:
         turn["content"] = [block for block in turn["content"] if block.get("type") not in THINKING_TYPES]
 
@@ -229,10 +231,11 @@ def with_block_binding(thinking: Any, tool_choice: Any) -> Json | None:
 
     Returns None where the request cannot ask for that: its thinking is not adaptive, or it forces a call.
 
-    thinking: the request's own; None: the default of the models that bind thoughts, which is adaptive.
+    thinking: the request's own `thinking`; None: the default of the models that bind thoughts, which is adaptive.
     tool_choice: as Claude takes it.
     """
-    thinking = {"type": "adaptive"} if thinking is None else thinking
+    if thinking is None:
+        thinking = {"type": "adaptive"}
     if not isinstance(thinking, dict) or thinking.get("type") != "adaptive" or _forces_call(tool_choice):
         return None
     return {"block_binding": {"prefix_mismatch_behavior": "drop_block"}, **thinking}

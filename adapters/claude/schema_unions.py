@@ -1,6 +1,6 @@
 """Schemas of tools without unions at their top, where Anthropic refuses them: the branches are merged into one object.
 
-The result takes what any branch takes, and requires what all of them require; the tool itself judges the rest.
+The merged object takes what any branch takes, and requires what all branches require; the tool itself judges the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from adapters.types import Json
 
 T = TypeVar("T")
 _UNIONS: Final = ("anyOf", "oneOf", "allOf")
-# The most properties of branches, and names that these require. Chosen: far above what tools have; they take 0.3 s.
+# The most properties and required names of all branches together. Chosen: far above what tools have; so many take 0.3
+# s.
 _MAX_MERGED: Final = 100_000
 
 
@@ -22,9 +23,9 @@ class UnionMerger:
     """Merges the unions of one request's schemas."""
 
     def __init__(self) -> None:
-        # How much may still be merged. Short definitions that name each other can have a great many properties.
+        # How many properties and names may still be merged. Short definitions that name each other can have very many.
         self._remaining = _MAX_MERGED
-        # The schema with its definitions, and its place in the request.
+        # The tool's schema with its definitions, and its place in the request.
         self._root: Json = {}
         self._where = ""
         # Definitions that were merged already, by reference.
@@ -51,9 +52,9 @@ class UnionMerger:
             merged.add_requirements(branches, needs_all=union != "allOf")
         return merged.schema()
 
-    def _count(self, merged: int) -> None:
-        """Counts what was merged. Raises: Untranslatable: the request has too much to merge."""
-        self._remaining -= merged
+    def _count(self, count: int) -> None:
+        """Counts merged properties and names. Raises: Untranslatable: the request has too much to merge."""
+        self._remaining -= count
         if self._remaining < 0:
             raise Untranslatable("The unions of this schema have too many branches.", self._where)
 
@@ -72,43 +73,43 @@ class UnionMerger:
 
 
 class _MergedSchema:
-    """A schema, and what the branches of its unions bring into it."""
+    """A schema into which the branches of its unions are merged."""
 
     def __init__(self, schema: Json) -> None:
         self._schema = {key: value for key, value in schema.items() if key not in _UNIONS}
-        # By the name of a property its schemas in the branches, each once. A property of several branches, usually a
-        # discriminator, may have the value of any of them.
+        # The schemas of a property in the branches, each once, by the property's name. A property of several branches,
+        # usually a discriminator, may follow the schema of any branch.
         self._alternatives: dict[str, dict[str, Any]] = {}
         self._required = _required_names(schema)
 
     def add_properties(self, branch: Json) -> int:
         """Adds the properties of a branch. Returns the number of their schemas."""
-        added = 0
+        schema_count = 0
         for name, value in _value_or_empty(dict, branch.get("properties")).items():
             schemas = _alternatives(value)
-            added += len(schemas)
+            schema_count += len(schemas)
             self._alternatives.setdefault(name, {}).update((repr(schema), schema) for schema in schemas)
-        return added
+        return schema_count
 
     def add_requirements(self, branches: Sequence[Json], *, needs_all: bool) -> None:
-        """Adds what the branches of a union require. needs_all: a name is required if all of them require it."""
+        """Adds the names that the branches of a union require. needs_all: only names that all branches require."""
         counts = Counter(name for branch in branches for name in dict.fromkeys(_required_names(branch)))
-        least = len(branches) if needs_all else 1
-        self._required += [name for name, count in counts.items() if count >= least]
+        min_count = len(branches) if needs_all else 1
+        self._required += [name for name, count in counts.items() if count >= min_count]
         if branches and all(branch.get("additionalProperties") is False for branch in branches):
             self._schema["additionalProperties"] = False
 
     def schema(self) -> Json:
-        """Returns the schema with what was added. A property that the schema itself has stays as it is."""
-        merged = {name: [*schemas.values()] for name, schemas in self._alternatives.items()}
-        properties = {
-            name: schemas[0] if len(schemas) == 1 else {"anyOf": schemas} for name, schemas in merged.items()
-        }
-        whole = {
-            **self._schema,
-            "properties": properties | _value_or_empty(dict, self._schema.get("properties")),
-        }
-        return whole | {"required": list(dict.fromkeys(self._required))} if self._required else whole
+        """Returns the merged schema. A property that the schema itself has stays as it is."""
+        properties: Json = {}
+        for name, by_text in self._alternatives.items():
+            schemas = [*by_text.values()]
+            properties[name] = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+        properties |= _value_or_empty(dict, self._schema.get("properties"))
+        schema = {**self._schema, "properties": properties}
+        if self._required:
+            schema["required"] = list(dict.fromkeys(self._required))
+        return schema
 
 
 def _required_names(schema: Json) -> list[str]:
@@ -116,13 +117,13 @@ def _required_names(schema: Json) -> list[str]:
 
 
 def _alternatives(value: Any) -> list[Any]:
-    """Returns the schemas that a property's value may follow: those of its `anyOf`, or the one of the property."""
+    """Returns the schemas that a property's value may follow: the schemas of its `anyOf`, or the property's schema."""
     match value:
         case {"anyOf": list(alternatives), **rest} if not rest:
             return alternatives
     return [value]
 
 
-def _value_or_empty(kind: type[T], value: Any) -> T:
-    """Returns a value; an empty value of the type where it has another type, since schemas come from anywhere."""
-    return value if isinstance(value, kind) else kind()
+def _value_or_empty(value_type: type[T], value: Any) -> T:
+    """Returns a value; an empty value of `value_type` in place of one of another type: schemas come from anywhere."""
+    return value if isinstance(value, value_type) else value_type()

@@ -45,14 +45,15 @@ _PING_EVENT: Final = Event(b": ping\n\n", None)
 class _ContentBlock:
     """A block that has begun."""
 
-    kind: str
-    place: int
+    type: str
+    # The index that the stream's events name the block by.
+    index: int
     # The fields with which the block began.
     fields: Json
-    # Where the block begins in the content.
-    start: int
+    # The number of characters of content before the block.
+    content_start: int
     # The number of calls that began before the block; for a call its index.
-    call: int
+    call_index: int
     has_input: bool = False
     # The texts of the deltas so far, by the field that they continue.
     pieces: dict[str, list[str]] = field(default_factory=dict)
@@ -81,7 +82,7 @@ class StreamTranslator:
         self._content_length = 0  # characters of content so far
         self._citation_count = 0
         self._usage: Json = {}
-        self._prepare_frame(None, None)
+        self._prepare_frame(message_id=None, model=None)
         self.is_over = False
 
     @property
@@ -95,35 +96,38 @@ class StreamTranslator:
         if data is None or self.is_over:
             return []
         try:
-            parsed = read_json(data)[0]
-            kind = parsed["type"]
-            if kind == "content_block_delta":
-                delta = parsed["delta"]
+            event_json = read_json(data)[0]
+            event_type = event_json["type"]
+            if event_type == "content_block_delta":
+                delta = event_json["delta"]
                 if delta["type"] == "text_delta":
-                    if self._is_native and (block := self._blocks.get(parsed.get("index", -1))) is not None:
+                    if (
+                        self._is_native
+                        and (block := self._blocks.get(event_json.get("index", -1))) is not None
+                    ):
                         block.pieces.setdefault("text", []).append(delta["text"])
                     return self._add_text(delta["text"])
-                return self._add_delta(parsed, delta)
-            return self._translate(kind, parsed)
+                return self._add_delta(event_json, delta)
+            return self._translate(event_type, event_json)
         except (AttributeError, KeyError, TypeError) as error:
             raise ProviderBroke("an event of the upstream's is none of Anthropic's") from error
 
-    def _translate(self, kind: Any, parsed: Json) -> list[Event]:
-        match kind:
+    def _translate(self, event_type: Any, event_json: Json) -> list[Event]:
+        match event_type:
             case "content_block_start":
-                return self._begin_block(parsed)
+                return self._begin_block(event_json)
             case "content_block_stop":
-                return self._end_block(parsed)
+                return self._end_block(event_json)
             case "message_start":
-                return self._begin_message(parsed.get("message") or {})
+                return self._begin_message(event_json.get("message") or {})
             case "message_delta":
-                return self._translate_ending(parsed)
+                return self._translate_ending(event_json)
             case "message_stop":
                 return self._end_message()
             case "ping":
                 return [_PING_EVENT]
             case "error":
-                return self._fail(parsed)
+                return self._fail(event_json)
         return []  # an event that a later version of the API has added
 
     def annotate(self, event: Event) -> list[Event]:
@@ -153,26 +157,31 @@ class StreamTranslator:
     def _begin_message(self, message: Json) -> list[Event]:
         self._prepare_frame(message.get("id"), message.get("model"))
         self._add_usage(message.get("usage"))
-        more = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
-        begun: Json = {
+        other_fields = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
+        first_delta: Json = {
             "role": "assistant",
             "content": "",
             "refusal": None,
             **self._native_delta(container_of(message)),
         }
-        return [self._chunk(begun, chunk_fields=more)]
+        return [self._chunk(first_delta, chunk_fields=other_fields)]
 
-    def _translate_ending(self, parsed: Json) -> list[Event]:
-        self._add_usage(parsed.get("usage"))
-        delta = parsed.get("delta") or {}
+    def _translate_ending(self, event_json: Json) -> list[Event]:
+        self._add_usage(event_json.get("usage"))
+        delta = event_json.get("delta") or {}
         ending = read_ending(delta)
-        more = {key: value for key, value in delta.items() if key not in _ENDING_FIELDS and value is not None}
-        more |= {key: value for key, value in parsed.items() if key not in ("type", "delta", "usage")}
-        if ending.finish is None and not more:
+        other_fields = {
+            key: value for key, value in delta.items() if key not in _ENDING_FIELDS and value is not None
+        }
+        other_fields |= {
+            key: value for key, value in event_json.items() if key not in ("type", "delta", "usage")
+        }
+        if ending.finish_reason is None and not other_fields:
             return []
-        last = {} if ending.refusal is None else {"refusal": ending.refusal}
-        last |= self._native_delta(container_of(delta))
-        return [self._chunk(last, ending.finish, ending.native_fields, more)]
+        last_delta = self._native_delta(container_of(delta))
+        if ending.refusal is not None:
+            last_delta["refusal"] = ending.refusal
+        return [self._chunk(last_delta, ending.finish_reason, ending.native_fields, other_fields)]
 
     def _end_message(self) -> list[Event]:
         self.is_over = True
@@ -181,10 +190,10 @@ class StreamTranslator:
         chunk = {**self._identity, "choices": [], "usage": translate_usage(self._usage)}
         return [_event(orjson.dumps(chunk)), _DONE_EVENT]
 
-    def _fail(self, parsed: Json) -> list[Event]:
+    def _fail(self, event_json: Json) -> list[Event]:
         self.is_over = True
-        shaped = to_openai(parsed) or error_body("The upstream reported an error", "api_error")
-        return [_event(orjson.dumps(shaped))]
+        body = to_openai(event_json) or error_body("The upstream reported an error", "api_error")
+        return [_event(orjson.dumps(body))]
 
     def _add_usage(self, usage: Any) -> None:
         """Merges counts, which are running totals: a later count replaces an earlier one, but null replaces nothing."""
@@ -193,42 +202,48 @@ class StreamTranslator:
 
     # -- the blocks of the message
 
-    def _begin_block(self, parsed: Json) -> list[Event]:
-        fields = parsed.get("content_block") or {}
-        place = parsed.get("index", len(self._blocks))
-        block = _ContentBlock(fields.get("type") or "", place, fields, self._content_length, self._call_count)
-        self._blocks[place] = block
-        match block.kind:
+    def _begin_block(self, event_json: Json) -> list[Event]:
+        fields = event_json.get("content_block") or {}
+        index = event_json.get("index", len(self._blocks))
+        block = _ContentBlock(
+            type=fields.get("type") or "",
+            index=index,
+            fields=fields,
+            content_start=self._content_length,
+            call_index=self._call_count,
+        )
+        self._blocks[index] = block
+        match block.type:
             case "text":
                 block.citations += fields.get("citations") or ()
                 return self._add_text(fields["text"]) if fields.get("text") else []
             case "tool_use":
                 self._call_count += 1
-                more = {key: value for key, value in fields.items() if key not in CALL_FIELDS}
-                head = {"index": block.call, "id": fields.get("id"), "type": "function"}
+                other_fields = {key: value for key, value in fields.items() if key not in CALL_FIELDS}
+                head = {"index": block.call_index, "id": fields.get("id"), "type": "function"}
                 function = {"name": fields.get("name"), "arguments": ""}
-                return [self._chunk({"tool_calls": [{**head, "function": function, **more}]})]
+                return [self._chunk({"tool_calls": [{**head, "function": function, **other_fields}]})]
             case "thinking" if fields.get("thinking"):
                 return [self._chunk({"reasoning_content": fields["thinking"]})]
         return []
 
-    def _add_delta(self, parsed: Json, delta: Json) -> list[Event]:
-        kind = delta["type"]
-        block = self._blocks.get(parsed.get("index", -1))
+    def _add_delta(self, event_json: Json, delta: Json) -> list[Event]:
+        delta_type = delta["type"]
+        block = self._blocks.get(event_json.get("index", -1))
         if block is None:
             return []
         # A call's arguments go on at once; the input of a server's own tool waits for the end of its block.
-        if kind == "input_json_delta":
+        if delta_type == "input_json_delta":
             piece = delta.get("partial_json") or ""
-            if block.kind != "tool_use":
+            if block.type != "tool_use":
                 block.pieces.setdefault("input", []).append(piece)
                 return []
             if not piece:
                 return []
             block.has_input = True
             function = {"arguments": piece}
-            return [self._chunk({"tool_calls": [{"index": block.call, "function": function}]})]
-        if kind == "citations_delta":
+            return [self._chunk({"tool_calls": [{"index": block.call_index, "function": function}]})]
+        if delta_type == "citations_delta":
             block.citations.append(delta.get("citation"))
             return []
         # Every other delta is held until its block ends: a signature counts only as a whole.
@@ -239,12 +254,12 @@ class StreamTranslator:
                 block.pieces.setdefault(key, []).append(value)
             else:
                 block.fields[key] = value
-        if kind == "thinking_delta" and delta.get("thinking"):
+        if delta_type == "thinking_delta" and delta.get("thinking"):
             return [self._chunk({"reasoning_content": delta["thinking"]})]
         return []
 
-    def _end_block(self, parsed: Json) -> list[Event]:
-        block = self._blocks.pop(parsed.get("index", -1), None)
+    def _end_block(self, event_json: Json) -> list[Event]:
+        block = self._blocks.pop(event_json.get("index", -1), None)
         if block is None:
             return []
         events = self._end_translated(block)
@@ -254,20 +269,24 @@ class StreamTranslator:
 
     def _end_translated(self, block: _ContentBlock) -> list[Event]:
         """Returns the chunks for the end of a block in the form of a chat completion."""
-        if block.kind == "text":
-            noted = place_citations(block.citations, block.start, self._content_length, self._citation_count)
-            self._citation_count += len(noted)
-            return [self._chunk({"citations": noted})] if noted else []
-        if block.kind == "tool_use":
+        if block.type == "text":
+            citations = place_citations(
+                block.citations, block.content_start, self._content_length, self._citation_count
+            )
+            self._citation_count += len(citations)
+            return [self._chunk({"citations": citations})] if citations else []
+        if block.type == "tool_use":
             if block.has_input:
                 return []
             # The arguments are missing or came all at once; they are JSON in both cases.
             arguments = orjson.dumps(block.fields.get("input") or {}).decode()
             function = {"arguments": arguments}
-            return [self._chunk({"tool_calls": [{"index": block.call, "function": function}]})]
-        key = "thinking_blocks" if block.kind in THINKING_TYPES else "provider_blocks"
-        whole = with_place(_whole_block(block), self._first_index + block.place, block.start, block.call)
-        return [self._chunk({key: [whole]})]
+            return [self._chunk({"tool_calls": [{"index": block.call_index, "function": function}]})]
+        key = "thinking_blocks" if block.type in THINKING_TYPES else "provider_blocks"
+        placed_block = with_place(
+            _whole_block(block), self._first_index + block.index, block.content_start, block.call_index
+        )
+        return [self._chunk({key: [placed_block]})]
 
     def _native_delta(self, parts: Json) -> Json:
         """Returns the field of a delta for parts of `NATIVE_REPLY`."""
@@ -322,8 +341,8 @@ def _whole_block(block: _ContentBlock) -> Json:
         if key == "input":
             fields["input"] = _parse_input(text) if text else fields.get("input", {})
         else:
-            begun = fields.get(key)
-            fields[key] = begun + text if isinstance(begun, str) else text
+            first_text = fields.get(key)
+            fields[key] = first_text + text if isinstance(first_text, str) else text
     if block.citations:
         fields["citations"] = block.citations
     return fields

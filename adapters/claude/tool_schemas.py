@@ -51,8 +51,8 @@ def _translate_tool(tool: Any, where: str, merger: UnionMerger) -> Json:
     if isinstance(schema, dict) and schema:
         schema = {"type": "object", **merger.merge(schema, f"{where}.function.parameters")}
     translated["input_schema"] = schema or _EMPTY_SCHEMA
-    # `strict` ends here, as at Anthropic's own endpoint for OpenAI's dialect: OpenAI's frameworks set it on every tool,
-    # and Anthropic refuses a request with more of them, or larger ones, than its grammar has room for.
+    # `strict` is dropped, as at Anthropic's own endpoint for OpenAI's dialect: OpenAI's frameworks set it on every
+    # tool, and Anthropic refuses a request with more or larger strict tools than its grammar has room for.
     translated |= {
         key: value for key, value in function.items() if key not in _TRANSLATED_FIELDS and value is not None
     }
@@ -100,7 +100,7 @@ def to_schema(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     result: Json = {}
-    noted: Json = {}
+    unsupported: Json = {}
     for key, value in schema.items():
         if key in _KEYWORDS_OF_NAMED_SCHEMAS and isinstance(value, dict):
             result[key] = {name: to_schema(named) for name, named in value.items()}
@@ -111,11 +111,11 @@ def to_schema(schema: Any) -> Any:
         elif key in _SUPPORTED_KEYWORDS or value in _SUPPORTED_VALUES.get(key, ()):
             result[key] = to_schema(value)
         elif not key.startswith("$"):
-            noted[key] = value
+            unsupported[key] = value
     if result.get("type") == "object" or "properties" in result:
         result.setdefault("additionalProperties", False)
-    if noted:
+    if unsupported:
         description = result.get("description")
-        note = json.dumps(noted, ensure_ascii=False)
+        note = json.dumps(unsupported, ensure_ascii=False)
         result["description"] = f"{description}\n\n{note}" if description else note
     return result

@@ -83,7 +83,7 @@ async def test_what_is_wrong_with_a_proxy_is_said(upstream: StrictUpstream) -> N
     transport = HttpTransport(proxy="http://127.0.0.1:9")
     with pytest.raises(ProviderUnreachable, match=r"no connection to the proxy before 127\.0\.0\.1") as error:
         await post(transport, upstream, chat())
-    assert not error.value.sent
+    assert not error.value.was_sent
     await transport.aclose()
 
 

@@ -421,7 +421,7 @@ async def test_an_error_knows_whether_the_request_was_sent(
     upstream.stop()
     with pytest.raises(ProviderUnreachable) as refused:
         await post(transport, upstream, chat())
-    assert (lost.value.sent, refused.value.sent) == (True, False)
+    assert (lost.value.was_sent, refused.value.was_sent) == (True, False)
 
 
 async def test_the_wait_for_the_first_byte_is_not_bound_by_the_one_between_chunks(

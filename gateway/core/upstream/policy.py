@@ -78,7 +78,7 @@ class Failure(Struct, frozen=True):
     # An HTTP status, or a word such as "unreachable".
     kind: str
     # The upstream may have seen the request.
-    sent: bool = True
+    was_sent: bool = True
     # The same endpoint may be asked again; False after the gateway's own deadline.
     repeatable: bool = True
     retry_after_s: float | None = None
@@ -230,7 +230,7 @@ def choose_next(
         return NextAttempt.FAIL_OVER, 0.0
     limit = policy.retries if failure.repeatable else 0
     # Where nothing was sent, dialling once more is always safe.
-    if not failure.sent and failure.repeatable and not has_fallback:
+    if not failure.was_sent and failure.repeatable and not has_fallback:
         limit = max(limit, 1)
     if attempts <= limit and may_retry:
         wait = backoff_s(attempts, chance, policy.retry_wait_s)

@@ -175,7 +175,7 @@ def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finis
     if containers := [reply["container"] for reply in replies if reply.get("container")]:
         whole["container"] = containers[-1]
     # Several of Anthropic's reasons are one in OpenAI's words.
-    if finish not in (None, read_ending(whole).finish):
+    if finish not in (None, read_ending(whole).finish_reason):
         whole["stop_reason"] = stop_reason_for(finish)
     return whole
 

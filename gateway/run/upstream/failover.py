@@ -519,7 +519,7 @@ class Attempts:
         if request.upload is not None:
             return NextAttempt.STOP, 0.0
         # A request that got a 429 had no effect, so it may be sent again.
-        if self.sends_once and failure.sent and failure.kind != "429":
+        if self.sends_once and failure.was_sent and failure.kind != "429":
             return NextAttempt.STOP, 0.0
         # Hidden rounds of one turn stay where the first was answered.
         candidates = [] if self._is_settled else self._rest

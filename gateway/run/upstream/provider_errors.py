@@ -47,8 +47,8 @@ def failure_of(error: ProviderError) -> Failure:
     match error:
         case ProviderTimeout():
             # An endpoint that was silent until a timeout is not tried again for this request.
-            return Failure(kind, sent=error.phase != "connect", repeatable=False)
+            return Failure(kind, was_sent=error.phase != "connect", repeatable=False)
         case ProviderUnreachable():
-            return Failure(kind, sent=error.sent)
+            return Failure(kind, was_sent=error.was_sent)
         case _:
             return Failure(kind)

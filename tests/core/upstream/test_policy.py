@@ -20,8 +20,8 @@ NOW = 1000.0
 BUSY = Failure("429")
 COMES_BACK = Failure("429", retry_after_s=1.5)
 COMES_BACK_LATE = Failure("429", retry_after_s=30.0)
-NOT_DIALLED = Failure("unreachable", sent=False)
-NO_DIAL_TONE = Failure("timeout", sent=False, repeatable=False)
+NOT_DIALLED = Failure("unreachable", was_sent=False)
+NO_DIAL_TONE = Failure("timeout", was_sent=False, repeatable=False)
 LOST = Failure("unreachable")
 SLOW = Failure("timeout", repeatable=False)
 

@@ -29,7 +29,7 @@ from gateway.run.upstream.provider_errors import failure_of, kind_of, translate
         # no connection: the request cannot have been seen, but dialling again would wait as long
         (ProviderTimeout("t", phase="connect"), UpstreamTimeout, Failure("timeout", False, False)),
         (ProviderTimeout("t", phase="first byte"), UpstreamTimeout, Failure("timeout", True, False)),
-        (ProviderUnreachable("u", sent=False), UpstreamUnreachable, Failure("unreachable", False)),
+        (ProviderUnreachable("u", was_sent=False), UpstreamUnreachable, Failure("unreachable", False)),
         (ProviderUnreachable("u"), UpstreamUnreachable, Failure("unreachable")),
         (ProviderBroke("b"), UpstreamBroke, Failure("broke")),
         (UnfinishedEvent(b"data: {"), UpstreamBroke, Failure("broke")),
