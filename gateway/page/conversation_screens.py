@@ -11,6 +11,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, ScreenRequest
 from gateway.run.admin.audit_operations import AuditOperations, AuditRecord
 from gateway.run.admin.conversation_views import ConversationPage, LaterMessages
+from gateway.run.admin.memory_names import name_of, user_of
 from gateway.run.admin.memory_views import MemoryViews
 
 _Number = Annotated[int, Meta(ge=0, lt=1 << 62)]
@@ -52,7 +53,7 @@ class _ConversationScreens(Struct, frozen=True):
             if longer_page.next is None:
                 page, later = longer_page, await self._find_later(access, query, longer_page)
         await request.note_read(access.uid)
-        name = await self.views.name(access.project, access.uid)
+        scope = (await self.views.find(access.project, access.uid)).scope
         heading = f"Conversation {page.conversation.id}"
         id = page.conversation.id
         openings: dict[str, str] = {}
@@ -62,7 +63,8 @@ class _ConversationScreens(Struct, frozen=True):
             page,
             "conversation.html",
             heading,
-            memory_name=name,
+            memory_name=name_of(scope),
+            speaker=user_of(scope),
             later=later,
             opening=openings.get(id, ""),
             forgotten={} if access.is_person else await self._find_forgettings(access, page),

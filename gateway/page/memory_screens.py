@@ -18,7 +18,7 @@ from gateway.page.screen import Action, Download, ListQuery, NoFields, Screen, S
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.block_views import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
-from gateway.run.admin.memory_names import name_of
+from gateway.run.admin.memory_names import name_of, user_of
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.plain_text import shell_word
@@ -188,9 +188,7 @@ class _MemoryScreens(Struct, frozen=True):
         access = access_of(request)
         memory = await self.views.find(access.project, access.uid)
         await request.note_read(access.uid)
-        name = name_of(memory.scope)
-        speaker = name if memory.scope.subject.startswith("user:") else "user"
-        return _OpenedMemory(access, name, memory.paused, speaker)
+        return _OpenedMemory(access, name_of(memory.scope), memory.paused, user_of(memory.scope))
 
     async def _openings_of(
         self, access: MemoryAccess, conversations: Iterable[ConversationRecord]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -20,9 +20,11 @@ from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.request_records import ExplainedRequest, WindowPart, WindowRecord
 
 _BAR_CELLS = 50  # of the bar that shows a window
-# Where a sentence ends. The shortest one of a reply that is looked for in what was recalled, and how many are.
-_SENTENCE_END = re.compile(r"[.!?;:\n…。！？]+")
+# A sentence. The shortest one of a reply that is looked for in what was recalled, and how many are.
+_SENTENCE = re.compile(r"[^.!?;:\n…。！？]+")
 _WORD = re.compile(r"\w+")
+# What may stand before the words of a sentence, such as the sign of a list.
+_UNSPOKEN = re.compile(r"^\W+")
 _LEAST_CHARS, _MAX_SENTENCES = 12, 200
 # The characters of a recalled text, and of a reply, that are compared: they may have megabytes, and the loop waits.
 _MAX_CHARS = 10_000
@@ -66,23 +68,32 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
 
 class PromptText(Struct, frozen=True):
-    """A text in the prompt of a reply."""
+    """A text in the prompt of a reply, or one that stayed out of it since another repeats it."""
 
     # Such as "message 3".
     name: str
     # Its page, relative to /ui/.
     href: str
     text: str
-    # Among the hits that were recalled; None: it is none of them.
-    rank: int | None = None
+    # Its place among the hits that were recalled, from 1 on; None: it is none of them.
+    place: int | None = None
+    # It is a reply, and not what a user has said, a fact, a passage or a block.
+    is_reply: bool = False
+    # It stayed out.
+    is_left_out: bool = False
 
 
 class Repetition(Struct, frozen=True):
-    """A sentence of a reply that its prompt has as well."""
+    """Words of a reply that its prompt has as well: a sentence, or several that follow one another."""
 
-    sentence: str
-    # The texts that have it, the one of the best rank first.
+    words: str
+    # The texts that have them: what is no reply first, and then as in the prompt.
     texts: Sequence[PromptText]
+
+    @property
+    def place(self) -> int | None:
+        """The best place of the texts; None: none was recalled."""
+        return min((each.place for each in self.texts if each.place is not None), default=None)
 
 
 class _RequestScreens(Struct, frozen=True):
@@ -125,13 +136,14 @@ class _RequestScreens(Struct, frozen=True):
             return View(explained)
         turn = await self._read_turn(explained)
         blocks, standing = await self._find_blocks(explained), await self._find_standing_facts(explained)
+        speakers = await self._find_speakers(explained)
         context = {
             "cells": window_cells(explained.window),
             "parts": _PARTS,
             "free": _FREE,
             "turn": turn,
-            "repeated": _find_repetitions(turn, explained, blocks, standing),
-            "speakers": await self._find_speakers(explained),
+            "repeated": _find_repetitions(turn, _prompt_texts(explained, speakers, blocks, standing)),
+            "speakers": speakers,
             "blocks": blocks,
             "standing": standing,
         }
@@ -180,40 +192,72 @@ class _RequestScreens(Struct, frozen=True):
 
 
 def _has_section(explained: ExplainedRequest) -> bool:
-    """Returns whether the prompt had memory blocks or standing facts."""
+    """Returns whether the prompt may have had memory blocks or standing facts."""
+    if not explained.window.parts:  # nothing is noted of a prompt for which memory was not searched
+        return explained.mode in ("on", "read", "strict")
     return any(each.part == "section" and each.tokens for each in explained.window.parts)
 
 
-def _find_repetitions(
-    turn: Sequence[MessageRecord],
+def _prompt_texts(
     explained: ExplainedRequest,
+    speakers: Mapping[int, str],
     blocks: BlocksSince,
     standing: Sequence[FactRecord],
-) -> list[Repetition]:
-    """Returns the sentences of a reply that its prompt has as well, those of the best ranks first."""
+) -> list[PromptText]:
+    """Returns the texts that a reply may repeat: those of its prompt, and those that these repeat."""
     memory = explained.memory or ""
-    prompt_texts = [
-        *(
-            PromptText(f"{e.kind} {e.seq}", e.href, e.text, e.rank)
-            for e in explained.chosen
-            if e.href and e.text
-        ),
+    recalled = [(hit, place) for place, hit in enumerate(explained.chosen, 1)]
+    left_out = [(hit, None) for hit in explained.left_out if hit.reason == "repeats"]
+    hits = [
+        PromptText(
+            f"{hit.kind} {hit.seq}",
+            hit.href,
+            hit.text,
+            place,
+            is_reply=hit.kind == "message" and speakers.get(hit.seq) == "assistant",
+            is_left_out=place is None,
+        )
+        for hit, place in (*recalled, *left_out)
+        if hit.href and hit.text
+    ]
+    return [
+        *hits,
         *(
             PromptText(f"block {each}", page_path("m", memory, "b", each), text)
             for each, text in blocks.same.items()
         ),
         *(PromptText(f"fact {each.seq}", fact_href(memory, each.seq), each.text) for each in standing),
     ]
-    reply = next((each.text or "" for each in turn if each.role == "assistant"), "")
-    sentences = [each.strip() for each in islice(_SENTENCE_END.split(reply[:_MAX_CHARS]), _MAX_SENTENCES)]
-    bare = [(each, f" {_bare(each.text[:_MAX_CHARS])} ") for each in prompt_texts]
-    repetitions = []
-    for sentence in dict.fromkeys(sentences):
-        words = _bare(sentence)
-        texts = [each for each, text in bare if f" {words} " in text] if len(words) >= _LEAST_CHARS else []
-        if texts:
-            repetitions.append(Repetition(sentence, texts))
-    return sorted(repetitions, key=lambda each: each.texts[0].rank or 0)
+
+
+def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]) -> list[Repetition]:
+    """Returns the words of a reply that one of some texts has as well, those of the best places first.
+
+    Words that several replies have, and nothing else, are a set phrase: they are left out where there are others.
+    """
+    reply = next((each.text or "" for each in turn if each.role == "assistant"), "")[:_MAX_CHARS]
+    bare = [(each, f" {_bare(each.text[:_MAX_CHARS])} ") for each in texts]
+    repetitions = list[Repetition]()
+    seen = set[str]()
+    start, end = 0, -1  # of the words of the last repetition, in the reply
+    for sentence in islice(_SENTENCE.finditer(reply), _MAX_SENTENCES):
+        words = _bare(sentence[0])
+        having = [each for each, text in bare if f" {words} " in text] if len(words) >= _LEAST_CHARS else []
+        if not having or words in seen:
+            continue
+        seen.add(words)
+        having.sort(key=lambda each: each.is_reply)
+        follows = (
+            repetitions and repetitions[-1].texts == having and not _WORD.search(reply, end, sentence.start())
+        )
+        if follows:
+            repetitions.pop()
+        else:
+            start = sentence.start()
+        end = sentence.end()
+        repetitions.append(Repetition(_UNSPOKEN.sub("", " ".join(reply[start:end].split())), having))
+    telling = [each for each in repetitions if not each.texts[0].is_reply or not each.texts[1:]]
+    return sorted(telling or repetitions, key=lambda each: (each.texts[0].is_reply, each.place or 0))
 
 
 def _bare(text: str) -> str:

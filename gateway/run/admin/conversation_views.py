@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_result
 from gateway.core.memory.visibility import asked_messages
@@ -12,6 +13,7 @@ from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import message_records, shorten
 from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, format_page_end, next_cursor, parse_page_end
+from gateway.run.admin.memory_names import user_of
 from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.request_records import HitRecord
@@ -220,12 +222,21 @@ class ConversationViews(Struct, frozen=True):
         )
 
     async def read_exchange(self, project: str | None, uid: str, seq: int) -> list[MessageRecord]:
-        """Returns the messages of an exchange, in order. seq: the number of its first message."""
+        """Returns the messages of an exchange, in order, each of a user with a name.
+
+        seq: the number of its first message.
+        """
         memory = await find_memory(self.store, project, uid)
         pages = self.store.memory_pages
         rows = await pages.exchange_of_message(memory.id, seq)
         path = [] if rows is None else await pages.path(memory.id, rows.exchange, limit=1)
-        return [record for exchange in path for record in message_records(exchange, None)]
+        return [
+            replace(record, speaker=record.speaker or user_of(memory.scope))
+            if record.role == "user"
+            else record
+            for exchange in path
+            for record in message_records(exchange, None)
+        ]
 
     async def find_later(
         self, project: str | None, uid: str, page: ConversationPage, *, is_cut: bool, limit: int = PAGE_LIMIT
@@ -305,8 +316,7 @@ class ConversationViews(Struct, frozen=True):
         memory = await find_memory(self.store, project, uid)
         seqs = sorted({each.seq for each in hits if each.kind == "message" and each.text is not None})
         messages = await self.store.recall.load(memory.id, seqs)
-        kind, _, name = memory.scope.subject.partition(":")
-        names = {"user": name} if kind == "user" else {}
+        names = {"user": user_of(memory.scope)}
         return {seq: m.speaker or names.get(m.role, m.role) for seq, m in messages.items()}
 
 

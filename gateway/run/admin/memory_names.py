@@ -37,6 +37,12 @@ def name_of(scope: Scope) -> str:
     return scope.subject.partition(":")[2]
 
 
+def user_of(scope: Scope) -> str:
+    """Returns what is called who has spoken as the user, without a name: as the memory of one is, else "user"."""
+    kind, _, name = scope.subject.partition(":")
+    return name if kind == "user" else "user"
+
+
 def subject_of(id: str) -> str:
     """Returns the subject of a memory that was created over REST, by its id. Raises: BadRequest."""
     for kind, subject in _SUBJECT_KINDS.items():

@@ -126,7 +126,10 @@ def _sentence_without_search(exchange: Exchange | None) -> str:
         )
     # A note is made once: a request that finds one, even an empty one, repeats an earlier request.
     if exchange.last_note:
-        return "This question was asked once more, so memory was not searched again: what it was told is the same."
+        return (
+            "This question was asked once more, so memory was not searched again: the model was told the same note "
+            "as the first time."
+        )
     if exchange.notes:
         return (
             "This question was asked once more, so memory was not searched again. It had nothing that answers this, "

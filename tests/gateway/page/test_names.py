@@ -92,7 +92,7 @@ def test_each_screen_has_its_names(browser: Browser, operator: Operator) -> None
         f"{memory}/f/{seq - 1}": (("button", "Mention again"),),
         f"{memory}/c/{talk}": (
             ("heading", f"Conversation {talk}"),
-            ("article", "user, message 1"),
+            ("article", "alice, message 1"),
             ("link", "Forget message 1"),
         ),
         f"{memory}/c/{talk}?limit=2": (("link", "Earlier messages"), ("link", "Why this reply")),

@@ -93,7 +93,7 @@ def test_a_request_shows_its_words_and_who_said_what_was_recalled(operator: Oper
     text = operator.get(f"r/{id}").body.decode().partition("What the model was told")[0]
     turn = re.search(r"<dl>(.*?)</dl>", text, re.S)
     assert turn is not None
-    assert [each in turn[1] for each in (">user<", "When does my train to Lyon leave?", ">assistant<")] == [
+    assert [each in turn[1] for each in (">alice<", "When does my train to Lyon leave?", ">assistant<")] == [
         True
     ] * 3
     hits = [each for each in operator.twin(f"r/{id}")["chosen"] if each["kind"] == "message"]

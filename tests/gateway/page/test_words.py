@@ -412,6 +412,51 @@ def test_a_request_marks_the_text_that_its_reply_repeats_or_says_that_none_is(
     assert "The reply repeats block human: “she has a red tin”" in plain(block)
 
 
+def test_a_request_names_the_source_before_its_copies_and_no_set_phrase(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    """As bold as the cause stood "This is what I remember about that", which every reply has."""
+    upstream.queue(
+        say("Noted, as I always do."),
+        say("Here is what I know:\n- user: My cat eats lamb and rice. She sleeps on the oven."),
+        say("Here is what I know:\n- user: My cat eats lamb and rice. She sleeps on the oven."),
+        say("Here is what I know:\n- My cat eats lamb and rice. She sleeps on the oven."),
+    )
+    agent = speak(operator.world, "My cat eats lamb and rice. She sleeps on the oven.", talk="c1")
+    for n, text in enumerate(("What does my cat eat?", "Where is my cat?", "Does my cat eat rice?")):
+        speak(operator.world, text, talk=f"d{n}")
+    id = operator.twin(f"requests?memory={agent.uid}")["items"][0]["id"]
+    shown = plain(page(operator, f"r/{id}"))
+    found = operator.twin(f"r/{id}")
+    is_copied = any(each["seq"] == 1 for each in found["left_out"])
+    assert is_copied != any(each["seq"] == 1 for each in found["chosen"])
+    assert "repeats message 1: “My cat eats lamb and rice. She sleeps on the oven”" in shown
+    assert ("The model read it in what repeats that message." in shown) == is_copied
+    assert shown.count("The reply repeats") == 1
+    assert "user: My cat eats" in shown  # a reply that was recalled
+
+
+def test_a_question_asked_again_after_a_correction_shows_the_block_that_it_rests_on(
+    operator: Operator,
+) -> None:
+    """The page said that what the model was told is the same, of a reply that had the correction."""
+    world = operator.world
+    speak(world, "My tea is in the red tin.")
+    world.upstream.queue(say("In the red tin."), say("It is in the blue tin now."))
+    agent = speak(world, "Where is my tea?")
+    operator.twin(f"m/{agent.uid}/b/human", {"value": "The tea is in the blue tin now.", "version": 1})
+    world.clock.sleep(1)
+    speak(world, "Where is my tea?")
+    again = operator.twin(f"requests?memory={agent.uid}")["items"][0]["id"]
+    assert "repeats" in operator.twin(f"r/{again}")
+    assert "The tea is in the blue tin now." in str(world.upstream.last.messages)
+    shown = plain(page(operator, f"r/{again}"))
+    assert "told the same note as the first time." in shown
+    assert "As with every reply, the model was also told the memory blocks" in shown
+    told = shown.partition("First, with its instructions:")[2]
+    assert told.startswith(" human: The tea is in the blue tin now. Then, right before the message:")
+
+
 @pytest.mark.parametrize("is_of_reply", [True, False])
 def test_what_is_far_into_a_text_is_not_compared_with_a_reply(
     upstream: StrictUpstream, operator: Operator, is_of_reply: bool
