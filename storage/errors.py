@@ -50,7 +50,7 @@ class Unavailable(StoreError):
     is_known = False
 
     def again(self) -> Self:
-        """Returns a copy of the error for another waiter: exceptions carry the traceback of whoever raised them."""
+        """Returns a copy of the error for another waiter, since an exception carries the traceback of its raiser."""
         copy = type(self)(self.message)
         copy.__cause__ = self.__cause__
         copy.is_known = True
@@ -93,10 +93,10 @@ class Owned(StoreError):
     """The file belongs to another process. pid, address: the owner's, as far as it has written them."""
 
     def __init__(self, path: str, pid: int | None, address: str | None) -> None:
-        who = f"process {pid}" if pid else "another process"
-        where = f", serving {address}" if address else ""
+        owner = f"process {pid}" if pid else "another process"
+        at_address = f", serving {address}" if address else ""
         super().__init__(
-            f"{path} is in use by {who}{where}. "
+            f"{path} is in use by {owner}{at_address}. "
             "One process owns a database file: stop that one, or give this one another file."
         )
         self.pid = pid

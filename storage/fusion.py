@@ -11,11 +11,11 @@ T = TypeVar("T", bound=object)
 def interleave(ranked: Sequence[Sequence[T]]) -> list[T]:
     """Returns the best hit of each search, then the second best of each, and so on.
 
-    What scores are worth differs from memory to memory, so ranks are all that searches have in common.
+    Scores of different memories cannot be compared, but ranks can.
     """
     merged: list[T] = []
     while ranked := [each for each in ranked if each]:
-        # As many ranks as all of the remaining searches have, at once.
+        # At once as many ranks as each of the remaining searches has.
         searches, ranks = len(ranked), min(map(len, ranked))
         part = [*ranked[0][:ranks]] * searches
         for number, each in enumerate(ranked):

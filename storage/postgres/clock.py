@@ -1,7 +1,7 @@
-"""The database's clock as a process knows it, by which all processes go that share a database.
+"""The database's clock as a process knows it. All processes that share a database go by this clock.
 
-A reading has the times when it was asked for and when it came back, both by the clock here. The database's time lies in
-between, so a reading that took long proves little: the difference of the clocks moves only as far as a reading proves.
+For each reading, this machine's clock says when it was asked for and when it was answered. The database's time lies in
+between, so a reading that took long proves little: the difference of the clocks changes only as far as it is proved.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _READINGS = 5
 
 
 class SharedClock:
-    """ahead: the seconds by which the database's clock is ahead of this machine's."""
+    """The clock of the database. ahead: the seconds by which it is ahead of this machine's clock."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -25,10 +25,10 @@ class SharedClock:
         at: the database's time.
         asked_at, answered_at: when it was asked for, and when the answer came, by this machine's clock.
         """
-        least, most = at - answered_at, at - asked_at
+        min_ahead, max_ahead = at - answered_at, at - asked_at
         if not self._is_set:
-            self.ahead, self._is_set = (least + most) / 2, True
-        self.ahead = min(max(self.ahead, least), most)
+            self.ahead, self._is_set = (min_ahead + max_ahead) / 2, True
+        self.ahead = min(max(self.ahead, min_ahead), max_ahead)
 
     async def measure(self, read_time: Callable[[], Awaitable[float]]) -> None:
         """Takes several readings: the one that is answered soonest is the most exact. read_time: asks the database."""

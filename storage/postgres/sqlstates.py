@@ -52,6 +52,9 @@ _POOLER_ADVICE = (
     "database.listen_url name the server itself"
 )
 
+# SQLSTATEs of a connection that is gone, or that the server ends because it stops.
+_CLOSED_STATES = ("08003", "08006", "57P01", "57P02")
+
 # The errors after which nothing works until a connection has been tried again.
 _STOPPING_ERRORS = (Broken, ReadOnly, Corrupt, Full)
 
@@ -64,28 +67,24 @@ def translate_error(error: BaseException, name: str = "the database") -> StoreEr
     if isinstance(error, asyncpg.PostgresError):
         _leave_out_values(error)
     text = str(error) or type(error).__name__
-    kind: type[StoreError]
+    error_type: type[StoreError]
     if _is_closed(error):
-        kind, text = Broken, "PostgreSQL closed the connection"
+        error_type, text = Broken, "PostgreSQL closed the connection"
     elif isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
-        kind = _BY_STATE.get(state) or _BY_CLASS.get(state[:2], StatementFailed)
+        error_type = _BY_STATE.get(state) or _BY_CLASS.get(state[:2], StatementFailed)
         text = f"{text} ({state})"
         if state in _POOLER and ("prepared statement" in text or "startup parameter" in text):
-            kind, text = Broken, f"{text}: {_POOLER_ADVICE}"
+            error_type, text = Broken, f"{text}: {_POOLER_ADVICE}"
     elif isinstance(error, TimeoutError):
-        kind, text = TooSlow, "no answer in time"
+        error_type, text = TooSlow, "no answer in time"
     elif isinstance(error, OSError):
-        kind = Broken
+        error_type = Broken
     else:  # asyncpg was asked for something that it does not do
-        kind = StatementFailed
-    translated = kind(f"{name}: {text}")
+        error_type = StatementFailed
+    translated = error_type(f"{name}: {text}")
     translated.__cause__ = error
     return translated
-
-
-# By SQLSTATE: the connection is gone, or the server ends it since it stops.
-_CLOSED_STATES = ("08003", "08006", "57P01", "57P02")
 
 
 def _is_closed(error: BaseException) -> bool:
@@ -101,11 +100,11 @@ def _is_closed(error: BaseException) -> bool:
 
 
 def _leave_out_values(error: Any) -> None:
-    """Takes out of an error of asyncpg's what it quotes of a row: it goes to the log, as its cause does."""
-    kind = (error.sqlstate or "")[:2]
-    if kind in ("22", "23"):
+    """Removes the values of a row that an error of asyncpg's quotes, since the log gets the error and its cause."""
+    state_class = (error.sqlstate or "")[:2]
+    if state_class in ("22", "23"):
         error.detail = None  # "Failing row contains (..)"
-    if kind == "22":  # "invalid input: .."
+    if state_class == "22":  # "invalid input: .."
         error.args = (type(error).__name__,)
 
 

@@ -26,9 +26,9 @@ _ERASED_TABLES = (
     "definition_texts", "run_texts", "files", "segments", "terms", "vectors",
 )  # fmt: skip
 
-# Whether VACUUM would have to leave rows that were deleted before a transaction: for a snapshot of this database, or
-# one that a standby or a slot holds; or for a transaction that writes, which holds back each snapshot that is taken
-# next to it, in whatever database. What another VACUUM sees holds back nothing.
+# Returns whether VACUUM would have to leave rows that were deleted before a transaction. It leaves them for a snapshot
+# of this database, or one that a standby or a slot holds; and for a transaction that writes, in any database, which
+# holds back the snapshots taken next to it. It does not leave them for another VACUUM.
 _HELD_BACK_QUERY = """SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE age(backend_xid) > age($1::text::xid))
 OR EXISTS (SELECT 1 FROM pg_stat_activity WHERE age(backend_xmin) > age($1::text::xid)
     AND coalesce(datname, current_database()) = current_database()
@@ -71,7 +71,7 @@ class Tidying:
         try:
             is_done = self._seconds_left() <= 0 and await self._vacuum(wait_s)
         except StoreError as error:
-            # No statement returns them any more, so that whoever forgets need not wait for who works on a table.
+            # No statement returns them any more, so a forgetting need not wait for others that use a table.
             is_done = False
             _log.warning(
                 "What was forgotten stays in old versions of rows for now; removing these is tried again: %s",
@@ -94,10 +94,10 @@ class Tidying:
             limit = await raw.fetchval("SELECT pg_current_xact_id()::xid::text")
             pause = _FIRST_LOOK_S
             while await raw.fetchval(_HELD_BACK_QUERY, limit):
-                left = end - self._loop.time()
-                if left <= 0:
+                left_s = end - self._loop.time()
+                if left_s <= 0:
                     return False
-                await asyncio.sleep(min(pause, left))
+                await asyncio.sleep(min(pause, left_s))
                 pause = min(2 * pause, _LAST_LOOK_S)
             warnings: list[str] = []
             raw.add_log_listener(lambda _, warning: warnings.append(str(warning)))

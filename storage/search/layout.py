@@ -25,8 +25,8 @@ _K1 = 1.2
 _B = 0.75
 MIN_AGAINST = _K1 * (1 - _B)
 
-# The assistant's turns are this many times as long as the user's, as an exponent of 2, where the ranking of the user's
-# turns counts in full. That is so in LongMemEval, where nothing less found as much.
+# The ranking of the user's turns counts in full where the assistant's turns are 2 to this power times as long as the
+# user's. In LongMemEval they are, and a smaller weight found less there.
 _FULL_WEIGHT_LOG2 = 3
 
 _COLUMNS = DocumentRow._fields
@@ -93,7 +93,7 @@ class Lengths:
 
 
 class IndexLayout:
-    """Every document by row, 64 rows to a chunk in order, and all that is known of them before a query.
+    """Every document by row, 64 rows to a chunk in order, and what of it does not depend on a query.
 
     Its columns are arrays, which are read one number at a time, or by numpy where they lie. `earlier`, `later`,
     `slope` and `user_weight` are right once `put_tail` was called.
@@ -115,13 +115,13 @@ class IndexLayout:
         self.positions: dict[int, int] = {}
         # By row, the numbers of its document; zeros where there is none.
         self.length, self.back, self.flags, self.head = array("H"), array("H"), array("B"), array("B")
-        # By row the rows of a document's neighbours, -1 for none; of several after it the last one counts.
+        # By row the rows of a document's neighbours; -1: there is none. Of several after it the last counts.
         self.earlier, self.later = array("h"), array("h")
-        # Messages that the index does not know, and the indices of those in it that are left out.
+        # Messages that the index does not have; and the indices in the tail of messages that are left out.
         self.tail, self.left_out = Tail(), list[int]()
-        # By index in the tail its row; -1 for one that is left out.
+        # By index in the tail the message's row; -1: it is left out.
         self.tail_rows: list[int] = []
-        # By row the documents that the index has of messages that are in the tail.
+        # By row the index's documents of messages that are in the tail as well.
         self.replaced: dict[int, DocumentRow] = {}
         # Sums over all rows, the flags that any row has, and the first row after all documents.
         self.lengths, self.all_flags, self.end = Lengths(), 0, 0
@@ -130,21 +130,21 @@ class IndexLayout:
         self._update_weights()
 
     def make_room(self, chunks: Iterable[int]) -> list[int]:
-        """Gives rows to chunks that have none. Returns the new positions of the others, if any of them has moved."""
-        before, new = self.chunks, {*chunks}.difference(self.positions)
-        if not new:
+        """Gives rows to chunks that have none. Returns the new positions of the other chunks; []: none has moved."""
+        old_chunks, new_chunks = self.chunks, {*chunks}.difference(self.positions)
+        if not new_chunks:
             return []
         self._remove_tail()
-        if before and before[-1] < min(new):
-            self._append(sorted(new))
+        if old_chunks and old_chunks[-1] < min(new_chunks):
+            self._append(sorted(new_chunks))
             return []
-        self.chunks = sorted(new.union(before))
+        self.chunks = sorted(new_chunks.union(old_chunks))
         self.positions = {chunk: position for position, chunk in enumerate(self.chunks)}
-        moved = [self.positions[chunk] for chunk in before]
+        moved = [self.positions[chunk] for chunk in old_chunks]
         for name in _COLUMNS:
             old: array[int] = getattr(self, name)
             column = array(old.typecode, bytes(CHUNK * len(self.chunks) * old.itemsize))
-            if before:
+            if old_chunks:
                 import numpy as np
 
                 np.asarray(column).reshape(-1, CHUNK)[moved] = np.asarray(old).reshape(-1, CHUNK)
@@ -243,20 +243,20 @@ class IndexLayout:
         return range(self._first_row(seqs.start), self._first_row(seqs.stop)) if seqs else seqs
 
     def _first_row(self, seq: int) -> int:
-        """Returns the first row of a number or of greater ones."""
+        """Returns the row of the smallest number from `seq` on that has a row."""
         position = bisect_left(self.chunks, seq // CHUNK)
         return position * CHUNK + (seq % CHUNK if seq // CHUNK in self.positions else 0)
 
     def find_rows(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the rows of numbers; -1 where the chunk of one is not there."""
+        """Returns the rows of numbers; -1 for a number whose chunk is not there."""
         import numpy as np
 
         if self._is_gapless:
             rows = seqs - self.chunks[0] * CHUNK
             return np.where((rows >= 0) & (rows < len(self.flags)), rows, -1)
-        chunks, wanted = np.array(self.chunks, np.int64), seqs // CHUNK
-        position = np.minimum(chunks.searchsorted(wanted), len(chunks) - 1)
-        return np.where(chunks[position] == wanted, position * CHUNK + seqs % CHUNK, -1)
+        chunks, chunk_of_seq = np.array(self.chunks, np.int64), seqs // CHUNK
+        position = np.minimum(chunks.searchsorted(chunk_of_seq), len(chunks) - 1)
+        return np.where(chunks[position] == chunk_of_seq, position * CHUNK + seqs % CHUNK, -1)
 
     @property
     def _is_gapless(self) -> bool:
@@ -276,21 +276,23 @@ class IndexLayout:
     def _link(self) -> None:
         """Finds the neighbours of the rows from `_linked` on."""
         # In most memories two bytes hold a row's number.
-        none = array("h" if len(self.flags) < 1 << 15 else "i", [-1])
+        no_neighbour = array("h" if len(self.flags) < 1 << 15 else "i", [-1])
         first, self._linked = self._linked, len(self.flags)
-        # All rows are linked again where their numbers need more bytes now, or where fewer than half stay as they are.
-        if none.typecode != self.earlier.typecode or first < len(self.earlier) // 2:
+        # All rows are linked again if their numbers need more bytes now, or if fewer than half stay as they are.
+        if no_neighbour.typecode != self.earlier.typecode or first < len(self.earlier) // 2:
             first = 0
-        more = none * (len(self.flags) - first)
-        same = (self.earlier[:first], self.later[:first]) if first else (none[:0], none[:0])
-        self.earlier, self.later = same[0] + more, same[1] + more
+        unlinked = no_neighbour * (len(self.flags) - first)
+        if first:
+            self.earlier, self.later = self.earlier[:first] + unlinked, self.later[:first] + unlinked
+        else:
+            self.earlier, self.later = unlinked, unlinked[:]
         self.end = len(self.flags.tobytes().rstrip(b"\0"))
         if self.end <= first and not first:
             return
         import numpy as np
 
         earlier, later = np.asarray(self.earlier), np.asarray(self.later)
-        # What had one of these rows after it may have an earlier one as well.
+        # A row before `first` whose later neighbour was one of the rows to link may have another one before `first`.
         if len(lost := (later[:first] >= first).nonzero()[0]):
             later[lost] = -1
             start = int(lost[0])

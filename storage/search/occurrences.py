@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Terms of a query that are scored, the rarest. A question has about 7.
+# The most terms of a query that are scored: the rarest. A question has about 7.
 _QUERY_TERMS = 64
-# Names of the first hits that a second look asks for.
+# The most names of the first hits that are searched for after them.
 _NAMES = 8
 # Occurrences that are scored, which takes 5 ms. The terms of a question have a tenth of that in 10,000 messages.
 _MAX_OCCURRENCES = 1 << 16
@@ -95,9 +95,9 @@ def _occurrences_in_tail(layout: IndexLayout, terms: Sequence[str]) -> list[Sequ
 
 
 def _drop_all_but_rarest(by_term: list[NDArray[np.uint64]], in_tail: list[Sequence[int]]) -> None:
-    """Empties the occurrences of all but the rarest terms that occur at all.
+    """Empties the occurrences of all but the rarest of the terms that occur.
 
-    By these a pasted page is ranked. The others would cost much and decide nothing.
+    The rarest rank a pasted page. Its other terms would cost much and decide nothing.
     """
     if len(by_term) <= _QUERY_TERMS:
         return
@@ -112,7 +112,7 @@ def _count_named(
 ) -> list[int]:
     """Returns for each term how many messages have it as a name of their speaker: 0 or `_MIN_SPEAKER_MESSAGES` or more.
 
-    Only messages whose text is no longer than a head are counted: what such a one has outside of its head is its frame.
+    Only messages with texts no longer than a head are counted: the terms outside the head are those of the frame there.
     in_index, sizes, in_tail: as in `Occurrences`.
     """
     length, head, rows = layout.length, layout.head, layout.tail_rows
@@ -135,26 +135,26 @@ def _count_named(
 
 
 def _near_rarest(layout: IndexLayout, by_term: Sequence[NDArray[np.uint64]]) -> list[NDArray[np.uint64]]:
-    """Returns the occurrences of the rarest terms, and of the others those in messages that have one of these or stand
-    next to one.
+    """Returns the occurrences of the rarest terms, and those of the other terms that are near one of the rarest.
 
-    The rarest terms are those that have no more than `_MAX_OCCURRENCES` together. A term with more of its own is
-    looked for in the newest messages.
+    The rarest terms have at most `_MAX_OCCURRENCES` together. Near is the same message, or one next to it. A term that
+    has more than `_MAX_OCCURRENCES` by itself is looked for in the newest messages.
     """
     import numpy as np
 
-    remaining, newest = _MAX_OCCURRENCES, [column[-_MAX_OCCURRENCES:] for column in by_term]
+    columns = [column[-_MAX_OCCURRENCES:] for column in by_term]
+    remaining = _MAX_OCCURRENCES
     is_near = np.zeros(len(layout.flags) + 1, bool)  # after the rows comes one for missing neighbours
-    occurring = [number for number, column in enumerate(newest) if len(column)]
-    for number in sorted(occurring, key=lambda number: len(newest[number])):
-        rows = ((newest[number] & LOW_HALF) >> ROW_SHIFT).astype(np.int64)
+    occurring = [number for number, column in enumerate(columns) if len(column)]
+    for number in sorted(occurring, key=lambda number: len(columns[number])):
+        rows = ((columns[number] & LOW_HALF) >> ROW_SHIFT).astype(np.int64)
         remaining -= len(rows)
         if remaining < 0:
-            newest[number] = newest[number][is_near[rows]]
+            columns[number] = columns[number][is_near[rows]]
         else:
             is_near[rows] = True
             is_near[np.asarray(layout.earlier)[rows]] = is_near[np.asarray(layout.later)[rows]] = True
-    return newest
+    return columns
 
 
 def find_names(

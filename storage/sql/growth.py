@@ -1,7 +1,7 @@
 """The event that a memory has grown, or that its search index is to be made again.
 
-Groups report the writes that add passages and facts, so that their callers need not. Turns are reported with what else
-follows from them (`TurnEvents` in gateway.run.memory.keeper), what was learned by its job; an import of conversations
+Groups report the writes that add passages and facts, so that their callers need not. `TurnEvents` in
+gateway.run.memory.keeper reports turns, the job that learns reports what it has learned, and an import of conversations
 indexes what it writes.
 """
 
@@ -15,7 +15,7 @@ from storage.database import Database
 from storage.sql.group import Group
 
 T = TypeVar("T")
-# Is given the memory's row, and how many messages, passages and facts it has got.
+# Takes the memory's row, and the number of messages, passages and facts that were added to it.
 GrowthListener = Callable[[int, int], None]
 
 
@@ -41,5 +41,5 @@ class GrowingGroup(Group):
         self._growth = growth
 
     async def _grow(self, agent: int, added: int, write: Future[T]) -> T:
-        """Returns the result of such a write, and reports it to the listeners; one that has failed, too."""
+        """Returns the result of a write by which a memory grows, and reports the write, even one that has failed."""
         return await self._await_write(write, lambda: self._growth.report(agent, added))

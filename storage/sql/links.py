@@ -1,7 +1,7 @@
 """Links: each opens one memory to its person, for a time.
 
-Only the hash of a link's token is stored, so that it can be neither read out of the database nor made by it. Every
-gateway of the database knows a link, also after a restart.
+Only the hash of a link's token is stored, so the database reveals no token. Every gateway of the database knows a link,
+also after a restart.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FoundLink(Struct, frozen=True):
     agent: int
     memory_uid: str
     scope: Scope
-    # The gateway key that made it; 0: there were none.
+    # The gateway key that made it; 0: the gateway had no keys.
     key: int
     expires: float
     rights: tuple[str, ...]

@@ -25,8 +25,8 @@ class Overview(Group):
     ) -> list[ListedMemory]:
         """Returns memories of people and of conversations without a user, the oldest first.
 
-        project: whose; None for those of all projects.
-        after: the number of the last one on the page before.
+        project: of the memories; None: all projects.
+        after: the row of the last memory on the page before.
         """
         rows = await connection.rows(SQL["memories"], (project, after, limit))
         sizes = await rows_of(connection, SQL["memory_sizes"], [row[0] for row in rows])
@@ -51,7 +51,7 @@ class Overview(Group):
 
     @reads
     async def scopes(self, connection: Connection, uids: Collection[str]) -> dict[str, Scope]:
-        """Returns the scopes of those of these memories that are there, by their uids."""
+        """Returns the scopes of memories by their uids. Memories that do not exist are left out."""
         rows = await rows_of(connection, SQL["scopes"], sorted(uids))
         return {uid: Scope(*scope) for uid, *scope in rows}
 
@@ -77,11 +77,11 @@ class Overview(Group):
         before: PageEnd = (inf, 0),
         limit: int = 64,
     ) -> tuple[list[ListedConversation], PageEnd | None]:
-        """Returns the conversations in which something is left, the newest first, and `before` of the next page.
+        """Returns the conversations that have content, the newest first, and `before` of the next page.
 
-        profile: whose; None for those of all profiles.
+        profile: of the conversations; None: all profiles.
 
-        A conversation with nothing left is left out, so a page may be shorter than `limit` though more follow.
+        A conversation without content is left out, so a page that others follow may be shorter than `limit`.
         """
         rows = await connection.rows(SQL["conversations"], (project, profile, subject, *before, limit))
         sizes = await rows_of(connection, SQL["conversation_sizes"], [row[0] for row in rows])
@@ -95,9 +95,9 @@ class Overview(Group):
 
 
 def _make_retained(values: Sequence[Any] | None) -> Retained:
-    """Makes the value of what follows the id in a row of sizes; None: nothing is retained.
+    """Makes the value of a row of sizes without its id. None: nothing is retained.
 
-    Rows of memories begin with the number of their conversations.
+    A row of a memory begins with the number of its conversations.
     """
     if values is None:
         return Retained()

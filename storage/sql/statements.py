@@ -33,8 +33,8 @@ from storage.database import Connection, Row, Statement
 _BEGIN = re.compile(r"^-- (name|piece): (\w+)(?: \((sqlite|postgres)\))?$", re.MULTILINE)
 # LIKE looks at each letter of a part at each place of a text: minutes for thousands of equal ones.
 _HAS = re.compile(r"\{has:(\d+):([^}]+)\}")
-_IN_SQLITE = r"(CAST(?\1 AS TEXT) IS NULL OR instr(lower(\2), ?\1) > 0)"
-_IN_POSTGRES = _IN_SQLITE.replace("instr", "strpos")
+_HAS_IN_SQLITE = r"(CAST(?\1 AS TEXT) IS NULL OR instr(lower(\2), ?\1) > 0)"
+_HAS_IN_POSTGRES = _HAS_IN_SQLITE.replace("instr", "strpos")
 _PIECE = re.compile(r"\{(\w+)\}")
 _RUN = re.compile(r"\{\?(\d+)\.\.(\d+)\}")
 _LIST = re.compile(r"\{(in|each):(\d+):([A-Z]+):(\d+)\}")
@@ -51,7 +51,7 @@ _PLUS = re.compile(r"(?<=[\s(])\+(?=[a-z])")
 def load(file: str) -> Mapping[str, Statement]:
     """Returns the statements of a file by name. A file that several modules use is read once.
 
-    Raises: ValueError for a name that is there twice, or a statement that one database lacks.
+    Raises: ValueError: a name is there twice, or a statement is there for one database alone.
     """
     shared, _ = _parse("pieces.sql")
     pieces, texts = _parse(file)
@@ -74,16 +74,20 @@ def _parse(file: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     for kind, name, database, body in zip(*(iter(parts),) * 4, strict=True):
         lines = (line for line in body.splitlines() if not line.startswith("--"))
         text = "\n".join(lines).strip().rstrip(";")
-        known = pieces if kind == "piece" else texts.setdefault(name, {})
-        key = name if kind == "piece" else database or ""
-        if key in known or (kind == "name" and known and "" in (key, *known)):
+        if kind == "piece":
+            by_key, key, is_twice = pieces, name, name in pieces
+        else:
+            by_key, key = texts.setdefault(name, {}), database or ""
+            # A text for both databases (key "") stands alone.
+            is_twice = key in by_key or (bool(by_key) and "" in (key, *by_key))
+        if is_twice:
             raise ValueError(f"{file} has {name} twice")
-        known[key] = text
+        by_key[key] = text
     return pieces, texts
 
 
 def _statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str]) -> Statement:
-    text = _ONLY.sub("", _CLOCK.sub(r"?\1", _HAS.sub(_IN_SQLITE, _assemble(sqlite, pieces))))
+    text = _ONLY.sub("", _CLOCK.sub(r"?\1", _HAS.sub(_HAS_IN_SQLITE, _assemble(sqlite, pieces))))
     filled = _FILLED.search(text)
     if filled is not None:
         # SQLite's connection adds these values after those that both databases are given.
@@ -134,34 +138,37 @@ def _for_postgres(text: str) -> str:
         return f"= ANY({values})" if match[1] == "in" else f"SELECT unnest({values})"
 
     numbers = iter(range(1, 1000))
-    text = _ONLY.sub(r" \1", _CLOCK.sub(_OWN_CLOCK, _HAS.sub(_IN_POSTGRES, text)))
+    text = _ONLY.sub(r" \1", _CLOCK.sub(_OWN_CLOCK, _HAS.sub(_HAS_IN_POSTGRES, text)))
     text = _PARAMETER.sub(lambda found: f"${found[1] or next(numbers)}", _LIST.sub(array, text))
     return _PLUS.sub("", text.replace("CROSS JOIN", "JOIN"))
 
 
 async def run_of(
-    connection: Connection, statement: Statement, values: Sequence[object], *first: object
+    connection: Connection, statement: Statement, values: Sequence[object], *others: object
 ) -> None:
     """Runs a statement for a list of any length. Parameters: as in `rows_of`."""
     (size,) = statement.sizes.values()
-    for at in range(0, len(values), size):
-        await connection.run(statement, (*first, values[at : at + size]))
+    for start in range(0, len(values), size):
+        await connection.run(statement, (*others, values[start : start + size]))
 
 
 async def rows_of(
-    connection: Connection, statement: Statement, values: Sequence[object], *first: object
+    connection: Connection, statement: Statement, values: Sequence[object], *others: object
 ) -> list[Row]:
-    """Returns the rows for a list of any length, as many values at once as the statement takes.
+    """Returns the rows of a statement for a list of any length. Each execution takes a part of the list.
 
-    The list is the statement's last parameter. first: those in front of it.
+    values: the list, which is the statement's last parameter.
+    others: the parameters before it.
     """
     (size,) = statement.sizes.values()
-    starts = range(0, len(values), size)
-    return [
-        row for at in starts for row in await connection.rows(statement, (*first, values[at : at + size]))
-    ]
+    rows: list[Row] = []
+    for start in range(0, len(values), size):
+        rows += await connection.rows(statement, (*others, values[start : start + size]))
+    return rows
 
 
 def ascii_lower(text: str | None) -> str | None:
     """Returns a text with ASCII's capitals in lower case, as SQLite's lower() does, for `{has:..}`. None for None."""
-    return None if text is None else "".join(c.lower() if c.isascii() else c for c in text)
+    if text is None:
+        return None
+    return "".join(c.lower() if c.isascii() else c for c in text)

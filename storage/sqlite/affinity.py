@@ -1,7 +1,7 @@
 """The processors on which a thread may run.
 
 Two threads of Python hand the interpreter's lock to each other several times in each write. On one processor that is a
-switch of threads; between two, the other one has to be woken each time, which takes longer than its work.
+switch of threads; between two processors, the other thread has to be woken each time, which takes longer than its work.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _current_processor = getattr(ctypes.CDLL(None), "sched_getcpu", None) if sys.pla
 
 
 class ThreadAffinity:
-    """The affinity of one thread, set from another one. Where the system has none or forbids it, nothing happens.
+    """The affinity of one thread, set by another thread. Where the system has none or forbids it, nothing happens.
 
     thread: the system's number of it (`Thread.native_id`).
     """

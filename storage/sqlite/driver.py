@@ -33,7 +33,7 @@ class Driver:
     async def open(self) -> Self:
         """Starts the thread and opens the connection in it. Raises: whatever `connect` raises."""
         opened: asyncio.Future[sqlite3.Connection] = asyncio.get_running_loop().create_future()
-        # A disk that never answers must not keep a process that has to stop.
+        # A daemon: a disk that never answers must not keep the process from stopping.
         thread = Thread(target=self._work, args=(opened,), name=self._name, daemon=True)
         thread.start()
         self._affinity = ThreadAffinity(thread.native_id or 0)
@@ -75,7 +75,7 @@ class Driver:
             return
         while (function := self._functions.get()) is not None:
             function(connection)
-            del function  # with what it holds, until the next one comes
+            del function  # else it would hold its variables until the next function comes
         with contextlib.suppress(sqlite3.Error):
             connection.close()
 

@@ -30,7 +30,7 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def _bind_values(statement: str, values: Sequence[object]) -> Sequence[object]:
-    """Returns the values with those that SQLite is given besides, for lists and for rows with room."""
+    """Returns a statement's values as SQLite takes them: with lists spread, and with the sizes of padded rows."""
     if not isinstance(statement, Statement):
         return values
     if not statement.sized_columns:

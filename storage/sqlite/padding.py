@@ -20,9 +20,8 @@ from typing import Any
 
 _PAGE_BYTES = 4096
 _LONGEST_IN_PAGE = _PAGE_BYTES - 35  # the longest record without overflow pages
-_MIN_IN_PAGE = (
-    _PAGE_BYTES - 12
-) * 32 // 255 - 23  # the least part of a longer record that lies in its page: 489 bytes
+# The smallest part of a longer record that lies in its page: 489 bytes.
+_MIN_IN_PAGE = (_PAGE_BYTES - 12) * 32 // 255 - 23
 _OVERFLOW_PAGE_BYTES = _PAGE_BYTES - 4  # of a record, besides the number of the next overflow page
 # At most so many bytes for the columns that `size_of` is not given, since they never change: id, agent, seq, run, room.
 _UNCOUNTED_BYTES = 45
@@ -40,9 +39,9 @@ _SPARE_BYTES = 8  # no measurement: a room that is too small is safe, a room tha
 # The room of a row that overflows from the beginning, of which no more may lie in its page: 440 bytes.
 _SPILLED_ROOM = _MIN_IN_PAGE + _PAGE_NUMBER_BYTES - _UNCOUNTED_BYTES - _SPARE_BYTES
 
-# A row is padded to this length plus a number of full overflow pages; then _MIN_IN_PAGE bytes lie in its page. A
-# hundred bytes less than those, since `_UNCOUNTED_BYTES` is an estimate, and values that change may be shorter or
-# longer.
+# A row is padded to this length plus a number of full overflow pages; then _MIN_IN_PAGE bytes lie in its page. This is
+# a hundred bytes less than _MIN_IN_PAGE, since `_UNCOUNTED_BYTES` is an estimate, and values that change may be shorter
+# or longer.
 _SPILL_BYTES = _MIN_IN_PAGE - 100
 
 
@@ -51,13 +50,13 @@ def size_of(values: Sequence[Any]) -> int:
     size = len(values)
     # Empty values, None and 0 have nothing but a type code. Skipped here for speed: a turn has three dozen values.
     for value in filter(None, values):
-        kind = type(value)
-        if kind is str:
-            value, kind = value.encode(), bytes
-        if kind is bytes:
+        value_type = type(value)
+        if value_type is str:
+            value, value_type = value.encode(), bytes
+        if value_type is bytes:
             n = len(value)
             size += n if n < _TWO_BYTE_CODE else n + bisect_right(_LONGER_TYPE_CODES, n)
-        elif kind is float and not value.is_integer():
+        elif value_type is float and not value.is_integer():
             size += 8
         else:  # a whole number is stored as one
             size += _INTEGER_BYTES[bisect_right(_INTEGER_BOUNDS, value)]
@@ -81,11 +80,11 @@ def pad_bytes(size: int, room: int) -> int:
     3536 there, so that its record has about 389 + 4092 bytes, of which 489 stay in its page.
     """
     if size < room:
-        left = room - size
-        if left <= _TWO_BYTE_CODE:
-            return left - 1
+        free_bytes = room - size
+        if free_bytes <= _TWO_BYTE_CODE:
+            return free_bytes - 1
         # No zeros take one byte more than `_TWO_BYTE_CODE` with their type code: the row is one byte shorter then.
-        return max(_TWO_BYTE_CODE - 1, left - 2)
+        return max(_TWO_BYTE_CODE - 1, free_bytes - 2)
     record_bytes = size + _UNCOUNTED_BYTES
     pages = max(1, -((_SPILL_BYTES - record_bytes) // _OVERFLOW_PAGE_BYTES))  # rounded up
     return _SPILL_BYTES + _OVERFLOW_PAGE_BYTES * pages - record_bytes

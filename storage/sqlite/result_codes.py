@@ -40,7 +40,7 @@ _ERRORS: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_CONSTRAINT: WriteConflict,
 }
 
-# What an operator reads of those that the machine or another program causes.
+# The messages of errors that the machine or another program causes, as an operator reads them.
 _TEXTS = {
     sqlite3.SQLITE_FULL: "The disk is full: {path} cannot be written. Make room on it.",
     sqlite3.SQLITE_READONLY: "{path} cannot be written: {error}. Check its mode and its owner.",
@@ -59,15 +59,15 @@ def translate_error(error: sqlite3.Error, path: str = "the database") -> StoreEr
     code = getattr(error, "sqlite_errorcode", None)
     # Without a code the sqlite3 module itself has raised it: for a closed connection, a wrong number of parameters.
     if code is None:
-        kind: type[StoreError] = Closed if "closed" in str(error) else StatementFailed
+        error_type: type[StoreError] = Closed if "closed" in str(error) else StatementFailed
     else:
-        kind = _ERRORS.get(code & 0xFF, StatementFailed)
+        error_type = _ERRORS.get(code & 0xFF, StatementFailed)
     # SQLite does not report why a file cannot grow.
-    if kind is Broken and os.path.isabs(path) and _is_full(path):
-        kind, code = Full, sqlite3.SQLITE_FULL
+    if error_type is Broken and os.path.isabs(path) and _is_full(path):
+        error_type, code = Full, sqlite3.SQLITE_FULL
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     text = _TEXTS.get((code or 0) & 0xFF, "{path}: {error}")
-    translated = kind(f"{text.format(path=path, error=error)} ({name})")
+    translated = error_type(f"{text.format(path=path, error=error)} ({name})")
     translated.__cause__ = error
     return translated
 

@@ -2,8 +2,8 @@
 
 One process owns the file and writes it through one connection. That connection has a trigger of its own on `agents`,
 which reports the numbers of each row that any statement changes, one of another trigger included. So what was reported
-last is what a read would find, and a cache of it has no need to read. The triggers are temporary: they are in the
-connection and not in the file. A statement reports in the same way what it knows of the row that it adds.
+last is what a read would find, and a cache of it need not read. The triggers are temporary: they are in the connection
+and not in the file. A statement that adds a row reports in the same way what it knows of that row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TRIGGERS = (
     WHEN NEW.agent IS NULL AND NEW.profile <> '' BEGIN
         SELECT report_all();
     END""",
-    # A second statement would make a transaction of one that is all of its own.
+    # Triggers write the recalls: with a second statement, adding a turn would no longer be a transaction by itself.
     """CREATE TEMP TRIGGER exchange_recalled AFTER INSERT ON main.exchanges BEGIN
         INSERT INTO recalls (exchange, agent, at, request, data)
         SELECT NEW.id, NEW.agent, coalesce(NEW.ended, NEW.stopped, NEW.touched), r.request, take_recall()

@@ -33,7 +33,7 @@ class LogLimits(Struct, frozen=True):
     checkpoint_bytes: int = 16 << 20
     # Size of the log at which writes wait for readers, until all of it is written back.
     pause_bytes: int = 64 << 20
-    # How long they wait at most.
+    # How long writes wait for readers at most.
     pause_ms: int = 1000
 
 
@@ -52,7 +52,7 @@ class WriteAheadLog:
         self._limits = limits
         self._copier = copier
         self._post = post
-        # In bytes, of its file.
+        # The bytes of the log's file.
         self.size = 0
         self._full_bytes = limits.checkpoint_bytes  # a larger log has to be written back
         # Set unless the log is being written back, or about to be.
@@ -88,7 +88,7 @@ class WriteAheadLog:
             self.is_free.set()
 
     def end_write_back(self, size: int, is_whole: bool) -> None:
-        """Notes the size of the log after a write-back. is_whole: nothing was left, or else it is being read."""
+        """Notes the size of the log after a write-back. is_whole: all of it was written back; else readers use it."""
         self._note(size, is_whole)
         self.is_free.set()
 
@@ -130,5 +130,5 @@ class WriteAheadLog:
     def _note(self, size: int, is_whole: bool) -> None:
         """Notes the size after a write-back. A log that was written back whole grows only once it is full again."""
         self.size = size
-        least = self._limits.checkpoint_bytes
-        self._full_bytes = max(size, least) if is_whole else size + least
+        checkpoint_bytes = self._limits.checkpoint_bytes
+        self._full_bytes = max(size, checkpoint_bytes) if is_whole else size + checkpoint_bytes

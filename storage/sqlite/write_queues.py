@@ -20,7 +20,7 @@ class Write(Generic[T]):
 
     function: Callable[[sqlite3.Connection], T]
     future: asyncio.Future[T]
-    # The bytes that it holds, estimated.
+    # The estimated bytes that the write holds.
     size: int
     # As in `Writer.submit`.
     begins_own_transaction: bool
@@ -34,7 +34,8 @@ class Write(Generic[T]):
             self.future.set_result(value)
         else:
             self.future.set_exception(value)
-            # This marks the error as seen: the loop must not log a write that nothing waits for: health reports it.
+            # This marks the error as seen, so that the loop does not log it if nothing waits for the write: health
+            # reports it.
             self.future.exception()
 
 
@@ -49,15 +50,15 @@ class WriteQueue:
         self.writes.append(write)
         self.bytes += write.size
 
-    def take(self, most: int) -> list[Write[Any]]:
+    def take(self, max_count: int) -> list[Write[Any]]:
         """Takes the first writes out of the queue. Returns them."""
-        if len(self.writes) <= most:
-            taken, self.bytes = [*self.writes], 0
+        if len(self.writes) <= max_count:
+            writes, self.bytes = [*self.writes], 0
             self.writes.clear()
         else:
-            taken = [self.writes.popleft() for _ in range(most)]
-            self.bytes -= sum(write.size for write in taken)
-        return taken
+            writes = [self.writes.popleft() for _ in range(max_count)]
+            self.bytes -= sum(write.size for write in writes)
+        return writes
 
 
 class WriteQueues:

@@ -24,7 +24,7 @@ from storage.sqlite.writeback import empty_log
 
 
 class ConnectionUser(Protocol):
-    """Writes on the connection, and hears of its faults."""
+    """Writes on the connection, and is called when it fails or works again."""
 
     async def stop_using(self) -> None:
         """Ends what uses the connection's file besides it, since the file is opened again."""
@@ -61,7 +61,7 @@ class WriterConnection:
         self._retry_most_s = retry_most_s
         # None: the database is not open.
         self.driver: Driver | None = None
-        # Of the file that the connection was opened on; None until it was looked at.
+        # The inode of the file that the connection was opened on; None: not known.
         self._inode: int | None = None
         # No fault is mended any more.
         self.is_closing = False
@@ -90,14 +90,14 @@ class WriterConnection:
             await driver.call(partial(try_writing, check=check))
         except BaseException as error:
             try:
-                # Unless it was cancelled, it waits for the end: the next attempt would meet this one's locks.
+                # Waits for the end, unless it was cancelled: the next attempt would meet the locks of this connection.
                 if isinstance(error, Exception):
                     await driver.call(_close_quietly)
             finally:
                 driver.abandon()
             raise
-        self._inode = None
-        self.is_moved()  # notes which file this is
+        with contextlib.suppress(OSError):  # whatever it is, writing will show it
+            self._inode = os.stat(self._path).st_ino
         return driver
 
     def _translate(self, error: sqlite3.Error | OSError | StoreError) -> StoreError:
@@ -184,8 +184,6 @@ class WriterConnection:
             return True
         except OSError:
             return False  # whatever it is, writing will show it
-        if self._inode is None:
-            self._inode = inode
         return inode != self._inode
 
     def moved_error(self) -> Broken:

@@ -18,7 +18,7 @@ MAX_MEMORIES = 7  # besides the agent's own, so that a search asks eight
 
 
 async def attach(connection: Connection, agent: int, kind: str, target: int) -> bool:
-    """Attaches something after what is there. Returns False if it is attached already: then its place stays.
+    """Attaches something to an agent, as the last of its kind. Returns False if it was attached: its place stays.
 
     Raises: OverLimit if a search would have to ask too many memories.
     """
@@ -65,7 +65,7 @@ async def attach_only(connection: Connection, agent: int, kind: str, targets: Se
 
 
 class Attached(Group):
-    """Attachments. A change of them raises the version of the agent's definition, from which a turn knows."""
+    """Attachments. A change of them raises the version of the agent's definition, by which turns notice the change."""
 
     targets = reads(as_method(load_targets))
     agents_with = reads(as_method(load_agents_with))

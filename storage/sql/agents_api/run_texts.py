@@ -132,6 +132,6 @@ class RunTexts(Group):
 
     @reads
     async def find_first_end(self, connection: Connection) -> float | None:
-        """Returns when the first of the runs ended of which `drop_texts` drops texts; None if there is no such run."""
+        """Returns when the first run ended that has texts for `drop_texts`; None: no run has such texts."""
         ended: float | None = await connection.value(SQL["texts_left_next"])
         return ended
