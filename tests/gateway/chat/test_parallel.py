@@ -115,6 +115,7 @@ async def test_a_queued_send_whose_client_leaves_lets_the_next_one_go_on(world: 
     first = send("first")
     await arrived.wait()
     second = send("second")
+    await asyncio.to_thread(_until_queued, world, 1)
     third = send("third")
     await asyncio.to_thread(_until_queued, world, 2)
     second.cancel()
