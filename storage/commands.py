@@ -699,7 +699,7 @@ class ImportWrite(Struct, frozen=True):
     # When the conversation began.
     at: float
     # The hashes of the conversation's paths, one an exchange.
-    paths: Sequence[bytes]
+    path_hashes: Sequence[bytes]
     # The hashes of the conversation's questions.
     questions: Sequence[bytes]
     # The hashes of the conversation's messages.

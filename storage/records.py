@@ -193,7 +193,7 @@ class Exchange(Struct, frozen=True):
     # Atoms of the reply as the client has it; None if it has none (cancelled).
     reply: tuple[Atom, ...] | None
     # Hash of all atoms up to and including the reply, going on from the parent's.
-    path: bytes
+    path_hash: bytes
     # The hash under which a stored reply is looked up: of the reply's text without white space, or of its calls if it
     # has no text.
     reply_key: bytes | None

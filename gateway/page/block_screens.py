@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Annotated, Any, ClassVar
+from urllib.parse import parse_qs, quote
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -34,6 +35,8 @@ class BlockQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     page_limit: ClassVar[int] = 20
     from_: _Number | None = None
     to: _Number | None = None
+    # The words of a search for what is wrong, which led here; "": nothing was searched for.
+    words: str = ""
 
 
 class EditForm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,8 +91,14 @@ class _BlockScreens(Struct, frozen=True):
         *,
         typed: str | None = None,
         error: GatewayError | None = None,
+        words: str = "",
         **more: Any,
     ) -> View:
+        """Returns the screen.
+
+        typed, error: the text of an edit that was refused, and why.
+        words: as of `BlockQuery`.
+        """
         name = await self.views.name(access.project, access.uid)
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         changes = await asyncio.to_thread(_changes, page)
@@ -104,7 +113,8 @@ class _BlockScreens(Struct, frozen=True):
             "undo": undo,
             "is_compared": False,
             "conflict": None,
-            "still": await self._find_old_words(page, access),
+            "sought": words,
+            "still": await self._find_old_words(page, access, words),
             "editors": {} if access.is_person else await self.audit.editors(access.uid, page.block.label),
             **more,
         }
@@ -119,13 +129,15 @@ class _BlockScreens(Struct, frozen=True):
             **context,
         )
 
-    async def _find_old_words(self, page: BlockPage, access: MemoryAccess) -> Remaining | None:
-        """Returns where the words are left that the last change took out, if a person made it."""
+    async def _find_old_words(self, page: BlockPage, access: MemoryAccess, words: str) -> Remaining | None:
+        """Returns where words are left after a correction: those that led to it, else those that it took out."""
         new, *older = page.versions[:2] or (None,)
         if new is None or not older or new.origin not in _CORRECTIONS:
             return None
         if new.version != page.block.version:
             return None
+        if words and not access.is_person:
+            return await self.words.remaining(access.project, access.uid, words)
         old = older[0].value
         return access.filter(await self.words.still_say(access.project, access.uid, old, new.value))
 
@@ -136,7 +148,7 @@ class _BlockScreens(Struct, frozen=True):
         if request.is_twin:
             return access.twin(page)
         is_compared = query.from_ is not None or query.to is not None
-        return await self.view(page, access, is_compared=is_compared)
+        return await self.view(page, access, words=query.words, is_compared=is_compared)
 
     async def edit(self, request: ScreenRequest, form: EditForm) -> Answer:
         access = access_of(request)
@@ -149,11 +161,14 @@ class _BlockScreens(Struct, frozen=True):
             if page.block.value == form.value and not request.is_twin:
                 return await self.result(request, access)  # it was sent twice
             conflict = shortened_diff(await asyncio.to_thread(diff_words, form.value, page.block.value))
-            return await self.view(page, access, typed=form.value, error=error, conflict=conflict)
-        except BadRequest as error:
+            words = _sought_words(request, access, page)
             return await self.view(
-                await self.read_page(request, access), access, typed=form.value, error=error
+                page, access, typed=form.value, error=error, words=words, conflict=conflict
             )
+        except BadRequest as error:
+            page = await self.read_page(request, access)
+            words = _sought_words(request, access, page)
+            return await self.view(page, access, typed=form.value, error=error, words=words)
         return await self.result(request, access)
 
     async def undo(self, request: ScreenRequest, form: UndoForm) -> Answer:
@@ -190,7 +205,9 @@ class _BlockScreens(Struct, frozen=True):
 
     async def result(self, request: ScreenRequest, access: MemoryAccess) -> ActionResult:
         page = await self.read_page(request, access)
-        return ActionResult(page.block, access.path("b", page.block.label) + SAVED)
+        words = _sought_words(request, access, page)
+        query = f"?words={quote(words, safe='')}" if words else ""
+        return ActionResult(page.block, access.path("b", page.block.label) + query + SAVED)
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
@@ -206,6 +223,14 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         routes.action("b/{label}/undo", block.undo, UndoForm, "correct"),
         routes.action("b/{label}/restore", block.restore, RestoreForm, "correct"),
     ]
+
+
+def _sought_words(request: ScreenRequest, access: MemoryAccess, page: BlockPage) -> str:
+    """Returns the words that led to the screen with the form of a change; "": none did."""
+    path, _, query = request.referrer.partition("?")
+    if path != access.path("b", page.block.label):
+        return ""
+    return next(iter(parse_qs(query).get("words", ())), "")
 
 
 def _changes(page: BlockPage) -> dict[int, tuple[DiffPart, ...]]:

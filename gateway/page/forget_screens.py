@@ -176,6 +176,8 @@ class _ForgetScreens(Struct, frozen=True):
         path, _, query = screen.partition("?")
         if path in (access.path("words"), access.path("search")):
             return next(iter(parse_qs(query).get("q", ())), "")
+        if path.startswith(access.path("b") + "/"):
+            return next(iter(parse_qs(query).get("words", ())), "")
         page = await self._find_fact(access, screen)
         if page is None or not page.before:
             return ""

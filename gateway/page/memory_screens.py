@@ -26,6 +26,8 @@ from gateway.settings import DEFAULT_PROFILE
 
 # Characters around each change that an undo of a block would bring, and of all of them.
 _UNDO_AROUND, _UNDO_CHARS = 30, 300
+# The last questions of a user, which are offered where a sentence is tried.
+_LAST_QUESTIONS = 3
 # How long a link to a page lives.
 _LINK_S = 86_400
 
@@ -146,6 +148,16 @@ class _MemoryScreens(Struct, frozen=True):
         )
         if request.is_twin:
             return access.twin(trial)
+        if not query.q.strip():
+            last = await self.views.conversations.last_questions(access.project, access.uid, _LAST_QUESTIONS)
+            return access.view(
+                trial,
+                "search.html",
+                "What would be recalled",
+                memory_name=memory.name,
+                paused=memory.paused,
+                last_questions=last,
+            )
         blocks = await self.views.blocks.list_all(access.project, access.uid)
         hits = (*trial.chosen, *trial.left_out, *trial.found)
         return access.view(
@@ -154,7 +166,7 @@ class _MemoryScreens(Struct, frozen=True):
             "What would be recalled",
             memory_name=memory.name,
             has_embedder=search.has_embedder,
-            blocks=[block for block in blocks if block.value],
+            blocks={each.label: each.value for each in blocks if each.value},
             after=query.after,
             paused=memory.paused,
             standing=await self.views.facts.standing(access.uid),

@@ -127,7 +127,7 @@ def make_exchange(
     (
         id, conversation, parent, depth, seq, offset, length, begun, touched, ended, stopped,
         state, superseded, continued, active, edits, merged, size, head, evicted, prior, section,
-        path, reply_key, redactions, inputs, media, reply, notes, run, opaque, model, hidden, *_,
+        path_hash, reply_key, redactions, inputs, media, reply, notes, run, opaque, model, hidden, *_,
     ) = row  # fmt: skip
     # Without names, which cost half as much again: a long conversation has hundreds of rows.
     return Exchange(
@@ -139,7 +139,7 @@ def make_exchange(
         unpack_inputs(inputs),
         _unpack_media(media),
         None if reply is None else unpack_atoms(reply),
-        path,
+        path_hash,
         reply_key,
         begun,
         touched,
@@ -197,7 +197,7 @@ def _values(exchange: Exchange) -> list[Any]:
         orjson.dumps(list(exchange.evicted)) if exchange.evicted else None,
         exchange.prior,
         exchange.section,
-        exchange.path,
+        exchange.path_hash,
         exchange.reply_key,
         message_key(exchange.inputs[-1]) if exchange.inputs else None,
         orjson.dumps(sorted(exchange.redactions)) if exchange.redactions else None,
@@ -223,16 +223,16 @@ _NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
 
 
 async def load_snapshot(
-    connection: Connection, agent: Agent, key: str | None, path: bytes | None
+    connection: Connection, agent: Agent, key: str | None, path_hash: bytes | None
 ) -> MemorySnapshot | None:
     """Returns what a request needs of its memory, read by one statement; None if the agent is not stored any more.
 
     key: the client's own conversation id.
-    path: hash of the client's list up to its last assistant message.
+    path_hash: of the client's list up to its last assistant message.
     """
     scope = agent.scope
     rows = await connection.rows(
-        SQL["memory_snapshot"], (agent.id, key, path, scope.project, scope.profile, scope.subject)
+        SQL["memory_snapshot"], (agent.id, key, path_hash, scope.project, scope.profile, scope.subject)
     )
     if not rows or rows[0][0] != "agent":
         return None
@@ -530,7 +530,7 @@ def _make_shown_exchange(row: Sequence[Any]) -> ShownExchange:
         inputs=unpack_inputs(inputs),
         media=(),
         reply=None if reply is None else unpack_atoms(reply),
-        path=b"",
+        path_hash=b"",
         reply_key=None,
         begun=begun,
         touched=touched,

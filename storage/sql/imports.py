@@ -274,10 +274,10 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
     first = max(done, change.known)  # the exchange that is added next
     # A turn that has added what the part would add has one of the part's paths. A turn without a reply has another
     # path, so it is looked for by its question.
-    paths = write.paths[first : _end_of_part(writing)]
+    path_hashes = write.path_hashes[first : _end_of_part(writing)]
     next_added = change.add[first - change.known : first - change.known + 1]
     questions = [message_key(each.inputs[-1]) for each in next_added]
-    stored = await rows_of(connection, SQL["matched"], paths, agent.id)
+    stored = await rows_of(connection, SQL["matched"], path_hashes, agent.id)
     stored += await rows_of(connection, SQL["unanswered"], questions, agent.id)
     return any(exchanges.make_exchange(row).conversation == change.conversation for row in stored)
 
@@ -288,7 +288,9 @@ async def _find_conversation(
     """Returns the conversation in which this import has written `done` exchanges, or else the one with the same id."""
     conversation: int | None = None
     if done:
-        conversation = await connection.value(SQL["begun"], (agent.id, write.paths[done - 1], write.row))
+        conversation = await connection.value(
+            SQL["begun"], (agent.id, write.path_hashes[done - 1], write.row)
+        )
     if conversation is None and write.key is not None:
         conversation = await connection.value(exchanges.SQL["conversation_of"], (agent.id, write.key))
     return conversation
@@ -297,7 +299,7 @@ async def _find_conversation(
 async def _load_pool(
     connection: Connection, agent: Agent, write: ImportWrite, conversation: int | None
 ) -> ImportPool:
-    rows = await rows_of(connection, SQL["matched"], write.paths, agent.id)
+    rows = await rows_of(connection, SQL["matched"], write.path_hashes, agent.id)
     matched = [MatchedExchange(exchanges.make_exchange(row), *map(bool, row[-3:])) for row in rows]
     unanswered = exchanges.make_exchanges(
         await rows_of(connection, SQL["unanswered"], write.questions, agent.id)

@@ -76,15 +76,17 @@ class SnapshotCache:
         self._memories: OrderedDict[int, _CachedMemory] = OrderedDict()
         self.bytes = 0
 
-    def has_entry(self, agent: int, key: str | None, path: bytes | None) -> bool:
+    def has_entry(self, agent: int, key: str | None, path_hash: bytes | None) -> bool:
         """Returns whether there is an entry that `find` returns if it is up to date.
 
         key: the client's id of the conversation.
-        path: the hash of the path that the request continues. If both are None, the request continues nothing, and
+        path_hash: of the path that the request continues. If both are None, the request continues nothing, and
             needs only the part that all snapshots of the memory have in common.
         """
         memory = self._memories.get(agent)
-        return memory is not None and ((key is None and path is None) or (key, path) in memory.path_ends)
+        return memory is not None and (
+            (key is None and path_hash is None) or (key, path_hash) in memory.path_ends
+        )
 
     def apply_changes(self, changes: Changes) -> None:
         """Stores the present numbers of agents, and drops memories whose numbers are not known."""
@@ -98,10 +100,10 @@ class SnapshotCache:
             elif memory is not None:
                 self.drop(agent)
 
-    def find(self, agent: int, key: str | None, path: bytes | None) -> MemorySnapshot | None:
+    def find(self, agent: int, key: str | None, path_hash: bytes | None) -> MemorySnapshot | None:
         """Returns a snapshot as it would be read now; None where the cache has none that is up to date.
 
-        key, path: as for `has_entry`.
+        key, path_hash: as for `has_entry`.
         """
         memory = self._memories.get(agent)
         if memory is None:
@@ -110,13 +112,13 @@ class SnapshotCache:
         # The versions also differ while a turn is committed and notified, but not yet applied here.
         if memory.version != numbers.version:
             return None
-        if key is None and path is None:
+        if key is None and path_hash is None:
             self._memories.move_to_end(agent)
             return MemorySnapshot(
                 *numbers, has_tombs=memory.has_tombs, blocks=memory.blocks, ops=memory.ops,
                 standing=memory.standing,
             )  # fmt: skip
-        end = memory.path_ends.get((key, path))
+        end = memory.path_ends.get((key, path_hash))
         if end is None:
             return None
         self._memories.move_to_end(agent)
@@ -133,7 +135,7 @@ class SnapshotCache:
             memory.standing,
         )
 
-    def put(self, agent: int, key: str | None, path: bytes | None, snapshot: MemorySnapshot) -> None:
+    def put(self, agent: int, key: str | None, path_hash: bytes | None, snapshot: MemorySnapshot) -> None:
         """Caches a snapshot that was read. Those with shared blocks are not cached: other agents may change these."""
         if snapshot.shares_blocks:
             self.drop(agent)
@@ -156,7 +158,7 @@ class SnapshotCache:
             self._memories[agent] = memory
             self.bytes += memory.bytes
         # Where the path goes on already, or began elsewhere, a turn cannot be planned from its snapshot alone.
-        is_end = path is not None and not (snapshot.is_continued or snapshot.matches_prefix)
+        is_end = path_hash is not None and not (snapshot.is_continued or snapshot.matches_prefix)
         if snapshot.exchange is not None and snapshot.conversation is not None and is_end:
             end = _PathEnd(
                 snapshot.conversation,
@@ -165,7 +167,7 @@ class SnapshotCache:
                 snapshot.additions,
                 snapshot.section,
             )
-            self._put_path_end(memory, (key, path), end)
+            self._put_path_end(memory, (key, path_hash), end)
         self._shrink()
 
     def find_openings(self, agent: int, snapshot: MemorySnapshot) -> list[Opening] | None:
@@ -219,7 +221,7 @@ class SnapshotCache:
             # The turn may have continued any of these paths.
             self._drop_path_ends(memory)
             return
-        key = write.key, exchange.path
+        key = write.key, exchange.path_hash
         if key in memory.path_ends:
             # Two conversations without an id have the same text; the next snapshot reads the one that began last.
             self._drop_path_end(memory, key)

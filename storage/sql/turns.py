@@ -72,35 +72,35 @@ class Turns(Group):
         self._cache = cache
         self._memories = memories
 
-    async def snapshot(self, agent: Agent, key: str | None, path: bytes | None) -> MemorySnapshot | None:
+    async def snapshot(self, agent: Agent, key: str | None, path_hash: bytes | None) -> MemorySnapshot | None:
         """Returns what a request needs of its memory, from the cache or the database.
 
         key: the client's own conversation id.
-        path: hash of the client's list up to its last assistant message.
+        path_hash: of the client's list up to its last assistant message.
 
         Returns None if the agent is not stored any more.
 
         Raises: StoreError.
         """
         # Where this process alone writes, the cache is notified of each change.
-        snapshot = None if self._database.is_shared else self._cache.find(agent.id, key, path)
-        return snapshot or await self._read_snapshot(agent, key, path)
+        snapshot = None if self._database.is_shared else self._cache.find(agent.id, key, path_hash)
+        return snapshot or await self._read_snapshot(agent, key, path_hash)
 
     @reads
     async def _read_snapshot(
-        self, connection: Connection, agent: Agent, key: str | None, path: bytes | None
+        self, connection: Connection, agent: Agent, key: str | None, path_hash: bytes | None
     ) -> MemorySnapshot | None:
-        if self._database.is_shared and self._cache.has_entry(agent.id, key, path):
+        if self._database.is_shared and self._cache.has_entry(agent.id, key, path_hash):
             # Another process may have changed the memory: its numbers show that.
             self._cache.apply_changes({agent.id: await exchanges.load_cacheable_numbers(connection, agent)})
-            snapshot = self._cache.find(agent.id, key, path)
+            snapshot = self._cache.find(agent.id, key, path_hash)
             if snapshot is not None:
                 return snapshot
-        snapshot = await exchanges.load_snapshot(connection, agent, key, path)
+        snapshot = await exchanges.load_snapshot(connection, agent, key, path_hash)
         if snapshot is None:
             self._cache.drop(agent.id)
         else:
-            self._cache.put(agent.id, key, path, snapshot)
+            self._cache.put(agent.id, key, path_hash, snapshot)
         return snapshot
 
     def openings(self, agent: Agent, snapshot: MemorySnapshot) -> list[Opening] | None:

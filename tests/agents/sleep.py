@@ -162,7 +162,7 @@ class SleepWorld:
                         MemorySnapshot(conversation=found, section=writer.opened.section), (last,)
                     )
                 await writer.begin(user(f"Message {n}."), own=own)
-                path = (await writer.finish(assistant("Yes."), path)).path
+                path = (await writer.finish(assistant("Yes."), path)).path_hash
 
         asyncio.run_coroutine_threadsafe(write(), self.letta.world.gateway.loop).result(PATIENCE_S)
 

@@ -349,7 +349,9 @@ def _check_path(e: Exchange, tree: Tree, hasher: MessageHasher) -> None:
     above = [x.id for x in tree.chain(parent) if x.has_additions]
     assert e.prior == (above[-1] if above else None), f"prior of {e.id}"
     if e.reply is not None:
-        assert e.path == hasher.hash_path(a for el in tree.elements(e) for a in el.atoms), f"path of {e.id}"
+        assert e.path_hash == hasher.hash_path(a for el in tree.elements(e) for a in el.atoms), (
+            f"path of {e.id}"
+        )
         assert e.reply_key == hasher.reply_key(e.reply), f"reply key of {e.id}"
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from tempfile import TemporaryDirectory
+from types import CodeType
 from typing import Any
 
+import jinja2
 import starlette.routing
 
 import storage.postgres.migration as postgres_migration
 import storage.sqlite.migration as sqlite_migration
 from gateway import operations
 from gateway.app import Gateway
-from gateway.page import page_app
+from gateway.page import page_app, rendering
 from gateway.settings import Settings
 from tests.stored import open_store
 
@@ -32,6 +34,7 @@ def share(put: Callable[[Any, str, Any], None] = setattr) -> None:
     for module, name in _MADE_ONCE:
         put(module, name, cache(getattr(module, name)))
     put(sqlite_migration, "_names", _once_a_schema(sqlite_migration._names))
+    put(rendering, "Environment", partial(jinja2.Environment, bytecode_cache=_CompiledTemplates()))
 
 
 def _once_a_schema(names: Callable[[Any], frozenset[str]]) -> Callable[[Any], frozenset[str]]:
@@ -45,6 +48,20 @@ def _once_a_schema(names: Callable[[Any], frozenset[str]]) -> Callable[[Any], fr
         return known[schema]
 
     return names_of
+
+
+class _CompiledTemplates(jinja2.BytecodeCache):
+    """The code of templates, by their path and content."""
+
+    def __init__(self) -> None:
+        self._codes: dict[tuple[str, str], CodeType] = {}
+
+    def load_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        bucket.code = self._codes.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        assert bucket.code is not None
+        self._codes[bucket.key, bucket.checksum] = bucket.code
 
 
 def make() -> None:

@@ -228,7 +228,12 @@ async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_st
     assert not await found(store, alice.agent, "twou")
     assert await found(store, alice.agent, "threeu")
     (tomb,) = [e for e in await alice.rows() if e.state is State.FORGOTTEN]
-    assert (tomb.id, tomb.path, tomb.inputs, tomb.reply) == (gone.id, gone.path, gone.inputs, gone.reply)
+    assert (tomb.id, tomb.path_hash, tomb.inputs, tomb.reply) == (
+        gone.id,
+        gone.path_hash,
+        gone.inputs,
+        gone.reply,
+    )
     assert (tomb.input, tomb.shown_reply, tomb.full, tomb.notes, tomb.active) == (
         None,
         None,

@@ -170,7 +170,7 @@ class Writer:
         """One plain message and its reply."""
         own = await self.read()
         await self.begin(user(text), own=own, **more)
-        return await self.finish(assistant(reply), own.path[-1].path if own.path else b"")
+        return await self.finish(assistant(reply), own.path[-1].path_hash if own.path else b"")
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ async def long_path(writer: Writer, steps: int) -> None:
             opened = await stored_paths.open_step(connection, opening, RULES)
             assert opened.run is not None
             e = finish_step(
-                opened.exchange, MessageHasher(writer.agent.secret), path[-1].path,
+                opened.exchange, MessageHasher(writer.agent.secret), path[-1].path_hash,
                 full=[assistant("Yes.")], shown_reply=None, model="up/m", evicted=evicted, now=100.0,
             )  # fmt: skip
             step = RunStep(e.id, writer.agent.id, opened.run.id, 1, 100.0, 100.0, stop="end_turn")
@@ -262,7 +262,7 @@ async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
     first = await writer.finish(assistant(None, call("1")), stop=None)
     second = await writer.go_on(result("1", "sunny"))
     assert second.run is not None
-    await writer.finish(assistant("Sunny."), first.path)
+    await writer.finish(assistant("Sunny."), first.path_hash)
     own = await writer.read()
     assert [x.state for x in own.path] == [State.FINISHED] * 2
     assert all(x.continued and x.active for x in own.path)
@@ -290,7 +290,7 @@ async def test_a_step_that_a_process_left_open_stays_in_the_path(writer: Writer)
     own = await writer.read()
     ends = abandon(own.path[-1], MessageHasher(writer.agent.secret), b"", 50.0)
     await writer.begin(user("Hello?"), own=own, abandoned=ends)
-    await writer.finish(assistant("Yes."), ends.path)
+    await writer.finish(assistant("Yes."), ends.path_hash)
     path = (await writer.read()).path
     assert [(x.state, x.reply is None, x.active) for x in path] == [
         (State.FINISHED, True, True),
@@ -307,9 +307,9 @@ async def test_a_step_that_another_process_has_ended_is_not_written_over(writer:
     await other.begin(user("Hello?"), own=own, abandoned=ends)
     with pytest.raises(RunOver):
         await writer.finish(assistant("Late."))
-    await other.finish(assistant("Yes."), ends.path)
+    await other.finish(assistant("Yes."), ends.path_hash)
     with pytest.raises(RunOver):
-        await other.finish(assistant("Twice."), ends.path)
+        await other.finish(assistant("Twice."), ends.path_hash)
     path = (await other.read()).path
     assert [x.reply is None for x in path] == [True, False]
     assert b"Yes." in (path[-1].shown_reply or b"")
@@ -397,7 +397,7 @@ async def test_no_step_is_written_once_something_was_forgotten(writer: Writer) -
     await writer.begin(user("What is it?"), own=own)
     await rows(writer.store, "UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (writer.agent.id,))
     with pytest.raises(Stale):
-        await writer.finish(assistant("1234."), e.path)
+        await writer.finish(assistant("1234."), e.path_hash)
     with pytest.raises(Stale):
         await writer.go_on(user("And now?"))
     assert (await writer.read()).path[-1].shown_reply is None
@@ -514,7 +514,7 @@ async def test_a_client_conversation_becomes_stored_from_its_newest_exchange(ope
     assert own.snapshot.conversation.last_exchange == 0
     assert [x.depth for x in own.path] == [0, 1]
     await writer.begin(user("three"), own=own, adopts=True, continued=[own.path[-1].id])
-    await writer.finish(assistant("Third."), own.path[-1].path)
+    await writer.finish(assistant("Third."), own.path[-1].path_hash)
     after = await writer.read()
     assert after.snapshot.conversation is not None
     assert after.snapshot.conversation.last_exchange == after.path[-1].id

@@ -377,7 +377,7 @@ async def bob(alice: Speaker) -> Speaker:
 
 async def test_a_look_sees_nothing_of_another_agent(alice: Speaker, bob: Speaker) -> None:
     for e in await alice.rows():
-        snapshot = await bob.store.turns.snapshot(bob.agent, "c1", e.path)
+        snapshot = await bob.store.turns.snapshot(bob.agent, "c1", e.path_hash)
         assert snapshot is not None
         assert (snapshot.conversation, snapshot.exchange, snapshot.section) == (None, None, None)
         assert (snapshot.additions, snapshot.ops) == (Additions(), [])
@@ -391,7 +391,7 @@ async def test_a_look_with_another_agents_row_and_ones_own_scope_is_none(
     alice: Speaker, bob: Speaker
 ) -> None:
     mixed = replace(alice.agent, scope=BOB)
-    assert await bob.store.turns.snapshot(mixed, "c1", (await alice.rows())[0].path) is None
+    assert await bob.store.turns.snapshot(mixed, "c1", (await alice.rows())[0].path_hash) is None
 
 
 @both
@@ -417,7 +417,7 @@ async def test_a_pool_holds_nothing_of_another_agent(alice: Speaker, bob: Speake
             None,
             [e.reply_key for e in theirs if e.reply_key],
             [b"".join(e.inputs[-1]) for e in theirs],
-            [e.path for e in theirs] + [b"".join(a) for e in theirs for a in e.inputs],
+            [e.path_hash for e in theirs] + [b"".join(a) for e in theirs for a in e.inputs],
             since=0.0,
         ),
     ]

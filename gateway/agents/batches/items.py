@@ -40,7 +40,7 @@ from gateway.agents.runs.turn_guide import guide_of, is_overfull
 from gateway.agents.tools.agent_tools import asides_of, serial_tools
 from gateway.core.conversation.canonical import MessageHasher, text_of
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.stored_path import finish_turn, path_hash
+from gateway.core.conversation.stored_path import finish_turn, hash_exchanges
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import edits
 from gateway.core.memory.memory_tools import STORED_SOURCES
@@ -430,7 +430,7 @@ def _turn_to_write(
     exchange = finish_turn(
         write.exchange,
         hasher,
-        path_hash(context.path, hasher),
+        hash_exchanges(context.path, hasher),
         full=outcome.full or (shown_reply,),
         shown_reply=shown_reply,
         model=context.plan.query.model,

@@ -29,7 +29,7 @@ from gateway.agents.runs.stored_conversation import (
 )
 from gateway.core.conversation.canonical import MessageHasher, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE_SENDER, framed_system_message, with_private
-from gateway.core.conversation.stored_path import finish_step, mark_refused, path_hash, supersede_refused
+from gateway.core.conversation.stored_path import finish_step, hash_exchanges, mark_refused, supersede_refused
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.tags import mark_of
@@ -316,7 +316,7 @@ class RunMemory:
         return finish_step(
             exchange,
             hasher,
-            path_hash(context.path, hasher),
+            hash_exchanges(context.path, hasher),
             full=full,
             shown_reply=shown_reply,
             model=context.plan.query.model,

@@ -16,7 +16,7 @@ from gateway.core.conversation.canonical import MessageHasher, WireMessage, firs
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.private import is_nudge
-from gateway.core.conversation.stored_path import abandon, begins_fork, open_step, path_hash, plan_step
+from gateway.core.conversation.stored_path import abandon, begins_fork, hash_exchanges, open_step, plan_step
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.eviction import evicted_before
@@ -90,7 +90,7 @@ async def read_stored_context(
     unended = None
     if path and path[-1].state is State.OPEN:
         hasher = MessageHasher(agent.secret)
-        unended = path[-1] = abandon(path[-1], hasher, path_hash(path[:-1], hasher), request.now)
+        unended = path[-1] = abandon(path[-1], hasher, hash_exchanges(path[:-1], hasher), request.now)
     tree = Tree(path)
     uid = new_conversation_uid() if conversation is None else conversation.uid
     context = MemoryContext(

@@ -57,12 +57,12 @@ def prefix_hashes(hasher: MessageHasher, inputs: Iterable[tuple[Atom, ...]]) -> 
 
     Every assistant message of it is the end of one. inputs: its messages' atoms.
     """
-    found, path = [], b""
+    hashes, path_hash = [], b""
     for atoms in inputs:
-        path = hasher.hash_path(atoms, path)
+        path_hash = hasher.hash_path(atoms, path_hash)
         if is_assistant(atoms):
-            found.append(path)
-    return found
+            hashes.append(path_hash)
+    return hashes
 
 
 def _changes_index(old: Exchange, new: Exchange) -> bool:

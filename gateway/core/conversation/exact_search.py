@@ -223,12 +223,12 @@ class ExactSearch:
         """
         if len(occurrences) <= _MAX_PLACES:
             return occurrences
-        listed_path = self._query.listing.hash_path(occurrences[0].end + 1)
+        listed_path_hash = self._query.listing.hash_path(occurrences[0].end + 1)
 
         def rank(occurrence: _Occurrence) -> tuple[bool, int, float, int]:
             exchange = occurrence.exchange
             return (
-                exchange.path == listed_path,
+                exchange.path_hash == listed_path_hash,
                 _common_end(self._tree, exchange, listed),
                 exchange.begun,
                 exchange.id,
@@ -285,11 +285,13 @@ class ExactSearch:
 
     def _is_elsewhere(self, best: _Candidate) -> bool:
         """Returns whether a beginning of the list is word for word the path of an exchange that is not above this."""
-        listing, above = self._query.listing, {element.exchange.path for element in best.elements}
+        listing, above = self._query.listing, {element.exchange.path_hash for element in best.elements}
         for _, occurrences in self._occurrences():
             before = [each for each in occurrences if each.end < best.span[0]]
             paths = {
-                each.exchange.path for each in before if each.exchange.path == listing.hash_path(each.end + 1)
+                each.exchange.path_hash
+                for each in before
+                if each.exchange.path_hash == listing.hash_path(each.end + 1)
             }
             if paths:
                 return not paths & above

@@ -121,7 +121,9 @@ def finish_plain(plan: Plan, ended: RequestEnd, section: int | None = None) -> E
         exchange.inputs,
         exchange.media,
         reply,
-        hasher.hash_path(chain(*exchange.inputs, reply), b"" if match_point is None else match_point.path),
+        hasher.hash_path(
+            chain(*exchange.inputs, reply), b"" if match_point is None else match_point.path_hash
+        ),
         hasher.reply_key(reply),
         exchange.begun,
         exchange.touched,

@@ -22,7 +22,7 @@ class HashedPrefix(Struct, frozen=True):
     positions: array[int]
     before: array[int]
     answered: int
-    path_answered: bytes
+    answered_path_hash: bytes
     # All its atoms, concatenated.
     atoms: bytes
 
@@ -33,8 +33,8 @@ class HashedReply(Struct, frozen=True):
     # In the request's own list.
     index: int
     atoms: tuple[Atom, ...]
-    # The hash of the path down to it.
-    path: bytes
+    # The hash of the path down to the reply.
+    path_hash: bytes
 
 
 _EMPTY_PREFIX = HashedPrefix(array("I"), array("I", [0]), 0, b"", b"")
@@ -47,13 +47,13 @@ class HashedList:
         "_atoms",
         "_joined",
         "_media",
-        "_paths",
+        "_path_hashes",
         "answered",
+        "answered_path_hash",
         "before",
         "hasher",
         "messages",
         "new_atoms",
-        "path_answered",
         "positions",
     )
 
@@ -77,13 +77,13 @@ class HashedList:
         # The number of messages up to the last assistant message; what follows is new.
         self.answered = prefix.answered
         # The hash of the path up to the last assistant message.
-        self.path_answered = prefix.path_answered
+        self.answered_path_hash = prefix.answered_path_hash
         joined = [prefix.atoms]
         if reply is not None:
             joined += reply.atoms
             self.positions.append(reply.index)
             self.before.append(self.before[-1] + len(reply.atoms))
-            self.answered, self.path_answered = len(self.positions), reply.path
+            self.answered, self.answered_path_hash = len(self.positions), reply.path_hash
         in_path = self.before[self.answered]
         # The atoms of each new message.
         self.new_atoms = self._hash_rest(messages, joined)
@@ -91,9 +91,9 @@ class HashedList:
         self._joined = b"".join(joined)
         if self.before[self.answered] > in_path:
             atoms = self.between(in_path, self.before[self.answered])
-            self.path_answered = hasher.hash_path(atoms, self.path_answered)
+            self.answered_path_hash = hasher.hash_path(atoms, self.answered_path_hash)
         # Hashes of paths by their number of messages.
-        self._paths = {0: b"", self.answered: self.path_answered}
+        self._path_hashes = {0: b"", self.answered: self.answered_path_hash}
         # Nearly always no system message follows another.
         rest = messages[self.positions[0] :] if self.positions else ()
         is_all = len(rest) == len(self.positions)
@@ -136,7 +136,7 @@ class HashedList:
 
     def as_prefix(self) -> HashedPrefix:
         """Returns the hashes of this whole list, from which a longer list goes on."""
-        return HashedPrefix(self.positions, self.before, self.answered, self.path_answered, self._joined)
+        return HashedPrefix(self.positions, self.before, self.answered, self.answered_path_hash, self._joined)
 
     @property
     def atoms(self) -> list[tuple[Atom, ...]]:
@@ -164,12 +164,12 @@ class HashedList:
     def hash_path(self, end: int) -> bytes:
         """Returns the hash of the path that the first `end` messages are."""
         hashed = end
-        while hashed not in self._paths:
+        while hashed not in self._path_hashes:
             hashed -= 1
         if hashed < end:
             atoms = self.between(self.before[hashed], self.before[end])
-            self._paths[end] = self.hasher.hash_path(atoms, self._paths[hashed])
-        return self._paths[end]
+            self._path_hashes[end] = self.hasher.hash_path(atoms, self._path_hashes[hashed])
+        return self._path_hashes[end]
 
     @property
     def reply_count(self) -> int:

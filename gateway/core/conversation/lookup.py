@@ -51,7 +51,7 @@ def probes_for_list(
     if key is not None:
         return probes
     # An exchange is marked by the hash of a path that it begins, or by a message that is off the record.
-    marks = [listing.path_answered] if listing.answered else []
+    marks = [listing.answered_path_hash] if listing.answered else []
     marks += [message_key(atoms) for atoms in reversed(listing.atoms[-_MARKED_MESSAGES:])]
     return replace(
         probes,

@@ -60,7 +60,9 @@ def _find_silent(tree: Tree, listing: HashedList) -> Match | None:
     if listing.atoms[last]:
         return None
     silent = [
-        exchange for exchange in tree if exchange.reply == () and exchange.path == listing.path_answered
+        exchange
+        for exchange in tree
+        if exchange.reply == () and exchange.path_hash == listing.answered_path_hash
     ]
     if not silent:
         return None

@@ -196,7 +196,7 @@ def new_exchange(
         inputs=tuple(inputs),
         media=tuple(media),
         reply=None,
-        path=b"",
+        path_hash=b"",
         reply_key=None,
         begun=query.now,
         touched=query.now,

@@ -163,7 +163,7 @@ def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, ended: RequestEnd)
     return tree.add(
         replace(
             exchange,
-            path=_path_of(tree, exchange, hasher),
+            path_hash=_hash_path_to(tree, exchange, hasher),
             reply_key=key,
             prefix_length=_count_prefix(tree, exchange),
             **fields,
@@ -390,20 +390,20 @@ def content_fields(plan: Plan, ended: RequestEnd, redactions: frozenset[int]) ->
     }
 
 
-def _path_of(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> bytes:
+def _hash_path_to(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> bytes:
     """Returns the hash of the path down to the reply of the exchange; b"" where its beginning is not known."""
     # The hash goes on from the nearest ancestor that has one; a cancelled or cut exchange has none.
     unhashed = [exchange]
     above = tree.parent(exchange)
-    while above is not None and (above.reply is None or not above.path):
+    while above is not None and (above.reply is None or not above.path_hash):
         unhashed.append(above)
         above = tree.parent(above)
     if above is None and unhashed[-1].parent is not None:
         return b""
-    path = above.path if above is not None else b""
+    path_hash = above.path_hash if above is not None else b""
     for exchange_below in reversed(unhashed):
-        path = hasher.hash_path((*flat(exchange_below), *(exchange_below.reply or ())), path)
-    return path
+        path_hash = hasher.hash_path((*flat(exchange_below), *(exchange_below.reply or ())), path_hash)
+    return path_hash
 
 
 def _count_prefix(tree: Tree, exchange: Exchange) -> int:
@@ -494,7 +494,7 @@ def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
             exchange.id, offset=offset, prior=tree.prior(exchange) if parent is not None else exchange.prior
         )
         if exchange.reply is not None:
-            exchange = tree.change(exchange.id, path=_path_of(tree, exchange, hasher))
+            exchange = tree.change(exchange.id, path_hash=_hash_path_to(tree, exchange, hasher))
         todo += tree.children(exchange)
 
 

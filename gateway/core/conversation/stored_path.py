@@ -24,11 +24,11 @@ def begins_fork(exchange: Exchange) -> bool:
     return is_tombstone(exchange) and not exchange.inputs
 
 
-def path_hash(path: Sequence[Exchange], hasher: MessageHasher) -> bytes:
-    """Returns the hash of a path, oldest first. Exchanges without one of their own count with their atoms."""
-    hashed_count = next((n for n in range(len(path), 0, -1) if path[n - 1].path), 0)
+def hash_exchanges(path: Sequence[Exchange], hasher: MessageHasher) -> bytes:
+    """Returns the hash of a path, oldest first. An exchange without a hash of its own counts with its atoms."""
+    hashed_count = next((n for n in range(len(path), 0, -1) if path[n - 1].path_hash), 0)
     atoms = [a for exchange in path[hashed_count:] for a in (*flat(exchange), *(exchange.reply or ()))]
-    return hasher.hash_path(atoms, path[hashed_count - 1].path if hashed_count else b"")
+    return hasher.hash_path(atoms, path[hashed_count - 1].path_hash if hashed_count else b"")
 
 
 def plan_step(
@@ -114,7 +114,7 @@ def open_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> 
 def finish_step(
     exchange: Exchange,
     hasher: MessageHasher,
-    parent_path: bytes,
+    parent_path_hash: bytes,
     *,
     full: Sequence[WireMessage],
     shown_reply: WireMessage | None,
@@ -131,14 +131,14 @@ def finish_step(
     """
     exchange = replace(_end_step(exchange, now), model=model, evicted=evicted)
     if not full:
-        return replace(exchange, path=hasher.hash_path(flat(exchange), parent_path))
+        return replace(exchange, path_hash=hasher.hash_path(flat(exchange), parent_path_hash))
     shown = full[0] if shown_reply is None else shown_reply
     atoms = hasher.atoms(shown)
     is_hidden = list(full) != [shown]
     return replace(
         exchange,
         reply=atoms,
-        path=hasher.hash_path((*flat(exchange), *atoms), parent_path),
+        path_hash=hasher.hash_path((*flat(exchange), *atoms), parent_path_hash),
         reply_key=hasher.reply_key(atoms),
         size=len(without_space(text_of(shown))),
         shown_reply=orjson.dumps(shown),
@@ -151,7 +151,7 @@ def finish_step(
 def finish_turn(
     exchange: Exchange,
     hasher: MessageHasher,
-    parent_path: bytes,
+    parent_path_hash: bytes,
     *,
     full: Sequence[WireMessage],
     shown_reply: WireMessage,
@@ -167,7 +167,7 @@ def finish_turn(
     exchange = finish_step(
         exchange,
         hasher,
-        parent_path,
+        parent_path_hash,
         full=(shown_reply,),
         shown_reply=shown_reply,
         model=model,
@@ -225,9 +225,9 @@ def supersede_refused(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...
     return None
 
 
-def abandon(exchange: Exchange, hasher: MessageHasher, parent_path: bytes, now: float) -> Exchange:
+def abandon(exchange: Exchange, hasher: MessageHasher, parent_path_hash: bytes, now: float) -> Exchange:
     """Returns an exchange that a process left open, ended without a reply."""
-    return replace(_end_step(exchange, now), path=hasher.hash_path(flat(exchange), parent_path))
+    return replace(_end_step(exchange, now), path_hash=hasher.hash_path(flat(exchange), parent_path_hash))
 
 
 def _end_step(exchange: Exchange, now: float) -> Exchange:

@@ -69,16 +69,16 @@ def draft_import(
         return Unreadable("it has no message of the user", len(source.messages) + source.skipped)
     times = _times(source, now)
     exchanges: list[Exchange] = []
-    path, start = b"", 0
+    path_hash, start = b"", 0
     for turn in turns:
         size = len(turn.inputs) + len(turn.reply)
         exchange = _exchange(
-            turn, times[start : start + size], hasher, path, exchanges[-1] if exchanges else None
+            turn, times[start : start + size], hasher, path_hash, exchanges[-1] if exchanges else None
         )
         exchanges.append(
             exchange if (exchange.ended or exchange.begun) >= oldest else make_tombstone(exchange)
         )
-        path, start = exchange.path, start + size
+        path_hash, start = exchange.path_hash, start + size
     if all(exchange.state is State.FORGOTTEN for exchange in exchanges):
         count = len(source.messages) + source.skipped
         return Unreadable("it is older than what is retained", count)
@@ -112,7 +112,7 @@ def import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, learns
         draft.key,
         uid,
         draft.first_at,
-        paths=[exchange.path for exchange in draft.exchanges],
+        path_hashes=[exchange.path_hash for exchange in draft.exchanges],
         questions=draft.questions,
         atoms=draft.atoms,
         prefixes=draft.prefixes,
@@ -148,11 +148,11 @@ def decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
 
 def _find_stored(draft: ImportDraft, pool: ImportPool) -> tuple[int, MatchedExchange | None]:
     """Returns how many exchanges are stored, and the last of them; (0, None): none, or not where it goes on."""
-    by_path: dict[bytes, list[MatchedExchange]] = {}
+    by_path_hash: dict[bytes, list[MatchedExchange]] = {}
     for matched in pool.matched:
-        by_path.setdefault(matched.exchange.path, []).append(matched)
+        by_path_hash.setdefault(matched.exchange.path_hash, []).append(matched)
     for end in range(len(draft.exchanges), 0, -1):
-        matches = by_path.get(draft.exchanges[end - 1].path, ())
+        matches = by_path_hash.get(draft.exchanges[end - 1].path_hash, ())
         imported = [match for match in matches if match.exchange.conversation == pool.conversation]
         # A live conversation goes on with the rest where nothing else has followed; one that was imported from
         # elsewhere may only be the same, as another that begins with the same greeting is not.
@@ -171,13 +171,13 @@ def _refill_stubs(
 ) -> dict[int, Exchange]:
     """Returns what an undone import has left of the exchanges, with their words again, by their position."""
     stubs = {
-        match.exchange.path: match.exchange
+        match.exchange.path_hash: match.exchange
         for match in pool.matched
         if match.is_stub and match.exchange.conversation == conversation
     }
     refilled = {}
     for i, exchange in enumerate(draft.exchanges[:end]):
-        old = stubs.get(exchange.path)
+        old = stubs.get(exchange.path_hash)
         if old is not None and old.inputs == exchange.inputs and exchange.state is not State.FORGOTTEN:
             filled = replace(
                 old,
@@ -233,7 +233,11 @@ def _turns(messages: Sequence[SourceMessage]) -> list[_Turn]:
 
 
 def _exchange(
-    turn: _Turn, times: Sequence[float], hasher: MessageHasher, above: bytes, before: Exchange | None
+    turn: _Turn,
+    times: Sequence[float],
+    hasher: MessageHasher,
+    parent_path_hash: bytes,
+    before: Exchange | None,
 ) -> Exchange:
     """Returns a turn as an exchange. above: the hash of the path before it, of which `before` is the end."""
     wire: list[WireMessage] = [{"role": m.role, "content": m.text} for m in turn.inputs]
@@ -250,7 +254,7 @@ def _exchange(
         inputs=inputs,
         media=(b"",) * len(inputs),
         reply=None,
-        path=b"",
+        path_hash=b"",
         reply_key=None,
         begun=times[0],
         touched=times[0],
@@ -258,10 +262,17 @@ def _exchange(
         prefix_length=0 if before is not None else _count_greetings(turn),
     )
     if not turn.reply:
-        return abandon(exchange, hasher, above, times[-1])
+        return abandon(exchange, hasher, parent_path_hash, times[-1])
     reply: WireMessage = {"role": "assistant", "content": "\n\n".join(m.text for m in turn.reply)}
     return finish_step(
-        exchange, hasher, above, full=(reply,), shown_reply=None, model="", evicted=None, now=times[-1]
+        exchange,
+        hasher,
+        parent_path_hash,
+        full=(reply,),
+        shown_reply=None,
+        model="",
+        evicted=None,
+        now=times[-1],
     )
 
 

@@ -36,7 +36,7 @@ def find_cut_in_path(listing: HashedList, summary: Summary) -> SummaryCut | None
     count = listing.message_at(end)
     if not 0 < count < len(listing) or listing.before[count] != end:
         return None
-    if listing.hash_path(count) != exchange.path:
+    if listing.hash_path(count) != exchange.path_hash:
         return None
     return SummaryCut(_render(listing, summary), 0, listing.positions[count], summary.id, end)
 

@@ -118,7 +118,7 @@ class _PathEnd(NamedTuple):
     """The end of a path, after which the next exchange stands."""
 
     # The hash of the path.
-    path: bytes = b""
+    path_hash: bytes = b""
     # The depth of the next exchange.
     depth: int = 0
     # How many atoms and messages the path has.
@@ -180,7 +180,7 @@ class LineReader:
         self._check_number(line["seq"] + len(inputs) - (reply is None))
         before = await self._find_path_end(line["parent"])
         atoms = [atom for message in inputs for atom in message] + [*(reply or ())]
-        path = self._hasher.hash_path(atoms, before.path)
+        path_hash = self._hasher.hash_path(atoms, before.path_hash)
         exchange = Exchange(
             id=0,
             conversation=0,
@@ -191,7 +191,7 @@ class LineReader:
             inputs=inputs,
             media=media,
             reply=reply,
-            path=path if reply is not None else b"",
+            path_hash=path_hash if reply is not None else b"",
             reply_key=None if reply is None else self._hasher.reply_key(reply),
             state=state,
             gapless_from=line["run"],
@@ -202,7 +202,7 @@ class LineReader:
         if len(self._path_ends) >= CACHED_PATHS:
             self._path_ends.pop(next(iter(self._path_ends)))
         self._path_ends[exchange.seq] = _PathEnd(
-            path, exchange.depth + 1, before.atom_count + len(atoms), exchange.length
+            path_hash, exchange.depth + 1, before.atom_count + len(atoms), exchange.length
         )
         prefixes = prefix_hashes(self._hasher, inputs) if line["parent"] is None else []
         return TransferRecord(
@@ -231,14 +231,18 @@ class LineReader:
         if seq is None:
             return _PathEnd()
         if seq not in self._path_ends:
-            path = b""
+            path_hash = b""
             atoms: list[Atom] = []
             exchanges = await self._store.transfer.path_end(self._agent, seq)
             for exchange in exchanges:
                 atoms = [atom for message in exchange.inputs for atom in message] + [*(exchange.reply or ())]
-                path = exchange.path if exchange.reply is not None else self._hasher.hash_path(atoms, path)
+                path_hash = (
+                    exchange.path_hash
+                    if exchange.reply is not None
+                    else self._hasher.hash_path(atoms, path_hash)
+                )
             last = exchanges[-1]
-            self._path_ends[seq] = _PathEnd(path, last.depth + 1, last.offset + len(atoms), last.length)
+            self._path_ends[seq] = _PathEnd(path_hash, last.depth + 1, last.offset + len(atoms), last.length)
         return self._path_ends[seq]
 
 

@@ -97,6 +97,8 @@ class WordSearch(Struct, frozen=True):
     # The blocks, and the facts that are no longer true of the last `ENDED_FACTS`; the first page alone has them.
     blocks: tuple[BlockWithWords, ...] = ()
     ended: tuple[TextWithWords, ...] = ()
+    # The labels of all blocks; the first page alone has them.
+    labels: tuple[str, ...] = ()
     # The newest messages are not indexed yet, and may have the words.
     is_incomplete: bool = False
     # Those that no index has; the first page alone has them.
@@ -145,12 +147,12 @@ class WordSearches(Struct, frozen=True):
         hits = await self.views.store.recall.find_containing(
             agent, query, before=before, limit=limit, deadline_ms=_DEADLINE_MS
         )
-        blocks: tuple[BlockWithWords, ...] = ()
+        blocks: Sequence[BlockRecord] = ()
         ended: Sequence[Fact] = ()
         hidden = HiddenTexts()
         if after is None:
             hidden = await self._find_hidden(agent, query)
-            blocks = await self._blocks_with(await self.views.blocks.list_all(project, uid), query)
+            blocks = await self.views.blocks.list_all(project, uid)
             ended, are_all = await self._find_ended(agent, query)
             hidden = HiddenTexts(hidden.items, hidden.is_complete and are_all)
         return WordSearch(
@@ -158,8 +160,9 @@ class WordSearches(Struct, frozen=True):
             tuple(words),
             await self._records(agent, hits.messages, query),
             None if hits.next is None else str(hits.next),
-            blocks,
+            await self._blocks_with(blocks, query),
             tuple(_ended_record(uid, each) for each in ended),
+            tuple(each.label for each in blocks),
             hits.is_incomplete,
             hidden,
         )

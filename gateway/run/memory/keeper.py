@@ -200,7 +200,9 @@ class MemoryKeeper:
         if write.plain is not None:
             exchange, listing = write.plain.exchange, context.plan.query.listing
             # Before the commit: what is cached follows from the messages alone, whether or not they are stored.
-            self.resent.cache_reply(request.chat, listing, reply or {}, exchange.reply or (), exchange.path)
+            self.resent.cache_reply(
+                request.chat, listing, reply or {}, exchange.reply or (), exchange.path_hash
+            )
         wanted = prompt.window.wanted_summary if outcome.state is FINISHED else None
         writing.add_done_callback(partial(self._written, context, write, wanted))
         return writing

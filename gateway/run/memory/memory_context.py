@@ -199,8 +199,8 @@ async def _read_snapshot(
     for _ in range(2):
         agent = await find_agent(store, request)
         listing = resent.listing(MessageHasher(agent.secret), request.chat)
-        path = listing.path_answered if listing.answered else None
-        snapshot = await store.turns.snapshot(agent, key, path) if agent.is_stored else MemorySnapshot()
+        path_hash = listing.answered_path_hash if listing.answered else None
+        snapshot = await store.turns.snapshot(agent, key, path_hash) if agent.is_stored else MemorySnapshot()
         if snapshot is not None:
             break
         store.agents.uncache(scope)

@@ -38,8 +38,8 @@ class _Reply(Struct, frozen=True):
 
     text_hash: int
     atoms: tuple[Atom, ...]
-    # The hash of the path down to it.
-    path: bytes
+    # The hash of the path down to the reply.
+    path_hash: bytes
 
 
 class _SentList(Struct, frozen=True):
@@ -98,13 +98,13 @@ class ResentLists:
         listing: HashedList,
         reply: WireMessage,
         atoms: tuple[Atom, ...],
-        path: bytes,
+        path_hash: bytes,
     ) -> None:
         """Caches the reply to a list.
 
         reply: as the client has it.
         atoms: those of the reply.
-        path: the hash of the path down to it.
+        path_hash: of the path down to the reply.
         """
         key, text = (listing.hasher.secret, len(request.messages)), only_text(reply)
         sent = self._lists.get(key)
@@ -112,7 +112,7 @@ class ResentLists:
             return
         # Another list with as many messages may have its place. The prefix of this one has the same `positions` object.
         if sent.prefix.positions is listing.positions:
-            self._lists[key] = replace(sent, reply=_Reply(hash(text), atoms, path))
+            self._lists[key] = replace(sent, reply=_Reply(hash(text), atoms, path_hash))
 
     def clear(self) -> None:
         """Drops all lists, when something was forgotten that clients may resend.
@@ -139,7 +139,7 @@ def _hashed_reply(sent: _SentList, message: WireMessage, index: int) -> HashedRe
     reply, text = sent.reply, only_text(message)
     if reply is None or text is None or hash(text) != reply.text_hash:
         return None
-    return HashedReply(index, reply.atoms, reply.path)
+    return HashedReply(index, reply.atoms, reply.path_hash)
 
 
 def _hash_message(message: WireMessage) -> int:

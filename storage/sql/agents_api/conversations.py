@@ -308,7 +308,7 @@ async def _begin_fork(connection: Connection, agent: int, fork: int, parent: Exc
         inputs=(),
         media=(),
         reply=None,
-        path=b"",
+        path_hash=b"",
         reply_key=None,
         begun=at,
         touched=at,

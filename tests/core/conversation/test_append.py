@@ -17,9 +17,9 @@ from gateway.core.conversation.stored_path import (
     abandon,
     begins_fork,
     finish_step,
+    hash_exchanges,
     mark_refused,
     open_step,
-    path_hash,
     plan_step,
     supersede_refused,
 )
@@ -61,7 +61,7 @@ class Conversation:
     ) -> Exchange:
         number = len(self.tree.by_id) + 1
         e = replace(open_step(plan, {}, None), id=number)
-        above = self.last.path if self.last else b""
+        above = self.last.path_hash if self.last else b""
         self.last = self.tree.add(
             finish_step(
                 e,
@@ -142,7 +142,7 @@ def test_a_step_without_a_reply_stays_in_the_path() -> None:
     assert plan.exchange.offset == end_offset(e)
     after = talk.step(plan, assistant("Yes."))
     said = [user("Hello?"), user("Are you there?"), assistant("Yes.")]
-    assert after.path == HashedList(HASHER, said).hash_path(3)
+    assert after.path_hash == HashedList(HASHER, said).hash_path(3)
 
 
 def test_what_was_left_open_ends_without_a_reply() -> None:
@@ -177,7 +177,7 @@ def test_its_path_is_that_of_the_list_that_says_the_same() -> None:
     talk.step(talk.plan(user("Weather?")), assistant("Let me see.", call("1")))
     e = talk.step(talk.plan(pending=[result("1", "sunny")]), assistant("Sunny."))
     said = [user("Weather?"), assistant("Let me see.", call("1")), result("1", "sunny"), assistant("Sunny.")]
-    assert e.path == HashedList(HASHER, said).hash_path(4)
+    assert e.path_hash == HashedList(HASHER, said).hash_path(4)
     assert e.length == 4
 
 
@@ -185,19 +185,27 @@ def test_the_hash_of_a_path_goes_on_over_exchanges_without_one() -> None:
     talk = Conversation()
     first = talk.step(talk.plan(user("one")), assistant("First."))
     second = talk.step(talk.plan(user("two")), assistant("Second."))
-    empty = replace(first, id=9, inputs=(), media=(), reply=None, path=b"", state=State.OFF, parent=second.id)
+    empty = replace(
+        first, id=9, inputs=(), media=(), reply=None, path_hash=b"", state=State.OFF, parent=second.id
+    )
     assert begins_fork(empty)
     assert not begins_fork(second)
-    for path in ([], [first], [first, second], [first, second, empty], [first, replace(second, path=b"")]):
+    for path in (
+        [],
+        [first],
+        [first, second],
+        [first, second, empty],
+        [first, replace(second, path_hash=b"")],
+    ):
         whole = [atom for e in path for atom in (*flat(e), *(e.reply or ()))]
-        assert path_hash(path, HASHER) == HASHER.hash_path(whole)
+        assert hash_exchanges(path, HASHER) == HASHER.hash_path(whole)
 
 
 def test_what_is_refused_in_a_fork_leaves_what_stands_above_it() -> None:
     talk = Conversation()
     first = talk.step(talk.plan(user("one")), None)
     fork = replace(
-        first, id=9, inputs=(), media=(), path=b"", state=State.OFF, parent=first.id, conversation=2
+        first, id=9, inputs=(), media=(), path_hash=b"", state=State.OFF, parent=first.id, conversation=2
     )
     left = Evicted(1, 2, 30, 40)
     own = replace(first, id=10, parent=9, conversation=2)

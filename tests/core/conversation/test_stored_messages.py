@@ -85,7 +85,12 @@ def test_a_text_is_replaced_and_the_atoms_stay() -> None:
     e = exchange([user("one")], SAID, HIDDEN, has_full=True, notes={0: "a note that quotes it"})
     asked = rewrite_message(e, 10, "uno")
     assert places(asked)[0] == (10, None, "uno")
-    assert (asked.inputs, asked.path, asked.reply, asked.notes) == (e.inputs, e.path, e.reply, {0: ""})
+    assert (asked.inputs, asked.path_hash, asked.reply, asked.notes) == (
+        e.inputs,
+        e.path_hash,
+        e.reply,
+        {0: ""},
+    )
     told = rewrite_message(e, 11, "It is Tom.")
     assert places(told)[1:] == [(11, 1, None), (11, 2, "Found."), (11, None, "It is Tom.")]
     assert b"Miso" not in (told.full or b"")

@@ -132,7 +132,14 @@ def test_the_exchanges_of_a_turn_stay_together() -> None:
 
 def exchange(**fields: object) -> Exchange:
     base = {"id": 1, "conversation": 1, "parent": None, "depth": 0, "offset": 0, "inputs": ((b"u1",),)}
-    rest = {"media": (b"",), "reply": (b"a1",), "path": b"", "reply_key": None, "begun": 0.0, "touched": 0.0}
+    rest = {
+        "media": (b"",),
+        "reply": (b"a1",),
+        "path_hash": b"",
+        "reply_key": None,
+        "begun": 0.0,
+        "touched": 0.0,
+    }
     return Exchange(**{**base, **rest, **fields})  # type: ignore[arg-type]
 
 
@@ -226,11 +233,11 @@ def test_a_summary_ends_where_its_path_does() -> None:
     ]
     listing = HashedList(hasher, messages)
     inputs, reply = (listing.atoms[0],), listing.atoms[1]
-    path = hasher.hash_path(listing.flat(2))
-    found = Summary(1, exchange(inputs=inputs, reply=reply, path=path), "Notes.", 2, 0.0, "m")
+    path_hash = hasher.hash_path(listing.flat(2))
+    found = Summary(1, exchange(inputs=inputs, reply=reply, path_hash=path_hash), "Notes.", 2, 0.0, "m")
     cut = find_cut_in_path(listing, found)
     assert cut is not None
     assert (cut.first_index, cut.covered_inserted) == (3, 0)
-    other = Summary(1, exchange(inputs=inputs, reply=reply, path=b"other"), "Notes.", 2, 0.0, "m")
+    other = Summary(1, exchange(inputs=inputs, reply=reply, path_hash=b"other"), "Notes.", 2, 0.0, "m")
     assert find_cut_in_path(listing, other) is None
     assert find_cut_in_path(HashedList(hasher, messages[:3]), found) is None

@@ -77,7 +77,9 @@ def answer(resent: ResentLists, request: ChatRequest, said: dict[str, Any]) -> N
     """Answers a list, as the gateway does when it records the turn."""
     found, reply = resent.listing(HASHER, request), HASHER.atoms(said)
     new = [atom for atoms in found.new_atoms for atom in atoms]
-    resent.cache_reply(request, found, said, reply, HASHER.hash_path((*new, *reply), found.path_answered))
+    resent.cache_reply(
+        request, found, said, reply, HASHER.hash_path((*new, *reply), found.answered_path_hash)
+    )
 
 
 @pytest.mark.parametrize(

@@ -526,13 +526,47 @@ def test_after_a_correction_one_tries_what_a_reply_would_be_told(operator: Opera
     assert "Try what" not in page(operator, f"{memory}/b/human")
     version = operator.twin(f"{memory}/b/human")["block"]["version"]
     operator.twin(f"{memory}/b/human", {"value": "Salt & hazelnuts.", "version": version})
-    (link,) = re.findall(r'href="../../../([^"]*)">Try what', page(operator, f"{memory}/b/human"))
-    assert "Salt & hazelnuts." in plain(page(operator, unescape(link)))
+    assert f'href="../../../{memory}/search">Try what' in page(operator, f"{memory}/b/human")
     (fact,) = operator.twin(f"{memory}/facts")["items"]
     new = operator.twin(f"{memory}/f/{fact['seq']}/correct", {"text": "Alice likes hazelnuts."})["seq"]
-    assert f'href="../../../{memory}/search?q=Alice+likes+hazelnuts.">Try what' in page(
-        operator, f"{memory}/f/{new}"
+    assert f'href="../../../{memory}/search">Try what' in page(operator, f"{memory}/f/{new}")
+    # The field has the focus, and what was said last can be tried.
+    shown = page(operator, f"{memory}/search")
+    assert "autofocus" in shown
+    tried = re.findall(r'href="\?q=([^"]*)"', shown)
+    assert tried == ["My+sister+is+Anu.", "No+peanut+for+me.", "I+am+allergic+to+peanuts."]
+    # The block is told first, and the page does not say that it wins.
+    shown = page(operator, f"{memory}/search?q={tried[1]}")
+    assert "It is not told that a block wins" in shown
+    told = plain(shown.partition('id="note"')[2])
+    assert "First, with its instructions: human: Salt & hazelnuts. Then, right before the message:" in told
+    assert told.index("Salt & hazelnuts.") < told.index("I am allergic to peanuts.")
+
+
+def test_a_correction_says_what_still_has_the_words_that_led_to_it(operator: Operator) -> None:
+    """A new text takes nothing out that could be counted: the words of the search before it are known."""
+    agent = speak(operator.world, "I am allergic to peanuts.", "No peanut for me.", talk="c1")
+    block = f"m/{agent.uid}/b/human"
+    (link,) = re.findall(
+        r'href="../../(m/[^"]*/b/human[^"]*)"', page(operator, f"m/{agent.uid}/words?q=peanuts")
     )
+    assert link == f"{block}?words=peanuts"
+    assert "still say" not in page(operator, link)
+    sent = operator.send_form(
+        block,
+        {"value": "Eats hazelnuts.", "version": 1},
+        cookie=operator.cookie,
+        referer=f"http://{operator.host}/ui/{link}",
+    )
+    assert sent.headers["location"].endswith(f"{link}#saved")
+    saved = page(operator, link)
+    assert "2 messages still say “peanuts”." in plain(saved)
+    assert f'/m/{agent.uid}/words?q=peanuts">All that say' in saved
+    # Its way to forget goes on until none has the words.
+    gone = operator.post(f"m/{agent.uid}/forget?message=1", came_from=link).body.decode()
+    assert "1 message still says “peanuts”." in plain(gone)
+    # Without a search, one is offered.
+    assert 'action="../../../m/' in page(operator, block).partition("Which words are wrong?")[0]
 
 
 def test_the_replies_that_were_made_with_a_message_are_forgotten_on_the_way_back(

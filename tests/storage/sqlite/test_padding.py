@@ -34,7 +34,7 @@ def exchange(chance: random.Random, mark: int) -> Exchange:
         inputs=tuple((chance.randbytes(12),) for _ in range(chance.choice((1, 1, 1, 2, 40)))),
         media=(b"",),
         reply=chance.choice((None, (chance.randbytes(12),))),
-        path=chance.randbytes(16),
+        path_hash=chance.randbytes(16),
         reply_key=chance.choice((None, chance.randbytes(12))),
         begun=chance.choice((1.0, 1.76e9, 1.5)),
         touched=1.76e9,
