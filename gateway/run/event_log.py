@@ -225,7 +225,7 @@ class EventLog:
     async def end(self) -> None:
         """Does nothing: the log ends with its run."""
 
-    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         self.add(body)
 
     def while_here(self) -> AbstractContextManager[None]:

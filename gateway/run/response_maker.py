@@ -90,7 +90,7 @@ class ResponseLog(EventLog):
             return
         self.last_events, self.final = self.last_events + data, end or self.final
 
-    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         if status >= 300:
             self.error_reply = status, body
         else:

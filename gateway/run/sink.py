@@ -34,7 +34,7 @@ class Sink(Protocol):
     async def end(self) -> None:
         """Ends the body. Raises: ClientGone."""
 
-    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         """Starts, writes and ends at once, with a content-length. Raises: ClientGone."""
 
     def while_here(self) -> AbstractContextManager[None]:
@@ -71,7 +71,7 @@ class HeldSink:
     async def end(self) -> None:
         pass
 
-    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         self.start(status, headers)
         self.body += body
 
@@ -146,7 +146,7 @@ class UnseenSink:
     async def end(self) -> None:
         pass
 
-    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         pass
 
     def while_here(self) -> AbstractContextManager[None]:

@@ -386,7 +386,9 @@ class TurnRun:
         whole = self._whole_reply
         if whole is not None:
             self.status = whole.status
-            await self.sink.whole(whole.status, self.call.receipt.reply_headers(whole.headers), whole.body)
+            await self.sink.send_body(
+                whole.status, self.call.receipt.reply_headers(whole.headers), whole.body
+            )
             return  # the reply was read to its end
         await self.sink.end()
         if self._reply is not None:

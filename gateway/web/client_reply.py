@@ -87,7 +87,7 @@ class ClientReply:
     def end(self) -> Coroutine[Any, Any, None]:
         return self._send_body(b"", more_body=False)
 
-    def whole(
+    def send_body(
         self, status: int, headers: Sequence[tuple[str, str]], body: bytes
     ) -> Coroutine[Any, Any, None]:
         self.start(status, [*headers, ("content-length", str(len(body)))])

@@ -42,7 +42,7 @@ class InputTokensRoute(ResponsesRoute):
                 call.request.chat, context, reply, receipt, change=CountChange()
             )
             if tokens is not None:  # else the upstream has answered
-                await reply.whole(200, [JSON_TYPE, *receipt.note_head()], render_count(tokens))
+                await reply.send_body(200, [JSON_TYPE, *receipt.note_head()], render_count(tokens))
 
 
 class CompactRoute(ResponsesRoute):

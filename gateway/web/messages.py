@@ -210,4 +210,4 @@ class CountRoute(MessagesRoute):
             tokens = await self.chats.chat.count_prompt(request.chat, context, reply, receipt)
             if tokens is not None:
                 body = orjson.dumps({"input_tokens": tokens})
-                await reply.whole(200, [("content-type", "application/json"), *receipt.note_head()], body)
+                await reply.send_body(200, [("content-type", "application/json"), *receipt.note_head()], body)

@@ -154,10 +154,10 @@ class ResponsesRoute(ForwardedRoute):
                     self.chats.chat, call.request.chat, context, reply, receipt, ChatView, read_summary
                 )
             except CompactionFailed as error:
-                await reply.whole(error.status, [JSON_TYPE, *receipt.note_head()], error.body)
+                await reply.send_body(error.status, [JSON_TYPE, *receipt.note_head()], error.body)
                 return
             headers, body = render(compacted)
-            await reply.whole(200, [*headers, *receipt.note_head()], body)
+            await reply.send_body(200, [*headers, *receipt.note_head()], body)
 
     async def _answer_in_background(self, call: ResponseCall) -> None:
         """Accepts a response that is made in the background, and shows it as it waits, or streams it."""
@@ -169,7 +169,7 @@ class ResponsesRoute(ForwardedRoute):
             headers.append(("x-mnemogate-consumed", ",".join(chat.consumed)))
         with call.incoming.begin_reply(self.chats.send_timeout_s) as reply, reply.while_here():
             if not chat.stream or run is None:
-                await reply.whole(200, [JSON_TYPE, *headers], orjson.dumps(shown))
+                await reply.send_body(200, [JSON_TYPE, *headers], orjson.dumps(shown))
                 return
             reply.start(200, [EVENT_STREAM, *headers])
             async with aclosing(self.gateway_responses.background.events(run, -1, shown)) as events:

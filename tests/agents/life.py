@@ -61,7 +61,7 @@ class ListeningSink:
     async def end(self) -> None:
         self.has_started = True
 
-    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         self.start(status, headers)
         await self.write(body)
 

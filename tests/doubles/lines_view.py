@@ -94,26 +94,26 @@ class LinesView(ClientView):
             self.show(each)
         self._line("end", f"{finish or self._finish} {self._usage and self._usage['completion_tokens']}")
 
-    def not_durable(self) -> None:
+    def note_not_durable(self) -> None:
         self._line("not", "durable")
 
-    def call_tools(self, calls: Sequence[ToolCall]) -> None:
+    def show_calls(self, calls: Sequence[ToolCall]) -> None:
         for call in calls:
             self._line("gateway", f"{call.name} {call.text}")
 
-    def tool_result(self, result: ToolResult) -> None:
+    def show_tool_result(self, result: ToolResult) -> None:
         self._line("result", result.content)
 
-    def step(self, first: int, reply: int) -> None:
+    def begin_step(self, first: int, reply: int) -> None:
         self._line("step", f"{first} {reply}")
 
-    def upstream_error(self, error: dict[str, Any], raw: bytes | None) -> None:
+    def show_upstream_error(self, error: dict[str, Any], raw: bytes | None) -> None:
         self._line("error", error["message"])
 
     def fail(self, error: GatewayError) -> None:
         self._line("error", f"{error.status} {error.message}")
 
-    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+    def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         tokens = outcome.usage and outcome.usage["completion_tokens"]
         return f"whole {outcome.text} {outcome.finish_reason} {len(outcome.full)} {tokens}".encode()
 

@@ -60,14 +60,14 @@ class PingingSink:
         self._stop_pings()
         await self.inner.end()
 
-    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         """Sends an error, since no other answer to a request for a stream is whole. After a ping it is an event."""
         self._stop_pings()
         if self._has_head:
             await self.inner.write(refused_event(body))
             await self.inner.end()
         else:
-            await self.inner.whole(status, headers, body)
+            await self.inner.send_body(status, headers, body)
 
     @property
     def is_gone(self) -> bool:

@@ -205,13 +205,13 @@ class SendReply:
         held = HeldSink(reply)
         result = await self.api.runs.send(self.run_request, self._view, held, receipt)
         if result.status != 200:
-            await reply.whole(result.status, held.headers, bytes(held.body))
+            await reply.send_body(result.status, held.headers, bytes(held.body))
             return
         with reply.while_here():
             shown = await self._messages_json(result)
         body = result_json(shown, result.run, result.started_runs, result.last)
         headers = [*receipt.note_head(), ("content-type", "application/json")]
-        await reply.whole(200, headers, orjson.dumps(body))
+        await reply.send_body(200, headers, orjson.dumps(body))
 
     async def _streamed(self, reply: ClientReply, receipt: Receipt) -> None:
         interval_s = self.api.ping_s if self.send.include_pings else 0.0

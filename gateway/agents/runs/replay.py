@@ -44,7 +44,9 @@ async def replay(
         body = orjson.dumps(completion)
         view.take_whole(body, completion)
         view.begin(completion)
-        await sink.whole(200, [_JSON, *receipt.note_head()], view.whole(body, outcome, is_unchanged=True))
+        await sink.send_body(
+            200, [_JSON, *receipt.note_head()], view.render_body(body, outcome, is_unchanged=True)
+        )
         return
 
     def chunk_event(*choices: dict[str, Any], **more: Any) -> ReplyEvent:

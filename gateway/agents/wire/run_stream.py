@@ -217,14 +217,14 @@ class StepView(ClientView):
 
     # The gateway's tools
 
-    def call_tools(self, calls: Sequence[ToolCall]) -> None:
+    def show_calls(self, calls: Sequence[ToolCall]) -> None:
         self._end_reply()
         self._names.update({call.id: call.name for call in calls})
         self._show_calls([call.as_json() for call in calls])
 
     # A turn that keeps each step
 
-    def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
+    def show_results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         self._end_reply()
         # Results belong to the step that made the calls. Results of an earlier run's calls open a step.
         if first is not None and not self.numbers.steps and not is_last:
@@ -232,19 +232,21 @@ class StepView(ClientView):
         for n, result in enumerate(results):
             self._message(result, self.numbers.reply if first is None else first + n)
 
-    def step(self, first: int, reply: int) -> None:
+    def begin_step(self, first: int, reply: int) -> None:
         self.numbers.first, self.numbers.reply = first, reply
         self._kinds.clear()
         self.counts, self._last = self._counts_with_step(), TokenCounts()
         self.numbers.steps += 1
 
-    def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
+    def note_stop(
+        self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()
+    ) -> None:
         self._stop, self._waiting = reason, waiting
         self._waits = [call.as_json() for call in calls]
 
     # Errors
 
-    def upstream_error(self, error: Json, raw: bytes | None) -> None:
+    def show_upstream_error(self, error: Json, raw: bytes | None) -> None:
         self.fail(UpstreamError(str(error.get("message") or "The upstream failed.")))
 
     def fail(self, error: GatewayError) -> None:
@@ -254,7 +256,7 @@ class StepView(ClientView):
 
     # One body
 
-    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+    def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         raise AssertionError("a run is shown as events")
 
     def error_reply(self, status: int, body: bytes) -> bytes:

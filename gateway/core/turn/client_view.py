@@ -136,10 +136,10 @@ class ClientView(ABC):
         done: the upstream's `[DONE]` event, empty without.
         """
 
-    def not_stored(self) -> None:
+    def note_not_stored(self) -> None:
         """Notes before the end that the turn could not be stored."""
 
-    def not_durable(self) -> None:
+    def note_not_durable(self) -> None:
         """Notes that the end leaves although the turn is not on disk."""
 
     def prepare_stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
@@ -154,29 +154,31 @@ class ClientView(ABC):
 
     # The gateway's tools
 
-    def call_tools(self, calls: Sequence[ToolCall]) -> None:
+    def show_calls(self, calls: Sequence[ToolCall]) -> None:
         """Shows complete gateway calls that are about to run."""
 
-    def tool_result(self, result: ToolResult) -> None:
+    def show_tool_result(self, result: ToolResult) -> None:
         """Shows the result of a gateway call."""
 
     # A turn that saves each step
 
-    def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
+    def show_results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         """Shows results of the gateway's tools as they are stored.
 
         first: the number of the first result; None: they are a part of the reply, since nothing was run for it.
         is_last: no step is opened with them.
         """
 
-    def step(self, first: int, reply: int) -> None:
+    def begin_step(self, first: int, reply: int) -> None:
         """Takes the numbers of a step that begins. Results of the round before are its input.
 
         first: the number of its first message.
         reply: the number of its reply.
         """
 
-    def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
+    def note_stop(
+        self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()
+    ) -> None:
         """Takes the reason for which the turn ends; `end` or an error follows.
 
         waiting: as in `TurnOutcome`.
@@ -186,7 +188,7 @@ class ClientView(ABC):
     # Errors
 
     @abstractmethod
-    def upstream_error(self, error: Json, raw: bytes | None) -> None:
+    def show_upstream_error(self, error: Json, raw: bytes | None) -> None:
         """Ends the stream with an error of the upstream's.
 
         error: message, type, param, code, and the upstream's other fields.
@@ -200,7 +202,7 @@ class ClientView(ABC):
     # One body
 
     @abstractmethod
-    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+    def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the body of a reply that is no stream, or of a stream of which the view has shown nothing.
 
         body: the last one that `take_whole` took, for fields beside the reply; the reply is in `outcome`.
@@ -244,11 +246,11 @@ class UnseenView(ClientView):
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None: ...
 
-    def upstream_error(self, error: Json, raw: bytes | None) -> None: ...
+    def show_upstream_error(self, error: Json, raw: bytes | None) -> None: ...
 
     def fail(self, error: GatewayError) -> None: ...
 
-    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+    def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         return b""
 
     def error_reply(self, status: int, body: bytes) -> bytes | None:

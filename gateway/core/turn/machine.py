@@ -205,8 +205,8 @@ class Turn:
         """Ends the stream with the upstream's error. raw: its event, as in `ErrorEvent`."""
         reason = StopReason.UPSTREAM_ERROR
         self._round.show_tail()
-        self._view.stop(reason, {})
-        self._view.upstream_error(error, raw)
+        self._view.note_stop(reason, {})
+        self._view.show_upstream_error(error, raw)
         is_refused = self._is_refused(orjson.dumps({"error": error}))
         message = str(error.get("message") or "")
         ending = self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)
@@ -227,8 +227,8 @@ class Turn:
         message = str(fields["message"])
         # A success status cannot carry an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.terms.shows_steps and reply.is_success):
-            self._view.stop(reason, {})
-            self._view.upstream_error(fields, raw=None)
+            self._view.note_stop(reason, {})
+            self._view.show_upstream_error(fields, raw=None)
             shown_events = self._flush()
             ending = self._end_unfinished(
                 End.FAILED, reason, message, is_refused=is_refused, error_status=reply.status
@@ -261,7 +261,7 @@ class Turn:
         is_event = self._is_past_status
         if is_event:
             self._round.show_tail()
-            self._view.stop(reason, {})
+            self._view.note_stop(reason, {})
             self._view.fail(error)
         ending = self._end_unfinished(
             End.FAILED, reason, error.message, error_kind=kind, error_status=error.status
@@ -385,7 +385,7 @@ class Turn:
         else:
             shown += self._hide_round()
         if self._round.form is AS_EVENTS:
-            self._view.call_tools(gateway_calls)
+            self._view.show_calls(gateway_calls)
         self._show_results(self._calls.results)
         shown += self._flush()
         if not runs:
@@ -453,7 +453,7 @@ class Turn:
     def _show_results(self, results: Iterable[ToolResult]) -> None:
         if self._round.form is AS_EVENTS:
             for result in results:
-                self._view.tool_result(result)
+                self._view.show_tool_result(result)
 
     def _on_tools_finished(self) -> list[Command]:
         """Judges the calls that depend on these results; without any it ends the turn or begins the next round."""
@@ -538,8 +538,8 @@ class Turn:
             self._state = RUNNING_TOOLS
             return then
         self._state = WAITING
-        self._view.results(saved.first, saved.results)
-        self._view.step(saved.first, saved.reply)
+        self._view.show_results(saved.first, saved.results)
+        self._view.begin_step(saved.first, saved.reply)
         return [*self._flush(), *then]
 
     def _make_step(self, waits: Mapping[str, str] | None = None) -> commands.SaveStep:
@@ -632,26 +632,26 @@ class Turn:
         outcome, reply, view = self._outcome, self._round, self._view
         if saved.loss is not None and self.terms.shows_steps:
             # Its messages have ids here, which no stored message has.
-            view.stop(StopReason.ERROR, {})
+            view.note_stop(StopReason.ERROR, {})
             view.fail(Conflict(saved.loss))
             return [*self._flush(), _FINISH]
-        view.stop(outcome.stop, outcome.waiting, self._unshown_calls(outcome.waiting))
+        view.note_stop(outcome.stop, outcome.waiting, self._unshown_calls(outcome.waiting))
         if not (saved.durable or saved.is_late):
-            view.not_stored()
+            view.note_not_stored()
         if reply.form is AS_BODY:
             is_unchanged = self._replies == 1 and not reply.gateway_calls
-            data = view.whole(reply.body, outcome, is_unchanged=is_unchanged)
+            data = view.render_body(reply.body, outcome, is_unchanged=is_unchanged)
             return [commands.SendWhole(reply.status, reply.headers, data), _FINISH]
         if saved.after_stop is not None:
-            view.results(saved.after_stop.first, saved.after_stop.results, is_last=True)
+            view.show_results(saved.after_stop.first, saved.after_stop.results, is_last=True)
         elif self.terms.saves_steps and not (reply.is_stored or outcome.waiting):
-            view.results(first=None, results=[result.stored() for result in self._calls.results])
+            view.show_results(first=None, results=[result.stored() for result in self._calls.results])
         if not saved.durable:
-            view.not_durable()
+            view.note_not_durable()
         view.end(self._tail(), self._client_finish, reply.done_event)
         shown = self._flush()
         if not shown and not self._head_sent:  # a view that reads no stream
-            data = view.whole(reply.stream_as_body(reply.client_calls), outcome, is_unchanged=False)
+            data = view.render_body(reply.stream_as_body(reply.client_calls), outcome, is_unchanged=False)
             shown = [commands.SendWhole(reply.status, _with_json(reply.headers), data)]
         return [*shown, _FINISH]
 

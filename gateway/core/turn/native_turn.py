@@ -107,7 +107,7 @@ class NativeTurn:
             whole = commands.SendWhole(self._status, self._headers, body)
             return [whole, *self._save_unfinished(End.FAILED, is_refused=is_refused), _FINISH]
         self.usage.take_body(body)
-        body = self._change.whole(body)
+        body = self._change.change_body(body)
         self._reader.take_whole(body)
         return [commands.SendWhole(self._status, self._headers, body), *self._save([_FINISH])]
 

@@ -16,5 +16,5 @@ class ReplyChange(Protocol):
     def unfinished(self, rest: bytes) -> bytes:
         """Returns what the client gets of an event that has no end."""
 
-    def whole(self, body: bytes) -> bytes:
+    def change_body(self, body: bytes) -> bytes:
         """Returns the body that the client gets of a whole reply."""

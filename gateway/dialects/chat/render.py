@@ -101,16 +101,16 @@ class ChatView(ClientView):
             self._append(done)
         self._holds_events = False
 
-    def not_durable(self) -> None:
+    def note_not_durable(self) -> None:
         self._append(NOT_DURABLE)
 
-    def upstream_error(self, error: Json, raw: bytes | None) -> None:
+    def show_upstream_error(self, error: Json, raw: bytes | None) -> None:
         self._append(encode_event({"error": error}) if raw is None else raw)
 
     def fail(self, error: GatewayError) -> None:
         self._append(CHAT_ERRORS.event(error))
 
-    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+    def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         if is_unchanged:
             return body
         changed = orjson.loads(body)

@@ -88,7 +88,7 @@ class NativeMessage:
         """Takes a whole reply. body: as the adapter hands it on."""
         self._replies.append(bytes(_BODY_DECODER.decode(body).native_message))
 
-    def whole(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+    def render_body(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the whole replies as one message. is_unchanged: the client gets the last reply as it is."""
         if is_unchanged:
             return self._replies[-1]

@@ -92,14 +92,14 @@ class MessagesView(ClientView):
         self._buffer.is_holding = False
         self._message.end(tail, finish)
 
-    def not_durable(self) -> None:
+    def note_not_durable(self) -> None:
         self._buffer.add(NOT_DURABLE)
 
     def prepare_stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
         # The id has come with the first event: nothing has to be prepared, and the tail is left to `end`.
         return {"ids": [self._id]} if self._terms.has_thread and self._id else {}
 
-    def upstream_error(self, error: Json, raw: bytes | None) -> None:
+    def show_upstream_error(self, error: Json, raw: bytes | None) -> None:
         if raw is not None and event_name(raw) == "error":
             self._buffer.add(raw)
             return
@@ -113,8 +113,8 @@ class MessagesView(ClientView):
         shown = error_object(error.status, error.message, self._terms.request_id, code=error.code)
         self._buffer.emit("error", **shown)
 
-    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        return self._message.whole(outcome, is_unchanged=is_unchanged)
+    def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        return self._message.render_body(outcome, is_unchanged=is_unchanged)
 
     def error_reply(self, status: int, body: bytes) -> bytes | None:
         parsed = parse_error_body(body)

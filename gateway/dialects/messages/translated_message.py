@@ -162,7 +162,7 @@ class TranslatedMessage:
             choice = reply["choices"][0] if reply["choices"] else None
             self._stopped_by = self._stop_sequence(choice) if isinstance(choice, dict) else None
 
-    def whole(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+    def render_body(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the message of whole replies, which the outcome of their turn has."""
         shown_reply = without_private(outcome.shown_reply or {})
         self._finish_reason = outcome.finish_reason

@@ -40,10 +40,10 @@ class BackgroundEnd:
     def unfinished(self, rest: bytes) -> bytes:
         return self._change.unfinished(rest)
 
-    def whole(self, body: bytes) -> bytes:
+    def change_body(self, body: bytes) -> bytes:
         if _BACKGROUND_KEY in body:
             self._note_end(decode_object(body), body)
-        return self._change.whole(body)
+        return self._change.change_body(body)
 
     def _note_end(self, response: dict[str, Any], body: bytes) -> None:
         id = response.get("id")

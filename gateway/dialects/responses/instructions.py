@@ -30,7 +30,7 @@ class ClientInstructions:
     def __init__(self, to_clients: Callable[[bytes], bytes]) -> None:
         self._to_clients = to_clients
 
-    def whole(self, body: bytes) -> bytes:
+    def change_body(self, body: bytes) -> bytes:
         return self._restore(body) if _INSTRUCTIONS_KEY in body else body
 
     def unfinished(self, rest: bytes) -> bytes:

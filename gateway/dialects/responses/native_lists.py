@@ -24,7 +24,7 @@ class ClientItems:
     Implements `ReplyChange`, which documents the methods.
     """
 
-    def whole(self, body: bytes) -> bytes:
+    def change_body(self, body: bytes) -> bytes:
         if _NOTE_START not in body:
             return body
         value, _ = read_json(body)

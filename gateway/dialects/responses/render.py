@@ -123,15 +123,15 @@ class ResponsesView(ClientView):
         response = self._end_response()
         self._response.emit(f"response.{response['status']}", response=response)
 
-    def not_stored(self) -> None:
+    def note_not_stored(self) -> None:
         self._response.assign_id()
         self._response.is_stored = False
 
-    def not_durable(self) -> None:
+    def note_not_durable(self) -> None:
         self._response.begin()
         self._response.events.add(NOT_DURABLE)
 
-    def upstream_error(self, error: Json, raw: bytes | None) -> None:
+    def show_upstream_error(self, error: Json, raw: bytes | None) -> None:
         code, kind = error.get("code"), str(error.get("type") or "server_error")
         message, param = FIELD_NAMES.translate_sentence(str(error.get("message") or "")), error.get("param")
         if isinstance(param, str):
@@ -141,7 +141,7 @@ class ResponsesView(ClientView):
     def fail(self, error: GatewayError) -> None:
         self._emit_failure(error.message, error.code, error.kind, error.param)
 
-    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+    def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         self._response.sends_events = False
         self._output.add_delta(
             delta_of({"message": without_private(outcome.shown_reply or {})}), self._logprobs

@@ -21,7 +21,7 @@ class CountChange:
     def unfinished(self, rest: bytes) -> bytes:
         return b""
 
-    def whole(self, body: bytes) -> bytes:
+    def change_body(self, body: bytes) -> bytes:
         try:
             return render_count(int(orjson.loads(body)["input_tokens"]))
         except (ValueError, KeyError, TypeError) as error:

@@ -70,7 +70,7 @@ async def relay(
                 body = await reply.read(MAX_REPLY_BYTES)
                 reader.take_body(body)
                 if change is not None and reply.status < 300:
-                    body = change.whole(body)
+                    body = change.change_body(body)
                 receipt.upstream_answered()
                 await _send_whole(reply, body, sink, receipt)
     except ProviderError as error:
@@ -167,7 +167,7 @@ def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
 
 
 def _send_whole(reply: ModelReply, body: bytes, sink: Sink, receipt: Receipt) -> Awaitable[None]:
-    return sink.whole(reply.status, receipt.reply_headers(forwarded_headers(reply.headers)), body)
+    return sink.send_body(reply.status, receipt.reply_headers(forwarded_headers(reply.headers)), body)
 
 
 def forwarded_headers(headers: Sequence[Header]) -> tuple[Header, ...]:

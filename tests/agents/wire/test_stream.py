@@ -60,7 +60,7 @@ def test_pieces_of_one_message_have_one_id_and_messages_differ() -> None:
     made = view(by_token=True)
     for delta in ({"reasoning_content": "Hm"}, {"reasoning_content": "."}, {"content": "Hello."}):
         made.show(chunk(**delta))
-    made.call_tools(calls("a").calls)
+    made.show_calls(calls("a").calls)
     thought, more, text, call = events(made)
     assert {each["id"] for each in (thought, more, text, call)} == {f"message-{UID}-2"}
     assert thought["otid"] == more["otid"]
@@ -69,12 +69,12 @@ def test_pieces_of_one_message_have_one_id_and_messages_differ() -> None:
 
 def test_a_result_is_numbered_where_it_is_stored_and_is_of_the_step_that_called() -> None:
     made = view()
-    made.call_tools(calls("a", "b").calls)
-    made.tool_result(ToolResult("c1", "Two.", "error"))
-    made.tool_result(ToolResult("c0", "One."))
+    made.show_calls(calls("a", "b").calls)
+    made.show_tool_result(ToolResult("c1", "Two.", "error"))
+    made.show_tool_result(ToolResult("c0", "One."))
     assert kinds(events(made)) == ["tool_call_message"]
-    made.results(3, [ToolResult("c0", "One.").stored(), ToolResult("c1", "Two.", "error").stored()])
-    made.step(3, 5)
+    made.show_results(3, [ToolResult("c0", "One.").stored(), ToolResult("c1", "Two.", "error").stored()])
+    made.begin_step(3, 5)
     one, two = events(made)
     assert [each["id"] for each in (one, two)] == [f"message-{UID}-3", f"message-{UID}-4"]
     assert (one["name"], two["status"], two["step_id"]) == ("a", "error", f"step-{UID}-1")
@@ -86,9 +86,9 @@ def test_a_result_is_numbered_where_it_is_stored_and_is_of_the_step_that_called(
 def test_the_end_says_why_and_what_was_used() -> None:
     made = view()
     made.show(chunk(content="Hi.", usage={"prompt_tokens": 3, "completion_tokens": 2}))
-    made.step(3, 4)
+    made.begin_step(3, 4)
     made.show(chunk(content="Bye.", usage={"prompt_tokens": 5, "completion_tokens": 1}))
-    made.stop(StopReason.MAX_STEPS, {})
+    made.note_stop(StopReason.MAX_STEPS, {})
     made.end((), None, b"")
     data = made.take()
     assert data.endswith(b"data: [DONE]\n\n")
@@ -101,7 +101,7 @@ def test_usage_that_comes_with_each_chunk_counts_once() -> None:
     made = view()
     for step in range(2):
         if step:
-            made.step(3, 4)
+            made.begin_step(3, 4)
         for n in range(1, 4):
             made.show(chunk(content="Hi.", usage={"prompt_tokens": 10, "completion_tokens": n}))
     made.end((), None, b"")
@@ -115,7 +115,7 @@ def test_calls_that_wait_are_shown_at_the_end() -> None:
     # As the turn knows it; of the provider it had no id.
     draft.take_calls([{"id": "c0", "function": {"name": "a", "arguments": "{}"}}], (), is_over=True)
     made.show(chunk(tool_calls=[{"index": 0, "function": {"name": "a", "arguments": "{}"}}]))
-    made.stop(StopReason.REQUIRES_APPROVAL, {"c0": "client"}, draft.calls)
+    made.note_stop(StopReason.REQUIRES_APPROVAL, {"c0": "client"}, draft.calls)
     made.end((), None, b"")
     assert kinds(events(made)) == ["approval_request_message", "stop_reason", "usage_statistics"]
 
@@ -124,7 +124,7 @@ def test_calls_that_wait_are_shown_at_the_end() -> None:
 def test_an_error_is_the_last_event(by_token: bool) -> None:
     made = view(by_token=by_token)
     made.show(chunk(content="Half"))
-    made.stop(StopReason.UPSTREAM_ERROR, {})
+    made.note_stop(StopReason.UPSTREAM_ERROR, {})
     made.fail(UpstreamError("It broke."))
     data = made.take()
     assert b"Half" in data
@@ -136,7 +136,7 @@ def test_an_error_is_the_last_event(by_token: bool) -> None:
 def test_an_answer_of_a_person_is_shown_with_its_result() -> None:
     made = view()
     denied = ToolResult("c0", "No.", "error", approval="denied", reason="Not now.")
-    made.results(3, [denied.stored()])
+    made.show_results(3, [denied.stored()])
     answer, returned = events(made)
     assert (answer["approve"], answer["reason"]) == (False, "Not now.")
     assert (returned["id"], returned["status"]) == (answer["id"], "error")
@@ -146,7 +146,7 @@ def test_types_that_are_not_wanted_stay_out() -> None:
     made = view(by_token=True, showing=Showing(types=frozenset({"assistant_message"})))
     made.show(chunk(reasoning_content="Hm."))
     made.show(chunk(content="Hello."))
-    made.call_tools(calls("a").calls)
+    made.show_calls(calls("a").calls)
     (text,) = events(made)
     assert (text["message_type"], text["otid"]) == ("assistant_message", f"message-{UID}-2:1")
 
@@ -158,7 +158,7 @@ def test_messages_are_numbered_alike_whichever_are_shown() -> None:
     for made in (all_types, some):
         made.show(chunk(reasoning_content="Hm."))
         made.show(chunk(content="Hello."))
-        made.call_tools(calls("a").calls)
+        made.show_calls(calls("a").calls)
     otids = {each["message_type"]: each["otid"] for each in events(all_types)}
     assert {each["message_type"]: each["otid"] for each in events(some)} == {
         kind: otids[kind] for kind in wanted

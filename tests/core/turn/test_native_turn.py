@@ -60,12 +60,12 @@ class Shouting:
     """Changes a reply to capitals, and cannot read the word `bad`."""
 
     def event(self, event: Event) -> bytes:
-        return self.whole(event.raw)
+        return self.change_body(event.raw)
 
     def unfinished(self, rest: bytes) -> bytes:
-        return self.whole(rest)
+        return self.change_body(rest)
 
-    def whole(self, body: bytes) -> bytes:
+    def change_body(self, body: bytes) -> bytes:
         if body == b"bad":
             raise BROKE
         return body.upper()

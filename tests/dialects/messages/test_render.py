@@ -86,12 +86,14 @@ def test_a_call_without_arguments_is_shown_too() -> None:
 def test_a_whole_reply_has_the_arguments_as_the_model_wrote_them(arguments: str) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
     outcome = TurnOutcome(FINISHED, shown_reply={"role": "assistant", "content": None, "tool_calls": [call]})
-    assert b'"input":' + arguments.encode() in view().whole(b"{}", outcome, is_unchanged=False)
+    assert b'"input":' + arguments.encode() in view().render_body(b"{}", outcome, is_unchanged=False)
 
 
 def test_a_refusal_beside_a_text_is_shown_whole_as_in_a_stream() -> None:
     reply = {"role": "assistant", "content": "So far. ", "refusal": "No more."}
-    shown = orjson.loads(view().whole(b"{}", TurnOutcome(FINISHED, shown_reply=reply), is_unchanged=False))
+    shown = orjson.loads(
+        view().render_body(b"{}", TurnOutcome(FINISHED, shown_reply=reply), is_unchanged=False)
+    )
     assert shown["content"] == [{"type": "text", "text": "So far. No more."}]
     assert shown["stop_reason"] == "refusal"
     streamed = stream(event({"content": "So far. "}), event({"refusal": "No more."}))
@@ -105,7 +107,7 @@ def test_a_refusal_beside_a_text_is_shown_whole_as_in_a_stream() -> None:
 )
 def test_an_upstreams_error_has_a_type_that_clients_know(kind: Any, shown: str) -> None:
     made = view()
-    made.upstream_error({"message": "Too much.", "type": kind, "param": None, "code": None}, None)
+    made.show_upstream_error({"message": "Too much.", "type": kind, "param": None, "code": None}, None)
     assert orjson.loads(made.take().partition(b"\ndata: ")[2])["error"] == {
         "type": shown,
         "message": "Too much.",
@@ -120,7 +122,7 @@ def test_thoughts_that_an_upstream_counts_apart_are_output() -> None:
         "completion_tokens_details": {"reasoning_tokens": 26},
     }
     outcome = TurnOutcome(FINISHED, shown_reply={"role": "assistant", "content": "Hi"}, usage=usage)
-    shown = orjson.loads(view().whole(b"{}", outcome, is_unchanged=False))
+    shown = orjson.loads(view().render_body(b"{}", outcome, is_unchanged=False))
     assert (shown["usage"]["input_tokens"], shown["usage"]["output_tokens"]) == (9, 33)
 
 

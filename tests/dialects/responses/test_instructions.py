@@ -53,11 +53,11 @@ def test_a_stream_cut_anywhere_has_the_clients(data: st.DataObject, end: bytes) 
 
 def test_values_stay_as_they_are_written() -> None:
     body = b'{"id":"r", "n": 1.0, "big":12345678901234567890123,"instructions" : "Ours.","t":"caf\\u00e9"}'
-    assert restore_instructions(None).whole(body) == (
+    assert restore_instructions(None).change_body(body) == (
         b'{"id":"r","n":1.0,"big":12345678901234567890123,"instructions":null,"t":"caf\\u00e9"}'
     )
     for other in (b'{"id":"r", "error": null}', b"[1, 2]", b"<html>", b""):
-        assert restore_instructions(None).whole(other) == other
+        assert restore_instructions(None).change_body(other) == other
 
 
 def test_halves_of_characters_hide_no_instructions() -> None:
@@ -65,7 +65,7 @@ def test_halves_of_characters_hide_no_instructions() -> None:
     body = rb'{"instructions":"Ours.","output":"Hi \ud83d","pair":"\ud83d\ude00"}'
     own = rb'{"instructions":"Mine.","output":"Hi \ufffd","pair":"\ud83d\ude00"}'
     change = restore_instructions("Mine.")
-    assert change.whole(body) == own
+    assert change.change_body(body) == own
     assert passed(change, b'data: {"response":%b}\n\n' % body) == b'data: {"response":%b}\n\n' % own
 
 
@@ -89,7 +89,7 @@ def test_an_event_without_an_end_does_not_show_them() -> None:
 @pytest.mark.parametrize("broken", [b'{"instructions": "Ours', b'{"instructions": "Ours"} more'])
 def test_what_may_have_them_and_cannot_be_read_is_an_error(broken: bytes) -> None:
     with pytest.raises(UpstreamBroke):
-        restore_instructions(None).whole(broken)
+        restore_instructions(None).change_body(broken)
     with pytest.raises(UpstreamBroke):
         passed(restore_instructions(None), b"data: " + broken + b"\n\n")
 
@@ -118,4 +118,4 @@ SECTION = f"{SECTION_BEGIN}\n<memory_block>x</memory_block>\n</memory_blocks>"
 )
 def test_what_the_gateway_added_is_cut_from_a_stored_response(stored: Any, own: Any) -> None:
     change = cut_memory_section(["", "Profile.", "A longer Profile."])
-    assert orjson.loads(change.whole(orjson.dumps({"instructions": stored}))) == {"instructions": own}
+    assert orjson.loads(change.change_body(orjson.dumps({"instructions": stored}))) == {"instructions": own}

@@ -252,10 +252,10 @@ def test_of_a_reply_without_an_end_so_much_is_read() -> None:
 def test_a_list_with_half_a_character_is_read() -> None:
     """Upstreams that cut a text by its tokens write such halves."""
     listed = b'{"data":[{"content":[{"type":"input_text","text":"<memory \\ud83d"}]}]}'
-    assert ClientItems().whole(listed) == listed
+    assert ClientItems().change_body(listed) == listed
     ended = b'{"id":"resp_1","background":true,"status":"completed","output":["\\ud83d"]}'
     end = BackgroundEnd(ClientItems())
-    end.whole(ended)
+    end.change_body(ended)
     assert (end.id, end.response) == ("resp_1", ended)
 
 

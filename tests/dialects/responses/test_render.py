@@ -120,7 +120,7 @@ def whole_body(made: ResponsesView, reply: Json, outcome: TurnOutcome) -> bytes:
     body = orjson.dumps(reply)
     made.take_whole(body, reply)
     made.begin(reply)
-    return made.whole(body, outcome, is_unchanged=True)
+    return made.render_body(body, outcome, is_unchanged=True)
 
 
 def without_ids(response: Response) -> list[Json]:
@@ -278,7 +278,7 @@ def test_a_model_that_is_no_text_is_called_as_the_request_calls_it(model: Any) -
     outcome = TurnOutcome(End.FINISHED, shown_reply=reply)
     found = rebuild_response("t", with_private(reply, **made.prepare_stored_fields(outcome, ())))
     assert found is not None
-    shown = orjson.loads(made.whole(b"", outcome, is_unchanged=False))
+    shown = orjson.loads(made.render_body(b"", outcome, is_unchanged=False))
     assert found["model"] == shown["model"] == "m"
 
 
@@ -322,7 +322,7 @@ def test_nothing_leaves_before_there_is_something_to_say() -> None:
 def test_an_error_is_the_end(has_begun: bool) -> None:
     for tell in (
         lambda made: made.fail(UpstreamBroke("It broke.")),
-        lambda made: made.upstream_error(
+        lambda made: made.show_upstream_error(
             {"message": "It broke.", "type": "server_error", "code": None}, None
         ),
     ):
@@ -342,7 +342,7 @@ def test_an_error_is_the_end(has_begun: bool) -> None:
 def test_a_comment_says_that_the_end_is_not_durable() -> None:
     made = view()
     made.begin(chunk({"role": "assistant"}))
-    made.not_durable()
+    made.note_not_durable()
     made.end([event({"content": "So."}, "stop")], None, b"")
     assert b": mnemogate not durable\n\n" in made.take()
 

@@ -50,7 +50,7 @@ class Collected:
     async def end(self) -> None:
         pass
 
-    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         self.body = body
 
     def while_here(self) -> AbstractContextManager[None]:
@@ -94,7 +94,7 @@ class WholeView(UnseenView):
     def __init__(self, terms: TurnTerms) -> None:
         pass
 
-    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+    def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         model = orjson.loads(body)["model"]
         return f"{model} {outcome.text} {outcome.finish_reason}".encode()
 
