@@ -62,12 +62,12 @@ def view_of(
     numbers = RunNumbers(
         start.agent.uid,
         ids.id_of("run", start.run),
-        start.first,
-        start.reply,
+        start.first_seq,
+        start.reply_seq,
         steps,
-        start.names,
+        start.tool_names,
         start.started_runs,
-        shown_in_part=start.reply if start.attempt > 1 and not start.is_resumed else None,
+        shown_in_part=start.reply_seq if start.attempt > 1 and not start.is_resumed else None,
         attempt=start.attempt,
     )
     return MakesSteps(numbers, showing, by_token, now, before, start.counts)

@@ -209,7 +209,7 @@ class SendReply:
             return
         with reply.while_here():
             shown = await self._messages_json(result)
-        body = result_json(shown, result.run, result.started_runs, result.last)
+        body = result_json(shown, result.run, result.started_runs, result.last_counts)
         headers = [*receipt.note_head(), ("content-type", "application/json")]
         await reply.send_body(200, headers, orjson.dumps(body))
 
@@ -228,7 +228,7 @@ class SendReply:
             with sink.while_here():
                 shown = await self._messages_json(result)
             sink.start(200, [*receipt.note_head(), EVENT_STREAM])
-            events = [*shown, *end_events(result.run, result.last)]
+            events = [*shown, *end_events(result.run, result.last_counts)]
             await sink.write(b"".join(map(event, events)) + DONE_EVENT)
             await sink.end()
 

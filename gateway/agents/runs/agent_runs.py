@@ -382,8 +382,9 @@ class AgentRuns:
 
     async def _repeated_result(self, send: RoutedSend, earlier: EarlierSend) -> RunResult:
         """Returns the result of an earlier send, for the send that repeats it."""
-        last = await last_counts(self.keeper.store, earlier.run)
-        return RunResult(earlier.run, await self._agent_of(send), earlier.steps, is_repeat=True, last=last)
+        counts = await last_counts(self.keeper.store, earlier.run)
+        agent = await self._agent_of(send)
+        return RunResult(earlier.run, agent, earlier.steps, is_repeat=True, last_counts=counts)
 
     async def _find_earlier(self, send: RoutedSend) -> EarlierSend | None:
         """Returns the earlier send that this send repeats, or None."""
@@ -448,12 +449,12 @@ class AgentRuns:
     async def _result_of_waiting(self, send: RoutedSend, memory: RunMemory) -> RunResult:
         """Returns the result of a send that answers some of a run's calls, while the run waits for the others.
 
-        If the send is an accepted run, that ends.
+        If the send is an accepted run, the accepted run ends.
         """
         if send.accepted is not None:
             stop = StopReason.REQUIRES_APPROVAL
             await self._end(send.accepted.run, RunState.COMPLETED, stop, job=send.accepted.job)
-        # The usage of the calls' own reply was reported with it.
+        # The usage of the reply that made the calls was reported with that reply.
         return RunResult(replace(memory.run, steps=0, counts=TokenCounts()), memory.context.agent, ())
 
     async def _answer_by_model(
@@ -483,7 +484,7 @@ class AgentRuns:
             tuple(memory.steps),
             status=status,
             started_runs=tuple(memory.started_runs),
-            last=memory.last,
+            last_counts=memory.last_counts,
         )
 
     def _turn(
@@ -569,10 +570,10 @@ def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) 
     return RunStart(
         run.uid,
         memory.context.agent,
-        first=exchange.seq,
-        reply=exchange.reply_seq,
+        first_seq=exchange.seq,
+        reply_seq=exchange.reply_seq,
         is_resumed=is_resumed,
-        names=tool_names_by_call(exchange) if is_resumed else {},
+        tool_names=tool_names_by_call(exchange) if is_resumed else {},
         steps=run.steps,
         counts=run.counts,
         attempt=1 if accepted is None else accepted.job.attempt,

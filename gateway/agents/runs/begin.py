@@ -80,9 +80,10 @@ class RunStarter:
             return await self._take_up_interrupted(send, accepted, request, form)
         run = await self._run_of(send)
         for _ in range(CONFLICT_TRIES):
-            first = () if send.decisions else send.messages
+            # Messages that come with decisions follow the results of the calls (`after_results`).
+            first_messages = () if send.decisions else send.messages
             with sink.while_here():
-                context = await self._read(request, first)
+                context = await self._read(request, first_messages)
                 check_not_paused(context.agent)
                 if (shortened := await self._shorten(context, send)) is not None:
                     # The cut may have changed the conversation, so the whole context is read again.
@@ -95,7 +96,7 @@ class RunStarter:
                 if resumed.waiting_run is None:
                     await memory.store_run(None if send.decisions else context.path[-1].begun)
                 return RunBeginning(memory, prompt, resumed)
-            # Where another writer has added or erased something meanwhile, all of it is read again.
+            # If another writer has added or erased something meanwhile, all is read again.
             with suppress(WriteConflict, Stale):
                 if not await self._write_missing_results(context, send, form):
                     await self._open(memory, prompt, request, accepted)
@@ -105,7 +106,7 @@ class RunStarter:
     async def _open(
         self, memory: RunMemory, prompt: Prompt, request: MemoryRequest, accepted: AcceptedRun | None
     ) -> None:
-        """Writes what came in. It is not given up when the client leaves: a run on disk has to come to its end."""
+        """Writes what came in, even if the client leaves meanwhile: a run on disk has to come to its end."""
         try:
             await memory.open(prompt, None if accepted is None else accepted.request)
         except TooSlow:
@@ -122,8 +123,8 @@ class RunStarter:
         """
         if (shortened := await self._cut_to_heard(context, send)) is not None:
             return shortened
-        new = _without_stored_results(context, send.messages)
-        return replace(send, messages=new) if len(new) < len(send.messages) else None
+        messages = _without_stored_results(context, send.messages)
+        return replace(send, messages=messages) if len(messages) < len(send.messages) else None
 
     async def deny(self, send: RoutedSend, request: MemoryRequest, run: Run) -> bool:
         """Denies all calls of a pause that have no result. Returns whether this run waits. Raises: StoreError."""
@@ -178,14 +179,12 @@ class RunStarter:
         if send.heard is None:
             return None
         messages = send.messages
-        # What a fork shares with its conversation does not change.
-        own = [
-            exchange for exchange in context.path if exchange.conversation == context.path[-1].conversation
-        ]
-        barge_in = find_barge_in(own, MessageHasher(context.agent.secret), messages, send.heard)
+        # Exchanges that a fork shares with its conversation do not change.
+        exchanges = [each for each in context.path if each.conversation == context.path[-1].conversation]
+        barge_in = find_barge_in(exchanges, MessageHasher(context.agent.secret), messages, send.heard)
         if not barge_in.cut and not barge_in.stored_count:
             return None
-        # The last one first: after a kill in between, the next request cuts the others.
+        # The newest reply first: if the process is killed in between, the next request cuts the others.
         for exchange, text in reversed(barge_in.cut):
             edit = partial(cut_reply, heard=text)
             try:
@@ -201,7 +200,10 @@ class RunStarter:
         agent = await self._keeper.store.agents.find_or_draft(send.scope)
         otid = otid_digest(agent, send.conversation, send.otid)
         now = self._keeper.now()
-        return Run(0, new_uid(), 0, 0, RunState.CREATED, now, send.parent, send.depth, otid=otid)
+        return Run(
+            id=0, uid=new_uid(), agent=0, conversation=0, state=RunState.CREATED, created=now,
+            parent=send.parent, depth=send.depth, otid=otid,
+        )  # fmt: skip
 
     # -- a run that was interrupted
 
@@ -244,8 +246,9 @@ class RunStarter:
         if send.replaces is None or send.messages:
             return None
         step = await self._last_step(context)
-        # Nothing follows on a step with which its run ended.
-        return None if step is None or step.stop is not None else interrupted_calls(context, step)
+        if step is None or step.stop is not None:  # a step with a stop reason is the last of its run
+            return None
+        return interrupted_calls(context, step)
 
     async def _write_missing_results(
         self, context: MemoryContext, send: RoutedSend, form: EndpointForm
@@ -259,8 +262,8 @@ class RunStarter:
             return False
         if (step := await self._last_step(context)) is None:
             return False
-        sent = {str(m.get("tool_call_id")) for m in send.messages}
-        results = await known_results(store, step, context.path[-1], sent)
+        sent_ids = {str(m.get("tool_call_id")) for m in send.messages}
+        results = await known_results(store, step, context.path[-1], sent_ids)
         return bool(results) and await self._write_results(context, send, form, step, results)
 
     async def _write_results(
@@ -289,7 +292,7 @@ class RunStarter:
             agent = context.agent
             return (await self._keeper.store.runs.get_step(agent.scope.project, agent.uid, last.seq)).step
         except NotFound:
-            # It is of a chat completion that was written as a whole.
+            # The exchange is a chat completion's, which was written as a whole.
             return None
 
     # -- answers to calls that wait
@@ -297,9 +300,9 @@ class RunStarter:
     async def _waiting_step(self, context: MemoryContext, send: RoutedSend) -> RunStep:
         """Returns the step whose calls a send answers: the last of the path. Raises: BadRequest, StoreError."""
         runs, conversation = self._keeper.store.runs, context.snapshot.conversation
-        step = (
-            None if conversation is None else await runs.load_waiting_step(context.agent.id, conversation.id)
-        )
+        step = None
+        if conversation is not None:
+            step = await runs.load_waiting_step(context.agent.id, conversation.id)
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange:
             error = "No tool call is currently awaiting approval in this conversation, nor a result."
@@ -333,14 +336,11 @@ class RunStarter:
         answers = stored_answers(step, answered, decisions, may_repeat=may_repeat)
         calls = {*answered, *(message["tool_call_id"] for message in answers)}
         if send.messages and any(kind != "held" and id not in calls for id, kind in step.waiting.items()):
-            raise BadRequest(
-                "A message comes with answers to all calls that wait, or alone.", param="messages"
-            )
+            error = "A message comes with answers to all calls that wait, or alone."
+            raise BadRequest(error, param="messages")
         for message in answers:
-            number = call_number(last, message["tool_call_id"])
-            await store.run_texts.add_text(
-                context.agent.id, step.run, "result", number, orjson.dumps(message)
-            )
+            number, data = call_number(last, message["tool_call_id"]), orjson.dumps(message)
+            await store.run_texts.add_text(context.agent.id, step.run, "result", number, data)
         run = await store.runs.find_newest_waiting_run(step.agent, last.conversation, step.run)
         if run is None:
             raise NotFound("the run that waits is gone")
@@ -352,13 +352,15 @@ def _without_stored_results(
 ) -> tuple[WireMessage, ...]:
     """Returns the messages of a send without results that are stored already and wait for a reply.
 
-    An application sends them again after an error, and no provider takes two results of a call.
+    An application sends results again after an error, and no provider takes two results of one call.
     """
-    stored: set[str] = set()
+    stored_ids: set[str] = set()
     for exchange in reversed(context.path):
         if exchange.reply is not None:
             break
-        stored.update(str(m.get("tool_call_id")) for m in context.tree.content(exchange).messages or ())
+        stored_ids.update(str(m.get("tool_call_id")) for m in context.tree.content(exchange).messages or ())
     return tuple(
-        m for m in messages if m.get("role") not in RESULT_ROLES or str(m.get("tool_call_id")) not in stored
+        m
+        for m in messages
+        if m.get("role") not in RESULT_ROLES or str(m.get("tool_call_id")) not in stored_ids
     )

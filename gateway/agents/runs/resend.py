@@ -115,14 +115,13 @@ async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
     is_completed = run.state is RunState.COMPLETED
     answered = tuple(await exchanges_of(store, marks.agent, run)) if is_completed else steps
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
-    first = next(iter(answered), None)
-    if first is None and run.begun is not None:
+    first_exchange = next(iter(answered), None)
+    if first_exchange is None and run.begun is not None:
         # The process died during the run's first call of the model, or the run began with calls of another run's step.
-        id = await store.runs.find_first_exchange(run)
-        first = None if id is None else await store.turns.exchange(marks.agent, id)
-    return _EndedRun(
-        run, answered, is_cut, [] if first is None else await _first_exchanges(store, marks, first)
-    )
+        row = await store.runs.find_first_exchange(run)
+        first_exchange = None if row is None else await store.turns.exchange(marks.agent, row)
+    first_exchanges = [] if first_exchange is None else await _first_exchanges(store, marks, first_exchange)
+    return _EndedRun(run, answered, is_cut, first_exchanges)
 
 
 async def _earlier_answers(store: Store, marks: SendMarks, ended: _EndedRun) -> EarlierSend | None:
@@ -138,11 +137,11 @@ async def _earlier_messages(store: Store, marks: SendMarks, ended: _EndedRun) ->
     """Returns the earlier send of messages."""
     run, first_exchanges = ended.run, ended.first_exchanges
     if not first_exchanges or not _begins_with(first_exchanges, marks):
-        # Another send under the same id is a new one, and takes the id.
+        # Under the same id this is another send, which takes the id over.
         return None if marks.otid is None else EarlierSend(run, (), is_answered=False, needs_messages=True)
     if ended.is_completed:
         return EarlierSend(run, ended.answered, is_answered=True, needs_messages=False)
-    # Where a part of a reply was sent, the message is answered again.
+    # If a part of a reply was sent, the message is stored and answered again.
     needs_messages = ended.is_cut or await _is_passed(store, marks, ended)
     return EarlierSend(run, ended.answered, is_answered=False, needs_messages=needs_messages)
 
@@ -152,8 +151,9 @@ def _begins_with(first_exchanges: Sequence[Exchange], marks: SendMarks) -> bool:
     if marks.otid is not None and not any(map(is_user, first_exchanges[0].inputs)):
         return True  # it took the place and the otid of another run
     atoms, send = MessageHasher(marks.agent.secret).atoms, marks.send
-    sent, initial = tuple(map(atoms, send.messages)), tuple(map(atoms, send.spec.initial_messages))
-    return first_exchanges[-1].inputs in (sent, initial + sent)
+    sent_atoms = tuple(map(atoms, send.messages))
+    initial_atoms = tuple(map(atoms, send.spec.initial_messages))
+    return first_exchanges[-1].inputs in (sent_atoms, initial_atoms + sent_atoms)
 
 
 async def _first_exchanges(store: Store, marks: SendMarks, first: Exchange) -> list[Exchange]:
@@ -165,11 +165,9 @@ async def _first_exchanges(store: Store, marks: SendMarks, first: Exchange) -> l
     exchanges = [first]
     while exchanges[-1].parent is not None and not any(map(is_user, exchanges[-1].inputs)):
         above = await store.turns.exchange(marks.agent, exchanges[-1].parent)
-        if (
-            above is None
-            or above.conversation != first.conversation
-            or await _has_waited(store, marks.agent, above)
-        ):
+        if above is None or above.conversation != first.conversation:
+            break
+        if await _has_waited(store, marks.agent, above):
             break
         exchanges.append(above)
     return exchanges
@@ -180,15 +178,15 @@ async def _has_waited(store: Store, agent: Agent, exchange: Exchange) -> bool:
     try:
         return bool((await store.runs.get_step(agent.scope.project, agent.uid, exchange.seq)).step.waiting)
     except NotFound:
-        # It is of a chat completion that was written as a whole.
+        # The exchange is a chat completion's, which was written as a whole.
         return False
 
 
 async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bool:
     """Returns whether an exchange begins with the results of the send's decisions.
 
-    Results may be for calls that wait now, where a model names its calls alike. A permission is not: no one has seen
-    yet, perhaps, what waits now.
+    A model may give its calls the same ids again, so results may be for the calls that wait now. A permission is never
+    for these: perhaps no person has seen yet what waits now.
     """
     results = [m.message for m in list_messages(exchange) if m.message.get("role") == "tool"]
     call_ids = {m.get("tool_call_id") for m in results}
@@ -200,7 +198,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
         if each.request is not None and request != place_of("message", each.request):
             return False
         if each.call_id is None:
-            # About all calls that a person had to allow.
+            # The decision was about all calls that a person had to allow.
             if not any(private_of(m).get("approval") for m in results):
                 return False
         elif each.call_id not in call_ids or (each.result is not None and each.call_id in waits):
@@ -217,13 +215,13 @@ async def _approval_request(store: Store, agent: Agent, exchange: Exchange) -> P
 async def _is_passed(store: Store, marks: SendMarks, ended: _EndedRun) -> bool:
     """Returns whether a model that is asked now would not answer a run's message.
 
-    That is so if the upstream has refused the message or a later one, so that it is in no prompt, or if another send
-    was answered since.
+    Either the upstream has refused the message or a later one, so that the message is in no prompt, or another send was
+    answered since.
     """
     exchange = ended.first_exchanges[0]
     end = await conversation_end(store, marks.agent, marks.conversation)
     path = () if end is None else end.path
     if exchange.superseded or exchange.id in refused_ids(path):
         return True
-    own = {x.id for x in (exchange, *ended.answered)}
-    return any(x.reply is not None and x.id not in own for x in path[-1:])
+    run_exchanges = {each.id for each in (exchange, *ended.answered)}
+    return any(each.reply is not None and each.id not in run_exchanges for each in path[-1:])

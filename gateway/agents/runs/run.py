@@ -82,7 +82,7 @@ class AcceptedRun(Struct, frozen=True):
     request: bytes
     # The attempt of its job; the processes of earlier ones may have died.
     job: Job
-    # An ended run of the same send, whose otid it has; None: there is none.
+    # An ended run of the same send, which hands its otid on; None: there is none.
     replaces: Run | None = None
 
 
@@ -113,13 +113,13 @@ class RunStart(Struct, frozen=True):
     # The agent's row.
     agent: Agent
     # The number of the step's first message.
-    first: int
-    # The number of the step's reply. It is stored already where the run goes on with its calls.
-    reply: int
+    first_seq: int
+    # The number of the step's reply, which is stored already if the run goes on with the reply's calls.
+    reply_seq: int
     # The run goes on with the calls of a stored step.
     is_resumed: bool = False
     # The tools of these calls, by the ids of the calls.
-    names: Mapping[str, str] = field(default_factory=dict)
+    tool_names: Mapping[str, str] = field(default_factory=dict)
     # The steps that earlier attempts have ended, and their tokens.
     steps: int = 0
     counts: TokenCounts = field(default_factory=TokenCounts)
@@ -147,12 +147,14 @@ class RunResult(Struct, frozen=True):
     # Public ids of the runs that the end of this run has started.
     started_runs: tuple[str, ...] = ()
     # The tokens of its last step; zeros where the upstream sent none.
-    last: TokenCounts = field(default_factory=TokenCounts)
+    last_counts: TokenCounts = field(default_factory=TokenCounts)
 
 
 def reading_run(reader: int, memory: int, now: float) -> RunAccept:
     """Returns a new run of a sleeptime agent that reads a memory, to be accepted. reader, memory: their rows."""
-    run = Run(0, new_uid(), reader, 0, RunState.CREATED, now, background=True)
+    run = Run(
+        id=0, uid=new_uid(), agent=reader, conversation=0, state=RunState.CREATED, created=now, background=True
+    )  # fmt: skip
     return RunAccept(run, b"{}", READING_PREFIX + run.uid, new_uid(), kind=SLEEP_JOB, reads=memory)
 
 
@@ -205,7 +207,7 @@ def sampling_fields(
     """
     fields = {**spec.definition.sampling, **overrides}
     if not has_tools:
-        # Strict upstreams take it with tools only.
+        # Strict upstreams refuse the field without tools.
         fields.pop("parallel_tool_calls", None)
     return fields
 
@@ -217,8 +219,8 @@ def from_client(message: WireMessage, window: int | None) -> WireMessage:
     """
     if is_system(message):
         return framed_system_message(text_of(message))
-    own = {key: value for key, value in message.items() if key != PRIVATE}
-    return cut_to_window(own, window) if own.get("role") in RESULT_ROLES else own
+    public = {key: value for key, value in message.items() if key != PRIVATE}
+    return cut_to_window(public, window) if public.get("role") in RESULT_ROLES else public
 
 
 def cut_to_window(result: WireMessage, window: int | None) -> WireMessage:

@@ -76,11 +76,7 @@ ERROR_WITHHELD = (
 # Makes the tools of a step of a run. The last parameter is the row of the run whose calls they run; 0 if there is none.
 MakesToolbox = Callable[[MemoryContext, BlockEdits, Run, int], Toolbox]
 
-_STATES = {
-    End.FINISHED: RunState.COMPLETED,
-    End.CANCELLED: RunState.CANCELLED,
-    End.FAILED: RunState.FAILED,
-}
+_STATES = {End.FINISHED: RunState.COMPLETED, End.CANCELLED: RunState.CANCELLED, End.FAILED: RunState.FAILED}
 
 
 class _StepResult(Struct, frozen=True):
@@ -137,16 +133,16 @@ class RunMemory:
     # The exchanges of the steps that have ended.
     steps: list[Exchange] = field(default_factory=list)
     # The tokens of the newest step.
-    last: TokenCounts = field(default_factory=TokenCounts)
-    # The exchange of the step under way; None where all that is open is written.
+    last_counts: TokenCounts = field(default_factory=TokenCounts)
+    # The exchange of the step under way; None: no step is open.
     opened: Exchange | None = None
     toolbox: Toolbox = field(init=False)
     _edits: StepEdits = field(init=False)
-    _late: tuple[StepOpen, Future[StepOpened]] | None = None  # a step that took too long to open
+    _late_opening: tuple[StepOpen, Future[StepOpened]] | None = None  # of a step that took too long to open
     _step_begun: float = 0.0
     _shown: Shown = field(default_factory=dict)  # what the prompt under way shows last of each block
-    _chars: int = 0
-    _readers: Sequence[MemoryReader] = ()
+    _chars: int = 0  # characters that the run's steps have added to the conversation
+    _readers: Sequence[MemoryReader] = ()  # of the memory, as they were when the run began
 
     def __post_init__(self) -> None:
         self._readers = tuple(self.context.snapshot.readers)
@@ -184,13 +180,13 @@ class RunMemory:
             conversation = self.context.path[-1].conversation
             draft = replace(self.run, agent=agent, conversation=conversation, begun=begun)
             self.run = await runs.create(draft, replaces=self.replaces)
-        elif begun is not None:  # It was accepted, and the rest of it is stored.
+        elif begun is not None:  # the run was accepted, so all but this is stored
             self.run = await runs.note_begun(agent, self.run.id, begun)
 
     async def take_up(self, exchange: Exchange) -> None:
         """Goes on with a step that an earlier attempt of this run has opened."""
         conversation = self.context.snapshot.conversation
-        assert conversation is not None
+        assert conversation is not None  # it has the open step
         opened = StepOpened(self.context.agent, exchange, conversation.rev, self.context.pinned, None)
         self._adopt_opened(opened, self.keeper.now(), conversation.key)
 
@@ -238,7 +234,7 @@ class RunMemory:
             if results:
                 await self._end_with_results(results, RunState.FAILED, StopReason.ERROR, error.message)
             raise
-        assert self.opened is not None
+        assert self.opened is not None  # by `_begin_step`
         return _step_saved(self.opened, self.context.plan.messages), prompt
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
@@ -251,7 +247,7 @@ class RunMemory:
 
     async def _end_step(self, prompt: Prompt, result: _StepResult) -> Exchange:
         """Writes the end of the open step. Returns its exchange. Raises: StoreError."""
-        assert self.opened is not None
+        assert self.opened is not None  # callers end a step only while it is open
         context = self.context
         now = self.keeper.now()
         exchange = self._finished_exchange(self.opened, prompt, result.full, result.shown_reply)
@@ -288,7 +284,7 @@ class RunMemory:
             job=self.job,
         )
         self.started_runs += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
-        self.last = counts
+        self.last_counts = counts
         total = TokenCounts(*map(sum, zip(self.run.counts, counts, strict=True)))
         self.run = replace(self.run, steps=step.number, counts=total)
         self.calling_run = self.run.id
@@ -297,16 +293,14 @@ class RunMemory:
 
     def _runs_due(self, exchange: Exchange, now: float) -> list[RunAccept]:
         """Returns the runs that are due once this run ends: of the agents that read its messages."""
-        sleeptime = self.context.request.spec.sleeptime
-        if (
-            sleeptime is None
-            or not sleeptime.every
-            or not any(is_user(m) for each in (*self.steps, exchange) for m in each.inputs)
-        ):
+        sleeptime, exchanges = self.context.request.spec.sleeptime, (*self.steps, exchange)
+        if sleeptime is None or not sleeptime.every:
+            return []
+        if not any(is_user(message) for each in exchanges for message in each.inputs):
             return []
         every, memory = sleeptime.every, self.context.agent.id
-        due = [each.reader for each in self._readers if not each.is_busy and each.turns + 1 >= every]
-        return [reading_run(reader, memory, now) for reader in due]
+        due_readers = [each.reader for each in self._readers if not each.is_busy and each.turns + 1 >= every]
+        return [reading_run(reader, memory, now) for reader in due_readers]
 
     def _finished_exchange(
         self, exchange: Exchange, prompt: Prompt, full: Sequence[WireMessage], shown_reply: WireMessage | None
@@ -394,15 +388,17 @@ class RunMemory:
         if nudge:
             messages.append(framed_system_message(nudge, sender=NUDGE_SENDER))
         messages += self.after_results
-        last = context.path[-1]
+        finished = context.path[-1]
         if end is not None:
             # No model gets this prompt, so it may be cut, whatever the client asked for.
             chat = replace(context.request.chat, may_evict=True)
             context = replace(context, request=replace(context.request, chat=chat))
-        self.context = plan_next_step(context, last, messages, context.pinned, edits.block_edits.blocks, now)
+        self.context = plan_next_step(
+            context, finished, messages, context.pinned, edits.block_edits.blocks, now
+        )
         prompt = await self.prompt()
         write = make_step_open(self.context, prompt, self._run_to_begin(), now)
-        merged, versions = edits.pending_merge(last.id)
+        merged, versions = edits.pending_merge(finished.id)
         write = replace(write, edits=merged, versions=versions, reading=self.reading, replaces=self.replaces)
         if end is not None:
             exchange = self._finished_exchange(write.exchange, prompt, (), None)
@@ -437,15 +433,15 @@ class RunMemory:
             async with asyncio.timeout(None if self.run.background else self.keeper.open_wait_s):
                 opened = await asyncio.shield(opening)
         except TimeoutError:
-            self._late = write, opening
+            self._late_opening = write, opening
             raise TooSlow("the disk did not take the message in time") from None
         self._adopt_opened(opened, write.now, write.key)
 
     async def _await_late(self) -> None:
         """Waits for the step that took too long to open, so that it can be ended."""
-        late, self._late = self._late, None
-        if late is not None:
-            write, opening = late
+        late_opening, self._late_opening = self._late_opening, None
+        if late_opening is not None:
+            write, opening = late_opening
             with suppress(StoreError):
                 self._adopt_opened(await asyncio.shield(opening), write.now, write.key)
 
@@ -518,8 +514,8 @@ class RunMemory:
     ) -> events.StepSaved:
         """Ends the run with a step that has the results of its tools, and no reply. Returns its messages."""
         end = self._run_end(state, stop, reading=self.reading, error_message=error_message)
-        await self._begin_step(results, "", end)
-        assert self.opened is not None
+        await self._begin_step(results, nudge="", end=end)
+        assert self.opened is not None  # by `_begin_step`
         after_results = _step_saved(self.opened, self.context.plan.messages)
         self._extend_path(self.opened)
         return after_results
@@ -530,9 +526,9 @@ class RunMemory:
         if not full and outcome.text and shown_reply is not None:
             full = (shown_reply := with_private(shown_reply, cut=True),)
         # The error's message may quote another memory, and forgetting there would not find it here.
-        error_message = (
-            ERROR_WITHHELD if self.reading is not None and outcome.error_message else outcome.error_message
-        )
+        error_message = outcome.error_message
+        if error_message and self.reading is not None:
+            error_message = ERROR_WITHHELD
         return _StepResult(
             full,
             shown_reply if full else None,
@@ -577,7 +573,7 @@ class RunMemory:
         )
 
     def _adopt_end(self, run: Run) -> None:
-        """Takes over how the run has ended, as it is stored."""
+        """Copies how the stored run has ended."""
         self.run = replace(self.run, state=run.state, stop=run.stop, ended=run.ended)
 
     def _notify_services(self, prompt: Prompt) -> None:
@@ -589,11 +585,11 @@ class RunMemory:
         keeper.report_lag(context.agent.id, context.snapshot, self._chars)
         if not self.steps:
             return
-        first, last = self.steps[0], self.steps[-1]
+        first_step, last_step = self.steps[0], self.steps[-1]
         messages = sum(len(e.inputs) + 1 for e in self.steps)
-        keeper.events.turn_stored(context.agent.id, messages, context.request.spec.sleeptime, first.seq)
+        keeper.events.turn_stored(context.agent.id, messages, context.request.spec.sleeptime, first_step.seq)
         if prompt.window.wanted_summary is not None:
-            turn = Committed(context.agent, last.id, last.conversation, True)
+            turn = Committed(context.agent, last_step.id, last_step.conversation, True)
             keeper.events.window_filling(turn, prompt.window.wanted_summary)
 
 
@@ -601,8 +597,8 @@ def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopRe
     """Returns how a run stands after its turn, and why it stopped."""
     state, stop = _STATES[outcome.state], outcome.stop
     # Where the agent's own prompt fills the window, leaving out messages makes no room.
-    most = prompt.target.context_window
-    is_full = most is not None and estimate_tokens(prompt.system) >= most
+    window = prompt.target.context_window
+    is_full = window is not None and estimate_tokens(prompt.system) >= window
     if is_full and stop is StopReason.UPSTREAM_ERROR:
         stop = StopReason.SYSTEM_OVERFLOW
     if state is RunState.COMPLETED and not stop.is_proper:

@@ -40,7 +40,7 @@ from storage.sql.store import Store
 
 
 def without_spoken_messages(request: ChatRequest) -> ChatRequest:
-    """Returns a request with nothing of its list but its leading system messages."""
+    """Returns a request with only the leading system messages of its list."""
     spoken = range(first_after_system(request.messages), len(request.messages))
     if not spoken:
         return request
@@ -69,14 +69,14 @@ async def read_stored_context(
     Raises: NotFound if there is no conversation of this uid; StoreError.
     """
     scope = request.identity.scope
-    assert scope is not None
+    assert scope is not None  # a stored conversation has an agent's memory
     agents = store.agents
     # Another process may have forgotten the cached agent: then it is looked for once more.
     for _ in range(2):
         agent = await find_agent(store, request)
-        stored_path = (
-            await _read_path(store, request, agent) if agent.is_stored else ConversationPath(MemorySnapshot())
-        )
+        stored_path: ConversationPath | None = ConversationPath(MemorySnapshot())
+        if agent.is_stored:
+            stored_path = await _read_path(store, request, agent)
         if stored_path is not None:
             break
         agents.uncache(scope)
@@ -105,15 +105,14 @@ async def read_stored_context(
         summaries=stored_path.summaries,
         unended=unended,
     )
-    blocks = (
-        in_prompt_order(request.spec, stored_path.snapshot.blocks)
-        if agent.id
-        else await initial_blocks(store, request, agent)
-    )
+    blocks: Sequence[Block]
+    if agent.is_stored:
+        blocks = in_prompt_order(request.spec, stored_path.snapshot.blocks)
+    else:
+        blocks = await initial_blocks(store, request, agent)
     visible = edits.blocks_on_path(blocks, stored_path.snapshot.ops, context.path_ids)
-    return _with_plan(
-        context, _with_initial_messages(context, messages), stored_path.snapshot.section, visible
-    )
+    messages = _with_initial_messages(context, messages)
+    return _with_plan(context, messages, stored_path.snapshot.section, visible)
 
 
 def _with_initial_messages(context: MemoryContext, messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
@@ -125,7 +124,7 @@ def _with_initial_messages(context: MemoryContext, messages: Sequence[WireMessag
 def resume_open_step(context: MemoryContext) -> MemoryContext:
     """Returns the context as it was before the last step of the conversation, which is still open."""
     unended = context.unended
-    assert unended is not None
+    assert unended is not None  # the caller has seen that a step is open
     path = context.path[:-1]
     context = replace(context, path=path, tree=Tree(path), unended=None)
     return _with_plan(context, orjson.loads(unended.input or b"[]"), context.pinned, context.blocks)
@@ -159,19 +158,21 @@ async def _read_path(store: Store, request: MemoryRequest, agent: Agent) -> Conv
     return await store.stored_paths.path(agent, name, request.target.context_window, turns)
 
 
-def context_as_of(context: MemoryContext, messages: Sequence[WireMessage], last: int | None) -> MemoryContext:
+def context_as_of(
+    context: MemoryContext, messages: Sequence[WireMessage], last_row: int | None
+) -> MemoryContext:
     """Returns the context of a send as it was when its path ended with an exchange; unchanged, if the path lacks it.
 
     messages: of the send, as `read_stored_context` has them.
-    last: the id of that exchange; 0: the path was empty; None: the last exchange that is not open.
+    last_row: the row of that exchange; 0: the path was empty; None: the last exchange that is not open.
     """
     path = context.path
-    if last is None:
+    if last_row is None:
         path = path if context.unended is None else path[:-1]
-    elif not last:
+    elif not last_row:
         path = ()
-    elif last in context.path_ids:
-        path = path[: next(n for n, x in enumerate(path, 1) if x.id == last)]
+    elif last_row in context.path_ids:
+        path = path[: next(n for n, x in enumerate(path, 1) if x.id == last_row)]
     if path == context.path:
         return context
     context = replace(context, path=path, tree=Tree(path), unended=None)
@@ -197,8 +198,9 @@ def plan_next_step(
 ) -> MemoryContext:
     """Returns the context of the next step.
 
-    finished: the step before, which left the blocks as they are.
+    finished: the step before.
     messages: the messages that the next step brings, such as results of tools.
+    blocks: as the step before has left them.
     """
     context = replace(with_ended_step(context, finished), request=replace(context.request, now=now))
     return _with_plan(context, messages, pinned, blocks)
