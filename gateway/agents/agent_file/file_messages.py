@@ -1,8 +1,8 @@
 """Messages of an agent file: converted from their stored form to Letta's, and back.
 
-What no field of a stored message has is in its private fields (`core.conversation.private`): a system message is
-stored as a user's that is shown as the system's, and the private length of a tool's result tells where a note about
-changed blocks follows the tool's own text.
+Some facts are in the private fields of a stored message (`core.conversation.private`). A system message is stored as a
+user message that is shown as the system's. The private length of a tool's result says where the tool's own text ends
+and a note about changed blocks begins.
 """
 
 from __future__ import annotations
@@ -138,15 +138,14 @@ def _file_parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the content of a stored message as parts."""
     content = message.get("content")
     if isinstance(content, list):
-        return [
-            _file_text(part["text"]) if part["type"] == "text" else part for part in content_parts(content)
-        ]
+        parts = content_parts(content)
+        return [_file_text(part["text"]) if part["type"] == "text" else part for part in parts]
     text = text_of(message)
     return [_file_text(text)] if text else []
 
 
 def _file_thoughts(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """Yields the thoughts of a stored reply: its blocks, and without any the readable text."""
+    """Yields the thoughts of a stored reply: its thinking blocks; without blocks, its readable thoughts."""
     blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
     for block in blocks:
         if isinstance(block.get("data"), str):
@@ -155,7 +154,7 @@ def _file_thoughts(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
             yield _file_thought(block["thinking"], block.get("signature"))
     readable = message.get("reasoning_content") or message.get("reasoning")
     if not blocks and isinstance(readable, str) and readable:
-        yield _file_thought(readable, None)
+        yield _file_thought(readable, signature=None)
 
 
 def _file_thought(text: str, signature: Any) -> dict[str, Any]:
@@ -177,7 +176,7 @@ def _file_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _file_return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -> dict[str, Any]:
-    """Returns a result, packed as Letta's server reads it: at any other text it refuses to list the messages."""
+    """Returns a result, packed as Letta's server demands: with any other text it refuses to list the messages."""
     status = private.get("status") or "success"
     packed = {
         "status": _PACKED_STATUSES.get(status, "Failed"),
@@ -199,7 +198,7 @@ def _file_return(message: Mapping[str, Any], private: Mapping[str, Any], at: flo
 def from_file_message(
     message: FileMessage, at: float, *, is_text_thought: bool = False
 ) -> list[PortableMessage]:
-    """Returns the messages to store for one of a file: one for each tool result; none for an approval's answer.
+    """Returns the messages to store for a message of a file: one for each tool result, none for an approval's answer.
 
     at: the time of a message that has none.
     is_text_thought: text next to calls is a thought, as with Letta's older agents.
@@ -210,15 +209,11 @@ def from_file_message(
         case "user" if event := _event_text(message.content):
             messages = [framed_system_message(event, otid=message.otid)]
         case "user" | "summary":
-            messages = [
-                _with_name_and_origin(message, {"role": "user", "content": _stored_content(message.content)})
-            ]
+            stored = {"role": "user", "content": _stored_content(message.content)}
+            messages = [_with_name_and_origin(message, stored)]
         case "system":
-            messages = [
-                framed_system_message(
-                    _system_text(message.content), otid=message.otid, sender=message.sender_id
-                )
-            ]
+            text = _system_text(message.content)
+            messages = [framed_system_message(text, otid=message.otid, sender=message.sender_id)]
         case "approval" if not message.tool_calls:
             messages = []  # the answer to an approval request; the request is a reply with calls
         case "assistant" | "approval":
@@ -230,21 +225,21 @@ def from_file_message(
     return [PortableMessage(each, timestamp, message.model or "") for each in messages]
 
 
-def _with_name_and_origin(message: FileMessage, made: dict[str, Any]) -> dict[str, Any]:
-    return with_private(with_name(made, message.name or ""), otid=message.otid, sender=message.sender_id)
+def _with_name_and_origin(message: FileMessage, stored: dict[str, Any]) -> dict[str, Any]:
+    return with_private(with_name(stored, message.name or ""), otid=message.otid, sender=message.sender_id)
 
 
 def _stored_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any]:
     """Returns a reply as it is stored. is_text_thought: as for `from_file_message`."""
     parts = message.content if isinstance(message.content, list) else []
-    text = _plain(message.content)
+    text = _plain_text(message.content)
     blocks = [block for block in map(_stored_thought, parts) if block is not None]
     if is_text_thought and text and message.tool_calls:
         blocks.append({"type": "thinking", "thinking": text})
         text = ""
-    # Without calls a reply has a text, if an empty one: providers refuse null.
-    nothing = None if message.tool_calls else ""
-    reply: dict[str, Any] = {"role": "assistant", "content": text or nothing}
+    # A reply without calls has a text, even an empty one: providers refuse null.
+    no_text = None if message.tool_calls else ""
+    reply: dict[str, Any] = {"role": "assistant", "content": text or no_text}
     if readable := "\n".join(block["thinking"] for block in blocks if "thinking" in block):
         reply["reasoning_content"] = readable
     # Providers accept only the thinking blocks that they signed.
@@ -271,7 +266,7 @@ def _stored_function(function: Function) -> dict[str, Any]:
 
 
 def _stored_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the block of a thought; None if the part is none."""
+    """Returns the block of a thought; None if the part is no thought."""
     if part.get("type") == "reasoning" and isinstance(part.get("reasoning"), str):
         signature = part.get("signature")
         signed = {"signature": signature} if isinstance(signature, str) and signature else {}
@@ -284,10 +279,10 @@ def _stored_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:
 def _stored_results(message: FileMessage) -> list[dict[str, Any]]:
     """Returns the results of calls, a message each."""
     returns = message.tool_returns or [FileReturn(message.tool_call_id)]
-    decision = None if message.approve is None else ("approved" if message.approve else "denied")
+    decision = {None: None, True: "approved", False: "denied"}[message.approve]
     results = []
     for each in returns:
-        text = each.func_response if isinstance(each.func_response, str) else _plain(message.content)
+        text = each.func_response if isinstance(each.func_response, str) else _plain_text(message.content)
         text, status = _unpacked_result(text)
         status = each.status or status
         result: dict[str, Any] = {
@@ -334,35 +329,35 @@ def _stored_content(content: str | list[dict[str, Any]] | None) -> Any:
 def is_packed(content: Any) -> bool:
     """Returns whether this is a system message in the packed form of older agent types."""
     try:
-        found = msgspec.convert(content, str | list[dict[str, Any]])
+        valid_content = msgspec.convert(content, str | list[dict[str, Any]])
     except msgspec.ValidationError:
         return False
-    return _system_text(found) != _plain(found)
+    return _system_text(valid_content) != _plain_text(valid_content)
 
 
 def _system_text(content: str | list[dict[str, Any]] | None) -> str:
     """Returns the text of a system message."""
-    text = _plain(content)
-    packed = _packed(text)
+    text = _plain_text(content)
+    packed = _packed_object(text)
     return packed["message"] if packed.get("type") == "system_alert" else text
 
 
 def _unpacked_user_text(text: str) -> str:
     """Returns the text of a user message, unpacked where an older agent type packed it."""
-    packed = _packed(text)
+    packed = _packed_object(text)
     return packed["message"] if packed.get("type") == "user_message" else text
 
 
 def _event_text(content: str | list[dict[str, Any]] | None) -> str:
-    """Returns the text that Letta's older agents got as a user message without a user; "" for all else."""
-    text = _plain(content)
+    """Returns the text of a system event, which Letta's older agents got as a user message; "" for other messages."""
+    text = _plain_text(content)
     packed = _object_in(text)
     if packed.get("type") not in _EVENT_TYPES or not isinstance(packed.get("time"), str):
         return ""
     return packed["reason"] if isinstance(packed.get("reason"), str) and packed["reason"] else text
 
 
-def _packed(text: str) -> dict[str, Any]:
+def _packed_object(text: str) -> dict[str, Any]:
     """Returns the object in which Letta's older agents packed a message, with its time; {} for plain text."""
     packed = _object_in(text)
     return packed if isinstance(packed.get("message"), str) and isinstance(packed.get("time"), str) else {}
@@ -384,7 +379,7 @@ def _stored_part(part: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"type": "text", "text": _unpacked_user_text(text)} if isinstance(text, str) else None
 
 
-def _plain(content: str | list[dict[str, Any]] | None) -> str:
+def _plain_text(content: str | list[dict[str, Any]] | None) -> str:
     if not isinstance(content, list):
         return content or ""
     return "\n".join(

@@ -2,8 +2,8 @@
 
 Unknown fields are ignored.
 
-What the gateway has no place for (tools of Letta's that it lacks, groups, MCP servers, values of secrets that an
-export wipes) is left out, and named. Everything else that is wrong is an Unprocessable that names the field.
+Parts that the gateway has no place for (tools of Letta's that it lacks, groups, MCP servers, values of secrets that an
+export wipes) are left out, and their names are returned. Any other fault is an Unprocessable that names the field.
 """
 
 from __future__ import annotations
@@ -111,19 +111,19 @@ class _FileReader:
         for n, raw in enumerate(self._file.agents):
             agent = convert(raw, FileAgent, (*FILE_FIELD, "agents", n))
             if agent.id in self._groups.sleepers:
-                # Its primary gets one of its agent_extension.
+                # A sleeptime agent is created again with its primary.
                 self._left_out.append(f"agents.{n}")
             else:
                 agents.append(self._read_agent(agent, raw, n))
         block_uids = {key: uid for key, uid in self._retained_uids.items() if key in self._blocks}
         return AgentFile(
             agents,
-            self._tools.definitions,
-            self._blocks,
-            self._folders,
-            self._archives,
-            block_uids,
-            self._left_out,
+            tools=self._tools.definitions,
+            blocks=self._blocks,
+            folders=self._folders,
+            archives=self._archives,
+            block_uids=block_uids,
+            left_out=self._left_out,
         )
 
     def _read_agent(self, agent: FileAgent, raw: Mapping[str, Any], n: int) -> PortableAgent:
@@ -164,13 +164,13 @@ class _FileReader:
         )
 
     def _name_of(self, agent: FileAgent) -> str:
-        """Returns an agent's name here: the form names the only one."""
+        """Returns an agent's name here. The form's name is for a file with one agent."""
         form = self._form
         is_only = len(self._file.agents) - len(self._groups.sleepers) == 1
         name = agent.name or agent.id
-        for other in (form.override_name, form.name):
-            if isinstance(other, str) and is_only:
-                name = other
+        for form_name in (form.override_name, form.name):
+            if isinstance(form_name, str) and is_only:
+                name = form_name
         return f"{name}_copy" if form.append_copy_suffix else name
 
     def _read_blocks(self, agent: FileAgent, path: Path) -> list[str]:
@@ -186,7 +186,7 @@ class _FileReader:
     ) -> list[str]:
         """Returns the keys of as many of an agent's folders as it may have. Raises: Unprocessable."""
         keys = _check_references(agent.source_ids, self._folders, (*path, "source_ids"))
-        # Besides its own archive, which a search asks first.
+        # A search asks the agent's own archive as well.
         room = MAX_MEMORIES_SEARCHED - 1 - len(agent_extension.archives)
         self._left_out += [f"folders.{self._folders[key].name}" for key in keys[room:]]
         return keys[:room]
@@ -212,7 +212,7 @@ class _FileReader:
     def _read_conversation(
         self, conversation: FileConversation, path: str, *, is_text_thought: bool
     ) -> PortableConversation:
-        """Returns a conversation other than `default`. path: its name, where a message of it is left out."""
+        """Returns a conversation other than `default`. path: begins the names of its messages that are left out."""
         model = conversation.model if self._form.model is UNSET else None
         fields = {
             "summary": conversation.summary,
@@ -229,13 +229,13 @@ class _FileReader:
     def _read_messages(
         self, listed: Sequence[FileMessage], path: str, *, is_text_thought: bool
     ) -> list[PortableMessage]:
-        """Returns the messages of a list as they are stored. path: the name of the list, where one is left out."""
-        messages, places_left_out = read_messages(listed, self._now, is_text_thought=is_text_thought)
-        self._left_out += [f"{path}.{place}" for place in places_left_out]
+        """Returns the messages of a list as they are stored. path: begins the names of messages that are left out."""
+        messages, indices_left_out = read_messages(listed, self._now, is_text_thought=is_text_thought)
+        self._left_out += [f"{path}.{index}" for index in indices_left_out]
         return messages
 
     def _read_time(self, text: str | None) -> float:
-        """Returns a time in seconds since the epoch, or the present one where the file has none."""
+        """Returns a time in seconds since the epoch; the present time if the file has none."""
         moment = moment_of(text, EXTENSION_FIELD)
         return self._now if moment is None else moment
 
@@ -262,7 +262,7 @@ def _check_lists(data: bytes) -> None:
         if "length" in fault.message:
             raise Unprocessable([replace(fault, kind="value_error")]) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass  # what else is wrong is found where all of it is read
+        pass  # other faults are found when the whole file is read
 
 
 def _parse_extension(text: str) -> FileExtension:
@@ -290,13 +290,13 @@ def _retained_uids(file: File) -> dict[str, str]:
     }
     return {
         id: _read_uid(id, (*FILE_FIELD, part, n, "id"))
-        for part, some in parts.items()
-        for n, id in enumerate(some)
+        for part, part_ids in parts.items()
+        for n, id in enumerate(part_ids)
     }
 
 
 def _read_uid(id: str, path: Path) -> str:
-    """Returns the uid of an id that something keeps. Raises: Unprocessable."""
+    """Returns the uid of an id that stays. Raises: Unprocessable."""
     uid = ids.uid_of(id.partition("-")[0], id)
     if uid is None:
         raise Unprocessable([Fault(path, "Expected an id of Letta's: a kind and a UUID", value=id[:100])])
@@ -314,7 +314,7 @@ def _check_references(ids: Sequence[str] | None, parts: Mapping[str, Any], path:
 class _Groups(Struct, frozen=True):
     """The groups of a file."""
 
-    # How an agent is read by sleeptime agents, by its id.
+    # How sleeptime agents read an agent, by the agent's id.
     sleeptimes: dict[str, FileSleeptime]
     # The ids of those sleeptime agents.
     sleepers: set[str]
@@ -328,11 +328,8 @@ def _read_groups(file: File) -> _Groups:
     for n, group in enumerate(file.groups):
         config = group.manager_config or GroupConfig()
         manager = config.manager_agent_id
-        if (
-            config.manager_type in ("sleeptime", "voice_sleeptime")
-            and manager is not None
-            and manager in agent_ids
-        ):
+        is_sleeptime = config.manager_type in ("sleeptime", "voice_sleeptime")
+        if is_sleeptime and manager is not None and manager in agent_ids:
             groups.sleeptimes[manager] = FileSleeptime(config.sleeptime_agent_frequency)
             groups.sleepers.update(agent_ids & {*group.agent_ids} - {manager})
         else:
@@ -343,7 +340,7 @@ def _read_groups(file: File) -> _Groups:
 def _read_block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
     """Returns the block with the index n in the file, and its details. Raises: Unprocessable."""
     fields = {name: raw[name] for name in _BLOCK_FIELDS if raw.get(name) is not None}
-    # A file holds all of a block: one without a description is not given one.
+    # A file holds all of a block: a block without a description gets no default one.
     fields.setdefault("description", "")
     block, details = block_of(convert(fields, CreateBlock, (*FILE_FIELD, "blocks", n)))
     # Letta 0.16 prints limits and does not enforce them.
@@ -380,10 +377,8 @@ def _read_secrets(agent: FileAgent) -> Iterable[str]:
     for key in ("tool_exec_environment_variables", "secrets"):
         values: dict[str, str | None] = getattr(agent, key) or {}
         if any(values.values()):
-            raise BadRequest(
-                f"{key}: Definitions hold no secrets; the gateway's settings do (tools.headers).",
-                param=key,
-            )
+            message = f"{key}: Definitions hold no secrets; the gateway's settings do (tools.headers)."
+            raise BadRequest(message, param=key)
         yield from (f"secrets.{name}" for name in values if key == "secrets" or not agent.secrets)
 
 

@@ -22,13 +22,13 @@ _FIELDS = (
 
 
 def read_definition(
-    raw: Mapping[str, Any], extension: AgentExtension | None, form: ImportForm, at: Path
+    raw: Mapping[str, Any], extension: AgentExtension | None, form: ImportForm, path: Path
 ) -> AgentDefinition:
     """Returns the definition of an agent.
 
     raw: the agent in the file.
     extension: what the file says of it beyond Letta's form; None: Mnemogate did not write the file.
-    at: where the agent is in the request.
+    path: of the agent in the request.
 
     Raises: Unprocessable.
     """
@@ -36,7 +36,7 @@ def read_definition(
     if extension is not None:
         fields |= _extension_fields(extension)
         config = fields.get("llm_config")
-        # A window that was not set is the model's, whatever was shown.
+        # A window that was not set is the model's, though the file shows a number.
         if isinstance(config, dict) and "context_window_limit" not in fields:
             fields["llm_config"] = {name: each for name, each in config.items() if name != "context_window"}
     for model in (form.override_model_handle, form.model):
@@ -45,7 +45,7 @@ def read_definition(
     for embedding in (form.override_embedding_handle, form.embedding):
         if isinstance(embedding, str):
             fields["embedding"] = embedding
-    return new_definition(convert(fields, CreateAgent, at))
+    return new_definition(convert(fields, CreateAgent, path))
 
 
 def _letta_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,11 +55,11 @@ def _letta_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
         fields["tool_rules"] = list(map(_rule, rules))
     if "compaction_settings" in fields:
         fields["compaction_settings"] = _compaction(fields["compaction_settings"])
-    for name, most in (("llm_config", "max_tokens"), ("model_settings", "max_output_tokens")):
+    for name, limit in (("llm_config", "max_tokens"), ("model_settings", "max_output_tokens")):
         settings = fields.get(name)
         # Letta's server takes 0 for no bound.
-        if isinstance(settings, dict) and settings.get(most) == 0:
-            fields[name] = {**settings, most: None}
+        if isinstance(settings, dict) and settings.get(limit) == 0:
+            fields[name] = {**settings, limit: None}
     return fields
 
 
@@ -70,10 +70,12 @@ def _extension_fields(extension: AgentExtension) -> dict[str, Any]:
         "message_buffer_min": extension.message_buffer_min,
     }
     # A copy of a user's memory belongs to no user, so nothing is learned from it.
-    own = {
-        name: value for name, value in extension.mnemogate.items() if name != "learn" and value is not None
-    }
-    return {**{name: value for name, value in limits.items() if value is not None}, "mnemogate": own}
+    own_fields = {name: value for name, value in extension.mnemogate.items() if name != "learn"}
+    return {**_without_none(limits), "mnemogate": _without_none(own_fields)}
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _rule(rule: Any) -> Any:

@@ -3,8 +3,8 @@
     {"agents": [...], "groups": [], "blocks": [...], "files": [...], "sources": [...], "tools": [...],
      "mcp_servers": [], "metadata": {"mnemogate": "{...}"}, "created_at": "..."}
 
-Ids are counted within the file. Letta refuses fields that it does not know; what only this gateway has stands as JSON
-in a text of `metadata`, which it takes. (letta/schemas/agent_file.py of letta-ai/letta 0.16)
+Ids are counted within the file. Letta refuses unknown fields but takes any text in `metadata`, so the fields that only
+this gateway has are there, as JSON in one text. (letta/schemas/agent_file.py of letta-ai/letta 0.16)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from storage.listing import PassageDraft
 
 EXTENSION = "mnemogate"  # the key in `metadata`
 _AGENT_ID = "agent-0"  # a file has one agent
-_REVISION = "0"  # of Letta's database, which there is none of here
+_REVISION = "0"  # of Letta's database, which the gateway does not have
 
 # The fields of a created agent that an AgentState has under the same name.
 AGENT_FIELDS = (
@@ -93,10 +93,7 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
         "sources": sources,
         "tools": [{**each, "id": f"tool-{n}"} for n, each in enumerate(map(_tool, state["tools"]))],
         "mcp_servers": [],
-        "metadata": {
-            "revision_id": _REVISION,
-            EXTENSION: orjson.dumps(extension).decode(),
-        },
+        "metadata": {"revision_id": _REVISION, EXTENSION: orjson.dumps(extension).decode()},
         "created_at": iso_time(now),
     }
     return orjson.dumps(file_json, option=orjson.OPT_INDENT_2)
@@ -109,7 +106,7 @@ def _agent(exported: ExportedAgent, now: float) -> dict[str, Any]:
         _system(state, now),
         *(to_file_message(each, f"message-{n}", _AGENT_ID) for n, each in enumerate(exported.messages, 1)),
     ]
-    # Letta's server takes these as a value or not at all.
+    # Letta's server refuses a setting that is null.
     settings = {name: value for name, value in state["model_settings"].items() if value is not None}
     return {
         **select_fields(state, AGENT_FIELDS),
@@ -164,10 +161,11 @@ def _system(state: Mapping[str, Any], now: float) -> dict[str, Any]:
 
 def _initial(message: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a message with which each conversation begins, as a file has it."""
-    shown = to_file_message(PortableMessage(dict(message), 0.0), "", "")
+    file_message = to_file_message(PortableMessage(dict(message), at=0.0), id="", agent_id="")
     # An empty reply has no parts.
-    shown["content"] = shown["content"] or ""
-    return {name: shown[name] for name in ("role", "content", "name") if shown[name] is not None}
+    file_message["content"] = file_message["content"] or ""
+    names = ("role", "content", "name")
+    return {name: file_message[name] for name in names if file_message[name] is not None}
 
 
 def _passage(passage: PassageDraft) -> dict[str, Any]:

@@ -146,7 +146,10 @@ class BatchRequests(Struct, frozen=True):
                 raise NotFound(f"there is no conversation {ids.id_of('conv', item.conversation)!r}")
             conversation = stored.id
         request = ItemRequest(item.messages, item.max_steps, item.model, item.system)
-        run = Run(0, ids.new_uid(), agent, conversation, RunState.CREATED, now, background=True)
+        run = Run(
+            id=0, uid=ids.new_uid(), agent=agent, conversation=conversation, state=RunState.CREATED,
+            created=now, background=True,
+        )  # fmt: skip
         return ItemDraft(run, request.dump(), ids.new_uid())
 
     async def get(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:

@@ -119,9 +119,9 @@ class Recipient(Struct, frozen=True):
     def answer(self, text: str = "") -> AgentAnswer:
         return AgentAnswer(ids.id_of("agent", self.uid), self.name, text)
 
-    def failed(self, kind: AnswerFailure, error: str) -> AgentAnswer:
+    def failed(self, failure: AnswerFailure, error: str) -> AgentAnswer:
         """Returns an error in place of an answer. error: words for the model that asked."""
-        return replace(self.answer(), kind=kind, error=error)
+        return replace(self.answer(), failure=failure, error=error)
 
 
 class AgentMessaging:
@@ -150,11 +150,11 @@ class AgentMessaging:
 
     @property
     def released_slots(self) -> int:
-        """How many more background runs may start, since as many only wait for answers of others."""
+        """The number of further background runs that may start, since as many runs only wait for answers."""
         return min(len(self._waiting_senders), MAX_RELEASED_SLOTS)
 
     def set_background_runs(self, background_runs: AcceptsRuns) -> None:
-        """Sets what delivers messages without an answer. It needs this object, so it is made later."""
+        """Sets the object that delivers messages without an answer. It needs this object, so it is made later."""
         self._background_runs = background_runs
 
     async def find(self, project: str, name: str) -> Recipient:
@@ -172,7 +172,7 @@ class AgentMessaging:
     ) -> Sequence[Recipient]:
         """Returns up to `MAX_AGENTS` other agents with these tags: agents made over REST that read no memory."""
         recipients: list[Recipient] = []
-        # A statement takes no more than MAX_TAGS: with more all agents are read. Their tags are checked in any case.
+        # A statement takes at most MAX_TAGS tags. With more, all agents are read: their tags are checked in any case.
         tags = match_all or match_some
         where = AgentFilter(tags=tags if len(tags) <= MAX_TAGS else (), needs_all_tags=bool(match_all))
         after: str | None = None
@@ -218,8 +218,8 @@ class AgentMessaging:
         except NotAllowed as error:
             return recipient.failed(AnswerFailure.FAILED, error.message)
         except StoreError as error:
-            kind = AnswerFailure.MISSING if isinstance(error, NotFound) else AnswerFailure.FAILED
-            return recipient.failed(kind, error.message)
+            failure = AnswerFailure.MISSING if isinstance(error, NotFound) else AnswerFailure.FAILED
+            return recipient.failed(failure, error.message)
 
     async def _resolve(self, sender: Sender, recipient: Recipient) -> ResolvedAgent:
         """Returns the agent that a message goes to.
@@ -256,16 +256,15 @@ class AgentMessaging:
         # A stopping process waits for this run, even if the caller has stopped waiting.
         self._pending.add(run, "An answer to an agent")
         try:
-            seconds = max(0.0, deadline - asyncio.get_running_loop().time())
-            done, _ = await asyncio.wait([run], timeout=seconds)
+            wait_s = max(0.0, deadline - asyncio.get_running_loop().time())
+            await asyncio.wait([run], timeout=wait_s)
         except asyncio.CancelledError:
             sink.presence.leave()
             raise
-        if done:
+        if run.done():
             return run.result()
-        return recipient.failed(
-            AnswerFailure.TIMEOUT, _LATE_ANSWER.format(name=recipient.name, seconds=self._wait_s)
-        )
+        error = _LATE_ANSWER.format(name=recipient.name, seconds=self._wait_s)
+        return recipient.failed(AnswerFailure.TIMEOUT, error)
 
     async def _run(
         self, request: RunRequest, recipient: Recipient, sink: UnseenSink, wait: Wait
@@ -289,9 +288,9 @@ class AgentMessaging:
         return _answer_of(result, recipient)
 
     async def send(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
-        """Sends an agent a message. The answer means that it is stored, and no more; an error is an answer as well.
+        """Sends an agent a message, and does not wait. The answer means that the message is stored, or is an error.
 
-        sender, recipient: as for `ask`; nothing waits.
+        sender, recipient: as for `ask`.
         """
         name = recipient.name
         if sender.waiter.depth >= MAX_DEPTH:
@@ -304,9 +303,8 @@ class AgentMessaging:
                 return recipient.failed(AnswerFailure.FAILED, _NOT_STARTED)
             await self._background_runs.accept(_run_request(sender, resolved, text, is_awaited=False))
         except NotFound:
-            return recipient.failed(
-                AnswerFailure.MISSING, f"there is no agent {ids.id_of('agent', recipient.uid)!r}"
-            )
+            error_text = f"there is no agent {ids.id_of('agent', recipient.uid)!r}"
+            return recipient.failed(AnswerFailure.MISSING, error_text)
         except (GatewayError, StoreError) as error:
             return recipient.failed(AnswerFailure.FAILED, f"{name} cannot be told: {error.message}")
         return recipient.answer()
@@ -367,9 +365,11 @@ class AgentOutbox(Struct, frozen=True):
         try:
             recipient = await self.messaging.find(self.sender.project, agent)
         except NotFound:
-            return AgentAnswer(agent, agent, error=f"there is no agent {agent!r}", kind=AnswerFailure.MISSING)
+            return AgentAnswer(
+                agent, agent, error=f"there is no agent {agent!r}", failure=AnswerFailure.MISSING
+            )
         except (BadRequest, StoreError) as error:
-            return AgentAnswer(agent, agent, error=error.message, kind=AnswerFailure.FAILED)
+            return AgentAnswer(agent, agent, error=error.message, failure=AnswerFailure.FAILED)
         return await deliver(self.sender, recipient, text)
 
 

@@ -73,8 +73,8 @@ class AgentMessages:
     ) -> Sequence[MessageView]:
         """Returns a page.
 
-        conversation: its public name, or the client's; None: all of them.
-        after, before: where it begins and ends, in the order asked for; what stood there may be gone.
+        conversation: its lookup key; None: all conversations.
+        after, before: the messages between which the page lies, in the order asked for. They may be gone.
         """
         row: int | None = None
         if conversation is not None:
@@ -82,9 +82,9 @@ class AgentMessages:
             if stored is None:
                 return []
             row = stored.id
-        first, last = (before, after) if newest_first else (after, before)
-        low = (-1, 0) if first is None else message_sort_key(first.seq, first.hidden)
-        high = (2**62, 0) if last is None else message_sort_key(last.seq, last.hidden)
+        older_end, newer_end = (before, after) if newest_first else (after, before)
+        low = (-1, 0) if older_end is None else message_sort_key(older_end.seq, older_end.hidden)
+        high = (2**62, 0) if newer_end is None else message_sort_key(newer_end.seq, newer_end.hidden)
         views: list[MessageView] = []
         begin, end = (high[0], low[0]) if newest_first else (low[0], high[0])
         while len(views) < limit:
@@ -110,9 +110,9 @@ class AgentMessages:
         newest_first: bool = True,
     ) -> Sequence[tuple[Agent, MessageView]]:
         """Returns a page of the messages of all agents, in the order in which their exchanges began. As `list`."""
-        first, last = (before, after) if newest_first else (after, before)
-        low = (-1, -1, 0) if first is None else await self._sort_key_in_project(project, first)
-        high = (2**62, 0, 0) if last is None else await self._sort_key_in_project(project, last)
+        older_end, newer_end = (before, after) if newest_first else (after, before)
+        low = (-1, -1, 0) if older_end is None else await self._sort_key_in_project(project, older_end)
+        high = (2**62, 0, 0) if newer_end is None else await self._sort_key_in_project(project, newer_end)
         entries: list[tuple[Agent, MessageView]] = []
         begin, end = (high[0] + 1, low[0] - 1) if newest_first else (low[0] - 1, high[0] + 1)
         while len(entries) < limit:

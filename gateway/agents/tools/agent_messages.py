@@ -53,7 +53,7 @@ class AgentAnswer(Struct, frozen=True):
     # The reason why there is no answer.
     error: str = ""
     # None: there is an answer.
-    kind: AnswerFailure | None = None
+    failure: AnswerFailure | None = None
 
 
 class SendsToAgents(Protocol):
@@ -98,7 +98,7 @@ def _listed(answers: Sequence[AgentAnswer], max_chars: int) -> str:
         _MIN_ANSWER_CHARS, (max_chars - len(orjson.dumps(heads)) - 40 * len(heads)) // len(heads)
     )
     lines = [
-        {**head, "error": _shortened(answer.error, answer_chars), "type": answer.kind}
+        {**head, "error": _shortened(answer.error, answer_chars), "type": answer.failure}
         if answer.error
         else {**head, "response": _shortened(answer.text, answer_chars)}
         for head, answer in zip(heads, answers, strict=True)

@@ -106,7 +106,7 @@ class BackgroundRuns:
         shown: Json | None = None,
         listing: bytes | None = None,
     ) -> Run:
-        """Accepts a run. Returns it when it is on disk; of a request that was resent it returns the existing run.
+        """Accepts a run. Returns it when it is on disk. For a request that was resent it returns the existing run.
 
         callback: a URL to be called at the end.
         shown: how its events are shown; None if they are not logged.
@@ -128,12 +128,12 @@ class BackgroundRuns:
         if earlier is not None:
             if earlier.is_answered:
                 return earlier.run
-            # Other sends may be answered before this one is performed, so what is left to do is found out then.
+            # Other sends may be answered before this one is performed, so the rest is decided then.
             replaces = earlier.run.id
         draft = Run(
-            0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(),
-            run_request.parent, run_request.depth,
-            background=True, otid=otid_digest(agent, name, run_request.otid),
+            id=0, uid=new_uid(), agent=agent.id, conversation=conversation, state=RunState.CREATED,
+            created=self._keeper.now(), parent=run_request.parent, depth=run_request.depth, background=True,
+            otid=otid_digest(agent, name, run_request.otid),
         )  # fmt: skip
         request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()
         command = RunAccept(
@@ -141,7 +141,7 @@ class BackgroundRuns:
         )
         # Before the write, since the job may begin as soon as it is committed.
         open_run = self._open.add(draft.uid, (agent.uid, name), run_request.forwarded, RunPhase.ACCEPTING)
-        # Where another process may perform the run, that one begins the log.
+        # If another process may perform the run, the process that does begins the log.
         if shown is not None and not self._ends.is_shared:
             open_run.log = self._logs.make(draft, agent)
         return await self._write_accepted(command, open_run)
@@ -189,7 +189,7 @@ class BackgroundRuns:
         open_run = waiting or self._open.add(run.uid, conversation, phase=RunPhase.PERFORMED)
         attempt = _RunAttempt(agent, run, entry.conversation, open_run, QueueTicket(), job)
         if run.is_over and waiting is None:
-            # A process that died had ended the run. What is left to do after the end needs no ticket.
+            # A process that died had ended the run. The work after the end needs no ticket.
             try:
                 return await self._make_attempt(attempt)
             finally:
@@ -308,9 +308,9 @@ class BackgroundRuns:
             self._open.close(open_run)
 
     async def wait_for_end(self, run: Run) -> Run:
-        """Waits for the end of a run. Returns it as it is then.
+        """Waits for the end of a run. Returns the run as it is then.
 
-        It may be the live run of the same send, which is not open here.
+        run: also a live run of the same send, which is not open here.
         """
         if not self._ends.is_shared and (open_run := self._open.find(run.uid)) is not None:
             await open_run.ended.wait()
@@ -324,19 +324,19 @@ class BackgroundRuns:
         with self._ends.awaiting(run):
             open_run = self._open.find(run.uid)
             log = None if open_run is None else open_run.log or await self._logs.open_ahead(open_run, run)
-            last = b""
+            last_event = b""
             is_logged = log is not None
             if log is not None:
-                async for last in log.after(after):
-                    yield last
+                async for last_event in log.after(after):
+                    yield last_event
                 await log.flush()
                 after = max(after, log.next_number - 1)
-            if self._ends.is_shared and not self._shows.is_end(last):
-                # Another attempt goes on, perhaps elsewhere.
-                async for number, last in self._remote_runs.events(run, after):
+            if self._ends.is_shared and not self._shows.is_end(last_event):
+                # Another attempt goes on, perhaps in another process.
+                async for number, last_event in self._remote_runs.events(run, after):
                     after, is_logged = number, True
-                    yield last
-            if not self._shows.is_end(last):
+                    yield last_event
+            if not self._shows.is_end(last_event):
                 ended = await self.wait_for_end(run)
                 async for event in self._logs.events_of_ended(ended, after, is_logged=is_logged):
                     yield event

@@ -16,7 +16,7 @@ from storage.sql.store import Store
 
 # The kind of the jobs that perform runs.
 RUN_JOB = "run"
-# Seconds between two reads of a run that is waited for; they matter where a notification was lost, and for live runs.
+# Seconds between two reads of a run that is waited for. The reads matter if a notification was lost, and for live runs.
 _READ_INTERVAL_S = 1.0
 
 
@@ -36,14 +36,14 @@ class RunEnds:
         """There are other processes."""
         return self._store.database.is_shared
 
-    def when_ended(self, ended: Callable[[str], None], missed: Callable[[], None]) -> None:
+    def when_ended(self, on_end: Callable[[str], None], on_loss: Callable[[], None]) -> None:
         """Registers callbacks.
 
-        ended: called with the uid of a run that this process or another one has ended.
-        missed: called when notifications may have been lost.
+        on_end: called with the uid of a run that this process or another process has ended.
+        on_loss: called when notifications may have been lost.
         """
-        self._end_callbacks.append(ended)
-        self._loss_callbacks.append(missed)
+        self._end_callbacks.append(on_end)
+        self._loss_callbacks.append(on_loss)
 
     def notify(self, run: Run) -> None:
         """Notifies all processes that a run has ended."""
@@ -58,18 +58,18 @@ class RunEnds:
         """Waits for the end of a run. Returns it as it is then. Raises: StoreError."""
         with self.awaiting(run):
             while True:
-                ended = self._events.setdefault(run.uid, asyncio.Event())
-                now = await self._store.runs.load_run(run.agent, run.id)
-                if now is None or now.is_over:
-                    return now or run
+                end_event = self._events.setdefault(run.uid, asyncio.Event())
+                stored_run = await self._store.runs.load_run(run.agent, run.id)
+                if stored_run is None or stored_run.is_over:
+                    return stored_run or run
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_READ_INTERVAL_S):
-                        await ended.wait()
+                        await end_event.wait()
 
     async def wait_for_accepted(self, agent: Agent, conversation: str) -> None:
         """Waits for the ends of the runs of a conversation that were accepted before this moment, by any process.
 
-        Each process has its own queue, so that the order in which they were accepted is in the database alone.
+        Each process has its own queue, so only the database has the order in which the runs were accepted.
 
         conversation: its key, or its uid.
 

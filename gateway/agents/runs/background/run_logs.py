@@ -109,12 +109,12 @@ class RunLogs:
         if logged and self._shows.is_end(logged[-1]):
             return
         if await self._store.agents.load(run.agent) is None:
-            first = after + 1
+            first_number = after + 1
             missing = self._shows.error_events(run.uid, Conflict(DELETED_ERROR))
         else:
-            # Without a log they are whole messages, which have the same numbers for all readers.
-            first = max(number, after) + 1 if logged or is_logged else 1
+            # Without a log the events are whole messages, with the same numbers for all readers.
+            first_number = max(number, after) + 1 if logged or is_logged else 1
             missing = await self._shows.missing_events(run, {}, logged, 1)
-        for number, event in enumerate(self._shows.number_events(missing, first), first):
+        for number, event in enumerate(self._shows.number_events(missing, first_number), first_number):
             if number > after:
                 yield event
