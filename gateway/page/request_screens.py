@@ -247,11 +247,13 @@ def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]
             continue
         seen.add(words)
         having.sort(key=lambda each: each.is_reply)
-        follows = (
-            repetitions and repetitions[-1].texts == having and not _WORD.search(reply, end, sentence.start())
-        )
-        if follows:
-            repetitions.pop()
+        if (
+            repetitions
+            and repetitions[-1].texts[0] == having[0]
+            and not _WORD.search(reply, end, sentence.start())
+        ):
+            before = repetitions.pop().texts
+            having = [each for each in having if each in before]
         else:
             start = sentence.start()
         end = sentence.end()

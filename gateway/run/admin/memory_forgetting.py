@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from urllib.parse import quote
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
+from gateway.core.words import letters_of
 from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.exchange_messages import message_records, shorten
 from gateway.run.admin.fact_views import FactPage
@@ -28,9 +29,10 @@ from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.plain_text import shell_word
 from storage.commands import ForgetTarget
-from storage.errors import StoreError
+from storage.errors import StoreError, TooSlow
 from storage.listing import LAST_NUMBER, ErasedFact, ForgetCounts, FoundMemory
 from storage.recall_record import unpack
+from storage.records import Message
 from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
 
@@ -49,8 +51,12 @@ _PART_KINDS: dict[TargetKind, PartKind] = {
 _QUERY_CHARS = 120
 # Facts that another one replaced, as far as they are listed.
 _MAX_REPLACED = 20
-# The last recalls among which one looks for replies that were made with what goes; and the most such replies.
-_MAX_RECALLS, _MAX_REPLIES = 100, 3
+# The last recalls among which one looks for replies that were made with what goes, and the most such replies.
+_MAX_RECALLS, _MAX_REPLIES = 100, 5
+# The first words of what goes by which one looks for replies that quote it, the newest messages with these that are
+# compared, and the fewest letters that count as a quotation.
+_QUOTED_WORDS, _MAX_COMPARED, _LEAST_LETTERS = 8, 20, 12
+_DEADLINE_MS = 100.0
 # Characters of what goes, as it is shown before it does.
 _SHOWN_CHARS = 300
 
@@ -314,7 +320,7 @@ class MemoryForgetting:
             for each in page.fact.sources
             if not each.forgotten
         ]
-        stays += await self._list_replies_made_with(memory, {page.fact.seq}, words)
+        stays += await self._list_replies_made_with(memory, {page.fact.seq: page.fact.text}, words)
         facts = [
             (f"Fact {each.seq}, which it replaced.", each) for each in await self._list_replaced(memory, page)
         ]
@@ -347,13 +353,20 @@ class MemoryForgetting:
             others = [each for each in records if each.seq != seq]
             what = "reply" if all(each.role == "assistant" for each in others) else "question"
             numbers = ", ".join(str(each.seq) for each in others)
-            remaining = RemainingRecord(
-                f"Its {what}: message {numbers}.",
-                f"{page_path('m', memory.uid, 'forget')}?exchange={seq}",
+            remaining = self._with_quote(
+                RemainingRecord(f"Its {what}: message {numbers}."), others[-1], words
             )
-            remaining = self._with_quote(remaining, others[-1], words)
+            going_text = next((each.text for each in records if each.seq == seq), None) or ""
+            href = f"{page_path('m', memory.uid, 'forget')}?exchange={seq}"
+            if words and self._store.recall.has_words(going_text, words) != remaining.has_words:
+                # Both are offered together where both have the words, or none has: else what is right would go too.
+                other = others[-1].seq
+                href = message_href(memory.uid, conversation, exchange, other)
+                if remaining.has_words:
+                    href = f"{page_path('m', memory.uid, 'forget')}?message={other}"
+            remaining = replace(remaining, href=href)
             stays.append(remaining if what == "reply" else replace(remaining, message=UNSET))
-        going = {seq} if kind == "message" else {each.seq for each in records}
+        going = {each.seq: each.text or "" for each in records if kind == "exchange" or each.seq == seq}
         stays += await self._list_replies_made_with(memory, going, words, exchange.id)
         stays.append(
             RemainingRecord(
@@ -367,25 +380,52 @@ class MemoryForgetting:
         return _TargetDetails(extent.messages, stays, str(shown[0].seq if shown else seq), text)
 
     async def _list_replies_made_with(
-        self, memory: FoundMemory, seqs: Collection[int], words: str, own: int | None = None
+        self, memory: FoundMemory, texts: Mapping[int, str], words: str, own: int | None = None
     ) -> list[RemainingRecord]:
-        """Returns the newest replies for which one of these was recalled, but that of the exchange `own`.
+        """Returns the newest replies that quote one of some texts, and those for which one was recalled.
 
-        Looks at the last `_MAX_RECALLS` recalls. words: as for `preview`.
+        Looks for the latter at the last `_MAX_RECALLS` recalls.
+
+        texts: by the numbers of their messages or facts.
+        words: as for `preview`.
+        own: the exchange whose reply is left out.
         """
         since = self._views.conversations.noted_since()
         recalls = await self._store.recalls.list(memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS)
-        noted = [each for each in recalls if each.exchange != own and _has_in_note(each, seqs)][:_MAX_REPLIES]
-        exchanges = await self._store.memory_pages.sources(memory.id, [each.exchange for each in noted])
+        noted = [each.exchange for each in recalls if _has_in_note(each, texts)]
+        quoting = await self._find_quoting(memory, texts.values())
+        rows = [each for each in dict.fromkeys([*quoting, *noted]) if each != own][:_MAX_REPLIES]
+        exchanges = await self._store.memory_pages.sources(memory.id, rows)
         replies = list[RemainingRecord]()
-        for each in filter(None, (exchanges.get(recall.exchange) for recall in noted)):
-            records = message_records(each.exchange, None)
+        for row in rows:
+            each = exchanges.get(row)
+            records = [] if each is None else message_records(each.exchange, None)
             reply = next((r for r in reversed(records) if r.role == "assistant" and r.text), None)
-            if reply is not None:
+            if each is not None and reply is not None:
                 href = message_href(memory.uid, each.conversation, each.exchange, reply.seq)
-                record = RemainingRecord(f"A reply that was made with it: message {reply.seq}.", href)
+                ways = [("was made with it", row in noted), ("quotes it", row in quoting)]
+                how = " and ".join(way for way, is_so in ways if is_so)
+                record = RemainingRecord(f"A reply that {how}: message {reply.seq}.", href)
                 replies.append(self._with_quote(record, reply, words))
         return replies
+
+    async def _find_quoting(self, memory: FoundMemory, texts: Iterable[str]) -> list[int]:
+        """Returns the exchanges of the newest replies that have one of some texts, letter by letter."""
+        agent = await self._store.agents.load(memory.id)
+        rows = list[int]()
+        for text in texts:
+            letters = letters_of(text)
+            if agent is None or len(letters) < _LEAST_LETTERS:
+                continue
+            with suppress(TooSlow):
+                recall = self._store.recall
+                query = " ".join(recall.words_of(text)[:_QUOTED_WORDS])
+                hits = await recall.find_containing(
+                    agent, query, limit=_MAX_COMPARED, deadline_ms=_DEADLINE_MS
+                )
+                # In a thread, since a long text takes some milliseconds.
+                rows += await asyncio.to_thread(_replies_with, hits.messages, letters)
+        return rows
 
     def _with_quote(self, record: RemainingRecord, message: MessageRecord, words: str) -> RemainingRecord:
         """Returns the record of a message with its number and the beginning of its words.
@@ -418,6 +458,13 @@ def _has_in_note(recall: StoredRecall, seqs: Collection[int]) -> bool:
     """Returns whether one of these went into the note of a recall."""
     entries = unpack(recall.data).entries
     return any(each.seq in seqs and not each.reason and not each.is_forgotten for each in entries)
+
+
+def _replies_with(messages: Sequence[Message], letters: str) -> list[int]:
+    """Returns the exchanges of the replies among some messages that have these letters in a row."""
+    return [
+        each.exchange for each in messages if each.role == "assistant" and letters in letters_of(each.text)
+    ]
 
 
 def _fact_record(uid: str, fact: ErasedFact) -> ErasedFactRecord:

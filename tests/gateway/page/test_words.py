@@ -272,6 +272,25 @@ def test_a_preview_shows_the_replies_that_were_made_with_a_message(
     assert re.findall(r"forget\?message=(\d+)", gone) == ["2", "4"]
 
 
+def test_a_preview_shows_the_replies_that_quote_a_message(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    """What a reply quotes may have been in its own conversation, or told by what repeats it."""
+    upstream.queue(say("Noted."), say("As you say: “i am allergic, to peanuts”."))
+    speak(operator.world, "I am allergic to peanuts.", talk="c1")
+    speak(operator.world, "To what am I allergic?", talk="c2")
+    upstream.queue(
+        say("Noted."), say("I am allergic to peanuts, you said."), say("You are allergic to cats.")
+    )
+    agent = speak(operator.world, "Hello.", "What did I say?", "And what else?", talk="c3")
+    for path in ("forget?message=1", "forget?exchange=1"):
+        shown = plain(page(operator, f"m/{agent.uid}/{path}"))
+        assert "A reply that was made with it and quotes it: message 4." in shown
+        assert "quotes it: message 8." in shown
+        assert "quotes it: message 10." not in shown
+    assert "quotes" not in plain(page(operator, f"m/{agent.uid}/forget?message=2"))  # too short
+
+
 def test_replies_that_were_made_with_a_message_are_marked_by_the_words_one_looked_for(
     upstream: StrictUpstream, operator: Operator
 ) -> None:
@@ -286,7 +305,13 @@ def test_replies_that_were_made_with_a_message_are_marked_by_the_words_one_looke
     assert "does not have" not in plain(page(operator, f"{memory}/forget?message=1"))
     assert "Its reply: message 2. “Noted: no peanuts.” has the words Forget both" in shown
     question = page(operator, f"{memory}/forget?message=4&back={quote(f'{memory}/words?q=peanuts', safe='')}")
-    assert "“Which cake with peanuts may I eat?” has the words Forget both" in plain(question)
+    assert "“Which cake with peanuts may I eat?” has the words Forget it instead" in plain(question)
+    assert f"{memory}/forget?message=3&amp;back=" in question
+    # Where one of the two lacks the words, it does not go with the other.
+    alone = page(operator, f"{memory}/forget?message=3&back={quote(f'{memory}/words?q=peanuts', safe='')}")
+    assert "“No cake with nuts for you.” does not have the words Look at it" in plain(alone)
+    assert "Forget both" not in alone
+    assert "Forget both" in page(operator, f"{memory}/forget?message=3")  # no words were looked for
     gone = operator.post(f"{memory}/forget?message=1", came_from=f"{memory}/words?q=peanuts").body.decode()
     replies, _, rest = plain(gone).partition("2 messages still say “peanuts”.")
     assert "“No cake with nuts for you.” does not have the words" in replies
@@ -572,7 +597,7 @@ def test_a_correction_says_what_still_has_the_words_that_led_to_it(operator: Ope
 def test_the_replies_that_were_made_with_a_message_are_forgotten_on_the_way_back(
     upstream: StrictUpstream, operator: Operator
 ) -> None:
-    upstream.queue(say("Noted: no peanuts."))
+    upstream.queue(say("Noted: no peanuts."), say("None, noted. No peanuts."))
     agent = speak(operator.world, "I am allergic to peanuts.", "And peanuts again.")
     words = f"m/{agent.uid}/words?q=peanuts"
     gone = operator.post(f"m/{agent.uid}/forget?message=1", came_from=words).body.decode()
@@ -580,7 +605,7 @@ def test_the_replies_that_were_made_with_a_message_are_forgotten_on_the_way_back
     preview = page(operator, unescape(link))
     assert f'name="came_from" value="{words}"' in preview
     gone = plain(operator.post(unescape(link), came_from=words).body.decode())
-    assert "1 message still says “peanuts”." in gone
+    assert "2 messages still say “peanuts”." in gone
     assert "Back to the words" in gone
     # So does the forgetting of both.
     headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/{words}"}
