@@ -32,6 +32,8 @@ from gateway.run.admin.import_json import (
 )
 
 FORMATS: Final = ("chatgpt", "claude", "list", "jsonl", "mem0", "mastra")
+# The formats of files with facts: an unreadable item of such a file counts as a fact, of others as a conversation.
+FACT_FORMATS: Final = ("list", "mem0")
 Source = SourceConversation | SourceFact | Unreadable
 
 MAX_LINE_BYTES: Final = 10_000_000

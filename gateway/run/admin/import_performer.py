@@ -25,9 +25,9 @@ from gateway.core.imports.exchanges import ImportDraft, import_write
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.core.memory.learn import fact_key
 from gateway.errors import GatewayError
-from gateway.run.admin.import_file import Source
+from gateway.run.admin.import_file import FACT_FORMATS, Source
 from gateway.run.admin.import_progress import ImportProgress
-from gateway.run.admin.import_reading import FACT_FORMATS, ImportReader, Survey, survey_file
+from gateway.run.admin.import_reading import ImportReader, Survey, survey_file
 from storage.commands import ImportNote, ImportWriting, LearnedFact
 from storage.errors import NotFound, StoreError
 from storage.records import Agent, Scope

@@ -10,12 +10,10 @@ from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.imports.exchanges import ImportDraft, draft_import
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.errors import BadRequest
-from gateway.run.admin.import_file import Source, find_format, read_file
+from gateway.run.admin.import_file import FACT_FORMATS, Source, find_format, read_file
 from gateway.run.admin.import_progress import ImportCounts, ImportProgress
 from storage.records import Scope
 
-# The formats of files with facts: an unreadable item of such a file counts as a fact, of others as a conversation.
-FACT_FORMATS: Final = ("list", "mem0")
 # The most messages on a page of the reader, and the most conversations and facts.
 _MAX_MESSAGES: Final = 32
 _MAX_ITEMS: Final = 16

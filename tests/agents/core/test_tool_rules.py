@@ -404,6 +404,12 @@ def test_each_kind_can_be_sent_and_is_described() -> None:
     assert set(", ".join(described).split(", ")) >= set(RuleKind), "docs/agents.md has a row for each kind"
 
 
+def test_each_kind_is_compared_with_the_oracle_and_played() -> None:
+    assert {each["type"] for each in KINDS} == set(RuleKind), "KINDS, and a case in may_call, have each kind"
+    random_sets = (random_rules(random.Random(seed)) for seed in range(100))
+    assert {each["type"] for rules in random_sets for each in rules} == set(RuleKind), "so has random_rules"
+
+
 def test_an_unknown_kind_is_an_error() -> None:
     with pytest.raises(ValueError, match="until_dawn"):
         read_rules([rule("until_dawn")])

@@ -9,16 +9,19 @@ import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
+import click
 import pytest
 
 from adapters.json_escapes import replace_lone_surrogates
+from gateway.cli import root
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.errors import BadRequest
 from gateway.run.admin import import_file, import_json
-from gateway.run.admin.import_file import find_format, read_file
+from gateway.run.admin.import_file import FORMATS, find_format, read_file
 from gateway.run.admin.import_json import DepthLimit
+from gateway.run.admin.manage_records import ImportParameters
 from tests.exports import chatgpt_conversation, claude_conversation, export, zipped
 from tests.rows import each_row
 
@@ -41,6 +44,17 @@ def test_a_format_is_found_and_read(format: str) -> None:
     else:
         assert [each.id for each in found] == ["a", "b"]
         assert [m.text for m in found[1].messages] == ["Tea?", "Yes.", "Good."]
+
+
+def test_each_format_can_be_named() -> None:
+    """On the command line, over REST and in the documents."""
+    (named,) = (each for each in root.commands["import"].params if each.name == "format")
+    assert isinstance(named.type, click.Choice)
+    assert set(named.type.choices) == set(FORMATS), "the choices of `import --format` in gateway/cli.py"
+    (literal, _) = get_args(get_type_hints(ImportParameters)["format"])
+    assert set(get_args(literal)) == set(FORMATS), "ImportParameters of manage_records.py"
+    page = (Path(__file__).parents[3] / "docs/operations.md").read_text("utf-8")
+    assert all(f"\n| `{each}` |" in page for each in FORMATS), "the table of formats in docs/operations.md"
 
 
 def lines(*values: Any) -> bytes:
