@@ -65,7 +65,7 @@ async def write_conversation(
             listed = [*listed[-2:], {**message, "name": name} if name else message]
             tree = Tree([replace(parent, parent=None)] if parent else [])
             query = Query(
-                HashedList(hasher, listed), True, MemoryUse.ON, at, 120.0, conversation=conversation
+                HashedList(hasher, listed), True, MemoryUse.ON, at, 120.0, conversation_row=conversation
             )
             said = {"role": "assistant", "content": answered}
             e = finish(tree, plan_turn(tree, query), RequestEnd(-1, [said], said, at + 1.0, {}))

@@ -202,7 +202,7 @@ class Pool(Struct, frozen=True):
 
     exchanges: Sequence[Exchange]
     # The conversation with the key of the probes; None: there is none.
-    conversation: int | None
+    conversation_row: int | None
     # When `conversation` was last written to.
     last_at: float = 0.0
     # The contents of the exchanges for which rules asked (`Missing`).
@@ -326,8 +326,8 @@ class Committed(Struct, frozen=True):
     agent: Agent
     # The row of the turn's exchange.
     exchange: int
-    # The row of the turn's conversation.
-    conversation: int
+    # Of the turn's conversation.
+    conversation_row: int
     # The turn was written as planned, without `decide`.
     is_plain: bool
     # The row of the path's memory section.
@@ -366,7 +366,7 @@ class StepOpen(Struct, frozen=True):
     # The public name of the conversation, if it is new.
     uid: str
     # The conversation's row; None: it begins with this step.
-    conversation: int | None
+    conversation_row: int | None
     # The conversation's rev when it was read.
     rev: int
     now: float
@@ -541,8 +541,8 @@ class ForgetTarget(Struct, frozen=True):
     files: Sequence[int] = ()
     # Exchanges, by their rows.
     exchanges: Sequence[int] = ()
-    # A conversation, by its row.
-    conversation: int | None = None
+    # A conversation, by its row. (The name is that of the stored JSON.)
+    conversation_row: int | None = msgspec.field(default=None, name="conversation")
     # Everything older than this time.
     before: float | None = None
     # An import, by its row: what it has added.
@@ -649,7 +649,7 @@ class ImportPool(Struct, frozen=True):
     """All that is stored and may matter to an imported conversation."""
 
     # The conversation that was imported under the same id; None: there is none.
-    conversation: int | None = None
+    conversation_row: int | None = None
     matched: Sequence[MatchedExchange] = ()
     # Stored exchanges without a reply that ask what the imported conversation asks.
     unanswered: Sequence[Exchange] = ()
@@ -677,7 +677,7 @@ class ImportChange(Struct, frozen=True):
     # The exchange that the first of `add` follows; None: they begin a path.
     after: Exchange | None = None
     # The conversation to which exchanges are added; None: a new one.
-    conversation: int | None = None
+    conversation_row: int | None = None
     # Exchanges of an undone import that have their words again, by their position in the conversation.
     fill: Mapping[int, Exchange] = {}
     # Exchanges whose place the first of the added ones takes.

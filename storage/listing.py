@@ -58,7 +58,7 @@ class RunFilter(Struct, frozen=True):
     """The runs that are asked for. A field that is None leaves out none."""
 
     agent: int | None = None
-    conversation: int | None = None
+    conversation_row: int | None = None
     states: Sequence[RunState] = tuple(RunState)
     background: bool | None = None
     stop: str | None = None

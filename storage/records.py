@@ -181,7 +181,7 @@ class Exchange(Struct, frozen=True):
 
     # 0 or less: it is not stored yet.
     id: int
-    conversation: int
+    conversation_row: int
     parent: int | None
     depth: int
     # The number of atoms on the path before `inputs`.
@@ -414,7 +414,7 @@ class Message(Struct, frozen=True, eq=False):
     role: str
     text: str
     at: float
-    conversation: int
+    conversation_row: int
     speaker: str | None = None
     atoms: tuple[Atom, ...] = ()
     # One of message, passage, fact, muted: a fact that is not shown.
@@ -665,7 +665,7 @@ class Run(Struct, frozen=True):
     id: int
     uid: str
     agent: int
-    conversation: int
+    conversation_row: int
     state: RunState
     created: float
     # The row of the run that waits for the end of this run.

@@ -198,7 +198,7 @@ class Speaker:
         snapshot = await turns.snapshot(agent, key, path) if agent.id else MemorySnapshot()
         assert snapshot is not None
         known = snapshot.conversation.id if key is not None and snapshot.conversation else None
-        query = Query(listing, key is not None, mode, self.now(), IDLE_S, conversation=known)
+        query = Query(listing, key is not None, mode, self.now(), IDLE_S, conversation_row=known)
         plan, tree = plan_plain(snapshot, query), None
         openings = None if snapshot.has_tombs else turns.openings(agent, snapshot)
         is_new = openings is not None and begins_conversation(query, openings)

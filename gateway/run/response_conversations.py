@@ -204,7 +204,7 @@ class ResponseConversations:
             stored = await messages.conversation(memory, conversation.id)
             listed, page = [], Page(limit=_PAGE, newest_first=False)
             while True:
-                page_messages = await messages.page(memory, page, conversation=stored.id)
+                page_messages = await messages.page(memory, page, conversation_row=stored.id)
                 listed += page_messages
                 if len(page_messages) < _PAGE:
                     return name_turns(listed)
@@ -234,7 +234,7 @@ class ResponseConversations:
             return
         number = await forgetting.find_conversation(agent.id, conversation.id)
         if number is not None:
-            await forgetting.forget(agent.id, ForgetTarget(conversation=number))
+            await forgetting.forget(agent.id, ForgetTarget(conversation_row=number))
 
 
 def _without_items(body: dict[str, Any], ids: Collection[str]) -> dict[str, Any]:

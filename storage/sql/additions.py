@@ -28,7 +28,7 @@ class _ErasedExchange(NamedTuple):
 
     id: int
     seq: int
-    conversation: int
+    conversation_row: int
     begun: float
     ended: float | None
 
@@ -60,7 +60,7 @@ class Gone(Struct, frozen=True):
         """
         if exchange.full is None or exchanges.is_step(exchange):
             return False
-        is_after = exchange.seq > self.lowest_by_conversation.get(exchange.conversation, exchange.seq)
+        is_after = exchange.seq > self.lowest_by_conversation.get(exchange.conversation_row, exchange.seq)
         is_unread = is_after or self.erased.blocks
         return is_unread or rules.may_quote(exchange.full.decode(errors="replace"), self.erased)
 
@@ -112,8 +112,8 @@ async def load_gone(connection: Connection, agent: int) -> Gone | None:
     has_blocks = bool(await connection.value(SQL["is_blocks"], (agent,)))
     erased_from: dict[int, int] = {}  # by conversation
     for exchange in erased:
-        first_seq = erased_from.get(exchange.conversation, exchange.seq)
-        erased_from[exchange.conversation] = min(exchange.seq, first_seq)
+        first_seq = erased_from.get(exchange.conversation_row, exchange.seq)
+        erased_from[exchange.conversation_row] = min(exchange.seq, first_seq)
         days.update(int(at // DAY_S) for at in (exchange.begun, exchange.ended) if at is not None)
     if not days and not has_blocks:
         return None

@@ -259,14 +259,14 @@ class Blocks(Group):
 
     @writes
     async def invalidate_snapshots(
-        self, connection: Connection, agent: int, conversation: int | None = None
+        self, connection: Connection, agent: int, conversation_row: int | None = None
     ) -> None:
         """Has each path of an agent, or of one conversation, render its memory section again with its next call."""
         await connection.lock(agent)
-        if conversation is None:
+        if conversation_row is None:
             await empty_snapshots(connection, "snapshots_of", (agent,))
         else:
-            await empty_snapshots(connection, "snapshots_of_conversation", (agent, conversation))
+            await empty_snapshots(connection, "snapshots_of_conversation", (agent, conversation_row))
 
     @reads
     async def list_waiting_labels(self, connection: Connection, agent: int) -> tuple[str, ...]:

@@ -140,8 +140,8 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
 async def _find_exchanges(connection: Connection, agent: int, target: StoredTarget) -> list[int]:
     """Returns a page of the exchanges of the target's conversation, else of those that are too old."""
     ids: list[int] = []
-    if target.conversation is not None:
-        ids = await read_ids(connection, "exchanges_of", (agent, target.conversation, _PAGE))
+    if target.conversation_row is not None:
+        ids = await read_ids(connection, "exchanges_of", (agent, target.conversation_row, _PAGE))
     if target.before is not None and not ids:
         ids = await read_ids(connection, "exchanges_before", (agent, target.before, _PAGE))
     return ids
@@ -246,7 +246,7 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
         return
     is_reply = seq == exchange.reply_seq
     for (alternative,) in await connection.rows(
-        SQL["alternatives"], (agent, exchange.conversation, exchange.depth, exchange.parent, id)
+        SQL["alternatives"], (agent, exchange.conversation_row, exchange.depth, exchange.parent, id)
     ):
         if is_reply:
             loaded = await exchanges.load_exchange(connection, agent, alternative)
@@ -254,7 +254,9 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
             await _erase_message(connection, agent, alternative, loaded.reply_seq)
         else:
             # A cancelled send after it, whose reply was not heard: its successor has its message as well.
-            after = await read_ids(connection, "cancelled_after", (agent, exchange.conversation, alternative))
+            after = await read_ids(
+                connection, "cancelled_after", (agent, exchange.conversation_row, alternative)
+            )
             await _erase_each(connection, agent, [alternative, *after])
 
 
@@ -500,7 +502,7 @@ async def _erase_run_texts(connection: Connection, work: ErasingWork, after: int
 async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Empties a page of the conversations with items that the target has."""
     target = work.target
-    values = (work.agent, after, target.conversation, target.before, _PAGE)
+    values = (work.agent, after, target.conversation_row, target.before, _PAGE)
     ids = await read_ids(connection, "item_holders", values)
     for id in ids:
         definition = await get_definition(connection, id)
@@ -532,16 +534,16 @@ async def _release_imported(connection: Connection, work: ErasingWork, after: in
     return None
 
 
-async def _release_page(connection: Connection, agent: int, conversation: int, undone: int) -> bool:
+async def _release_page(connection: Connection, agent: int, conversation_row: int, undone: int) -> bool:
     """Releases the deepest rows of a conversation, up to one that the import has not added. Returns True at the end."""
-    rows = await connection.rows(SQL["deepest"], (agent, conversation, undone, _PAGE))
+    rows = await connection.rows(SQL["deepest"], (agent, conversation_row, undone, _PAGE))
     ids = [id for id, _ in takewhile(lambda row: row[1], rows)]
     await run_of(connection, SQL["release"], ids, agent)
     await run_of(connection, SQL["released"], ids, undone)
     if len(ids) == _PAGE:
         return False
-    await connection.run(SQL["stubbed"], (undone, conversation))
-    await connection.run(SQL["conversation_released"], (conversation, agent))
+    await connection.run(SQL["stubbed"], (undone, conversation_row))
+    await connection.run(SQL["conversation_released"], (conversation_row, agent))
     return True
 
 

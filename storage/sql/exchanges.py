@@ -173,7 +173,7 @@ def make_exchange(
 def _values(exchange: Exchange) -> list[Any]:
     """Returns the values of a row in the order of `{columns}`: booleans as numbers, which sqlite3 need not adapt."""
     return [
-        exchange.conversation,
+        exchange.conversation_row,
         exchange.parent,
         exchange.depth,
         len(exchange.inputs) + 1,
@@ -304,20 +304,20 @@ _REPLIES, _MARKS = 64, 32
 
 
 async def load_pool(
-    connection: Connection, agent: int, probes: Probes, conversation: int | None, since: int | None = None
+    connection: Connection, agent: int, probes: Probes, conversation_row: int | None, since: int | None = None
 ) -> list[Exchange]:
     """Returns all exchanges that may matter, parents before their children.
 
     They are skeletons, but for the last messages, unless the probes ask for contents.
 
-    conversation: the only one that matters, if it is known; if the probes name one, nothing else does.
+    conversation_row: the only one that matters, if it is known; if the probes name one, nothing else does.
     since: openings from this number on matter, too; None if they do not.
     """
-    if probes.key is not None or conversation is not None:
+    if probes.key is not None or conversation_row is not None:
         rows = []
-        if conversation is not None:
+        if conversation_row is not None:
             depths = (probes.max_exchanges, probes.min_depth, probes.loaded_depth)
-            values = (conversation, agent, POOL_LIMIT, *depths, +probes.with_contents)
+            values = (conversation_row, agent, POOL_LIMIT, *depths, +probes.with_contents)
             rows = await connection.rows(SQL["pool_conversation"], values)
     else:
         lists = (probes.replies[:_REPLIES], probes.questions[:MAX_QUESTIONS], probes.marks[:_MARKS])
@@ -337,7 +337,7 @@ class MessageRows(NamedTuple):
     """The rows of the exchange that has a message, and of its conversation."""
 
     exchange: int
-    conversation: int
+    conversation_row: int
 
 
 async def exchange_of_message(connection: Connection, agent: int, seq: int) -> MessageRows | None:
@@ -409,7 +409,7 @@ async def add_planned_exchange(
         exchange.gapless_from,
         agent,
         epoch,
-        exchange.conversation,
+        exchange.conversation_row,
         rev,
         *(recall or NO_RECALL),
     )

@@ -132,8 +132,8 @@ class Forgetting(Group):
     @reads
     async def find_conversation(self, connection: Connection, agent: int, name: str) -> int | None:
         """Returns the row of the conversation with this public name, or with this id of the client's."""
-        conversation: int | None = await connection.value(SQL["conversation_of"], (agent, name))
-        return conversation
+        conversation_row: int | None = await connection.value(SQL["conversation_of"], (agent, name))
+        return conversation_row
 
     @reads
     async def extent(self, connection: Connection, agent: int, target: ForgetTarget) -> Extent:
@@ -146,11 +146,11 @@ class Forgetting(Group):
         ]
         present = [e for e in loaded if e is not None]
         if not present:
-            return Extent(await connection.value(SQL["messages_in"], (agent, target.conversation)))
+            return Extent(await connection.value(SQL["messages_in"], (agent, target.conversation_row)))
         messages = set(target.messages)
         seqs = [seq for e in present for seq in _remaining_seqs(e)]
         erased = [seq for seq in seqs if not messages or seq in messages]
-        name = await connection.value(SQL["name_of"], (present[0].conversation, agent))
+        name = await connection.value(SQL["name_of"], (present[0].conversation_row, agent))
         return Extent(len(erased), len(seqs) - len(erased), name)
 
     @reads

@@ -35,7 +35,7 @@ _NAMED_FACTS = 20
 class _Beginning(NamedTuple):
     """The first exchange that a path loses: a row of `erased_beginnings`."""
 
-    conversation: int
+    conversation_row: int
     depth: int
     seq: int
     # How many exchanges it loses, up to `_MAX_EXCHANGES` and one more.
@@ -78,7 +78,7 @@ class _Target(NamedTuple):
     """The parameters by which statements find what a target takes."""
 
     agent: int
-    conversation: int
+    conversation_row: int
     # The exchanges that it names.
     listed: Sequence[int]
 
@@ -164,9 +164,11 @@ class ForgetPreviews(Group):
             return None
         versions = await load_versions(connection, block)
         exchanges = set(erased.listed)
-        if erased.conversation != _NO_CONVERSATION:
+        if erased.conversation_row != _NO_CONVERSATION:
             origins = sorted({id for each in versions for id in each.origins})
-            rows = await rows_of(connection, SQL["going_among"], origins, erased.agent, erased.conversation)
+            rows = await rows_of(
+                connection, SQL["going_among"], origins, erased.agent, erased.conversation_row
+            )
             exchanges = {row[0] for row in rows}
         texts = (text.strip().casefold(),) if text.strip() else ()
         after = await preview_text(connection, current, versions, self._rules, exchanges, texts)
@@ -179,7 +181,7 @@ class ForgetPreviews(Group):
         count = 0
         for each in beginnings:
             count += await connection.value(
-                SQL["summaries"], (agent, each.conversation, each.depth, each.seq)
+                SQL["summaries"], (agent, each.conversation_row, each.depth, each.seq)
             )
         return count
 
@@ -223,8 +225,8 @@ class ForgetPreviews(Group):
         ]
 
     async def _find_erased(self, connection: Connection, agent: int, target: ForgetTarget) -> _Target:
-        if target.conversation is not None:
-            return _Target(agent, target.conversation, [])
+        if target.conversation_row is not None:
+            return _Target(agent, target.conversation_row, [])
         ids = [await exchange_of(connection, agent, seq) for seq in target.messages]
         named = sorted({*target.exchanges, *(id for id in ids if id is not None)})
         return _Target(agent, _NO_CONVERSATION, named[:_LISTED_EXCHANGES])

@@ -127,8 +127,8 @@ class Imports(Group):
         if await _load_version(connection, agent.id) != writing.version and await _is_outdated(
             connection, agent, writing
         ):
-            conversation = writing.change.conversation if writing.done else None
-            writing = await _decide(connection, agent, writing.write, writing.done, conversation)
+            conversation_row = writing.change.conversation_row if writing.done else None
+            writing = await _decide(connection, agent, writing.write, writing.done, conversation_row)
         end = _end_of_part(writing)
         change = await _write_exchanges(connection, agent, writing, end)
         version = await _load_version(connection, agent.id)
@@ -246,18 +246,18 @@ async def _load_version(connection: Connection, agent: int) -> tuple[int, int, i
 
 
 async def _decide(
-    connection: Connection, agent: Agent, write: ImportWrite, done: int, conversation: int | None = None
+    connection: Connection, agent: Agent, write: ImportWrite, done: int, conversation_row: int | None = None
 ) -> ImportWriting:
     """Reads what is known of a conversation, and decides its changes.
 
     done: how many of its exchanges are written.
-    conversation: the row of the conversation in which these are; None: it is looked for.
+    conversation_row: of the conversation in which these are; None: it is looked for.
     """
     # Read first: what changes while the pool is read raises it.
     version = await _load_version(connection, agent.id)
-    if conversation is None:
-        conversation = await _find_conversation(connection, agent, write, done)
-    change = write.decide(await _load_pool(connection, agent, write, conversation))
+    if conversation_row is None:
+        conversation_row = await _find_conversation(connection, agent, write, done)
+    change = write.decide(await _load_pool(connection, agent, write, conversation_row))
     # Where less is stored than was written, the rest is written again.
     return ImportWriting(write, change, version, min(done, change.known))
 
@@ -279,25 +279,25 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
     questions = [message_key(each.inputs[-1]) for each in next_added]
     stored = await rows_of(connection, SQL["matched"], path_hashes, agent.id)
     stored += await rows_of(connection, SQL["unanswered"], questions, agent.id)
-    return any(exchanges.make_exchange(row).conversation == change.conversation for row in stored)
+    return any(exchanges.make_exchange(row).conversation_row == change.conversation_row for row in stored)
 
 
 async def _find_conversation(
     connection: Connection, agent: Agent, write: ImportWrite, done: int
 ) -> int | None:
     """Returns the conversation in which this import has written `done` exchanges, or else the one with the same id."""
-    conversation: int | None = None
+    conversation_row: int | None = None
     if done:
-        conversation = await connection.value(
+        conversation_row = await connection.value(
             SQL["begun"], (agent.id, write.path_hashes[done - 1], write.row)
         )
-    if conversation is None and write.key is not None:
-        conversation = await connection.value(exchanges.SQL["conversation_of"], (agent.id, write.key))
-    return conversation
+    if conversation_row is None and write.key is not None:
+        conversation_row = await connection.value(exchanges.SQL["conversation_of"], (agent.id, write.key))
+    return conversation_row
 
 
 async def _load_pool(
-    connection: Connection, agent: Agent, write: ImportWrite, conversation: int | None
+    connection: Connection, agent: Agent, write: ImportWrite, conversation_row: int | None
 ) -> ImportPool:
     rows = await rows_of(connection, SQL["matched"], write.path_hashes, agent.id)
     matched = [MatchedExchange(exchanges.make_exchange(row), *map(bool, row[-3:])) for row in rows]
@@ -306,7 +306,7 @@ async def _load_pool(
     )
     # At epoch 0 nothing was forgotten yet.
     tombs = await exchanges.find_tombs(connection, agent.id, write.atoms if agent.epoch else ())
-    return ImportPool(conversation, matched, unanswered, tombs)
+    return ImportPool(conversation_row, matched, unanswered, tombs)
 
 
 def _end_of_part(writing: ImportWriting) -> int:
@@ -333,16 +333,16 @@ async def _write_exchanges(
         return change
     for exchange in change.superseded:
         await exchanges.update_exchange(connection, agent.id, exchange)
-    conversation = change.conversation
-    if conversation is None:
-        conversation = (
+    conversation_row = change.conversation_row
+    if conversation_row is None:
+        conversation_row = (
             await exchanges.add_conversation(connection, agent.id, write.uid, write.key, write.at)
         ).id
     above = change.after
     if above is not None:
         await run_of(connection, exchanges.SQL["exchanges_continued"], [above.id], agent.id)
     for exchange in change.add[first - change.known : end - change.known]:
-        exchange = _place_after(replace(exchange, conversation=conversation), above)
+        exchange = _place_after(replace(exchange, conversation_row=conversation_row), above)
         added = await exchanges.add_exchange(connection, agent.id, exchange)
         exchange = replace(
             exchange,
@@ -350,18 +350,18 @@ async def _write_exchanges(
             seq=added.seq,
             gapless_from=exchange.gapless_from if exchange.seq == added.seq else added.seq,
         )
-        await _note_exchange(connection, write, exchange.id, conversation)
+        await _note_exchange(connection, write, exchange.id, conversation_row)
         if exchange.parent is None:
             await exchanges.add_marks(connection, agent.id, exchanges.PREFIX, write.prefixes, exchange.id)
         above = exchange
-    return replace(change, after=above, conversation=conversation, superseded=())
+    return replace(change, after=above, conversation_row=conversation_row, superseded=())
 
 
 async def _fill(connection: Connection, agent: Agent, write: ImportWrite, exchange: Exchange) -> None:
     """Gives an exchange of an undone import its words again."""
     await exchanges.update_exchange(connection, agent.id, exchange, is_whole=True)
     await connection.run(SQL["unstub"], (exchange.id,))
-    await _note_exchange(connection, write, exchange.id, exchange.conversation)
+    await _note_exchange(connection, write, exchange.id, exchange.conversation_row)
     if exchange.seq <= agent.indexed_seq:
         await exchanges.add_marks(connection, agent.id, "stale", (b"",), exchange.id)
 
@@ -383,7 +383,7 @@ def _place_after(exchange: Exchange, above: Exchange | None) -> Exchange:
 
 
 async def _note_exchange(
-    connection: Connection, write: ImportWrite, exchange: int, conversation: int
+    connection: Connection, write: ImportWrite, exchange: int, conversation_row: int
 ) -> None:
     """Notes that an exchange is from this import, so that the import can be undone."""
-    await connection.run(SQL["add"], ("exchange", exchange, write.row, conversation, int(write.learns)))
+    await connection.run(SQL["add"], ("exchange", exchange, write.row, conversation_row, int(write.learns)))

@@ -124,10 +124,10 @@ class MemoryPages(Group):
 
     @long_reads
     async def branches(
-        self, connection: Connection, agent: int, conversation: int, *, limit: int = 50
+        self, connection: Connection, agent: int, conversation_row: int, *, limit: int = 50
     ) -> list[Branch]:
         """Returns the branches of a conversation, those spoken in last first."""
-        rows = await connection.rows(SQL["branches"], (agent, conversation, _DEEPEST, limit))
+        rows = await connection.rows(SQL["branches"], (agent, conversation_row, _DEEPEST, limit))
         return [Branch(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
 
     exchange_of_message = reads(as_method(exchanges.exchange_of_message))
@@ -140,11 +140,11 @@ class MemoryPages(Group):
 
     @long_reads
     async def following(
-        self, connection: Connection, agent: int, exchange: int, conversation: int, *, steps: int
+        self, connection: Connection, agent: int, exchange: int, conversation_row: int, *, steps: int
     ) -> int | None:
         """Returns the exchange some steps after one of a conversation, or the last; None if there is no such one."""
         exchange_id: int | None = await connection.value(
-            SQL["following"], (agent, exchange, conversation, steps)
+            SQL["following"], (agent, exchange, conversation_row, steps)
         )
         return exchange_id
 

@@ -245,7 +245,7 @@ class SnapshotCache:
         """Drops the path ends of a plain turn's conversation, and returns the one that the turn continues."""
         parent_end = None
         for key, end in list(memory.path_ends.items()):
-            if end.exchange.conversation == exchange.conversation:
+            if end.exchange.conversation_row == exchange.conversation_row:
                 self._drop_path_end(memory, key)
                 if end.exchange.id == exchange.parent:
                     parent_end = end

@@ -194,8 +194,8 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     """Begins a step of an agent that is stored. Raises: as `StoredPaths.open`."""
     agent, exchange, rev = write.agent, write.exchange, write.rev
     await _lock_for_step(connection, write)
-    if write.conversation is None:
-        exchange = replace(exchange, conversation=await _begin_conversation(connection, write))
+    if write.conversation_row is None:
+        exchange = replace(exchange, conversation_row=await _begin_conversation(connection, write))
         rev = 0
     if write.adopts:
         await _adopt(connection, write, rules)
@@ -212,7 +212,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         await _refuse_step(connection, agent)
     await check_attempt(connection, write.job)
     await write_edits(connection, agent.id, write.edits, write.versions, write.now, write.reading)
-    run = await _begin_or_end_run(connection, write, exchange.conversation)
+    run = await _begin_or_end_run(connection, write, exchange.conversation_row)
     gapless_from = exchange.gapless_from if exchange.seq == added.seq else added.seq
     exchange = replace(exchange, id=added.id, seq=added.seq, gapless_from=gapless_from)
     return StepOpened(agent, exchange, rev + 1, section, run)
@@ -222,7 +222,7 @@ async def _lock_for_step(connection: Connection, write: StepOpen) -> None:
     """Locks what a step writes before its exchange: the statement that adds this locks the agent itself."""
     if write.edits.writes or write.adopts or write.reading is not None:
         await connection.lock_sharers(write.agent.id, *_read_memories(write.reading))
-    elif write.conversation is None or write.abandoned is not None or write.replaced is not None:
+    elif write.conversation_row is None or write.abandoned is not None or write.replaced is not None:
         await connection.lock(write.agent.id)
 
 
@@ -233,11 +233,11 @@ async def _abandon(connection: Connection, agent: int, exchange: Exchange) -> No
         raise WriteConflict("the step before was ended by its own process meanwhile")
 
 
-async def _begin_or_end_run(connection: Connection, write: StepOpen, conversation: int) -> Run | None:
+async def _begin_or_end_run(connection: Connection, write: StepOpen, conversation_row: int) -> Run | None:
     """Begins the run of a step, ends it, or both. Returns it as it is then; None if the step does neither."""
     run = None
     if write.run is not None:
-        draft = replace(write.run, agent=write.agent.id, conversation=conversation)
+        draft = replace(write.run, agent=write.agent.id, conversation_row=conversation_row)
         run = await _begin_run(connection, draft, write)
     if write.end is not None:
         run = await _end_run(connection, write.end if run is None else replace(write.end, run=run.id))
@@ -247,17 +247,17 @@ async def _begin_or_end_run(connection: Connection, write: StepOpen, conversatio
 async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
     """Begins the conversation of a step. Raises: WriteConflict if it is there."""
     begun = (write.agent.id, write.uid, write.key, write.now, write.now)
-    conversation = await connection.value(SQL["begin"], begun)
-    if conversation is None:
+    conversation_row = await connection.value(SQL["begin"], begun)
+    if conversation_row is None:
         raise WriteConflict("the conversation was begun by another request meanwhile")
-    return int(conversation)
+    return int(conversation_row)
 
 
 async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
     """Turns a client conversation into a stored one with this path. Raises: WriteConflict if it was moved."""
     agent, exchange = write.agent.id, write.exchange
     if not await connection.run(
-        SQL["adopt"], (exchange.parent or -1, exchange.conversation, agent, write.rev)
+        SQL["adopt"], (exchange.parent or -1, exchange.conversation_row, agent, write.rev)
     ):
         raise WriteConflict("the conversation was moved by another request meanwhile")
     for each in write.continued:

@@ -22,12 +22,12 @@ class Summaries(Group):
 
     @reads
     async def of_conversation(
-        self, connection: Connection, agent: int, conversation: int, limit: int = 16
+        self, connection: Connection, agent: int, conversation_row: int, limit: int = 16
     ) -> list[Summary]:
         """Returns the summaries of a conversation on any branch, those of the deepest exchanges first."""
         return [
             _summary(row)
-            for row in await connection.rows(SQL["of_conversation"], (agent, conversation, limit))
+            for row in await connection.rows(SQL["of_conversation"], (agent, conversation_row, limit))
         ]
 
     @reads

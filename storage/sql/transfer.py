@@ -483,8 +483,8 @@ async def _put_conversation(connection: Connection, agent: Agent, fields: dict[s
 
 
 async def _put_run(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    conversation = await _find_row(connection, agent.id, "conversation", fields["conversation"])
-    await put_run(connection, agent.id, fields, fields["uid"], conversation)
+    conversation_row = await _find_row(connection, agent.id, "conversation", fields["conversation"])
+    await put_run(connection, agent.id, fields, fields["uid"], conversation_row)
 
 
 async def _put_step(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
@@ -617,12 +617,12 @@ async def _rows_by_seq(
 async def _put_exchange(connection: Connection, agent: int, record: TransferRecord) -> None:
     exchange, values = record.exchange, record.values
     assert exchange is not None
-    conversation = await _find_row(connection, agent, "conversation", values["conversation"])
+    conversation_row = await _find_row(connection, agent, "conversation", values["conversation"])
     ids = await _rows_by_seq(connection, agent, (values["parent"], values["prior"]))
     exchange = replace(
-        exchange, conversation=conversation, parent=ids[values["parent"]], prior=ids[values["prior"]]
+        exchange, conversation_row=conversation_row, parent=ids[values["parent"]], prior=ids[values["prior"]]
     )
     id = await exchanges.add_numbered_exchange(connection, agent, exchange)
     if exchange.parent is not None:
-        await note_fork(connection, agent, conversation, exchange.parent)
+        await note_fork(connection, agent, conversation_row, exchange.parent)
     await exchanges.add_marks(connection, agent, exchanges.PREFIX, values.get("prefixes", ()), id)

@@ -187,13 +187,13 @@ async def _find_or_make_definition(
 
 
 async def put_run(
-    connection: Connection, agent: int, record: Mapping[str, Any], uid: str, conversation: int
+    connection: Connection, agent: int, record: Mapping[str, Any], uid: str, conversation_row: int
 ) -> None:
     """Adds a run. One that had not ended when it was exported has failed here."""
     is_over = record["state"] in _END_STATES
     state, stop = (RunState(record["state"]), record["stop"]) if is_over else (RunState.FAILED, "error")
     values = (
-        agent, uid, conversation, state, stop, int(record["depth"]), int(record["background"]),
+        agent, uid, conversation_row, state, stop, int(record["depth"]), int(record["background"]),
         float(record["created"]), record["begun"], record["ended"] if is_over else record["created"],
     )  # fmt: skip
     await connection.run(SQL["run_put"], values)

@@ -54,7 +54,7 @@ _SUPERSEDED_S = 86_400.0
 class DueConversation(NamedTuple):
     """A conversation with pending edits."""
 
-    conversation: int
+    conversation_row: int
     agent: int
     is_named: bool
     last_at: float
@@ -134,9 +134,13 @@ class Turns(Group):
         return await exchanges.load_section(connection, agent.id, section)
 
     @reads
-    async def conversation_uid(self, connection: Connection, agent: Agent, conversation: int) -> str | None:
+    async def conversation_uid(
+        self, connection: Connection, agent: Agent, conversation_row: int
+    ) -> str | None:
         """Returns the public name of a conversation; None where it is gone."""
-        uid: str | None = await connection.value(exchanges.SQL["conversation_uid"], (conversation, agent.id))
+        uid: str | None = await connection.value(
+            exchanges.SQL["conversation_uid"], (conversation_row, agent.id)
+        )
         return uid
 
     @reads
@@ -188,7 +192,7 @@ class Turns(Group):
     async def settle(
         self,
         connection: Connection,
-        conversation: int,
+        conversation_row: int,
         agent: int,
         last_at: float,
         now: float,
@@ -200,15 +204,15 @@ class Turns(Group):
         await connection.lock_sharers(agent)
         if await load_agent(connection, agent) is None:
             return  # it is being forgotten
-        if await connection.row(exchanges.SQL["unmerged"], (conversation, agent)) is not None:
+        if await connection.row(exchanges.SQL["unmerged"], (conversation_row, agent)) is not None:
             # The rules that confirm look up no key and no tombstone: the conversation is all that they need.
-            pool = Pool(await exchanges.load_pool(connection, agent, Probes(None), conversation), None)
+            pool = Pool(await exchanges.load_pool(connection, agent, Probes(None), conversation_row), None)
             change = await _decide(connection, agent, pool, decide)
             for other in change.others:
                 await exchanges.update_exchange(connection, agent, other)
             await merge_edits(connection, agent, change.merge, self._rules, at)
-        await connection.run(exchanges.SQL["ops_expire"], (agent, conversation, now - _SUPERSEDED_S))
-        await connection.run(exchanges.SQL["settled"], (conversation, at, last_at, agent))
+        await connection.run(exchanges.SQL["ops_expire"], (agent, conversation_row, now - _SUPERSEDED_S))
+        await connection.run(exchanges.SQL["settled"], (conversation_row, at, last_at, agent))
 
 
 def _write_bytes(write: TurnWrite) -> int:
@@ -233,11 +237,11 @@ async def _load_pool(
     row = None
     if probes.key is not None:
         row = await connection.row(exchanges.SQL["conversation_of"], (agent.id, probes.key))
-    conversation, last_at = (None, 0.0) if row is None else row
-    pool = await exchanges.load_pool(connection, agent.id, probes, conversation or planned, since)
+    conversation_row, last_at = (None, 0.0) if row is None else row
+    pool = await exchanges.load_pool(connection, agent.id, probes, conversation_row or planned, since)
     # At epoch 0 nothing was forgotten yet.
     tombs = await exchanges.find_tombs(connection, agent.id, probes.maybe_tombs if agent.epoch else ())
-    return Pool(pool, conversation, last_at, tombs=tombs)
+    return Pool(pool, conversation_row, last_at, tombs=tombs)
 
 
 async def _decide(connection: Connection, agent: int, pool: Pool, decide: Callable[[Pool], Change]) -> Change:
@@ -273,7 +277,7 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
     return Committed(
         agent,
         exchange.id,
-        exchange.conversation,
+        exchange.conversation_row,
         is_plain=False,
         section=section,
         seq=exchange.seq if is_added else 0,
@@ -310,7 +314,7 @@ async def _commit_plain(
     return Committed(
         agent,
         added.id,
-        exchange.conversation,
+        exchange.conversation_row,
         is_plain=True,
         section=section,
         seq=added.seq,
@@ -348,7 +352,7 @@ async def _resolve_change(
         if is_as_planned and write.change is not None:
             return _ResolvedChange(write.change, indexed)
     # Another turn was faster: the rules decide on the tree as it is in this transaction.
-    planned = write.plain.exchange.conversation if write.plain else None
+    planned = write.plain.exchange.conversation_row if write.plain else None
     pool = await _load_pool(connection, agent, write.probes(), planned=planned, since=write.planned_at[0])
     return _ResolvedChange(await _decide(connection, agent.id, pool, write.decide), indexed)
 
@@ -377,11 +381,11 @@ async def _write_change(
     # New exchanges and conversations have ids below 1.
     is_added = not exchange.is_stored
     begun: Conversation | None = None
-    if is_added and exchange.conversation <= 0:
+    if is_added and exchange.conversation_row <= 0:
         begun = await exchanges.add_conversation(connection, agent, write.uid, write.key, write.now)
     # A copy, since the transaction may run twice.
     exchange = replace(
-        exchange, section=section, conversation=exchange.conversation if begun is None else begun.id
+        exchange, section=section, conversation_row=exchange.conversation_row if begun is None else begun.id
     )
     if is_added:
         id, seq, matches_prefix = await exchanges.add_exchange(connection, agent, exchange, recall)
@@ -400,7 +404,9 @@ async def _write_change(
     await run_of(connection, exchanges.SQL["exchanges_continued"], change.continued, agent)
     # An exchange that is added has moved its conversation already.
     if not is_added or change.others or change.continued:
-        await connection.run(exchanges.SQL["conversation_moved"], (write.now, exchange.conversation, agent))
+        await connection.run(
+            exchanges.SQL["conversation_moved"], (write.now, exchange.conversation_row, agent)
+        )
     # A turn off the record has no edits. Edits that were merged before the turn was asked again stay.
     if exchange.edits and (not exchange.merged or exchange.id in change.merge):
         for op in write.ops:

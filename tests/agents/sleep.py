@@ -157,7 +157,7 @@ class SleepWorld:
             for n in range(count):
                 if n:
                     last = writer.opened.exchange
-                    found = Conversation(last.conversation, "", "default", writer.opened.rev, last.id)
+                    found = Conversation(last.conversation_row, "", "default", writer.opened.rev, last.id)
                     own = ConversationPath(
                         MemorySnapshot(conversation=found, section=writer.opened.section), (last,)
                     )

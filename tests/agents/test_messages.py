@@ -135,7 +135,7 @@ async def test_a_message_says_its_run_and_what_waits_at_the_end(
     asked = assistant(None, call("c9", "pay", "{}"))
     await ann.say([user("Pay.")], asked, "a")
     (e,) = await ann.rows()
-    run = await put_run(store, Run(0, "r1", ann.agent.id, e.conversation, RunState.RUNNING, 1.0))
+    run = await put_run(store, Run(0, "r1", ann.agent.id, e.conversation_row, RunState.RUNNING, 1.0))
     step = RunStep(
         e.id,
         ann.agent.id,
@@ -340,7 +340,7 @@ async def test_a_reset_conversation_is_empty_and_what_was_learned_stays(
         await add_fact(connection, ann.agent, fact, 1.0)
 
     await store.database.write(learn)
-    run = await put_run(store, Run(0, "r1", ann.agent.id, e.conversation, RunState.RUNNING, 1.0))
+    run = await put_run(store, Run(0, "r1", ann.agent.id, e.conversation_row, RunState.RUNNING, 1.0))
     await messages.reset(ann.agent)
     data = bytes_in(tmp_path)
     left = [word for word in ("one", "two", "saved", "learned") if f"zq{word}x".encode() in data]

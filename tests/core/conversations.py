@@ -233,12 +233,12 @@ class Memory:
     verified: dict[int, Verified] = field(default_factory=dict, repr=False)
 
     def is_named(self, e: Exchange) -> bool:
-        return e.conversation in self.keys.values()
+        return e.conversation_row in self.keys.values()
 
     def found(self, key: str | None) -> list[Exchange]:
         """Returns the records of a named conversation, else all that are found by the messages."""
         if key is not None:
-            return [e for e in self.records.values() if e.conversation == self.keys.get(key)]
+            return [e for e in self.records.values() if e.conversation_row == self.keys.get(key)]
         return [e for e in self.records.values() if not self.is_named(e)]
 
     def ask(self, key: str | None, rules: Callable[[Tree], T]) -> tuple[Tree, T]:
@@ -257,7 +257,7 @@ class Memory:
 
     def write(self, request: Request, tree: Tree, e: Exchange, new_edits: Sequence[str], now: float) -> None:
         if request.key is not None:
-            self.keys.setdefault(request.key, e.conversation)
+            self.keys.setdefault(request.key, e.conversation_row)
         is_repeated = e.id in self.records
         for x in list(tree.changed):
             self.records[x] = self._with_content(tree.by_id[x])
@@ -331,7 +331,7 @@ def check_columns(
     for e in sorted(tree, key=lambda e: e.depth):
         is_told = any(k.ends_with_user and k.ended is not None for k in tree.children(e))
         assert e.continued == continued[e.id] or (is_told and not e.continued), f"carried of {e.id}"
-        assert e.active == tree.is_active(e, is_named=e.conversation in names), f"active of {e.id}"
+        assert e.active == tree.is_active(e, is_named=e.conversation_row in names), f"active of {e.id}"
         parent = tree.parent(e)
         before, above = verified.get(e.id), None if parent is None else verified[parent.id]
         if before is None or before.record is not e or before.above is not above:
@@ -342,7 +342,7 @@ def check_columns(
 def _check_path(e: Exchange, tree: Tree, hasher: MessageHasher) -> None:
     """Checks the columns that follow from a record and those above it."""
     parent, elements = tree.parent(e), tree.elements(tree.parent(e))
-    assert parent is None or parent.conversation == e.conversation
+    assert parent is None or parent.conversation_row == e.conversation_row
     assert e.depth == (parent.depth + 1 if parent else 0)
     assert e.offset == sum(len(el.atoms) for el in elements), f"offset of {e.id}"
     assert e.length == len(e.inputs) + 1 + (parent.length if parent else 0), f"length of {e.id}"
@@ -466,7 +466,7 @@ class World:
             return request
         memory = self.memory(request.who, request.key)
         if request.key is not None and plan.match.match_point is None:
-            plan = request.plan = replace(plan, conversation=memory.keys.get(request.key))
+            plan = request.plan = replace(plan, conversation_row=memory.keys.get(request.key))
         ours = frozenset(
             c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
@@ -550,7 +550,7 @@ class World:
             line = f"{indent}{_state(tree, e)}: {_content(tree, e)}"
             return [line] + [below for kid in tree.children(e) for below in draw(kid, indent + "  ")]
 
-        seen = dict.fromkeys(e.conversation for e in tree)
+        seen = dict.fromkeys(e.conversation_row for e in tree)
         drawn = [[line for e in tree.roots(c) for line in draw(e, "")] for c in seen]
         return "\n--\n".join("\n".join(lines) for lines in drawn)
 
@@ -574,7 +574,7 @@ class World:
     def _shown(self, tree: Tree, e: Exchange) -> list[str]:
         prefix = e.inputs[: e.prefix_length]
         is_shared = any(
-            x.conversation != e.conversation
+            x.conversation_row != e.conversation_row
             and x.parent is None
             and x.prefix_length
             and x.inputs[: e.prefix_length] == prefix

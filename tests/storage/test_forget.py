@@ -347,7 +347,7 @@ async def test_another_conversation_that_begins_with_it_does_not_keep_it_either(
     history = await talk(alice, [f"n{i}n" for i in range(40)], "c1", size=2)
     agent = alice.agent
     conversation = await store.forgetting.find_conversation(agent.id, "c1")
-    await forget(store, agent, ForgetTarget(conversation=conversation))
+    await forget(store, agent, ForgetTarget(conversation_row=conversation))
     marks = [f"n{i}n{who}" for i in range(40) for who in "ua"]
     assert left(holds, *marks) == []
     for key in ("c2", None):
@@ -684,7 +684,7 @@ async def test_another_agents_ids_do_nothing(store: Store, holds: Holds) -> None
     await talk(bob, ["two"], "c1")
     before = await alice.rows()
     mine = await store.forgetting.find_conversation(alice.agent.id, "c1")
-    target = ForgetTarget(exchanges=[e.id for e in before], conversation=mine, messages=[900])
+    target = ForgetTarget(exchanges=[e.id for e in before], conversation_row=mine, messages=[900])
     await forget(store, bob.agent, target)
     assert await alice.rows() == before
     assert left(holds, "oneu", "twou") == ["oneu", "twou"]
@@ -746,7 +746,7 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
         assert left(holds, *marks)
         conversation = await store.forgetting.find_conversation(agent.id, key)
         assert conversation
-        await forget(store, agent, ForgetTarget(conversation=conversation))
+        await forget(store, agent, ForgetTarget(conversation_row=conversation))
         assert left(holds, *marks) == []
 
 
@@ -762,7 +762,9 @@ async def test_a_reset_keeps_its_memory_while_something_else_is_forgotten(open_s
     await save_passage(store, alice.agent.id, "A boat.", at=5.0, sources=[sailing.id])
     conversation = await store.forgetting.find_conversation(alice.agent.id, "c1")
     forgetting = store.forgetting
-    reset = await forgetting.begin(alice.agent.id, ForgetTarget(conversation=conversation, keeps_memory=True))
+    reset = await forgetting.begin(
+        alice.agent.id, ForgetTarget(conversation_row=conversation, keeps_memory=True)
+    )
     for _ in range(2):
         await forgetting.run(reset, until=lambda: True)
     assert (await alice.rows())[0].state is State.FORGOTTEN
@@ -809,7 +811,7 @@ async def test_parallel_forgettings_remove_their_own_and_no_more(
     for n, e in turns.items():
         await save_passage(store, alice.agent.id, words(f"{n}p"), at=5.0, sources=[e.id])
     conversation = await store.forgetting.find_conversation(alice.agent.id, "c0")
-    targets = [ForgetTarget(conversation=conversation)]
+    targets = [ForgetTarget(conversation_row=conversation)]
     targets += [ForgetTarget(exchanges=[turns[named[0]].id])]
     targets += [ForgetTarget(messages=[turns[named[1]].seq, turns[named[1]].seq + 1])]
     targets += [ForgetTarget(facts=[seqs[f"zq{n}ex"]]) for n in quoted]
@@ -845,7 +847,7 @@ async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenSt
     await talk(alice, [f"n{i}n" for i in range(100)], "c1", size=3)
     agent = alice.agent
     conversation = await store.forgetting.find_conversation(agent.id, "c1")
-    id = await store.forgetting.begin(agent.id, ForgetTarget(conversation=conversation))
+    id = await store.forgetting.begin(agent.id, ForgetTarget(conversation_row=conversation))
     assert not await store.forgetting.run(id, until=lambda: True)
     states = {e.state for e in await alice.rows()}
     assert states == {State.FINISHED, State.FORGOTTEN}
@@ -974,7 +976,7 @@ async def test_a_preview_counts_the_facts_and_versions_that_go(
         )
         (block,) = await store.blocks.load(alice.agent.id)
     conversation = await store.forgetting.find_conversation(alice.agent.id, "talk")
-    target = ForgetTarget(conversation=conversation)
+    target = ForgetTarget(conversation_row=conversation)
     found = await store.forget_previews.counts(alice.agent.id, target, 4)
     assert (found.counts.facts, found.counts.versions, found.remade) == (4, 4, 0)
     assert [each.text for each in found.facts] == ["Fact 6.", "Fact 5.", "Fact 4.", "Fact 3."]
@@ -1002,7 +1004,9 @@ async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, h
         "default", DefinitionKind.CONVERSATION, "c1", {"summary": "zqsumx"}, "zqtitlex", agent.id
     )
     await store.database.write(lambda c: put_definition(c, draft, at=3.0))
-    run = await put_run(store, Run(0, "r1", agent.id, e.conversation, RunState.RUNNING, 1.0, otid=b"zqotidx"))
+    run = await put_run(
+        store, Run(0, "r1", agent.id, e.conversation_row, RunState.RUNNING, 1.0, otid=b"zqotidx")
+    )
     for kind_of_text in ("request", "call", "result", "event"):
         await store.run_texts.add_text(agent.id, run.id, kind_of_text, 0, f"zq{kind_of_text}x".encode())
     step = RunStep(e.id, agent.id, run.id, 1, 1.0, waiting={"zqcallidx": "client"})
@@ -1118,13 +1122,15 @@ async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, 
     await talk(alice, ["one"], "c1")
     (e,) = await alice.rows()
     await rows(store, "UPDATE conversations SET tip = ?", (e.id,))
-    run = await put_run(store, Run(0, "r1", alice.agent.id, e.conversation, RunState.RUNNING, 1.0))
+    run = await put_run(store, Run(0, "r1", alice.agent.id, e.conversation_row, RunState.RUNNING, 1.0))
     step = RunStep(e.id, alice.agent.id, run.id, 1, 1.0, stop="requires_approval", waiting={"c": "approval"})
     await put_step(store, step)
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq]))
-    assert await store.runs.load_waiting_step(alice.agent.id, e.conversation) is not None, "the reply stands"
+    assert await store.runs.load_waiting_step(alice.agent.id, e.conversation_row) is not None, (
+        "the reply stands"
+    )
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))
-    assert await store.runs.load_waiting_step(alice.agent.id, e.conversation) is None
+    assert await store.runs.load_waiting_step(alice.agent.id, e.conversation_row) is None
 
 
 async def test_what_a_tool_answers_when_the_memory_is_gone_is_not_stored(
@@ -1132,7 +1138,7 @@ async def test_what_a_tool_answers_when_the_memory_is_gone_is_not_stored(
 ) -> None:
     await talk(alice, ["one"], "c1")
     (e,) = await alice.rows()
-    run = await put_run(store, Run(0, "r1", alice.agent.id, e.conversation, RunState.RUNNING, 1.0))
+    run = await put_run(store, Run(0, "r1", alice.agent.id, e.conversation_row, RunState.RUNNING, 1.0))
     assert await store.run_texts.add_text(alice.agent.id, run.id, "call", 1, b"zqcallx")
     assert not await store.run_texts.add_text(alice.agent.id, run.id, "call", 1, b"zqagainx")
     await forget(store, alice.agent, ForgetTarget(is_all=True))

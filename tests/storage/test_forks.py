@@ -34,7 +34,7 @@ class Talk:
 
     async def fork(self, of: Exchange, uid: str, **options: Any) -> None:
         agent = self.writer.agent
-        await self.store.conversations.fork(agent, of.conversation, uid, {}, at=500.0, **options)
+        await self.store.conversations.fork(agent, of.conversation_row, uid, {}, at=500.0, **options)
 
     async def path(self, name: str) -> list[str]:
         own = await self.writer.read(name)
@@ -75,9 +75,9 @@ async def test_the_past_of_a_fork_stands_in_all_conversations_above_it(talk: Tal
     found = await rows(
         talk.store, "SELECT conversation, origin, seq FROM forks ORDER BY conversation, origin"
     )
-    a, (b, c) = three.conversation, (three.conversation + 1, three.conversation + 2)
+    a, (b, c) = three.conversation_row, (three.conversation_row + 1, three.conversation_row + 2)
     first, last = one.seq + 1, three.seq + 1
-    default = two.conversation
+    default = two.conversation_row
     assert found == [(a, default, first), (b, default, first), (b, a, last), (c, default, first)]
 
 
@@ -96,7 +96,7 @@ async def test_who_planned_on_a_clients_conversation_plans_again(talk: Talk) -> 
     (e,) = await speaker.rows()
     before = "SELECT rev, tip FROM conversations ORDER BY id LIMIT 1"
     ((rev, last),) = await rows(talk.store, before)
-    await talk.store.conversations.fork(speaker.agent, e.conversation, UIDS[0], {}, at=2.0)
+    await talk.store.conversations.fork(speaker.agent, e.conversation_row, UIDS[0], {}, at=2.0)
     assert await rows(talk.store, before) == [(rev + 1, last)]
     assert [x.continued for x in await speaker.rows() if x.id == e.id] == [True]
 
@@ -188,7 +188,7 @@ async def test_a_source_or_a_message_that_is_gone_is_not_forked(talk: Talk) -> N
     one = await talk.say("one")
     two = await talk.say("two")
     with pytest.raises(NotFound):
-        await talk.fork(replace(one, conversation=99), UIDS[0])
+        await talk.fork(replace(one, conversation_row=99), UIDS[0])
     await talk.fork(one, UIDS[0], upto=one.seq + 1)
     with pytest.raises(NotFound):
         await talk.fork(two, UIDS[1], upto=two.seq + 10)
@@ -196,4 +196,4 @@ async def test_a_source_or_a_message_that_is_gone_is_not_forked(talk: Talk) -> N
         await talk.fork(one, UIDS[0])
     (fork,) = await rows(talk.store, "SELECT conversation FROM forks")
     with pytest.raises(NotFound):
-        await talk.fork(replace(one, conversation=fork[0]), UIDS[1], upto=two.seq + 1)
+        await talk.fork(replace(one, conversation_row=fork[0]), UIDS[1], upto=two.seq + 1)

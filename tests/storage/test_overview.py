@@ -70,14 +70,14 @@ async def test_what_was_forgotten_or_off_the_record_is_not_listed(store: Store) 
     off = await alice.begin([user("Five.")], "c3", MemoryUse.OFF)
     await alice.end(off, [assistant("Six.")])
     c1 = await store.forgetting.find_conversation(alice.agent.id, "c1")
-    await forget(store, alice.agent.id, ForgetTarget(conversation=c1))
+    await forget(store, alice.agent.id, ForgetTarget(conversation_row=c1))
     listed, _ = await store.overview.conversations("default", None, ALICE.subject)
     assert [(c.key, c.retained.messages) for c in listed] == [("c2", 2)]
     (memory,) = await store.overview.memories("default")
     assert (memory.retained.conversations, memory.retained.messages) == (1, 2)
     assert await store.overview.count_messages(alice.agent.id) == 2
     c2 = await store.forgetting.find_conversation(alice.agent.id, "c2")
-    await forget(store, alice.agent.id, ForgetTarget(conversation=c2))
+    await forget(store, alice.agent.id, ForgetTarget(conversation_row=c2))
     (memory,) = await store.overview.memories("default")
     assert memory.retained == Retained()
     assert await store.overview.count_messages(alice.agent.id) == 0
@@ -91,7 +91,7 @@ async def test_what_was_forgotten_alone_counts_nowhere(store: Store) -> None:
     await alice.say(said, assistant("Four."), "c1")
     agent = alice.agent.id
     talk = await store.forgetting.find_conversation(agent, "c1")
-    conversation = ForgetTarget(conversation=talk)
+    conversation = ForgetTarget(conversation_row=talk)
 
     async def counted() -> set[int]:
         listed, _ = await store.overview.conversations("default", None, ALICE.subject)
@@ -133,5 +133,5 @@ async def test_what_was_forgotten_does_not_count_when_it_is_sent_again(store: St
     assert sorted((each.key, each.retained.messages) for each in listed) == [("c1", 1), ("c2", 2)]
     assert (await store.overview.recorded_size(alice.agent.id)).messages == 3
     c2 = await store.forgetting.find_conversation(alice.agent.id, "c2")
-    await forget(store, alice.agent.id, ForgetTarget(conversation=c2))
+    await forget(store, alice.agent.id, ForgetTarget(conversation_row=c2))
     assert (await store.overview.recorded_size(alice.agent.id)).messages == 1

@@ -90,7 +90,7 @@ async def test_the_same_send_is_one_run_until_another_takes_its_place(store: Sto
 async def test_a_response_of_which_an_upstream_gave_the_id_before_is_refused(
     store: Store, draft: Run
 ) -> None:
-    response = replace(draft, conversation=0, otid=None)
+    response = replace(draft, conversation_row=0, otid=None)
     await store.responses.note(response, b"first", 0)
     with pytest.raises(WriteConflict, match="there is a run 'r1' already"):
         await store.responses.note(response, b"second", 0)
@@ -193,7 +193,7 @@ async def test_lists_by_page_and_filter_stay_within_the_project(
     for n in range(6):
         await put_run(store, replace(draft, uid=f"a{n}", otid=None, background=n % 2 == 0))
     for agent, conversation, uid in ((bob.id, 77, "b"), (other.id, 78, "o")):
-        await put_run(store, replace(draft, agent=agent, conversation=conversation, uid=uid, otid=None))
+        await put_run(store, replace(draft, agent=agent, conversation_row=conversation, uid=uid, otid=None))
     last = (await store.runs.get("default", "a5")).run
     await store.runs.end_run(last.agent, last.id, RunState.COMPLETED, "end_turn", 9.0)
 
@@ -210,7 +210,7 @@ async def test_lists_by_page_and_filter_stay_within_the_project(
     assert await listed(agent=alice.agent.id, background=True) == "a4 a2 a0"
     assert await listed(agent=other.id) == "", "another project's agent"
     assert await listed(states=(RunState.COMPLETED,)) == await listed(stop="end_turn") == "a5"
-    assert await listed(conversation=77) == "b"
+    assert await listed(conversation_row=77) == "b"
     (entry,) = await store.runs.list_runs("default", RunFilter(agent=bob.id), Page())
     assert (entry.agent_uid, entry.conversation_uid, entry.key) == (bob.uid, "conv 77", "default")
     with pytest.raises(NotFound):
@@ -282,15 +282,15 @@ async def test_a_run_is_accepted_with_its_request_and_its_job(store: Store, draf
 async def test_a_run_is_accepted_into_a_conversation_that_begins_with_it(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
-    wanted = RunAccept(replace(draft, conversation=0), b"{}", key="default", uid="d" * 32)
+    wanted = RunAccept(replace(draft, conversation_row=0), b"{}", key="default", uid="d" * 32)
     run = await store.runs.accept_run(wanted)
     found = await store.stored_paths.conversation(alice.agent, "default")
     assert found is not None
-    assert (found.id, found.uid, found.last_exchange) == (run.conversation, "d" * 32, -1)
+    assert (found.id, found.uid, found.last_exchange) == (run.conversation_row, "d" * 32, -1)
     other = await store.runs.accept_run(
         replace(wanted, run=replace(wanted.run, uid="r2", otid=None), uid="e" * 32)
     )
-    assert other.conversation == run.conversation
+    assert other.conversation_row == run.conversation_row
 
 
 async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
@@ -342,7 +342,7 @@ async def test_records_of_calls_are_retained_as_long_as_their_conversation_ends_
 async def test_the_names_of_the_turns_of_a_response_stay_as_long_as_its_run(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
-    run = await put_run(store, replace(draft, conversation=0))
+    run = await put_run(store, replace(draft, conversation_row=0))
     assert await store.responses.note_turn(run.agent, run.id, b"first")
     assert await store.responses.note_turn(run.agent, run.id, b"second")
     await store.forgetting.forget(run.agent, ForgetTarget(messages=[0]))

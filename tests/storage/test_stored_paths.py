@@ -92,7 +92,7 @@ class Writer:
         return await self._open(
             replace(
                 write,
-                conversation=None if found is None else found.id,
+                conversation_row=None if found is None else found.id,
                 rev=0 if found is None else found.rev,
                 run=run,
                 section=own.snapshot.section or SentSection(0, "section", {"blocks": {}}),
@@ -107,9 +107,9 @@ class Writer:
         write = self.planned(
             ConversationPath(MemorySnapshot(), (before.exchange,)), before.exchange, messages, None
         )
-        conversation, rev = before.exchange.conversation, before.rev
+        conversation, rev = before.exchange.conversation_row, before.rev
         return await self._open(
-            replace(write, conversation=conversation, rev=rev, section=before.section, **more)
+            replace(write, conversation_row=conversation, rev=rev, section=before.section, **more)
         )
 
     def planned(
@@ -123,7 +123,7 @@ class Writer:
         query = Query(
             listing, True, MemoryUse.ON, self.now, IDLE_S, kind=ConversationKind.AGENT, model="up/m"
         )
-        plan = plan_step(Tree(own.path), query, last, None if last is None else last.conversation)
+        plan = plan_step(Tree(own.path), query, last, None if last is None else last.conversation_row)
         e = open_step(plan, {}, evicted)
         return StepOpen(self.agent, "default", uuid.uuid4().hex, None, 0, self.now, e)
 
@@ -216,7 +216,9 @@ async def long_path(writer: Writer, steps: int) -> None:
                 ConversationPath(MemorySnapshot(), path), path[-1], [user(f"Message {n}")], evicted
             )
             run = Run(0, uuid.uuid4().hex, 0, 0, RunState.RUNNING, 100.0, begun=100.0)
-            opening = replace(planned, conversation=conversation, rev=rev + n - 1, run=run, section=section)
+            opening = replace(
+                planned, conversation_row=conversation, rev=rev + n - 1, run=run, section=section
+            )
             opened = await stored_paths.open_step(connection, opening, RULES)
             assert opened.run is not None
             e = finish_step(
@@ -269,7 +271,7 @@ async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
     assert own.path[1].parent == own.path[0].id
     assert own.path[1].offset == end_offset(own.path[0])
     assert [(x.seq, x.gapless_from) for x in own.path] == [(1, 1), (3, 1)]
-    run = await writer.store.runs.find_newest_run(writer.agent.id, own.path[0].conversation)
+    run = await writer.store.runs.find_newest_run(writer.agent.id, own.path[0].conversation_row)
     assert run is not None
     assert (run.state, run.stop, run.steps) == (RunState.COMPLETED, "end_turn", 2)
     assert run.counts == TokenCounts(14, 6)
@@ -280,7 +282,7 @@ async def test_the_message_is_there_before_the_reply(writer: Writer) -> None:
     own = await writer.read()
     assert own.path[-1].state is State.OPEN
     assert b"Are you there?" in (own.path[-1].input or b"")
-    run = await writer.store.runs.find_newest_run(writer.agent.id, own.path[0].conversation)
+    run = await writer.store.runs.find_newest_run(writer.agent.id, own.path[0].conversation_row)
     assert run is not None
     assert run.state is RunState.RUNNING
 
@@ -469,7 +471,7 @@ async def test_a_run_ends_after_a_step_that_is_written_already(writer: Writer) -
         )
     )
     assert (ended.state, ended.stop) == (RunState.COMPLETED, "requires_approval")
-    step = await writer.store.runs.load_waiting_step(writer.agent.id, e.conversation)
+    step = await writer.store.runs.load_waiting_step(writer.agent.id, e.conversation_row)
     assert step is not None
     assert (step.waiting, step.stop) == ({"1": "client"}, "requires_approval")
     (text,) = await writer.store.run_texts.load_texts(writer.agent.id, run, "result")
@@ -499,7 +501,7 @@ async def test_what_calls_of_a_forgotten_reply_have_made_is_not_written(writer: 
     with pytest.raises(Stale):
         await writer.store.stored_paths.end(end)
     assert [b.value for b in (await writer.read()).snapshot.blocks] == [""]
-    assert await writer.store.runs.load_waiting_step(writer.agent.id, e.conversation) is None
+    assert await writer.store.runs.load_waiting_step(writer.agent.id, e.conversation_row) is None
     assert await writer.store.run_texts.load_texts(writer.agent.id, end.run, "result") == ()
 
 

@@ -270,7 +270,7 @@ async def test_of_two_plain_turns_at_once_the_second_is_weighed_again(
     assert len(decided) == 1
     assert [e.active for e in await alice.rows()] == [True] * 4
     assert [e.parent for e in await alice.rows()] == [None, 1, 2, 2]
-    assert {e.conversation for e in await alice.rows()} == {ends[0].conversation}
+    assert {e.conversation_row for e in await alice.rows()} == {ends[0].conversation_row}
 
 
 async def test_of_a_growing_message_that_was_planned_twice_the_longer_stands(alice: Speaker) -> None:
@@ -285,7 +285,7 @@ async def test_two_first_turns_of_a_new_user_meet_in_one_memory(alice: Speaker) 
     turns = [await alice.begin([user(f"fact {k}")], "c1") for k in range(2)]
     ends = [await alice.end(turn, [assistant(f"r{k}")]) for k, turn in enumerate(turns)]
     assert ends[0].agent.id == ends[1].agent.id
-    assert ends[0].conversation == ends[1].conversation
+    assert ends[0].conversation_row == ends[1].conversation_row
     assert [e.active for e in await alice.rows()] == [True, True]
 
 
@@ -424,7 +424,7 @@ async def test_a_pool_holds_nothing_of_another_agent(alice: Speaker, bob: Speake
     for probe in probes:
         assert (await alice.store.turns.pool(alice.agent, probe)).exchanges
         pool = await bob.store.turns.pool(bob.agent, probe)
-        assert pool.conversation is None
+        assert pool.conversation_row is None
         assert not {e.id for e in pool.exchanges} & {e.id for e in theirs}
         for e in theirs:
             assert await bob.store.turns.contents(bob.agent, [e.id]) == {e.id: StoredContent()}
@@ -438,8 +438,8 @@ async def test_a_snapshot_and_a_uid_are_their_agents_alone(alice: Speaker, bob: 
     assert stored is not None
     assert stored.text == SECTION.text
     assert await turns.section(bob.agent, e.section) is None
-    assert await turns.conversation_uid(alice.agent, e.conversation)
-    assert await turns.conversation_uid(bob.agent, e.conversation) is None
+    assert await turns.conversation_uid(alice.agent, e.conversation_row)
+    assert await turns.conversation_uid(bob.agent, e.conversation_row) is None
 
 
 async def test_a_turn_written_with_ids_of_another_scope_touches_nothing_there(
@@ -456,7 +456,7 @@ async def test_a_turn_written_with_ids_of_another_scope_touches_nothing_there(
     assert await alice.rows() == theirs
     mine = (await bob.rows())[-1]
     assert mine.parent is None
-    assert mine.conversation != theirs[0].conversation
+    assert mine.conversation_row != theirs[0].conversation_row
     own = replace((await bob.rows())[0], id=0, parent=theirs[0].id, depth=1)
     await bob.store.turns.commit(_write(bob, turn, PlainTurn(own, await _rev(bob, "of bob"))))
     assert await alice.rows() == theirs  # not even marked as carried
@@ -470,7 +470,7 @@ async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Speaker
         seen.append(pool)
         return Change(None)
 
-    await bob.store.turns.settle(theirs[0].conversation, bob.agent.id, 1.0, 1.0, decide)
+    await bob.store.turns.settle(theirs[0].conversation_row, bob.agent.id, 1.0, 1.0, decide)
     assert [e for pool in seen for e in pool.exchanges] == []
     assert await alice.rows() == theirs
 
@@ -597,7 +597,7 @@ async def test_what_is_stored_is_what_one_would_work_out(alice: Speaker, key: st
     cut = [*asked, assistant("One mom..."), user("wait")]  # a reply that was cut: its path is hashed again
     await alice.say(cut, assistant("Yes?"), key)
     rows = await alice.rows()
-    check_columns(rows, MessageHasher(alice.agent.secret), {rows[0].conversation} if key else ())
+    check_columns(rows, MessageHasher(alice.agent.secret), {rows[0].conversation_row} if key else ())
     assert [e.state.value for e in rows] == ["finished"] * 4
     assert [e.seq for e in rows] == [1, 3, 5, 7]
 
@@ -620,11 +620,11 @@ async def test_an_exact_parent_is_found_among_many_with_the_same_words(alice: Sp
     assert again.plan.exchange is not None
     assert again.plan.exchange.parent == 2
     first = await alice.end(again, [assistant("It was summer.")])
-    assert first.conversation == 1
+    assert first.conversation_row == 1
     asked = [*history, assistant("It was summer.")]
     turns = [await alice.begin([*asked, user(text)]) for text in ("one", "two")]
     ends = [await alice.end(turn, [assistant("Ok.")]) for turn in turns]
-    assert [end.conversation for end in ends] == [1, 1]
+    assert [end.conversation_row for end in ends] == [1, 1]
 
 
 async def test_a_conversation_is_found_next_to_longer_ones_with_the_same_results(
@@ -644,7 +644,7 @@ async def test_a_conversation_is_found_next_to_longer_ones_with_the_same_results
     talk.append(result("small", "done"))
     await alice.say(talk, assistant("Ready."))
     committed = await alice.say([*talk, assistant("Ready."), user("And now?")], assistant("Nothing."))
-    assert committed.conversation == begun.conversation
+    assert committed.conversation_row == begun.conversation_row
 
 
 async def test_a_conflict_finds_its_conversation_among_many_with_the_same_words(alice: Speaker) -> None:

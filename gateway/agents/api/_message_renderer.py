@@ -83,7 +83,7 @@ class MessageRenderer(Struct, frozen=True):
 
     async def _waiting_calls(self, run: Run) -> list[dict[str, Any]]:
         """Returns the calls of a run that wait for an answer still."""
-        step = await self.store.runs.load_waiting_step(self.agent.id, run.conversation)
+        step = await self.store.runs.load_waiting_step(self.agent.id, run.conversation_row)
         exchange = None if step is None else await self.store.turns.exchange(self.agent, step.exchange)
         messages = [] if exchange is None else await self.run_messages(run, [exchange], with_input=False)
         return [each for each in messages if each["message_type"] == "approval_request_message"]
@@ -127,7 +127,7 @@ class MessageRenderer(Struct, frozen=True):
         """Returns who must answer each waiting call of the last step of a run, by call id."""
         if run.stop != StopReason.REQUIRES_APPROVAL:
             return {}
-        step = await self.store.runs.load_waiting_step(self.agent.id, last.conversation)
+        step = await self.store.runs.load_waiting_step(self.agent.id, last.conversation_row)
         if step is None or step.exchange != last.id:
             return {}
         return await load_waiting_calls(self.store, step, last)

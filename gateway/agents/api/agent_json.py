@@ -212,7 +212,7 @@ async def _find_waiting_step(api: AgentsApi, view: AgentView, own: RunStep | Non
     last = view.last_run
     if own is not None or last is None or last.stop != StopReason.REQUIRES_APPROVAL:
         return own
-    return await api.store.runs.load_waiting_step(view.agent.id, last.conversation)
+    return await api.store.runs.load_waiting_step(view.agent.id, last.conversation_row)
 
 
 async def _pending_message(api: AgentsApi, agent: Agent, step: RunStep) -> dict[str, Any] | None:
@@ -220,7 +220,7 @@ async def _pending_message(api: AgentsApi, agent: Agent, step: RunStep) -> dict[
     exchange = await api.store.turns.exchange(agent, step.exchange)
     if exchange is None:
         return None
-    run = await api.store.runs.find_newest_waiting_run(agent.id, exchange.conversation, step.run)
+    run = await api.store.runs.find_newest_waiting_run(agent.id, exchange.conversation_row, step.run)
     if run is None:
         return None
     shown = await MessageRenderer(api.store, agent, Showing()).run_messages(run, [exchange], with_input=False)

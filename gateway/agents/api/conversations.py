@@ -380,7 +380,7 @@ class ConversationRoutes:
                 raise BadRequest(
                     "No active runs found for this conversation. Name one that has ended: `run_id`."
                 )
-        if run is None or run.conversation != row:
+        if run is None or run.conversation_row != row:
             raise UnknownId("There is no such run in this conversation.")
         return run_stream(self._api, request, stream, run)
 

@@ -103,7 +103,7 @@ class RunRoutes:
         )
         where = RunFilter(
             agent=None if agent is None else agent.id,
-            conversation=conversation,
+            conversation_row=conversation,
             states=sorted({RunState(each) for each in states}),
             background=sent_or_none(query.background),
             stop=sent_or_none(query.stop_reason),

@@ -147,7 +147,7 @@ class BatchRequests(Struct, frozen=True):
             conversation = stored.id
         request = ItemRequest(item.messages, item.max_steps, item.model, item.system)
         run = Run(
-            id=0, uid=ids.new_uid(), agent=agent, conversation=conversation, state=RunState.CREATED,
+            id=0, uid=ids.new_uid(), agent=agent, conversation_row=conversation, state=RunState.CREATED,
             created=now, background=True,
         )  # fmt: skip
         return ItemDraft(run, request.dump(), ids.new_uid())

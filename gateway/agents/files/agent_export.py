@@ -37,7 +37,7 @@ class AgentExport:
         after = -1
         while True:
             page = Page(after, None, _EXCHANGES, newest_first=False)
-            rows = await self._store.messages.page(agent.id, page, conversation=stored.id)
+            rows = await self._store.messages.page(agent.id, page, conversation_row=stored.id)
             for row in rows:
                 messages += _portable_messages(row.exchange)
             if len(rows) < _EXCHANGES:

@@ -133,7 +133,9 @@ class RunStarter:
         step = await self._last_step(context)
         if step is None or not step.waiting:
             return False
-        newest = await store.runs.find_newest_waiting_run(step.agent, context.path[-1].conversation, step.run)
+        newest = await store.runs.find_newest_waiting_run(
+            step.agent, context.path[-1].conversation_row, step.run
+        )
         # A send that answered some of the calls has made a run of its own, which waits for the other answers.
         if run.id != step.run and (newest is None or run.id != newest.id):
             return False
@@ -180,7 +182,9 @@ class RunStarter:
             return None
         messages = send.messages
         # Exchanges that a fork shares with its conversation do not change.
-        exchanges = [each for each in context.path if each.conversation == context.path[-1].conversation]
+        exchanges = [
+            each for each in context.path if each.conversation_row == context.path[-1].conversation_row
+        ]
         barge_in = find_barge_in(exchanges, MessageHasher(context.agent.secret), messages, send.heard)
         if not barge_in.cut and not barge_in.stored_count:
             return None
@@ -201,7 +205,7 @@ class RunStarter:
         otid = otid_digest(agent, send.conversation, send.otid)
         now = self._keeper.now()
         return Run(
-            id=0, uid=new_uid(), agent=0, conversation=0, state=RunState.CREATED, created=now,
+            id=0, uid=new_uid(), agent=0, conversation_row=0, state=RunState.CREATED, created=now,
             parent=send.parent, depth=send.depth, otid=otid,
         )  # fmt: skip
 
@@ -341,7 +345,7 @@ class RunStarter:
         for message in answers:
             number, data = call_number(last, message["tool_call_id"]), orjson.dumps(message)
             await store.run_texts.add_text(context.agent.id, step.run, "result", number, data)
-        run = await store.runs.find_newest_waiting_run(step.agent, last.conversation, step.run)
+        run = await store.runs.find_newest_waiting_run(step.agent, last.conversation_row, step.run)
         if run is None:
             raise NotFound("the run that waits is gone")
         return answered_calls(context, step, [*earlier, *answers], run)

@@ -90,7 +90,7 @@ class AgentMessages:
         while len(views) < limit:
             size = min(_MAX_ROWS, limit - len(views))
             rows = await self._store.messages.page(
-                agent.id, Page(begin, end, size, newest_first), conversation=row
+                agent.id, Page(begin, end, size, newest_first), conversation_row=row
             )
             in_range = [view for view in await self._views(agent, rows) if low < view.listed.sort_key < high]
             views += reversed(in_range) if newest_first else in_range
@@ -200,7 +200,7 @@ class AgentMessages:
             past = await self._store.messages.past(loaded.id, stored.id)
 
         def takes_here(hit: Message) -> bool:
-            return takes(hit) and (past is None or hit.seq <= past.get(hit.conversation, -1))
+            return takes(hit) and (past is None or hit.seq <= past.get(hit.conversation_row, -1))
 
         hits = await self._store.recall.search(
             loaded, query, limit=limit, takes=takes_here, deadline_ms=_SEARCH_MS, vector=vector
@@ -311,7 +311,7 @@ class AgentMessages:
 
     async def _waiting(self, agent: Agent, exchange: Exchange) -> Mapping[str, str]:
         """Returns who must answer each waiting call of a conversation, by call id."""
-        step = await self._store.runs.load_waiting_step(agent.id, exchange.conversation)
+        step = await self._store.runs.load_waiting_step(agent.id, exchange.conversation_row)
         return {} if step is None else await load_waiting_calls(self._store, step, exchange)
 
 

@@ -165,7 +165,7 @@ async def _first_exchanges(store: Store, marks: SendMarks, first: Exchange) -> l
     exchanges = [first]
     while exchanges[-1].parent is not None and not any(map(is_user, exchanges[-1].inputs)):
         above = await store.turns.exchange(marks.agent, exchanges[-1].parent)
-        if above is None or above.conversation != first.conversation:
+        if above is None or above.conversation_row != first.conversation_row:
             break
         if await _has_waited(store, marks.agent, above):
             break
@@ -191,7 +191,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
     results = [m.message for m in list_messages(exchange) if m.message.get("role") == "tool"]
     call_ids = {m.get("tool_call_id") for m in results}
     request = await _approval_request(store, marks.agent, exchange)
-    step = await store.runs.load_waiting_step(marks.agent.id, exchange.conversation)
+    step = await store.runs.load_waiting_step(marks.agent.id, exchange.conversation_row)
     # A step stays known as waiting after its calls are answered, until another step waits.
     waits = {} if step is None or step.exchange == exchange.parent else step.waiting
     for each in marks.send.decisions:

@@ -153,7 +153,7 @@ class RunResult(Struct, frozen=True):
 def reading_run(reader: int, memory: int, now: float) -> RunAccept:
     """Returns a new run of a sleeptime agent that reads a memory, to be accepted. reader, memory: their rows."""
     run = Run(
-        id=0, uid=new_uid(), agent=reader, conversation=0, state=RunState.CREATED, created=now, background=True
+        id=0, uid=new_uid(), agent=reader, conversation_row=0, state=RunState.CREATED, created=now, background=True
     )  # fmt: skip
     return RunAccept(run, b"{}", READING_PREFIX + run.uid, new_uid(), kind=SLEEP_JOB, reads=memory)
 

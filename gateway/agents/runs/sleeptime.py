@@ -226,7 +226,7 @@ class Sleeping:
         ended, is_refused = await self._load_ended(job, run)
         if batch is not None and is_refused:
             batch = await self._after_refusal(job, run, batch, resolved)
-        await self._store.sleepers.empty_reading(run.agent, run.conversation)
+        await self._store.sleepers.empty_reading(run.agent, run.conversation_row)
         is_read = batch is not None and batch.span.upto > batch.span.cursor
         return batch if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
 

@@ -177,8 +177,8 @@ class RunMemory:
         """
         runs, agent = self.keeper.store.runs, self.context.agent.id
         if not self.run.is_stored:
-            conversation = self.context.path[-1].conversation
-            draft = replace(self.run, agent=agent, conversation=conversation, begun=begun)
+            conversation_row = self.context.path[-1].conversation_row
+            draft = replace(self.run, agent=agent, conversation_row=conversation_row, begun=begun)
             self.run = await runs.create(draft, replaces=self.replaces)
         elif begun is not None:  # the run was accepted, so all but this is stored
             self.run = await runs.note_begun(agent, self.run.id, begun)
@@ -454,7 +454,7 @@ class RunMemory:
         self.keeper.store.agents.cache(opened.agent)
         exchange, snapshot = opened.exchange, self.context.snapshot
         uid = self.context.conversation_uid
-        conversation = Conversation(exchange.conversation, uid, key, opened.rev, exchange.id)
+        conversation = Conversation(exchange.conversation_row, uid, key, opened.rev, exchange.id)
         snapshot = replace(snapshot, conversation=conversation, next_seq=exchange.next_seq)
         self.context = replace(
             self.context,
@@ -589,7 +589,7 @@ class RunMemory:
         messages = sum(len(e.inputs) + 1 for e in self.steps)
         keeper.events.turn_stored(context.agent.id, messages, context.request.spec.sleeptime, first_step.seq)
         if prompt.window.wanted_summary is not None:
-            turn = Committed(context.agent, last_step.id, last_step.conversation, True)
+            turn = Committed(context.agent, last_step.id, last_step.conversation_row, True)
             keeper.events.window_filling(turn, prompt.window.wanted_summary)
 
 

@@ -260,7 +260,7 @@ def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now:
         agent=context.agent,
         key=DEFAULT_CONVERSATION,
         uid=context.conversation_uid,
-        conversation=None if conversation is None else conversation.id,
+        conversation_row=None if conversation is None else conversation.id,
         rev=0 if conversation is None else conversation.rev,
         now=now,
         exchange=open_step(context.plan, prompt.new_notes, prompt.window.evicted),

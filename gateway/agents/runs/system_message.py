@@ -79,7 +79,7 @@ class SystemMessageRenderer(Struct, frozen=True):
             )
         text = (await self.runs.preview(RunRequest(spec, agent.scope, conversation))).system
         oldest = Page(limit=1, newest_first=False)
-        first = await self.store.messages.page(agent.id, oldest, conversation=conversation_row)
+        first = await self.store.messages.page(agent.id, oldest, conversation_row=conversation_row)
         # Imported messages may be older than the agent here, so the date of the first one counts.
         at = first[0].exchange.begun - _BEFORE_S if first else begun
         return SystemMessage(system_id(agent, conversation), text, at, conversation)

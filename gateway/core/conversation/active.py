@@ -187,7 +187,9 @@ def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
     todo = [tree.by_id[i] for i in tree.changed]
     if any(tree.turn_start(other).parent is None for other in todo):
         todo += [
-            other for other in tree if other.parent is None and other.conversation == exchange.conversation
+            other
+            for other in tree
+            if other.parent is None and other.conversation_row == exchange.conversation_row
         ]
     active: dict[int, bool] = {}
     while todo:

@@ -21,7 +21,7 @@ def plan_change(pool: Pool, plan: Plan, ended: settle.RequestEnd, rule: settle.S
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)
     before = {each.id: each for each in tree}
     if query.is_named and plan.match.match_point is None:
-        plan = replace(plan, conversation=pool.conversation)
+        plan = replace(plan, conversation_row=pool.conversation_row)
     exchange = rule(tree, plan, ended)
     merging = find_mergeable(tree, ended.now, query.idle_s, is_named=query.is_named)
     for each, why in merging:

@@ -59,7 +59,7 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
     # Without names, which cost as much again as all the rest of it.
     exchange = Exchange(
         0,
-        last.conversation,
+        last.conversation_row,
         last.id,
         last.depth + 1,
         listing.before[answered],
@@ -79,7 +79,12 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         snapshot.additions.last,  # prior
     )
     return Plan(
-        query, Match(last, answered - 1, answered - 1), new, last.conversation, exchange, messages[answered:]
+        query,
+        Match(last, answered - 1, answered - 1),
+        new,
+        last.conversation_row,
+        exchange,
+        messages[answered:],
     )
 
 
@@ -92,7 +97,7 @@ def plan_opening(query: Query) -> Plan | None:
     if listing.answered or query.kind is not ConversationKind.CLIENT or query.mode is not _ON:
         return None
     new = tuple(range(len(listing)))
-    conversation = query.conversation if query.is_named else None
+    conversation = query.conversation_row if query.is_named else None
     return Plan(
         query,
         Match(),
@@ -114,7 +119,7 @@ def finish_plain(plan: Plan, ended: RequestEnd, section: int | None = None) -> E
     # Made in one go: `replace` takes three times as long for so many fields, and names half as long again.
     return Exchange(
         exchange.id,
-        exchange.conversation,
+        exchange.conversation_row,
         exchange.parent,
         exchange.depth,
         exchange.offset,
@@ -155,9 +160,9 @@ def finish_opening(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange | None
         or plan.is_inactive
         or plan.redactions
         or plan.follows_head
-        or plan.conversation is not None
+        or plan.conversation_row is not None
     )
     if matters or query.listing.answered:
         return None
     exchange = finish_plain(plan, ended)
-    return replace(exchange, id=ended.id, conversation=ended.id, length=len(exchange.inputs) + 1)
+    return replace(exchange, id=ended.id, conversation_row=ended.id, length=len(exchange.inputs) + 1)

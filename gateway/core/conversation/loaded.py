@@ -45,7 +45,7 @@ def _may_lack_children(tree: Tree, exchange: Exchange) -> bool:
     """
     if exchange.parent is not None or tree.children(exchange):
         return False
-    return any(other.depth for other in tree if other.conversation == exchange.conversation)
+    return any(other.depth for other in tree if other.conversation_row == exchange.conversation_row)
 
 
 def _is_loaded_to_window(tree: Tree, path: Sequence[Exchange], evicted: Evicted | None) -> bool:

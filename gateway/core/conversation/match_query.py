@@ -38,8 +38,8 @@ class Query(Struct, frozen=True):
     kind: ConversationKind = ConversationKind.CLIENT
     # The client sends its new message once more; read in append mode alone.
     is_retry: bool = False
-    # Row id of the named conversation, if it exists already.
-    conversation: int | None = None
+    # Of the named conversation, if it exists already.
+    conversation_row: int | None = None
     # The upstream and the model that will answer.
     model: str = ""
 

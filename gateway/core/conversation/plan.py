@@ -49,8 +49,8 @@ class Plan(Struct, frozen=True):
     match: Match
     # Indices of the list's new messages.
     new: tuple[int, ...]
-    # The row id of the conversation; None for a new one.
-    conversation: int | None
+    # None for a new conversation.
+    conversation_row: int | None
     # The exchange that the turn will write. It has the id 0 until then.
     exchange: Exchange
     # The input of that exchange: the messages of `pending`, then the new ones of the list.
@@ -114,19 +114,19 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     exchange = new_exchange(query, match_point, pending, continuation.new)
     tree.provide_messages(0, messages)
     if match_point is not None:
-        conversation: int | None = match_point.conversation
+        conversation_row: int | None = match_point.conversation_row
     elif query.is_named:
-        conversation = query.conversation
+        conversation_row = query.conversation_row
     else:
         opening = find_opening(tree, exchange, query)
-        conversation = opening.conversation if opening else None
-    rivals = rivals_of(tree, match_point, conversation)
+        conversation_row = opening.conversation_row if opening else None
+    rivals = rivals_of(tree, match_point, conversation_row)
     is_list_alone = match_point is None and query.kind is ConversationKind.CLIENT
     return Plan(
         query=query,
         match=continuation.match,
         new=continuation.new,
-        conversation=conversation,
+        conversation_row=conversation_row,
         exchange=exchange,
         messages=messages,
         omitted=tuple(continuation.omitted),
@@ -189,7 +189,7 @@ def new_exchange(
     media = [hasher.media_digest(m) for m in pending] + [listing.media_digest(i) for i in new]
     return Exchange(
         id=0,
-        conversation=0 if match_point is None else match_point.conversation,
+        conversation_row=0 if match_point is None else match_point.conversation_row,
         parent=None if match_point is None else match_point.id,
         depth=0 if match_point is None else match_point.depth + 1,
         offset=0 if match_point is None else end_offset(match_point),
@@ -232,11 +232,11 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
     return max(repeated, key=rank)
 
 
-def rivals_of(tree: Tree, match_point: Exchange | None, conversation: int | None) -> list[Exchange]:
+def rivals_of(tree: Tree, match_point: Exchange | None, conversation_row: int | None) -> list[Exchange]:
     """Returns the exchanges that follow a match point already, or the roots of a conversation."""
     if match_point is not None:
         return tree.children(match_point)
-    return [] if conversation is None else tree.roots(conversation)
+    return [] if conversation_row is None else tree.roots(conversation_row)
 
 
 def recorded_indices(exchange: Exchange, rivals: Iterable[Exchange]) -> set[int]:
@@ -280,14 +280,16 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
     A front end asks for a title in this way, in whatever words and language.
     """
     spoken = [m for m in messages if not is_system(m)]
-    if query.mode is not MemoryUse.ON or not query.is_named or query.conversation is None:
+    if query.mode is not MemoryUse.ON or not query.is_named or query.conversation_row is None:
         return False
     if len(spoken) != 1 or spoken[0].get("role") != "user":
         return False
     answered = [
         exchange
         for exchange in tree
-        if exchange.conversation == query.conversation and exchange.reply and not is_tombstone(exchange)
+        if exchange.conversation_row == query.conversation_row
+        and exchange.reply
+        and not is_tombstone(exchange)
     ]
     last = max(
         (exchange for exchange in answered if tree.is_active(exchange, is_named=True)),

@@ -239,8 +239,10 @@ def _exchange_to_write(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     """
     exchange = _after_parent(tree, plan, ended)
     tree.provide_messages(exchange.id, plan.messages)
-    conversation = _conversation_of(tree, plan, exchange)
-    exchange = replace(exchange, conversation=exchange.id if conversation is None else conversation)
+    conversation_row = _conversation_of(tree, plan, exchange)
+    exchange = replace(
+        exchange, conversation_row=exchange.id if conversation_row is None else conversation_row
+    )
     # Another request, which was off the record, may have ended since this one was planned.
     redactions = find_redactions(tree, exchange, plan.messages, len(plan.pending), tree.siblings(exchange))
     exchange = replace(exchange, redactions=plan.redactions | redactions)
@@ -297,11 +299,11 @@ def _after_parent(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
 def _conversation_of(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:
     """Returns the row id of the conversation that the new exchange continues; None: the exchange begins one."""
     if exchange.parent is not None or plan.query.is_named:
-        return plan.conversation
+        return plan.conversation_row
     opening = _later_opening(tree, exchange)
-    if opening is None and plan.conversation is None:
+    if opening is None and plan.conversation_row is None:
         opening = find_opening(tree, exchange, plan.query)
-    return opening.conversation if opening else plan.conversation
+    return opening.conversation_row if opening else plan.conversation_row
 
 
 def _off_the_record(tree: Tree, plan: Plan, exchange: Exchange) -> Exchange:
@@ -352,9 +354,11 @@ def _later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:
     """
     openings = [opening for opening in tree if opening.parent is None]
     tree.group_for_loading(openings)
-    old = {opening.conversation for opening in openings if opening.begun <= exchange.begun}
+    old = {opening.conversation_row for opening in openings if opening.begun <= exchange.begun}
     later = (
-        opening for opening in openings if opening.conversation not in old and tree.extends(opening, exchange)
+        opening
+        for opening in openings
+        if opening.conversation_row not in old and tree.extends(opening, exchange)
     )
     return min(later, key=lambda opening: opening.begun, default=None)
 

@@ -35,7 +35,7 @@ def plan_step(
     tree: Tree,
     query: Query,
     last: Exchange | None,
-    conversation: int | None,
+    conversation_row: int | None,
     *,
     evicted: Evicted | None = None,
     pending: Sequence[WireMessage] = (),
@@ -43,7 +43,7 @@ def plan_step(
     """Plans a step, which goes on from the path in the tree.
 
     last: the last exchange of that path; None: the path is empty.
-    conversation: its number; None: it has not begun.
+    conversation_row: None: the conversation has not begun.
     evicted: the part of the path that has left the window.
     pending: the gateway's own messages, results of tools, which come before those of the query's list.
     """
@@ -75,8 +75,8 @@ def plan_step(
         query,
         Match(last),
         new,
-        conversation,
-        replace(exchange, id=-1, conversation=conversation or 0),
+        conversation_row,
+        replace(exchange, id=-1, conversation_row=conversation_row or 0),
         [*pending, *query.listing.messages],
         omitted=tuple(omitted),
         pending=tuple(pending),
@@ -218,7 +218,7 @@ def supersede_refused(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...
     refused = refused_ids(path)
     for n in range(len(path) - 1, -1, -1):
         exchange = path[n]
-        if exchange.conversation != path[-1].conversation:
+        if exchange.conversation_row != path[-1].conversation_row:
             break
         if exchange.id in refused and not exchange.superseded and exchange.inputs == tuple(inputs):
             return mark_refused(exchange, path[:n])

@@ -153,7 +153,7 @@ class Tree:
     def _link(self, exchange: Exchange) -> None:
         self.by_id[exchange.id] = exchange
         if exchange.parent is None:
-            self._roots.setdefault(exchange.conversation, []).append(exchange.id)
+            self._roots.setdefault(exchange.conversation_row, []).append(exchange.id)
         else:
             self._children.setdefault(exchange.parent, []).append(exchange.id)
 
@@ -171,7 +171,9 @@ class Tree:
         """Takes an exchange out of the tree, as if it had not been loaded."""
         del self.by_id[exchange.id]
         siblings = (
-            self._roots[exchange.conversation] if exchange.parent is None else self._children[exchange.parent]
+            self._roots[exchange.conversation_row]
+            if exchange.parent is None
+            else self._children[exchange.parent]
         )
         siblings.remove(exchange.id)
         self._decoded.pop(exchange.id, None)
@@ -280,12 +282,12 @@ class Tree:
     def children(self, exchange: Exchange) -> list[Exchange]:
         return [self.by_id[i] for i in self._children.get(exchange.id, ())]
 
-    def roots(self, conversation: int) -> list[Exchange]:
-        return [self.by_id[i] for i in self._roots.get(conversation, ())]
+    def roots(self, conversation_row: int) -> list[Exchange]:
+        return [self.by_id[i] for i in self._roots.get(conversation_row, ())]
 
     def siblings(self, exchange: Exchange) -> list[Exchange]:
         ids = (
-            self._roots.get(exchange.conversation, ())
+            self._roots.get(exchange.conversation_row, ())
             if exchange.parent is None
             else self._children.get(exchange.parent, ())
         )
@@ -480,10 +482,10 @@ class Tree:
         """
         if exchange.parent is not None or not is_named or self.is_continued(exchange):
             return True
-        roots = self._continued_roots.get(exchange.conversation)
+        roots = self._continued_roots.get(exchange.conversation_row)
         if roots is None:  # each of the others asks for them
-            roots = [other for other in self.roots(exchange.conversation) if self.is_continued(other)]
-            self._continued_roots[exchange.conversation] = roots
+            roots = [other for other in self.roots(exchange.conversation_row) if self.is_continued(other)]
+            self._continued_roots[exchange.conversation_row] = roots
         return not any(
             self.are_apart(other, exchange) and (other.state is not State.OFF or other.begun < exchange.begun)
             for other in roots

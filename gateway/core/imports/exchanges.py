@@ -123,14 +123,14 @@ def import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, learns
 def decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
     """Returns what a conversation changes."""
     end, base = _find_stored(draft, pool)
-    conversation = pool.conversation if base is None else base.exchange.conversation
-    fill = _refill_stubs(draft, pool, end, conversation)
+    conversation_row = pool.conversation_row if base is None else base.exchange.conversation_row
+    fill = _refill_stubs(draft, pool, end, conversation_row)
     add = [_without_forgotten(exchange, pool.tombs) for exchange in draft.exchanges[end:]]
     parent = None if base is None else base.exchange.id
     superseded = [
         replace(exchange, superseded=True, active=False)
         for exchange in (pool.unanswered if add else ())
-        if exchange.conversation == conversation
+        if exchange.conversation_row == conversation_row
         and exchange.parent == parent
         and exchange.inputs == add[0].inputs
     ]
@@ -142,7 +142,7 @@ def decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
         redacted = count if exchange.state is State.FORGOTTEN else len(exchange.redactions)
         counts.append(MessageCounts(count - redacted, 0, redacted))
     return ImportChange(
-        counts, end, add, None if base is None else base.exchange, conversation, fill, superseded
+        counts, end, add, None if base is None else base.exchange, conversation_row, fill, superseded
     )
 
 
@@ -153,7 +153,7 @@ def _find_stored(draft: ImportDraft, pool: ImportPool) -> tuple[int, MatchedExch
         by_path_hash.setdefault(matched.exchange.path_hash, []).append(matched)
     for end in range(len(draft.exchanges), 0, -1):
         matches = by_path_hash.get(draft.exchanges[end - 1].path_hash, ())
-        imported = [match for match in matches if match.exchange.conversation == pool.conversation]
+        imported = [match for match in matches if match.exchange.conversation_row == pool.conversation_row]
         # A live conversation goes on with the rest where nothing else has followed; one that was imported from
         # elsewhere may only be the same, as another that begins with the same greeting is not.
         live = [
@@ -161,19 +161,19 @@ def _find_stored(draft: ImportDraft, pool: ImportPool) -> tuple[int, MatchedExch
             for match in matches
             if end == len(draft.exchanges) or (match.is_last and not match.is_import)
         ]
-        if imported or (pool.conversation is None and live):
+        if imported or (pool.conversation_row is None and live):
             return end, max(imported or live, key=lambda match: (match.exchange.active, match.exchange.id))
     return 0, None
 
 
 def _refill_stubs(
-    draft: ImportDraft, pool: ImportPool, end: int, conversation: int | None
+    draft: ImportDraft, pool: ImportPool, end: int, conversation_row: int | None
 ) -> dict[int, Exchange]:
     """Returns what an undone import has left of the exchanges, with their words again, by their position."""
     stubs = {
         match.exchange.path_hash: match.exchange
         for match in pool.matched
-        if match.is_stub and match.exchange.conversation == conversation
+        if match.is_stub and match.exchange.conversation_row == conversation_row
     }
     refilled = {}
     for i, exchange in enumerate(draft.exchanges[:end]):
@@ -247,7 +247,7 @@ def _exchange(
         offset = before.offset + sum(map(len, before.inputs)) + len(before.reply or ())
     exchange = Exchange(
         id=-1,
-        conversation=0,
+        conversation_row=0,
         parent=None,
         depth=0,
         offset=offset,

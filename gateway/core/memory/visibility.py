@@ -96,7 +96,7 @@ def recallable_messages(
                 role,
                 text,
                 (exchange.ended if is_reply else None) or exchange.begun,
-                exchange.conversation,
+                exchange.conversation_row,
                 name if isinstance(name, str) else None,
                 (exchange.reply or ()) if is_reply else exchange.inputs[i],
                 previous=previous,

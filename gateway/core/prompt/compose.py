@@ -42,7 +42,7 @@ def _shown_in_rounds(content: Content) -> Shown:
 def known_note(tree: Tree, plan: Plan, index: int) -> str | None:
     """Returns the note that the i-th new message has already; "" if nothing was found for it, None if it has none."""
     prefix = plan.exchange.inputs[: index + 1]
-    rivals = rivals_of(tree, plan.match.match_point, plan.conversation)
+    rivals = rivals_of(tree, plan.match.match_point, plan.conversation_row)
     alike = [other for other in rivals if index in other.notes and other.inputs[: index + 1] == prefix]
     if not alike:
         return None

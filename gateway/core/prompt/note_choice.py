@@ -271,7 +271,7 @@ class _Draft:
             text += cut
             folded = text.casefold()
         hit = Recalled.of(message, text)
-        group = hit.day, message.conversation
+        group = hit.day, message.conversation_row
         heading = "" if group in self._groups else f"{day_heading(hit.day, self._years)}\n"
         cost = estimate_tokens(f"{heading}{hit.line}\n")
         if cost > self._room:

@@ -111,7 +111,7 @@ def render_note(
     if is_selection and hits:
         lines.append(_SELECTION)
     for hit in hits:
-        group = hit.day, hit.message.conversation
+        group = hit.day, hit.message.conversation_row
         if group != last:
             lines.append(day_heading(hit.day, (last[0][:YEAR_CHARS],)))
             last = group

@@ -209,13 +209,15 @@ class ConversationViews(Struct, frozen=True):
         earlier = str(oldest) if is_more else None
         return ConversationPage(record, branch_records, branch, tuple(reversed(items)), earlier)
 
-    async def _exchange_of(self, agent: int, conversation: int, seq: int) -> int | None:
+    async def _exchange_of(self, agent: int, conversation_row: int, seq: int) -> int | None:
         """Returns the row of the exchange with a message of a conversation; None: the conversation has no such message.
 
         A conversation that was forked has the messages of those from which it was forked, too.
         """
         rows = await self.store.memory_pages.exchange_of_message(agent, seq)
-        if rows is None or rows.conversation not in await self.store.messages.past(agent, conversation):
+        if rows is None or rows.conversation_row not in await self.store.messages.past(
+            agent, conversation_row
+        ):
             return None
         return rows.exchange
 

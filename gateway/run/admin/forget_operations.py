@@ -73,8 +73,8 @@ class ForgetRequest(Struct, frozen=True):
 async def find_target(store: Store, agent: int, part: Part) -> ForgetTarget | None:
     """Returns a part of a memory in the form in which the store forgets it; None: there is no such part."""
     if isinstance(part.value, str):
-        conversation = await store.forgetting.find_conversation(agent, part.value)
-        return None if conversation is None else ForgetTarget(conversation=conversation)
+        conversation_row = await store.forgetting.find_conversation(agent, part.value)
+        return None if conversation_row is None else ForgetTarget(conversation_row=conversation_row)
     if part.kind == "fact":
         fact = await store.facts.find(agent, part.value)
         return None if fact is None else ForgetTarget(facts=[part.value])

@@ -183,7 +183,7 @@ class LineReader:
         path_hash = self._hasher.hash_path(atoms, before.path_hash)
         exchange = Exchange(
             id=0,
-            conversation=0,
+            conversation_row=0,
             parent=None,
             depth=before.depth,
             offset=before.atom_count,

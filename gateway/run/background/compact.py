@@ -187,7 +187,7 @@ class Compactor:
         payload = CompactJob(
             turn.exchange, wanted.keep_tokens, wanted.max_tokens, wanted.keep_messages, wanted.newest
         ).payload
-        agent, conversation = turn.agent, str(turn.conversation)
+        agent, conversation = turn.agent, str(turn.conversation_row)
         try:
             await self.store.jobs.enqueue(COMPACT_JOB, agent.id, conversation, payload, epoch=agent.epoch)
         except Stale:

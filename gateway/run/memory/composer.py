@@ -271,7 +271,7 @@ class Composer(Struct, frozen=True):
         else:
             try:
                 summaries = await self.store.summaries.of_conversation(
-                    context.agent.id, match_point.conversation
+                    context.agent.id, match_point.conversation_row
                 )
             except StoreError as error:
                 _log.warning(

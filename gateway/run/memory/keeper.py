@@ -158,7 +158,7 @@ class MemoryKeeper:
             raise TooSlow("the disk did not take the message in time") from None
         self.store.turns.cache_committed(write, committed)
         self.store.agents.cache(committed.agent)
-        plan = replace(context.plan, conversation=committed.conversation)
+        plan = replace(context.plan, conversation_row=committed.conversation_row)
         change = write.change
         # No other exchange was written since the tree was read, and writing this one has changed none.
         is_as_read = committed.seq == context.snapshot.next_seq and change is not None and change.is_alone

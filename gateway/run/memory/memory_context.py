@@ -158,7 +158,7 @@ async def read_context(
         idle_s=idle_s,
         kind=request.kind,
         is_retry=identity.retry,
-        conversation=conversation.id if is_named and conversation is not None else None,
+        conversation_row=conversation.id if is_named and conversation is not None else None,
         model=stored_model_name(target.upstream, target.model),
     )
     plan = plan_plain(snapshot, query)
@@ -359,7 +359,7 @@ async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot
 
     Returns None where the plan begins one, or where the conversation is gone.
     """
-    continued, read = plan.conversation, snapshot.conversation
+    continued, read = plan.conversation_row, snapshot.conversation
     if read is not None and read.id == continued:
         return read.uid
     if continued is None or continued <= 0 or not agent.is_stored:

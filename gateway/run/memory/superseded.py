@@ -32,8 +32,8 @@ def superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
             superseded |= _turns(
                 tree, [sibling for sibling in tree.siblings(exchange) if not tree.is_continued(sibling)]
             )
-        elif plan.conversation is not None:
-            roots = _recent_roots(tree, plan.conversation, plan.query.now, idle_s)
+        elif plan.conversation_row is not None:
+            roots = _recent_roots(tree, plan.conversation_row, plan.query.now, idle_s)
             tree.group_for_loading(roots)
             # Only openings that this list extends are superseded; a named conversation may have several roots.
             superseded |= _turns(tree, [root for root in roots if tree.extends(exchange, root)])
@@ -48,9 +48,9 @@ def _turns(tree: Tree, beginnings: list[Exchange]) -> set[int]:
     return {exchange.id for exchange in turns}
 
 
-def _recent_roots(tree: Tree, conversation: int, now: float, idle_s: float) -> list[Exchange]:
+def _recent_roots(tree: Tree, conversation_row: int, now: float, idle_s: float) -> list[Exchange]:
     """Returns the openings of a conversation from within the idle time that no later turn has continued."""
-    roots = tree.roots(conversation)
+    roots = tree.roots(conversation_row)
     return [
         root
         for root in roots

@@ -150,7 +150,7 @@ def _decide_ahead(
     exchanges = [each for each in tree if each.depth >= low or not each.depth]
     if opened is not None:
         exchanges.append(opened)
-        named = opened.conversation
+        named = opened.conversation_row
     try:
         return decide(Pool(exchanges, named, contents=tree.contents, tombs=tree.tombs))
     except Missing:

@@ -96,7 +96,7 @@ def _start_of_last_run(composition: Composition, window: FittedWindow) -> tuple[
 def shows_origin(context: MemoryContext, window: FittedWindow, fact: Message) -> bool:
     """Returns whether the request shows the messages from which a fact was learned. fact: as a search found it."""
     # A fact that a person has corrected comes from no message.
-    if not fact.conversation:
+    if not fact.conversation_row:
         return False
     # A client's own history may lack any of them.
     if window.evicted_tokens or context.request.spec.history == "client":
@@ -104,5 +104,5 @@ def shows_origin(context: MemoryContext, window: FittedWindow, fact: Message) ->
     match_point = context.plan.match.match_point
     # On a plain path not every exchange is loaded.
     if context.is_plain:
-        return match_point is not None and fact.conversation == match_point.conversation
+        return match_point is not None and fact.conversation_row == match_point.conversation_row
     return bool(fact.origins) and context.path_ids.issuperset(fact.origins)

@@ -89,13 +89,13 @@ class Batches(Group):
             await connection.lock(agent)
         for draft in drafts:
             run = replace(draft.run, batch=batch)
-            if not run.conversation:
-                conversation = await begin_conversation(
+            if not run.conversation_row:
+                conversation_row = await begin_conversation(
                     connection, run.agent, DEFAULT_CONVERSATION, draft.uid, run.created
                 )
-                if conversation is None:
+                if conversation_row is None:
                     raise NotFound(GONE)
-                run = replace(run, conversation=conversation)
+                run = replace(run, conversation_row=conversation_row)
             stored = await create_run(connection, run)
             await add_text(connection, stored.agent, stored.id, "request", _REQUEST_SEQ, draft.request)
             await connection.run(SQL["item_insert"], (stored.id, batch))

@@ -55,12 +55,12 @@ async def find_conversation(connection: Connection, project: str, uid: str) -> C
     return _entry(row)
 
 
-async def note_fork(connection: Connection, agent: int, conversation: int, parent: int) -> None:
+async def note_fork(connection: Connection, agent: int, conversation_row: int, parent: int) -> None:
     """Stores which conversations the past of a conversation is in.
 
     parent: the row of the exchange that its first exchange follows; one of the same conversation changes nothing.
     """
-    await connection.run(SQL["fork_note"], (agent, conversation, parent))
+    await connection.run(SQL["fork_note"], (agent, conversation_row, parent))
 
 
 class Conversations(Group):
@@ -104,23 +104,23 @@ class Conversations(Group):
 
     @writes
     async def release(
-        self, connection: Connection, agent: Agent, conversation: int, *, keeps_memory: bool, at: float
+        self, connection: Connection, agent: Agent, conversation_row: int, *, keeps_memory: bool, at: float
     ) -> int:
         """Takes the names from a conversation and ends its runs. Returns the forgetting, for `Forgetting.finish`.
 
         keeps_memory: what was learned, saved and written into blocks stays. Raises: NotFound.
         """
         await connection.lock_sharers(agent.id)
-        uid = await connection.value(SQL["release"], (conversation, agent.id))
+        uid = await connection.value(SQL["release"], (conversation_row, agent.id))
         if uid is None:
-            raise NotFound(f"there is no conversation {conversation}")
-        await connection.run(SQL["runs_cancel"], (at, conversation, agent.id))
+            raise NotFound(f"there is no conversation {conversation_row}")
+        await connection.run(SQL["runs_cancel"], (at, conversation_row, agent.id))
         definition_row = await find_definition(
             connection, agent.scope.project, DefinitionKind.CONVERSATION, uid
         )
         if definition_row is not None:
             await remove_definition(connection, definition_row.id)
-        target = ForgetTarget(conversation=conversation, keeps_memory=keeps_memory)
+        target = ForgetTarget(conversation_row=conversation_row, keeps_memory=keeps_memory)
         (id,) = await begin_forgetting(connection, agent.id, target, at)
         return id
 

@@ -29,22 +29,22 @@ class Messages(Group):
 
     @long_reads
     async def page(
-        self, connection: Connection, agent: int, page: Page, *, conversation: int | None = None
+        self, connection: Connection, agent: int, page: Page, *, conversation_row: int | None = None
     ) -> list[ListedExchange]:
         """Returns a page of exchanges, in the order that the page asks for.
 
         page: its cursors are numbers of messages. Exchanges that hold a cursor are returned as well, since some of
             their messages may lie beyond it.
-        conversation: the row of the only one; None for all.
+        conversation_row: of the only conversation to list; None: all are listed.
         """
         low, high = page.bounds
-        where, of = ("of_agent", ()) if conversation is None else ("of_conversation", (conversation,))
+        where, of = ("of_agent", ()) if conversation_row is None else ("of_conversation", (conversation_row,))
         values = (agent, *of, max(low, 0), high + 1, page.limit)
         return [_make_record(row) for row in await connection.rows(SQL[f"{where}_{page.direction}"], values)]
 
     @long_reads
     async def of_conversation(
-        self, connection: Connection, agent: int, conversation: int, after: int, limit: int
+        self, connection: Connection, agent: int, conversation_row: int, after: int, limit: int
     ) -> list[ListedExchange]:
         """Returns exchanges of a conversation, oldest first, also those that are not active.
 
@@ -52,7 +52,7 @@ class Messages(Group):
         """
         return [
             _make_record(row)
-            for row in await connection.rows(SQL["in_conversation"], (agent, conversation, after, limit))
+            for row in await connection.rows(SQL["in_conversation"], (agent, conversation_row, after, limit))
         ]
 
     @reads
@@ -129,18 +129,20 @@ class Messages(Group):
         return Conversation(*row)
 
     @reads
-    async def past(self, connection: Connection, agent: int, conversation: int) -> dict[int, int]:
+    async def past(self, connection: Connection, agent: int, conversation_row: int) -> dict[int, int]:
         """Returns the conversations that hold the past of a conversation -> the last number of that past.
 
         Among them are the conversation itself and, for a fork, the conversations that it was forked from.
         """
-        rows = await connection.rows(SQL["past"], (agent, conversation))
+        rows = await connection.rows(SQL["past"], (agent, conversation_row))
         return {row[0]: row[1] for row in rows}
 
     @reads
-    async def numbers(self, connection: Connection, agent: int, conversation: int, limit: int) -> list[int]:
+    async def numbers(
+        self, connection: Connection, agent: int, conversation_row: int, limit: int
+    ) -> list[int]:
         """Returns the numbers of the newest messages in a conversation's window, oldest first. limit: of them."""
-        return _numbers(await connection.rows(SQL["tail"], (agent, conversation, limit)), limit)
+        return _numbers(await connection.rows(SQL["tail"], (agent, conversation_row, limit)), limit)
 
     @long_reads
     async def numbers_of(
@@ -178,7 +180,9 @@ class Messages(Group):
         # A turn that was planned on the old words is planned again.
         await connection.run(SQL["forks_moved"], (agent.id, exchange.id))
         last_at = exchange.ended or exchange.stopped or exchange.touched
-        await connection.run(exchanges.SQL["conversation_moved"], (last_at, exchange.conversation, agent.id))
+        await connection.run(
+            exchanges.SQL["conversation_moved"], (last_at, exchange.conversation_row, agent.id)
+        )
         return await _get_exchange(connection, agent.id, seq)
 
 

@@ -39,7 +39,7 @@ async def create_run(connection: Connection, draft: Run, *, replaces: int | None
     if replaces is not None:
         await connection.run(SQL["release_otid"], (replaces, draft.agent))
     values = (
-        draft.uid, draft.agent, draft.conversation, draft.parent, draft.depth, draft.batch, int(draft.background),
+        draft.uid, draft.agent, draft.conversation_row, draft.parent, draft.depth, draft.batch, int(draft.background),
         draft.state, draft.created, draft.begun, draft.otid,
     )  # fmt: skip
     id = await connection.value(SQL["insert"], values)
@@ -59,8 +59,8 @@ async def begin_conversation(connection: Connection, agent: int, key: str, uid: 
     uid: the public name of a conversation that begins now.
     """
     await connection.value(SQL["conversation_begin"], (agent, uid, key, at, at))
-    conversation: int | None = await connection.value(SQL["conversation_with"], (agent, key))
-    return conversation
+    conversation_row: int | None = await connection.value(SQL["conversation_with"], (agent, key))
+    return conversation_row
 
 
 async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> Run:
@@ -72,12 +72,12 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
     """
     draft = command.run
     await connection.lock(draft.agent)
-    if not draft.conversation:
-        conversation = await begin_conversation(
+    if not draft.conversation_row:
+        conversation_row = await begin_conversation(
             connection, draft.agent, command.key, command.uid, draft.created
         )
-        assert conversation is not None  # its public name is random
-        draft = replace(draft, conversation=conversation)
+        assert conversation_row is not None  # its public name is random
+        draft = replace(draft, conversation_row=conversation_row)
     run = await create_run(connection, draft, replaces=command.replaces)
     if run.uid == draft.uid:
         await add_text(connection, run.agent, run.id, "request", 0, command.request)
@@ -104,20 +104,20 @@ async def find_run_by_otid(connection: Connection, agent: int, otid: bytes | Non
     return None if row is None else make_run(row)
 
 
-async def find_newest_run(connection: Connection, agent: int, conversation: int) -> Run | None:
+async def find_newest_run(connection: Connection, agent: int, conversation_row: int) -> Run | None:
     """Returns the newest run of a conversation, or None."""
-    row = await connection.row(SQL["newest"], (agent, conversation))
+    row = await connection.row(SQL["newest"], (agent, conversation_row))
     return None if row is None else make_run(row)
 
 
 async def find_newest_waiting_run(
-    connection: Connection, agent: int, conversation: int, maker: int
+    connection: Connection, agent: int, conversation_row: int, maker: int
 ) -> Run | None:
     """Returns the newest run of a conversation that waits for answers to calls, or None if it is gone.
 
     maker: the row of the run that made the calls. It counts whether or not it waits.
     """
-    row = await connection.row(SQL["newest_waiting"], (agent, conversation, maker))
+    row = await connection.row(SQL["newest_waiting"], (agent, conversation_row, maker))
     return None if row is None else make_run(row)
 
 
@@ -186,9 +186,9 @@ async def add_step(connection: Connection, step: RunStep, recall: RecallRow | No
     await connection.run(SQL["step_insert"], values)
 
 
-async def load_waiting_step(connection: Connection, agent: int, conversation: int) -> RunStep | None:
+async def load_waiting_step(connection: Connection, agent: int, conversation_row: int) -> RunStep | None:
     """Returns the last step of a stored conversation if calls of it wait for answers, otherwise None."""
-    row = await connection.row(SQL["waiting"], (conversation, agent))
+    row = await connection.row(SQL["waiting"], (conversation_row, agent))
     return None if row is None else _step(row)
 
 
@@ -252,7 +252,7 @@ class Runs(Group):
         """Returns a page of a project's runs. The cursors of the page are rows of runs."""
         background = None if where.background is None else int(where.background)
         values = (
-            project, *page.bounds, list(where.states), where.conversation, background, where.stop, page.limit,
+            project, *page.bounds, list(where.states), where.conversation_row, background, where.stop, page.limit,
         )  # fmt: skip
         if where.agent is None:
             rows = await connection.rows(SQL[f"of_project_{page.direction}"], values)

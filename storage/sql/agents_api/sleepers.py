@@ -138,23 +138,23 @@ async def empty_readings(connection: Connection, memory: int, limit: int) -> boo
 
 async def _empty_readings_of(connection: Connection, sleeper: int, limit: int) -> bool:
     rows = await connection.rows(SQL["readings"], (sleeper, READING_PREFIX, _READING_END, limit))
-    for (conversation,) in rows:
-        await empty_reading(connection, sleeper, conversation)
+    for (conversation_row,) in rows:
+        await empty_reading(connection, sleeper, conversation_row)
     return len(rows) == limit
 
 
-async def empty_reading(connection: Connection, sleeper: int, conversation: int) -> None:
+async def empty_reading(connection: Connection, sleeper: int, conversation_row: int) -> None:
     """Empties the texts of one reading, whose conversation loses its key. A second time it does nothing."""
     await connection.lock(sleeper)
-    for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation, sleeper)):
+    for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation_row, sleeper)):
         exchange = await exchanges.load_exchange(connection, sleeper, id)
         assert exchange is not None
         await forget_indexed(connection, sleeper, range(exchange.seq, exchange.next_seq))
         await exchanges.update_exchange(connection, sleeper, make_tombstone(exchange), is_whole=True)
-    if (run := await connection.value(SQL["reading_run"], (conversation, sleeper))) is not None:
+    if (run := await connection.value(SQL["reading_run"], (conversation_row, sleeper))) is not None:
         for kind in _RUN_TEXTS:
             await connection.run(SQL["reading_texts"], (sleeper, run, kind))
-    await connection.run(SQL["reading_done"], (conversation, sleeper))
+    await connection.run(SQL["reading_done"], (conversation_row, sleeper))
 
 
 class Sleepers(Group):
@@ -185,7 +185,7 @@ class Sleepers(Group):
     @reads
     async def has_answered(self, connection: Connection, run: Run) -> bool:
         """Returns whether the model that a run has asked has ever answered its agent."""
-        return bool(await connection.value(SQL["has_answered"], (run.agent, run.conversation)))
+        return bool(await connection.value(SQL["has_answered"], (run.agent, run.conversation_row)))
 
     @reads
     async def count_failed_before(self, connection: Connection, run: Run, most: int) -> int:

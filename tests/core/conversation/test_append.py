@@ -205,10 +205,10 @@ def test_what_is_refused_in_a_fork_leaves_what_stands_above_it() -> None:
     talk = Conversation()
     first = talk.step(talk.plan(user("one")), None)
     fork = replace(
-        first, id=9, inputs=(), media=(), path_hash=b"", state=State.OFF, parent=first.id, conversation=2
+        first, id=9, inputs=(), media=(), path_hash=b"", state=State.OFF, parent=first.id, conversation_row=2
     )
     left = Evicted(1, 2, 30, 40)
-    own = replace(first, id=10, parent=9, conversation=2)
+    own = replace(first, id=10, parent=9, conversation_row=2)
     path = [first, replace(fork, evicted=left), own]
     # What was compacted in the fork stays out.
     refusal = mark_refused(own, path[:2])

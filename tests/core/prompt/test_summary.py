@@ -131,7 +131,7 @@ def test_the_exchanges_of_a_turn_stay_together() -> None:
 
 
 def exchange(**fields: object) -> Exchange:
-    base = {"id": 1, "conversation": 1, "parent": None, "depth": 0, "offset": 0, "inputs": ((b"u1",),)}
+    base = {"id": 1, "conversation_row": 1, "parent": None, "depth": 0, "offset": 0, "inputs": ((b"u1",),)}
     rest = {
         "media": (b"",),
         "reply": (b"a1",),

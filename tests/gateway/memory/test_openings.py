@@ -101,7 +101,7 @@ async def test_of_two_openings_under_way_at_once_one_goes_on_before_the_other_en
     messages = [user("Hi"), assistant("Hello!"), user("more")]
     await pair.finish(await pair.begin(messages, None), [assistant("More.")])
     await pair.finish(tabs[1 - first], [assistant("Good day!")])
-    assert {row.conversation for row in (await pair.speaker.rows())[1:]} == {2}
+    assert {row.conversation_row for row in (await pair.speaker.rows())[1:]} == {2}
 
 
 async def test_an_opening_asked_again_after_a_reply_that_took_long_is_one_chat(store: Store) -> None:

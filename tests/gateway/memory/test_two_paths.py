@@ -106,12 +106,12 @@ class Pair:
     async def _compare(self) -> None:
         memory, rows = self.world.memory(), await self.speaker.rows()
         firsts: dict[int, int] = {}
-        named = {e.conversation for e in rows if memory.is_named(memory.records[e.id])}
+        named = {e.conversation_row for e in rows if memory.is_named(memory.records[e.id])}
         check_columns(rows, memory.hasher, named)
         for row in rows:
-            first = firsts.setdefault(row.conversation, row.id)
+            first = firsts.setdefault(row.conversation_row, row.id)
             general = without_numbers(memory.records[row.id])
-            row = replace(row, conversation=memory.records[first].conversation)
+            row = replace(row, conversation_row=memory.records[first].conversation_row)
             assert without_numbers(row) == general, f"\n{row}\n{general}\n{self.world.tree()}"
         assert len(rows) == len(memory.records)
         _check_runs(rows)

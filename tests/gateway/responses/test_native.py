@@ -691,7 +691,7 @@ def test_what_was_forgotten_is_not_known_by_its_id(world: World, openai_keeps: S
     async def forget() -> None:
         found = await world.store.agents.find(ALICE)
         assert found is not None
-        await world.store.forgetting.forget(found.id, ForgetTarget(conversation=conversation))
+        await world.store.forgetting.forget(found.id, ForgetTarget(conversation_row=conversation))
         await world.store.forgetting.sweep()
 
     world.gateway.call(forget())

@@ -583,7 +583,7 @@ def test_a_forgotten_response_is_not_found(world: World, upstream: StrictUpstrea
     async def forget() -> None:
         found = await world.store.agents.find(Scope("default", "default", "user:alice"))
         assert found is not None
-        await world.store.forgetting.forget(found.id, ForgetTarget(conversation=conversation))
+        await world.store.forgetting.forget(found.id, ForgetTarget(conversation_row=conversation))
 
     world.gateway.call(forget())
     with pytest.raises(openai.BadRequestError, match="not found"):

@@ -27,7 +27,7 @@ def exchange(chance: random.Random, mark: int) -> Exchange:
 
     return Exchange(
         id=0,
-        conversation=1,
+        conversation_row=1,
         parent=chance.choice((None, 3, 70_000)),
         depth=chance.randrange(300),
         offset=chance.randrange(40_000),

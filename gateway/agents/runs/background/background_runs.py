@@ -131,7 +131,7 @@ class BackgroundRuns:
             # Other sends may be answered before this one is performed, so the rest is decided then.
             replaces = earlier.run.id
         draft = Run(
-            id=0, uid=new_uid(), agent=agent.id, conversation=conversation, state=RunState.CREATED,
+            id=0, uid=new_uid(), agent=agent.id, conversation_row=conversation, state=RunState.CREATED,
             created=self._keeper.now(), parent=run_request.parent, depth=run_request.depth, background=True,
             otid=otid_digest(agent, name, run_request.otid),
         )  # fmt: skip
