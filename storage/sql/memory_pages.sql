@@ -119,8 +119,8 @@ SELECT c.uid, {shown} FROM exchanges p JOIN conversations c ON c.id = p.conversa
 WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 
 -- name: short_exchanges
--- Reads some exchanges. What is longer than ?2 bytes as it is stored is left out.
-SELECT {shown} FROM exchanges p WHERE +p.agent = ?1 AND length(p.input) <= ?2 AND p.id {in:3:BIGINT:64}
+-- Reads some exchanges, forgotten ones too. What is longer than ?2 bytes as it is stored is left out.
+SELECT {shown} FROM exchanges p WHERE +p.agent = ?1 AND coalesce(length(p.input), 0) <= ?2 AND p.id {in:3:BIGINT:64}
 
 -- name: openings
 -- Reads the first exchange of some conversations that stands. What is longer than ?3 bytes as it is stored is left out.

@@ -19,7 +19,7 @@ from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.request_records import HitRecord
 from gateway.run.request_log import LoggedRequest
 from storage.listing import LAST_NUMBER, SizedConversation
-from storage.records import Exchange
+from storage.records import Exchange, State
 from storage.sql.store import Store
 
 # Characters of the first words of a conversation, and of a question, in a list.
@@ -92,6 +92,8 @@ class Question(Struct, frozen=True):
     text: str | None
     # The same question was asked before.
     is_again: bool = False
+    # The words were forgotten.
+    is_forgotten: bool = False
 
 
 class ConversationViews(Struct, frozen=True):
@@ -352,7 +354,10 @@ def _question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool) -> 
         return Question(None)
     asked = asked_messages(exchange, prefix_is_shared)
     words = _first_words(asked[-1].text) if asked else ""
-    return Question(words, is_again) if words else None
+    if words:
+        return Question(words, is_again)
+    is_forgotten = exchange.state is State.FORGOTTEN or bool(exchange.redactions)
+    return Question("", is_again, is_forgotten=True) if is_forgotten else None
 
 
 def _first_words(text: str) -> str:

@@ -450,8 +450,8 @@ class MemoryForgetting:
 
 
 def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
-    text = " ".join((details.text or "").split())
-    return TargetRecord(kind, details.id, shorten(text, _SHOWN_CHARS) or None)
+    texts = (" ".join(each.split()) for each in (details.text or "").split("\n\n"))
+    return TargetRecord(kind, details.id, shorten("\n\n".join(filter(None, texts)), _SHOWN_CHARS) or None)
 
 
 def _has_in_note(recall: StoredRecall, seqs: Collection[int]) -> bool:

@@ -125,7 +125,11 @@ class RequestOperations(Struct, frozen=True):
                 raise UnknownId("There is nothing to show: the reply was forgotten.", param="id")
         if logged.has_recall_record:
             if logged.at >= self._since:
-                unknown = "What was recalled is not there any more: the reply was forgotten, made again or not stored."
+                if exchange is None:
+                    became = "forgotten, made again or not stored"
+                else:
+                    became = "forgotten" if exchange.redactions else "made again"
+                unknown = f"What was recalled is not there any more: the reply was {became}."
             raise UnknownId(unknown, param="id")
         if exchange is not None and is_tombstone(exchange):
             exchange = None

@@ -369,7 +369,9 @@ def test_the_question_of_a_reply_that_was_forgotten_is_still_listed(operator: Op
     id = operator.twin("requests")["items"][0]["id"]
     assert "Where is my tea?" in operator.get(f"requests?memory={agent.uid}").body.decode()
     operator.twin(f"m/{agent.uid}/forget?message=1", {})
-    assert "not kept, or forgotten" in operator.get(f"requests?memory={agent.uid}").body.decode()
+    listed = operator.get(f"requests?memory={agent.uid}").body.decode()
+    assert ">forgotten<" in listed
+    assert "not kept" not in listed
     assert b"the reply was forgotten" in operator.get(f"r/{id}").body
     # The list that led there is where one goes on.
     referer = f"http://{operator.host}/ui/requests?memory={agent.uid}"
@@ -377,6 +379,15 @@ def test_the_question_of_a_reply_that_was_forgotten_is_still_listed(operator: Op
         "GET", f"r/{id}", None, {"cookie": operator.cookie, "referer": referer}
     ).body.decode()
     assert f'<a href="../requests?memory={agent.uid}">Back</a>' in shown
+
+
+def test_a_request_says_that_its_reply_was_forgotten(operator: Operator) -> None:
+    """The page knew, and named what else it might be."""
+    agent = speak(operator.world, "Where is my tea?")
+    id = operator.twin(f"requests?memory={agent.uid}")["items"][0]["id"]
+    operator.twin(f"m/{agent.uid}/forget?message=2", {})
+    reply = operator.get(f"r/{id}")
+    assert (reply.status, "the reply was forgotten." in reply.body.decode()) == (404, True)
 
 
 def test_what_stayed_out_for_one_reason_is_counted_once(upstream: StrictUpstream, operator: Operator) -> None:
