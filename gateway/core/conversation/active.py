@@ -112,7 +112,12 @@ def _is_like(tree: Tree, exchange: Exchange, other: Exchange) -> bool:
     # beginning it is where the longer form has more than the question: nobody had heard a word of its reply.
     further = old.inputs[len(new.inputs) :]
     is_certain = exchange.parent is not None or (bool(further) and all(map(is_user, further)))
-    return tree.extends(new, old) or (is_certain and tree.extends(old, new))
+    if tree.extends(new, old) or (is_certain and tree.extends(old, new)):
+        return True
+    # Both were asked at once (a caller typed and spoke), and the list has both questions in its own order.
+    later = iter(new.inputs)
+    is_asked_again = bool(old.inputs) and all(atoms in later for atoms in old.inputs)
+    return is_asked_again and exchange.parent is not None and tree.are_apart(old, new)
 
 
 def _in_order(tree: Tree, exchange: Exchange, other: Exchange) -> tuple[Exchange, Exchange]:

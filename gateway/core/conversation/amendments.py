@@ -123,8 +123,8 @@ class _Walk:
     def _has_words_after_question(self, exchange: Exchange, end: int) -> bool:
         """Returns whether words of the assistant that a reply lacks stand between its question and its messages.
 
-        They may be in one message with the first of its calls. Next to a turn that is off the record or forgotten they
-        may be of that turn's reply.
+        They may be in one message with the first of its calls. They are not of this reply if they are that of a turn
+        beside it. Next to a turn that is off the record or forgotten they may be of that turn's reply.
 
         end: the index of the reply's first message.
         """
@@ -138,8 +138,11 @@ class _Walk:
             has_words = all(
                 is_assistant(between) and not any(map(is_call, between)) for between in atoms[start:end]
             )
-        is_private = exchange.redactions or any(map(is_tombstone, self._tree.siblings(exchange)))
-        return has_words and not is_private
+        words = tuple(atom for between in atoms[start:end] for atom in between)
+        siblings = self._tree.siblings(exchange)
+        is_private = exchange.redactions or any(map(is_tombstone, siblings))
+        is_of_another = any(other.reply == words and not other.superseded for other in siblings)
+        return has_words and not is_private and not is_of_another
 
     def _step_to(self, exchange: Exchange | None, after: _Inputs) -> None:
         """Goes on to the exchange before. after: the messages of the one that comes after it."""

@@ -84,13 +84,15 @@ def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
 
     Raises: Missing.
     """
-    amendments = [*plan.amendments, *_find_unheard(tree, plan)]
     tree.group_for_loading(
-        other for a in amendments if a.reply and (other := tree.get(a.exchange)) is not None
+        other for a in plan.amendments if a.reply and (other := tree.get(a.exchange)) is not None
     )
-    for amendment in amendments:
+    for amendment in plan.amendments:
         _amend(tree, plan, amendment)
-    revived = {a.exchange for a in amendments if _revive(tree, a)}
+    unanswered = _find_unanswered(tree, plan)
+    for amendment in unanswered:
+        _amend(tree, plan, amendment)
+    revived = {a.exchange for a in (*plan.amendments, *unanswered) if _revive(tree, a)}
     exchange, is_new = _write_finished(tree, plan, ended)
     changed = revived | {exchange.id} if is_new and not plan.is_inactive else revived
     active.supersede_along_path(tree, exchange, changed, plan.query)
@@ -108,17 +110,39 @@ def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     return tree.by_id[exchange.id]
 
 
-def _find_unheard(tree: Tree, plan: Plan) -> list[Amendment]:
-    """Returns the cancelled exchanges that a request goes on from without their replies, as ones without a reply.
+def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
+    """Returns the cancelled exchanges whose messages the client's list has, as exchanges without a reply.
 
-    The client's list had their messages, so these are as true as its own.
+    They are those that the request goes on from, and those beside them with a message that no other exchange has (a
+    caller typed and spoke at once). Their replies were not found in the list, but their messages are as true as others.
     """
+    chain, listing = tree.chain(tree.get(plan.exchange.parent)), plan.query.listing
     heard = {amendment.exchange for amendment in plan.amendments if amendment.reply}
-    return [
-        Amendment(each.id, inputs=None, reply=(0, 0))
-        for each in tree.chain(tree.get(plan.exchange.parent))
-        if each.ended is None and each.stopped is not None and each.id not in heard
+    cut = [each for each in chain if _is_cut(each) and each.id not in heard]
+    beside = [
+        other
+        for each in chain
+        for other in tree.siblings(each)
+        if _is_cut(other) and not is_tombstone(other) and not other.redactions
     ]
+    if beside:
+        listed = set(listing.atoms)
+        stored = {
+            atoms
+            for each in (plan.exchange, *cut, *(each for each in tree if each.ended is not None))
+            if not each.superseded
+            for atoms in each.inputs
+        }
+        for other in beside:
+            if other.inputs and listed.issuperset(other.inputs) and other.inputs[-1] not in stored:
+                cut.append(other)
+                stored.add(other.inputs[-1])
+    return [Amendment(each.id, inputs=None, reply=(0, 0)) for each in cut]
+
+
+def _is_cut(exchange: Exchange) -> bool:
+    """Returns whether the client left before the exchange had ended, and has not sent its reply since."""
+    return exchange.ended is None and exchange.stopped is not None
 
 
 def _write_finished(tree: Tree, plan: Plan, ended: RequestEnd) -> tuple[Exchange, bool]:
@@ -445,7 +469,8 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         return
     listing = plan.query.listing
     # Read before the exchange changes: one that has an input of its own is not loaded.
-    stored = (tree.content(exchange).shown_reply or {}) if amendment.reply is not None else {}
+    is_heard = amendment.reply is not None and amendment.reply[0] < amendment.reply[1]
+    stored = (tree.content(exchange).shown_reply or {}) if is_heard else {}
     if amendment.inputs is not None:
         start, end = amendment.inputs
         inputs = tuple(listing.atoms[start:end])

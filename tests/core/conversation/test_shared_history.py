@@ -81,3 +81,31 @@ def test_the_edits_of_a_turn_are_not_lost_where_another_path_has_its_messages(
     world.say(messages, "Reply five", key)
     world.wait(1000)
     assert world.learned() == ["EDIT"]
+
+
+@both
+@pytest.mark.parametrize(
+    ("ends", "replies"),
+    [
+        (("cancelled", "finished"), [1]),
+        (("silent", "finished"), [1]),
+        (("finished", "finished"), []),  # neither was heard
+        (("finished", "finished"), [0, 1]),
+    ],
+)
+def test_messages_that_were_sent_at_once_are_there_once(
+    world: World, key: str | None, ends: tuple[str, str], replies: list[int]
+) -> None:
+    """A caller types and speaks within a moment (LiveKit): neither request has the other one's message."""
+    history = world.chat(("hello there", "Good day."), key=key)
+    questions = [user("what is there to eat?"), user("a table please")]
+    texts = ["Soup, as always.", "At eight there is one."]
+    requests = [world.begin([*history, question], key) for question in questions]
+    for request, end, text in zip(requests, ends, texts, strict=True):
+        if end == "finished":
+            world.finish(request, text)
+        else:
+            world.cancel(request, [assistant(text[:6])] if end == "cancelled" else [])
+    whole = [*history, *questions, *(assistant(texts[n]) for n in replies), user("fine")]
+    world.say(whole, "Until then.", key)
+    assert sorted(world.active()) == sorted([*map(text_of, whole), "Until then."])
