@@ -288,7 +288,7 @@ class ListedExchange(Struct, frozen=True):
 
     exchange: Exchange
     # The public name of its conversation.
-    conversation: str
+    conversation_uid: str
     # The client's own id of its conversation.
     key: str | None
     # The public name of the run that it is a step of.
@@ -439,7 +439,7 @@ class ExchangePlace(Struct, frozen=True):
     """The place of an exchange."""
 
     # The public name of the exchange's conversation.
-    conversation: str
+    conversation_uid: str
     # The number of the exchange's first message.
     seq: int
     # The number of the exchange's reply.
@@ -451,7 +451,7 @@ class SourceExchange(Struct, frozen=True):
 
     exchange: Exchange
     # The public name of its conversation.
-    conversation: str
+    conversation_uid: str
     # Another conversation opened with the same prefix.
     prefix_is_shared: bool
 

@@ -11,14 +11,14 @@ class TurnName(NamedTuple):
     """The name of a turn. Both parts are hexadecimal."""
 
     # The public name of its conversation.
-    conversation: str
+    conversation_uid: str
     # Its own within the conversation (gateway.run.memory.named_turns says what it is made of).
     turn: str
 
     @property
     def tag(self) -> str:
         """The part that the ids of a reply and of its items share: the whole name."""
-        return self.conversation + self.turn
+        return self.conversation_uid + self.turn
 
     def encode(self) -> bytes:
         """Returns the name as it is stored with a run."""

@@ -339,7 +339,9 @@ class ResponseMaker:
         if identity.scope is not None:
             await self.chat.turns.pending.wait_written(identity.scope, _DISK_WAIT_S)
         return (
-            await self.store.messages.find_begun(identity.project, name.conversation, turn_begun(name.turn))
+            await self.store.messages.find_begun(
+                identity.project, name.conversation_uid, turn_begun(name.turn)
+            )
             is not None
         )
 

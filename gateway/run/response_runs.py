@@ -152,7 +152,7 @@ class ResponseRuns(Struct, frozen=True):
             return []
         await self.turns.wait_written(agent.scope)
         project, find = agent.scope.project, self.store.messages.find_begun
-        found = [(name, await find(project, name.conversation, turn_begun(name.turn))) for name in names]
+        found = [(name, await find(project, name.conversation_uid, turn_begun(name.turn))) for name in names]
         return [NamedTurn(name, listed[1].exchange) for name, listed in found if listed is not None]
 
     async def request(self, run: Run) -> BackgroundRequest | None:

@@ -50,7 +50,7 @@ class StoredResponses:
         with map_store_errors():
             location = await find_turn(self.store, owner.project, name)
             if location is None or location.exchange.state is State.OPEN:
-                owned = await self.store.messages.owner(owner.project, name.conversation)
+                owned = await self.store.messages.owner(owner.project, name.conversation_uid)
                 if owned is None:
                     await self.turns.wait_project_written(owner.project)
                 else:
@@ -67,7 +67,7 @@ class StoredResponses:
         """Returns the client's own id of a turn's conversation; None: it has none. Raises: MemoryUnavailable."""
         with map_store_errors():
             owned = await self.store.messages.owner(
-                location.agent.scope.project, location.turn.name.conversation
+                location.agent.scope.project, location.turn.name.conversation_uid
             )
         return None if owned is None else owned[1]
 

@@ -289,7 +289,7 @@ class AgentMessages:
                 views.append(
                     MessageView(
                         message,
-                        row.conversation,
+                        row.conversation_uid,
                         row.key,
                         maker.run,
                         None if maker.run is None else maker.exchange.seq,

@@ -271,7 +271,7 @@ class ConversationViews(Struct, frozen=True):
         if rows is None:
             return None
         place = (await pages.places(memory.id, [rows.exchange])).get(rows.exchange)
-        if place is None or place.conversation != page.conversation.id:
+        if place is None or place.conversation_uid != page.conversation.id:
             return None  # a fork has the message of another conversation, which went on by itself
         if is_cut and last < place.reply_seq:
             before = last + 1 + limit
@@ -308,7 +308,7 @@ class ConversationViews(Struct, frozen=True):
         if index is None:
             raise _no_message()
         start = max(0, min(index - limit // 2, len(records) - limit))
-        return MessagesAround(place.conversation, tuple(records[start : start + limit]))
+        return MessagesAround(place.conversation_uid, tuple(records[start : start + limit]))
 
     async def read_text(self, project: str | None, uid: str, id: str, seq: int) -> str:
         """Returns the whole text of a message of a conversation."""

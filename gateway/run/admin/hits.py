@@ -61,14 +61,14 @@ async def hit_records(
     return records
 
 
-def message_href(uid: str, conversation: str, exchange: Exchange | ExchangePlace, seq: int) -> str:
+def message_href(uid: str, conversation_uid: str, exchange: Exchange | ExchangePlace, seq: int) -> str:
     """Returns the address of a message, relative to /ui/. The page shows the branch that ends with its exchange.
 
-    conversation: the public name of its conversation.
+    conversation_uid: of the message's conversation.
     """
     before = seq + _SHOWN_AFTER
     end = f"&before={before}" if before <= exchange.reply_seq else ""
-    return f"{page_path('m', uid, 'c', conversation)}?branch={exchange.seq}{end}#message-{seq}"
+    return f"{page_path('m', uid, 'c', conversation_uid)}?branch={exchange.seq}{end}#message-{seq}"
 
 
 def fact_href(uid: str, seq: int) -> str:
@@ -96,4 +96,4 @@ def _href(uid: str, message: Message, place: ExchangePlace | None) -> str | None
         case "passage":
             return passage_href(uid, message.seq)
         case _:
-            return None if place is None else message_href(uid, place.conversation, place, message.seq)
+            return None if place is None else message_href(uid, place.conversation_uid, place, message.seq)

@@ -402,7 +402,7 @@ class MemoryForgetting:
             records = [] if each is None else message_records(each.exchange, None)
             reply = next((r for r in reversed(records) if r.role == "assistant" and r.text), None)
             if each is not None and reply is not None:
-                href = message_href(memory.uid, each.conversation, each.exchange, reply.seq)
+                href = message_href(memory.uid, each.conversation_uid, each.exchange, reply.seq)
                 ways = [("was made with it", row in noted), ("quotes it", row in quoting)]
                 how = " and ".join(way for way, is_so in ways if is_so)
                 record = RemainingRecord(f"A reply that {how}: message {reply.seq}.", href)

@@ -97,7 +97,7 @@ class SearchOperation(Struct, frozen=True):
             return FoundTexts(has_timed_out=True)
         exchange_ids = sorted({m.exchange for m in hits if m.source == "message"})
         places = await store.memory_pages.places(agent.id, exchange_ids)
-        return FoundTexts(hits, {id: place.conversation for id, place in places.items()})
+        return FoundTexts(hits, {id: place.conversation_uid for id, place in places.items()})
 
     async def try_recall(
         self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE_HITS

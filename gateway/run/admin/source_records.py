@@ -55,7 +55,7 @@ def _source_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...
             m.seq,
             shorten(m.text, _SOURCE_CHARS),
             m.at,
-            href=message_href(uid, source.conversation, exchange, m.seq),
+            href=message_href(uid, source.conversation_uid, exchange, m.seq),
             speaker=m.speaker or (UNSET if m.role == "user" else m.role),
         )
         for m in quoted

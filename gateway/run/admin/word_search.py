@@ -213,7 +213,7 @@ class WordSearches(Struct, frozen=True):
             for seq, what, text in _unindexed_texts(source.exchange):
                 # Of a long text the index has the first words, and may have found it.
                 if recall.has_words_anywhere(text, query) and (what or not recall.has_words(text, query)):
-                    href = message_href(uid, source.conversation, source.exchange, seq)
+                    href = message_href(uid, source.conversation_uid, source.exchange, seq)
                     place = f"message {seq}{what and ', '}{what}"
                     yield HiddenText(place, self._around(text, query), href, seq)
 
@@ -325,7 +325,9 @@ class WordSearches(Struct, frozen=True):
                     "passage", message.seq, text, message.at, href=passage_href(uid, message.seq)
                 )
             case _:
-                href = None if place is None else message_href(uid, place.conversation, place, message.seq)
+                href = (
+                    None if place is None else message_href(uid, place.conversation_uid, place, message.seq)
+                )
                 speaker = message.speaker or (UNSET if message.role == "user" else message.role)
                 return TextWithWords("message", message.seq, text, message.at, href=href, speaker=speaker)
 

@@ -91,7 +91,7 @@ class TurnLocation(Struct, frozen=True):
 
 async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation | None:
     """Returns where the turn with a name is stored; None: the project has none. Raises: StoreError."""
-    begun = await store.messages.find_begun(project, name.conversation, turn_begun(name.turn))
+    begun = await store.messages.find_begun(project, name.conversation_uid, turn_begun(name.turn))
     if begun is not None and begun[1].run is None:
         agent, listed = begun
         return TurnLocation(agent, NamedTurn(name, listed.exchange), (listed.exchange.id,))
@@ -99,11 +99,11 @@ async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation 
         run_turn = await find_turn(store, project, stored_name)
         return None if run_turn is None else replace(run_turn, turn=NamedTurn(name, run_turn.exchange))
     # The same words were answered before, under the time of then; or several steps are one reply.
-    owner = await store.messages.owner(project, name.conversation)
+    owner = await store.messages.owner(project, name.conversation_uid)
     if owner is None:
         return None
     agent, _ = owner
-    turns = await read_conversation(store, agent, name.conversation)
+    turns = await read_conversation(store, agent, name.conversation_uid)
     first_step = turns.find(name.turn)
     if first_step is None:
         return None
@@ -136,7 +136,7 @@ def name_turns(path: Sequence[ListedExchange]) -> list[NamedTurn]:
     turns, parent = list[NamedTurn](), None
     for listed in path:
         exchange = listed.exchange
-        turns.append(NamedTurn(TurnName(listed.conversation, _turn_hex(exchange, parent)), exchange))
+        turns.append(NamedTurn(TurnName(listed.conversation_uid, _turn_hex(exchange, parent)), exchange))
         parent = exchange
     return turns
 

@@ -79,7 +79,9 @@ class _ReferencedTurns:
 
     async def _find(self, reference: Reference, name: TurnName) -> list[WireMessage]:
         """Returns what a reference stands for in the turn of this name."""
-        found = await self._store.messages.find_begun(self._project, name.conversation, turn_begun(name.turn))
+        found = await self._store.messages.find_begun(
+            self._project, name.conversation_uid, turn_begun(name.turn)
+        )
         if found is not None:
             agent, listed = found
             if not self._is_accepted_owner(agent, listed.key):
@@ -94,7 +96,7 @@ class _ReferencedTurns:
         if stored_name is not None:
             return await self._find(reference, stored_name)
         # The same words were answered before, or several steps are one reply.
-        turns = await self._turns_of(name.conversation)
+        turns = await self._turns_of(name.conversation_uid)
         return turns.path_to(name.turn) if reference.kind == "path" else turns.reply(name.turn)
 
     async def _messages_to(
@@ -108,15 +110,15 @@ class _ReferencedTurns:
             turns.add(listed)
         return turns.path_to(name.turn)
 
-    async def _turns_of(self, conversation: str) -> ConversationTurns:
-        if conversation not in self._by_conversation:
-            owner = await self._store.messages.owner(self._project, conversation)
-            self._by_conversation[conversation] = (
-                await read_conversation(self._store, owner[0], conversation)
+    async def _turns_of(self, conversation_uid: str) -> ConversationTurns:
+        if conversation_uid not in self._by_conversation:
+            owner = await self._store.messages.owner(self._project, conversation_uid)
+            self._by_conversation[conversation_uid] = (
+                await read_conversation(self._store, owner[0], conversation_uid)
                 if owner is not None and self._is_accepted_owner(*owner)
                 else ConversationTurns()
             )
-        return self._by_conversation[conversation]
+        return self._by_conversation[conversation_uid]
 
     def _is_accepted_owner(self, agent: Agent, key: str | None) -> bool:
         """Returns whether the turns of this memory may be read.

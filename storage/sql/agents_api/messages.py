@@ -57,24 +57,23 @@ class Messages(Group):
 
     @reads
     async def find_begun(
-        self, connection: Connection, project: str, conversation: str, begun: float
+        self, connection: Connection, project: str, conversation_uid: str, begun: float
     ) -> tuple[Agent, ListedExchange] | None:
         """Returns the exchange of a project's conversation that began at a time, and its memory.
 
-        conversation: its public name.
         begun: in seconds since the epoch.
         """
-        row = await connection.row(SQL["begun"], (project, conversation, begun))
+        row = await connection.row(SQL["begun"], (project, conversation_uid, begun))
         if row is None:
             return None
         return make_agent_record(row[:AGENT_COLUMNS]), _make_record(row[AGENT_COLUMNS:])
 
     @reads
     async def owner(
-        self, connection: Connection, project: str, conversation: str
+        self, connection: Connection, project: str, conversation_uid: str
     ) -> tuple[Agent, str | None] | None:
         """Returns the memory of a project's conversation, and the client's own id of it."""
-        row = await connection.row(SQL["owner"], (project, conversation))
+        row = await connection.row(SQL["owner"], (project, conversation_uid))
         return None if row is None else (make_agent_record(row[:AGENT_COLUMNS]), row[AGENT_COLUMNS])
 
     @long_reads
