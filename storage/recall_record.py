@@ -121,7 +121,7 @@ _ROW_FIELDS = ("rank", "code", "score", "words", "meaning", "tokens", "seq")
 
 def pack_code(kind: str, reason: str) -> int:
     """Returns the byte for the kind of a hit, and for why it stayed out."""
-    return KINDS.index(kind) | REASONS.index(reason) << _REASON_SHIFT
+    return KINDS.index(kind) | (REASONS.index(reason) << _REASON_SHIFT)
 
 
 def pack_entry(entry: RecalledEntry) -> EntryRow:
@@ -136,15 +136,15 @@ def unpack_entry(row: EntryRow, *, has_scores: bool, has_meaning: bool) -> Recal
     """Returns the entry of a row. has_scores: False in a selection of the whole memory."""
     rank, code, score, words, meaning, tokens, seq = row
     return RecalledEntry(
-        KINDS[code & _KIND_MASK],
-        seq,
-        rank,
-        score / _MAX_BYTE if has_scores else None,
-        words / _MAX_BYTE if has_scores else None,
-        meaning / _MAX_BYTE if has_scores and has_meaning else None,
-        tokens,
-        REASONS[code >> _REASON_SHIFT & _REASON_MASK],
-        bool(code & _FORGOTTEN),
+        kind=KINDS[code & _KIND_MASK],
+        seq=seq,
+        rank=rank,
+        score=score / _MAX_BYTE if has_scores else None,
+        words=words / _MAX_BYTE if has_scores else None,
+        meaning=meaning / _MAX_BYTE if has_scores and has_meaning else None,
+        tokens=tokens,
+        reason=REASONS[(code >> _REASON_SHIFT) & _REASON_MASK],
+        is_forgotten=bool(code & _FORGOTTEN),
     )
 
 
@@ -155,19 +155,19 @@ def pack(record: RecallRecord) -> bytes:
 
 
 def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bool) -> bytes:
-    """Returns the bytes of a record with these entries in the place of its own."""
+    """Returns the bytes of a record with these entries in place of the record's."""
     rows = rows[:_MAX_BYTE]
     columns = [*zip(*rows, strict=True)] or [()] * len(_ROW_FIELDS)
     ranks, *_, tokens, seqs = columns
     # An upstream may report any number.
     usage = [min(n, _MAX_NUMBER) for n in record.usage or (0, 0, 0)]
-    added = min(int(record.added_ms * 100), _MAX_NUMBER)
+    added_hundredths = min(int(record.added_ms * 100), _MAX_NUMBER)
     numbers = (
         record.found,
         record.recalled_tokens,
         *record.part_tokens,
         record.evicted_tokens,
-        added,
+        added_hundredths,
         *usage,
     )
     flags = (
@@ -204,27 +204,27 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
 def unpack(data: bytes) -> RecallRecord:
     """Returns the record of these bytes. Raises: ValueError if they are damaged, or of a later version."""
     try:
-        version, outcome, flags, mode, count, status, ms, first, context_window, *left_out = (
-            _HEAD.unpack_from(data)
-        )
+        version, outcome, flags, mode, count, status, *numbers = _HEAD.unpack_from(data)
+        total_tenths, first_tenths, context_window, *left_out = numbers
         if version != _VERSION:
             raise ValueError("the record of a recall is of another version")
-        found, tokens, *rest = _numbers_struct(flags).unpack_from(data, _HEAD.size)
-        parts, (evicted, added, *usage) = rest[: len(PROMPT_PARTS)], rest[len(PROMPT_PARTS) :]
+        found, recalled_tokens, *numbers = _numbers_struct(flags).unpack_from(data, _HEAD.size)
+        part_tokens, numbers = numbers[: len(PROMPT_PARTS)], numbers[len(PROMPT_PARTS) :]
+        evicted_tokens, added_hundredths, *usage = numbers
         return RecallRecord(
             outcome=OUTCOMES[outcome],
             found=found,
-            recalled_tokens=tokens,
+            recalled_tokens=recalled_tokens,
             is_selection=bool(flags & _IS_SELECTION),
             mode=_MODES[mode],
             status=status,
             is_streamed=bool(flags & _IS_STREAMED),
-            part_tokens=tuple(parts),
+            part_tokens=tuple(part_tokens),
             context_window=context_window or None,
-            evicted_tokens=evicted,
-            added_ms=added / 100,
-            first_ms=first / 10 if flags & _HAS_FIRST else None,
-            ms=ms / 10,
+            evicted_tokens=evicted_tokens,
+            added_ms=added_hundredths / 100,
+            first_ms=first_tenths / 10 if flags & _HAS_FIRST else None,
+            ms=total_tenths / 10,
             usage=(usage[0], usage[1], usage[2]) if flags & _HAS_USAGE else None,
             left_out=tuple(left_out),
             entries=_unpack_entries(data, flags, count),
@@ -242,9 +242,9 @@ def _unpack_entries(data: bytes, flags: int, count: int) -> tuple[RecalledEntry,
 
 
 def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> bytes:
-    """Returns a record's bytes with the hits overwritten that do not exist any more. The length stays.
+    """Returns a record's bytes, of the same length, with the hits overwritten that do not exist any more.
 
-    exists: whether there still is a text, by its kind and number.
+    exists: returns whether a text still exists, given its kind and number.
     Raises: ValueError if the bytes are damaged, or of a later version.
     """
     entries = unpack(data).entries
@@ -254,11 +254,11 @@ def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> byte
     for n, entry in enumerate(entries):
         if not entry.is_forgotten and not exists(entry.kind, entry.seq):
             for column in columns:
-                at = column.start + n * column.width
+                offset = column.start + n * column.width
                 if column.name == "code":
-                    out[at] |= _FORGOTTEN
+                    out[offset] |= _FORGOTTEN
                 elif column.name != "rank":
-                    out[at : at + column.width] = bytes(column.width)
+                    out[offset : offset + column.width] = bytes(column.width)
     return bytes(out)
 
 

@@ -155,8 +155,10 @@ def _check_file(path: str) -> None:
 
 def _check_kind(path: str, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a device")
-        raise Broken(f"{path} is {kind}, not a regular file. Move it away, or name another file with --db.")
+        kind_name = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a device")
+        raise Broken(
+            f"{path} is {kind_name}, not a regular file. Move it away, or name another file with --db."
+        )
 
 
 def _check_names(path: str, status: os.stat_result) -> None:
@@ -178,27 +180,28 @@ def _access_error(action: str, path: str) -> ReadOnly:
             f"It is not possible to {action}: its file system is read-only. Mount it for writing, or name "
             "another file with --db."
         )
-    owner, own = os.stat(path).st_uid, os.geteuid()
-    remedy = "Change its mode" if owner == own else f"Run this as {name_of(owner)}"
-    belongs = "" if owner == own else f", which belongs to {name_of(owner)}"
+    owner, this_account = os.stat(path).st_uid, os.geteuid()
+    remedy, belongs = "Change its mode", ""
+    if owner != this_account:
+        remedy, belongs = f"Run this as {name_of(owner)}", f", which belongs to {name_of(owner)}"
     return ReadOnly(
-        f"The account {name_of(own)} may not {action}{belongs}. {remedy}, or name another file with --db."
+        f"The account {name_of(this_account)} may not {action}{belongs}. {remedy}, or name another file with --db."
     )
 
 
 def unavailable(what: str, error: OSError) -> Unavailable:
-    """Returns the store's error for one of the operating system. what: cannot be done, as a clause."""
+    """Returns the store's error for one of the operating system. what: a clause that says what cannot be done."""
     if error.errno in _NO_ROOM:
         return Full(f"{what}: the disk is full. Make room on it, or name another file with --db.")
-    kind = ReadOnly if error.errno in _NO_ACCESS else Broken
-    return kind(f"{what}: {error.strerror or error}.")
+    error_type = ReadOnly if error.errno in _NO_ACCESS else Broken
+    return error_type(f"{what}: {error.strerror or error}.")
 
 
 # -- files next to a database
 
 
 def has_sidecar(database: str, suffix: str) -> bool:
-    """Returns whether anything has the name, a link that leads nowhere as well."""
+    """Returns whether anything has the name, even a link that leads nowhere."""
     return os.path.lexists(f"{database}{suffix}")
 
 
@@ -261,7 +264,7 @@ def make_sidecar(database: str, suffix: str) -> int:
 
 
 def ensure_sidecar(database: str, suffix: str) -> int:
-    """Opens a file next to a database for writing, and makes it where there is none. Raises: Unavailable."""
+    """Opens a file next to a database for writing, and makes it if there is none. Raises: Unavailable."""
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError):
             return open_sidecar(database, suffix, os.O_RDWR)
@@ -285,7 +288,7 @@ def replace_sidecar(database: str, suffix: str, data: bytes) -> None:
 
 
 def remove_sidecar(database: str, suffix: str) -> None:
-    """Removes a file next to a database, if there is one; of a link, the link. Raises: OSError."""
+    """Removes a file next to a database, if there is one. If it is a link, the link is removed. Raises: OSError."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{database}{suffix}")
 
@@ -315,7 +318,7 @@ def restrict(path: str) -> None:
 
 @contextmanager
 def _directory(database: str) -> Iterator[int]:
-    """Opens the directory of a database, so that what is checked and what is opened lie in the same one."""
+    """Opens the directory of a database, so that files are checked and opened in the same directory."""
     path = os.path.dirname(database)
     try:
         descriptor = os.open(path, _DIRECTORY)

@@ -9,9 +9,9 @@ A blob (little endian; `m` entries, in columns, which numpy searches in place):
     64 documents, by slot:   length u16, back u16, flags u8, head u8
     entries, by hash:        hash u32[m], marked_slot u8[m] (bit 6: in the head; bit 7: a name), frequency u8[m]
 
-What stands around a message in its conversation counts for it as well, the less the further away. It is not copied into
-it: `back` notes how far before it its predecessor is, and a query passes the hits in the head (the first words) of a
-message on to both sides. So a message's words lie in one place, and forgetting it needs nothing but its own chunk.
+The messages around a message count for it as well, less the further away they are. Their words are not copied: `back`
+says how far before a message its predecessor is, and a query passes the hits in the head (the first words) of a message
+on to both sides. So a message's words lie in one place, and forgetting a message changes its own chunk alone.
 
 `terms_version` is the version of storage/search/tokens.py. Queries read blobs of any version. When something is added,
 a blob of an earlier version is made again; one of a later version, which a newer program has written, is added to as
@@ -61,7 +61,8 @@ _TERMS_VERSION_OFFSET = 3
 _PREFIX = _HEADER.size + len(EMPTY_TABLE)
 _HASH_BYTES = 4
 _ENTRY_BYTES = _HASH_BYTES + 2
-# The slot in a marked slot. The marks to the left of it are those of a counted term, so many bits further to the right.
+# The bits of a marked slot that are the slot. The marks are to the left of them, and in a counted term so many bits
+# further to the left.
 SLOT = CHUNK - 1
 MARKS_SHIFT = 2
 
@@ -112,19 +113,18 @@ def encode(
     secret: bytes,
     counted: Mapping[Document, CountedDocument] = MappingProxyType({}),
 ) -> dict[int, bytes]:
-    """Returns blobs by chunk; `merge` adds one to what the chunk already has.
+    """Returns blobs by chunk. `merge` adds a blob to the one that the chunk already has.
 
     secret: the agent's, at most 64 bytes.
-    counted: documents that were counted before, with the marks of names; the others are counted here.
+    counted: documents that were counted before, with the marks of names. Other documents are counted here.
     """
     import numpy as np
 
     # Chunk -> slot -> the message there.
     chunks: dict[int, dict[int, CountedDocument]] = {}
     for document in documents:
-        chunks.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = counted.get(
-            document
-        ) or with_names(count_terms(document), document)
+        message = counted.get(document) or with_names(count_terms(document), document)
+        chunks.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = message
     hashes = hash_terms(
         (term for slots in chunks.values() for message in slots.values() for term in message.terms), secret
     )
@@ -153,18 +153,18 @@ def check_can_add(blob: bytes, chunk: int) -> None:
         raise CorruptIndex(f"this is not chunk {chunk}")
 
 
-def merge(old: bytes | None, new: bytes) -> bytes:
-    """Returns one blob of both; where both have a message, only the new one's words count.
+def merge(stored_blob: bytes | None, added_blob: bytes) -> bytes:
+    """Returns one blob of both. If both have a message, only the words of the added blob count.
 
-    Raises: CorruptIndex, also where the old one's terms are of an earlier version.
+    Raises: CorruptIndex, also if the terms of the stored blob are of an earlier version.
     """
     import numpy as np
 
-    if not old:
-        return new
-    added = _unpack(new)
+    if not stored_blob:
+        return added_blob
+    added = _unpack(added_blob)
     is_added = (added.documents["flags"] & PRESENT) > 0
-    stored = _without(_unpack_current(old), is_added)
+    stored = _without(_unpack_current(stored_blob), is_added)
     if stored.chunk != added.chunk:
         raise CorruptIndex(f"chunks {stored.chunk} and {added.chunk} are not the same")
     return _pack(
@@ -183,23 +183,22 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
 
     Raises: CorruptIndex.
     """
-    # An earlier call may have left nothing of it.
+    # Empty if an earlier call has left nothing of it.
     if not blob:
         return blob
     import numpy as np
 
-    old = _unpack(blob)
+    unpacked = _unpack(blob)
     is_forgotten = np.zeros(CHUNK, bool)
-    is_forgotten[[seq % CHUNK for seq in seqs if chunk_of(seq) == old.chunk]] = True
-    remaining = _without(old, is_forgotten)
+    is_forgotten[[seq % CHUNK for seq in seqs if chunk_of(seq) == unpacked.chunk]] = True
+    remaining = _without(unpacked, is_forgotten)
     return _pack(remaining) if remaining.documents["flags"].any() else b""
 
 
 def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
     """Returns the hash of each term.
 
-    No hash is the largest number, so that the next one always exists: ranking searches for both ends of the entries of
-    one.
+    No hash is the largest number, so `hash + 1` always exists: a search finds the entries of a hash by both numbers.
     """
     copy = blake2b(digest_size=_HASH_BYTES, key=secret).copy
     distinct = dict.fromkeys(terms)

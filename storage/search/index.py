@@ -75,7 +75,7 @@ class Index:
         self._changed_chunks = frozenset[int]()
         # A number for each name in the head of a document: its row, and to the right of it the hash in 32 bits. Sorted.
         self._names = empty_column()
-        # How long each chunk is as a blob, and all together.
+        # The bytes of each chunk's blob, and of all together.
         self._lengths, self.blob_bytes = dict[int, int](), 0
         # By number the stamp of each segment that holds some of the chunks.
         self.segments = dict[int, int]()
@@ -93,9 +93,9 @@ class Index:
         blobs: Iterable[tuple[int, bytes]],
         segments: Mapping[int, tuple[int, OpenDocuments]] = MappingProxyType({}),
     ) -> None:
-        """Replaces chunks by what they are now; an empty one has no messages any more. Raises: CorruptIndex.
+        """Replaces chunks. A chunk with an empty blob has no messages any more. Raises: CorruptIndex.
 
-        segments: by number with their stamps; none of their chunks is there.
+        segments: by number with their stamps. The index has none of their chunks yet.
         """
         import numpy as np
 
@@ -129,9 +129,8 @@ class Index:
         all_chunks, changed_chunks = self._columns
         parts = [_without_chunks(changed_chunks, is_changed), occurrences]
         self._changed_chunks = self._changed_chunks.union(changed)
-        if not len(all_chunks) or len(self._changed_chunks) > min(
-            _MAX_CHANGED_CHUNKS, len(self.layout.chunks) // 4
-        ):
+        max_changed = min(_MAX_CHANGED_CHUNKS, len(self.layout.chunks) // 4)
+        if not len(all_chunks) or len(self._changed_chunks) > max_changed:
             parts.append(_without_chunks(all_chunks, self._chunk_mask(self._changed_chunks)))
             self._columns = [_sorted_column(parts), empty_column()]
             self._changed_chunks = frozenset()
@@ -144,9 +143,9 @@ class Index:
     def layout_with(self, tail: Tail, skip: range) -> IndexLayout:
         """Returns the layout with the messages of a tail in their rows. skip: numbers of those that are left out."""
         layout = self.layout
-        new = tail.documents[len(layout.tail_rows) if tail is layout.tail else 0 :]
-        if new:
-            self._make_room({chunk_of(each.seq) for each in new})
+        known_count = len(layout.tail_rows) if tail is layout.tail else 0
+        if new_documents := tail.documents[known_count:]:
+            self._make_room({chunk_of(each.seq) for each in new_documents})
         layout.put_tail(tail, skip)
         return layout
 
@@ -158,17 +157,15 @@ class Index:
         all_chunks, changed_chunks = self._columns
         by_term = _slices_between(all_chunks, bounds)
         if self._changed_chunks:
-            is_changed, changed = (
-                self._chunk_mask(self._changed_chunks),
-                _slices_between(changed_chunks, bounds),
-            )
+            is_changed = self._chunk_mask(self._changed_chunks)
+            changed_by_term = _slices_between(changed_chunks, bounds)
             by_term = [
-                np.concatenate((_without_chunks(unchanged, is_changed), more))
-                for unchanged, more in zip(by_term, changed, strict=True)
+                np.concatenate((_without_chunks(unchanged, is_changed), changed))
+                for unchanged, changed in zip(by_term, changed_by_term, strict=True)
             ]
-        if read := postings.read:
+        if by_hash := postings.read:
             by_term = [
-                np.concatenate((self._in_rows(read[hash_]), in_chunks)) if hash_ in read else in_chunks
+                np.concatenate((self._in_rows(by_hash[hash_]), in_chunks)) if hash_ in by_hash else in_chunks
                 for hash_, in_chunks in zip(hashes, by_term, strict=True)
             ]
         return by_term

@@ -290,12 +290,12 @@ def _entries_of(data: bytes, kind: int, number: int) -> int:
 
 def uncovered_chunks(numbers: Sequence[int], last_chunk: int) -> list[range]:
     """Returns, as ranges, the chunks up to the last one that no segment has. numbers: of the segments, ascending."""
-    found, begin = list[range](), 0
+    gaps, begin = list[range](), 0
     for number in numbers:
         covered = chunks_of(number)
         if begin < covered.start:
-            found.append(range(begin, covered.start))
+            gaps.append(range(begin, covered.start))
         begin = covered.stop
     if begin <= last_chunk:
-        found.append(range(begin, last_chunk + 1))
-    return found
+        gaps.append(range(begin, last_chunk + 1))
+    return gaps

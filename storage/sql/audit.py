@@ -17,7 +17,7 @@ SQL = load("audit.sql")
 
 
 class AuditEntry(Struct, frozen=True):
-    """One thing that was done."""
+    """One action."""
 
     id: int
     at: float
@@ -59,8 +59,8 @@ class Audit(Group):
         """Returns a page, the newest first.
 
         before: the number of the last entry on the page before.
-        memory: of this one alone.
-        project: the one whose memories the entries concern; None for all entries.
+        memory: the uid of the one memory that the entries concern; None: any.
+        project: the project of the memories that the entries concern; None: all entries.
         """
         rows = await connection.rows(SQL["audit_read"], (before, memory, project, limit))
         return [AuditEntry(*row) for row in rows]
@@ -74,5 +74,5 @@ class Audit(Group):
         return [AuditEntry(*row) for row in rows]
 
     async def delete_older(self, before: float) -> int:
-        """Deletes the entries that are older. Returns how many there were."""
+        """Deletes the entries from before a time. Returns how many there were."""
         return await self._delete_older(SQL["audit_old"], SQL["audit_age"], before)

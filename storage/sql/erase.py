@@ -69,6 +69,19 @@ _CONVERSATION_PAGE = 4
 # The kinds of the marks of exchanges that are being forgotten: what came from them goes as well, or stays.
 _ERASED_MARK, _RESET_MARK = "erased", "reset"
 
+# Tables of rows with text: a page of `_PAGE` is emptied at a time.
+_PAGED_TABLES = (
+    "versions", "passages", "facts", "ops", "snapshots", "run_texts", "exchanges", "conversations", "vectors",
+    "run_steps", "runs", "files",
+)  # fmt: skip
+# Tables that grow with each turn: a page of `_DELETED_PAGE` is deleted at a time.
+_DELETED_TABLES = ("imported", "marks", "terms", "segments")
+# Tables that are deleted at once, blocks when their versions are empty.
+_WHOLE_TABLES = (
+    "block_texts", "block_details", "block_sharing", "blocks", "attached", "imports", "ended", "muted", "recalls",
+    "links", "readers", "forks", "embedded",
+)  # fmt: skip
+
 # Erases a page in a transaction of its own. The number says where the page begins: 0 for the first page, then what the
 # previous page returned; None ends the phase. Each phase decides what the number counts.
 ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
@@ -112,7 +125,7 @@ async def exchange_of(connection: Connection, agent: int, seq: int) -> int | Non
 async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of the target's exchanges. after: how many of the named messages and exchanges are done."""
     agent, target = work.agent, work.target
-    # The whole memory may have gone meanwhile.
+    # The whole memory may have been forgotten meanwhile.
     if await load_agent(connection, agent) is None:
         return None
     # Messages that are named one by one come first, so that `after` counts them. A conversation's exchanges, and old
@@ -122,12 +135,12 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
         await _erase_messages(connection, agent, messages)
         return after + len(messages)
     start = after - len(target.messages)
-    named = target.exchanges[start : start + _PAGE]
-    if named:
-        await _erase_each(connection, agent, named)
-        for id in named:
+    named_exchanges = target.exchanges[start : start + _PAGE]
+    if named_exchanges:
+        await _erase_each(connection, agent, named_exchanges)
+        for id in named_exchanges:
             await _erase_alternatives(connection, agent, id)
-        return after + len(named)
+        return after + len(named_exchanges)
     if target.imported is not None:
         return await _erase_imported(connection, work, after)
     ids = await _find_exchanges(connection, agent, target)
@@ -225,12 +238,12 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
         messages[place] = {"role": messages[place].get("role"), "content": ""}
     # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
     full = exchange.full if place >= 0 and exchanges.is_step(exchange) else None
-    rest = replace(
+    reduced = replace(
         exchange, redactions=redactions, edits=False, has_full=full is not None, section=None,
         opaque=False if place < 0 else exchange.opaque, notes=dict.fromkeys(exchange.notes, ""),
         input=orjson.dumps(messages), shown_reply=None if place < 0 else exchange.shown_reply, full=full,
     )  # fmt: skip
-    await exchanges.update_exchange(connection, agent, rest, is_whole=True)
+    await exchanges.update_exchange(connection, agent, reduced, is_whole=True)
 
 
 async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: int | None = None) -> None:
@@ -249,15 +262,14 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
         SQL["alternatives"], (agent, exchange.conversation_row, exchange.depth, exchange.parent, id)
     ):
         if is_reply:
-            loaded = await exchanges.load_exchange(connection, agent, alternative)
-            assert loaded is not None
-            await _erase_message(connection, agent, alternative, loaded.reply_seq)
+            replaced = await exchanges.load_exchange(connection, agent, alternative)
+            assert replaced is not None  # it was found in this transaction
+            await _erase_message(connection, agent, alternative, replaced.reply_seq)
         else:
-            # A cancelled send after it, whose reply was not heard: its successor has its message as well.
-            after = await read_ids(
-                connection, "cancelled_after", (agent, exchange.conversation_row, alternative)
-            )
-            await _erase_each(connection, agent, [alternative, *after])
+            # Cancelled sends after it, whose replies were not heard: a later exchange has their messages as well.
+            values = (agent, exchange.conversation_row, alternative)
+            cancelled = await read_ids(connection, "cancelled_after", values)
+            await _erase_each(connection, agent, [alternative, *cancelled])
 
 
 async def _erase_traces(
@@ -278,8 +290,11 @@ async def _erase_traces(
     """
     seqs, tombs = [], []
     for place in places:
-        atoms = (exchange.reply or ()) if place < 0 else exchange.inputs[place]
-        seqs.append(exchange.seq + (len(exchange.inputs) if place < 0 else place))
+        if place == REPLY:
+            atoms, seq = exchange.reply or (), exchange.reply_seq
+        else:
+            atoms, seq = exchange.inputs[place], exchange.seq + place
+        seqs.append(seq)
         if leaves_tombs and atoms and atoms[0][:1] in b"ua":
             tombs.append(message_key(atoms))
     await exchanges.add_marks(connection, agent, "tomb", tombs, exchange.id)
@@ -413,7 +428,7 @@ async def _drop_pending(connection: Connection, agent: int, texts: Collection[st
 
 
 async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Overwrites the hits that are gone in a page of recalls, and deletes the recalls of turns that are gone."""
+    """Overwrites the forgotten hits in a page of recalls, and deletes the recalls of forgotten turns."""
     agent = work.agent
     rows = await connection.rows(SQL["recalls_of"], (agent, after, _PAGE))
     seqs_by_kind: dict[str, set[int]] = {kind: set() for kind in KINDS}
@@ -425,8 +440,9 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
             continue
         turns.add(id)
         for kind, seq in hits_in(data):
-            for each in KINDS[:-1] if kind == KINDS[-1] else (kind,):
-                seqs_by_kind[each].add(seq)
+            # The last kind stands for any of the others.
+            for possible_kind in KINDS[:-1] if kind == KINDS[-1] else (kind,):
+                seqs_by_kind[possible_kind].add(seq)
     existing = await _find_existing(connection, agent, seqs_by_kind)
     for id, data in rows:
         if id not in turns:
@@ -440,7 +456,7 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
 async def _find_existing(
     connection: Connection, agent: int, seqs_by_kind: Mapping[str, Collection[int]]
 ) -> set[tuple[str, int]]:
-    """Returns (kind, seq) of the messages, facts and passages among these that exist."""
+    """Returns (kind, seq) of those messages, facts and passages that exist."""
     existing: set[tuple[str, int]] = set()
     for kind in ("fact", "passage"):
         rows = await rows_of(connection, SQL[f"{kind}s_there"], sorted(seqs_by_kind[kind]), agent)
@@ -561,8 +577,11 @@ def _make_wiping_phase(name: str) -> ErasingPhase:
     """Makes a phase of a statement that takes a page of rows, or all of them at once."""
 
     async def wipe(connection: Connection, work: ErasingWork, after: int) -> int | None:
-        page = _PAGE if name in _PAGED_TABLES else _DELETED_PAGE if name in _DELETED_TABLES else None
-        count = await connection.run(SQL[f"wipe_{name}"], (work.agent, *(() if page is None else (page,))))
+        if name in _WHOLE_TABLES:
+            await connection.run(SQL[f"wipe_{name}"], (work.agent,))
+            return None
+        page = _PAGE if name in _PAGED_TABLES else _DELETED_PAGE
+        count = await connection.run(SQL[f"wipe_{name}"], (work.agent, page))
         return after + count if count == page else None
 
     return wipe
@@ -593,29 +612,6 @@ _ERASING_PHASES: dict[str, ErasingPhase] = {
     "released": _release_imported,
     "end": _end_forgetting,
 }
-# Tables of rows with text: a page of `_PAGE` is emptied at a time.
-_PAGED_TABLES = (
-    "versions", "passages", "facts", "ops", "snapshots", "run_texts", "exchanges", "conversations", "vectors",
-    "run_steps", "runs", "files",
-)  # fmt: skip
-# Tables that grow with each turn: a page of `_DELETED_PAGE` is deleted at a time.
-_DELETED_TABLES = ("imported", "marks", "terms", "segments")
-# Tables that are deleted at once, blocks when their versions are empty.
-_WHOLE_TABLES = (
-    "block_texts",
-    "block_details",
-    "block_sharing",
-    "blocks",
-    "attached",
-    "imports",
-    "ended",
-    "muted",
-    "recalls",
-    "links",
-    "readers",
-    "forks",
-    "embedded",
-)
 _WIPING_PHASES: dict[str, ErasingPhase] = {
     "handed": _hand_over_blocks,
     "shared": _rebuild_blocks,

@@ -1,7 +1,7 @@
 """Exchanges and conversations: loading what a request needs, writing what it changed.
 
-Functions of a connection, inside a transaction where they write. They know rows and records; which exchange follows
-which, and which are active, is decided elsewhere and handed in.
+Functions of a connection, called in a transaction if they write. They know rows and records. Callers decide which
+exchange follows which, and which exchanges are active.
 """
 
 from __future__ import annotations
@@ -43,16 +43,26 @@ from storage.sql.statements import load, rows_of
 
 ATOM_BYTES = 12
 MEDIA_BYTES = 11
-# Exchanges that are looked at for one request; older ones of long conversations are left alone.
+# The most exchanges that are read for one request: of a long conversation, the newest.
 POOL_LIMIT = 2000
 
-# The bytes from which on notes are deflated: shorter ones gain too little.
+# Notes of fewer bytes are not deflated: they gain too little.
 _DEFLATED_BYTES = 200
 # The first byte of what zlib writes; JSON begins with a brace.
 _ZLIB_BYTE = b"x"
 # Level 6 makes notes of scripts/bench size 0.38 times as large in 21 us, level 1 0.40 times in 16 us. Either is read in
 # 6 us. A dictionary of the words around quotations gains another tenth, and could not be changed any more.
 _LEVEL = 6
+
+# The kind of the marks for the messages with which a list that was made elsewhere began.
+PREFIX = "head"
+# The offsets in a row of `memory_snapshot` of its five numbers, three texts, three contents, time, and columns of
+# `{skeleton}`. It begins with its kind.
+_NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
+# The most values of the lists that `pool_found` takes. A longer list is cut, and its newest part stays.
+_MAX_REPLIES, _MAX_MARKS = 64, 32
+# The values of a recall that is not recorded.
+NO_RECALL = (None, None)
 
 _STATES = {str(state): state for state in State}
 _NO_REDACTIONS: frozenset[int] = frozenset()
@@ -211,15 +221,7 @@ def _values(exchange: Exchange) -> list[Any]:
     ]
 
 
-# The kind of the marks for the messages with which a list that was made elsewhere began.
-PREFIX = "head"
-
-
 # -- reading
-
-
-# A row of `memory_snapshot`: what it is, five numbers, three texts, three contents, a time, columns of `{skeleton}`.
-_NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
 
 
 async def load_snapshot(
@@ -277,16 +279,16 @@ def add_snapshot_row(
             snapshot.shares_blocks |= owner == 1
         case "op":
             call, op, label = row[_TEXT : _TEXT + 3]
-            assert at is not None
+            assert at is not None  # rows of this kind have a time
             id, exchange, seen = row[_NUMBER : _NUMBER + 3]
             snapshot.ops.append(BlockOp(id, exchange, call, op, label, row[_CONTENT], at=at, seen=seen))
         case "standing":
-            assert at is not None
+            assert at is not None  # rows of this kind have a time
             snapshot.standing.append(StandingFact(row[_NUMBER], row[_TEXT], at))
 
 
 def complete_snapshot(snapshot: MemorySnapshot, blocks: list[tuple[int, Block]]) -> None:
-    """Sorts what a snapshot's rows have added: no database promises an order to those of a recursion or a union."""
+    """Sorts what a snapshot's rows have added: no database promises an order for rows of a recursion or a union."""
     snapshot.ops.sort(key=lambda op: op.id)
     snapshot.standing.sort(key=lambda fact: -fact.seq)
     snapshot.blocks = visible_blocks(blocks)
@@ -297,10 +299,6 @@ async def load_cacheable_numbers(connection: Connection, agent: Agent) -> AgentN
     scope = agent.scope
     row = await connection.row(SQL["numbers_again"], (agent.id, scope.project, scope.profile, scope.subject))
     return None if row is None else AgentNumbers(*row)
-
-
-# How long the lists are that `pool_found` takes: longer ones are cut, their newest part stays.
-_REPLIES, _MARKS = 64, 32
 
 
 async def load_pool(
@@ -320,7 +318,7 @@ async def load_pool(
             values = (conversation_row, agent, POOL_LIMIT, *depths, +probes.with_contents)
             rows = await connection.rows(SQL["pool_conversation"], values)
     else:
-        lists = (probes.replies[:_REPLIES], probes.questions[:MAX_QUESTIONS], probes.marks[:_MARKS])
+        lists = (probes.replies[:_MAX_REPLIES], probes.questions[:MAX_QUESTIONS], probes.marks[:_MAX_MARKS])
         keys = (*lists, probes.max_exchanges, probes.min_depth, since)
         rows = await connection.rows(SQL["pool_found"], (agent, probes.since, POOL_LIMIT, *keys))
     pool = [make_exchange(row, *row[-3:]) for row in rows]
@@ -371,9 +369,6 @@ async def load_section(connection: Connection, agent: int, id: int) -> SentSecti
 
 
 # -- writing
-
-
-NO_RECALL = (None, None)
 
 
 class AddedExchange(NamedTuple):

@@ -46,12 +46,12 @@ NO_AGENT = 0
 _LONGEST_WAIT_S = 60.0
 
 
-# What came of an attempt. dropped: the job is deleted, since its memory has changed; lost: another attempt holds it.
+# The outcome of an attempt. dropped: the job is deleted, since its memory has changed; lost: another attempt holds it.
 JobOutcome = Literal["retrying", "dead", "dropped", "lost"]
 
 
 async def raise_epoch(connection: Connection, agent: int) -> None:
-    """Has writes refused that were planned before, and jobs of the memory begin again."""
+    """Raises a memory's epoch: writes that were planned before are refused, and the memory's jobs begin again."""
     await connection.run(SQL["raise_epoch"], (agent,))
     await forget_jobs(connection, agent, keep=lambda job: job.payload)
 
@@ -130,10 +130,8 @@ class Jobs(Group):
     ) -> None:
         """Makes the group.
 
-        now: seconds since the epoch, for due jobs.
-        tick: a clock that never jumps, for leases.
-
-        Where they give None, the database's own clock counts.
+        now: seconds since the epoch, for due jobs; returns None if the database's own clock counts.
+        tick: a clock that never jumps, for leases; returns None as `now` does.
         """
         super().__init__(database)
         self._now = now
@@ -147,18 +145,18 @@ class Jobs(Group):
         self._may_claim = True
         # What requests of this process wait for, (kind, agent): how many wait for each.
         self._awaited: Counter[tuple[str, int]] = Counter()
-        # With the kinds of jobs that each is for; None: all.
+        # Callbacks with the kinds of jobs that each is for; None: all.
         self._watchers: list[tuple[Callable[[], None], Container[str] | None]] = []
         database.listen(WORK, lambda kinds: self.wake_here(*(kinds or "").split()))
 
     # -- waiting for jobs ---------------------------------------------------------------------------------------------
 
-    def watch(self, woken: Callable[[], None], kinds: Container[str] | None = None) -> Callable[[], None]:
-        """Has `woken` called when there may be something to do. Returns what ends that.
+    def watch(self, callback: Callable[[], None], kinds: Container[str] | None = None) -> Callable[[], None]:
+        """Has a function called when there may be something to do. Returns the function that ends this.
 
-        kinds: of the jobs that it is called for; None: all.
+        kinds: of the jobs for which `callback` is called; None: all.
         """
-        watcher = (woken, kinds)
+        watcher = (callback, kinds)
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
 
@@ -172,17 +170,17 @@ class Jobs(Group):
 
     def wake_here(self, *kinds: str) -> None:
         """Calls the watchers of this process. kinds: as for `wake`."""
-        for woken, watched in tuple(self._watchers):
-            if not kinds or watched is None or any(kind in watched for kind in kinds):
-                woken()
+        for callback, watched_kinds in tuple(self._watchers):
+            if not kinds or watched_kinds is None or any(kind in watched_kinds for kind in kinds):
+                callback()
 
     @reads
     async def due_in(self, connection: Connection, kinds: Sequence[str]) -> float | None:
-        """Returns the seconds until a job of these kinds can be claimed or a lease expires; None if nothing waits."""
+        """Returns the seconds until a job of these kinds can be claimed or a lease expires; None: no job waits."""
         if self._released:
             return 0.0
         if not self._may_claim:
-            # `claim` finds out whether these are due; it is asked again soon, or when one of them has ended.
+            # `claim` finds out whether awaited jobs are due. It is called again soon, or when one of them has ended.
             return 0.0 if self._awaited_of(kinds) else None
         now = self._now()
         # A shared database has a clock of its own.
@@ -243,13 +241,13 @@ class Jobs(Group):
 
         Raises: Stale if the agent is gone, or its epoch is another one now.
         """
-        current = await _epoch(connection, agent)
-        if current is None or epoch not in (None, current):
+        current_epoch = await _epoch(connection, agent)
+        if current_epoch is None or epoch not in (None, current_epoch):
             raise Stale(f"the memory of agent {agent} has changed since this {kind} job was thought of")
         now = self._now()
         row = await connection.row(SQL["pending"], (agent, kind, key))
         while row is None:
-            values = (agent, kind, key, due, now, current, payload)
+            values = (agent, kind, key, due, now, current_epoch, payload)
             new_id = await connection.value(SQL["insert"], values)
             if new_id is not None:
                 return int(new_id)
@@ -257,9 +255,9 @@ class Jobs(Group):
             row = await connection.row(SQL["pending"], (agent, kind, key))
         id, waiting_epoch, waiting_payload = row
         # An old epoch's payload may name what was forgotten.
-        if merge is not None and waiting_epoch == current:
+        if merge is not None and waiting_epoch == current_epoch:
             payload = merge(waiting_payload, payload)
-        await connection.run(SQL["coalesce"], (current, due, now, int(postpone), payload, id))
+        await connection.run(SQL["coalesce"], (current_epoch, due, now, int(postpone), payload, id))
         return int(id)
 
     # Adds a job in a transaction of its own.
@@ -290,8 +288,8 @@ class Jobs(Group):
                 row = row or await self._claim_due(connection, kinds, lease_s)
             if row is None:
                 return None
-            *found, held_until, _ = row
-            job = _job(found)
+            *columns, held_until, _ = row
+            job = _job(columns)
             claimed[job.id, job.attempt] = held_until
             return job
 
@@ -313,7 +311,7 @@ class Jobs(Group):
         tries: int,
         running: Collection[int],
     ) -> Row | None:
-        """Claims a job whose lease has expired, or was released. One that was tried too often becomes a dead letter.
+        """Claims a job whose lease has expired or was released. A job that was tried too often becomes a dead letter.
 
         Returns the row of the job, as the piece `taken` names its columns.
         """
@@ -385,9 +383,9 @@ class Jobs(Group):
 
         async def write(connection: Connection) -> bytes:
             await self._check(connection, job)
-            found: bytes | None = await connection.value(SQL["step"], (job.id, name))
-            if found is not None:
-                return found
+            journaled: bytes | None = await connection.value(SQL["step"], (job.id, name))
+            if journaled is not None:
+                return journaled
             if effect is not None:
                 await effect(connection)
             await connection.run(SQL["step_insert"], (job.id, name, self._now(), result))
@@ -431,7 +429,7 @@ class Jobs(Group):
         return await self._end(job, reason or job.error, delay_s, job.tries - 1)
 
     def release_later(self, job: Job) -> None:
-        """Ends a lease while the database is out of reach; the next claim of this process writes it."""
+        """Ends a lease while the database is out of reach. The next claim of this process writes the end."""
         self._released[job.id, job.attempt] = None
 
     # -- operators and forgetting -------------------------------------------------------------------------------------
@@ -465,7 +463,7 @@ class Jobs(Group):
 
     @reads
     async def get(self, connection: Connection, id: int) -> Job | None:
-        """Returns a job by its number; None where it is gone."""
+        """Returns a job by its number; None: it is gone."""
         row = await connection.row(SQL["get"], (id,))
         return None if row is None else _job(row)
 

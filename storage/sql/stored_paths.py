@@ -91,7 +91,7 @@ async def read_path(
     if not rows or rows[0][0] != "agent":
         return None
     snapshot = MemorySnapshot(*rows[0][1:6])
-    last: Row | None = None
+    last_row: Row | None = None
     blocks: list[tuple[int, Block]] = []
     for row in rows[1:]:
         match row[0]:
@@ -99,18 +99,18 @@ async def read_path(
                 texts = row[_TEXT], row[_TEXT + 1]
                 snapshot.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1], row[_NUMBER + 2])
             case "last":
-                last = row
+                last_row = row
             case "reader":
                 snapshot.readers.append(MemoryReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
             case _:
                 exchanges.add_snapshot_row(snapshot, blocks, row, row[_TIME])
     exchanges.complete_snapshot(snapshot, blocks)
-    if last is None or snapshot.conversation is None:
+    if last_row is None or snapshot.conversation is None:
         return ConversationPath(snapshot)
-    evicted = Evicted(*orjson.loads(last[_CONTENT])) if last[_CONTENT] else None
-    low = evicted.depth if evicted is not None and evicted.is_out_of(context) else 0
+    evicted = Evicted(*orjson.loads(last_row[_CONTENT])) if last_row[_CONTENT] else None
+    first_depth = evicted.depth if evicted is not None and evicted.is_out_of(context) else 0
     path_rows = await connection.rows(
-        SQL["path"], (agent.id, snapshot.conversation.id, last[_NUMBER], low, _MAX_SUMMARIES)
+        SQL["path"], (agent.id, snapshot.conversation.id, last_row[_NUMBER], first_depth, _MAX_SUMMARIES)
     )
     path, summaries = [], []
     for row in path_rows:
@@ -219,7 +219,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
 
 
 async def _lock_for_step(connection: Connection, write: StepOpen) -> None:
-    """Locks what a step writes before its exchange: the statement that adds this locks the agent itself."""
+    """Locks what a step writes before its exchange. The statement that adds the exchange locks the agent itself."""
     if write.edits.writes or write.adopts or write.reading is not None:
         await connection.lock_sharers(write.agent.id, *_read_memories(write.reading))
     elif write.conversation_row is None or write.abandoned is not None or write.replaced is not None:
@@ -266,7 +266,7 @@ async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
 
 
 async def _refuse_step(connection: Connection, agent: Agent) -> NoReturn:
-    """Raises the reason for which a step was not written: Stale or WriteConflict."""
+    """Raises: Stale or WriteConflict, whichever is the reason why a step was not written."""
     await _check_epoch(connection, agent)
     raise WriteConflict("the conversation was moved by another request meanwhile")
 
@@ -304,7 +304,7 @@ async def write_edits(
         except NotFound as error:
             raise WriteConflict(error.message) from error
         versions[block] += 1
-        # Forgetting makes the block again without what is gone, of the edits that stay.
+        # Forgetting rebuilds the block from the edits that stay.
         await add_op(connection, agent, replace(op, state="merged"))
     memory, facts = agent, merged.facts
     if reading is not None:
@@ -316,11 +316,11 @@ async def write_edits(
 
 
 async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run:
-    """Begins the run of a step, which may have been accepted before (its id is not 0 then).
+    """Begins the run of a step. A run that was accepted before is stored already.
 
-    Raises: RunOver if it has ended, unless the step only ends it; or the send was taken.
+    Raises: RunOver if the run has ended, unless the step only ends it; or if another run has taken the send.
     """
-    if draft.id:
+    if draft.is_stored:
         run = await begin_run(connection, draft.agent, draft.id, write.exchange.begun)
     else:
         run = await create_run(connection, draft, replaces=write.replaces)

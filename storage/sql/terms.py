@@ -26,7 +26,7 @@ SQL = load("terms.sql")
 
 
 async def terms_since(connection: Connection, agent: int, stamp: int) -> list[Row]:
-    """Returns (chunk number, stamp, bytes) of the chunks that were written after one with this stamp; -1: of all."""
+    """Returns (chunk number, stamp, bytes) of the chunks with later stamps than this one; -1: of all chunks."""
     return await connection.rows(SQL["terms_since"], (agent, stamp))
 
 
@@ -42,7 +42,7 @@ async def get_terms(connection: Connection, agent: int, chunk: int) -> bytes | N
 
 
 async def replace_terms(connection: Connection, agent: int, chunk: int, data: bytes) -> None:
-    """Writes the blob of a chunk, and drops the segment that has it as it was."""
+    """Writes the blob of a chunk, and drops the segment that has the chunk's old content."""
     await connection.run(SQL["segment_drop"], (agent, segment_of(chunk)))
     await connection.run(SQL["terms_replace"], (agent, chunk, data))
 
@@ -73,7 +73,7 @@ class ReadBuckets(Struct, frozen=True):
 
 
 async def load_buckets(connection: Connection, agent: int, hashes: Sequence[int]) -> ReadBuckets:
-    """Reads the buckets that some terms lie in, as far as a query can afford."""
+    """Reads the buckets of some terms, as many as a query can afford."""
     bucket_sizes = await rows_of(connection, SQL["segment_sizes"], buckets_of(hashes), agent)
     sizes: dict[int, int] = {row[0]: row[1] for row in bucket_sizes}
     return ReadBuckets(
@@ -82,26 +82,26 @@ async def load_buckets(connection: Connection, agent: int, hashes: Sequence[int]
 
 
 async def find_unsegmented(connection: Connection, agent: int, indexed_seq: int) -> int | None:
-    """Returns the number of a segment that can be made; None where there is none."""
-    whole = segment_of(blob.chunk_of(indexed_seq + 1))
-    if whole < MIN_SEGMENTS:
+    """Returns the number of a segment that can be made; None: there is none."""
+    count = segment_of(blob.chunk_of(indexed_seq + 1))  # of segments whose chunks are all there
+    if count < MIN_SEGMENTS:
         return None
-    segmented = {number for (number,) in await connection.rows(SQL["segment_numbers"], (agent, DOCUMENTS))}
-    return min({*range(whole)} - segmented, default=None)
+    stored = {number for (number,) in await connection.rows(SQL["segment_numbers"], (agent, DOCUMENTS))}
+    return min({*range(count)} - stored, default=None)
 
 
-async def add_segment(connection: Connection, agent: int, number: int, stamp: int, made: Segment) -> bool:
-    """Writes a segment, unless one of its chunks was written meanwhile. stamp: of the newest of them."""
+async def add_segment(connection: Connection, agent: int, number: int, stamp: int, segment: Segment) -> bool:
+    """Writes a segment, unless one of its chunks was written meanwhile. stamp: of the newest chunk."""
     chunks = chunks_of(number)
     if await connection.value(SQL["terms_newer"], (agent, stamp, chunks.start, chunks.stop)):
         return False
-    for bucket, data in ((DOCUMENTS, made.documents), *enumerate(made.buckets)):
+    for bucket, data in ((DOCUMENTS, segment.documents), *enumerate(segment.buckets)):
         await connection.run(SQL["segment_put"], (agent, bucket, number, stamp, data))
     return True
 
 
 async def mend_terms(connection: Connection, agent: int) -> None:
-    """Empties the chunks that are damaged. What they held is indexed again. All segments are dropped."""
+    """Empties damaged chunks, so that their messages are indexed again. Drops all segments."""
     await connection.run(SQL["segments_drop"], (agent,))
     for chunk, _, data in await terms_since(connection, agent, -1):
         try:
@@ -113,7 +113,7 @@ async def mend_terms(connection: Connection, agent: int) -> None:
 
 
 async def find_covered(connection: Connection, agent: int, chunk: int) -> int:
-    """Returns the last number before the exchanges of which a chunk has messages; the first may begin before it."""
+    """Returns the number before the first exchange that has a message in a chunk; it may begin before the chunk."""
     return int(await connection.value(SQL["chunk_begin"], (agent, chunk * blob.CHUNK))) - 1
 
 

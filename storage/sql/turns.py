@@ -161,14 +161,14 @@ class Turns(Group):
             is_repeatable=True,
         )
 
-    def cache_committed(self, write: TurnWrite, done: Committed) -> None:
-        """Takes a committed turn into the caches, so that the next snapshot and query need not read it.
+    def cache_committed(self, write: TurnWrite, committed: Committed) -> None:
+        """Adds a committed turn to the caches, so that the next snapshot and query need not read it.
 
         The caller must not change the exchange after that: it belongs to the cache.
         """
-        if done.added is not None:
-            self._memories.add_committed(done.agent, done.added)
-        self._cache.apply_commit(write, done)
+        if committed.added is not None:
+            self._memories.add_committed(committed.agent, committed.added)
+        self._cache.apply_commit(write, committed)
 
     @reads
     async def due(
@@ -199,7 +199,7 @@ class Turns(Group):
         decide: Callable[[Pool], Change],
     ) -> None:
         """Writes what idle time confirms, for a conversation that did not move since `last_at`."""
-        # A conversation that moved in the future was written before the clock was put back.
+        # A `last_at` in the future was written before the clock was put back.
         at = min(last_at, now)
         await connection.lock_sharers(agent)
         if await load_agent(connection, agent) is None:
@@ -216,13 +216,12 @@ class Turns(Group):
 
 
 def _write_bytes(write: TurnWrite) -> int:
-    """Returns the bytes that a waiting write holds, estimated. Images count only where its exchange is there."""
-    exchange = write.plain.exchange if write.plain else write.change.exchange if write.change else None
-    if exchange is None:
+    """Returns the estimated bytes that a waiting write holds. Images count only if it has its exchange."""
+    planned = write.plain or write.change
+    if planned is None or planned.exchange is None:
         return _WRITE_BYTES + 2 * write.chars
-    return _WRITE_BYTES + 2 * (
-        len(exchange.input or b"") + len(exchange.shown_reply or b"") + len(exchange.full or b"")
-    )
+    contents = (planned.exchange.input, planned.exchange.shown_reply, planned.exchange.full)
+    return _WRITE_BYTES + 2 * sum(len(content or b"") for content in contents)
 
 
 async def _load_pool(

@@ -50,12 +50,12 @@ def latest(migrations: Iterable[tuple[int, int, str]]) -> int:
 
 
 def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] | None = None) -> int:
-    """Applies what is missing and returns the version. Raises: TooNew, TooOld, Foreign, Unavailable."""
+    """Applies the missing steps and returns the version. Raises: TooNew, TooOld, Foreign, Unavailable."""
     steps = load_migrations() if migrations is None else migrations
-    newest = latest(steps)
+    newest_version = latest(steps)
     with map_sqlite_errors(path):
-        before = version = find_version(connection, path, steps)
-        while version != newest:
+        found_version = version = find_version(connection, path, steps)
+        while version != newest_version:
             step = next(step for step in steps if step.before == version)
             try:
                 connection.executescript(
@@ -67,9 +67,9 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
                     connection.execute("ROLLBACK")
                 raise
             version = step.after
-    if 0 < before < newest:
-        _log.warning("%s was upgraded from schema version %d to %d.", path, before, newest)
-    return newest
+    if 0 < found_version < newest_version:
+        _log.warning("%s was upgraded from schema version %d to %d.", path, found_version, newest_version)
+    return newest_version
 
 
 def find_version(
@@ -77,18 +77,18 @@ def find_version(
 ) -> int:
     """Returns the schema version of a file; 0: it is new. Raises: TooNew, TooOld, Foreign, sqlite3.Error.
 
-    A file of a version that steps make from nothing must have all tables, columns, indexes and triggers of it.
+    If steps make the file's version from nothing, the file must have all tables, columns, indexes and triggers of it.
     """
     steps = load_migrations() if migrations is None else migrations
-    newest = latest(steps)
+    newest_version = latest(steps)
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     (owner,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if owner != APPLICATION_ID and (tables or owner or version):
         raise Foreign(f"{path} is a database, but not one of Mnemogate. Name another file with --db.")
-    if version > newest:
-        raise TooNew(path, version, newest)
-    if version not in (newest, *(step.before for step in steps)):
+    if version > newest_version:
+        raise TooNew(path, version, newest_version)
+    if version not in (newest_version, *(step.before for step in steps)):
         raise TooOld(path, version, sorted({step.before for step in steps if step.before}))
     if missing := _names_at(version, tuple(steps)) - _names(connection):
         raise Foreign(

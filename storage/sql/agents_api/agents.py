@@ -39,7 +39,7 @@ from storage.sql.statements import ascii_lower, load, rows_of
 SQL = load("agents_api/agents.sql")
 
 ORIGIN = "api"
-# The fewest rows that are read at once of a list from which rows may drop out.
+# The fewest rows that are read at once: hidden agents among them are left out of the page.
 _MIN_ROWS = 20
 # Agents that a count reads at once.
 _COUNT_PAGE = 1000
@@ -66,35 +66,36 @@ async def list_agents(
     limit: int = 50,
     newest_first: bool = True,
 ) -> list[AgentEntry]:
-    """Returns a page of a project's agents. after, before: public names, in the order asked for.
+    """Returns a page of a project's agents. after, before: the uids between which it lies, in the order asked for.
 
-    Raises: NotFound if there is no such agent to go on from.
+    Raises: NotFound if there is no agent with one of these uids.
     """
-    first = await _place(connection, project, where.order, before if newest_first else after) or _BEFORE_ALL
-    last = await _place(connection, project, where.order, after if newest_first else before) or _AFTER_ALL
+    low_uid, high_uid = (before, after) if newest_first else (after, before)
+    low = await _position(connection, project, where.order, low_uid) or _BEFORE_ALL
+    high = await _position(connection, project, where.order, high_uid) or _AFTER_ALL
     tags = sorted(set(where.tags))[:MAX_TAGS]
-    need = len(tags) if where.needs_all_tags else min(1, len(tags))
+    min_tags = len(tags) if where.needs_all_tags else min(1, len(tags))
     keys = sorted(set(where.identity_keys))[:MAX_TAGS]
-    way = "down" if newest_first else "up"
+    direction = "down" if newest_first else "up"
     page: list[AgentEntry] = []
     while len(page) < limit:
         size = max(limit - len(page), _MIN_ROWS)
         # The order by row is a range of an index; the others are made of all rows.
-        rows_between = (first[1], last[1]) if where.order == "created" else (_BEFORE_ALL[1], _AFTER_ALL[1])
+        rows_between = (low[1], high[1]) if where.order == "created" else (_BEFORE_ALL[1], _AFTER_ALL[1])
         values: tuple[object, ...] = (
-            project, *rows_between, size, where.name, ascii_lower(where.text), tags, need, where.stop,
+            project, *rows_between, size, where.name, ascii_lower(where.text), tags, min_tags, where.stop,
             where.identity, keys, len(keys),
         )  # fmt: skip
         if where.order != "created":
-            values += (*first, *last)
-        rows = await connection.rows(SQL[f"{where.order}_{way}"], values)
+            values += (*low, *high)
+        rows = await connection.rows(SQL[f"{where.order}_{direction}"], values)
         entries = [_entry(row) for row in rows]
-        page += [e for e in entries if where.with_hidden or not _is_hidden(e)]
+        page += [each for each in entries if where.with_hidden or not _is_hidden(each)]
         if len(rows) < size:
             break
-        end = await _place(connection, project, where.order, entries[-1].agent.uid)
-        assert end is not None
-        first, last = (first, end) if newest_first else (end, last)
+        end = await _position(connection, project, where.order, entries[-1].agent.uid)
+        assert end is not None  # a uid was given
+        low, high = (low, end) if newest_first else (end, high)
     return page[:limit]
 
 
@@ -126,7 +127,7 @@ async def set_tags(connection: Connection, agent: Agent, tags: Sequence[str]) ->
 async def change_agent(
     connection: Connection, entry: AgentEntry, change: AgentChange, *, at: float
 ) -> AgentEntry:
-    """Changes an agent if its definition is still at the version that was found. What is None stays.
+    """Changes an agent if its definition is still at the version that was found. A None in `change` changes nothing.
 
     Raises: WriteConflict, NotFound.
     """
@@ -162,7 +163,7 @@ class DefinedAgents(Group):
     async def memories(
         self, connection: Connection, project: str, ids: Sequence[int]
     ) -> builtins.list[Agent]:
-        """Returns memories of a project by their rows, in this order, as far as they are there."""
+        """Returns the memories of a project with these rows, in this order. Missing memories are left out."""
         rows = await rows_of(connection, SQL["memories"], ids, project)
         records = {row[0]: make_agent_record(row) for row in rows}
         return [records[id] for id in ids if id in records]
@@ -175,7 +176,7 @@ class DefinedAgents(Group):
 
     @long_reads
     async def count(self, connection: Connection, project: str, where: AgentFilter) -> int:
-        """Returns how many agents a project has that are asked for."""
+        """Returns how many agents of a project a filter selects."""
         count, after = 0, None
         while page := await list_agents(
             connection, project, where, after=after, limit=_COUNT_PAGE, newest_first=False
@@ -210,12 +211,12 @@ class DefinedAgents(Group):
     ) -> builtins.list[str]:
         """Returns a page of a project's tags by name.
 
-        text: a part of them.
-        after, before: in the order asked for.
+        text: a part of the tags.
+        after, before: the tags between which the page lies, in the order asked for.
         """
         low, high = (before, after) if descending else (after, before)
-        way = "tags_down" if descending else "tags_up"
-        rows = await connection.rows(SQL[way], (project, low or "", high, ascii_lower(text), limit))
+        statement = SQL["tags_down" if descending else "tags_up"]
+        rows = await connection.rows(statement, (project, low or "", high, ascii_lower(text), limit))
         return [row[0] for row in rows]
 
 
@@ -223,15 +224,15 @@ async def _see_blocks(connection: Connection, agent: Agent, uids: Sequence[str])
     """Has an agent see these blocks and no others."""
     project = agent.scope.project
     entries = [await find_block(connection, project, uid) for uid in dict.fromkeys(uids)]
-    kept = {entry.block.id for entry in entries}
+    block_ids = {entry.block.id for entry in entries}
     for entry in (await load_visible_blocks(connection, [agent.id]))[agent.id]:
-        if entry.block.id not in kept:
+        if entry.block.id not in block_ids:
             await detach_block(connection, agent, entry)
     for entry in entries:
         await attach_block(connection, agent.id, entry)
 
 
-async def _place(connection: Connection, project: str, order: str, uid: str | None) -> PageEnd | None:
+async def _position(connection: Connection, project: str, order: str, uid: str | None) -> PageEnd | None:
     """Returns where an agent stands in an order. Raises: NotFound."""
     if uid is None:
         return None
@@ -246,7 +247,7 @@ def _is_hidden(entry: AgentEntry) -> bool:
 
 
 def _entry(row: Row) -> AgentEntry:
-    return AgentEntry(
-        make_agent_record(row[:AGENT_COLUMNS]),
-        make_definition(row[AGENT_COLUMNS:]) if row[AGENT_COLUMNS] is not None else None,
-    )
+    definition = None
+    if row[AGENT_COLUMNS] is not None:
+        definition = make_definition(row[AGENT_COLUMNS:])
+    return AgentEntry(make_agent_record(row[:AGENT_COLUMNS]), definition)

@@ -38,9 +38,10 @@ class Messages(Group):
         conversation_row: of the only conversation to list; None: all are listed.
         """
         low, high = page.bounds
-        where, of = ("of_agent", ()) if conversation_row is None else ("of_conversation", (conversation_row,))
-        values = (agent, *of, max(low, 0), high + 1, page.limit)
-        return [_make_record(row) for row in await connection.rows(SQL[f"{where}_{page.direction}"], values)]
+        owner = (agent,) if conversation_row is None else (agent, conversation_row)
+        statement = SQL[f"of_{'agent' if conversation_row is None else 'conversation'}_{page.direction}"]
+        values = (*owner, max(low, 0), high + 1, page.limit)
+        return [_make_record(row) for row in await connection.rows(statement, values)]
 
     @long_reads
     async def of_conversation(
@@ -151,7 +152,7 @@ class Messages(Group):
         rows: dict[int, list[Row]] = {agent: [] for agent in agents}
         for agent, *row in await rows_of(connection, SQL["tails"], agents, key, limit):
             rows[agent].append(tuple(row))
-        return {agent: _numbers(found, limit) for agent, found in rows.items()}
+        return {agent: _numbers(agent_rows, limit) for agent, agent_rows in rows.items()}
 
     @writes
     async def rewrite(
@@ -164,15 +165,15 @@ class Messages(Group):
         Raises: NotFound; Stale if something was forgotten since the agent was read; what `edit` raises.
         """
         await connection.lock(agent.id)
-        now = await load_agent(connection, agent.id)
-        if now is None or now.epoch != agent.epoch:
+        stored_agent = await load_agent(connection, agent.id)
+        if stored_agent is None or stored_agent.epoch != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")
-        present = await _get_exchange(connection, agent.id, seq)
-        exchange = edit(present.exchange)
+        listed = await _get_exchange(connection, agent.id, seq)
+        exchange = edit(listed.exchange)
         await exchanges.update_exchange(connection, agent.id, exchange, is_whole=True)
         # The neighbouring messages must not be found by the old words either, so the whole exchange leaves the index.
         # It is indexed again if the index had reached it.
-        if exchange.seq <= now.indexed_seq:
+        if exchange.seq <= stored_agent.indexed_seq:
             await forget_indexed(connection, agent.id, range(exchange.seq, exchange.next_seq))
             await exchanges.add_marks(connection, agent.id, "stale", (b"",), exchange.id)
         await connection.run(SQL["summaries_over"], (agent.id, exchange.id))
@@ -208,5 +209,5 @@ async def _get_exchange(connection: Connection, agent: int, seq: int) -> ListedE
 def _make_record(row: Row) -> ListedExchange:
     input_, shown_reply, full, conversation, key, is_last, run, waiting, *skeleton = row
     exchange = exchanges.make_exchange(skeleton, input_, shown_reply, full)
-    held = orjson.loads(waiting) if waiting and is_last else {}
-    return ListedExchange(exchange, conversation, key, run, held)
+    waiting_calls = orjson.loads(waiting) if waiting and is_last else {}
+    return ListedExchange(exchange, conversation, key, run, waiting_calls)
