@@ -1,10 +1,10 @@
-"""Puts results of tools right after their calls, in what is sent of a stored conversation."""
+"""Puts results of tools right after their calls, in a list and in what is sent of a stored conversation."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import orjson
@@ -14,6 +14,35 @@ from gateway.core.conversation.canonical import call_id, call_objects
 from gateway.core.prompt.composition import InsertedMessage
 
 UNANSWERED_RESULT = "No result was given."
+
+
+def results_after_calls(messages: Sequence[Mapping[str, Any]]) -> list[int] | None:
+    """Returns the indices of a list's messages in the order in which results directly follow the reply with their call.
+
+    None: they do already. A result whose call is not in the list before it stays where it is.
+    """
+    calls: dict[str, int] = {}
+    late: dict[int, list[int]] = {}
+    last_index = -1  # of the last message that is no result
+    for i, message in enumerate(messages):
+        if message.get("role") != "tool":
+            last_index = i
+            calls.update((call_id(call), i) for call in call_objects(message))
+        elif (reply := calls.get(str(message.get("tool_call_id")), last_index)) != last_index:
+            late.setdefault(reply, []).append(i)
+    if not late:
+        return None
+    moved = {*chain.from_iterable(late.values())}
+    order: list[int] = []
+    late_here: Sequence[int] = ()
+    for i, message in enumerate(messages):
+        if i in moved:
+            continue
+        if message.get("role") != "tool":
+            order += late_here
+            late_here = late.get(i, ())
+        order.append(i)
+    return [*order, *late_here]
 
 
 class SentMessage(NamedTuple):

@@ -1,21 +1,24 @@
 """Translates the input of a Responses request to messages of chat completions.
 
 An input is a flat list of items. A reply is several items: thoughts, text, each call. In chat completions a reply is
-one message, and results follow the message with their calls.
+one message, and results directly follow the message with their calls. In an input other messages may stand between
+them, as where a user has typed something while a tool was running.
 (platform.openai.com/docs/api-reference/responses/create, `input`)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import media_in, separator
 from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.prompt.result_order import results_after_calls
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import ItemPath, missing_field, read_optional, read_text, wrong_type
 from gateway.dialects.responses.call_items import read_call, read_result
@@ -216,7 +219,21 @@ class _Messages:
         """Returns the messages of all items that were added."""
         self._end_reply()
         self._append_media()
-        return self._input
+        # What is read leniently goes upstream as items, in their order.
+        order = None if self._is_lenient else results_after_calls(self._input.messages)
+        return self._input if order is None else self._reordered(order)
+
+    def _reordered(self, order: Sequence[int]) -> InputMessages:
+        """Returns the messages in another order. order: their indices."""
+        read, before = self._input, self._messages_before
+        moved = {before + i: n for n, i in enumerate(order, before)}
+        return replace(
+            read,
+            messages=[read.messages[i] for i in order],
+            places=[read.places[i] for i in order],
+            references=[replace(each, index=moved.get(each.index, each.index)) for each in read.references],
+            models={moved[i]: model for i, model in read.models.items()},
+        )
 
     def add_if_plain(self, item: Json) -> bool:
         """Adds an item that is a user's or an assistant's text, as most are. Returns False for any other item."""

@@ -12,6 +12,7 @@ from gateway.core.conversation.canonical import WireMessage, call_id
 from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.prompt.result_order import results_after_calls
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.core.turn_name import TurnName
 from gateway.errors import BadRequest, BodyTooLarge
@@ -183,6 +184,8 @@ class _ReferenceFiller:
 
     def filled_request(self) -> ChatRequest:
         filled = [*chain.from_iterable(self._messages)]
+        if (order := results_after_calls(filled)) is not None:
+            filled = [filled[i] for i in order]
         messages = [*map(without_private, filled)]
         models = [private_of(message).get("model") for message in filled]
         json = {**self._request.json, "messages": messages}

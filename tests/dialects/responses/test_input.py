@@ -76,6 +76,18 @@ def reply(content: str | None, *calls: Json, **fields: Any) -> Json:
             [call("1"), result("1"), call("2"), result("2")],
             [reply(None, function("1")), tool("1"), reply(None, function("2")), tool("2")],
         ),
+        # A message may come while a tool is running.
+        (
+            [call("1"), call("2"), result("1"), user("Hi"), result("2"), user("Bye")],
+            [reply(None, function("1"), function("2")), tool("1"), tool("2"), user("Hi"), user("Bye")],
+        ),
+        (
+            [call("1"), user("Hi"), call("2"), result("2"), said("So."), result("1"), result("9")],
+            [
+                *(reply(None, function("1")), tool("1"), user("Hi")),
+                *(reply(None, function("2")), tool("2"), reply("So."), tool("9")),
+            ],
+        ),
         ([thoughts(reasoning_content="Hm."), said("So.")], [reply("So.", reasoning_content="Hm.")]),
         (
             [thoughts(reasoning_content="Hm."), call("1")],
@@ -222,6 +234,26 @@ def test_sealed_thoughts_are_within_the_limits_of_a_body() -> None:
     sealed = SEALED_PREFIX + '{"reasoning_details":[' + "[]," * MAX_VALUES + "0]}"
     with pytest.raises(BodyTooLarge):
         read_items([{"type": "reasoning", "encrypted_content": sealed}])
+
+
+def test_results_that_move_to_their_calls_move_what_is_noted_of_later_messages() -> None:
+    reference = {"type": "item_reference", "id": "msg_1"}
+    thought = thoughts(model="m", reasoning_content="Hm.")
+    items = [call("1"), user("Hi"), reference, user("Bye"), thought, said("So."), result("1")]
+    read = read_items(items, 1)
+    assert [m["role"] for m in read.messages] == [
+        "assistant",
+        "tool",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+    ]
+    assert read.places == [-1, 6, 1, -1, 3, -1]
+    assert [each.index for each in read.references] == [4]
+    assert read.models == {6: "m"}
+    # An upstream that stores responses gets the items as they are.
+    assert read_items(items, 1, is_lenient=True).places == [-1, 1, -1, 3, -1, 6]
 
 
 def test_images_of_results_follow_in_a_users_message() -> None:
