@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Sequence
-from itertools import accumulate
 
 from storage.database import Connection, Row
 from storage.listing import (
@@ -246,9 +245,17 @@ class MemoryPages(Group):
 
 
 def _first(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:
-    """Returns the first rows, as far as they are few and short enough to be looked through. sizes: the rows'."""
-    total = accumulate(sizes)
-    return [row for row, size in zip(rows, total, strict=True) if size <= _MOST_BYTES][:_MOST_UNINDEXED]
+    """Returns the first rows that are few and short enough together to be looked through. sizes: the rows'.
+
+    One that is too long is left out, and hides none after it.
+    """
+    chosen: list[Row] = []
+    left = _MOST_BYTES
+    for row, size in zip(rows, sizes, strict=True):
+        if size <= left and len(chosen) < _MOST_UNINDEXED:
+            chosen.append(row)
+            left -= size
+    return chosen
 
 
 def _range_of(prefix: str) -> tuple[str, str]:

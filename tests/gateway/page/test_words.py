@@ -384,6 +384,18 @@ def test_what_no_reply_finds_is_looked_through_as_well(upstream: StrictUpstream,
     assert everywhere == "Nothing that is stored says “Qqxy”."
 
 
+def test_a_text_that_is_too_long_to_be_looked_through_hides_none_before_it(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    upstream.queue(say("Take the Zxqv pan."), say("Take a pan."))
+    for _ in range(2):  # the first reply is replaced
+        speak(operator.world, "Which pan do I take?", talk="c1")
+    agent = speak(operator.world, "x" * 300_000, talk="c2")
+    hidden = operator.twin(f"m/{agent.uid}/words?q=Zxqv")["hidden"]
+    assert [each["place"] for each in hidden["items"]] == ["message 2, replaced by another try"]
+    assert not hidden["is_complete"]
+
+
 def test_a_fact_that_is_no_longer_true_still_says_its_words(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
