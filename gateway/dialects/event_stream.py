@@ -18,15 +18,15 @@ def encode_event(data: Json, name: str | None = None) -> bytes:
     return b"%bdata: %b\n\n" % (head, orjson.dumps(data))
 
 
-def encode_typed_event(kind: str, fields: Json) -> bytes:
-    """Returns an event that has its type as its name and among its data."""
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
+def encode_typed_event(event_type: str, fields: Json) -> bytes:
+    """Returns an event that has its type as its name and in its data."""
+    return b"event: %b\ndata: %b\n\n" % (event_type.encode(), orjson.dumps({"type": event_type, **fields}))
 
 
 class EventBuffer:
     """Events and comments that were not sent to the client yet.
 
-    is_holding: nothing leaves before the first content, so that an upstream's error can still be a status.
+    is_holding: no bytes leave before the first content, so that an upstream's error can still be the reply's status.
     """
 
     __slots__ = ("_held_bytes", "_unsent", "is_holding")
@@ -37,15 +37,15 @@ class EventBuffer:
         self._unsent: list[bytes] = []
 
     def add(self, raw: bytes, *, has_content: bool = True) -> None:
-        """Adds an event or a comment. Those without content are held, up to MAX_HELD_BYTES in all."""
+        """Adds an event or a comment. While they have no content, up to MAX_HELD_BYTES are held back."""
         self._unsent.append(raw)
         if self.is_holding:
             self._held_bytes += len(raw)
             self.is_holding = not has_content and self._held_bytes <= MAX_HELD_BYTES
 
-    def emit(self, kind: str, **fields: Any) -> None:
-        """Adds an event that has its type, `kind`, as its name and among its data."""
-        self.add(encode_typed_event(kind, fields))
+    def emit(self, event_type: str, **fields: Any) -> None:
+        """Adds an event that has its type as its name and in its data."""
+        self.add(encode_typed_event(event_type, fields))
 
     def take(self) -> bytes:
         """Returns the bytes that may leave now, and forgets them."""

@@ -1,6 +1,6 @@
-"""Translates the names of fields in upstreams' errors from those of chat completions into those of another dialect.
+"""Translates the names of chat completions' fields in upstreams' errors into the names of another dialect.
 
-A client of another dialect has not sent the fields that such an error names.
+A client of the other dialect has not sent the fields that such an error names.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# The path of a message or of a part of one, as upstreams write it. It becomes the dialect's field with the messages,
-# since the same words have another path there.
+# The path of a message or of its part, as upstreams write it. It becomes the name of the dialect's field with the
+# messages, since the same words have another path in the dialect's request.
 _MESSAGE_PATH = r"messages(?:\.?\[?\d{1,9}\]?(?:\.?\[\d{1,9}\]|\.\w{1,64}){0,16})"
 _FUNCTION_PATH = (
     r"(?P<tool>\btools\.?\[?\d{1,9}\]?|\btool_choice)\.function(?:(?P<schema>\.parameters)\b|(?!\w))"
@@ -28,26 +28,27 @@ class FieldNames:
     def __init__(self, names: Mapping[str, str], messages: str, schema: str, words: tuple[str, ...]) -> None:
         """Compiles the patterns.
 
-        names: the names of the dialect by those of chat completions.
+        names: the names of the dialect by the names of chat completions.
         messages: the name of the field with the messages.
         schema: the name of the field of a tool with its schema.
-        words: the names of chat completions that are English words as well. In a sentence they count only in quotes.
+        words: the names of chat completions that are English words, too. In a sentence they count only in quotes.
         """
         self._names, self._messages, self._schema = names, messages, schema
-        quoted = "|".join(("messages", *words))
-        plain = "|".join(name for name in names if name not in words) or _NOTHING
-        named = "|".join(names) or _NOTHING
+        quoted_names = "|".join(("messages", *words))
+        plain_names = "|".join(name for name in names if name not in words) or _NOTHING
+        all_names = "|".join(names) or _NOTHING
         self._in_sentence = re.compile(
-            rf"{_FUNCTION_PATH}|\b{_MESSAGE_PATH}|(?<=['\"`])(?:{quoted})(?=['\"`])|\b(?:{plain})(?:\.json_schema)?\b"
+            rf"{_FUNCTION_PATH}|\b{_MESSAGE_PATH}|(?<=['\"`])(?:{quoted_names})(?=['\"`])"
+            rf"|\b(?:{plain_names})(?:\.json_schema)?\b"
         )
         self._at_start = re.compile(
-            rf"{_FUNCTION_PATH}|^(?:{_MESSAGE_PATH}|messages\b|(?:{named})(?:\.json_schema)?\b)"
+            rf"{_FUNCTION_PATH}|^(?:{_MESSAGE_PATH}|messages\b|(?:{all_names})(?:\.json_schema)?\b)"
         )
 
     def translate_sentence(self, text: str) -> str:
         """Returns an error's message with the dialect's names in its first `_TRANSLATED_CHARS` characters."""
-        head, rest = text[:_TRANSLATED_CHARS], text[_TRANSLATED_CHARS:]
-        return self._in_sentence.sub(self._translate, head) + rest
+        beginning, remainder = text[:_TRANSLATED_CHARS], text[_TRANSLATED_CHARS:]
+        return self._in_sentence.sub(self._translate, beginning) + remainder
 
     def translate_path(self, field: str) -> str:
         """Returns the path to a field, such as the `param` of an error, with the dialect's names."""

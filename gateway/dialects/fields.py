@@ -16,6 +16,22 @@ from gateway.errors import BadRequest
 
 # Longer than the name of any model that is served. Hundreds of names are cached in several tables.
 MAX_MODEL_CHARS = 1_000
+# The end of a key as Python's own module writes it, and orjson never does. It is looked for in a body's beginning.
+_KEY_END_WITH_BLANK = b'": '
+_BEGINNING_BYTES = 64
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MAX_FAST_MEMBERS = 100  # with more members the standard library's parser takes less time
+_KEY = re.compile(rb'[\s{,]*+"[^"\\]*+"\s*+:\s*+')
+_END = re.compile(rb"[\s{]*+}\s*+")
+_TYPE_NAMES: dict[type[Any], str] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a decimal number",
+    type(None): "null",
+}
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -36,7 +52,7 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 def read_members(body: bytes) -> dict[str, msgspec.Raw]:
-    """Returns the members of a body as they are written, which takes little memory. Of a repeated key the last counts.
+    """Returns the members of a body as they are written, which takes little memory. The last value of a key counts.
 
     Raises: msgspec.DecodeError (ValidationError: the body is no object), RecursionError.
     """
@@ -48,7 +64,7 @@ def repeated_keys(
 ) -> tuple[str, ...]:
     """Returns the keys that a body has more than once; parsers differ in which value they take.
 
-    Keys of objects within the body are not looked at.
+    Only the keys of the outermost object are compared.
 
     members: as `read_members` returns them; None: they were not read yet.
     json: the value of the body; None: it was not read yet.
@@ -72,9 +88,9 @@ def repeated_keys(
 
 
 def is_written_so(body: bytes, json: dict[str, Any]) -> bool:
-    """Returns whether orjson writes the value as the body has it, so that no key is repeated.
+    """Returns whether orjson would write the value as the body has it. No key is repeated in such a body.
 
-    Most SDKs write as orjson does, and to write a value takes half as long as to look for its members.
+    Most SDKs write as orjson does, and writing a value takes half as long as looking for its members.
     """
     if body.find(_KEY_END_WITH_BLANK, 0, _BEGINNING_BYTES) >= 0:
         return False
@@ -84,17 +100,8 @@ def is_written_so(body: bytes, json: dict[str, Any]) -> bool:
         return False
 
 
-# The end of a key as Python's own module writes it, and orjson never.
-_KEY_END_WITH_BLANK = b'": '
-_BEGINNING_BYTES = 64
-_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_MAX_FAST_MEMBERS = 100  # with more members the standard library's parser takes less time
-_KEY = re.compile(rb'[\s{,]*+"[^"\\]*+"\s*+:\s*+')
-_END = re.compile(rb"[\s{]*+}\s*+")
-
-
 def _is_exactly(body: bytes, values: Iterable[msgspec.Raw]) -> bool:
-    """Returns whether a body is these values in their order, each after a key without escapes, and nothing else."""
+    """Returns whether a body consists of these values in their order, each after a key without escapes."""
     offset = 0
     for value in values:
         key = _KEY.match(body, offset)
@@ -115,9 +122,9 @@ class _OutermostKeys:
 
 
 class ItemPath(msgspec.Struct):
-    """The path to an item of a list, as errors name it. Who reads the list sets the index, and `str` returns the path.
+    """The path to an item of a list, as errors name it. The reader of the list sets the index; `str` makes the path.
 
-    So the path is made for errors alone, and most requests have none.
+    Most requests have no errors, and make no path.
     """
 
     # The path to the object with the list; "": the body.
@@ -132,10 +139,10 @@ class ItemPath(msgspec.Struct):
         return f"{self.parent}{self.key}{self.form.format(self.index)}"
 
 
-def check_length(param: str, items: list[Any], most: int) -> None:
-    if len(items) > most:
+def check_length(param: str, items: list[Any], max_length: int) -> None:
+    if len(items) > max_length:
         raise BadRequest(
-            f"Invalid '{param}': array too long. Expected an array with maximum length {most}, but got "
+            f"Invalid '{param}': array too long. Expected an array with maximum length {max_length}, but got "
             f"an array with length {len(items)} instead.",
             param=param,
             code="array_above_max_length",
@@ -179,14 +186,14 @@ def read_integer(json: dict[str, Any], key: str) -> int | None:
     raise wrong_type(key, "an integer", value)
 
 
-def read_optional(json: dict[str, Any], key: str, kind: type[Any], where: object = "") -> Any:
+def read_optional(json: dict[str, Any], key: str, value_type: type[Any], where: object = "") -> Any:
     """Returns a field that may be missing. Raises: BadRequest.
 
     where: the path to the object with the field: a text, or an object such as `ItemPath`; "": the body.
     """
     value = json.get(key)
-    if value is not None and not isinstance(value, kind):
-        raise wrong_type(f"{where}.{key}" if where else key, _TYPE_NAMES[kind], value)
+    if value is not None and not isinstance(value, value_type):
+        raise wrong_type(f"{where}.{key}" if where else key, _TYPE_NAMES[value_type], value)
     return value
 
 
@@ -196,18 +203,9 @@ def read_text(json: dict[str, Any], key: str, where: object) -> str:
     if isinstance(value, str):
         return value
     param = f"{where}.{key}" if where else key
-    raise missing_field(param) if value is None else wrong_type(param, "a string", value)
-
-
-_TYPE_NAMES: dict[type[Any], str] = {
-    dict: "an object",
-    list: "an array",
-    str: "a string",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a decimal number",
-    type(None): "null",
-}
+    if value is None:
+        raise missing_field(param)
+    raise wrong_type(param, "a string", value)
 
 
 def _type_name(value: Any) -> str:

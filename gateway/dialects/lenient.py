@@ -19,7 +19,9 @@ def decode_list(data: bytes | str) -> list[Any]:
 
 
 def _decode(data: bytes | str) -> Any:
-    return read_json(data.encode(errors="replace") if isinstance(data, str) else data)[0]
+    if isinstance(data, str):
+        data = data.encode(errors="replace")
+    return read_json(data)[0]
 
 
 def as_object(value: Any) -> Json:

@@ -1,7 +1,7 @@
 """Reads a chat completion request, once, at the edge.
 
-Fields that the gateway reads are checked. All others pass as they are, for the upstream to judge: unknown fields and
-kinds of content, broken tool calls. Errors name the field as OpenAI's do.
+Fields that the gateway reads are checked. Everything else passes as it is, for the upstream to judge: unknown fields,
+unknown types of content, broken tool calls. Errors name the field as OpenAI's errors do.
 (platform.openai.com/docs/api-reference/chat/create)
 """
 
@@ -31,8 +31,8 @@ MAX_MESSAGES = 5_000  # chosen: an agent's day; finding the conversation costs a
 
 ROLES = ("user", "assistant", "tool", "system", "developer", "function")  # the most frequent first
 
-# A repeated key among these is refused, since the gateway acts on its value: the upstream's parser might take the other
-# value, and so answer for another user or model.
+# A repeated key among these fields is refused. The gateway acts on one of its values, and the upstream's parser might
+# take the other value, and so answer for another user or model.
 _FIELDS_ACTED_ON = frozenset(
     (
         *("call", "customer", "elevenlabs_extra_body", "function_call", "functions", "logprobs"),
@@ -40,6 +40,10 @@ _FIELDS_ACTED_ON = frozenset(
         *("safety_identifier", "stream", "stream_options", "tool_choice", "tools", "top_logprobs", "user"),
         "user_id",
     )
+)
+# Fields whose types are checked, since the gateway reads their values.
+_TYPED_FIELDS = frozenset(
+    (*MAX_TOKENS_FIELDS, "functions", "n", "response_format", "stream", "stream_options", "tools")
 )
 
 
@@ -67,7 +71,7 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
     """
     if len(body) > MAX_VALUES:
         check_values(*_json_arguments(messages))
-    if _TYPED_FIELDS.isdisjoint(json):  # most requests, for which there is nothing more to read
+    if _TYPED_FIELDS.isdisjoint(json):  # as in most requests
         return ChatRequest(body, json, _read_model(json), messages)
     for key in ("tools", "functions"):
         if key in json:
@@ -90,20 +94,14 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
         wants_usage=stream_options is not None and stream_options.get("include_usage") is True,
         tools=tuple(_tool_names(tools)),
         has_tools=bool(tools),
-        n=1 if count is None else count,
+        n=count or 1,
         max_tokens=max_tokens,
         max_tokens_field=max_tokens_field,
     )
 
 
-# Fields whose types are checked, since they mean something here.
-_TYPED_FIELDS = frozenset(
-    (*MAX_TOKENS_FIELDS, "functions", "n", "response_format", "stream", "stream_options", "tools")
-)
-
-
 def _json_arguments(messages: list[dict[str, Any]]) -> Iterator[bytes]:
-    """Yields the arguments of calls, which are JSON in texts, so that a check of the body does not see into them."""
+    """Yields the arguments of calls. They are JSON within texts, so a check of the body does not look into them."""
     for message in messages:
         for _, arguments in calls_in(message):
             # The arguments of a custom tool may be any text.
@@ -113,8 +111,10 @@ def _json_arguments(messages: list[dict[str, Any]]) -> Iterator[bytes]:
 
 def _read_model(json: dict[str, Any]) -> str:
     model = json.get("model")
+    if model is None:
+        raise missing_field("model")
     if not isinstance(model, str):
-        raise missing_field("model") if model is None else wrong_type("model", "a string", model)
+        raise wrong_type("model", "a string", model)
     if not model.strip():
         raise BadRequest("Invalid 'model': the name is empty.", param="model")
     check_model_name(model)
@@ -123,22 +123,22 @@ def _read_model(json: dict[str, Any]) -> str:
 
 def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
     """Returns the messages without the gateway's private field. A client may send such a field; it goes upstream."""
-    sent = json.get("messages")
-    if not isinstance(sent, list):
-        if sent is None:
-            raise missing_field("messages")
-        raise wrong_type("messages", "an array of objects", sent)
-    if not sent:
+    sent_messages = json.get("messages")
+    if sent_messages is None:
+        raise missing_field("messages")
+    if not isinstance(sent_messages, list):
+        raise wrong_type("messages", "an array of objects", sent_messages)
+    if not sent_messages:
         raise BadRequest(
             "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array "
             "instead.",
             param="messages",
             code="empty_array",
         )
-    check_length("messages", sent, max_messages)
-    messages = sent
-    nested = []  # the messages that are more than a role and a text, as few are
-    for index, message in enumerate(sent):
+    check_length("messages", sent_messages, max_messages)
+    messages = sent_messages
+    nested_messages = []  # the messages that are more than a role and a text, as few are
+    for index, message in enumerate(sent_messages):
         if message.__class__ is not dict:
             raise wrong_type(f"messages[{index}]", "an object", message)
         role = message.get("role")
@@ -147,13 +147,14 @@ def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, An
         content = message.get("content")
         if content.__class__ is not str or len(message) > 2:
             if PRIVATE in message:
-                messages = [*sent] if messages is sent else messages
+                if messages is sent_messages:
+                    messages = [*sent_messages]
                 messages[index] = without_private(message)
-            nested.append(message)
+            nested_messages.append(message)
             if content.__class__ is not str and content is not None:
                 _check_content(content, f"messages[{index}].content")
-    if nested:
-        check_depth("messages", [nested])
+    if nested_messages:
+        check_depth("messages", [nested_messages])
     return messages
 
 
@@ -193,9 +194,9 @@ def _tool_names(tools: list[dict[str, Any]]) -> list[str]:
     """
     names = []
     for tool in tools:
-        kind = tool.get("type", "function")
-        inner = tool.get(kind) if isinstance(kind, str) else None
-        name = inner.get("name") if isinstance(inner, dict) else tool.get("name")
+        tool_type = tool.get("type", "function")
+        definition = tool.get(tool_type) if isinstance(tool_type, str) else None
+        name = definition.get("name") if isinstance(definition, dict) else tool.get("name")
         if isinstance(name, str):
             names.append(name)
     return names

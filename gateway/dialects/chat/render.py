@@ -24,10 +24,10 @@ from gateway.errors import GatewayError
 
 
 class ChatView(ClientView):
-    """The view of chat completions. It shows one reply: no gateway tools, no steps, and no stop but a finish_reason.
+    """The view of chat completions. It shows one reply, without gateway tools and steps, and one finish_reason.
 
-    While gateway tools are offered, chunks are held until the first content: a hidden round may come first, and an
-    upstream's error in the next round can then still be a status.
+    While gateway tools are offered, chunks are held back until the first content. A hidden round may come first, and
+    then an upstream's error in the next round can still be the reply's status.
     """
 
     speaks_chat: ClassVar[bool] = True
@@ -69,11 +69,14 @@ class ChatView(ClientView):
         # Nearly every event of every stream is shown here: its bytes pass as they came.
         if self._passes_events:
             raw = [event.raw for event in read]
-            self._unsent.extend(map(without_null_usage, raw) if self._strips_usage else raw)
+            if self._strips_usage:
+                raw = [*map(without_null_usage, raw)]
+            self._unsent.extend(raw)
         return self._passes_events
 
     def add_text(self, text: str) -> None:
-        self._append_chunk({"content": text} if self._has_begun else {"role": "assistant", "content": text})
+        role = {} if self._has_begun else {"role": "assistant"}
+        self._append_chunk({**role, "content": text})
 
     def add_words(self, text: str, between: str, call: int) -> None:
         self.add_text(between + text)
@@ -92,9 +95,10 @@ class ChatView(ClientView):
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
         if finish and not any(event.has_finish for event in tail):
-            # In a hidden round the client may have read a content of null, and its calls were taken out. The client
-            # would send a message with neither back, which upstreams refuse, so the content becomes a text.
-            self._append_chunk({"content": ""} if self._has_hidden_round else {}, finish)
+            # In a hidden round the client may have read a content of null, and its calls were taken out. A message
+            # without content and calls is refused by upstreams when the client sends it back, so it gets a content.
+            delta = {"content": ""} if self._has_hidden_round else {}
+            self._append_chunk(delta, finish)
         for event in tail:
             self._show_changed(event, finish)
         if done:
@@ -105,7 +109,7 @@ class ChatView(ClientView):
         self._append(NOT_DURABLE)
 
     def show_upstream_error(self, error: Json, raw: bytes | None) -> None:
-        self._append(encode_event({"error": error}) if raw is None else raw)
+        self._append(raw if raw is not None else encode_event({"error": error}))
 
     def fail(self, error: GatewayError) -> None:
         self._append(CHAT_ERRORS.event(error))
@@ -113,22 +117,22 @@ class ChatView(ClientView):
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         if is_unchanged:
             return body
-        changed = orjson.loads(body)
-        for choice in changed["choices"]:
+        completion = orjson.loads(body)
+        for choice in completion["choices"]:
             if is_first_choice(choice):
                 choice["message"] = without_private(outcome.shown_reply or {})
                 choice["finish_reason"] = outcome.finish_reason
         if outcome.rounds > 1:
-            changed |= self._identity
-            if isinstance(changed.get("usage"), dict):
-                changed["usage"] = outcome.usage
-        return orjson.dumps(changed)
+            completion |= self._identity
+            if isinstance(completion.get("usage"), dict):
+                completion["usage"] = outcome.usage
+        return orjson.dumps(completion)
 
     def error_reply(self, status: int, body: bytes) -> bytes:
         return body
 
     def _append(self, raw: bytes, *, has_content: bool = True) -> None:
-        """Appends bytes. has_content: they have content, so that all that is held may leave."""
+        """Appends bytes. has_content: they have content, so everything that was held back may leave."""
         if self._strips_usage:
             raw = without_null_usage(raw)  # where usage is asked for, every other chunk has `"usage": null`
         self._unsent.append(raw)
@@ -160,30 +164,32 @@ class ChatView(ClientView):
             return
         if (self._strips_usage or is_hidden) and event.is_usage:
             return
-        changed = self._changed_fields(chunk, event.usage, is_hidden=is_hidden)
+        changed_fields = self._changed_fields(chunk, event.usage, is_hidden=is_hidden)
         choices = [self._change_choice(choice, event.calls, finish, is_hidden) for choice in event.choices]
         has_role, has_content = _contents_of(choices)
         if any(new is not choice for new, choice in zip(choices, event.choices, strict=True)):
             # Where all of the event's content was taken out, the event is left out.
             if not has_content and not has_role:
                 return
-            changed["choices"] = choices
+            changed_fields["choices"] = choices
         self._has_role = self._has_role or has_role
-        raw = encode_event({**chunk, **changed}, event.name) if changed or event.raw is None else event.raw
+        raw = event.raw
+        if changed_fields or raw is None:
+            raw = encode_event({**chunk, **changed_fields}, event.name)
         self._append(raw, has_content=has_content)
         self._passes_events = self._has_role and not (self._holds_events or self._has_hidden_round)
 
     def _changed_fields(self, chunk: Json, usage: Json | None, *, is_hidden: bool) -> Json:
-        """Returns the fields of a chunk, but for its choices, that the client is to have with other values."""
-        changed: Json = {}
+        """Returns the fields of a chunk, besides its choices, that the client gets with other values."""
+        changed_fields: Json = {}
         # The client sees one reply: the chunks of later rounds get the id, time and model of the first.
         if self._has_hidden_round:
-            changed = {key: value for key, value in self._identity.items() if chunk.get(key) != value}
+            changed_fields = {key: value for key, value in self._identity.items() if chunk.get(key) != value}
         if is_hidden and isinstance(chunk.get("usage"), dict):
-            changed["usage"] = None
+            changed_fields["usage"] = None
         elif usage is not None:
-            changed["usage"] = usage
-        return changed
+            changed_fields["usage"] = usage
+        return changed_fields
 
     def _change_choice(
         self, choice: Any, calls: list[Json] | None, finish: str | None, is_hidden: bool
@@ -191,28 +197,32 @@ class ChatView(ClientView):
         """Returns a choice as the client is to have it; the same object where nothing changes."""
         if not isinstance(choice, dict):
             return choice
-        changed: Json = {}
+        changed_fields: Json = {}
         delta = choice.get("delta")
         if isinstance(delta, dict):
-            left_out = set() if calls is None else {"tool_calls"}
+            dropped_keys = set()
+            if calls is not None:
+                dropped_keys.add("tool_calls")
             if self._has_role and self._has_hidden_round:
-                left_out.add("role")
-            if calls or left_out & delta.keys():
-                changed["delta"] = {key: value for key, value in delta.items() if key not in left_out}
+                dropped_keys.add("role")
+            if calls or dropped_keys & delta.keys():
+                changed_fields["delta"] = {
+                    key: value for key, value in delta.items() if key not in dropped_keys
+                }
                 if calls:
-                    changed["delta"]["tool_calls"] = calls
+                    changed_fields["delta"]["tool_calls"] = calls
         reason = choice.get("finish_reason")
         if reason and is_hidden:
-            changed["finish_reason"] = None
+            changed_fields["finish_reason"] = None
         elif reason and finish and reason != finish:
-            changed["finish_reason"] = finish
-        return {**choice, **changed} if changed else choice
+            changed_fields["finish_reason"] = finish
+        return {**choice, **changed_fields} if changed_fields else choice
 
 
 def _contents_of(choices: Sequence[Any]) -> tuple[bool, bool]:
     """Returns whether the choices of a chunk have a role, and whether they have any content or an end."""
-    valid = [choice for choice in choices if isinstance(choice, dict)]
-    deltas = [choice["delta"] for choice in valid if isinstance(choice.get("delta"), dict)]
-    has_finish = any(choice.get("finish_reason") for choice in valid)
+    valid_choices = [choice for choice in choices if isinstance(choice, dict)]
+    deltas = [choice["delta"] for choice in valid_choices if isinstance(choice.get("delta"), dict)]
+    has_finish = any(choice.get("finish_reason") for choice in valid_choices)
     has_role = any(delta.get("role") for delta in deltas)
     return has_role, has_finish or not all(map(lacks_content, deltas))

@@ -31,7 +31,7 @@ class GrowingBlocks:
         # The index of the open block.
         self._index = 0
         # The type of the open block of text or thoughts; "": no such block is open.
-        self._kind = ""
+        self._block_type = ""
         # The pieces of all blocks of text and thoughts.
         self._texts: list[str] = []
         # Puts the pieces of the client's calls together.
@@ -45,7 +45,7 @@ class GrowingBlocks:
     @property
     def is_open(self) -> bool:
         """Returns whether a block of text or thoughts goes on."""
-        return bool(self._kind)
+        return bool(self._block_type)
 
     @property
     def has_calls(self) -> bool:
@@ -65,22 +65,22 @@ class GrowingBlocks:
         self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
         self._delta({"type": "thinking_delta", "thinking": text})
 
-    def add_call(self, entry: Json) -> None:
+    def add_call(self, piece: Json) -> None:
         """Takes a piece of a call.
 
         A call is shown from its first arguments on, since its name is complete then, or from the reply's end on. While
-        another call is open, it waits until that one has ended.
+        another call is open, the call waits.
         """
         count = len(self._draft.calls)
-        call = self._draft.add_call_piece(entry)
+        call = self._draft.add_call_piece(piece)
         self._waiting_calls += self._draft.calls[count:]
         if self._open_call is None and call in self._waiting_calls and any(call.arguments):
             self._begin_call(call)
         if call is self._open_call:
-            self._show_arguments()
+            self._show_arguments(call)
 
     def end(self) -> None:
-        """Ends what is open, and shows the calls that waited."""
+        """Ends the open block, and shows the calls that waited."""
         self._close()
         while self._waiting_calls:
             self._begin_call(self._waiting_calls[0])
@@ -93,29 +93,29 @@ class GrowingBlocks:
         self._index = self._claim_index()
         block = {"type": "tool_use", "id": call_id(call.id, self._index), "name": call.name, "input": {}}
         self._emit("content_block_start", index=self._index, content_block=block)
-        self._show_arguments()
+        self._show_arguments(call)
 
-    def _show_arguments(self) -> None:
-        call = self._open_call
-        assert call is not None
+    def _show_arguments(self, call: ToolCall) -> None:
+        """Shows the arguments of the open call that were not shown yet."""
         for piece in filter(None, call.arguments[self._shown_pieces :]):
             self._delta({"type": "input_json_delta", "partial_json": piece})
         self._shown_pieces = len(call.arguments)
 
-    def _open(self, kind: str, block: Json) -> None:
-        if self._kind == kind:
+    def _open(self, block_type: str, block: Json) -> None:
+        """Begins a block of text or thoughts, unless a block of this type is open. block: the block without content."""
+        if self._block_type == block_type:
             return
         self.end()
-        self._kind, self._index = kind, self._claim_index()
+        self._block_type, self._index = block_type, self._claim_index()
         self._emit("content_block_start", index=self._index, content_block=block)
 
     def _delta(self, delta: Json) -> None:
         self._emit("content_block_delta", index=self._index, delta=delta)
 
     def _close(self) -> None:
-        if self._kind or self._open_call is not None:
+        if self._block_type or self._open_call is not None:
             self._emit("content_block_stop", index=self._index)
-        self._kind, self._open_call = "", None
+        self._block_type, self._open_call = "", None
 
 
 def call_id(id_: str, index: int) -> str:
@@ -141,7 +141,7 @@ def render_blocks(message: Json) -> list[Json]:
 
 
 def _render_input(arguments: Any) -> Any:
-    """Returns the arguments as they are written: they may be nested deeply, and no number is rounded."""
+    """Returns the arguments as they are written, since they may be nested deeply and have numbers of any length."""
     if not isinstance(arguments, str) or not arguments.strip():
         return {}
     try:

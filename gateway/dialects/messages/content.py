@@ -1,7 +1,8 @@
-"""Reads the messages of a Messages request as those of a chat completion.
+"""Reads the messages of a Messages request as messages of a chat completion.
 
-A user's message has the results of calls first and words after them; in a chat completion each result and the words are
-messages of their own. A reply is one message in both. Thoughts are left out: chat completions have no place for them.
+A user's message has the results of calls first, then words. In a chat completion each result is a message of its own,
+and so are the words. A reply is one message in both. Thoughts are left out, since chat completions have no place for
+them.
 (platform.claude.com/docs/en/api/messages)
 """
 
@@ -34,7 +35,7 @@ _REMINDER_TAGS: Final = ("<system-reminder>", "</system-reminder>")
 # The beginning of the line by which Claude Code names its version; a part of it may change with each request.
 _ATTRIBUTION_PREFIX: Final = "x-anthropic-billing-header:"
 
-# The fields that are read, by the kind of block, source or message.
+# The fields that are read, by the type of block, source or message.
 _TEXT_FIELDS: Final = frozenset(("type", "text"))
 _IMAGE_FIELDS: Final = frozenset(("type", "source"))
 _DOCUMENT_FIELDS: Final = frozenset(("type", "source", "title", "context"))
@@ -70,7 +71,7 @@ class FieldChecker:
     def __init__(self, *, is_lenient: bool) -> None:
         self.is_lenient = is_lenient
         # The names of the fields that are left out, in the order in which they came. Their values have no effect on the
-        # reply; of a lenient checker they are parts without which no model of another dialect can answer.
+        # reply. A lenient checker notes the parts without which no model of another dialect can answer.
         self.left_out: dict[str, None] = {}
 
     @contextmanager
@@ -88,20 +89,20 @@ class FieldChecker:
             if name in json:
                 self.left_out[name] = None
 
-    def check(self, value: Json, known: frozenset[str], where: object) -> None:
-        """Refuses a field that is neither in `known`, nor without effect, nor null. where: the path to `value`.
+    def check(self, value: Json, known_fields: frozenset[str], where: object) -> None:
+        """Refuses a field that is not known, unless it is null or without effect. where: the path to `value`.
 
         Raises: BadRequest.
         """
-        if self.is_lenient or known.issuperset(value):
+        if self.is_lenient or known_fields.issuperset(value):
             return
         for key, field in value.items():
-            # Blocks that Anthropic's SDK has read of a reply have all fields, most of them null.
+            # A block that Anthropic's SDK has read from a reply has all fields, most of them null.
             if field is None:
                 continue
             if key in _FIELDS_WITHOUT_EFFECT:
                 self.left_out[key] = None
-            elif key not in known:
+            elif key not in known_fields:
                 raise untranslatable_field(f"{where}.{key[:60]}")
 
 
@@ -117,7 +118,7 @@ class MessageOrigin(Struct, frozen=True):
 
 
 class TranslatedMessages(Struct, frozen=True):
-    """The messages of a request as those of a chat completion."""
+    """The messages of a request as messages of a chat completion."""
 
     messages: list[Json]
     # The origin of each message, at the same index.
@@ -138,20 +139,20 @@ def read_system(system: Any, checker: FieldChecker) -> list[str]:
 
 def read_attribution(system: Any) -> str:
     """Returns the attribution line of Claude Code; "" where there is none."""
-    first = system[0] if isinstance(system, list) and system else None
-    text = first.get("text") if isinstance(first, dict) else None
+    first_block = system[0] if isinstance(system, list) and system else None
+    text = first_block.get("text") if isinstance(first_block, dict) else None
     return text if isinstance(text, str) and text.startswith(_ATTRIBUTION_PREFIX) else ""
 
 
 def read_messages(messages: Any, checker: FieldChecker) -> TranslatedMessages:
-    """Returns the messages as those of a chat completion. A lenient `checker` passes over parts without a place there.
+    """Returns messages as messages of a chat completion. A lenient `checker` skips parts without a place there.
 
     Raises: BadRequest.
     """
+    if messages is None:
+        raise invalid_field("messages", "Field required")
     if not isinstance(messages, list):
-        raise invalid_field(
-            "messages", "Field required" if messages is None else "Input should be a valid list"
-        )
+        raise invalid_field("messages", "Input should be a valid list")
     if not messages:
         raise invalid_field("messages", "at least one message is required")
     reader = _MessageReader(checker)
@@ -167,7 +168,7 @@ def _check_calls(messages: Sequence[Json], origins: Sequence[MessageOrigin]) -> 
 
     Results before the first reply pass: in append mode memory may have their calls.
     """
-    # Calls without a result so far: by their ids, the indexes of their messages. None: no reply has come yet.
+    # The indexes of messages with calls that have no result so far, by the calls' ids. None: no reply has come yet.
     calls: dict[str, int] | None = None
     role_before = ""
     for message, origin in zip(messages, origins, strict=True):
@@ -190,7 +191,7 @@ def _check_calls(messages: Sequence[Json], origins: Sequence[MessageOrigin]) -> 
 
 
 def _check_answered(calls: Mapping[str, int]) -> None:
-    """Refuses calls without results. calls: by their ids, the indexes of their messages. Raises: BadRequest."""
+    """Refuses calls without results. calls: the indexes of their messages, by their ids. Raises: BadRequest."""
     if calls:
         first_index = min(calls.values())
         ids = ", ".join(id[:80] for id, index in calls.items() if index == first_index)
@@ -210,7 +211,7 @@ class _MessageReader:
         self._part_path = ItemPath(self._block_path, ".content", ".{}")
 
     def add(self, index: int, message: Any) -> None:
-        """Translates a message. index: its place in the list. Raises: BadRequest."""
+        """Translates a message. index: the message's index in the list. Raises: BadRequest."""
         where = self._message_path
         where.index = index
         if not isinstance(message, dict):
@@ -221,7 +222,8 @@ class _MessageReader:
             is_words = role == "user" and not _is_reminder(content)
             self._append({"role": role, "content": content}, MessageOrigin(index, 0 if is_words else None))
             return
-        self._fields.check(message, _SYSTEM_MESSAGE_FIELDS if role == "system" else _MESSAGE_FIELDS, where)
+        known_fields = _SYSTEM_MESSAGE_FIELDS if role == "system" else _MESSAGE_FIELDS
+        self._fields.check(message, known_fields, where)
         match role:
             case "user":
                 self._add_user_message(index, self._read_blocks(message))
@@ -237,10 +239,10 @@ class _MessageReader:
     def _read_blocks(self, message: Json) -> list[Json]:
         """Returns the content of a message as blocks. Raises: BadRequest."""
         where, content = self._message_path, message.get("content")
+        if content is None:
+            raise invalid_field(f"{where}.content", "Field required")
         if not isinstance(content, (str, list)):  # a union would be made for each message
-            raise invalid_field(
-                f"{where}.content", "Field required" if content is None else "Input should be a valid list"
-            )
+            raise invalid_field(f"{where}.content", "Input should be a valid list")
         if content == [] and not self._fields.is_lenient:
             raise invalid_field(f"{where}", f"{message['role']} messages must have non-empty content")
         if isinstance(content, str):
@@ -280,23 +282,23 @@ class _MessageReader:
         where = self._block_path
         for number, block in enumerate(blocks):
             where.index = number
-            kind = block["type"]
-            if kind == "text":
+            block_type = block["type"]
+            if block_type == "text":
                 text += _read_text(block, where, self._fields)
-            elif kind == "tool_use":
+            elif block_type == "tool_use":
                 self._fields.check(block, _CALL_FIELDS, where)
                 calls.append(_translate_call(block, where))
-            elif kind in THOUGHT_TYPES:
+            elif block_type in THOUGHT_TYPES:
                 self._fields.left_out["thinking"] = None
             elif not self._fields.is_lenient:
-                raise untranslatable_field(f"{where}.{kind}")
+                raise untranslatable_field(f"{where}.{block_type}")
         message: Json = {"role": "assistant", "content": text or (None if calls else "")}
         if calls:
             message["tool_calls"] = calls
         return message
 
     def _translate_result(self, block: Json) -> tuple[Json, list[Json]]:
-        """Returns the tool's message, and the parts of the result that are no texts, which it cannot have."""
+        """Returns the tool's message, and the parts of the result that are no texts: a tool's message has only text."""
         where = self._block_path
         self._fields.check(block, _RESULT_FIELDS, where)
         id_, content = block.get("tool_use_id"), block.get("content")
@@ -360,43 +362,40 @@ class _MessageReader:
 
     def _translate_image(self, block: Json, where: object) -> Json:
         source = self._read_source(block, where)
-        kind = source.get("type")
-        if kind == "base64":
+        source_type = source.get("type")
+        if source_type == "base64":
             url = f"data:{source.get('media_type')};base64,{source.get('data')}"
-        elif kind == "url":
+        elif source_type == "url":
             url = str(source.get("url"))
         elif self._fields.is_lenient:
-            self._fields.left_out[f"image.source.{str(kind)[:60]}"] = None
+            self._fields.left_out[f"image.source.{str(source_type)[:60]}"] = None
             return _pick_fields(block, _IMAGE_FIELDS)
         else:
-            raise untranslatable_field(f"{where}.source.{kind}")
+            raise untranslatable_field(f"{where}.source.{source_type}")
         return {"type": "image_url", "image_url": {"url": url}}
 
     def _translate_document(self, block: Json, where: object) -> list[Json]:
         source = self._read_source(block, where)
-        kind = source.get("type")
+        source_type = source.get("type")
         title, context = block.get("title"), block.get("context")
-        if kind == "text":
+        if source_type == "text":
             return [{"type": "text", "text": _with_title(block, str(source.get("data") or ""))}]
-        if kind == "content":
-            content = source.get("content")
-            texts = (
-                [content]
-                if isinstance(content, str)
-                else self._read_texts(content, f"{where}.source.content")
-            )
-            return [{"type": "text", "text": _with_title(block, "\n".join(texts))}]
-        if kind == "base64":
+        if source_type == "content":
+            text = source.get("content")
+            if not isinstance(text, str):
+                text = "\n".join(self._read_texts(text, f"{where}.source.content"))
+            return [{"type": "text", "text": _with_title(block, text)}]
+        if source_type == "base64":
             file_name = title if isinstance(title, str) and title else "document.pdf"
             data = f"data:{source.get('media_type')};base64,{source.get('data')}"
-            context_parts = (
-                [{"type": "text", "text": context}] if isinstance(context, str) and context else []
-            )
-            return [*context_parts, {"type": "file", "file": {"filename": file_name, "file_data": data}}]
+            parts: list[Json] = [{"type": "file", "file": {"filename": file_name, "file_data": data}}]
+            if isinstance(context, str) and context:
+                parts.insert(0, {"type": "text", "text": context})
+            return parts
         if self._fields.is_lenient:
-            self._fields.left_out[f"document.source.{str(kind)[:60]}"] = None
+            self._fields.left_out[f"document.source.{str(source_type)[:60]}"] = None
             return [_pick_fields(block, _DOCUMENT_FIELDS)]
-        raise untranslatable_field(f"{where}.source.{kind}")
+        raise untranslatable_field(f"{where}.source.{source_type}")
 
     def _translate_search_result(self, block: Json, where: object) -> str:
         title = f"{block.get('title') or ''} ({block.get('source') or ''})"
@@ -413,9 +412,11 @@ class _MessageReader:
 
 
 def find_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
-    """Returns the effort that a system message asks for in the newest turn; None: none does. Raises: BadRequest.
+    """Returns the effort that a system message of the newest turn asks for; None: no message asks for an effort.
 
     A turn begins with a user's message that has more than results of calls.
+
+    Raises: BadRequest.
     """
     for index in reversed(range(len(messages))):
         message = messages[index]
@@ -469,8 +470,10 @@ def _read_text(block: Any, where: object, checker: FieldChecker) -> str:
 
 def _translate_call(block: Json, where: object) -> Json:
     name, id_, arguments = block.get("name"), block.get("id"), block.get("input")
-    if not isinstance(name, str) or not isinstance(id_, str):
-        raise invalid_field(f"{where}.{'id' if isinstance(name, str) else 'name'}", "Field required")
+    if not isinstance(name, str):
+        raise invalid_field(f"{where}.name", "Field required")
+    if not isinstance(id_, str):
+        raise invalid_field(f"{where}.id", "Field required")
     if not isinstance(arguments, dict):
         raise invalid_field(f"{where}.input", "Input should be a valid dictionary")
     return {
@@ -481,7 +484,7 @@ def _translate_call(block: Json, where: object) -> Json:
 
 
 def _pick_fields(block: Json, fields: frozenset[str]) -> Json:
-    """Returns a block that has no form in a chat completion as it came, without its cache mark, which may move."""
+    """Returns a block with these fields alone: a block that stays in its own form loses its cache mark, which moves."""
     return {key: value for key, value in block.items() if key in fields}
 
 

@@ -62,13 +62,15 @@ def _object_of(error: GatewayError) -> Json:
     return error_object(error.status, error.message, error.request_id, code=error.code)
 
 
-def error_object(status: int, message: str, request_id: str, code: Any = None, kind: Any = None) -> Json:
+def error_object(
+    status: int, message: str, request_id: str, code: Any = None, upstream_type: Any = None
+) -> Json:
     """Returns the body of an error.
 
-    kind: the type of the error as its upstream names it. A type that is not Anthropic's is replaced by the status's.
+    upstream_type: the type that the upstream gives the error. If it is not Anthropic's, the status decides the type.
     """
-    is_known = isinstance(kind, str) and kind in _KNOWN_TYPES
-    error: Json = {"type": kind if is_known else error_type(status), "message": message}
+    is_known = isinstance(upstream_type, str) and upstream_type in _KNOWN_TYPES
+    error: Json = {"type": upstream_type if is_known else error_type(status), "message": message}
     if isinstance(code, str) and code:
         error["details"] = {"error_code": code}
     return {"type": "error", "error": error, "request_id": request_id or None}

@@ -15,7 +15,7 @@ _OPENAI_FIELDS: Final = frozenset(("object", "created", "owned_by"))
 
 
 def render_model(model: Json) -> Json:
-    """Returns a model in Anthropic's form. model: in OpenAI's form; other fields that its upstream has added stay."""
+    """Returns a model in Anthropic's form. model: in OpenAI's form; fields that the upstream has added stay."""
     upstream_fields = {key: value for key, value in model.items() if key not in _OPENAI_FIELDS}
     return {
         "type": "model",
@@ -31,12 +31,12 @@ def render_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
     limit = _read_limit(query.get("limit"))
     entries = [render_model(model) for model in models]
     ids = [entry["id"] for entry in entries]
-    if (before := query.get("before_id")) is not None:
-        end = _find_index(ids, before, "before_id")
+    if (before_id := query.get("before_id")) is not None:
+        end = _find_index(ids, before_id, "before_id")
         page, has_more = entries[max(0, end - limit) : end], end > limit
     else:
-        after = query.get("after_id")
-        start = 0 if after is None else _find_index(ids, after, "after_id") + 1
+        after_id = query.get("after_id")
+        start = _find_index(ids, after_id, "after_id") + 1 if after_id is not None else 0
         page, has_more = entries[start : start + limit], len(entries) > start + limit
     return {
         "data": page,

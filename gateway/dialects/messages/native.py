@@ -56,7 +56,7 @@ class NativeMessages(Struct, frozen=True):
     def render(self, model: str, changes: NativeChanges = NO_CHANGES) -> UpstreamBody:
         """Returns the request for the upstream."""
         if self.thread is not None and self.thread.previous is not None:
-            # The upstream has system prompt and tools since the thread began, and refuses them now.
+            # The upstream has had the system prompt and the tools since the thread began, and refuses them now.
             changes = replace(changes, system=(), tools=())
         messages = self._edit_messages(changes)
         members = self._change_members(changes, messages)
@@ -70,9 +70,10 @@ class NativeMessages(Struct, frozen=True):
         elif binds_thoughts(model) and self._may_move_thoughts(changes):
             allowed, betas = allow_other_prefix({**self.json, **members}, messages)
             members |= allowed
+        has_same_model = model == self.json.get("model")
         if not members:
-            return UpstreamBody(self.raw if model == self.json.get("model") else self.with_model(model))
-        if model != self.json.get("model"):
+            return UpstreamBody(self.raw if has_same_model else self.with_model(model))
+        if not has_same_model:
             members["model"] = model
         return UpstreamBody(self._edit(members), betas, next_block_index([*changes.hidden_rounds]), consumed)
 
@@ -88,7 +89,7 @@ class NativeMessages(Struct, frozen=True):
             members["tools"] = [*as_list(self.json.get("tools")), *map(_translate_tool, changes.tools)]
         members |= _container_member(self.json.get("container"), changes.hidden_rounds)
         if changes.max_tokens is not None:
-            # A limit that the thoughts alone may reach is refused, so a late round has room for them.
+            # The API refuses a limit that the thoughts alone may reach, so a late round gets a higher limit.
             members["max_tokens"] = max(changes.max_tokens, thinking_budget(self.json) + 1)
         choice = changes.tool_choice.get("tool_choice")
         if choice is not None and ("tools" in members or "tools" in self.json):
@@ -124,7 +125,7 @@ class NativeMessages(Struct, frozen=True):
         replacements = {
             self.origins[index].message: replacement
             for index, replacement in changes.replacements.items()
-            # A reply of one round is the client's own, with the thoughts that it still has.
+            # A reply of one round stays as the client has sent it, with the thoughts that the client still has.
             if len(replacement) > 1
         }
         dropped = changes.dropped | {index for index, new in changes.replacements.items() if not new}
@@ -145,7 +146,7 @@ class NativeMessages(Struct, frozen=True):
             if edited is None:
                 continue
             if ends_with_added and turns and turns[-1]["role"] == edited.get("role") == "user":
-                # Results of the gateway's tools stand before those of the client's, in one turn.
+                # The results of the gateway's tools and of the client's tools are one turn, the gateway's first.
                 turns[-1] = {"role": "user", "content": _join_results_first([turns[-1], edited])}
             else:
                 turns.append(edited)
@@ -153,7 +154,7 @@ class NativeMessages(Struct, frozen=True):
         return [*turns, *_translate_to_turns(changes.hidden_rounds)]
 
     def _place_notes(self, notes: Mapping[int, str]) -> dict[int, tuple[int, str]]:
-        """Returns by the index of a message the block before which its note stands, and the note."""
+        """Returns the block before which a note stands, and the note, by the index of the message."""
         placed = {}
         for index, note in notes.items():
             origin = self.origins[index]
@@ -162,7 +163,7 @@ class NativeMessages(Struct, frozen=True):
         return placed
 
     def _split_dropped(self, dropped: Set[int]) -> tuple[set[int], dict[int, set[int]]]:
-        """Returns which messages are left out whole, and by the index of a message which results it loses."""
+        """Returns the messages that are left out whole, and the result blocks that other messages lose, by indexes."""
         remaining = {origin.message for index, origin in enumerate(self.origins) if index not in dropped}
         messages: set[int] = set()
         results: dict[int, set[int]] = {}
@@ -230,13 +231,13 @@ def _translate_to_turns(messages: Sequence[Json]) -> list[Json]:
         except Untranslatable:
             calls_left_out.update(map(call_id, call_objects(message)))
             blocks = user_blocks({"content": text_of(message)}, "")
-        name = "assistant" if message.get("role") == "assistant" else "user"
+        role = "assistant" if message.get("role") == "assistant" else "user"
         if not blocks:
             continue
-        if turns and turns[-1]["role"] == name:
-            turns[-1] = {"role": name, "content": [*turns[-1]["content"], *blocks]}
+        if turns and turns[-1]["role"] == role:
+            turns[-1] = {"role": role, "content": [*turns[-1]["content"], *blocks]}
         else:
-            turns.append({"role": name, "content": blocks})
+            turns.append({"role": role, "content": blocks})
     return turns
 
 
@@ -261,18 +262,21 @@ def _join_results_first(messages: Sequence[Json]) -> list[Json]:
 def _move_cache_mark(turns: list[Json], message: Json) -> list[Json]:
     """Returns the turns that replace a message. Where the message ends with a cache mark, they do so, too."""
     content = message.get("content")
-    last = content[-1] if isinstance(content, list) and content else {}
-    if _CACHE_MARK in last and turns and turns[-1]["content"][-1].get("type") not in THOUGHT_TYPES:
-        *earlier_blocks, end = turns[-1]["content"]
-        turns[-1] = {**turns[-1], "content": [*earlier_blocks, {**end, _CACHE_MARK: last[_CACHE_MARK]}]}
+    last_block = content[-1] if isinstance(content, list) and content else {}
+    if _CACHE_MARK in last_block and turns and turns[-1]["content"][-1].get("type") not in THOUGHT_TYPES:
+        *earlier_blocks, last_new_block = turns[-1]["content"]
+        turns[-1] = {
+            **turns[-1],
+            "content": [*earlier_blocks, {**last_new_block, _CACHE_MARK: last_block[_CACHE_MARK]}],
+        }
     return turns
 
 
 def _container_member(container: Any, rounds: Sequence[Json]) -> Json:
     """Returns the member `container` for the call after hidden rounds: the last container that a round has used.
 
-    container: the client's. A container with an id stays, so nothing is returned. A container without an id has skills
-        for a new one; they stay.
+    container: the client's. A container with an id stays, so no member is returned. A container without an id names
+        the skills of a new container; the skills stay.
     """
     if container is not None and not (isinstance(container, dict) and container.get("id") is None):
         return {}
@@ -280,7 +284,7 @@ def _container_member(container: Any, rounds: Sequence[Json]) -> Json:
         used_container = (round_.get(NATIVE_REPLY) or {}).get("container")
         if used_container:
             id = used_container["id"]
-            return {"container": id if container is None else {**container, "id": id}}
+            return {"container": {**container, "id": id} if container is not None else id}
     return {}
 
 

@@ -1,8 +1,8 @@
 """Passes the events of an upstream that speaks Anthropic's dialect itself, as one message.
 
-A reply of one round passes byte for byte. Of a reply of several rounds, which the gateway's tools have made, the client
-gets the first `message_start`, all blocks but the calls of these tools under running indices, and one end with the
-usage of all rounds.
+A reply of one round passes byte for byte. A reply of several rounds, which the gateway's tools have made, becomes one
+message: the first `message_start`, all blocks but the calls of these tools under running indices, and one end with
+the usage of all rounds.
 (platform.claude.com/docs/en/build-with-claude/streaming)
 """
 
@@ -36,9 +36,9 @@ def stop_reason_for(finish: Any) -> str:
 
 
 def event_name(raw: bytes) -> str | None:
-    """Returns the name of an event. raw: its bytes. None: the event is none of Anthropic's."""
+    """Returns the name of an event; None: the event is not one of Anthropic's. raw: the event's bytes."""
     match = _EVENT_NAME.match(raw)
-    return None if match is None else match[1].decode()
+    return match[1].decode() if match else None
 
 
 class NativeEvents:
@@ -47,21 +47,21 @@ class NativeEvents:
     def __init__(self, gateway_tools: Collection[str]) -> None:
         """Begins a reply. gateway_tools: the names of tools that run in the gateway."""
         self._gateway_tools = gateway_tools
-        self._is_parsed = bool(gateway_tools)  # else every event passes unread
-        # By the index of a block in this round its index in the message; None: the block is not shown.
+        self._is_parsed = bool(gateway_tools)  # False: every event passes unread
+        # The index of a block in the message, by its index in this round; None: the block is not shown.
         self._shown_indices: dict[int, int | None] = {}
         self._next_index = 0  # of the next block in the message
         self._usage: Json = {}  # of this round
         self._earlier_usage: Json = {}  # of the rounds before
         self._message_delta: Json = {}  # the last `message_delta` of any round
-        self._has_message_delta = False  # the client has got one
+        self._has_message_delta = False  # the client has got a `message_delta`
         self._container: Any = None  # the last container of any round
         self.has_begun = False
         self.has_content = False
         self.is_over = False
 
     def pass_on(self, raw: bytes, name: str) -> bytes:
-        """Returns the bytes that the client gets for an event; empty where it gets none."""
+        """Returns the bytes that the client gets for an event; b"": the event is hidden."""
         self.is_over = self.is_over or name == "message_stop"
         self._has_message_delta = self._has_message_delta or name == "message_delta"
         if not self._is_parsed:
@@ -82,16 +82,16 @@ class NativeEvents:
         return index
 
     def hide_round(self, tail: Sequence[bytes]) -> list[bytes]:
-        """Ends a hidden round. Returns the events of `tail`, its last ones, that the client gets."""
-        passed = []
+        """Ends a hidden round. tail: its last events. Returns the events among them that the client gets."""
+        passed_on = []
         for raw in tail:
             name = event_name(raw)
             if name == "message_delta":
                 self._read_delta(raw)
             elif name == "ping" or raw.startswith(b":"):
-                passed.append(raw)
+                passed_on.append(raw)
         self._earlier_usage, self._usage = add_usage(self._earlier_usage, self._usage), {}
-        return passed
+        return passed_on
 
     def end(self, tail: Sequence[bytes], finish: str | None) -> list[bytes]:
         """Returns the events that end the message.
@@ -111,14 +111,15 @@ class NativeEvents:
             self.is_over = self.is_over or name == "message_stop"
         # The last round was hidden or stopped, or its stream ended without its last event.
         if not self.is_over:
-            events += () if self._has_message_delta else [self._render_delta(finish or "stop")]
+            if not self._has_message_delta:
+                events.append(self._render_delta(finish or "stop"))
             events.append(encode_typed_event("message_stop", {}))
             self.is_over = True
         return events
 
     def _begin_round(self, raw: bytes) -> bytes:
-        parsed = _decode_data(raw)
-        message = as_object(parsed.get("message"))
+        event = _decode_data(raw)
+        message = as_object(event.get("message"))
         self._usage = as_object(message.get("usage"))
         self._container = message.get("container") or self._container
         self._shown_indices = {}
@@ -128,12 +129,12 @@ class NativeEvents:
         return raw
 
     def _show_block(self, raw: bytes, name: str) -> bytes:
-        parsed = _decode_data(raw)
-        index = parsed.get("index")
+        event = _decode_data(raw)
+        index = event.get("index")
         if not isinstance(index, int):
             return raw
         if name == "content_block_start":
-            if _is_call_of(parsed.get("content_block"), self._gateway_tools):
+            if _is_call_of(event.get("content_block"), self._gateway_tools):
                 self._shown_indices[index] = None
             else:
                 self._shown_indices[index] = self.claim_index()
@@ -143,7 +144,7 @@ class NativeEvents:
             return b""
         if shown_index == index:
             return raw
-        return encode_typed_event(name, {**_without_type(parsed), "index": shown_index})
+        return encode_typed_event(name, {**_without_type(event), "index": shown_index})
 
     def _read_delta(self, raw: bytes) -> None:
         self._message_delta = _without_type(_decode_data(raw))
@@ -164,20 +165,20 @@ class NativeEvents:
 def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finish: str | None) -> Json:
     """Returns the messages of all rounds as one.
 
-    finish: why the reply ended, in OpenAI's words; None: for the reason of the last message.
+    finish: why the reply ended, in OpenAI's words; None: the reason of the last message counts.
     """
     content: list[Any] = []
     usage: Json = {}
     for reply in replies:
         content += [block for block in reply.get("content") or () if not _is_call_of(block, gateway_tools)]
         usage = add_usage(usage, as_object(reply.get("usage")))
-    whole = {**replies[-1], "id": replies[0].get("id"), "content": content, "usage": usage}
+    merged = {**replies[-1], "id": replies[0].get("id"), "content": content, "usage": usage}
     if containers := [reply["container"] for reply in replies if reply.get("container")]:
-        whole["container"] = containers[-1]
-    # Several of Anthropic's reasons are one in OpenAI's words.
-    if finish not in (None, read_ending(whole).finish_reason):
-        whole["stop_reason"] = stop_reason_for(finish)
-    return whole
+        merged["container"] = containers[-1]
+    # Several reasons of Anthropic's are one reason in OpenAI's words, so a reason that fits stays.
+    if finish not in (None, read_ending(merged).finish_reason):
+        merged["stop_reason"] = stop_reason_for(finish)
+    return merged
 
 
 def _is_call_of(block: Any, tools: Collection[str]) -> bool:
@@ -187,26 +188,26 @@ def _is_call_of(block: Any, tools: Collection[str]) -> bool:
     return isinstance(name, str) and name in tools
 
 
-def add_usage(one: Json, other: Json) -> Json:
-    """Returns the sum of two usages: numbers are added, lists joined, and of any other field the later value counts."""
-    total = {**one, **{key: value for key, value in other.items() if value is not None}}
-    for key in one.keys() & other.keys():
-        before, after = one[key], other[key]
-        if _is_number(before) and _is_number(after):
-            total[key] = before + after
-        elif isinstance(before, dict) and isinstance(after, dict):
-            total[key] = add_usage(before, after)
-        elif isinstance(before, list) and isinstance(after, list):
-            total[key] = before + after  # `iterations`, in their order
-    return total
+def add_usage(earlier: Json, later: Json) -> Json:
+    """Returns the sum of two usages: numbers are added, lists are joined; of other fields the later value counts."""
+    summed = {**earlier, **{key: value for key, value in later.items() if value is not None}}
+    for key in earlier.keys() & later.keys():
+        earlier_value, later_value = earlier[key], later[key]
+        if _is_number(earlier_value) and _is_number(later_value):
+            summed[key] = earlier_value + later_value
+        elif isinstance(earlier_value, dict) and isinstance(later_value, dict):
+            summed[key] = add_usage(earlier_value, later_value)
+        elif isinstance(earlier_value, list) and isinstance(later_value, list):
+            summed[key] = earlier_value + later_value  # `iterations`, in their order
+    return summed
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _without_type(parsed: Json) -> Json:
-    return {key: value for key, value in parsed.items() if key != "type"}
+def _without_type(event: Json) -> Json:
+    return {key: value for key, value in event.items() if key != "type"}
 
 
 def _decode_data(raw: bytes) -> Json:

@@ -1,6 +1,4 @@
-"""A message that an upstream sends in this dialect itself. Its events pass (`native_events`), and the gateway's text is
-added.
-"""
+"""A message that an upstream sends in this dialect. Its events pass (`native_events`); the gateway adds its text."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from gateway.dialects.messages.native_events import NativeEvents, event_name, me
 
 
 class _NativeBody(msgspec.Struct):
-    """The body of a whole reply that came in this dialect, as adapters hand it on."""
+    """The body of a whole reply in this dialect, in the form in which adapters return it."""
 
     native_message: msgspec.Raw
 
@@ -47,10 +45,10 @@ class NativeMessage:
         """Shows an event, or a comment. A chunk without bytes is part of an event that was shown already."""
         raw = event.raw or b""
         if (name := event_name(raw)) is not None:
-            passed = self._events.pass_on(raw, name)
-            if passed and name != "ping":
+            event_bytes = self._events.pass_on(raw, name)
+            if event_bytes and name != "ping":
                 self._gateway_blocks.end()
-            self._add(passed, has_content=self._events.has_content)
+            self._add(event_bytes, has_content=self._events.has_content)
         elif event.chunk is None and raw.startswith(b":"):
             self._add(raw, has_content=False)
 
@@ -59,7 +57,7 @@ class NativeMessage:
         return False
 
     def add_text(self, text: str) -> None:
-        # The blank between the texts of two rounds begins no block: the texts are blocks of their own.
+        # A blank that separates the texts of two rounds begins no block, since each text is a block of its own.
         if self._gateway_blocks.is_open or text.strip():
             self._gateway_blocks.add_text(text)
 

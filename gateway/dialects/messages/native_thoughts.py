@@ -22,11 +22,11 @@ def has_thoughts(messages: Sequence[Json]) -> bool:
 
 
 def without_thoughts(body: Json, messages: Sequence[Json]) -> Json:
-    """Returns the messages without their thoughts, and a `thinking` that the API takes with them. body: the request."""
+    """Returns the members `messages` without thoughts, and a `thinking` that fits. body: the request."""
     members: Json = {"messages": [_strip_thoughts(message) for message in messages]}
     thinking = body.get("thinking")
-    last = next((message for message in reversed(messages) if message.get("role") == "assistant"), {})
-    if isinstance(thinking, dict) and thinking.get("type") == "enabled" and _has_calls(last):
+    last_reply = next((message for message in reversed(messages) if message.get("role") == "assistant"), {})
+    if isinstance(thinking, dict) and thinking.get("type") == "enabled" and _has_calls(last_reply):
         # Where thinking has a budget, a call without its thought is refused.
         members["thinking"] = {"type": "disabled"}
     return members
@@ -47,15 +47,17 @@ def without_refused_thinking(body: Json, model: str) -> tuple[Json, Sequence[str
 
 
 def allow_other_prefix(body: Json, messages: Sequence[Json]) -> tuple[Json, Sequence[str]]:
-    """Has thoughts left out before which messages have changed: by the upstream where a request can ask for that.
+    """Returns the members that make up for thoughts before which messages have changed, and the betas they need.
 
-    Returns the members for that, and the betas that they need.
+    The members ask the upstream to drop such thoughts. Where a request cannot ask for that, they lack all thoughts.
     """
     thinking = body.get("thinking")
     if isinstance(thinking, dict) and "block_binding" in thinking:
         return {}, ()
-    bound = with_block_binding(thinking, body.get("tool_choice"))
-    return (without_thoughts(body, messages), ()) if bound is None else ({"thinking": bound}, (BINDING_BETA,))
+    bound_thinking = with_block_binding(thinking, body.get("tool_choice"))
+    if bound_thinking is None:
+        return without_thoughts(body, messages), ()
+    return {"thinking": bound_thinking}, (BINDING_BETA,)
 
 
 def _has_calls(message: Json) -> bool:
@@ -71,6 +73,7 @@ def _strip_thoughts(message: Json) -> Json:
     remaining = [
         block for block in content if not (isinstance(block, dict) and block.get("type") in THOUGHT_TYPES)
     ]
-    # A message of thoughts alone stays: the API takes no message without content.
-    is_same = len(remaining) == len(content)
-    return message if is_same or not remaining else {**message, "content": remaining}
+    # A message that has only thoughts stays: the API takes no message without content.
+    if not remaining or len(remaining) == len(content):
+        return message
+    return {**message, "content": remaining}

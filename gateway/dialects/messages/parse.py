@@ -1,8 +1,7 @@
 """Reads a request to Anthropic's Messages API as a chat completion, once, at the edge.
 
 Fields that both APIs know get the names that they have in chat completions. A field that chat completions have no place
-for is refused by name where leaving it out would change the answer; else it is left out, and `x-mnemogate-consumed`
-names it.
+for is refused by name if the answer depends on it; otherwise it is left out, and `x-mnemogate-consumed` names it.
 (platform.claude.com/docs/en/api/messages)
 """
 
@@ -120,7 +119,7 @@ def parse(
     """Reads a request.
 
     json: the value of the body.
-    is_lenient: parts that a chat completion has no place for are passed over, since the request goes upstream as it is.
+    is_lenient: parts without a place in a chat completion are skipped, since the request goes upstream as it is.
     has_limit: the request needs `max_tokens`; only a count of tokens does not.
 
     Raises: BadRequest.
@@ -129,7 +128,8 @@ def parse(
         for key, field in json.items():
             if field is not None and key not in _KNOWN_FIELDS:
                 raise untranslatable_field(key[:60])
-    check_length("messages", json["messages"] if isinstance(json.get("messages"), list) else [], max_messages)
+    if isinstance(json.get("messages"), list):
+        check_length("messages", json["messages"], max_messages)
     checker = FieldChecker(is_lenient=is_lenient)
     translated = read_messages(json.get("messages"), checker)
     if not is_lenient and json["messages"][-1].get("role") == "assistant":
@@ -150,11 +150,15 @@ def parse(
     headers_by_name = dict(headers)
     request.consumed = () if is_lenient else _names_left_out(json, headers_by_name, checker)
     unread_fields = {key: value for key, value in json.items() if key not in _FIELDS_READ}
-    # User and conversation are read of the request's own `metadata`, not of the field `user` that `chat` has got.
+    # User and conversation are read from the request's own `metadata`, not from the field `user` of `chat`.
     request.dialect_fields = {"user": None, **unread_fields, "metadata": metadata}
     request.side_request = _find_side_request(json, metadata, headers_by_name)
-    left_out = (*checker.left_out, *(key for key in _PROVIDER_FIELDS if json.get(key))) if is_lenient else ()
-    return MessagesRequest(body, json, request, translated.origins, left_out)
+    left_out: list[str] = []
+    if is_lenient:
+        left_out = [*checker.left_out, *(key for key in _PROVIDER_FIELDS if json.get(key))]
+    return MessagesRequest(
+        raw=body, json=json, chat=request, origins=translated.origins, left_out=tuple(left_out)
+    )
 
 
 def read_thread(json: Json) -> MessageThread | None:
@@ -162,13 +166,13 @@ def read_thread(json: Json) -> MessageThread | None:
     thread = json.get("thread")
     if thread is None:
         return None
-    kind = thread.get("type") if isinstance(thread, dict) else None
-    previous = thread.get("previous_message_id") if kind == "continue" else None
-    if kind != "create" and not (isinstance(previous, str) and previous):
+    thread_type = thread.get("type") if isinstance(thread, dict) else None
+    previous_id = thread.get("previous_message_id") if thread_type == "continue" else None
+    if thread_type != "create" and not (isinstance(previous_id, str) and previous_id):
         raise invalid_field(
             "thread", "Input should have the type 'create', or 'continue' and a `previous_message_id`"
         )
-    return MessageThread(previous)
+    return MessageThread(previous_id)
 
 
 def _translate_fields(
@@ -218,7 +222,7 @@ def _read_user(metadata: Any) -> Json:
 def _split_user(user: str) -> Json:
     """Returns the names in a `user_id` of Claude Code's, or the text itself as the user.
 
-    Of an account and a device the account counts as the user, and as the `INSTALLATION`.
+    If the text names an account and a device, the account counts as the user and as the `INSTALLATION`.
     """
     if match := _OLDER_USER_ID.fullmatch(user):
         person = match[2] or match[1]
@@ -231,10 +235,10 @@ def _split_user(user: str) -> Json:
         return {"user_id": user}
     account, session = names.get("account_uuid"), names.get("session_id")
     person = account if isinstance(account, str) and account else names["device_id"]
-    split = {"user_id": person, INSTALLATION: person}
+    fields = {"user_id": person, INSTALLATION: person}
     if isinstance(session, str) and session:
-        split["conversation_id"] = session
-    return split
+        fields["conversation_id"] = session
+    return fields
 
 
 def _names_left_out(json: Json, headers: Mapping[bytes, bytes], checker: FieldChecker) -> tuple[str, ...]:

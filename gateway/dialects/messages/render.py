@@ -37,15 +37,15 @@ class MakesMessages(MessageTerms, frozen=True):
 class MessagesView(ClientView):
     """The view of the Messages API. It shows one message: no gateway tools, no steps.
 
-    While gateway tools are offered nothing is sent before the first content: the first round may be a hidden one, and
-    an upstream's error in the round after it can still be the reply's status.
+    While gateway tools are offered, nothing is sent before the first content. The first round may be hidden, and then
+    an upstream's error in the next round can still be the reply's status.
     """
 
     def __init__(self, terms: MessageTerms, gateway_tools: Collection[str]) -> None:
         self._terms = terms
         self._gateway_tools = gateway_tools
         self._buffer = EventBuffer(is_holding=bool(gateway_tools))
-        # The first event, or whole reply, shows whether the message is native. One endpoint answers all rounds.
+        # The first event, or whole reply, decides whether the message is native. One endpoint answers all rounds.
         self._message: TranslatedMessage | NativeMessage = TranslatedMessage(terms, self._buffer)
         self._id = ""  # of the reply; "": its upstream gives no id
 
@@ -106,25 +106,29 @@ class MessagesView(ClientView):
         code = error.get("code")
         status = code if isinstance(code, int) else 500
         message = FIELD_NAMES.translate_sentence(str(error.get("message") or ""))
-        shown = error_object(status, message, self._terms.request_id, code=code, kind=error.get("type"))
-        self._buffer.emit("error", **shown)
+        error_fields = error_object(
+            status, message, self._terms.request_id, code=code, upstream_type=error.get("type")
+        )
+        self._buffer.emit("error", **error_fields)
 
     def fail(self, error: GatewayError) -> None:
-        shown = error_object(error.status, error.message, self._terms.request_id, code=error.code)
-        self._buffer.emit("error", **shown)
+        error_fields = error_object(error.status, error.message, self._terms.request_id, code=error.code)
+        self._buffer.emit("error", **error_fields)
 
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         return self._message.render_body(outcome, is_unchanged=is_unchanged)
 
     def error_reply(self, status: int, body: bytes) -> bytes | None:
-        parsed = parse_error_body(body)
-        if status < 300 or parsed is None:
+        body_json = parse_error_body(body)
+        if status < 300 or body_json is None:
             return None
-        error = parsed.get("error")
-        if parsed.get("type") == "error" and isinstance(error, dict):
+        error = body_json.get("error")
+        if body_json.get("type") == "error" and isinstance(error, dict):
             return body
-        fields: Json = error if isinstance(error, dict) else parsed
-        message = fields.get("message") or parsed.get("detail") or error or "The upstream reported an error"
+        fields: Json = error if isinstance(error, dict) else body_json
+        message = (
+            fields.get("message") or body_json.get("detail") or error or "The upstream reported an error"
+        )
         text = (
             FIELD_NAMES.translate_sentence(message)
             if isinstance(message, str)

@@ -25,10 +25,10 @@ _THOUGHT_EDIT_PREFIX: Final = "clear_thinking_"
 def add_limit(chat: Json, json: Json) -> None:
     """Adds the most tokens of the reply. Raises: BadRequest."""
     limit = json.get("max_tokens")
+    if limit is None:
+        raise invalid_field("max_tokens", "Field required")
     if not isinstance(limit, int) or isinstance(limit, bool):
-        raise invalid_field(
-            "max_tokens", "Field required" if limit is None else "Input should be a valid integer"
-        )
+        raise invalid_field("max_tokens", "Input should be a valid integer")
     chat["max_tokens"] = limit
 
 
@@ -80,29 +80,29 @@ def add_tool_choice(chat: Json, json: Json, checker: FieldChecker) -> None:
 
 def _translate_choice(choice: Json) -> str | Json:
     """Returns the `tool_choice` of a chat completion. Raises: BadRequest."""
-    kind = choice.get("type")
-    if kind == "tool":
+    choice_type = choice.get("type")
+    if choice_type == "tool":
         if not isinstance(choice.get("name"), str):
             raise invalid_field("tool_choice.tool.name", "Input should be a valid string")
         return {"type": "function", "function": {"name": choice["name"]}}
-    if not isinstance(kind, str) or kind not in _CHOICE_TYPES:
+    if not isinstance(choice_type, str) or choice_type not in _CHOICE_TYPES:
         raise invalid_field("tool_choice.type", "Input should be 'auto', 'any', 'tool' or 'none'")
-    return _CHOICE_TYPES[kind]
+    return _CHOICE_TYPES[choice_type]
 
 
 def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None:
-    """Returns a tool that the client runs, as a chat completion has it; None: a tool of Anthropic's is left out.
+    """Returns the client's tool as a chat completion has it; None: the tool runs at Anthropic, and is left out.
 
     Raises: BadRequest.
     """
     if not isinstance(tool, dict):
         raise invalid_field(where, "Input should be a valid dictionary")
     if tool.get("type") not in (None, "custom"):
-        kind = str(tool["type"])[:60]
+        tool_type = str(tool["type"])[:60]
         if checker.is_lenient:
-            checker.left_out[f"tools.{kind}"] = None
+            checker.left_out[f"tools.{tool_type}"] = None
             return None
-        raise untranslatable_field(f"{where}.{kind}")
+        raise untranslatable_field(f"{where}.{tool_type}")
     checker.check(tool, _TOOL_FIELDS, where)
     if not checker.is_lenient:
         callers = tool.get("allowed_callers")
@@ -152,6 +152,6 @@ def check_context_management(management: Any, checker: FieldChecker) -> None:
     if not isinstance(edits, list):
         raise invalid_field("context_management.edits", "Input should be a valid list")
     for index, edit in enumerate(edits):
-        kind = edit.get("type") if isinstance(edit, dict) else None
-        if not isinstance(kind, str) or not kind.startswith(_THOUGHT_EDIT_PREFIX):
-            raise untranslatable_field(f"context_management.edits.{index}.{str(kind)[:60]}")
+        edit_type = edit.get("type") if isinstance(edit, dict) else None
+        if not isinstance(edit_type, str) or not edit_type.startswith(_THOUGHT_EDIT_PREFIX):
+            raise untranslatable_field(f"context_management.edits.{index}.{str(edit_type)[:60]}")

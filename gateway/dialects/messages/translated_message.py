@@ -64,9 +64,9 @@ class _MessageEvents:
         usage = {"input_tokens": self._terms.input_tokens, "output_tokens": 0}
         self._buffer.emit("message_start", message={**self.empty_message(), "usage": usage})
 
-    def emit(self, kind: str, **fields: Any) -> None:
+    def emit(self, event_type: str, **fields: Any) -> None:
         self.begin()
-        self._buffer.emit(kind, **fields)
+        self._buffer.emit(event_type, **fields)
 
     def empty_message(self) -> Json:
         """Returns the message without content, and without an end."""
@@ -113,7 +113,9 @@ class TranslatedMessage:
                 self._events.begin()  # the model may think for long before its first text
             delta = choice.get("delta")
             if isinstance(delta, dict):
-                self._add_delta(delta if event.calls is None else {**delta, "tool_calls": event.calls})
+                if event.calls is not None:
+                    delta = {**delta, "tool_calls": event.calls}
+                self._add_delta(delta)
             if not is_hidden:
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
                 self._stopped_by = self._stop_sequence(choice) or self._stopped_by
@@ -187,7 +189,8 @@ class TranslatedMessage:
             self._is_refused = True
             self._blocks.add_text(refusal)
         calls = delta.get("tool_calls")
-        self.add_calls([call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else [])
+        if isinstance(calls, list):
+            self.add_calls([call for call in calls if isinstance(call, dict)])
 
     def _ending(self, *, has_calls: bool) -> Json:
         """Returns the fields that say why the message ends."""
@@ -206,17 +209,17 @@ class TranslatedMessage:
 
 
 def _message_usage(usage: Json, input_tokens: int) -> Json:
-    """Returns the usage of a chat completion as the Messages API reports it: cached tokens are counted apart.
+    """Returns a chat completion's usage as the Messages API reports it: `input_tokens` do not count cached tokens.
 
     input_tokens: the tokens of the prompt, if the usage is empty.
     """
     details = usage.get("prompt_tokens_details")
-    cached = token_count(details, "cached_tokens")
-    written = token_count(details, "cache_write_tokens")
-    prompt = token_count(usage, "prompt_tokens") if usage else input_tokens
+    cached_tokens = token_count(details, "cached_tokens")
+    cache_write_tokens = token_count(details, "cache_write_tokens")
+    prompt_tokens = token_count(usage, "prompt_tokens") if usage else input_tokens
     return {
-        "input_tokens": max(0, prompt - cached - written),
-        "cache_read_input_tokens": cached,
-        "cache_creation_input_tokens": written,
+        "input_tokens": max(0, prompt_tokens - cached_tokens - cache_write_tokens),
+        "cache_read_input_tokens": cached_tokens,
+        "cache_creation_input_tokens": cache_write_tokens,
         "output_tokens": completion_count(usage),
     }

@@ -158,34 +158,36 @@ class ShownResponses:
         response: Json = orjson.loads(body)["response"]
         return response
 
-    def as_failed(self, shown: Json, code: str | None, message: str) -> Json:
+    def as_failed(self, response: Json, code: str | None, message: str) -> Json:
         """Returns a response as it is shown after an error of the gateway or the upstream."""
         return {
-            **shown,
+            **response,
             "status": "failed",
             "error": response_error(message, code),
             "output": [],
             "usage": None,
         }
 
-    def as_cancelled(self, shown: Json, output: Sequence[Json] = ()) -> Json:
+    def as_cancelled(self, response: Json, output: Sequence[Json] = ()) -> Json:
         """Returns a response as it is shown after its client has cancelled it. output: the items until then."""
-        return {**shown, "status": "cancelled", "output": [*output], "completed_at": None, "usage": None}
+        return {**response, "status": "cancelled", "output": [*output], "completed_at": None, "usage": None}
 
     def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
         """Returns the response of a stored reply; None: the reply is no response's. tag: the part its ids share."""
         return rebuild_response(tag, reply)
 
-    def last_events(self, shown: Json, number: int) -> bytes:
+    def last_events(self, response: Json, number: int) -> bytes:
         """Returns the last events of a response without a turn. number: the `sequence_number` of the first."""
-        error = shown.get("error")
+        error = response.get("error")
         events = b""
         if error:
             fields = error_fields(error["message"], error["code"], "server_error", None)
             events = encode_typed_event("error", {**fields, "sequence_number": number})
             number += 1
-        kind = {"failed": "failed", "completed": "completed"}.get(shown["status"], "incomplete")
-        return events + encode_typed_event(f"response.{kind}", {"response": shown, "sequence_number": number})
+        ending = {"failed": "failed", "completed": "completed"}.get(response["status"], "incomplete")
+        return events + encode_typed_event(
+            f"response.{ending}", {"response": response, "sequence_number": number}
+        )
 
     def whole_events(self, shown: Json, number: int = 0) -> bytes:
         """Returns all events of a response, with each item whole. number: the `sequence_number` of the first."""

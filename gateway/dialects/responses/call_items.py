@@ -22,43 +22,43 @@ def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> J
 
     text: the input of a custom tool, if it was read before; None: it is read from the arguments.
     """
-    space: Json = {} if form.namespace is None else {"namespace": form.namespace}
-    if form.kind == "function_call":
-        return {"type": form.kind, "name": form.name, "arguments": arguments, **space}
+    namespace_field: Json = {} if form.namespace is None else {"namespace": form.namespace}
+    if form.item_type == "function_call":
+        return {"type": form.item_type, "name": form.name, "arguments": arguments, **namespace_field}
     value = decode_object(arguments)
-    if form.kind == "custom_tool_call":
+    if form.item_type == "custom_tool_call":
         argument = value.get(INPUT_ARGUMENT)
         whole_input = text or (argument if isinstance(argument, str) else arguments)
-        return {"type": form.kind, "name": form.name, "input": whole_input, **space}
-    if form.kind == "tool_search_call":
-        return {"type": form.kind, "execution": "client", "arguments": value}
-    if form.kind == "local_shell_call":
-        return {"type": form.kind, "action": {"type": "exec", "command": [], "env": {}, **value}}
-    if form.kind == "shell_call":
+        return {"type": form.item_type, "name": form.name, "input": whole_input, **namespace_field}
+    if form.item_type == "tool_search_call":
+        return {"type": form.item_type, "execution": "client", "arguments": value}
+    if form.item_type == "local_shell_call":
+        return {"type": form.item_type, "action": {"type": "exec", "command": [], "env": {}, **value}}
+    if form.item_type == "shell_call":
         action = {"commands": [], "timeout_ms": None, "max_output_length": None, **value}
-        return {"type": form.kind, "action": action}
-    return {"type": form.kind, "operation": value}
+        return {"type": form.item_type, "action": action}
+    return {"type": form.item_type, "operation": value}
 
 
 def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
     """Returns an item with a call as a call of a chat completion. Raises: BadRequest."""
-    kind: str = item["type"]
+    item_type: str = item["type"]
     id = _call_id(item, where)
-    if kind in ("function_call", "custom_tool_call"):
+    if item_type in ("function_call", "custom_tool_call"):
         name = flat_name(read_optional(item, "namespace", str, where), read_text(item, "name", where))
-        key = "arguments" if kind == "function_call" else "input"
+        key = "arguments" if item_type == "function_call" else "input"
         text = read_text(item, key, where)
-        if kind == "custom_tool_call":
+        if item_type == "custom_tool_call":
             call: Json = {"id": id, "type": "custom", "custom": {"name": name, "input": text}}
             return call if upstream_tools.custom else as_function_call(call)
         return {"id": id, "type": "function", "function": {"name": name, "arguments": text}}
-    key = {"tool_search_call": "arguments", "apply_patch_call": "operation"}.get(kind, "action")
+    key = {"tool_search_call": "arguments", "apply_patch_call": "operation"}.get(item_type, "action")
     value = item.get(key)
     if not isinstance(value, (dict, str)):
         param = f"{where}.{key}"
         raise missing_field(param) if value is None else wrong_type(param, "an object", value)
     if isinstance(value, dict):
-        without = ("type",) if kind == "local_shell_call" else ()
+        without = ("type",) if item_type == "local_shell_call" else ()
         arguments = {
             name: field for name, field in value.items() if field is not None and name not in without
         }
@@ -66,7 +66,7 @@ def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
     return {
         "id": id,
         "type": "function",
-        "function": {"name": kind.removesuffix("_call"), "arguments": value},
+        "function": {"name": item_type.removesuffix("_call"), "arguments": value},
     }
 
 
@@ -85,20 +85,25 @@ def read_result(item: Json, where: object) -> tuple[str, Any]:
     return id, output if is_parts or isinstance(output, str) else orjson.dumps(output).decode()
 
 
-def render_result(kind: str, content: str | list[Json]) -> Json:
+def render_result(item_type: str, content: str | list[Json]) -> Json:
     """Returns the members of an item with the result of a call.
 
     kind: the type of the item.
     content: the result as a chat completion has it.
     """
     if isinstance(content, list):
-        return {"type": kind, "status": "completed", "output": content}
-    if kind == "tool_search_output":
-        return {"type": kind, "status": "completed", "execution": "client", "tools": decode_list(content)}
-    if kind == "apply_patch_call_output":
-        return {"type": kind, "status": "completed", **decode_object(content)}
-    output = (decode_list(content) if kind == "shell_call_output" else None) or content
-    return {"type": kind, "status": "completed", "output": output}
+        return {"type": item_type, "status": "completed", "output": content}
+    if item_type == "tool_search_output":
+        return {
+            "type": item_type,
+            "status": "completed",
+            "execution": "client",
+            "tools": decode_list(content),
+        }
+    if item_type == "apply_patch_call_output":
+        return {"type": item_type, "status": "completed", **decode_object(content)}
+    output = (decode_list(content) if item_type == "shell_call_output" else None) or content
+    return {"type": item_type, "status": "completed", "output": output}
 
 
 def _call_id(item: Json, where: object) -> str:

@@ -27,9 +27,13 @@ def codex_side_request(json: Json) -> str | None:
     metadata = json.get("client_metadata")
     if not isinstance(metadata, dict):
         return None
-    written = metadata.get("x-codex-turn-metadata")
+    turn_json = metadata.get("x-codex-turn-metadata")
     try:
-        turn = orjson.loads(written) if isinstance(written, str) and len(written) <= _MAX_TURN_CHARS else {}
+        turn = (
+            orjson.loads(turn_json)
+            if isinstance(turn_json, str) and len(turn_json) <= _MAX_TURN_CHARS
+            else {}
+        )
     except orjson.JSONDecodeError:
         turn = {}
     source = turn.get("thread_source") if isinstance(turn, dict) else None

@@ -66,8 +66,8 @@ def response_error(message: str, code: str | None) -> Json:
     return {"code": _RESPONSE_CODES.get(code or "", "server_error"), "message": message}
 
 
-def error_fields(message: str, code: str | None, kind: str, param: Any) -> Json:
+def error_fields(message: str, code: str | None, error_type: str, param: Any) -> Json:
     """Returns the fields of an event of the type `error`."""
-    fields = {"code": code or kind, "message": message, "param": param}
+    fields = {"code": code or error_type, "message": message, "param": param}
     # The reference has these fields in the event itself. OpenAI sends them in `error`, which its SDKs raise.
-    return {**fields, "error": {"type": kind, **fields}}
+    return {**fields, "error": {"type": error_type, **fields}}

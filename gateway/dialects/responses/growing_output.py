@@ -57,11 +57,11 @@ class GrowingOutput:
             if isinstance(call, dict):
                 self.add_call(call)
 
-    def add_call(self, entry: Json) -> None:
+    def add_call(self, piece: Json) -> None:
         """Adds a piece of a call of the client's."""
         calls = self._draft.calls
         call = self._draft.add_call_piece(
-            entry
+            piece
         )  # it tells calls apart that an upstream sends under one index
         if len(self._calls) < len(calls):
             self._close_item()
@@ -82,9 +82,9 @@ class GrowingOutput:
         """Returns the items as a response that ends with this status has them."""
         return [item.json(self._status_at_end(item, status)) for item in self._items]
 
-    def kinds(self) -> list[str]:
-        """Returns the `Item.kind` of each item."""
-        return [item.kind for item in self._items]
+    def id_prefixes(self) -> list[str]:
+        """Returns the `Item.id_prefix` of each item."""
+        return [item.id_prefix for item in self._items]
 
     def generated_text(self) -> str:
         """Returns all that the model wrote, for a count of its tokens."""
@@ -104,22 +104,22 @@ class GrowingOutput:
         ]
         return sum(len(item.generated_text()) for item in ended_messages)
 
-    def _item_for(self, kind: type[T]) -> T:
+    def _item_for(self, item_class: type[T]) -> T:
         """Returns the item that goes on, or a new one after it."""
-        if isinstance(self._open_item, kind):
+        if isinstance(self._open_item, item_class):
             return self._open_item
         self._close_item()
-        item = self._add_item(kind)
+        item = self._add_item(item_class)
         if isinstance(item, ThoughtsItem):
             item.sealing_model = self._response.sealing_model()
         self._open_item = item
         return item
 
-    def _add_item(self, kind: Callable[[str, int, Emit | None], T]) -> T:
+    def _add_item(self, make_item: Callable[[str, int, Emit | None], T]) -> T:
         tag = self._response.begin()
         if self._items:
             self._items[-1].begin()  # a call may not have begun yet, and clients count items as they begin
-        item = kind(tag, len(self._items), self._response.emit if self._response.sends_events else None)
+        item = make_item(tag, len(self._items), self._response.emit if self._response.sends_events else None)
         self._items.append(item)
         return item
 
@@ -145,8 +145,8 @@ def _url_citation(citation: Any, chars_before: int) -> Json | None:
 
     chars_before: how many characters of the reply's text come before the item.
     """
-    cited = citation.get("citation") if isinstance(citation, dict) else None
-    if not isinstance(cited, dict) or not isinstance(cited.get("url"), str):
+    source = citation.get("citation") if isinstance(citation, dict) else None
+    if not isinstance(source, dict) or not isinstance(source.get("url"), str):
         return None
     span = {key: max(0, token_count(citation, key) - chars_before) for key in ("start_index", "end_index")}
-    return {"type": "url_citation", **span, "url": cited["url"], "title": str(cited.get("title") or "")}
+    return {"type": "url_citation", **span, "url": source["url"], "title": str(source.get("title") or "")}

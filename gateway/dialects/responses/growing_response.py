@@ -83,9 +83,9 @@ class GrowingResponse:
                 self.emit("response.in_progress", response=self.json("in_progress"))
         return self._tag
 
-    def emit(self, kind: str, **fields: Any) -> None:
+    def emit(self, event_type: str, **fields: Any) -> None:
         """Sends an event. kind: its type."""
-        self.events.emit(kind, **fields, sequence_number=self._number)
+        self.events.emit(event_type, **fields, sequence_number=self._number)
         self._number += 1
 
     def assign_id(self) -> None:

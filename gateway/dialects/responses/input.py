@@ -87,8 +87,8 @@ def _read_item(item: Any, messages: _Messages, where: ItemPath, *, is_lenient: b
     """Adds an item to messages. where: the item's path. is_lenient: as in `read_items`. Raises: BadRequest."""
     if not isinstance(item, dict):
         raise wrong_type(f"{where}", "an object", item)
-    kind = item.get("type") or _kind_of_untyped(item)
-    item_kind = _ITEM_KINDS.get(kind) if isinstance(kind, str) else None
+    item_type = item.get("type") or _kind_of_untyped(item)
+    item_kind = _ITEM_KINDS.get(item_type) if isinstance(item_type, str) else None
     if item_kind is not None:
         try:
             item_kind.add(messages, item)
@@ -96,10 +96,14 @@ def _read_item(item: Any, messages: _Messages, where: ItemPath, *, is_lenient: b
             if not is_lenient:
                 raise
         messages.left_out.add_rest(item, item_kind.read_fields, where)
-    elif isinstance(kind, str) and kind in _KINDS_LEFT_OUT:
-        messages.left_out.add(f"{where}.{kind}")
-    elif not (is_lenient or (isinstance(kind, str) and kind in _KINDS_READ_ELSEWHERE)):
-        raise missing_field(f"{where}.type") if kind is None else unsupported_value(f"{where}.type", kind)
+    elif isinstance(item_type, str) and item_type in _KINDS_LEFT_OUT:
+        messages.left_out.add(f"{where}.{item_type}")
+    elif not (is_lenient or (isinstance(item_type, str) and item_type in _KINDS_READ_ELSEWHERE)):
+        raise (
+            missing_field(f"{where}.type")
+            if item_type is None
+            else unsupported_value(f"{where}.type", item_type)
+        )
 
 
 def _kind_of_untyped(item: Json) -> str | None:
@@ -138,12 +142,12 @@ class _Reply:
         """Adds the parts of a content that are no text. Returns the text of the others."""
         texts: list[str] = []
         for part in parts:
-            kind = part.get(
+            part_type = part.get(
                 "type"
             )  # None: only read leniently; the upstream gets the item itself, and judges it
-            if kind == "text":
+            if part_type == "text":
                 texts.append(part["text"])
-            elif kind == "refusal":
+            elif part_type == "refusal":
                 self._refusals.append(part["refusal"])
             else:
                 self._parts.append(part)
@@ -170,16 +174,16 @@ class _Reply:
         content: str | list[Json] = text
         if self._parts:
             content = [*([{"type": "text", "text": text}] if text else []), *self._parts]
-        built: Json = {"role": "assistant", "content": content}
+        message: Json = {"role": "assistant", "content": content}
         if self._refusals:
-            built["refusal"] = "".join(self._refusals)
+            message["refusal"] = "".join(self._refusals)
         if not content and (self._calls or self._refusals):
-            built["content"] = None
+            message["content"] = None
         for key, values in self._thoughts.items():
-            built[key] = _join_values(values)
+            message[key] = _join_values(values)
         if self._calls:
-            built["tool_calls"] = self._calls
-        return built
+            message["tool_calls"] = self._calls
+        return message
 
 
 def _join_values(values: list[Any]) -> Any:
@@ -301,8 +305,12 @@ class _Messages:
         references = self._input.references
         index = self._messages_before + len(self._input.messages)
         # The items of one reply are one message.
-        last = references[-1] if references else None
-        last_message = None if last is None else (last.index, last.turn, last.input_index)
+        last_reference = references[-1] if references else None
+        last_message = (
+            None
+            if last_reference is None
+            else (last_reference.index, last_reference.turn, last_reference.input_index)
+        )
         if last_message != (index - 1, turn, place):
             references.append(Reference(index, id, turn, f"{self._where}.id", input_index=place))
             self._append({"role": "assistant", "content": ""})
@@ -320,14 +328,14 @@ class _Messages:
             where.index = index
             if not isinstance(part, dict):
                 raise wrong_type(f"{where}", "an object", part)
-            kind = part.get("type")
-            if self._is_lenient and kind not in WORD_KINDS:
+            part_type = part.get("type")
+            if self._is_lenient and part_type not in WORD_KINDS:
                 parts.append(part)
                 continue
-            part_kind = PART_KINDS.get(kind) if isinstance(kind, str) else None
+            part_kind = PART_KINDS.get(part_type) if isinstance(part_type, str) else None
             if part_kind is None:
                 param = f"{where}.type"
-                raise missing_field(param) if kind is None else unsupported_value(param, kind)
+                raise missing_field(param) if part_type is None else unsupported_value(param, part_type)
             parts.append(part_kind.translate(part, where))
             self.left_out.add_rest(part, part_kind.read_fields, where)
         return parts

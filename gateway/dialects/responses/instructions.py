@@ -69,8 +69,8 @@ class ClientInstructions:
 
 def restore_instructions(instructions: str | None) -> ClientInstructions:
     """Returns the change for the reply to a request. instructions: the client's, as the request has them."""
-    sent = orjson.dumps(instructions)
-    return ClientInstructions(lambda _: sent)
+    client_instructions = orjson.dumps(instructions)
+    return ClientInstructions(lambda _: client_instructions)
 
 
 def cut_memory_section(prompts: Sequence[str]) -> ClientInstructions:

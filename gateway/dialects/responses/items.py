@@ -96,10 +96,10 @@ class ItemList:
     def _record_call_types(self, reply: WireMessage, forms: Mapping[str, CallForm]) -> None:
         for call in reply.get("tool_calls") or ():
             name = str((call.get("function") or {}).get("name"))
-            kind = forms[name].kind if name in forms else f"{call.get('type', 'function')}_call"
-            if kind == "custom_call":
-                kind = "custom_tool_call"
-            self._calls[str(call_id(call))] = kind
+            call_type = forms[name].item_type if name in forms else f"{call.get('type', 'function')}_call"
+            if call_type == "custom_call":
+                call_type = "custom_tool_call"
+            self._calls[str(call_id(call))] = call_type
 
     def _render_input(self, tag: str, message: Json, forms: Mapping[str, CallForm]) -> list[Json]:
         role, content = message.get("role"), message.get("content")
@@ -108,25 +108,30 @@ class ItemList:
             return render_output(tag, message, forms)
         if role == "tool":
             id = str(message.get("tool_call_id"))
-            kind = _OUTPUT_TYPES.get(self._calls.get(id, ""), "function_call_output")
+            output_type = _OUTPUT_TYPES.get(self._calls.get(id, ""), "function_call_output")
             output = content if isinstance(content, str) else render_parts(content)
-            return [{"id": f"fco_{tag}", "call_id": id, **render_result(kind, output)}]
+            return [{"id": f"fco_{tag}", "call_id": id, **render_result(output_type, output)}]
         item: Json = {"id": f"msg_{tag}", "type": "message", "status": "completed", "role": role}
         return [{**item, "content": render_parts(content)}]
 
 
 def render_created_item(item: Json, id: str) -> Json:
     """Returns an item of a client as a list shows it. id: the end of its id, which begins as its type demands."""
-    kind = item.get("type") or "message"
-    sent = {key: value for key, value in item.items() if value is not None}
-    shown = {"type": kind, "status": "completed", **sent, "id": f"{_ID_PREFIXES.get(kind, 'item')}_{id}"}
-    if kind == "message":
+    item_type = item.get("type") or "message"
+    fields_sent = {key: value for key, value in item.items() if value is not None}
+    created_item = {
+        "type": item_type,
+        "status": "completed",
+        **fields_sent,
+        "id": f"{_ID_PREFIXES.get(item_type, 'item')}_{id}",
+    }
+    if item_type == "message":
         parts = item["content"]
         if isinstance(parts, str):
-            text = "output_text" if item.get("role") == "assistant" else "input_text"
-            parts = [{"type": text, "text": parts}]
-        shown["content"] = [{**_PART_DEFAULTS.get(part["type"], {}), **part} for part in parts]
-    return shown
+            text_type = "output_text" if item.get("role") == "assistant" else "input_text"
+            parts = [{"type": text_type, "text": parts}]
+        created_item["content"] = [{**_PART_DEFAULTS.get(part["type"], {}), **part} for part in parts]
+    return created_item
 
 
 def render_user_message(id: str, message: WireMessage) -> Json:
@@ -200,16 +205,16 @@ def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
         raise BadRequest(f"Invalid 'limit': expected a number from 1 to {MAX_ITEMS}.", param="limit")
     step = 1 if order == "asc" else -1
     groups = groups[::step]
-    first = 0
-    after = parameters.get("after", [""])[-1]
-    if after:
-        group_and_item = find_item(groups, after)
+    first_group = 0
+    after_id = parameters.get("after", [""])[-1]
+    if after_id:
+        group_and_item = find_item(groups, after_id)
         if group_and_item is None:
-            raise BadRequest(f"There is no item {after[:120]!r} in this list.", param="after")
-        first, _ = group_and_item
-    items = chain.from_iterable(group.render()[::step] for group in groups[first:])
-    if after:
-        next(item for item in items if item["id"] == after)
+            raise BadRequest(f"There is no item {after_id[:120]!r} in this list.", param="after")
+        first_group, _ = group_and_item
+    items = chain.from_iterable(group.render()[::step] for group in groups[first_group:])
+    if after_id:
+        next(item for item in items if item["id"] == after_id)
     with_next = list(islice(items, int(limit) + 1))
     data = with_next[: int(limit)]
     return {

@@ -92,13 +92,13 @@ class NativeResponse(Struct, frozen=True):
         """Returns the request with a `chat` that has the messages to which it only refers, as far as they are known."""
         head = self.chat.messages[:1] if self.json.get("instructions") else []
         path: Sequence[Json] = known.path(memory, self.previous_id)
-        named = {each.index - len(head): known.reply(memory, each.id) for each in self.references}
+        named_replies = {each.index - len(head): known.reply(memory, each.id) for each in self.references}
         places = self.places[len(self.places) - len(self.new_messages) :]
         # The new messages, each with its place. A reply that the input only names is put in, or left out if not known.
         placed = [
             (message, place)
             for n, (sent, place) in enumerate(zip(self.new_messages, places, strict=True))
-            if (message := named.get(n, sent)) is not None
+            if (message := named_replies.get(n, sent)) is not None
         ]
         heard: Json | None = None
         if path and path[-1]["role"] == "assistant":
@@ -151,12 +151,12 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         return None
     instructions = read_optional(json, "instructions", str)
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
-    placed = read_items(json["input"], len(head), is_lenient=True)
-    previous = read_optional(json, "previous_response_id", str)
-    if not placed.messages and previous is None:
+    translated = read_items(json["input"], len(head), is_lenient=True)
+    previous_id = read_optional(json, "previous_response_id", str)
+    if not translated.messages and previous_id is None:
         return None
     # The input may be nothing but results of OpenAI's own tools, which are no messages: an empty one stands for them.
-    chat = _translate(json, [*head, *(placed.messages or _NO_WORDS)])
+    chat = _translate(json, [*head, *(translated.messages or _NO_WORDS)])
     request = parse_chat(orjson.dumps(chat), max_messages + 1)
     request.side_request = codex_side_request(json)
     if json.get("tool_choice") in (None, "auto"):
@@ -167,11 +167,11 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         json=json,
         path=path,
         chat=request,
-        new_messages=request.messages[len(head) :] if placed.messages else [],
-        places=[*[-1] * len(head), *placed.places],
-        references=placed.references,
+        new_messages=request.messages[len(head) :] if translated.messages else [],
+        places=[*[-1] * len(head), *translated.places],
+        references=translated.references,
         conversation_id=read_conversation_id(json),
-        previous_id=previous,
+        previous_id=previous_id,
     )
 
 
@@ -233,19 +233,19 @@ class ResponseReader:
             return
         # Some upstreams give all events the name "message", which stands for no name.
         is_named = event.name is not None and event.name.startswith("response.")
-        kind = event.name if is_named else decode_object(event.data).get("type")
-        if not isinstance(kind, str):
+        event_type = event.name if is_named else decode_object(event.data).get("type")
+        if not isinstance(event_type, str):
             return
-        if kind in (_DELTA_EVENT, _ITEM_EVENT):
+        if event_type in (_DELTA_EVENT, _ITEM_EVENT):
             if len(self._content_events) < MAX_CONTENT_EVENTS:
                 self._content_events.append(event.data)
-        elif kind == _CREATED_EVENT:
+        elif event_type == _CREATED_EVENT:
             self._created_event = event.data
             if self._may_be_later:
                 self._note_pending(_response_in(event.data))
-        elif kind in _END_EVENTS:
+        elif event_type in _END_EVENTS:
             self.is_over = True
-            self._end = _END_EVENTS[kind]
+            self._end = _END_EVENTS[event_type]
             self._response_in = _response_in(event.data)
 
     def take_whole(self, body: bytes) -> None:

@@ -19,16 +19,16 @@ from gateway.dialects.responses.tools import CallForm
 
 
 class Emit(Protocol):
-    """Sends an event. kind: its type."""
+    """Sends an event."""
 
-    def __call__(self, kind: str, **fields: Any) -> None: ...
+    def __call__(self, event_type: str, **fields: Any) -> None: ...
 
 
 class Item:
     """An output item as it grows."""
 
     # The beginning of the item's id.
-    kind: ClassVar[str]
+    id_prefix: ClassVar[str]
     # The complete item, once it has ended.
     final_json: Json
 
@@ -46,7 +46,7 @@ class Item:
 
     @property
     def id(self) -> str:
-        return f"{self.kind}_{self.tag}_{self.index}"
+        return f"{self.id_prefix}_{self.tag}_{self.index}"
 
     def json(self, status: str) -> Json:
         """Returns the item as the response has it. status: in_progress, completed or incomplete."""
@@ -56,10 +56,10 @@ class Item:
         """Returns all of the item that the model wrote, for a count of its tokens."""
         raise NotImplementedError
 
-    def emit(self, kind: str, **fields: Any) -> None:
-        """Sends an event of this item. kind: the event's type after `response.`."""
+    def emit(self, event_type: str, **fields: Any) -> None:
+        """Sends an event of this item. event_type: its type after `response.`."""
         if self._emit is not None:
-            self._emit(f"response.{kind}", item_id=self.id, output_index=self.index, **fields)
+            self._emit(f"response.{event_type}", item_id=self.id, output_index=self.index, **fields)
 
     def begin(self) -> None:
         """Announces the item, once."""
@@ -78,8 +78,8 @@ class Item:
 class _Part:
     """A part of the content: a text with its annotations and logprobs, or a refusal."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, part_type: str) -> None:
+        self.type = part_type
         self.pieces: list[str] = []
         self.logprobs: list[Any] = []
         self.annotations: list[Json] = []
@@ -89,16 +89,16 @@ class _Part:
         return "".join(self.pieces)
 
     def json(self) -> Json:
-        if self.kind == "refusal":
+        if self.type == "refusal":
             return {"type": "refusal", "refusal": self.text}
-        more = {"annotations": self.annotations, "logprobs": self.logprobs}
-        return {"type": "output_text", "text": self.text, **more}
+        other_fields = {"annotations": self.annotations, "logprobs": self.logprobs}
+        return {"type": "output_text", "text": self.text, **other_fields}
 
 
 class MessageItem(Item):
     """The text of a reply, with its annotations, or its refusal."""
 
-    kind = "msg"
+    id_prefix = "msg"
 
     def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
         super().__init__(tag, index, emit)
@@ -136,10 +136,10 @@ class MessageItem(Item):
         self._end_part()
         super().end(status)
 
-    def _open_part(self, kind: str) -> _Part:
-        if not self._parts or self._parts[-1].kind != kind:
+    def _open_part(self, part_type: str) -> _Part:
+        if not self._parts or self._parts[-1].type != part_type:
             self._end_part()
-            self._parts.append(_Part(kind))
+            self._parts.append(_Part(part_type))
             if self._emit is not None:
                 self.emit(
                     "content_part.added", content_index=len(self._parts) - 1, part=self._parts[-1].json()
@@ -151,7 +151,7 @@ class MessageItem(Item):
             return
         index = len(self._parts) - 1
         part = self._parts[-1]
-        if part.kind == "refusal":
+        if part.type == "refusal":
             self.emit("refusal.done", content_index=index, refusal=part.text)
         else:
             self.emit("output_text.done", content_index=index, text=part.text, logprobs=part.logprobs)
@@ -161,7 +161,7 @@ class MessageItem(Item):
 class ThoughtsItem(Item):
     """The thoughts of a reply, as a summary, which is what clients show."""
 
-    kind = "rs"
+    id_prefix = "rs"
 
     def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
         super().__init__(tag, index, emit)
@@ -215,7 +215,7 @@ _ID_PREFIXES: Final = {
 
 
 # The types of items whose arguments are sent piece by piece.
-_GROWING_KINDS: Final = ("function_call", "custom_tool_call")
+_GROWING_TYPES: Final = ("function_call", "custom_tool_call")
 
 
 class CallItem(Item):
@@ -224,7 +224,7 @@ class CallItem(Item):
     The item begins when the name is complete: with the first arguments, with the next item, or at the reply's end.
     """
 
-    kind = "fc"
+    id_prefix = "fc"
 
     def __init__(
         self, tag: str, index: int, emit: Emit | None, call: ToolCall, forms: Mapping[str, CallForm]
@@ -233,31 +233,31 @@ class CallItem(Item):
         self._call = call
         self._forms = forms
         self._form = self._find_form()
-        self._sent = 0  # how many pieces of the arguments were sent
+        self._sent_pieces = 0  # how many pieces of the arguments were sent
         self._reader = StringReader((INPUT_ARGUMENT,))  # of a custom tool's input
         self._input: list[str] = []
 
     @property
     def id(self) -> str:
-        return f"{_ID_PREFIXES.get(self._form.kind, self.kind)}_{self.tag}_{self.index}"
+        return f"{_ID_PREFIXES.get(self._form.item_type, self.id_prefix)}_{self.tag}_{self.index}"
 
     def grow(self) -> None:
         """Takes notice of a further piece of the call, and sends the arguments that have come."""
         self._form = self._find_form()  # the piece may have told the name
         arguments = self._call.arguments
-        kind = self._form.kind
+        item_type = self._form.item_type
         # Of calls of other kinds, whose arguments are objects, a typed client reads only the whole item.
-        if not any(arguments) or kind not in _GROWING_KINDS:
+        if not any(arguments) or item_type not in _GROWING_TYPES:
             return
         self.begin()
-        for piece in filter(None, arguments[self._sent :]):
-            if kind == "function_call":
+        for piece in filter(None, arguments[self._sent_pieces :]):
+            if item_type == "function_call":
                 self.emit("function_call_arguments.delta", delta=piece)
             else:
                 for _, text in self._reader.feed(piece):
                     self._input.append(text)
                     self.emit("custom_tool_call_input.delta", delta=text)
-        self._sent = len(arguments)
+        self._sent_pieces = len(arguments)
 
     def generated_text(self) -> str:
         if self._is_custom:
@@ -269,7 +269,7 @@ class CallItem(Item):
         if self._is_custom:
             form = CallForm("custom_tool_call", form.name, form.namespace)
             arguments, text = "", str(self._custom.get("input") or "")
-        if status == "in_progress" and form.kind in _GROWING_KINDS:
+        if status == "in_progress" and form.item_type in _GROWING_TYPES:
             arguments = text = ""
         call_id = self._call.id or f"call_{self.tag}_{self.index}"
         members = render_call(form, arguments, text=text)
@@ -277,10 +277,10 @@ class CallItem(Item):
 
     def end(self, status: str) -> None:
         self.begin()
-        kind = self._form.kind
-        if kind == "function_call":
+        item_type = self._form.item_type
+        if item_type == "function_call":
             self.emit("function_call_arguments.done", arguments=self._call.text, name=self._form.name)
-        elif kind == "custom_tool_call":
+        elif item_type == "custom_tool_call":
             text = self.json(status)["input"]
             if not self._input:
                 self.emit("custom_tool_call_input.delta", delta=text)
@@ -301,16 +301,16 @@ class CallItem(Item):
     def _find_form(self) -> CallForm:
         """Returns the form of the call as far as its name has come."""
         if self._is_custom:
-            name, kind = str(self._custom.get("name") or ""), "custom_tool_call"
+            name, item_type = str(self._custom.get("name") or ""), "custom_tool_call"
         else:
-            name, kind = self._call.name, "function_call"
-        return self._forms.get(name) or CallForm(kind, name)
+            name, item_type = self._call.name, "function_call"
+        return self._forms.get(name) or CallForm(item_type, name)
 
 
 class SearchItem(Item):
     """A search that the upstream made itself."""
 
-    kind = "ws"
+    id_prefix = "ws"
 
     def __init__(self, tag: str, index: int, emit: Emit | None, query: str) -> None:
         super().__init__(tag, index, emit)

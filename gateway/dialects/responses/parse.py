@@ -277,5 +277,5 @@ def read_conversation_id(json: Json) -> str | None:
 
 def _wants_compaction(json: Json) -> bool:
     items = json.get("input")
-    last = items[-1] if isinstance(items, list) and items else None
-    return isinstance(last, dict) and last.get("type") == "compaction_trigger"
+    last_item = items[-1] if isinstance(items, list) and items else None
+    return isinstance(last_item, dict) and last_item.get("type") == "compaction_trigger"

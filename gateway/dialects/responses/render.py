@@ -184,7 +184,7 @@ class ResponsesView(ClientView):
     def _stored_response(self, status: str, reason: str | None, usage: Json | None) -> StoredResponse:
         """Returns the response as it is stored. usage: as a chat completion has it."""
         response, terms = self._response, self._terms
-        is_in_order = is_in_reply_order(self._output.kinds())
+        is_in_order = is_in_reply_order(self._output.id_prefixes())
         return StoredResponse(
             status,
             response.created,
@@ -195,7 +195,7 @@ class ResponsesView(ClientView):
             error=response.error,
             service_tier=response.service_tier,
             echo=changed_fields(terms.echo),
-            forms={name: (form.kind, form.name, form.namespace) for name, form in terms.forms.items()},
+            forms={name: (form.item_type, form.name, form.namespace) for name, form in terms.forms.items()},
             output=None if is_in_order else self._output.json(status),
             id_tag=terms.tag,
         )

@@ -30,10 +30,10 @@ def is_sealed(content: object) -> TypeGuard[str]:
 
 def unseal(content: str, param: str) -> Json:
     """Returns the fields in a sealed content. Raises: BadRequest: the content was changed; BodyTooLarge."""
-    written = content.removeprefix(SEALED_PREFIX).encode()
-    check_values(written)
+    sealed_json = content.removeprefix(SEALED_PREFIX).encode()
+    check_values(sealed_json)
     try:
-        fields = orjson.loads(written)
+        fields = orjson.loads(sealed_json)
     except orjson.JSONDecodeError:
         fields = None
     if not isinstance(fields, dict):

@@ -20,8 +20,8 @@ from gateway.dialects.responses.tools import NO_FORMS, CallForm
 
 # The name of the private field.
 RESPONSE_FIELD: Final = "response"
-# The order of a whole reply's items, by `Item.kind`: thoughts, text, then calls.
-_POSITIONS_BY_KIND: Final = {"rs": 0, "msg": 1}
+# The order of a whole reply's items, by `Item.id_prefix`: thoughts, text, then calls.
+_POSITIONS_BY_PREFIX: Final = {"rs": 0, "msg": 1}
 _CALL_POSITION: Final = 2
 
 
@@ -93,11 +93,13 @@ def changed_fields(echo: Json) -> Json:
     }
 
 
-def is_in_reply_order(kinds: list[str]) -> bool:
+def is_in_reply_order(id_prefixes: list[str]) -> bool:
     """Returns whether items have the order in which `rebuild_response` makes them of a whole reply.
 
-    kinds: the `Item.kind` of each. A web search ("ws") is not in the reply, so it cannot be made of it.
+    kinds: the `Item.id_prefix` of each item. A web search ("ws") is not in the reply, so it cannot be made of it.
     """
-    positions = [_POSITIONS_BY_KIND.get(kind, _CALL_POSITION) for kind in kinds]
+    positions = [_POSITIONS_BY_PREFIX.get(id_prefix, _CALL_POSITION) for id_prefix in id_prefixes]
     is_sorted = positions == sorted(positions)
-    return is_sorted and kinds.count("rs") < 2 and kinds.count("msg") < 2 and "ws" not in kinds
+    return (
+        is_sorted and id_prefixes.count("rs") < 2 and id_prefixes.count("msg") < 2 and "ws" not in id_prefixes
+    )

@@ -99,7 +99,7 @@ class CallForm(Struct, frozen=True):
     """The form in which a client has the calls of one tool."""
 
     # The type of an item with a call.
-    kind: str
+    item_type: str
     # The tool's name in the item; upstream the tool may have another name.
     name: str
     namespace: str | None = None
@@ -133,11 +133,11 @@ def flat_name(namespace: str | None, name: str) -> str:
     """Returns the name upstream of a tool in a namespace."""
     if namespace is None:
         return name
-    whole = f"{namespace}__{name}"
-    if len(whole) <= MAX_NAME_CHARS:
-        return whole
-    digits = blake2b(whole.encode(), digest_size=_HASH_BYTES).hexdigest()
-    return f"{whole[: MAX_NAME_CHARS - len(digits) - 1]}_{digits}"
+    full_name = f"{namespace}__{name}"
+    if len(full_name) <= MAX_NAME_CHARS:
+        return full_name
+    digits = blake2b(full_name.encode(), digest_size=_HASH_BYTES).hexdigest()
+    return f"{full_name[: MAX_NAME_CHARS - len(digits) - 1]}_{digits}"
 
 
 def tools_found(messages: Sequence[WireMessage]) -> list[Json]:
@@ -203,7 +203,7 @@ _NO_NAMESPACE: Final = _Namespace()
 class _ToolReader:
     """Translates the tools of one request."""
 
-    def __init__(self, upstream_tools: UpstreamTools, most_calls: Any, left_out: LeftOutFields) -> None:
+    def __init__(self, upstream_tools: UpstreamTools, max_calls: Any, left_out: LeftOutFields) -> None:
         # Tools by their names upstream. A tool with the same name as an earlier one takes its place: a search may have
         # found a tool that the request offers since.
         self.offered: dict[str, Json] = {}
@@ -213,38 +213,38 @@ class _ToolReader:
         self.omitted_search: str | None = None
         self._left_out = left_out
         self._upstream_tools = upstream_tools
-        self._most_calls = most_calls
+        self._max_calls = max_calls
 
     def add(self, tool: Any, where: str, namespace: _Namespace = _NO_NAMESPACE) -> bool:
         """Adds a tool. Returns False if the tool is left out. Raises: BadRequest: a chat completion cannot have it."""
         if not isinstance(tool, dict):
             raise wrong_type(where, "an object", tool)
-        kind = tool.get("type")
-        match kind:
+        tool_type = tool.get("type")
+        match tool_type:
             case "function":
                 self._add_function(tool, where, namespace)
             case "custom":
                 self._add_custom(tool, where, namespace)
             case "namespace" if namespace.name is None:
                 text = read_optional(tool, "description", str, where) or ""
-                inner = _Namespace(read_text(tool, "name", where), text)
+                inner_namespace = _Namespace(read_text(tool, "name", where), text)
                 for n, inner_tool in enumerate(read_optional(tool, "tools", list, where) or ()):
-                    self.add(inner_tool, f"{where}.tools[{n}]", inner)
+                    self.add(inner_tool, f"{where}.tools[{n}]", inner_namespace)
             case "tool_search" if tool.get("execution") == "client":
                 function = {"name": TOOL_SEARCH, **_set_fields(tool, "description", "parameters")}
                 self._append_function(function, CallForm("tool_search_call", TOOL_SEARCH))
             case "local_shell" | "shell" | "apply_patch":
                 self._check_environment(tool, where)
-                text, parameters = _BUILT_IN_TOOLS[kind]
-                function = {"name": kind, "description": text, "parameters": parameters}
-                self._append_function(function, CallForm(f"{kind}_call", kind))
-            case str() if kind in _WEB_SEARCH_TYPES:
+                text, parameters = _BUILT_IN_TOOLS[tool_type]
+                function = {"name": tool_type, "description": text, "parameters": parameters}
+                self._append_function(function, CallForm(f"{tool_type}_call", tool_type))
+            case str() if tool_type in _WEB_SEARCH_TYPES:
                 return self._add_search(tool, where)
             case None:
                 raise missing_field(f"{where}.type")
             case _:
-                raise unsupported_value(f"{where}.type", kind)
-        self._left_out.add_rest(tool, _FIELDS_READ[kind], where)
+                raise unsupported_value(f"{where}.type", tool_type)
+        self._left_out.add_rest(tool, _FIELDS_READ[tool_type], where)
         return True
 
     def add_from(self, items: Sequence[Any], field: str, items_before: int = 0) -> None:
@@ -285,9 +285,9 @@ class _ToolReader:
     def _check_environment(self, tool: Json, where: str) -> None:
         """Refuses a shell in a container of OpenAI's, since the client does not run such shells. Raises: BadRequest."""
         environment = read_optional(tool, "environment", dict, where) or {}
-        kind = environment.get("type")
-        if kind not in (None, "local"):
-            raise unsupported_value(f"{where}.environment.type", kind)
+        environment_type = environment.get("type")
+        if environment_type not in (None, "local"):
+            raise unsupported_value(f"{where}.environment.type", environment_type)
         self._left_out.add_rest(environment, _ENVIRONMENT_FIELDS, f"{where}.environment")
 
     def _add_search(self, tool: Json, where: str) -> bool:
@@ -301,8 +301,8 @@ class _ToolReader:
             self._left_out.add("tools.web_search")
             return False
         search: Json = {"type": _CLAUDE_SEARCH_TYPE, "name": "web_search"}
-        if isinstance(self._most_calls, int):
-            search["max_uses"] = self._most_calls
+        if isinstance(self._max_calls, int):
+            search["max_uses"] = self._max_calls
         filters = read_optional(tool, "filters", dict, where) or {}
         if filters.get("allowed_domains"):
             search["allowed_domains"] = filters["allowed_domains"]
@@ -329,8 +329,8 @@ def _custom_as_function(custom: Json, syntax: Json | None) -> Json:
     """Returns a custom tool as a function with one text as its argument. syntax: the `format` of the tool."""
     function = dict(custom)
     if syntax is not None and syntax.get("type") == "grammar":
-        kind, grammar = syntax.get("syntax") or "a", syntax.get("definition")
-        rule = f"`{INPUT_ARGUMENT}` has to match this {kind} grammar:\n{grammar}"
+        syntax_name, grammar = syntax.get("syntax") or "a", syntax.get("definition")
+        rule = f"`{INPUT_ARGUMENT}` has to match this {syntax_name} grammar:\n{grammar}"
         _add_description(function, rule, is_after=True)
     value = {"type": "string", "description": "The whole input of the tool, as plain text."}
     schema = {"type": "object", "properties": {INPUT_ARGUMENT: value}, "required": [INPUT_ARGUMENT]}
@@ -345,10 +345,10 @@ def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools)
         raise wrong_type("tool_choice", "a string or an object", choice)
     if choice.get("type") != "allowed_tools":
         return {"tool_choice": _translate_named_choice(choice, "tool_choice", upstream_tools)}
-    listed = read_optional(choice, "tools", list, "tool_choice") or []
-    allowed = [
+    listed_tools = read_optional(choice, "tools", list, "tool_choice") or []
+    allowed_tools = [
         _translate_named_choice(tool, f"tool_choice.tools[{n}]", upstream_tools)
-        for n, tool in enumerate(listed)
+        for n, tool in enumerate(listed_tools)
     ]
     mode = choice.get("mode") or "auto"
     if mode not in ("auto", "required"):
@@ -358,24 +358,26 @@ def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools)
             code="invalid_value",
         )
     if upstream_tools.custom:
-        return {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed}}}
-    names = {each["function"]["name"] for each in allowed}
+        return {
+            "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed_tools}}
+        }
+    names = {each["function"]["name"] for each in allowed_tools}
     return {"tool_choice": mode, "tools": [tool for tool in tools.chat if _tool_name(tool) in names]}
 
 
 def _translate_named_choice(choice: Any, where: str, upstream_tools: UpstreamTools) -> Json:
     if not isinstance(choice, dict):
         raise wrong_type(where, "an object", choice)
-    kind = choice.get("type")
-    if kind is None:
+    tool_type = choice.get("type")
+    if tool_type is None:
         raise missing_field(f"{where}.type")
-    if isinstance(kind, str) and kind in _TYPES_FORCED_BY_TYPE:
-        return {"type": "function", "function": {"name": kind}}
-    if kind not in ("function", "custom"):
-        raise unsupported_value(f"{where}.type", kind)
+    if isinstance(tool_type, str) and tool_type in _TYPES_FORCED_BY_TYPE:
+        return {"type": "function", "function": {"name": tool_type}}
+    if tool_type not in ("function", "custom"):
+        raise unsupported_value(f"{where}.type", tool_type)
     name = flat_name(read_optional(choice, "namespace", str, where), read_text(choice, "name", where))
-    form = kind if upstream_tools.custom else "function"
-    return {"type": form, form: {"name": name}}
+    upstream_type = tool_type if upstream_tools.custom else "function"
+    return {"type": upstream_type, upstream_type: {"name": name}}
 
 
 def _echo_tool(tool: Json) -> Json:

@@ -56,23 +56,23 @@ def read_client_event(data: bytes) -> ClientEvent:
     check_values(data)
     try:
         fields = decode_members(data)
-        kind, stream_id = text_of(fields, "type"), text_of(fields, "stream_id")
+        event_type, stream_id = text_of(fields, "type"), text_of(fields, "stream_id")
         if stream_id is not None and len(stream_id) > _MAX_ID_CHARS:
             raise BadRequest(
                 f"Invalid 'stream_id': longer than {_MAX_ID_CHARS} characters.", param="stream_id"
             )
-        if kind == "response.create":
+        if event_type == "response.create":
             return _read_create(fields, stream_id)
-        if kind == "response.cancel":
+        if event_type == "response.cancel":
             return Cancel(stream_id, text_of(fields, "response_id"))
-        if kind == "response.steer":
+        if event_type == "response.steer":
             return Steer(fields)
     except (*NOT_READABLE, orjson.JSONDecodeError) as error:
         raise BadRequest(f"We could not parse the JSON of your message: {error}") from error
-    if kind is None:
+    if event_type is None:
         raise missing_field("type")
     raise BadRequest(
-        f"Invalid value: {kind[:60]!r}. Supported events are 'response.create', 'response.cancel' and "
+        f"Invalid value: {event_type[:60]!r}. Supported events are 'response.create', 'response.cancel' and "
         "'response.steer'.",
         param="type",
         code="invalid_value",

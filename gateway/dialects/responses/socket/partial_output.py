@@ -45,9 +45,9 @@ class PartialOutput:
         self._texts: dict[tuple[int, int], list[str]] = {}
         self._left_bytes = MAX_BYTES
 
-    def take(self, kind: str, data: bytes) -> None:
+    def take(self, event_type: str, data: bytes) -> None:
         """Takes an event that was sent. kind: its type. An event that cannot be read is ignored."""
-        if kind not in (_ITEM_ADDED, _ITEM_DONE, _TEXT_DELTA):
+        if event_type not in (_ITEM_ADDED, _ITEM_DONE, _TEXT_DELTA):
             return
         # The count stays below 0: a short event after one that was left out would leave a gap in the text.
         self._left_bytes -= len(data)
@@ -56,9 +56,9 @@ class PartialOutput:
         try:
             event = _decode_event(data)
             index = event.output_index
-            if kind == _TEXT_DELTA:
+            if event_type == _TEXT_DELTA:
                 self._texts.setdefault((index, event.content_index), []).append(event.delta)
-            elif kind == _ITEM_DONE:
+            elif event_type == _ITEM_DONE:
                 self._complete[index] = bytes(event.item)
             elif (item := _decode_item(event.item)).type == "message":
                 self._message_ids[index] = item.id

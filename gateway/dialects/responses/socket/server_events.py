@@ -75,8 +75,8 @@ def refusal_event(status: int, body: bytes, headers: Mapping[str, str]) -> bytes
     if not error:
         is_text = error_json.startswith(b'"')
         error = {"message": error_json if is_text else orjson.dumps(f"The reply has the status {status}.")}
-    kind = b'"invalid_request_error"' if status < 500 else b'"server_error"'
-    error = {"type": kind, "code": b"null", "param": b"null", **error}
+    error_type = b'"invalid_request_error"' if status < 500 else b'"server_error"'
+    error = {"type": error_type, "code": b"null", "param": b"null", **error}
     if headers:
         error["headers"] = orjson.dumps(headers)
     return _event(ERROR_EVENT, {"status": b"%d" % status, "error": encode_members(error)})
@@ -135,13 +135,15 @@ def steer_refusal_event(steer: Steer) -> bytes:
     )
 
 
-def _of_response(kind: str, response: Mapping[str, bytes], status: str, sequence_number: int) -> bytes:
+def _of_response(event_type: str, response: Mapping[str, bytes], status: str, sequence_number: int) -> bytes:
     fields = {**response, "status": orjson.dumps(status)}
-    return _event(kind, {"response": encode_members(fields), "sequence_number": b"%d" % sequence_number})
+    return _event(
+        event_type, {"response": encode_members(fields), "sequence_number": b"%d" % sequence_number}
+    )
 
 
-def _event(kind: str, fields: Mapping[str, bytes]) -> bytes:
-    return encode_members({"type": orjson.dumps(kind), **fields})
+def _event(event_type: str, fields: Mapping[str, bytes]) -> bytes:
+    return encode_members({"type": orjson.dumps(event_type), **fields})
 
 
 def _text_in(data: bytes, key: str) -> str:
