@@ -52,7 +52,9 @@ class InvalidValue(ValueError):
         self.fault = fault
 
 
-def convert(value: Any, kind: type[T], path: Path = (), *, strict: bool = True, str_keys: bool = False) -> T:
+def convert(
+    value: Any, value_type: type[T], path: Path = (), *, strict: bool = True, str_keys: bool = False
+) -> T:
     """Converts parsed JSON or TOML to a value of a type.
 
     path: where the value lies, for the fault.
@@ -62,12 +64,12 @@ def convert(value: Any, kind: type[T], path: Path = (), *, strict: bool = True, 
     Raises: InvalidValue, for the first mistake.
     """
     try:
-        return msgspec.convert(value, kind, strict=strict, str_keys=str_keys)
+        return msgspec.convert(value, value_type, strict=strict, str_keys=str_keys)
     except msgspec.ValidationError as error:
-        raise InvalidValue(str(error), fault_of(error, value, kind, path)) from error
+        raise InvalidValue(str(error), fault_of(error, value, value_type, path)) from error
 
 
-def fault_of(error: msgspec.ValidationError, value: Any, kind: Any, path: Path = ()) -> Fault:
+def fault_of(error: msgspec.ValidationError, value: Any, value_type: Any, path: Path = ()) -> Fault:
     """Returns the fault that msgspec found in a value. path: where the value lies."""
     message, steps = str(error), list[str | int]()
     if location := _AT_PATH.search(message):
@@ -77,7 +79,7 @@ def fault_of(error: msgspec.ValidationError, value: Any, kind: Any, path: Path =
         ]
     for step in steps:
         value = _child(value, step)
-    at, expected = (*path, *steps), types_at(kind, steps)
+    at, expected = (*path, *steps), types_at(value_type, steps)
     shown_message = message.replace("`", "'")
     name = _NAME.search(message)
     if name and message.startswith("Object missing required field"):
@@ -101,13 +103,13 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
     return next(iter(get_close_matches(name, list(known), n=1)), None)
 
 
-def convert_fields(raw: Mapping[str, Any], kind: type[Struct]) -> tuple[dict[str, Any], list[Fault]]:
+def convert_fields(raw: Mapping[str, Any], struct_type: type[Struct]) -> tuple[dict[str, Any], list[Fault]]:
     """Converts the fields of an object, and finds all mistakes where `convert` finds the first.
 
     Returns the values of the fields that have no mistake, by name, and the faults in their order.
     """
     faults: list[Fault] = []
-    return _collect_fields(raw, kind, (), faults), faults
+    return _collect_fields(raw, struct_type, (), faults), faults
 
 
 def convert_collecting(value: Any, hint: Any, path: Path, faults: list[Fault]) -> Any:
@@ -136,19 +138,21 @@ def convert_collecting(value: Any, hint: Any, path: Path, faults: list[Fault]) -
         return None
 
 
-def _collect_fields(raw: Mapping[str, Any], kind: Any, path: Path, faults: list[Fault]) -> dict[str, Any]:
-    hints, values = field_types(kind), {}
+def _collect_fields(
+    raw: Mapping[str, Any], struct_type: Any, path: Path, faults: list[Fault]
+) -> dict[str, Any]:
+    hints, values = field_types(struct_type), {}
     for name, value in raw.items():
         count = len(faults)
         if name not in hints:
-            faults.append(unknown_name_fault((*path, name), f"Unknown name '{name}'", value, (kind,)))
+            faults.append(unknown_name_fault((*path, name), f"Unknown name '{name}'", value, (struct_type,)))
             continue
         converted = convert_collecting(value, hints[name], (*path, name), faults)
         if len(faults) == count:
             values[name] = converted
-    for field in msgspec.structs.fields(kind):
+    for field in msgspec.structs.fields(struct_type):
         if field.required and field.name not in raw:
-            faults.append(Fault((*path, field.name), "Field required", "missing", raw, (kind,)))
+            faults.append(Fault((*path, field.name), "Field required", "missing", raw, (struct_type,)))
     return values
 
 
@@ -160,10 +164,10 @@ def is_struct(hint: Any) -> TypeGuard[type[Struct]]:
 
 
 @cache
-def field_types(kind: type[Struct]) -> dict[str, Any]:
+def field_types(struct_type: type[Struct]) -> dict[str, Any]:
     """Returns the types of a struct's fields by name, with their annotations."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {name: hints[name] for name in kind.__struct_fields__}
+    hints = get_type_hints(struct_type, include_extras=True)
+    return {name: hints[name] for name in struct_type.__struct_fields__}
 
 
 def allowed_names(hint: Any) -> tuple[str, ...]:
@@ -212,9 +216,9 @@ def union_member_for(value: Any, hint: Any) -> Any:
     return options[0]
 
 
-def types_at(kind: Any, path: Iterable[str | int]) -> tuple[Any, ...]:
+def types_at(value_type: Any, path: Iterable[str | int]) -> tuple[Any, ...]:
     """Returns the types that are declared at a path within a type, the members of unions one by one."""
-    hints = [*union_members(kind)]
+    hints = [*union_members(value_type)]
     for step in path:
         hints = [member for hint in hints for inner in _within(hint, step) for member in union_members(inner)]
     return tuple(hints)

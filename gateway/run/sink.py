@@ -109,14 +109,16 @@ class Presence:
         self._task, self._cancelling = task, task.cancelling()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         task, self._task = self._task, None
         if task is None or not self._is_cancelled:
             return
         # If more cancellations are left than there were at the start, another party (the shutdown) asked as well, and
         # its CancelledError has to go on. An error of the block's own goes on, too.
-        if task.uncancel() <= self._cancelling and (kind is None or kind is asyncio.CancelledError):
+        if task.uncancel() <= self._cancelling and (
+            error_type is None or error_type is asyncio.CancelledError
+        ):
             raise ClientGone from error
 
 

@@ -91,8 +91,10 @@ class Table(Struct, frozen=True):
 
 
 @cache
-def _shown_fields(kind: type[Struct]) -> tuple[str, ...]:
-    return tuple(name for name, hint in field_types(kind).items() if HIDDEN_SETTING not in metas_of(hint))
+def _shown_fields(struct_type: type[Struct]) -> tuple[str, ...]:
+    return tuple(
+        name for name, hint in field_types(struct_type).items() if HIDDEN_SETTING not in metas_of(hint)
+    )
 
 
 class ServerSettings(Table, frozen=True):

@@ -85,9 +85,9 @@ class Entry(Body):
 B = TypeVar("B", bound=msgspec.Struct)
 
 
-def read_body(data: bytes, kind: type[B]) -> B:
+def read_body(data: bytes, struct_type: type[B]) -> B:
     """Reads a body. Raises: Unprocessable, naming the field; BadRequest for a field that is refused; BodyTooLarge."""
-    return convert(parse(data or b"{}"), kind, ("body",))
+    return convert(parse(data or b"{}"), struct_type, ("body",))
 
 
 def parse(data: bytes, path: Path = ("body",)) -> Any:
@@ -116,7 +116,7 @@ def read_texts(data: bytes) -> dict[str, str]:
         raise Unprocessable([Fault(("body",), f"JSON decode error: {error}", "json_invalid")]) from error
 
 
-def convert(json: Any, kind: type[B], path: Path, *, lax: bool = False) -> B:
+def convert(json: Any, struct_type: type[B], path: Path, *, lax: bool = False) -> B:
     """Makes a struct of parsed JSON, or of the parameters of a query.
 
     path: where the JSON is in the request, for errors.
@@ -129,7 +129,7 @@ def convert(json: Any, kind: type[B], path: Path, *, lax: bool = False) -> B:
             [Fault(path, f"Input should be an object, not {type_name_of(json)}", "model_type")]
         )
     try:
-        body = checked.convert(json, kind, path, strict=not lax)
+        body = checked.convert(json, struct_type, path, strict=not lax)
     except checked.InvalidValue as error:
         raise Unprocessable([worded(error.fault)]) from error
     check_refused(body)
@@ -196,9 +196,9 @@ def sent_fields(body: msgspec.Struct) -> dict[str, Any]:
 
 
 @cache
-def list_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
+def list_fields(struct_type: type[msgspec.Struct]) -> frozenset[str]:
     """Returns the names of the fields that hold a list."""
-    hints = checked.field_types(kind).items()
+    hints = checked.field_types(struct_type).items()
     return frozenset(
         name
         for name, hint in hints
@@ -209,8 +209,8 @@ def list_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
 # -- verdicts
 
 
-def _verdicts(kind: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, hint in checked.field_types(kind).items():
+def _verdicts(struct_type: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, hint in checked.field_types(struct_type).items():
         for meta in metas_of(hint):
             extra = meta.extra_json_schema or {}
             if _VERDICT in extra:
@@ -218,26 +218,30 @@ def _verdicts(kind: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str, Any]]
 
 
 @cache
-def _refusals(kind: type[msgspec.Struct]) -> dict[str, str]:
-    return {name: extra["description"] for name, extra in _verdicts(kind) if extra[_VERDICT] == "refused"}
+def _refusals(struct_type: type[msgspec.Struct]) -> dict[str, str]:
+    return {
+        name: extra["description"] for name, extra in _verdicts(struct_type) if extra[_VERDICT] == "refused"
+    }
 
 
 @cache
-def _fields_without_effect(kind: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None]:
+def _fields_without_effect(struct_type: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None]:
     """Returns the fields that are retained, each with the names honoured inside it, if any."""
-    return {name: extra.get(_HONOURED) for name, extra in _verdicts(kind) if extra[_VERDICT] != "refused"}
+    return {
+        name: extra.get(_HONOURED) for name, extra in _verdicts(struct_type) if extra[_VERDICT] != "refused"
+    }
 
 
 @cache
-def _nested(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+def _nested(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
     """Returns the names of the fields that hold parts of a body."""
-    return tuple(name for name, hint in checked.field_types(kind).items() if _has_struct(hint))
+    return tuple(name for name, hint in checked.field_types(struct_type).items() if _has_struct(hint))
 
 
 @cache
-def _bounded_fields(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+def _bounded_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
     """Returns the names of the fields that hold an object of any names, or a list of entries."""
-    hints = checked.field_types(kind).items()
+    hints = checked.field_types(struct_type).items()
     return tuple(
         name for name, hint in hints if any(map(_is_bounded, map(without_annotations, union_members(hint))))
     )

@@ -379,9 +379,9 @@ def confirms(word: str, secret: bytes, id: str, now: float) -> bool:
     return at <= now < at + CONFIRM_S and hmac.compare_digest(word.encode("utf-8", "replace"), right.encode())
 
 
-def schema_of(kind: type[Struct]) -> dict[str, Any]:
+def schema_of(struct_type: type[Struct]) -> dict[str, Any]:
     """Returns the JSON Schema of a struct without references, which some clients cannot follow."""
-    (schema,), parts = msgspec.json.schema_components([kind], ref_template="{name}")
+    (schema,), parts = msgspec.json.schema_components([struct_type], ref_template="{name}")
 
     def inline(value: Any) -> Any:
         if isinstance(value, list):

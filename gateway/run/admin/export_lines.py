@@ -326,9 +326,9 @@ def _check_definition(values: Mapping[str, Any]) -> None:
             _check(f"body.rules[{n}]", rule, RawRule)
 
 
-def _check(place: str, values: Any, kind: Any) -> None:
+def _check(place: str, values: Any, value_type: Any) -> None:
     """Checks values of a line. place: where they are in it. Raises: ValueError: they are not of this kind."""
     try:
-        convert(values, kind, str_keys=True)
+        convert(values, value_type, str_keys=True)
     except InvalidValue as error:
         raise ValueError(f"{place}: {error}") from error

@@ -135,7 +135,7 @@ class McpMemory:
         return agent
 
 
-def _read_arguments(raw: RawArguments, kind: type[Struct]) -> Struct:
+def _read_arguments(raw: RawArguments, struct_type: type[Struct]) -> Struct:
     """Returns the arguments of a tool. One that is null counts as left out. Raises: BadRequest, which names it."""
     for name, value in raw.items():
         try:
@@ -143,6 +143,8 @@ def _read_arguments(raw: RawArguments, kind: type[Struct]) -> Struct:
         except (TypeError, ValueError) as error:
             raise BadRequest(f"{name} holds text or a number that no JSON can say.", param=name) from error
     try:
-        return convert(without_nul({name: value for name, value in raw.items() if value is not None}), kind)
+        return convert(
+            without_nul({name: value for name, value in raw.items() if value is not None}), struct_type
+        )
     except InvalidValue as error:
         raise refusal(error.fault) from error

@@ -105,8 +105,8 @@ class Arguments:
 
     def list_of(self, name: str, length: int) -> list[Any]:
         """Returns a list of this length: a position that an answer has given, at which the next call continues."""
-        kind = Annotated[list[Any], Meta(min_length=length, max_length=length)]
-        value: list[Any] = self._read(name, kind, "what the answer before gave")
+        value_type = Annotated[list[Any], Meta(min_length=length, max_length=length)]
+        value: list[Any] = self._read(name, value_type, "what the answer before gave")
         return value
 
     def owner(self, defaults: Defaults | None = None, *, is_new: bool = False) -> MemoryOwner:
@@ -133,10 +133,10 @@ class Arguments:
         subject = f"user:{user}" if user else f"conversation:{conversation}" if conversation else None
         return MemoryOwner(project, profile, subject)
 
-    def _read(self, name: str, kind: Any, words: str, *, is_shown: bool = True) -> Any:
+    def _read(self, name: str, value_type: Any, words: str, *, is_shown: bool = True) -> Any:
         value = self._fields.get(name)
         try:
-            return convert(value, kind)
+            return convert(value, value_type)
         except InvalidValue as error:
             seen = f", saw {value!r}" if is_shown else ""
             raise BadRequest(f"{name} must be {words}{seen}.", param=name) from error

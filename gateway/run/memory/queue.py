@@ -41,7 +41,7 @@ class QueueTicket:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._let_next_begin is not None and not self._is_handed_on:
             self.leave()

@@ -236,7 +236,7 @@ class Attempts:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the request. An upstream's error gets the headers of the receipt."""
         if error is None:
