@@ -58,19 +58,19 @@ class GatewayStep(Struct, frozen=True):
 class AgentRun(NamedTuple):
     """A run of an agent, as its span shows it."""
 
-    # The agent's.
+    # The public name of the agent.
     uid: str
-    # When it began, by `time.perf_counter()`.
+    # When the run began, by `time.perf_counter()`.
     begun: float
 
 
 class Work(Struct, frozen=True):
     """Work without a client."""
 
-    # As its span is named.
+    # The name of its span.
     kind: str
-    # The row of the memory for which it is done; 0: it goes on with a request, which has a receipt of its own.
-    memory: int = 0
+    # The row of the memory for which the work is done. 0: the work goes on with a request that has its own receipt.
+    memory_row: int = 0
 
 
 class Receipt(Struct, eq=False, weakref=True):
@@ -145,9 +145,9 @@ class Receipt(Struct, eq=False, weakref=True):
     _came: float = 0.0
 
     @property
-    def work_memory(self) -> int:
+    def work_memory_row(self) -> int:
         """The row of the memory for which the work is done; 0: it is a request, or work that goes on with one."""
-        return 0 if self.work is None else self.work.memory
+        return 0 if self.work is None else self.work.memory_row
 
     def stored_turn(self) -> TurnName | None:
         """Returns the name of the turn with which the reply is stored; None: the reply is not stored."""

@@ -139,15 +139,15 @@ class SpanMaker:
         span.text(names.SPAN_KIND, names.CHAIN)
         span.text(names.PROJECT, receipt.project)
         if kind in _LINKED_WORK:
-            for turn in self._turns.get(receipt.work_memory, ()):
+            for turn in self._turns.get(receipt.work_memory_row, ()):
                 link = span.proto.links.add()
                 link.trace_id, link.span_id = _trace_bytes(turn.trace_id), _span_bytes(turn.span_id)
 
-    def _remember_turn(self, memory: int, context: TraceContext) -> None:
+    def _remember_turn(self, memory_row: int, context: TraceContext) -> None:
         """Remembers a turn of a memory, for work that is done for that later. memory: its row."""
-        turns = self._turns.setdefault(memory, deque(maxlen=_LINKS_PER_MEMORY))
+        turns = self._turns.setdefault(memory_row, deque(maxlen=_LINKS_PER_MEMORY))
         turns.append(context)
-        self._turns.move_to_end(memory)
+        self._turns.move_to_end(memory_row)
         if len(self._turns) > _LINKED_MEMORIES:
             self._turns.popitem(last=False)
 

@@ -72,7 +72,7 @@ class SendsRuns(Protocol):
     async def send(
         self,
         run_request: RunRequest,
-        view: Callable[[RunStart], MakesView],
+        view_maker_of: Callable[[RunStart], MakesView],
         sink: Sink,
         receipt: Receipt,
         awaited_by: Wait | None = None,

@@ -93,8 +93,8 @@ _MAX_CANCELLED = 1000
 class _RunOutput(Struct, frozen=True):
     """Where the answer of a run goes."""
 
-    # Makes the dialect's view, once a step is open.
-    view: Callable[[RunStart], MakesView]
+    # Returns, once a step is open, what makes the dialect's view of the reply.
+    view_maker_of: Callable[[RunStart], MakesView]
     sink: Sink
     receipt: Receipt
 
@@ -146,21 +146,21 @@ class AgentRuns:
     async def send(
         self,
         run_request: RunRequest,
-        view: Callable[[RunStart], MakesView],
+        view_maker_of: Callable[[RunStart], MakesView],
         sink: Sink,
         receipt: Receipt,
         awaited_by: Wait | None = None,
     ) -> RunResult:
         """Answers a send of the agents API; its events go to the sink.
 
-        view: makes the dialect's view, once a step is open.
+        view_maker_of: returns, once a step is open, what makes the dialect's view of the reply.
         awaited_by: the wait of another agent for the answer.
 
         Raises: GatewayError while nothing was sent; NotFound if there is no such conversation; StoreError; ClientGone.
         """
         send = replace(self._route_send(run_request), awaited_by=awaited_by)
         await self._admit(send, receipt)
-        return await self._answer_in_queue(send, _RunOutput(view, sink, receipt))
+        return await self._answer_in_queue(send, _RunOutput(view_maker_of, sink, receipt))
 
     async def admit(self, run_request: RunRequest, receipt: Receipt) -> None:
         """Asks the limits for a send that goes on without its client. Raises: LimitReached; UnknownModel."""
@@ -179,7 +179,7 @@ class AgentRuns:
         run_request: RunRequest,
         accepted: AcceptedRun,
         ticket: QueueTicket,
-        view: Callable[[RunStart], MakesView],
+        view_maker_of: Callable[[RunStart], MakesView],
         sink: Sink,
     ) -> None:
         """Performs a run that was accepted, or goes on with it where an earlier attempt was broken off.
@@ -205,7 +205,7 @@ class AgentRuns:
         kind = "sleeptime" if memory else "run"
         project, key = run_request.scope.project, run_request.forwarded.key
         with suppress(RunOver), self._receipts.work(project, memory, kind, key=key) as receipt:
-            await self._answer(send, ticket, _RunOutput(view, sink, receipt))
+            await self._answer(send, ticket, _RunOutput(view_maker_of, sink, receipt))
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses what could not run later either. Raises: BadRequest, UnknownModel."""
@@ -468,7 +468,7 @@ class AgentRuns:
         receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         call = ChatCall(
             send.request, send.forwarded, send.identity, send.spec, send.route, ConversationKind.AGENT,
-            output.view(_run_start(memory, prompt, send.accepted)), output.sink, receipt, "on",
+            output.view_maker_of(_run_start(memory, prompt, send.accepted)), output.sink, receipt, "on",
         )  # fmt: skip
         ends = StopReason.SYSTEM_OVERFLOW if send.shows_steps and await is_overfull(prompt) else None
         turn = self._turn(send, beginning, call, attempts, ends)

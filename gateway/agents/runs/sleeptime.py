@@ -251,7 +251,7 @@ class Sleeping:
         model = self._models.for_route(agent_route(self._models.settings, resolved.spec))
         greeting = {"role": "user", "content": "Hello."}
         try:
-            await model.ask(resolved.scope.project, [greeting], memory=run.agent)
+            await model.ask(resolved.scope.project, [greeting], memory_row=run.agent)
         except JobFailed:
             return False
         return True

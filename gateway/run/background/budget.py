@@ -40,7 +40,7 @@ class DailyBudget:
     def spend(
         self,
         project: str,
-        memory: int,
+        memory_row: int,
         upstream: str,
         model: str,
         used: TokenCounts,
@@ -51,4 +51,4 @@ class DailyBudget:
         tokens = used.prompt + used.completion
         self.count_call(outcome, tokens)
         if tokens:
-            self.meter.add_background(project, memory, upstream, model, used)
+            self.meter.add_background(project, memory_row, upstream, model, used)

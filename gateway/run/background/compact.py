@@ -350,7 +350,11 @@ async def _ask(task: SummaryTask, question: Sequence[dict[str, Any]], max_tokens
         target = Target(model.upstream.name, model.model)
         await task.admit(PlannedCall(orjson.dumps(question), max_tokens, target))
     return await model.ask(
-        task.project, question, max_tokens=max_tokens, memory=task.agent_id, is_background=task.admit is None
+        task.project,
+        question,
+        max_tokens=max_tokens,
+        memory_row=task.agent_id,
+        is_background=task.admit is None,
     )
 
 

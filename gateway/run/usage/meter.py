@@ -90,7 +90,7 @@ class _BackgroundKey(NamedTuple):
     # "": that of the memory, which is looked up, for a question.
     project: str
     # The memory's row; 0: none.
-    memory: int
+    memory_row: int
     upstream: str
     model: str
 
@@ -146,9 +146,9 @@ class Meter:
         for call in receipt.calls:
             if not call.is_answered or call.is_background:
                 continue
-            if receipt.work_memory:
+            if receipt.work_memory_row:
                 self.add_background(
-                    project, receipt.work_memory, call.upstream, call.model, call.used_counts()
+                    project, receipt.work_memory_row, call.upstream, call.model, call.used_counts()
                 )
                 continue
             counters = self._counters_of(day, project, user, key, call.upstream, call.model)
@@ -220,12 +220,14 @@ class Meter:
         counters[COST] += cost
         return prompt + completion, cost
 
-    def add_background(self, project: str, memory: int, upstream: str, model: str, used: TokenCounts) -> None:
+    def add_background(
+        self, project: str, memory_row: int, upstream: str, model: str, used: TokenCounts
+    ) -> None:
         """Adds a call that was made for a memory, and not for a request.
 
         project: "" for a question to a memory, which no budget bounds: its project is looked up.
         """
-        key = _BackgroundKey(self._today, project, memory, upstream, model)
+        key = _BackgroundKey(self._today, project, memory_row, upstream, model)
         before = self._background.get(key, _NONE)
         self._background[key] = TokenCounts(before.prompt + used.prompt, before.completion + used.completion)
 
@@ -381,10 +383,10 @@ class Meter:
 
     async def _attribute_background(self) -> None:
         """Adds what was used for memories to the counters of their users. Raises: StoreError."""
-        for memory in {key.memory for key in self._background}:
-            agent = await self._load_memory(memory) if memory else None
+        for memory_row in {key.memory_row for key in self._background}:
+            agent = await self._load_memory(memory_row) if memory_row else None
             scope = None if agent is None else agent.scope
-            for key in [key for key in self._background if key.memory == memory]:
+            for key in [key for key in self._background if key.memory_row == memory_row]:
                 used = self._background.pop(key)
                 project = key.project or ("" if scope is None else scope.project)
                 counters = self._counters_of(key.day, project, user_of(scope), 0, key.upstream, key.model)
