@@ -207,18 +207,30 @@ def _compose_after_head(
         match_point is not None and match_point.has_full and plan.heard_count > 0 and heard is None
     )
     composition = Composition(unrestored_rounds=int(is_unrestored))
+    staying = _messages_that_stay(messages, len(listing))
     moved = set(range(len(listing)))
-    next_index = len(listing)
-    while messages and (index := messages[-1].list_index) is not None and index < next_index:
-        message = messages.pop().content
+    for message, index in staying:
+        assert index is not None
         if message.note:
             tokens = estimate_tokens(message.note)
             composition.put_note(listing.positions[index], message.note, tokens, message.shown)
         moved.remove(index)
-        next_index = index
+    messages = messages[: len(messages) - len(staying)]
     composition.inserted = [*omitted, *(moved_message.content for moved_message in messages)]
     composition.replacements = {listing.positions[i]: [] for i in moved}
     return composition
+
+
+def _messages_that_stay(messages: Sequence[SentMessage], list_length: int) -> Sequence[SentMessage]:
+    """Returns the messages at the end that stay in the client's list. list_length: how many messages it has."""
+    start, next_index = len(messages), list_length
+    while start and (index := messages[start - 1].list_index) is not None and index < next_index:
+        start, next_index = start - 1, index
+    # If their reply moves, results move with it: the client's list may have a system message before them.
+    if next_index:
+        while start < len(messages) and messages[start].role == "tool":
+            start += 1
+    return messages[start:]
 
 
 def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> Iterator[SentMessage]:

@@ -380,3 +380,15 @@ def test_all_that_a_list_may_repeat_is_asked_for_at_once() -> None:
         "assistant: Are you there?",
         "user: four",
     ]
+
+
+@pytest.mark.parametrize("told", [[], ["Still looking."]])
+def test_a_system_message_does_not_part_a_late_result_from_its_call(told: list[str]) -> None:
+    world = World()
+    world.say([user("one")], [assistant("Let me look.", call("k1"))], "c1", append=True)
+    world.say([user("two")], "Still looking.", "c1", append=True)
+    system = {"role": "system", "content": "Be brief."}
+    sent = [*map(assistant, told), user("three"), system, assistant("", call("k2"))]
+    request = world.begin([*sent, result("k2", "windy"), result("k1", "sunny")], "c1", append=True)
+    check_sent(request)
+    assert request.texts[-6:] == ["Still looking.", "three", "", "windy", "sunny", "Be brief."]
