@@ -134,7 +134,7 @@ class MoveSource(Group):
     async def count_unfinished(self, connection: Connection) -> tuple[int, int]:
         """Returns how many batches and how many runs have not ended."""
         row = await connection.row(SQL["unfinished"])
-        assert row is not None
+        assert row is not None  # counts have one row
         return row[0], row[1]
 
     @reads

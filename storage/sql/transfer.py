@@ -616,7 +616,7 @@ async def _rows_by_seq(
 
 async def _put_exchange(connection: Connection, agent: int, record: TransferRecord) -> None:
     exchange, values = record.exchange, record.values
-    assert exchange is not None
+    assert exchange is not None  # it is a record of an exchange
     conversation_row = await _find_row(connection, agent, "conversation", values["conversation"])
     ids = await _rows_by_seq(connection, agent, (values["parent"], values["prior"]))
     exchange = replace(

@@ -90,7 +90,7 @@ class AgentFileRoutes:
 
     async def restore(self, request: ApiRequest, form: ImportForm) -> dict[str, Any]:
         """Make the agents of a file."""
-        assert request.file is not None
+        assert request.file is not None  # the body is an `ImportForm`
         # In a thread, since it may have thousands of blocks and messages, each of which is checked.
         file = await asyncio.to_thread(read_file, request.file.data, form, self._api.now())
         agents = [

@@ -32,7 +32,7 @@ class MessageRenderer(Struct, frozen=True):
     showing: Showing
 
     def message(self, view: MessageView | SystemMessage) -> list[dict[str, Any]]:
-        """Returns a listed message as up to three: one with its thoughts, one with its text, one with its calls."""
+        """Returns a listed message as up to three messages: of its thoughts, of its text, and of its calls."""
         if isinstance(view, SystemMessage):
             return messages_json(_wire_message(view), self._system_origin(view), self.showing)
         listed = view.listed
@@ -50,11 +50,11 @@ class MessageRenderer(Struct, frozen=True):
         """Returns the summaries that are to be shown, by the position of the message that each follows."""
         if not self.showing.summaries:
             return {}
-        last = {view.listed.exchange.id: list_messages(view.listed.exchange)[-1].sort_key for view in views}
-        summaries = await self.store.summaries.of_exchanges(self.agent.id, list(last))
-        return {
-            last[each.exchange.id]: summary_json(each, self.agent.uid, self.showing) for each in summaries
-        }
+        exchanges = {view.listed.exchange.id: view.listed.exchange for view in views}
+        last_keys = {id: list_messages(exchange)[-1].sort_key for id, exchange in exchanges.items()}
+        summaries = await self.store.summaries.of_exchanges(self.agent.id, list(last_keys))
+        uid, showing = self.agent.uid, self.showing
+        return {last_keys[each.exchange.id]: summary_json(each, uid, showing) for each in summaries}
 
     def message_object(self, view: MessageView | SystemMessage) -> dict[str, Any]:
         """Returns a message of a list in Letta 0.6's form."""
@@ -76,13 +76,13 @@ class MessageRenderer(Struct, frozen=True):
         return Origin(id, listed.at, run, step, conversation_id(view.conversation, view.key))
 
     async def output_messages(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
-        """Returns the output messages of a run; if there are none, the calls that it waits for."""
+        """Returns the output messages of a run. A run without steps that waits for answers shows the waiting calls."""
         if not steps and run.stop == StopReason.REQUIRES_APPROVAL:
             return await self._waiting_calls(run)
         return await self.run_messages(run, steps, with_input=False)
 
     async def _waiting_calls(self, run: Run) -> list[dict[str, Any]]:
-        """Returns the calls of a run that wait for an answer still."""
+        """Returns the calls of a run that still wait for an answer."""
         step = await self.store.runs.load_waiting_step(self.agent.id, run.conversation_row)
         exchange = None if step is None else await self.store.turns.exchange(self.agent, step.exchange)
         messages = [] if exchange is None else await self.run_messages(run, [exchange], with_input=False)
@@ -109,28 +109,28 @@ class MessageRenderer(Struct, frozen=True):
                     )
         return messages
 
-    async def _find_calls_before(self, first: Exchange) -> tuple[Exchange | None, dict[str, str]]:
+    async def _find_calls_before(self, first_step: Exchange) -> tuple[Exchange | None, dict[str, str]]:
         """Returns the step of an earlier turn that made the calls whose results begin a turn, and call id -> tool.
 
         The step is None if the results belong to the present turn, or there are none.
         """
-        if first.parent is None or not any(listed.is_result for listed in list_messages(first)):
+        if first_step.parent is None or not any(each.is_result for each in list_messages(first_step)):
             return None, {}
-        rows = await self.store.messages.of_rows(self.agent.id, [first.parent, first.id])
-        if (above := rows.get(first.parent)) is None:
+        rows = await self.store.messages.of_rows(self.agent.id, [first_step.parent, first_step.id])
+        if (above := rows.get(first_step.parent)) is None:
             return None, {}
-        # If the turn ended with these results, there is no other step that they could belong to.
-        is_end = first.id in rows and rows[first.id].run is None
+        # If the turn ended with these results, they can belong to no other step.
+        is_end = first_step.id in rows and rows[first_step.id].run is None
         return above.exchange if is_end else None, dict(tool_names_by_call(above.exchange))
 
-    async def _find_waiting(self, run: Run, last: Exchange) -> dict[str, str]:
+    async def _find_waiting(self, run: Run, last_step: Exchange) -> dict[str, str]:
         """Returns who must answer each waiting call of the last step of a run, by call id."""
         if run.stop != StopReason.REQUIRES_APPROVAL:
             return {}
-        step = await self.store.runs.load_waiting_step(self.agent.id, last.conversation_row)
-        if step is None or step.exchange != last.id:
+        step = await self.store.runs.load_waiting_step(self.agent.id, last_step.conversation_row)
+        if step is None or step.exchange != last_step.id:
             return {}
-        return await load_waiting_calls(self.store, step, last)
+        return await load_waiting_calls(self.store, step, last_step)
 
     def _run_message(
         self, listed: ListedMessage, step: int, run: Run, waiting: dict[str, str], names: dict[str, str]

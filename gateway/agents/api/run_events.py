@@ -1,4 +1,4 @@
-"""Runs without a client in the form of the agents API: their events, and what those do not say."""
+"""Runs without a client in the form of the agents API: their events, and the messages that no event has shown."""
 
 from __future__ import annotations
 
@@ -31,20 +31,19 @@ _TEXTS = ("content", "reasoning")
 def options_of(showing: Showing, *, by_token: bool) -> Json:
     """Returns the way in which a run is shown, as stored."""
     types = None if showing.types is None else sorted(showing.types)
-    own = {"speaks": showing.speaks, "argument": showing.argument, "summaries": showing.summaries}
-    return {"types": types, **own, "by_token": by_token}
+    fields = {"speaks": showing.speaks, "argument": showing.argument, "summaries": showing.summaries}
+    return {"types": types, **fields, "by_token": by_token}
 
 
 def showing_in(options: Json) -> Showing:
     if not options:
         return Showing()
-    types = options["types"]
-    own = options["speaks"], options["argument"], options["summaries"]
-    return Showing(None if types is None else frozenset(types), *own)
+    types = None if options["types"] is None else frozenset(options["types"])
+    return Showing(types, options["speaks"], options["argument"], options["summaries"])
 
 
 async def showing_of_run(store: Store, run: Run) -> Showing:
-    """Returns the way in which the messages of a run are listed: as its send asked, where it is in the background."""
+    """Returns the way in which the messages of a run are listed: of a background run, as its send asked."""
     texts = await store.run_texts.load_texts(run.agent, run.id, "listing") if run.background else ()
     return showing_in(orjson.loads(texts[0].data) if texts else {})
 
@@ -57,16 +56,16 @@ def view_of(
     by_token: bool,
     before: Sequence[Json] = (),
 ) -> MakesSteps:
-    """Returns what makes the view of a run that begins, or is taken up. before: messages in front of its own."""
+    """Returns what makes the view of a run that begins or goes on. before: messages shown before the run's own."""
     steps = start.steps if start.is_resumed else start.steps + 1
     numbers = RunNumbers(
         start.agent.uid,
         ids.id_of("run", start.run),
-        start.first_seq,
-        start.reply_seq,
-        steps,
-        start.tool_names,
-        start.started_runs,
+        first_seq=start.first_seq,
+        reply_seq=start.reply_seq,
+        steps=steps,
+        tool_names=start.tool_names,
+        started_runs=start.started_runs,
         shown_in_part=start.reply_seq if start.attempt > 1 and not start.is_resumed else None,
         attempt=start.attempt,
     )
@@ -104,13 +103,13 @@ class RunEvents(Struct, frozen=True):
             showing = showing_in(options) if options else await showing_of_run(self.store, run)
             renderer = MessageRenderer(self.store, agent, showing)
             messages = await renderer.output_messages(run, await exchanges_of(self.store, agent, run))
-        shown = list(_not_shown(messages, map(_data, logged), attempt))
+        missing = list(_missing_messages(messages, map(_data, logged), attempt))
         if (error := await failure_of(self.store, run)) is not None:
-            shown.append(stop_json(run.stop or StopReason.ERROR))
-            return b"".join(map(event, shown)) + error_event(error, ids.id_of("run", run.uid))
+            missing.append(stop_json(run.stop or StopReason.ERROR))
+            return b"".join(map(event, missing)) + error_event(error, ids.id_of("run", run.uid))
         if run.is_over:
-            shown += end_events(run, await last_counts(self.store, run))
-        return b"".join(map(event, shown))
+            missing += end_events(run, await last_counts(self.store, run))
+        return b"".join(map(event, missing))
 
     async def callback(self, agent_row: int, run_row: int) -> Json | None:
         """Returns the body of a callback about a run that has ended; None if the run is gone."""
@@ -123,23 +122,21 @@ class RunEvents(Struct, frozen=True):
         error = await failure_of(self.store, run)
         message = failure_message(run) if error is None else error.message
         fields = {} if message is None else {"error": message}
+        counts = await last_counts(self.store, run)
         return {
             "run_id": ids.id_of("run", run.uid),
             "status": run.state.value,
             "stop_reason": run.stop,
             "completed_at": iso_time(run.ended),
-            "metadata": {
-                **fields,
-                "result": result_json(shown, run, last=await last_counts(self.store, run)),
-            },
+            "metadata": {**fields, "result": result_json(shown, run, last=counts)},
         }
 
 
 async def failure_of(store: Store, run: Run) -> GatewayError | None:
     """Returns the error that a run has failed with; None if it has not failed, or has no message."""
-    texts = (
-        await store.run_texts.load_texts(run.agent, run.id, "words") if run.state is RunState.FAILED else ()
-    )
+    if run.state is not RunState.FAILED:
+        return None
+    texts = await store.run_texts.load_texts(run.agent, run.id, "words")
     if not texts:
         return None
     message, *status = (each.data.decode() for each in texts)
@@ -149,20 +146,20 @@ async def failure_of(store: Store, run: Run) -> GatewayError | None:
     return error
 
 
-def _not_shown(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:
+def _missing_messages(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:
     """Yields the messages that the events of a log have not shown in full.
 
-    A message that they have shown in part gets an id of its own, with the number of the attempt.
+    A message that was shown in part gets an id of its own, with the number of the attempt.
     """
-    shown: dict[tuple[Any, ...], str] = {}
+    shown_texts: dict[tuple[Any, ...], str] = {}
     for each in logged:
         key = _key(each)
-        shown[key] = shown.get(key, "") + _text(each)
+        shown_texts[key] = shown_texts.get(key, "") + _text(each)
     for message in messages:
         key = _key(message)
-        if key not in shown:
+        if key not in shown_texts:
             yield message
-        elif shown[key] != _text(message):
+        elif shown_texts[key] != _text(message):
             yield {**message, "id": ids.tried_again(message["id"], attempt)}
 
 

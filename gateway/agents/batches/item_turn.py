@@ -82,9 +82,11 @@ class ItemTurn:
         self.outcome = outcome  # `ItemTurns.compose_end` takes it in, in the queue of its conversation
         return asyncio.sleep(0)
 
-    def counts(self, last: TokenCounts) -> TokenCounts:
-        """Returns the tokens of all rounds. last: those of the round that is not stored yet."""
-        return TokenCounts(*map(sum, zip(last, *(each["counts"] for each in self.texts.rounds), strict=True)))
+    def counts(self, last_counts: TokenCounts) -> TokenCounts:
+        """Returns the tokens of all rounds. last_counts: of the round that is not stored yet."""
+        return TokenCounts(
+            *map(sum, zip(last_counts, *(each["counts"] for each in self.texts.rounds), strict=True))
+        )
 
 
 class ItemEnding(Struct, frozen=True, kw_only=True):
@@ -96,7 +98,7 @@ class ItemEnding(Struct, frozen=True, kw_only=True):
     stop: str
     message: str
     # The tokens of the last call.
-    last: TokenCounts
+    last_counts: TokenCounts
     # The edits of the last round.
     merged: BlockMerge = field(default_factory=BlockMerge)
     # The versions of the blocks on which these edits were made, by block.

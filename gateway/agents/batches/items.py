@@ -79,7 +79,7 @@ from storage.errors import NotFound, StoreError
 from storage.records import BlockOp, RunState, RunStep, TokenCounts
 
 _log = logging.getLogger("mnemogate")
-# Nothing is written and nothing streams, and its rules bound the rounds.
+# A replay writes and streams nothing, and the agent's rules bound its rounds.
 _LIMITS = TurnLimits(commit_wait_s=1.0, max_rounds=0, streamed_bytes=0)
 
 
@@ -99,8 +99,8 @@ class ItemTurns:
         self._resolver = resolver
         self._toolboxes = toolboxes
         self._failover = failover
-        self._places = asyncio.Semaphore(MAX_PARALLEL)
-        # A replay is no turn of the process: it counts and waits for itself.
+        self._slots = asyncio.Semaphore(MAX_PARALLEL)
+        # Of their own, since a replay is not counted or awaited as a turn of the process.
         self._turns = TurnServices(PendingWrites(), Metrics(), _LIMITS)
 
     # -- reading
@@ -127,7 +127,7 @@ class ItemTurns:
         memory, route = await self._memory(item, texts.request)
         context = await self._read_context(item, memory, texts.request)
         block_edits = BlockEdits(list(context.blocks), shown={} if texts.state is None else texts.state.shown)
-        # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.
+        # Passages and facts of earlier rounds are stored when the turn ends. Until then searches find them here.
         inserts = [_op_of_list(each) for round in texts.rounds for each in round["inserts"]]
         block_edits.ops += inserts
         replies = [orjson.dumps(round["reply"]) for round in texts.rounds]
@@ -140,7 +140,7 @@ class ItemTurns:
             journal.note_reply(number, reply)
         source = StoredReplies(memory.target, self._endpoint(memory.target), replies, failure, composes)
         inner = self._toolboxes.make_for_item(context, block_edits, run, journal)
-        tools = ReplayedTools(inner, source, texts.rounds, self._places)
+        tools = ReplayedTools(inner, source, texts.rounds, self._slots)
         return ItemTurn(
             item=item,
             run=run,
@@ -216,8 +216,8 @@ class ItemTurns:
         run_request = RunRequest(spec, resolved.scope, item.conversation, fields=spec.definition.sampling)
         kind = ConversationKind.AGENT
         now = self._keeper.now()
-        sent = chat_request_of(run_request, stream=False)
-        return MemoryRequest(sent, identity_of(run_request), spec, now, target, kind), route
+        chat_request = chat_request_of(run_request, stream=False)
+        return MemoryRequest(chat_request, identity_of(run_request), spec, now, target, kind), route
 
     # -- composing
 
@@ -226,28 +226,26 @@ class ItemTurns:
         opened = await self.open_turn(item, composes=True)
         context, target = opened.context, opened.memory.target
         form = endpoint_form_for(opened.memory.chat, self._endpoint(target), target.model)
-        last = opened.texts.state
-        prompt = await self._keeper.composer.make_prompt(
-            context, form, opened.toolbox.definitions(), None if last is None else last.notes
-        )
+        last_state = opened.texts.state
+        notes = None if last_state is None else last_state.notes
+        tools = opened.toolbox.definitions()
+        prompt = await self._keeper.composer.make_prompt(context, form, tools, notes)
         if await is_overfull(prompt):
-            raise ItemFailed(
-                "The agent's own prompt leaves no room in the window of its model.",
-                StopReason.SYSTEM_OVERFLOW,
-            )
+            message = "The agent's own prompt leaves no room in the window of its model."
+            raise ItemFailed(message, StopReason.SYSTEM_OVERFLOW)
         opened.block_edits.shown = shown = dict(prompt.section.shown)
         await self._replay(opened, prompt)
         request = opened.replies.request
         if request is None:
             raise ItemFailed(AGENT_CHANGED)
-        began = self._keeper.now() if last is None else last.began
+        began = self._keeper.now() if last_state is None else last_state.began
         return ComposedRequest(
             target.upstream,
             target.model,
             request.body,
-            context.path[-1].id if context.path else 0,
-            context.agent.epoch,
-            RequestState(shown, dict(prompt.new_notes), len(context.plan.pending), began),
+            last_exchange=context.path[-1].id if context.path else 0,
+            epoch=context.agent.epoch,
+            state=RequestState(shown, dict(prompt.new_notes), len(context.plan.pending), began),
         )
 
     # -- the reply
@@ -330,7 +328,7 @@ class ItemTurns:
             _log.exception("An item of a batch could not be read, by a fault in the gateway; the item fails.")
             return replace(plain, error_message=INTERNAL_ERROR, epoch=None)
         return ItemEnding(
-            turn=opened, state=failure.state, stop=failure.stop, message=failure.message, last=counts
+            turn=opened, state=failure.state, stop=failure.stop, message=failure.message, last_counts=counts
         )
 
     async def compose_end(self, ending: ItemEnding) -> ItemEnd:
@@ -341,8 +339,8 @@ class ItemTurns:
         opened = ending.turn
         keeper = self._keeper
         outcome = ending.turn.outcome
-        last = ending.last
-        tokens = last.prompt + last.completion
+        counts = ending.last_counts
+        tokens = counts.prompt + counts.completion
         end = ItemEnd(
             opened.item,
             ending.state,
@@ -351,13 +349,13 @@ class ItemTurns:
             error_message=ending.message,
             epoch=opened.item.epoch,
             tokens=tokens,
-            output=last.completion,
+            output=counts.completion,
             rounds=len(opened.texts.rounds) + (tokens > 0 or ending.state is RunState.COMPLETED),
         )
         if outcome is None or not (outcome.full or outcome.text):
             return end
         messages, state = opened.texts.request.messages, opened.texts.state
-        assert state is not None
+        assert state is not None  # there was a request, since there is a reply
         try:
             context = await read_stored_context(keeper.store, opened.memory, messages, keeper.settings.idle_s)
         except NotFound:
@@ -366,7 +364,7 @@ class ItemTurns:
         return replace(
             end,
             turn=_turn_to_write(opened, outcome, context, state, now),
-            step=RunStep(0, opened.run.agent, opened.run.id, 1, state.began, now, opened.counts(last)),
+            step=RunStep(0, opened.run.agent, opened.run.id, 1, state.began, now, opened.counts(counts)),
             edits=[_edit_of_list(each) for round in opened.texts.rounds for each in round["edits"]],
             merged=replace(edits.merge_operations((), inserts), writes=ending.merged.writes),
             versions=ending.versions,
@@ -389,11 +387,11 @@ class ItemTurns:
 def _ending_of(
     opened: ItemTurn,
     outcome: TurnOutcome,
-    last: TokenCounts,
+    last_counts: TokenCounts,
     merged: BlockMerge,
     versions: Mapping[int, int],
 ) -> ItemEnding:
-    """Returns the end of an item whose turn has ended. last, merged, versions: as in `ItemEnding`."""
+    """Returns the end of an item whose turn has ended. The other parameters are fields of `ItemEnding`."""
     stop, message = outcome.stop, STOP_MESSAGES.get(outcome.stop, "The reply was an error.")
     if outcome.waiting:
         stop = StopReason.REQUIRES_APPROVAL
@@ -404,7 +402,7 @@ def _ending_of(
         state=RunState.COMPLETED if is_good else RunState.FAILED,
         stop=stop,
         message="" if is_good else message,
-        last=last,
+        last_counts=last_counts,
         merged=merged,
         versions=versions,
     )
@@ -450,11 +448,11 @@ def _op_as_list(op: BlockOp) -> list[Any]:
     return [op.call_id, op.op, op.label, bytes(op.arguments).decode(), op.at]
 
 
-def _op_of_list(plain: Sequence[Any]) -> BlockOp:
-    call_id, op, label, arguments, at = plain
-    return BlockOp(0, 0, call_id, op, label, arguments.encode(), at=at)
+def _op_of_list(values: Sequence[Any]) -> BlockOp:
+    call_id, op, label, arguments, at = values
+    return BlockOp(id=0, exchange=0, call_id=call_id, op=op, label=label, arguments=arguments.encode(), at=at)
 
 
-def _edit_of_list(plain: Sequence[Any]) -> tuple[int, int, BlockOp]:
-    block, version, *op = plain
+def _edit_of_list(values: Sequence[Any]) -> tuple[int, int, BlockOp]:
+    block, version, *op = values
     return block, version, _op_of_list(op)

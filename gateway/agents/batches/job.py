@@ -255,11 +255,11 @@ class _Attempt:
         """
         try:
             if part.id is None:
-                found = await self.submitter.find(part, provider, with_ended=True)
-                if found is None:
+                id = await self.submitter.find(part, provider, with_ended=True)
+                if id is None:
                     return True
-                await self.parts.note_made(part, found)
-            assert part.id is not None
+                await self.parts.note_made(part, id)
+            assert part.id is not None  # it was noted
             state = await provider.poll(part.id)
             if state.has_results:
                 await self.results.record(part, provider.results(part.id))
@@ -338,7 +338,7 @@ class _Attempt:
 
     async def _read_results(self, part: ProviderPart, provider: BatchProvider) -> None:
         """Takes the results that a part has. Raises: ProviderError."""
-        assert part.id is not None
+        assert part.id is not None  # the caller has submitted it
         state = await provider.poll(part.id)
         if state.has_results:
             try:

@@ -29,8 +29,8 @@ from storage.batch_records import AssignedItem
 from storage.sql.store import Store
 
 TRIES = 8  # of one thing about a part
-_MOST_WAITS = 10  # the longest wait between two polls, in first ones
-# How long a part that finds no room is submitted again: as long as a provider takes for a part.
+_MAX_WAIT_FACTOR = 10  # the longest wait between two polls, as a multiple of the first
+# How long a part that finds no room is submitted again and again: a provider may take as long for a part.
 _NO_ROOM_S = 86_400.0
 # How long a provider may fail to answer. Longer than a weekend, so that a key that is refused from Friday on can be
 # mended on Monday. No measurement.
@@ -65,12 +65,12 @@ class PartDraft:
         self.size += len(line)
         self.items.append(item)
 
-    def is_full(self, provider: BatchProvider, more: int) -> bool:
-        """Returns whether there is no room for a number of bytes more."""
-        return self.size + more > provider.most_bytes or len(self.items) >= provider.most_requests
+    def is_full(self, provider: BatchProvider, extra_bytes: int) -> bool:
+        """Returns whether there is no room for another request of so many bytes."""
+        return self.size + extra_bytes > provider.most_bytes or len(self.items) >= provider.most_requests
 
     def leave_out(self, runs: Collection[int]) -> None:
-        """Leaves out the requests of items, which are named by their runs. It reads and writes all the others."""
+        """Leaves out the requests of the items of some runs. Reads all requests and writes the others again."""
         items = self.items
         with self.hand_over() as file:
             self.items, self.size = [], 0
@@ -81,12 +81,12 @@ class PartDraft:
     def hand_over(self) -> BinaryIO:
         """Returns the file; the caller closes it."""
         file, self._file = self._file, None
-        assert file is not None
+        assert file is not None  # only a draft with items is handed over, once
         file.seek(0)
         return file
 
     def release(self) -> None:
-        """Closes the file, if it was not taken."""
+        """Closes the file, unless it was handed over."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -224,7 +224,7 @@ class PartJournal:
         part.made[part.refusals] = id
 
     async def note_failed(self, part: ProviderPart, failure: SubmissionFailure) -> None:
-        """Writes down that a part could not be submitted, without the words, in which a provider may quote a user's."""
+        """Writes down that a part could not be submitted, without the error's text, which may quote a user."""
         await self._write(f"failed-{part.number}-{len(part.failures) + 1}", asdict(failure))
         part.failures.append(failure)
 
@@ -244,7 +244,7 @@ class PartJournal:
 
     async def note_unsubmitted(self, part: ProviderPart) -> None:
         """Writes down that a part is over, of which nothing was submitted."""
-        await self._end(part, 0.0)
+        await self._end(part, at=0.0)
 
     async def note_over(self, part: ProviderPart, *, no_room: bool = False) -> None:
         """Writes down that a part is over now. no_room: the provider's queue was full."""
@@ -260,14 +260,14 @@ class PartJournal:
         The longer the part has taken so far, the longer the wait.
         """
         wait_s = self._between_polls(self.now() - part.at)
-        return (
-            wait_s if part.id is not None else max(wait_s, part.until - self.now(), self.queue_wait_s(part))
-        )
+        if part.id is not None:
+            return wait_s
+        return max(wait_s, part.until - self.now(), self.queue_wait_s(part))
 
     def delete_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until the next request to delete a part's data; they double each time."""
-        missed = part.misses.get(Miss.UNDELETED)
-        return missed[-1] + self.first_s * 2.0 ** len(missed) - self.now() if missed else 0.0
+        times = part.misses.get(Miss.UNDELETED)
+        return times[-1] + self.first_s * 2.0 ** len(times) - self.now() if times else 0.0
 
     def queue_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a part may be submitted, at least; 0.0 if it may be submitted now.
@@ -277,19 +277,20 @@ class PartJournal:
         queue = self._queue(part)
         if not any(each.no_room for each in queue):
             return 0.0
-        left = [each for each in queue if not each.is_over]
-        if any(each.id is not None for each in left) or part is not min(left, key=lambda each: each.count):
+        open_parts = [each for each in queue if not each.is_over]
+        smallest = min(open_parts, key=lambda each: each.count)
+        if part is not smallest or any(each.id is not None for each in open_parts):
             return self.first_s
         if not (full_at := _times_without_room(queue)):
             return 0.0
         return full_at[-1] + self._between_polls(full_at[-1] - full_at[0]) - self.now()
 
     def is_patient(self, part: ProviderPart) -> bool:
-        """Returns whether a part that found no room is submitted again: for a day of asking."""
+        """Returns whether a part that found no room is submitted again, which goes on for a day."""
         return self._seconds_of([*_times_without_room(self._queue(part)), self.now()]) < _NO_ROOM_S
 
     def waiting_parts(self, part: ProviderPart) -> list[ProviderPart]:
-        """Returns the parts that wait for room in the queue in which a part is, and itself."""
+        """Returns the parts that wait for room in a part's queue, and the part itself."""
         return [each for each in self._queue(part) if not each.is_over and (each is part or each.id is None)]
 
     def _queue(self, part: ProviderPart) -> list[ProviderPart]:
@@ -298,18 +299,18 @@ class PartJournal:
 
     def _between_polls(self, passed_s: float) -> float:
         """Returns the seconds between two polls. passed_s: how long the provider has been asked."""
-        return min(_MOST_WAITS * self.first_s, max(self.first_s, passed_s / _MOST_WAITS))
+        return min(_MAX_WAIT_FACTOR * self.first_s, max(self.first_s, passed_s / _MAX_WAIT_FACTOR))
 
     def _seconds_of(self, times: Sequence[float]) -> float:
         """Returns the seconds from the first of some failures to the last, less those in which nothing was asked."""
-        return sum(min(b - a, 2 * _MOST_WAITS * self.first_s) for a, b in pairwise(times))
+        return sum(min(b - a, 2 * _MAX_WAIT_FACTOR * self.first_s) for a, b in pairwise(times))
 
     async def _write(self, name: str, value: object) -> None:
         await self.job.jobs.journal(self.job.job, name, orjson.dumps(value))
 
 
 def _times_without_room(queue: Sequence[ProviderPart]) -> list[float]:
-    """Returns when a queue had no room, oldest first, since a part of it was answered last."""
+    """Returns the times when a queue had no room, oldest first, after the last one when a part of it was answered."""
     over = [(part.over_at, part.no_room) for part in queue if part.over_at is not None]
     answered = max((at for at, no_room in over if not no_room), default=0.0)
     return sorted(at for at, no_room in over if no_room and at > answered)

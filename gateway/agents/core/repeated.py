@@ -27,15 +27,15 @@ from gateway.core.conversation.stored_path import refused_ids
 from gateway.core.words import heard_letters, is_beginning, letters_of, lower_words, without_remark
 from storage.records import Atom, Exchange
 
-# At most so many messages before the new ones are searched for what was heard of a reply; no measurement.
+# The most messages before the new ones that are searched for the part of a reply that was heard. No measurement.
 _MAX_TEXTS = 8
 
 
 def new_messages(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
     """Returns the messages of a chat completion's list that are new: those after its last assistant message.
 
-    The system messages at its beginning are the request's own prompt. One after the stored messages is new ("ask
-    whether they are still there").
+    The system messages at its beginning are the request's own prompt. A system message after the stored messages is
+    new ("ask whether they are still there").
     """
     return messages[max(first_after_system(messages), _last_index(messages, "assistant") + 1) :]
 
@@ -108,13 +108,14 @@ def _find_unheard(
 
     Such exchanges are steps after tool results that the list repeats, and turns whose questions the list repeats.
     """
-    late = _count_late_results(path, messages)
-    turns, asked = _find_unheard_turns(path, hasher, messages[late:], heard_texts)
-    steps = _steps_from(path[: len(path) - len(turns)], tuple(map(hasher.atoms, messages[:late])))
-    if late and not steps:
+    result_count = _count_late_results(path, messages)
+    turns, question_count = _find_unheard_turns(path, hasher, messages[result_count:], heard_texts)
+    results = tuple(map(hasher.atoms, messages[:result_count]))
+    steps = _steps_from(path[: len(path) - len(turns)], results)
+    if results and not steps:
         # The results belong to the newest question then, or are new.
         return _find_unheard_turns(path, hasher, messages, heard_texts)
-    return [*steps, *turns], late + asked
+    return [*steps, *turns], result_count + question_count
 
 
 def _count_late_results(path: Sequence[Exchange], messages: Sequence[WireMessage]) -> int:
@@ -130,10 +131,10 @@ def _find_unheard_turns(
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str],
 ) -> tuple[Sequence[Exchange], int]:
-    """Returns the newest turns, if a list goes on after their questions without any reply to them, and how many
-    messages these are. Before the newest one there may be others with cancelled requests.
+    """Returns the newest turns if a list goes on after their questions without a reply to them, and the number of
+    these questions' messages. Turns with cancelled requests may come before the newest turn.
 
-    A list that only asks again what was answered is another turn.
+    A list that only asks again what was answered is a turn of its own.
     """
     unheard = [
         (turns, count)
@@ -147,8 +148,8 @@ def _steps_from(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...])
     """Returns the steps of the newest turn, from the step that answers these results on; empty if no step does."""
     turn = _newest_turn(path)
     steps = range(len(turn) - 1, 0, -1) if results else ()
-    at = next((n for n in steps if turn[n].inputs[-len(results) :] == results), None)
-    return () if at is None else turn[at:]
+    index = next((n for n in steps if turn[n].inputs[-len(results) :] == results), None)
+    return () if index is None else turn[index:]
 
 
 def _repeated_turns(
@@ -158,9 +159,9 @@ def _repeated_turns(
     heard_texts: Sequence[str],
     initial: Sequence[WireMessage] = (),
 ) -> Iterator[tuple[Sequence[Exchange], int]]:
-    """Yields the newest turns whose questions a list begins with, and the number of these messages, the fewest first.
+    """Yields the newest turns whose questions begin a list, and the number of these messages, the fewest first.
 
-    The client has the reply before them. Only the newest of them may have a text.
+    The client has the reply before these turns. Only the newest of them may have a text.
     """
     turns: list[Exchange] = []
     list_atoms, initial_atoms = tuple(map(hasher.atoms, messages)), tuple(map(hasher.atoms, initial))
@@ -180,7 +181,7 @@ def _repeated_turns(
 
 
 def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
-    """Returns whether a client has the reply of a turn, or a beginning of it; none, where the turn has no text."""
+    """Returns whether a client has the reply of a turn or its beginning. Of a turn without text it has no reply."""
     reply = join_texts(map(_reply_text, turn))
     if not heard_texts:
         return not letters_of(reply)
@@ -195,17 +196,18 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[t
     unplaced = heard_letters(heard)
     if not unplaced or unplaced == letters_of(whole):
         return []
-    cut, before = [], ""
+    cut_steps, heard_before = [], ""
     for exchange, text in zip(turn, texts, strict=True):
         letters = letters_of(text)
         if unplaced.startswith(letters):
-            unplaced, before = unplaced[len(letters) :], join_texts((before, text))
+            unplaced, heard_before = unplaced[len(letters) :], join_texts((heard_before, text))
             continue
-        # The client's own form counts; where it is written otherwise, the stored one up to the same letter.
-        rest = rest_after(heard, before) if unplaced else ""
-        cut.append((exchange, _first_letters(text, len(unplaced)) if rest is None else rest.strip()))
+        # The text as the client has it. If the client writes it differently, the stored text up to the same letter.
+        heard_here = rest_after(heard, heard_before) if unplaced else ""
+        part = _first_letters(text, len(unplaced)) if heard_here is None else heard_here.strip()
+        cut_steps.append((exchange, part))
         unplaced = ""
-    return cut
+    return cut_steps
 
 
 def _find_heard(step_texts: Sequence[str], heard_texts: Sequence[str]) -> str:
@@ -243,8 +245,8 @@ def _is_heard_of(heard: str, reply: str) -> bool:
 
 def _newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
     """Returns the exchanges from the newest message of a user on."""
-    begun = next((n for n in range(len(path), 0, -1) if any(map(is_user, path[n - 1].inputs))), 0)
-    return path[begun - 1 :] if begun else ()
+    number = next((n for n in range(len(path), 0, -1) if any(map(is_user, path[n - 1].inputs))), 0)
+    return path[number - 1 :] if number else ()
 
 
 def _newest_turn_with_text(path: Sequence[Exchange]) -> Sequence[Exchange]:

@@ -129,7 +129,7 @@ class AgentImport:
                 created = self._tools[name] = await registry.create(project, name, definition)
                 self._undo.append(partial(registry.delete, project, created.uid))
                 continue
-            assert existing.definition is not None
+            assert existing.definition is not None  # a file defines no built-in tool
             before = ToolDefinition.of(existing.definition.body)
             self._tools[name] = await registry.put(project, name, definition)
             self._undo.append(partial(registry.put, project, name, before))

@@ -79,7 +79,7 @@ class AgentParts(Struct, frozen=True, kw_only=True):
     identities: Sequence[str] | None = None
     # The agent has the tools that speak to other agents.
     multi_agent_tools: bool | None = None
-    # A sleeptime agent reads its messages.
+    # A sleeptime agent reads the agent's messages.
     sleeptime: bool | None = None
 
 
@@ -93,7 +93,7 @@ class NewAgent(AgentParts, frozen=True):
     tool_names: Sequence[str] = ()
     # The agent gets the built-in tools of its kind.
     base_tools: bool = True
-    # It has the rules for its built-in tools; None: as its kind has it.
+    # The agent has rules for its built-in tools; None: as its kind says.
     base_rules: bool | None = None
 
 
@@ -122,7 +122,7 @@ class AgentView(Struct, frozen=True):
 
 
 class Registry:
-    """Agents and tools of all projects. project: the caller's, everywhere; what another one has is not found.
+    """Agents and tools of all projects. project: of the caller; nothing of another project is found.
 
     Raises besides what the methods name: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
     """
@@ -296,7 +296,7 @@ class Registry:
         return list(dict.fromkeys([*attached, *numbers]))
 
     async def delete(self, project: str, uid: str) -> None:
-        """Deletes an agent. It is gone for callers at once; its memory is forgotten after that."""
+        """Deletes an agent. Callers do not find it any more at once; its memory is forgotten after that."""
         entry = await self._store.defined_agents.get(project, uid)
         for primary in await self._store.defined_agents.among(
             await self._store.readers.read_by(entry.agent.id)
@@ -356,12 +356,12 @@ class Registry:
         targets = await self._store.attached.targets_of(agents, kind)
         rows = sorted({row for each in targets.values() for row in each})
         definitions = self._store.definitions
-        known = dict[int, Definition]()
+        by_row = dict[int, Definition]()
         if rows and kind is DefinitionKind.IDENTITY:
-            known = await definitions.find_by_ids(rows)
+            by_row = await definitions.find_by_ids(rows)
         elif rows:
-            known = await definitions.find_by_memories(kind, rows)
-        return {agent: [known[row] for row in each if row in known] for agent, each in targets.items()}
+            by_row = await definitions.find_by_memories(kind, rows)
+        return {agent: [by_row[row] for row in each if row in by_row] for agent, each in targets.items()}
 
     def _profile_definition(self, entry: AgentEntry) -> Definition:
         """Returns the definition that shows a user's memory: that of its profile."""
@@ -410,7 +410,8 @@ def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefini
     definition = new.definition
     kind = kind_of(new.definition.kind)
     rules = definition.rules
-    if kind.has_rules if new.base_rules is None else new.base_rules:
+    has_rules = kind.has_rules if new.base_rules is None else new.base_rules
+    if has_rules:
         built_in = [tool.name for tool in tools if tool.definition is None]
         rules = (*rules, *base_rules(built_in, rules))
     return replace(
@@ -422,7 +423,7 @@ def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefini
     )
 
 
-def _least_messages(kind: AgentKind, most: int | None) -> int | None:
-    """Returns the least messages that a kind's window keeps. most: the limit that an agent has of its own."""
+def _least_messages(kind: AgentKind, most_messages: int | None) -> int | None:
+    """Returns the least messages that a kind's window retains. most_messages: the agent's own limit."""
     least = kind.least_messages
-    return least if least is None or most is None else min(least, most // 2)
+    return least if least is None or most_messages is None else min(least, most_messages // 2)

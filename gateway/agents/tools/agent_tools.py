@@ -115,7 +115,7 @@ class AgentTools:
         return await (perform() if self.calls is None else self.calls.perform_once(call, perform))
 
     async def _speak(self, call: RunTool) -> ToolAnswer:
-        assert self.messages is not None
+        assert self.messages is not None  # these tools are offered only with it
         return _sanitized(await speak(self.messages, call, max_result_chars(RESULT_CHARS, self.window)))
 
     async def _run_defined(self, call: RunTool, tool: ToolDefinition) -> ToolAnswer:

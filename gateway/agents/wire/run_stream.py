@@ -56,7 +56,7 @@ def ping_event(run: str, at: float) -> bytes:
 
 
 def numbered(data: bytes, first: int) -> list[bytes]:
-    """Returns events one by one, each with its number as `seq_id`. The end mark of a stream is no event."""
+    """Returns the events of a stream, each with its number as `seq_id`. The end mark of a stream is no event."""
     events: list[bytes] = []
     for each in data.split(b"\n\n"):
         if each and each + b"\n\n" != DONE_EVENT and not each.startswith(b":"):
@@ -79,13 +79,13 @@ class RunNumbers:
     # The public id of the run.
     run_id: str
     # The number of the first message of the current step.
-    first: int
+    first_seq: int
     # The number of the message in which the model replies in the current step.
-    reply: int
+    reply_seq: int
     # The number of steps that have begun.
     steps: int = 1
     # Call id -> tool, for calls of an earlier run that this run answers.
-    names: Mapping[str, str] = field(default_factory=dict)
+    tool_names: Mapping[str, str] = field(default_factory=dict)
     # The uids of sleeptime runs that the end of this run makes due; empty until then.
     started_runs: Sequence[str] = ()
     # The number of a reply of which an earlier attempt may have shown a part; None: no reply.
@@ -94,7 +94,7 @@ class RunNumbers:
     attempt: int = 1
 
     def origin(self, seq: int, at: float) -> Origin:
-        step_id, id = ids.id_at("step", self.uid, self.first), ids.id_at("message", self.uid, seq)
+        step_id, id = ids.id_at("step", self.uid, self.first_seq), ids.id_at("message", self.uid, seq)
         if seq == self.shown_in_part:
             id = ids.tried_again(id, self.attempt)
         return Origin(id, at, self.run_id, step_id)
@@ -121,6 +121,16 @@ class MakesSteps(Struct, frozen=True):
 
 
 @dataclass(slots=True)
+class _UnshownReply:
+    """The parts of a reply that are not shown yet, in the pieces in which they came."""
+
+    thoughts: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    # The text of calls that speak, by the number of the call.
+    spoken_texts: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class StepView(ClientView):
     """The view of a run. The client's calls wait for `end`, and results until they are stored.
 
@@ -134,18 +144,15 @@ class StepView(ClientView):
     counts: TokenCounts = field(default_factory=TokenCounts)  # of the steps before this one
     _before: list[bytes] = field(default_factory=list)
     _asides: Asides = field(default_factory=Asides)
-    _last: TokenCounts = field(default_factory=TokenCounts)  # of this step
+    _step_counts: TokenCounts = field(default_factory=TokenCounts)
     _out: list[bytes] = field(default_factory=list)
-    _thoughts: list[str] = field(default_factory=list)  # of the step, as far as they are not shown
-    _text: list[str] = field(default_factory=list)
-    # Of calls that speak, as far as they are not shown.
-    _words: dict[int, str] = field(default_factory=dict)
-    # Of the messages of the reply, in their order.
+    _unshown: _UnshownReply = field(default_factory=_UnshownReply)
+    # The kinds of the messages of the reply, in their order.
     _kinds: list[str] = field(default_factory=list)
-    # By the ids of their calls, the tools.
-    _names: dict[str, str] = field(default_factory=dict)
-    # The waiting calls, with their stored ids.
-    _waits: list[Json] = field(default_factory=list)
+    # The tools of calls that were shown, by call id.
+    _tool_names: dict[str, str] = field(default_factory=dict)
+    # The waiting calls with their stored ids, and who must answer each, by call id.
+    _waiting_calls: list[Json] = field(default_factory=list)
     _waiting: Mapping[str, str] = field(default_factory=dict)
     _stop: StopReason = StopReason.END_TURN
 
@@ -173,8 +180,8 @@ class StepView(ClientView):
                 self.add_text(text)
         usage = usage_of(event.chunk) if event.chunk else None
         if isinstance(usage, dict):
-            # Some upstreams report it with each chunk, added up: the last report counts.
-            self._last = reported_counts(usage) or TokenCounts()
+            # Some upstreams report the usage so far with each chunk: the last report counts.
+            self._step_counts = reported_counts(usage) or TokenCounts()
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
         for text in filter(None, texts):
@@ -185,7 +192,7 @@ class StepView(ClientView):
         if self.by_token:
             self._piece("assistant_message", {"content": text})
         else:
-            self._text.append(text)
+            self._unshown.text.append(text)
 
     def add_words(self, text: str, between: str, call: int) -> None:
         # A call in the form of the API.
@@ -194,13 +201,13 @@ class StepView(ClientView):
         if self.by_token:
             self._piece("assistant_message", {"content": text}, f"of call {call}")
         else:
-            self._words[call] = self._words.get(call, "") + text
+            self._unshown.spoken_texts[call] = self._unshown.spoken_texts.get(call, "") + text
 
     def add_thought(self, text: str) -> None:
         if self.by_token:
             self._piece("reasoning_message", {"reasoning": text, "source": "reasoner_model"})
         else:
-            self._thoughts.append(text)
+            self._unshown.thoughts.append(text)
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         for each in tail:
@@ -210,16 +217,17 @@ class StepView(ClientView):
         for each in tail:
             self.show(each)
         self._end_reply()
-        if self._waits:
-            self._show_calls(self._waits)
-        used = usage_json(self._counts_with_step(), self.numbers.steps, self.numbers.started_runs, self._last)
-        self._out += [event(stop_json(self._stop)), event(used), DONE_EVENT]
+        if self._waiting_calls:
+            self._show_calls(self._waiting_calls)
+        numbers, counts = self.numbers, self._counts_with_step()
+        usage = usage_json(counts, numbers.steps, numbers.started_runs, self._step_counts)
+        self._out += [event(stop_json(self._stop)), event(usage), DONE_EVENT]
 
     # The gateway's tools
 
     def show_calls(self, calls: Sequence[ToolCall]) -> None:
         self._end_reply()
-        self._names.update({call.id: call.name for call in calls})
+        self._tool_names.update({call.id: call.name for call in calls})
         self._show_calls([call.as_json() for call in calls])
 
     # A turn that keeps each step
@@ -228,21 +236,21 @@ class StepView(ClientView):
         self._end_reply()
         # Results belong to the step that made the calls. Results of an earlier run's calls open a step.
         if first is not None and not self.numbers.steps and not is_last:
-            self.numbers.first = first
+            self.numbers.first_seq = first
         for n, result in enumerate(results):
-            self._message(result, self.numbers.reply if first is None else first + n)
+            self._message(result, self.numbers.reply_seq if first is None else first + n)
 
     def begin_step(self, first: int, reply: int) -> None:
-        self.numbers.first, self.numbers.reply = first, reply
+        self.numbers.first_seq, self.numbers.reply_seq = first, reply
         self._kinds.clear()
-        self.counts, self._last = self._counts_with_step(), TokenCounts()
+        self.counts, self._step_counts = self._counts_with_step(), TokenCounts()
         self.numbers.steps += 1
 
     def note_stop(
         self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()
     ) -> None:
         self._stop, self._waiting = reason, waiting
-        self._waits = [call.as_json() for call in calls]
+        self._waiting_calls = [call.as_json() for call in calls]
 
     # Errors
 
@@ -265,18 +273,18 @@ class StepView(ClientView):
 
     def _counts_with_step(self) -> TokenCounts:
         """Returns the tokens of all steps so far."""
-        return TokenCounts(*map(sum, zip(self.counts, self._last, strict=True)))
+        return TokenCounts(*map(sum, zip(self.counts, self._step_counts, strict=True)))
 
     # -- how it is shown
 
     def _piece(self, kind: str, fields: dict[str, Any], which: str = "") -> None:
-        """Shows a piece of a message; all pieces of one have its id and otid. which: of several of this kind."""
+        """Shows a piece of a message. Its pieces have the same id and otid. which: tells messages of one kind apart."""
         name = f"{kind} {which}"
         if name not in self._kinds:
             self._kinds.append(name)
         if not self.showing.shows(kind):
             return
-        origin = self.numbers.origin(self.numbers.reply, self.now())
+        origin = self.numbers.origin(self.numbers.reply_seq, self.now())
         self._out.append(event(part_json(kind, origin, self._kinds.index(name), fields)))
 
     def _show_calls(self, calls: Sequence[Json]) -> None:
@@ -288,35 +296,33 @@ class StepView(ClientView):
             for name, call in zip(names, cleaned, strict=True)
             if name not in self._asides.spoken_arguments or spoken_by(call, self.showing) is None
         ]
-        self._message({"role": "assistant", "tool_calls": unspoken}, self.numbers.reply)
+        self._message({"role": "assistant", "tool_calls": unspoken}, self.numbers.reply_seq)
 
     def _end_reply(self) -> None:
         """Shows the rest of the reply as whole messages: thoughts, text, then text of its speaking calls."""
-        thoughts, text, words = "".join(self._thoughts), "".join(self._text), [*self._words.values()]
-        self._thoughts.clear()
-        self._text.clear()
-        self._words.clear()
+        unshown, self._unshown = self._unshown, _UnshownReply()
+        thoughts, text = "".join(unshown.thoughts), "".join(unshown.text)
         if thoughts or text:
             reply: Json = {"role": "assistant", "content": text}
             if thoughts:
                 reply["reasoning_content"] = thoughts
-            self._message(reply, self.numbers.reply)
-        for spoken_text in words:
-            self._message({"role": "assistant", "content": spoken_text}, self.numbers.reply)
+            self._message(reply, self.numbers.reply_seq)
+        for spoken_text in unshown.spoken_texts.values():
+            self._message({"role": "assistant", "content": spoken_text}, self.numbers.reply_seq)
 
     def _message(self, message: Json, seq: int) -> None:
         """Adds the events of a message, whose number is given."""
         origin = self.numbers.origin(seq, self.now())
-        # Messages of one reply are numbered through, as they will be in lists: also those that are not shown.
-        first = len(self._kinds) if seq == self.numbers.reply else 0
+        # The messages of one reply are numbered as they will be in lists, those that are not shown as well.
+        first = len(self._kinds) if seq == self.numbers.reply_seq else 0
         messages = messages_json(
             message,
             origin,
             replace(self.showing, types=None),
             waiting=self._waiting,
-            names={**self.numbers.names, **self._names},
+            names={**self.numbers.tool_names, **self._tool_names},
             first=first,
         )
-        if seq == self.numbers.reply:
+        if seq == self.numbers.reply_seq:
             self._kinds += [each["message_type"] for each in messages]
         self._out += [event(each) for each in messages if self.showing.shows(each["message_type"])]

@@ -440,7 +440,7 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
             await connection.run(SQL["origin"], (block, version, exchange, _padded_sources(exchange)))
             await add_op(connection, agent, _merged_op(op, exchange))
         await write_edits(connection, agent, _with_exchange(end.merged, exchange), end.versions, end.now)
-        assert end.step is not None
+        assert end.step is not None  # an item with a turn has its step
         s = end.step
         step = RunStep(
             exchange, agent, run.id, 1, s.begun, s.ended, s.counts, end.stop, None,

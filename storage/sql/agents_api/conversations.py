@@ -232,7 +232,7 @@ class Conversations(Group):
             if len(rows) < size:
                 break
             end = await _place(connection, project, where, entries[-1].conversation.uid)
-            assert end is not None
+            assert end is not None  # a uid was given
             first, last = (first, end) if newest_first else (end, last)
         return page[:limit]
 

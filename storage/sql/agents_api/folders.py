@@ -182,7 +182,7 @@ class Files(GrowingGroup):
 
 async def _extent(connection: Connection, memory: int, replaced: str | None) -> tuple[int, int]:
     row = await connection.row(SQL["extent"], (memory, replaced))
-    assert row is not None
+    assert row is not None  # sums have one row
     return row[0], row[1]
 
 

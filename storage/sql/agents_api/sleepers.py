@@ -148,7 +148,7 @@ async def empty_reading(connection: Connection, sleeper: int, conversation_row: 
     await connection.lock(sleeper)
     for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation_row, sleeper)):
         exchange = await exchanges.load_exchange(connection, sleeper, id)
-        assert exchange is not None
+        assert exchange is not None  # it was found in this transaction
         await forget_indexed(connection, sleeper, range(exchange.seq, exchange.next_seq))
         await exchanges.update_exchange(connection, sleeper, make_tombstone(exchange), is_whole=True)
     if (run := await connection.value(SQL["reading_run"], (conversation_row, sleeper))) is not None:
