@@ -349,16 +349,14 @@ class Chat:
         If nothing of it may be left out, a fallback that would be asked first is passed over where its window is too
         small. Where none is left, the model's own endpoints are asked in their cooldown.
         """
-        route, key = call.route, lambda: _conversation_key(call)
-        attempts = self.failover.attempts(route, key, call.receipt)
+        attempts = self.failover.attempts(call.route, lambda: _conversation_key(call), call.receipt)
         while attempts.target.rank and not call.request.may_evict:
             try:
                 await _prompt_without_memory(call.request, attempts, call.spec)
                 break
             except ContextExceeded:
                 if not attempts.pass_over():
-                    own = tuple(target for target in route.others if not target.rank)
-                    return self.failover.attempts(replace(route, others=own), key, call.receipt)
+                    raise
         return attempts
 
     async def _put_back(self, continued: ContinuedConversation, scope: Scope) -> None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.identity import STORING_MODES, Identity, Mode
-from gateway.errors import BadRequest, CallerError, MemoryUnavailable
+from gateway.errors import BadRequest, CallerError, ContextExceeded, MemoryUnavailable
 from gateway.run.call import ChatCall
 from gateway.run.directory import StoredAgents
 from gateway.run.memory.block_edits import BlockEdits
@@ -88,7 +88,9 @@ class ChatMemory:
         if status is None:
             await self.turns.wait_written(identity.scope)
             try:
-                return await self._read(call, attempts, ticket, make_memory, opens=opens)
+                return await self._read(
+                    call, attempts, ticket, make_memory, opens=opens, needs_memory=needs_memory
+                )
             except CallerError:
                 if needs_memory:
                     raise  # it does not fit, and may not be cut
@@ -131,8 +133,12 @@ class ChatMemory:
         make_memory: MakesMemory[_MemoryT],
         *,
         opens: bool,
+        needs_memory: bool,
     ) -> tuple[_MemoryT, Prompt]:
-        """Reads memory and makes the prompt. Sets the call's `memory_state`. Raises: StoreError; ClientGone."""
+        """Reads memory and makes the prompt. Sets the call's `memory_state`. Raises: StoreError; ClientGone.
+
+        needs_memory: a fallback that has no room for memory is passed over.
+        """
         keeper, request, spec = self.keeper, call.request, call.spec
         memory_context = await keeper.begin(
             MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, ticket),
@@ -141,8 +147,15 @@ class ChatMemory:
         call.identity = memory_context.request.identity
         block_edits = BlockEdits(list(memory_context.blocks))
         toolbox = self.agents.toolbox(call, memory_context, block_edits)
-        form = endpoint_form_for(request, attempts.endpoint, attempts.target.model)
-        prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.definitions())
+        while True:
+            form = endpoint_form_for(request, attempts.endpoint, attempts.target.model)
+            try:
+                prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.definitions())
+                break
+            except ContextExceeded:
+                if not needs_memory or not attempts.pass_over():
+                    raise
+                memory_context = memory_context.expected_from(attempts.target)
         block_edits.shown = prompt.section.shown
         if call.record is not None:
             await call.record.note_turn(turn_name(memory_context))

@@ -207,14 +207,12 @@ class RunMemory:
     # -- what a turn asks of its memory
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
-        return await self.keeper.composer.retarget_prompt(self._context_for(target), prompt, target, form)
+        return await self.keeper.composer.retarget_prompt(
+            self.context.expected_from(target), prompt, target, form
+        )
 
     def note_target(self, prompt: Prompt) -> None:
-        self.context, self.form = self._context_for(prompt.target), prompt.form
-
-    def _context_for(self, target: Target) -> MemoryContext:
-        context = self.context.answered_by(target)
-        return replace(context, request=replace(context.request, target=target))
+        self.context, self.form = self.context.expected_from(prompt.target), prompt.form
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         return

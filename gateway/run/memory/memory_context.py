@@ -136,6 +136,10 @@ class MemoryContext(Struct, frozen=True):
             return self
         return replace(self, plan=replace(self.plan, query=replace(self.plan.query, model=model)))
 
+    def expected_from(self, target: Target) -> MemoryContext:
+        """Returns the context of a request that is expected to be answered by another target."""
+        return replace(self.answered_by(target), request=replace(self.request, target=target))
+
 
 async def read_context(
     store: Store, resent: ResentLists, request: MemoryRequest, idle_s: float

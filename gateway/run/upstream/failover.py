@@ -141,8 +141,11 @@ class Failover:
             if path == CHAT or endpoint.provider.has_endpoint(path)
         ]
         members = [RouteMember(f"{e.name}/{t.model}", t.rank, e.health, t.model) for e, t in candidates]
-        first, *rest = [candidates[i] for i in order_members(members, self.now(), key())]
-        return Attempts(self, *first, rest, receipt)
+        order = order_members(members, self.now(), key())
+        first, *rest = [candidates[i] for i in order]
+        resting = [i for i, member in enumerate(members) if not member.rank and i not in order]
+        resting.sort(key=lambda i: members[i].available_at)
+        return Attempts(self, *first, rest, receipt, [candidates[i] for i in resting])
 
     def at_first_key(self, route: Route, receipt: Receipt) -> Attempts:
         """Returns attempts at the first key alone, the account with an upstream's files and the like."""
@@ -211,6 +214,8 @@ class Attempts:
     # The candidates that follow.
     _rest: list[Candidate]
     _receipt: Receipt
+    # The model's own endpoints in their cooldown. They are asked if no fallback has room for the request.
+    _resting: list[Candidate] = field(default_factory=list)
     # The last attempt had a reply, whatever its status.
     is_answered: bool = False
     # A request that may have had an effect is not sent again (a 429 has none).
@@ -264,25 +269,33 @@ class Attempts:
         return await self._send_until_answered(await self._first_request(make), make, mender)
 
     def pass_over(self) -> bool:
-        """Leaves the first candidate out, before anything is sent. Returns False where there is no other."""
-        if self._rest:
-            self.endpoint, self.target = self._rest.pop(0)
-            return True
-        return False
+        """Leaves out a fallback that would be asked first: its window is too small for the request.
+
+        The other candidates follow, and at last the model's own endpoints in their cooldown. Returns False if the first
+        candidate is no fallback, or if there is no other.
+        """
+        if not self._rest:
+            self._rest, self._resting = self._resting, []
+        if not self.target.rank or not self._rest:
+            return False
+        self.endpoint, self.target = self._rest.pop(0)
+        return True
 
     async def _first_request(self, make: RequestMaker) -> ModelRequest:
         """Returns the request for the present candidate, or for the next one if it is a fallback with a small window.
 
         Raises: ContextExceeded: no window is large enough.
         """
-        try:
-            return await make(self.target, self.endpoint)
-        except ContextExceeded:
-            # Hidden rounds of one turn stay where the first was answered.
-            while self.target.rank and self._rest and not self._is_settled:
-                if (following := await self._take_candidate(make)) is not None:
-                    return self._move_to(*following)
-            raise
+        while True:
+            try:
+                return await make(self.target, self.endpoint)
+            except ContextExceeded:
+                passed_over = self.endpoint
+                # Hidden rounds of one turn stay where the first was answered.
+                if self._is_settled or not self.pass_over():
+                    raise
+                passed_over.health.in_flight -= 1
+                self.endpoint.health.in_flight += 1
 
     async def _send_until_answered(
         self, request: ModelRequest, make: RequestMaker, mender: RequestMender | None

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import openai
 import pytest
 
-from gateway.settings import DeploymentSettings
+from gateway.settings import BlockSettings, DeploymentSettings
 from tests.doubles.upstream import (
     Gate,
     Reply,
@@ -241,6 +241,31 @@ def test_a_fallback_that_is_asked_first_is_passed_over_if_its_window_is_too_smal
         assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 1
         asked = {**CHATTY, "user": "alice" if memory else "", "store": memory}
         made = it.world.sdk.responses.with_raw_response.create(**asked)
+        assert made.headers["x-mnemogate-upstream"] == "first"
+
+
+@forms
+@pytest.mark.parametrize(("fault", "times"), [(fail(503), 5), (BUSY, 1)], ids=["breaker", "cooldown"])
+@pytest.mark.parametrize("is_strict", [False, True], ids=["append", "strict"])
+def test_a_fallback_that_has_no_room_for_memory_is_passed_over_where_memory_is_needed(
+    two: Open, fault: Reply, times: int, is_strict: bool, stream: bool
+) -> None:
+    """The request alone has room. It may not be answered without the stored conversation, or without memory."""
+    block = BlockSettings("human", "The user", "Likes tea. " * 60)
+    inputs: list[Any] = [[{"role": role, "content": "Hi. " * 10} for role in ("user", "assistant", "user")]]
+    headers = {"x-mnemogate-memory": "strict"}
+    if not is_strict:
+        inputs = ["Hi. " * 300, "And now?"]
+        headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+    asked: Any = {"model": "m", "user": "alice", "truncation": "disabled", "extra_headers": headers}
+    with two(window=200, profiles=[agent("default", blocks=(block,) if is_strict else ())]) as it:
+        for input in inputs[:-1]:
+            it.world.sdk.responses.create(input=input, **asked)
+        it.first.queue(*[fault] * times)
+        for n in range(times):
+            it.ask(False, False, f"question {n}")
+        assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 1
+        made = it.world.sdk.responses.with_raw_response.create(input=inputs[-1], stream=stream, **asked)
         assert made.headers["x-mnemogate-upstream"] == "first"
 
 
