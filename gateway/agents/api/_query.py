@@ -25,6 +25,9 @@ _ShortList = Annotated[list[str], Meta(max_length=64)]  # each item is a paramet
 _Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 _PROJECT = refused("A key opens one project, and lists are of that.")
 _NO_IDENTITIES = refused("An identity has agents alone; blocks have tags.")
+_NO_GROUPS = refused("A group's messages are those of its agents; list them there.")
+_NO_DATES = refused("Steps are not listed by date; go from page to page.")
+_NO_TRACES = refused("Requests are not stored, so there are no traces.")
 
 
 class PageQuery(UrlQuery):
@@ -167,10 +170,7 @@ class ShownMessagesQuery(PageQuery):
     use_assistant_message: bool = True
     assistant_message_tool_name: str = "send_message"
     assistant_message_tool_kwarg: str = "message"
-    group_id: (
-        Annotated[str | None, refused("A group's messages are those of its agents; list them there.")]
-        | UnsetType
-    ) = UNSET
+    group_id: Annotated[str | None, _NO_GROUPS] | UnsetType = UNSET
 
 
 class MessagesQuery(ShownMessagesQuery):
@@ -196,16 +196,10 @@ class StepsQuery(PageQuery):
     feedback: Maybe[Literal["positive", "negative"]] = UNSET
     has_feedback: Annotated[bool | None, refused("Say which `feedback`.")] | UnsetType = UNSET
     model: Annotated[str | None, refused("Steps are not listed by model.")] | UnsetType = UNSET
-    start_date: (
-        Annotated[str | None, refused("Steps are not listed by date; go from page to page.")] | UnsetType
-    ) = UNSET
-    end_date: (
-        Annotated[str | None, refused("Steps are not listed by date; go from page to page.")] | UnsetType
-    ) = UNSET
+    start_date: Annotated[str | None, _NO_DATES] | UnsetType = UNSET
+    end_date: Annotated[str | None, _NO_DATES] | UnsetType = UNSET
     tags: Annotated[list[str] | None, refused("Steps have no tags.")] | UnsetType = UNSET
-    trace_ids: (
-        Annotated[list[str] | None, refused("Requests are not stored, so there are no traces.")] | UnsetType
-    ) = UNSET
+    trace_ids: Annotated[list[str] | None, _NO_TRACES] | UnsetType = UNSET
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
 
 

@@ -40,6 +40,11 @@ from gateway.errors import BadRequest, UnknownId
 from storage.listing import ConversationEntry, ConversationFilter
 from storage.records import DEFAULT_CONVERSATION, Agent, Run
 
+_NO_OWN_BLOCKS = refused(
+    "An agent's blocks are the same in all its conversations; an agent of its own has others."
+)
+_ARCHIVED_BY_STATUS = {"unarchived": False, "archived": True, "all": None}
+
 
 class CreateConversation(Body):
     """A new conversation. Its model, window and settings count before the agent's."""
@@ -50,15 +55,7 @@ class CreateConversation(Body):
     model: Maybe[str] = UNSET
     model_settings: Annotated[dict[str, Any] | None, SETTINGS] | UnsetType = UNSET
     context_window_limit: Maybe[WindowTokens] = UNSET
-    isolated_block_labels: (
-        Annotated[
-            list[str] | None,
-            refused(
-                "An agent's blocks are the same in all its conversations; an agent of its own has others."
-            ),
-        ]
-        | UnsetType
-    ) = UNSET
+    isolated_block_labels: Annotated[list[str] | None, _NO_OWN_BLOCKS] | UnsetType = UNSET
 
 
 class UpdateConversation(CreateConversation):
@@ -196,9 +193,6 @@ def conversation_json(
         "created_by_id": None,
         "last_updated_by_id": None,
     }
-
-
-_ARCHIVED_BY_STATUS = {"unarchived": False, "archived": True, "all": None}
 
 
 class NamedConversation(Struct, frozen=True):
