@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage, call_id
+from gateway.core.conversation.canonical import WireMessage, call_id, call_objects
 from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
@@ -140,11 +140,12 @@ class _ReferenceFiller:
     def __init__(self, request: ChatRequest, most_bytes: int) -> None:
         self._request = request
         self._most_bytes = self._left_bytes = most_bytes
-        self._results = _CallResults(request.messages)
         # By the index of each message in the request: what stands there now, each with its model as a private field.
         models = request.reply_models
         self._messages = [[with_private(m, model=models.get(n))] for n, m in enumerate(request.messages)]
         self._reply_indices = {each.index for each in request.references if each.kind == "message"}
+        # The indices of the messages that are replaced by a reply, and not by one of a turn's inputs.
+        self._named_replies = set[int]()
         # The indices of messages that are dropped, since a path has them.
         self._repeats = set[int]()
 
@@ -168,9 +169,9 @@ class _ReferenceFiller:
             raise BodyTooLarge(
                 f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
             )
-        is_reply = reference.input_index is None
-        message = _with_answered_calls(messages[-1], self._results.after(at)) if is_reply else messages[-1]
-        self._messages[at][-1:] = [message]
+        if reference.input_index is None:
+            self._named_replies.add(at)
+        self._messages[at][-1:] = messages[-1:]
 
     def _add_thoughts(self, at: int, reply: WireMessage) -> None:
         if at in self._repeats:
@@ -182,7 +183,26 @@ class _ReferenceFiller:
             model = private_of(reply).get("model")
             self._messages[at][-1:] = [with_private({**message, **thoughts}, model=model)]
 
+    def _drop_unanswered_calls(self) -> None:
+        """Drops the calls of named replies that have no result: their client may have left out the calls' items.
+
+        A result belongs to the nearest call before it, since some models use the same ids again.
+        """
+        answered: set[str] = set()
+        for at in reversed(range(len(self._messages))):
+            stands = self._messages[at]
+            for n in reversed(range(len(stands))):
+                message = stands[n]
+                if message.get("role") == "tool":
+                    answered.add(str(message.get("tool_call_id")))
+                    continue
+                calls = call_objects(message)
+                if calls and at in self._named_replies and n == len(stands) - 1:
+                    stands[n] = _with_answered_calls(message, answered)
+                answered.difference_update(map(call_id, calls))
+
     def filled_request(self) -> ChatRequest:
+        self._drop_unanswered_calls()
         filled = [*chain.from_iterable(self._messages)]
         if (order := results_after_calls(filled)) is not None:
             filled = [filled[i] for i in order]
@@ -213,27 +233,9 @@ class _ReferenceFiller:
         return heard.path
 
 
-class _CallResults:
-    """The results of calls in a list. A result belongs to a call of its run, which is a row of replies and results."""
-
-    def __init__(self, messages: Sequence[WireMessage]) -> None:
-        self._runs: list[int] = []
-        self._last: dict[tuple[int, str], int] = {}
-        run = 0
-        for at, message in enumerate(messages):
-            run += message.get("role") not in ("assistant", "tool")
-            self._runs.append(run)
-            if message.get("role") == "tool":
-                self._last[run, message["tool_call_id"]] = at
-
-    def after(self, at: int) -> Callable[[str], bool]:
-        """Returns a test whether the result of a call follows a reply, in its run."""
-        return lambda id: self._last.get((self._runs[at], id), -1) > at
-
-
-def _with_answered_calls(reply: WireMessage, has_result: Callable[[str], bool]) -> WireMessage:
-    """Returns a reply without the calls that have no result: its client may have left out their items."""
-    calls = [call for call in reply.get("tool_calls") or () if has_result(call_id(call))]
+def _with_answered_calls(reply: WireMessage, answered: Collection[str]) -> WireMessage:
+    """Returns a reply without the calls that have no result. answered: the ids of the others."""
+    calls = [call for call in call_objects(reply) if call_id(call) in answered]
     rest = {key: value for key, value in reply.items() if key != "tool_calls"}
     return {**rest, "tool_calls": calls} if calls else {**rest, "content": rest.get("content") or ""}
 

@@ -408,19 +408,20 @@ def test_results_of_calls_follow_an_id(world: World, upstream: StrictUpstream) -
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
-@pytest.mark.parametrize("is_whole", [False, True])
-def test_words_may_come_while_a_tool_is_running(
-    world: World, upstream: StrictUpstream, is_whole: bool
-) -> None:
+@pytest.mark.parametrize("names", ["response", "items", "nothing"])
+def test_words_may_come_while_a_tool_is_running(world: World, upstream: StrictUpstream, names: str) -> None:
     """OpenAI takes such a list, and a chat completion has no place for it in this order."""
     upstream.queue(call_tools(Call("weather", {"city": "Rome"}), text="Let me see."), say("Sunny."))
     first = respond(world, user="alice", input="The weather?", tools=[WEATHER])
     [call] = calls_in(first)
     output = {"type": "function_call_output", "call_id": call.call_id, "output": "sun"}
-    new: list[Any] = [{"role": "user", "content": "In Rome, that is."}, output]
-    reply = [item.model_dump(exclude_none=True) for item in first.output]
-    items = [{"role": "user", "content": "The weather?"}, *reply, *new] if is_whole else new
-    previous = None if is_whole else first.id
+    items: list[Any] = [{"role": "user", "content": "In Rome, that is."}, output]
+    previous = first.id if names == "response" else None
+    if names != "response":
+        whole = [item.model_dump(exclude_none=True) for item in first.output]
+        references = [{"type": "item_reference", "id": item.id} for item in first.output]
+        reply = references if names == "items" else whole
+        items = [{"role": "user", "content": "The weather?"}, *reply, *items]
     last = respond(world, user="alice", input=items, previous_response_id=previous, tools=[WEATHER])
     assert last.output_text == "Sunny."
     respond(world, user="alice", input="Thanks.", previous_response_id=last.id)
