@@ -1,6 +1,6 @@
-"""The messages of a stored exchange as they are read: each with its number, what became of it, and what was added.
+"""The messages of a stored exchange as they are shown: each with its number, its state, its calls and its note.
 
-Texts are cut, so that a page has a bound; images and sounds are a line each, and are not loaded.
+Texts are cut, so that a page has a bound. A line stands for each image or sound.
 """
 
 from __future__ import annotations
@@ -27,20 +27,23 @@ _MEGABYTE = 1_000_000
 def message_records(
     exchange: Exchange, request: str | None, *, is_whole: bool = False
 ) -> list[MessageRecord]:
-    """Returns the messages of an exchange, in order. What is off the record or was forgotten whole is one without text.
+    """Returns the messages of an exchange, in order.
+
+    An exchange that is off the record, or was forgotten whole, is one record without text.
 
     exchange: with its content.
-    request: the id of the request that it answered, if that is known.
+    request: the id of the request that the exchange answered, if the id is known.
     is_whole: no text is cut.
     """
     if is_tombstone(exchange):
         state: _State = "off" if exchange.state is State.OFF else "forgotten"
         is_empty = not exchange.inputs and exchange.reply is None
-        if is_empty:
-            return []
-        return [MessageRecord(exchange.seq, exchange.seq, "", None, exchange.begun, None, state)]
+        return [] if is_empty else [_record_without_text(exchange, exchange.seq, "", exchange.begun, state)]
+    records = _input_records(exchange, is_whole=is_whole)
     reply = _reply_record(exchange, request, is_whole=is_whole)
-    return [*_input_records(exchange, is_whole=is_whole), *([] if reply is None else [reply])]
+    if reply is not None:
+        records.append(reply)
+    return records
 
 
 def readable(message: WireMessage) -> str:
@@ -50,13 +53,15 @@ def readable(message: WireMessage) -> str:
 
 
 def _input_records(exchange: Exchange, *, is_whole: bool) -> list[MessageRecord]:
-    """Returns the messages that came in."""
+    """Returns the records of the client's messages."""
     inputs: list[WireMessage] = orjson.loads(exchange.input or b"[]")
     records: list[MessageRecord] = []
     for index, message in enumerate(inputs):
         seq = exchange.seq + index
         if index in exchange.redactions:
-            records.append(_forgotten_record(exchange, seq, _role_of(message), exchange.begun))
+            records.append(
+                _record_without_text(exchange, seq, _role_of(message), exchange.begun, "forgotten")
+            )
         else:
             record = _record(exchange, seq, message, exchange.begun, is_whole=is_whole)
             records.append(replace(record, note=exchange.notes.get(index) or None))
@@ -64,11 +69,12 @@ def _input_records(exchange: Exchange, *, is_whole: bool) -> list[MessageRecord]
 
 
 def _reply_record(exchange: Exchange, request: str | None, *, is_whole: bool) -> MessageRecord | None:
-    """Returns the reply with the calls of its hidden rounds; None: there is none."""
+    """Returns the record of the reply, with the calls of its hidden rounds; None: the exchange has no reply."""
     seq, at = exchange.reply_seq, exchange.ended or exchange.begun
     reply = None if exchange.shown_reply is None else orjson.loads(exchange.shown_reply)
     if REPLY in exchange.redactions:
-        return _forgotten_record(exchange, seq, "assistant" if reply is None else _role_of(reply), at)
+        role = "assistant" if reply is None else _role_of(reply)
+        return _record_without_text(exchange, seq, role, at, "forgotten")
     if reply is None:
         return None
     full = orjson.loads(exchange.full) if exchange.full else {}
@@ -77,14 +83,14 @@ def _reply_record(exchange: Exchange, request: str | None, *, is_whole: bool) ->
     return replace(record, rounds=calls or record.rounds, request=request)
 
 
-def _forgotten_record(exchange: Exchange, seq: int, role: str, at: float) -> MessageRecord:
-    return MessageRecord(seq, exchange.seq, role, None, at, None, "forgotten")
+def _record_without_text(exchange: Exchange, seq: int, role: str, at: float, state: _State) -> MessageRecord:
+    return MessageRecord(seq, exchange.seq, role, speaker=None, at=at, text=None, state=state)
 
 
 def _record(
     exchange: Exchange, seq: int, message: WireMessage, at: float, *, is_whole: bool
 ) -> MessageRecord:
-    """Returns a message as it is read, with its own calls."""
+    """Returns the record of a message with text, and with the calls that the message itself has."""
     text = readable(message)
     return MessageRecord(
         seq,
@@ -92,8 +98,8 @@ def _record(
         _role_of(message),
         _speaker_of(message),
         at,
-        text if is_whole else shorten(text, TEXT_CHARS),
-        _state_of(exchange),
+        text=text if is_whole else shorten(text, TEXT_CHARS),
+        state=_state_of(exchange),
         images=sum("image" in str(part.get("type")) for part in media_in(message)),
         rounds=_own_calls(message, {}, is_whole=is_whole),
     )
@@ -124,22 +130,16 @@ def _reply_calls(messages: Sequence[Mapping[str, Any]], *, is_whole: bool) -> tu
 def _own_calls(
     message: Mapping[str, Any], results: Mapping[str, str], *, is_whole: bool
 ) -> tuple[ShownCall, ...]:
-    """Returns the calls of a message. results: what they returned, by the ids of the calls."""
+    """Returns the calls of a message. results: the texts of the calls' results, by the ids of the calls."""
     most_chars = sys.maxsize if is_whole else TOOL_CHARS
-    shown = []
+    shown_calls = []
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
         if (function := called_function(call)) is not None:
-            arguments = function.get("arguments", function.get("input", ""))
-            result = results.get(call_id(call), "")
-            shown.append(
-                ShownCall(
-                    str(function.get("name")),
-                    shorten(str(arguments), most_chars),
-                    shorten(result, most_chars),
-                )
-            )
-    return tuple(shown)
+            arguments = shorten(str(function.get("arguments", function.get("input", ""))), most_chars)
+            result = shorten(results.get(call_id(call), ""), most_chars)
+            shown_calls.append(ShownCall(str(function.get("name")), arguments, result))
+    return tuple(shown_calls)
 
 
 def shorten(text: str, most_chars: int) -> str:
@@ -148,7 +148,7 @@ def shorten(text: str, most_chars: int) -> str:
 
 
 def _media_line(part: Mapping[str, Any]) -> str:
-    """Returns what stands for an image or a sound: its kind, and its size where it was sent along."""
+    """Returns what stands for an image or a sound: its kind, and its size if its data was sent along."""
     kind = str(part.get("type") or "part").removeprefix("input_").removesuffix("_url").replace("_", " ")
     size = max((len(text) for text in _texts(part)), default=0) * 3 // 4
     if size < 1_000:
@@ -157,7 +157,7 @@ def _media_line(part: Mapping[str, Any]) -> str:
 
 
 def _texts(value: object) -> list[str]:
-    """Returns the texts within a part that may be its data."""
+    """Returns the texts within a part. The longest of them is its data, if the part has its data."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
 """The shape of the lines of an export: the fields of each part, with their types and bounds.
 
 A file may come from anywhere, and a value that no gateway writes would surface later, when it is read: by an error
-in each list that it stands in, or by an index that cannot count so far. A field that is not known here is left alone.
+in each list that shows it, or in an index that cannot count so far. A field that is not known here is left alone.
 
 A field without a comment is the field of that name in the part's record (`storage.records`). Rows are replaced: an
 exchange, a passage and a fact are known by their number (`seq`), all else by its public name (`uid`).
@@ -26,6 +26,15 @@ from gateway.core.tool_rule import RawRule
 from gateway.run.admin.import_progress import ImportProgress
 from gateway.run.admin.memory_records import FactOrigin
 
+# Fields of conversations and exchanges in exports of formats 1 and 2, and what they are called now.
+FORMER_NAMES = {
+    "ours": "is_stored",
+    "carried": "continued",
+    "standing": "active",
+    "said": "shown_reply",
+    "had": "has_reply",
+    "hush": "redactions",
+}
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 _Number = Annotated[int, Meta(ge=1, lt=2**31)]  # the search index has places for no more
 _Moment = Annotated[float, Meta(ge=-62_135_596_800, lt=253_402_300_800)]  # the years 1 to 9999
@@ -51,13 +60,13 @@ class _Conversation(msgspec.Struct):
     last_at: _Moment
     # Up to when its pending edits were merged.
     settled_at: _Moment
-    # Its history is the gateway's, not the client's.
+    # The gateway has the history, and the client sends new messages only.
     is_stored: bool = False
 
 
 class _Definition(msgspec.Struct):
     kind: str
-    # Of an agent; the header's counts.
+    # An agent's definition gets the uid of the header instead.
     uid: str
     name: str
     created: _Moment
@@ -90,9 +99,9 @@ class _Exchange(msgspec.Struct):
 
 
 class _Tombstone(_Exchange):
-    # Of each message that the client sent, the kinds of its atoms.
+    # The kinds of the atoms of each message that the client sent.
     kinds: list[_Kinds]
-    # Of its reply; None: it has none.
+    # The kinds of the atoms of the reply; None: the exchange has no reply.
     reply: _Kinds | None
 
 
@@ -122,7 +131,7 @@ class _Block(msgspec.Struct):
 
 
 class _Version(msgspec.Struct):
-    """A value that a block had (`Revision`)."""
+    """A version of a block's value (`Revision`)."""
 
     # The label of the block.
     block: str
@@ -255,7 +264,7 @@ class _Import(msgspec.Struct):
 
 class _Imported(msgspec.Struct):
     exchange: _Number
-    # One of the lines before.
+    # The uid of an import, from a line before this one.
     import_: _Uid = msgspec.field(name="import")
     what: Literal["exchange", "stub"]
     learns: bool
@@ -275,17 +284,6 @@ _STRUCTS_BY_PART: dict[str, type[msgspec.Struct]] = {
 }  # fmt: skip
 
 
-# Fields of conversations and exchanges in exports of formats 1 and 2, and what they are called now.
-FORMER_NAMES = {
-    "ours": "is_stored",
-    "carried": "continued",
-    "standing": "active",
-    "said": "shown_reply",
-    "had": "has_reply",
-    "hush": "redactions",
-}
-
-
 def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a line's part with the names that its fields have in the present format."""
     present = {FORMER_NAMES.get(name, name): value for name, value in values.items()}
@@ -298,7 +296,7 @@ def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_line(part: str, values: Mapping[str, Any], *, is_gone: bool = False) -> None:
-    """Checks a line's part. is_gone: of an exchange with content that is forgotten or off the record.
+    """Checks a line's part. is_gone: the part is an exchange that was forgotten, or that is off the record.
 
     Raises: ValueError, which names the field.
     """
@@ -306,7 +304,7 @@ def check_line(part: str, values: Mapping[str, Any], *, is_gone: bool = False) -
     if part == "definition":
         _check_definition(values)
     elif part == "version" and values["restores"] is not None and values["restores"] >= values["version"]:
-        # An undo goes from each to the one that it brought back, and would never come to an end.
+        # An undo follows `restores` from version to version, and would follow a circle for ever.
         raise ValueError("version: `restores` is not the number of an earlier version")
     elif part == "attached" and values.get("body") is not None:
         _check("body", values["body"], IdentityDefinition if values["kind"] == "identity" else ToolDefinition)
@@ -327,7 +325,7 @@ def _check_definition(values: Mapping[str, Any]) -> None:
 
 
 def _check(place: str, values: Any, value_type: Any) -> None:
-    """Checks values of a line. place: where they are in it. Raises: ValueError: they are not of this kind."""
+    """Checks values of a line. place: their place in the line. Raises: ValueError: they are not of this type."""
     try:
         convert(values, value_type, str_keys=True)
     except InvalidValue as error:

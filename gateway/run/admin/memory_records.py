@@ -126,11 +126,11 @@ class MessageRecord(Struct, frozen=True):
     at: float
     text: str | None
     state: Literal["standing", "superseded", "cancelled", "off", "forgotten"]
-    # How many it has.
+    # The number of its images.
     images: int = 0
-    # Its calls. `rounds` is their name in the JSON.
+    # Its calls of tools, which the JSON calls rounds.
     rounds: tuple[ShownCall, ...] = ()
-    # What memory put before it.
+    # The recalled text that was placed before the message.
     note: str | None = None
-    # The id of the request that it answers.
+    # Of a reply: the id of the request that it answers.
     request: str | None = None

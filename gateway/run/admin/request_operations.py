@@ -51,9 +51,9 @@ class RequestPage(Struct, frozen=True):
     items: tuple[RequestRecord, ...]
     # `after` of the next page.
     next: str | None
-    # Those being answered.
+    # The requests that are being answered now.
     in_flight: tuple[RequestRecord, ...] = ()
-    # The process that has answered them; None: no process serves.
+    # The id of the process that serves; None: no process serves.
     process: int | None = None
 
 
@@ -114,9 +114,19 @@ class RequestOperations(Struct, frozen=True):
             exchange = None if agent is None else await self.store.turns.exchange(agent, stored.exchange)
             if exchange is not None:
                 return await self._explain_stored(id, stored, logged, exchange.last_note)
-        unknown = f"There is no such request. Sources are kept for {self.keep_why_days:g} days."
         if log is None or logged is None or await self._find_forgotten(log, [logged]):
-            raise UnknownId(unknown, param="id")
+            raise self._unknown_request()
+        return await self._explain_logged(logged)
+
+    def _unknown_request(self) -> UnknownId:
+        text = f"There is no such request. Sources are kept for {self.keep_why_days:g} days."
+        return UnknownId(text, param="id")
+
+    async def _explain_logged(self, logged: LoggedRequest) -> ExplainedRequest:
+        """Explains a request without a stored recall.
+
+        Raises: UnknownId: its reply was forgotten, or what it recalled is gone.
+        """
         agent = None if logged.memory_uid is None else await self.store.agents.by_uid(logged.memory_uid)
         exchange = repeats = None
         if agent is not None and logged.exchange_row:
@@ -124,13 +134,13 @@ class RequestOperations(Struct, frozen=True):
             if exchange is None or exchange.state is State.FORGOTTEN:
                 raise UnknownId("There is nothing to show: the reply was forgotten.", param="id")
         if logged.has_recall_record:
-            if logged.at >= self._since:
-                if exchange is None:
-                    became = "forgotten, made again or not stored"
-                else:
-                    became = "forgotten" if exchange.redactions else "made again"
-                unknown = f"What was recalled is not there any more: the reply was {became}."
-            raise UnknownId(unknown, param="id")
+            if logged.at < self._since:
+                raise self._unknown_request()
+            if exchange is None:
+                cause = "forgotten, made again or not stored"
+            else:
+                cause = "forgotten" if exchange.redactions else "made again"
+            raise UnknownId(f"What was recalled is not there any more: the reply was {cause}.", param="id")
         if exchange is not None and is_tombstone(exchange):
             exchange = None
         if agent is not None and exchange is not None and exchange.notes:
@@ -139,7 +149,7 @@ class RequestOperations(Struct, frozen=True):
         return explain_logged(logged, conversation, _pause_of(logged, agent), exchange, repeats)
 
     def find_logged(self, memory: str, ids: Collection[str]) -> list[LoggedRequest]:
-        """Returns the requests of the log with some ids. memory: the uid of theirs."""
+        """Returns the requests of the log with these ids that read a memory. memory: its uid."""
         return [] if self.log is None else [each for each in self.log.ended(memory=memory) if each.id in ids]
 
     async def list(
@@ -176,11 +186,9 @@ class RequestOperations(Struct, frozen=True):
             listed = [*merge(listed, stored, key=lambda each: each.record.at, reverse=True)]
         page = listed[:limit]
         end = start.after(page)
-        in_flight = (
-            []
-            if self.log is None or after is not None
-            else self.log.in_flight(project=project, memory=memory)
-        )
+        in_flight: Sequence[LoggedRequest] = ()
+        if self.log is not None and after is None:
+            in_flight = self.log.in_flight(project=project, memory=memory)
         return RequestPage(
             items=tuple(each.record for each in page),
             next=f"{end.number}.{end.exchange}" if len(listed) > limit else None,
@@ -200,16 +208,16 @@ class RequestOperations(Struct, frozen=True):
         return {"lines": msgspec.to_builtins((*page.in_flight, *page.items)), "next": page.next}
 
     async def _find_conversation(self, logged: LoggedRequest, agent: Agent | None) -> str | None:
-        """Returns the conversation of a request; None: nothing of it can be read (as off the record)."""
+        """Returns the uid of a request's conversation; None: it has no message that can be read."""
         if agent is None or logged.conversation_uid is None:
             return None
         conversation = await self.store.memory_pages.conversation(agent.id, logged.conversation_uid)
         return conversation.uid if conversation is not None and conversation.messages else None
 
     async def _list_logged(self, log: RequestLog, project: str | None) -> Sequence[LoggedRequest]:
-        """Returns the requests of the log that have ended, and drops those of memories that are gone.
+        """Drops requests of memories that are gone from the log. Returns the others that have ended.
 
-        While the store is down, those of memories that may be gone are left out.
+        While the store is down, requests of memories that may be gone are left out.
         """
         try:
             log.drop_memories(await self._find_forgotten(log, log.ended()))
@@ -219,7 +227,7 @@ class RequestOperations(Struct, frozen=True):
         return log.ended(project=project)
 
     async def _find_forgotten(self, log: RequestLog, logged: Iterable[LoggedRequest]) -> set[str]:
-        """Returns the memories of these requests that are gone."""
+        """Returns the uids of the requests' memories that are gone."""
         suspects = {e.memory_uid for e in logged if e.memory_uid is not None and log.is_before_forgetting(e)}
         return suspects - (await self.store.overview.scopes(suspects)).keys() if suspects else suspects
 
@@ -251,7 +259,7 @@ class RequestOperations(Struct, frozen=True):
 
         id: of the request; a long one is stored as a hash.
         logged: the request with this id in the log.
-        note: of its turn.
+        note: the note of its turn.
         """
         record = unpack(stored.data)
         summary = {**_summarize_recall(stored, record), "id": id}

@@ -1,6 +1,6 @@
-"""Finds every text of a memory that has some words, which shows as well that none has them any more.
+"""Finds every text of a memory that has some words. Finding none shows that the words are gone.
 
-A trial of recall (gateway/run/admin/memory_search.py) ranks by likeness, and always finds something.
+A trial of recall (gateway/run/admin/memory_search.py) ranks texts by likeness instead, and always finds some.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from storage.errors import TooSlow
 from storage.listing import LAST_NUMBER, ExchangePlace, UnindexedTexts
 from storage.records import MUTED, Agent, Exchange, Fact, Message
 
-# How long the index may be read. A person waits for it, and no reply does.
+# How long the index may be read. A person waits for it, no reply does.
 _DEADLINE_MS = 5_000.0
-# The same where a page shows besides how much there is.
+# The same for a page that shows beside its subject how many texts have the words.
 _SHORT_DEADLINE_MS = 250.0
 # Facts that are no longer true among which words are looked for.
 ENDED_FACTS = 200
@@ -36,16 +36,18 @@ ENDED_FACTS = 200
 _AROUND_CHARS = 300
 # The most texts of `HiddenTexts`: a page of them has some 40 kB.
 _MAX_HIDDEN = 50
-# The items that `Remaining` has, and the most words of which each is looked for by itself.
-_SHOWN, _WORDS_ALONE = 5, 4
-# What a message is called by its state.
-_STATES: Mapping[str, str] = {
+# The items that `Remaining` has.
+_SHOWN_ITEMS = 5
+# The most words that are looked for one by one.
+_WORDS_ALONE = 4
+# The words for the state of a message.
+_STATE_WORDS: Mapping[str, str] = {
     "standing": "",
     "superseded": "replaced by another try",
     "cancelled": "broken off",
 }
 # The most items that are counted.
-_COUNTED = 20
+_MOST_COUNTED = 20
 
 
 class TextWithWords(SourceRecord, frozen=True, kw_only=True):
@@ -72,7 +74,7 @@ class HiddenText(Struct, frozen=True):
     text: str
     # Its page, relative to /ui/.
     href: str
-    # The number of its message; None: it is of none.
+    # The number of the message that has it; None: no message has it.
     message: int | None = None
 
 
@@ -80,7 +82,7 @@ class HiddenTexts(Struct, frozen=True):
     """The texts of a memory with some words that no reply finds."""
 
     items: tuple[HiddenText, ...] = ()
-    # There are no others: all such texts were looked through, and all facts that are no longer true.
+    # All texts without an index and all facts that are no longer true were looked through, so there are no others.
     is_complete: bool = True
 
 
@@ -88,33 +90,34 @@ class WordSearch(Struct, frozen=True):
     """The texts of a memory that have all words of a query."""
 
     query: str
-    # The words that were looked for: function words are not.
+    # The words that were looked for, without function words.
     words: tuple[str, ...]
     # Messages, passages and facts, the newest first.
     items: tuple[TextWithWords, ...]
     # `after` of the next page; None: this is the last one.
     next: str | None
-    # The blocks, and the facts that are no longer true of the last `ENDED_FACTS`; the first page alone has them.
+    # The blocks with the words; the first page alone has them.
     blocks: tuple[BlockWithWords, ...] = ()
+    # The facts with the words among the last `ENDED_FACTS` that are no longer true; the first page alone has them.
     ended: tuple[TextWithWords, ...] = ()
     # The labels of all blocks; the first page alone has them.
     labels: tuple[str, ...] = ()
     # The newest messages are not indexed yet, and may have the words.
     is_incomplete: bool = False
-    # Those that no index has; the first page alone has them.
+    # The texts with the words that no index has; the first page alone has them.
     hidden: HiddenTexts = HiddenTexts()
 
 
 class Remaining(Struct, frozen=True):
     """How many texts of a memory still have some words."""
 
-    # The queries by which `WordSearches.find` finds them: each of the texts is found by one at least.
+    # Queries for `WordSearches.find`: each of the texts is found by at least one of them.
     queries: tuple[str, ...]
-    # Of the newest messages, facts and passages with them, by kind, as far as they are counted.
+    # The counted messages, facts and passages, by kind. The newest are counted; there may be more.
     counts: dict[SourceKind, int]
-    # There may be more.
+    # There may be more texts than were counted.
     has_more: bool
-    # The first of them.
+    # The newest of the counted texts.
     items: tuple[TextWithWords, ...]
     blocks: tuple[BlockWithWords, ...]
 
@@ -127,7 +130,7 @@ class Remaining(Struct, frozen=True):
 class WordSearches(Struct, frozen=True):
     """Searches memories for words. Nothing is written. All methods raise UnknownId and StoreError.
 
-    project: the only one with memories that the caller sees; None: all.
+    project: the project whose memories the caller sees; None: the caller sees all.
     """
 
     views: MemoryViews
@@ -135,7 +138,7 @@ class WordSearches(Struct, frozen=True):
     async def find(
         self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE_LIMIT
     ) -> WordSearch:
-        """Returns a page of what has all words of a query, in any of their forms.
+        """Returns a page of the texts that have all words of a query, in any of their forms.
 
         Raises: BadRequest: `after` cannot be read.
         """
@@ -184,10 +187,10 @@ class WordSearches(Struct, frozen=True):
         """Returns the facts with all words of a query that are no longer true, and whether all of these were read."""
         facts = await self.views.store.facts.list_ended(agent.id, ENDED_FACTS)
         # In a thread, as below.
-        found = await asyncio.to_thread(
-            lambda: [f for f in facts if self.views.store.recall.has_words(f.text, query)]
+        facts_with_words = await asyncio.to_thread(
+            lambda: [fact for fact in facts if self.views.store.recall.has_words(fact.text, query)]
         )
-        return found, len(facts) < ENDED_FACTS
+        return facts_with_words, len(facts) < ENDED_FACTS
 
     async def _find_hidden(self, agent: Agent, query: str) -> HiddenTexts:
         unindexed = await self.views.store.memory_pages.unindexed(agent.id, agent.next_seq)
@@ -198,7 +201,7 @@ class WordSearches(Struct, frozen=True):
         return HiddenTexts(texts[:_MAX_HIDDEN], unindexed.is_complete and len(texts) <= _MAX_HIDDEN)
 
     def _hidden_with(self, uid: str, unindexed: UnindexedTexts, query: str) -> Iterator[HiddenText]:
-        """Yields those of some texts that have all words of a query."""
+        """Yields the texts, among some without an index, that have all words of a query."""
         recall = self.views.store.recall
         for label, version, value in unindexed.versions:
             if recall.has_words_anywhere(value, query):
@@ -211,7 +214,7 @@ class WordSearches(Struct, frozen=True):
                 )
         for source in unindexed.exchanges:
             for seq, what, text in _unindexed_texts(source.exchange):
-                # Of a long text the index has the first words, and may have found it.
+                # The index has the first words of a long message, so it may have found that message already.
                 if recall.has_words_anywhere(text, query) and (what or not recall.has_words(text, query)):
                     href = message_href(uid, source.conversation_uid, source.exchange, seq)
                     place = f"message {seq}{what and ', '}{what}"
@@ -221,7 +224,10 @@ class WordSearches(Struct, frozen=True):
         return self.views.store.recall.around_words(text, query, _AROUND_CHARS)
 
     async def remaining(self, project: str | None, uid: str, query: str) -> Remaining | None:
-        """Returns how many texts still have all words of a query; None: it has none, or that is not known in time."""
+        """Returns how many texts still have all words of a query.
+
+        None: the query has no words, or the search took too long, or the only texts may be not indexed yet.
+        """
         words = " ".join(self.views.store.recall.words_of(query))
         if not words:
             return None
@@ -229,15 +235,15 @@ class WordSearches(Struct, frozen=True):
         return await self._count(agent, await self.views.blocks.list_all(project, uid), [words])
 
     def lost_words(self, old: str, new: str) -> str:
-        """Returns the words that a correction has taken out of a text, as a query; "": none."""
+        """Returns the words that a correction has taken out of a text, as a query; "" if it has taken out none."""
         return " ".join(self.views.store.recall.words_of(old, without=new))
 
     async def still_say(self, project: str | None, uid: str, old: str, new: str) -> Remaining | None:
-        """Returns how many texts still have what a correction has taken out of a text.
+        """Returns how many texts still have the words that a correction has taken out of a text.
 
-        They have all of these words. Where no text has, they have one of the words that any text has.
+        Texts with all of these words are counted. If no text has them all, texts with any one of the words are.
 
-        None: nothing was taken out, or it is not known in time whether any text has it.
+        Returns None if no word was taken out, or where `remaining` would.
         """
         lost = self.views.store.recall.words_of(old, without=new)
         if not lost:
@@ -252,9 +258,9 @@ class WordSearches(Struct, frozen=True):
     async def _count(
         self, agent: Agent, blocks: Sequence[BlockRecord], queries: Sequence[str]
     ) -> Remaining | None:
-        """Returns how many texts are found by one of some queries; None: it is not known whether any is.
+        """Returns how many texts are found by any of some queries; None: as of `remaining`.
 
-        Queries that find nothing are left out, unless all do.
+        Queries that find nothing are left out of the result, unless none finds anything.
         """
         messages = dict[int, Message]()
         texts = dict[int, TextWithWords]()
@@ -264,7 +270,7 @@ class WordSearches(Struct, frozen=True):
         for query in queries:
             try:
                 hits = await self.views.store.recall.find_containing(
-                    agent, query, limit=_COUNTED, deadline_ms=_SHORT_DEADLINE_MS
+                    agent, query, limit=_MOST_COUNTED, deadline_ms=_SHORT_DEADLINE_MS
                 )
             except TooSlow:
                 return None
@@ -273,7 +279,7 @@ class WordSearches(Struct, frozen=True):
                 queries_that_find.append(query)
             new_messages = [each for each in hits.messages if each.seq not in messages]
             texts.update(
-                (each.seq, each) for each in await self._records(agent, new_messages[:_SHOWN], query)
+                (each.seq, each) for each in await self._records(agent, new_messages[:_SHOWN_ITEMS], query)
             )
             messages.update((each.seq, each) for each in new_messages)
             blocks_with_words = of_query | blocks_with_words
@@ -284,7 +290,7 @@ class WordSearches(Struct, frozen=True):
             tuple(queries_that_find or queries),
             dict(Counter(map(_kind, messages.values()))),
             has_more,
-            tuple(texts[seq] for seq in sorted(texts, reverse=True)[:_SHOWN]),
+            tuple(texts[seq] for seq in sorted(texts, reverse=True)[:_SHOWN_ITEMS]),
             tuple(blocks_with_words.values()),
         )
 
@@ -333,12 +339,12 @@ class WordSearches(Struct, frozen=True):
 
 
 def _unindexed_texts(exchange: Exchange) -> Iterator[tuple[int, str, str]]:
-    """Yields the texts of an exchange that no index has: the number of the message, what it is, the text.
+    """Yields the texts of an exchange that may be in no index: the number of the message, what the text is, the text.
 
-    What it is, in words; "": a message that the index has, but not all of it if it is long.
+    What the text is, in words; "" for a message that the index has: of a long one the index has the beginning alone.
     """
     for record in message_records(exchange, None, is_whole=True):
-        what = _STATES.get(record.state, record.state)
+        what = _STATE_WORDS.get(record.state, record.state)
         if record.role in RESULT_ROLES:
             what = "what a tool returned"
         elif record.seq - exchange.seq < exchange.prefix_length:

@@ -22,11 +22,11 @@ from storage.listing import LAST_NUMBER, Page
 from storage.records import Job, JobState, Scope
 from storage.sql.store import Store
 
-# What `after` of jobs begins with, by whether the page before ended among those that have failed for good.
-_DEAD, _OTHER = "dead-", "job-"
+# A cursor of jobs begins with one of these: the page before ended among the jobs that failed for good, or the others.
+_DEAD_PREFIX, _OTHER_PREFIX = "dead-", "job-"
 
-# Facts are being learned; a job waits until it is due; it has failed for good; there is no job, with a background model
-# and without one.
+# now: facts are being learned, or will be at once. waiting: the job is not due yet. failed: it has failed for good.
+# idle: there is no job. by_rule: there is no job, and no background model.
 LearningState = Literal["now", "waiting", "failed", "idle", "by_rule"]
 _JobsWithScopes = Sequence[tuple[Job, Scope | None]]
 
@@ -43,7 +43,7 @@ class JobRecord(Struct, frozen=True):
     tries: int
     # Why the last attempt failed, without content.
     error: str | None
-    # Of the memory that it works on.
+    # The name of the memory that the job works on; None: it works on no memory.
     name: str | None
 
 
@@ -60,7 +60,7 @@ class BatchRecord(Struct, frozen=True):
     id: str
     state: str
     created: float
-    # Its items by what became of them.
+    # The number of its items in each state, and their total.
     counts: dict[str, int]
 
 
@@ -84,8 +84,9 @@ class WorkRecord(Struct, frozen=True):
 class WorkOperations(Struct, frozen=True):
     """Lists jobs and batches, tries jobs again, and cancels.
 
-    A project bounds what is seen: jobs of its memories and its batches; None: all. Each method raises: UnknownId: the
-    project has no such job or batch; Conflict; BadRequest.
+    project: the project to whose jobs and batches a method is bounded; None: it sees all.
+
+    Each method raises: UnknownId: the project has no such job or batch; Conflict; BadRequest.
     """
 
     store: Store
@@ -97,7 +98,7 @@ class WorkOperations(Struct, frozen=True):
     has_model: bool = False
 
     async def learning(self, project: str | None, uid: str) -> LearningState:
-        """Returns how learning from a memory stands. Raises: UnknownId: there is no such memory."""
+        """Returns the state of learning from a memory. Raises: UnknownId: there is no such memory."""
         agent = await find_agent(self.store, project, uid)
         state_and_due = await self.store.jobs.state_of(agent.id, LEARN_JOB)
         if state_and_due is None:
@@ -145,7 +146,7 @@ class WorkOperations(Struct, frozen=True):
             raise _no_job() from error
 
     async def cancel_batch(self, project: str | None, id: str) -> BatchRecord:
-        """Cancels what has not ended of a batch. id: its public one."""
+        """Cancels the items of a batch that have not ended. id: the public id of the batch."""
         try:
             batch = await self.store.batches.find(project, ids.uid_of("job", id) or id)
         except NotFound as error:
@@ -156,16 +157,18 @@ class WorkOperations(Struct, frozen=True):
         is_dead = True
         before = LAST_NUMBER
         if after is not None:
-            is_dead = after.startswith(_DEAD)
-            prefix = _DEAD if is_dead else _OTHER
+            is_dead = after.startswith(_DEAD_PREFIX)
+            prefix = _DEAD_PREFIX if is_dead else _OTHER_PREFIX
             if not after.startswith(prefix):
                 raise unreadable_cursor()
             before = read_cursor(after.removeprefix(prefix), before)
-        page = self.store.jobs.page
-        jobs: _JobsWithScopes = await page(is_dead=is_dead, before=before, project=project, limit=limit + 1)
+        read_page = self.store.jobs.page
+        jobs: _JobsWithScopes = await read_page(
+            is_dead=is_dead, before=before, project=project, limit=limit + 1
+        )
         if is_dead and len(jobs) <= limit:
             room = limit + 1 - len(jobs)
-            jobs = [*jobs, *await page(is_dead=False, before=LAST_NUMBER, project=project, limit=room)]
+            jobs = [*jobs, *await read_page(is_dead=False, before=LAST_NUMBER, project=project, limit=room)]
         items = tuple(_job_record(job, scope) for job, scope in jobs[:limit])
         return JobPage(items, _next_cursor(items[-1]) if len(jobs) > limit else None)
 
@@ -187,9 +190,9 @@ def _job_record(job: Job, scope: Scope | None) -> JobRecord:
     return JobRecord(job.id, job.kind, job.state.value, job.due, job.tries, job.error, name)
 
 
-def _next_cursor(last: JobRecord) -> str:
-    """Returns `after` of the page behind one that ends with this job."""
-    return f"{_DEAD if last.state == 'dead' else _OTHER}{last.id}"
+def _next_cursor(last_job: JobRecord) -> str:
+    """Returns `after` for the page that follows this job."""
+    return f"{_DEAD_PREFIX if last_job.state == 'dead' else _OTHER_PREFIX}{last_job.id}"
 
 
 def _no_job() -> UnknownId:
