@@ -144,7 +144,7 @@ class SpanMaker:
                 link.trace_id, link.span_id = _trace_bytes(turn.trace_id), _span_bytes(turn.span_id)
 
     def _remember_turn(self, memory_row: int, context: TraceContext) -> None:
-        """Remembers a turn of a memory, for work that is done for that later. memory: its row."""
+        """Remembers a turn, which later work for its memory is linked to."""
         turns = self._turns.setdefault(memory_row, deque(maxlen=_LINKS_PER_MEMORY))
         turns.append(context)
         self._turns.move_to_end(memory_row)
