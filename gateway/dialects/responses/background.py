@@ -35,9 +35,9 @@ END_EVENTS = frozenset(("response.completed", "response.incomplete", "response.f
 class StoredResponseRequest(Struct, frozen=True):
     """A request as it is stored with its run, without keys and other headers of the caller."""
 
-    # As the client sent it.
+    # The body as the client sent it.
     body: str
-    # As it was resolved when the request came.
+    # The identity that was resolved when the request came.
     identity: Identity
     # The kinds of tools that the request's upstreams take.
     upstream_tools: UpstreamTools = field(name="takes")
@@ -177,7 +177,7 @@ class ShownResponses:
         return rebuild_response(tag, reply)
 
     def last_events(self, response: Json, number: int) -> bytes:
-        """Returns the last events of a response without a turn. number: the `sequence_number` of the first."""
+        """Returns the last events of a response without a turn. number: the `sequence_number` of the first event."""
         error = response.get("error")
         events = b""
         if error:
@@ -190,11 +190,11 @@ class ShownResponses:
         )
 
     def whole_events(self, shown: Json, number: int = 0) -> bytes:
-        """Returns all events of a response, with each item whole. number: the `sequence_number` of the first."""
-        ends = dict.fromkeys(("completed_at", "error", "incomplete_details", "usage"))
-        begun = {**shown, "status": "in_progress", "output": [], **ends}
+        """Returns all events of a response, with each item whole. number: the `sequence_number` of the first event."""
+        end_fields = dict.fromkeys(("completed_at", "error", "incomplete_details", "usage"))
+        first_response = {**shown, "status": "in_progress", "output": [], **end_fields}
         events: list[tuple[str, Json]] = [
-            (f"response.{kind}", {"response": begun}) for kind in ("created", "in_progress")
+            (f"response.{kind}", {"response": first_response}) for kind in ("created", "in_progress")
         ]
         for index, item in enumerate(shown["output"]):
             for kind in ("added", "done"):

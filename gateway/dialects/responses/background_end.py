@@ -20,7 +20,7 @@ class BackgroundEnd:
     Implements `ReplyChange`, which documents the methods.
     """
 
-    # The id and the body of the response that has ended; None: none has.
+    # The id and the body of the response that has ended; None: no response has ended.
     id: str | None = None
     response: bytes | None = None
 
@@ -33,7 +33,7 @@ class BackgroundEnd:
             fields = decode_object(data)
             response = fields.get("response")
             if fields.get("type") in _END_EVENTS and isinstance(response, dict):
-                # The response as it is written, since it may be nested more deeply than orjson writes.
+                # The bytes of the response are taken, since it may be nested more deeply than orjson writes.
                 self._note_end(response, decode_upstream_members(data)["response"])
         return self._change.event(event)
 

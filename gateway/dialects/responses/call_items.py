@@ -22,7 +22,7 @@ def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> J
 
     text: the input of a custom tool, if it was read before; None: it is read from the arguments.
     """
-    namespace_field: Json = {} if form.namespace is None else {"namespace": form.namespace}
+    namespace_field: Json = {"namespace": form.namespace} if form.namespace is not None else {}
     if form.item_type == "function_call":
         return {"type": form.item_type, "name": form.name, "arguments": arguments, **namespace_field}
     value = decode_object(arguments)
@@ -54,9 +54,10 @@ def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
         return {"id": id, "type": "function", "function": {"name": name, "arguments": text}}
     key = {"tool_search_call": "arguments", "apply_patch_call": "operation"}.get(item_type, "action")
     value = item.get(key)
+    if value is None:
+        raise missing_field(f"{where}.{key}")
     if not isinstance(value, (dict, str)):
-        param = f"{where}.{key}"
-        raise missing_field(param) if value is None else wrong_type(param, "an object", value)
+        raise wrong_type(f"{where}.{key}", "an object", value)
     if isinstance(value, dict):
         without = ("type",) if item_type == "local_shell_call" else ()
         arguments = {
@@ -81,8 +82,10 @@ def read_result(item: Json, where: object) -> tuple[str, Any]:
         return id, orjson.dumps(result).decode()
     if output is None:
         raise missing_field(f"{where}.output")
-    is_parts = item["type"] in ("function_call_output", "custom_tool_call_output")
-    return id, output if is_parts or isinstance(output, str) else orjson.dumps(output).decode()
+    may_have_parts = item["type"] in ("function_call_output", "custom_tool_call_output")
+    if not may_have_parts and not isinstance(output, str):
+        output = orjson.dumps(output).decode()
+    return id, output
 
 
 def render_result(item_type: str, content: str | list[Json]) -> Json:

@@ -25,9 +25,9 @@ def compaction_item(id: str, summary: str) -> Json:
 def summaries_in(items: Sequence[Any], field: str = "input", items_before: int = 0) -> list[Json]:
     """Returns the compaction items among items as system messages.
 
-    Raises: BadRequest: the gateway has not made such an item.
-
     field, items_before: as for `read_items`.
+
+    Raises: BadRequest: the gateway has not made such an item.
     """
     return [
         read_compaction(item, f"{field}[{index}]")
@@ -48,7 +48,7 @@ def read_compaction(item: Json, where: str) -> Json:
 
 
 def read_summary(message: Json) -> str:
-    """Returns the summary in a message that `read_compaction` has made; "": it has not made this message."""
+    """Returns the summary in a message that `read_compaction` has made; "": any other message."""
     content = message.get("content")
     if (
         message.get("role") != "system"

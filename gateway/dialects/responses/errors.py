@@ -44,14 +44,13 @@ class ResponsesErrors(ChatErrors):
 
 
 def translate_error(body: bytes) -> bytes | None:
-    """Returns the body of an upstream's error with the names of the Responses API; None: it is no error's body."""
+    """Returns the body of an upstream's error with the names of the Responses API; None: the body is no error."""
     json = parse_error_body(body)
     if json is None:
         return None
     error = json.get("error")
-    fields = (
-        error if isinstance(error, dict) else json
-    )  # some servers put the error's fields into the body itself
+    # Some servers put the error's fields into the body itself.
+    fields = error if isinstance(error, dict) else json
     for key, translate in (
         ("message", FIELD_NAMES.translate_sentence),
         ("param", FIELD_NAMES.translate_path),
@@ -69,5 +68,5 @@ def response_error(message: str, code: str | None) -> Json:
 def error_fields(message: str, code: str | None, error_type: str, param: Any) -> Json:
     """Returns the fields of an event of the type `error`."""
     fields = {"code": code or error_type, "message": message, "param": param}
-    # The reference has these fields in the event itself. OpenAI sends them in `error`, which its SDKs raise.
+    # OpenAI's reference has these fields in the event itself. OpenAI sends them in `error`, and its SDKs raise that.
     return {**fields, "error": {"type": error_type, **fields}}

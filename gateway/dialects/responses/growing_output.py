@@ -25,7 +25,7 @@ class GrowingOutput:
         """Makes an output without items. response: the response with this output; the first item begins it."""
         self._response = response
         self._items: list[Item] = []
-        # The item of text or thoughts that goes on.
+        # The item of text or thoughts that grows at present.
         self._open_item: Item | None = None
         # Puts the pieces of the client's calls together. Each of its calls has an item at the same index.
         self._draft = MessageDraft()
@@ -60,16 +60,15 @@ class GrowingOutput:
     def add_call(self, piece: Json) -> None:
         """Adds a piece of a call of the client's."""
         calls = self._draft.calls
-        call = self._draft.add_call_piece(
-            piece
-        )  # it tells calls apart that an upstream sends under one index
+        # The draft separates calls that an upstream sends under one index.
+        call = self._draft.add_call_piece(piece)
         if len(self._calls) < len(calls):
             self._close_item()
             self._calls.append(self._add_item(partial(CallItem, call=call, forms=self._response.terms.forms)))
         self._calls[calls.index(call)].grow()
 
     def end(self, status: str) -> None:
-        """Ends the items that go on. status: the response's."""
+        """Ends the open items. status: the response's."""
         self._close_item(status)
         for call in self._calls:
             call.end(self._status_at_end(call, status))
@@ -79,7 +78,7 @@ class GrowingOutput:
         return [item.final_json for item in self._items]
 
     def json(self, status: str) -> list[Json]:
-        """Returns the items as a response that ends with this status has them."""
+        """Returns the items in the form that they have in a response with this status."""
         return [item.json(self._status_at_end(item, status)) for item in self._items]
 
     def id_prefixes(self) -> list[str]:
@@ -91,21 +90,21 @@ class GrowingOutput:
         return "".join([item.generated_text() for item in self._items])
 
     def _add_search(self, block: Any) -> None:
-        """Adds a search that Claude made for itself, which comes with its query."""
+        """Adds a web search that Claude made itself. block: the search's block, with the query; others are ignored."""
         if not isinstance(block, dict) or (block.get("type"), block.get("name")) != _CLAUDE_SEARCH:
             return
         self._close_item()
         self._add_item(partial(SearchItem, query=as_text(as_object(block.get("input")).get("query"))))
 
     def _chars_before(self) -> int:
-        """Returns how many characters of the reply's text come before the item that goes on."""
+        """Returns how many characters of the reply's text come before the open item."""
         ended_messages = [
             item for item in self._items if isinstance(item, MessageItem) and item is not self._open_item
         ]
         return sum(len(item.generated_text()) for item in ended_messages)
 
     def _item_for(self, item_class: type[T]) -> T:
-        """Returns the item that goes on, or a new one after it."""
+        """Returns the open item if it is of this class; else closes it and returns a new item."""
         if isinstance(self._open_item, item_class):
             return self._open_item
         self._close_item()
@@ -119,7 +118,8 @@ class GrowingOutput:
         tag = self._response.begin()
         if self._items:
             self._items[-1].begin()  # a call may not have begun yet, and clients count items as they begin
-        item = make_item(tag, len(self._items), self._response.emit if self._response.sends_events else None)
+        emit = self._response.emit if self._response.sends_events else None
+        item = make_item(tag, len(self._items), emit)
         self._items.append(item)
         return item
 
@@ -135,7 +135,7 @@ class GrowingOutput:
 
 
 def _flat_annotation(annotation: Json) -> Json:
-    """Returns an annotation of a chat completion as this API has it: its fields stand beside its type, not below."""
+    """Returns an annotation of a chat completion in the form of this API: with the type and the fields side by side."""
     fields = annotation.get(str(annotation.get("type")))
     return {"type": annotation.get("type"), **fields} if isinstance(fields, dict) else annotation
 

@@ -1,4 +1,4 @@
-"""A response as it grows, but for its output: its id, its fields, and its events, which begin with `response.created`.
+"""A response as it grows, without its output: its id, its fields, and its events, which begin with `response.created`.
 
 (platform.openai.com/docs/api-reference/responses-streaming)
 """
@@ -49,7 +49,7 @@ class ResponseTerms(Struct, frozen=True):
 
 
 class GrowingResponse:
-    """One response. Its first item begins it, or its end if there is no item."""
+    """One response. It begins with its first item; a response without items begins at its end."""
 
     def __init__(self, terms: ResponseTerms, *, is_holding: bool = False) -> None:
         """Makes a response that has not begun. is_holding: as in `EventBuffer`."""
@@ -122,7 +122,7 @@ class GrowingResponse:
     ) -> Json:
         """Returns the response as it is now.
 
-        reason: why the response is incomplete; None: it is not.
+        reason: why the response is incomplete; None: it is not incomplete.
         usage: with the names of the Responses API.
         """
         response = {
@@ -133,7 +133,7 @@ class GrowingResponse:
             "completed_at": self.completed if status == "completed" else None,
             "status": status,
             "error": self.error,
-            "incomplete_details": None if reason is None else {"reason": reason},
+            "incomplete_details": {"reason": reason} if reason is not None else None,
             "model": self.model,
             "output": [*output],
             "usage": usage,

@@ -34,6 +34,16 @@ from gateway.dialects.responses.tools import (
 from gateway.errors import BadRequest
 
 _ROLES = ("user", "assistant", "system", "developer")
+# Fields of all items. `id` and `status` say nothing to a model.
+_COMMON_FIELDS = frozenset(("type", "id", "status"))
+# Types of items that are no messages, and are read with the tools and the fields of the request.
+_TYPES_READ_ELSEWHERE = frozenset(("additional_tools", "compaction", "compaction_trigger"))
+# Types of items that are left out: searches that were made upstream (their results go back with the thoughts), and
+# items that Codex has for itself (names in the binary of 0.169).
+_TYPES_LEFT_OUT = (
+    *("web_search_call", "image_generation_call", "agent_message", "ghost_snapshot"),
+    *("context_compaction", "other"),
+)
 
 
 class InputMessages(Struct, frozen=True):
@@ -42,8 +52,8 @@ class InputMessages(Struct, frozen=True):
     messages: list[Json]
     # The messages that stand for a reply which the client only names.
     references: list[Reference]
-    # For each message the index of its input item; 0 where the input is a text. -1: the message is a reply, which
-    # several items may make, or has the media of results.
+    # For each message the index of its input item; 0 where the input is a text. -1: the message is a reply, which may
+    # come from several items, or has the media of results.
     places: list[int]
     # The models that made the thoughts of replies, by the index of the reply; "": the model is not known.
     models: dict[int, str]
@@ -64,15 +74,18 @@ def read_items(
 
     messages_before: how many messages of the chat completion come before these.
     upstream_tools: decides the form of calls.
-    is_lenient: items that are wrong, or have no place in chat completions, are passed over, since the items themselves
-        go upstream.
+    is_lenient: items that are wrong or have no place in chat completions are skipped, since the items themselves go
+        upstream.
     field: the request's field with the items, for errors.
     items_before: how many of the first items are not of this field.
 
     Raises: BadRequest: an item is wrong, or has no place in chat completions.
     """
     if isinstance(items, str):
-        return InputMessages([{"role": "user", "content": items}], [], [0], {}, LeftOutFields())
+        message = {"role": "user", "content": items}
+        return InputMessages(
+            messages=[message], references=[], places=[0], models={}, left_out=LeftOutFields()
+        )
     where = ItemPath("", field)
     messages = _Messages(messages_before, upstream_tools, where, is_lenient=is_lenient)
     for index, item in enumerate(items):
@@ -87,28 +100,28 @@ def _read_item(item: Any, messages: _Messages, where: ItemPath, *, is_lenient: b
     """Adds an item to messages. where: the item's path. is_lenient: as in `read_items`. Raises: BadRequest."""
     if not isinstance(item, dict):
         raise wrong_type(f"{where}", "an object", item)
-    item_type = item.get("type") or _kind_of_untyped(item)
-    item_kind = _ITEM_KINDS.get(item_type) if isinstance(item_type, str) else None
-    if item_kind is not None:
+    item_type = item.get("type") or _type_of_untyped(item)
+    reading = _ITEM_READINGS.get(item_type) if isinstance(item_type, str) else None
+    if reading is not None:
         try:
-            item_kind.add(messages, item)
+            reading.add(messages, item)
         except BadRequest:
             if not is_lenient:
                 raise
-        messages.left_out.add_rest(item, item_kind.read_fields, where)
-    elif isinstance(item_type, str) and item_type in _KINDS_LEFT_OUT:
+        messages.left_out.add_rest(item, reading.read_fields, where)
+    elif isinstance(item_type, str) and item_type in _TYPES_LEFT_OUT:
         messages.left_out.add(f"{where}.{item_type}")
-    elif not (is_lenient or (isinstance(item_type, str) and item_type in _KINDS_READ_ELSEWHERE)):
-        raise (
-            missing_field(f"{where}.type")
-            if item_type is None
-            else unsupported_value(f"{where}.type", item_type)
-        )
+    elif not (is_lenient or (isinstance(item_type, str) and item_type in _TYPES_READ_ELSEWHERE)):
+        if item_type is None:
+            raise missing_field(f"{where}.type")
+        raise unsupported_value(f"{where}.type", item_type)
 
 
-def _kind_of_untyped(item: Json) -> str | None:
-    """Returns the kind of an item without a type, which items of two kinds may lack; None: it is neither."""
-    return "message" if "role" in item else "item_reference" if "id" in item else None
+def _type_of_untyped(item: Json) -> str | None:
+    """Returns the type of an item without `type`, which messages and references may lack; None: it is neither."""
+    if "role" in item:
+        return "message"
+    return "item_reference" if "id" in item else None
 
 
 class _Reply:
@@ -128,7 +141,7 @@ class _Reply:
 
     @property
     def is_over(self) -> bool:
-        """Returns whether a text that follows belongs to the next reply. (Only results follow calls.)"""
+        """Returns whether a text after the items so far begins the next reply. (Only results come after calls.)"""
         return self._ends_with_text and not self._calls
 
     def add_content(self, content: str | list[Json]) -> None:
@@ -139,12 +152,11 @@ class _Reply:
         self._ends_with_text = True
 
     def _take_parts(self, parts: list[Json]) -> str:
-        """Adds the parts of a content that are no text. Returns the text of the others."""
+        """Adds the parts of a content that are no text. Returns the joined text parts."""
         texts: list[str] = []
         for part in parts:
-            part_type = part.get(
-                "type"
-            )  # None: only read leniently; the upstream gets the item itself, and judges it
+            # A lenient reading lets a part without a type pass: the upstream gets the item itself, and judges it.
+            part_type = part.get("type")
             if part_type == "text":
                 texts.append(part["text"])
             elif part_type == "refusal":
@@ -160,7 +172,7 @@ class _Reply:
         self._ends_with_text = False
         model = str(thoughts.get("model") or "") if thoughts else self.model
         if model != self.model:
-            self._thoughts.clear()  # no model reads the thoughts of two
+            self._thoughts.clear()  # a model reads only its own thoughts
             self.model = model
         for key in THOUGHTS:
             if thoughts.get(key) is not None:
@@ -173,7 +185,9 @@ class _Reply:
         text = "".join(self._texts)
         content: str | list[Json] = text
         if self._parts:
-            content = [*([{"type": "text", "text": text}] if text else []), *self._parts]
+            content = [*self._parts]
+            if text:
+                content.insert(0, {"type": "text", "text": text})
         message: Json = {"role": "assistant", "content": content}
         if self._refusals:
             message["refusal"] = "".join(self._refusals)
@@ -208,13 +222,13 @@ class _Messages:
         self._upstream_tools = upstream_tools
         self._is_lenient = is_lenient
         self.left_out = LeftOutFields()
-        self._input = InputMessages([], [], [], {}, self.left_out)
+        self._input = InputMessages(messages=[], references=[], places=[], models={}, left_out=self.left_out)
         self._open_reply: _Reply | None = None
         self._media: list[Json] = []  # of the newest results; a user's message after the results has them
 
     @property
     def _current_reply(self) -> _Reply:
-        """The reply that goes on, else a new one."""
+        """The open reply; without one, a new reply is opened."""
         if self._open_reply is None:
             self._open_reply = _Reply()
         return self._open_reply
@@ -252,9 +266,10 @@ class _Messages:
 
     def add_message(self, item: Json) -> None:
         role, content = item.get("role"), item.get("content")
+        if role is None:
+            raise missing_field(f"{self._where}.role")
         if role not in _ROLES:
-            param = f"{self._where}.role"
-            raise missing_field(param) if role is None else _wrong_role(param, role)
+            raise _wrong_role(f"{self._where}.role", role)
         if content is None:
             raise missing_field(f"{self._where}.content")
         content = self._read_content(content, ".content")
@@ -266,13 +281,14 @@ class _Messages:
     def add_thoughts(self, item: Json) -> None:
         content = read_optional(item, "encrypted_content", str, self._where)
         id = item.get("id")
-        if content is None and not self._is_lenient and isinstance(id, str) and parse_turn_name(id):
+        thoughts: Json = {}
+        if is_sealed(content):
+            thoughts = unseal(content, f"{self._where}.encrypted_content")
+        elif content is None and not self._is_lenient and isinstance(id, str) and parse_turn_name(id):
             self._current_reply.thought_ids.append((id, f"{self._where}.id"))
-        elif not is_sealed(content):
+        else:
             self.left_out.add_rest(item, _COMMON_FIELDS, self._where)
-        self._current_reply.add_thoughts(
-            unseal(content, f"{self._where}.encrypted_content") if is_sealed(content) else {}
-        )
+        self._current_reply.add_thoughts(thoughts)
 
     def add_call(self, item: Json) -> None:
         self._current_reply.add_call(read_call(item, self._where, self._upstream_tools))
@@ -305,15 +321,12 @@ class _Messages:
         references = self._input.references
         index = self._messages_before + len(self._input.messages)
         # The items of one reply are one message.
-        last_reference = references[-1] if references else None
-        last_message = (
-            None
-            if last_reference is None
-            else (last_reference.index, last_reference.turn, last_reference.input_index)
-        )
-        if last_message != (index - 1, turn, place):
-            references.append(Reference(index, id, turn, f"{self._where}.id", input_index=place))
-            self._append({"role": "assistant", "content": ""})
+        if references:
+            last = references[-1]
+            if (last.index, last.turn, last.input_index) == (index - 1, turn, place):
+                return
+        references.append(Reference(index, id, turn, f"{self._where}.id", input_index=place))
+        self._append({"role": "assistant", "content": ""})
 
     def _read_content(self, content: Any, key: str) -> str | list[Json]:
         """Returns a content as chat completions have it. key: the name of its field after a dot. Raises: BadRequest."""
@@ -332,10 +345,11 @@ class _Messages:
             if self._is_lenient and part_type not in WORD_KINDS:
                 parts.append(part)
                 continue
+            if part_type is None:
+                raise missing_field(f"{where}.type")
             part_kind = PART_KINDS.get(part_type) if isinstance(part_type, str) else None
             if part_kind is None:
-                param = f"{where}.type"
-                raise missing_field(param) if part_type is None else unsupported_value(param, part_type)
+                raise unsupported_value(f"{where}.type", part_type)
             parts.append(part_kind.translate(part, where))
             self.left_out.add_rest(part, part_kind.read_fields, where)
         return parts
@@ -352,8 +366,7 @@ class _Messages:
 
     def _end_reply(self) -> None:
         reply, self._open_reply = self._open_reply, None
-        message = None if reply is None else reply.build_message()
-        if reply is None or message is None:
+        if reply is None or (message := reply.build_message()) is None:
             return
         self._append(message)
         index = self._messages_before + len(self._input.messages) - 1
@@ -372,7 +385,8 @@ class _Messages:
         if self._media and message["role"] != "tool":
             self._append_media()
         self._input.messages.append(message)
-        self._input.places.append(-1 if message["role"] == "assistant" else self.item_index)
+        place = -1 if message["role"] == "assistant" else self.item_index
+        self._input.places.append(place)
 
 
 def _wrong_role(param: str, role: Any) -> BadRequest:
@@ -385,19 +399,18 @@ def _wrong_role(param: str, role: Any) -> BadRequest:
     )
 
 
-class _ItemKind(Struct, frozen=True):
-    """A kind of item."""
+class _ItemReading(Struct, frozen=True):
+    """How the items of one type are read."""
 
-    # Adds an item of this kind to the messages.
+    # Adds an item to the messages.
     add: Callable[[_Messages, Json], None]
     # The fields that are read, and fields that say nothing to a model; all others are left out.
     read_fields: frozenset[str]
 
 
-_COMMON_FIELDS = frozenset(("type", "id", "status"))
-_ITEM_KINDS = {
-    kind: _ItemKind(add, _COMMON_FIELDS | set(fields.split()))
-    for kind, add, fields in (
+_ITEM_READINGS = {
+    item_type: _ItemReading(add, _COMMON_FIELDS | set(fields.split()))
+    for item_type, add, fields in (
         ("message", _Messages.add_message, "role content"),
         ("item_reference", _Messages.add_reference, ""),
         ("configuration_update", _Messages.add_configuration, ""),
@@ -416,11 +429,3 @@ _ITEM_KINDS = {
         ("apply_patch_call_output", _Messages.add_result, "call_id output"),
     )
 }
-# Kinds of items that are no messages, and are read with the tools and the fields of the request.
-_KINDS_READ_ELSEWHERE = frozenset(("additional_tools", "compaction", "compaction_trigger"))
-# Kinds of items that are left out: searches that were made upstream (their results go back with the thoughts), and
-# items that Codex has for itself (names in the binary of 0.169).
-_KINDS_LEFT_OUT = (
-    *("web_search_call", "image_generation_call", "agent_message", "ghost_snapshot"),
-    *("context_compaction", "other"),
-)

@@ -29,7 +29,9 @@ def _translate_image(part: Json, where: object) -> Json:
         raise unsupported_value(f"{where}.file_id", part["file_id"])
     image = {"url": read_text(part, "image_url", where)}
     detail = read_optional(part, "detail", str, where)
-    return {"type": "image_url", "image_url": image if detail is None else {**image, "detail": detail}}
+    if detail is not None:
+        image["detail"] = detail
+    return {"type": "image_url", "image_url": image}
 
 
 def _translate_file(part: Json, where: object) -> Json:
@@ -43,9 +45,10 @@ def _translate_file(part: Json, where: object) -> Json:
 
 def _translate_audio(part: Json, where: object) -> Json:
     audio = part.get("input_audio")
+    if audio is None:
+        raise missing_field(f"{where}.input_audio")
     if not isinstance(audio, dict):
-        param = f"{where}.input_audio"
-        raise missing_field(param) if audio is None else wrong_type(param, "an object", audio)
+        raise wrong_type(f"{where}.input_audio", "an object", audio)
     return {"type": "input_audio", "input_audio": audio}
 
 

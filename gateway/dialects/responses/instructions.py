@@ -1,4 +1,4 @@
-"""The instructions of a response as its client has them, without what memory has added upstream.
+"""The instructions of a response as its client has them, without the text that memory has added upstream.
 
 A response repeats the instructions with which it was made, in its body and in each event that contains the response.
 All other events and fields pass as they came.
@@ -20,11 +20,11 @@ _INSTRUCTIONS_KEY: Final = b'"instructions"'
 
 
 class ClientInstructions:
-    """Puts the client's instructions in place of the upstream's, in one reply.
+    """Replaces the upstream's instructions by the client's, in one reply.
 
     Implements `ReplyChange`, which documents the methods. They raise UpstreamBroke: the reply is no JSON.
 
-    to_clients: returns the client's instructions for the upstream's, both as JSON.
+    to_clients: returns the client's instructions, given the upstream's, both as JSON.
     """
 
     def __init__(self, to_clients: Callable[[bytes], bytes]) -> None:
@@ -53,7 +53,7 @@ class ClientInstructions:
         if data in event.raw:
             return event.raw.replace(data, restored, 1)
         # The JSON of the event has several lines.
-        name = "" if event.name is None else f"event: {event.name}\n"
+        name = f"event: {event.name}\n" if event.name is not None else ""
         return b"%bdata: %b\n\n" % (name.encode(), b"\ndata: ".join(restored.splitlines()))
 
     def _restore(self, response: bytes) -> bytes:

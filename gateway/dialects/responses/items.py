@@ -69,7 +69,7 @@ class ItemList:
         """Adds messages of a client, with the system and developer messages (directions) where they stood among them.
 
         tag: the part that the ids of the turn's items share.
-        inputs: the other messages, each with its place in the turn.
+        inputs: the client's other messages, each with its place in the turn.
         forms: the forms of calls, by the names that their tools have upstream.
         """
         end = 1 + max((place for place, _ in inputs), default=-1)
@@ -116,7 +116,7 @@ class ItemList:
 
 
 def render_created_item(item: Json, id: str) -> Json:
-    """Returns an item of a client as a list shows it. id: the end of its id, which begins as its type demands."""
+    """Returns an item of a client as a list shows it. id: the end of the item's id; the type decides the beginning."""
     item_type = item.get("type") or "message"
     fields_sent = {key: value for key, value in item.items() if value is not None}
     created_item = {
@@ -159,7 +159,7 @@ def _add_part_defaults(part: Json) -> Json:
 
 
 def item_tag(turn: TurnName, reply: WireMessage) -> str:
-    """Returns the part that the ids of a turn's items share: its response's own, else the part of the turn's name."""
+    """Returns the part that the ids of a turn's items share: of its response, else of the turn's name."""
     stored = read_stored_response(reply)
     return stored.id_tag if stored is not None and stored.id_tag else turn.tag
 
@@ -169,7 +169,7 @@ class ItemGroup(Struct, frozen=True):
 
     # Returns the items, oldest first.
     render: Callable[[], Sequence[Json]]
-    # The tag in the items' ids. (The ids of a response in the background contain another one.)
+    # The tag in the items' ids. (The ids of a response in the background contain another tag.)
     tag: str = ""
 
 
@@ -185,7 +185,7 @@ def find_item(groups: Sequence[ItemGroup], id: str) -> tuple[int, Json] | None:
 
 
 def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
-    """Returns a page of items. Only the groups that it needs are rendered.
+    """Returns a page of items. Only the groups on the page, and up to it, are rendered.
 
     groups: oldest first.
     query: `order`, `limit`, `after`.

@@ -1,7 +1,7 @@
 """A request to OpenAI's Responses API that goes upstream in this dialect, with memory in `instructions` and `input`.
 
-The request is read as a chat completion as well, from which memory learns the conversation and its messages. Parts that
-chat completions have no place for are left out of that, since they go upstream in any case.
+Memory learns the conversation and its messages from the request as a chat completion. That chat completion lacks the
+parts that chat completions have no place for; they go upstream in any case.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _TRANSLATED_FIELDS: Final = frozenset(
 _DELTA_EVENT: Final = "response.output_text.delta"
 _ITEM_EVENT: Final = "response.output_item.done"
 _CREATED_EVENT: Final = "response.created"
-# The most events that are read of a reply without an end; what follows is not remembered. Chosen: far above what models
-# write in one reply. Reading them takes some 0.2 s.
+# The most events that are read of a reply without an end; later events are not remembered. Chosen: far above what
+# models write in one reply. Reading so many events takes some 0.2 s.
 MAX_CONTENT_EVENTS: Final = 50_000
 _END_EVENTS: Final = {
     "response.completed": FINISHED,
@@ -77,7 +77,7 @@ class NativeResponse(Struct, frozen=True):
     conversation_id: str | None
     # The id of the response that the request continues.
     previous_id: str | None
-    # The part of the reply before this request that a voice agent's user heard; None: all of it.
+    # The part of the reply before this request that a voice agent's user heard; None: the user heard all of it.
     heard: Json | None = None
 
     @property
@@ -103,7 +103,8 @@ class NativeResponse(Struct, frozen=True):
         heard: Json | None = None
         if path and path[-1]["role"] == "assistant":
             heard_path = as_heard(path, [message for message, _ in placed])
-            heard = None if heard_path.path[-1] is path[-1] else heard_path.path[-1]
+            if heard_path.path[-1] is not path[-1]:
+                heard = heard_path.path[-1]
             path = heard_path.path
             placed = [pair for n, pair in enumerate(placed) if n not in heard_path.repeats]
         new_messages = [message for message, _ in placed]
@@ -155,7 +156,7 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     previous_id = read_optional(json, "previous_response_id", str)
     if not translated.messages and previous_id is None:
         return None
-    # The input may be nothing but results of OpenAI's own tools, which are no messages: an empty one stands for them.
+    # An input of nothing but results of OpenAI's own tools has no messages; an empty message stands in for them.
     chat = _translate(json, [*head, *(translated.messages or _NO_WORDS)])
     request = parse_chat(orjson.dumps(chat), max_messages + 1)
     request.side_request = codex_side_request(json)
@@ -200,7 +201,7 @@ def _translate(json: Json, messages: list[Json]) -> Json:
 
 
 def _read_functions(tools: Any) -> list[Json]:
-    """Returns the tools that are functions. By them the task of a sub-agent is recognised."""
+    """Returns the tools that are functions, which show whether a call starts a sub-agent."""
     objects = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
     return [
         {
@@ -215,7 +216,8 @@ def _read_functions(tools: Any) -> list[Json]:
 class ResponseReader:
     """Reads a response that passes. Implements `NativeReader`, which documents the methods.
 
-    Of a stream only the last event is parsed, which has the whole response. If it never comes, the earlier ones are.
+    The last event of a stream has the whole response, so only this event is parsed. If it never comes, the earlier
+    events are parsed.
     """
 
     def __init__(self, *, may_be_later: bool = False) -> None:
@@ -261,7 +263,7 @@ class ResponseReader:
         self._end = End.FAILED if has_failed else FINISHED
 
     def reply(self) -> NativeReply:
-        """Returns the reply as far as it has come. Of a reply that was cut only the text counts, not the calls."""
+        """Returns the reply as far as it has come. A reply that was cut has only its text, without calls."""
         response = self._response_in or _response_in(self._created_event)
         items = response.get("output") or self._assemble_items()
         if not isinstance(items, list):
@@ -276,7 +278,7 @@ class ResponseReader:
         return NativeReply(self._end, message, tuple(id for id in ids if isinstance(id, str) and id))
 
     def _note_pending(self, response: Json) -> bool:
-        """Returns whether a response is made in the background, and notes its id."""
+        """Notes the id of a response that is made in the background. Returns whether the response is."""
         id = response.get("id")
         self.background_id = id if isinstance(id, str) and is_pending(response) else None
         return self.background_id is not None

@@ -31,7 +31,7 @@ class ClientItems:
         if value is None:
             raise UpstreamBroke("The upstream sent a list of items that is no JSON.")
         changed = _without_notes(value)
-        return body if changed is value else orjson.dumps(changed)
+        return orjson.dumps(changed) if changed is not value else body
 
     def event(self, event: Event) -> bytes:
         return event.raw

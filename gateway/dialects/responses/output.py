@@ -17,6 +17,17 @@ from gateway.dialects.responses.call_items import render_call
 from gateway.dialects.responses.sealed import seal
 from gateway.dialects.responses.tools import CallForm
 
+# The beginning of the id of an item with a call, by the type of the item; "fc" for all other types.
+_ID_PREFIXES: Final = {
+    "custom_tool_call": "ctc",
+    "tool_search_call": "tsc",
+    "local_shell_call": "lsh",
+    "shell_call": "sh",
+    "apply_patch_call": "apc",
+}
+# The types of items whose arguments are sent piece by piece.
+_GROWING_TYPES: Final = ("function_call", "custom_tool_call")
+
 
 class Emit(Protocol):
     """Sends an event."""
@@ -69,7 +80,7 @@ class Item:
             self._emit("response.output_item.added", output_index=self.index, item=item)
 
     def end(self, status: str) -> None:
-        """Sends the whole item once more. status: completed or incomplete."""
+        """Ends the item, and sends it whole. status: completed or incomplete."""
         self.final_json = self.json(status)
         if self._emit is not None:
             self._emit("response.output_item.done", output_index=self.index, item=self.final_json)
@@ -204,20 +215,6 @@ class ThoughtsItem(Item):
         super().end(status)
 
 
-# The beginning of the id of an item with a call, by the type of the item.
-_ID_PREFIXES: Final = {
-    "custom_tool_call": "ctc",
-    "tool_search_call": "tsc",
-    "local_shell_call": "lsh",
-    "shell_call": "sh",
-    "apply_patch_call": "apc",
-}
-
-
-# The types of items whose arguments are sent piece by piece.
-_GROWING_TYPES: Final = ("function_call", "custom_tool_call")
-
-
 class CallItem(Item):
     """A call of a tool of the client's.
 
@@ -242,11 +239,11 @@ class CallItem(Item):
         return f"{_ID_PREFIXES.get(self._form.item_type, self.id_prefix)}_{self.tag}_{self.index}"
 
     def grow(self) -> None:
-        """Takes notice of a further piece of the call, and sends the arguments that have come."""
-        self._form = self._find_form()  # the piece may have told the name
+        """Reads a further piece of the call, and sends the arguments that have come."""
+        self._form = self._find_form()  # the piece may have brought the name
         arguments = self._call.arguments
         item_type = self._form.item_type
-        # Of calls of other kinds, whose arguments are objects, a typed client reads only the whole item.
+        # The arguments of other items are objects, and a typed client reads such an item only when it is whole.
         if not any(arguments) or item_type not in _GROWING_TYPES:
             return
         self.begin()
@@ -294,7 +291,7 @@ class CallItem(Item):
 
     @property
     def _custom(self) -> Json:
-        """Returns name and input of a call that is a custom tool's upstream, as far as they have come."""
+        """Returns the name and the input of a custom tool's call, as far as they have come. See `_is_custom`."""
         custom = self._call.fields.get(str(self._call.fields["type"]))
         return custom if isinstance(custom, dict) else {}
 

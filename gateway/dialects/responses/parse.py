@@ -190,7 +190,7 @@ def _read_messages(
     *,
     needs_input: bool,
 ) -> tuple[InputMessages, frozenset[int]]:
-    """Returns the messages of a chat completion, and the indices of those that each response of the conversation has.
+    """Returns the messages of a chat completion, and the indices of messages shared by the conversation's responses.
 
     The messages are the instructions, the summaries, then the input. Each response of the conversation has its
     summaries, system messages and developer messages.
@@ -207,7 +207,7 @@ def _read_messages(
     previous = _read_previous(json, len(head))
     if previous is not None:
         translated.references.insert(0, previous)
-    # A chat completion has at least one message, and a previous response is inserted before one.
+    # A chat completion has at least one message, and a previous response needs a message before which it is inserted.
     if not translated.messages and (previous is not None or not head):
         translated.messages.append({"role": "user", "content": ""})
     translated.messages[:0] = head
@@ -221,8 +221,10 @@ def _read_input(
     items = json.get("input")
     if items is None and not needs_input:
         items = []
+    if items is None:
+        raise missing_field("input")
     if not isinstance(items, (str, list)):
-        raise missing_field("input") if items is None else wrong_type("input", "a string or an array", items)
+        raise wrong_type("input", "a string or an array", items)
     if isinstance(items, list):
         check_length("input", items, max_messages - 1)
     if not waiting:

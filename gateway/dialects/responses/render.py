@@ -62,8 +62,8 @@ class MakesResponses(ResponseTerms, frozen=True):
 class ResponsesView(ClientView):
     """The view of the Responses API. As in a chat completion it shows one reply: no gateway tools, no steps.
 
-    waits: gateway tools are offered, so a hidden round may come first. Nothing is sent before the first content, and an
-        upstream's error after a hidden round can still be a status.
+    waits: nothing is sent before the first content, since gateway tools are offered: a hidden round may come first, and
+        then an upstream's error in the next round can still be the reply's status.
     """
 
     def __init__(self, terms: ResponseTerms, *, waits: bool) -> None:
@@ -132,11 +132,11 @@ class ResponsesView(ClientView):
         self._response.events.add(NOT_DURABLE)
 
     def show_upstream_error(self, error: Json, raw: bytes | None) -> None:
-        code, kind = error.get("code"), str(error.get("type") or "server_error")
+        code, error_type = error.get("code"), str(error.get("type") or "server_error")
         message, param = FIELD_NAMES.translate_sentence(str(error.get("message") or "")), error.get("param")
         if isinstance(param, str):
             param = FIELD_NAMES.translate_path(param)
-        self._emit_failure(message, None if code is None else str(code), kind, param)
+        self._emit_failure(message, str(code) if code is not None else None, error_type, param)
 
     def fail(self, error: GatewayError) -> None:
         self._emit_failure(error.message, error.code, error.kind, error.param)
@@ -153,7 +153,7 @@ class ResponsesView(ClientView):
         return None if status < 300 else translate_error(body)
 
     def prepare_stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
-        """Does as `ClientView` says: it shows the tail, and a reply that is over gets its id, usage and time."""
+        """Shows the tail, and gives a reply that is over its id, usage and time (`ClientView` documents the method)."""
         self._show_tail(tail)
         response = self._response
         is_over = outcome.state is FINISHED
@@ -168,6 +168,7 @@ class ResponsesView(ClientView):
             if not usage:
                 usage = self._terms.count(generated_in(outcome.shown_reply or {}))
             self._usage = usage
+        # The status of the reply as it is stored; `end` decides the same.
         if response.error:
             status = "failed"
         elif is_over and reason is None:
@@ -226,9 +227,9 @@ class ResponsesView(ClientView):
                 self._response.begin()  # the model may think for long before its first text
             delta = choice.get("delta")
             if isinstance(delta, dict):
-                self._output.add_delta(
-                    delta if event.calls is None else {**delta, "tool_calls": event.calls}, _logprobs(choice)
-                )
+                if event.calls is not None:
+                    delta = {**delta, "tool_calls": event.calls}
+                self._output.add_delta(delta, _logprobs(choice))
             if not is_hidden:
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
         usage = event.usage or usage_of(event.chunk)
@@ -238,10 +239,10 @@ class ResponsesView(ClientView):
     # -- what the client gets
 
     def _end_response(self) -> Json:
-        """Ends the items that go on, and returns the complete response."""
+        """Ends the open items, and returns the complete response."""
         self._response.begin()
         reason = _INCOMPLETE_REASONS.get(read_finish_reason(self._finish_reason))
-        status = "completed" if reason is None else "incomplete"
+        status = "incomplete" if reason else "completed"
         self._output.end(status)
         if self._usage is None:
             self._usage = self._terms.count(self._output.generated_text())
@@ -251,10 +252,10 @@ class ResponsesView(ClientView):
             status, reason, output=self._output.final_items(), usage=render_usage(self._usage)
         )
 
-    def _emit_failure(self, message: str, code: str | None, kind: str, param: Any) -> None:
+    def _emit_failure(self, message: str, code: str | None, error_type: str, param: Any) -> None:
         response = self._response
         response.begin()
-        fields = error_fields(message, code, kind, param)
+        fields = error_fields(message, code, error_type, param)
         response.emit("error", **fields)
         response.error = response_error(message, fields["code"])
         response.emit("response.failed", response=response.json("failed"))
@@ -263,7 +264,7 @@ class ResponsesView(ClientView):
 def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: bool = False) -> Json | None:
     """Returns a stored response as it was answered, but for logprobs; None: the reply is no response's.
 
-    tag: the part that its ids share.
+    tag: the part that the response's ids share.
     shows_sealed_thoughts: as in `ResponseTerms`.
     """
     stored = read_stored_response(reply)
@@ -294,12 +295,12 @@ def render_output(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = 
     """
     # The turn counts as stored, so that thoughts are shown without `encrypted_content`.
     response = GrowingResponse(ResponseTerms(ECHO_DEFAULTS, lambda: TurnName.from_tag(tag), forms=forms))
-    response.restore(StoredResponse("completed", 0, ""))
+    response.restore(StoredResponse("completed", created=0, model=""))
     return _rebuild_output(response, reply, "completed")
 
 
 def _rebuild_output(response: GrowingResponse, reply: WireMessage, status: str) -> list[Json]:
-    """Returns the output items that are made of a stored reply. status: the response's."""
+    """Returns the output items for a stored reply. status: the response's."""
     output = GrowingOutput(response)
     output.add_delta(delta_of({"message": reply}), [])
     output.end(status)
@@ -314,7 +315,7 @@ def empty_response(terms: ResponseTerms, status: str) -> Json:
 
 
 def render_usage(usage: Json | None) -> Json | None:
-    """Returns a chat completion's usage with the names of the Responses API; None for None."""
+    """Returns a chat completion's usage with the names of the Responses API; None: the usage is not known."""
     if usage is None:
         return None
     prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")

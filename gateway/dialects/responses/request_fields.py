@@ -19,7 +19,7 @@ from gateway.errors import BadRequest
 
 # Fields about objects and services that only OpenAI has.
 _OPENAI_FIELDS = ("prompt", "context_management")
-# Fields about the padding of a stream, tools at OpenAI, its storage or a full window: no chat completion has them.
+# Fields that no chat completion has: about the padding of a stream, OpenAI's tools and storage, or a full window.
 FIELDS_NOT_PASSED_ON = (
     "background",
     "client_metadata",
@@ -38,7 +38,7 @@ _FIELD_TYPES: dict[str, type] = {
 }
 # Fields of chat completions whose results a response cannot show, or for which this API has other fields.
 _CHAT_FIELDS = ("audio", "function_call", "functions", "messages", "modalities", "n")
-# Fields that are read one by one.
+# Fields that functions of their own read.
 _FIELDS_READ_APART = ("model", "input", "instructions", "conversation", "tool_choice", "tools")
 _FIELDS_NOT_COPIED = frozenset((*_OPENAI_FIELDS, *FIELDS_NOT_PASSED_ON, *_FIELDS_READ_APART))
 SEALED_THOUGHTS = "reasoning.encrypted_content"
@@ -81,7 +81,7 @@ def check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
 
 
 def add_translated(chat: Json, json: Json) -> None:
-    """Adds the fields that a chat completion has as well, with its names and in its forms. Raises: BadRequest."""
+    """Adds the fields that chat completions have, too, in their names and forms. Raises: BadRequest."""
     for key, value in json.items():
         if value is None or key in _FIELDS_NOT_COPIED:
             continue
@@ -142,7 +142,9 @@ def translate_text_format(text: Any) -> Json:
     """Returns the fields of a chat completion for the form of an answer, `text`. Raises: BadRequest."""
     if not isinstance(text, dict):
         raise wrong_type("text", "an object", text)
-    translated: Json = {} if text.get("verbosity") is None else {"verbosity": text["verbosity"]}
+    translated: Json = {}
+    if text.get("verbosity") is not None:
+        translated["verbosity"] = text["verbosity"]
     form = read_optional(text, "format", dict, "text")
     if form is None or form.get("type") == "text":
         return translated
@@ -158,7 +160,7 @@ def _translate_reasoning(reasoning: Any) -> Json:
     if (mode := reasoning.get("mode")) not in (None, "standard"):
         raise unsupported_value("reasoning.mode", mode)
     effort = reasoning.get("effort")
-    return {} if effort is None else {"reasoning_effort": effort}
+    return {"reasoning_effort": effort} if effort is not None else {}
 
 
 def wants_thoughts(reasoning: Json) -> bool:
@@ -239,7 +241,7 @@ def echo_fields(json: Json, request: ChatRequest, conversation: str | None, tool
         "tools": tools.echo,
         "model": request.model,
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
-        "conversation": None if conversation is None else {"id": conversation},
+        "conversation": {"id": conversation} if conversation is not None else None,
         # Whether the response can be retrieved, if its turn is stored.
         "store": json.get("store") is not False,
     }

@@ -2,8 +2,8 @@
 
     resp_<conversation><turn>                    a response
     msg_<conversation><turn>_<place>             an item of its reply
-    msg_<conversation><turn>_i<message>_<place>  an item of a client's message; the place stands if it has several
-    msg_<conversation><turn>_s<number>           a system or developer message, which is listed and names no turn
+    msg_<conversation><turn>_i<message>_<place>  an item of a client's message; with the place if it has several items
+    msg_<conversation><turn>_s<number>           a system or developer message; from this id no turn is read
 
 If the turn is not stored, the ids are random and name no turn. Ids of any other form are an upstream's.
 """
@@ -25,7 +25,7 @@ _TAG_BYTES = 28
 
 def make_tag(turn: TurnName | None) -> str:
     """Returns the part that all ids of a response share. turn: the name of its turn; None: the turn is not stored."""
-    return token_hex(_TAG_BYTES) if turn is None else turn.tag
+    return turn.tag if turn is not None else token_hex(_TAG_BYTES)
 
 
 def is_gateway_id(id: object) -> TypeGuard[str]:
@@ -48,10 +48,10 @@ def continues_gateway_response(previous_response_id: object, conversation: objec
 def parse_turn_name(id: str) -> TurnName | None:
     """Returns the name of the turn in an id; None: the id names no turn."""
     match = _ID_WITH_TURN.fullmatch(id)
-    return None if match is None else TurnName(match[1], match[2])
+    return TurnName(match[1], match[2]) if match else None
 
 
 def parse_input_place(id: str) -> int | None:
     """Returns the place of an input item's message in its turn; None: the id names no input item."""
     match = _ID_WITH_TURN.fullmatch(id)
-    return None if match is None or match[3] is None else int(match[3])
+    return int(match[3]) if match and match[3] else None

@@ -1,7 +1,7 @@
 """Sealed fields: a client gets them as `encrypted_content`, does not read them, and sends them back to the gateway.
 
-They are a summary, or the thoughts of a reply as the upstream made them: some upstreams want the thoughts back with the
-results of calls. Content that OpenAI has encrypted can be read by OpenAI alone.
+Sealed are summaries, and the thoughts of replies as the upstream made them: some upstreams want the thoughts back with
+the results of calls. Only OpenAI can read content that OpenAI has encrypted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A response as it is stored: its fields besides the output, in a private field of its turn's reply.
 
-When the response is retrieved, its output is made of the reply. The output itself is stored only where its items have
-another order than that of a reply (thoughts, text and thoughts again).
+When the response is retrieved, its output is made from the reply. The output itself is stored only where its items have
+another order than the parts of a reply (thoughts, text and thoughts again).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
         return {**ECHO_DEFAULTS, **self.echo}
 
     def output_of(self, reply: WireMessage) -> list[Json] | None:
-        """Returns the stored output; None: none is stored, or the reply was cut since, so it is made of the reply."""
+        """Returns the stored output; None: no output is stored, or the reply was cut since, so the reply has it."""
         if self.output is None:
             return None
         texts = [part.get("text", "") for item in self.output for part in item.get("content") or ()]
@@ -83,7 +83,7 @@ def read_stored_response(reply: WireMessage) -> StoredResponse | None:
 def read_call_forms(reply: WireMessage) -> Mapping[str, CallForm]:
     """Returns the forms of calls of the tools that a response's request offers, by the names of the tools upstream."""
     stored = read_stored_response(reply)
-    return NO_FORMS if stored is None else stored.call_forms
+    return stored.call_forms if stored is not None else NO_FORMS
 
 
 def changed_fields(echo: Json) -> Json:

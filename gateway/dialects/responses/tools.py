@@ -59,7 +59,7 @@ _PATCH_SCHEMA: Final[Json] = {
     },
     "required": ["type", "path"],
 }  # fmt: skip
-# Tools of OpenAI's that the client runs, as functions: by their name the description and the schema.
+# OpenAI's tools that the client runs, as functions: the description and the schema by the tool's name.
 _BUILT_IN_TOOLS: Final[Mapping[str, tuple[str, Json]]] = {
     "local_shell": ("Runs a command on the user's machine and returns its output.", _LOCAL_SHELL_SCHEMA),
     "shell": ("Runs shell commands and returns their output.", _SHELL_SCHEMA),
@@ -77,14 +77,14 @@ _FIELDS_READ: Final[Mapping[str, frozenset[str]]] = {
 _ENVIRONMENT_FIELDS: Final = frozenset(("type",))
 _FILTER_FIELDS: Final = frozenset(("allowed_domains",))
 _SEARCH_FIELDS: Final = frozenset(("type", "external_web_access", "filters", "user_location"))
-# Types of tools of which a request has one at most, so that `tool_choice` names the type alone.
+# Types of tools of which a request has one at most, so `tool_choice` names only the type.
 _TYPES_FORCED_BY_TYPE: Final = frozenset((*_BUILT_IN_TOOLS, TOOL_SEARCH))
 _WEB_SEARCH_TYPES: Final = frozenset(("web_search", "web_search_2025_08_26", "web_search_preview"))
 _CLAUDE_SEARCH_TYPE: Final = "web_search_20250305"
 
 
 class UpstreamTools(Struct, frozen=True):
-    """The tools, besides functions, that a request's upstreams take in chat completions."""
+    """Which tools, besides functions, a request's upstreams take in chat completions."""
 
     # Custom tools and `allowed_tools`, as OpenAI's own endpoint takes them.
     custom: bool = False
@@ -141,7 +141,7 @@ def flat_name(namespace: str | None, name: str) -> str:
 
 
 def tools_found(messages: Sequence[WireMessage]) -> list[Json]:
-    """Returns the tools that searches have found, which the client sends in these messages as the results."""
+    """Returns the tools that searches have found: they are in the results that the client sends in these messages."""
     searches = {
         call_id(call)
         for message in messages
@@ -193,7 +193,7 @@ class _Namespace(NamedTuple):
 
     # None: the tool is in no namespace.
     name: str | None = None
-    # A chat completion has no namespaces, so each of the tools gets this description before its own.
+    # A chat completion has no namespaces, so this description goes before the description of each tool.
     description: str = ""
 
 
@@ -204,8 +204,8 @@ class _ToolReader:
     """Translates the tools of one request."""
 
     def __init__(self, upstream_tools: UpstreamTools, max_calls: Any, left_out: LeftOutFields) -> None:
-        # Tools by their names upstream. A tool with the same name as an earlier one takes its place: a search may have
-        # found a tool that the request offers since.
+        # Tools by their names upstream. A later tool replaces an earlier tool of its name: the request may offer a tool
+        # that a search has found before.
         self.offered: dict[str, Json] = {}
         # As in `RequestTools`.
         self.forms: dict[str, CallForm] = {}
@@ -262,7 +262,9 @@ class _ToolReader:
             **_set_fields(tool, "description", "parameters", "strict"),
         }
         _add_description(function, namespace.description)
-        form = None if namespace.name is None else CallForm("function_call", name, namespace.name)
+        form = None
+        if namespace.name is not None:
+            form = CallForm("function_call", name, namespace.name)
         self._append_function(function, form)
 
     def _add_custom(self, tool: Json, where: str, namespace: _Namespace) -> None:
@@ -278,9 +280,8 @@ class _ToolReader:
             custom["format"] = syntax
             if syntax.get("type") == "grammar":
                 custom["format"] = {"type": "grammar", "grammar": _set_fields(syntax, "definition", "syntax")}
-        self._offer(
-            custom["name"], {"type": "custom", "custom": custom}, None if namespace.name is None else form
-        )
+        has_other_name = namespace.name is not None
+        self._offer(custom["name"], {"type": "custom", "custom": custom}, form if has_other_name else None)
 
     def _check_environment(self, tool: Json, where: str) -> None:
         """Refuses a shell in a container of OpenAI's, since the client does not run such shells. Raises: BadRequest."""
@@ -293,10 +294,10 @@ class _ToolReader:
     def _add_search(self, tool: Json, where: str) -> bool:
         """Adds a web search in the form of Claude's. Returns False if the search is left out."""
         if tool.get("external_web_access") is False:
-            return False  # it searches OpenAI's index of pages, which does not exist here
+            return False  # such a search reads OpenAI's index of pages, which does not exist here
         if not self._upstream_tools.web_search:
-            # Codex offers a search in every request, so among other tools it is left out. A search that is the only
-            # tool is refused (`read_tools`).
+            # Codex offers a search in every request, so a search is left out among other tools. A search that is the
+            # only tool is refused (`read_tools`).
             self.omitted_search = f"{where}.type"
             self._left_out.add("tools.web_search")
             return False

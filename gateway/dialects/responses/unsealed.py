@@ -22,7 +22,10 @@ def without_sealed_items(body: bytes) -> bytes:
     json = decode_object(body)
     edit = BodyEdit(body, json, listed="input", text_kind="input_text")
     for index, item in enumerate(as_list(json.get("input"))):
-        if isinstance(item, dict) and is_sealed(item.get("encrypted_content")):
-            is_summary = item.get("type") == COMPACTION_TYPE
-            edit.replace_message(index, [read_compaction(item, f"input[{index}]")] if is_summary else [])
+        if not isinstance(item, dict) or not is_sealed(item.get("encrypted_content")):
+            continue
+        if item.get("type") == COMPACTION_TYPE:
+            edit.replace_message(index, [read_compaction(item, f"input[{index}]")])
+        else:
+            edit.replace_message(index, [])
     return edit.render()

@@ -23,11 +23,11 @@ _ENVELOPE_FIELDS: Final = frozenset(("type", "event_id", "stream_id", "generate"
 class Create(Struct, frozen=True):
     """`response.create`."""
 
-    # Responses with the same `stream_id` come one after another, and so do those without a `stream_id` (None).
+    # Responses with the same `stream_id` come one after another; None is such a stream, too.
     stream_id: str | None
     # The fields of the request, each value as it is written.
     fields: dict[str, bytes]
-    # The id of the response that this one continues (`previous_response_id`); None: it continues none.
+    # The id of the response that this response continues (`previous_response_id`); None: it continues no response.
     previous: str | None
     # The model is to answer.
     is_generated: bool

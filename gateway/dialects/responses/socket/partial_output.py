@@ -10,8 +10,8 @@ from msgspec import Raw, Struct
 
 from gateway.dialects.responses.members import NOT_READABLE
 
-# The most bytes of events that are read of one response; what follows is not shown. Chosen: far above what models write
-# in one reply.
+# The most bytes of events that are read of one response; later events are not shown. Chosen: far above what models
+# write in one reply.
 MAX_BYTES: Final = 8 * 1024 * 1024
 _ITEM_ADDED: Final = "response.output_item.added"
 _ITEM_DONE: Final = "response.output_item.done"
@@ -46,10 +46,10 @@ class PartialOutput:
         self._left_bytes = MAX_BYTES
 
     def take(self, event_type: str, data: bytes) -> None:
-        """Takes an event that was sent. kind: its type. An event that cannot be read is ignored."""
+        """Takes an event that was sent. An event that cannot be read is ignored."""
         if event_type not in (_ITEM_ADDED, _ITEM_DONE, _TEXT_DELTA):
             return
-        # The count stays below 0: a short event after one that was left out would leave a gap in the text.
+        # Once below 0, the count stays below 0: if a shorter event still counted, the text would have a gap.
         self._left_bytes -= len(data)
         if self._left_bytes < 0:
             return

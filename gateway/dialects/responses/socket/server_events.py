@@ -22,13 +22,11 @@ from gateway.errors import GatewayError
 
 CREATED_EVENT: Final = "response.created"
 ERROR_EVENT: Final = "error"
-# The last events of a response, and those of them after which the response can be continued.
+# The last events of a response, and the ends after which a response can be continued.
 END_EVENTS: Final = frozenset(("response.completed", "response.incomplete", "response.failed", ERROR_EVENT))
 CONTINUABLE_END_EVENTS: Final = frozenset(("response.completed", "response.incomplete"))
-
-
 _ERROR_FORM = ResponsesErrors()
-# Values stay as they are written: what comes from elsewhere may be nested more deeply than orjson writes.
+# Values stay as they are written, since values from elsewhere may be nested more deeply than orjson writes.
 _ECHO_DEFAULTS: Final = {key: orjson.dumps(value) for key, value in ECHO_DEFAULTS.items()}
 
 

@@ -1,7 +1,7 @@
-"""The responses that one connection alone knows: those that are not stored (`store: false`).
+"""The responses that are not stored (`store: false`), and are known to one connection alone.
 
-Over a WebSocket a client may continue such a response by its id. The upstream is asked over HTTP, and knows only the
-responses that it has stored, so it gets the items in place of the id.
+Over a WebSocket a client may continue such a response by its id. The upstream, which is asked over HTTP, knows only the
+responses that it has stored. So it gets the items of the response instead of its id.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class UnstoredResponses:
     def __init__(self, limit_bytes: int) -> None:
         """Begins empty.
 
-        limit_bytes: the most bytes that are cached. A longer conversation is not, so its client must send all items.
+        limit_bytes: the most bytes that are cached. A longer conversation is not cached: its client must send all
+            items.
         """
         self._limit_bytes = limit_bytes
         self._by_id: OrderedDict[str, _CachedResponse] = OrderedDict()
@@ -67,7 +68,7 @@ class UnstoredResponses:
         fields = {**create.fields, "stream": b"true"}
         new_items = _items(fields.get("input", b"null"))
         previous = create.previous
-        cached = None if previous is None else self._by_id.get(previous)
+        cached = self._by_id.get(previous) if previous is not None else None
         items: Sequence[bytes] | None = new_items
         if cached is not None:
             items = [*cached.items, *new_items]
@@ -96,7 +97,7 @@ class UnstoredResponses:
         )
 
     def drop(self, id: str | None) -> None:
-        """Drops a response, since the request that continued it has failed. id: None: the request continued none."""
+        """Drops a response, since the request that continued it has failed. id: None: it continued no response."""
         if id is not None and (dropped := self._by_id.pop(id, None)) is not None:
             self._bytes -= dropped.size
 
@@ -113,7 +114,7 @@ class UnstoredResponses:
 
 
 def _items(raw: bytes) -> list[bytes]:
-    """Returns the items of an `input`; none for an input that is missing."""
+    """Returns the items of an `input`; []: the input is missing."""
     if raw.startswith(b'"'):
         return [b'{"role":"user","content":%b}' % raw]
     return [bytes(item) for item in _array.decode(raw)] if raw.startswith(b"[") else []
@@ -124,8 +125,7 @@ def _as_input(output: Sequence[msgspec.Raw]) -> list[bytes]:
     items = [decode_upstream_members(bytes(item)) for item in output]
     returned = [item for item in items if item.get("type") != b'"reasoning"' or "encrypted_content" in item]
     if len(returned) < len(items):
-        for (
-            item
-        ) in returned:  # for an item with an id, the upstream would demand the reasoning item before it
+        # For an item with an id the upstream would demand the reasoning item before it.
+        for item in returned:
             item.pop("id", None)
     return [encode_members(item) for item in returned]
