@@ -1,7 +1,7 @@
-"""Decides which callers are admitted: with a gateway key, once one exists, else those of this machine alone.
+"""Decides which callers are admitted: once there are keys, callers with a key; before, callers on this machine.
 
 The gateway's key comes in `x-mnemogate-key`, `x-api-key` (Anthropic's clients) or `Authorization`. It never goes
-upstream. Where `x-mnemogate-key` carries it, the other two are the caller's own credential for the provider.
+upstream. If `x-mnemogate-key` has the key, the other two headers are the caller's own credential for the provider.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Caller(NamedTuple):
     credential: str | None = None
     # The memory mode of requests that name none, where the key defines it.
     memory: str | None = None
-    # The only path that the key opens: METRICS_PATH or PAGE_PATH; None: not limited to one.
+    # The only path that the key opens: METRICS_PATH or PAGE_PATH; None: the key is not limited to one path.
     only_path: str | None = None
     # The credential of `x-api-key`, which counts first where the caller speaks Anthropic's dialect.
     api_key: str | None = None
     # The number and the name of the key; 0: the caller has presented none.
     key: int = 0
     key_name: str = ""
-    # Patterns of the models that the key may ask for; None: all.
+    # Patterns of the models that the key may ask for; None: all models.
     models: tuple[str, ...] | None = None
     # The user to whom the key is bound; None: each request names its user.
     user: str | None = None
@@ -55,7 +55,7 @@ class Caller(NamedTuple):
     expires: float | None = None
 
     def context(self, headers: RawHeaders) -> RequestContext:
-        """Returns the context of a request of this caller. headers: those of the request."""
+        """Returns the context of a request of this caller. headers: the request's."""
         return RequestContext(
             headers=headers,
             project=self.project,
@@ -96,9 +96,9 @@ class Guard:
         hosts: names, besides this machine's own, under which the gateway may be addressed while there are no keys.
         origins: the origins of web pages from elsewhere that are answered. `*` is not among them: it would let in
             every page that is opened on this machine.
-        serves_without_store: while the store does not answer, so that nobody knows whether there are keys, requests
-            without a key are served; else a key is demanded. True is for a gateway that only this machine can reach,
-            and that had no keys when they were last counted.
+        serves_without_store: while the store cannot say whether there are keys, requests without a key are served;
+            False: a key is demanded. True is for a gateway that only this machine can reach, and that had no keys when
+            they were last counted.
         has_settings_key: the settings have a key, so one is demanded whatever the store has.
         metrics_keys: which keys open /metrics once there are keys.
         """
@@ -112,7 +112,7 @@ class Guard:
         self._admitted_hosts: set[str] = set()  # the values of `host` that were admitted
 
     async def demands_key(self) -> bool:
-        """Returns whether a key that opens more than the page was ever made. A yes is remembered, also in an outage."""
+        """Returns whether a key that opens more than the page was ever made. True is remembered, also in an outage."""
         if not self._is_key_demanded:
             try:
                 self._is_key_demanded = await self._keys.has_any()
@@ -132,7 +132,7 @@ class Guard:
         if not (self._is_key_demanded or await self.demands_key()):
             self._check_local(values.get(b"host"), values.get(b"origin"))
             if secret is not None and secret.startswith(KEY_PREFIX) and await self._is_operator_key(secret):
-                # Keys of operators open the page alone: requests need none because of them.
+                # Keys of operators open only the page. While there are no other keys, other requests need no key.
                 return Caller(only_path=PAGE_PATH)
             return caller
         if not secret or not secret.startswith(KEY_PREFIX):
@@ -194,18 +194,18 @@ class Guard:
         """Refuses a caller with a key that does not open /metrics. Raises: NotAllowed, Overloaded."""
         if caller.only_path == METRICS_PATH or not await self.demands_key():
             return
-        refuses = self._metrics_keys == "metrics"
+        is_refused = self._metrics_keys == "metrics"
         if self._metrics_keys == "auto":
             try:
                 self._has_metrics_key = await self._keys.has_metrics_key()
             except StoreError as error:
-                # What was known last holds: figures are asked for in an outage above all.
+                # The last known answer holds, since figures are needed above all in an outage.
                 if self._has_metrics_key is None:
                     raise Overloaded(
                         "The key cannot be checked: the store does not answer.", retry_after_s=2
                     ) from error
-            refuses = self._has_metrics_key
-        if refuses:
+            is_refused = self._has_metrics_key
+        if is_refused:
             raise NotAllowed(
                 "This key does not open /metrics. `mnemogate keys create --metrics` makes one that does; "
                 "server.metrics_keys decides which keys do."
@@ -224,7 +224,7 @@ class Guard:
             )
         if host is not None and len(self._admitted_hosts) < _MAX_ADMITTED_HOSTS:
             self._admitted_hosts.add(host)
-        # Browsers send an Origin with every post to another site; a page of this machine's own has a known name.
+        # Browsers send an Origin with every post to another site; pages of this machine have a known name.
         if origin is not None and origin not in self._origins:
             match = re.fullmatch(r"[a-z][a-z0-9+.-]*://(.+)", origin)
             if match is None or not self.knows_host(match[1]):
@@ -243,7 +243,7 @@ def _only_path(key: Key) -> str | None:
     """Returns the only path that a key opens; None: the key is not limited to one path."""
     if key.is_operator:
         return PAGE_PATH
-    return None if key.opens is None else f"/{key.opens}"
+    return f"/{key.opens}" if key.opens is not None else None
 
 
 def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
@@ -259,7 +259,7 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
 
 
 def _gateway_secret(values: dict[bytes, str]) -> str | None:
-    """Returns what a request presents as the gateway's key, be it a key or not; None: it presents nothing."""
+    """Returns the text that a request presents as the gateway's key, valid or not; None: it presents no text."""
     secret = values.get(_KEY_HEADER)
     if secret is not None:
         return secret
@@ -272,15 +272,17 @@ def _gateway_secret(values: dict[bytes, str]) -> str | None:
 def _anonymous_caller(values: dict[bytes, str]) -> Caller:
     """Returns the caller without a gateway key, with its own credentials for the provider.
 
-    A gateway key never counts as a credential, be it valid, revoked or another gateway's: no upstream may see it.
+    A gateway key never counts as a credential, whether it is valid, revoked or another gateway's: no upstream may see
+    it.
     """
-    credential, api_key = values.get(b"authorization") or None, values.get(b"x-api-key")
-    if credential is not None and KEY_PREFIX in credential:
-        is_gateway_key = (_bearer(credential) or credential).startswith(KEY_PREFIX)
-        credential = None if is_gateway_key else credential
-    provider_key = None if not api_key or api_key.startswith(KEY_PREFIX) else X_API_KEY_PREFIX + api_key
+    credential = values.get(b"authorization") or None
+    if credential is not None and (_bearer(credential) or credential).startswith(KEY_PREFIX):
+        credential = None
+    api_key, provider_key = values.get(b"x-api-key"), None
+    if api_key and not api_key.startswith(KEY_PREFIX):
+        provider_key = X_API_KEY_PREFIX + api_key
     credential = credential or provider_key
-    return ANONYMOUS if credential is None else Caller(credential=credential, api_key=provider_key)
+    return Caller(credential=credential, api_key=provider_key) if credential is not None else ANONYMOUS
 
 
 def _bearer(authorization: str | None) -> str | None:
@@ -290,6 +292,6 @@ def _bearer(authorization: str | None) -> str | None:
 
 
 def _host_name(host: str) -> str:
-    """Returns a host's name without its port: `example.org:80` -> `example.org`, `[::1]:80` -> `::1`; "": none."""
+    """Returns a host's name without its port: `example.org:80` -> `example.org`, `[::1]:80` -> `::1`; "": no host."""
     match = _HOST.fullmatch(host)
-    return "" if match is None else (match[1] or match[2]).lower()
+    return (match[1] or match[2]).lower() if match else ""

@@ -24,7 +24,7 @@ class BodyReader:
         """Begins with no body in flight.
 
         limit_bytes: the most bytes of one body.
-        in_flight_bytes: the most of all bodies over LARGE_BYTES, each of which counts until its request is answered.
+        in_flight_bytes: the most bytes of all bodies over LARGE_BYTES. A body counts until its request is answered.
         timeout_s: the time for one body; it is extended while the body keeps coming.
         """
         self.limit_bytes = limit_bytes
@@ -55,20 +55,20 @@ class ByteQuota:
         self._taken = 0
 
     def grow(self, size: int) -> None:
-        """Takes all that is missing for `size` bytes, once that is more than LARGE_BYTES; a small body takes none.
+        """Extends the share to `size` bytes, once more than LARGE_BYTES are missing; a small body takes no share.
 
         Raises: Overloaded.
         """
-        missing = size - self._taken
-        if missing <= LARGE_BYTES:
+        missing_bytes = size - self._taken
+        if missing_bytes <= LARGE_BYTES:
             return
-        if missing > self._reader.left_bytes:
+        if missing_bytes > self._reader.left_bytes:
             raise Overloaded("Too many large requests are in flight. Try again shortly.", retry_after_s=1)
-        self._reader.left_bytes -= missing
+        self._reader.left_bytes -= missing_bytes
         self._taken = size
 
     def release(self) -> None:
-        """Gives back what was taken."""
+        """Gives the share back."""
         self._reader.left_bytes += self._taken
         self._taken = 0
 
@@ -102,7 +102,7 @@ class _BodyBlock:
                 announced = content_length(self._scope) or 0
                 if announced > limit:
                     raise _too_large(limit, announced)
-                # Before anything is read, so that a body for which there is no room is refused at its beginning.
+                # A body for which there is no room is refused before any of it is read.
                 self._quota.grow(announced)
                 body = await self._read_parts()
             if len(body) > limit:
@@ -134,7 +134,7 @@ class _BodyBlock:
                     self._quota.grow(len(body))
                     if not message.get("more_body", False):
                         return bytes(body)
-                    # A body may take longer than the timeout if it keeps coming: what has arrived buys time.
+                    # A body that keeps coming may take longer than the timeout: the bytes that have arrived buy time.
                     timer.reschedule(deadline + len(body) / SLOWEST_BYTES_PER_S)
         except TimeoutError:
             raise BodyTimeout(
@@ -175,5 +175,5 @@ def content_length(scope: Scope) -> int | None:
         return None
     if not value.isdigit():
         raise BadRequest("The content-length header is not a number.")
-    # Twenty digits are more than any limit, and keep a number of many thousand digits from being worked out.
+    # Twenty digits are above any limit. Without the cut Python would parse numbers of many thousand digits.
     return int(value[:20])

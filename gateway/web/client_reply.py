@@ -1,10 +1,11 @@
 """The reply to one request: the web's side of `gateway.run.sink.Sink`.
 
-ASGI silently drops what is sent to a client that has left, so the reply learns of it in another way. The gateway's own
-connection reports it (gateway.web.uvicorn_protocol). Under another server a task watches `receive`, which returns
-`http.disconnect` then, and also when a response is complete, perhaps after an empty `http.request`. (Such a task costs
-4% of a plain request.)
-A client that does not read would block `send` for ever; a timer ends that wherever `send` may wait.
+ASGI silently drops bytes that are sent to a client that has left. So the gateway's own connection reports that the
+client has left (gateway.web.uvicorn_protocol). Under another server a task watches `receive`: it returns
+`http.disconnect` when the client has left, and also when a response is complete, perhaps after an empty `http.request`.
+(Such a task costs 4% of a plain request.)
+
+A client that does not read would block `send` for ever, so a timer runs wherever `send` may wait.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class ClientReply:
     def __exit__(self, *_: object) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
-        # The client may have sent its next request already; then `on_lost` is that request's reply's.
+        # The client may have sent its next request already; then the reply to that request has set `on_lost`.
         if self._connection is not None and self._connection.on_lost == self._lose_client:
             self._connection.on_lost = None
 

@@ -1,4 +1,4 @@
-"""Multipart forms (RFC 7578, RFC 2046 5.1): a search for one field in a form too large to be held, and a parser.
+"""Multipart forms (RFC 7578, RFC 2046 5.1): a parser, and a search for one field in a form too large for memory.
 
 The search reports no mistakes: a body that is no form has no fields.
 """
@@ -15,16 +15,16 @@ _NAME = re.compile(rb"""^content-disposition:[^\r\n]*;\s*name=(?:"([^"\r\n]*)"|(
 _FILE_NAME = re.compile(
     rb"""^content-disposition:[^\r\n]*;\s*filename=(?:"([^"\r\n]*)"|([^\s;]+))""", re.I | re.M
 )
-# All that some reader may take for a name: readers differ in which of two they take, in blanks and in quoted names.
+# All texts that some reader may take for a name. Readers differ in blanks, in quotes, and in which of two names counts.
 _POSSIBLE_NAME = re.compile(rb"""(?<![\w-])name(\*[\d*]*)?\s*=\s*"?([^"\r\n;]*)""", re.I)
 _DELIMITER_END = re.compile(rb"[ \t]*\r\n")
 _TYPE = re.compile(rb"^content-type:([^\r\n]*)", re.I | re.M)
 _MAX_HEAD_BYTES = 16 * 1024  # chosen: far above the head of any part, and the search's cost stays linear
-_MAX_PARTS = 1_000  # chosen: far above those of any form; millions of empty ones would take long to read
+_MAX_PARTS = 1_000  # chosen: far above the parts of any form; millions of empty parts would take long to read
 
 
 def read_boundary(content_type: str) -> bytes | None:
-    """Returns the boundary that a `multipart/form-data` type names; None: it names none or two, or is another type."""
+    """Returns the one boundary that a `multipart/form-data` type names; None: not one boundary, or another type."""
     if not content_type.lower().startswith("multipart/form-data"):
         return None
     if len(_BOUNDARY_FIELD.findall(content_type)) > 1:
@@ -37,9 +37,9 @@ class FieldSearch:
     """A search for the fields with one name. Feed it the form as it comes; it holds the head of one part at most."""
 
     def __init__(self, boundary: bytes, name: str) -> None:
-        # Start and end of the first field's value, as offsets in the form; None until it has ended.
+        # Start and end of the first field's value, as offsets in the form; None: the field has not ended yet.
         self.span: tuple[int, int] | None = None
-        # Nothing more is searched: the form has ended, or readers may differ in what follows.
+        # The search is over: the form has ended, or readers may read the following parts differently.
         self.is_over = False
         # After the first field comes a second field of this name, or a place at which readers differ (a head that is
         # too long, very many parts), so that some reader may find a second field.
@@ -60,7 +60,7 @@ class FieldSearch:
 
     def _read_part(self) -> bool:
         """Reads up to the next part. Returns False when that takes more bytes, or when the search is over."""
-        # Some readers take a delimiter after a bare line feed, too, and then read another form than the others.
+        # Some readers accept a delimiter after a bare line feed, too, and so read other parts than other readers.
         start = self._pending.find(self._delimiter[1:]) - 1
         if start < 0:
             self._skip(max(0, len(self._pending) + 1 - len(self._delimiter)))
@@ -71,12 +71,12 @@ class FieldSearch:
             return False
         if self._value_start is not None:
             self.span, self._value_start = (min(self._value_start, self._offset), self._offset), None
-        after = self._pending[len(self._delimiter) : len(self._delimiter) + 2]
-        if after == b"--":
+        after_delimiter = self._pending[len(self._delimiter) : len(self._delimiter) + 2]
+        if after_delimiter == b"--":
             self.is_over = self.is_whole = True
             return False
-        end = self._pending.find(b"\r\n\r\n")
-        if end < 0:
+        head_end = self._pending.find(b"\r\n\r\n")
+        if head_end < 0:
             if len(self._pending) > len(self._delimiter) + _MAX_HEAD_BYTES:
                 self._give_up()
             return False
@@ -84,15 +84,15 @@ class FieldSearch:
         if self._parts > _MAX_PARTS or not _DELIMITER_END.match(self._pending, len(self._delimiter)):
             self._give_up()
             return False
-        if _may_be_named(self._name, self._pending[len(self._delimiter) : end]):
+        if _may_be_named(self._name, self._pending[len(self._delimiter) : head_end]):
             self.is_over = self.is_ambiguous = self.span is not None
-            self._value_start = self._offset + end + 4
+            self._value_start = self._offset + head_end + 4
         # The line break that ends the head stays: with an empty value it begins the next delimiter.
-        self._skip(end + 2)
+        self._skip(head_end + 2)
         return True
 
     def _give_up(self) -> None:
-        """Ends the search where readers may differ in what follows."""
+        """Ends the search where readers may read the following parts differently."""
         self.is_over, self.is_ambiguous = True, self.span is not None
 
     def _skip(self, count: int) -> None:
@@ -101,7 +101,7 @@ class FieldSearch:
 
 def _may_be_named(name: bytes, head: bytes | bytearray) -> bool:
     """Returns whether some reader of a part's head may take the part for the field of this name."""
-    # An extended name (`name*=`) may be any.
+    # An extended name (`name*=`) may stand for any name.
     return any(match[1] or match[2].strip() == name for match in _POSSIBLE_NAME.finditer(head))
 
 
@@ -111,7 +111,7 @@ class FormPart(Struct, frozen=True):
     name: str
     # None: the part is no file.
     file_name: str | None
-    # The content type in its head; "": there is none.
+    # The content type in the part's head; "": the head has no content type.
     type: str
     data: bytes
 
@@ -123,7 +123,7 @@ def parse_form(data: bytes, boundary: bytes) -> list[FormPart] | None:
     """
     delimiter = b"\r\n--" + boundary
     parts: list[FormPart] = []
-    # Text before the first delimiter belongs to no part; the last one ends in "--".
+    # Text before the first delimiter belongs to no part. The last delimiter ends in "--".
     _, *pieces = (b"\r\n" + data).split(delimiter, _MAX_PARTS)
     for piece in pieces:
         if piece.startswith(b"--"):
@@ -136,10 +136,8 @@ def parse_form(data: bytes, boundary: bytes) -> list[FormPart] | None:
             parts.append(
                 FormPart(
                     name=_decode_text(name[1] or name[2] or b""),
-                    file_name=None
-                    if file_name is None
-                    else _decode_text(file_name[1] or file_name[2] or b""),
-                    type="" if type is None else type[1].decode("latin-1").strip(),
+                    file_name=_decode_text(file_name[1] or file_name[2] or b"") if file_name else None,
+                    type=type[1].decode("latin-1").strip() if type else "",
                     data=value,
                 )
             )

@@ -63,7 +63,7 @@ def refuse_unknown(scope: Scope) -> None:
         return
     if scope["path"] != COUNT_PATH:
         raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
-    if scope["method"] != "POST":  # with the agents API's routes it would be the id of a message
+    if scope["method"] != "POST":  # the agents API's routes would take the path's end for the id of a message
         raise MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
 
 
@@ -89,7 +89,7 @@ class MessagesRoute:
         info = incoming.info
         info.route = "messages"
         info.error_form = _ERRORS
-        # Where both headers come, Anthropic's API takes the key of `x-api-key`.
+        # If a request has both headers, Anthropic's API takes the key of `x-api-key`.
         caller = info.caller
         info.caller = caller._replace(credential=caller.api_key or caller.credential)
         async with self.chats.bodies.read(scope, receive) as body:
@@ -108,10 +108,10 @@ class MessagesRoute:
         try:
             json = parse_body(body)
         except (BadRequest, BodyTooLarge):
-            parsed = read_request_body(body)
-            info.model, info.stream = parsed.model, parsed.stream
-            if not asks_agent(parsed.model or "") and self._is_for_native_upstream(
-                incoming, {"model": parsed.model}
+            request_body = read_request_body(body)
+            info.model, info.stream = request_body.model, request_body.stream
+            if not asks_agent(request_body.model or "") and self._is_for_native_upstream(
+                incoming, {"model": request_body.model}
             ):
                 return None
             raise
@@ -136,8 +136,8 @@ class MessagesRoute:
         self, incoming: Incoming, body: bytes, json: Json, *, is_lenient: bool
     ) -> MessagesRequest:
         headers = incoming.headers
-        most = self.chats.settings.max_messages
-        return parse(body, json, headers, most, is_lenient=is_lenient, has_limit=self.has_limit)
+        max_messages = self.chats.settings.max_messages
+        return parse(body, json, headers, max_messages, is_lenient=is_lenient, has_limit=self.has_limit)
 
     def _read_native(self, incoming: Incoming, body: bytes, json: Json) -> MessagesRequest | None:
         """Returns a request for an upstream that speaks this dialect; None: memory cannot read it."""
@@ -145,7 +145,7 @@ class MessagesRoute:
             request = self._read_with_headers(incoming, body, json, is_lenient=True)
             thread = read_thread(json)
         except BadRequest:
-            if asks_agent(json["model"]):  # upstream there is no such model
+            if asks_agent(json["model"]):  # no upstream has such a model
                 raise
             return None
         if thread is not None:
@@ -163,21 +163,21 @@ class MessagesRoute:
         )
         return request
 
-    async def _forward(self, incoming: Incoming, parsed: RequestBody) -> None:
+    async def _forward(self, incoming: Incoming, request_body: RequestBody) -> None:
         """Answers a request that goes to its upstream without memory."""
         refuse_required_memory(incoming.headers)
         info = incoming.info
         info.memory = "off"
         caller = info.caller
         path = incoming.upstream_path
-        route = self.forwarder.route_for(path, parsed.model, None)
+        route = self.forwarder.route_for(path, request_body.model, upstream_name=None)
         outgoing = Outgoing(
             method="POST",
             path=path,
             headers=incoming.headers,
             project=caller.project,
             credential=caller.credential,
-            body=parsed,
+            body=request_body,
             read_names=read_names,
         )
         await forward(self.forwarder, incoming, route, outgoing, self.chats.send_timeout_s)

@@ -1,7 +1,7 @@
 """The outermost layer, pure ASGI: request ids, admission of callers, error replies, access log, counts.
 
-It is the one place where an exception becomes a reply: an error status as long as nothing was sent, and after that the
-last event of an event stream. Any other reply that breaks off is ended by closing its connection.
+Exceptions become replies here and nowhere else. As long as nothing was sent, the reply is an error status; after that
+the error is the last event of an event stream. A body of another type that breaks off ends with its connection.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ from gateway.web.raw_headers import encode_headers
 OPEN_PATHS = frozenset(
     ("/", "/api/hello", "/health", "/health/ready", "/v1/health", "/v1/health/", PAGE_PATH)
 )
-# Characters of a path or a model's name in the log: more than a real one has, so that callers cannot fill the disk.
+# Characters of a path or a model's name in the log. Chosen: above all real ones, and so few that the disk is not
+# filled.
 _MAX_LOGGED_CHARS = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-# Paths, besides those of dialects, that a key which is bound to a user may ask. They reach nothing of other users,
-# except for what an upstream stores, by its id.
+# Paths, besides the paths of dialects, that the key of a user may ask. They reach no data of other users, except for
+# objects that an upstream stores, by their ids.
 _USER_PATHS = re.compile(
     "|".join(
         (
@@ -60,12 +61,12 @@ _log = logging.getLogger("mnemogate")
 
 @dataclass(slots=True)
 class RequestInfo:
-    """The facts of one request that the edge and the layers inside it note, for its line in the access log and more."""
+    """The facts of one request that the edge and the layers inside it note, for the access log among others."""
 
     request_id: str
     # `time.perf_counter()` at its arrival.
-    begun: float
-    # The client sent `request_id`; else the gateway has made it.
+    began_at: float
+    # The client sent `request_id`; False: the gateway has made it.
     has_client_id: bool = False
     # The form of errors, which the route sets when it begins; None: the path decides.
     error_form: ErrorForm | None = None
@@ -101,7 +102,7 @@ class RequestInfo:
         return self.receipt
 
     def new_receipt(self) -> Receipt:
-        receipt = Receipt(self.begun, self.request_id, self.caller.project, self.caller.key)
+        receipt = Receipt(self.began_at, self.request_id, self.caller.project, self.caller.key)
         receipt.trace = self.trace_context
         return receipt
 
@@ -138,7 +139,7 @@ class Edge:
             key, an unknown path). The first prefix that fits counts; on all other paths errors have OpenAI's
             form.
         error_form_of: returns the form for requests to paths that several dialects share; None: the path decides.
-        paths: of the routes, of which an unknown path may be a misspelling.
+        paths: the paths of the routes. An error about an unknown path suggests a similar one.
         user_paths: the paths of dialects that the key of a user may ask.
         requests: notes the end of each request that a model answers.
         receipts: hands on the receipt of each request after its last byte.
@@ -264,7 +265,7 @@ class Edge:
             if error.status == 401:
                 headers.append((b"www-authenticate", b"Bearer"))
             if error.status == 408 or (info.expects_continue and not _has_whole_body(scope)):
-                # What comes next may be the rest of the body or another request: nothing shows which.
+                # The next bytes may be the rest of the body or another request, and nothing shows which.
                 headers.append((b"connection", b"close"))
             headers += encode_headers(error.headers)
             body = form.body(error)
@@ -273,8 +274,8 @@ class Edge:
             await answer({"type": "http.response.body", "body": body, "more_body": False})
         elif info.is_event_stream and not info.is_complete:
             await answer({"type": "http.response.body", "body": form.event(error), "more_body": False})
-        # Any other response that was begun stays incomplete. uvicorn then closes the connection, which shows the client
-        # that the body was cut.
+        # Otherwise the response stays incomplete, and uvicorn closes the connection. So the client sees that the body
+        # was cut.
 
     def _error_form(self, scope: Scope) -> ErrorForm:
         if (shared_path_form := self._error_form_of(scope)) is not None:
@@ -286,8 +287,8 @@ class Edge:
         return CHAT_ERRORS
 
     def _log_access(self, scope: Scope, info: RequestInfo) -> None:
-        # Callers put keys into what they choose: an id, a path, a model's name. To search all of a line for keys takes
-        # longer than to write it. And `round` to a number of digits goes through the decimal text, three times as long.
+        # Callers may put keys into texts that they choose: an id, a path, a model's name. A search of the whole line
+        # would take longer than writing it. `round` to a number of digits takes three times as long as these divisions.
         memory = info.memory
         added_ms = None
         if info.receipt is not None:
@@ -300,8 +301,8 @@ class Edge:
             "method": scope["method"],
             "path": mask_keys_in_name((info.path or scope["path"])[:_MAX_LOGGED_CHARS]),
             "status": info.status,
-            "ms": round((time.perf_counter() - info.begun) * 100_000) / 100,
-            "added_ms": None if added_ms is None else round(added_ms * 100) / 100,
+            "ms": round((time.perf_counter() - info.began_at) * 100_000) / 100,
+            "added_ms": round(added_ms * 100) / 100 if added_ms is not None else None,
             "in": info.bytes_in,
             "out": info.bytes_out,
             "model": info.model and mask_keys_in_name(info.model[:_MAX_LOGGED_CHARS]),
@@ -316,35 +317,35 @@ class Edge:
 
 
 def _complete_headers(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list[tuple[bytes, bytes]]:
-    """Returns the headers of a reply with the ids of its request and trace, and for a stream with one for proxies.
+    """Returns the headers of a reply with the ids of its request and trace. A stream gets a header for proxies, too.
 
     Notes in `info` whether the reply is an event stream.
     """
     request_id = info.request_id.encode()
-    id_header = None if info.error_form is None else info.error_form.id_header
-    added = [*headers, (b"x-mnemogate-request-id", request_id)]
-    has_id = has_buffering = False
-    has_dialects_id = id_header is None
-    for name, value in added:
+    id_header = info.error_form.id_header if info.error_form is not None else None
+    complete = [*headers, (b"x-mnemogate-request-id", request_id)]
+    has_request_id = has_buffering = False
+    has_dialect_id = id_header is None
+    for name, value in complete:
         if name == b"content-type":
             info.is_event_stream = value.startswith(b"text/event-stream")
         elif name == b"x-request-id":
-            has_id = True
+            has_request_id = True
         elif name == b"x-accel-buffering":
             has_buffering = True
         elif name == id_header:
-            has_dialects_id = True
+            has_dialect_id = True
     if info.is_event_stream and not has_buffering:
-        # nginx gathers some kilobytes of a reply by default, which is all of a short one: no token would come early.
-        added.append((b"x-accel-buffering", b"no"))
+        # nginx gathers some kilobytes of a reply by default. A short reply would come all at once.
+        complete.append((b"x-accel-buffering", b"no"))
     # An upstream's own id stays; SDKs show it, and the provider's support asks for it.
-    if not has_id:
-        added.append((b"x-request-id", request_id))
-    if id_header is not None and not has_dialects_id:
-        added.append((id_header, request_id))
+    if not has_request_id:
+        complete.append((b"x-request-id", request_id))
+    if id_header is not None and not has_dialect_id:
+        complete.append((id_header, request_id))
     if info.trace_context is not None:
-        added.append((b"x-mnemogate-trace", info.trace_context.trace_hex.encode()))
-    return added
+        complete.append((b"x-mnemogate-trace", info.trace_context.trace_hex.encode()))
+    return complete
 
 
 def _has_whole_body(scope: Scope) -> bool:
@@ -353,7 +354,7 @@ def _has_whole_body(scope: Scope) -> bool:
 
 
 def _note_headers(scope: Scope, info: RequestInfo) -> None:
-    """Notes a request's id, which is made where the client has sent none, and whether it expects a 100."""
+    """Notes whether a request expects a 100, and its id; if the client has sent no id, an id is made."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             info.request_id, info.has_client_id = value.decode(), True

@@ -99,9 +99,9 @@ class GatewayConversations:
         raise UnknownPath(f"Unknown path: {method} {scope['path']}")
 
     async def _group_items(self, conversation: ResponseConversation, query: str) -> list[ItemGroup]:
-        """Returns the items of a conversation: those of its turns, and those that wait.
+        """Returns the items of a conversation: the items of its turns, and the items that wait.
 
-        System and developer messages come first, as each response reads them.
+        System and developer messages come first, in the order in which each response reads them.
         """
         shows_sealed_thoughts = asks_for_sealed_thoughts(parse_qs(query))
         waiting = conversation.items
@@ -114,10 +114,10 @@ class GatewayConversations:
 
     async def _find_item(self, conversation: ResponseConversation, id: str, query: str) -> Json:
         # In a thread: for an id that no item has, the items of all turns are rendered.
-        found = await asyncio.to_thread(find_item, await self._group_items(conversation, query), id)
-        if found is None:
+        group_and_item = await asyncio.to_thread(find_item, await self._group_items(conversation, query), id)
+        if group_and_item is None:
             raise _unknown_item(id)
-        return found[1]
+        return group_and_item[1]
 
     async def _add_items(self, conversation: ResponseConversation, body: Json) -> Json:
         if conversation.agent is not None and conversation.agent.paused is not None:
@@ -152,11 +152,11 @@ class GatewayConversations:
             await self.conversations.change(conversation, lambda body: _without_item(body, id))
             return
         turns = await self.conversations.turns(conversation)
-        found = await asyncio.to_thread(find_item, group_turns(turns, render_turn), id)
-        if found is None:
+        group_and_item = await asyncio.to_thread(find_item, group_turns(turns, render_turn), id)
+        if group_and_item is None:
             raise _unknown_item(id)
-        turn = turns[found[0]]
-        ids = [item["id"] for item in render_turn(turn, None)]
+        turn = turns[group_and_item[0]]
+        ids = [item["id"] for item in render_turn(turn, before=None)]
         place = parse_input_place(id)  # None: the item is a part of the reply
         siblings = [each for each in ids if parse_input_place(each) == place]
         if len(siblings) > 1:
@@ -177,7 +177,7 @@ def system_items(waiting: Sequence[Json]) -> list[Json]:
 def group_turns(
     turns: Sequence[NamedTurn], render: Callable[[NamedTurn, NamedTurn | None], Sequence[Json]]
 ) -> list[ItemGroup]:
-    """Returns the items of a path's turns. render: returns those of one, given the turn and the turn before it."""
+    """Returns the items of a path's turns. render: returns the items of a turn, given it and the turn before it."""
     return [
         ItemGroup(partial(render, turn, before), turn.name.tag)
         for before, turn in zip((None, *turns), turns, strict=False)
@@ -196,7 +196,7 @@ def render_turn(
 
     before: the turn with the calls whose results are among the inputs; None: the turn is the first.
     directions: the system and developer messages of the turn that are shown.
-    is_answered: the reply is shown, too.
+    is_answered: the reply is among the items, too.
     shows_sealed_thoughts: as in `ResponseTerms`.
     """
     items = ItemList(shows_sealed_thoughts=shows_sealed_thoughts)
@@ -215,8 +215,8 @@ def _read_new_items(body: Json) -> list[Json]:
     items: list[Any] = read_optional(body, "items", list) or []
     check_length("items", items, MAX_CREATED_ITEMS)
     check_depth("items", [[items]])
-    read = read_items(items, field="items")
-    if read.references:
+    messages = read_items(items, field="items")
+    if messages.references:
         raise BadRequest("An item of a conversation is sent whole, and not by its id.", param="items")
     summaries_in(items, "items")
     check_item_tools(items, "items")

@@ -1,4 +1,4 @@
-"""The input items of a response: what came before its reply.
+"""The input items of a response: the items before its reply.
 
 Items come from turns that are stored, from the request of a response in the background that has no turn yet, and from
 the system messages of its conversation. `gateway.web.response_conversations` renders them.
@@ -55,8 +55,10 @@ class ResponseInput:
             return []
         groups: list[ItemGroup] = []
         items = ItemList()
-        previous_name = None if request.previous is None else parse_turn_name(request.previous)
-        previous = None if previous_name is None else await self.finder.find_turn(owner, previous_name)
+        previous_name = parse_turn_name(request.previous or "")
+        previous = None
+        if previous_name is not None:
+            previous = await self.finder.find_turn(owner, previous_name)
         if previous is not None:
             groups += await self._group_path(
                 previous, owner, has_last_reply=True, shows_sealed_thoughts=shows_sealed_thoughts
@@ -77,7 +79,7 @@ class ResponseInput:
     ) -> list[ItemGroup]:
         """Returns the system messages of a turn's conversation, then the turns up to this one, oldest first.
 
-        has_last_reply: the reply of this turn is among the items, as those of the turns before it are.
+        has_last_reply: the reply of this turn is among the items; the replies of earlier turns always are.
         shows_sealed_thoughts: as in `ResponseTerms`.
         """
         stored = self.finder.stored
@@ -98,7 +100,7 @@ class ResponseInput:
                 shows_sealed_thoughts=shows_sealed_thoughts,
             )
 
-        # The path ends with the same turn, but only in `location` does it have the name by which the client asks.
+        # The path ends with this turn, too, but only the turn of `location` has the name by which the client asks.
         earlier_turns = (await stored.path(location))[:-1]
         return [*groups, *group_turns([*earlier_turns, location.turn], render)]
 

@@ -1,7 +1,7 @@
-"""POST /v1/responses: goes upstream with memory where the model's upstream stores responses, else as a chat completion.
+"""POST /v1/responses: goes upstream as it is if the model's upstream stores responses, else as a chat completion.
 
-The history of a conversation is stored by the gateway for a request that becomes a chat completion, else by the
-upstream. A response's id shows which of them stores it.
+The party that stores a response also stores the history of its conversation: the upstream, or for a chat completion
+the gateway. A response's id shows which of them stores it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ResponseCall:
     """A request that was read, which is answered by way of chat completions."""
 
     request: ResponsesRequest
-    # The conversation, stored by the gateway, that the request goes on with.
+    # The conversation, stored by the gateway, that the request continues; None: it continues no such conversation.
     conversation: ResponseConversation | None
     # The request's headers, with one for the conversation that its body names.
     headers: RawHeaders
@@ -131,13 +131,17 @@ class ResponsesRoute(ForwardedRoute):
             messages=request.turn_messages,
         )
         conversation = call.conversation
-        continued = None if conversation is None else ContinuedConversation(conversation, conversation.items)
-        await self.chats.answer(call.incoming, request.chat, call.headers, make_view, receipt, continued)
+        continued_conversation = None
+        if conversation is not None:
+            continued_conversation = ContinuedConversation(conversation, conversation.items)
+        await self.chats.answer(
+            call.incoming, request.chat, call.headers, make_view, receipt, continued_conversation
+        )
 
     async def compact(
         self, call: ResponseCall, render: Callable[[Compacted], tuple[Sequence[Header], bytes]]
     ) -> None:
-        """Answers with a summary of what was sent. Nothing is remembered. render: returns headers and body."""
+        """Answers with a summary of the sent messages. Nothing is remembered. render: returns headers and body."""
         if call.request.conversation is not None:
             raise BadRequest(
                 "A stored conversation is not compacted: the gateway cuts it to the model's window itself.",
@@ -160,8 +164,8 @@ class ResponsesRoute(ForwardedRoute):
             await reply.send_body(200, [*headers, *receipt.note_head()], body)
 
     async def _answer_in_background(self, call: ResponseCall) -> None:
-        """Accepts a response that is made in the background, and shows it as it waits, or streams it."""
-        shown, run = await self._accept(call)
+        """Accepts a response that is made in the background. The reply shows it as queued, or streams its events."""
+        response, run = await self._accept(call)
         chat = call.request.chat
         call.incoming.info.memory = "on"
         headers = [("x-mnemogate-memory", "on")]
@@ -169,10 +173,10 @@ class ResponsesRoute(ForwardedRoute):
             headers.append(("x-mnemogate-consumed", ",".join(chat.consumed)))
         with call.incoming.begin_reply(self.chats.send_timeout_s) as reply, reply.while_here():
             if not chat.stream or run is None:
-                await reply.send_body(200, [JSON_TYPE, *headers], orjson.dumps(shown))
+                await reply.send_body(200, [JSON_TYPE, *headers], orjson.dumps(response))
                 return
             reply.start(200, [EVENT_STREAM, *headers])
-            async with aclosing(self.gateway_responses.background.events(run, -1, shown)) as events:
+            async with aclosing(self.gateway_responses.background.events(run, -1, response)) as events:
                 async for event in events:
                     await reply.write(event)
             await reply.end()
@@ -197,19 +201,21 @@ class ResponsesRoute(ForwardedRoute):
             )
             tag = _new_tag(scope, digest, agent.secret)
             created = background.now()
-            stored = StoredResponseRequest(
+            stored_request = StoredResponseRequest(
                 body=request.body.decode(),
                 identity=identity,
                 upstream_tools=request.upstream_tools,
                 most_messages=self.chats.settings.max_messages,
-                waiting=[] if conversation is None else conversation.items,
+                waiting=conversation.items if conversation is not None else [],
                 key=context.key,
                 found_tools=[*request.found_tools],
             )
             queued = queued_response(request, tag, created)
-            response = NewResponse(tag, created, stored.encode(), queued, digest)
+            response = NewResponse(
+                tag=tag, created=created, request=stored_request.encode(), shown=queued, digest=digest
+            )
             run, is_new = await background.accept(response, agent, identity, context, receipt)
-            receipt.asks_model = False  # the job asks it, with a receipt of its own
+            receipt.asks_model = False  # the job asks the model, with a receipt of its own
             if is_new:
                 return queued, run
         return await self.gateway_responses.show(
@@ -262,7 +268,7 @@ class ResponsesRoute(ForwardedRoute):
         """Returns a conversation that the gateway stores, with the items that wait in it. Raises: GatewayError."""
         owner = self.gateway_responses.owners.read(scope, request.chat.json)
         conversations = self.chats.chat.conversations
-        # A response in the background takes what waits when its job begins, and a count of tokens takes nothing.
+        # A response in the background takes the waiting items when its job begins; a count of tokens takes none.
         if request.echo["background"] or not self.makes_response:
             return await conversations.find(owner, id)
         return await conversations.reserve(owner, id, ticket)
@@ -275,9 +281,9 @@ class ResponsesRoute(ForwardedRoute):
         return token_hex(16)
 
     def _upstream_tools(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> UpstreamTools:
-        """Returns the kinds of tools that every upstream takes that may answer.
+        """Returns the kinds of tools that all upstreams which may answer take.
 
-        Of a request to an agent the upstreams are not known yet, so functions alone count.
+        The upstreams of a request to an agent are not known yet, so only functions count.
         """
         if find_header(scope["headers"], _AGENT_HEADER) is not None:
             return FUNCTIONS_ALONE

@@ -22,7 +22,8 @@ from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
 from gateway.web.uvicorn_protocol import HttpConnection
 
-# Clients and load balancers drop idle connections after 120 s. The server waits longer, so that they close first.
+# Clients and load balancers drop idle connections after 120 s. The server waits longer, so that the clients close
+# first.
 KEEP_ALIVE_S = 135
 
 
@@ -70,8 +71,8 @@ class GatewayServer(uvicorn.Server):
         self._readiness = readiness
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # The first signal lets running requests end; a second signal cuts them. SIGHUP does not count as a second one:
-        # a terminal that closes sends it, too.
+        # The first signal lets running requests end; a second signal cuts them. SIGHUP does not count as a second
+        # signal, since a terminal that closes sends it, too.
         if self._readiness.draining and sig in (signal.SIGINT, signal.SIGTERM):
             self.force_exit = True
         self._signal = self._signal or signal.Signals(sig).name
@@ -81,7 +82,7 @@ class GatewayServer(uvicorn.Server):
         """Begins to drain, and to end. Threads and signal handlers may call this method."""
         self._readiness.draining = True
         self.should_exit = True
-        if self._loop is not None:  # else the server is starting, and checks `should_exit` afterwards
+        if self._loop is not None:  # None: the server is starting, and checks `should_exit` afterwards
             self._loop.call_soon_threadsafe(self._exit_requested.set)
 
     async def main_loop(self) -> None:
@@ -167,7 +168,7 @@ def _listen_error(host: str, port: int, error: OSError) -> GatewayError:
 
 
 def _make_websocket(send_timeout_s: float, **arguments: Any) -> Any:
-    """Returns the protocol of a WebSocket after its handshake. arguments: those that uvicorn gives."""
+    """Returns the protocol of a WebSocket after its handshake. arguments: uvicorn's for such a protocol."""
     from gateway.web.sockets.protocol import SocketConnection
 
     connection = SocketConnection(**arguments)

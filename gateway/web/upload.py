@@ -1,7 +1,7 @@
-"""Hands a request's body on as it comes, within limits of size and of time.
+"""Passes a request's body on as it comes, within limits of size and of time.
 
-The `model` field of a form decides where the form goes. The data before that field is held until it is there, since
-many clients send the file first, as OpenAI's own examples do.
+The `model` field of a form decides to which upstream the form goes. The data before that field is held until the field
+arrives: many clients send the file first, as OpenAI's own examples do.
 
 Only the time spent waiting for the client counts: a slow upstream is not the client's fault.
 """
@@ -18,7 +18,9 @@ from gateway.run.sink import ClientGone
 from gateway.web.body import SLOWEST_BYTES_PER_S, ByteQuota, content_length
 from gateway.web.form import FieldSearch
 
-PIECE_BYTES = 256 * 1024  # held data goes on in such pieces, so that the loop is not blocked; no measurement
+PIECE_BYTES = (
+    256 * 1024
+)  # held data is passed on in such pieces, so that the loop is not blocked; no measurement
 
 
 class UploadBody:
@@ -26,7 +28,7 @@ class UploadBody:
 
     def __init__(self, scope: Scope, receive: Receive, limit_bytes: int, timeout_s: float) -> None:
         """Reads the announced length. Raises: BodyTooLarge, BadRequest."""
-        # Why `pieces` ended early. The upstream's client, which reads the pieces, reports only that they ended.
+        # The error with which `pieces` ended. The upstream's client, which reads the pieces, raises another error.
         self.error: Exception | None = None
         # The bytes that have arrived.
         self.count = 0
@@ -63,7 +65,10 @@ class UploadBody:
     @property
     def field_value(self) -> str | None:
         """The field's value, if `read_until` has found it."""
-        return None if self._span is None else self._head[slice(*self._span)].decode("utf-8", "replace")
+        if self._span is None:
+            return None
+        start, end = self._span
+        return self._head[start:end].decode("utf-8", "replace")
 
     def replace_model(self, model: str) -> None:
         """Replaces the field's value. Where the field was not found, nothing changes."""
@@ -86,7 +91,7 @@ class UploadBody:
                 yield piece
 
     async def receive_rest(self) -> Message:
-        """Returns what `receive` returns after the body; the reply waits there for the client to leave."""
+        """Returns the next ASGI message after the body. The reply uses it to wait for the client to leave."""
         await self._ended.wait()
         return await self._receive()
 
@@ -94,14 +99,14 @@ class UploadBody:
         try:
             return await self._receive_piece()
         except Exception as error:
-            # It is raised inside the upstream's client, which reports an error of its own.
+            # The upstream's client, inside which this error is raised, raises an error of its own instead.
             self.error = error
             self._ended.set()
             raise
 
     async def _receive_piece(self) -> bytes:
         loop = asyncio.get_running_loop()
-        begun = loop.time()
+        began_at = loop.time()
         try:
             async with asyncio.timeout(max(0.0, self._time_left_s)):
                 message = await self._receive()
@@ -113,16 +118,16 @@ class UploadBody:
             raise ClientGone
         piece: bytes = message.get("body", b"")
         self.count += len(piece)
-        # Bytes earn time at the slowest rate allowed, but never more than the timeout: to send quickly does not earn a
-        # long pause.
-        earned_s = len(piece) / SLOWEST_BYTES_PER_S - (loop.time() - begun)
+        # Bytes earn time at the slowest rate allowed, but never more than the timeout: a fast client earns no long
+        # pause.
+        earned_s = len(piece) / SLOWEST_BYTES_PER_S - (loop.time() - began_at)
         self._time_left_s = min(self._timeout_s, self._time_left_s + earned_s)
         if self.count > self._limit:
             raise self._too_large()
         if self._search is not None:
             self._search.feed(piece)
             if self._search.is_ambiguous:
-                # Upstreams differ in which of two fields they take; the route and the upstream must take the same one.
+                # Upstreams differ in which of two fields counts, and for the route the same field must count.
                 raise BadRequest("Duplicate field in the form: `model`.", param="model")
         if not message.get("more_body", False):
             self._ended.set()

@@ -49,13 +49,13 @@ class SlowReaderWatch(asyncio.Protocol):
 
     def watch_reader(self) -> None:
         """Checks from now on that the client reads: fewer bytes are left to send each time."""
-        left = self.transport.get_write_buffer_size()
-        if left and self._reader_timer is None:
-            self._reader_timer = self.loop.call_later(self.send_timeout_s, self._check_reader, left)
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if unsent_bytes and self._reader_timer is None:
+            self._reader_timer = self.loop.call_later(self.send_timeout_s, self._check_reader, unsent_bytes)
 
-    def _check_reader(self, before: int) -> None:
+    def _check_reader(self, earlier_bytes: int) -> None:
         self._reader_timer = None
-        if self.transport.get_write_buffer_size() < before:
+        if self.transport.get_write_buffer_size() < earlier_bytes:
             self.watch_reader()
         else:
             self.transport.abort()

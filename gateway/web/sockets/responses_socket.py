@@ -1,8 +1,8 @@
 """The Responses API over a WebSocket: a connection is a sequence of requests to POST /v1/responses.
 
-The handshake passes the edge as a GET, and each `response.create` as a POST with the headers of the handshake. So keys,
-limits, errors, memory, counts and the log are handled as for any request. A POST is answered by a stream, and each
-event of the stream is sent to the client as a message.
+The handshake passes the edge as a GET, and each `response.create` passes it as a POST with the headers of the
+handshake. So keys, limits, errors, memory, counts and the log are handled as for any request. The reply to a POST is a
+stream, and each event of the stream is sent to the client as a message.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class ResponsesSockets:
                 await send({**message, "type": f"websocket.{message['type']}"})
 
         path = RESPONSES_PATH if scope["path"] in _SOCKET_PATHS else scope["path"]
-        handshake = _request(scope, "GET", path, {"opens_socket": True}, scope["headers"])
+        handshake = _request(
+            scope, method="GET", path=path, state={"opens_socket": True}, headers=scope["headers"]
+        )
         await self.edge(handshake, receive, answer)
         if is_open:
             await send({"type": "websocket.accept"})
@@ -202,14 +204,14 @@ class _Session:
     def _find_ended_before(self, stream_id: str | None, queue: _Queue | None) -> str | None:
         """Returns the id of the response that has ended just before a new one of a `stream_id`.
 
-        None: no response came before, or the one before goes on. A cancelled response has ended for its client.
+        None: no response came before, or the last response goes on. A cancelled response has ended for its client.
 
-        queue: the responses of this `stream_id` that are under way or wait; None: there are none.
+        queue: the responses of this `stream_id` that are under way or wait; None: there is no such response.
         """
         if queue is None:
             return self._last_ended.id if self._last_ended.stream_id == stream_id else None
-        last = queue[-1]
-        return last.client_id if last.is_cancelled else None
+        last_response = queue[-1]
+        return last_response.client_id if last_response.is_cancelled else None
 
     def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -228,15 +230,15 @@ class _Session:
     def _cancel(self, cancel: Cancel) -> None:
         """Cancels a response, if it is the first of its queue that is not cancelled yet.
 
-        A response that has ended meanwhile is no error: the client would take an error for one of its next response.
+        A response that has ended meanwhile is no error: the client would take the error for the next response's.
         """
         for queue in self._queues.values():
-            first = next((response for response in queue if not response.is_cancelled), None)
-            if first is not None and first.matches(cancel):
-                first.cancel()
+            first_response = next((response for response in queue if not response.is_cancelled), None)
+            if first_response is not None and first_response.matches(cancel):
+                first_response.cancel()
 
     def _close_when_idle(self) -> None:
-        """Closes the connection once no response is under way or waits; after the last one `_serve` closes it."""
+        """Closes the connection if no response is under way or waits; else `_serve` closes it after the last one."""
         if not self._queues:
             self._start_task(self._close())
 
@@ -256,7 +258,7 @@ class _Session:
                 self._last_ended = _EndedResponse(stream_id, queue.popleft().client_id)
         finally:
             del self._queues[stream_id]
-            for unserved in queue:  # a response before them has failed
+            for unserved in queue:  # the queue is not empty where a response has failed
                 unserved.quota.release()
         if not self._queues and self._sockets.is_draining():
             await self._close()
@@ -267,10 +269,10 @@ class _Session:
             create.fields.setdefault("model", orjson.dumps(self._model))
         body, pending = self.unstored.translate(create)
         if not create.is_generated:
-            begun, done = server_events.empty_response_events(create)
-            await self.send_event(begun, create.stream_id)
-            await self.send_event(done, create.stream_id)
-            self.unstored.cache(pending, server_events.response_in(done))
+            first_event, end_event = server_events.empty_response_events(create)
+            await self.send_event(first_event, create.stream_id)
+            await self.send_event(end_event, create.stream_id)
+            self.unstored.cache(pending, server_events.response_in(end_event))
             return
         headers = [
             *self._headers,
@@ -278,18 +280,25 @@ class _Session:
             (b"content-length", b"%d" % len(body)),
         ]
         scope = _request(
-            self._scope, "POST", RESPONSES_PATH, {"connection": response.connection}, headers, self._query
+            self._scope,
+            method="POST",
+            path=RESPONSES_PATH,
+            state={"connection": response.connection},
+            headers=headers,
+            query=self._query,
         )
         await self._sockets.edge(scope, _BodyReceiver(body), _EventSender(self, pending, response))
         if response.has_ended:
             return
         if response.is_cancelled:
-            begun = response.first_sent or server_events.response_in(
+            first_sent = response.first_sent or server_events.response_in(
                 server_events.empty_response_events(create)[0]
             )
-            end = server_events.cancelled_event(begun, response.output.render(), response.sent_events)
-            self.unstored.cache(pending, server_events.response_in(end))
-            await self.send_event(end, create.stream_id)
+            end_event = server_events.cancelled_event(
+                first_sent, response.output.render(), response.sent_events
+            )
+            self.unstored.cache(pending, server_events.response_in(end_event))
+            await self.send_event(end_event, create.stream_id)
         else:
             await self.send_failure(
                 create, server_events.error_event(UpstreamBroke("The reply ended in the middle."))
@@ -329,8 +338,8 @@ class _EventSender:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status, self._headers = message["status"], message["headers"]
-            kind = find_header(self._headers, b"content-type") or b""
-            self._is_stream = self._status == 200 and kind.startswith(b"text/event-stream")
+            content_type = find_header(self._headers, b"content-type") or b""
+            self._is_stream = self._status == 200 and content_type.startswith(b"text/event-stream")
         elif self._is_stream:
             for event in self._decoder.feed(message["body"]):
                 if event.data is not None:
@@ -361,7 +370,7 @@ class _EventSender:
 
     async def _refuse(self) -> None:
         self._response.has_ended = True
-        # A success is a stream, since one was asked for.
+        # The request asked for a stream, so a success that is no stream is an error.
         status = self._status if self._status >= 400 else 502
         headers = {
             name.decode(): value.decode("latin-1") for name, value in self._headers if name in _RETRY_HEADERS
@@ -405,7 +414,7 @@ def _request(
 
 
 def _request_headers(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
-    """Returns the headers of a handshake that each of its requests has."""
+    """Returns the headers of a handshake that each request of the connection gets."""
     request_headers = []
     for name, value in headers:
         if name == _BETA_HEADER:
