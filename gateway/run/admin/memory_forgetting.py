@@ -56,7 +56,7 @@ _MAX_RECALLS, _MAX_REPLIES = 100, 5
 # The first words of what goes by which one looks for replies that quote it, the newest messages with these that are
 # compared, and the fewest letters that count as a quotation.
 _QUOTED_WORDS, _MAX_COMPARED, _LEAST_LETTERS = 8, 20, 12
-_DEADLINE_MS = 100.0
+_DEADLINE_MS = 50.0
 # Characters of what goes, as it is shown before it does.
 _SHOWN_CHARS = 300
 
