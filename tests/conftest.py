@@ -9,13 +9,14 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn.server
+from _pytest.runner import runtestprotocol
 from hypothesis import HealthCheck, settings
 
 from gateway.log import RepeatHandler
@@ -87,7 +88,39 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             folder = path.rpartition("/")[0]
             return folder if folder == "tests/gateway/page" else path
 
+        def add_node_collection(self, node: Any, collection: Sequence[str]) -> None:
+            super().add_node_collection(node, collection)
+            if node in self.registered_collections:
+                self.registered_collections[node] = _Names(collection)
+
     return Scheduling(config, log) if config.option.dist == "loadfile" else None
+
+
+class _Names(list[str]):
+    """The names of all tests. The scheduler looks each up by `index`, which goes through them."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self._places = {name: place for place, name in enumerate(names)}
+
+    def index(self, name: str, *_: Any) -> int:
+        return self._places[name]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Runs a test in a process of pytest-xdist without reports of its start, and of fixtures that passed.
+
+    The process that counts the tests needs none of them, and to send and read all takes as long as to run an empty
+    test.
+    """
+    if not hasattr(item.config, "workerinput"):
+        return None
+    for report in runtestprotocol(item, log=False, nextitem=nextitem):
+        if report.when == "call" or not report.passed:
+            item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 
 
 def _spread(items: list[pytest.Item]) -> None:
