@@ -1,7 +1,7 @@
-"""Forgetting as a person decides it: what will go, what stays, and the number that confirms it; then it is done.
+"""Forgetting as a person decides it: a preview of what will go and what stays, a number to confirm, the forgetting.
 
-What is to go is written down first (`storage/sql/forget.py`). A forgetting that takes long goes on by itself after its
-answer, and where the process ends before, the next start resumes it.
+A forgetting is written down before it begins (`storage/sql/forget.py`). If it takes long, it goes on after its request
+was answered. If the process ends before it is done, the next start resumes it.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from storage.commands import ForgetTarget
 from storage.errors import StoreError, TooSlow
 from storage.listing import LAST_NUMBER, ErasedFact, ForgetCounts, FoundMemory
 from storage.recall_record import unpack
-from storage.records import Message
+from storage.records import Exchange, Message
 from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
 TargetKind = Literal["message", "exchange", "conversation", "fact", "passage", "all"]
-# As the command line names them.
+# The names that the command line has for them.
 _PART_KINDS: dict[TargetKind, PartKind] = {
     "message": "message",
     "exchange": "exchange",
@@ -47,17 +47,17 @@ _PART_KINDS: dict[TargetKind, PartKind] = {
     "fact": "fact",
     "passage": "passage",
 }
-# Characters of a text with which one looks for what may repeat it.
+# The characters of a text that a search for its repetitions is given.
 _QUERY_CHARS = 120
-# Facts that another one replaced, as far as they are listed.
+# The most replaced facts that are listed.
 _MAX_REPLACED = 20
-# The last recalls among which one looks for replies that were made with what goes, and the most such replies.
+# The newest recalls that are searched for replies made with what goes, and the most replies that are listed.
 _MAX_RECALLS, _MAX_REPLIES = 100, 5
-# The first words of what goes by which one looks for replies that quote it, the newest messages with these that are
-# compared, and the fewest letters that count as a quotation.
-_QUOTED_WORDS, _MAX_COMPARED, _LEAST_LETTERS = 8, 20, 12
+# Replies that quote a text are found by its first words. The most messages with these words that are compared with the
+# text, and the fewest letters that count as a quotation.
+_QUOTED_WORDS, _MAX_COMPARED, _MIN_LETTERS = 8, 20, 12
 _DEADLINE_MS = 50.0
-# Characters of what goes, as it is shown before it does.
+# Characters of a text that is shown before it is forgotten.
 _SHOWN_CHARS = 300
 
 
@@ -65,9 +65,9 @@ class TargetRecord(Struct, frozen=True):
     """The part of a memory that is to be forgotten."""
 
     kind: TargetKind
-    # Its number, or a conversation's or the memory's public name.
+    # The number of the part; for a conversation or a whole memory its public name.
     id: str
-    # The beginning of its words, of a conversation those of the user; None: it has none of its own.
+    # The beginning of its text; for a conversation of the user's first message. None: the part has no text.
     text: str | None = None
 
 
@@ -75,13 +75,13 @@ class RemainingRecord(Struct, frozen=True):
     """Something that stays."""
 
     text: str
-    # Where to look for it, relative to /ui/.
+    # The page that shows it, relative to /ui/; None: no page does.
     href: str | None = None
-    # The number of a reply; not set: it is none.
+    # For a reply: its number.
     message: int | UnsetType = UNSET
-    # The beginning of the words of a reply or a question; not set: it is neither.
+    # For a reply or a question: the beginning of its text.
     quote: str | UnsetType = UNSET
-    # Whether a reply or a question has the words for which texts are forgotten; not set: these are not known.
+    # For a reply or a question: whether it has the words for which texts are forgotten. Not set if there are none.
     has_words: bool | UnsetType = UNSET
 
 
@@ -89,7 +89,7 @@ class ChangedBlockText(Struct, frozen=True):
     """A block that a forgetting changes."""
 
     label: str
-    # Its text now, and after the forgetting.
+    # The text of the block now, and after the forgetting.
     before: str
     after: str
 
@@ -97,7 +97,7 @@ class ChangedBlockText(Struct, frozen=True):
 class ErasedFactRecord(SourceRecord, frozen=True, kw_only=True):
     """A fact that goes with messages."""
 
-    # Who corrected it; not set: nobody, or it is no longer true.
+    # Who corrected the fact; not set: it was not corrected, or is no longer true.
     corrected_by: Literal["operator", "person"] | UnsetType = UNSET
 
 
@@ -107,22 +107,22 @@ class ForgetPreview(Struct, frozen=True):
     target: TargetRecord
     will_go: ForgetCounts
     stays: tuple[RemainingRecord, ...]
-    # What has to be typed: the number of messages; None: nothing.
+    # The number of messages, which has to be typed to confirm; None: nothing has to be typed.
     confirm: str | None
-    # The command that does the same; None: of a person, who has none.
+    # The command line that does the same; None: the visitor is a person, who has no command line.
     command: str | None
-    # The newest facts that go with messages; not set: none does.
+    # The newest facts that go with messages; not set: no fact goes.
     facts: tuple[ErasedFactRecord, ...] | UnsetType = UNSET
-    # The blocks that change, as far as they can be rebuilt at once; not set: none does.
+    # The changed blocks that can be rebuilt at once; not set: there are none.
     blocks: tuple[ChangedBlockText, ...] | UnsetType = UNSET
 
 
 class ForgetResult(Struct, frozen=True):
     """The end of a forgetting."""
 
-    # False: it goes on by itself, at once or when the store works again.
+    # False: the forgetting goes on by itself, at once or when the store works again.
     done: bool
-    # The database has no old copies of it either.
+    # The database has no old copies of what was forgotten.
     swept: bool
     messages: int
     command: str | None
@@ -134,20 +134,19 @@ class _TargetDetails(Struct, frozen=True):
     # How many messages go.
     messages: int
     stays: Sequence[RemainingRecord]
-    # As in `TargetRecord`; the text is whole.
+    # As in `TargetRecord`, but with the whole text.
     id: str
     text: str | None = None
 
 
 class MemoryForgetting:
-    """Shows what a forgetting takes, and forgets. One serves the process; the next start resumes what it leaves."""
+    """Shows what a forgetting takes, and forgets. There is one in a process."""
 
     def __init__(
         self, store: Store, views: MemoryViews, now: Callable[[], float], call_s: float = CALL_S
     ) -> None:
-        """Begins nothing.
+        """now: returns seconds since the epoch.
 
-        now: seconds since the epoch.
         call_s: the time after which an answer says that a forgetting goes on.
         """
         self._store = store
@@ -165,11 +164,11 @@ class MemoryForgetting:
         *,
         words: str = "",
     ) -> ForgetPreview:
-        """Returns what forgetting a part takes.
+        """Returns what forgetting a part takes and leaves.
 
-        project: of the caller; None: of any.
-        value: the number of a message, exchange, fact or passage, or a conversation's id; None for all.
-        words: those for which one text after the other is forgotten, as a query; "": they are not known.
+        project: the project whose memories the caller sees; None: the caller sees all.
+        value: the number of a message, exchange, fact or passage, or a conversation's id; None for kind "all".
+        words: the words for which one text after another is forgotten, as a query; "": they are not known.
 
         Raises: UnknownId: there is no such memory, or no such part.
         """
@@ -194,9 +193,9 @@ class MemoryForgetting:
         *,
         confirm: str | None = None,
     ) -> ForgetResult:
-        """Forgets a part. confirm: as the preview had it.
+        """Forgets a part. confirm: `ForgetPreview.confirm`, as the person typed it.
 
-        Raises: Conflict: another number is right now; UnknownId.
+        Raises: Conflict: the number is wrong, or was right before and is not now; UnknownId.
         """
         memory = await self._views.find(editor.project, uid)
         target = await self._find_target(memory, kind, value)
@@ -217,7 +216,7 @@ class MemoryForgetting:
         return ForgetResult(swept is not None, bool(swept), preview.will_go.messages, preview.command)
 
     async def aclose(self) -> None:
-        """Stops what goes on. It is written down, and the next start resumes it."""
+        """Stops the forgettings that are under way. The next start resumes them."""
         for task in list(self._tasks):
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -226,9 +225,9 @@ class MemoryForgetting:
     # -- parts
 
     async def _carry_out(self, id: int) -> bool | None:
-        """Forgets what was begun. Returns whether the database has no old copies of it either.
+        """Performs a forgetting that was begun. Returns whether the database has no old copies of what went.
 
-        None: it is not finished, and goes on by itself.
+        Returns None if the store failed: then the store resumes the forgetting later.
         """
         try:
             await self._store.forgetting.run(id)
@@ -240,10 +239,10 @@ class MemoryForgetting:
     async def _find_target(
         self, memory: FoundMemory, kind: TargetKind, value: int | str | None
     ) -> ForgetTarget:
-        """Returns a part as the store forgets it. Raises: UnknownId."""
+        """Returns a part in the form that the store forgets. Raises: UnknownId."""
         if kind == "all":
             return ForgetTarget(is_all=True)
-        assert value is not None
+        assert value is not None  # only "all" comes without one
         target = await find_target(self._store, memory.id, Part(_PART_KINDS[kind], value))
         if target is None:
             raise _unknown(kind)
@@ -270,13 +269,13 @@ class MemoryForgetting:
         if kind != "all":
             command.append(shell_word(f"--{_PART_KINDS[kind]}={value}"))
         return ForgetPreview(
-            _target_record(kind, details),
-            extent.counts,
-            tuple(stays),
-            str(extent.counts.messages) if kind in ("all", "conversation") else None,
-            " ".join(command),
-            tuple(_fact_record(memory.uid, each) for each in extent.facts) or UNSET,
-            tuple(ChangedBlockText(*each) for each in extent.changes) or UNSET,
+            target=_target_record(kind, details),
+            will_go=extent.counts,
+            stays=tuple(stays),
+            confirm=str(extent.counts.messages) if kind in ("all", "conversation") else None,
+            command=" ".join(command),
+            facts=tuple(_fact_record(memory.uid, each) for each in extent.facts) or UNSET,
+            blocks=tuple(ChangedBlockText(*each) for each in extent.changes) or UNSET,
         )
 
     async def _read_details(
@@ -330,7 +329,7 @@ class MemoryForgetting:
         return [*stays, _other_mentions(memory.uid, page.fact.text)]
 
     async def _list_replaced(self, memory: FoundMemory, page: FactPage) -> list[FactRecord]:
-        """Returns the facts whose place one took, and further back those that these did: one may say the same."""
+        """Returns the facts that a fact replaced, and those that they replaced: one of them may say the same."""
         replaced = [*page.before]
         for fact in replaced:  # the list grows meanwhile
             if len(replaced) >= _MAX_REPLACED:
@@ -350,23 +349,9 @@ class MemoryForgetting:
         records = [each for each in message_records(exchange, None) if each.text is not None]
         stays = []
         if kind == "message" and extent.remaining:
-            others = [each for each in records if each.seq != seq]
-            what = "reply" if all(each.role == "assistant" for each in others) else "question"
-            numbers = ", ".join(str(each.seq) for each in others)
-            remaining = self._with_quote(
-                RemainingRecord(f"Its {what}: message {numbers}."), others[-1], words
-            )
-            going_text = next((each.text for each in records if each.seq == seq), None) or ""
-            href = f"{page_path('m', memory.uid, 'forget')}?exchange={seq}"
-            if words and self._store.recall.has_words(going_text, words) != remaining.has_words:
-                # Both are offered together where both have the words, or none has: else what is right would go too.
-                other = others[-1].seq
-                href = message_href(memory.uid, conversation, exchange, other)
-                if remaining.has_words:
-                    href = f"{page_path('m', memory.uid, 'forget')}?message={other}"
-            remaining = replace(remaining, href=href)
-            stays.append(remaining if what == "reply" else replace(remaining, message=UNSET))
-        going = {each.seq: each.text or "" for each in records if kind == "exchange" or each.seq == seq}
+            stays.append(self._other_half(memory.uid, conversation, exchange, records, seq, words))
+        going_records = [each for each in records if kind == "exchange" or each.seq == seq]
+        going = {each.seq: each.text or "" for each in going_records}
         stays += await self._list_replies_made_with(memory, going, words, exchange.id)
         stays.append(
             RemainingRecord(
@@ -374,17 +359,49 @@ class MemoryForgetting:
                 message_href(memory.uid, conversation, exchange, exchange.seq),
             )
         )
-        shown = records if kind == "exchange" else [each for each in records if each.seq == seq]
-        stays.append(_other_mentions(memory.uid, shown[0].text if shown else None))
-        text = "\n\n".join(each.text or "" for each in shown) or None
-        return _TargetDetails(extent.messages, stays, str(shown[0].seq if shown else seq), text)
+        stays.append(_other_mentions(memory.uid, going_records[0].text if going_records else None))
+        text = "\n\n".join(each.text or "" for each in going_records) or None
+        first_seq = going_records[0].seq if going_records else seq
+        return _TargetDetails(extent.messages, stays, str(first_seq), text)
+
+    def _other_half(
+        self,
+        uid: str,
+        conversation: str,
+        exchange: Exchange,
+        records: Sequence[MessageRecord],
+        seq: int,
+        words: str,
+    ) -> RemainingRecord:
+        """Returns what stays of an exchange of which one message goes: its reply, or its question.
+
+        The record links to what should be done about it.
+
+        conversation: its public name.
+        records: all messages of the exchange with text.
+        seq: the number of the message that goes.
+        """
+        others = [each for each in records if each.seq != seq]
+        other = others[-1]
+        is_reply = all(each.role == "assistant" for each in others)
+        numbers = ", ".join(str(each.seq) for each in others)
+        text = f"Its {'reply' if is_reply else 'question'}: message {numbers}."
+        remaining = self._with_quote(RemainingRecord(text), other, words)
+        going_text = next((each.text for each in records if each.seq == seq), None) or ""
+        forget_page = page_path("m", uid, "forget")
+        if not words or self._store.recall.has_words(going_text, words) == remaining.has_words:
+            href = f"{forget_page}?exchange={seq}"
+        # If only one of both has the words, they are not offered together: what is right would go too.
+        elif remaining.has_words:
+            href = f"{forget_page}?message={other.seq}"
+        else:
+            href = message_href(uid, conversation, exchange, other.seq)
+        return replace(remaining, href=href, message=other.seq if is_reply else UNSET)
 
     async def _list_replies_made_with(
         self, memory: FoundMemory, texts: Mapping[int, str], words: str, own: int | None = None
     ) -> list[RemainingRecord]:
-        """Returns the newest replies that quote one of some texts, and those for which one was recalled.
-
-        Looks for the latter at the last `_MAX_RECALLS` recalls.
+        """Returns the newest replies that quote one of some texts, or that were made with one in their note.
 
         texts: by the numbers of their messages or facts.
         words: as for `preview`.
@@ -415,7 +432,7 @@ class MemoryForgetting:
         rows = list[int]()
         for text in texts:
             letters = letters_of(text)
-            if agent is None or len(letters) < _LEAST_LETTERS:
+            if agent is None or len(letters) < _MIN_LETTERS:
                 continue
             with suppress(TooSlow):
                 recall = self._store.recall
@@ -430,7 +447,7 @@ class MemoryForgetting:
     def _with_quote(self, record: RemainingRecord, message: MessageRecord, words: str) -> RemainingRecord:
         """Returns the record of a message with its number and the beginning of its words.
 
-        words: those for which texts are forgotten; "": they are not known.
+        words: as for `preview`.
         """
         text = message.text or ""
         has_words = self._store.recall.has_words(text, words) if words else UNSET
@@ -455,7 +472,7 @@ def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
 
 
 def _has_in_note(recall: StoredRecall, seqs: Collection[int]) -> bool:
-    """Returns whether one of these went into the note of a recall."""
+    """Returns whether a message or fact with one of these numbers went into the note of a recall."""
     entries = unpack(recall.data).entries
     return any(each.seq in seqs and not each.reason and not each.is_forgotten for each in entries)
 
