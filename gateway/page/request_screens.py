@@ -194,7 +194,7 @@ class _RequestScreens(Struct, frozen=True):
 def _has_section(explained: ExplainedRequest) -> bool:
     """Returns whether the prompt may have had memory blocks or standing facts."""
     if not explained.window.parts:  # nothing is noted of a prompt for which memory was not searched
-        return explained.mode in ("on", "read", "strict")
+        return explained.exchange is not None and explained.mode in ("on", "strict")
     return any(each.part == "section" and each.tokens for each in explained.window.parts)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.settings import UpstreamSettings
 from storage.records import Agent
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, learn, speak
 from tests.gateway.page.operator import Operator, operator_of
@@ -496,6 +496,12 @@ def test_a_question_asked_again_after_a_correction_shows_the_block_that_it_rests
     assert "As with every reply, the model was also told the memory blocks" in shown
     told = shown.partition("First, with its instructions:")[2]
     assert told.startswith(" human: The tea is in the blue tin now. Then, right before the message:")
+    # Without a reply there is none that was told something.
+    world.clock.sleep(1)
+    world.upstream.queue(fail(400))
+    assert world.post([{"role": "user", "content": "Hello?"}], {"x-mnemogate-user": "alice"}).status == 400
+    failed = operator.twin("requests")["items"][0]["id"]
+    assert "As with every reply" not in page(operator, f"r/{failed}")
 
 
 @pytest.mark.parametrize("is_of_reply", [True, False])
