@@ -9,7 +9,7 @@ by its place on the path, so that the bytes of one turn are the beginning of the
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -207,7 +207,7 @@ def _compose_after_head(
         match_point is not None and match_point.has_full and plan.heard_count > 0 and heard is None
     )
     composition = Composition(unrestored_rounds=int(is_unrestored))
-    staying = _messages_that_stay(messages, len(listing))
+    staying = _messages_that_stay(messages, listing.positions)
     moved = set(range(len(listing)))
     for message, index in staying:
         assert index is not None
@@ -221,16 +221,15 @@ def _compose_after_head(
     return composition
 
 
-def _messages_that_stay(messages: Sequence[SentMessage], list_length: int) -> Sequence[SentMessage]:
-    """Returns the messages at the end that stay in the client's list. list_length: how many messages it has."""
-    start, next_index = len(messages), list_length
+def _messages_that_stay(messages: Sequence[SentMessage], positions: Sequence[int]) -> Sequence[SentMessage]:
+    """Returns the messages at the end that stay in the client's list. positions: in its request, of all of the list."""
+    start, next_index = len(messages), len(positions)
     while start and (index := messages[start - 1].list_index) is not None and index < next_index:
         start, next_index = start - 1, index
-    # If their reply moves, results move with it: the client's list may have a system message before them.
-    if next_index:
-        while start < len(messages) and messages[start].role == "tool":
-            start += 1
-    return messages[start:]
+    results = len([*takewhile(lambda each: each.role == "tool", messages[start:])])
+    # Results directly follow their reply. The list may have a system message among them, or after a reply that moves.
+    is_parted = results and positions[next_index + results - 1] != positions[next_index] + results - 1
+    return messages[start + results :] if next_index or is_parted else messages[start:]
 
 
 def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> Iterator[SentMessage]:

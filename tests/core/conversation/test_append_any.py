@@ -392,3 +392,13 @@ def test_a_system_message_does_not_part_a_late_result_from_its_call(told: list[s
     request = world.begin([*sent, result("k2", "windy"), result("k1", "sunny")], "c1", append=True)
     check_sent(request)
     assert request.texts[-6:] == ["Still looking.", "three", "", "windy", "sunny", "Be brief."]
+
+
+def test_a_system_message_does_not_part_results_of_one_reply() -> None:
+    world = World()
+    world.say([user("one")], [assistant("Let me look.", call("k1"), call("k2"))], "c1", append=True)
+    system = {"role": "system", "content": "Be brief."}
+    sent = [result("k1", "sunny"), system, result("k2", "windy"), user("two")]
+    request = world.begin(sent, "c1", append=True)
+    check_sent(request)
+    assert request.texts == ["one", "Let me look.", "sunny", "windy", "Be brief.", "two"]
