@@ -1,7 +1,7 @@
 """Memory blocks: their values, the history of each, and the edits of turns that are not yet confirmed.
 
-Changes are compare-and-set on the version, each leaves a row of history, and each can be undone. Whoever writes, a
-value does not grow beyond its block's limit. What an edit means, and what models may write, is the core's affair.
+Changes are compare-and-set on the version. Each leaves a row of history, and each can be undone. No writer can make a
+value longer than its block's limit. The core decides what an edit means, and what models may write.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from storage.sql.statements import load, run_of
 
 SQL = load("blocks.sql")
 
-_MEMORIES_PER_WRITE = (
-    64  # memories whose blocks one write changes: 1 to 3 ms, for which turns may have to wait
-)
+# The most memories whose blocks one write changes. It takes 1 to 3 ms, for which turns may have to wait.
+_MEMORIES_PER_WRITE = 64
 DEFAULT_ORIGIN = "default"
 UNDO_ORIGIN = "undo"
 FORGET_ORIGIN = "forget"
@@ -54,11 +53,11 @@ def visible_blocks(blocks: Iterable[tuple[int, Block]]) -> list[Block]:
     blocks: pairs of an owner and a block. The owner is 0 for the agent's own block, 1 for its profile's, and from 2 on
         the position of an attached block. Of blocks with one label the first in this order counts.
     """
-    counting: dict[str, tuple[int, Block]] = {}
+    by_label: dict[str, tuple[int, Block]] = {}
     for owner, block in blocks:
-        if block.label not in counting or owner < counting[block.label][0]:
-            counting[block.label] = owner, block
-    in_order = sorted(counting.values(), key=lambda each: (max(1, each[0]), each[1].id))
+        if block.label not in by_label or owner < by_label[block.label][0]:
+            by_label[block.label] = owner, block
+    in_order = sorted(by_label.values(), key=lambda each: (max(1, each[0]), each[1].id))
     return [block for _, block in in_order]
 
 
@@ -95,8 +94,8 @@ async def _ensure(
 
 async def begin_value(connection: Connection, block: int, value: str, at: float, origin: str) -> None:
     """Gives a new block its first value."""
-    current = await _add_version(connection, block, 1, value, at=at, origin=origin)
-    await connection.run(SQL["block_point"], (current, block))
+    version_row = await _add_version(connection, block, 1, value, at=at, origin=origin)
+    await connection.run(SQL["block_point"], (version_row, block))
 
 
 def _settings(block: Block) -> tuple[str, int, int]:
@@ -130,16 +129,16 @@ async def write_block(
         if await load_epoch(connection, by.id) != by.epoch:
             raise WriteConflict("something of this memory was forgotten meanwhile")
     stored = await get_block(connection, block)
-    # Compare and set: whoever read an older version has not seen what it would overwrite.
+    # Compare and set: a caller that read an older version has not seen the value that it would overwrite.
     if stored.version != version:
         raise WriteConflict(
             f"block {stored.label!r} is at version {stored.version}, not {version}: it was changed since"
         )
-    # A value may be longer than a limit that was lowered since; then it may get shorter.
+    # A value that is longer than a limit that was lowered since may stay as long or get shorter.
     if is_bounded and len(value) > max(stored.limit, len(stored.value)):
         check_limit(stored.label, value, stored.limit)
-    listed = orjson.dumps(list(sources)).ljust(room)
-    current = await _add_version(
+    padded_sources = orjson.dumps(list(sources)).ljust(room)
+    version_row = await _add_version(
         connection,
         block,
         version + 1,
@@ -148,9 +147,9 @@ async def write_block(
         origin=origin,
         restores=restores,
         exchange=exchange,
-        sources=listed,
+        sources=padded_sources,
     )
-    await connection.run(SQL["block_advance"], (current, block, version))
+    await connection.run(SQL["block_advance"], (version_row, block, version))
     return replace(stored, value=value, version=version + 1)
 
 
@@ -207,11 +206,10 @@ async def undo_block(connection: Connection, block: int, *, at: float, version: 
 
 async def _find_before(connection: Connection, block: int, version: int) -> Row | None:
     """Returns what an undo of a version brings back: its version, value and sources; None if nothing is left."""
-    # The value that is shown may have been brought back by undos. The next undo goes on from where it was written.
-    shown = version
-    while (restores := await connection.value(SQL["block_history_restores"], (block, shown))) is not None:
-        shown = restores
-    return await connection.row(SQL["block_history_before"], (block, shown, FORGOTTEN_ORIGIN))
+    # A value that was restored by undos is undone from the version in which it was written.
+    while (restored := await connection.value(SQL["block_history_restores"], (block, version))) is not None:
+        version = restored
+    return await connection.row(SQL["block_history_before"], (block, version, FORGOTTEN_ORIGIN))
 
 
 async def empty_snapshots(connection: Connection, statement: str, values: Sequence[object]) -> None:
@@ -231,7 +229,7 @@ def emptied_section(known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def add_op(connection: Connection, agent: int, op: BlockOp) -> bool:
-    """Adds a memory edit of a turn. False when this call of this turn is there already."""
+    """Adds a memory edit of a turn. Returns False if the edit of this call of the turn is there already."""
     seen = op.seen if op.state == "pending" else None
     values = (agent, op.exchange, op.call_id, op.state, op.at, op.op, op.label, op.arguments, seen)
     return await connection.row(SQL["op_insert"], values) is not None
@@ -299,11 +297,11 @@ class Blocks(Group):
         await connection.run(SQL["note_followed"], (digest,))
 
     async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
-        """Brings the stored blocks of a profile up to the settings; ids and versions of the arguments do not count.
+        """Brings the stored blocks of a profile up to the settings. Ids and versions of the arguments do not count.
 
-        Descriptions, limits and permissions come from the settings alone. So does a shared value that was never written
-        to; the values of people's own blocks stay. Missing blocks are added. Blocks that the settings no longer name
-        stay: they may hold a user's words.
+        Descriptions, limits and permissions become those of the settings, as does the value of a shared block that was
+        never written to. The values of people's own blocks stay. Missing blocks are added. Blocks that the settings no
+        longer name stay, since they may hold a user's words.
         """
         for block in own:
             after = 0
@@ -347,8 +345,8 @@ class Blocks(Group):
         await connection.run(SQL["block_follow_shared"], (profile, block.label, *_settings(block)))
         for project in projects:
             await ensure_shared_blocks(connection, project, profile, [block], at)
-        asked = (profile, block.label, DEFAULT_ORIGIN, block.value)
-        for id, version in await connection.rows(SQL["block_untouched"], asked):
+        values = (profile, block.label, DEFAULT_ORIGIN, block.value)
+        for id, version in await connection.rows(SQL["block_untouched"], values):
             await write_block(
                 connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN, is_bounded=False
             )

@@ -82,7 +82,7 @@ class Facts(GrowingGroup):
 
     @reads
     async def get(self, connection: Connection, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
-        """Returns the facts with these numbers, in this order, true or not; those that are gone are left out."""
+        """Returns the facts with these numbers, true or not, in this order. Missing facts are left out."""
         rows = await rows_of(connection, SQL["get"], seqs, agent)
         facts = {fact.seq: fact for fact in map(_fact, rows)}
         return [facts[seq] for seq in seqs if seq in facts]
@@ -110,11 +110,11 @@ class Facts(GrowingGroup):
         return _fact(row)
 
     async def correct(self, agent: Agent, seq: int, text: str, key: str, origin: str, at: float) -> Fact:
-        """Puts a new fact with the sources of an old one in its place, from now on.
+        """Replaces a fact by a new fact with the same sources, from now on. Returns the new fact.
 
         key: as in `LearnedFact`.
 
-        Raises: NotFound; WriteConflict if something else has taken the old fact's place already.
+        Raises: NotFound; WriteConflict if another fact has taken the old fact's place already.
         """
 
         async def write(connection: Connection) -> Fact:
@@ -122,17 +122,17 @@ class Facts(GrowingGroup):
             row = await connection.row(SQL["at"], (agent.id, seq))
             if row is None:
                 raise NotFound(f"there is no fact {seq}")
-            old = _fact(row)
-            if old.ended_at is not None:
-                raise WriteConflict(f"fact {seq} is no longer true: fact {old.successor} took its place")
+            old_fact = _fact(row)
+            if old_fact.ended_at is not None:
+                raise WriteConflict(f"fact {seq} is no longer true: fact {old_fact.successor} took its place")
             fact = LearnedFact(
-                text, old.about, key, at, old.exchange, old.sources, [old.id], standing=old.standing
-            )
+                text, old_fact.about, key, at, old_fact.exchange, old_fact.sources, [old_fact.id],
+                standing=old_fact.standing,
+            )  # fmt: skip
             await add_fact(connection, agent, fact, at, origin, is_asked=True)
-            ended = await connection.row(SQL["at"], (agent.id, seq))
-            row = (
-                None if ended is None else await connection.row(SQL["at"], (agent.id, _fact(ended).successor))
-            )
+            row = await connection.row(SQL["at"], (agent.id, seq))
+            if row is not None:
+                row = await connection.row(SQL["at"], (agent.id, _fact(row).successor))
             if row is None:
                 raise WriteConflict(f"fact {seq} already says so")
             return _fact(row)
@@ -140,19 +140,22 @@ class Facts(GrowingGroup):
         return await self._grow(agent.id, 1, self._database.write(write))
 
     async def remember(self, agent: Agent, text: str, key: str, origin: str, at: float) -> tuple[Fact, bool]:
-        """Adds a fact that a person has stated, unless an equal one is true. Returns it, and whether it was there.
+        """Adds a fact that a person has stated, unless an equal fact is true.
+
+        Returns the new or the equal fact, and whether it was there already.
+
 
         key: as in `LearnedFact`. Raises: NotFound if the memory is gone.
         """
 
         async def write(connection: Connection) -> tuple[Fact, bool]:
             await connection.lock(agent.id)
-            before = await connection.value(SQL["same"], (agent.id, hash_key(agent.secret, key)))
-            fact = LearnedFact(text, "", key, at, None, ())
-            id = before or await add_fact(connection, agent, fact, at, origin, is_asked=True)
-            row = await connection.row(SQL["of_row"], (agent.id, id))
-            assert row is not None  # it was just written, or found
-            return _fact(row), before is not None
+            equal_row = await connection.value(SQL["same"], (agent.id, hash_key(agent.secret, key)))
+            fact = LearnedFact(text, about="", key=key, valid_from=at, exchange=None, sources=())
+            fact_row = equal_row or await add_fact(connection, agent, fact, at, origin, is_asked=True)
+            values = await connection.row(SQL["of_row"], (agent.id, fact_row))
+            assert values is not None  # it was just written, or found
+            return _fact(values), equal_row is not None
 
         return await self._grow(agent.id, 1, self._database.write(write))
 
@@ -199,7 +202,6 @@ async def add_saved_facts(
     connection: Connection, agent: int, facts: Sequence[tuple[LearnedFact, BlockOp]], now: float
 ) -> None:
     """Adds the facts that a model has saved by a tool within a turn."""
-
     if not facts:
         return
     memory = await load_agent(connection, agent)
@@ -235,7 +237,7 @@ async def add_fact(
     standing = fact.standing
     if not is_asked and fact.exchange is not None:
         if id is None:
-            # Read once more, as after an import: what has become of it since holds.
+            # The exchange is read once more, as after an import: a fact from it that has ended since stays ended.
             if await connection.value(SQL["learned_before"], (agent.id, key, fact.exchange)) is not None:
                 return None
         else:
@@ -251,9 +253,9 @@ async def add_fact(
             int(standing),
         )  # fmt: skip
         id = int(await connection.value(SQL["insert"], values))
-    for old in replaces:
-        if old != id:
-            await _end_fact(connection, agent.id, old, id, since)
+    for replaced_row in replaces:
+        if replaced_row != id:
+            await _end_fact(connection, agent.id, replaced_row, id, since)
     return id
 
 
@@ -264,25 +266,25 @@ async def _was_unlearned(connection: Connection, agent: int, key: bytes, fact: L
     return bool(unlearned) and origins <= unlearned
 
 
-async def _end_fact(connection: Connection, agent: int, old: int, successor: int, at: float) -> None:
+async def _end_fact(connection: Connection, agent: int, fact_row: int, successor: int, at: float) -> None:
     """Ends a fact whose place another fact takes, and takes it out of the index.
 
     An ended fact is not shown. In the index it might be the best hit, by which all other hits are measured.
     """
-    await connection.run(SQL["end"], (successor, at, old, agent))
-    ended = await connection.rows(SQL["seq_of"], (old, agent))
-    await forget_indexed(connection, agent, [seq for (seq,) in ended])
+    await connection.run(SQL["end"], (successor, at, fact_row, agent))
+    seqs = await connection.rows(SQL["seq_of"], (fact_row, agent))
+    await forget_indexed(connection, agent, [seq for (seq,) in seqs])
 
 
 async def is_known(connection: Connection, agent: Agent, key: str) -> bool:
-    """Returns whether a fact with this key is there, or was forgotten."""
+    """Returns whether a fact with this key is true, or was forgotten."""
     values = (agent.id, hash_key(agent.secret, key))
-    same = await connection.value(SQL["same"], values)
-    return same is not None or bool(await connection.rows(SQL["unlearned"], values))
+    equal_row = await connection.value(SQL["same"], values)
+    return equal_row is not None or bool(await connection.rows(SQL["unlearned"], values))
 
 
 def hash_key(secret: bytes, key: str) -> bytes:
-    """Returns a fact's key as it is stored: no words can be tried against it once the secret is gone."""
+    """Returns a fact's key as it is stored. Once the secret is gone, no guessed words can be compared with it."""
     return blake2b(key.encode("utf-8", "replace"), key=secret, digest_size=16).digest()
 
 

@@ -48,7 +48,7 @@ def was_keyed(database: str | Path) -> bool:
     """Returns whether keys were made for this database, as far as its files beside it show."""
     try:
         return has_sidecar(resolve_path(database), KEYED)
-    except Broken:  # its path is not trusted, so its door stays closed
+    except Broken:  # the path is not trusted, so callers need a key
         return True
 
 
@@ -70,17 +70,17 @@ def _dump_patterns(models: Sequence[str] | None) -> str | None:
 async def _find_key(connection: Connection, digest: bytes, now: float) -> Key | None:
     """Returns the key with this digest, unless it is revoked. The digests are compared in constant time.
 
-    A key that is found by the secret before its last rotation has the end of that secret as its own.
+    A key that is found by its secret from before its last rotation is returned with the expiry of that secret.
     """
     row = await connection.row(SQL["key_find"], (digest,))
     if row is None:
         return None
-    *values, present, before = row
+    *values, digest_now, digest_before = row
     key = _make_key(values)
-    if hmac.compare_digest(present, digest):
+    if hmac.compare_digest(digest_now, digest):
         return key
     until = key.rotated_until or 0.0
-    if before is None or not hmac.compare_digest(before, digest) or until <= now:
+    if digest_before is None or not hmac.compare_digest(digest_before, digest) or until <= now:
         return None
     return replace(key, expires=until if key.expires is None else min(key.expires, until))
 
@@ -101,11 +101,11 @@ async def _revoke_key(connection: Connection, name_or_id: str, now: float) -> Ke
 
 
 class Keys(Group):
-    """The keys of callers. Those presented lately are cached.
+    """The keys of callers. Keys that were presented lately are cached.
 
-    So the common request costs no statement, and callers are still recognised while the store is down. No other process
-    writes to a file. From a shared database a key is read again after `POLL_S`, and at once where another process
-    notifies of a change.
+    So the common request costs no statement, and callers are still recognised while the store is down. A key of a file
+    is cached until this process changes it, since no other process writes the file. A key of a shared database is read
+    again after `POLL_S`, and at once if another process notifies of a change.
     """
 
     def __init__(self, database: Database, now: Callable[[], float], path: str | None) -> None:
@@ -116,9 +116,9 @@ class Keys(Group):
         # Digest -> a key and the time at which it is read again. Replaced as a whole when keys change.
         self._cache: OrderedDict[bytes, tuple[Key, float]] = OrderedDict()
         self._has_key = False
-        self._has_none_until = -math.inf  # until then it is believed that there are no keys
-        # How long what was read is believed.
-        self._believed_s = POLL_S if database.is_shared else math.inf
+        self._has_none_until = -math.inf  # until then the database is not asked again whether it has keys
+        # How long a key, or that there is none, is not read again.
+        self._fresh_s = POLL_S if database.is_shared else math.inf
         # By a key's id, when its use is to be recorded again.
         self._use_due: dict[int, float] = {}
         database.listen(KEYS, lambda _: self._expire_cache())
@@ -137,12 +137,12 @@ class Keys(Group):
     ) -> tuple[Key, str]:
         """Returns a new key and its plain text, which cannot be retrieved again. The parameters are as in `Key`."""
         plain = PREFIX + secrets.token_urlsafe(32)
-        shown = plain[:SHOWN_CHARS]
+        prefix = plain[:SHOWN_CHARS]
         now = self._now()
         bounds = expires, _dump_patterns(models), user
-        values = (project, name, digest_of(plain), shown, now, memory, opens, *bounds)
+        values = (project, name, digest_of(plain), prefix, now, memory, opens, *bounds)
         ((id,),) = await self._database.write_one(SQL["key_insert"], values)
-        key = Key(id, project, name, shown, now, None, memory, opens, None, expires, models, user)
+        key = Key(id, project, name, prefix, now, None, memory, opens, None, expires, models, user)
         self._note_created(demands_key=not key.is_operator)
         return key, plain
 
@@ -167,11 +167,11 @@ class Keys(Group):
             await connection.run(SQL["key_replace"], (now, name, digest))
             return True
 
-        done = await self._database.write(install)
+        is_installed = await self._database.write(install)
         self._cache = OrderedDict()
-        if done:
+        if is_installed:
             self._note_created(demands_key=opens is None)
-        return done
+        return is_installed
 
     async def change(self, id: int, change: Callable[[Key], Key]) -> Key:
         """Changes name, memory, expiry, models and user of a key in use. Returns it as it is then.
@@ -266,7 +266,7 @@ class Keys(Group):
             cache.pop(digest, None)
             return None
         self._record_use(key)
-        cache[digest] = key, self._tick() + self._believed_s
+        cache[digest] = key, self._tick() + self._fresh_s
         if len(cache) > CACHED_KEYS:
             cache.popitem(last=False)
         return key
@@ -278,10 +278,10 @@ class Keys(Group):
         """
         if not self._has_key and self._tick() >= self._has_none_until:
             cache = self._cache
-            found = await self._database.read(lambda connection: connection.value(SQL["key_any"]))
-            self._has_key = self._has_key or bool(found)
+            has_key = await self._database.read(lambda connection: connection.value(SQL["key_any"]))
+            self._has_key = self._has_key or bool(has_key)
             if cache is self._cache:  # else keys have changed meanwhile
-                self._has_none_until = self._tick() + self._believed_s
+                self._has_none_until = self._tick() + self._fresh_s
             self._update_keyed_file(self._has_key)
         return self._has_key
 

@@ -100,11 +100,11 @@ async def rebuild_block(
         await connection.run(SQL["op_erase"], (*edit, _NO_ARGUMENTS))
     if not later:
         return False
-    current = await get_block(connection, block)
+    stored = await get_block(connection, block)
     base = clean[-1].value if clean else ""
-    pending = [BlockOp(*row) for row in await connection.rows(SQL["ops_pending_in"], (block, current.label))]
+    pending = [BlockOp(*row) for row in await connection.rows(SQL["ops_pending_in"], (block, stored.label))]
     values, repeating = rules.rebuild_block(
-        replace(current, value=base), [revised for _, revised in later], pending
+        replace(stored, value=base), [revised for _, revised in later], pending
     )
     for op in repeating:
         await connection.run(SQL["op_erase"], (op.exchange, op.call_id, _NO_ARGUMENTS))
@@ -122,7 +122,7 @@ async def rebuild_block(
             await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version.number, _NO_SOURCES))
         elif value != version.value:
             await connection.run(SQL["version_rewrite"], (value, sources, block, version.number))
-    await _write_following(connection, current, staying, following, values[-1], now)
+    await _write_following(connection, stored, staying, following, values[-1], now)
     return True
 
 
@@ -153,34 +153,35 @@ async def _write_following(
     block: Block,
     staying: Sequence[tuple[BlockVersion, str]],
     following: Sequence[tuple[BlockVersion, str]],
-    last: str,
+    final_value: str,
     now: float,
 ) -> None:
     """Writes versions again, each with its new value, and after them the version with which a forgetting ends.
 
     staying: the versions that stay in their rows, with their values.
     following: the versions that are written again, with their new values.
-    last: the last value.
+    final_value: the value of the last version.
     """
-    current = block.version
+    number = block.version
     numbers: dict[int | None, int] = {version.number: version.number for version, _ in staying}
     for version, value in following:
         await write_block(
-            connection, block.id, current, value, at=version.at, origin=version.origin, exchange=version.exchange,
+            connection, block.id, number, value, at=version.at, origin=version.origin, exchange=version.exchange,
             sources=orjson.loads(version.sources), restores=numbers.get(version.restores), is_bounded=False,
         )  # fmt: skip
-        current += 1
-        numbers[version.number] = current
-    shown = next((version for version, value in reversed([*staying, *following]) if value == last), None)
+        number += 1
+        numbers[version.number] = number
+    newest_first = reversed([*staying, *following])
+    restored = next((version for version, value in newest_first if value == final_value), None)
     await write_block(
-        connection, block.id, current, last, at=now, origin=FORGET_ORIGIN,
-        sources=[] if shown is None else sorted(shown.origins),
-        restores=None if shown is None else numbers[shown.number], is_bounded=False,
+        connection, block.id, number, final_value, at=now, origin=FORGET_ORIGIN,
+        sources=[] if restored is None else sorted(restored.origins),
+        restores=None if restored is None else numbers[restored.number], is_bounded=False,
     )  # fmt: skip
 
 
 def _padded_sources(version: BlockVersion, value: str) -> bytes | None:
-    """Returns the sources with which the row of a version stays as long with another value; None if there are none.
+    """Returns padded sources, with which a version's row has the same length with another value; None: none fit.
 
     Over SQLite a shorter row would move its neighbours, and leave copies of them in the file.
     """
@@ -250,10 +251,10 @@ async def _divide(
             continue
         edit = version.edit
         if edit is not None and brings_erased:
-            # The exchange of a text's edit stays, and a sleeptime agent's.
+            # The exchange may stay: that of an edit with one of the texts, or a sleeptime agent's.
             edits.append(edit)
         if not is_erased and version.restores in clean_values:
-            # An undo that went back to an untouched value starts afresh from it.
+            # An undo restored a clean value, from which the later versions follow.
             revised = Revised(clean_values[version.restores], is_clean=True)
         else:
             row = None if edit is None or brings_erased else await connection.row(SQL["op_done"], edit)

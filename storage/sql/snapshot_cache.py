@@ -1,10 +1,10 @@
 """The snapshots that a process caches between turns, so that a turn reads one row instead of the whole.
 
-A cached memory is right for one version: one epoch, one `rev` and one next number of its agent. Every change of what a
-snapshot reads raises one of these numbers (by the triggers `rev_...` of the migrations). So a turn reads the numbers
-first, and takes the rest from the cache if they are unchanged. A process that owns its file need not even read the
-numbers: it is notified of each changed row of an agent (storage/sqlite/watch.py). A committed turn brings the cached
-memory up to date (`apply_commit`).
+A cached memory is right for one version: the epoch, the `rev` and the next number of its agent. Every change of rows
+that a snapshot reads raises one of these numbers (by the triggers `rev_...` of the migrations). So a turn reads the
+numbers first, and takes the rest from the cache if they are unchanged. A process that owns its file need not read the
+numbers: it is notified of each changed row of an agent (storage/sqlite/watch.py). `apply_commit` brings a cached memory
+up to date with a committed turn.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class SnapshotCache:
                 self.drop(agent)
 
     def find(self, agent: int, key: str | None, path_hash: bytes | None) -> MemorySnapshot | None:
-        """Returns a snapshot as it would be read now; None where the cache has none that is up to date.
+        """Returns a snapshot as it would be read now; None if the cache has no snapshot that is up to date.
 
         key, path_hash: as for `has_entry`.
         """
@@ -136,7 +136,7 @@ class SnapshotCache:
         )
 
     def put(self, agent: int, key: str | None, path_hash: bytes | None, snapshot: MemorySnapshot) -> None:
-        """Caches a snapshot that was read. Those with shared blocks are not cached: other agents may change these."""
+        """Caches a snapshot that was read. One with shared blocks is not cached: other agents may change the blocks."""
         if snapshot.shares_blocks:
             self.drop(agent)
             return
@@ -157,7 +157,7 @@ class SnapshotCache:
             )
             self._memories[agent] = memory
             self.bytes += memory.bytes
-        # Where the path goes on already, or began elsewhere, a turn cannot be planned from its snapshot alone.
+        # If the path goes on already, or began elsewhere, a turn cannot be planned from its snapshot alone.
         is_end = path_hash is not None and not (snapshot.is_continued or snapshot.matches_prefix)
         if snapshot.exchange is not None and snapshot.conversation is not None and is_end:
             end = _PathEnd(
@@ -223,7 +223,7 @@ class SnapshotCache:
             return
         key = write.key, exchange.path_hash
         if key in memory.path_ends:
-            # Two conversations without an id have the same text; the next snapshot reads the one that began last.
+            # Two conversations without a client's id have the same text. The next snapshot reads the newer one.
             self._drop_path_end(memory, key)
         elif end is not None:
             _advance(end, exchange, write, committed)
@@ -281,7 +281,7 @@ class SnapshotCache:
         memory.path_ends.clear()
 
     def _shrink(self) -> None:
-        """Drops the memories asked longest ago until the others fit. Call it last: it may drop the present one."""
+        """Drops the least recently used memories until the rest fit. Call it last: it may drop the present memory."""
         while self.bytes > self._limit and self._memories:
             self.drop(next(iter(self._memories)))
 

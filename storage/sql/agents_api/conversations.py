@@ -40,7 +40,7 @@ SQL = load("agents_api/conversations.sql")
 _CONVERSATION_COLUMNS = 7
 # The columns of the content in `exchange`. The next one is whether a run is active; those of `{skeleton}` follow.
 _CONTENT_COLUMNS = 3
-# The fewest rows that are read at once of a list from which rows may drop out.
+# The fewest rows that are read at once: conversations that do not match are left out of the page.
 _MIN_ROWS = 20
 # Before and after every conversation in any order.
 _BEFORE_ALL: PageEnd = (-1.0, -1)
@@ -64,7 +64,7 @@ async def note_fork(connection: Connection, agent: int, conversation_row: int, p
 
 
 class Conversations(Group):
-    """Conversations. project: the caller's; what another one has is not found."""
+    """Conversations. project: of the caller; nothing of another project is found."""
 
     def __init__(self, database: Database, rules: Rules) -> None:
         super().__init__(database)
@@ -159,8 +159,8 @@ class Conversations(Group):
             raise WriteConflict(f"there is a conversation {uid!r} already")
         if parent is not None:
             if not last_exchange:
-                # Of a client conversation. An exchange that is continued cannot be superseded, and its edits are
-                # confirmed.
+                # The source is a client conversation. An exchange that is continued cannot be superseded, and its
+                # edits are confirmed.
                 await connection.run(stored_paths.SQL["continue"], (parent.id, agent.id))
                 await merge_edits(connection, agent.id, [parent.id], self._rules, at)
                 await connection.run(SQL["source_moved"], (source, agent.id))
@@ -196,11 +196,7 @@ class Conversations(Group):
         row = await connection.row(SQL["exchange"], (agent, id))
         if row is None:
             raise NotFound("this memory is being removed")
-        content, is_active, skeleton = (
-            row[:_CONTENT_COLUMNS],
-            row[_CONTENT_COLUMNS],
-            row[_CONTENT_COLUMNS + 1 :],
-        )
+        content, (is_active, *skeleton) = row[:_CONTENT_COLUMNS], row[_CONTENT_COLUMNS:]
         exchange = exchanges.make_exchange(skeleton, *content)
         is_over = exchange.state is State.FINISHED or (exchange.state is State.OFF and not exchange.inputs)
         return exchange, is_over and not is_active and not self._rules.has_open_calls(exchange)
@@ -217,23 +213,26 @@ class Conversations(Group):
         limit: int = 50,
         newest_first: bool = True,
     ) -> builtins.list[ConversationEntry]:
-        """Returns a page of a project's conversations, agents' own ones left out. after, before: public names.
+        """Returns a page of a project's conversations, without agents' own ones.
 
-        Raises: NotFound if there is no such conversation to go on from.
+        after, before: the uids between which the page lies, in the order asked for.
+
+        Raises: NotFound if there is no conversation with one of these uids.
         """
-        first = await _place(connection, project, where, before if newest_first else after) or _BEFORE_ALL
-        last = await _place(connection, project, where, after if newest_first else before) or _AFTER_ALL
+        low_uid, high_uid = (before, after) if newest_first else (after, before)
+        low = await _position(connection, project, where, low_uid) or _BEFORE_ALL
+        high = await _position(connection, project, where, high_uid) or _AFTER_ALL
         page: builtins.list[ConversationEntry] = []
         while len(page) < limit:
             size = max(limit - len(page), _MIN_ROWS)
-            rows = await _page(connection, project, where, first, last, size, newest_first=newest_first)
+            rows = await _page(connection, project, where, low, high, size, newest_first=newest_first)
             entries = [_entry(row) for row in rows]
             page += [entry for entry in entries if _matches(entry, where)]
             if len(rows) < size:
                 break
-            end = await _place(connection, project, where, entries[-1].conversation.uid)
+            end = await _position(connection, project, where, entries[-1].conversation.uid)
             assert end is not None  # a uid was given
-            first, last = (first, end) if newest_first else (end, last)
+            low, high = (low, end) if newest_first else (end, high)
         return page[:limit]
 
 
@@ -241,24 +240,24 @@ async def _page(
     connection: Connection,
     project: str,
     where: ConversationFilter,
-    first: PageEnd,
-    last: PageEnd,
+    low: PageEnd,
+    high: PageEnd,
     limit: int,
     *,
     newest_first: bool,
 ) -> list[Row]:
-    """Returns rows of conversations between two places of an order, before those that do not match drop out."""
+    """Returns the rows of conversations between two positions of an order, those that do not match among them."""
     direction, agent = "down" if newest_first else "up", where.agent
     if where.order != "created":
         agents = (_BEFORE_ALL[1], _AFTER_ALL[1]) if agent is None else (agent, agent)
-        values = (project, where.order, limit, *first, *last, *agents)
+        values = (project, where.order, limit, *low, *high, *agents)
         return await connection.rows(SQL[f"by_time_{direction}"], values)
     if agent is None:
-        return await connection.rows(SQL[f"of_project_{direction}"], (project, first[1], last[1], limit))
-    return await connection.rows(SQL[f"of_agent_{direction}"], (project, first[1], last[1], limit, agent))
+        return await connection.rows(SQL[f"of_project_{direction}"], (project, low[1], high[1], limit))
+    return await connection.rows(SQL[f"of_agent_{direction}"], (project, low[1], high[1], limit, agent))
 
 
-async def _place(
+async def _position(
     connection: Connection, project: str, where: ConversationFilter, uid: str | None
 ) -> PageEnd | None:
     """Returns where a conversation stands in an order. Raises: NotFound."""

@@ -32,10 +32,10 @@ _PARTS = 256  # of a file's text that are read at once
 async def add_file(
     connection: Connection, draft: StoredFile, *, renames: bool = False, replaces: bool = False
 ) -> StoredFile:
-    """Adds a file; its text is still to come.
+    """Adds a file without its text, which is written later.
 
     renames: a name that is taken gets a number.
-    replaces: files that have the name are removed later, and do not count.
+    replaces: files with the name are not counted, since they will be removed.
 
     Raises: WriteConflict if the name is taken; OverLimit; NotFound if there is no such folder.
     """
@@ -64,7 +64,7 @@ async def add_file(
 
 
 async def match_tools(connection: Connection, agent: int, tools: Sequence[int]) -> None:
-    """Gives an agent that has a folder these tools, and takes them from one that has none."""
+    """Attaches tools to an agent that has a folder attached, and detaches them from an agent that has none."""
     if await load_targets(connection, agent, DefinitionKind.FOLDER):
         await attach_all(connection, agent, DefinitionKind.TOOL, tools)
     else:
@@ -73,7 +73,7 @@ async def match_tools(connection: Connection, agent: int, tools: Sequence[int]) 
 
 
 class Files(GrowingGroup):
-    """Files of folders. memory: the folder's row; of another one nothing is found."""
+    """Files of folders. memory: the folder's row; nothing of another folder is found."""
 
     add = writes(as_method(add_file))
 
@@ -90,7 +90,7 @@ class Files(GrowingGroup):
     async def detach(
         self, connection: Connection, agents: Sequence[int], folder: int, tools: Sequence[int], *, at: float
     ) -> None:
-        """Takes a folder from agents, with the last one of an agent's the tools that read files."""
+        """Takes a folder from agents. An agent without folders loses the tools that read files as well."""
         for agent in agents:
             if await detach(connection, agent, DefinitionKind.FOLDER, folder):
                 await match_tools(connection, agent, tools)

@@ -75,7 +75,10 @@ async def remove_sleepers(
     *,
     at: float,
 ) -> None:
-    """Ends that sleepers read a memory; they stay agents, without what they have read. The next reader begins there.
+    """Has sleepers read a memory no longer. They stay agents, without the texts that they have read.
+
+    The memory's next reader begins where they have ended.
+
 
     entry, body: as for `add_sleeper`.
     job: the kind of the jobs in which they read. The memory's job is dropped with its last sleeper.
@@ -85,7 +88,7 @@ async def remove_sleepers(
     await connection.lock_sharers(memory)
     await advance(connection, memory, LEARNER, await cursor_of(connection, memory, LEARNER), at)
     for sleeper in sleepers:
-        # A forgetting in the memory would not find them any more.
+        # A later forgetting in the memory would not find these readings.
         await _end_readings_of(connection, sleeper, at)
         while await _empty_readings_of(connection, sleeper, _PAGE):
             pass
@@ -97,7 +100,7 @@ async def remove_sleepers(
 
 
 async def accept_reading(connection: Connection, jobs: Jobs, command: RunAccept) -> Run | None:
-    """Accepts a reading. Returns None where the sleeper has one under way: it reads again when that has ended."""
+    """Accepts a reading. Returns None if the sleeper has a reading under way, after which it reads again."""
     if await find_reading(connection, command.run.agent) is not None:
         return None
     return await accept_run(connection, jobs, command)
@@ -144,7 +147,7 @@ async def _empty_readings_of(connection: Connection, sleeper: int, limit: int) -
 
 
 async def empty_reading(connection: Connection, sleeper: int, conversation_row: int) -> None:
-    """Empties the texts of one reading, whose conversation loses its key. A second time it does nothing."""
+    """Empties the texts of one reading, whose conversation loses its key. Idempotent."""
     await connection.lock(sleeper)
     for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation_row, sleeper)):
         exchange = await exchanges.load_exchange(connection, sleeper, id)
@@ -188,7 +191,7 @@ class Sleepers(Group):
         return bool(await connection.value(SQL["has_answered"], (run.agent, run.conversation_row)))
 
     @reads
-    async def count_failed_before(self, connection: Connection, run: Run, most: int) -> int:
-        """Returns how many runs of its agent have failed in a row before a run; at most `most`."""
-        states = [row[0] for row in await connection.rows(SQL["states_before"], (run.agent, run.id, most))]
+    async def count_failed_before(self, connection: Connection, run: Run, limit: int) -> int:
+        """Returns how many runs of its agent have failed in a row before a run; at most `limit`."""
+        states = [row[0] for row in await connection.rows(SQL["states_before"], (run.agent, run.id, limit))]
         return next((n for n, state in enumerate(states) if state != RunState.FAILED), len(states))
