@@ -92,6 +92,15 @@ def test_a_migration_never_changes() -> None:
     assert found == PINNED, "append a migration and pin it in PINNED; one that is pinned stays as it is"
 
 
+def steps_of_a_new_schema() -> list[int]:
+    """Returns the versions to which the steps of an empty database lead, one after the other."""
+    after = {step.before: step.after for step in load_migrations()}
+    versions = [after[0]]
+    while versions[-1] in after:
+        versions.append(after[versions[-1]])
+    return versions
+
+
 async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresServer) -> None:
     admin = await asyncpg.connect(database.url)
     await admin.execute("CREATE SCHEMA beside")
@@ -101,7 +110,9 @@ async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresS
     try:
         versions = await asyncio.gather(*(migrate(each, "beside") for each in opened))
         assert set(versions) == {latest(load_migrations())}
-        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 19  # a step each
+        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == len(
+            steps_of_a_new_schema()
+        )
     finally:
         for each in opened:
             await each.close()
@@ -376,10 +387,9 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
     try:
         await lay(connection, "older", 4)
         await connection.execute("UPDATE schema_versions SET version = 2")
-        with pytest.raises(
-            TooOld,
-            match=r"version 2, .* upgrades versions 4, 7, 8, 9, [0-9, ]*, 20, 21, 22, 23, 24, 25\..*memory export",
-        ):
+        versions = ", ".join(str(step.before) for step in load_migrations() if step.before)
+        assert versions.startswith("4, 7, 8, 9, ")
+        with pytest.raises(TooOld, match=rf"version 2, .* upgrades versions {versions}\..*memory export"):
             await migrate(connection, "older")
     finally:
         await connection.execute("DROP SCHEMA older CASCADE")
