@@ -40,14 +40,14 @@ _Arguments = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int:
-    """Runs one command and returns its exit code. limits: those of the gateway that `serve` starts.
+    """Runs one command and returns its exit code. limits: the limits of the gateway that `serve` starts.
 
     Raises: SystemExit: a help text was printed, or the arguments are refused.
     """
     open_closed_streams()
     # A character that the terminal's encoding lacks is printed as an escape.
     recode(sys.stdout, errors="backslashreplace")
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(argv if argv is not None else sys.argv[1:])
     if instruction := os.environ.get(COMPLETION_VARIABLE):
         from click.shell_completion import shell_complete
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
         print_error(escape_controls(error.message))
         return EXIT_FAILED
     except BrokenPipeError:
-        # The reader of the pipe reads no more, as in `mnemogate users | head`.
+        # The reader of the pipe has stopped reading, as in `mnemogate users | head`.
         _drop_output()
         return EXIT_PIPE
     except OSError as error:
@@ -117,7 +117,7 @@ def _report_settings(error: SettingsError, config: str | None) -> int:
         prefix = f"{file}: " if file is not None and each.in_file and len(error.mistakes) > 1 else ""
         print_error(f"{prefix}{each.message}")
     if file is not None:
-        # Variables override the file, so those that are set are named as well.
+        # Variables override the file, so the variables that are set are named, too.
         others = ", ".join(sorted(name for name in os.environ if name.startswith("MNEMOGATE_")))
         print_error(f"the settings file is {file}{f'; set besides it: {others}' if others else ''}")
     return EXIT_REFUSED
@@ -210,7 +210,7 @@ class _Group(_Command, click.Group):
         return super().parse_args(ctx, args)
 
     def _leaves_out_action(self, ctx: click.Context, args: Sequence[str]) -> bool:
-        """Returns whether the arguments are options alone, which belong to the default action."""
+        """Returns whether the arguments are only options, which belong to the default action."""
         return not args or (
             args[0].startswith("-") and not {*self.commands, *ctx.help_option_names} & {*args}
         )

@@ -43,9 +43,8 @@ _SECRET_SETTINGS = (
     "secrets_key",
     "webhook_secret",
 )
-# How often a compaction or an import is asked for its state.
+# The time between two polls of a compaction or an import.
 POLL_S = 0.5
-
 # The most rows of usage that one call returns.
 _USAGE_ROWS = 10_000
 
@@ -61,7 +60,7 @@ class Commands:
 
     # The settings file; None: mnemogate.toml, if there is one.
     config: str | None = None
-    # The database file; None: the one that the settings name.
+    # The database file; None: the file that the settings name.
     db: str | None = None
     # The limits of the gateway that is served; None: the default limits.
     limits: Limits | None = None
@@ -122,9 +121,9 @@ class Commands:
         print(f"{self.settings.database.shown} has the schema of this version.", file=sys.stderr)
 
     def check_config(self, *, is_strict: bool) -> int:
-        """Prints the settings, and what a start would refuse. Makes nothing, and takes no port.
+        """Prints the settings, and the mistakes for which a start would fail. Makes no file and opens no port.
 
-        is_strict: the exit code says failure where there is a warning.
+        is_strict: a warning counts as a failure in the exit code.
         """
         with loading():
             from gateway.open_database import DatabaseFindings, check_database
@@ -235,7 +234,7 @@ class Commands:
         *,
         as_json: bool,
     ) -> None:
-        """Prints a list. limit: the most lines; None: all."""
+        """Prints a list. limit: the most lines; None: all lines."""
         lines = (line for page in self.client.pages(operation, arguments) for line in page["lines"])
         printed.show_list(listing, islice(lines, limit), as_json=as_json)
 
@@ -254,7 +253,7 @@ class Commands:
             printed.show_list(record_lists.usage_list(by, names), rows, as_json=as_json)
 
     def add_limit(self, arguments: _Arguments) -> None:
-        """Adds a limit and prints it. Remarks that no key and no setting names its project, which may be misspelt."""
+        """Adds a limit and prints it. If no key and no setting names its project, says so: the name may be misspelt."""
         projects_of_keys = {key["project"] for key in self.perform("keys-list", {})}
         limit = self.perform("limits-add", arguments)
         printed.show_record(record_lists.LIMITS, limit)
@@ -263,13 +262,13 @@ class Commands:
             print(f"This project is new: no key and no setting names {project!r}.", file=sys.stderr)
 
     def forget(self, arguments: _Arguments, check_consent: Callable[[str], None], *, all_users: bool) -> None:
-        """Forgets a memory or a part of it. check_consent: takes what will be done, and raises a refusal."""
+        """Forgets a memory or a part of it. check_consent: asks whether to do what its text says; raises a refusal."""
         arguments = without_none(arguments)
         _check_what_to_forget(arguments, all_users=all_users)
-        # The settings are read before the question, so that mistakes in the settings are reported before it.
+        # The settings are read first, so that mistakes in them are reported before the question.
         is_server = self.settings.database.url is not None
         check_consent(outcome_text.describe_forget_request(arguments))
-        answer = first = self.perform("memory-forget", arguments)
+        answer = first_answer = self.perform("memory-forget", arguments)
         count = answer["memories"]
         with Progress("Forgetting memories") as progress:
             while not answer["done"]:
@@ -277,7 +276,9 @@ class Commands:
                 answer = self.perform("memory-forget", {**arguments, "left": answer["left"]})
                 count += answer["memories"]
         files = {"config": self.config, "db": self.db}
-        print(outcome_text.describe_forget_result({**files, **arguments}, count, first), file=sys.stderr)
+        print(
+            outcome_text.describe_forget_result({**files, **arguments}, count, first_answer), file=sys.stderr
+        )
         if not answer.get("swept", True):  # a gateway of an older version leaves out `swept`
             print(outcome_text.describe_unswept(is_server), file=sys.stderr)
 
@@ -285,22 +286,25 @@ class Commands:
         """Writes a memory to a file, or to the standard output. may_replace: the file may be there already."""
         arguments = without_none(arguments)
         pages = self.client.pages("memory-export", arguments)
-        first = next(pages)
-        others = first.get("others")  # a gateway of an older version leaves out `others` and `messages`
+        first_page = next(pages)
+        other_memories = first_page.get(
+            "others"
+        )  # a gateway of an older version leaves out `others` and `messages`
         messages: int | None = 0
         with Progress("Exporting messages") as progress, open_output(path, may_replace=may_replace) as file:
-            page: Any = first
+            page: Any = first_page
             while page is not None:
                 file.writelines(f"{line}\n" for line in page["lines"])
-                messages = None if messages is None or "messages" not in page else messages + page["messages"]
+                if messages is not None:
+                    messages = messages + page["messages"] if "messages" in page else None
                 if path or not sys.stdout.isatty():  # a bar would mix with the lines
                     progress.show(messages or 0)
                 page = next(pages, None)
         if path:
             size = os.stat(path).st_size
             print(outcome_text.describe_export(arguments, messages, path, size), file=sys.stderr)
-        if others:
-            print(outcome_text.describe_others(others), file=sys.stderr)
+        if other_memories:
+            print(outcome_text.describe_others(other_memories), file=sys.stderr)
 
     def import_memory(self, arguments: _Arguments, path: str | None) -> None:
         """Imports an exported memory from a file, or from the standard input."""
@@ -323,7 +327,8 @@ class Commands:
     def import_file(self, path: str, arguments: _Arguments, *, as_json: bool) -> int:
         """Imports a file that another application exported, with a bar on a terminal. Returns the exit code."""
         arguments = without_none(arguments)
-        with Progress("Looking at the file" if arguments.get("preview") else "Importing") as progress:
+        title = "Looking at the file" if arguments.get("preview") else "Importing"
+        with Progress(title) as progress:
 
             def report(record: Mapping[str, Any]) -> None:
                 counts = record["facts" if record["facts"]["found"] else "conversations"]
@@ -380,7 +385,8 @@ class Commands:
             if not progress.is_shown or self.client.find_process() is None:
                 return
             is_done = self._wait_for_job(job, progress)
-        print("It is done." if is_done else "The gateway has ended; the next one goes on.", file=sys.stderr)
+        end = "It is done." if is_done else "The gateway has ended; the next one goes on."
+        print(end, file=sys.stderr)
 
     def _wait_for_job(self, job: Any, progress: Progress) -> bool:
         """Waits for a job as long as a gateway serves. Returns whether it is done.
@@ -412,7 +418,7 @@ def _check_what_to_forget(arguments: _Arguments, *, all_users: bool) -> None:
 
 
 def _without_secrets(value: Any, name: str = "") -> Any:
-    """Returns a setting without secrets: keys and headers are "(set)", URLs have no password. name: of the setting."""
+    """Returns the value of a setting without secrets: keys and headers become "(set)", URLs lose their password."""
     if name in _SECRET_SETTINGS:
         return "(set)" if value else value
     if isinstance(value, dict):

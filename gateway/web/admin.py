@@ -23,8 +23,8 @@ def admin_routes(operations: OperationTable, token: str) -> list[Route]:
 
     async def perform(request: Request) -> Response:
         info_of(request.scope).route = "admin"
-        sent = request.headers.get(ADMIN_HEADER, "")
-        if not hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), token.encode()):
+        presented_token = request.headers.get(ADMIN_HEADER, "")
+        if not hmac.compare_digest(presented_token.encode("utf-8", "surrogateescape"), token.encode()):
             raise NotAuthenticated("This route is for the command line of the account that runs the gateway.")
         name = request.path_params["operation"]
         # The limit of a chat's body does not hold here: only the operator calls this route.

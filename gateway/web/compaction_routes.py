@@ -27,7 +27,7 @@ COMPACT_PATH: Final = "/v1/responses/compact"
 
 
 class InputTokensRoute(ResponsesRoute):
-    """Counts the tokens of a request, of what it continues and of its tools, without what memory adds."""
+    """Counts the tokens of a request: its messages, the messages that it continues, and its tools, without memory."""
 
     makes_response = False
 
@@ -37,11 +37,11 @@ class InputTokensRoute(ResponsesRoute):
         context = info.caller.context(without_memory(call.headers))
         receipt = info.begin_receipt()
         with call.incoming.begin_reply(self.chats.send_timeout_s) as reply:
-            # An upstream that counts tokens itself is asked, and `CountChange` puts its answer into this API's form.
+            # If the upstream counts tokens itself, it is asked, and `CountChange` translates its answer.
             tokens = await self.chats.chat.count_prompt(
                 call.request.chat, context, reply, receipt, change=CountChange()
             )
-            if tokens is not None:  # else the upstream has answered
+            if tokens is not None:  # None: the upstream's answer was sent
                 await reply.send_body(200, [JSON_TYPE, *receipt.note_head()], render_count(tokens))
 
 
@@ -50,12 +50,11 @@ class CompactRoute(ResponsesRoute):
 
     makes_response = False
 
-    async def answer_read(self, incoming: Incoming, head: ForwardedHead, parsed: RequestBody) -> None:
-        if (
-            parsed.model is None
-        ):  # else an upstream would be asked, and take `compact` for the id of a response
+    async def answer_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
+        # Without a model an upstream would be asked, and would take `compact` for the id of a response.
+        if request_body.model is None:
             raise missing_field("model")
-        await super().answer_read(incoming, head, parsed)
+        await super().answer_read(incoming, head, request_body)
 
     async def respond(self, call: ResponseCall) -> None:
         await self.compact(call, _render_compaction)
@@ -64,11 +63,11 @@ class CompactRoute(ResponsesRoute):
 def _render_compaction(compacted: Compacted) -> tuple[Sequence[Header], bytes]:
     tag = token_hex(16)
     messages = [render_user_message(f"msg_{tag}_{n}", each) for n, each in enumerate(compacted.messages)]
-    shown: Json = {
+    response: Json = {
         "id": f"resp_{token_hex(28)}",
         "object": "response.compaction",
         "created_at": int(time.time()),
         "output": [*messages, compaction_item(f"cmp_{tag}", compacted.summary)],
         "usage": render_usage(compacted.usage),
     }
-    return [JSON_TYPE], orjson.dumps(shown)
+    return [JSON_TYPE], orjson.dumps(response)

@@ -1,6 +1,7 @@
 """POST /v1/chat/completions, as a plain ASGI callable before the router, since time counts most for this path.
 
-Clients that were made for Letta's server use two more paths: one names the agent, the other has the path twice.
+Clients that were made for Letta's server use two more paths: `_AGENT_PATH` names the agent, and `_DOUBLED_PATH` ends
+twice in `/chat/completions`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def is_chat_of_agent(path: str) -> bool:
 
 @dataclass(eq=False)
 class ChatRoute:
-    """The route names the dialect: how a request is read, and the view in which it is answered."""
+    """The route of chat completions. Routes of other dialects answer through it, with their own views."""
 
     settings: ServerSettings
     chat: Chat
@@ -55,9 +56,11 @@ class ChatRoute:
         info = incoming.info
         info.route = "chat"
         async with self.bodies.read(scope, receive) as body:
-            match = None if scope["path"] == CHAT_PATH else _AGENT_PATH.fullmatch(scope["path"])
-            request = parse(bytes(body), self.settings.max_messages, None if match is None else match[1])
-            if match is None:
+            agent = None
+            if scope["path"] != CHAT_PATH and (match := _AGENT_PATH.fullmatch(scope["path"])):
+                agent = match[1]
+            request = parse(bytes(body), self.settings.max_messages, agent)
+            if agent is None:
                 request.query = incoming.query
             info.model, info.stream = request.model, request.stream
             receipt = info.begin_receipt()
@@ -70,18 +73,20 @@ class ChatRoute:
         headers: RawHeaders,
         make_view: MakesView,
         receipt: Receipt,
-        continued: ContinuedConversation | None = None,
+        continued_conversation: ContinuedConversation | None = None,
     ) -> None:
         """Answers a request that was read.
 
-        headers: the request's own, or those that count in their place.
+        headers: the request's headers, perhaps with others added or left out.
         make_view: makes the view of the dialect in which the request came.
-        continued: as for `Chat.answer`.
+        continued_conversation: as `continued` of `Chat.answer`.
         """
         info = incoming.info
         with self._begin_reply(incoming, request, receipt) as reply:
             context = info.caller.context(headers)
-            info.memory = await self.chat.answer(request, context, reply, receipt, make_view, continued)
+            info.memory = await self.chat.answer(
+                request, context, reply, receipt, make_view, continued_conversation
+            )
 
     async def answer_native(
         self, incoming: Incoming, native: NativeRequest, route: Route, headers: RawHeaders

@@ -61,8 +61,8 @@ FORWARDED_PATHS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/fine_tuning/jobs": (("GET", "POST"), "fine_tuning"),
     "/v1/fine_tuning/jobs/{rest:path}": (_GET_POST_DELETE, "fine_tuning"),
 }
-# A segment is a name or an id. Anything else, above all `..` and escapes, might mean another place to an upstream, and
-# the upstream is called with the operator's own key.
+# A segment is a name or an id. With any other segment, above all `..` and escapes, an upstream might read another path,
+# and the upstream is called with the operator's own key.
 _SAFE_PATH: Final = re.compile(r"/v1(?:/(?!\.+(?:/|$))[\w.:@~+=-]{1,256}){1,8}", re.ASCII)
 _MEMORY_HEADER: Final = b"x-mnemogate-memory"
 
@@ -91,11 +91,9 @@ class ForwardedHead(Struct, frozen=True):
 
     @property
     def is_json(self) -> bool:
-        """Returns whether the body can be read as JSON, so not for a compressed body, which is not decoded."""
-        return not self.is_encoded and self.content_type.lower().partition(";")[0].strip() in (
-            "",
-            "application/json",
-        )
+        """Returns whether the body is JSON that can be read. (A compressed body is not decoded.)"""
+        media_type = self.content_type.lower().partition(";")[0].strip()
+        return not self.is_encoded and media_type in ("", "application/json")
 
 
 @dataclass(eq=False)
@@ -120,22 +118,22 @@ class ForwardedRoute:
             await self._stream_through(incoming, head)
             return
         async with self.bodies.read(scope, receive) as body:
-            parsed = read_request_body(body)
-            info.model, info.stream = parsed.model, parsed.stream
-            await self.answer_read(incoming, head, parsed)
+            request_body = read_request_body(body)
+            info.model, info.stream = request_body.model, request_body.stream
+            await self.answer_read(incoming, head, request_body)
 
     def reads_body(self, head: ForwardedHead) -> bool:
-        """Returns whether a body is read for the model that it names; else it is streamed to the upstream."""
+        """Returns whether a body is read for the model that it names; other bodies are streamed to the upstream."""
         return head.is_json
 
-    async def answer_read(self, incoming: Incoming, head: ForwardedHead, parsed: RequestBody) -> None:
-        """Answers a request with a body that was read, or without one."""
+    async def answer_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
+        """Answers a request whose body was read, or a request without a body."""
         refuse_required_memory(incoming.headers)
-        route = self.forwarder.route_for(head.path, parsed.model, head.upstream_name)
-        await self.send(incoming, route, _outgoing(incoming, head, body=parsed))
+        route = self.forwarder.route_for(head.path, request_body.model, head.upstream_name)
+        await self.send(incoming, route, _outgoing(incoming, head, body=request_body))
 
     async def _stream_through(self, incoming: Incoming, head: ForwardedHead) -> None:
-        """Streams a body to the upstream. Only a form's head is read, where the form may name a model."""
+        """Streams a body to the upstream. A form that may name a model is read up to its field `model`."""
         refuse_required_memory(incoming.headers)
         info = incoming.info
         upload = UploadBody(
@@ -160,7 +158,7 @@ class ForwardedRoute:
     async def send(
         self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
     ) -> None:
-        """Sends a request upstream, and its reply to the client. change: what subclasses change in the reply."""
+        """Sends a request upstream, and its reply to the client. change: changes the reply; None: no change."""
         info = incoming.info
         if info.model is None and info.caller.models is not None and _uses_model(outgoing):
             raise NotAllowed(
@@ -178,7 +176,7 @@ async def forward(
     send_timeout_s: float,
     change: ReplyChange | None = None,
 ) -> None:
-    """Sends a request upstream without memory, and its reply to the client. change: what is changed in the reply."""
+    """Sends a request upstream without memory, and its reply to the client. change: as for `ForwardedRoute.send`."""
     info = incoming.info
     receipt = info.begin_receipt()
     receipt.headers["x-mnemogate-memory"] = info.memory
@@ -187,7 +185,7 @@ async def forward(
 
 
 def _read_head(incoming: Incoming) -> ForwardedHead:
-    """Reads what decides where a request goes. Raises: UnknownPath, BadRequest."""
+    """Reads the part of a request that decides to which upstream it goes. Raises: UnknownPath, BadRequest."""
     scope, path = incoming.scope, incoming.scope["path"]
     # The raw path has to be the same: an escaped character may have become one that the pattern allows.
     if not _SAFE_PATH.fullmatch(path) or scope.get("raw_path", path.encode()) != path.encode():

@@ -39,8 +39,8 @@ class Readiness:
     started: bool = False
     # The process is stopping: running requests end, and new ones should go elsewhere.
     draining: bool = False
-    # By the name of a part, a function that returns its state: "ok", or what is wrong. A store that is down makes the
-    # gateway degraded, not unready, because chat goes on without memory.
+    # Functions that return the state of a part, "ok" or what is wrong, by the part's name. A store that is down makes
+    # the gateway degraded, not unready, because chat goes on without memory.
     checks: dict[str, Callable[[], str]] = field(default_factory=dict)
 
     @property
@@ -48,7 +48,7 @@ class Readiness:
         return self.started and not self.draining
 
     def report(self) -> dict[str, Any]:
-        """Returns the state of the whole, then that of each part."""
+        """Returns the state of the process, then the state of each part."""
         parts = {name: check() for name, check in self.checks.items()}
         if not self.is_ready:
             status = "draining" if self.draining else "starting"
@@ -58,17 +58,17 @@ class Readiness:
 
 
 def home_routes() -> list[Route]:
-    """Returns the routes that tell a visitor what this is."""
+    """Returns the routes that tell a visitor what the gateway is."""
 
     async def home(_: Request) -> Response:
         return Response(HOME, media_type="text/plain")
 
-    # Claude Code probes one of these before a run with HEAD, which starlette adds to GET.
+    # Before a run Claude Code sends HEAD to one of these paths. Starlette serves HEAD where GET is served.
     return [Route("/", home), Route("/api/hello", home)]
 
 
 def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
-    """Returns the routes for load balancers and for what collects metrics."""
+    """Returns the routes for load balancers and for collectors of metrics."""
 
     async def live(_: Request) -> Response:
         return _json({"status": "ok"})

@@ -1,4 +1,4 @@
-"""A request as ASGI hands it over, for routes that read a request first and answer it later."""
+"""A request with ASGI's three values, for routes that read a request first and answer it later."""
 
 from __future__ import annotations
 

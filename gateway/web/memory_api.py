@@ -29,9 +29,9 @@ def memory_routes(
     ui: UiSettings,
     owner_of: Callable[[Scope], ResponseOwner],
 ) -> list[Route]:
-    """Returns the routes. A caller sees what belongs to the project of its key.
+    """Returns the routes. A caller sees the requests of its key's project.
 
-    owner_of: returns the project and the user of a request. A caller that names a user sees that user's requests alone.
+    owner_of: returns the project and the user of a request. A caller that names a user sees only this user's requests.
     """
 
     async def explain(request: Request) -> Response:

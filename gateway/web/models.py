@@ -1,7 +1,7 @@
 """`GET /v1/models` and `GET /v1/models/{id}`.
 
-Clients of Anthropic's API, which send `anthropic-version`, get its form. The list that is known is sent at once; only
-an upstream that wants the caller's own key is waited for.
+Clients of Anthropic's API, which send `anthropic-version`, get lists in its form. The cached lists of upstreams are
+sent at once; only an upstream that wants the caller's own key is asked first.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
         info.route = "models"
         upstream = read_upstream_name(request.scope["headers"])
         agent_entries = await agent_models(list_agents, info.caller.project)
-        # Where the caller has agents, their list does not fail with an upstream.
+        # If the caller has agents, they are listed even if an upstream fails.
         upstream_entries = await models.entries_for(
             info.caller.credential, upstream, has_others=bool(agent_entries)
         )
         entries = (*agent_entries, *upstream_entries)
-        allowed = [entry for entry in entries if info.caller.may_ask(str(entry.get("id")))]
+        allowed_entries = [entry for entry in entries if info.caller.may_ask(str(entry.get("id")))]
         if is_anthropic_client(request.scope):
-            return _json(render_page(allowed, request.query_params))
-        return _json({"object": "list", "data": allowed})
+            return _json(render_page(allowed_entries, request.query_params))
+        return _json({"object": "list", "data": allowed_entries})
 
     async def show_model(request: Request) -> Response:
         info = info_of(request.scope)

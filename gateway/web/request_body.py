@@ -31,14 +31,14 @@ class RequestBody(Struct, frozen=True):
     repeated_keys: Sequence[str] = ()
 
     def value(self, key: str) -> Any:
-        """Returns the value of a field; None: there is no such field, or its value cannot be read."""
+        """Returns the value of a field; None: the field is missing, or its value cannot be read."""
         member = self.members.get(key)
         if member is None:
             return None
-        written = bytes(member)
+        value_json = bytes(member)
         try:
-            check_values(written)
-            return orjson.loads(written)
+            check_values(value_json)
+            return orjson.loads(value_json)
         except (BodyTooLarge, orjson.JSONDecodeError):
             return None
 
@@ -47,9 +47,9 @@ class RequestBody(Struct, frozen=True):
         if self.model is None or model == self.model:
             return self.raw
         if not _may_repeat(self.raw):
-            head, key, rest = self.raw.partition(_KEY)
-            colon, _, after = rest.partition(bytes(self.members["model"]))
-            return b"".join((head, key, colon, orjson.dumps(model), after))
+            before_key, key, after_key = self.raw.partition(_KEY)
+            colon, _, after_value = after_key.partition(bytes(self.members["model"]))
+            return b"".join((before_key, key, colon, orjson.dumps(model), after_value))
         members = {key: bytes(value) for key, value in self.members.items()}
         return encode_members({**members, "model": orjson.dumps(model)})
 
@@ -59,8 +59,9 @@ class RequestBody(Struct, frozen=True):
         A body that has this wish, asks for no stream, or has options that cannot be read stays as it is.
         """
         options = self.value("stream_options")
-        options = {} if options is None else options
-        # Bad or repeated fields are the upstream's to judge.
+        if options is None:
+            options = {}
+        # The upstream judges bad or repeated fields.
         if not self.stream or self.repeated_keys or not isinstance(options, dict):
             return self
         if options.get("include_usage") is True:
@@ -74,27 +75,27 @@ class RequestBody(Struct, frozen=True):
 
 
 def read_request_body(raw: bytes) -> RequestBody:
-    """Reads a body. raw: empty for a request without one. Raises: BadRequest, BodyTooLarge."""
+    """Reads a body. raw: empty for a request without a body. Raises: BadRequest, BodyTooLarge."""
     if not raw:
         return RequestBody(raw)
     try:
         if not raw.isascii():
-            raw.decode()  # of the values, only `model` is decoded below
+            raw.decode()  # refuses bytes that are no UTF-8; below only the value of `model` is decoded
         members = read_members(raw)
-        written = bytes(members.get("model", b"null"))
-        model = orjson.loads(written) if written.startswith(b'"') else None
+        model_json = bytes(members.get("model", b"null"))
+        model = orjson.loads(model_json) if model_json.startswith(b'"') else None
     except msgspec.ValidationError as error:
         raise BadRequest("We could not parse the JSON body of your request: expected an object.") from error
     except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"We could not parse the JSON body of your request: {error}") from error
-    # Upstreams differ in which of two fields they take; the route and the upstream must take the same model.
+    # Upstreams differ in which of two fields counts; for the route and the upstream the same model must count.
     repeated = repeated_keys(raw, members)
     if "model" in repeated:
         raise BadRequest("Duplicate key in the request body: `model`.", param="model")
     if model is not None:
         check_model_name(model)
     is_stream = bytes(members.get("stream", b"null")) == b"true"
-    return RequestBody(raw, model or None, is_stream, members, repeated)
+    return RequestBody(raw, model=model or None, stream=is_stream, members=members, repeated_keys=repeated)
 
 
 def _may_repeat(raw: bytes) -> bool:

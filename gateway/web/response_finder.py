@@ -19,9 +19,9 @@ class LocatedResponse(NamedTuple):
     """A response that the gateway has answered. It has a turn, a run in the background, or both."""
 
     id: str
-    # None: no turn is written yet, or it was forgotten.
+    # The location of the turn; None: the turn is not written yet, or it was forgotten.
     location: TurnLocation | None
-    # None: it was not made in the background, or its run was removed.
+    # The run; None: the response was not made in the background, or its run was removed.
     run: Run | None
 
 
@@ -42,7 +42,7 @@ class ResponseFinder:
         if name is None:
             raise unknown_response(id)
         location = await self.find_turn(owner, name)
-        # A response that was made in the foreground has no run; its id has the time at which its turn began.
+        # A response that was made in the foreground has no run, and its id has the time at which its turn began.
         may_have_run = location is None or turn_begun(name.turn) != location.exchange.begun
         run = await self.background.find(owner, name.tag) if may_have_run else None
         if location is None and run is None:

@@ -1,4 +1,4 @@
-"""Reads for which user a stored response or conversation is asked for."""
+"""Reads the user of a request for a stored response or conversation."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from storage.sql.store import Store
 
 
 class ResponseOwners:
-    """Reads from requests which user asks.
+    """Reads the users of requests.
 
-    The default user does not count: a caller that names no user may read each response of its project by the id.
+    The default user does not count: a caller that names no user may read every response of its project by the id.
     """
 
     def __init__(self, rules: Callable[[str], IdentityRules], store: Store) -> None:

@@ -91,25 +91,28 @@ class ResponsesRoute(ForwardedRoute):
     # False: the answer is no response, so the request needs no input, and memory has no part in it.
     makes_response: ClassVar[bool] = True
 
-    async def answer_read(self, incoming: Incoming, head: ForwardedHead, parsed: RequestBody) -> None:
+    async def answer_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
         scope = incoming.scope
-        if self._is_answered_by_chat(head, parsed, scope):
+        if self._is_answered_by_chat(head, request_body, scope):
             incoming.info.memory = None
             with QueueTicket() as ticket:
-                request, conversation = await self._read_request(head, parsed, scope, ticket)
+                request, conversation = await self._read_request(head, request_body, scope, ticket)
                 request.chat.query = incoming.query
                 headers = _with_conversation(incoming.headers, request.conversation)
                 await self.respond(ResponseCall(request, conversation, headers, incoming))
             return
-        if not head.is_encoded and (unsealed := without_sealed_items(parsed.raw)) is not parsed.raw:
-            parsed = read_request_body(unsealed)
-        if (native := self._read_native(head, parsed, scope)) is not None:
+        if (
+            not head.is_encoded
+            and (unsealed := without_sealed_items(request_body.raw)) is not request_body.raw
+        ):
+            request_body = read_request_body(unsealed)
+        if (native := self._read_native(head, request_body, scope)) is not None:
             incoming.info.memory = None
-            route = self.forwarder.route_for(head.path, parsed.model, head.upstream_name)
+            route = self.forwarder.route_for(head.path, request_body.model, head.upstream_name)
             headers = _with_conversation(incoming.headers, native.conversation_id)
             await self.chats.answer_native(incoming, native, route, headers)
         else:
-            await super().answer_read(incoming, head, parsed)
+            await super().answer_read(incoming, head, request_body)
 
     async def respond(self, call: ResponseCall) -> None:
         """Answers a request that was read, by way of chat completions."""
@@ -223,7 +226,7 @@ class ResponsesRoute(ForwardedRoute):
         )
 
     async def _read_request(
-        self, head: ForwardedHead, parsed: RequestBody, scope: Scope, ticket: QueueTicket
+        self, head: ForwardedHead, request_body: RequestBody, scope: Scope, ticket: QueueTicket
     ) -> tuple[ResponsesRequest, ResponseConversation | None]:
         """Returns a request, and the conversation, stored by the gateway, that it names. Raises: GatewayError.
 
@@ -231,11 +234,11 @@ class ResponsesRoute(ForwardedRoute):
         """
         parse_body = partial(
             parse,
-            bytes(parsed.raw),
+            bytes(request_body.raw),
             self.chats.settings.max_messages,
-            self._upstream_tools(head, parsed, scope),
+            self._upstream_tools(head, request_body, scope),
             needs_input=self.makes_response,
-            repeated_keys=parsed.repeated_keys,
+            repeated_keys=request_body.repeated_keys,
         )
         request = parse_body()
         if request.may_have_found_tools:
@@ -280,14 +283,14 @@ class ResponsesRoute(ForwardedRoute):
             return _digest_request(scope, self.chats.chat.resolver.rules, request.body).hex()
         return token_hex(16)
 
-    def _upstream_tools(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> UpstreamTools:
+    def _upstream_tools(self, head: ForwardedHead, request_body: RequestBody, scope: Scope) -> UpstreamTools:
         """Returns the kinds of tools that all upstreams which may answer take.
 
         The upstreams of a request to an agent are not known yet, so only functions count.
         """
         if find_header(scope["headers"], _AGENT_HEADER) is not None:
             return FUNCTIONS_ALONE
-        capabilities = self.forwarder.capabilities_for(head.path, parsed.model, head.upstream_name)
+        capabilities = self.forwarder.capabilities_for(head.path, request_body.model, head.upstream_name)
         if not capabilities:
             return FUNCTIONS_ALONE
         return UpstreamTools(
@@ -295,24 +298,28 @@ class ResponsesRoute(ForwardedRoute):
             web_search=all(each.web_search for each in capabilities),
         )
 
-    def _is_answered_by_chat(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> bool:
+    def _is_answered_by_chat(self, head: ForwardedHead, request_body: RequestBody, scope: Scope) -> bool:
         """Returns whether a request is answered by way of chat completions, and not by its upstream's responses."""
         continues_here = continues_gateway_response(
-            parsed.value("previous_response_id"), parsed.value("conversation")
+            request_body.value("previous_response_id"), request_body.value("conversation")
         )
         if self.forwarder.answers_by_chat(
-            head.path, parsed.model, head.upstream_name, continues_here=continues_here
+            head.path, request_body.model, head.upstream_name, continues_here=continues_here
         ):
             return True
         headers, caller = scope["headers"], info_of(scope).caller
-        is_named = parsed.model is not None and find_header(headers, _AGENT_HEADER) is not None
-        return is_named and self.chats.chat.resolver.is_for_agent(parsed.model or "", caller.context(headers))
+        is_named = request_body.model is not None and find_header(headers, _AGENT_HEADER) is not None
+        return is_named and self.chats.chat.resolver.is_for_agent(
+            request_body.model or "", caller.context(headers)
+        )
 
-    def _read_native(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> NativeResponse | None:
+    def _read_native(
+        self, head: ForwardedHead, request_body: RequestBody, scope: Scope
+    ) -> NativeResponse | None:
         """Returns a request that goes upstream with memory; None: it goes upstream without, as it came."""
         if head.is_encoded or not self.makes_response:
             return None
-        native = read_native(bytes(parsed.raw), head.path, self.chats.settings.max_messages)
+        native = read_native(bytes(request_body.raw), head.path, self.chats.settings.max_messages)
         if native is None:
             return None
         info = info_of(scope)

@@ -60,7 +60,7 @@ class GatewayResponses:
         if scope["path"].startswith(CONVERSATIONS_PATH):
             await answer_json(await self._conversations(scope, receive, send), scope, receive, send)
             return
-        _, _, _, id, *rest = scope["path"].split("/")  # /v1/responses/{id}, and what follows
+        _, _, _, id, *rest = scope["path"].split("/")  # /v1/responses/{id}/{rest}
         query_string: str = scope["query_string"].decode("latin-1")
         query = parse_qs(query_string)
         owner = self.owners.read(scope)
@@ -88,28 +88,31 @@ class GatewayResponses:
         await answer_json(answer, scope, receive, send)
 
     async def show(self, owner: ResponseOwner, id: str) -> tuple[Json, Run | None]:
-        """Returns a response of the gateway's own as it is now, and its run, if it has one. Raises: UnknownId."""
+        """Returns a response that the gateway stores as it is now, and its run; None: no run. Raises: UnknownId."""
         response = await self._finder.find(owner, id)
         return await self._render(response, {}), response.run
 
     async def _delete(self, response: LocatedResponse) -> None:
         location = response.location
         if response.run is not None:
-            await self.background.remove(response.run, () if location is None else location.rows)
+            rows = location.rows if location is not None else ()
+            await self.background.remove(response.run, rows)
         elif location is not None:
             await self._stored.delete(location)
 
     async def _render(self, response: LocatedResponse, query: _Query) -> Json:
         shows_sealed_thoughts = asks_for_sealed_thoughts(query)
-        shown: Json | None = None
+        rendered: Json | None = None
         if response.location is not None:
             turn = response.location.turn
-            shown = rebuild_response(turn.name.tag, turn.reply, shows_sealed_thoughts=shows_sealed_thoughts)
+            rendered = rebuild_response(
+                turn.name.tag, turn.reply, shows_sealed_thoughts=shows_sealed_thoughts
+            )
         elif response.run is not None:
-            shown = await self.background.runs.shown(response.run)
-        if shown is None:
+            rendered = await self.background.runs.shown(response.run)
+        if rendered is None:
             raise unknown_response(response.id)
-        return shown
+        return rendered
 
     async def _stream_events(self, incoming: Incoming, response: LocatedResponse, query: _Query) -> None:
         """Sends the events of a response after the number that the query names, up to its end."""

@@ -1,6 +1,6 @@
 """The routes of responses and conversations that are stored: by the gateway, or by an upstream.
 
-A response or conversation of an upstream's is read from there, and what memory has added to it is taken out.
+A response or conversation that an upstream stores is read there, and the additions of memory are taken out.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from gateway.web.stored_responses import GatewayResponses
 from gateway.web.upstream_responses import UpstreamResponses
 
 _RANGE_HEADERS: Final = frozenset((b"range", b"if-range"))
-# By path the methods, and the name under which requests are counted. Conversations of the agents API have the same
-# path, with ids of another form or a query that names an agent.
+# The methods of a path, and the name under which its requests are counted. Conversations of the agents API have the
+# same path, with ids of another form or a query that names an agent.
 _STORED_PATHS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/responses/{rest:path}": (("GET", "POST", "DELETE"), "responses"),
     "/v1/conversations": (("POST",), "conversations"),
@@ -44,9 +44,9 @@ class StoredRoute(ForwardedRoute):
 
     # The system prompts of the profiles.
     prompts: Sequence[str]
-    # Answers for what the gateway itself stores.
+    # Answers requests for responses and conversations that the gateway itself stores.
     gateway_responses: GatewayResponses
-    # Keeps memory in step with what upstreams store.
+    # Writes and forgets the turns of responses that upstreams store.
     upstream_responses: UpstreamResponses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +57,7 @@ class StoredRoute(ForwardedRoute):
             info.route, info.memory = self.name, None
             await self.gateway_responses(scope, receive, send)
             return
-        # A range of a response may have half of its instructions, from which memory could not be removed.
+        # A range may have only a part of a response's instructions, and memory could not be removed from such a part.
         headers = [each for each in scope["headers"] if each[0] not in _RANGE_HEADERS]
         if scope["method"] == "DELETE" and path.startswith("/v1/responses/") and not below:
             send = self._forget_before_answer(scope, id, send)
@@ -69,19 +69,19 @@ class StoredRoute(ForwardedRoute):
 
     def _forget_before_answer(self, scope: Scope, id: str, send: Send) -> Send:
         """Returns a `send` that forgets a response before its upstream's answer says that it is deleted."""
-        head: Message | None = None
+        reply_head: Message | None = None
 
         async def send_after(message: Message) -> None:
-            nonlocal head
+            nonlocal reply_head
             if "status" in message:
-                head = message  # it waits, since an error of the store has a status of its own
+                reply_head = message  # the head waits, since an error of the store has a status of its own
                 return
-            if head is not None:
-                # 404: the client asks again after an error of the store, and the response is gone upstream already.
-                if 200 <= head["status"] < 300 or head["status"] == 404:
+            if reply_head is not None:
+                # A 404 may answer a client that asks again after an error of the store: upstream the response is gone.
+                if 200 <= reply_head["status"] < 300 or reply_head["status"] == 404:
                     await self.upstream_responses.forget_deleted(scope, id)
-                await send(head)
-                head = None
+                await send(reply_head)
+                reply_head = None
             await send(message)
 
         return send_after
@@ -95,11 +95,11 @@ class StoredRoute(ForwardedRoute):
             incoming = incoming._replace(send=self._save_before_end(incoming, end))
         await super().send(incoming, route, outgoing, change)
 
-    def _save_before_end(self, incoming: Incoming, end: BackgroundEnd) -> Send:
-        """Returns a `send` that writes the turn of a response that has ended, before its end leaves."""
+    def _save_before_end(self, incoming: Incoming, background_end: BackgroundEnd) -> Send:
+        """Returns a `send` that writes the turn of a response that has ended, before the response's end is sent."""
 
         async def send_after(message: Message) -> None:
-            id, response, end.response = end.id, end.response, None
+            id, response, background_end.response = background_end.id, background_end.response, None
             if id is not None and response is not None:
                 await self.upstream_responses.save_ended(incoming.scope, id, response)
             await incoming.send(message)
@@ -146,5 +146,5 @@ def stored_routes(
 
 
 def _is_response_path(path: str) -> bool:
-    """Returns whether a path below an upstream's base URL is of one response."""
+    """Returns whether a path below an upstream's base URL names one response."""
     return path.startswith("/responses/") and path.partition("?")[0].count("/") == 2

@@ -29,7 +29,7 @@ class UpstreamResponses:
     max_messages: int
 
     async def forget_deleted(self, scope: Scope, id: str) -> None:
-        """Forgets the turn of a response that its upstream has just deleted. scope: of the request that deleted it."""
+        """Forgets the turn of a response that its upstream has just deleted. scope: the deleting request's."""
         owner = self.owners.read(scope)
         deferred = self.native_chat.deferred
         with map_store_errors():
@@ -41,7 +41,7 @@ class UpstreamResponses:
     async def save_ended(self, scope: Scope, id: str, response: bytes) -> None:
         """Counts a response that its upstream has made in the background, and writes its turn if that is missing.
 
-        scope: of the request to which the upstream has just answered with the response.
+        scope: the request's, to which the upstream has just answered with the response.
         """
         project = info_of(scope).caller.project
         self.pending_usage.count(project, id, response)

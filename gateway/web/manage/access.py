@@ -1,4 +1,4 @@
-"""Decides who may manage: the owner, by the token that the command line has, and operators, by their keys."""
+"""Admits the callers of `/v1/manage`: the owner, by the command line's token, and operators, by their keys."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Access:
         Raises: NotAuthenticated, NotAllowed, Overloaded.
         """
         if self._is_owner(request):
-            return Manager(None, may_write=True)
+            return Manager(project=None, may_write=True)
         key = await self.key_of(request)
         if not key.is_operator:
             raise NotAllowed(

@@ -32,7 +32,7 @@ def serve_stdio(ask: AsksCommand, owner: Mapping[str, Any]) -> None:
 
 
 async def _serve(ask: AsksCommand, owner: Mapping[str, Any]) -> None:
-    # One call at a time: each opens the file, which two cannot do at once.
+    # One call at a time: each call opens the database file, and two processes cannot have it open at once.
     lock = asyncio.Lock()
 
     async def perform(context: CallContext, tool: str, arguments: Mapping[str, Any]) -> McpAnswer:
@@ -67,9 +67,9 @@ class _Sent(Protocol):
 
 
 class _ClientMessages:
-    """The stream of a client's messages, as the SDK's server reads one.
+    """The stream of a client's messages, in the form in which the SDK's server reads it.
 
-    A line that is no message is answered here, which the SDK does not do.
+    This stream answers a line that is no message, since the SDK does not.
     """
 
     def __init__(self, received: _Received, sent: _Sent) -> None:
@@ -109,12 +109,10 @@ class _ClientMessages:
 def _error_of(fault: Exception) -> JSONRPCError:
     """Returns the answer to a line that is no message (JSON-RPC 2.0, section 5: its `id` is null)."""
     is_json = isinstance(fault, ValidationError) and fault.errors()[0]["type"] != "json_invalid"
-    code, text = (
-        (INVALID_REQUEST, "The line is no JSON-RPC message.")
-        if is_json
-        else (PARSE_ERROR, "The line is no JSON.")
-    )
-    return JSONRPCError(jsonrpc="2.0", id=None, error=ErrorData(code=code, message=text))
+    error = ErrorData(code=PARSE_ERROR, message="The line is no JSON.")
+    if is_json:
+        error = ErrorData(code=INVALID_REQUEST, message="The line is no JSON-RPC message.")
+    return JSONRPCError(jsonrpc="2.0", id=None, error=error)
 
 
 async def _read_lines() -> AsyncIterator[str]:

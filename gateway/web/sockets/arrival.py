@@ -1,4 +1,4 @@
-"""Holds a message that is arriving to the limits of a body: its time, and the size of all large ones."""
+"""Applies the limits of bodies to a message that is arriving: its time, and the size of all large bodies in flight."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The session sets both. Before that a shutdown ends nothing: a session checks for a shutdown when it begins.
+        # The session sets both when it begins, and then checks whether the server is shutting down.
         self.arrival: Arrival | None = None
         self.on_shutdown: Callable[[], object] = lambda: None
         # Seconds for which a closing handshake waits for the client. No measurement; a live client answers at once.
@@ -87,7 +87,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
         self.transport.close()
 
     def handle_text(self, event: Frame) -> None:
-        """Passes a text on as bytes, since the session parses it as JSON and reports what is no JSON."""
+        """Passes a text on as bytes, since the session parses it as JSON and reports mistakes in it."""
         self.handle_bytes(event)
 
     async def send(self, message: Any) -> None:
@@ -96,10 +96,10 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
             raise ClientDisconnected  # the session receives `websocket.disconnect` next
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
-            self.handshake_complete = True  # else uvicorn logs that the handshake was not answered
+            self.handshake_complete = True  # otherwise uvicorn logs that the handshake was not answered
 
     def handle_ping(self) -> None:
-        # Pongs for a client that reads nothing would fill the memory: they are taken out of the buffer and dropped.
+        # Pongs for a client that reads nothing would fill the memory, so they are taken from the buffer and dropped.
         if self.is_full:
             self.conn.data_to_send()
         else:
@@ -107,7 +107,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         super().on_task_complete(task)
-        self.watch_reader()  # the connection is being closed, and waits for the client to read what was sent
+        self.watch_reader()  # the connection is being closed, and the client still has to read the last bytes
 
     # -- what the session calls
 
@@ -120,7 +120,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
         self.transport.abort()
 
     def shutdown(self) -> None:
-        """Is called when the server drains. A session ends its connection itself, after the responses under way."""
+        """Begins the shutdown of the connection. A session ends it itself, after the responses under way."""
         if self.close_sent:
             super().shutdown()
         else:

@@ -1,6 +1,6 @@
 """A response that was asked for over a WebSocket, and the connection that its request has.
 
-Several responses wait or are under way on one socket, and each can be left by itself.
+Several responses wait or are under way on one socket, and each of them can be cancelled alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.web.body import ByteQuota
 
 
 class ResponseConnection:
-    """The client's connection for the request of one response. Has what the edge uses of `HttpConnection`."""
+    """The client's connection for the request of one response. It has the members of `HttpConnection` that web uses."""
 
     has_whole_body = True
 
@@ -32,8 +32,7 @@ class ResponseConnection:
         return self._has_left
 
     def abort(self) -> None:
-        """Closes the socket, unless this response alone was left."""
-        # The socket of a cancelled response stays open for the others.
+        """Closes the socket, unless this response was cancelled: then the socket stays open for other responses."""
         if not self._has_left:
             self._socket.abort()
 
@@ -54,12 +53,12 @@ class QueuedResponse:
         # Counts the bytes of the request.
         self.quota = quota
         self.connection = connection
-        # The id of the response that had ended before this one was asked for; None: there was none.
+        # The id of the response that had ended just before this response was asked for; None: no response had ended.
         self.ended_before = ended_before
         self.is_cancelled = False
         self.has_ended = False
         self.id: str | None = None
-        # The response as it was first sent; empty: nothing was sent.
+        # The response as it was first sent; b"": nothing was sent.
         self.first_sent = b""
         self.sent_events = 0
         # The part of the output that was sent.
@@ -73,12 +72,12 @@ class QueuedResponse:
     def client_id(self) -> str | None:
         """The id by which a client names this response.
 
-        Before this response begins, the client knows no id of it: Pipecat then names the response that ended before.
+        Before this response begins, the client does not know its id: Pipecat then names the response that ended before.
         """
-        return self.ended_before if self.id is None else self.id
+        return self.id if self.id is not None else self.ended_before
 
     def matches(self, cancel: Cancel) -> bool:
-        """Returns whether a client wants this response cancelled."""
+        """Returns whether a client's `response.cancel` means this response."""
         if cancel.response is None:
             return self.create.stream_id == cancel.stream_id
         return cancel.response == self.client_id
