@@ -50,7 +50,9 @@ def _make_batches(upstream: UpstreamSettings) -> BatchProvider:
     if kind is None:
         # At another address another server may answer.
         is_openai = live.base_url == PROVIDERS["openai"].base_url
-        kind = "anthropic" if upstream.kind == "anthropic" else "openai" if is_openai else "none"
+        kind = "openai" if is_openai else "none"
+        if upstream.kind == "anthropic":
+            kind = "anthropic"
     if kind in ("openai", "anthropic"):
         make = OpenAIBatches if kind == "openai" else AnthropicBatches
         return make(live.base_url, key, upstream.headers, time.time, upstream.proxy, live.adapt_calls)

@@ -269,7 +269,7 @@ class Resolver:
 
         Raises: UnknownModel, BadRequest: there is no such agent; MemoryUnavailable.
         """
-        assert identity.agent is not None
+        assert identity.agent is not None  # an identity without an agent has a spec
         try:
             found = await self._agents.find(identity.project, identity.agent)
         except StoreError as error:

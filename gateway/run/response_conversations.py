@@ -214,7 +214,7 @@ class ResponseConversations:
 
     async def forget_message(self, conversation: ResponseConversation, seq: int) -> None:
         """Forgets one message of a conversation's turns."""
-        assert conversation.agent is not None
+        assert conversation.agent is not None  # it has a turn, and so a memory
         with map_store_errors():
             await self.store.forgetting.forget(conversation.agent.id, ForgetTarget(messages=[seq]))
 

@@ -229,7 +229,7 @@ class ResponseMaker:
         shown = {**shown, "status": "in_progress"}
         await self.store.responses.show(run.agent, run.id, orjson.dumps(shown), log.job)
         identity = request.chat.identity
-        assert identity is not None
+        assert identity is not None  # it was stored with the request
         record = await self._record_of(run, log.job, is_begun=is_begun)
         if record is None:
             await self._end(run, log, self.dialect.as_failed(shown, code=None, message=FORGOTTEN_ERROR))

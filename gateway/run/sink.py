@@ -104,7 +104,7 @@ class Presence:
         if self.is_gone:
             raise ClientGone
         task = asyncio.current_task()
-        assert task is not None
+        assert task is not None  # a request runs in a task
         assert self._task is None, "one block at a time"
         self._task, self._cancelling = task, task.cancelling()
 

@@ -336,7 +336,7 @@ class TurnRun:
 
     async def _run_tools(self, calls: Sequence[commands.RunTool]) -> list[Command]:
         """Runs the calls of a round and feeds the machine their results, in the order of the calls."""
-        assert self.memory is not None
+        assert self.memory is not None  # without memory no tool runs in the gateway
         answers: dict[int, ToolAnswer] = {}
         try:
             await self._await_tools(run_tools(self.memory.toolbox, calls, answers, self.call.receipt))
@@ -435,7 +435,7 @@ class TurnRun:
 
     async def _save_step(self, step: commands.SaveStep) -> list[Command]:
         """Commits a step. The commit goes on if the client leaves meanwhile."""
-        assert self._saving is not None
+        assert self._saving is not None  # only runs of agents, which are stored, have steps
         saving, begun = self._begin_step(self._saving, step), time.perf_counter()
         try:
             saved, prompt = await asyncio.shield(saving)

@@ -175,4 +175,6 @@ def _settings_in(table_type: type[Struct], path: str, header: str) -> Iterator[t
 
 def _describe_value(value: Any) -> str:
     """Returns a wrong value as its error shows it. Of a list or a table only its type: it may hold a key."""
-    return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
+    if isinstance(value, dict):
+        return "a table"
+    return "a list" if isinstance(value, list) else repr(value)

@@ -81,7 +81,7 @@ class SpanMaker:
     def make(self, receipt: Receipt, new_span: Callable[[], Span], to_epoch_s: float) -> None:
         """Makes all spans of a receipt. to_epoch_s: what is added to a time of `perf_counter` for one of the epoch."""
         context = receipt.trace
-        assert context is not None
+        assert context is not None  # receipts without a trace are not given to the tracer
         receipt_spans = _ReceiptSpans(receipt, context, new_span, to_epoch_s)
         if receipt.request_line is None:
             self._add_work_root(receipt_spans)
@@ -168,7 +168,8 @@ class SpanMaker:
         receipt = receipt_spans.receipt
         operation = operation_of(call.path)
         model = self._models.of(call.model, call.status) if operation else ""
-        name = f"{operation} {model}" if operation else call.method if call.method in _METHODS else "_OTHER"
+        method = call.method if call.method in _METHODS else "_OTHER"
+        name = f"{operation} {model}" if operation else method
         span = receipt_spans.add_call(name, number, call)
         span.text(names.UPSTREAM, call.upstream)
         address, port = self._servers.get(call.upstream, ("", 0))

@@ -118,7 +118,7 @@ class _HeadSearch:
             repeated = RepeatedReply.RESENT
         if repeated is RepeatedReply.RESENT:
             resent_index = self._place_resent(pending, leading)
-            assert resent_index is not None
+            assert resent_index is not None  # `pending` has the reply by which `repeated` was found
             pending = [*pending[:resent_index], *listing.messages[:leading], *pending[resent_index + 1 :]]
         count = self._count_repeated(new, pending)
         pending = pending[: len(pending) - count]

@@ -357,7 +357,7 @@ def _find_omitted(
     tree: Tree, listing: HashedList, match: Match, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
     """Returns the front of the match point's path that the client left out before its list."""
-    assert match.match_point is not None
+    assert match.match_point is not None  # else the list continues nothing
     elements = as_they_came_back(tree.elements(match.match_point), listing, amendments)
     front = [a for el in elements[:-1] for a in el.atoms]
     if front and listing.flat(len(listing))[: len(front)] == front:

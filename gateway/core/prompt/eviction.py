@@ -64,7 +64,7 @@ class Eviction(Struct, frozen=True):
         summaries: newest first.
         path: the ids of the path's exchanges.
         """
-        assert self.plan is not None
+        assert self.plan is not None  # only `NO_EVICTION` has none, and needs no summaries
         listing, has_evicted = self.plan.query.listing, self.evicted is not None
         cuts = (
             find_cut_in_path(listing, summary)

@@ -80,7 +80,9 @@ class SummaryTerms(Struct, frozen=True):
     @property
     def retained_share(self) -> float:
         """The share of the window that a summary leaves word for word."""
-        return 0.0 if self.is_all else RETAINED_SHARE if self.share is None else self.share
+        if self.is_all:
+            return 0.0
+        return RETAINED_SHARE if self.share is None else self.share
 
     def clip(self, text: str) -> str:
         """Returns a summary cut to its limit."""

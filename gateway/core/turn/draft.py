@@ -195,7 +195,8 @@ class MessageDraft(ReplyUsage):
         function = entry.get("function")
         name = function.get("name") if isinstance(function, dict) else None
         key = str(index) if isinstance(index, list | dict) else index
-        call = self._newest.get(key) if index is not None else self.calls[-1] if self.calls else None
+        last_call = self.calls[-1] if self.calls else None
+        call = last_call if index is None else self._newest.get(key)
         if call is not None and id_ and call.id and id_ != call.id and (name or index is None):
             # Some upstreams send parallel calls under one index, or without any. Under one index another id is not
             # enough to distinguish a new call from a piece with a new id; a name that comes with it is.

@@ -628,7 +628,7 @@ class Turn:
     def _release_end(self, saved: events.Saved) -> list[Command]:
         """Sends the end of the reply."""
         self._state = DONE
-        assert self._outcome is not None
+        assert self._outcome is not None  # it was set before the turn was saved
         outcome, reply, view = self._outcome, self._round, self._view
         if saved.loss is not None and self.terms.shows_steps:
             # Its messages have ids here, which no stored message has.

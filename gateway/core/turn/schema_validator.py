@@ -62,7 +62,7 @@ def _without(part: Any, path: Sequence[str | int]) -> Any:
     """
     first, *rest = path
     if isinstance(part, list):
-        assert isinstance(first, int)
+        assert isinstance(first, int)  # the path into a list has its index
         inner = [_without(part[first], rest)] if rest else []
         return [*part[:first], *inner, *part[first + 1 :]]
     name = str(first)  # the library takes a name of digits for an index

@@ -218,7 +218,7 @@ class ImportPerformer(Struct, frozen=True):
         return result
 
     async def _wait_idle(self, most_s: float) -> None:
-        assert self.idle is not None
+        assert self.idle is not None  # the callers have looked
         with suppress(TimeoutError):
             async with asyncio.timeout(most_s):
                 await self.idle.wait()
@@ -230,7 +230,7 @@ class ImportPerformer(Struct, frozen=True):
 
         number: the conversation's number in the file.
         """
-        assert isinstance(source, SourceConversation)
+        assert isinstance(source, SourceConversation)  # nothing else has a draft
         memory = agent or Agent(0, "", running.request.scope, b"", 0)
         write = import_write(draft, memory, running.row, uuid.uuid4().hex, learns=running.request.learns)
         texts = [message.text for message in source.messages]

@@ -95,7 +95,8 @@ class ImportProgress(Struct, frozen=True):
         chars: characters of the others.
         """
         conversation = self.partial
-        kind = "new" if conversation.new else "known" if conversation.known else "skipped"
+        kind_without_new = "known" if conversation.known else "skipped"
+        kind = "new" if conversation.new else kind_without_new
         return replace(
             self,
             conversations=self.conversations.with_more(**{kind: 1}),

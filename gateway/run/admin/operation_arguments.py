@@ -130,7 +130,9 @@ class Arguments:
         if defaults is not None:
             profile = profile or defaults.profile(project)
             user = user or (None if conversation else defaults.user)
-        subject = f"user:{user}" if user else f"conversation:{conversation}" if conversation else None
+        subject = f"user:{user}" if user else None
+        if subject is None and conversation:
+            subject = f"conversation:{conversation}"
         return MemoryOwner(project, profile, subject)
 
     def _read(self, name: str, value_type: Any, words: str, *, is_shown: bool = True) -> Any:

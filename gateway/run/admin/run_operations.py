@@ -22,6 +22,8 @@ from storage.sql.store import Store
 # Runs on the page of an agent's memory.
 NEWEST_RUNS = 10
 
+_CallState = Literal["answered", "waiting", "open"]
+
 
 class RunSummary(Struct, frozen=True):
     """A run of an agent."""
@@ -48,7 +50,7 @@ class StepCall(Struct, frozen=True):
     arguments: str
     # None: the tool has not answered yet, or the answer is forgotten.
     result: str | None
-    state: Literal["answered", "waiting", "open"]
+    state: _CallState
     # What it waits for: approval, client or held.
     waiting: str | None
 
@@ -182,12 +184,15 @@ def _calls(
         name, arguments = name_and_arguments(call)
         id = str(call.get("id"))
         result = results.get(id)
+        state: _CallState = "open" if result is None else "answered"
+        if id in waiting:
+            state = "waiting"
         calls.append(
             StepCall(
                 name,
                 shorten(str(arguments or ""), TOOL_CHARS),
                 None if result is None else shorten(result, TOOL_CHARS),
-                "waiting" if id in waiting else "open" if result is None else "answered",
+                state,
                 waiting.get(id),
             )
         )

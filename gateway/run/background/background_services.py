@@ -215,7 +215,7 @@ class BackgroundServices:
         await self.retention.perform(job.job.key)
 
     async def _learn(self, job: JobContext) -> None:
-        assert self.learning is not None
+        assert self.learning is not None  # else the worker has no handler for these jobs
         await self.learning.run_job(job)
         self.indexing.check(job.agent)
         if self.embedding is not None:

@@ -198,7 +198,7 @@ async def _read_snapshot(
 ) -> tuple[Agent, HashedList, MemorySnapshot]:
     """Returns the memory's owner, the request's list, and what one round trip reads of both. Raises: StoreError."""
     scope, key = request.identity.scope, request.identity.conversation
-    assert scope is not None
+    assert scope is not None  # only requests with memory come here
     # Another process may have forgotten the cached agent, so it is looked for once more.
     for _ in range(2):
         agent = await find_agent(store, request)

@@ -113,7 +113,9 @@ def _ranked_rows(
     tokens = [hit.tokens for hit in hits]
     for seq, reason in left_out:
         message = messages.get(seq)
-        kind = "fact" if seq in trace.muted_seqs else "any" if message is None else message.source
+        kind = "any" if message is None else message.source
+        if seq in trace.muted_seqs:
+            kind = "fact"
         seqs.append(seq)
         codes.append(_CODES[kind, reason])
         tokens.append(0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS_PER_TOKEN)

@@ -220,7 +220,7 @@ class MemoryTools(Struct, frozen=True):
         self, memory: Agent, query: str, lookup: Lookup, vector: Vector | None
     ) -> list[Message]:
         """Returns the passages of one memory that answer one query."""
-        assert self.archives is not None
+        assert self.archives is not None  # else no memory is searched as an archive
         which = PassageFilter(
             since=lookup.since, until=lookup.until, tags=sorted(lookup.tags), needs_all_tags=lookup.needs_all
         )

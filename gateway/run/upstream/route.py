@@ -112,13 +112,14 @@ def split_model(settings: Settings, model: str | None) -> tuple[str | None, str 
 def route_for_agent_model(settings: Settings, model: str) -> Route:
     """Returns the route for a model as a caller names it for an agent. Raises: UnknownModel."""
     upstream, name = split_model(settings, model)
-    assert name is not None
+    assert name is not None  # `split_model` returns None for the model None alone
     return _resolve(settings, name, upstream)
 
 
 def _smaller(own: int | None, known: int | None) -> int | None:
-    """Returns the smaller of two windows, of those that are known: of an agent and of its model."""
-    return known if own is None else own if known is None else min(own, known)
+    """Returns the smaller window, of an agent and of its model; None: neither is known."""
+    windows = [window for window in (own, known) if window is not None]
+    return min(windows, default=None)
 
 
 def check_models(settings: Settings) -> None:
