@@ -181,7 +181,9 @@ def _begun_hex(begun: float) -> str:
 
 def _content_hex(exchange: Exchange, parent: Exchange | None) -> str:
     start = b"" if parent is None else b"%d" % parent.seq
-    return MessageHasher.hash_path(chain.from_iterable(exchange.inputs), start)[:_CONTENT_HASH_BYTES].hex()
+    # A turn may have no message of its own: a developer message alone asked for its reply.
+    atoms = [*chain.from_iterable(exchange.inputs)] or [b""]
+    return MessageHasher.hash_path(atoms, start)[:_CONTENT_HASH_BYTES].hex()
 
 
 class ConversationTurns:

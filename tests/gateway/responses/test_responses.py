@@ -234,6 +234,23 @@ def test_a_response_is_gone_on_from_by_its_id(world: World, upstream: StrictUpst
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
+@pytest.mark.parametrize("begins", [[], [{"role": "user", "content": "Hi."}]])
+def test_a_response_to_a_developer_message_alone_is_gone_on_from_by_its_id(
+    world: World, upstream: StrictUpstream, begins: list[Json]
+) -> None:
+    """As an application has its model greet, or speak after a silence."""
+    previous = respond(world, user="alice", input=begins).id if begins else None
+    asked = {"role": "developer", "content": "Say something."}
+    upstream.queue(say("How are you?"))
+    response = respond(world, user="alice", input=[asked], previous_response_id=previous)
+    assert world.sdk.responses.retrieve(response.id).output_text == "How are you?"
+    items = world.sdk.responses.input_items.list(response.id, order="asc").data
+    assert items[-1].content[0].text == "Say something."  # type: ignore[union-attr]
+    respond(world, user="alice", input="Fine.", previous_response_id=response.id)
+    sent = [(m["role"], m["content"]) for m in upstream.last.messages]
+    assert sent[-3:] == [("developer", "Say something."), ("assistant", "How are you?"), ("user", "Fine.")]
+
+
 def test_an_id_may_be_gone_on_from_again(world: World, upstream: StrictUpstream) -> None:
     first = respond(world, user="alice", input="One")
     forks = [
