@@ -35,7 +35,7 @@ class TraceContext(Struct, frozen=True):
     """The trace of a request that is sampled."""
 
     trace_id: int
-    # Of the request's own span. Those below it have the ids that follow.
+    # The id of the request's own span. The spans below it have the next numbers as ids.
     span_id: int
     # Of the caller's span; 0: the trace begins here.
     parent_id: int = 0

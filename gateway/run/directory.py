@@ -1,4 +1,4 @@
-"""The agents that a chat completion can name: those of the settings, and those that are stored.
+"""The agents that a chat completion can name: agents of the settings, and stored agents.
 
 `Directory` makes an `AgentSpec` of each profile of the settings. `StoredAgents` is the seam to agents made over REST,
 which `gateway.agents` implements; with `NoAgents` the gateway has profiles alone.

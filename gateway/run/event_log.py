@@ -94,7 +94,7 @@ class EventLog:
     async def resume(self, epoch: int, attempt: int) -> list[bytes]:
         """Continues the log of an attempt that was broken off. Returns all events that are on disk.
 
-        The others are dropped: they may quote what was forgotten. attempt: the number of the one that continues it.
+        Later events are dropped: they may quote what was forgotten. attempt: the number of the attempt that continues.
         """
         self._pop_unwritten()
         await self.flush()
@@ -191,7 +191,7 @@ class EventLog:
                 is_found = False
                 async for at, event in stored_events(self.store, self.run, number):
                     if at >= first:
-                        break  # memory has it, and those before it that the store lacks
+                        break  # this event, and those before it that the store lacks, are in memory
                     is_found, number = True, at
                     yield event
                 # Events in memory may have been dropped meanwhile, since they are on disk.

@@ -40,7 +40,7 @@ class _Turn(Struct, frozen=True):
     ids: tuple[str, ...]
     # The id of the reply that it continues.
     previous_id: str | None
-    # That reply as JSON, as far as its client heard it; empty: the client heard all.
+    # The part of that previous reply that the client heard, as JSON; empty: the client heard all of it.
     heard: bytes
     # Its messages as JSON; where it `has_reply`, the last one is the reply.
     messages: bytes
@@ -74,7 +74,7 @@ class EarlierReplies:
 
     def path(self, memory: MemoryKey, id: str | None) -> list[Json]:
         """Returns the messages down to a reply, oldest first, as far up as they are known."""
-        found: dict[int, _Turn] = {}  # an upstream that repeats its ids may lead back to one
+        found: dict[int, _Turn] = {}  # repeated ids of an upstream may lead in a circle
         while id is not None and (n := self._number_by_id.get((memory, id))) is not None and n not in found:
             found[n] = self._turns[n]
             id = found[n].previous_id

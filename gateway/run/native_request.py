@@ -33,7 +33,7 @@ class NativeRequest(Protocol):
 
     @property
     def heard(self) -> Json | None:
-        """That reply as its client heard it; None: the client heard all of it."""
+        """The part of that reply that the client heard; None: the client heard all of it."""
 
     @property
     def conversation_id(self) -> str | None:

@@ -146,7 +146,7 @@ class Receipt(Struct, eq=False, weakref=True):
 
     @property
     def work_memory_row(self) -> int:
-        """The row of the memory for which the work is done; 0: it is a request, or work that goes on with one."""
+        """The row of the memory for which work is done. 0: this is a request, or work that goes on with one."""
         return 0 if self.work is None else self.work.memory_row
 
     def stored_turn(self) -> TurnName | None:

@@ -82,7 +82,7 @@ async def compact(
 ) -> Compacted:
     """Returns the newest messages of a request, and a summary of all.
 
-    sink: the one of the client that waits for it.
+    sink: of the client that waits for the summary.
     make_view: makes the view of a chat completion, by which the summary is asked for.
     read_summary: returns the summary that a message has from an earlier compaction; "": it has none.
 

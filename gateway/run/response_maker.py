@@ -139,7 +139,7 @@ class ResponseMaker:
             self._drop(next(iter(self._accepted)))
 
     async def perform(self, job: JobContext) -> None:
-        """Makes the first response of a job. The others have a new one, which counts its own attempts."""
+        """Makes the first response of a job. The other responses get a new job, which counts its own attempts."""
         payload = orjson.loads(job.payload)
         agent, later = payload["agent"], payload.get("later")
         await self._make(job, agent, payload["run"])

@@ -53,7 +53,7 @@ class BackgroundRequest(Protocol):
 
     @property
     def waiting_ids(self) -> Collection[str]:
-        """The ids of the items of its conversation that it has before its input."""
+        """The ids of the items of the conversation that the response has before its own input."""
 
     def with_waiting(self, ids: Collection[str]) -> BackgroundRequest:
         """Returns the request with those items of its conversation alone that still wait. ids: of them."""

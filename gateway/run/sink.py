@@ -46,7 +46,7 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class HeldSink:
-    """A response that is held back: its route makes one body of its events. `Sink` documents the methods."""
+    """A response that is held back: the route makes one body of its events. `Sink` documents the methods."""
 
     # The sink of the waiting client.
     outer: Sink
@@ -88,7 +88,7 @@ class Presence:
     is_gone = False
     # The task inside the block.
     _task: asyncio.Task[Any] | None = None
-    # The cancellations that it had already when it entered.
+    # The number of cancellations that the task had when it entered the block.
     _cancelling = 0
     # It was cancelled because the reader left.
     _is_cancelled = False

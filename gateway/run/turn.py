@@ -401,7 +401,7 @@ class TurnRun:
         if self.run_terms.is_resumable:
             await self._finish_saving_step()
             return
-        # For the machine all commands are performed. Those that send are dropped, and the others are performed now.
+        # The machine expects all commands to be performed. Those that send are dropped, others performed.
         for command in (*self._unperformed, *self._turn.feed(events.ClientLeft())):
             match command:
                 case commands.SaveStep() if self._saving is not None:

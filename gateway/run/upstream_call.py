@@ -1,4 +1,4 @@
-"""One call of an upstream as its receipt has it: when it began and ended, and what it used."""
+"""One call of an upstream, for the receipt: when the call began and ended, and what it used."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ class _Walk:
         return has_words and not is_private and not is_of_another
 
     def _step_to(self, exchange: Exchange | None, after: _Inputs) -> None:
-        """Goes on to the exchange before. after: the messages of the one that comes after it."""
+        """Goes on to the exchange before. after: the messages of the exchange that follows that one."""
         listing = self._listing
         self._exchange, self._reply, self._is_guess = exchange, None, False
         if exchange is not None and after.fits:

@@ -55,8 +55,8 @@ class _Turns:
 def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
     """Returns how near a list is to the end of a path: 0 where they are equal, else a number below 0.
 
-    It is minus the number of atoms that only one of them has. Atoms that the path has before the first common one do
-    not count, because the client may have trimmed them.
+    The number is minus the count of atoms that only the list or only the path has. Atoms that the path has before the
+    first common atom do not count, because the client may have trimmed them.
     """
     pairs = lcs(listed, path)
     first = min((j for _, j in pairs), default=len(path))
@@ -124,7 +124,7 @@ class ExactSearch:
         self._tree = tree
         self._query = query
         self._shared = shared
-        # By the first atom of the reply, which is that of its text, if it has one.
+        # By the first atom of the reply: the atom of its text, if it has a text.
         self._by_first_atom: dict[Atom, list[Exchange]] = {}
         for exchange in tree:
             if exchange.reply:

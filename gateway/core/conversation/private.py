@@ -66,15 +66,15 @@ class PrivateFields(TypedDict, total=False):
 
 
 def with_private(message: WireMessage, **fields: Any) -> WireMessage:
-    """Returns the message with these fields added to those that it has; a field that is None is left out."""
+    """Returns the message with private fields added. A field that is None is not added."""
     given = {name: value for name, value in fields.items() if value is not None}
     return {**message, PRIVATE: {**private_of(message), **given}} if given else message
 
 
 def with_transcript(reply: WireMessage) -> WireMessage:
-    """Returns a reply as it is stored: one that its model has spoken has its transcript as its text.
+    """Returns a reply as it is stored: the text of a spoken reply is its transcript.
 
-    The sound is not stored. Its provider knows it by its id for an hour.
+    The sound is not stored. Its provider knows the sound by an id for an hour.
     """
     audio = reply.get("audio")
     if not isinstance(audio, dict):

@@ -158,7 +158,7 @@ class Tree:
             self._children.setdefault(exchange.parent, []).append(exchange.id)
 
     def add(self, exchange: Exchange) -> Exchange:
-        """Adds an exchange. It replaces one with its id: a message that was written before its reply."""
+        """Adds an exchange, or replaces the one with its id: a message that was written before its reply."""
         old = self.by_id.get(exchange.id)
         if old is not None:
             self.remove(old)

@@ -42,7 +42,7 @@ class ImportDraft(Struct, frozen=True):
     last_at: float
     # Characters of its messages.
     chars: int
-    # The hashes of its questions and of its messages, and those by which its prefix is recognised.
+    # The hashes of its questions and of its messages, and the hashes by which its prefix is recognised.
     questions: Sequence[bytes]
     atoms: Sequence[bytes]
     prefixes: Sequence[bytes]

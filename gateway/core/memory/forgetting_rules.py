@@ -123,7 +123,8 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Bloc
 def _may_bring_back(op: BlockOp, tainted: Collection[str], value: str) -> bool:
     """Returns whether an edit may bring back erased words.
 
-    It may if it has one of them (`tainted`), or if it overwrites another value than `value`: its model saw that one.
+    An edit may if it has one of these words (`tainted`), or if it overwrites another value than `value`: its model saw
+    that other value.
     """
     texts = map(str, orjson.loads(op.arguments).values())
     return op.seen not in (None, digest_value(value)) or not _words("\n".join(texts)).isdisjoint(tainted)

@@ -195,7 +195,7 @@ class RememberResult(Struct, frozen=True):
     id: str
     # It was remembered already.
     known: bool
-    # The person has muted it: it stays so, and no program reads it until they unmute it.
+    # The person has muted the fact: no program reads it until the person unmutes it.
     muted: bool
 
 

@@ -103,12 +103,12 @@ def _begins_standing(clause: str) -> bool:
 def standing_block(
     facts: Sequence[StandingFact], blocks: Iterable[Block], shown_seqs: Collection[int] | None
 ) -> tuple[Block | None, tuple[int, ...]]:
-    """Returns the standing facts as a block of the memory section, and the numbers of those that it shows.
+    """Returns the standing facts as a block of the memory section, and the numbers of the facts that the block shows.
 
     facts: the current ones, in the order in which the block takes them.
-    blocks: the others of the section; where one of them has its label, there is no such block.
-    shown_seqs: the numbers of facts that the block shows already; it stays as it is, for the provider's prompt cache.
-        Where one of them is gone, others get its room. None: it is made again.
+    blocks: the other blocks of the section. If one of them has the label of standing facts, there is no such block.
+    shown_seqs: the numbers of facts that the block shows already. It goes on to show them, for the provider's prompt
+        cache; the room of a fact that is gone goes to other facts. None: the block is made again from all facts.
     """
     shown = [fact for fact in facts if fact.seq in (shown_seqs or ())]
     if shown_seqs is not None and len(shown) == len(shown_seqs):
@@ -241,7 +241,7 @@ class _Statement(NamedTuple):
 class _Table(NamedTuple):
     """The table of words, compiled."""
 
-    # Those of standing facts: one for each way in which they begin.
+    # The patterns of standing facts, one for each way in which such a fact begins.
     patterns: Sequence[re.Pattern[str]]
     # What a person has only one of.
     single_valued: re.Pattern[str]

@@ -106,7 +106,7 @@ def _put_notes_by_count(
         index = listing.positions[listing.message_at(earlier.at)]
         composition.put_note(index, text, earlier.tokens, earlier.shown or NOTHING_SHOWN)
     for exchange in additions.rounds:
-        # Clients may keep a reply in several messages; it has a place of its own only if it is one.
+        # Clients may keep a reply in several messages. Only a reply in a single message has a place of its own.
         end = end_offset(exchange)
         first = listing.message_at(end - len(exchange.reply or ()))
         replies.update(dict.fromkeys(range(first, listing.message_at(end - 1) + 1), exchange))

@@ -146,7 +146,7 @@ class _Line(NamedTuple):
     message: Message
     # Its text on one line, without the gateway's tags.
     text: str
-    # That text, as it is compared with others.
+    # The text in the form in which it is compared with others.
     folded: str
 
 
@@ -301,7 +301,7 @@ class _Chosen:
         self._wordless: list[str] = []  # lines that were not split into words yet
 
     def add(self, line: str) -> bool:
-        """Adds a line. Returns False where its words stand in another one, one after the other."""
+        """Adds a line. Returns False if another line has its words in a row."""
         # Where the longest word of its beginning is in no line so far, it repeats none. Most lines end here, and need
         # not be split into words.
         if (

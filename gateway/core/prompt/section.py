@@ -1,9 +1,9 @@
 """The memory section of a conversation: a snapshot of the blocks, pinned to the path until a new one costs nothing.
 
 While it is pinned, the first bytes of the prompt stay the same, and the provider's cache holds. The model reads later
-changes further down: its own in its tools' results, those of others in the next note. What it reads last about a block
-must be true, so a note states each block that is not as the prompt shows it last. What the prompt shows is read from
-the texts that stand in it, however they came there (`Composition.shown`).
+changes further down: changes of its own in its tools' results, other changes in the next note. What the model reads
+last about a block must be true, so a note states each block that is not as the prompt shows it last. What the prompt
+shows is read from the texts that stand in it, however they came there (`Composition.shown`).
 """
 
 from __future__ import annotations

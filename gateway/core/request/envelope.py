@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-# Field -> the types in which its vendor sends it; in another form it is another vendor's field.
+# Field -> the types that its vendor sends. A value of another type belongs to another vendor's field of that name.
 _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "call": (dict,),  # Vapi, docs.vapi.ai/customization/custom-llm
     "customer": (dict,),

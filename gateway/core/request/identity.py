@@ -78,7 +78,7 @@ CONVERSATION_ORDER = (
     "call.id",
     "x-livekit-room-id",
 )
-# OpenAI's own fields refuse numbers; those of other vendors may be one.
+# OpenAI's own fields must be texts. Fields of other vendors may be numbers.
 _TEXT_FIELDS = frozenset(("user", "safety_identifier"))
 _CALLER_NUMBER = "customer.number"
 # What stands there for callers who withhold their numbers, in words or on a telephone's keys (as Twilio has it). They

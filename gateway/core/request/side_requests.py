@@ -75,7 +75,7 @@ class SideRequests:
         return None if match is None else self._rules[int(str(match.lastgroup)[1:])]
 
     def _find_in_words(self, content: object) -> re.Match[str] | None:
-        """Matches the content of a user's message: its first part, and its last one."""
+        """Matches the content of a user's message by its first part and its last part."""
         match = self._user_pattern.match(_first_text(content))
         if match is None and isinstance(content, list) and len(content) > 1:
             # Claude Code asks for a summary after the person's last words.

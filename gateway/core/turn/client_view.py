@@ -60,9 +60,9 @@ class ReplyEvent:
 
 
 class ClientView(ABC):
-    """One reply as its client sees it. The machine calls it in the order of events, then takes the bytes.
+    """One reply as its client sees it. The machine calls the view in the order of events, then takes the bytes.
 
-    Every dialect has the abstract methods. What it leaves out of the others it does not show, or does not hold back.
+    Every dialect implements the abstract methods. The defaults of the others show nothing, and hold nothing back.
     """
 
     __slots__ = ()
@@ -182,7 +182,7 @@ class ClientView(ABC):
         """Takes the reason for which the turn ends; `end` or an error follows.
 
         waiting: as in `TurnOutcome`.
-        calls: those that wait, and others that were not shown yet.
+        calls: the calls that wait, and other calls that were not shown yet.
         """
 
     # Errors

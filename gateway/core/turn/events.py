@@ -60,7 +60,10 @@ class LongWait(Struct, frozen=True):
 
 
 class StepSaved(Struct, frozen=True):
-    """A `SaveStep` is committed. The fields are those of the step that it opened, or else of the one that it ended."""
+    """A `SaveStep` is committed.
+
+    The fields describe the step that it opened or, if it opened none, the step that it ended.
+    """
 
     # The number of the step's first message, which names the step.
     first: int

@@ -129,7 +129,7 @@ class ToolResult(Struct, frozen=True):
     reason: str = ""
     # False: a rule forbids the call, or it is unreadable.
     was_run: bool = True
-    # True: it needs an approval that no one could give.
+    # The call needs an approval, and no client can give it.
     is_unapproved: bool = False
     # A note of what has changed in memory meanwhile, which stands after the content.
     changes: str = ""

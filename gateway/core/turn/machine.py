@@ -664,9 +664,9 @@ class Turn:
         return [call for call in self._round.draft.calls if call.id in waiting or not is_shown]
 
     def _tail(self) -> list[ReplyEvent]:
-        """Returns the last events of the stream. Of a round that was hidden already only its usage is left to send.
+        """Returns the last events of the stream. Of a round that is hidden only its usage is left to send.
 
-        A view that shows the rounds one by one has got that as well.
+        A view that shows each round has sent that usage already.
         """
         if not self._round.is_hidden:
             return self._round.tail

@@ -21,7 +21,7 @@ class NativeReply(Struct, frozen=True):
     end: End
     # The reply as a message; None: it has no content.
     shown_reply: Json | None = None
-    # The ids by which its client may refer to it: its own and those of its parts.
+    # The ids by which the client may refer to the reply: the reply's own id, and the ids of its parts.
     ids: tuple[str, ...] = ()
 
 

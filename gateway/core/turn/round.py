@@ -373,7 +373,7 @@ class Round:
         return None
 
     def _read_chunk(self, chunk: Json, event: Event) -> RoundEnd | None:
-        """Takes a chunk. event: the one that it is the data of."""
+        """Takes a chunk. event: the event of which the chunk is the data."""
         if "error" in chunk or not chunk.get("choices") or event.name == "error":
             error = read_error(chunk, event.name)
             if error is not None:

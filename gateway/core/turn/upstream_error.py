@@ -102,7 +102,7 @@ def read_error_body(body: bytes) -> Json | None:
 
 
 def describe_error(status: int, body: bytes) -> Json:
-    """Returns the error that a reply is, in OpenAI's form: its own, or one that says that it has none."""
+    """Returns the error of a failed reply in OpenAI's form. A reply without an error object gets one that says so."""
     error = read_error_body(body)
     if error is None:
         message = f"The upstream's answer (status {status}) was neither a chat completion nor a known error"

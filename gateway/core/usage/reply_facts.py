@@ -84,7 +84,7 @@ def facts_of(pieces: Iterable[Piece]) -> ReplyFacts:
 
 
 def _reasons(fields: _KnownFields) -> Iterator[str]:
-    """Yields the reasons for which a reply ended: each as it came if it is one of FINISH_REASONS, else OTHER."""
+    """Yields the reasons for which a reply ended: one of FINISH_REASONS as it came, any other as OTHER."""
     reasons = [fields.stop_reason, *(choice.finish_reason for choice in fields.choices or ())]
     if isinstance(fields.delta, _End):
         reasons.append(fields.delta.stop_reason)

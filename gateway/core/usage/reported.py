@@ -27,7 +27,7 @@ from storage.records import TokenCounts
 PARSED_BYTES: Final = 64 * 1024
 # The first and the last bytes of a larger one, in which its usage is looked for.
 SEARCHED_BYTES: Final = 4 * 1024
-# The bytes of a stream that are held before its text is counted. Chosen: two hundred tokens that come one by one.
+# The bytes of a stream that are held before its text is counted. Chosen: two hundred events of a token each.
 HELD_BYTES: Final = 64 * 1024
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
 _USAGE_FIELD: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')

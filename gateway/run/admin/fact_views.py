@@ -24,7 +24,7 @@ _SHOWN_SOURCES = 8
 
 
 class FactPage(Struct, frozen=True):
-    """A fact, those whose place it took, and the one that took its place."""
+    """A fact, the facts that it replaced, and the fact that replaced it."""
 
     fact: FactRecord
     before: tuple[FactRecord, ...]

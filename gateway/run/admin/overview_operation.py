@@ -65,7 +65,7 @@ class UpstreamRecord(Struct, frozen=True):
 
 
 class JobCounts(Struct, frozen=True):
-    """Jobs: those that wait or run, and those that failed for good. None: the database cannot be asked."""
+    """The numbers of jobs that wait or run, and of jobs that failed for good. None: the database cannot be asked."""
 
     waiting: int | None
     failed: int | None

@@ -83,7 +83,7 @@ class ShowOperation(Struct, frozen=True):
         return {"text": "\n".join(lines)}
 
     async def _not_found_lines(self, scope: Scope) -> list[str]:
-        """Returns the message that there is no such memory, and which profiles have one."""
+        """Returns the message that there is no such memory. It names the profiles that have one for the same user."""
         others = await other_profiles(self.store, scope)
         return [
             nothing_found(scope).message,

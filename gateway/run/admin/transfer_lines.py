@@ -80,7 +80,7 @@ def line_of(record: TransferRecord) -> dict[str, Any]:
 
 
 def count_messages(lines: Iterable[dict[str, Any]]) -> int:
-    """Returns how many messages lines have, as lists count them: without messages that were forgotten one by one."""
+    """Returns how many messages lines have, without single messages that were forgotten: so lists count them."""
     return sum(_count_in_exchange(line["exchange"]) for line in lines if "exchange" in line)
 
 

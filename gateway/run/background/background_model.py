@@ -235,9 +235,9 @@ class BackgroundModel:
 
 @dataclass(eq=False)
 class BackgroundModels:
-    """The models that are called in the background. Those of one upstream share its provider and bounds.
+    """The models that are called in the background. The models of one upstream share its provider and bounds.
 
-    Callers name the models of their agents' summaries, so that a provider for each would be any number of them.
+    Callers name the models of their agents' summaries, so a provider for each model would be any number of providers.
 
     The fields without a comment are those of each `BackgroundModel`.
     """

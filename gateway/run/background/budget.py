@@ -47,7 +47,7 @@ class DailyBudget:
         *,
         outcome: str = "ok",
     ) -> None:
-        """Counts a call that was answered, and its tokens. memory: the row of the one that it was made for."""
+        """Counts a call that was answered, and its tokens. memory_row: of the memory for which the call was made."""
         tokens = used.prompt + used.completion
         self.count_call(outcome, tokens)
         if tokens:

@@ -228,7 +228,7 @@ class EmbeddingService:
             await self._call(agent, BASELINE_TEXTS)
         if len(texts) == 1:
             return [None]
-        # One text that it refuses (too long in its own counting, filtered) must not keep the others out.
+        # A text that the model refuses (too long in the model's own counting, filtered) must not keep the others out.
         vectors: list[bytes | None] = []
         for text in texts:
             try:

@@ -35,7 +35,7 @@ class IndexingService:
         self._urgent: dict[int, None] = {}
         # The others that are to be indexed, by the time when each grew last, oldest first.
         self._grown: dict[int, float] = {}
-        # Those that have grown, and of which it is not known yet whether they are to be indexed.
+        # The agents whose memory has grown since it was last decided whether to index it.
         self._unchecked: set[int] = set()
         self._task = PeriodicTask("indexing", self.step)
 

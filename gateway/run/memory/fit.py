@@ -403,7 +403,7 @@ class _WindowRoom:
         return fixed + tokens, fixed + self.budget(cut).most
 
     def note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
-        """Returns what a note may take: all that these messages leave free, up to its most."""
+        """Returns the tokens that a note may take: all that these messages leave free, up to a note's bound."""
         free = self.budget(cut).most
         bounds = self._bounds_before
         if free - sum(bounds[part.stop] - bounds[part.start] for part in staying) >= self._note.most:

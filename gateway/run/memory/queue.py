@@ -78,7 +78,7 @@ class QueueTicket:
 
 
 class Reservation:
-    """A ticket of a queue for a later request. Other processes wait for it only once it is used."""
+    """A ticket of a queue for a later request. Other processes wait for the ticket only once it is used."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The exchanges that a request supersedes: its list has what they hold in another form.
+"""The exchanges that a request supersedes, since its list has their messages in another form.
 
 Other forms are a transcript that grew, a correction, and a reply that was cut short or not spoken at all.
 """

@@ -82,7 +82,7 @@ class CallJournal:
         seq, self.seq = self.seq, self.seq + 1
         entry = orjson.dumps({"id": call.call_id, "what": what})
         if not (await self._store_replies() and await self.add(CALL, seq, entry)):
-            # The turn does not go on here: it has ended, or another process has taken it over.
+            # The turn does not go on in this process: it has ended, or another process has taken it over.
             return failed_answer(INTERRUPTED_RESULT)
         return await perform_noted(perform, partial(self.add, RESULT, seq))
 

@@ -166,7 +166,7 @@ async def run_tools(
     answers: dict[int, ToolAnswer] | None = None,
     receipt: Receipt | None = None,
 ) -> list[ToolAnswer]:
-    """Runs the calls of one round, those of one serial group after one another. Returns the answers in their order.
+    """Runs the calls of one round; calls of one serial group run one after another. Returns the answers in call order.
 
     Serial calls (`RunTool.is_serial`) are one group. A cancellation cancels the calls that still run, and waits for
     their end.

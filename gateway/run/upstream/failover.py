@@ -62,7 +62,7 @@ from gateway.settings import Settings
 Candidate = tuple[Endpoint, Target]
 
 CHAT: Final = "/chat/completions"
-# The statuses of refusals that may be about what a request has in it; those that may be about its length.
+# The statuses of refusals that may concern the content of a request, and of those that may concern its length.
 _REFUSALS: Final = frozenset((400, 403, 413, 422, 451))
 _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
 _log = logging.getLogger("mnemogate")

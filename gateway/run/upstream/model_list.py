@@ -94,7 +94,7 @@ class ModelList:
         self._fetched: dict[str, Entries] = {}
         # The refusals of upstreams that list their models for a caller's key alone.
         self._refusals: dict[str, _Refusal] = {}
-        # By upstream: why it gave no answer; None: it gave one that is no list.
+        # By upstream: why it did not answer; None: it answered, but not with a list.
         self._failing: dict[str, str | None] = {}
         # By upstream and the hash of a caller's key; the key used last is last.
         self._answers: OrderedDict[tuple[str, bytes], _CachedAnswer] = OrderedDict()

@@ -63,8 +63,8 @@ class Route(Struct, frozen=True):
 def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) -> Route:
     """Returns the route for a model's name.
 
-    The name is a profile's (`agent/<name>`), an alias, `<upstream>/<model>`, one that a pattern takes, or any if there
-    is only one upstream. A list of aliases is closed: with one, other names are unknown unless a pattern takes them.
+    The name is a profile's (`agent/<name>`), an alias, `<upstream>/<model>`, a name that a pattern takes, or any name
+    if there is only one upstream. Where there are aliases, other names are unknown unless a pattern takes them.
     by_operator: the settings themselves name the model, and may name it as `<upstream>/<model>` next to such a list.
     Raises: UnknownModel.
     """

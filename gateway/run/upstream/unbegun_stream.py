@@ -69,7 +69,7 @@ def _failure_in(events: list[Event]) -> Failure | None:
 
 
 async def _events_of(reply: ModelReply) -> AsyncIterator[list[Event]]:
-    """Yields the events of a reply; one that is no stream is one event."""
+    """Yields the events of a reply. A reply that is no stream is a single event."""
     if reply.is_stream:
         async for events in reply.events():
             yield events
