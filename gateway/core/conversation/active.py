@@ -114,10 +114,11 @@ def _is_like(tree: Tree, exchange: Exchange, other: Exchange) -> bool:
     is_certain = exchange.parent is not None or (bool(further) and all(map(is_user, further)))
     if tree.extends(new, old) or (is_certain and tree.extends(old, new)):
         return True
+    if exchange.parent is None or not old.inputs or not tree.are_apart(old, new):
+        return False
     # Both were asked at once (a caller typed and spoke), and the list has both questions in its own order.
     later = iter(new.inputs)
-    is_asked_again = bool(old.inputs) and all(atoms in later for atoms in old.inputs)
-    return is_asked_again and exchange.parent is not None and tree.are_apart(old, new)
+    return all(atoms in later for atoms in old.inputs)
 
 
 def _in_order(tree: Tree, exchange: Exchange, other: Exchange) -> tuple[Exchange, Exchange]:
