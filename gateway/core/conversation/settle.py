@@ -46,7 +46,7 @@ from gateway.core.conversation.tree import (
     is_forgotten,
     is_tombstone,
 )
-from storage.records import REPLY, Evicted, Exchange, State
+from storage.records import REPLY, Evicted, Exchange, State, message_key
 
 # The ids of equal replies that are one exchange. Without a limit each repetition would make the exchange longer, as a
 # monitor's. No measurement; any value far above the number of a reply's items behaves alike.
@@ -137,7 +137,12 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
             if other.inputs and listed.issuperset(other.inputs) and other.inputs[-1] not in stored:
                 cut.append(other)
                 stored.add(other.inputs[-1])
-    return [Amendment(each.id, inputs=None, reply=(0, 0)) for each in cut]
+    return [
+        Amendment(each.id, inputs=None, reply=(0, 0))
+        for each in cut
+        # Words that were forgotten, or off the record, elsewhere in the memory stay out of it.
+        if tree.tombs.isdisjoint(map(message_key, each.inputs))
+    ]
 
 
 def _is_cut(exchange: Exchange) -> bool:

@@ -5,11 +5,14 @@ So a reply may come after the next question, or after several. The list is what 
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 
 import pytest
 
 from gateway.core.conversation.canonical import WireMessage, text_of
+from storage.records import message_key
+from tests.core import conversations
 from tests.core.conversation.keyed import both
 from tests.core.conversations import Request, World, assistant, user
 
@@ -109,3 +112,21 @@ def test_messages_that_were_sent_at_once_are_there_once(
     whole = [*history, *questions, *(assistant(texts[n]) for n in replies), user("fine")]
     world.say(whole, "Until then.", key)
     assert sorted(world.active()) == sorted([*map(text_of, whole), "Until then."])
+
+
+@both
+def test_a_message_that_was_forgotten_elsewhere_does_not_come_back_with_a_cancelled_request(
+    world: World, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = world.chat(("hello there", "Good day."), key=key)
+    questions = [user("a secret"), user("a table please")]
+    first, second = [world.begin([*history, question], key) for question in questions]
+    world.cancel(first)
+    world.finish(second, "At eight there is one.")
+    forgotten = message_key(world.memory().hasher.atoms(questions[0]))
+    monkeypatch.setattr(
+        "tests.core.conversations.Tree", partial(conversations.Tree, tombs=frozenset([forgotten]))
+    )
+    whole = [*history, *questions, assistant("At eight there is one."), user("fine")]
+    world.say(whole, "Until then.", key)
+    assert "a secret" not in world.active()
