@@ -13,7 +13,7 @@ _CSP = (
 
 
 def security_headers(frame_origins: Sequence[str] = ()) -> list[RawHeader]:
-    """Returns the headers of each answer. frame_origins: those of pages that may show it in a frame."""
+    """Returns the headers of each answer. frame_origins: the origins of pages that may show it in a frame."""
     headers = {
         "content-security-policy": _CSP + (" ".join(frame_origins) or "'none'"),
         "x-content-type-options": "nosniff",
@@ -28,29 +28,31 @@ def security_headers(frame_origins: Sequence[str] = ()) -> list[RawHeader]:
 
 
 def values_of(headers: Iterable[RawHeader], name: bytes) -> list[str]:
-    """Returns the values of a header, stripped. name: of the header, in lower case."""
+    """Returns the values of a header, stripped. name: the header's name in lower case."""
     return [value.decode("latin-1").strip() for key, value in headers if key == name]
 
 
 def origin_verdict(headers: Sequence[RawHeader], *, has_tls: bool) -> bool | None:
-    """Returns whether a page of this very origin sends a request; None: nothing says where it comes from.
+    """Returns whether a request comes from a page of this very origin; None: the request does not say.
 
-    Browsers say it in `Sec-Fetch-Site`, or in `Origin`, which must have the host and port that the request is sent to:
-    a cookie goes to every port of its host. has_tls: the page is served with TLS, and a page of
-    the same host without TLS is of another origin.
+    Browsers send the origin in `Sec-Fetch-Site` or `Origin`. `Origin` must have the host and the port to which the
+    request is sent, since a cookie goes to every port of its host.
+
+    has_tls: the page is served with TLS, so a page of the same host without TLS is of another origin.
     """
     schemes = ("https",) if has_tls else ("http", "https")
     hosts = values_of(headers, b"host")
-    own = hosts[0].lower() if len(hosts) == 1 else None
+    own_host = hosts[0].lower() if len(hosts) == 1 else None
     verdicts = [value == "same-origin" for value in values_of(headers, b"sec-fetch-site")]
     verdicts += [
-        own is not None and _host_of(value, schemes) == own for value in values_of(headers, b"origin")
+        own_host is not None and _host_of(value, schemes) == own_host
+        for value in values_of(headers, b"origin")
     ]
     return all(verdicts) if verdicts else None
 
 
 def _host_of(origin: str, schemes: Collection[str]) -> str | None:
-    """Returns the host and port of an origin, as a `Host` header has them; None: it is no such origin, or `null`."""
+    """Returns the host and port of an origin, as a `Host` header has them; None: it is no origin with these schemes."""
     try:
         url = urlsplit(origin)
     except ValueError:

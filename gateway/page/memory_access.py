@@ -1,6 +1,6 @@
-"""Access to one memory: an operator's (`/ui/m/UID`), and by a link that of its person (`/ui/me/TOKEN`).
+"""Access to one memory: by an operator (`/ui/m/UID`), or by a person with a link (`/ui/me/TOKEN`).
 
-Both have the same screens, under paths of their own. The access decides what its visitor may do and is shown.
+Both have the same screens, under paths of their own. The access decides what the visitor may do and see.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.page_paths import page_path
 
 T = TypeVar("T")
-# Fields of records that are for operators alone: the request that a reply answers, a command.
+# Fields of records that only operators see: the request that a reply answers, a command.
 _OPERATOR_FIELDS = ("request", "command")
-# The screen of searches is for operators alone: it shows scores.
+# The screen of searches shows scores, so only operators see it.
 _SEARCH = "search"
 
 
 class MemoryAccess(Struct, frozen=True):
-    """The access of a visitor to one memory: its paths, the rights, and the form in which it is shown."""
+    """The access of a visitor to one memory: paths, rights, and the form in which records are shown."""
 
     uid: str
     # The path of the memory's page, in parts.
     base: tuple[str, ...]
     editor: Editor
-    # The rights of its person's link; None: of an operator.
+    # The rights of the person's link; None: the visitor is an operator.
     rights: tuple[str, ...] | None
     may_write: bool
 
     @property
     def project(self) -> str | None:
-        """The only project that the visitor sees; None: all."""
+        """The only project that the visitor sees; None: all projects."""
         return self.editor.project
 
     @property
@@ -44,8 +44,8 @@ class MemoryAccess(Struct, frozen=True):
         return self.rights is not None
 
     def may(self, right: Right) -> bool:
-        """Returns whether the visitor may do this."""
-        return self.may_write if self.rights is None else right in self.rights
+        """Returns whether the visitor has a right."""
+        return right in self.rights if self.rights is not None else self.may_write
 
     def path(self, *parts: str | int) -> str:
         """Returns the path of a screen of the memory, relative to /ui/."""
@@ -56,14 +56,14 @@ class MemoryAccess(Struct, frozen=True):
     ) -> View:
         """Returns a screen of the memory.
 
-        template: an operator's. A person's, in plain words, has `me_` before its name.
-        context: what it knows besides the record.
+        template: the template for operators. The template for persons, in plain words, has `me_` before its name.
+        context: the names that the template knows besides the record, and their values.
         """
         name = f"me_{template}" if self.is_person else template
         return View(self.filter(record), name, heading, {"access": self, "base": self.base, **context}, error)
 
     def twin(self, record: Any) -> View:
-        """Returns a record for a program, which needs nothing of what a page shows besides."""
+        """Returns a record for a program."""
         return View(self.filter(record))
 
     def filter(self, record: T) -> T:
@@ -91,12 +91,12 @@ class MemoryAccess(Struct, frozen=True):
         return self._for_person(value)
 
     def _link_for_person(self, link: str) -> str | None:
-        operators = page_path("m", self.uid)
-        if not link.startswith(operators):
+        operator_path = page_path("m", self.uid)
+        if not link.startswith(operator_path):
             return link
         if link.startswith(page_path("m", self.uid, _SEARCH)):
             return None
-        return page_path(*self.base) + link.removeprefix(operators)
+        return page_path(*self.base) + link.removeprefix(operator_path)
 
 
 def access_of(request: ScreenRequest) -> MemoryAccess:
@@ -105,9 +105,11 @@ def access_of(request: ScreenRequest) -> MemoryAccess:
     link = visitor.link
     if link is None:
         uid = str(request.params["uid"])
-        return MemoryAccess(uid, ("m", uid), visitor.editor, None, visitor.may_write)
+        return MemoryAccess(
+            uid, base=("m", uid), editor=visitor.editor, rights=None, may_write=visitor.may_write
+        )
     base = ("me", str(request.params["token"]))
-    return MemoryAccess(link.memory_uid, base, visitor.editor, link.rights, may_write=True)
+    return MemoryAccess(link.memory_uid, base=base, editor=visitor.editor, rights=link.rights, may_write=True)
 
 
 class MemoryRoutes(Struct, frozen=True):
@@ -125,17 +127,19 @@ class MemoryRoutes(Struct, frozen=True):
         has_twin: bool = True,
         searches: bool = False,
     ) -> Screen:
-        """Makes a screen of a memory. path: below the memory's."""
-        more = {} if query is None else {"query": query}
+        """Makes a screen of a memory. path: below the memory's path."""
+        query_field = {"query": query} if query is not None else {}
         return Screen(
             self._path(path), show, is_for_person=self.is_for_person, right=right, has_twin=has_twin,
-            searches=searches, **more,
+            searches=searches, **query_field,
         )  # fmt: skip
 
     def action(self, path: str, perform: Any, form: Any, right: Right, query: Any = None) -> Action:
-        """Makes a change of a memory. path: below the memory's."""
-        more = {} if query is None else {"query": query}
-        return Action(self._path(path), perform, form, is_for_person=self.is_for_person, right=right, **more)
+        """Makes a change of a memory. path: below the memory's path."""
+        query_field = {"query": query} if query is not None else {}
+        return Action(
+            self._path(path), perform, form, is_for_person=self.is_for_person, right=right, **query_field
+        )
 
     def _path(self, path: str) -> str:
         base = "me/{token}" if self.is_for_person else "m/{uid}"

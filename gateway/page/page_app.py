@@ -69,9 +69,9 @@ _log = logging.getLogger("mnemogate")
 OVERVIEW = "overview"
 # The most screens that read at once, since turns read by the same connection.
 _MAX_READS = 2
-# Reads of memories that are remembered as noted, by session, memory and hour.
+# The most reads of memories, by session, memory and hour, that are cached as noted in the audit.
 _MAX_NOTED_READS = 10_000
-# Digits of a number in a path. The databases hold no longer one, and Python refuses to read thousands.
+# Digits of a number in a path. The databases hold no longer numbers, and Python refuses to parse thousands of digits.
 _DIGITS = "[0-9]{1,18}"
 
 
@@ -81,7 +81,7 @@ class PageApp:
     knows_host: whether the gateway may be addressed by a `Host`.
     note_request: called with the scope and the path as the log may show it.
     has_left: whether the client of a request has left.
-    client_gone: what `bodies` raises where the client has left.
+    client_gone: the exception that `bodies` raises where the client has left.
     read_s: how long one read of a screen may take.
     """
 
@@ -112,7 +112,7 @@ class PageApp:
         self._reading = asyncio.Semaphore(_MAX_READS)
         # One screen is rendered at a time, since each thread takes its share of the interpreter from the event loop.
         self._rendering = asyncio.Lock()
-        # A search may take seconds, so another one waits for it, and other screens do not.
+        # A search may take seconds. Other searches wait for it, and other screens do not.
         self._searching = asyncio.Lock()
         self._noted_reads: OrderedDict[tuple[str, str, int], None] = OrderedDict()
         self._headers = security_headers()
@@ -168,10 +168,10 @@ class PageApp:
             return path or PREFIX
         return f"{PREFIX}{first if first in self._first_parts else '…'}{'/…' if rest else ''}"
 
-    # -- who may come in
+    # -- admission
 
     async def _respond(self, request: PageRequest) -> PageReply:
-        """Returns the reply. Raises: GatewayError: the request may not come in, or cannot be answered."""
+        """Returns the reply. Raises: GatewayError: the request is not admitted, or cannot be answered."""
         scope = request.scope
         if not self._is_enabled:
             raise UnknownPath("There is no page here: ui.enabled is false.")
@@ -208,14 +208,14 @@ class PageApp:
     # -- routes
 
     async def _send_to_sign_in(self, request: PageRequest) -> PageReply:
-        """Returns the way to the sign-in. Raises: NotSignedIn: the request is none to come back to after it."""
+        """Returns a redirect to the sign-in. Raises: NotSignedIn: the request cannot be repeated after the sign-in."""
         if request.method == "GET" and not request.is_twin:
             return redirect(request.path_to_root + "login?next=" + quote(next_of(request), safe=""), 303)
         await self._retain_typed(request)
         raise NotSignedIn("You are not signed in, or your session has ended. Sign in to go on.")
 
     async def _serve(self, request: PageRequest) -> PageReply:
-        """Returns what the screen or the action of a path answers."""
+        """Returns the reply of the screen or the action at a path."""
         if request.visitor is None and not request.is_for_person:
             return await self._send_to_sign_in(request)
         route, params = self._match(request)
@@ -223,7 +223,7 @@ class PageApp:
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         if request.is_for_person:
             request.visitor = await self._open_link(request, str(params["token"]), route.right)
-        assert request.visitor is not None
+        assert request.visitor is not None  # a person by the link above, an operator by the first check
         if isinstance(route, Action) and not request.visitor.may_write:
             raise NotAllowed("Your key may read, and not change anything.")
         request.query = query_of(request.scope)
@@ -238,7 +238,7 @@ class PageApp:
             reply = await self._show(request, route, screen_request)
         else:
             result = await route.perform(screen_request, await self._read_form(request, route.form))
-            # At once: what is done is answered, also where the gateway stops.
+            # Without a wait: the answer says what was done, even if the gateway is stopping.
             reply = self._answers.reply(request, result)
         if not isinstance(reply.body, bytes):
             reply.body = self._read_parts(request, reply.body)
@@ -249,7 +249,7 @@ class PageApp:
         async with self._searching if screen.searches else nullcontext(), self._reading:
             with limited_reads(self._read_s):
                 answer = await screen.show(screen_request, screen_request.query)
-        # In a thread, since a long list takes some ten milliseconds, and streams go on meanwhile.
+        # In a thread: rendering a long list takes some ten milliseconds, and streams must go on meanwhile.
         async with self._rendering:
             return await asyncio.to_thread(self._answers.reply, request, answer)
 
@@ -266,35 +266,35 @@ class PageApp:
                 raise self._client_gone
             yield part
 
-    async def _read_form(self, request: PageRequest, kind: type[Struct]) -> Struct:
+    async def _read_form(self, request: PageRequest, form_type: type[Struct]) -> Struct:
         """Returns the form that was sent. Raises: CallerError."""
-        sent = await read_form(self._bodies, request)
-        request.typed = "" if request.is_twin else typed_text(sent)
-        return read_fields(sent, kind, is_text=not request.is_twin)
+        form = await read_form(self._bodies, request)
+        request.typed = "" if request.is_twin else typed_text(form)
+        return read_fields(form, form_type, is_text=not request.is_twin)
 
     async def _retain_typed(self, request: PageRequest) -> None:
         """Notes the text of a form that is refused, so that the page of the error has it."""
         if request.method == "POST" and not request.is_twin:
-            with suppress(CallerError):  # the form is refused already
+            with suppress(CallerError):  # the form is refused in any case
                 request.typed = typed_text(await read_form(self._bodies, request))
 
     def _match(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
         """Returns the route of a request, and the parts of its path by their names."""
         path = _route_path(request)
         screens, actions = self._screens, self._actions
-        routes, others = (screens, actions) if request.is_read else (actions, screens)
+        routes, other_routes = (screens, actions) if request.is_read else (actions, screens)
         for pattern, route in routes:
             params = pattern.match(path)
             if params is not None and (
                 not request.is_twin or not isinstance(route, Screen) or route.has_twin
             ):
                 return route, params
-        if any(pattern.match(path) is not None for pattern, _ in others):
+        if any(pattern.match(path) is not None for pattern, _ in other_routes):
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         raise unknown_page()
 
     def _screen_at(self, address: str) -> str:
-        """Returns the address of the screen that a page shows: the one above, where a refused form shows it."""
+        """Returns the address of the screen at an address, or of the next screen above: an action has no screen."""
         path = address.partition("?")[0]
         if path.count("/") > self._most_slashes:
             return ""
@@ -305,7 +305,7 @@ class PageApp:
         return address
 
     async def _open_link(self, request: PageRequest, token: str, right: Right) -> Visitor:
-        """Returns the person whom a link lets in. Raises: UnknownId, NotAllowed: it does not, or not to this."""
+        """Returns the person with a link. Raises: UnknownId: no link has this token; NotAllowed: it lacks the right."""
         try:
             link = await self._operations.links.open(token, right)
         except UnknownId:
@@ -316,12 +316,12 @@ class PageApp:
 
     async def _note_read(self, visitor: Visitor, uid: str) -> None:
         """Notes in the audit that a memory was read, once in an hour of a session. Raises: StoreError."""
-        read = visitor.session, uid, int(self._now() // 3600)
-        if read in self._noted_reads:
+        noted_read = visitor.session, uid, int(self._now() // 3600)
+        if noted_read in self._noted_reads:
             return
-        # First, since of two reads at once neither is shown where it could not be noted.
+        # The audit comes before the cache: if the audit fails, a second read at the same time must fail, too.
         await self._sign_in.note(visitor.actor, "read", uid)
-        self._noted_reads[read] = None
+        self._noted_reads[noted_read] = None
         if len(self._noted_reads) > _MAX_NOTED_READS:
             self._noted_reads.popitem(last=False)
 
@@ -333,7 +333,7 @@ class _Pattern(Struct, frozen=True):
     convertors: Mapping[str, Convertor[Any]]
 
     def match(self, path: str) -> dict[str, Any] | None:
-        """Returns the parts of a path by their names; None: it does not match."""
+        """Returns the parts of a path by their names; None: the path does not match."""
         match = self.regex.match(f"/{path}")
         if match is None:
             return None
@@ -347,7 +347,7 @@ def _compile(path: str) -> _Pattern:
 
 
 def _route_path(request: PageRequest) -> str:
-    """Returns the path that a route matches: of a twin that of its screen. Raises: UnknownPath."""
+    """Returns the path that a route matches: a twin has the path of its screen. Raises: UnknownPath."""
     if not request.is_twin:
         return request.path
     path = request.path.removesuffix(".json")

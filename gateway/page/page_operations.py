@@ -21,7 +21,7 @@ from gateway.run.admin.work_operations import WorkOperations
 
 
 class PageOperations(Struct, frozen=True):
-    """One field for each group of operations; screens take what they need."""
+    """The groups of operations, one in each field."""
 
     sign_in: SignIn
     links: LinkOperations

@@ -1,4 +1,4 @@
-"""Replies of the page, and how they leave."""
+"""Replies of the page, and the function that sends them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.page.defence import RawHeader
 
 
 class PageReply(Struct):
-    """A reply, without the headers that all have."""
+    """A reply, without the headers that all replies have."""
 
     status: int
     content_type: str
@@ -34,8 +34,8 @@ def add_retry(reply: PageReply, error: GatewayError) -> None:
 
 
 async def send_reply(reply: PageReply, headers: list[RawHeader], began: float, send: Send) -> None:
-    """Sends a reply. headers: that all have. began: by time.perf_counter()."""
-    whole = [
+    """Sends a reply. headers: the headers that all replies have. began: the request's time.perf_counter()."""
+    all_headers = [
         (b"content-type", reply.content_type.encode()),
         *((name.encode(), value.encode()) for name, value in reply.headers),
         *headers,
@@ -44,8 +44,8 @@ async def send_reply(reply: PageReply, headers: list[RawHeader], began: float, s
     ]
     body = reply.body
     if isinstance(body, bytes):
-        whole.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": reply.status, "headers": whole})
+        all_headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": reply.status, "headers": all_headers})
     if isinstance(body, bytes):
         await send({"type": "http.response.body", "body": body, "more_body": False})
         return

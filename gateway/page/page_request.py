@@ -1,4 +1,4 @@
-"""Requests to the page: what is read of their heads, queries and bodies."""
+"""Requests to the page: reads their headers, queries and bodies."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ S = TypeVar("S", bound=Struct)
 PREFIX = "/ui/"
 # The pages of people with a link, relative to PREFIX.
 PERSON_PREFIX = "me/"
-# Bytes of a body: a block of 100,000 characters, which a form may write as %XX%XX%XX%XX each, three times over.
+# Bytes of a body: three blocks of 100,000 characters, each written as %XX%XX%XX%XX.
 MAX_BODY_BYTES = 4 << 20
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 _MAX_FIELDS = 100
 _MAX_NEXT_CHARS = 1_000
-# A percent sign that begins no escape, and stands for itself.
+# A percent sign that begins no escape, and counts as a character.
 _BARE_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-# A part of a path as `page_path` writes it, escapes included. None begins with a dot, so that ".." is none.
+# A part of a path as `page_path` writes it, with escapes. No part begins with a dot, so ".." is excluded.
 _PATH_PART = "[A-Za-z0-9_~%-][A-Za-z0-9_~%.-]*"
-# A path below /ui/, which may be empty, with or without a query. No scheme and no host fits.
+# A path below /ui/, which may be empty, with or without a query. It has no place for a scheme or a host.
 _NEXT = re.compile(rf"({_PATH_PART}(/{_PATH_PART})*)?(\?[!-~]*)?")
 
 
@@ -51,19 +51,20 @@ class Bodies(Protocol):
 
 
 class PageRequest(Struct):
-    """A request below /ui/, as far as it is known."""
+    """A request below /ui/. Fields with a default are set while it is served."""
 
     scope: Scope
     receive: Receive
-    # The path below /ui/, percent-decoded, and as it came.
+    # The path below /ui/, percent-decoded.
     path: str
+    # The path below /ui/ as it came.
     raw_path: str
     cookies: dict[str, str]
     visitor: Visitor | None = None
     token: str | None = None
     # The screen with the link or the form that led here, relative to /ui/; "": unknown.
     referrer: str = ""
-    # What was sent with a form.
+    # The text that was typed into a form (`typed_text`), for the page of an error.
     typed: str = ""
     query: dict[str, str] = msgspec.field(default_factory=dict)
 
@@ -78,7 +79,7 @@ class PageRequest(Struct):
 
     @property
     def is_for_person(self) -> bool:
-        """A person's link opens the page, and no session."""
+        """A person's link opens the page, and a session does not."""
         return self.path.startswith(PERSON_PREFIX)
 
     @property
@@ -120,21 +121,21 @@ async def read_form(bodies: Bodies, request: PageRequest) -> dict[str, Any]:
     return {name: as_typed(text) for name, text in _single(pairs).items()}
 
 
-def read_fields(value: Mapping[str, Any], kind: type[S], *, is_text: bool) -> S:
-    """Returns the fields of a query, form or twin's body. is_text: they come as text. Raises: BadRequest."""
+def read_fields(value: Mapping[str, Any], fields_type: type[S], *, is_text: bool) -> S:
+    """Returns the fields of a query, form or twin's body. is_text: all values are texts. Raises: BadRequest."""
     try:
-        return convert(value, kind, strict=not is_text)
+        return convert(value, fields_type, strict=not is_text)
     except InvalidValue as error:
         raise refusal(error.fault) from error
 
 
-def typed_text(sent: Mapping[str, str]) -> str:
-    """Returns the text of a block or a fact, or the name of a key, that was typed into a form; "": it has none."""
-    return sent.get("value") or sent.get("text") or sent.get("name") or ""
+def typed_text(form: Mapping[str, str]) -> str:
+    """Returns the text of a block or a fact, or the name of a key, in a form; "": the form has no such field."""
+    return form.get("value") or form.get("text") or form.get("name") or ""
 
 
 def bearer_of(headers: Iterable[RawHeader]) -> str | None:
-    """Returns the token of the header `Authorization`; None: there is none, or several."""
+    """Returns the bearer token of the header `Authorization`; None: there is no such token, or several headers."""
     values = values_of(headers, b"authorization")
     if len(values) != 1 or values[0][:7].lower() != "bearer ":
         return None
@@ -142,7 +143,7 @@ def bearer_of(headers: Iterable[RawHeader]) -> str | None:
 
 
 def cookies_of(headers: Iterable[RawHeader]) -> dict[str, str]:
-    """Returns the cookies of a request. Of several of one name the first counts, as browsers order them."""
+    """Returns the cookies of a request. The first cookie of a name counts, since browsers send the closest first."""
     cookies: dict[str, str] = {}
     for part in ";".join(values_of(headers, b"cookie")).split(";"):
         name, _, value = part.partition("=")
@@ -164,7 +165,7 @@ def next_of(request: PageRequest) -> str:
 
 
 def safe_next(text: str) -> str:
-    """Returns a path relative to /ui/ if a redirect may lead to it, else ""."""
+    """Returns a path relative to /ui/ if a redirect may lead to it; "": it may not."""
     is_safe = len(text) <= _MAX_NEXT_CHARS and _NEXT.fullmatch(text) is not None
     return text if is_safe and "%2e" not in text.partition("?")[0].lower() else ""
 
@@ -196,14 +197,14 @@ def _read_pairs(encoded: bytes) -> list[tuple[str, str]]:
 
 
 def _unescape(encoded: bytes) -> str:
-    # `urllib.parse` decodes escape by escape: a long Chinese text would keep all replies waiting for a second.
-    # Quoted-printable has the same escapes after another sign, and binascii decodes it in one call.
+    # `urllib.parse` decodes escapes one by one: for a long Chinese text all replies would wait a second.
+    # Quoted-printable has the same escapes after another sign, and binascii decodes a text in one call.
     escaped = _BARE_PERCENT.sub(b"%25", encoded).replace(b"+", b" ")
     return a2b_qp(escaped.replace(b"=", b"=3D").replace(b"%", b"=")).decode()
 
 
 def _single(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Returns fields by their names. Raises: BadRequest: one comes twice."""
+    """Returns the values of fields by their names. Raises: BadRequest: a field comes twice."""
     fields: dict[str, str] = {}
     for name, text in pairs:
         if name in fields:

@@ -1,4 +1,4 @@
-"""All screens and actions. The first one whose path fits counts."""
+"""All screens and actions. A request goes to the first screen or action whose path fits."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Screens and actions: a path each, the fields that they take, and what they answer.
+"""Screens and actions. Each has a path, the fields of its query or form, and a function that answers.
 
-A screen answers GET with a record of `gateway.run.admin`: as HTML by its template, and at the same path with `.json`
-as JSON. An action answers POST: a page is sent on to where the result is seen, a program gets the record.
+A screen answers GET with a record of `gateway.run.admin`: as HTML by its template, and as JSON at the same path with
+`.json`. An action answers POST: a browser is redirected to the screen that shows the result, a program gets the record.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from gateway.errors import GatewayError
 from gateway.page.visitor import Visitor
 from gateway.run.admin.link_operations import Right
 
-# Items of a list, where no other number is asked for.
+# Items of a list, if the query names no other number.
 LIMIT = 50
 MAX_ITEMS = 200
-# Leads to the words of a page that are shown after a change alone.
+# The fragment of the words on a page that are shown only after a change.
 SAVED = "#saved"
 
 
 class NoFields(Struct, frozen=True, forbid_unknown_fields=True):
-    """Neither query nor form has a field."""
+    """The fields of a query or form that has no field."""
 
 
 class LimitQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The query of a screen with a list; those with further fields are made of it."""
+    """The query of a screen with a list. Queries with further fields are subclasses."""
 
-    # The most items of a page, so that its HTML stays under 100 kB. A twin has as many as are asked for.
+    # The most items of a page, so that its HTML stays under 100 kB. A twin has as many items as its `limit` says.
     page_limit: ClassVar[int] = LIMIT
     limit: Annotated[int, Meta(ge=1, le=MAX_ITEMS)] = LIMIT
 
@@ -38,36 +38,37 @@ class LimitQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class ListQuery(LimitQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The query of a list that is read from its beginning."""
 
-    # `next` of the page before.
+    # The `next` of the previous page; None: the first page.
     after: str | None = None
 
 
 class ScreenRequest(Struct, frozen=True):
-    """A request to a screen or an action, whose visitor may make it."""
+    """A request to a screen or an action. Its visitor is allowed to make it."""
 
     visitor: Visitor
     # The parts of the path by their names.
     params: Mapping[str, Any]
-    # As the route's `query` has it.
+    # A struct of the route's type `query`.
     query: Any
     # The request is for the JSON twin of a page.
     is_twin: bool
-    # Notes once a session, memory and hour that a memory was read. memory: its uid.
+    # Notes in the audit that a memory was read, given the memory's uid; once for each session, memory and hour.
     note_read: Callable[[str], Awaitable[None]]
-    # The screen with the link or the form that led here, relative to /ui/; "": nothing says it.
+    # The screen with the link or the form that led here, relative to /ui/; "": unknown.
     referrer: str = ""
 
 
 class View(Struct, frozen=True):
-    """A record, as a page or as JSON. A twin needs nothing but the record."""
+    """A record, as a page or as JSON. JSON has only the record."""
 
     record: Any
-    # The file in `templates/` that renders it. It knows `record`, `heading` and what is in `context`.
+    # The file in `templates/` that renders the record. It knows `record`, `heading` and the names in `context`.
     template: str = ""
     # The one h1, and the title of the window.
     heading: str = ""
     context: Mapping[str, Any] = {}
-    # Why a form was refused, which comes back with its text; the status is the error's. JSON has the error alone.
+    # Why a form was refused; the page shows the form again with its text, and has the error's status. JSON has only
+    # the error.
     error: GatewayError | None = None
 
 
@@ -75,7 +76,7 @@ class ActionResult(Struct, frozen=True):
     """The result of an action: a redirect for a page, a record for a program."""
 
     record: Any
-    # The path where the result is seen, relative to /ui/ (`page_path`), with a query or a fragment if need be.
+    # The path of the screen that shows the result, relative to /ui/ (`page_path`), perhaps with query and fragment.
     redirect_to: str
     # Cookies to be set.
     cookies: tuple[str, ...] = ()
@@ -86,15 +87,15 @@ class Download(Struct, frozen=True):
 
     content_type: str
     body: bytes | AsyncIterator[bytes]
-    # The name under which a browser saves it; None: it shows it.
+    # The name under which a browser saves the file; None: the browser shows the file.
     filename: str | None = None
 
 
 class HtmlDownload(Struct, frozen=True):
-    """A file of HTML that stands by itself and may be long: its template is rendered for each part in turn."""
+    """A long HTML file that needs no other file: its template is rendered for each part in turn."""
 
     template: str
-    # What the template knows of a part.
+    # For each part, the names that the template knows and their values.
     parts: AsyncIterator[Mapping[str, Any]]
     filename: str
 
@@ -108,14 +109,14 @@ class Screen(Struct, frozen=True):
     path: str
     # Called with the request and its query.
     show: Callable[[ScreenRequest, Any], Awaitable[Answer]]
-    # Its fields; unknown, missing and mistyped ones are refused.
+    # The fields of the query. A query with unknown, missing or mistyped fields is refused.
     query: type[Struct] = NoFields
-    # A person's link opens it, and no session.
+    # A person's link opens the screen, and a session does not.
     is_for_person: bool = False
     # The right that the link needs.
     right: Right = "see"
     has_twin: bool = True
-    # It searches a memory, and may wait for the embedder.
+    # The screen searches a memory, and may wait for the embedder.
     searches: bool = False
 
 
@@ -132,5 +133,5 @@ class Action(Struct, frozen=True):
 
 
 def fields_of(record: Struct) -> dict[str, Any]:
-    """Returns a query or form as it was sent, for a page that shows it again."""
+    """Returns the fields of a query or form that were sent, for a page that shows them again."""
     return {name: value for name, value in asdict(record).items() if value is not None}

@@ -1,4 +1,4 @@
-"""Texts as pages show them, and as forms send them back."""
+"""Makes the hidden characters of texts visible for pages, and reads such texts back from forms."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _SHOWN = re.compile("\u2039U\\+([0-9A-F]{4})\u203a")
 
 
 def visible(text: str) -> str:
-    """Returns a text in which what is hidden or reorders lines has a form that is seen: \u2039U+202E\u203a."""
+    """Returns a text in which characters that are hidden or reorder lines are written out: \u2039U+202E\u203a."""
     if text.isprintable():  # as most are
         return text
     return _HIDDEN.sub(lambda match: f"\u2039U+{ord(match[0]):04X}\u203a", text.replace("\r\n", "\n"))
 
 
 def as_typed(text: str) -> str:
-    """Returns the text of a form as it is meant: shown as `visible` has it, with the line ends of browsers."""
+    """Returns the text that a form means: hidden characters as `visible` writes them, and the line ends of browsers."""
 
     def character(match: re.Match[str]) -> str:
         meant = chr(int(match[1], 16))
@@ -28,21 +28,23 @@ def as_typed(text: str) -> str:
     return _SHOWN.sub(character, text.replace("\r\n", "\n"))
 
 
-def shortened_diff(parts: tuple[DiffPart, ...], around: int = 60, most: int = 1_500) -> tuple[DiffPart, ...]:
-    """Returns a difference in which little of what stays is around each change, and which has a bound.
+def shortened_diff(
+    parts: tuple[DiffPart, ...], around: int = 60, max_chars: int = 1_500
+) -> tuple[DiffPart, ...]:
+    """Returns a difference with only some of the unchanged text around each change, and with a bound.
 
     around, most: characters of what stays on each side of a change, and of the whole difference.
     """
     shortened: list[DiffPart] = []
-    left = most
+    chars_left = max_chars
     for n, part in enumerate(parts):
         text = part.text
         if part.op == "same" and len(text) > 2 * around:
             head = text[:around] if n else ""
             tail = text[-around:] if n < len(parts) - 1 else ""
             text = f"{head} … {tail}"
-        if len(text) > left:
-            return (*shortened, DiffPart(part.op, f"{text[:left]}…"))
-        left -= len(text)
+        if len(text) > chars_left:
+            return (*shortened, DiffPart(part.op, f"{text[:chars_left]}…"))
+        chars_left -= len(text)
         shortened.append(DiffPart(part.op, text))
     return tuple(shortened)

@@ -24,7 +24,7 @@ from gateway.page.visitor import LoginFailures, Sessions, Visitor, name_of_sessi
 from gateway.run.admin.sign_in import UNKNOWN, SignIn
 from gateway.settings import Settings
 
-# The paths that it answers.
+# The paths that `SignInPages` answers.
 PATHS = ("login", "logout", "logout.json", "theme", "theme.json")
 # The header of a request that the page makes by itself, to follow a list.
 _POLL = b"x-mnemogate-poll"
@@ -72,12 +72,11 @@ class SignInPages:
                 raise NotSignedIn(
                     "This is no key of an operator. `mnemogate keys create --operator` makes one."
                 )
-            assert operator.digest is not None
+            assert operator.digest is not None  # an operator who was found by a key has the key's digest
             return Visitor(operator.actor, operator.project, operator.may_write, operator.digest.hex()[:16])
         token = request.cookies.get(await self._cookie_name())
         is_use = not values_of(request.scope["headers"], _POLL)
-        operator = None if token is None else self.sessions.find(token, is_use=is_use)
-        if token is None or operator is None:
+        if token is None or (operator := self.sessions.find(token, is_use=is_use)) is None:
             return None
         if not await self._sign_in.is_valid(operator):
             self.sessions.end(token)
@@ -121,12 +120,15 @@ class SignInPages:
                 )
             else:
                 await self._sign_in.note(UNKNOWN, "login_failed")
-                error = NotSignedIn(
-                    "This link has expired or was used: it works once, for a minute. Ask for a new one."
-                    if self._sign_in.is_code(key)
-                    else "This code or key opens nothing. A code works once, for a minute; of keys only those of "
-                    "operators open the page."
+                message = (
+                    "This code or key opens nothing. A code works once, for a minute; of keys only those of operators "
+                    "open the page."
                 )
+                if self._sign_in.is_code(key):
+                    message = (
+                        "This link has expired or was used: it works once, for a minute. Ask for a new one."
+                    )
+                error = NotSignedIn(message)
             return self._answers.login_page(request, to=to, error=error, typed=form.typed)
         token = self.sessions.begin(operator)
         await self._sign_in.note(operator.actor, "login")

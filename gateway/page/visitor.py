@@ -13,9 +13,9 @@ from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.sign_in import Operator
 
 _TOKEN_BYTES = 32
-# Sessions of one process; the one that was not used for longest goes. Chosen: some 500 bytes each.
+# The most sessions of one process; the least recently used session is dropped. Chosen: some 500 bytes each.
 MAX_SESSIONS = 1_000
-# Failures to sign in within this time that are answered as such; a further one is asked to wait.
+# After so many failures to sign in within `_FAILURES_S`, the next failure is asked to wait.
 MAX_FAILURES = 10
 _FAILURES_S = 60.0
 
@@ -28,37 +28,37 @@ class PersonLink(Struct, frozen=True):
     rights: tuple[str, ...]
     # Seconds since the epoch.
     expires: float
-    # Since when the memory is paused.
+    # Since when the memory is paused, in seconds since the epoch; None: it is not paused.
     paused: float | None
 
 
 class Visitor(Struct, frozen=True):
     """The visitor who makes a request."""
 
-    # As the audit names it.
+    # The visitor's name in the audit.
     actor: str
-    # The only project that it sees; None: all.
+    # The only project that the visitor sees; None: all projects.
     project: str | None
     may_write: bool
-    # Names the session, or the key of a program, for `read` in the audit.
+    # A name of the session, or of a program's key, by which reads are noted only once.
     session: str
-    # None: of an operator.
+    # The link of a person; None: the visitor is an operator.
     link: PersonLink | None = None
 
     @property
     def editor(self) -> Editor:
-        """The visitor as operations on memories name it."""
-        return Editor(self.actor, self.project, "operator" if self.link is None else "person")
+        """The visitor in the form that operations on memories take."""
+        return Editor(self.actor, self.project, "person" if self.link is not None else "operator")
 
 
 class _Session(Struct):
     operator: Operator
-    begun: float
-    seen: float
+    began_at: float
+    used_at: float
 
 
 class Sessions:
-    """The sessions of this process, in memory alone: a restart ends all. Of a token only the hash is held.
+    """The sessions of this process. They are held in memory, so a restart ends all. Only the hashes of tokens are held.
 
     now: seconds since the epoch.
     session_s: how long a session lasts; idle_s: how long it lasts while the operator asks for nothing.
@@ -81,17 +81,17 @@ class Sessions:
         return token
 
     def find(self, token: str, *, is_use: bool = True) -> Operator | None:
-        """Returns the operator whose session this is; None: it has ended. is_use: the operator asks for something."""
+        """Returns the operator of a session; None: the session has ended. is_use: the request counts as a use of it."""
         digest = _digest(token)
         now = self._now()
         session = self._sessions.get(digest)
         if session is None:
             return None
-        if now >= session.begun + self._session_s or now >= session.seen + self._idle_s:
+        if now >= session.began_at + self._session_s or now >= session.used_at + self._idle_s:
             del self._sessions[digest]
             return None
         if is_use:
-            session.seen = now
+            session.used_at = now
             self._sessions.move_to_end(digest)
         return session.operator
 
@@ -104,13 +104,13 @@ class LoginFailures:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._last: deque[float] = deque(maxlen=MAX_FAILURES)
+        self._last_failures: deque[float] = deque(maxlen=MAX_FAILURES)
 
     def add(self) -> float | None:
         """Counts a failure. Returns the seconds to wait before another attempt; None: no wait is asked for."""
         now = self._now()
-        oldest = self._last[0] if len(self._last) == MAX_FAILURES else None
-        self._last.append(now)
+        oldest = self._last_failures[0] if len(self._last_failures) == MAX_FAILURES else None
+        self._last_failures.append(now)
         if oldest is None or not 0 <= now - oldest < _FAILURES_S:
             return None
         return _FAILURES_S - (now - oldest)
