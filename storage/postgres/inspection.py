@@ -27,9 +27,9 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
     try:
         server = str(await raw.fetchval("SHOW server_version")).partition(" ")[0]
         version, _ = await find_version(raw)
-        newest = latest(load_migrations())
-        is_older = 0 < version < newest
-        if not is_older:  # the trial of an upgrade would hold up those who use the database
+        latest_version = latest(load_migrations())
+        is_older = 0 < version < latest_version
+        if not is_older:  # trying an upgrade would make other users of the database wait
             await _try_migrating(raw, target.name)
         if await raw.fetchval("SHOW transaction_read_only") == "on":
             raise ReadOnly(f"{target.name} is read-only: a replica, or default_transaction_read_only is on")
@@ -41,7 +41,7 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
         raise translate_error(error, target.name) from error
     finally:
         raw.terminate()
-    return ServerFindings(server, version, newest, is_keyed, listen_fault)
+    return ServerFindings(server, version, latest_version, is_keyed, listen_fault)
 
 
 async def _try_migrating(raw: RawConnection, name: str) -> None:
@@ -54,34 +54,34 @@ async def _try_migrating(raw: RawConnection, name: str) -> None:
 
 async def _check_prepared_statements(raw: RawConnection, target: PostgresTarget) -> None:
     """Checks that a pooler runs a prepared statement in another session too. Raises: StoreError, asyncpg's errors."""
-    other = await connect(target)
+    other_raw = await connect(target)
     try:
         await raw.fetch(_PROBE)
         with suppress(TimeoutError):  # a pooler with one session has no other
-            async with other.transaction():
-                # The other connection is given the session that was used last, and holds it: so the first one is given
-                # another session, in which the statement was not prepared.
-                await other.fetch(_PROBE, timeout=_ANSWER_S)
+            async with other_raw.transaction():
+                # The pooler gives this connection the session that was used last, which it holds. So `raw` gets another
+                # session, in which the statement was not prepared.
+                await other_raw.fetch(_PROBE, timeout=_ANSWER_S)
                 await raw.fetch(_PROBE, timeout=_ANSWER_S)
     finally:
-        other.terminate()
+        other_raw.terminate()
 
 
 async def _find_listen_fault(raw: RawConnection, listen_target: PostgresTarget) -> str | None:
     """Returns why notifications do not arrive between connections; None if they do."""
     try:
-        other = await connect(listen_target)
+        listener = await connect(listen_target)
     except StoreError as error:
         return error.message
     try:
-        heard = asyncio.Event()
+        has_arrived = asyncio.Event()
         channel = f"mnemogate_{secrets.token_hex(6)}"
-        await other.add_listener(channel, lambda *_: heard.set())
+        await listener.add_listener(channel, lambda *_: has_arrived.set())
         await raw.fetch("SELECT pg_notify($1, '')", channel, timeout=_ANSWER_S)
         async with asyncio.timeout(_ANSWER_S):
-            await heard.wait()
+            await has_arrived.wait()
     except TimeoutError:
         return "name the server itself in database.listen_url"
     finally:
-        other.terminate()
+        listener.terminate()
     return None

@@ -24,11 +24,11 @@ _log = logging.getLogger("mnemogate")
 # Any number that other users of the server are unlikely to lock: "Mnemogat" in ASCII.
 _LOCK = 0x4D6E656D6F676174
 
-# How long a step waits for a table that other sessions use. All turns wait for the step meanwhile; then they go on, and
-# after a pause the step is tried again. The server has a vacuum make way after one second, and a dump never.
+# How long a step waits for a table that other sessions use, and all turns wait for the step. Then the turns go on, and
+# the step is tried again after a pause. The server makes a vacuum give way after one second, and a dump never.
 _WAIT_MS = 1_500
 _PAUSE_S = 10.0
-# Between two statements of a step: a process that is stopped there holds the locks, and the server ends its session.
+# The time between two statements of a step after which the server ends the session: a stopped process holds the locks.
 _IDLE_MS = 10_000
 
 _VERSIONS = """CREATE TABLE IF NOT EXISTS schema_versions (
@@ -75,16 +75,16 @@ async def migrate(
     Raises: TooNew, TooOld, Foreign; NotAdmitted if the role may not change tables; asyncpg's errors.
     """
     steps = load_migrations() if migrations is None else migrations
-    newest = latest(steps)
-    before, oldest = await find_version(raw)
-    version = before
-    while version < newest:
+    latest_version = latest(steps)
+    found_version, oldest_program = await find_version(raw)
+    version = found_version
+    while version < latest_version:
         await _apply(raw, name, steps)
-        version, oldest = await find_version(raw)
-    if 0 < before < newest:
-        _log.warning("%s was upgraded from schema version %d to %d.", name, before, version)
-    if oldest > newest:
-        raise TooNew(name, version, newest)
+        version, oldest_program = await find_version(raw)
+    if 0 < found_version < latest_version:
+        _log.warning("%s was upgraded from schema version %d to %d.", name, found_version, version)
+    if oldest_program > latest_version:
+        raise TooNew(name, version, latest_version)
     return version
 
 
@@ -113,7 +113,7 @@ async def _apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigratio
 
 
 async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigration]) -> None:
-    # Gateways that start at the same time wait for each other, however long a step takes; the later ones find it done.
+    # Gateways that start at the same time wait for each other, however long a step takes. The later ones find it done.
     await raw.execute(
         "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0;"
         f" SET LOCAL idle_in_transaction_session_timeout = {_IDLE_MS}"

@@ -58,7 +58,7 @@ class Imports(Group):
     async def find(self, connection: Connection, uid: str, project: str | None = None) -> StoredImport | None:
         """Returns the import with a public name.
 
-        project: the project in which alone it is looked for, or None for all.
+        project: the one project to look in; None: all projects.
         """
         row = await connection.row(SQL["find"], (uid, project))
         return None if row is None else _make_import(row)
@@ -82,13 +82,13 @@ class Imports(Group):
         *,
         learns: bool,
     ) -> int:
-        """Begins an import, or one of the same name again. Returns its row.
+        """Begins an import, or begins an import with the same uid again. Returns its row.
 
         Raises: NotFound if the memory is gone; WriteConflict if the import is being undone.
         """
         await _lock_memory(connection, agent)
-        before = await connection.row(SQL["find"], (uid, None))
-        if before is not None and await _is_being_undone(connection, agent.id, before[0]):
+        earlier_row = await connection.row(SQL["find"], (uid, None))
+        if earlier_row is not None and await _is_being_undone(connection, agent.id, earlier_row[0]):
             raise WriteConflict("this import is being undone")
         values = (uid, agent.id, format, "running", int(learns), at, data)
         return int(await connection.value(SQL["begin"], values))
@@ -258,7 +258,7 @@ async def _decide(
     if conversation_row is None:
         conversation_row = await _find_conversation(connection, agent, write, done)
     change = write.decide(await _load_pool(connection, agent, write, conversation_row))
-    # Where less is stored than was written, the rest is written again.
+    # If fewer exchanges are stored than were written, the rest is written again.
     return ImportWriting(write, change, version, min(done, change.known))
 
 
@@ -271,12 +271,12 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
     write, change, done = writing.write, writing.change, writing.done
     if not done or writing.version is None or writing.version[0] != agent.epoch:
         return True
-    first = max(done, change.known)  # the exchange that is added next
+    next_index = max(done, change.known)  # of the exchange that is added next
     # A turn that has added what the part would add has one of the part's paths. A turn without a reply has another
     # path, so it is looked for by its question.
-    path_hashes = write.path_hashes[first : _end_of_part(writing)]
-    next_added = change.add[first - change.known : first - change.known + 1]
-    questions = [message_key(each.inputs[-1]) for each in next_added]
+    path_hashes = write.path_hashes[next_index : _end_of_part(writing)]
+    next_exchange = change.add[next_index - change.known : next_index - change.known + 1]
+    questions = [message_key(each.inputs[-1]) for each in next_exchange]
     stored = await rows_of(connection, SQL["matched"], path_hashes, agent.id)
     stored += await rows_of(connection, SQL["unanswered"], questions, agent.id)
     return any(exchanges.make_exchange(row).conversation_row == change.conversation_row for row in stored)
@@ -310,7 +310,7 @@ async def _load_pool(
 
 
 def _end_of_part(writing: ImportWriting) -> int:
-    """Returns up to which exchange the next part goes. Those that are stored with their words are not written."""
+    """Returns the index after the next part's last exchange. Exchanges stored with their words do not count."""
     change = writing.change
     count = len(writing.change.counts)
     to_write = (i for i in range(writing.done, count) if i >= change.known or i in change.fill)
@@ -328,8 +328,8 @@ async def _write_exchanges(
     for i, exchange in change.fill.items():
         if writing.done <= i < end:
             await _fill(connection, agent, write, exchange)
-    first = max(writing.done, change.known)
-    if first >= end:
+    next_index = max(writing.done, change.known)
+    if next_index >= end:
         return change
     for exchange in change.superseded:
         await exchanges.update_exchange(connection, agent.id, exchange)
@@ -341,7 +341,7 @@ async def _write_exchanges(
     above = change.after
     if above is not None:
         await run_of(connection, exchanges.SQL["exchanges_continued"], [above.id], agent.id)
-    for exchange in change.add[first - change.known : end - change.known]:
+    for exchange in change.add[next_index - change.known : end - change.known]:
         exchange = _place_after(replace(exchange, conversation_row=conversation_row), above)
         added = await exchanges.add_exchange(connection, agent.id, exchange)
         exchange = replace(

@@ -81,11 +81,11 @@ class MemoryLoader:
                 if memory.is_outdated_by(changes):
                     memory = await self._read_memory(agent.id, now, deadline_ms)
                 elif not memory.apply(changes):
-                    continue  # another search has brought it further meanwhile
+                    continue  # another search has updated the memory meanwhile
             # A memory that was read before a forgetting may hold what was forgotten: it is not cached.
             if drop_count == self._memories.drop_count:
                 self._memories.put(memory)
-            # A reading that another search had begun may lack the newest messages: then it is read again.
+            # A reading that another search had begun may lack the newest messages. Then the memory is read again.
             if memory.numbers is not None and memory.numbers.next_seq >= now.next_seq:
                 return memory
 
@@ -99,15 +99,15 @@ class MemoryLoader:
 
         if now.next_seq <= _LONG_MEMORY:
             return await self._database.read(read, deadline_ms=deadline_ms)
-        # No query after a forgetting may get what was read before it.
+        # A query after a forgetting must not get a reading from before it.
         key = ("memory", agent, now.epoch, self._memories.drop_count)
         async with _search_timeout(deadline_ms):
             return await self.read_once(key, read)
 
     async def read_once(self, key: tuple[object, ...], read: Operation[T]) -> T:
-        """Returns the result of a long read. All queries that need the same one at a time wait for one reading.
+        """Returns the result of a long read. Queries that need the same read at one time wait for one reading.
 
-        It goes on when no query waits for its end any more: else the next one would be too slow as well.
+        The reading goes on when no query waits for it any more, or the next query would be too slow as well.
 
         key: names what is read.
         """
@@ -162,14 +162,15 @@ class MemoryLoader:
                 return memory, Buckets()
             reading = partial(load_buckets, agent=agent.id, hashes=hashes)
             buckets = await self._database.read(reading, deadline_ms=deadline_ms)
-            # Of a segment that was made since, the memory has the chunks.
-            known = [
+            # A segment that was made since is left out: the memory has its chunks.
+            current_rows = [
                 (bucket, number, data)
                 for bucket, number, stamp, data in buckets.rows
                 if segments.get(number) == stamp
             ]
-            if known and len(known) == len(segments) * len({bucket for bucket, _, _ in known}):
-                return memory, Buckets(known, buckets.sizes, hashes)
+            bucket_count = len({bucket for bucket, _, _ in current_rows})
+            if current_rows and len(current_rows) == len(segments) * bucket_count:
+                return memory, Buckets(current_rows, buckets.sizes, hashes)
             # A segment was dropped, or made again, after the numbers of the memory were read.
             self._memories.drop(agent.id)
             numbers = None
@@ -178,18 +179,17 @@ class MemoryLoader:
     async def load_messages(
         self, agent: int, memory: CachedMemory, seqs: Sequence[int], deadline_ms: float
     ) -> list[Message]:
-        """Returns the messages with these numbers, in this order; hidden ones are left out."""
+        """Returns the messages with these numbers, in this order. Hidden messages are left out."""
         messages, unread = memory.find_messages(seqs)
         if unread:
-            before = memory.numbers
-            read = await self._database.read(
-                partial(read_messages, agent=agent, seqs=unread, rules=self._rules), deadline_ms=deadline_ms
-            )
-            by_seq = {m.seq: m for m in messages} | read
+            numbers = memory.numbers
+            reading = partial(read_messages, agent=agent, seqs=unread, rules=self._rules)
+            read_by_seq = await self._database.read(reading, deadline_ms=deadline_ms)
+            by_seq = {m.seq: m for m in messages} | read_by_seq
             messages = [by_seq[seq] for seq in seqs if seq in by_seq]
-            # If another search has taken in a write meanwhile, what was read here may be from before that write.
-            if memory.numbers is before:
-                memory.cache_messages({seq: read.get(seq) for seq in unread})
+            # If another search has updated the memory meanwhile, these messages may be from before the update.
+            if memory.numbers is numbers:
+                memory.cache_messages({seq: read_by_seq.get(seq) for seq in unread})
         if memory.has_grown:
             self._memories.update_size(memory)
         return messages
@@ -198,13 +198,13 @@ class MemoryLoader:
 async def read_messages(
     connection: Connection, agent: int, seqs: Sequence[int], rules: Rules
 ) -> dict[int, Message]:
-    """Returns the messages, passages and facts with these numbers, as far as they may be shown, by number."""
-    wanted = frozenset(seqs)
+    """Returns the messages, passages and facts with these numbers that may be shown, by number."""
+    seq_set = frozenset(seqs)
     rows = await connection.rows(exchanges.SQL["shown_at"], (agent, seqs))
     messages = {
         m.seq: m
         for e, is_shared, _ in exchanges.make_shown_exchanges(rows)
-        for m in rules.messages_of(e, is_shared, None, wanted)
+        for m in rules.messages_of(e, is_shared, None, seq_set)
     }
     if any(seq not in messages for seq in seqs):
         others = await load_passages_and_facts(

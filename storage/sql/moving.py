@@ -37,7 +37,7 @@ _NO_LIMIT = 1 << 31  # more rows than a memory can have attached
 
 
 class MovedKey(NamedTuple):
-    """A gateway key without its row: what every store has alike, in the order of the statement `keys`."""
+    """A gateway key without its row, which differs between stores. The order is that of the statement `keys`."""
 
     project: str
     name: str
@@ -87,7 +87,7 @@ class MovedVersion(Struct, frozen=True):
     """A value that a block had, with the exchanges that it came from, as far as they exist."""
 
     version: int
-    # The version with the value that was put back; None: it was no undoing.
+    # The version whose value was restored; None: this version restored none.
     restores: int | None
     at: float
     origin: str
@@ -151,11 +151,11 @@ class MoveSource(Group):
     @reads
     async def state_digest(self, connection: Connection, agent: int) -> bytes | None:
         """Returns a digest that differs after each change of a memory and in each store, or None if it is gone."""
-        found, numbers = await load_agent(connection, agent), await load_numbers(connection, agent)
-        if found is None or numbers is None:
+        memory, numbers = await load_agent(connection, agent), await load_numbers(connection, agent)
+        if memory is None or numbers is None:
             return None
-        parts = (numbers.version, numbers.stamp, found.paused)
-        return blake2b(repr(parts).encode(), key=found.secret, digest_size=16).digest()
+        parts = (numbers.version, numbers.stamp, memory.paused)
+        return blake2b(repr(parts).encode(), key=memory.secret, digest_size=16).digest()
 
     @reads
     async def keys(self, connection: Connection) -> list[MovedKey]:
@@ -214,7 +214,7 @@ class MoveTarget(Group):
 
     @bulk_writes
     async def put_keys(self, connection: Connection, keys: Sequence[MovedKey]) -> None:
-        """Adds the keys that are missing here. What was revoked or rotated, here or there, stays so."""
+        """Adds the keys that are missing here. A key that was revoked or rotated in either store stays so."""
         for key in keys:
             revised = (key.digest, key.prefix, key.revoked, key.old_digest, key.old_until)
             if not await connection.run(SQL["key_revise"], revised):

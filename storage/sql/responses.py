@@ -45,8 +45,11 @@ class Responses(Group):
     ) -> tuple[Run, bool]:
         """Accepts a response that is made in the background: its run, its request, how it is shown, and its job.
 
-        kind, key: as for `enqueue`. Returns the run, and whether it is a new one: of its uid there may be one
-        in the project. Raises: Unavailable.
+        kind, key: as for `enqueue`.
+
+        Returns the run, and whether it is new: the project may have a run with its uid already.
+
+        Raises: Unavailable.
         """
 
         async def accept(connection: Connection) -> tuple[Run, bool]:
@@ -67,14 +70,14 @@ class Responses(Group):
     ) -> None:
         """Adds runs of responses to the job that waits under a key, or a job for them.
 
-        Its payload names the memory, the oldest run, and those that follow it. Call `jobs.wake` when that is committed.
+        The job's payload names the memory, the oldest run, and the runs after it. Call `jobs.wake` after the commit.
         """
         payload = _payload(agent, runs)
         await self._jobs.enqueue_in(connection, kind, NO_AGENT, key, payload, merge=_merge_payloads)
 
     @writes
     async def note(self, connection: Connection, draft: Run, text: bytes, epoch: int) -> None:
-        """Stores a run with a text of a response that an upstream makes; nothing, if its memory's epoch is another.
+        """Stores a run with a text of a response that an upstream makes, unless its memory's epoch is another now.
 
         Raises: WriteConflict as `create_run` does.
         """
@@ -93,7 +96,7 @@ class Responses(Group):
 
     @reads
     async def open_among(self, connection: Connection, runs: Sequence[int]) -> set[int]:
-        """Returns those of some runs that have not ended."""
+        """Returns the runs among these that have not ended."""
         return {id for (id,) in await rows_of(connection, SQL["open_among"], runs)}
 
     @reads
@@ -103,7 +106,7 @@ class Responses(Group):
 
     @writes
     async def finish(self, connection: Connection, run: Run, end: ResponseEnd, job: Job | None = None) -> Run:
-        """Ends the run of a response. Returns it as it is now: as a faster writer has ended it.
+        """Ends the run of a response, unless another writer was faster. Returns the run as it is then.
 
         Its last events are stored with its end, unless something was forgotten since they were made.
 
@@ -132,8 +135,8 @@ class Responses(Group):
         """
         await connection.lock(agent)
         await check_attempt(connection, job)
-        now = await load_run(connection, agent, run)
-        if now is None or now.is_over:
+        stored_run = await load_run(connection, agent, run)
+        if stored_run is None or stored_run.is_over:
             return False
         number = len(await load_texts(connection, agent, run, _TURN))
         return await add_text(connection, agent, run, _TURN, number, name)
@@ -144,12 +147,10 @@ class Responses(Group):
     ) -> bool:
         """Adds a text of an attempt at a response. Returns False as `run_texts.add_text`, or if the run has ended."""
         await connection.lock(agent)
-        now = await load_run(connection, agent, run)
-        return (
-            now is not None
-            and not now.is_over
-            and await add_text(connection, agent, run, kind, seq, data, job=job)
-        )
+        stored_run = await load_run(connection, agent, run)
+        if stored_run is None or stored_run.is_over:
+            return False
+        return await add_text(connection, agent, run, kind, seq, data, job=job)
 
     @reads
     async def turns(self, connection: Connection, agent: int, run: int) -> list[bytes]:
@@ -191,8 +192,8 @@ class Responses(Group):
 
 
 def _payload(agent: int, runs: Collection[int]) -> bytes:
-    first, *later = sorted(runs)
-    return orjson.dumps({"agent": agent, "run": first, "later": later})
+    oldest, *later = sorted(runs)
+    return orjson.dumps({"agent": agent, "run": oldest, "later": later})
 
 
 def _merge_payloads(waiting: bytes, new: bytes) -> bytes:
