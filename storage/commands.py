@@ -412,7 +412,7 @@ class StepOpened(Struct, frozen=True):
     # The conversation's present rev.
     rev: int
     section: SentSection | None
-    # The run that began with it, if one did.
+    # The run that began with the step; None: no run began.
     run: Run | None
 
 
@@ -759,7 +759,7 @@ class Unread(Struct, frozen=True):
 class Learned(Struct, frozen=True):
     """The result of learning from the messages that a reader read."""
 
-    # (block, its new value, the exchanges that this came from); a block with id 0 is to be created.
+    # (block, its new value, the exchanges that the value came from). A block with id 0 is to be created.
     writes: Sequence[tuple[Block, str, Sequence[int]]] = ()
     facts: Sequence[LearnedFact] = ()
     # The number of edits that could not be read or made.

@@ -78,7 +78,7 @@ class Scope(NamedTuple):
 class Agent(Struct, frozen=True):
     """A memory."""
 
-    # 0: it is a draft, which its first write stores.
+    # 0: the agent is a draft, which the memory's first write stores.
     id: int
     uid: str
     scope: Scope
@@ -296,7 +296,7 @@ class Exchange(Struct, frozen=True):
 
 
 def make_tombstone(exchange: Exchange) -> Exchange:
-    """Returns the tombstone of an exchange: its place and its hashes, without content or anything that may quote it."""
+    """Returns the tombstone of an exchange: its place and its hashes, without its content and without quotations."""
     return replace(
         exchange, state=State.FORGOTTEN, active=False, edits=False, opaque=False, notes={}, section=None, size=0,
         evicted=None, input=None, shown_reply=None, full=None, has_full=False,

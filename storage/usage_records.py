@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-# Rows that one transaction writes, so that no turn waits long for it.
+# The most rows that one transaction writes, so that turns do not wait long for it.
 ROWS_AT_ONCE: Final = 500
 # The user of counters whose users have lost their names. No request names it: names have no blanks around them.
 FORGOTTEN_USER: Final = " forgotten"
@@ -63,9 +63,9 @@ UsageRow = tuple[UsageKey, Sequence[int]]
 class UsagePart(Struct, frozen=True):
     """A part of what a process has counted."""
 
-    # A name of the process, which no other one has.
+    # A name that only this process has.
     process: str
-    # From 1 on; each new part has a higher one.
+    # From 1 on; each new part of a process has a higher number.
     number: int
     # Seconds since the epoch.
     at: float

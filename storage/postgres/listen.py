@@ -41,7 +41,7 @@ _RETRY_FIRST_S, _RETRY_MAX_S = 0.25, 10.0
 
 
 class NotificationSender:
-    """A process's sender of notifications. Those that come while it sends go together.
+    """A process's sender of notifications. Notifications that come while it sends are sent together.
 
     send: sends notifications.
     """

@@ -52,9 +52,9 @@ class ConnectionPool:
         self._bulk = 0  # connections that bulk work has, or waits for in `_waiting`
         # When each read or write of a turn began to wait for a connection.
         self._acquiring: dict[object, float] = {}
-        # Those that wait for a connection.
+        # Callers that wait for a connection.
         self._waiting = _WaitQueue(self.release)
-        # Bulk work that waits until there is less of it.
+        # Bulk work that waits until less bulk work runs.
         self._waiting_bulk = _WaitQueue(self.release)
         # Tasks that wait for an answer on a connection before the pool takes the connection back.
         self._releasing: set[asyncio.Task[None]] = set()
@@ -95,7 +95,7 @@ class ConnectionPool:
             if is_bulk and self._bulk >= self._limits.bulk:
                 await self._waiting_bulk.wait()
                 continue
-            # Bulk work is counted while it waits, too, so that it does not exceed its bound.
+            # Bulk work counts while it waits as well, so that no more runs than the bound.
             self._bulk += is_bulk
             raw = None
             try:

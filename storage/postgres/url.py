@@ -1,4 +1,4 @@
-"""The URL of a database as far as it has to be read before asyncpg does: what to hide, and which hosts it names."""
+"""The parts of a database's URL that are read before asyncpg reads it: secrets to hide, and the hosts."""
 
 from __future__ import annotations
 

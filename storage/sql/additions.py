@@ -55,8 +55,8 @@ class Gone(Struct, frozen=True):
     def may_be_used_by(self, exchange: Exchange, rules: Rules) -> bool:
         """Returns whether the hidden rounds of an exchange may repeat the erased part, literally or not.
 
-        Rounds that follow it in its conversation may repeat it in other words, and so may all where a block lost
-        something: these are erased without being read.
+        Rounds after the erased part in its conversation may repeat it in other words, and so may all rounds if a block
+        lost something. These rounds are erased without being read.
         """
         if exchange.full is None or exchanges.is_step(exchange):
             return False

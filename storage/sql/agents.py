@@ -90,7 +90,7 @@ async def create_agent_with_blocks(
     shared_blocks: Iterable[Block],
     at: float,
 ) -> Agent:
-    """Stores a draft with its blocks. Returns it, or the agent that was there first."""
+    """Stores a draft with its blocks. Returns the stored agent, which may be one that was there first."""
     agent = await create_agent(connection, draft)
     if agent.secret == draft.secret:
         await ensure_blocks(connection, agent.id, own_blocks, at)
@@ -129,7 +129,7 @@ class Agents:
         """Returns the scope's agent if the cache has it.
 
         Its `next_seq` and `indexed_seq` may be out of date. So may its `epoch`, if another process has forgotten
-        something or paused the memory: a turn notices that when it reads its snapshot, or at its write.
+        something or paused the memory. A turn notices the change when it reads its snapshot, or at its write.
         """
         agent = self._cache.get(scope)
         if agent is not None:

@@ -28,7 +28,7 @@ from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("memory_pages.sql")
 
-# No text that begins as another one does comes after that one with this character.
+# A text with this character at its end comes after all texts that begin with that text.
 LAST_CHARACTER = chr(sys.maxunicode)
 # Conversations of a list that one statement takes.
 _CONVERSATIONS_PER_READ = 64
@@ -141,7 +141,7 @@ class MemoryPages(Group):
     async def following(
         self, connection: Connection, agent: int, exchange: int, conversation_row: int, *, steps: int
     ) -> int | None:
-        """Returns the exchange some steps after one of a conversation, or the last; None if there is no such one."""
+        """Returns the exchange some steps after another of a conversation, or the last one; None: none follows."""
         exchange_id: int | None = await connection.value(
             SQL["following"], (agent, exchange, conversation_row, steps)
         )

@@ -1,7 +1,7 @@
 """Readers of a memory, the built-in learner and sleeptime agents, and the cursor of each.
 
-A reader reads settled exchanges, in order and whole. Its cursor is the number of the last one that it has read; it
-moves in the transaction that writes what the reader made of them. The store's `Rules` make messages of exchanges.
+A reader reads settled exchanges, in order and whole. Its cursor is the number of the last exchange that it has read,
+and moves in the transaction that writes what the reader has learned. The store's `Rules` make messages of exchanges.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Recalls: a turn that searched its memory has one, which is written with it (`RecallRow`) and shows what it found.
+"""Recalls: records of what turns found in their memories. A turn that searched writes one (`RecallRow`).
 
-A recall holds the numbers of its hits (storage/recall_record.py). Their texts are read when it is shown.
+A recall has the numbers of its hits (storage/recall_record.py). The texts of the hits are read when a recall is shown.
 """
 
 from __future__ import annotations

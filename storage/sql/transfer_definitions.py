@@ -170,9 +170,9 @@ async def _find_or_make_block(
 async def _find_or_make_definition(
     connection: Connection, project: str, kind: DefinitionKind, record: Mapping[str, Any], at: float
 ) -> int:
-    """Returns the row of a tool or an identity: the one of this public name, else of this name, else a new one.
+    """Returns the row of a tool or an identity: the one with this uid, else the one with this name, else a new one.
 
-    A new one gets another public name where another project has one of that name.
+    If another project has the uid, a new tool or identity gets another uid.
     """
     definition = await find_definition(connection, project, kind, record["uid"])
     if definition is not None:

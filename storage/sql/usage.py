@@ -28,7 +28,7 @@ _USER_COLUMNS = frozenset({"day", "project", "user"})
 # For a query of more days the end of the page is looked up first, which reads up to two days. No measurement.
 _LONG_DAYS = 6
 _SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in COUNTERS)
-# The most days that a query lists one by one: a monthly limit and the usage page ask for these.
+# The most days that a query lists one by one: a monthly limit and the usage page ask for so many.
 _LISTED_DAYS = 31
 
 # Seconds for which the last part of a process is known. An outage is shorter.

@@ -150,7 +150,7 @@ class FileExtension(msgspec.Struct):
 
     # By the ids of the agents.
     agents: dict[str, AgentExtension] = {}
-    # `mnemogate from-letta` made the file of an agent of Letta's server. What it names keeps its id.
+    # `mnemogate from-letta` made the file of an agent of Letta's server, so the ids in the file stay.
     is_moved: bool = False
 
 

@@ -92,7 +92,7 @@ class BatchRequests(Struct, frozen=True):
         )
 
     async def _store_batch(self, draft: Batch, items: Sequence[ItemDraft]) -> Batch:
-        """Stores a batch with its items page by page, and starts it; one that cannot be stored whole is failed."""
+        """Stores a batch with its items page by page, and starts it. If a page cannot be stored, the batch fails."""
         batches = self.store.batches
         batch = await batches.begin(draft)
         try:
@@ -169,7 +169,7 @@ class BatchRequests(Struct, frozen=True):
         return [(item, messages.get(item.id, "")) for item in rows]
 
     async def cancel(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
-        """Cancels a batch; one that has ended stays as it is. Raises: NotFound."""
+        """Cancels a batch, unless it has ended. Raises: NotFound."""
         batch = await self.store.batches.find(project, uid)
         if not batch.is_over:
             batch = await self.store.batches.cancel(batch, self.now())

@@ -391,7 +391,7 @@ def _is_true(value: object) -> bool:
 
 
 def in_words(rules: Sequence[ToolRule], attached: Collection[str]) -> str:
-    """Returns the rules as sentences for the model, one a line; "" if there are none that it has to know."""
+    """Returns the rules that the model has to know as sentences, one a line; "" if there are none."""
     lines = [_sentence(rule) for rule in rules if rule.tool in attached]
     return "\n".join(dict.fromkeys(f"- {line}" for line in lines if line))
 

@@ -71,7 +71,7 @@ class Folders:
     # -- folders
 
     async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
-        """Makes a folder. Raises: Conflict if there is one of that name."""
+        """Makes a folder. Raises: Conflict if a folder has that name."""
         if await self._store.definitions.find_by_name(project, DefinitionKind.FOLDER, name):
             raise Conflict(f"There is a folder named {name!r} already.", param="name")
         uid = ids.new_uid()

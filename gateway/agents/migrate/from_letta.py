@@ -69,7 +69,7 @@ class LettaMove:
     def __init__(self, source: Server, target: Server, model: str | None = None) -> None:
         self._source = source
         self._target = target
-        # The model of all moved agents; None: each keeps the model that it had on Letta's server.
+        # The model of all moved agents; None: each agent retains the model that it had on Letta's server.
         self._model = model
         self._outcome = LettaMoveOutcome()
 
@@ -141,7 +141,7 @@ class LettaMove:
             raise
 
     def _complete(self, here: Mapping[str, Any]) -> str:
-        """Has a sleeptime agent made where a killed gateway made none. Returns what there is to say of it."""
+        """Has a missing sleeptime agent made, after a gateway was killed. Returns a clause for the report, or ""."""
         group = here.get("managed_group")
         if group is None or group["agent_ids"]:
             return ""

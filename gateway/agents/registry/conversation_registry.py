@@ -1,6 +1,7 @@
 """Conversations of agents other than `default`: created, changed, and forgotten when they are deleted.
 
-Each is one path with a window of its own. Blocks, passages and what is recalled are the agent's.
+Each conversation is one path with a window of its own. All conversations of an agent share its blocks and passages, and
+recall from the same memory.
 """
 
 from __future__ import annotations

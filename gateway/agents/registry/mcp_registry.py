@@ -28,8 +28,8 @@ _SERVER_TAG = "mcp:"  # before the name of its server, in the tags of a tool
 class McpRegistry:
     """Servers of all projects.
 
-    Each method takes the caller's project, and finds that project's servers alone. Besides the errors that it names,
-    each raises the store's: NotFound, WriteConflict, Unavailable.
+    Each method takes the caller's project, and finds only servers of that project. Besides the errors that a method
+    names, it raises those of the store: NotFound, WriteConflict, Unavailable.
     """
 
     def __init__(

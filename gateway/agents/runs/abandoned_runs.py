@@ -28,7 +28,7 @@ class AbandonedRuns:
     async def end_if_abandoned(self, run: Run, own_queue: QueueName) -> Run:
         """Fails a run if no process performs it. Returns it as it is now. Raises: StoreError.
 
-        own_queue: one that this process holds for another run.
+        own_queue: a queue that this process holds for another run.
         """
         abandoned = {each.id for each in await self._find(own_queue)}
         return await self._fail(run) if run.id in abandoned else run

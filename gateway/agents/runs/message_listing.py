@@ -129,7 +129,7 @@ class AgentMessages:
         return entries[:limit]
 
     async def _sort_key_in_project(self, project: str, place: Place) -> tuple[int, int, int]:
-        """Returns what orders a message among the messages of all agents: its exchange's row, and its place there."""
+        """Returns a message's key in the order of all agents' messages: its exchange's row, and its place there."""
         row = await self._store.messages.exchange_row(project, place.uid, place.seq)
         return row, *message_sort_key(place.seq, place.hidden)
 

@@ -14,7 +14,7 @@ from gateway.run.memory.queue import QueueTicket
 from storage.errors import NotFound
 from storage.records import DEFAULT_CONVERSATION, Agent
 
-# The sends that may be in one conversation's queue, the one that is answered among them.
+# The most sends in one conversation's queue, including the send that is being answered.
 MAX_SENDS = 32
 
 

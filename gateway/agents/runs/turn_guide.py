@@ -1,4 +1,4 @@
-"""The terms of an agent's turn, made of its definition: what guides it, and what of it is shown."""
+"""The terms of an agent's turn, made of the agent's definition: its rules, and the parts of it that are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that a child process gets of this one: none but those that it is given."""
+"""Keeps child processes from inheriting files of this process, except their standard ones."""
 
 from __future__ import annotations
 

@@ -55,14 +55,16 @@ def read_docstring(text: str) -> Docstring:
 
 
 def _title_of(line: str, below: str) -> str | None:
-    """Returns the section that a line begins: `args`, `examples`, or another by its title; None if it begins none.
+    """Returns the section that a line begins: `args`, `examples`, or the title of another; None if it begins none.
 
-    below: the line below it, which may underline it.
+    below: the next line, which may underline the title.
     """
     title = line.rstrip().removesuffix(":").lower()
     if title not in _SECTIONS or not (line.rstrip().endswith(":") or _is_rule(below)):
         return None
-    return "examples" if title in _EXAMPLES else "args" if title in _ARGUMENTS else title
+    if title in _EXAMPLES:
+        return "examples"
+    return "args" if title in _ARGUMENTS else title
 
 
 class _Field(NamedTuple):

@@ -105,7 +105,7 @@ class FileTools(Struct, frozen=True):
         if not pattern or len(pattern) > PATTERN_CHARS:
             return failed_answer(f"Error: a pattern has 1 to {PATTERN_CHARS} characters.")
         if include and len(str(include)) > PATTERN_CHARS:
-            # Python keeps what it has compiled of thousands of them.
+            # Python caches thousands of compiled patterns.
             return failed_answer(f"Error: `include` has {PATTERN_CHARS} characters at most.")
         files = {
             f"{folders[file.memory]}/{file.name}": file

@@ -52,7 +52,7 @@ class ForeignTools:
         return None
 
     async def run(self, tool: ToolDefinition, call: ForeignCall) -> ToolAnswer:
-        """Returns the result of a call; what goes wrong with it is one, too."""
+        """Returns the result of a call. A failure of the call is a result as well."""
         if tool.source_type == "webhook":
             return await self.webhooks.run(tool.source, call)
         if tool.source_type == "python":

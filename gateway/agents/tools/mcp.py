@@ -62,7 +62,7 @@ class ListedTool(Struct, frozen=True):
 
     name: str
     description: str
-    # A JSON schema; None: there is none by which it can be called.
+    # A JSON schema; None: the tool has no schema by which it could be called.
     parameters: Json | None
 
 

@@ -63,7 +63,7 @@ class Webhooks:
     async def post(self, url: str, key: str, body: bytes) -> int:
         """Posts JSON, signed like a call. Returns the status of the reply.
 
-        key: names the message, so that a receiver recognises one that is sent twice.
+        key: names the message, so that a receiver recognises a message that is sent twice.
 
         Raises: HostError, TimeoutError.
         """

@@ -138,7 +138,7 @@ def step_json(entry: StepEntry, error_message: str | None = None) -> dict[str, A
 
 
 def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> dict[str, Any]:
-    """Returns how long a run took. tools: the uids of those that it called."""
+    """Returns how long a run took. tools: the uids of the tools that it called."""
     run = entry.run
     return {
         "id": ids.id_of("run", run.uid),

@@ -280,7 +280,7 @@ class Runs(Group):
 
     @reads
     async def load_newest_runs(self, connection: Connection, agents: Sequence[int]) -> dict[int, Run]:
-        """Returns the newest run of each of these agents that has one, by agent."""
+        """Returns the newest runs of these agents, by agent. Agents without runs are left out."""
         rows = await rows_of(connection, SQL["last"], agents)
         return {run.agent: run for run in map(make_run, rows)}
 

@@ -1,7 +1,7 @@
-"""The record of calls that leave the gateway: each is noted before it is made, so that none is made twice.
+"""The record of calls that leave the gateway. Each call is noted before it is made, so that no call is made twice.
 
-It lies with the run that made the step, with the results that wait for others of the step. A call that was noted and
-has no result was perhaps made and perhaps not: the model gets a note of that, and decides.
+The record is stored with the run that made the step, next to results that wait for the step's other results. A call
+that was noted and has no result may have been made or not: a note says so to the model, which decides.
 """
 
 from __future__ import annotations
