@@ -203,7 +203,7 @@ class Pool(Struct, frozen=True):
     exchanges: Sequence[Exchange]
     # The conversation with the key of the probes; None: there is none.
     conversation_row: int | None
-    # When `conversation` was last written to.
+    # When that conversation was last written to.
     last_at: float = 0.0
     # The contents of the exchanges for which rules asked (`Missing`).
     contents: Mapping[int, StoredContent] = msgspec.field(default_factory=dict)

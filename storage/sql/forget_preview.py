@@ -118,12 +118,12 @@ class ForgetPreviews(Group):
         facts = await connection.value(SQL["fact_count"], going)
         fact_rows = await connection.rows(SQL["facts"], (*going, min(facts, _NAMED_FACTS))) if facts else []
         counts = ForgetCounts(
-            messages,
-            facts,
-            await connection.value(SQL["passages"], going),
-            versions.gone,
-            await self._count_summaries(connection, agent, beginnings),
-            await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0),
+            messages=messages,
+            facts=facts,
+            passages=await connection.value(SQL["passages"], going),
+            versions=versions.gone,
+            summaries=await self._count_summaries(connection, agent, beginnings),
+            notes=await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0),
         )
         erased_facts = [
             ErasedFact(seq, text, origin, bool(is_true)) for seq, text, origin, is_true in fact_rows
@@ -186,13 +186,20 @@ class ForgetPreviews(Group):
         return count
 
     async def _count_whole(self, connection: Connection, agent: int) -> ForgetCounts:
-        row = await connection.row(SQL["whole"], (agent,)) or (0,) * 5
-        messages, facts, passages, versions, summaries = row
+        row = await connection.row(SQL["whole"], (agent,))
+        messages, facts, passages, versions, summaries = row or (0, 0, 0, 0, 0)
         notes = None
         if messages <= _MAX_EXCHANGES:
             rows = await connection.rows(SQL["notes"], (agent, 0, _MAX_EXCHANGES))
             notes = sum(bool(text) for _, packed in rows for text in unpack_notes(packed).values())
-        return ForgetCounts(messages, facts, passages, versions, summaries, notes)
+        return ForgetCounts(
+            messages=messages,
+            facts=facts,
+            passages=passages,
+            versions=versions,
+            summaries=summaries,
+            notes=notes,
+        )
 
     async def _count_named(
         self, connection: Connection, agent: int, target: ForgetTarget
@@ -201,20 +208,28 @@ class ForgetPreviews(Group):
         rows = await rows_of(connection, FORGET_SQL["facts_named"], target.facts, agent)
         versions, nothing = _Versions(), _Target(agent, _NO_CONVERSATION, ())
         for text, *_ in rows:
-            total = await self._count_versions(
+            of_fact = await self._count_versions(
                 connection, agent, "versions_with", [ascii_lower(text)], nothing, text
             )
             versions = _Versions(
-                versions.gone + total.gone,
-                versions.remade + total.remade,
-                (*versions.changes, *total.changes),
+                versions.gone + of_fact.gone,
+                versions.remade + of_fact.remade,
+                (*versions.changes, *of_fact.changes),
             )
         days = await rows_of(connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent)
         erased = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
         notes = None
         if not await self._is_far_back(connection, agent, 0):
             notes = await self._count_quoting(connection, agent, 0, erased, set())
-        return ForgetCounts(0, len(rows), len(target.passages), versions.gone, 0, notes), versions
+        counts = ForgetCounts(
+            messages=0,
+            facts=len(rows),
+            passages=len(target.passages),
+            versions=versions.gone,
+            summaries=0,
+            notes=notes,
+        )
+        return counts, versions
 
     async def _visible_blocks(self, connection: Connection, agent: int) -> list[int]:
         scope = await connection.row(FORGET_SQL["scope_of"], (agent,))

@@ -113,7 +113,7 @@ class Recall(Group):
         if loaded is None:
             return []
         memory, postings = loaded
-        assert memory.numbers is not None
+        assert memory.numbers is not None, "a loaded memory was read"
         near = (
             await self.compare(agent, vector, numbers=memory.numbers, deadline_ms=deadline_ms)
             if isinstance(vector, Vector)
@@ -360,7 +360,7 @@ class Recall(Group):
         if loaded is None:
             return []
         memory, postings = loaded
-        assert memory.numbers is not None
+        assert memory.numbers is not None, "a loaded memory was read"
         values = (agent.id, memory.numbers.indexed_seq + 1, _UNINDEXED_PASSAGES)
         near = None
         if vector is not None:

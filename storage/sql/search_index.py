@@ -87,11 +87,11 @@ class SearchIndex(GrowingGroup):
             return None
         first = owner.indexed_seq + 1
         rows = await connection.rows(exchanges.SQL["shown_since"], (agent, first, _STEP_EXCHANGES))
-        more = await load_passages_and_facts(
+        passages = await load_passages_and_facts(
             connection, exchanges.SQL["passages_and_facts_since"], (agent, first, _STEP_PASSAGES)
         )
         shown = exchanges.make_shown_exchanges(rows)
-        return owner, [*self._make_documents(shown), *map(make_document, more)]
+        return owner, [*self._make_documents(shown), *map(make_document, passages)]
 
     async def _count(
         self, agent: int, documents: Sequence[Document], give_way: Callable[[], Awaitable[None]] | None
@@ -141,13 +141,13 @@ class SearchIndex(GrowingGroup):
             else max(each.exchange.reply_seq for each in fresh)
         )
         again = await _remove_from_index(connection, agent.id, stale, indexed) if stale else []
-        more = await load_passages_and_facts(
+        passages = await load_passages_and_facts(
             connection, exchanges.SQL["passages_and_facts_since"], (agent.id, indexed + 1, _STEP_PASSAGES)
         )
-        if len(more) == _STEP_PASSAGES and more[-1].seq < end:
-            end, is_last = more[-1].seq, False  # the rest comes with the next step
+        if len(passages) == _STEP_PASSAGES and passages[-1].seq < end:
+            end, is_last = passages[-1].seq, False  # the rest comes with the next step
         documents = self._make_documents(each for each in (*again, *fresh) if each.exchange.seq <= end)
-        documents += [make_document(m) for m in more if m.seq <= end]
+        documents += [make_document(m) for m in passages if m.seq <= end]
         if not await _merge_terms(connection, agent.id, blob.encode(documents, agent.secret, counted)):
             return True
         for exchange in stale:

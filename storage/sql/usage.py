@@ -242,9 +242,8 @@ def _table(by: tuple[str, ...], only: tuple[str, ...]) -> str:
 def _conditions(by: tuple[str, ...], only: tuple[str, ...], has_start: bool) -> str:
     """Returns the conditions after the one on days, in SQL. Raises: ValueError if a name is not a column."""
     if unknown := {*by, *only} - {*UsageKey._fields}:
-        raise ValueError(
-            f"usage has no columns {sorted(unknown)}"
-        )  # the names are put into the statement as they are
+        # The names are put into the statement as they are.
+        raise ValueError(f"usage has no columns {sorted(unknown)}")
     where = [f' AND "{name}" = ?' for name in only]
     if has_start:
         columns = ", ".join(f'"{name}"' for name in by)

@@ -203,8 +203,8 @@ class AgentResolver:
             return model
         kinds = [each.kind for each in settings.upstreams]
         upstream = next(each for each in settings.upstreams if each.name == route.upstream)
-        first = upstream.kind if kinds.count(upstream.kind) == 1 else upstream.name
-        return f"{first}/{route.model}"
+        provider = upstream.kind if kinds.count(upstream.kind) == 1 else upstream.name
+        return f"{provider}/{route.model}"
 
     def check_model(self, model: str | None) -> None:
         """Raises: UnknownModel if no upstream would be asked for it."""

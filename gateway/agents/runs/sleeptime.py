@@ -70,9 +70,9 @@ def sleeptime_schedule(
     """Returns the schedule that makes runs of sleeptime agents due.
 
     idle_s: seconds without a turn after which a memory is read.
+    now: seconds since the epoch, as turns are dated.
     profiles: those of the settings with `sleeptime`.
     """
-
     return Schedule(
         "sleeptime",
         SLEEP_JOB,
@@ -86,7 +86,7 @@ def sleeptime_schedule(
 
 
 class Sleeping:
-    """Performs the runs of sleeptime agents. now: seconds since the epoch, as turns are dated."""
+    """Performs the runs of sleeptime agents."""
 
     def __init__(
         self,
