@@ -134,7 +134,7 @@ class FileTools(Struct, frozen=True):
         """Finds the first lines that match a pattern. Returns what is wrong with the pattern; "": nothing.
 
         files: by their paths.
-        found: receives the matches, `most` at most, also where the time is over before the last file.
+        matches: receives the matches, `most` at most, also where the time is over before the last file.
 
         Raises: OutOfBounds.
         """
