@@ -99,7 +99,7 @@ class AnthropicBatches(SdkBatches):
         return {"content-type": "application/json", "anthropic-version": version, **dict(headers)}
 
     async def find(
-        self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
+        self, part: BatchPart, custom_ids: Container[str], known_ids: Container[str] = ()
     ) -> str | None:
         is_unsure = False
         with self._map_errors():
@@ -111,7 +111,7 @@ class AnthropicBatches(SdkBatches):
                 total = (
                     counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired
                 )
-                if total > part.count or batch.id in known:
+                if total > part.count or batch.id in known_ids:
                     continue
                 if batch.processing_status != "ended":
                     is_unsure = True

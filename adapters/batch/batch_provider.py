@@ -80,14 +80,14 @@ class BatchProvider(Protocol):
         """
 
     async def find(
-        self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
+        self, part: BatchPart, custom_ids: Container[str], known_ids: Container[str] = ()
     ) -> str | None:
         """Returns the id of the batch that was made of a part.
 
         None: no batch was made; then files that were uploaded for the part are deleted.
 
         custom_ids: the ids of the part's requests.
-        known: the ids of batches that were made of other parts.
+        known_ids: the ids of batches that were made of other parts.
 
         Raises: ProviderUnsure: a batch that is under way may be the part's; ask again later.
         """

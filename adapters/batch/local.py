@@ -65,7 +65,7 @@ class LocalBatches:
         return id
 
     async def find(
-        self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
+        self, part: BatchPart, custom_ids: Container[str], known_ids: Container[str] = ()
     ) -> str | None:
         return next((id for id, batch in self._batches.items() if batch.part.mark == part.mark), None)
 

@@ -87,7 +87,7 @@ class OpenAIBatches(SdkBatches):
         return batch.id
 
     async def find(
-        self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
+        self, part: BatchPart, custom_ids: Container[str], known_ids: Container[str] = ()
     ) -> str | None:
         # The mark identifies the batch, so the ids of requests and of other batches are not needed.
         with self._map_errors():

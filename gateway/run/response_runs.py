@@ -40,7 +40,7 @@ class BackgroundRequest(Protocol):
         """The id of the conversation that it goes on with."""
 
     @property
-    def previous(self) -> str | None:
+    def previous_id(self) -> str | None:
         """The id of the response that the request continues."""
 
     @property

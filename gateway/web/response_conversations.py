@@ -169,9 +169,9 @@ class GatewayConversations:
         await self.conversations.forget_message(conversation, turn.exchange.seq + index)
 
 
-def system_items(waiting: Sequence[Json]) -> list[Json]:
+def system_items(waiting_items: Sequence[Json]) -> list[Json]:
     """Returns the system and developer messages of a conversation, which each response reads."""
-    return [item for item in waiting if item.get("role") in SYSTEM_ROLES]
+    return [item for item in waiting_items if item.get("role") in SYSTEM_ROLES]
 
 
 def group_turns(

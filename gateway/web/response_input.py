@@ -55,7 +55,7 @@ class ResponseInput:
             return []
         groups: list[ItemGroup] = []
         items = ItemList()
-        previous_name = parse_turn_name(request.previous or "")
+        previous_name = parse_turn_name(request.previous_id or "")
         previous = None
         if previous_name is not None:
             previous = await self.finder.find_turn(owner, previous_name)

@@ -62,7 +62,7 @@ class SlowReaderWatch(asyncio.Protocol):
 
 
 class UnchunkedReply:
-    """Takes one reply's writes, and passes them to the connection without chunks: its end is the connection's.
+    """Passes the writes of one reply to the connection without chunks: the reply ends with its connection.
 
     uvicorn sends a reply without a length in chunks, which HTTP/1.0 does not have (RFC 9112 6.1).
     """
@@ -76,7 +76,7 @@ class UnchunkedReply:
         if self._is_chunked is None:
             self._is_chunked = _CHUNKED in data
             data = data.replace(_CHUNKED, b"")
-        elif self._is_chunked and data:  # one chunk, the end, or both
+        elif self._is_chunked and data:  # one chunk, the last chunk, or both
             digits, _, chunk = data.partition(b"\r\n")
             size = int(digits, 16)
             self._has_ended = not size or chunk.endswith(_LAST_CHUNK, size)
@@ -97,8 +97,8 @@ class UnchunkedReply:
 class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     """One connection of uvicorn's server; its requests have it in `scope["state"]["connection"]`.
 
-    uvicorn's `cycle` is the newest request; it is answered after those that wait in the `pipeline`. The requests write
-    to this connection in place of the transport.
+    uvicorn's `cycle` is the newest request; it is answered after the requests in the `pipeline`. The requests write to
+    this connection instead of the transport.
     """
 
     head_timeout_s = 20.0  # also for the rest of a body after its reply
@@ -106,7 +106,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     on_lost: Callable[[], object] | None = None  # set by the reply under way (gateway.web.client_reply)
     # The head of the reply under way; b"": it was sent; None: no reply is under way.
     _head: bytes | None = None
-    _is_ending = False  # what arrives is dropped
+    _is_ending = False  # further bytes of the client are dropped
     _takes_last = False  # the server stops: the next request is the last
     # The bytes read since a head, a part of a body or a request ended. Whole reads are counted, so a head may exceed
     # the bound by less than two of them.
@@ -134,8 +134,8 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         self.transport.abort()
 
     def reset(self) -> None:
-        """Ends the connection so that its client sees an error, and no end."""
-        if not self.transport.is_closing():  # else its client has left, and the socket may be gone
+        """Ends the connection so that the client sees an error, and not the end of a reply."""
+        if not self.transport.is_closing():  # True: the client has left, and the socket may be gone
             self.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _NO_LINGER)
             self.transport.abort()
 
@@ -149,7 +149,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
                 self.transport.write(data)
 
     def close(self) -> None:
-        """Ends the connection. What the client still sends is dropped: a reset could destroy the reply on its way."""
+        """Ends the connection. Further bytes of the client are dropped: a reset could destroy the reply on its way."""
         self.write(b"")
         if (self.has_whole_body and not self._is_ending) or self.pipeline:
             self.transport.close()
@@ -212,7 +212,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         if not self.parser.should_upgrade():
             super().on_message_complete()
             self.cycle.more_body = False  # uvicorn does not note it once the reply has ended
-            # uvicorn pauses reading until more of the body is asked for, but only a read notices that a client leaves.
+            # uvicorn pauses reading until a route asks for more of the body, but only reading shows that a client left.
             if not self.pipeline:
                 self.flow.resume_reading()
 
@@ -227,10 +227,9 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         self._bound_arrival()
 
     def shutdown(self) -> None:
-        """Ends the connection after the reply under way. If its head has not said so, after the next request.
+        """Ends the connection after the reply under way, or after the next request if the reply's head was sent.
 
-        A proxy may just be sending that request. Were the connection closed, it would be lost: what was sent once is
-        sent nowhere else.
+        A proxy may just be sending the next request. It would be lost with the connection, and not be sent elsewhere.
         """
         if not self.last_request_s or (self.is_answering and not self.cycle.response_started):
             super().shutdown()
@@ -250,7 +249,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
             self.watch_reader()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuses what arrives, and ends the connection once the requests before it are answered."""
+        """Refuses the newest request, and ends the connection once the requests before it are answered."""
         self._is_ending = True
         if self.is_answering and self.has_whole_body:
             self.cycle.keep_alive = False
@@ -274,8 +273,9 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
                 self.handle_websocket_upgrade()
                 self.parser = self.scope = None  # type: ignore[assignment]  # they refer to this connection
                 return b""
-            # Any other offer is ignored (RFC 9110 7.8): Java's client makes one with its first request. llhttp takes
-            # what follows for the other protocol (MagicStack/httptools#124), so the head is parsed again without it.
+            # Any other offer is ignored (RFC 9110 7.8): Java's client makes an offer with its first request. llhttp
+            # takes the following bytes for the other protocol (MagicStack/httptools#124), so the head is parsed again
+            # without the offer.
             line = b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())
             lines = [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
             self.parser = HttpRequestParser(self)

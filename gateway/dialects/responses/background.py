@@ -86,9 +86,9 @@ class RestoredRequest(Struct, frozen=True):
         return self.request.conversation
 
     @property
-    def previous(self) -> str | None:
-        previous_id: str | None = self.request.echo["previous_response_id"]
-        return previous_id
+    def previous_id(self) -> str | None:
+        id: str | None = self.request.echo["previous_response_id"]
+        return id
 
     @property
     def messages(self) -> Sequence[Json]:

@@ -120,7 +120,7 @@ def parse(
     body: bytes,
     max_messages: int = MAX_MESSAGES,
     upstream_tools: UpstreamTools = FUNCTIONS_ALONE,
-    waiting: Sequence[Json] = (),
+    waiting_items: Sequence[Json] = (),
     *,
     found_tools: Sequence[Json] = (),
     needs_input: bool = True,
@@ -129,7 +129,7 @@ def parse(
     """Reads a request's body.
 
     upstream_tools: the kinds of tools that the request's upstreams take.
-    waiting: items of the conversation that come before the input.
+    waiting_items: items of the conversation that come before the input.
     found_tools: as in `ResponsesRequest`.
     needs_input: a request without input is refused.
     repeated_keys: the keys that the body has more than once.
@@ -138,9 +138,11 @@ def parse(
     """
     json = read_object(body)
     check_fields(json, repeated_keys)
-    translated, shared = _read_messages(json, max_messages, upstream_tools, waiting, needs_input=needs_input)
+    translated, shared = _read_messages(
+        json, max_messages, upstream_tools, waiting_items, needs_input=needs_input
+    )
     included = checked_included(read_strings(json, "include"))
-    tools = read_tools(json, upstream_tools, translated.left_out, waiting, found_tools)
+    tools = read_tools(json, upstream_tools, translated.left_out, waiting_items, found_tools)
     chat: Json = {"model": json.get("model"), "messages": translated.messages}
     if LOGPROBS in included or json.get("top_logprobs") is not None:
         chat["logprobs"] = True
@@ -186,7 +188,7 @@ def _read_messages(
     json: Json,
     max_messages: int,
     upstream_tools: UpstreamTools,
-    waiting: Sequence[Json],
+    waiting_items: Sequence[Json],
     *,
     needs_input: bool,
 ) -> tuple[InputMessages, frozenset[int]]:
@@ -195,27 +197,27 @@ def _read_messages(
     The messages are the instructions, the summaries, then the input. Each response of the conversation has its
     summaries, system messages and developer messages.
     """
-    items = _read_input(json, max_messages, waiting, needs_input=needs_input)
+    items = _read_input(json, max_messages, waiting_items, needs_input=needs_input)
     instructions = read_optional(json, "instructions", str)
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     if isinstance(items, list):
-        head += summaries_in(items, items_before=len(waiting))
-    translated = read_items(items, len(head), upstream_tools=upstream_tools, items_before=len(waiting))
-    shared = _shared_messages(head, translated, waiting) if waiting else frozenset()
+        head += summaries_in(items, items_before=len(waiting_items))
+    translated = read_items(items, len(head), upstream_tools=upstream_tools, items_before=len(waiting_items))
+    shared = _shared_messages(head, translated, waiting_items) if waiting_items else frozenset()
     if needs_input and not translated.messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
-    previous = _read_previous(json, len(head))
-    if previous is not None:
-        translated.references.insert(0, previous)
+    previous_reference = _read_previous(json, len(head))
+    if previous_reference is not None:
+        translated.references.insert(0, previous_reference)
     # A chat completion has at least one message, and a previous response needs a message before which it is inserted.
-    if not translated.messages and (previous is not None or not head):
+    if not translated.messages and (previous_reference is not None or not head):
         translated.messages.append({"role": "user", "content": ""})
     translated.messages[:0] = head
     return translated, shared
 
 
 def _read_input(
-    json: Json, max_messages: int, waiting: Sequence[Json], *, needs_input: bool
+    json: Json, max_messages: int, waiting_items: Sequence[Json], *, needs_input: bool
 ) -> str | list[Any]:
     """Returns the input of a request, after the items that wait in its conversation. Raises: BadRequest."""
     items = json.get("input")
@@ -227,10 +229,10 @@ def _read_input(
         raise wrong_type("input", "a string or an array", items)
     if isinstance(items, list):
         check_length("input", items, max_messages - 1)
-    if not waiting:
+    if not waiting_items:
         return items
     request_items = [{"role": "user", "content": items}] if isinstance(items, str) else items
-    return [*waiting, *request_items]
+    return [*waiting_items, *request_items]
 
 
 def _read_previous(json: Json, index: int) -> Reference | None:
@@ -239,20 +241,22 @@ def _read_previous(json: Json, index: int) -> Reference | None:
     index: the index of the message that comes after that response.
     """
     param = "previous_response_id"
-    previous = read_optional(json, param, str)
-    if previous is None:
+    previous_id = read_optional(json, param, str)
+    if previous_id is None:
         return None
     if json.get("conversation") is not None:
         raise BadRequest(f"'{param}' cannot be used in conjunction with 'conversation'.", param=param)
-    return Reference(index, previous, parse_turn_name(previous), param, "path")
+    return Reference(index, previous_id, parse_turn_name(previous_id), param, "path")
 
 
-def _shared_messages(head: list[Json], translated: InputMessages, waiting: Sequence[Json]) -> frozenset[int]:
+def _shared_messages(
+    head: list[Json], translated: InputMessages, waiting_items: Sequence[Json]
+) -> frozenset[int]:
     """Returns the indices of the messages that each response of a conversation has. head: what precedes the input."""
-    summaries = summaries_in(waiting)
+    summaries = summaries_in(waiting_items)
     shared = {n for n, message in enumerate(head) if message in summaries}
     for n, place in enumerate(translated.places):
-        if 0 <= place < len(waiting) and translated.messages[n]["role"] in SYSTEM_ROLES:
+        if 0 <= place < len(waiting_items) and translated.messages[n]["role"] in SYSTEM_ROLES:
             shared.add(len(head) + n)
     return frozenset(shared)
 

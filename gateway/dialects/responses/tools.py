@@ -156,13 +156,13 @@ def read_tools(
     json: Json,
     upstream_tools: UpstreamTools,
     left_out: LeftOutFields,
-    waiting: Sequence[Json] = (),
+    waiting_items: Sequence[Json] = (),
     found_tools: Sequence[Json] = (),
 ) -> RequestTools:
     """Returns the tools of a request, and the tools that its items bring.
 
     left_out: gets the fields without a place in a chat completion.
-    waiting: the items that come before the input.
+    waiting_items: the items that come before the input.
     found_tools: as in `ResponsesRequest`.
 
     Raises: BadRequest.
@@ -177,7 +177,9 @@ def read_tools(
             raise wrong_type("tools", "an array of objects", tools)
         echo = [_echo_tool(tool) for n, tool in enumerate(tools) if reader.add(tool, f"tools[{n}]")]
     items = json.get("input")
-    reader.add_from([*waiting, *(items if isinstance(items, list) else ())], "input", len(waiting))
+    reader.add_from(
+        [*waiting_items, *(items if isinstance(items, list) else ())], "input", len(waiting_items)
+    )
     if reader.omitted_search is not None and not reader.offered:
         raise unsupported_value(reader.omitted_search, "web_search")
     return RequestTools([*reader.offered.values()], reader.forms, echo)

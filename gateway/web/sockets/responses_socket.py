@@ -306,7 +306,7 @@ class _Session:
 
     async def send_failure(self, create: Create, event: bytes) -> None:
         """Sends the error that a response ends with, and drops the unstored response that it continued."""
-        self.unstored.drop(create.previous)
+        self.unstored.drop(create.previous_id)
         await self.send_event(event, create.stream_id)
 
     async def send_event(self, event: bytes, stream_id: str | None = None) -> None:
@@ -360,7 +360,7 @@ class _EventSender:
             self._session.unstored.cache(self._pending, server_events.response_in(data))
         elif is_end:
             # As at OpenAI a failed turn drops the response that it continued.
-            self._session.unstored.drop(response.create.previous)
+            self._session.unstored.drop(response.create.previous_id)
             data = server_events.break_event(data) if kind == server_events.ERROR_EVENT else data
         await self._session.send_event(data, self._stream_id)
         # Noted after the sending: a client that does not read may cancel the response, and the event is not sent then.

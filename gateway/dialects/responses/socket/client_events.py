@@ -28,7 +28,7 @@ class Create(Struct, frozen=True):
     # The fields of the request, each value as it is written.
     fields: dict[str, bytes]
     # The id of the response that this response continues (`previous_response_id`); None: it continues no response.
-    previous: str | None
+    previous_id: str | None
     # The model is to answer.
     is_generated: bool
 
@@ -89,7 +89,12 @@ def _read_create(fields: dict[str, bytes], stream_id: str | None) -> Create:
     if not input.startswith((b'"', b"[", b"null")):
         raise wrong_type("input", "a string or an array", orjson.loads(input))
     request_fields = {key: value for key, value in fields.items() if key not in _ENVELOPE_FIELDS}
-    return Create(stream_id, request_fields, text_of(fields, "previous_response_id"), generate != b"false")
+    return Create(
+        stream_id=stream_id,
+        fields=request_fields,
+        previous_id=text_of(fields, "previous_response_id"),
+        is_generated=generate != b"false",
+    )
 
 
 def text_of(fields: dict[str, bytes], key: str) -> str | None:

@@ -64,21 +64,21 @@ class UnstoredResponses:
         self._bytes = 0
 
     def translate(self, create: Create) -> tuple[bytes, PendingResponse]:
-        """Returns an equivalent request body for HTTP, and what `cache` needs with the response."""
+        """Returns an equivalent request body for HTTP, and the facts that `cache` needs with the response."""
         fields = {**create.fields, "stream": b"true"}
         new_items = _items(fields.get("input", b"null"))
-        previous = create.previous
-        cached = self._by_id.get(previous) if previous is not None else None
+        previous_id = create.previous_id
+        cached_response = self._by_id.get(previous_id) if previous_id is not None else None
         items: Sequence[bytes] | None = new_items
-        if cached is not None:
-            items = [*cached.items, *new_items]
-            previous = cached.base_id
+        if cached_response is not None:
+            items = [*cached_response.items, *new_items]
+            previous_id = cached_response.base_id
             fields["input"] = b"[%b]" % b",".join(items)
-            fields["previous_response_id"] = orjson.dumps(previous)
+            fields["previous_response_id"] = orjson.dumps(previous_id)
         if fields.get("conversation", b"null") != b"null":
             items = None  # the earlier items of the upstream's conversation are not known here
         is_stored = fields.get("store") != b"false"
-        return encode_members(fields), PendingResponse(previous, items, is_stored)
+        return encode_members(fields), PendingResponse(previous_id, items, is_stored)
 
     def cache(self, pending: PendingResponse, response: bytes) -> None:
         """Caches a response that has ended, unless it is stored elsewhere. response: as in its last event."""
@@ -101,13 +101,13 @@ class UnstoredResponses:
         if id is not None and (dropped := self._by_id.pop(id, None)) is not None:
             self._bytes -= dropped.size
 
-    def _put(self, id: str, cached: _CachedResponse) -> None:
-        if cached.size > self._limit_bytes:
+    def _put(self, id: str, response: _CachedResponse) -> None:
+        if response.size > self._limit_bytes:
             return
         if (earlier := self._by_id.pop(id, None)) is not None:
             self._bytes -= earlier.size
-        self._by_id[id] = cached
-        self._bytes += cached.size
+        self._by_id[id] = response
+        self._bytes += response.size
         while self._bytes > self._limit_bytes or len(self._by_id) > _MAX_CACHED_RESPONSES:
             _, oldest = self._by_id.popitem(last=False)
             self._bytes -= oldest.size
