@@ -150,11 +150,11 @@ class BackgroundResponses:
             # The last step, so that a client can ask again after an error.
             await self.store.responses.remove(run.agent, run.id)
 
-    async def events(self, run: Run, after: int, seen: Json) -> AsyncGenerator[bytes, None]:
+    async def events(self, run: Run, after: int, shown_response: Json) -> AsyncGenerator[bytes, None]:
         """Yields the events of a response after a number. The last event has the end of the response.
 
         after: the number of an event. They count from 0, so -1 stands for all.
-        seen: the response as it was last shown.
+        shown_response: the response as it was last shown.
 
         Raises: MemoryUnavailable.
         """
@@ -179,18 +179,18 @@ class BackgroundResponses:
                     break
                 await asyncio.sleep(_EVENTS_POLL_S)
             # No attempt has written the end, or the events are not stored any more.
-            ended = await self._ended_response(now, seen)
+            ended = await self._ended_response(now, shown_response)
             yield (
                 self.dialect.whole_events(ended) if after < 0 else self.dialect.last_events(ended, after + 1)
             )
 
-    async def _ended_response(self, run: Run | None, seen: Json) -> Json:
+    async def _ended_response(self, run: Run | None, shown_response: Json) -> Json:
         """Returns a response that has ended. run: its run; None: the run was deleted. seen: as it was shown before."""
-        if seen["status"] not in _UNDER_WAY:
-            return seen
+        if shown_response["status"] not in _UNDER_WAY:
+            return shown_response
         shown = None if run is None else await self.runs.shown(run)
         if shown is not None and shown["status"] not in _UNDER_WAY:
             return shown
         if run is not None and run.state is RunState.FAILED:
-            return self.dialect.as_failed(seen, code=None, message=FORGOTTEN_ERROR)
-        return self.dialect.as_cancelled(seen)
+            return self.dialect.as_failed(shown_response, code=None, message=FORGOTTEN_ERROR)
+        return self.dialect.as_cancelled(shown_response)

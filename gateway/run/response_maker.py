@@ -352,22 +352,22 @@ class ResponseMaker:
         turn = name.encode() if name is not None and state is RunState.COMPLETED else None
         number = log.next_number
         if final is log.final and log.last_events:
-            last = log.last_events
+            last_events = log.last_events
         elif number > log.first_number:
-            last = self.dialect.last_events(final, number)
+            last_events = self.dialect.last_events(final, number)
         else:  # those of earlier attempts are not stored any more
-            last = self.dialect.whole_events(final, number)
+            last_events = self.dialect.whole_events(final, number)
         # A reader in another process takes a run that has ended for one of which no event follows.
         await log.flush()
-        last_number = number + len(self.dialect.number_events(last, number)) - 1
-        end = ResponseEnd(state, self.now(), orjson.dumps(final), turn, last, last_number, log.epoch)
+        last_number = number + len(self.dialect.number_events(last_events, number)) - 1
+        end = ResponseEnd(state, self.now(), orjson.dumps(final), turn, last_events, last_number, log.epoch)
         try:
             now = await self.store.responses.finish(run, end, log.job)
         except NotFound:
             return
         # Else it was cancelled, or another attempt has ended it: `events` reads how.
         if (now.state, now.otid) == (state, turn):
-            log.add_stored(last)
+            log.add_stored(last_events)
 
     async def _reserve(
         self, project: str, request: BackgroundRequest, ticket: QueueTicket

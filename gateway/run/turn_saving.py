@@ -126,14 +126,14 @@ class TurnSaving:
         if outcome.state is not FINISHED and not self.saves_steps and outcome.background_id is None:
             self.write_unwaited(prompt, outcome, "A turn that failed")
             return SAVED_EVENT
-        begun, loss, is_late = time.perf_counter(), None, False
+        begun_at, loss, is_late = time.perf_counter(), None, False
         work = self._write(prompt, outcome)
         writing = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
         try:
             if not writing.done():
                 await _done_or_timeout(writing, self.services.limits.commit_wait_s)
             if writing.done():
-                return self._durable(writing.result(), begun)
+                return self._durable(writing.result(), begun_at)
             is_late = True
             self.services.pending.add(writing, "A turn that was answered already", awaited_by=self._scope)
         except StoreError as error:
@@ -152,8 +152,8 @@ class TurnSaving:
             # Memory never breaks chat: an error in writing must not take the answer with it.
             _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
         finally:
-            self.services.metrics.commit_s.observe(time.perf_counter() - begun)
-        return self._not_durable(begun, loss, is_late=is_late)
+            self.services.metrics.commit_s.observe(time.perf_counter() - begun_at)
+        return self._not_durable(begun_at, loss, is_late=is_late)
 
     def _durable(self, written: object, begun: float) -> events.Saved:
         """Notes that the turn is on disk. written: the result of `TurnMemory.write`."""

@@ -99,7 +99,7 @@ class AlteredSearch:
         inputs = tuple(listing.atoms[self._start : begin])
         reply = "".join(listing.text(i) for i in range(begin, end))
         heard, is_long = heard_letters(reply), len(without_space(reply)) >= LONG_REPLY
-        asked = [candidate for candidate in self._candidates if self._was_asked(candidate, inputs)]
+        asked_candidates = [candidate for candidate in self._candidates if self._was_asked(candidate, inputs)]
         similar = [
             candidate
             for candidate in self._candidates
@@ -107,15 +107,15 @@ class AlteredSearch:
         ]
         similar += [
             candidate
-            for candidate in asked
+            for candidate in asked_candidates
             if self._was_extended(candidate, heard, letters.get(candidate.id, ""))
         ]
         similar_ids = {candidate.id for candidate in similar}
         # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
         # is long or if the question is akin.
-        meant = [candidate for candidate in asked if candidate.id in similar_ids]
+        meant = [candidate for candidate in asked_candidates if candidate.id in similar_ids]
         if not meant:
-            meant = [candidate for candidate in asked if self._may_be_meant(candidate)] or [
+            meant = [candidate for candidate in asked_candidates if self._may_be_meant(candidate)] or [
                 candidate
                 for candidate in similar
                 if self._may_be_meant(candidate)

@@ -86,22 +86,26 @@ class _Walk:
             begin = self._end
             while is_turn and self._end and self._listing.role(self._end - 1) != "user":
                 self._end -= 1
-            found = self._find_inputs(exchange, is_turn=is_turn)
+            found_inputs = self._find_inputs(exchange, is_turn=is_turn)
             reply = self._reply
             if is_turn and self._has_words_after_question(exchange, begin):
                 # What was heard of the turn before may come after this question (Pipecat, on a busy machine).
                 reply = (self._end, self._after)
-            if reply and self._is_guess and not found.fits and (self._is_short or is_turn):
+            if reply and self._is_guess and not found_inputs.fits and (self._is_short or is_turn):
                 reply = reply if was_heard(self._tree, exchange, self._listing, *reply) else None
-            inputs = (found.start, found.end) if found.fits and not found.is_as_stored else None
+            inputs = (
+                (found_inputs.start, found_inputs.end)
+                if found_inputs.fits and not found_inputs.is_as_stored
+                else None
+            )
             if inputs or reply:
                 # Pictures are hashed here, because the cache of a list must not be used in the writer's thread.
                 media = tuple(self._listing.media_digest(i) for i in range(*inputs)) if inputs else ()
                 yield Amendment(exchange.id, inputs, reply, media)
             # Where the question of an exchange is not found in the list, nothing before it is found either.
-            if is_turn and not found.fits:
+            if is_turn and not found_inputs.fits:
                 return
-            self._step_to(self._tree.parent(exchange), found)
+            self._step_to(self._tree.parent(exchange), found_inputs)
 
     def _find_inputs(self, exchange: Exchange, *, is_turn: bool) -> _Inputs:
         """Returns the messages that an exchange may have brought. is_turn: there is a user's message in its input."""

@@ -26,45 +26,45 @@ _ON, _FINISHED = MemoryUse.ON, State.FINISHED
 
 def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
     """Plans a plain turn. Returns None where the turn is not plain."""
-    last, listing = snapshot.exchange, query.listing
+    last_exchange, listing = snapshot.exchange, query.listing
     # The path has one end, without followers or siblings.
-    if last is None or snapshot.is_continued or snapshot.has_rivals or snapshot.matches_prefix:
+    if last_exchange is None or snapshot.is_continued or snapshot.has_rivals or snapshot.matches_prefix:
         return None
     answered, messages = listing.answered, listing.messages
-    new = tuple(range(answered, len(messages)))
+    new_indices = tuple(range(answered, len(messages)))
     if (
         query.kind is not ConversationKind.CLIENT
         or query.mode is not _ON
-        or not new
-        or (snapshot.has_tombs and len(new) > 1)
+        or not new_indices
+        or (snapshot.has_tombs and len(new_indices) > 1)
     ):
         return None
     # The last exchange is as the rules would leave it: no tombstone, no prefix made elsewhere, no edits that this turn
     # would confirm.
     if (
-        last.state is not _FINISHED
-        or not last.active
-        or last.prefix_length
-        or (last.edits and not last.merged)
+        last_exchange.state is not _FINISHED
+        or not last_exchange.active
+        or last_exchange.prefix_length
+        or (last_exchange.edits and not last_exchange.merged)
     ):
         return None
     inputs = listing.new_atoms
     if any(map(is_user, inputs)):
         # A turn of several exchanges is continued as a whole, and more rows than one would have to be marked.
-        if last.parent is not None and not any(map(is_user, last.inputs)):
+        if last_exchange.parent is not None and not any(map(is_user, last_exchange.inputs)):
             return None
     # Results of tools that answer something off the record are off the record as well.
-    elif last.redactions:
+    elif last_exchange.redactions:
         return None
     # Without names, which cost as much again as all the rest of it.
     exchange = Exchange(
         0,
-        last.conversation_row,
-        last.id,
-        last.depth + 1,
+        last_exchange.conversation_row,
+        last_exchange.id,
+        last_exchange.depth + 1,
         listing.before[answered],
         inputs,
-        tuple(map(listing.media_digest, new)),
+        tuple(map(listing.media_digest, new_indices)),
         None,  # reply
         b"",  # path
         None,  # reply_key
@@ -72,17 +72,17 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         query.now,  # touched
         None,  # ended
         0,  # size
-        last.length + len(new) + 1,
+        last_exchange.length + len(new_indices) + 1,
         False,  # active
-        last.next_seq,  # with no other turn in between, there is no gap
-        last.gapless_from,
+        last_exchange.next_seq,  # with no other turn in between, there is no gap
+        last_exchange.gapless_from,
         snapshot.additions.last,  # prior
     )
     return Plan(
         query,
-        Match(last, answered - 1, answered - 1),
-        new,
-        last.conversation_row,
+        Match(last_exchange, answered - 1, answered - 1),
+        new_indices,
+        last_exchange.conversation_row,
         exchange,
         messages[answered:],
     )
@@ -108,14 +108,14 @@ def plan_opening(query: Query) -> Plan | None:
     )
 
 
-def finish_plain(plan: Plan, ended: RequestEnd, section: int | None = None) -> Exchange:
+def finish_plain(plan: Plan, request_end: RequestEnd, section: int | None = None) -> Exchange:
     """Returns the exchange to be written, if the conversation does not move before.
 
     section: the row of its path's memory section, where that is stored.
     """
     exchange, match_point, hasher = plan.exchange, plan.match.match_point, plan.query.listing.hasher
-    text = without_space_utf8(text_of(ended.shown_reply))
-    reply = hasher.atoms(ended.shown_reply, text)
+    text = without_space_utf8(text_of(request_end.shown_reply))
+    reply = hasher.atoms(request_end.shown_reply, text)
     # Made in one go: `replace` takes three times as long for so many fields, and names half as long again.
     return Exchange(
         exchange.id,
@@ -132,22 +132,22 @@ def finish_plain(plan: Plan, ended: RequestEnd, section: int | None = None) -> E
         hasher.reply_key(reply),
         exchange.begun,
         exchange.touched,
-        ended.now,
+        request_end.now,
         len(text.decode("utf-8", "surrogatepass")),  # size
         exchange.length,
         True,  # active
         exchange.seq,
         exchange.gapless_from,
         exchange.prior,
-        dict(ended.notes),
+        dict(request_end.notes),
         section,
-        ended.edits,
-        ended.evicted,
-        **content_fields(plan, ended, plan.redactions),
+        request_end.edits,
+        request_end.evicted,
+        **content_fields(plan, request_end, plan.redactions),
     )
 
 
-def finish_opening(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange | None:
+def finish_opening(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange | None:
     """Returns the exchange with which a list without any reply begins a conversation, if nothing stored matters to it.
 
     Returns None where something stored may matter: then the tree has to be loaded.
@@ -164,5 +164,7 @@ def finish_opening(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange | None
     )
     if matters or query.listing.answered:
         return None
-    exchange = finish_plain(plan, ended)
-    return replace(exchange, id=ended.id, conversation_row=ended.id, length=len(exchange.inputs) + 1)
+    exchange = finish_plain(plan, request_end)
+    return replace(
+        exchange, id=request_end.id, conversation_row=request_end.id, length=len(exchange.inputs) + 1
+    )

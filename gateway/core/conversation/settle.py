@@ -77,7 +77,7 @@ class RequestEnd(Struct, frozen=True):
 SettleRule = Callable[[Tree, Plan, RequestEnd], Exchange]
 
 
-def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
+def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Writes a request that went to its end.
 
     Returns its exchange. Where a request that was sent twice has an exchange already, that one is returned.
@@ -93,7 +93,7 @@ def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     for amendment in unanswered:
         _amend(tree, plan, amendment)
     revived = {a.exchange for a in (*plan.amendments, *unanswered) if _revive(tree, a)}
-    exchange, is_new = _write_finished(tree, plan, ended)
+    exchange, is_new = _write_finished(tree, plan, request_end)
     changed = revived | {exchange.id} if is_new and not plan.is_inactive else revived
     active.supersede_along_path(tree, exchange, changed, plan.query)
     if plan.is_inactive and not tree.is_continued(exchange):
@@ -150,24 +150,24 @@ def _is_cut(exchange: Exchange) -> bool:
     return exchange.ended is None and exchange.stopped is not None
 
 
-def _write_finished(tree: Tree, plan: Plan, ended: RequestEnd) -> tuple[Exchange, bool]:
+def _write_finished(tree: Tree, plan: Plan, request_end: RequestEnd) -> tuple[Exchange, bool]:
     """Writes the exchange of a request that went to its end, or into an exchange with the same words (`_find_twin`).
 
     Returns the exchange, and whether it is new.
     """
     # A message that was written before the model was asked is a row of its own already, whatever the answer.
-    is_written = tree.get(ended.id) is not None
+    is_written = tree.get(request_end.id) is not None
     exchange = replace(
-        _exchange_to_write(tree, plan, ended),
-        reply=plan.query.listing.hasher.atoms(ended.shown_reply),
-        ended=ended.now,
+        _exchange_to_write(tree, plan, request_end),
+        reply=plan.query.listing.hasher.atoms(request_end.shown_reply),
+        ended=request_end.now,
         stopped=None,
-        size=len(without_space(text_of(ended.shown_reply))),
+        size=len(without_space(text_of(request_end.shown_reply))),
     )
     twin = None if is_written else _find_twin(tree, exchange)
     if twin is not None:
-        return _write_into_twin(tree, twin, exchange, plan, ended), False
-    return _add_exchange(tree, exchange, plan, ended), True
+        return _write_into_twin(tree, twin, exchange, plan, request_end), False
+    return _add_exchange(tree, exchange, plan, request_end), True
 
 
 def _find_twin(tree: Tree, exchange: Exchange) -> Exchange | None:
@@ -181,11 +181,11 @@ def _find_twin(tree: Tree, exchange: Exchange) -> Exchange | None:
     return None
 
 
-def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, ended: RequestEnd) -> Exchange:
+def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, request_end: RequestEnd) -> Exchange:
     fields = (
         {}
         if is_tombstone(exchange)
-        else {**content_fields(plan, ended, exchange.redactions), "edits": ended.edits}
+        else {**content_fields(plan, request_end, exchange.redactions), "edits": request_end.edits}
     )
     hasher = plan.query.listing.hasher
     key = hasher.reply_key(exchange.reply or ())
@@ -201,28 +201,28 @@ def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, ended: RequestEnd)
 
 
 def _write_into_twin(
-    tree: Tree, twin: Exchange, exchange: Exchange, plan: Plan, ended: RequestEnd
+    tree: Tree, twin: Exchange, exchange: Exchange, plan: Plan, request_end: RequestEnd
 ) -> Exchange:
     """Writes a request into the exchange with the same words (`twin`), which counts as touched now."""
-    exchange = tree.change(twin.id, touched=max(exchange.begun, twin.touched), ended=ended.now)
+    exchange = tree.change(twin.id, touched=max(exchange.begun, twin.touched), ended=request_end.now)
     if is_tombstone(exchange):
         return exchange
     # A note stays, with what a request for the same has added to it.
-    longer = {i: note for i, note in ended.notes.items() if note.startswith(twin.notes.get(i, ""))}
-    content = content_fields(plan, ended, exchange.redactions)
-    if content["shown_reply"] is not None and "ids" in private_of(ended.shown_reply):
-        replies = (tree.shown_reply(twin) or {}, ended.shown_reply)
+    longer = {i: note for i, note in request_end.notes.items() if note.startswith(twin.notes.get(i, ""))}
+    content = content_fields(plan, request_end, exchange.redactions)
+    if content["shown_reply"] is not None and "ids" in private_of(request_end.shown_reply):
+        replies = (tree.shown_reply(twin) or {}, request_end.shown_reply)
         ids = [id for reply in replies for id in private_of(reply).get("ids", ())]
-        content["shown_reply"] = orjson.dumps(with_private(ended.shown_reply, ids=ids[-MAX_IDS:]))
+        content["shown_reply"] = orjson.dumps(with_private(request_end.shown_reply, ids=ids[-MAX_IDS:]))
     exchange = tree.change(exchange.id, **content, notes={**twin.notes, **longer})
     # Edits that were merged into the blocks already are not merged once more.
     if not exchange.merged:
-        exchange = tree.change(exchange.id, edits=ended.edits)
+        exchange = tree.change(exchange.id, edits=request_end.edits)
     _refresh_prior(tree, exchange)
     return exchange
 
 
-def open_(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
+def open_(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Writes the user's message before the model is asked, in append mode.
 
     If the process dies, the message stays like that of a cancelled request. What was heard of the reply before it is
@@ -230,7 +230,7 @@ def open_(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     """
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
-    exchange = _exchange_to_write(tree, plan, ended)
+    exchange = _exchange_to_write(tree, plan, request_end)
     if is_tombstone(exchange):
         return tree.add(exchange)
     return tree.add(
@@ -238,35 +238,40 @@ def open_(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     )
 
 
-def cancel(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
+def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Writes a request after its client has left.
 
     The text generated so far is not shown. It is stored so that the part that was spoken is recognised later.
     """
-    exchange = _exchange_to_write(tree, plan, ended)
+    exchange = _exchange_to_write(tree, plan, request_end)
     if is_tombstone(exchange):
-        return tree.add(replace(exchange, stopped=ended.now))
+        return tree.add(replace(exchange, stopped=request_end.now))
     exchange = replace(
-        exchange, state=State.CANCELLED, stopped=ended.now, **content_fields(plan, ended, exchange.redactions)
+        exchange,
+        state=State.CANCELLED,
+        stopped=request_end.now,
+        **content_fields(plan, request_end, exchange.redactions),
     )
-    if ended.full:
-        exchange = replace(exchange, edits=ended.edits, size=len(without_space(text_of(ended.shown_reply))))
+    if request_end.full:
+        exchange = replace(
+            exchange, edits=request_end.edits, size=len(without_space(text_of(request_end.shown_reply)))
+        )
     else:
         exchange = replace(exchange, shown_reply=None, full=None, has_full=False, opaque=False)
     return tree.add(exchange)
 
 
-def refuse(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
+def refuse(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Writes a request that the upstream refused for what is in it, so that nothing of it is sent again."""
-    return tree.change(cancel(tree, plan, ended).id, superseded=True)
+    return tree.change(cancel(tree, plan, request_end).id, superseded=True)
 
 
-def _exchange_to_write(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
+def _exchange_to_write(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Returns the new exchange at its place, without its words.
 
     Where its match point is not among what was loaded now, it begins a new tree.
     """
-    exchange = _after_parent(tree, plan, ended)
+    exchange = _after_parent(tree, plan, request_end)
     tree.provide_messages(exchange.id, plan.messages)
     conversation_row = _conversation_of(tree, plan, exchange)
     exchange = replace(
@@ -287,22 +292,22 @@ def _exchange_to_write(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     )
 
 
-def _after_parent(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
+def _after_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Returns the new exchange after its parent.
 
     It takes the place of its draft: in append mode the user's message was written before the model was asked.
     """
-    parent, draft = tree.get(plan.exchange.parent), tree.get(ended.id)
+    parent, draft = tree.get(plan.exchange.parent), tree.get(request_end.id)
     if draft is not None:
         tree.remove(draft)
     exchange = replace(
         plan.exchange,
-        id=ended.id,
+        id=request_end.id,
         seq=draft.seq if draft else 0,
         gapless_from=draft.gapless_from if draft else 0,
         parent=None if parent is None else parent.id,
-        notes=dict(ended.notes),
-        evicted=ended.evicted,
+        notes=dict(request_end.notes),
+        evicted=request_end.evicted,
         length=len(plan.exchange.inputs) + 1,
     )
     if parent is None:
@@ -401,7 +406,7 @@ def _redact_input(messages: Sequence[WireMessage], redactions: frozenset[int]) -
     )
 
 
-def content_fields(plan: Plan, ended: RequestEnd, redactions: frozenset[int]) -> dict[str, Any]:
+def content_fields(plan: Plan, request_end: RequestEnd, redactions: frozenset[int]) -> dict[str, Any]:
     """Returns the fields of an exchange that hold content. redactions: what is not stored."""
     if REPLY in redactions:
         return {
@@ -410,12 +415,12 @@ def content_fields(plan: Plan, ended: RequestEnd, redactions: frozenset[int]) ->
             "full": None,
             "model": plan.query.model,
         }
-    has_rounds = len(ended.full) > 1
-    shown_reply = ended.full[0] if len(ended.full) == 1 else ended.shown_reply
+    has_rounds = len(request_end.full) > 1
+    shown_reply = request_end.full[0] if len(request_end.full) == 1 else request_end.shown_reply
     return {
         "input": _redact_input(plan.messages, redactions),
         "shown_reply": orjson.dumps(shown_reply),
-        "full": dump_full_reply(ended.full, ended.gateway_calls) if has_rounds else None,
+        "full": dump_full_reply(request_end.full, request_end.gateway_calls) if has_rounds else None,
         "has_full": has_rounds,
         # The results that it was made without are left out by its content.
         "opaque": has_opaque(shown_reply) or bool(private_of(shown_reply).get("unread_earlier")),
@@ -475,7 +480,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
     listing = plan.query.listing
     # Read before the exchange changes: one that has an input of its own is not loaded.
     is_heard = amendment.reply is not None and amendment.reply[0] < amendment.reply[1]
-    stored = (tree.content(exchange).shown_reply or {}) if is_heard else {}
+    stored_reply = (tree.content(exchange).shown_reply or {}) if is_heard else {}
     if amendment.inputs is not None:
         start, end = amendment.inputs
         inputs = tuple(listing.atoms[start:end])
@@ -498,7 +503,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
             shown_reply = {**shown_reply, "tool_calls": call_objects(shown_reply)}
             if not shown_reply["tool_calls"]:
                 del shown_reply["tool_calls"]  # upstreams refuse an empty list
-        shown_reply = with_response_of(with_fillers_of(shown_reply, stored), stored)
+        shown_reply = with_response_of(with_fillers_of(shown_reply, stored_reply), stored_reply)
         # The atoms are sorted so that the text comes before the calls, as in every stored reply.
         reply = tuple(sorted(listing.hasher.atoms(shown_reply), key=lambda a: a[:1]))
         exchange = tree.change(

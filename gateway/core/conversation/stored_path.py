@@ -34,7 +34,7 @@ def hash_exchanges(path: Sequence[Exchange], hasher: MessageHasher) -> bytes:
 def plan_step(
     tree: Tree,
     query: Query,
-    last: Exchange | None,
+    last_exchange: Exchange | None,
     conversation_row: int | None,
     *,
     evicted: Evicted | None = None,
@@ -42,26 +42,33 @@ def plan_step(
 ) -> Plan:
     """Plans a step, which goes on from the path in the tree.
 
-    last: the last exchange of that path; None: the path is empty.
+    last_exchange: of that path; None: the path is empty.
     conversation_row: None: the conversation has not begun.
     evicted: the part of the path that has left the window.
     pending: the gateway's own messages, results of tools, which come before those of the query's list.
     """
-    new = tuple(range(len(query.listing)))
-    exchange = new_exchange(query, last, pending, new)
+    new_indices = tuple(range(len(query.listing)))
+    exchange = new_exchange(query, last_exchange, pending, new_indices)
     length = len(exchange.inputs) + 1
-    if last is not None:
+    if last_exchange is not None:
         # The numbers go on without a gap, unless another conversation takes the next ones; the store checks that.
-        seq, prior = last.next_seq, last.id if last.has_additions else last.prior
+        seq, prior = (
+            last_exchange.next_seq,
+            last_exchange.id if last_exchange.has_additions else last_exchange.prior,
+        )
         exchange = replace(
-            exchange, seq=seq, gapless_from=last.gapless_from, prior=prior, length=last.length + length
+            exchange,
+            seq=seq,
+            gapless_from=last_exchange.gapless_from,
+            prior=prior,
+            length=last_exchange.length + length,
         )
     else:
         exchange = replace(exchange, length=length)
-    refused = refused_ids(tree.chain(last))
+    refused = refused_ids(tree.chain(last_exchange))
     omitted: Iterable[PathElement] = [
         element
-        for element in tree.elements(last)
+        for element in tree.elements(last_exchange)
         if element.exchange.id not in refused or is_result(element.atoms)
     ]
     if evicted is not None:
@@ -73,8 +80,8 @@ def plan_step(
         ]
     return Plan(
         query,
-        Match(last),
-        new,
+        Match(last_exchange),
+        new_indices,
         conversation_row,
         replace(exchange, id=-1, conversation_row=conversation_row or 0),
         [*pending, *query.listing.messages],

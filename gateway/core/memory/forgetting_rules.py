@@ -96,7 +96,7 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Bloc
     )
     # The words that erased edits have brought in.
     tainted: set[str] = set()
-    stored = rebuilt = block.value
+    stored_value = rebuilt = block.value
     values: list[str] = []
     for revision in later:
         if revision.restores is not None:
@@ -105,7 +105,7 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Bloc
             rebuilt = revision.value
         elif revision.is_erased:
             # The words that this edit brought in may come back in a later value; those from before may stay.
-            earlier_lines = set(stored.split("\n"))
+            earlier_lines = set(stored_value.split("\n"))
             for line in revision.value.split("\n"):
                 if line not in earlier_lines:
                     tainted |= _words(line) - clean
@@ -114,7 +114,7 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Bloc
             rebuilt = _edited_again(replace(roomy, value=rebuilt), revision.op)
         else:
             rebuilt = "\n".join(line for line in revision.value.split("\n") if not _words(line) & tainted)
-        stored = revision.value
+        stored_value = revision.value
         values.append(rebuilt)
     tainted -= _words(rebuilt)
     return Rebuilt(values, [op for op in pending if _may_bring_back(op, tainted, rebuilt)])

@@ -220,7 +220,7 @@ def with_human(blocks: Sequence[Block]) -> list[Block]:
 def changes_from(
     reading: Reading,
     messages: Sequence[Message],
-    known: Mapping[int, Fact],
+    known_facts: Mapping[int, Fact],
     blocks: Sequence[Block],
     shown_versions: Mapping[str, int] | None = None,
     *,
@@ -229,13 +229,15 @@ def changes_from(
     """Returns the changes that an answer makes to the blocks and facts as they are now.
 
     messages: as they were numbered.
-    known: the facts by their numbers. Some may have ended since, or are gone.
+    known_facts: the facts by their numbers. Some may have ended since, or are gone.
     blocks: those that may be edited; `human` may be missing, and is made when it is first written to.
     shown_versions: versions of the blocks as they were shown; a block that has changed since is not rewritten as a
         whole.
     keeps_secrets: as in `clean_messages`.
     """
-    changes = _Changes(_Origins(messages, known.values()), known, blocks, keeps_secrets=keeps_secrets)
+    changes = _Changes(
+        _Origins(messages, known_facts.values()), known_facts, blocks, keeps_secrets=keeps_secrets
+    )
     for edit in reading.edits:
         if isinstance(edit, FactEdit):
             changes.add_fact(edit)

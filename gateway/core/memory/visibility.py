@@ -67,18 +67,21 @@ def _is_observation(message: WireMessage, exchange: Exchange) -> bool:
 
 
 def recallable_messages(
-    exchange: Exchange, prefix_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
+    exchange: Exchange,
+    prefix_is_shared: bool,
+    previous: int | None,
+    wanted_seqs: Container[int] | None = None,
 ) -> list[Message]:
     """Returns the messages of an exchange that recall may find, without notes that they quote and without the text
     that an application puts around a person's words.
 
     exchange: with its content.
     previous: seq of the message before it.
-    wanted: seqs; None: all. A reply that is not wanted is not even parsed; a message in front of one is,
+    wanted_seqs: None: all. A reply that is not wanted is not even parsed; a message in front of one is,
         since the next one names what came before it.
     """
     messages = []
-    takes_reply = wanted is None or exchange.reply_seq in wanted
+    takes_reply = wanted_seqs is None or exchange.reply_seq in wanted_seqs
     for i, message in visible_messages(exchange, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
         is_reply = i == REPLY
         text = note_text.own_words(text_of(message))
@@ -103,7 +106,9 @@ def recallable_messages(
             )
         )
         previous = seq
-    return messages if wanted is None else [message for message in messages if message.seq in wanted]
+    return (
+        messages if wanted_seqs is None else [message for message in messages if message.seq in wanted_seqs]
+    )
 
 
 def asked_messages(exchange: Exchange, prefix_is_shared: bool) -> list[Message]:

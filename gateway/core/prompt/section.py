@@ -166,7 +166,7 @@ def make_section(
     parts: SectionParts,
     *,
     pinned: SentSection | None,
-    shown: Shown = NOTHING_SHOWN,
+    last_shown: Shown = NOTHING_SHOWN,
     is_continued: bool,
     is_due: bool,
     takes_note: bool,
@@ -174,7 +174,7 @@ def make_section(
     """Returns the section for one request.
 
     pinned: the path's snapshot.
-    shown: what the texts after the section show last of each block, without this request's note.
+    last_shown: what the texts after the section show last of each block, without this request's note.
     is_continued: the conversation exists already.
     is_due: to render it again costs nothing, or the agent asks for that.
     takes_note: a note can be attached to this request.
@@ -188,13 +188,13 @@ def make_section(
     if pinned is not None and pinned.known.get("tools", {}) != parts.offered:
         pinned = _note_change(pinned)
     if pinned is None or not parts.has_same_source(pinned.known):
-        return _render(parts, pinned, shown, takes_note=takes_note)
+        return _render(parts, pinned, last_shown, takes_note=takes_note)
     if is_due:
-        rendered = _render(parts, pinned, shown, takes_note=takes_note)
+        rendered = _render(parts, pinned, last_shown, takes_note=takes_note)
         # An older text after the section may show a block otherwise. If no note can follow it, the section waits.
         if takes_note or not changes_since(rendered.shown, parts.blocks)[0]:
             return rendered
-    return _with_changes(pinned, parts, shown, takes_note=takes_note)
+    return _with_changes(pinned, parts, last_shown, takes_note=takes_note)
 
 
 def _note_change(sent: SentSection) -> SentSection:

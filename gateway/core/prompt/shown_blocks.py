@@ -143,10 +143,10 @@ def shown_by_note(note: str) -> Shown:
     }
 
 
-def changes_since(shown: Shown, blocks: Iterable[Block]) -> tuple[tuple[str, ...], Shown]:
+def changes_since(last_shown: Shown, blocks: Iterable[Block]) -> tuple[tuple[str, ...], Shown]:
     """Returns a text for each block that is not as it was last shown, and what is shown with these texts.
 
-    shown: what the prompt shows last, without them.
+    last_shown: what the prompt shows last, without them.
     blocks: as they are now.
     """
     changes: list[str] = []
@@ -158,7 +158,7 @@ def changes_since(shown: Shown, blocks: Iterable[Block]) -> tuple[tuple[str, ...
         is_first = label not in labels
         labels.add(label)
         # Blocks with labels that look alike cannot be distinguished, so that only the first is shown.
-        if is_shown(shown, block) or not is_first:
+        if is_shown(last_shown, block) or not is_first:
             continue
         name = f'Memory block "{label}"'
         if not _escape(block.value).strip():
@@ -166,13 +166,13 @@ def changes_since(shown: Shown, blocks: Iterable[Block]) -> tuple[tuple[str, ...
             changes.append(f"{name} has changed; it is empty now.")
         else:
             after.update(shown_by_block(block))
-            what = "has changed" if shown.get(label) else "is new"
+            what = "has changed" if last_shown.get(label) else "is new"
             changes.append(f"{name} {what}; it now reads:\n{frame(block)}")
-    for label in sorted(shown.keys() - labels):
-        if shown[label] != GONE:
+    for label in sorted(last_shown.keys() - labels):
+        if last_shown[label] != GONE:
             after[label] = GONE
             changes.append(f'Memory block "{label}" was removed; what it said no longer holds.')
-    return tuple(changes), ({**shown, **after} if after else shown)
+    return tuple(changes), ({**last_shown, **after} if after else last_shown)
 
 
 def is_shown(shown: Shown, block: Block) -> bool:

@@ -492,8 +492,8 @@ def _choose_mode(
     headers: Mapping[bytes, bytes], body: Mapping[str, Any], rules: IdentityRules, profile: str
 ) -> _ModeChoice:
     """Returns the memory mode of a request, and why it is another one than was asked for."""
-    asked = _asked_mode(headers[_MEMORY_HEADER]) if _MEMORY_HEADER in headers else None
-    mode = asked or rules.profile_modes.get(profile, rules.default_mode)
+    asked_mode = _asked_mode(headers[_MEMORY_HEADER]) if _MEMORY_HEADER in headers else None
+    mode = asked_mode or rules.profile_modes.get(profile, rules.default_mode)
     if _OPEN_WEBUI_CHAT in headers and headers[_OPEN_WEBUI_CHAT].startswith(_TEMPORARY):
         # The front end promised the person that this chat is off the record; a header that its operator set for all
         # chats takes nothing of that back.
@@ -507,7 +507,7 @@ def _choose_mode(
         # An application's text in the user's role mostly comes back in later lists, and is known again by its
         # hashes.
         return _ModeChoice(Mode(side.memory), side.name, side.leaves_nothing)
-    if asked is None and is_single_structured_turn(body):
+    if asked_mode is None and is_single_structured_turn(body):
         return _ModeChoice(Mode.READ, leaves_nothing=True, mode_with_history=mode)
     return _ModeChoice(mode)
 

@@ -208,7 +208,7 @@ def _make_valid(call: ToolCall, *, has_arguments: bool) -> None:
 def name_calls(
     gateway_calls: Iterable[ToolCall],
     client_calls: Sequence[ToolCall],
-    taken: set[str],
+    taken_ids: set[str],
     number: int,
     *,
     names_client_calls: bool,
@@ -217,19 +217,19 @@ def name_calls(
 
     Some servers restart their count with each reply ("call_0"), but an id stands for one call of the turn.
 
-    taken: ids of earlier calls in the turn.
+    taken_ids: of earlier calls in the turn.
     number: of the reply.
     names_client_calls: the client's calls are stored by their ids; else they have been sent already, and stay
         as they are.
     """
     if names_client_calls:
         _give_ids(client_calls, set(), f"call_client_{number}")
-    _give_ids(gateway_calls, taken | {call.id for call in client_calls}, f"call_mnemogate_{number}")
+    _give_ids(gateway_calls, taken_ids | {call.id for call in client_calls}, f"call_mnemogate_{number}")
 
 
-def _give_ids(calls: Iterable[ToolCall], taken: Set[str], prefix: str) -> None:
+def _give_ids(calls: Iterable[ToolCall], taken_ids: Set[str], prefix: str) -> None:
     """Gives a new id to each call without one, and to each call whose id is taken or repeats an earlier call's."""
-    used = {*taken}
+    used = {*taken_ids}
     for n, call in enumerate(calls):
         if not call.id or call.id in used:
             call.fields["id"] = f"{prefix}_{n}"

@@ -247,7 +247,7 @@ class MessageDraft(ReplyUsage):
 
         pieces: the new ones of each call.
         """
-        shown: list[Json] = []
+        shown_pieces: list[Json] = []
         unchanged = 0
         due = [call for call in pieces if call.is_sent] + self._index_client_calls()
         for call in sorted(due, key=lambda call: call.client_index):
@@ -255,14 +255,14 @@ class MessageDraft(ReplyUsage):
             if not call.is_sent and call.piece_count != len(new):
                 # Earlier pieces were held back while the owner was unknown: all of them go as one.
                 index = call.client_index if call.is_reindexed or call.index is None else call.index
-                shown.append({"index": index, **call.as_json()})
+                shown_pieces.append({"index": index, **call.as_json()})
             elif call.is_reindexed:
-                shown.extend({**entry, "index": call.client_index} for entry in new)
+                shown_pieces.extend({**entry, "index": call.client_index} for entry in new)
             else:
-                shown.extend(new)
+                shown_pieces.extend(new)
                 unchanged += len(new)
             call.is_sent = True
-        return shown, unchanged
+        return shown_pieces, unchanged
 
     def _index_client_calls(self) -> list[ToolCall]:
         """Gives the client's calls their indices, in which the gateway's calls leave no gap. Returns these calls.

@@ -36,24 +36,24 @@ class Ledger(Struct, frozen=True):
             self.rounds + 1,
         )
 
-    def turn_usage(self, last: Json | None) -> Json | None:
+    def turn_usage(self, last_usage: Json | None) -> Json | None:
         """Returns the usage that the client gets if one more round is the last; None: no round reported any.
 
         The client's conversation holds one reply, so it gets the last round's prompt and the completions of all.
         What the hidden rounds cost besides stands in a field of its own. Unknown fields are those of the last round.
 
-        last: what that round reported.
+        last_usage: what that round reported.
         """
-        if last is None:
+        if last_usage is None:
             return self.usage
         if not self.rounds:
-            return last
+            return last_usage
         # Added up from what the ledger knows, because a round that reported nothing is in it as an estimate.
-        prompt = token_count(last, "prompt_tokens")
-        completion = self.completion_tokens + completion_count(last)
+        prompt = token_count(last_usage, "prompt_tokens")
+        completion = self.completion_tokens + completion_count(last_usage)
         return {
-            **last,
-            **_added_details((self.usage or {}).get(_DETAILS), last.get(_DETAILS)),
+            **last_usage,
+            **_added_details((self.usage or {}).get(_DETAILS), last_usage.get(_DETAILS)),
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
             BILLED_FIELD: {

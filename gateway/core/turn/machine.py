@@ -379,24 +379,24 @@ class Turn:
         runs = self._calls.judge()
         if self._calls.waiting:
             return self._pause()
-        shown: list[Command] = []
+        shown_commands: list[Command] = []
         if self._is_last_round:
             self._client_finish = "tool_calls" if client_calls else "length"
         else:
-            shown += self._hide_round()
+            shown_commands += self._hide_round()
         if self._round.form is AS_EVENTS:
             self._view.show_calls(gateway_calls)
         self._show_results(self._calls.results)
-        shown += self._flush()
+        shown_commands += self._flush()
         if not runs:
-            return [*shown, *self._on_tools_finished()]
+            return [*shown_commands, *self._on_tools_finished()]
         if not self.terms.saves_steps:
             self._state = RUNNING_TOOLS
-            return [*shown, *runs]
+            return [*shown_commands, *runs]
         step = self._make_step(waits={call.id: "client" for call in client_calls})
         self._round.stored = Stored.IN_THIS_TURN
         self._state = SAVING_CALLS
-        return [*shown, *self._save_step(step, runs)]
+        return [*shown_commands, *self._save_step(step, runs)]
 
     @property
     def _is_last_round(self) -> bool:

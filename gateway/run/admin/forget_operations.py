@@ -121,23 +121,25 @@ class ForgetOperations:
 
         # Only forgettings that have begun are resumed: a caller cannot have other memories forgotten by naming numbers.
         unfinished = await forgetting.list_unfinished()
-        left = [id for id in request.left if id in unfinished]
-        begun: list[int] = []
+        left_ids = [id for id in request.left if id in unfinished]
+        begun_ids: list[int] = []
         extent, is_more = Extent(), False
         if request.part is None:
-            begun, is_more = await self._begin_whole(request.owner, is_late)
+            begun_ids, is_more = await self._begin_whole(request.owner, is_late)
             usage_rows = await self._forget_usage(request.owner)
-            if request.owner.subject is not None and not (begun or unfinished or request.left or usage_rows):
+            if request.owner.subject is not None and not (
+                begun_ids or unfinished or request.left or usage_rows
+            ):
                 raise nothing_found(request.owner)
         elif not request.left:
             begun_part, extent = await self._begin_part(request.owner, request.part)
-            begun = [begun_part]
-        left += begun
-        while left and await forgetting.run(left[0], is_late):
-            left.pop(0)
+            begun_ids = [begun_part]
+        left_ids += begun_ids
+        while left_ids and await forgetting.run(left_ids[0], is_late):
+            left_ids.pop(0)
             if is_late():
                 break
-        done = not left and not is_more
+        done = not left_ids and not is_more
         swept = False
         if done:
             owner = request.owner
@@ -145,9 +147,15 @@ class ForgetOperations:
                 await forgetting.forget_project(owner.project)
             swept = await forgetting.sweep()
             # A forgetting of an earlier call that was interrupted counts as left, too: the next call resumes it.
-            left = await forgetting.list_unfinished()
+            left_ids = await forgetting.list_unfinished()
         sizes = {"messages": extent.messages, "kept": extent.remaining, "conversation": extent.conversation}
-        return {"memories": len(begun), "left": left, "done": done and not left, "swept": swept, **sizes}
+        return {
+            "memories": len(begun_ids),
+            "left": left_ids,
+            "done": done and not left_ids,
+            "swept": swept,
+            **sizes,
+        }
 
     async def undo(self, raw: RawArguments) -> dict[str, Any]:
         """Takes back the last change of a block. Returns {"label", "version", "value", "waiting"}.

@@ -201,9 +201,9 @@ class Compactor:
 
     async def run_job(self, job: JobContext) -> None:
         """Summarises what may leave the window, and stores the summary. Raises: JobFailed, Postponed, StoreError."""
-        wanted = CompactJob.read(job.payload)
+        compact_job = CompactJob.read(job.payload)
         project = await self.store.summaries.project(job.agent)
-        exchanges = await self.store.summaries.path(job.agent, wanted.exchange)
+        exchanges = await self.store.summaries.path(job.agent, compact_job.exchange)
         if project is None or not exchanges:
             return
         terms = await read_summary_terms(self.store, job.agent)
@@ -211,14 +211,18 @@ class Compactor:
         if model is None:
             return
         path = await SummaryPath.measure(self.store, job.agent, exchanges)
-        span = path.next_span(terms, wanted.keep_tokens, wanted.keep_messages)
+        span = path.next_span(terms, compact_job.keep_tokens, compact_job.keep_messages)
         if span is None:
             # All of it is covered already, or all of it stays.
             return
-        if wanted.newest is not None and span.earlier is not None and span.earlier.id > wanted.newest:
+        if (
+            compact_job.newest is not None
+            and span.earlier is not None
+            and span.earlier.id > compact_job.newest
+        ):
             # A summary has been written since this turn; another so soon would cover little more.
             return
-        task = SummaryTask(project, job.agent, model, terms, wanted.max_tokens, wanted.is_by_hand)
+        task = SummaryTask(project, job.agent, model, terms, compact_job.max_tokens, compact_job.is_by_hand)
         text = await _write_summary(span, task, job.step)
         if not text:
             # Nothing of the span may be shown to a model.

@@ -244,7 +244,7 @@ class EmbeddingService:
             if self._budget is not None:
                 await self._budget.check(project)
             try:
-                made = await self._embed(texts, CALL_S)
+                embeddings = await self._embed(texts, CALL_S)
             except TimeoutError:
                 self._count_call("failed", 0)
                 raise JobFailed(f"the embedder gave no answer in {CALL_S:g} s") from None
@@ -259,8 +259,10 @@ class EmbeddingService:
                 self._count_call("failed", 0)
                 raise JobFailed(f"the embedder failed: {type(error).__name__}") from error
             if self._budget is not None:
-                self._budget.spend(project, agent.id, self._upstream, self._model, TokenCounts(made.tokens))
-            return made.vectors
+                self._budget.spend(
+                    project, agent.id, self._upstream, self._model, TokenCounts(embeddings.tokens)
+                )
+            return embeddings.vectors
 
     async def _embed(self, texts: Sequence[str], wait_s: float) -> Embedded:
         """Calls the embedder; one of an upstream as a call in the receipt of what is under way.

@@ -211,7 +211,7 @@ class Composer(Struct, frozen=True):
         return make_section(
             parts,
             pinned=context.pinned,
-            shown=window.shown(composition),
+            last_shown=window.shown(composition),
             is_continued=is_continued,
             is_due=is_due or prefix_changes,
             takes_note=takes_note,

@@ -243,7 +243,11 @@ class MemoryKeeper:
                 _log.exception("A stored turn could not be put into the caches, by a fault in the gateway.")
 
     def _cache_and_report(
-        self, context: MemoryContext, write: TurnWrite, wanted: WantedSummary | None, committed: Committed
+        self,
+        context: MemoryContext,
+        write: TurnWrite,
+        wanted_summary: WantedSummary | None,
+        committed: Committed,
     ) -> None:
         """Caches and reports a committed turn. wanted: the summary that its window needs; None: none."""
         context.request.ticket.leave()
@@ -259,8 +263,8 @@ class MemoryKeeper:
             events.turn_stored(
                 agent.id, len(context.plan.messages) + 1, context.request.spec.sleeptime, snapshot.next_seq
             )
-        if wanted is not None:
-            events.window_filling(committed, wanted)
+        if wanted_summary is not None:
+            events.window_filling(committed, wanted_summary)
 
     def report_lag(self, agent: int, snapshot: MemorySnapshot, chars: int) -> None:
         """Reports a memory that is to be indexed soon.

@@ -162,12 +162,12 @@ class Queues:
             await self._leases.take(lock)
             ticket.hold_lock(partial(self._leases.release, lock))
 
-    async def enter_here(self, name: QueueName, ticket: QueueTicket, most: int | None = None) -> None:
+    async def enter_here(self, name: QueueName, ticket: QueueTicket, most_waiting: int | None = None) -> None:
         """Waits until the requests of this process have left, and no others. The arguments are as for `enter`."""
-        if most is not None:
-            if self._limited_counts[name] >= most:
+        if most_waiting is not None:
+            if self._limited_counts[name] >= most_waiting:
                 raise TooManySends(
-                    f"{most} sends wait for this conversation already.", retry_after_s=RETRY_AFTER_S
+                    f"{most_waiting} sends wait for this conversation already.", retry_after_s=RETRY_AFTER_S
                 )
             self._limited_counts[name] += 1
         self._counts[name] += 1
@@ -175,12 +175,12 @@ class Queues:
         try:
             await lock.acquire()
         except BaseException:
-            self._count_out(name, most)
+            self._count_out(name, most_waiting)
             raise
 
         def let_next_begin() -> None:
             lock.release()
-            self._count_out(name, most)
+            self._count_out(name, most_waiting)
 
         ticket.hold(let_next_begin)
 

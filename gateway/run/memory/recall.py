@@ -147,7 +147,7 @@ class Recaller(Struct, frozen=True):
         """
         naming_tokens = 0 if prompt.names_mark(mark_of(context.agent.secret)) else note_text.NAMING_TOKENS
         budget = self._budget_in_window(context, prompt, naming_tokens)
-        begun = time.perf_counter() - vectors.choosing_s
+        begun_at = time.perf_counter() - vectors.choosing_s
         trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
         outcome, ms = _NO_SEARCH, 0.0
         if budget > 0 and _may_find_more(context, prompt.window):
@@ -160,11 +160,11 @@ class Recaller(Struct, frozen=True):
                 budget=budget,
                 naming_tokens=naming_tokens,
                 names=_names(context, name),
-                begun=begun,
+                begun=begun_at,
                 trace=trace,
             )
             outcome = await search.find_and_choose(text)
-            ms = (time.perf_counter() - begun) * 1000
+            ms = (time.perf_counter() - begun_at) * 1000
         found, choice, failure = outcome
         rendered = _render(
             context,
@@ -177,7 +177,7 @@ class Recaller(Struct, frozen=True):
             rendered,
             tokens=note_text.estimate_tokens(rendered) if choice.hits else 0,
             ms=ms,
-            begun=begun,
+            begun=begun_at,
             count=len(choice.hits),
             has_failed=bool(failure),
             is_late=failure == "late",

@@ -43,32 +43,32 @@ def make_turn_write(
     receipt: of its reply; None: the record of its recall is not written.
     """
     rule = rule or _rule_for(outcome)
-    ended = _request_end(context, prompt, block_edits.ops, outcome, now)
+    request_end = _request_end(context, prompt, block_edits.ops, outcome, now)
     plan, key, snapshot = context.plan, context.request.identity.conversation, context.snapshot
     section = _section(context, prompt)
     plain: PlainTurn | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
     if context.is_plain and rule is settle.finish and snapshot.conversation is not None:
         stored = None if section is None or not section.is_stored else section.id
-        plain = PlainTurn(finish_plain(plan, ended, stored), snapshot.conversation.rev)
+        plain = PlainTurn(finish_plain(plan, request_end, stored), snapshot.conversation.rev)
     probes = partial(probes_for_plain_turn, plan, key) if context.is_plain else partial(_probes, context, key)
-    decide = partial(plan_change, plan=plan, ended=ended, rule=rule)
+    decide = partial(plan_change, plan=plan, ended=request_end, rule=rule)
     return TurnWrite(
         agent=context.agent,
         key=key,
         uid=context.conversation_uid,
-        now=ended.now,
+        now=request_end.now,
         plain=plain,
         probes=probes,
         decide=decide,
-        change=None if context.is_plain else _decide_ahead(context, key, ended, rule, decide),
+        change=None if context.is_plain else _decide_ahead(context, key, request_end, rule, decide),
         planned_at=(snapshot.next_seq if context.opened is None else context.opened.next_seq, snapshot.rev),
         ops=block_edits.ops,
         section=section,
         defaults=() if context.agent.is_stored else context.request.spec.own_blocks,
         shared=() if context.agent.is_stored else context.request.spec.shared_blocks,
-        opening=None if context.is_plain else opening_of(plan, ended.now),
-        chars=sum(map(len, map(text_of, (*plan.messages, *ended.full)))),
+        opening=None if context.is_plain else opening_of(plan, request_end.now),
+        chars=sum(map(len, map(text_of, (*plan.messages, *request_end.full)))),
         recall=None if receipt is None or plan.off_record else recall_row_maker(prompt, outcome, receipt),
     )
 

@@ -30,12 +30,12 @@ class UnbegunStream(WrappedStream):
     async def events(self) -> AsyncIterator[list[Event]]:
         # The rest passes as it comes from the first event on, or after another reply was asked for.
         failure: Failure | None = None
-        last: list[Event] | ProviderError = []
+        last_read: list[Event] | ProviderError = []
         try:
             async for events in self._reply.events():
                 if not self._passes_rest:
                     if (failure := _failure_in(events)) is not None:
-                        last = events
+                        last_read = events
                         break
                     self._passes_rest = any(event.data is not None for event in events)
                 yield events
@@ -44,7 +44,7 @@ class UnbegunStream(WrappedStream):
         except ProviderError as error:
             if self._passes_rest:
                 raise
-            failure, last = failure_of(error), error
+            failure, last_read = failure_of(error), error
         self._passes_rest = True
         if failure is None:
             return
@@ -55,10 +55,10 @@ class UnbegunStream(WrappedStream):
             self._reply = other
             async for events in _events_of(other):
                 yield events
-        elif isinstance(last, ProviderError):
-            raise last
+        elif isinstance(last_read, ProviderError):
+            raise last_read
         else:
-            yield last
+            yield last_read
 
 
 def _failure_in(events: list[Event]) -> Failure | None:

@@ -248,17 +248,17 @@ class Limiter:
         if receipt.project not in self._limits:
             self._reservations[receipt] = LimitReservation()
             return None
-        wanted = _NO_TOKENS if call is None else self._estimate(call)
+        wanted_tokens = _NO_TOKENS if call is None else self._estimate(call)
         buckets, substitute = self._buckets_of(receipt), None
         if receipt.work is not None:
             # The request that has begun this work was let in, and what it reserved is not known here.
-            self._reserve(receipt, buckets, wanted)
+            self._reserve(receipt, buckets, wanted_tokens)
             return None
-        if not have_room(buckets, wanted):
-            buckets = await self._wait_for_room(receipt, wanted)
+        if not have_room(buckets, wanted_tokens):
+            buckets = await self._wait_for_room(receipt, wanted_tokens)
             # The settings may have lost the alias of a limit since.
             refusing, substituting = find_full_buckets(
-                buckets, wanted, lambda alias: alias in self._aliases and may_answer(alias)
+                buckets, wanted_tokens, lambda alias: alias in self._aliases and may_answer(alias)
             )
             if refusing is not None:
                 receipt.is_refused, receipt.limit_id = True, refusing.limit.id
@@ -270,7 +270,7 @@ class Limiter:
                 receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(limit.id), limit.id
                 self._count_limited(limit, "alias")
         # Nothing has waited since the buckets were seen, so what is seen is what is reserved.
-        self._reserve(receipt, buckets, wanted, substitute)
+        self._reserve(receipt, buckets, wanted_tokens, substitute)
         receipt.rate_limits = rate_headers(buckets, self._now())
         return substitute
 
