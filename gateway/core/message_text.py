@@ -11,8 +11,8 @@ def with_text_before(message: Json, text: str, text_kind: str = "text") -> Json:
     """Returns a message with `text` before its own: inside a string, or inside the first part of a list if it is text.
 
     So the model reads the same text in whichever form the client sends its words: some send the newest message as a
-    list, to mark it for the cache, and later as a string. Before parts of another kind it is a part of its own. Where
-    the content is neither a string, a list, null nor missing, the message is returned as it is.
+    list, to mark it for the cache, and later as a string. Before parts of another kind the text becomes a part of its
+    own. Where the content is neither a string, a list, null nor missing, the message is returned as it is.
     """
     if not text:
         return message

@@ -41,7 +41,7 @@ class NativeRequest(Protocol):
 
     @property
     def referenced_ids(self) -> frozenset[str]:
-        """`previous_id`, and the ids of all other replies that it refers to."""
+        """`previous_id`, and the ids of all other replies to which the request refers."""
 
     @property
     def new_messages(self) -> Sequence[Json]:

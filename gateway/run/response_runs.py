@@ -56,7 +56,7 @@ class BackgroundRequest(Protocol):
         """The ids of the items of the conversation that the response has before its own input."""
 
     def with_waiting(self, ids: Collection[str]) -> BackgroundRequest:
-        """Returns the request with those items of its conversation alone that still wait. ids: of them."""
+        """Returns the request with only those items of its conversation that still wait. ids: of them."""
 
     def view_maker(
         self,
@@ -144,7 +144,7 @@ class ResponseRuns(Struct, frozen=True):
     async def read_turns(self, run: Run) -> list[NamedTurn]:
         """Returns the stored turns that attempts at a response have begun, oldest first. Raises: StoreError.
 
-        It waits for one that is being written, since an attempt that is cancelled does not.
+        A turn that is being written is waited for, since an attempt that is cancelled does not wait for it.
         """
         names = [*map(TurnName.decode, await self.store.responses.turns(run.agent, run.id))]
         agent = await self.store.agents.load(run.agent) if names else None

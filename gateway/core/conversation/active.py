@@ -64,7 +64,7 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
     Where several questions are answered at once over one history, a list has after two messages what another list has
     between them. No word is lost, so this holds for an exchange that was continued, too.
 
-    path: the messages of an active exchange and of those before it, in the form in which its list has them.
+    path: the messages of an active exchange and of the exchanges before it, in the form in which its list has them.
     """
     exchanges = list({element.exchange.id: element.exchange for element in path}.values())
     beside = [

@@ -16,7 +16,7 @@ from gateway.core.words import heard_letters, is_beginning, letters_of
 
 
 class HeardPath(Struct, frozen=True):
-    """A path that an id stands for, as its caller has heard it."""
+    """The path that an id stands for, as far as the caller has heard it."""
 
     # Its messages; the last one is the reply, as far as it was heard.
     path: Sequence[WireMessage]

@@ -316,8 +316,8 @@ def find_redactions(
 ) -> frozenset[int]:
     """Returns the indices of those messages of an exchange that must not be stored; the last one is never among them.
 
-    Such a message matches something that was forgotten, or answers such a message. The first `pending_count` messages
-    are on the record, and so are messages that a rival has stored.
+    Such a message matches something that was forgotten, or answers a message that does. The first `pending_count`
+    messages are on the record, and so are messages that a rival has stored.
     """
     tombs = _tombstone_atoms(tree, exchange.begun)
     if not tombs and not tree.tombs:

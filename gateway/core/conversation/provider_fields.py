@@ -115,7 +115,7 @@ def with_stand_in(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def has_unreadable_files(message: Mapping[str, Any]) -> bool:
-    """Returns whether a message has files in Claude's own form, such as one by its id: no other model reads them."""
+    """Returns whether a message has files in Claude's own form, such as a file by its id: no other model reads them."""
     content = message.get("content")
     return isinstance(content, list) and any(map(_is_claudes_file, content))
 

@@ -241,7 +241,8 @@ def open_(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Writes a request after its client has left.
 
-    The text generated so far is not shown. It is stored so that the part that was spoken is recognised later.
+    The text generated so far is not shown. The cancelled exchange is stored so that the part that was spoken is
+    recognised later.
     """
     exchange = _exchange_to_write(tree, plan, request_end)
     if is_tombstone(exchange):

@@ -192,7 +192,7 @@ def _refill_stubs(
 
 
 def _without_forgotten(exchange: Exchange, tombs: frozenset[bytes]) -> Exchange:
-    """Returns an exchange without the messages that were forgotten, and without those that answer them."""
+    """Returns an exchange without the messages that were forgotten, and without the answers to them."""
     if not tombs or exchange.state is State.FORGOTTEN:
         return exchange
     messages: list[WireMessage] = orjson.loads(exchange.input or b"[]")

@@ -99,7 +99,7 @@ class BlockEdit(Struct, frozen=True):
 
 
 class FactEdit(Struct, frozen=True):
-    """A fact that the model wants to be stored. Its numbers may name facts and messages that it was not shown."""
+    """A fact that the model wants to be stored. Its numbers may name what the model was not shown."""
 
     text: str
     # Its subject, in a word or two.

@@ -34,7 +34,7 @@ class Lookup(Struct, frozen=True):
     limit: int = 5
 
     def matches(self, hit: Message) -> bool:
-        """Returns whether a hit is one of those that are looked for, but for its tags."""
+        """Returns whether a hit is what is looked for, apart from its tags."""
         return (
             hit.source in self.sources
             and (not self.roles or hit.role in self.roles)

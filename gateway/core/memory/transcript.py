@@ -114,7 +114,7 @@ def author_of(message: Message) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """Puts a text on one line, so that it cannot pass for a heading or another entry."""
+    """Puts a text on one line, so that no part of the text passes for a heading or another entry."""
     return " ".join(text.split())
 
 

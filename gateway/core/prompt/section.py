@@ -145,7 +145,8 @@ class Section(Struct, frozen=True):
     def without_blocks(self) -> Section:
         """Returns the section with the agent's own prompt alone.
 
-        It is stored as if it showed the blocks, so that no later note brings them until it is rendered again.
+        The section is stored as if it showed the blocks, so that no later note brings them until the section is
+        rendered again.
         """
         if self.parts is None or self.sent is None:
             return self

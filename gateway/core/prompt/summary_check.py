@@ -50,7 +50,7 @@ def check_summary(
     source: the lines that it stands for.
     earlier: the summary of what is before them; it stands for that, too.
     max_tokens: of the summary.
-    is_by_hand: it was asked for, so it may be longer than the few words that it stands for.
+    is_by_hand: a person asked for the summary, so it may be longer than the few words that it replaces.
     """
     text = unwrap_summary(answer)
     length = len(earlier) + sum(map(len, source))

@@ -413,7 +413,7 @@ def _header_id(raw: bytes, name: str) -> str | None:
 
 
 def _number_id(value: Any, name: str) -> str | None:
-    """Returns an id that is a whole number, where its vendor sends one; None for null."""
+    """Returns an id that is a whole number, if its vendor sends numbers; None for null."""
     if value is None:
         return None
     # A float is refused, not printed: two long whole numbers may become the same float, and two people one.

@@ -57,7 +57,7 @@ def header_text(raw: bytes, name: str) -> str:
 
 
 def refuse_repeated(headers: RawHeaders, single: Collection[bytes]) -> None:
-    """Refuses two values of one header, of which a proxy might take one and we the other. Raises: BadRequest."""
+    """Refuses two values of one header: a proxy might read one value, and the gateway the other. Raises: BadRequest."""
     seen: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in single and seen.setdefault(name, value) != value:

@@ -298,7 +298,7 @@ class MessageDraft(ReplyUsage):
     def message(self, calls: Iterable[ToolCall] = ()) -> Json:
         """Returns the assistant message with these calls, in the form in which OpenAI's API takes it back.
 
-        LiteLLM's wrapper for other providers' fields is not in it: it hands the wrapper on to servers that refuse it.
+        LiteLLM's wrapper for other providers' fields is left out: LiteLLM would hand it on to servers that refuse it.
         """
         built: Json = {"role": "assistant", **self._fields}
         for key, texts in self._texts.items():

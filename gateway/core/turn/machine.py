@@ -89,7 +89,7 @@ _FREE_CALL = commands.CallModel(messages=(), budget_tokens=None, offer=FREE_OFFE
 
 
 class Turn:
-    """The machine. It takes all events of one reply before those of the next."""
+    """The machine. It takes all events of one reply before events of the next reply."""
 
     def __init__(self, terms: TurnTerms, view: ClientView, guide: Guide) -> None:
         self.terms = terms
@@ -656,7 +656,7 @@ class Turn:
         return [*shown, _FINISH]
 
     def _unshown_calls(self, waiting: Mapping[str, str]) -> Sequence[ToolCall]:
-        """Returns the calls that wait, and those that were not shown yet."""
+        """Returns the calls that wait, and other calls that were not shown yet."""
         if not waiting:
             return ()
         # With an approval nothing was shown yet, not even the calls that have their results.

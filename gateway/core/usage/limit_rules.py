@@ -211,7 +211,7 @@ def have_room(buckets: Iterable[Bucket], wanted: Amounts) -> bool:
 def find_full_buckets(
     buckets: Iterable[Bucket], wanted: Amounts, may_answer: Callable[[str], bool]
 ) -> tuple[Bucket | None, Bucket | None]:
-    """Returns the first full bucket that refuses a request, and the first that has another model answer it.
+    """Returns the first full bucket that refuses a request, and the first that has another model answer the request.
 
     buckets: in the order of the ids of their limits.
     wanted: what the request may use.

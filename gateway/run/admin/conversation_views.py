@@ -214,7 +214,7 @@ class ConversationViews(Struct, frozen=True):
     async def _exchange_of(self, agent: int, conversation_row: int, seq: int) -> int | None:
         """Returns the row of the exchange with a message of a conversation; None: the conversation has no such message.
 
-        A conversation that was forked has the messages of those from which it was forked, too.
+        A forked conversation also has the messages of the conversations from which it was forked.
         """
         rows = await self.store.memory_pages.exchange_of_message(agent, seq)
         if rows is None or rows.conversation_row not in await self.store.messages.past(

@@ -151,7 +151,7 @@ class ImportOperations:
         return running
 
     async def _perform(self, running: RunningImport, agent: Agent) -> None:
-        """Performs an import. Notes in a shared database that it goes on, for the other processes."""
+        """Performs an import. Notes in a shared database that the import goes on, for other processes."""
         if not self.store.database.is_shared:
             await self.performer.perform(running, agent)
             return

@@ -96,7 +96,7 @@ class Move:
             after = agents[-1].id
 
     async def _move_blocks(self, outcome: MoveOutcome) -> None:
-        """Moves the blocks that no memory owns. Names those that were changed in the source since they were moved."""
+        """Moves the blocks that no memory owns. Names the blocks that were changed in the source since."""
         after = 0
         while blocks := await self.source.move_source.blocks(after):
             for _, block in blocks:

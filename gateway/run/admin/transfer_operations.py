@@ -139,7 +139,7 @@ class TransferOperations:
         return [{"memory": header}], ExportPosition(agent.uid, PARTS[0], 0, export_end)
 
     async def check_is_there(self, agent: Agent) -> None:
-        """Checks that an export which has read a memory to its end has all of it. Raises: BadRequest."""
+        """Checks that an export that has read a memory to its end has all of the memory. Raises: BadRequest."""
         if await self.store.agents.load(agent.id) is None:
             raise _forgotten_error()
 

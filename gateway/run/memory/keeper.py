@@ -221,7 +221,7 @@ class MemoryKeeper:
         wanted: WantedSummary | None,
         writing: asyncio.Future[Committed],
     ) -> None:
-        """Caches a committed turn. A plain one is cached after its reply, which waits for the commit.
+        """Caches a committed turn. A plain turn is cached after its reply, and the reply waits for the commit.
 
         An opening is cached with its words, and so at once: later they might be forgotten already.
         """
@@ -281,7 +281,7 @@ class MemoryKeeper:
 def _leaves_nothing(context: MemoryContext, outcome: TurnOutcome) -> bool:
     """Returns whether nothing of a turn is stored.
 
-    A failed turn is sent again. One off the record leaves its tombstone nevertheless, for a later list that has it.
+    A failed turn is sent again. A turn off the record leaves its tombstone even so, for a later list with the turn.
     """
     has_failed = outcome.state is End.FAILED and not outcome.text
     return context.request.identity.leaves_nothing or (has_failed and not context.plan.off_record)

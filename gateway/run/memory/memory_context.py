@@ -130,7 +130,7 @@ class MemoryContext(Struct, frozen=True):
         return evicted_before(self.plan.match.match_point, self.request.target.context_window)
 
     def answered_by(self, target: Target) -> MemoryContext:
-        """Returns the context with the target that answers, which may not be the one that was expected."""
+        """Returns the context with the target that answers; another target may have been expected."""
         model = stored_model_name(target.upstream, target.model)
         if model == self.plan.query.model:
             return self

@@ -69,7 +69,7 @@ class NamedTurn(Struct, frozen=True):
 
     @property
     def directions(self) -> list[Direction]:
-        """The system and developer messages among these, each with the number of those that follow it."""
+        """The system and developer messages of a list, each with the number of messages that follow."""
         own = len(self.exchange.inputs)
         return [each for each in stored_directions(self.reply) if each[0] <= own]
 
@@ -148,7 +148,7 @@ def turn_begun(turn: str) -> float:
 
 
 async def find_paths_by_id(store: Store, scope: Scope, ids: Set[str]) -> dict[str, list[WireMessage]]:
-    """Returns the paths that end with the replies of these ids, which an upstream gave them.
+    """Returns the paths that end with replies, each by the id that an upstream gave its reply.
 
     Only the newest turns of the memory are searched. Raises: StoreError.
     """
@@ -213,7 +213,7 @@ class ConversationTurns:
             self._by_name[content] = listed
 
     def join_steps(self, listed: ListedExchange) -> tuple[Exchange, tuple[int, ...]]:
-        """Returns a turn with its reply as its client has it, and the rows of its steps."""
+        """Returns a turn with the reply as the client has it, and the rows of the turn's steps."""
         exchange, steps = listed.exchange, self._steps(listed)
         reply, last = joined_reply(steps), steps[-1].shown_reply
         if len(steps) == 1 or not reply or last is None:

@@ -135,7 +135,7 @@ class _ReferencedTurns:
 
 
 class _ReferenceFiller:
-    """Replaces the references of a request by the messages that they stand for, one after the other."""
+    """Replaces the references of a request, one after the other, by the messages for which they stand."""
 
     def __init__(self, request: ChatRequest, most_bytes: int) -> None:
         self._request = request

@@ -69,7 +69,7 @@ class ResentLists:
         return len(self._lists)
 
     def listing(self, hasher: MessageHasher, request: ChatRequest) -> HashedList:
-        """Returns a request's list with its atoms, and caches it in place of the list that it continues."""
+        """Returns a request's list with its atoms, and caches this list in place of the list that it continues."""
         messages = request.messages
         if len(request.raw) > _MAX_REQUEST_BYTES:
             return HashedList(hasher, messages)

@@ -19,7 +19,7 @@ _MAX_MERGED_MESSAGES = 8
 
 
 class VisibleContent(Struct, frozen=True):
-    """The content that one request shows, but for its own note, which is made later."""
+    """The content that one request shows, without the request's own note, which is made later."""
 
     # The sequence numbers of stored messages that the request has word for word, so that they need not be compared.
     verbatim_seqs: range

@@ -364,7 +364,7 @@ class Attempts:
     async def _attempt(
         self, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
     ) -> ModelReply | ModelRequest | _Failed:
-        """Sends a request once. Returns the reply, its failure, or another request to send in its place."""
+        """Sends a request once. Returns the reply, the failure of the attempt, or another request to send instead."""
         health = self.endpoint.health
         self.is_answered = False
         self._describe_call(request)

@@ -218,8 +218,8 @@ class Forwarder:
         """Returns the route of a request, to an upstream that has the endpoint. Its model is "" where none is named.
 
         path: below the base URL.
-        upstream_name: the one that the caller asks for. Without it and a model the first upstream that has such an
-            endpoint answers.
+        upstream_name: the upstream that the caller asks for. If no upstream and no model is named, the first upstream
+            with such an endpoint answers.
         is_searched: whether the body was searched for a model, to where it may stand.
 
         Raises: BadRequest, UnknownModel, UnknownPath.
@@ -258,7 +258,7 @@ class Forwarder:
         """Returns whether a request for a response is answered by way of chat completions.
 
         That is so for agents, for upstreams that do not store responses, and where the request continues a response
-        that the gateway stores (continues_here). A header that names another upstream than the model's rules it out.
+        that the gateway stores (continues_here). A header that names another upstream than the model's rules this out.
         The other arguments are those of `route_for`. Raises: UnknownModel, BadRequest.
         """
         if model is not None and asks_agent(model):
