@@ -1,8 +1,8 @@
-"""Measure the CPU that a request to an upstream costs with aiohttp and with httpx: the choice of the HTTP client.
+"""Measures the processor time of a request to an upstream with aiohttp and with httpx, for the choice between them.
 
-Both call scripts/mock_upstream.py on 127.0.0.1 over open connections, in turn, so that a busy machine is as busy for
-one as for the other. CPU time of this process is counted, not time on the clock: the mock has a process of its own.
-A whole request reads about 1 kB; a streamed one passes on 50 events 10 ms apart.
+Both call scripts/mock_upstream.py on 127.0.0.1 over open connections, in turn, so that other work on the machine slows
+both alike. Only the processor time of this process is counted; the mock upstream has a process of its own. A reply is
+about 1 kB, or a stream of 50 events 10 ms apart.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import uvloop
 BODY = b'{"model":"bench","messages":[{"role":"user","content":"Say something."}]}'
 STREAMED = BODY[:-1] + b',"stream":true}'
 HEADERS = {"content-type": "application/json", "authorization": "Bearer key"}
-Call = Callable[[bytes], Awaitable[int]]  # the request's body -> the size of the reply's
+Call = Callable[[bytes], Awaitable[int]]  # the request's body -> the size of the reply's body
 
 
 def call_aiohttp(session: aiohttp.ClientSession, url: str) -> Call:
@@ -43,22 +43,22 @@ def call_httpx(client: httpx.AsyncClient, url: str) -> Call:
 
 
 async def cpu_ms(call: Call, body: bytes, requests: int, at_once: int) -> float:
-    """Returns the milliseconds of this process's CPU that one request took."""
-    left = iter(range(requests))
+    """Returns the processor time of this process for one request, in milliseconds."""
+    numbers = iter(range(requests))
 
     async def work() -> None:
-        for _ in left:
+        for _ in numbers:
             assert await call(body) > 500
 
-    begun = time.process_time()
+    began_at = time.process_time()
     async with asyncio.TaskGroup() as tasks:
         for _ in range(at_once):
             tasks.create_task(work())
-    return (time.process_time() - begun) / requests * 1000
+    return (time.process_time() - began_at) / requests * 1000
 
 
 async def measure(url: str, rounds: int) -> None:
-    kinds = {"whole": (BODY, 1000, 20), "streamed": (STREAMED, 100, 50)}
+    requests_by_kind = {"whole": (BODY, 1000, 20), "streamed": (STREAMED, 100, 50)}
     figures: dict[tuple[str, str], list[float]] = {}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with (
@@ -70,12 +70,14 @@ async def measure(url: str, rounds: int) -> None:
             await cpu_ms(call, BODY, 200, 50)  # opens the connections
             print(f"{name} {aiohttp.__version__ if name == 'aiohttp' else httpx.__version__}")
         for _ in range(rounds):
-            for kind, (body, requests, at_once) in kinds.items():
+            for kind, (body, requests, at_once) in requests_by_kind.items():
                 for name, call in calls.items():
                     figures.setdefault((kind, name), []).append(await cpu_ms(call, body, requests, at_once))
     print(f"CPU ms a request, median of {rounds} rounds (least to most)")
-    for (kind, name), found in figures.items():
-        print(f"{kind:9} {name:8} {statistics.median(found):.3f} ({min(found):.3f} to {max(found):.3f})")
+    for (kind, name), times_ms in figures.items():
+        print(
+            f"{kind:9} {name:8} {statistics.median(times_ms):.3f} ({min(times_ms):.3f} to {max(times_ms):.3f})"
+        )
 
 
 def main() -> None:

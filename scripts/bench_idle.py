@@ -1,8 +1,8 @@
 """Measures an idle gateway: its processor time when it knows users, has done its jobs, and waits.
 
-A hundred users have two turns each. The background model learns from them, and an embedder that answers nonsense leaves
-jobs that wait to be tried again. Then nothing is asked any more, and the time that the process takes is read. The exit
-code is 1 at a hundredth of a core or more.
+A hundred users have two turns each. The background model learns from the turns, and an embedder that answers nonsense
+leaves jobs that wait to be tried again. Then no requests come any more, and the processor time of the process is read.
+The exit code is 1 at a hundredth of a core or more.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def come_to_rest(port: int) -> None:
         if time.monotonic() > end:
             raise SystemExit(f"the jobs are not done:\n{load.fetch(port, '/metrics').decode()}")
         time.sleep(0.2)
-    time.sleep(2.0)  # the work that the last of them has left
+    time.sleep(2.0)  # for the work that follows the last job
 
 
 def main() -> int:
@@ -61,11 +61,13 @@ def main() -> int:
         if result.errors:
             raise SystemExit(f"errors: {result.errors[:5]}")
         come_to_rest(gateway.port)
-        before, begun = load.cpu_s(gateway.pid), time.monotonic()
+        earlier_cpu_s, began_at = load.cpu_s(gateway.pid), time.monotonic()
         time.sleep(options.seconds)
-        share = (load.cpu_s(gateway.pid) - before) / (time.monotonic() - begun)
-        waiting = count(gateway.port, 'mnemogate_jobs{state="retrying"}')
-    print(f"{share:.2%} of a core while idle, {waiting} jobs waiting to be tried again (goal: < {GOAL:.0%})")
+        share = (load.cpu_s(gateway.pid) - earlier_cpu_s) / (time.monotonic() - began_at)
+        waiting_jobs = count(gateway.port, 'mnemogate_jobs{state="retrying"}')
+    print(
+        f"{share:.2%} of a core while idle, {waiting_jobs} jobs waiting to be tried again (goal: < {GOAL:.0%})"
+    )
     return 0 if share < GOAL else 1
 
 

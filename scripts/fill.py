@@ -1,4 +1,4 @@
-"""Conversations written straight into a store, for benches that need a memory and not the traffic that made it."""
+"""Writes conversations straight into a store, for benches that need a memory without the requests that make one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from storage.sql import exchanges
 from storage.sql.agents import create_agent
 from storage.sql.store import Store
 
-# The columns that the rows of each table of PostgreSQL are written with, and the sequence of their ids.
+# For each table of PostgreSQL: its name, the columns that are written, and the sequence of its ids.
 _COLUMNS = """\
 SELECT table_name, array_agg(column_name::text), max(pg_get_serial_sequence(table_name, column_name))
 FROM information_schema.columns
@@ -35,7 +35,7 @@ Turn = tuple[float, str, str]  # when (seconds), what the user said, what was an
 
 
 async def new_agent(store: Store, user: str, secret: bytes | None = None) -> Agent:
-    """Makes an agent. secret: instead of one of its own."""
+    """Makes an agent. secret: the agent's secret; None: a new one."""
     draft = store.agents.draft(Scope("default", "default", f"user:{user}"))
     draft = replace(draft, secret=secret or draft.secret)
     agent = await store.database.write(lambda connection: create_agent(connection, draft))
@@ -46,9 +46,9 @@ async def new_agent(store: Store, user: str, secret: bytes | None = None) -> Age
 async def write_conversation(
     store: Store, agent: Agent, key: str, turns: Iterable[Turn], name: str | None = None
 ) -> None:
-    """One conversation, decided by the same core as live turns are; each turn is seen as the tail of a long list.
+    """Writes a conversation. The core decides as for live turns; each request has only the end of a long list.
 
-    name: of the user, which the messages have.
+    name: the user's name, which the user's messages have; None: they have no name.
     """
     hasher = MessageHasher(agent.secret)
 
@@ -56,35 +56,35 @@ async def write_conversation(
         await connection.lock(agent.id)
         parent: Exchange | None = None
         conversation: int | None = None
-        listed: list[dict[str, str]] = []
+        message_list: list[dict[str, str]] = []
         for at, asked, answered in turns:
             if conversation is None:
                 begun = await exchanges.add_conversation(connection, agent.id, f"{agent.id}-{key}", key, at)
                 conversation = begun.id
             message = {"role": "user", "content": asked}
-            listed = [*listed[-2:], {**message, "name": name} if name else message]
+            message_list = [*message_list[-2:], {**message, "name": name} if name else message]
             tree = Tree([replace(parent, parent=None)] if parent else [])
             query = Query(
-                HashedList(hasher, listed), True, MemoryUse.ON, at, 120.0, conversation_row=conversation
+                HashedList(hasher, message_list), True, MemoryUse.ON, at, 120.0, conversation_row=conversation
             )
-            said = {"role": "assistant", "content": answered}
-            e = finish(tree, plan_turn(tree, query), RequestEnd(-1, [said], said, at + 1.0, {}))
+            reply = {"role": "assistant", "content": answered}
+            e = finish(tree, plan_turn(tree, query), RequestEnd(-1, [reply], reply, at + 1.0, {}))
             added = await exchanges.add_exchange(connection, agent.id, e)
             if parent is not None:
                 await exchanges.update_exchange(connection, agent.id, replace(parent, continued=True))
-            listed.append(said)
+            message_list.append(reply)
             parent = replace(e, id=added.id, seq=added.seq)
 
     await store.database.write(write)
 
 
 async def copy_to_postgres(file: Path, url: str) -> None:
-    """Makes a store in an empty database of PostgreSQL, with all rows of a SQLite one. To fill it takes far longer."""
+    """Makes a store in an empty PostgreSQL database, with all rows of a SQLite file, faster than to fill it anew."""
     await (await open_store(url, RULES)).close()
     target = await asyncpg.connect(url)
     with contextlib.closing(sqlite3.connect(file)) as source:
         async with target.transaction():
-            # What triggers write is among the rows.
+            # No triggers run, since the rows that they would write are copied, too.
             await target.execute("SET LOCAL session_replication_role = replica")
             for table, columns, sequence in await target.fetch(_COLUMNS):
                 names = ", ".join(f'"{name}"' for name in columns)

@@ -1,8 +1,8 @@
 """A fast upstream to measure against: chat completions of about 1 kB, streams of 50 events 10 ms apart.
 
-It parses as little HTTP as the measured servers send (content-length, keep-alive) and no JSON at all. Every reply is
-different, so that a conversation can be found by it. `GET /last` returns the body of the last completion's request.
-Prints its port and serves until its standard input closes. It binds to 127.0.0.1 only.
+It parses only the HTTP that the measured servers send (content-length, keep-alive), and no JSON. Each reply is
+different, so that a gateway can find a conversation by its replies. `GET /last` returns the body of the last request
+for a completion. The process prints its port and serves until its standard input closes. It binds to 127.0.0.1 only.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ WORD_LIST = WORDS.split()
 
 
 class Mock(asyncio.Protocol):
-    last = b""  # of all connections
+    last = b""  # the body of the last request for a completion, on any connection
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -100,13 +100,15 @@ class Mock(asyncio.Protocol):
         else:
             self.transport.write(answer(b'{"error":{"message":"not here"}}', b"404 Not Found"))
 
-    def tick(self, number: int, index: int, begun: float) -> None:
+    def tick(self, number: int, index: int, began_at: float) -> None:
         if self.transport is None:
             return
         if index < EVENTS:
             word = WORD_LIST[index % len(WORD_LIST)].encode()
             self.transport.write(event(number, b'{"content":" %b"}' % word))
-            self.timer = self.loop.call_at(begun + (index + 1) * GAP_S, self.tick, number, index + 1, begun)
+            self.timer = self.loop.call_at(
+                began_at + (index + 1) * GAP_S, self.tick, number, index + 1, began_at
+            )
         else:
             self.timer = None
             end = event(number, b"{}", b'"stop"') + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
@@ -117,7 +119,7 @@ async def main(protocol: type[Mock] = Mock) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(protocol, "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await loop.run_in_executor(None, sys.stdin.read)  # ends with whoever started it
+    await loop.run_in_executor(None, sys.stdin.read)  # returns when the process that started this one ends
     server.close()
 
 

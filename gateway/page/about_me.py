@@ -26,7 +26,7 @@ class PersonPage(Struct, frozen=True):
     rights: tuple[str, ...]
     # When the link ends, in seconds since the epoch.
     expires_at: float
-    # Nothing is remembered or recalled for now.
+    # The memory is paused: nothing is remembered or recalled.
     paused: bool
     blocks: tuple[BlockRecord, ...]
     facts: tuple[FactRecord, ...]
@@ -40,24 +40,24 @@ class PauseForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _PersonScreens(Struct, frozen=True):
-    """The screens that a person alone has, and pausing, each as it is called for a request."""
+    """The screens that only persons have, and pausing. The methods are called with a request."""
 
     operations: PageOperations
 
     async def show(self, request: ScreenRequest, query: NoFields) -> View:
         access, link = access_of(request), request.visitor.link
-        assert link is not None  # a person comes by one
+        assert link is not None  # only a link opens the screens of persons
         views = self.operations.memories
         memory_page = await views.show(access.project, access.uid)
         await request.note_read(access.uid)
         conversations = memory_page.conversations
         page = PersonPage(
-            link.rights,
-            link.expires,
-            link.paused is not None,
-            memory_page.blocks,
-            memory_page.facts,
-            conversations,
+            rights=link.rights,
+            expires_at=link.expires,
+            paused=link.paused is not None,
+            blocks=memory_page.blocks,
+            facts=memory_page.facts,
+            conversations=conversations,
         )
         if request.is_twin:
             return access.twin(page)
@@ -100,6 +100,6 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
 
 async def _part_contexts(parts: AsyncIterator[tuple[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-    """Yields what the template of the export knows of each part."""
+    """Yields, for each part of an export, the names that the template knows and their values."""
     async for part, record in parts:
         yield {"part": part, "record": record}

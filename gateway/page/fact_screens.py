@@ -28,7 +28,7 @@ class MuteForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _FactScreens(Struct, frozen=True):
-    """The screen of a fact and its changes, each as it is called for a request."""
+    """The screen of a fact and the changes of facts. The methods are called with a request."""
 
     views: MemoryViews
     edits: MemoryEdits
@@ -43,15 +43,15 @@ class _FactScreens(Struct, frozen=True):
     async def correct(self, request: ScreenRequest, form: CorrectForm) -> Answer:
         access, seq = access_of(request), _number_of(request)
         try:
-            new = await self.edits.correct_fact(access.editor, access.uid, seq, form.text)
+            new_fact = await self.edits.correct_fact(access.editor, access.uid, seq, form.text)
         except (BadRequest, Conflict) as error:
             page = await self.views.facts.show(access.project, access.uid, seq)
-            after = page.after
-            if after is None or after.text != " ".join(form.text.split()) or request.is_twin:
+            next_fact = page.after
+            if next_fact is None or next_fact.text != " ".join(form.text.split()) or request.is_twin:
                 return await self._view(access, page, typed=form.text, error=error)
-            return ActionResult(after, access.path("f", after.seq) + SAVED)  # it was sent twice
-        page = await self.views.facts.show(access.project, access.uid, new.seq)
-        return ActionResult(access.filter(page.fact), access.path("f", new.seq) + SAVED)
+            return ActionResult(next_fact, access.path("f", next_fact.seq) + SAVED)  # the form was sent twice
+        page = await self.views.facts.show(access.project, access.uid, new_fact.seq)
+        return ActionResult(access.filter(page.fact), access.path("f", new_fact.seq) + SAVED)
 
     async def mute(self, request: ScreenRequest, form: MuteForm) -> ActionResult:
         access, seq = access_of(request), _number_of(request)
@@ -82,7 +82,10 @@ class _FactScreens(Struct, frozen=True):
         )
 
     async def _find_old_words(self, access: MemoryAccess, page: FactPage) -> Remaining | None:
-        """Returns where the words are left that a fact has no more, if it is true and took the place of another."""
+        """Returns the messages that still have the words of the fact that this fact corrects.
+
+        None: the fact corrects no fact, or is true no more.
+        """
         if page.fact.until is not None or not page.before:
             return None
         old = page.before[0].text
@@ -92,9 +95,9 @@ class _FactScreens(Struct, frozen=True):
         """Returns the fact with the same text that an undone correction had replaced; None: the fact undoes none."""
         if not page.before:
             return None
-        # A correction that was undone is a fact of its own, whose page has what it replaced.
-        older = (await self.views.facts.show(access.project, access.uid, page.before[0].seq)).before
-        return next((fact for fact in older if fact.text == page.fact.text), None)
+        # A correction that was undone is a fact, too, and its page has the fact that it replaced.
+        earlier_facts = (await self.views.facts.show(access.project, access.uid, page.before[0].seq)).before
+        return next((fact for fact in earlier_facts if fact.text == page.fact.text), None)
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:

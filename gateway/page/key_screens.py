@@ -21,12 +21,12 @@ class KeyForm(Struct, frozen=True, forbid_unknown_fields=True):
     # The project that the key opens; "": all projects for an operator's key, else the default project.
     project: str = ""
     kind: KeyKind = "app"
-    # The memory mode of requests that name none; "" or None: that of the settings.
+    # The memory mode of requests that name no mode; "" or None: the mode of the settings.
     memory: DefaultMode | Literal[""] | None = None
 
 
 class _KeyScreens(Struct, frozen=True):
-    """The screen of the keys and their changes, each as it is called for a request."""
+    """The screen of the keys and the changes of keys. The methods are called with a request."""
 
     keys: KeyOperations
     sign_in: SignIn
@@ -44,7 +44,7 @@ class _KeyScreens(Struct, frozen=True):
         except BadRequest as error:
             return _keys_page(await self.keys.page(), error=error, form=form)
         await self.sign_in.note(request.visitor.actor, "key_create", what=f"key {key.id}")
-        # The answer itself shows the secret: it is nowhere else.
+        # Only this answer shows the secret, so it is no redirect.
         if request.is_twin:
             return View(key, "keys.html", "Keys")
         return _keys_page(await self.keys.page(), new_key=key)

@@ -7,7 +7,7 @@ from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenReque
 
 
 class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    # The uid of one, which may be gone.
+    # The uid of the memory whose entries are listed, which may be gone; None: the entries of all memories.
     memory: str | None = None
 
 

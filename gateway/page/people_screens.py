@@ -15,7 +15,7 @@ _HEADINGS: dict[MemoryKind, str] = {
 
 
 class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which memories are listed. q: how their names begin."""
+    """The query of a list of memories. q: the beginning of their names."""
 
     q: str = ""
     kind: MemoryKind = "user"
@@ -26,19 +26,19 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         page = await operations.memories.page(
             request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
         )
-        # People whose blocks have the name, each with the line that has it.
-        called: list[tuple[MemoryRecord, str]] = []
+        # Further people whose blocks contain the name, each with the line that contains it.
+        namesakes: list[tuple[MemoryRecord, str]] = []
         name = " ".join(query.q.split())
         if name and query.kind == "user" and query.after is None and not request.is_twin:
             people = await operations.memories.people_called(request.visitor.project, name)
-            called = [(memory, line) for memory, line in people if memory not in page.items]
-            for memory, _ in called:
+            namesakes = [(memory, line) for memory, line in people if memory not in page.items]
+            for memory, _ in namesakes:
                 await request.note_read(memory.uid)
         context = {
             "kind": query.kind,
             "q": query.q,
             "tabs": _HEADINGS,
-            "called": called,
+            "called": namesakes,
             "looked_at": PEOPLE_LOOKED_AT,
         }
         return View(page, "people.html", _HEADINGS[query.kind], context)

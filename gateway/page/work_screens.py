@@ -20,13 +20,13 @@ from gateway.run.admin.work_operations import WorkOperations
 
 
 class WorkQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The query of the work. after: of jobs. after_batch: of batches."""
+    """The query of the work. after: the cursor in the list of jobs. after_batch: the cursor in the list of batches."""
 
     after_batch: str | None = None
 
 
 class _WorkScreens(Struct, frozen=True):
-    """The screen of the work and its changes, each as it is called for a request."""
+    """The screen of the work and the changes of jobs and batches. The methods are called with a request."""
 
     work: WorkOperations
     sign_in: SignIn
