@@ -1,6 +1,6 @@
-"""The least these parts can do: uvicorn, uvloop, httptools and aiohttp, bytes in and bytes out. A floor for the bench.
+"""A bare proxy of uvicorn, uvloop, httptools and aiohttp, as a floor for the bench.
 
-No keys, no limits, no errors, no metrics, no cancel: what is between this and the gateway is what the gateway costs.
+It has no keys, limits, errors, metrics or cancelling: the difference to the gateway is what the gateway costs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
         )
-    if scope["method"] != "POST":  # whether it is there
+    if scope["method"] != "POST":  # a client that checks whether the proxy serves
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
         return

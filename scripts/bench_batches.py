@@ -1,7 +1,8 @@
 """Measures a batch over many agents: processor time and memory of the gateway, `scripts/bench batches`.
 
-One gateway in a process of its own, and a strict double of OpenAI's batch API in this one. Each agent has two rounds of
-a memory tool and a last reply: three cycles, each a batch of the provider's. Making the agents is not counted.
+The gateway has a process of its own; a strict double of OpenAI's batch API runs in this process. Each agent has two
+rounds of a memory tool and a last reply: three cycles, each a batch of the provider's. Making the agents is not
+counted.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def ask(gateway: Process, method: str, path: str, body: Any = None) -> Any:
 
 
 def peak_mb(process: Process) -> float:
-    """Returns the most memory that a process has had."""
+    """Returns the most memory that a process has had, in MB."""
     lines = Path(f"/proc/{process.child.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 

@@ -1,9 +1,8 @@
 """The fidelity matrix: checks over sockets what of a request and a reply arrives, `scripts/bench fidelity`.
 
-The checks lie in tests/gateway/fidelity/matrix.py, where the tests use them too. Each cell is what was found just now,
-with OpenAI's SDK as the client and a strict upstream at the other end; a wrong one is marked, and makes the exit code
-1. Below it stands how long a client's leaving takes to reach the upstream, from its close to the upstream's end of
-file.
+The checks lie in tests/gateway/fidelity/matrix.py, where the tests use them too. Each cell is the result of a check
+with OpenAI's SDK as the client and a strict upstream at the other end. A wrong cell is marked, and the exit code is 1.
+The second table has the time from a client's close to the end of file that the upstream sees.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ async def crowd(store: Store, model: Agent, agents: int) -> None:
 
 
 async def measure(store: Store, agent: Agent) -> list[float]:
-    """Returns the milliseconds of each query, from the fastest on; the first only warm."""
+    """Returns the milliseconds of each query, sorted, without the first queries, which only fill caches."""
     rng = random.Random(7)
     times = []
     for _ in range(WARM + QUERIES):

