@@ -101,7 +101,15 @@ class BackgroundResponses:
         Returns the run, and whether it was made now: a run with this tag may have been accepted before.
         Raises: MemoryUnavailable.
         """
-        draft = Run(0, response.tag, agent.id, 0, RunState.CREATED, response.created, background=True)
+        draft = Run(
+            id=0,
+            uid=response.tag,
+            agent=agent.id,
+            conversation_row=0,
+            state=RunState.CREATED,
+            created=response.created,
+            background=True,
+        )
         name = identity.conversation
         key = response.tag if name is None else lock_name(agent.uid, name)
         with map_store_errors():

@@ -56,7 +56,14 @@ class DeferredReplies:
         """Stores a reply by its upstream's id, unless the epoch of its memory is another one now."""
         agent = await self.store.agents.find_or_draft(scope)
         now = self.now()
-        run = Run(0, _name(scope.project, id), agent.id, 0, RunState.COMPLETED, now)
+        run = Run(
+            id=0,
+            uid=_name(scope.project, id),
+            agent=agent.id,
+            conversation_row=0,
+            state=RunState.COMPLETED,
+            created=now,
+        )
         await self.store.responses.note(run, msgspec.json.encode(reply), epoch)
 
     async def find(self, project: str, id: str) -> DeferredReplyRow | None:

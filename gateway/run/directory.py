@@ -163,4 +163,11 @@ def _filler_of(filler: Literal["model"] | FillerSettings | None) -> Filler:
 def _block_of(block: BlockSettings) -> Block:
     # Blocks that users share are read-only to models unless the operator decides otherwise.
     is_read_only = block.read_only or (block.shared and not block.writable)
-    return Block(0, block.label, block.description, block.value, block.limit, is_read_only)
+    return Block(
+        id=0,
+        label=block.label,
+        description=block.description,
+        value=block.value,
+        limit=block.limit,
+        read_only=is_read_only,
+    )

@@ -62,7 +62,7 @@ def openings_of(tree: Tree) -> list[Opening]:
 def _opening(exchange: Exchange, last: WireMessage | None, at: float) -> Opening:
     """last: the last message of its input; None: its content is not loaded."""
     if last is None:
-        return Opening(at, exchange.begun, exchange.inputs, None, None)
+        return Opening(at, exchange.begun, exchange.inputs, word_count=None, stem=None)
     words = transcript_words(text_of(last))
     return Opening(at, exchange.begun, exchange.inputs, len(words), _stem(words, len(words)))
 

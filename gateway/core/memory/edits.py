@@ -75,4 +75,11 @@ def merge_operations(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMe
 
 
 def _fact(text: str, op: BlockOp) -> LearnedFact:
-    return LearnedFact(as_statement(text), "", fact_key(text), op.at, op.exchange, (op.exchange,))
+    return LearnedFact(
+        as_statement(text),
+        about="",
+        key=fact_key(text),
+        valid_from=op.at,
+        exchange=op.exchange,
+        sources=(op.exchange,),
+    )

@@ -34,7 +34,14 @@ WRITTEN_FACT_CHARS = 2_000
 # No more edits of one reply are read, in case it never ends.
 MAX_EDITS = 32
 
-HUMAN = Block(0, "human", "What is known about the person you talk to.", "", 2000, version=0)
+HUMAN = Block(
+    id=0,
+    label="human",
+    description="What is known about the person you talk to.",
+    value="",
+    limit=2000,
+    version=0,
+)
 
 _NUMBER_LIST = {"type": "array", "items": {"type": "integer"}}
 _REMEMBER = memory_tools.tool_schema(

@@ -122,7 +122,9 @@ def standing_block(
     for fact, line in reversed(chosen):
         months.setdefault(_month(fact), []).append(f"- {line}")
     lines = [line for month, of_month in months.items() for line in (f"[{month}]", *of_month)]
-    block = Block(0, LABEL, _DESCRIPTION, "\n".join(lines), 0, read_only=True)
+    block = Block(
+        id=0, label=LABEL, description=_DESCRIPTION, value="\n".join(lines), limit=0, read_only=True
+    )
     return block, tuple(fact.seq for fact, _ in chosen)
 
 

@@ -38,7 +38,13 @@ def find_cut_in_path(listing: HashedList, summary: Summary) -> SummaryCut | None
         return None
     if listing.hash_path(count) != exchange.path_hash:
         return None
-    return SummaryCut(_render(listing, summary), 0, listing.positions[count], summary.id, end)
+    return SummaryCut(
+        _render(listing, summary),
+        covered_inserted=0,
+        first_index=listing.positions[count],
+        id=summary.id,
+        covered_atoms=end,
+    )
 
 
 def find_cut_in_list(

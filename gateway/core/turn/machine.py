@@ -677,7 +677,15 @@ class Turn:
         ]
         if not last or not self.terms.wants_usage:
             return []
-        return [ReplyEvent(None, None, {**(last[-1].chunk or {}), "choices": []}, None, last[-1].usage)]
+        return [
+            ReplyEvent(
+                raw=None,
+                name=None,
+                chunk={**(last[-1].chunk or {}), "choices": []},
+                calls=None,
+                usage=last[-1].usage,
+            )
+        ]
 
     def _flush(self) -> list[Command]:
         """Sends what the view has ready; the head leaves with the first of it."""

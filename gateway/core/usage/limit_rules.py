@@ -43,12 +43,12 @@ class Amounts(NamedTuple):
 
 def wanted_amounts(tokens: int = 0, cost: int = 0) -> Amounts:
     """Returns what a request may use."""
-    return Amounts(1, 1, tokens, cost, 1)
+    return Amounts(let_in=1, answered=1, tokens=tokens, cost=cost, concurrent=1)
 
 
 def used_amounts(tokens: int = 0, cost: int = 0, *, is_answered: bool = False) -> Amounts:
     """Returns what a request has used. is_answered: a model has answered, or none was to be asked."""
-    return Amounts(1, int(is_answered), tokens, cost, 0)
+    return Amounts(let_in=1, answered=int(is_answered), tokens=tokens, cost=cost, concurrent=0)
 
 
 def _column_of(limit: UsageLimit) -> int:

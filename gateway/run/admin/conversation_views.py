@@ -196,7 +196,7 @@ class ConversationViews(Struct, frozen=True):
         branch_records = tuple(BranchRecord(b.seq, b.messages, b.last_turn, b is current) for b in branches)
         if branch is None:
             if current is None:
-                return ConversationPage(record, branch_records, None, (), None)
+                return ConversationPage(record, branch_records, branch=None, items=(), next=None)
             branch = current.seq
         # The path of the first message of the page before goes on above it; other numbers are of other conversations.
         first = read_cursor(before, branch, "before")

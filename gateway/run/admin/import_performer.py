@@ -231,7 +231,7 @@ class ImportPerformer(Struct, frozen=True):
         number: the conversation's number in the file.
         """
         assert isinstance(source, SourceConversation)  # nothing else has a draft
-        memory = agent or Agent(0, "", running.request.scope, b"", 0)
+        memory = agent or Agent(id=0, uid="", scope=running.request.scope, secret=b"", epoch=0)
         write = import_write(draft, memory, running.row, uuid.uuid4().hex, learns=running.request.learns)
         texts = [message.text for message in source.messages]
         before = running.progress
@@ -269,7 +269,14 @@ class ImportPerformer(Struct, frozen=True):
         for number, fact in facts:
             before = _warn_of_losses(before, f"Fact {number}", [fact.text])
         drafts = [
-            LearnedFact(fact.text, "", fact_key(fact.text), min(now, fact.at or now), None, ())
+            LearnedFact(
+                fact.text,
+                about="",
+                key=fact_key(fact.text),
+                valid_from=min(now, fact.at or now),
+                exchange=None,
+                sources=(),
+            )
             for _, fact in facts
             if (fact.at or now) >= oldest
         ]

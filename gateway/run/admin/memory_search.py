@@ -112,7 +112,7 @@ class SearchOperation(Struct, frozen=True):
         start = read_cursor(after, 0)
         agent = await find_agent(self.store, project, uid)
         if not query.strip():
-            return RecallTrial(query, None, (), (), (), None)
+            return RecallTrial(query, note=None, chosen=(), left_out=(), found=(), next=None)
         result = await self.trial.recall(agent, query, _MAX_HITS)
         search = result.search
         rows, _ = entry_rows(search, _MAX_HITS)

@@ -19,7 +19,7 @@ from storage.sql.store import Store
 from storage.usage_records import UsageKey
 
 # A key that sorts before all keys of counters.
-_FIRST_USAGE_KEY = UsageKey(-1, "", "", -1, "", "")
+_FIRST_USAGE_KEY = UsageKey(-1, project="", user="", key=-1, upstream="", model="")
 
 
 @dataclass(slots=True)

@@ -290,7 +290,7 @@ class Compactor:
         if not text:
             raise BadRequest(_NOTHING_TO_SUMMARISE)
         tokens = await asyncio.to_thread(tokenizer_for(span.end.model).count, text)
-        summary = Summary(0, span.end, text, tokens, self.now(), model.model)
+        summary = Summary(id=0, exchange=span.end, text=text, tokens=tokens, at=self.now(), model=model.model)
         evicted = Evicted(span.end.depth + 1, end_offset(span.end), span.path_tokens, ANY_WINDOW)
         await self.store.summaries.put(agent, conversation, summary, evicted)
         return text

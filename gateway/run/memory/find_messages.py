@@ -155,7 +155,14 @@ async def find_messages(
         query, shared = own_query, lines
         messages = [*await memory.search(own_query), *without_template]
     if messages:
-        return FoundMessages(messages, query, shared, False, ruled_out, asks_for_order=order is Asked.ORDER)
+        return FoundMessages(
+            messages,
+            query,
+            shared,
+            is_selection=False,
+            ruled_out=ruled_out,
+            asks_for_order=order is Asked.ORDER,
+        )
     selection = await memory.select(query)
     return FoundMessages(selection, "" if selection else query, shared, bool(selection), ruled_out)
 

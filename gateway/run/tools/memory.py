@@ -225,7 +225,19 @@ class MemoryTools(Struct, frozen=True):
             since=lookup.since, until=lookup.until, tags=sorted(lookup.tags), needs_all_tags=lookup.needs_all
         )
         found = await self.archives.passages(memory, query, which, limit=lookup.limit, vector=vector)
-        return [Message(p.seq, 0, "assistant", p.text, p.at, 0, source="passage", tags=p.tags) for p in found]
+        return [
+            Message(
+                p.seq,
+                exchange=0,
+                role="assistant",
+                text=p.text,
+                at=p.at,
+                conversation_row=0,
+                source="passage",
+                tags=p.tags,
+            )
+            for p in found
+        ]
 
     async def _search_index(self, query: str, lookup: Lookup, vector: Vector | None) -> list[Message]:
         # Among better hits that the call has ruled out, a few that it asks for would not be seen.
@@ -266,7 +278,9 @@ def _tags(op: BlockOp) -> tuple[str, ...]:
 def _pending_passage(op: BlockOp, number: int) -> Message:
     """A passage of a turn that is not confirmed. number: in the order of the turns' edits."""
     text = str(orjson.loads(op.arguments).get("content", ""))
-    return Message(number, op.exchange, "assistant", text, op.at, 0, source="passage", tags=_tags(op))
+    return Message(
+        number, op.exchange, "assistant", text, op.at, conversation_row=0, source="passage", tags=_tags(op)
+    )
 
 
 def _result_line(hit: note_text.Recalled) -> str:
