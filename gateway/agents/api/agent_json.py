@@ -16,7 +16,7 @@ from gateway.agents.api.model import embedding_config_json, provider_type
 from gateway.agents.api.tool_json import tool_json
 from gateway.agents.core.kinds import kind_of
 from gateway.agents.registry.registry import AgentView
-from gateway.agents.runs.compaction import UNKNOWN_WINDOW
+from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.system_message import system_id
 from gateway.agents.wire.message import Showing

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta
 
 from gateway.agents.api._route import ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.runs.compaction import compact_conversation
+from gateway.agents.runs.compact_conversation import compact_conversation
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect
 from gateway.core.prompt.summary import SummaryTerms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.agents.runs.compaction import UNKNOWN_WINDOW
+from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
 
 
 def provider_type(handle: str) -> str:
