@@ -42,7 +42,7 @@ def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query) -> None:
     it has no such rival on the record, it supersedes the rivals that had ended before it began.
     """
     rivals = [other for other in tree.siblings(exchange) if other.ended is not None and not other.superseded]
-    alike = [other for other in rivals if _is_like(tree, exchange, other)]
+    alike = [other for other in rivals if _is_like(tree, exchange, other, query)]
     for other in alike:
         if (pair := _judge(tree, exchange, other, query)) is not None:
             _supersede(tree, pair.loser)
@@ -105,7 +105,7 @@ def _supersede(tree: Tree, exchange: Exchange) -> None:
         tree.change(exchange.id, superseded=True)
 
 
-def _is_like(tree: Tree, exchange: Exchange, other: Exchange) -> bool:
+def _is_like(tree: Tree, exchange: Exchange, other: Exchange, query: Query) -> bool:
     """Returns whether one of two alternatives repeats or extends the other, so that both ask the same."""
     old, new = _in_order(tree, exchange, other)
     # After a match point the place is certain, so a shorter form of a question is the same question too. At the
@@ -116,9 +116,11 @@ def _is_like(tree: Tree, exchange: Exchange, other: Exchange) -> bool:
         return True
     if exchange.parent is None or not old.inputs or not tree.are_apart(old, new):
         return False
-    # Both were asked at once (a caller typed and spoke), and the list has both questions in its own order.
+    # Both were asked at once (a caller typed and spoke), and the list has both questions in its own order. In another
+    # chat that begins alike, the same short words ("yes") are another message.
     later = iter(new.inputs)
-    return all(atoms in later for atoms in old.inputs)
+    is_asked_again = all(atoms in later for atoms in old.inputs)
+    return is_asked_again and _is_same_chat(tree, _Judged(loser=old, winner=new), query)
 
 
 def _in_order(tree: Tree, exchange: Exchange, other: Exchange) -> tuple[Exchange, Exchange]:

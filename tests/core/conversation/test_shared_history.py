@@ -114,6 +114,15 @@ def test_messages_that_were_sent_at_once_are_there_once(
     assert sorted(world.active()) == sorted([*map(text_of, whole), "Until then."])
 
 
+def test_the_words_of_a_chat_are_not_those_of_another_one_that_begins_alike(world: World) -> None:
+    """Without an id, and after the idle time: "yes" is in the list, but it is not the "yes" of the older chat."""
+    world.chat(("hi", "Hello."), ("yes", f"The red car, {LONG}"))
+    world.wait(3 * 86_400)
+    greeting, joke = [user("hi"), assistant("Hello.")], [user("a joke"), assistant("Is a long one fine?")]
+    world.say([*greeting, *joke, user("yes")], "Once upon a time.")
+    assert f"The red car, {LONG}" in world.active()
+
+
 @both
 def test_a_message_that_was_forgotten_elsewhere_does_not_come_back_with_a_cancelled_request(
     world: World, key: str | None, monkeypatch: pytest.MonkeyPatch
