@@ -1,4 +1,4 @@
-"""The most values of JSON that is read here, and its deepest nesting where it is written again."""
+"""Bounds of JSON: the most values that are read, and the deepest nesting of what is written again."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _count_signs(text: bytes) -> int:
 
 
 def _count_values(text: bytes) -> int:
-    # Most signs may lie in texts. Of two texts one at least is a value; the other may be its name.
+    # Signs within texts do not count. Of two texts at least one is a value; the other may be its name.
     plain = text.replace(rb"\\", b"").replace(rb"\"", b"")
     if plain.count(b'"') > 4 * MAX_VALUES:
         return MAX_VALUES + 1

@@ -1,7 +1,7 @@
 """The system and developer messages of a request, for a client that continues by an id and sends them once.
 
-They are nobody's words and have no atoms, so they lie in the private field `directions` of the turn's reply, each
-with the number of the request's other messages that followed it.
+No user and no model has written them, and they have no atoms. So they lie in the private field `directions` of the
+turn's reply, each with the number of the request's other messages that followed it.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class TurnMessages(NamedTuple):
     """The messages of a turn."""
 
     inputs: Sequence[WireMessage]
-    # Empty, if it has none.
+    # Empty if the turn has no reply.
     reply: Sequence[WireMessage]
-    # Those of its request. If some come before its inputs, the client has sent its whole list.
+    # The directions of its request. If one comes before the inputs, the client has sent its whole list.
     directions: Sequence[Direction]
 
 
@@ -52,7 +52,7 @@ def path_with_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
     turns: oldest first.
     """
     messages = [message for turn in turns for message in (*turn.inputs, *turn.reply)]
-    # By the index of the message that they stand before.
+    # The directions, by the index of the message that follows them.
     placed: dict[int, list[WireMessage]] = {}
     # The index of the present turn's end, and the first index whose directions newer turns have replaced.
     end, replaced = len(messages), len(messages) + 1

@@ -1,7 +1,7 @@
-"""Private fields: what a stored message of an agent bears besides what the model gets.
+"""Private fields: what a stored message has besides what the model gets.
 
-They lie under one key of the message, have no atoms, are in no body that goes upstream, and are forgotten with the
-row. `with_private` adds them, `without_private` takes them off.
+They lie under one key of the message. They have no atoms, go upstream in no body, and are forgotten with the message.
+`with_private` adds them, `without_private` removes them.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class PrivateFields(TypedDict, total=False):
     """The fields, as the gateway writes them. Imported rows are not checked."""
 
     # Of any message.
-    shown: str  # "system": it is shown as one of the system's
-    otid: str  # the id that its client gave it
+    shown: str  # "system": it is shown as a message of the system
+    otid: str  # the id that the client gave it
     sender: str  # the agent that sent it, or NUDGE_SENDER
-    name: str  # its author's name as given, where another one goes upstream
+    name: str  # the author's name as it was given, if another spelling goes upstream
     # Of a tool's result.
     status: str  # without it, the call succeeded
     stdout: str | list[str]
     stderr: str | list[str]
     unrun: bool
-    unapproved: bool  # it needs an approval that no one could give
+    unapproved: bool  # its call needs an approval that no client could give
     own_length: int  # how many characters are the tool's own text
     shown_blocks: Mapping[str, str]  # gateway.core.prompt.shown_blocks.Shown
     # Of an answer to a call.
@@ -55,12 +55,12 @@ class PrivateFields(TypedDict, total=False):
     fillers: list[tuple[int, int]]  # [from, to] of each, in characters of its text
     cut: bool
     unread: bool  # it was made without the results before it, which its upstream refused to read
-    unread_earlier: bool  # the same of the results before the reply before it
-    audio: Mapping[str, Any]  # `id`: the name of the sound as which its model has spoken it
+    unread_earlier: bool  # the reply before it was made without the results before that reply
+    audio: Mapping[str, Any]  # `id`: the provider's name of the sound in which the model spoke it
     # Of a message that the gateway puts into a request.
     stored: bool
     model: str  # that made it
-    ids: Sequence[str]  # by which its client may name a reply that its upstream stores
+    ids: Sequence[str]  # the client may name the reply by these, if the upstream stores it
     response: Mapping[str, Any]  # gateway.dialects.responses.stored_response
     directions: list[Any]  # gateway.core.conversation.directions
 
@@ -121,7 +121,7 @@ def own_length(message: Mapping[str, Any]) -> int | None:
 
 
 def with_name(message: WireMessage, name: str) -> WireMessage:
-    """Returns the message with its author's name. "": it has none.
+    """Returns the message with its author's name. name: "" if the author has no name.
 
     Strict servers refuse the request over a blank or a bracket in a name, so those characters are replaced.
     """

@@ -1,6 +1,7 @@
-"""Bounds the cost of checking a call's arguments by the tool's JSON schema, before they are checked.
+"""Bounds the cost of checking a call's arguments by the tool's JSON schema, before the check.
 
-Neither is trusted, and nested alternatives can take any time. So an expensive check runs in another process
+Neither arguments nor schema are trusted, and nested alternatives can take any time. An expensive check runs in another
+process
 (gateway.agents.tools.argument_check).
 """
 
@@ -17,12 +18,12 @@ from gateway.core import exact_json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.turn.schema_validator import find_target
 
-_MAX_SCHEMA_BYTES = 32 * 1024  # of which the cost is estimated; a larger one takes more than 30 ms
+_MAX_SCHEMA_BYTES = 32 * 1024  # the estimate of a larger schema takes more than 30 ms
 # What it costs to compile a pattern, in bytes of a schema.
 _PATTERN_COST_BYTES = 4096
-_MIN_ARGUMENT_BYTES = 64  # counted of any arguments: even for none the schema is compiled
+_MIN_ARGUMENT_BYTES = 64  # counted for any arguments, since the schema is compiled even for none
 _MAX_EXPANDED_LEVELS = 64  # of a schema with its references written out
-# Their cost does not follow from the size of the schema, or they decide what a reference leads to.
+# Keywords whose cost does not follow from the size of the schema, or which decide what a reference leads to.
 _UNBOUNDED_KEYWORDS: Final = (
     b'"$id"', b'"$anchor"', b'"$dynamicAnchor"', b'"$dynamicRef"', b'"$recursiveRef"', b'"unevaluated', b'"multipleOf"',
 )  # fmt: skip
@@ -57,7 +58,7 @@ def _has_large_exponent(data: bytes) -> bool:
     """Returns whether JSON has a number with a large exponent."""
     if _LARGE_EXPONENT.search(data) is None:
         return False
-    # It may be within a text, as ids have such letters.
+    # The match may be within a text, as ids have such letters.
     outside = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
     return _LARGE_EXPONENT.search(b'"'.join(outside)) is not None
 

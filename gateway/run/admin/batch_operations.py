@@ -37,7 +37,7 @@ class BatchOperations(Struct, frozen=True):
         ]
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
-        """Returns a batch, and why each of its items failed, expired or was cancelled that did."""
+        """Returns a batch, and of each item that failed, expired or was cancelled the reason."""
         batch = await self._find(raw)
         batches = self.store.batches
         unsuccessful: list[dict[str, Any]] = []

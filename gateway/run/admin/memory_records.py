@@ -1,7 +1,7 @@
-"""The records of what an operator, and a person, is shown of a memory.
+"""The records in which a memory is shown to an operator, or to the person whose memory it is.
 
-An operation of this room returns them. The command line prints them, a template of the page renders them, and the
-`.json` twin of its URL has their fields by these names. Times are seconds since the epoch; None is not known.
+The operations of this room return them. The command line prints them, a template of the page renders them, and the
+`.json` twin of the page has their fields by these names. Times are seconds since the epoch; None: the time is unknown.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MemoryRecord(Struct, frozen=True):
     profile: str
     created: float
     last_turn: float | None
-    # How many it has. `facts`: those that are true.
+    # The numbers of what it has. `facts` counts the facts that are true now.
     conversations: int
     messages: int
     bytes: int
@@ -38,7 +38,7 @@ class MemoryRecord(Struct, frozen=True):
     facts: int
     # Nothing is remembered or recalled for now.
     paused: bool
-    # The name that an agent was given; not set: of others.
+    # The name that an agent was given; not set for other kinds of memories.
     agent_name: str | UnsetType = UNSET
 
 
@@ -47,13 +47,13 @@ class SourceRecord(Struct, frozen=True):
 
     kind: SourceKind
     seq: int
-    # None where it is forgotten.
+    # None: the text is forgotten.
     text: str | None
     at: float | None
     forgotten: bool = False
-    # Its page, relative to /ui/; None: it has none.
+    # The page that shows it, relative to /ui/; None: no page does.
     href: str | None = None
-    # Its speaker, by name, or "assistant"; not set: the person that the memory is of, and of other kinds.
+    # Who said a message: a name, or "assistant"; not set: the memory's person, or no message.
     speaker: str | UnsetType = UNSET
 
 
@@ -69,11 +69,11 @@ class FactRecord(Struct, frozen=True):
     # Until when it was true, and the number of the fact that is true instead.
     until: float | None
     successor: int | None
-    # It stays in lists, and no note, search tool or summary has it.
+    # Lists show it. No note, search tool or summary does.
     muted: bool
     origin: FactOrigin
     sources: tuple[SourceRecord, ...] = ()
-    # It always holds, so each prompt has it whatever is asked; not set: of all others.
+    # True: the fact always holds, so each prompt has it, whatever is asked; not set for other facts.
     always: bool | UnsetType = UNSET
 
 
@@ -84,14 +84,14 @@ class BlockRecord(Struct, frozen=True):
     description: str
     value: str
     version: int
-    # Characters: of the value, and the most that it may have.
+    # The characters of the value, and the most that it may have.
     chars: int
     limit: int
     read_only: bool
     shared: bool
     changed_at: float | None
     origin: str
-    # Edits of turns that are not confirmed yet.
+    # The number of edits by turns that are not confirmed yet.
     waiting: int
 
 
@@ -109,7 +109,7 @@ class VersionRecord(Struct, frozen=True):
 
 
 class ShownCall(Struct, frozen=True):
-    """A call of a tool: the client's own, which has no result here, or one of the gateway's, which it has not seen."""
+    """A call of a tool. A call of the client's own tool has no result here; the client has not seen the others."""
 
     tool: str
     arguments: str

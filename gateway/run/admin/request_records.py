@@ -1,4 +1,4 @@
-"""The records of what an operator is shown of a request, with the hits of its search. As in `memory_records`."""
+"""The records in which a request is shown to an operator, with the hits of its search. See `memory_records`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from msgspec import UNSET, Struct, UnsetType
 
 from gateway.run.admin.memory_records import SourceKind
 
-# Why a hit stayed out of the note: below the line of what is worth a line; the note was full; it stands in the
-# conversation or in an earlier note; a chosen one repeats it; an operator has muted it; another took its place.
+# Why a hit stayed out of the note: its score was too low; the note was full; the conversation or an earlier note shows
+# it; a chosen hit repeats it; an operator has muted it; another fact has replaced it.
 Reason = Literal["weak", "no_room", "shown", "repeats", "muted", "superseded"]
-# How looking for memory ended. `off`, `nobody`: it was not looked for.
+# How the search for memory ended. `off`, `nobody`: there was no search.
 Why = Literal["recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody"]
 WindowPart = Literal["system", "tools", "section", "summary", "history", "note", "message"]
 
@@ -27,8 +27,8 @@ class HitRecord(Struct, frozen=True):
     href: str | None
     # From 1 on.
     rank: int
-    # From 0 to 1, of the best of the search: in all, by words, by meaning. None in a selection of the whole memory;
-    # `meaning` also without an embedder.
+    # The scores as shares of the best score, from 0 to 1: in all, by words, by meaning. None in a selection of the
+    # whole memory; without an embedder `meaning` is None, too.
     score: float | None
     words: float | None
     meaning: float | None
@@ -83,7 +83,7 @@ class RequestSummary(Struct, frozen=True, kw_only=True):
     streamed: bool
     ms: float
     added_ms: float
-    # Of the hits that went into the note.
+    # The tokens of the hits that went into the note.
     recalled_tokens: int
 
 
@@ -111,9 +111,9 @@ class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     # The note is a selection of the whole memory.
     selection: bool = False
     chosen: tuple[HitRecord, ...] = ()
-    # The best of those that stayed out.
+    # The best hits that stayed out.
     left_out: tuple[LeftOutRecord, ...] = ()
-    # What went before the message, byte for byte.
+    # The note that was placed before the message, byte for byte.
     note: str | None = None
     window: WindowRecord = WindowRecord((), None, 0)
     first_ms: float | None

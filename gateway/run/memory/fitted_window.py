@@ -14,7 +14,7 @@ from storage.records import Evicted
 
 
 class NoteRoom(Struct, frozen=True):
-    """The tokens for a note of this request: `least` are reserved for it, and `most` are given where they are free."""
+    """The tokens for the note of a request: `least` are reserved, and up to `most` are given if they are free."""
 
     least: int = 0
     most: int = 0
@@ -37,7 +37,7 @@ class FittedWindow(Struct, frozen=True):
     summary_id: int = 0
     # The part of the path that is out, for the next request to leave out as well.
     evicted: Evicted | None = None
-    # The tokens of that part.
+    # The tokens of the evicted part.
     evicted_tokens: int = 0
     # The tokens of the whole prompt, by our count; 0: it was not counted, or is not text alone.
     tokens: int = 0
@@ -55,7 +55,7 @@ class FittedWindow(Struct, frozen=True):
 
     @property
     def left_out(self) -> tuple[object, ...]:
-        """The messages that stay out, and the summary in their place; equal to that of `WHOLE_WINDOW` where none do."""
+        """The messages that stay out, and the summary in their place. Equal to `WHOLE_WINDOW.left_out` if all go in."""
         return self.dropped, self.included, self.summary_id
 
     def inserted(self, composition: Composition) -> Sequence[InsertedMessage]:
