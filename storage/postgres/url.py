@@ -10,14 +10,16 @@ from urllib.parse import parse_qsl, urlencode
 from storage.errors import NotAdmitted
 
 BAD_URL = "the URL cannot be read; in a user or password write %40 for @, %2F for /, %3A for :, %23 for #, %3F for ?"
-# Up to the last sign, since a user and a password may hold one that is not escaped.
+# Up to the last `@`, since a user and a password may hold one that is not escaped.
 _PASSWORD = re.compile(r"(?<=://)([^:]*):.*@")
 _PASSWORD_OPTION = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
 
 # What comes before the hosts, the hosts, the path, the options. asyncpg takes a part of a password that holds one of
-# these signs for a host, which it would ask for in vain for ever.
+# `/`, `?`, `#` and `@` for a host, which it would ask for in vain for ever.
 _URL = re.compile(r"(\w+://(?:[^/?#@]*@)?)([^/?#@]*)((?:/[^?#@]*)?)(?:\?([^#]*))?")
-_PORT = re.compile(r":(-?\d+)$")  # after the last colon, as an address of IPv6 has others
+# What stands after the last colon of a host. The colons of an address of IPv6 are in brackets.
+_PORT = re.compile(r":([^:\]]*)\Z")
+_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 _LAST_PORT = 65535
 
 
@@ -39,9 +41,10 @@ def urls_by_host(url: str) -> list[str]:
         raise NotAdmitted(f"{without_secret(url)}: {BAD_URL}")
     before, host_list, path, query = match.groups()
     options = dict(parse_qsl(query or ""))
-    hosts = (host_list or options.pop("host", "") or os.environ.get("PGHOST", "")).split(",")
-    ports = (options.pop("port", "") or os.environ.get("PGPORT", "")).split(",")
-    _check_ports(url, hosts, ports)
+    host_option, port_option = options.pop("host", ""), options.pop("port", "")
+    hosts = (host_list or host_option or os.environ.get("PGHOST", "")).split(",")
+    ports = (port_option or os.environ.get("PGPORT", "")).split(",")
+    _check_ports(url, [*ports, *map(_port_of, hosts)])
     if len(hosts) == 1:
         return [url]
     if not all(hosts):
@@ -54,17 +57,23 @@ def urls_by_host(url: str) -> list[str]:
     if host_list:
         after = url[match.end(2) :]
         return [
-            before + (host if _PORT.search(host) or not port else f"{host}:{port}") + after
+            before + (host if _port_of(host) or not port else f"{host}:{port}") + after
             for host, port in pairs
         ]
     return [f"{before}{path}?{urlencode({**options, 'host': host, 'port': port})}" for host, port in pairs]
 
 
-def _check_ports(url: str, hosts: Sequence[str], ports: Sequence[str]) -> None:
-    """Refuses a port that is out of range, beside a host or alone. Raises: NotAdmitted.
+def _port_of(host: str) -> str:
+    """Returns the port beside a host; "": none. A socket is named by its directory, and has no port there."""
+    found = None if host.startswith("/") else _PORT.search(host)
+    return "" if found is None else found[1]
+
+
+def _check_ports(url: str, ports: Sequence[str]) -> None:
+    """Refuses a port that is no number or out of range. An empty one stands for the usual port. Raises: NotAdmitted.
 
     What such a port leads to depends on the event loop: an unknown host, or an error that belongs to no connection.
     """
-    for port in [*ports, *(port for host in hosts for port in _PORT.findall(host))]:
-        if port.lstrip("-").isdigit() and not 0 < int(port) <= _LAST_PORT:
+    for port in filter(None, ports):
+        if not _NUMBER.fullmatch(port) or not 0 < int(port) <= _LAST_PORT:
             raise NotAdmitted(f"{without_secret(url)}: a port is a number from 1 to {_LAST_PORT}")

@@ -92,6 +92,16 @@ def test_what_a_file_cannot_share_is_refused(command: list[str], capsys: Out) ->
     assert "database.url: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["h:abc/db", "h/db?port=--5"])
+def test_the_start_names_the_setting_with_a_port_that_is_no_number(
+    place: str, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"postgresql://{place}"
+    monkeypatch.setenv("MNEMOGATE_DATABASE_URL", url)
+    assert main(["serve"]) == 2
+    assert f"database.url: {url}: a port is a number from 1 to 65535" in capsys.readouterr().err
+
+
 def test_a_url_is_shown_without_its_password(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MNEMOGATE_DATABASE_URL", "postgresql://ann:hush@127.0.0.1:1/memory")
     main(["check-config"])

@@ -624,7 +624,19 @@ async def test_a_write_that_meets_others_in_a_circle_is_tried_again_some_times(
 
 
 @pytest.mark.parametrize(
-    "url", ["127.0.0.1:99999/db", "127.0.0.1:-1", "a:1,[::1]:0,b:2/db", "/db?host=a&port=65536&user=ann"]
+    "url",
+    [
+        "127.0.0.1:99999/db",
+        "127.0.0.1:-1",
+        "a:1,[::1]:0,b:2/db",
+        "/db?host=a&port=65536&user=ann",
+        "a:abc/db",
+        "a:1,[::1]:x/db",
+        "a/db?port=abc",
+        "/db?host=a,b:--5",
+        "/db?host=a&port=--5",
+        "/db?host=a&port=²",
+    ],
 )
 async def test_a_port_that_cannot_be_is_said_so(url: str) -> None:
     with pytest.raises(NotAdmitted, match="a port is a number from 1 to 65535"):
@@ -666,6 +678,9 @@ async def test_a_url_that_cannot_be_read_keeps_its_password(url: str) -> None:
         ("///db?host=g,h&port=1,2", ["///db?host=g&port=1", "///db?host=h&port=2"]),
         ("///db?host=g,h&port=1&x=y+z", ["///db?x=y+z&host=g&port=1", "///db?x=y+z&host=h&port=1"]),
         ("//g/db?host=h,i", ["//g/db?host=h,i"]),
+        # No port stands after the colon of a directory.
+        ("///db?host=/a:b,/c", ["///db?host=%2Fa%3Ab&port=", "///db?host=%2Fc&port="]),
+        ("//h:/db?port=05432", ["//h:/db?port=05432"]),
     ],
 )
 def test_each_host_has_a_url(url: str, urls: list[str]) -> None:
