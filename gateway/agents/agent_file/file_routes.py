@@ -89,7 +89,7 @@ class AgentFileRoutes:
         return [file_json(folder, view) for view in views]
 
     async def restore(self, request: ApiRequest, form: ImportForm) -> dict[str, Any]:
-        """Make the agents of a file."""
+        """Make the agents of a file, with the tools, folders and archives that it has."""
         assert request.file is not None  # the body is an `ImportForm`
         # In a thread, since it may have thousands of blocks and messages, each of which is checked.
         file = await asyncio.to_thread(read_file, request.file.data, form, self._api.now())

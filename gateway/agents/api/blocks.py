@@ -218,7 +218,7 @@ class BlockRoutes:
         return {"message": "The block is deleted."}
 
     async def agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
-        """List the agents that see it."""
+        """List the agents that see a block."""
         rows = await self._blocks.agents_seeing(await self._named(request))
         return await self._api.agents_page(request.project, rows, query)
 
@@ -229,7 +229,7 @@ class BlockRoutes:
         return list(map(revision_json, revisions))
 
     async def undo(self, request: ApiRequest) -> dict[str, Any]:
-        """Bring back the value before the last change."""
+        """Bring back the value that a block had before its last change."""
         return block_json(
             await self._blocks.undo(request.project, request.uid("block", "block_id"), at=self._api.now())
         )
@@ -260,7 +260,7 @@ class BlockRoutes:
         return block_json(await self._labelled(request))
 
     async def update_labelled(self, request: ApiRequest, update: UpdateBlock) -> dict[str, Any]:
-        """Change an agent's block."""
+        """Change an agent's block by its label, for all who see it."""
         return await self._change(request.project, (await self._labelled(request)).block.uid, update)
 
     async def _named(self, request: ApiRequest) -> BlockEntry:

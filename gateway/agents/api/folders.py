@@ -240,7 +240,7 @@ class FolderRoutes:
         return folder_json(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
-        """Delete a folder with its files."""
+        """Delete a folder with its files, and take it from all agents."""
         await self._folders.delete(await self._folder(request))
         return {"message": "The folder is deleted, and its files are forgotten."}
 
@@ -284,7 +284,7 @@ class FolderRoutes:
         return {"message": "The file is forgotten."}
 
     async def passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
-        """List the parts of files."""
+        """List the parts of a folder's files."""
         folder = await self._folder(request)
         after, before = place_in("passage", query.after), place_in("passage", query.before)
         passages = await self._archives.list(
@@ -318,12 +318,12 @@ class FolderRoutes:
         return page_items(list(map(folder_json, await self._attached(request))), query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
-        """Attach a folder to an agent."""
+        """Attach a folder to an agent, and give it the tools that read files."""
         await self._folders.attach(await self._api.agent_entry(request), await self._folder(request))
         return await self._api.agent_json(request)
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
-        """Detach a folder."""
+        """Take a folder from an agent, and with the last one the tools that read files."""
         await self._folders.detach(await self._api.agent_entry(request), await self._folder(request))
         return await self._api.agent_json(request)
 

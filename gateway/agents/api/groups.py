@@ -178,7 +178,7 @@ class GroupRoutes:
         return _require_group(request, await self._manager(request))
 
     async def update(self, request: ApiRequest, update: UpdateGroup) -> dict[str, Any]:
-        """Say how often they read."""
+        """Change how often an agent's sleeptime agents read, and the bounds of a voice agent's window."""
         config = read_config(update)
         view = await self._manager(request)
         group = _require_group(request, view)

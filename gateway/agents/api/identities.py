@@ -229,7 +229,7 @@ class IdentityRoutes:
         )
 
     async def replace_properties(self, request: ApiRequest) -> dict[str, Any]:
-        """Replace its properties: a list."""
+        """Replace an identity's properties: a list."""
         sent = convert({"properties": parse(request.data)}, PropertiesBody, ("body",))
         new = properties_of(sent.properties)
         uid = request.uid("identity", "identity_id")
@@ -243,7 +243,7 @@ class IdentityRoutes:
         return {"message": "The identity is deleted; its agents stay."}
 
     async def agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
-        """List its agents."""
+        """List the agents of an identity."""
         rows = await self._attached.agents_with(request.project, _KIND, (await self._named(request)).id)
         return await self._api.agents_page(request.project, rows, query)
 
@@ -253,7 +253,7 @@ class IdentityRoutes:
         await self._attached.attach(agent.id, _KIND, identity.id, at=self._api.now())
 
     async def detach(self, request: ApiRequest) -> None:
-        """Take an identity from it."""
+        """Take an identity from an agent."""
         agent, identity = await self._pair(request)
         await self._attached.detach(agent.id, _KIND, identity.id, at=self._api.now())
 

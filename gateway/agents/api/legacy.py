@@ -39,14 +39,14 @@ class LegacyRoutes:
             AgentsRoute("DELETE", block, self.remove_block),
             AgentsRoute("GET", archive, passages.index, pages=PASSAGES),
             AgentsRoute("POST", archive, passages.create),
-            AgentsRoute("DELETE", f"{archive}/{{memory_id}}", passages.delete, title="Forget a passage."),
+            AgentsRoute("DELETE", f"{archive}/{{memory_id}}", passages.delete),
             AgentsRoute("PATCH", f"{agent}/add-tool/{{tool_id}}", tools.attach),
             AgentsRoute("PATCH", f"{agent}/remove-tool/{{tool_id}}", tools.detach),
         ]
         return [replace(row, title=f"{row.summary[:-1]} (0.6).") for row in rows]
 
     async def write_blocks(self, request: ApiRequest) -> dict[str, Any]:
-        """Change values of blocks by their labels."""
+        """Change values of an agent's blocks by their labels, for all who see them."""
         agent = await self._api.agent(request)
         values = read_texts(request.data)
         # All labels are looked for before anything is written.
@@ -73,7 +73,7 @@ class LegacyRoutes:
         return await self._blocks.memory(request)
 
     async def remove_block(self, request: ApiRequest) -> dict[str, Any]:
-        """Detach a block from an agent; the block itself stays."""
+        """Take a block from an agent, and delete it if nobody else sees it."""
         agent = await self._api.agent(request)
         entry = await self._named_blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
         left = await self._named_blocks.detach(agent, entry.block.uid)

@@ -281,7 +281,7 @@ class McpServerRoutes:
         return server_json(await self._servers.get(request.project, _uid(request)))
 
     async def update(self, request: ApiRequest, body: UpdateMcpServer) -> dict[str, Any]:
-        """Change an MCP server."""
+        """Change an MCP server, and its tools with it."""
         name, config = sent_or_none(body.server_name), sent_or_none(body.config)
         changed = await self._servers.change(
             request.project,
@@ -292,12 +292,12 @@ class McpServerRoutes:
         return server_json(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
-        """Delete an MCP server with its tools."""
+        """Delete an MCP server with its tools, which all agents lose."""
         await self._servers.delete(request.project, _uid(request))
         return {"message": "The MCP server is deleted."}
 
     async def refresh(self, request: ApiRequest, _: RefreshQuery) -> list[dict[str, Any]]:
-        """Ask an MCP server for its tools anew."""
+        """Ask an MCP server for its tools anew, and update them."""
         return [tool_json(each) for each in await self._servers.refresh(request.project, _uid(request))]
 
     async def tools(self, request: ApiRequest) -> list[dict[str, Any]]:

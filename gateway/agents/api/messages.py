@@ -181,7 +181,10 @@ class MessageRoutes:
         return {"message": "The message is forgotten."}
 
     async def reset(self, request: ApiRequest, _: ResetQuery, _body: ResetMessages) -> dict[str, Any]:
-        """Begin an agent's messages anew."""
+        """End an agent's runs, and forget the messages of its own conversation.
+
+        What was learned, saved and written into blocks stays.
+        """
         agent = await self._api.agent(request)
         await self._api.runs.cancel_live(agent)
         await self._messages.reset(agent)

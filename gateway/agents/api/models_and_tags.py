@@ -42,7 +42,7 @@ class ModelAndTagRoutes:
         )
 
     async def models(self, request: ApiRequest, query: ModelsQuery) -> list[dict[str, Any]]:
-        """List models."""
+        """List the models that the caller may ask."""
         caller = info_of(request.http.scope).caller
         names = [str(entry["id"]) for entry in await self._api.models.entries_for(caller.credential)]
         shown = [
@@ -62,10 +62,10 @@ class ModelAndTagRoutes:
         ]
 
     async def embedders(self, request: ApiRequest) -> list[dict[str, Any]]:
-        """List what makes vectors."""
+        """List the embedding model, if there is one."""
         name = self._api.settings.memory.embedder
         return [] if not name else [embedding_model_json(name)]
 
     async def health(self, request: ApiRequest) -> dict[str, Any]:
-        """Say that the gateway lives."""
+        """Say that the gateway lives, and its version."""
         return {"status": "ok", "version": self._version}

@@ -36,7 +36,7 @@ class CreatePassage(Body):
 
 
 class SearchPassages(Body):
-    """A search of the passages of an agent and the archives that it has attached."""
+    """A search of the passages of an archive, or of an agent with the archives and folders that it has attached."""
 
     query: Maybe[str] = UNSET
     agent_id: Maybe[str] = UNSET
@@ -196,7 +196,7 @@ class PassageRoutes:
         return list(map(passage_json, added))
 
     async def search(self, request: ApiRequest, query: PassageSearchQuery) -> dict[str, Any]:
-        """Search an agent's passages."""
+        """Search the passages of an agent, and of the archives and folders that it has attached."""
         agent = await self._api.agent(request)
         where = PassageFilter(
             since=moment_of(query.start_datetime, ("query", "start_datetime")),
@@ -209,7 +209,7 @@ class PassageRoutes:
         return {"results": list(map(hit_json, hits)), "count": len(hits)}
 
     async def search_all(self, request: ApiRequest, search: SearchPassages) -> list[dict[str, Any]]:
-        """Search passages."""
+        """Search the passages of an archive, or those that an agent searches."""
         where = PassageFilter(
             since=moment_of(search.start_date, ("body", "start_date")),
             until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
@@ -304,12 +304,12 @@ class ArchiveRoutes:
         return archive_json(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
-        """Delete an archive with its passages."""
+        """Delete an archive with its passages, and take it from all agents."""
         await self._archives.delete(request.project, request.uid("archive", "archive_id"))
         return {"message": "The archive is deleted."}
 
     async def agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
-        """List the agents that have it.
+        """List the agents that have an archive.
 
         An archive that is an agent's own is searched by that agent alone.
         """
@@ -332,13 +332,13 @@ class ArchiveRoutes:
         return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
 
     async def add_many(self, request: ApiRequest, create: CreateArchivePassages) -> list[dict[str, Any]]:
-        """Save several texts."""
+        """Save several texts in an archive."""
         memory = await self._memory(request)
         drafts = [self._draft(text, ("body", "passages", n)) for n, text in enumerate(create.passages)]
         return list(map(passage_json, await self._archives.add_all(memory, drafts)))
 
     async def remove(self, request: ApiRequest) -> dict[str, Any]:
-        """Forget a passage of an archive."""
+        """Forget a passage of an archive, and what quotes it."""
         memory = await self._memory(request)
         id = request.path["passage_id"]
         place = place_of("passage", id)
@@ -354,7 +354,7 @@ class ArchiveRoutes:
         await self._archives.attach(entry.agent, await self._archive(request))
 
     async def detach(self, request: ApiRequest) -> None:
-        """Detach an archive."""
+        """Take an archive from an agent."""
         await self._archives.detach(await self._api.agent(request), await self._archive(request))
 
     async def _archive(self, request: ApiRequest) -> Definition:

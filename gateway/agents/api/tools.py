@@ -75,7 +75,7 @@ class ToolRoutes:
         return [
             AgentsRoute("GET", tools, self.index),
             AgentsRoute("GET", f"{tools}/count", self.count),
-            AgentsRoute("POST", tools, self.put, title="Make a tool: Python, or a webhook."),
+            AgentsRoute("POST", tools, self.put),
             AgentsRoute("PUT", tools, self.put),
             AgentsRoute("POST", f"{tools}/run", self.try_out),
             AgentsRoute("POST", f"{tools}/search", self.search),
@@ -113,7 +113,7 @@ class ToolRoutes:
         return tool_json(await self._tools.get(request.project, request.uid("tool", "tool_id")))
 
     async def put(self, request: ApiRequest, create: CreateTool) -> dict[str, Any]:
-        """Make a tool, or change the one of its name.
+        """Make a tool (Python, or a webhook), or change the one of its name.
 
         On Letta's server a program makes its tools at each start.
         """
@@ -188,7 +188,7 @@ class ToolRoutes:
             raise BadRequest(why, param="source_type")
 
     async def approve(self, request: ApiRequest, _: ApprovalQuery, approval: ApprovalBody) -> dict[str, Any]:
-        """Say whether a person must approve its calls."""
+        """Say whether a person must approve an agent's calls of a tool."""
         name = request.path["tool_name"]
         needed = approval.is_needed
 
@@ -213,7 +213,7 @@ class ToolRoutes:
         )
 
     async def run(self, request: ApiRequest, _body: ManualCall) -> dict[str, Any]:
-        """Call a tool by hand."""
+        """Call an agent's tool by hand, and write what it changes in blocks."""
         view = await self._api.agent_view(request)
         name = request.path["tool_name"]
         definition = self._tool_named(view, name).definition
