@@ -145,7 +145,14 @@ class _Walk:
         words = tuple(atom for between in atoms[start:end] for atom in between)
         siblings = self._tree.siblings(exchange)
         is_private = exchange.redactions or any(map(is_tombstone, siblings))
-        is_of_another = any(other.reply == words and not other.superseded for other in siblings)
+        # One that asks the same will be superseded by this exchange, and its words then are nowhere else.
+        is_of_another = any(
+            other.reply == words
+            and not other.superseded
+            and not self._tree.extends(other, exchange)
+            and not self._tree.extends(exchange, other)
+            for other in siblings
+        )
         return has_words and not is_private and not is_of_another
 
     def _step_to(self, exchange: Exchange | None, after: _Inputs) -> None:

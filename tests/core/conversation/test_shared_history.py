@@ -124,6 +124,20 @@ def test_the_words_of_a_chat_are_not_those_of_another_one_that_begins_alike(worl
 
 
 @both
+def test_no_reply_is_lost_where_the_same_is_asked_twice_at_once(world: World, key: str | None) -> None:
+    """The second request has ended first, so its reply comes first in the list."""
+    history = world.chat(("hello there", "Good day."), key=key)
+    first = world.begin([*history, user("why?")], key)
+    second = world.begin([*history, user("why?"), user("why?")], key)
+    world.finish(second, f"Because of the soup, {LONG}")
+    world.finish(first, f"Because of the table, {LONG}")
+    replies = [assistant(f"Because of the {cause}, {LONG}") for cause in ("soup", "table")]
+    world.say([*history, user("why?"), user("why?"), *replies, user("fine")], "Until then.", key)
+    active = " ".join(world.active())
+    assert [text for text in map(text_of, replies) if text not in active] == []
+
+
+@both
 def test_a_message_that_was_forgotten_elsewhere_does_not_come_back_with_a_cancelled_request(
     world: World, key: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
