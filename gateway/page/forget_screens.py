@@ -105,9 +105,10 @@ class _ForgetScreens(Struct, frozen=True):
         confirm = None if form.confirm is None else str(form.confirm)
         came_from = _screen_before(access, form.came_from)
         stays: Sequence[RemainingRecord] = ()
-        sought = ""
+        sought = name = ""
         try:
             if not (request.is_twin or access.is_person or kind == "all"):
+                name = await self.views.name(access.project, access.uid)
                 sought = await self._find_sought_words(access, came_from)
                 stays = await self.forgetting.list_remaining(
                     access.project, access.uid, kind, value, words=sought
@@ -132,9 +133,11 @@ class _ForgetScreens(Struct, frozen=True):
         if elsewhere and sought:
             elsewhere = search + quote(sought, safe="")
         left = await self.words.remaining(access.project, access.uid, sought) if sought else None
-        hidden = None
+        hidden = next_question = None
         if left is not None and not left.total:
             hidden = await self.words.hidden(access.project, access.uid, sought)
+            questions = await self.views.conversations.last_questions(access.project, access.uid, 1)
+            next_question = next(iter(questions), "")
         # One who came from a trial goes on with its hits, which have a way of their own.
         is_trial = came_from.partition("?")[0] == access.path("search")
         listed = left.items if left and not is_trial else ()
@@ -143,6 +146,8 @@ class _ForgetScreens(Struct, frozen=True):
             result,
             "forgotten.html",
             "Forgotten",
+            memory_name=name,
+            next_question=next_question,
             to="people" if kind == "all" else way.to,
             to_name=way.name,
             goes_on=way.is_to_next,

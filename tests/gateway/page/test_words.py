@@ -112,7 +112,7 @@ def test_a_correction_says_what_still_has_the_old_words(operator: Operator) -> N
     # The correction goes with its source, so that nothing leads back to it.
     preview = f"m/{uid}/forget?message={source['seq']}"
     gone = operator.post(preview, came_from=f"m/{uid}/f/{new}").body.decode()
-    assert "Nothing that is stored says “peanuts” any more." in plain(gone)
+    assert "Nothing in alice’s memory says “peanuts” any more." in plain(gone)
     assert f'href="../../m/{uid}/words?q=peanuts">On to the words' in gone
     assert lead(page(operator, f"m/{uid}/words?q=peanuts")) == "Nothing that is stored says “peanuts”."
 
@@ -229,13 +229,17 @@ def test_after_a_forgetting_the_rest_of_what_was_looked_for_is_counted(operator:
         (f"{memory}/words?q=peanuts", "1 message still says “peanuts”."),
         (
             f"{memory}/search?q=Are+peanuts+for+me%3F",
-            "Nothing that is stored says “peanuts” any more.",
+            "Nothing in alice’s memory says “peanuts” any more.",
         ),
     ):
         found = operator.twin(f"{memory}/words?q=peanuts")["items"]
         preview = f"{memory}/forget?message={found[-1]['seq']}&then=forget-message-{found[0]['seq']}"
         gone = operator.post(preview, came_from=came_from(operator, screen, preview)).body.decode()
         assert left in plain(gone)
+        assert f'<p class="crumb"><a href="../../{memory}">' in gone
+        # Once none is left, one tries what a reply is told, and until then one may be passed over.
+        tried = 'search?q=My+sister+is+Anu.">Try what a reply would be told now' in gone
+        assert (tried, ">Skip<" in gone) == (("Nothing" in left), ("Nothing" not in left))
         assert f"{screen.replace('&', '&amp;')}#forget-message-{found[0]['seq']}" in gone
 
 
@@ -319,9 +323,9 @@ def test_replies_that_were_made_with_a_message_are_marked_by_the_words_one_looke
         .partition("Replies that were made with it, and do not have the words")
     )
     assert "“No cake with nuts for you.” does not have the words" in replies
-    # What has the words stands once, each with the way to its preview.
+    # What has the words stands once, each with the way to its preview. To pass over the first leads to the second.
     assert "Noted" not in replies
-    assert re.findall(r"forget\?message=(\d+)", gone) == ["3", "2", "4"]
+    assert re.findall(r"forget\?message=(\d+)", gone) == ["3", "2", "2", "4"]
     assert "Which cake with peanuts may I eat?" in texts
 
 
@@ -560,7 +564,11 @@ def test_a_conversation_tells_what_was_forgotten_from_what_was_said_with_memory_
     (other, talk) = (each["id"] for each in operator.twin(f"m/{agent.uid}/conversations")["items"])
     gaps = re.findall(r'<details class="gap".*?</details>', page(operator, f"m/{agent.uid}/c/{talk}"), re.S)
     assert [plain(each).partition(", 08:53")[0] for each in gaps] == ["Forgotten 9 Oct 2025"] * len(gaps)
-    assert all("is forgotten, by operator." in plain(each) for each in gaps)
+    marks = [plain(each).partition(", 08:53")[2] for each in gaps]
+    assert [re.sub("^ *", "", each) for each in marks] == [
+        "Message 1 is forgotten, by operator.",
+        "Message 3 and its reply are forgotten, by operator.",
+    ]
     assert gaps
     gaps = re.findall(r'<details class="gap".*?</details>', page(operator, f"m/{agent.uid}/c/{other}"), re.S)
     assert gaps
@@ -745,7 +753,7 @@ def test_one_place_after_the_other_is_forgotten_until_none_is_left(
         for left in (
             "2 messages still say",
             "1 message still says",
-            "Nothing that is stored says",
+            "Nothing in alice’s memory says",
         ):
             shown.get_by_role("button", name="Forget for good").click()
             assert f"{left} “peanuts”" in shown.inner_text("main")
