@@ -1,6 +1,7 @@
 """About me: what is remembered of a person, shown to that person by a link from the application, in plain words.
 
-The screens of the parts are those of operators (`MemoryRoutes`), with templates of their own (`me_...`).
+The screens of the parts are those of operators, under paths of their own (`PERSON_ROUTES`) and with templates of
+their own (`me_...`).
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ class _PersonScreens(Struct, frozen=True):
             page,
             "memory.html",
             HEADING,
-            memory=memory_page.memory,
+            # `view` filters the record alone. Of the other values only passages have links to screens of operators.
             passages=access.filter(memory_page.passages),
+            memory=memory_page.memory,
             paused_since=link.paused,
             openings=await views.conversations.openings(
                 access.project, access.uid, [each.id for each in conversations]

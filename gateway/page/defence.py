@@ -1,4 +1,6 @@
-"""The defence of the page, as pure functions: the headers of each answer, and the rule for writes."""
+"""The defence of the page, as pure functions: the headers of each answer, and the origin of a request.
+
+A write from a page of another origin is refused (`origin_verdict`, which gateway.page.page_app asks)."""
 
 from __future__ import annotations
 

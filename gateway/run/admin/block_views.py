@@ -85,12 +85,13 @@ class BlockViews(Struct, frozen=True):
         """
         memory = await find_memory(self.store, project, uid)
         shown = await self._find_block(memory.id, label)
+        # The list shows the newest version first, so what comes after a version has lower numbers.
         before = read_cursor(after, LAST_NUMBER)
         versions = await self.store.memory_pages.versions(shown.block.id, before=before, limit=limit + 1)
         sources = await list_sources(self.store, memory, versions[:limit])
-        waiting = (await self.store.blocks.list_waiting_labels(memory.id)).count(label)
+        waiting_labels = await self.store.blocks.list_waiting_labels(memory.id)
         return BlockPage(
-            _block_record(shown, waiting),
+            _block_record(shown, waiting_labels.count(label)),
             tuple(map(_version_record, versions[:limit], sources)),
             next_cursor(versions, limit, lambda version: str(version.version)),
             await self._compare_versions(shown.block.id, from_, to),
@@ -121,7 +122,7 @@ class BlockViews(Struct, frozen=True):
 
     async def list_all(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory."""
-        return await self.records((await find_memory(self.store, project, uid)).id)
+        return await self.list_of((await find_memory(self.store, project, uid)).id)
 
     async def changed_since(self, uid: str, since: float) -> BlocksSince:
         """Returns the blocks of a memory, and which of them were changed after a time, in seconds since the epoch."""
@@ -135,11 +136,11 @@ class BlockViews(Struct, frozen=True):
         changed = {each.label: ChangedBlock(before.get(each.id), each.version) for each in blocks}
         return BlocksSince(same, changed)
 
-    async def records(self, agent: int) -> tuple[BlockRecord, ...]:
+    async def list_of(self, agent: int) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory. agent: its row."""
-        waiting = await self.store.blocks.list_waiting_labels(agent)
+        waiting_labels = await self.store.blocks.list_waiting_labels(agent)
         blocks = await self.store.memory_pages.blocks(agent)
-        return tuple(_block_record(each, waiting.count(each.block.label)) for each in blocks)
+        return tuple(_block_record(each, waiting_labels.count(each.block.label)) for each in blocks)
 
     async def _find_block(self, agent: int, label: str) -> ShownBlock:
         blocks = await self.store.memory_pages.blocks(agent)

@@ -114,7 +114,7 @@ class MemoryViews:
         passages = await self.store.passages.page(memory.id, Page(limit=_SHOWN_PASSAGES), PassageFilter())
         return MemoryPage(
             _memory_record(memory),
-            await self.blocks.records(memory.id),
+            await self.blocks.list_of(memory.id),
             await self.facts.records(memory, facts),
             tuple(map(conversation_record, conversations)),
             tuple(passage_record(uid, passage) for passage in passages),
