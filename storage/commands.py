@@ -117,11 +117,11 @@ class MemorySnapshot(Struct):
     ops: list[BlockOp] = msgspec.field(default_factory=list)
     # The newest of the standing facts, newest first.
     standing: list[StandingFact] = msgspec.field(default_factory=list)
-    # `exchange` is continued already. Such a snapshot is not cached.
+    # `exchange` is continued already. Then only what all snapshots of the memory have in common is cached.
     is_continued: bool = False
-    # The client's list begins like a prefix that was made elsewhere. Such a snapshot is not cached.
+    # The client's list begins like a prefix that was made elsewhere. Cached is the same as with `is_continued`.
     matches_prefix: bool = False
-    # Some blocks are shared by the users of a profile. Such a snapshot is not cached.
+    # Some blocks are shared by the users of a profile. Nothing of such a snapshot is cached.
     shares_blocks: bool = False
     # The sleeptime agents that read the memory, where they were asked for.
     readers: list[MemoryReader] = msgspec.field(default_factory=list)

@@ -3,7 +3,8 @@
 A forgetting that keeps what memory has made of a conversation (`ForgetTarget.keeps_memory`) skips phases with a star.
 
     exchanges  the content of exchanges is erased in place, with its words in the index and its vectors; the row stays
-               as a tombstone that matches by hashes; a named exchange takes along the exchanges that it replaced
+               as a tombstone that matches by hashes; a named exchange takes along the exchanges that it replaced;
+               of a named message the exchange stays, and the message is among its `redactions` (`_erase_message`)
     blocks*    versions of blocks that came from an erased exchange, and the versions built on these; a new value is
                made of what is left. Early, since turns that begin and end before this phase see the old value
     items      items of the Responses API that wait for a conversation's next response, and each response's own items
@@ -217,7 +218,7 @@ async def _erase_messages(connection: Connection, agent: int, seqs: Iterable[int
 
 
 async def _erase_message(connection: Connection, agent: int, id: int, seq: int) -> None:
-    """Erases one message of an exchange, and with the last of them the whole exchange."""
+    """Erases one message of an exchange, which is among its redactions then; with the last one, the whole exchange."""
     exchange = await exchanges.load_exchange(connection, agent, id)
     if exchange is None or exchange.state in (State.FORGOTTEN, State.OFF):
         return
@@ -234,14 +235,14 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
         return
     await forget_indexed(connection, agent, await _erase_traces(connection, agent, exchange, [place]))
     messages = orjson.loads(exchange.input or b"[]")
-    if 0 <= place < len(messages):
+    if place != REPLY and place < len(messages):
         messages[place] = {"role": messages[place].get("role"), "content": ""}
     # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
-    full = exchange.full if place >= 0 and exchanges.is_step(exchange) else None
+    full = exchange.full if place != REPLY and exchanges.is_step(exchange) else None
     reduced = replace(
         exchange, redactions=redactions, edits=False, has_full=full is not None, section=None,
-        opaque=False if place < 0 else exchange.opaque, notes=dict.fromkeys(exchange.notes, ""),
-        input=orjson.dumps(messages), shown_reply=None if place < 0 else exchange.shown_reply, full=full,
+        opaque=False if place == REPLY else exchange.opaque, notes=dict.fromkeys(exchange.notes, ""),
+        input=orjson.dumps(messages), shown_reply=None if place == REPLY else exchange.shown_reply, full=full,
     )  # fmt: skip
     await exchanges.update_exchange(connection, agent, reduced, is_whole=True)
 

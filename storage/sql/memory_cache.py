@@ -340,6 +340,8 @@ class MemoryCache:
             return
         memory = self.get(agent.id)
         if memory is None and exchange.seq == 1:
+            # The turn took the first number, so nothing was indexed before. This cache never compares `rev`. If the
+            # stamp is not 0 any more, the next query reads the memory.
             memory = CachedMemory(
                 agent.id,
                 numbers=AgentNumbers(agent.epoch, next_seq=1, indexed_seq=0, rev=0, stamp=0),

@@ -1,10 +1,10 @@
 """The snapshots that a process caches between turns, so that a turn reads one row instead of the whole.
 
 A cached memory is right for one version: the epoch, the `rev` and the next number of its agent. Every change of rows
-that a snapshot reads raises one of these numbers (by the triggers `rev_...` of the migrations). So a turn reads the
-numbers first, and takes the rest from the cache if they are unchanged. A process that owns its file need not read the
-numbers: it is notified of each changed row of an agent (storage/sqlite/watch.py). `apply_commit` brings a cached memory
-up to date with a committed turn.
+that a snapshot reads raises one of these numbers (by the triggers `rev_...` in the `schema.sql` of each database). So a
+turn reads the numbers first, and takes the rest from the cache if they are unchanged. A process that owns its file need
+not read the numbers: it is notified of each changed row of an agent (storage/sqlite/watch.py). `apply_commit` brings a
+cached memory up to date with a committed turn.
 """
 
 from __future__ import annotations
@@ -124,19 +124,22 @@ class SnapshotCache:
         self._memories.move_to_end(agent)
         return MemorySnapshot(
             *numbers,
-            end.conversation,
-            end.exchange,
-            end.has_rivals,
-            end.additions,
-            memory.has_tombs,
-            end.section,
-            memory.blocks,
-            memory.ops,
-            memory.standing,
+            conversation=end.conversation,
+            exchange=end.exchange,
+            has_rivals=end.has_rivals,
+            additions=end.additions,
+            has_tombs=memory.has_tombs,
+            section=end.section,
+            blocks=memory.blocks,
+            ops=memory.ops,
+            standing=memory.standing,
         )
 
     def put(self, agent: int, key: str | None, path_hash: bytes | None, snapshot: MemorySnapshot) -> None:
-        """Caches a snapshot that was read. One with shared blocks is not cached: other agents may change the blocks."""
+        """Caches a snapshot that was read: what all snapshots of the memory have in common, and the end of its path.
+
+        One with shared blocks is not cached: other agents may change the blocks.
+        """
         if snapshot.shares_blocks:
             self.drop(agent)
             return
@@ -147,13 +150,13 @@ class SnapshotCache:
         else:
             self.drop(agent)
             memory = _CachedMemory(
-                numbers,
-                numbers.version,
-                snapshot.has_tombs,
-                snapshot.blocks,
-                snapshot.ops,
-                snapshot.standing,
-                _memory_bytes(snapshot),
+                current_numbers=numbers,
+                version=numbers.version,
+                has_tombs=snapshot.has_tombs,
+                blocks=snapshot.blocks,
+                ops=snapshot.ops,
+                standing=snapshot.standing,
+                bytes=_memory_bytes(snapshot),
             )
             self._memories[agent] = memory
             self.bytes += memory.bytes

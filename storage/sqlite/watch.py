@@ -29,7 +29,11 @@ _TRIGGERS = (
     WHEN NEW.agent IS NULL AND NEW.profile <> '' BEGIN
         SELECT report_all();
     END""",
-    # Triggers write the recalls: with a second statement, adding a turn would no longer be a transaction by itself.
+    # A turn's recall is a row of its own, and triggers add it: with a second statement, adding a turn would no longer
+    # be a transaction by itself. The statement that adds the turn passes the recall to `report_row` or `note_recall`.
+    # Their result is a column of the turn's row, so the recall is noted before the row is there. The row's trigger then
+    # asks `recalled_by` for the recall's request (NULL: none is noted). `take_recall` returns the data and drops the
+    # note, so that the next row has none.
     """CREATE TEMP TRIGGER exchange_recalled AFTER INSERT ON main.exchanges BEGIN
         INSERT INTO recalls (exchange, agent, at, request, data)
         SELECT NEW.id, NEW.agent, coalesce(NEW.ended, NEW.stopped, NEW.touched), r.request, take_recall()
@@ -92,7 +96,10 @@ class Watch:
         return self._note_recall(seq, request, data)
 
     def _note_recall(self, value: int, request: bytes | None, data: bytes | None) -> int:
-        """Notes the recall of the row that is added next, if it has one. Returns the value: the row stores it."""
+        """Notes the recall of the row that is being added, if it has one.
+
+        Returns the value, which the statement stores in that row: so it is called before the row's triggers run.
+        """
         self._recall = None if request is None or data is None else (request, data)
         return value
 

@@ -342,7 +342,11 @@ def _conversation_of(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:
 
 
 def _off_the_record(tree: Tree, plan: Plan, exchange: Exchange) -> Exchange:
-    """Returns the new exchange as one that is off the record. Most are stored without text."""
+    """Returns the new exchange as one that is off the record.
+
+    Its state is OFF, and nothing of its text is stored. But if the request itself asks to be off the record and holds
+    messages on the record that no sibling has, these stay there, and the other ones and the reply are redacted.
+    """
     is_asked = plan.query.mode is not MemoryUse.ON and not plan.follows_head
     if is_asked and (only_here := _recorded_only_here(tree, exchange, is_named=plan.query.is_named)):
         # Its messages on the record that no sibling has stay on the record; its reply was not heard.
