@@ -8,7 +8,7 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest, RouteHandler
 from gateway.agents.api.identities import NO_BLOCKS
 from gateway.errors import BadRequest
 
-_HOSTED_REASON: Final = "It belongs to Letta's hosted product."
+_HOSTED: Final = "It belongs to Letta's hosted product."
 _FILES: Final = "Files are searched, not held in the prompt."
 _CAPTURE: Final = "Chat completions to the model agent/<name> are kept by themselves."
 _GENERATE: Final = "Ask the model itself: POST /v1/chat/completions."
@@ -36,12 +36,12 @@ UNSERVED_ROUTES: Final = (
     (("GET", "DELETE"), "/v1/agents/{agent_id}/schedule/{rest:path}", _LATER),
     (("GET",), "/v1/identities/{identity_id}/blocks", NO_BLOCKS),
     (("PATCH",), "/v1/blocks/{block_id}/identities/{rest:path}", NO_BLOCKS),
-    (("GET", "POST"), "/v1/templates", _HOSTED_REASON),
-    (("GET", "POST", "PATCH", "DELETE"), "/v1/templates/{rest:path}", _HOSTED_REASON),
-    (("GET", "POST"), "/v1/client-side-access-tokens", _HOSTED_REASON),
-    (("DELETE",), "/v1/client-side-access-tokens/{rest:path}", _HOSTED_REASON),
-    (("GET",), "/v1/environments", _HOSTED_REASON),
-    (("GET", "POST"), "/v1/environments/{rest:path}", _HOSTED_REASON),
+    (("GET", "POST"), "/v1/templates", _HOSTED),
+    (("GET", "POST", "PATCH", "DELETE"), "/v1/templates/{rest:path}", _HOSTED),
+    (("GET", "POST"), "/v1/client-side-access-tokens", _HOSTED),
+    (("DELETE",), "/v1/client-side-access-tokens/{rest:path}", _HOSTED),
+    (("GET",), "/v1/environments", _HOSTED),
+    (("GET", "POST"), "/v1/environments/{rest:path}", _HOSTED),
     (("GET",), "/v1/groups", _OWN_GROUP),
     (("POST",), "/v1/groups", _GROUPS),
     (("DELETE",), "/v1/groups/{group_id}", _GROUPS),
@@ -53,22 +53,14 @@ UNSERVED_ROUTES: Final = (
     (("GET", "POST"), "/v1/providers", _PROVIDERS),
     (("GET", "POST", "PATCH", "DELETE"), "/v1/providers/{rest:path}", _PROVIDERS),
     (("GET",), "/v1/telemetry/{step_id}", _TRACES),
-    (("GET",), "/v1/projects", _HOSTED_REASON),
+    (("GET",), "/v1/projects", _HOSTED),
 )
 
 
 def refused_rows() -> list[AgentsRoute]:
     """Returns the routes that answer with their reason."""
     return [
-        AgentsRoute(
-            method,
-            path,
-            _refuse_with(reason),
-            f"Refused: {reason}",
-            is_served=False,
-            # Without the slash some of these paths are others' APIs.
-            slashes=("/",) if path.endswith("/") else ("", "/"),
-        )
+        AgentsRoute(method, path, _refuse_with(reason), f"Refused: {reason}", is_served=False)
         for methods, path, reason in UNSERVED_ROUTES
         for method in methods
     ]

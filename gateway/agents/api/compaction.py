@@ -37,7 +37,10 @@ class Compact(Body):
 
 
 def merge_compaction(stored: Mapping[str, Any], settings: Maybe[CompactionBody]) -> dict[str, Any]:
-    """Returns the stored summary settings with those sent in them. Raises: BadRequest for an unknown mode."""
+    """Returns the stored summary settings after a change. A null that is sent removes the stored value.
+
+    Raises: BadRequest for a mode in which the conversation writes its own summary.
+    """
     sent = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
     merged = {name: value for name, value in {**stored, **sent}.items() if value is not None}
     if str(merged.get("mode")).startswith("self_compact"):
@@ -49,18 +52,19 @@ def merge_compaction(stored: Mapping[str, Any], settings: Maybe[CompactionBody])
     return merged
 
 
-async def compact_json(
+async def compact_as_asked(
     api: AgentsApi, request: ApiRequest, compact: Compact, agent_uid: str, run_request: RunRequest
 ) -> dict[str, Any]:
-    """Summarises a conversation as the body of a request asks, and returns the reply.
+    """Summarises a conversation with the settings of a request before those of its agent. Returns the reply's body.
 
     run_request: names the agent and its conversation.
 
     Raises: as `compact_conversation` does; UnknownModel; NotAllowed if the caller's key may not ask for the model.
     """
     spec = run_request.spec
-    settings = {**spec.definition.compaction, **merge_compaction({}, compact.compaction_settings)}
-    terms = SummaryTerms.of(settings)
+    # Merged with nothing, a null is left out: for one summary it means the agent's own setting.
+    asked = merge_compaction({}, compact.compaction_settings)
+    terms = SummaryTerms.of({**spec.definition.compaction, **asked})
     api.registry.resolver.check_model(terms.model)
     # Without a model for summaries the agent's own writes it.
     api.check_models(request, [terms.model or (None if api.compactor.default_model else spec.model)])

@@ -20,7 +20,7 @@ from gateway.agents.api.agent_bodies import (
     WindowTokens,
     set_sampling,
 )
-from gateway.agents.api.compaction import Compact, CompactionBody, compact_json
+from gateway.agents.api.compaction import Compact, CompactionBody, compact_as_asked
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
 from gateway.agents.api.runs import RunStream, run_stream
 from gateway.agents.api.sends import SendReply, SendRoutes
@@ -324,7 +324,7 @@ class ConversationRoutes:
         named = await self._find(request, compact.agent_id)
         spec = await self._spec(request, named)
         run_request = RunRequest(spec, named.agent.scope, named.lookup_key)
-        return await compact_json(self._api, request, compact, named.agent.uid, run_request)
+        return await compact_as_asked(self._api, request, compact, named.agent.uid, run_request)
 
     async def cancel(self, request: ApiRequest, query: ConversationQuery) -> dict[str, str]:
         """End a conversation's runs."""

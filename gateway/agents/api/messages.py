@@ -10,7 +10,7 @@ from gateway.agents.api._message_renderer import MessageRenderer, conversation_i
 from gateway.agents.api._paging import MESSAGES, place_of
 from gateway.agents.api._query import MessagesQuery, ResetQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.compaction import Compact, compact_json
+from gateway.agents.api.compaction import Compact, compact_as_asked
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.passages import moment_of
 from gateway.agents.api.search import SearchAgents, SearchMessages, found_json, ranked_json
@@ -195,7 +195,7 @@ class MessageRoutes:
         resolved = await self._api.resolved_agent(request)
         run_request = RunRequest(resolved.spec, resolved.scope)
         uid = request.uid("agent", "agent_id")
-        return await compact_json(self._api, request, compact, uid, run_request)
+        return await compact_as_asked(self._api, request, compact, uid, run_request)
 
     async def cancel(self, request: ApiRequest, cancel: CancelRuns) -> dict[str, str]:
         """End an agent's runs."""
