@@ -96,6 +96,7 @@ class WriterConnection:
             finally:
                 driver.abandon()
             raise
+        self._inode = None
         with contextlib.suppress(OSError):  # whatever it is, writing will show it
             self._inode = os.stat(self._path).st_ino
         return driver
@@ -184,7 +185,7 @@ class WriterConnection:
             return True
         except OSError:
             return False  # whatever it is, writing will show it
-        return inode != self._inode
+        return self._inode not in (None, inode)
 
     def moved_error(self) -> Broken:
         """Returns the fault of a file that `is_moved`."""

@@ -436,6 +436,28 @@ async def test_what_is_written_to_a_file_that_has_gone_is_not_called_written(
     assert third[0] in await store.keys.list()
 
 
+async def test_a_file_that_could_not_be_looked_at_is_not_taken_for_another_one(
+    open_store: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system that fails for a moment: what is written is written."""
+    look, is_failing = os.stat, True
+
+    def look_or_fail(which: Any, *args: Any, **more: Any) -> os.stat_result:
+        if (
+            is_failing
+            and str(which) == str(path)
+            and sys._getframe(1).f_code.co_name in ("_open", "is_moved")
+        ):
+            raise PermissionError(which)
+        return look(which, *args, **more)
+
+    monkeypatch.setattr("storage.sqlite.writer_connection.os.stat", look_or_fail)
+    store = await open_store(limits=AT_ONCE)
+    is_failing = False
+    first = await store.keys.create("default", "first")
+    assert first[0] in await store.keys.list()
+
+
 async def reopen(store: Store, path: Path, backup: Path) -> None:
     """Puts another file in the place of the one that a store has open, and has the store open it."""
     restore(path, str(backup))
