@@ -26,7 +26,7 @@ from gateway.core.turn.upstream_error import reveal_error_body
 from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.core.usage.reported import reported_counts
 from gateway.errors import UnknownModel
-from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
+from gateway.run.background.budget import DAY_S, CallOutcome, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.run.receipts import begin_memory_call
 from gateway.run.upstream.propagation import propagation_of, with_current_trace_headers
@@ -198,7 +198,12 @@ class BackgroundModel:
         await self.provider.aclose()
 
     def _count(
-        self, project: str, memory_row: int, call: UpstreamCall, outcome: str, used: TokenCounts | None = None
+        self,
+        project: str,
+        memory_row: int,
+        call: UpstreamCall,
+        outcome: CallOutcome,
+        used: TokenCounts | None = None,
     ) -> None:
         """Counts a call of background work, and what it has used. used: None: nothing."""
         if call.is_background:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from gateway.run.background.worker import Postponed
 from gateway.run.usage.meter import Meter
 from storage.records import TokenCounts
 
 DAY_S = 86_400
-# Counts a call, given its outcome (ok, failed, or refused: over the budget) and its tokens.
-CountCall = Callable[[str, int], None]
+# `refused`: the call would have been over the budget, and was not made.
+CallOutcome = Literal["ok", "failed", "refused"]
+# Counts a call, given its outcome and its tokens.
+CountCall = Callable[[CallOutcome, int], None]
 
 
 @dataclass(eq=False)
@@ -22,18 +25,18 @@ class DailyBudget:
     # Seconds since the epoch; days are UTC's.
     now: Callable[[], float]
     # 0 sets no bound.
-    tokens: int
+    daily_tokens: int
     count_call: CountCall
 
     async def check(self, project: str) -> None:
         """Lets a call begin. Raises: Postponed: until tomorrow, since the day's tokens are used up."""
-        if not self.tokens:
+        if not self.daily_tokens:
             return
         spent = await self.meter.background_tokens(project)
-        if spent >= self.tokens:
+        if spent >= self.daily_tokens:
             self.count_call("refused", 0)
             raise Postponed(
-                f"project {project!r} has used {spent} of its {self.tokens} background tokens of today",
+                f"project {project!r} has used {spent} of its {self.daily_tokens} background tokens of today",
                 DAY_S - self.now() % DAY_S,
             )
 
@@ -45,7 +48,7 @@ class DailyBudget:
         model: str,
         used: TokenCounts,
         *,
-        outcome: str = "ok",
+        outcome: CallOutcome = "ok",
     ) -> None:
         """Counts a call that was answered, and its tokens. memory_row: of the memory for which the call was made."""
         tokens = used.prompt + used.completion

@@ -114,9 +114,9 @@ class EmbeddingService:
         self._store = store
         self._wait_ms = LOCAL_WAIT_MS if embedder.is_local else float(settings.embedder_wait_ms)
         # The local one costs nothing.
-        tokens = 0 if embedder.is_local else settings.background_daily_tokens
+        daily_tokens = 0 if embedder.is_local else settings.background_daily_tokens
         self._meter = meter
-        self._budget = None if meter is None else DailyBudget(meter, now, tokens, count_call)
+        self._budget = None if meter is None else DailyBudget(meter, now, daily_tokens, count_call)
         self._upstream, _, self._model = embedder.name.partition("/")
         self._slots = asyncio.Semaphore(concurrency)
         self._clock = time.monotonic

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from gateway.metrics import Metrics
+from gateway.run.background.budget import CallOutcome
 from storage.errors import StoreError
 from storage.records import JobState
 
@@ -25,8 +26,8 @@ class JobMetrics:
         self._tokens = metrics.add_counter("background_tokens", "Tokens that background calls used.")
         metrics.refresh_with(self._refresh)
 
-    def call(self, outcome: str, tokens: int) -> None:
-        """Counts a call of a model or embedder. outcome: ok, failed, refused (over the budget)."""
+    def call(self, outcome: CallOutcome, tokens: int) -> None:
+        """Counts a call of a model or embedder."""
         self._calls.inc(outcome)
         self._tokens.inc(by=tokens)
 
