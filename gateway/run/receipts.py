@@ -69,8 +69,8 @@ class RecordsTraces(Protocol):
         headers: of the request.
         """
 
-    def take(self, receipt: Receipt) -> None:
-        """Takes the receipt of a traced request that has ended."""
+    def enqueue(self, receipt: Receipt) -> None:
+        """Queues the receipt of a traced request that has ended."""
 
 
 class Receipts:
@@ -96,7 +96,7 @@ class Receipts:
         # It holds the prompt. A connection holds the receipt of its last request until the next one, or its end.
         receipt.usage_counter = None
         if receipt.trace is not None and self.tracer is not None:
-            self.tracer.take(receipt)
+            self.tracer.enqueue(receipt)
 
     @contextmanager
     def work(

@@ -27,7 +27,8 @@ from gateway.traces.spans import SpanMaker
 _log = logging.getLogger("mnemogate")
 # The time that what is queued may take at the end.
 FLUSH_S: Final = 2.0
-# Ids of spans leave room on both sides for those of calls and steps.
+# The id of a request's own span is at least 2**61 and less than 2**61 + 2**62. The ids of its calls count up from it,
+# those of its steps down (`TraceContext`): none of them gets to 0, which is no id, nor beyond 64 bits.
 _SPAN_BITS: Final = 62
 _MIN_SPAN: Final = 1 << 61
 
@@ -67,14 +68,16 @@ class Tracer:
             trace_id = self._random.getrandbits(128) or 1
             if not self._samples(None, trace_id):
                 return None
-            return TraceContext(trace_id, _MIN_SPAN + self._random.getrandbits(_SPAN_BITS))
+            return TraceContext(trace_id, self._new_span_id())
         if not self._samples(caller, caller.trace_id):
             return None
-        span_id = _MIN_SPAN + self._random.getrandbits(_SPAN_BITS)
-        return TraceContext(caller.trace_id, span_id, caller.span_id, caller.state)
+        return TraceContext(caller.trace_id, self._new_span_id(), caller.span_id, caller.state)
 
-    def take(self, receipt: Receipt) -> None:
-        """Queues the receipt of what has ended and is traced."""
+    def _new_span_id(self) -> int:
+        return _MIN_SPAN + self._random.getrandbits(_SPAN_BITS)
+
+    def enqueue(self, receipt: Receipt) -> None:
+        """Queues the receipt of what has ended and is traced, with the facts of its replies but without their text."""
         receipt.ended = time.perf_counter()
         for call in receipt.calls:
             call.read_reply()
@@ -91,7 +94,7 @@ class Tracer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Sends what is queued, for `FLUSH_S` at most. It blocks; nothing is taken afterwards."""
+        """Sends what is queued, for `FLUSH_S` at most. It blocks; nothing that is queued afterwards is sent."""
         if not self._thread.is_alive():
             return
         self._exporter.ends_at = time.monotonic() + FLUSH_S
@@ -106,7 +109,7 @@ class Tracer:
             self._wake.wait(self._otlp.delay_s)
             self._wake.clear()
             while self._queue:
-                self._exporter.send(self._take_batch())
+                self._exporter.send(self._dequeue_batch())
         self._exporter.close()
 
     def _pause(self, seconds: float) -> None:
@@ -117,7 +120,7 @@ class Tracer:
             if not self._is_stopping:
                 self._wake.clear()
 
-    def _take_batch(self) -> ExportTraceServiceRequest:
+    def _dequeue_batch(self) -> ExportTraceServiceRequest:
         """Takes the first receipts out of the queue, and returns their spans, as many as a request may have."""
         request = ExportTraceServiceRequest()
         of_resource = request.resource_spans.add()

@@ -55,7 +55,7 @@ def take(tracer: Tracer, count: int = 1) -> None:
         receipt = Receipt(tracing.time.perf_counter())
         receipt.trace = tracer.begin()
         receipt.request_line, receipt.status = RequestLine("GET", "http", "/v1/models"), 200
-        tracer.take(receipt)
+        tracer.enqueue(receipt)
 
 
 def dropped(tracer: Tracer) -> dict[tuple[str, ...], int]:
