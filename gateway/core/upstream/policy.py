@@ -119,14 +119,14 @@ class EndpointHealth:
         finally:
             self.is_probing = False
 
-    def record_head(self, model: str) -> None:
-        """Notes that a reply has begun, or that a request was refused."""
+    def record_answer(self, model: str) -> None:
+        """Notes that the endpoint answers: a reply has begun, or a refusal or a rate limit has come."""
         self.failures = 0
         self.cooldowns.pop(model, None)
 
     def record_success(self, model: str) -> None:
         """Notes that a reply has come to its end."""
-        self.record_head(model)
+        self.record_answer(model)
         self.breaks = 0
         self.open_until = -math.inf
 
@@ -146,7 +146,7 @@ class EndpointHealth:
 
     def record_rate_limit(self, now: float, model: str, retry_after_s: float) -> None:
         """Notes a rate limit of one model: the endpoint itself is well."""
-        self.record_head(model)
+        self.record_answer(model)
         self._cool_down(now, model, retry_after_s)
 
     def _open_circuit(self, policy: Policy, now: float) -> None:
@@ -170,7 +170,7 @@ class EndpointHealth:
 
     def is_passed_over(self, now: float) -> bool:
         """Returns whether the endpoint gets no requests at the moment, for one model at least."""
-        return self.is_probing or now < max(self.open_until, *self.cooldowns.values(), -math.inf)
+        return self.is_probing or now < max([self.open_until, *self.cooldowns.values()])
 
     @property
     def may_retry(self) -> bool:

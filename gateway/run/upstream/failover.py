@@ -377,7 +377,7 @@ class Attempts:
                         _Failed(Failure(str(reply.status), retry_after_s=retry_after_s), reply)
                     )
                 # Any other status is an answer, even if it refuses the request.
-                health.record_head(self.target.model)
+                health.record_answer(self.target.model)
                 return await self._take_answer(reply, begin, request, make, mender)
             except ProviderError as error:
                 # An upload that the caller broke off is no failure of the upstream.

@@ -143,7 +143,7 @@ def test_replies_that_break_off_open_it_though_each_has_begun() -> None:
     for _ in range(5):
         assert health.is_available(NOW, "")
         with health.attempt(Policy()):
-            health.record_head("")
+            health.record_answer("")
         health.record_break(Policy(), NOW)
     assert not health.is_available(NOW, "")
     health.record_success("")
