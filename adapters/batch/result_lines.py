@@ -29,6 +29,8 @@ async def read_results(
             if not isinstance(value, dict):
                 raise ProviderBroke("a result is no object")
             result = read_result(value)
+        # A TypeError comes of a field of another type than the provider documents, and of JSON that is nested too
+        # deeply to be written again.
         except (ValueError, ProviderBroke, TypeError):
             garbled_count += 1
         else:

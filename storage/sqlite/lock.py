@@ -24,7 +24,7 @@ _PAUSE_S = 0.02
 
 
 class LockOwner(Struct, frozen=True):
-    """The process that owns a database file; None where it has not written it."""
+    """The process that owns a database file. A field is None if the owner has not written it yet."""
 
     pid: int | None
     address: str | None
