@@ -64,39 +64,40 @@ class AgentTools:
     client_tools: Collection[str] = ()
     # The model's context window in tokens; None: unknown.
     window: int | None = None
-    # The uid of the step's run.
+    # The uid of the run that makes the calls. None: a chat completion makes them, and its turn is written as a whole,
+    # with its edits of blocks.
     run_uid: str | None = None
-    # The stored step that made the calls. None: the turn is written as a whole; with a run_uid it is that of a
-    # batch item.
+    # The stored step that made the calls. None in a chat completion, and in an item of a batch, whose step is stored
+    # after its calls.
     step: Exchange | None = None
     # Sends messages to other agents; None: the tools are described and never called.
     messages: SendsToAgents | None = None
     # The record of calls that leave the gateway; None: they are not recorded.
     calls: DeduplicatesCalls | None = None
     _tools: dict[str, AgentTool] = field(init=False)
-    # Without asides.
-    _plain_definitions: dict[str, dict[str, Any]] = field(init=False)
+    # The entries for a request's `tools`, by name, without asides.
+    _plain_entries: dict[str, dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._plain_definitions = _definitions(self.spec, self.client_tools)
-        self._tools = {each.name: each for each in self.spec.tools if each.name in self._plain_definitions}
+        self._plain_entries = _entries_of(self.spec, self.client_tools)
+        self._tools = {each.name: each for each in self.spec.tools if each.name in self._plain_entries}
 
     # -- a toolbox
 
     def definitions(self) -> list[dict[str, Any]]:
-        asides = _asides_of(self.spec, self._plain_definitions.values()).by_tool
-        return [with_asides(each, asides.get(name, ())) for name, each in self._plain_definitions.items()]
+        asides = _asides_of(self.spec, self._plain_entries.values()).by_tool
+        return [with_asides(each, asides.get(name, ())) for name, each in self._plain_entries.items()]
 
     def owns(self, name: str) -> bool:
         return name in self._tools
 
     def serial_group(self, call: RunTool) -> str | None:
-        is_defined = self._tools[call.name].definition is not None
-        return None if is_defined or BUILT_IN_TOOLS[call.name].use not in MEMORY_USES else "memory"
+        is_built_in = self._tools[call.name].definition is None
+        return "memory" if is_built_in and BUILT_IN_TOOLS[call.name].use in MEMORY_USES else None
 
     async def run(self, call: RunTool) -> ToolAnswer:
         tool = self._tools[call.name]
-        parameters = self._plain_definitions[call.name]["function"].get("parameters") or {}
+        parameters = self._plain_entries[call.name]["function"].get("parameters") or {}
         arguments, fault = await check_arguments(self.foreign.children, call.name, parameters, call.arguments)
         if fault is not None:
             return _sanitized(failed_answer(fault))
@@ -144,12 +145,12 @@ class AgentTools:
         memory = self.memory
         if self.run_uid is None:
             return memory.block_edits.blocks
-        now = {block.id: block for block in await memory.store.blocks.load(memory.context.agent.id)}
+        stored = {block.id: block for block in await memory.store.blocks.load(memory.context.agent.id)}
         edited = self._edited_labels()
         return [
-            block if block.label in edited else now[block.id]
+            block if block.label in edited else stored[block.id]
             for block in memory.block_edits.blocks
-            if block.id in now
+            if block.id in stored
         ]
 
     def _edited_labels(self) -> set[str]:
@@ -165,16 +166,16 @@ class AgentTools:
         uid, run = self.spec.uid, self.run_uid
         step = "" if self.step is None else ids.id_at("step", uid, self.step.seq)
         return ForeignCall(
-            call.name,
-            call.arguments,
-            call.call_id,
-            ids.id_of("agent", uid),
-            "" if run is None else ids.id_of("run", run),
+            tool=call.name,
+            arguments=call.arguments,
+            call_id=call.call_id,
+            agent=ids.id_of("agent", uid),
+            run="" if run is None else ids.id_of("run", run),
             # Providers choose the ids of calls, and headers bear few characters.
-            f"{step or ids.new_uid()}/{quote(short_call_id(call.call_id), safe='')}",
-            self.spec.name,
-            blocks,
-            self.memory.context.agent.scope.project,
+            key=f"{step or ids.new_uid()}/{quote(short_call_id(call.call_id), safe='')}",
+            agent_name=self.spec.name,
+            blocks=blocks,
+            project=self.memory.context.agent.scope.project,
         )
 
     async def _run_own(self, call: RunTool) -> ToolAnswer:
@@ -226,23 +227,21 @@ def _sanitized(answer: ToolAnswer) -> ToolAnswer:
 
 def asides_of(spec: AgentSpec, client_tools: Collection[str] = ()) -> Asides:
     """Returns the arguments of an agent's tools that are not the tool's, and those that are its words to the user."""
-    return _asides_of(spec, _definitions(spec, client_tools).values())
+    return _asides_of(spec, _entries_of(spec, client_tools).values())
 
 
-def _asides_of(spec: AgentSpec, definitions: Iterable[dict[str, Any]]) -> Asides:
-    return Asides.of(definitions, _aside_names(spec), SPEAKING_TOOLS)
+def _asides_of(spec: AgentSpec, entries: Iterable[dict[str, Any]]) -> Asides:
+    return Asides.of(entries, _aside_names(spec), SPEAKING_TOOLS)
 
 
 def serial_tools(spec: AgentSpec) -> frozenset[str]:
     """Returns the tools with calls that must run one after another."""
-    defined = {tool.name: tool.definition for tool in spec.tools}
-    return frozenset(name for name, tool in defined.items() if tool is not None and not tool.is_parallel)
+    return frozenset(each.name for each in spec.tools if each.definition and not each.definition.is_parallel)
 
 
 def tools_with_approval(spec: AgentSpec) -> frozenset[str]:
     """Returns the tools that always need a person's approval, whatever the rules allow."""
-    defined = {tool.name: tool.definition for tool in spec.tools}
-    return frozenset(name for name, tool in defined.items() if tool is not None and tool.needs_approval)
+    return frozenset(each.name for each in spec.tools if each.definition and each.definition.needs_approval)
 
 
 def _aside_names(spec: AgentSpec) -> frozenset[str]:
@@ -257,13 +256,13 @@ def _aside_names(spec: AgentSpec) -> frozenset[str]:
     return frozenset(name for name, is_taken in takes.items() if is_taken)
 
 
-def _definitions(spec: AgentSpec, client_tools: Collection[str]) -> dict[str, dict[str, Any]]:
+def _entries_of(spec: AgentSpec, client_tools: Collection[str]) -> dict[str, dict[str, Any]]:
     """Returns the entries for a request's `tools`, by name, without asides. A tool that is not there yet has none."""
-    definitions = {tool.name: _definition(tool) for tool in spec.tools if tool.name not in client_tools}
-    return {name: definition for name, definition in definitions.items() if definition is not None}
+    entries = {tool.name: _entry_of(tool) for tool in spec.tools if tool.name not in client_tools}
+    return {name: entry for name, entry in entries.items() if entry is not None}
 
 
-def _definition(tool: AgentTool) -> dict[str, Any] | None:
+def _entry_of(tool: AgentTool) -> dict[str, Any] | None:
     if tool.definition is None:
         return definition_of(tool.name)
     schema = tool.definition.schema
