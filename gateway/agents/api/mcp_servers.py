@@ -132,8 +132,8 @@ def _defaults_from(previous: McpServerDefinition | None, server_type: str) -> di
 def _stdio_config(config: dict[str, Any]) -> McpServerConfig:
     """Returns the config of a program. Raises: Unprocessable."""
     program = convert(config, StdioConfig, _CONFIG_PATH)
-    sent = sent_fields(program)
-    variables = sent.get(VARIABLES) or {}
+    fields = sent_fields(program)
+    variables = fields.get(VARIABLES) or {}
     for name, value in variables.items():
         if not _VARIABLE_NAME.fullmatch(name) or "\0" in value:
             raise _unprocessable(VARIABLES, f"{name[:100]!r} is not a valid environment variable")
@@ -141,7 +141,7 @@ def _stdio_config(config: dict[str, Any]) -> McpServerConfig:
         McpServerDefinition(command=(program.command, *program.args)),
         {f"{VARIABLES}.{name}": value for name, value in variables.items()},
         # A program has no headers, so those of an earlier address are gone.
-        replaced_groups=frozenset({TOKEN, HEADERS} | ({VARIABLES} & sent.keys())),
+        replaced_groups=frozenset({TOKEN, HEADERS} | ({VARIABLES} & fields.keys())),
     )
 
 
@@ -150,17 +150,17 @@ def _http_config(
 ) -> McpServerConfig:
     """Returns the config of a server that speaks HTTP. Raises: Unprocessable."""
     http = convert(config, HttpConfig, _CONFIG_PATH)
-    sent = sent_fields(http)
-    has_token = _has_token(sent, previous)
-    header_name = _auth_header(sent, previous, has_token=has_token)
-    headers = sent.get(HEADERS) or {}
+    fields = sent_fields(http)
+    has_token = _has_token(fields, previous)
+    header_name = _auth_header(fields, previous, has_token=has_token)
+    headers = fields.get(HEADERS) or {}
     for name in headers:
         _check_header(name)
     if has_token and header_name:
         _check_header(header_name)
     secrets = {f"{HEADERS}.{name}": value for name, value in headers.items()}
-    if sent.get(TOKEN):
-        secrets[TOKEN] = sent[TOKEN]
+    if fields.get(TOKEN):
+        secrets[TOKEN] = fields[TOKEN]
     for name, value in secrets.items():
         _check_secret(name, value)
     definition = McpServerDefinition(
@@ -170,23 +170,23 @@ def _http_config(
         token_header=header_name if has_token else None,
     )
     # A server at an address has no environment, so that of an earlier program is gone.
-    replaced = frozenset({VARIABLES} | ({TOKEN, HEADERS} & sent.keys()))
+    replaced = frozenset({VARIABLES} | ({TOKEN, HEADERS} & fields.keys()))
     return McpServerConfig(definition, secrets, replaced_groups=replaced)
 
 
-def _has_token(sent: Mapping[str, Any], previous: McpServerDefinition | None) -> bool:
+def _has_token(fields: Mapping[str, Any], previous: McpServerDefinition | None) -> bool:
     """Tells whether a server has a token after a request: as was sent, else as before."""
-    if TOKEN in sent:
-        return bool(sent[TOKEN])
+    if TOKEN in fields:
+        return bool(fields[TOKEN])
     return previous is not None and TOKEN in previous.secrets
 
 
 def _auth_header(
-    sent: Mapping[str, Any], previous: McpServerDefinition | None, *, has_token: bool
+    fields: Mapping[str, Any], previous: McpServerDefinition | None, *, has_token: bool
 ) -> str | None:
     """Returns the `auth_header` of a server after a request: as was sent, else as before."""
-    if "auth_header" in sent or previous is None:
-        return sent.get("auth_header")
+    if "auth_header" in fields or previous is None:
+        return fields.get("auth_header")
     return previous.token_header if has_token else previous.header
 
 
@@ -224,6 +224,7 @@ def server_json(stored: Definition) -> dict[str, Any]:
     """Returns a server as it is shown, its secrets masked."""
     server = McpServerDefinition.of(stored.body)
     shown: dict[str, Any] = {"id": ids.id_of("mcp_server", stored.uid), "server_name": stored.name}
+    # The names of its tools that are not usable here, so that their absence is seen.
     if server.left_out:
         shown["mnemogate"] = {"left_out": [f"tools.{name}" for name in server.left_out]}
     shown["mcp_server_type"] = server_type_of(server)

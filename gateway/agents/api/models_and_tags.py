@@ -44,22 +44,14 @@ class ModelAndTagRoutes:
     async def models(self, request: ApiRequest, query: ModelsQuery) -> list[dict[str, Any]]:
         """List the models that the caller may ask."""
         caller = info_of(request.http.scope).caller
+        resolver = self._api.registry.resolver
         names = [str(entry["id"]) for entry in await self._api.models.entries_for(caller.credential)]
         shown = [
-            model_json(
-                self._api.registry.resolver.model_handle(name), self._api.registry.resolver.model_window(name)
-            )
+            model_json(resolver.model_handle(name), resolver.model_window(name))
             for name in names
             if caller.may_ask(name) and not name.startswith(AGENT_PREFIX)
         ]
-        filters = [("provider_name", query.provider_name), ("provider_type", query.provider_type)]
-        categories = sent_or_none(query.provider_category)
-        return [
-            each
-            for each in shown
-            if all(not isinstance(value, str) or each[name] == value for name, value in filters)
-            and (not categories or each["provider_category"] in categories)
-        ]
+        return [model for model in shown if _matches(model, query)]
 
     async def embedders(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List the embedding model, if there is one."""
@@ -69,3 +61,13 @@ class ModelAndTagRoutes:
     async def health(self, request: ApiRequest) -> dict[str, Any]:
         """Say that the gateway lives, and its version."""
         return {"status": "ok", "version": self._version}
+
+
+def _matches(model: dict[str, Any], query: ModelsQuery) -> bool:
+    """Tells whether a model has the provider that a query asks for. A field that was not sent matches all."""
+    categories = sent_or_none(query.provider_category)
+    return (
+        sent_or_none(query.provider_name) in (None, model["provider_name"])
+        and sent_or_none(query.provider_type) in (None, model["provider_type"])
+        and (not categories or model["provider_category"] in categories)
+    )

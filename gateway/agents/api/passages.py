@@ -319,7 +319,8 @@ class ArchiveRoutes:
                 request.project, DefinitionKind.ARCHIVE, archive.memory
             )
         else:
-            rows = [archive.memory]  # which is the agent's row
+            # Not stored, it is the own archive of an agent, whose row is that of its memory.
+            rows = [archive.memory]
         return await self._api.agents_page(request.project, rows, query)
 
     async def add(self, request: ApiRequest, create: CreateArchivePassage) -> dict[str, Any]:
@@ -340,11 +341,7 @@ class ArchiveRoutes:
     async def remove(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a passage of an archive, and what quotes it."""
         memory = await self._memory(request)
-        id = request.path["passage_id"]
-        place = place_of("passage", id)
-        if place.uid != memory.uid:
-            raise UnknownId(f"There is no passage {id!r} of this archive.")
-        await self._archives.remove(memory, place.seq)
+        await self._archives.remove(memory, _seq_of(memory, request.path["passage_id"], owner="archive"))
         return {"message": "The passage is forgotten."}
 
     async def attach(self, request: ApiRequest) -> None:
@@ -379,9 +376,9 @@ def _seq_or_none(agent: Agent, id: Maybe[str]) -> int | None:
     return _seq_of(agent, id) if isinstance(id, str) else None
 
 
-def _seq_of(agent: Agent, id: str) -> int:
-    """Returns the number of an agent's passage. Raises: UnknownId."""
+def _seq_of(memory: Agent, id: str, *, owner: str = "agent") -> int:
+    """Returns the number of a passage in a memory. owner: whose memory it is, for errors. Raises: UnknownId."""
     place = place_of("passage", id)
-    if place.uid != agent.uid:
-        raise UnknownId(f"There is no passage {id!r} of this agent.")
+    if place.uid != memory.uid:
+        raise UnknownId(f"There is no passage {id!r} of this {owner}.")
     return place.seq
