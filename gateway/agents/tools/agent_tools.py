@@ -183,9 +183,9 @@ class AgentTools:
         match BUILT_IN_TOOLS[name].use:
             case ToolUse.EDIT:
                 return self._edit(call)
-            case ToolUse.STORE if name == "remember_fact":
+            case ToolUse.STORE_FACT:
                 return memory.remember_fact(call.call_id, str(arguments["fact"]))
-            case ToolUse.STORE:
+            case ToolUse.STORE_PASSAGE:
                 tags = arguments.get("tags")
                 passage = {"content": arguments["content"], **({"tags": tags} if tags else {})}
                 return memory.remember(call.call_id, passage)

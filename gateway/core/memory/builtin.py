@@ -18,6 +18,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.memory.memory_tools import (
     BLOCK_TOOLS,
+    LABEL_SCHEMA,
     MEMORY_TOOLS,
     EditOperation,
     string_schema,
@@ -27,7 +28,6 @@ from gateway.core.memory.memory_tools import (
 # The argument of a tool that is its words to the user.
 SPEAKING_TOOLS: Final[Mapping[str, str]] = MappingProxyType({"send_message": "message"})
 
-_LABEL = string_schema("Label of the memory block, as it stands in the system prompt.")
 _BOUND_TEXT = "Only what is {side} this date or time (ISO 8601, such as 2026-03-01 or 2026-03-01T09:30)."
 _SINCE_TEXT, _UNTIL_TEXT = _BOUND_TEXT.format(side="from"), _BOUND_TEXT.format(side="up to the end of")
 _TAGS: Json = {"type": "array", "items": {"type": "string"}}
@@ -45,8 +45,10 @@ class ToolUse(Enum):
     SPEAK = "speak"
     # It edits blocks.
     EDIT = "edit"
-    # It stores a passage or a fact.
-    STORE = "store"
+    # It stores a passage.
+    STORE_PASSAGE = "store_passage"
+    # It stores a fact.
+    STORE_FACT = "store_fact"
     # It searches memory.
     SEARCH = "search"
     # It sends a message to other agents.
@@ -58,7 +60,7 @@ class ToolUse(Enum):
 
 
 # What reads or changes memory. Calls of such tools run one after the other: a search finds the edits before it.
-MEMORY_USES: Final = frozenset({ToolUse.EDIT, ToolUse.STORE, ToolUse.SEARCH})
+MEMORY_USES: Final = frozenset({ToolUse.EDIT, ToolUse.STORE_PASSAGE, ToolUse.STORE_FACT, ToolUse.SEARCH})
 
 
 class BuiltInTool(NamedTuple):
@@ -97,7 +99,7 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             end_date=string_schema(_UNTIL_TEXT),
         ),
         "archival_memory_insert": _tool(
-            ToolUse.STORE,
+            ToolUse.STORE_PASSAGE,
             "Keep a piece of text in long-term memory, outside of the system prompt. It is found again with "
             "archival_memory_search.",
             ("content",),
@@ -121,14 +123,14 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             ToolUse.EDIT,
             "Add text at the end of a memory block.",
             ("label", "content"),
-            label=_LABEL,
+            label=LABEL_SCHEMA,
             content=string_schema("The text to add."),
         ),
         "core_memory_replace": _tool(
             ToolUse.EDIT,
             "Replace a text in a memory block wherever it occurs. An empty new_content removes it.",
             ("label", "old_content", "new_content"),
-            label=_LABEL,
+            label=LABEL_SCHEMA,
             old_content=string_schema("The text as it stands now, exactly."),
             new_content=string_schema("What shall stand there instead."),
         ),
@@ -154,7 +156,7 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             ToolUse.EDIT,
             "Add lines to a memory block, one short fact a line. The user does not see this call.",
             ("label", "new_string"),
-            label=_LABEL,
+            label=LABEL_SCHEMA,
             new_string=string_schema("The text to add."),
             insert_line=_number("Insert after this line; 0: at the beginning. Default: -1, at the end."),
         ),
@@ -164,7 +166,7 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             "Rewrite a whole memory block, to put it in order or to shorten it. Everything that the new text leaves "
             "out is gone from the block. For single changes use memory_insert or memory_replace.",
             ("label", "new_memory"),
-            label=_LABEL,
+            label=LABEL_SCHEMA,
             new_memory=string_schema("The block's whole new text."),
         ),
         "memory_apply_patch": _tool(
@@ -198,7 +200,7 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             end_minutes_ago=_number("Only what is at least so many minutes old.", minimum=0),
         ),
         "remember_fact": _tool(
-            ToolUse.STORE,
+            ToolUse.STORE_FACT,
             "Keep one fact about the user in long-term memory: one sentence that makes sense by itself.",
             ("fact",),
             fact=string_schema("The fact."),

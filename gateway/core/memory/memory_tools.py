@@ -2,9 +2,11 @@
 
 The gateway has two vocabularies of tools for memory:
 
-- `MEMORY_TOOLS`, here, are those of the settings' profiles. The gateway offers them by itself.
+- `MEMORY_TOOLS`, here, are those of the settings' profiles. The gateway offers them by itself. The columns of a row say
+  what a call does.
 - `BUILT_IN_TOOLS` (gateway.core.memory.builtin) are those that an agent made over REST may have attached. They have
-  the names that Letta's clients know; six of them are also the profiles', some with more arguments.
+  the names that Letta's clients know; six of them are also the profiles', some with more arguments. Others speak,
+  ask agents or search files, so a row there has a `ToolUse` in place of these columns.
 
 Both end in the same operations on blocks (`EditOperation`), which `apply_edit` (gateway.core.memory.block_edit) applies
 and the store has by these names.
@@ -47,6 +49,7 @@ class EditOperation(StrEnum):
     # Only agents of the agents API have a tool for it.
     PATCH = "patch"
     ARCHIVAL_INSERT = "archival_insert"
+    # Likewise, so `MemoryTools.run` has no case for it.
     REMEMBER_FACT = "remember_fact"
 
 
@@ -76,7 +79,7 @@ class MemoryTool(Struct, frozen=True):
         return self.operation is not None or self.reads_edits
 
 
-_LABEL = string_schema("Label of the memory block, as it stands in the system prompt.")
+LABEL_SCHEMA = string_schema("Label of the memory block, as it stands in the system prompt.")
 _SEARCH = {
     "query": string_schema("Words to look for: names, things, topics."),
     "limit": {"type": "integer", "description": "How many results at most. Default: 5."},
@@ -90,7 +93,7 @@ MEMORY_TOOLS: Mapping[str, MemoryTool] = MappingProxyType(
                 "their work that will matter in later conversations: one fact a line, short, with names and dates. "
                 "The user does not see this call.",
                 ("label", "new_string"),
-                label=_LABEL,
+                label=LABEL_SCHEMA,
                 new_string=string_schema("The text to add."),
                 insert_line={
                     "type": "integer",
@@ -104,7 +107,7 @@ MEMORY_TOOLS: Mapping[str, MemoryTool] = MappingProxyType(
                 "Replace a passage of a memory block, to correct what has changed or (with an empty new_string) to "
                 "remove it. The old passage must be given exactly and occur exactly once.",
                 ("label", "old_string", "new_string"),
-                label=_LABEL,
+                label=LABEL_SCHEMA,
                 old_string=string_schema("The passage as it stands now, exactly."),
                 new_string=string_schema("What shall stand there instead."),
             ),
@@ -115,7 +118,7 @@ MEMORY_TOOLS: Mapping[str, MemoryTool] = MappingProxyType(
                 "Rewrite a whole memory block, to put it in order or to shorten one that is full. Everything that the "
                 "new text leaves out is gone from the block. For single changes use memory_insert or memory_replace.",
                 ("label", "new_memory"),
-                label=_LABEL,
+                label=LABEL_SCHEMA,
                 new_memory=string_schema("The block's whole new text."),
             ),
             EditOperation.RETHINK,
