@@ -23,7 +23,7 @@ from gateway.agents.api.agent_bodies import (
 from gateway.agents.api.compaction import Compact, CompactionBody, compact_as_asked
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
 from gateway.agents.api.runs import RunStream, run_stream
-from gateway.agents.api.sends import SendReply, SendRoutes
+from gateway.agents.api.sends import SendReply, Sends
 from gateway.agents.registry.conversation_registry import AgentConversations, definition_of
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.resend import otid_digest
@@ -217,7 +217,7 @@ class ConversationRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._conversations = AgentConversations(api.store, api.now)
-        self._pages, self._sends = MessagePages(api), SendRoutes(api)
+        self._pages, self._sends = MessagePages(api), Sends(api)
 
     def routes(self) -> list[AgentsRoute]:
         conversations = "/v1/conversations"

@@ -38,40 +38,11 @@ from gateway.web.middleware import info_of
 from storage.records import DEFAULT_CONVERSATION, Run
 
 
-class SendRoutes:
-    """The routes that send an agent messages."""
+class Sends:
+    """Begins sends: to an agent, or in one of its conversations."""
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-
-    def routes(self) -> list[AgentsRoute]:
-        agent_messages = "/v1/agents/{agent_id}/messages"
-        return [
-            AgentsRoute("POST", agent_messages, self.send),
-            AgentsRoute("POST", f"{agent_messages}/stream", self.stream),
-            AgentsRoute("POST", f"{agent_messages}/async", self.send_async),
-            AgentsRoute("POST", f"{agent_messages}/preview-raw-payload", self.preview),
-        ]
-
-    async def preview(self, request: ApiRequest, send: Send) -> dict[str, Any]:
-        """Return what would go to the model with a message, and send nothing."""
-        run_request = await self.run_request(request, send, request.uid("agent", "agent_id"))
-        request_body: dict[str, Any] = orjson.loads((await self._api.runs.preview(run_request)).body())
-        return request_body
-
-    async def send(self, request: ApiRequest, send: Send) -> dict[str, Any] | SendReply | RunStream:
-        """Send a message to an agent, and answer with what it says."""
-        return await self.begin(request, send, request.uid("agent", "agent_id"), is_stream=send.streaming)
-
-    async def stream(self, request: ApiRequest, send: Send) -> dict[str, Any] | SendReply | RunStream:
-        """Send a message, and stream what it says."""
-        return await self.begin(request, send, request.uid("agent", "agent_id"), is_stream=True)
-
-    async def send_async(self, request: ApiRequest, send: Send) -> dict[str, Any]:
-        """Send a message, and answer with the run that goes on without its client."""
-        run_request = await self.run_request(request, send, request.uid("agent", "agent_id"))
-        run = await self.accept(request, send, run_request, by_token=False, is_shown=False)
-        return run_entry_json(await self._api.store.runs.get(request.project, run.uid))
 
     async def begin(
         self,
@@ -179,6 +150,45 @@ class SendRoutes:
             model=fields.get("override_model"),
             system=system,
         )
+
+
+class SendRoutes:
+    """The routes that send an agent messages."""
+
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._sends = Sends(api)
+
+    def routes(self) -> list[AgentsRoute]:
+        agent_messages = "/v1/agents/{agent_id}/messages"
+        return [
+            AgentsRoute("POST", agent_messages, self.send),
+            AgentsRoute("POST", f"{agent_messages}/stream", self.stream),
+            AgentsRoute("POST", f"{agent_messages}/async", self.send_async),
+            AgentsRoute("POST", f"{agent_messages}/preview-raw-payload", self.preview),
+        ]
+
+    async def preview(self, request: ApiRequest, send: Send) -> dict[str, Any]:
+        """Return what would go to the model with a message, and send nothing."""
+        run_request = await self._sends.run_request(request, send, request.uid("agent", "agent_id"))
+        request_body: dict[str, Any] = orjson.loads((await self._api.runs.preview(run_request)).body())
+        return request_body
+
+    async def send(self, request: ApiRequest, send: Send) -> dict[str, Any] | SendReply | RunStream:
+        """Send a message to an agent, and answer with what it says."""
+        return await self._sends.begin(
+            request, send, request.uid("agent", "agent_id"), is_stream=send.streaming
+        )
+
+    async def stream(self, request: ApiRequest, send: Send) -> dict[str, Any] | SendReply | RunStream:
+        """Send a message, and stream what it says."""
+        return await self._sends.begin(request, send, request.uid("agent", "agent_id"), is_stream=True)
+
+    async def send_async(self, request: ApiRequest, send: Send) -> dict[str, Any]:
+        """Send a message, and answer with the run that goes on without its client."""
+        run_request = await self._sends.run_request(request, send, request.uid("agent", "agent_id"))
+        run = await self._sends.accept(request, send, run_request, by_token=False, is_shown=False)
+        return run_entry_json(await self._api.store.runs.get(request.project, run.uid))
 
 
 @dataclass(slots=True)
