@@ -68,7 +68,7 @@ class RequestInfo:
     began_at: float
     # The client sent `request_id`; False: the gateway has made it.
     has_client_id: bool = False
-    # The form of errors, which the route sets when it begins; None: the path decides.
+    # The form of errors, which the route sets when it begins; None: `Edge._error_form` decides.
     error_form: ErrorForm | None = None
     caller: Caller = ANONYMOUS
     route: str = "other"
@@ -278,6 +278,7 @@ class Edge:
         # was cut.
 
     def _error_form(self, scope: Scope) -> ErrorForm:
+        """Returns the form of an error before a route has set its own: by header on shared paths, else by path."""
         if (shared_path_form := self._error_form_of(scope)) is not None:
             return shared_path_form
         path = scope["path"]
