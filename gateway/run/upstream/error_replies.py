@@ -6,6 +6,8 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
+from msgspec import Struct
+
 from adapters.base import ModelReply
 from adapters.errors import ProviderBroke, ProviderError
 from adapters.reply_quota import MAX_REPLY_BYTES
@@ -16,6 +18,16 @@ from gateway.core.turn.upstream_error import ERROR_BYTES, reveal_error_body, rev
 _ERROR_S: Final = 0.1
 
 
+class BegunReply(Struct, frozen=True):
+    """A reply, and what was read of its beginning to see whether it is an error."""
+
+    reply: ModelReply
+    # The data of its first event, or its body; b"": neither was read.
+    begin: bytes = b""
+    # It is a stream of which nothing but comments has come, as far as is known: another reply may take its place.
+    is_replaceable: bool = False
+
+
 async def read_whole_error(reply: ModelReply) -> BufferedReply:
     """Returns an error that was read to its end. Raises: as `ModelReply.read`."""
     try:
@@ -24,8 +36,8 @@ async def read_whole_error(reply: ModelReply) -> BufferedReply:
         await reply.aclose()
 
 
-async def reveal_stream_error(reply: ModelReply) -> tuple[ModelReply, bytes | None]:
-    """Returns a stream, and the data of its first event; None: comments alone have come for long.
+async def reveal_stream_error(reply: ModelReply) -> BegunReply:
+    """Returns a stream and its first event. Another reply may take its place if comments alone have come for long.
 
     A stream that begins with an error is replaced by a whole reply with that error's status, and no data.
     """
@@ -36,15 +48,17 @@ async def reveal_stream_error(reply: ModelReply) -> tuple[ModelReply, bytes | No
         raise
     refused = reveal_error_event(first) if first is not None else None
     if refused is None:
-        return reply, first.data if first is not None else b""
+        if first is None:
+            return BegunReply(reply)
+        return BegunReply(reply, first.data or b"", is_replaceable=first.data is None)
     await discard(reply)
     headers = [(name, value) for name, value in reply.headers if name != "content-type"]
     # Anthropic's own error is the event's data, for a client that speaks its dialect.
     body = refused[1] if first is None or first.name != "error" or first.data is None else first.data
-    return BufferedReply(refused[0], (*headers, ("content-type", "application/json")), body), b""
+    return BegunReply(BufferedReply(refused[0], (*headers, ("content-type", "application/json")), body))
 
 
-async def reveal_whole_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
+async def reveal_whole_error(reply: ModelReply) -> BegunReply:
     """Returns a whole reply, and its body. An error under a status of success gets the status that it names.
 
     A reply that breaks off while it is read here has begun, so it is not asked for again: the returned one breaks off
@@ -57,12 +71,12 @@ async def reveal_whole_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
         await reply.aclose()
         if not isinstance(error, ProviderError):
             raise
-        return BufferedReply(reply.status, reply.headers, b"", error), b""
+        return BegunReply(BufferedReply(reply.status, reply.headers, b"", error))
     if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
         cut = ProviderBroke("the upstream's reply ended in the middle of its JSON")
-        return BufferedReply(reply.status, reply.headers, b"", cut), b""
+        return BegunReply(BufferedReply(reply.status, reply.headers, b"", cut))
     status, shown = reveal_error_body(body) or (reply.status, body)
-    return BufferedReply(status, reply.headers, shown), body
+    return BegunReply(BufferedReply(status, reply.headers, shown), body)
 
 
 async def discard(reply: ModelReply) -> None:

@@ -46,6 +46,7 @@ from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
 from gateway.run.upstream.error_replies import (
+    BegunReply,
     discard,
     read_whole_error,
     reveal_stream_error,
@@ -370,7 +371,8 @@ class Attempts:
         self._describe_call(request)
         with health.attempt(self.endpoint.policy):
             try:
-                reply, begin = await self._send_once(request)
+                begun = await self._send_once(request)
+                reply = begun.reply
                 if reply.status in TRANSIENT:
                     retry_after_s = read_retry_after(reply.headers, self._failover.wall())
                     return self._blame(
@@ -378,20 +380,15 @@ class Attempts:
                     )
                 # Any other status is an answer, even if it refuses the request.
                 health.record_answer(self.target.model)
-                return await self._take_answer(reply, begin, request, make, mender)
+                return await self._take_answer(begun, request, make, mender)
             except ProviderError as error:
                 # An upload that the caller broke off is no failure of the upstream.
                 if (caller_error := self.caller_error()) is not None:
                     raise caller_error from error
                 return self._blame(_Failed(failure_of(error), error=error))
 
-    async def _send_once(self, request: ModelRequest) -> tuple[ModelReply, bytes | None]:
-        """Returns the reply to a request, and its first event's data or its body; b"": it goes on unread.
-
-        None: of a stream nothing but comments has come, as far as is known.
-
-        A reply that is an error under a status of success has the error's.
-        """
+    async def _send_once(self, request: ModelRequest) -> BegunReply:
+        """Returns the reply to a request. One that is an error under a status of success gets the error's status."""
         if self.sends_once:
             request = request._replace(sends_once=True)
         propagates = self.endpoint.propagates
@@ -400,28 +397,23 @@ class Attempts:
         reply = await self.endpoint.provider.send(request)
         if reply.is_stream:
             if request.method != "POST":
-                return reply, b""  # a stream that is read again may have nothing left
-            return await reveal_stream_error(reply) if self._failover.may_peek else (reply, None)
+                return BegunReply(reply)  # a stream that is read again may have nothing left
+            if not self._failover.may_peek:
+                return BegunReply(reply, is_replaceable=True)
+            return await reveal_stream_error(reply)
         is_chat = request.path == CHAT and reply.status < 300
-        return await reveal_whole_error(reply) if is_chat else (reply, b"")
+        return await reveal_whole_error(reply) if is_chat else BegunReply(reply)
 
     async def _take_answer(
-        self,
-        reply: ModelReply,
-        begin: bytes | None,
-        request: ModelRequest,
-        make: RequestMaker,
-        mender: RequestMender | None,
+        self, begun: BegunReply, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
     ) -> ModelReply | ModelRequest:
-        """Returns an answer, or another request to send in its place where it refuses the request for its content.
-
-        begin: of the reply, as from `_send_once`.
-        """
+        """Returns an answer, or another request to send in its place where it refuses the request for its content."""
+        reply = begun.reply
         replacement, outcome = None, str(reply.status)
         if reply.status in _REFUSALS and (mender is not None or request.path == CHAT):
             reply = error = await read_whole_error(reply)
             replacement = await self._without_refused(error, request, make, mender)
-        elif mender is not None and is_filter_verdict(begin or b""):
+        elif mender is not None and is_filter_verdict(begun.begin):
             outcome = "filtered"
             try:
                 replacement = await mender.mend_request(RefusedContent.FILTERED, self.target, self.endpoint)
@@ -437,7 +429,7 @@ class Attempts:
             if mender is not None:
                 mender.note_answer()
         self.call.is_streamed = reply.is_stream
-        if begin is None and request.path == CHAT and (self._rest or self.endpoint.policy.retries):
+        if begun.is_replaceable and request.path == CHAT and (self._rest or self.endpoint.policy.retries):
             reply = UnbegunStream(reply, partial(self._replace, request, make, mender, self._is_settled))
         self._note_end(str(reply.status), is_error=reply.status >= 400, status=reply.status)
         if reply.status == 401 and self.endpoint.has_key:
