@@ -346,8 +346,8 @@ class Chat:
     async def _begin_attempts(self, call: ChatCall) -> Attempts:
         """Returns the attempts of a request.
 
-        If nothing of it may be left out, a fallback that would be asked first is passed over where its window is too
-        small. Where none is left, the model's own endpoints are asked in their cooldown.
+        If nothing of it may be left out, a fallback that would be asked first is skipped where its window is too small.
+        Where none is left, the model's own endpoints are asked although they are passed over.
         """
         attempts = self.failover.attempts(call.route, lambda: _conversation_key(call), call.receipt)
         while attempts.target.rank and not call.request.may_evict:
@@ -355,7 +355,7 @@ class Chat:
                 await _prompt_without_memory(call.request, attempts, call.spec)
                 break
             except ContextExceeded:
-                if not attempts.pass_over():
+                if not attempts.skip_fallback():
                     raise
         return attempts
 

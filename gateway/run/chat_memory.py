@@ -153,7 +153,7 @@ class ChatMemory:
                 prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.definitions())
                 break
             except ContextExceeded:
-                if not needs_memory or not attempts.pass_over():
+                if not needs_memory or not attempts.skip_fallback():
                     raise
                 memory_context = memory_context.expected_from(attempts.target)
         block_edits.shown = prompt.section.shown

@@ -13,6 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -127,7 +128,7 @@ class Failover:
         """Returns the attempts of a request; nothing is sent yet.
 
         key: requests with the same key go to the same endpoint, if there are several.
-        path: an endpoint that is known not to serve this path is passed over.
+        path: an endpoint that is known not to serve this path is left out. The route's own upstream serves it.
         """
         endpoints = self.endpoints[route.upstream]
         # The common route has one endpoint and needs no order.
@@ -144,9 +145,9 @@ class Failover:
         members = [RouteMember(f"{e.name}/{t.model}", t.rank, e.health, t.model) for e, t in candidates]
         order = order_members(members, self.now(), key())
         first, *rest = [candidates[i] for i in order]
-        resting = [i for i, member in enumerate(members) if not member.rank and i not in order]
-        resting.sort(key=lambda i: members[i].available_at)
-        return Attempts(self, *first, rest, receipt, [candidates[i] for i in resting])
+        passed_over = [i for i, member in enumerate(members) if not member.rank and i not in order]
+        passed_over.sort(key=lambda i: members[i].available_at)
+        return Attempts(self, *first, rest, receipt, [candidates[i] for i in passed_over])
 
     def at_first_key(self, route: Route, receipt: Receipt) -> Attempts:
         """Returns attempts at the first key alone, the account with an upstream's files and the like."""
@@ -174,6 +175,15 @@ class _Failed(Struct, frozen=True):
     reply: ModelReply | None = None
     # Why there is no reply.
     error: ProviderError | None = None
+
+
+class _Following(Struct, frozen=True):
+    """The attempt after a failed one."""
+
+    request: ModelRequest
+    # None: the same one is asked again.
+    candidate: Candidate | None = None
+    wait_s: float = 0.0
 
 
 class ModelSource(Protocol):
@@ -204,7 +214,7 @@ class ModelSource(Protocol):
 class Attempts:
     """The attempts of one request, within a `with` block that ends when the request is over.
 
-    The request counts as in flight at the endpoint of its next attempt, or at the one that answered.
+    Within the block the request counts as in flight at the endpoint of its next attempt, or at the one that answered.
     """
 
     _failover: Failover
@@ -215,12 +225,14 @@ class Attempts:
     # The candidates that follow.
     _rest: list[Candidate]
     _receipt: Receipt
-    # The model's own endpoints in their cooldown. They are asked if no fallback has room for the request.
-    _resting: list[Candidate] = field(default_factory=list)
+    # The model's own endpoints that are passed over. They are asked if no fallback has room for the request.
+    _passed_over: list[Candidate] = field(default_factory=list)
     # The last attempt had a reply, whatever its status.
     is_answered: bool = False
     # A request that may have had an effect is not sent again (a 429 has none).
     sends_once: bool = False
+    # It counts as in flight at its endpoint.
+    _is_in_flight: bool = False
     # Returns why the request could not be sent to its end, if its caller broke it off; no upstream is to blame then.
     caller_error: Callable[[], Exception | None] = no_caller_error
     # The call of the receipt that is under way, or was the last one.
@@ -238,6 +250,7 @@ class Attempts:
         self._cuts = PromptCuts(self._failover.context_windows, self._receipt)
 
     def __enter__(self) -> Attempts:
+        self._is_in_flight = True
         self.endpoint.health.in_flight += 1
         return self
 
@@ -250,6 +263,7 @@ class Attempts:
         elif isinstance(error, UpstreamError):
             self.note_broken(error)
             error.headers = tuple(self._receipt.note_head())
+        self._is_in_flight = False
         self.endpoint.health.in_flight -= 1
         if (last := self._receipt.last_call) is not None:
             last.end()
@@ -269,17 +283,17 @@ class Attempts:
         self._failures = 0
         return await self._send_until_answered(await self._first_request(make), make, mender)
 
-    def pass_over(self) -> bool:
+    def skip_fallback(self) -> bool:
         """Leaves out a fallback that would be asked first: its window is too small for the request.
 
-        The other candidates follow, and at last the model's own endpoints in their cooldown. Returns False if the first
-        candidate is no fallback, or if there is no other.
+        The other candidates follow, and at last the model's own endpoints that were passed over. Returns False if the
+        first candidate is no fallback, or if there is no other. It may be called before the `with` block, and within.
         """
         if not self._rest:
-            self._rest, self._resting = self._resting, []
+            self._rest, self._passed_over = self._passed_over, []
         if not self.target.rank or not self._rest:
             return False
-        self.endpoint, self.target = self._rest.pop(0)
+        self._move_to(*self._rest.pop(0))
         return True
 
     async def _first_request(self, make: RequestMaker) -> ModelRequest:
@@ -291,12 +305,9 @@ class Attempts:
             try:
                 return await make(self.target, self.endpoint)
             except ContextExceeded:
-                passed_over = self.endpoint
                 # Hidden rounds of one turn stay where the first was answered.
-                if self._is_settled or not self.pass_over():
+                if self._is_settled or not self.skip_fallback():
                     raise
-                passed_over.health.in_flight -= 1
-                self.endpoint.health.in_flight += 1
 
     async def _send_until_answered(
         self, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
@@ -319,48 +330,50 @@ class Attempts:
     ) -> ModelRequest | None:
         """Returns the request of the attempt after a failed one, when its time has come; None: there is none."""
         self._failures += 1
-        step, wait_s = self._choose_next(failed.failure, self._failures, request)
-        following = None
         try:
-            while step is NextAttempt.FAIL_OVER and following is None:
-                following = await self._take_candidate(make)
-                if following is None:
-                    step, wait_s = self._choose_next(failed.failure, self._failures, request)
+            following = await self._find_following(failed.failure, request, make)
         except BaseException:
             if failed.reply is not None:
                 await failed.reply.aclose()
             raise
-        if step is not NextAttempt.RETRY and following is None:
+        if following is None:
             return None
         self._count_outcome(failed.failure.kind, is_error=True)
         self.call.tries.append(FailedTry(self.endpoint.name, failed.failure.kind, time.perf_counter()))
         # The error is dropped only now, because the last one goes to the client.
         if failed.reply is not None:
             await discard(failed.reply)
-        if wait_s:
-            await self._failover.sleep(wait_s)
-        if following is None:
-            return request
-        return self._move_to(*following)
+        if following.wait_s:
+            await self._failover.sleep(following.wait_s)
+        if following.candidate is not None:
+            self._move_to(*following.candidate)
+        return following.request
 
-    async def _take_candidate(self, make: RequestMaker) -> tuple[Candidate, ModelRequest] | None:
-        """Takes the next candidate from the list. Returns it, and its request; None: its window is too small.
+    async def _find_following(
+        self, failure: Failure, request: ModelRequest, make: RequestMaker
+    ) -> _Following | None:
+        """Returns the attempt after a failed one; None: there is none.
 
-        The client may want nothing left out for a smaller window.
+        A candidate is taken off the list, and its request is made. The client may want nothing left out for a smaller
+        window; where a candidate's window is too small, the step is chosen again without it.
         """
-        endpoint, target = self._rest.pop(0)
-        try:
-            return (endpoint, target), await make(target, endpoint)
-        except ContextExceeded:
-            return None
+        while True:
+            step, wait_s = self._choose_and_charge(failure, request)
+            if step is NextAttempt.STOP:
+                return None
+            if step is NextAttempt.RETRY:
+                return _Following(request, wait_s=wait_s)
+            endpoint, target = self._rest.pop(0)
+            with suppress(ContextExceeded):
+                return _Following(await make(target, endpoint), (endpoint, target), wait_s)
 
-    def _move_to(self, candidate: Candidate, request: ModelRequest) -> ModelRequest:
-        """Makes this candidate the present one. Returns its request."""
-        self.endpoint.health.in_flight -= 1
-        self.endpoint, self.target = candidate
-        self.endpoint.health.in_flight += 1
+    def _move_to(self, endpoint: Endpoint, target: Target) -> None:
+        """Makes this candidate the present one."""
+        if self._is_in_flight:
+            self.endpoint.health.in_flight -= 1
+            endpoint.health.in_flight += 1
+        self.endpoint, self.target = endpoint, target
         self._failures, self._cuts = 0, PromptCuts(self._failover.context_windows, self._receipt)
-        return request
 
     async def _attempt(
         self, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
@@ -517,9 +530,8 @@ class Attempts:
             endpoint.health.record_failure(endpoint.policy, now, model, failure.retry_after_s)
         return failed
 
-    def _choose_next(
-        self, failure: Failure, attempts: int, request: ModelRequest
-    ) -> tuple[NextAttempt, float]:
+    def _choose_and_charge(self, failure: Failure, request: ModelRequest) -> tuple[NextAttempt, float]:
+        """Returns the step after a failed attempt, and the seconds to wait. A retry is charged to the retry budget."""
         # An upload was read once and cannot be sent again.
         if request.upload is not None:
             return NextAttempt.STOP, 0.0
@@ -532,7 +544,7 @@ class Attempts:
         step, wait_s = choose_next(
             failure,
             self.endpoint.policy,
-            attempts=attempts,
+            attempts=self._failures,
             has_peer=any(target.rank == self.target.rank for _, target in candidates[:1]),
             has_fallback=bool(candidates),
             may_retry=health.may_retry,
