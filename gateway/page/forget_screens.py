@@ -17,6 +17,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
 from gateway.page.screen import Action, ActionResult, Answer, Screen, ScreenRequest, View, fields_of
 from gateway.page.shown_text import shortened_diff
+from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.memory_forgetting import (
     ForgetPreview,
@@ -41,6 +42,8 @@ _SCREEN_NAMES = {
     "search": "the search",
     "words": "the words",
 }
+# Characters of a block that stays.
+_BLOCK_CHARS = 200
 # The screen of each item of a list, and that of the list, by the kind of target.
 _OWN_SCREENS = {"fact": ("f", "facts"), "conversation": ("c", "conversations")}
 
@@ -210,8 +213,24 @@ class _ForgetScreens(Struct, frozen=True):
         page = access.filter(
             await self.forgetting.preview(access.project, access.uid, kind, value, words=words)
         )
+        if words and not access.is_person:
+            blocks = await self._list_staying_blocks(access, page)
+            page = replace(page, stays=(*blocks, *page.stays))
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         return page, await asyncio.to_thread(_changes, page) if page.blocks else []
+
+    async def _list_staying_blocks(self, access: MemoryAccess, page: ForgetPreview) -> list[RemainingRecord]:
+        """Returns the blocks with a text that stays: what is right in a message may stand there."""
+        changed = {each.label for each in page.blocks or ()}
+        return [
+            RemainingRecord(
+                f"Block {each.label}, which each reply is told:",
+                access.path("b", each.label),
+                quote=shorten(each.value, _BLOCK_CHARS),
+            )
+            for each in await self.views.blocks.list_all(access.project, access.uid)
+            if each.value and each.label not in changed
+        ]
 
     async def _view_preview(
         self, request: ScreenRequest, came_from: str, error: Conflict | None = None

@@ -160,6 +160,11 @@ def test_a_sentence_is_tried_and_a_reply_leads_to_its_words(browser: Browser, op
         assert page.get_by_role("heading", level=1).inner_text().startswith("Conversation ")
         # The words by which lists name it.
         assert "4 May at nine" in page.locator(".lead").inner_text()
+        sizes = [
+            page.locator(each).evaluate("each => parseFloat(getComputedStyle(each).fontSize)")
+            for each in ("h1", ".lead")
+        ]
+        assert sizes == sorted(sizes)
         article = page.get_by_role("article", name="alice, message 1")
         assert "4 May at nine" in article.inner_text()
         assert article.get_by_role("link", name="Forget message 1").is_visible()

@@ -217,7 +217,9 @@ def test_what_is_left_is_counted_by_as_many_statements_where_there_is_more(opera
             {k: len(world.statements_of(lambda path=path: page(operator, path))) for k, path in paths.items()}
         )
         speak(world, *(f"Peanuts, number {n}." for n in range(30)), talk="c3")
-    assert "At least 20 messages still say “peanuts”." in plain(page(operator, paths["fact"]))
+    shown = plain(page(operator, paths["fact"]))
+    assert "At least 20 messages still say “peanuts”." in shown
+    assert "The newest 5 of at least 20:" in shown
     assert counts[0] == counts[1] == {"words": 14, "fact": 20, "block": 23}
 
 
@@ -455,6 +457,10 @@ def test_a_request_marks_the_text_that_its_reply_repeats_or_says_that_none_is(
     assert "The reply repeats no sentence of what the model was told" in none
     assert 'class="marked"' not in none
     assert "The reply repeats block human: “she has a red tin”" in plain(block)
+    assert 'class="lead">The reply says what each reply is told anyway: <a href=' in block
+    assert "told anyway" not in message + none
+    listed = page(operator, f"requests?memory={agent.uid}")
+    assert ("0 beside blocks" in plain(listed), ">–<" in listed) == (True, False)
 
 
 def test_a_request_names_the_source_before_its_copies_and_no_set_phrase(
@@ -616,6 +622,10 @@ def test_a_correction_says_what_still_has_the_words_that_led_to_it(operator: Ope
     assert sent.headers["location"].endswith(f"{link}#saved")
     saved = page(operator, link)
     assert "2 messages still say “peanuts”." in plain(saved)
+    # What is right in a text that goes may stand in a block, which the preview shows.
+    preview = plain(page(operator, f"m/{agent.uid}/forget?message=1&back={quote(link, safe='')}"))
+    assert "What stays Block human, which each reply is told: “Eats hazelnuts.” Look at it" in preview
+    assert "which each reply is told" not in plain(page(operator, f"m/{agent.uid}/forget?message=1"))
     assert f'/m/{agent.uid}/words?q=peanuts">All that say' in saved
     # Its way to forget goes on until none has the words.
     gone = operator.post(f"m/{agent.uid}/forget?message=1", came_from=link).body.decode()
