@@ -468,6 +468,10 @@ def test_models_are_a_bare_list_at_a_path_that_ends_with_a_slash(
         assert (model.handle, model.context_window) == ("fast", 9000)
         assert world.letta.models.list(provider_category=["base"]) == [model]
         assert world.letta.models.list(provider_category=["byok"]) == []
+        for name in ("provider_name", "provider_type"):
+            value = getattr(model, name)
+            assert len(world.ask("GET", f"/v1/models/?{name}={value}")[1]) == 1
+            assert world.ask("GET", f"/v1/models/?{name}=nobody")[1] == []
         assert world.ask("GET", "/v1/models")[1]["object"] == "list"
         assert world.letta.agents.create().model == "fast"
         agent = world.letta.agents.create(model="fast")

@@ -198,7 +198,7 @@ class MessageRoutes:
         return await compact_as_asked(self._api, request, compact, uid, run_request)
 
     async def cancel(self, request: ApiRequest, cancel: CancelRuns) -> dict[str, str]:
-        """End an agent's runs."""
+        """End an agent's runs, or those of them that are named."""
         agent = await self._api.agent(request)
         run_ids = sent_fields(cancel).get("run_ids")
         if not run_ids:

@@ -77,7 +77,7 @@ class RunRoutes:
     # -- runs
 
     async def active(self, request: ApiRequest, query: RunsQuery) -> list[dict[str, Any]]:
-        """List runs that go on."""
+        """List runs that go on, or those in the states that are named."""
         query.active = True
         return await self.index(request, query)
 
