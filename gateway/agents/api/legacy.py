@@ -67,7 +67,7 @@ class LegacyRoutes:
         try:
             await self._named_blocks.attach(agent, created.block.uid)
         except Exception:
-            # The agent has a block with this label already: the new block is removed again.
+            # Whatever the cause (the agent may have a block with this label), no block stays that no agent sees.
             await self._named_blocks.delete(request.project, created.block.uid)
             raise
         return await self._blocks.memory(request)
