@@ -17,7 +17,7 @@ from adapters.transport import HttpTransport
 from adapters.types import Event, ModelRequest
 from gateway.core.conversation.canonical import text_of
 from gateway.core.turn.draft import MessageDraft, chunk_of
-from gateway.core.turn.upstream_error import read_error
+from gateway.core.turn.upstream_error import openai_error
 from tests.doubles.upstream import Reply, StrictUpstream, raw
 from tests.golden import ROOT, Golden, find
 
@@ -81,7 +81,7 @@ def test_a_stream_is_read_for_what_it_says(golden: Golden) -> None:
     for event in events:
         if event.data is not None and event.data != b"[DONE]":
             chunk = orjson.loads(event.data)
-            error = read_error(chunk, event.name)
+            error = openai_error(chunk, event.name)
             if error is None:
                 chunks.append(chunk)
             else:
@@ -111,7 +111,7 @@ def test_a_reply_is_read_for_what_it_says(golden: Golden) -> None:
     if golden.status == 200:
         check(golden, [chunk_of(body)])
     elif isinstance(body, dict):
-        error = read_error(body)
+        error = openai_error(body)
         assert error is not None
         assert error["message"]
 

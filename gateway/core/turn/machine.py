@@ -73,7 +73,7 @@ from gateway.core.turn.states import (
     TurnState,
 )
 from gateway.core.turn.terms import TurnTerms
-from gateway.core.turn.upstream_error import describe_error, stream_error
+from gateway.core.turn.upstream_error import openai_error_of_reply, stream_exception
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
 
@@ -211,7 +211,7 @@ class Turn:
         message = str(error.get("message") or "")
         ending = self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)
         shown = self._flush()
-        broke = stream_error(error)
+        broke = stream_exception(error)
         if not shown and not self._is_past_status:  # a view that reads no stream
             shown = [commands.SendError(broke)]
         return [*shown, commands.CloseUpstream(broke), *ending]
@@ -223,7 +223,7 @@ class Turn:
             reason = StopReason.BAD_REPLY
         else:
             reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
-        is_refused, fields = self._is_refused(body), describe_error(reply.status, body)
+        is_refused, fields = self._is_refused(body), openai_error_of_reply(reply.status, body)
         message = str(fields["message"])
         # A success status cannot carry an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.terms.shows_steps and reply.is_success):

@@ -15,7 +15,7 @@ from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.native_reader import NativeReader
 from gateway.core.turn.refusal import is_permanent_refusal
 from gateway.core.turn.reply_change import ReplyChange
-from gateway.core.turn.upstream_error import RESPONSE_FAILED, find_stream_error
+from gateway.core.turn.upstream_error import RESPONSE_FAILED, find_stream_exception
 from gateway.core.usage.reported import UsageReader
 from gateway.errors import GatewayError, UpstreamBroke
 
@@ -89,7 +89,7 @@ class NativeTurn:
         for event in read:
             self._reader.take(event)
             if event.name in ("error", RESPONSE_FAILED):
-                self._error = self._error or find_stream_error(event.raw)
+                self._error = self._error or find_stream_exception(event.raw)
         if self._is_saved:
             return sends
         if self._reader.is_over:

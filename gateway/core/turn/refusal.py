@@ -9,7 +9,12 @@ from typing import Final
 from adapters.json_escapes import read_json
 from gateway.core.finish_reasons import read_finish_reason
 from gateway.core.turn.context_length import CAUSE_CHARS, context_from_error, is_too_long
-from gateway.core.turn.upstream_error import ERROR_BYTES, describe_error, error_status, read_error_body
+from gateway.core.turn.upstream_error import (
+    ERROR_BYTES,
+    error_status,
+    openai_error_of_body,
+    openai_error_of_reply,
+)
 
 # Refusals that another moment, key, account or model may mend.
 _MENDABLE_STATUSES: Final = frozenset((401, 402, 404, 407, 408, 409, 425, 429))
@@ -48,7 +53,7 @@ def is_permanent_refusal(status: int, body: bytes) -> bool:
     that length. If it names none, the next prompt would be as long, and refused again.
     """
     if status < 400:
-        status = error_status(describe_error(status, body))
+        status = error_status(openai_error_of_reply(status, body))
     if not 400 <= status < 500 or status in _MENDABLE_STATUSES or is_account_refusal(status, body):
         return False
     return context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace")) is None
@@ -56,7 +61,7 @@ def is_permanent_refusal(status: int, body: bytes) -> bool:
 
 def is_account_refusal(status: int, body: bytes) -> bool:
     """Returns whether a 400 or 403 is about the key or the account of the gateway, and not about what went in."""
-    error = read_error_body(body) if status in (400, 403) else None
+    error = openai_error_of_body(body) if status in (400, 403) else None
     if error is None:
         return False
     if status == 403:
@@ -77,7 +82,7 @@ def refused_content(status: int, body: bytes) -> RefusedContent | None:
     """Returns the part of the messages that an error refuses; None: the error does not say that it refuses a part."""
     if status not in (400, 403, 422, 451) or is_account_refusal(status, body):
         return None
-    error = read_error_body(body)
+    error = openai_error_of_body(body)
     if error is None:
         return None
     if status == 403:
@@ -112,5 +117,5 @@ def exceeds_context(body: bytes, request: bytes = b"") -> bool:
 
     request: the JSON it is about, as for `context_from_error`.
     """
-    error = read_error_body(body)
+    error = openai_error_of_body(body)
     return error is not None and is_too_long(error, request)

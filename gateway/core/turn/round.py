@@ -37,7 +37,7 @@ from gateway.core.turn.draft import (
 from gateway.core.turn.spoken_text import SpokenText
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEvents
-from gateway.core.turn.upstream_error import read_error
+from gateway.core.turn.upstream_error import openai_error
 from gateway.core.usage.reported import usage_of
 from gateway.errors import GatewayError, UpstreamBroke
 
@@ -375,7 +375,7 @@ class Round:
     def _read_chunk(self, chunk: Json, event: Event) -> RoundEnd | None:
         """Takes a chunk. event: the event of which the chunk is the data."""
         if "error" in chunk or not chunk.get("choices") or event.name == "error":
-            error = read_error(chunk, event.name)
+            error = openai_error(chunk, event.name)
             if error is not None:
                 own = chunk.get("error")
                 is_shaped = isinstance(own, dict) and own.get("message") == error["message"]

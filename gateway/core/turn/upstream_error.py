@@ -1,5 +1,8 @@
 """Reads the errors of upstreams, each in its own form, into OpenAI's error object.
 
+By what is read: `openai_error` a chunk, `openai_error_of_body` a body, `openai_error_of_reply` a reply that has failed;
+`success_body_as_error` and `first_event_as_error` what came under a status of success, `find_stream_exception` the
+events of a stream that has begun.
 What they refuse is judged by `gateway.core.turn.refusal`.
 """
 
@@ -17,7 +20,7 @@ from gateway.core.turn.context_length import context_from_error, is_too_long
 from gateway.errors import UpstreamBroke, UpstreamRefused
 
 # Status by OpenAI's codes and types, by Anthropic's types, and by the names of HTTP errors that vLLM gives.
-_NAMES: Final = {
+_NAMES_BY_STATUS: Final = {
     400: "invalid_request_error badrequesterror context_length_exceeded",
     401: "authentication_error invalid_api_key",
     402: "billing_error",
@@ -28,7 +31,9 @@ _NAMES: Final = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-_STATUSES: Final = {name: status for status, names in _NAMES.items() for name in names.split()}
+_STATUS_BY_NAME: Final = {
+    name: status for status, names in _NAMES_BY_STATUS.items() for name in names.split()
+}
 
 # The last event of a response that has failed, and the codes of failures that its request has not caused.
 RESPONSE_FAILED: Final = "response.failed"
@@ -40,16 +45,18 @@ _CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*[^\]\s]')
 # Codes that are no error's, in bodies that have a code whatever they are.
 _SUCCESS_CODES: Final = (None, "", 0, "0", 200, "200")
 # MiniMax's codes by the status that they mean; any other is a 500. (platform.minimax.io/docs/api-reference/errorcode)
-_MINIMAX_CODES: Final = {
+_MINIMAX_CODES_BY_STATUS: Final = {
     400: (1026, 1027, 1042, 2013),
     401: (1004, 2049),
     402: (1008,),
     429: (1002, 1039, 1041, 2045, 2056),
 }
-_MINIMAX_STATUSES: Final = {code: status for status, codes in _MINIMAX_CODES.items() for code in codes}
+_STATUS_BY_MINIMAX_CODE: Final = {
+    code: status for status, codes in _MINIMAX_CODES_BY_STATUS.items() for code in codes
+}
 
 
-def read_error(chunk: Json, name: str | None = None) -> Json | None:
+def openai_error(chunk: Json, name: str | None = None) -> Json | None:
     """Returns the error that a chunk or a body is, in OpenAI's form; None: it is no error. name: of the chunk's event.
 
     Known forms: {"error": {...}}, {"error": "text"}, {"object": "error", "message": ...}, {"code": ..., "msg": ...},
@@ -79,7 +86,7 @@ def _error_by_code(fields: Json) -> Json | None:
     base = fields.get("base_resp")
     code = base.get("status_code") if isinstance(base, dict) else None
     if isinstance(base, dict) and isinstance(code, int) and code:
-        status = _MINIMAX_STATUSES.get(code, 500)
+        status = _STATUS_BY_MINIMAX_CODE.get(code, 500)
         return {"message": base.get("status_msg"), "code": code, "status": status}
     message = fields.get("msg") or fields.get("message")
     if not isinstance(message, str) or fields.get("code") in _SUCCESS_CODES:
@@ -95,15 +102,15 @@ def parse_error_body(body: bytes) -> Json | None:
     return parsed if isinstance(parsed, dict) else None
 
 
-def read_error_body(body: bytes) -> Json | None:
+def openai_error_of_body(body: bytes) -> Json | None:
     """Returns the error in an error's body, in OpenAI's form; None: there is none."""
     parsed = parse_error_body(body)
-    return None if parsed is None else read_error(parsed)
+    return None if parsed is None else openai_error(parsed)
 
 
-def describe_error(status: int, body: bytes) -> Json:
+def openai_error_of_reply(status: int, body: bytes) -> Json:
     """Returns the error of a failed reply in OpenAI's form. A reply without an error object gets one that says so."""
-    error = read_error_body(body)
+    error = openai_error_of_body(body)
     if error is None:
         message = f"The upstream's answer (status {status}) was neither a chat completion nor a known error"
         error = {"message": message, "type": "upstream_error", "param": None, "code": None}
@@ -121,8 +128,8 @@ def error_status(error: Json) -> int:
         number = int(code) if isinstance(code, str) and len(code) == 3 and code.isdecimal() else code
         if isinstance(number, int) and 400 <= number < 600:
             return number
-        if isinstance(code, str) and code.lower() in _STATUSES:
-            return _STATUSES[code.lower()]
+        if isinstance(code, str) and code.lower() in _STATUS_BY_NAME:
+            return _STATUS_BY_NAME[code.lower()]
     # LM Studio's about the length has neither, in a stream.
     message = str(error.get("message") or "")
     return 400 if is_too_long(error) or context_from_error(message) is not None else 500
@@ -131,72 +138,72 @@ def error_status(error: Json) -> int:
 # -- errors under a status of success
 
 
-def reveal_error_body(body: bytes) -> tuple[int, bytes] | None:
+def success_body_as_error(body: bytes) -> tuple[int, bytes] | None:
     """Returns status and body of the error that is in a whole reply of status 200; None: the reply is no error.
 
     OpenRouter answers so when its upstream fails after the status has left. Its body stays as it came, as far as
-    clients of OpenAI's find the error in it.
+    clients of OpenAI's find the error in it. A body of more than `ERROR_BYTES` is taken for a completion.
     """
     if not _may_be_error(body):
         return None
     parsed, _ = read_json(body)
-    error = read_error(parsed) if isinstance(parsed, dict) else None
+    error = openai_error(parsed) if isinstance(parsed, dict) else None
     if error is None:
         return None
     is_named = bool(parsed.get("error")) or parsed.get("object") == "error"
     return error_status(error), body if is_named else orjson.dumps({"error": error})
 
 
-def reveal_error_event(first: Event) -> tuple[int, bytes] | None:
+def first_event_as_error(first: Event) -> tuple[int, bytes] | None:
     """Returns status and body of the error with which a stream begins; None: the stream does not begin with an error.
 
     Some upstreams send an error with a 200: Anthropic when overloaded, OpenRouter for the upstream it chose, vLLM.
     """
     data = first.data
-    # Nearly every stream begins with a chunk that has no such word, and is not parsed for it.
+    # Nearly every stream begins with a chunk of choices, without the word "error": it need not be parsed.
     if data is None or (first.name != "error" and b"error" not in data and not _may_be_error(data)):
         return None
-    error = _error_in_event(data, first.name)
+    error = _openai_error_of_event(data, first.name)
     return None if error is None else (error_status(error), orjson.dumps({"error": error}))
 
 
 def _may_be_error(data: bytes) -> bool:
-    """Returns whether JSON without the word may be an error all the same."""
+    """Returns whether JSON may be an error, though it may have no word for one: it is short, and has no choices."""
     return len(data) <= ERROR_BYTES and _CHOICES.search(data) is None
 
 
-def find_stream_error(events: bytes) -> UpstreamBroke | None:
-    """Returns the first error among the events of a stream; None: there is none. events: each of them whole."""
+def find_stream_exception(events: bytes) -> UpstreamBroke | None:
+    """Returns the exception for the first error among events; None: there is none. events: each of them whole."""
     name = None
-    # Nearly no read has such a word. (`in` takes twice as long, since bytes may also be asked for an integer.)
+    # Nearly no read has the word "error". (`in` takes twice as long, since bytes may also be asked for an integer.)
     for line in events.splitlines() if events.find(b"error") >= 0 else ():
         key, _, value = line.partition(b":")
         if key == b"event":
             name = value.strip().decode("utf-8", "replace")
         elif key == b"data":
-            error = _provider_fault(value) if name == RESPONSE_FAILED else _error_in_event(value, name)
+            error = _provider_fault(value) if name == RESPONSE_FAILED else _openai_error_of_event(value, name)
             if error is not None:
-                return stream_error(error)
+                return stream_exception(error)
         elif not line:
             name = None
     return None
 
 
-def _error_in_event(data: bytes, name: str | None) -> Json | None:
+def _openai_error_of_event(data: bytes, name: str | None) -> Json | None:
     """Returns the error that the data of an event is; None: it is no error. name: of the event."""
     chunk, _ = read_json(data)
-    return read_error(chunk, name) if isinstance(chunk, dict) else None
+    return openai_error(chunk, name) if isinstance(chunk, dict) else None
 
 
 def _provider_fault(data: bytes) -> Json | None:
     """Returns the error of a response that has failed by a fault of its provider; None: by its request."""
     chunk, _ = read_json(data)
     response = chunk.get("response") if isinstance(chunk, dict) else None
-    error = read_error(response) if isinstance(response, dict) else None
+    error = openai_error(response) if isinstance(response, dict) else None
     return error if error is not None and error["code"] in _PROVIDERS_FAULTS else None
 
 
-def stream_error(error: Json) -> UpstreamBroke:
-    """Returns the error of a stream that has one among its events. error: in OpenAI's form."""
+def stream_exception(error: Json) -> UpstreamBroke:
+    """Returns the exception for a stream that has an error among its events. error: in OpenAI's form."""
     kind = UpstreamRefused if error_status(error) < 500 else UpstreamBroke
     return kind(f"The upstream's stream has an error: {error.get('message') or ''}")

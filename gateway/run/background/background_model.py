@@ -22,7 +22,7 @@ from adapters.errors import ProviderError
 from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after
 from gateway.core.finish_reasons import read_finish_reason
 from gateway.core.turn.refusal import is_account_refusal
-from gateway.core.turn.upstream_error import reveal_error_body
+from gateway.core.turn.upstream_error import success_body_as_error
 from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.core.usage.reported import reported_counts
 from gateway.errors import UnknownModel
@@ -222,7 +222,7 @@ class BackgroundModel:
                 call.received_chars = len(body)
             finally:
                 await reply.aclose()
-            if reply.status == 200 and (refused := reveal_error_body(body)) is not None:
+            if reply.status == 200 and (refused := success_body_as_error(body)) is not None:
                 call.status, body = refused
         except ProviderError as error:
             call.failure = failure_of(error).kind

@@ -12,7 +12,7 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderBroke, ProviderError
 from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.whole_reply import BufferedReply
-from gateway.core.turn.upstream_error import ERROR_BYTES, reveal_error_body, reveal_error_event
+from gateway.core.turn.upstream_error import ERROR_BYTES, first_event_as_error, success_body_as_error
 
 # An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.
 _ERROR_S: Final = 0.1
@@ -46,7 +46,7 @@ async def reveal_stream_error(reply: ModelReply) -> BegunReply:
     except BaseException:
         await reply.aclose()
         raise
-    refused = reveal_error_event(first) if first is not None else None
+    refused = first_event_as_error(first) if first is not None else None
     if refused is None:
         if first is None:
             return BegunReply(reply)
@@ -75,7 +75,7 @@ async def reveal_whole_error(reply: ModelReply) -> BegunReply:
     if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
         cut = ProviderBroke("the upstream's reply ended in the middle of its JSON")
         return BegunReply(BufferedReply(reply.status, reply.headers, b"", cut))
-    status, shown = reveal_error_body(body) or (reply.status, body)
+    status, shown = success_body_as_error(body) or (reply.status, body)
     return BegunReply(BufferedReply(status, reply.headers, shown), body)
 
 

@@ -16,7 +16,7 @@ from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.sse import EventDecoder
 from adapters.types import Header
 from gateway.core.turn.reply_change import ReplyChange
-from gateway.core.turn.upstream_error import find_stream_error
+from gateway.core.turn.upstream_error import find_stream_exception
 from gateway.core.usage.reported import UsageReader
 from gateway.core.usage.withheld_usage import without_usage
 from gateway.run.receipt import Receipt
@@ -195,7 +195,7 @@ class _ReplyReader:
         self.call.note_piece(data)
         if self._usage is not None and data:
             self._usage.take_events(data)
-            if (error := find_stream_error(data)) is not None:
+            if (error := find_stream_exception(data)) is not None:
                 self._attempts.note_broken(error)
 
     def take_body(self, body: bytes) -> None:

@@ -14,7 +14,7 @@ from adapters.types import Event
 from adapters.wrapped_stream import WrappedStream
 from gateway.core.turn.draft import as_deltas
 from gateway.core.turn.round import DONE_EVENT
-from gateway.core.turn.upstream_error import describe_error, reveal_error_event
+from gateway.core.turn.upstream_error import first_event_as_error, openai_error_of_reply
 from gateway.core.upstream.policy import TRANSIENT, Failure
 from gateway.run.upstream.provider_errors import failure_of
 
@@ -64,7 +64,7 @@ class UnbegunStream(WrappedStream):
 def _failure_in(events: list[Event]) -> Failure | None:
     """Returns the failure that the first event with data reports; None: it reports none for which a retry may help."""
     first = next((event for event in events if event.data is not None), None)
-    revealed = None if first is None else reveal_error_event(first)
+    revealed = None if first is None else first_event_as_error(first)
     return None if revealed is None or revealed[0] not in TRANSIENT else Failure(str(revealed[0]))
 
 
@@ -76,7 +76,7 @@ async def _events_of(reply: ModelReply) -> AsyncIterator[list[Event]]:
         return
     body = await reply.read(MAX_REPLY_BYTES)
     if reply.status >= 300:
-        yield [_event_of({"error": describe_error(reply.status, body)})]
+        yield [_event_of({"error": openai_error_of_reply(reply.status, body)})]
         return
     whole = read_json(body)[0]
     # A client of a stream reads deltas.

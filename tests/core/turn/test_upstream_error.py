@@ -12,11 +12,11 @@ from adapters.types import Event
 from gateway.core.turn.context_length import context_from_error
 from gateway.core.turn.refusal import RefusedContent, exceeds_context, is_permanent_refusal, refused_content
 from gateway.core.turn.upstream_error import (
-    describe_error,
-    find_stream_error,
-    read_error,
-    reveal_error_body,
-    reveal_error_event,
+    find_stream_exception,
+    first_event_as_error,
+    openai_error,
+    openai_error_of_reply,
+    success_body_as_error,
 )
 from gateway.errors import UpstreamBroke, UpstreamRefused
 
@@ -38,14 +38,14 @@ from gateway.errors import UpstreamBroke, UpstreamRefused
     ],
 )
 def test_errors_of_all_upstreams_have_one_shape(status: int, body: bytes, message: str, code: Any) -> None:
-    error = describe_error(status, body)
+    error = openai_error_of_reply(status, body)
     assert (error["message"], error["code"]) == (message, code)
     assert {"message", "type", "param", "code"} <= error.keys()
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"[]"])
 def test_an_error_without_words_names_its_status(body: bytes) -> None:
-    error = describe_error(503, body)
+    error = openai_error_of_reply(503, body)
     assert "503" in error["message"]
     assert error["code"] == 503
 
@@ -66,7 +66,7 @@ def test_an_error_without_words_names_its_status(body: bytes) -> None:
     ],
 )
 def test_an_error_is_found_among_events(events: bytes, kind: type[object]) -> None:
-    assert type(find_stream_error(events)) is kind
+    assert type(find_stream_exception(events)) is kind
 
 
 DEEP = orjson.loads("[" * 300 + "]" * 300)
@@ -102,11 +102,11 @@ DEEP = orjson.loads("[" * 300 + "]" * 300)
 def test_an_error_is_read_in_each_form_that_upstreams_have(
     chunk: dict[str, Any], message: str, code: Any
 ) -> None:
-    found = read_error(chunk)
+    found = openai_error(chunk)
     assert found is not None
     assert (found["message"], found["code"]) == (message, code)
     assert orjson.loads(orjson.dumps({"error": found})) == {"error": found}
-    assert read_error({"choices": []}) is None
+    assert openai_error({"choices": []}) is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_error_is_read_in_each_form_that_upstreams_have(
     ],
 )
 def test_a_code_alone_is_no_error(chunk: dict[str, Any]) -> None:
-    assert read_error(chunk) is None
+    assert openai_error(chunk) is None
 
 
 _MINIMAX = '{"id":"","choices":null,"base_resp":{"status_code":%d,"status_msg":"No."}}'
@@ -144,7 +144,7 @@ _MINIMAX = '{"id":"","choices":null,"base_resp":{"status_code":%d,"status_msg":"
     ],
 )
 def test_a_body_that_is_an_error_has_its_status(body: str, status: int | None) -> None:
-    found = reveal_error_body(body.encode())
+    found = success_body_as_error(body.encode())
     assert (None if found is None else found[0]) == status
     if found is not None:
         assert orjson.loads(found[1])["error"]["message"] == "No."
@@ -166,10 +166,10 @@ def test_a_body_that_is_an_error_has_its_status(body: str, status: int | None) -
 )
 def test_a_stream_that_begins_with_an_error_has_its_status(error: Any, status: int) -> None:
     data = orjson.dumps({"error": error})
-    found = reveal_error_event(Event(b"data: " + data + b"\n\n", data))
+    found = first_event_as_error(Event(b"data: " + data + b"\n\n", data))
     assert found is not None
     assert found[0] == status
-    assert orjson.loads(found[1]) == {"error": read_error({"error": error})}
+    assert orjson.loads(found[1]) == {"error": openai_error({"error": error})}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_stream_that_begins_with_an_error_has_its_status(error: Any, status: i
     ],
 )
 def test_what_speaks_of_an_error_is_none(event: Event) -> None:
-    assert reveal_error_event(event) is None
+    assert first_event_as_error(event) is None
 
 
 @pytest.mark.parametrize(
