@@ -13,7 +13,9 @@ class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
     async def overview(request: ScreenRequest, query: NoFields) -> View:
-        return View(await operations.overview.show(request.visitor.project), "overview.html", "Overview")
+        record = await operations.overview.show(request.visitor.project)
+        resent = operations.requests.find_resent(record.replies)
+        return View(record, "overview.html", "Overview", {"resent": resent})
 
     async def audit(request: ScreenRequest, query: _AuditQuery) -> View:
         page = await operations.audit.list(

@@ -122,6 +122,7 @@ class _RequestScreens(Struct, frozen=True):
             "paused": paused,
             # What was asked, by the ids of requests; None: requests of all are listed.
             "questions": questions,
+            "resent": requests.find_resent(page.items),
             "is_first": query.after is None,
             "keep": f"{requests.keep_why_days:g} days",
         }
@@ -142,6 +143,7 @@ class _RequestScreens(Struct, frozen=True):
             "parts": _PARTS,
             "free": _FREE,
             "turn": turn,
+            "later": self.operations.requests.list_later(id, explained.memory),
             "repeated": _find_repetitions(turn, _prompt_texts(explained, speakers, blocks, standing)),
             "speakers": speakers,
             "blocks": blocks,

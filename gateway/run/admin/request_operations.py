@@ -152,6 +152,29 @@ class RequestOperations(Struct, frozen=True):
         """Returns the requests of the log with these ids that read a memory. memory: its uid."""
         return [] if self.log is None else [each for each in self.log.ended(memory=memory) if each.id in ids]
 
+    def find_resent(self, requests: Iterable[RequestRecord]) -> set[str]:
+        """Returns the ids of those of some requests that got the stored reply of an earlier one in the log."""
+        ended = self._ended_with_turn()
+        turns = {(each.memory_uid, each.exchange_row): each.id for each in ended}
+        ids = {each.id for each in requests}
+        return {
+            each.id
+            for each in ended
+            if each.id in ids and turns[each.memory_uid, each.exchange_row] != each.id
+        }
+
+    def list_later(self, request: str, memory: str | None) -> Sequence[RequestRecord]:
+        """Returns the requests of the log that sent a request again later, the newest first. memory: its uid."""
+        ended = [each for each in self._ended_with_turn() if each.memory_uid == memory]
+        row = next((each.exchange_row for each in ended if each.id == request), None)
+        same = [each for each in ended if each.exchange_row == row]
+        earlier = [number for number, each in enumerate(same) if each.id == request][:1]
+        return [_record_of_logged(each) for each in same[: earlier[0]]] if earlier else []
+
+    def _ended_with_turn(self) -> Sequence[LoggedRequest]:
+        """Returns the requests of the log whose turns are known, the newest first."""
+        return () if self.log is None else [each for each in self.log.ended() if each.exchange_row]
+
     async def list(
         self,
         *,

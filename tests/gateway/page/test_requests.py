@@ -314,6 +314,13 @@ def test_a_question_that_is_asked_again_leads_to_its_reply_and_to_the_first_time
         != operator.twin(f"r/{other}")["exchange"]
     )
     listed = operator.get(f"requests?memory={agent.uid}").body.decode()
+    # The lists of all say so of a request that was sent again, and each leads to the other.
+    assert f'href="../r/{again}">Asked again at' in operator.get(f"r/{first}").body.decode()
+    assert "Asked again at" not in operator.get(f"r/{again}").body.decode()
+    for path in ("", "requests"):
+        rows = operator.get(path).body.decode().split("<tr>")
+        tagged = [each for each in rows if ">asked again<" in each]
+        assert [again in each for each in tagged] == [True]
     assert listed.count("Where is my tea?") == 3
     assert listed.count(">asked again<") == 2
     assert "not kept" not in listed

@@ -459,6 +459,8 @@ def test_a_request_marks_the_text_that_its_reply_repeats_or_says_that_none_is(
     assert "The reply repeats block human: “she has a red tin”" in plain(block)
     assert 'class="lead">The reply says what each reply is told anyway: <a href=' in block
     assert "told anyway" not in message + none
+    assert "What the model was told With its instructions: human: She has a red tin." in plain(block)
+    assert "tokens, with the sentences that introduce them)" in plain(block)
     listed = page(operator, f"requests?memory={agent.uid}")
     assert ("0 beside blocks" in plain(listed), ">–<" in listed) == (True, False)
 
