@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Literal
 from urllib.parse import quote
 
@@ -53,9 +54,10 @@ _QUERY_CHARS = 120
 _MAX_REPLACED = 20
 # The newest recalls that are searched for replies made with what goes, and the most replies that are listed.
 _MAX_RECALLS, _MAX_REPLIES = 100, 5
-# Replies that quote a text are found by its first words. The most messages with these words that are compared with the
-# text, and the fewest letters that count as a quotation.
-_QUOTED_WORDS, _MAX_COMPARED, _MIN_LETTERS = 8, 20, 12
+# Replies that quote a text are found by its first words. The most texts for which they are looked for (a client's first
+# list may have hundreds), the most messages with these words that are compared with a text, and the fewest letters that
+# count as a quotation.
+_QUOTED_WORDS, _MAX_QUOTED_TEXTS, _MAX_COMPARED, _MIN_LETTERS = 8, 8, 20, 12
 _DEADLINE_MS = 50.0
 # Characters of a text that is shown before it is forgotten.
 _SHOWN_CHARS = 300
@@ -427,15 +429,15 @@ class MemoryForgetting:
         return replies
 
     async def _find_quoting(self, memory: FoundMemory, texts: Iterable[str]) -> list[int]:
-        """Returns the exchanges of the newest replies that have one of some texts, letter by letter."""
+        """Returns the exchanges of the newest replies that have one of the last of some texts, letter by letter."""
         agent = await self._store.agents.load(memory.id)
-        rows = list[int]()
-        for text in texts:
-            letters = letters_of(text)
-            if agent is None or len(letters) < _MIN_LETTERS:
-                continue
+        if agent is None:
+            return []
+        recall, rows = self._store.recall, list[int]()
+        with_letters = ((text, letters_of(text)) for text in reversed([*texts]))
+        quotable = (each for each in with_letters if len(each[1]) >= _MIN_LETTERS)
+        for text, letters in islice(quotable, _MAX_QUOTED_TEXTS):
             with suppress(TooSlow):
-                recall = self._store.recall
                 query = " ".join(recall.words_of(text)[:_QUOTED_WORDS])
                 hits = await recall.find_containing(
                     agent, query, limit=_MAX_COMPARED, deadline_ms=_DEADLINE_MS

@@ -14,7 +14,7 @@ from gateway.settings import UpstreamSettings
 from storage.records import Agent
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
-from tests.gateway.page.memories import HOSTILE, learn, speak
+from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.page.person import person_of
 from tests.gateway.page.test_memory_screens import PROFILE, came_from, page
@@ -276,6 +276,22 @@ def test_a_preview_shows_the_replies_that_were_made_with_a_message(
     assert "The rest of the conversation. Look at it" in shown
     gone = operator.post(path).body.decode()
     assert re.findall(r"forget\?message=(\d+)", gone) == ["2", "4"]
+
+
+def test_a_preview_of_a_long_list_reads_as_little_as_that_of_a_short_one(operator: Operator) -> None:
+    """A client that is new here sends its whole history, which becomes one exchange."""
+    world, counts = operator.world, []
+    for user, length in (("alice", 20), ("bob", 60)):
+        chat = world.chat(headers={"x-mnemogate-user": user, "x-mnemogate-conversation": "c1"})
+        chat.messages += [
+            {"role": ("user", "assistant")[n % 2], "content": f"What was said before as number {n}."}
+            for n in range(length)
+        ]
+        chat.say("What was said as the last one?")
+        path = f"m/{memory_of(world, user).uid}/forget?exchange=1"
+        page(operator, path)  # which notes the read, and fills caches
+        counts.append(len(world.statements_of(lambda path=path: page(operator, path))))
+    assert counts[1] <= counts[0]
 
 
 def test_a_preview_shows_the_replies_that_quote_a_message(
