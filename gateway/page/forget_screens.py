@@ -220,8 +220,12 @@ class _ForgetScreens(Struct, frozen=True):
         return page, await asyncio.to_thread(_changes, page) if page.blocks else []
 
     async def _list_staying_blocks(self, access: MemoryAccess, page: ForgetPreview) -> list[RemainingRecord]:
-        """Returns the blocks with a text that stays: what is right in a message may stand there."""
-        changed = {each.label for each in page.blocks or ()}
+        """Returns the blocks, since what is right in a message may stand there; none where a block may lose its text.
+
+        How a long block changes is not in the preview, nor how blocks change where everything goes.
+        """
+        if page.will_go.versions or page.target.kind == "all":
+            return []
         return [
             RemainingRecord(
                 f"Block {each.label}, which each reply is told:",
@@ -229,7 +233,7 @@ class _ForgetScreens(Struct, frozen=True):
                 quote=shorten(each.value, _BLOCK_CHARS),
             )
             for each in await self.views.blocks.list_all(access.project, access.uid)
-            if each.value and each.label not in changed
+            if each.value
         ]
 
     async def _view_preview(

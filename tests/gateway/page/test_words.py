@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from gateway.settings import UpstreamSettings
+from gateway.settings import BlockSettings, ProfileSettings, UpstreamSettings
 from storage.records import Agent
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
@@ -276,6 +276,20 @@ def test_a_preview_shows_the_replies_that_were_made_with_a_message(
     assert "The rest of the conversation. Look at it" in shown
     gone = operator.post(path).body.decode()
     assert re.findall(r"forget\?message=(\d+)", gone) == ["2", "4"]
+
+
+@pytest.mark.parametrize("target", ["message=1", "all=1"])
+def test_no_block_that_loses_its_text_is_said_to_stay(
+    upstream: StrictUpstream, tmp_path: Path, target: str
+) -> None:
+    """How a long block changes is not in the preview."""
+    profile = ProfileSettings("default", blocks=(BlockSettings("human", limit=9_000),))
+    with remember(upstream, tmp_path, profile) as world:
+        agent = speak(world, "I am allergic to peanuts.")
+        learn(world, agent, block="Allergic to peanuts. " * 250)
+        back = quote(f"m/{agent.uid}/words?q=peanuts", safe="")
+        shown = plain(page(operator_of(world), f"m/{agent.uid}/forget?{target}&back={back}"))
+        assert "which each reply is told" not in shown
 
 
 def test_a_preview_of_a_long_list_reads_as_little_as_that_of_a_short_one(operator: Operator) -> None:
