@@ -128,9 +128,7 @@ class _ForgetScreens(Struct, frozen=True):
             raise UnknownId(f"{error.message.removesuffix('.')}. If there was, it is forgotten.") from error
         if request.is_twin:
             return ActionResult(access.filter(result), "")
-        way = _way_on(access, request.query, came_from)
-        if kind != "fact" and await self._is_gone(access, came_from):
-            way = _way_to_words(access, sought) if sought else _way_on(access, request.query, "")
+        way = await self._find_way_on(access, request.query, came_from, sought)
         search = access.path("search") + "?q="
         elsewhere = next((each.href for each in stays if (each.href or "").startswith(search)), None)
         if elsewhere and sought:
@@ -164,6 +162,15 @@ class _ForgetScreens(Struct, frozen=True):
             following=await self._preview_next(access, listed[0], sought, search) if listed else None,
             hidden=hidden,
         )
+
+    async def _find_way_on(
+        self, access: MemoryAccess, query: ForgetQuery, came_from: str, words: str
+    ) -> _WayOn:
+        """Returns where the page of a forgetting leads. words: those that were searched for; "": none were."""
+        kind, _ = query.target
+        if kind == "fact" or not await self._is_gone(access, came_from):
+            return _way_on(access, query, came_from)
+        return _way_to_words(access, words) if words else _way_on(access, query, "")
 
     async def _preview_next(
         self, access: MemoryAccess, text: TextWithWords, words: str, search: str

@@ -17,7 +17,7 @@ from storage.database import Connection, Database, Operation
 from storage.errors import TooSlow
 from storage.records import Agent, AgentNumbers, Message
 from storage.search import rank
-from storage.search.segment import Buckets, Postings
+from storage.search.segment import Buckets
 from storage.sql import exchanges
 from storage.sql.agents import load_numbers
 from storage.sql.memory_cache import CachedMemory, MemoryCache
@@ -118,25 +118,6 @@ class MemoryLoader:
             reading.add_done_callback(lambda _: self._reading.pop(key, None))
         result: T = await asyncio.shield(reading)
         return result
-
-    async def load_with_postings(
-        self,
-        agent: Agent,
-        query: str,
-        numbers: AgentNumbers | None,
-        skip: range,
-        deadline_ms: float,
-        *,
-        only_strong: bool = False,
-    ) -> tuple[CachedMemory, Postings] | None:
-        """Returns the memory as it is now, and what its segments have of a query's terms; None where it is gone.
-
-        only_strong: as for `rank.rank`. The other parameters are as for `load`.
-        """
-        loaded = await self.load_with_buckets(
-            agent, query, numbers, skip, deadline_ms, only_strong=only_strong
-        )
-        return None if loaded is None else (loaded[0], loaded[1].postings())
 
     async def load_with_buckets(
         self,

@@ -107,12 +107,12 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable; Corrupt where something of this memory is damaged.
         """
-        loaded = await self._loader.load_with_postings(
+        loaded = await self._loader.load_with_buckets(
             agent, query, numbers, skip, deadline_ms, only_strong=only_strong
         )
         if loaded is None:
             return []
-        memory, postings = loaded
+        memory, buckets = loaded
         assert memory.numbers is not None, "a loaded memory was read"
         near = (
             await self.compare(agent, vector, numbers=memory.numbers, deadline_ms=deadline_ms)
@@ -131,7 +131,7 @@ class Recall(Group):
             only_strong=only_strong,
             near=near,
             trace=trace,
-            postings=postings,
+            postings=buckets.postings(),
         )  # fmt: skip
         if takes is None:
             return await self._load_unmuted(agent.id, memory, hits, deadline_ms, trace)
@@ -356,10 +356,10 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable, Corrupt.
         """
-        loaded = await self._loader.load_with_postings(agent, query, None, range(0), deadline_ms)
+        loaded = await self._loader.load_with_buckets(agent, query, None, range(0), deadline_ms)
         if loaded is None:
             return []
-        memory, postings = loaded
+        memory, buckets = loaded
         assert memory.numbers is not None, "a loaded memory was read"
         values = (agent.id, memory.numbers.indexed_seq + 1, _UNINDEXED_PASSAGES)
         near = None
@@ -379,7 +379,7 @@ class Recall(Group):
             tail=Tail(fresh),
             limit=_MAX_CANDIDATES,
             near=near,
-            postings=postings,
+            postings=buckets.postings(),
         )
         passages: list[Passage] = []
         for page in _pages(hits):

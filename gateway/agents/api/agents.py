@@ -115,7 +115,7 @@ class AgentRoutes:
         )
 
     async def recompile(self, request: ApiRequest, query: RecompileQuery) -> str:
-        """Render the memory section anew, and return the system prompt."""
+        """Render the memory section again, and return the system prompt."""
         agent = await self._api.agent(request)
         if not query.dry_run:
             await self._api.store.blocks.invalidate_snapshots(agent.id)

@@ -312,7 +312,7 @@ class ConversationRoutes:
     async def recompile(
         self, request: ApiRequest, query: RecompileConversationQuery, body: RecompileConversation
     ) -> str:
-        """Render the memory section of a conversation anew, and return its system prompt."""
+        """Render the memory section of a conversation again, and return its system prompt."""
         named = await self._find(request, sent_or_none(body.agent_id) or query.agent_id)
         if not query.dry_run and (row := await self._find_row(named)) is not None:
             await self._api.store.blocks.invalidate_snapshots(named.agent.id, row)

@@ -298,7 +298,7 @@ class McpServerRoutes:
         return {"message": "The MCP server is deleted."}
 
     async def refresh(self, request: ApiRequest, _: RefreshQuery) -> list[dict[str, Any]]:
-        """Ask an MCP server for its tools anew, and update them."""
+        """Ask an MCP server for its tools again, and update them."""
         return [tool_json(each) for each in await self._servers.refresh(request.project, _uid(request))]
 
     async def tools(self, request: ApiRequest) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query) -> None:
 
 
 def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
-    """Supersedes the exchanges beside a path of which the path has all messages, in the same order.
+    """Supersedes the siblings of a path's exchanges of which the path has all messages, in the same order.
 
     Where several questions are answered at once over one history, a list has after two messages what another list has
     between them. No word is lost, so this holds for an exchange that was continued, too.
@@ -67,13 +67,13 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
     path: the messages of an active exchange and of the exchanges before it, in the form in which its list has them.
     """
     exchanges = list({element.exchange.id: element.exchange for element in path}.values())
-    beside = [
+    siblings = [
         (other, each.id)
         for each in exchanges
         for other in tree.siblings(each)
         if not tree.are_apart(other, each)
     ]
-    if not beside or any(is_tombstone(each) or each.redactions for each in exchanges):
+    if not siblings or any(is_tombstone(each) or each.redactions for each in exchanges):
         return
     atoms: list[Atom] = []
     starts: dict[int, int] = {}
@@ -82,14 +82,14 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
         # A prefix that was made elsewhere may be hidden.
         if not 0 <= element.position < element.exchange.prefix_length:
             atoms += element.atoms
-    last = {atom: i for i, atom in enumerate(atoms)}
-    todo = [(other, starts[at]) for other, at in beside]
+    last_index = {atom: i for i, atom in enumerate(atoms)}
+    todo = [(other, starts[at]) for other, at in siblings]
     while todo:
         other, start = todo.pop()
         if is_tombstone(other) or other.redactions:
             continue
         for atom in (*flat(other), *(other.reply or ())):
-            if last.get(atom, -1) < start:
+            if last_index.get(atom, -1) < start:
                 break
             start = atoms.index(atom, start) + 1
         else:

@@ -113,19 +113,19 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
     """Returns the cancelled exchanges whose messages the client's list has, as exchanges without a reply.
 
-    They are those that the request goes on from, and those beside them with a message that no other exchange has (a
+    They are those that the request goes on from, and their siblings with a message that no other exchange has (a
     caller typed and spoke at once). Their replies were not found in the list, but their messages are as true as others.
     """
     chain, listing = tree.chain(tree.get(plan.exchange.parent)), plan.query.listing
     heard = {amendment.exchange for amendment in plan.amendments if amendment.reply}
     cut = [each for each in chain if _is_cut(each) and each.id not in heard]
-    beside = [
+    siblings = [
         other
         for each in chain
         for other in tree.siblings(each)
         if _is_cut(other) and not is_tombstone(other) and not other.redactions
     ]
-    if beside:
+    if siblings:
         listed = set(listing.atoms)
         stored = {
             atoms
@@ -133,7 +133,7 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
             if not each.superseded
             for atoms in each.inputs
         }
-        for other in beside:
+        for other in siblings:
             if other.inputs and listed.issuperset(other.inputs) and other.inputs[-1] not in stored:
                 cut.append(other)
                 stored.add(other.inputs[-1])
