@@ -113,7 +113,7 @@ class _BlockScreens(Struct, frozen=True):
             "undo": undo,
             "is_compared": False,
             "conflict": None,
-            "still": await self._find_old_words(page, access, words),
+            "remaining": await self._find_old_words(page, access, words),
             "editors": {} if access.is_person else await self.audit.editors(access.uid, page.block.label),
             **more,
         }

@@ -78,7 +78,7 @@ class _FactScreens(Struct, frozen=True):
             typed=typed,
             memory_name=name,
             restored=restored,
-            still=None if restored else await self._find_old_words(access, page),
+            remaining=None if restored else await self._find_old_words(access, page),
         )
 
     async def _find_old_words(self, access: MemoryAccess, page: FactPage) -> Remaining | None:

@@ -21,6 +21,7 @@ from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.memory_forgetting import (
     ForgetPreview,
+    ForgetResult,
     MemoryForgetting,
     RemainingRecord,
     TargetKind,
@@ -84,6 +85,33 @@ class ForgetForm(Struct, frozen=True, forbid_unknown_fields=True):
     came_from: str = ""
 
 
+class _BeforeForgetting(NamedTuple):
+    """What was read before a forgetting for the page of its result."""
+
+    memory_name: str = ""
+    # The words for which one text after the other is forgotten; "": they are not known.
+    sought_words: str = ""
+    # What stays of the part that is forgotten.
+    stays: Sequence[RemainingRecord] = ()
+
+
+class _BlockChange(NamedTuple):
+    """How a forgetting changes a block."""
+
+    label: str
+    parts: tuple[DiffPart, ...]
+
+
+class _WayOn(NamedTuple):
+    """The link that leads on after a forgetting."""
+
+    # Relative to /ui/.
+    path: str
+    name: str
+    # It leads to the next item of a list.
+    is_to_next: bool = False
+
+
 class _ForgetScreens(Struct, frozen=True):
     """The screen of a preview and the forgetting itself, each as it is called for a request."""
 
@@ -95,28 +123,22 @@ class _ForgetScreens(Struct, frozen=True):
     async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> View:
         access = access_of(request)
         if request.is_twin:
-            page = await self.forgetting.preview(access.project, access.uid, *query.target)
+            preview = await self.forgetting.preview(access.project, access.uid, *query.target)
             await request.note_read(access.uid)
-            return access.twin(page)
+            return access.twin(preview)
         view = await self._view_preview(request, query.back or request.referrer)
         await request.note_read(access.uid)
         return view
 
     async def forget(self, request: ScreenRequest, form: ForgetForm) -> Answer:
         access = access_of(request)
-        kind, value = request.query.target
-        confirm = None if form.confirm is None else str(form.confirm)
         came_from = _screen_before(access, form.came_from)
-        stays: Sequence[RemainingRecord] = ()
-        sought = name = ""
+        confirm = None if form.confirm is None else str(form.confirm)
         try:
-            if not (request.is_twin or access.is_person or kind == "all"):
-                name = await self.views.name(access.project, access.uid)
-                sought = await self._find_sought_words(access, came_from)
-                stays = await self.forgetting.list_remaining(
-                    access.project, access.uid, kind, value, words=sought
-                )
-            result = await self.forgetting.forget(access.editor, access.uid, kind, value, confirm=confirm)
+            before = await self._read_before(request, access, came_from)
+            result = await self.forgetting.forget(
+                access.editor, access.uid, *request.query.target, confirm=confirm
+            )
         except Conflict as error:
             return await self._view_preview(request, form.came_from, error)
         except MemoryNotFound:
@@ -128,83 +150,107 @@ class _ForgetScreens(Struct, frozen=True):
             raise UnknownId(f"{error.message.removesuffix('.')}. If there was, it is forgotten.") from error
         if request.is_twin:
             return ActionResult(access.filter(result), "")
-        way = await self._find_way_on(access, request.query, came_from, sought)
-        search = access.path("search") + "?q="
-        elsewhere = next((each.href for each in stays if (each.href or "").startswith(search)), None)
-        if elsewhere and sought:
-            elsewhere = search + quote(sought, safe="")
-        left = await self.words.remaining(access.project, access.uid, sought) if sought else None
-        hidden = next_question = None
-        if left is not None and not left.total:
-            hidden = await self.words.hidden(access.project, access.uid, sought)
+        return await self._view_result(request, result, came_from, before)
+
+    async def _read_before(
+        self, request: ScreenRequest, access: MemoryAccess, came_from: str
+    ) -> _BeforeForgetting:
+        """Returns what the page of the result needs, and what can be read only before the forgetting."""
+        kind, value = request.query.target
+        if request.is_twin or access.is_person or kind == "all":
+            return _BeforeForgetting()
+        name = await self.views.name(access.project, access.uid)
+        sought_words = await self._find_sought_words(access, came_from)
+        stays = await self.forgetting.list_remaining(
+            access.project, access.uid, kind, value, words=sought_words
+        )
+        return _BeforeForgetting(name, sought_words, stays)
+
+    async def _view_result(
+        self, request: ScreenRequest, result: ForgetResult, came_from: str, before: _BeforeForgetting
+    ) -> View:
+        """Returns the screen that says what is gone, what is left, and where to go on."""
+        access, query = access_of(request), request.query
+        is_all = query.target[0] == "all"
+        sought_words = before.sought_words
+        way_on = _WayOn("people", "All people")
+        if not is_all:
+            way_on = await self._find_way_on(access, query, came_from, sought_words)
+        remaining = hidden = next_question = None
+        if sought_words:
+            remaining = await self.words.remaining(access.project, access.uid, sought_words)
+        if remaining is not None and not remaining.total:
+            hidden = await self.words.hidden(access.project, access.uid, sought_words)
             questions = await self.views.conversations.last_questions(access.project, access.uid, 1)
-            next_question = next(iter(questions), "")
-        # One who came from a trial goes on with its hits, which have a way of their own.
-        is_trial = came_from.partition("?")[0] == access.path("search")
-        listed = left.items if left and not is_trial else ()
-        numbers = {each.seq for each in listed}
+            next_question = questions[0] if questions else ""
+        # A visitor who came from a trial of recall goes on with its hits: `way_on` leads there.
+        is_from_trial = came_from.partition("?")[0] == access.path("search")
+        next_texts = remaining.items if remaining and not is_from_trial else ()
+        next_preview = None
+        if next_texts:
+            next_preview = await self._preview_next(access, next_texts[0], sought_words)
+        next_numbers = {each.seq for each in next_texts}
         return access.view(
             result,
             "forgotten.html",
             "Forgotten",
-            memory_name=name,
-            next_question=next_question,
-            to="people" if kind == "all" else way.to,
-            to_name=way.name,
-            goes_on=way.is_to_next,
-            is_all=kind == "all",
-            elsewhere=elsewhere,
+            memory_name=before.memory_name,
+            is_all=is_all,
+            way_on=way_on,
+            # Where the forgetting of another text, begun on this page, leads back to.
+            back=way_on.path.partition("#")[0],
+            replies=[each for each in before.stays if each.message and each.message not in next_numbers],
+            search_path=_search_path(access, before),
             has_embedder=self.search.has_embedder,
-            replies=[each for each in stays if each.message and each.message not in numbers],
-            back=way.to.partition("#")[0],
-            left=left,
-            listed=listed,
-            following=await self._preview_next(access, listed[0], sought, search) if listed else None,
+            remaining=remaining,
             hidden=hidden,
+            next_question=next_question,
+            next_texts=next_texts,
+            next_preview=next_preview,
         )
 
     async def _find_way_on(
-        self, access: MemoryAccess, query: ForgetQuery, came_from: str, words: str
+        self, access: MemoryAccess, query: ForgetQuery, came_from: str, sought_words: str
     ) -> _WayOn:
-        """Returns where the page of a forgetting leads. words: those that were searched for; "": none were."""
+        """Returns where the page of a forgetting leads. sought_words: as in `_BeforeForgetting`."""
         kind, _ = query.target
-        if kind == "fact" or not await self._is_gone(access, came_from):
-            return _way_on(access, query, came_from)
-        return _way_to_words(access, words) if words else _way_on(access, query, "")
+        if kind == "fact" or not await self._shows_gone_fact(access, came_from):
+            return _way_back(access, query, came_from)
+        return _way_to_words(access, sought_words) if sought_words else _way_back(access, query, "")
 
     async def _preview_next(
-        self, access: MemoryAccess, text: TextWithWords, words: str, search: str
-    ) -> tuple[ForgetPreview, list[tuple[str, tuple[DiffPart, ...]]]]:
+        self, access: MemoryAccess, text: TextWithWords, sought_words: str
+    ) -> tuple[ForgetPreview, list[_BlockChange]]:
         """Returns the preview of a text for the page that says what is gone, with the changes of blocks.
 
-        search: what the paths of searches begin with. The page itself links to one, so the preview does not.
+        The page itself links to a search, so the preview does not.
         """
-        page, changes = await self._preview(access, text.kind, text.seq, words)
-        stays = tuple(each for each in page.stays if not (each.href or "").startswith(search))
-        return replace(page, stays=stays), changes
+        preview, changes = await self._preview(access, text.kind, text.seq, sought_words)
+        stays = tuple(each for each in preview.stays if not _is_search(access, each.href))
+        return replace(preview, stays=stays), changes
 
-    async def _find_sought_words(self, access: MemoryAccess, screen: str) -> str:
+    async def _find_sought_words(self, access: MemoryAccess, came_from: str) -> str:
         """Returns the words for which one text after the other is forgotten; "": they are not known.
 
-        They are those of a search, or those that a correction has taken out of a fact.
+        A search has looked for these words, or a correction has taken them out of a fact.
         """
-        path, _, query = screen.partition("?")
+        path, _, query = came_from.partition("?")
         if path in (access.path("words"), access.path("search")):
             return next(iter(parse_qs(query).get("q", ())), "")
         if path.startswith(access.path("b") + "/"):
             return next(iter(parse_qs(query).get("words", ())), "")
-        page = await self._find_fact(access, screen)
+        page = await self._find_fact(access, came_from)
         if page is None or not page.before:
             return ""
         return self.words.lost_words(page.before[0].text, page.fact.text)
 
-    async def _is_gone(self, access: MemoryAccess, screen: str) -> bool:
-        """Returns whether a screen is that of a fact that is gone: a correction goes with its sources."""
+    async def _shows_gone_fact(self, access: MemoryAccess, screen: str) -> bool:
+        """Returns whether a screen shows a fact that is gone: a correction goes with its sources."""
         is_of_fact = screen.startswith(access.path("f") + "/")
         return is_of_fact and await self._find_fact(access, screen) is None
 
     async def _find_fact(self, access: MemoryAccess, screen: str) -> FactPage | None:
-        """Returns the fact that a screen shows; None: it shows none, or it is gone."""
+        """Returns the fact that a screen shows; None: the screen shows no fact, or the fact is gone."""
         seq = screen.partition("?")[0].removeprefix(access.path("f") + "/")
         if not seq.isdecimal() or len(seq) > 18:  # the store has no longer numbers
             return None
@@ -214,24 +260,27 @@ class _ForgetScreens(Struct, frozen=True):
             return None
 
     async def _preview(
-        self, access: MemoryAccess, kind: TargetKind, value: int | str | None, words: str
-    ) -> tuple[ForgetPreview, list[tuple[str, tuple[DiffPart, ...]]]]:
-        """Returns what a forgetting takes, and how it changes blocks, by their labels. words: those sought."""
-        page = access.filter(
-            await self.forgetting.preview(access.project, access.uid, kind, value, words=words)
+        self, access: MemoryAccess, kind: TargetKind, value: int | str | None, sought_words: str
+    ) -> tuple[ForgetPreview, list[_BlockChange]]:
+        """Returns what a forgetting takes, and how it changes blocks."""
+        preview = access.filter(
+            await self.forgetting.preview(access.project, access.uid, kind, value, words=sought_words)
         )
-        if words and not access.is_person:
-            blocks = await self._list_staying_blocks(access, page)
-            page = replace(page, stays=(*blocks, *page.stays))
+        if sought_words and not access.is_person:
+            blocks = await self._list_staying_blocks(access, preview)
+            preview = replace(preview, stays=(*blocks, *preview.stays))
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
-        return page, await asyncio.to_thread(_changes, page) if page.blocks else []
+        return preview, await asyncio.to_thread(_block_changes, preview) if preview.blocks else []
 
-    async def _list_staying_blocks(self, access: MemoryAccess, page: ForgetPreview) -> list[RemainingRecord]:
-        """Returns the blocks, since what is right in a message may stand there; none where a block may lose its text.
+    async def _list_staying_blocks(
+        self, access: MemoryAccess, preview: ForgetPreview
+    ) -> list[RemainingRecord]:
+        """Returns the blocks, since they may have what is right in a message that goes.
 
-        How a long block changes is not in the preview, nor how blocks change where everything goes.
+        Returns none if a block may lose its text. A preview does not show how a long block changes, nor how blocks
+        change where everything goes.
         """
-        if page.will_go.versions or page.target.kind == "all":
+        if preview.will_go.versions or preview.target.kind == "all":
             return []
         return [
             RemainingRecord(
@@ -250,17 +299,17 @@ class _ForgetScreens(Struct, frozen=True):
         access = access_of(request)
         kind, value = request.query.target
         came_from = _screen_before(access, came_from)
-        sought = await self._find_sought_words(access, came_from)
-        page, changes = await self._preview(access, kind, value, sought)
+        sought_words = await self._find_sought_words(access, came_from)
+        preview, changes = await self._preview(access, kind, value, sought_words)
         name = "you" if access.is_person else await self.views.name(access.project, access.uid)
         return access.view(
-            page,
+            preview,
             "forget.html",
-            _heading(page, name),
+            _heading(preview, name),
             error,
             fields=fields_of(request.query),
             came_from=came_from,
-            back=f"{came_from}#forget-{kind}-{value}" if came_from else _usual_screen(access, page),
+            back=f"{came_from}#forget-{kind}-{value}" if came_from else _usual_screen(access, preview),
             memory_name=name,
             changes=changes,
         )
@@ -274,27 +323,20 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
     ]
 
 
-def _changes(page: ForgetPreview) -> list[tuple[str, tuple[DiffPart, ...]]]:
-    """Returns the blocks that change, by their labels, each with its difference."""
-    return [(each.label, shortened_diff(diff_words(each.before, each.after))) for each in page.blocks or ()]
+def _block_changes(preview: ForgetPreview) -> list[_BlockChange]:
+    return [
+        _BlockChange(each.label, shortened_diff(diff_words(each.before, each.after)))
+        for each in preview.blocks or ()
+    ]
 
 
-def _heading(page: ForgetPreview, name: str) -> str:
-    if page.target.kind == "all":
+def _heading(preview: ForgetPreview, name: str) -> str:
+    target = preview.target
+    if target.kind == "all":
         return f"Forget everything about {name}"
-    if page.target.kind == "exchange":
-        return f"Forget message {page.target.id} and its reply"
-    return f"Forget {page.target.kind} {page.target.id}"
-
-
-class _WayOn(NamedTuple):
-    """The link that leads on after a forgetting."""
-
-    # Relative to /ui/.
-    to: str
-    name: str
-    # It leads to the next item of a list.
-    is_to_next: bool = False
+    if target.kind == "exchange":
+        return f"Forget message {target.id} and its reply"
+    return f"Forget {target.kind} {target.id}"
 
 
 def _screen_before(access: MemoryAccess, address: str) -> str:
@@ -307,35 +349,49 @@ def _screen_before(access: MemoryAccess, address: str) -> str:
     return address if (is_of_memory or is_request) and not is_preview else ""
 
 
-def _way_on(access: MemoryAccess, query: ForgetQuery, came_from: str) -> _WayOn:
-    """Returns the way back to the list or search that led to a preview, as it was; else to the memory."""
+def _way_back(access: MemoryAccess, query: ForgetQuery, came_from: str) -> _WayOn:
+    """Returns the way to the list or search that led to a preview, as it was; if none did, to the memory."""
     kind, value = query.target
-    screen = _screen_before(access, came_from)
-    then = query.then if screen else None
-    own, items = _OWN_SCREENS.get(kind, (None, ""))
-    if own is not None and screen.partition("?")[0] == access.path(own, str(value)):
-        # It is gone with what was forgotten.
-        screen, then = access.path(items), None
-    part = screen.partition("?")[0].removeprefix(f"{access.path()}/").partition("/")[0]
-    name = _SCREEN_NAMES.get(part)
-    if name is None:
-        screen, name = access.path(), "what is remembered about you" if access.is_person else "the memory"
-    return _WayOn(f"{screen}#{then}" if then else screen, f"Back to {name}", then is not None)
+    screen = came_from
+    next_item = query.then if screen else None
+    item_screen, list_screen = _OWN_SCREENS.get(kind, (None, ""))
+    if item_screen is not None and screen.partition("?")[0] == access.path(item_screen, str(value)):
+        # This screen went with its item.
+        screen, next_item = access.path(list_screen), None
+    first_part = screen.partition("?")[0].removeprefix(f"{access.path()}/").partition("/")[0]
+    screen_name = _SCREEN_NAMES.get(first_part)
+    if screen_name is None:
+        screen = access.path()
+        screen_name = "what is remembered about you" if access.is_person else "the memory"
+    path = f"{screen}#{next_item}" if next_item else screen
+    return _WayOn(path, f"Back to {screen_name}", is_to_next=next_item is not None)
 
 
 def _way_to_words(access: MemoryAccess, words: str) -> _WayOn:
     return _WayOn(f"{access.path('words')}?q={quote(words, safe='')}", f"On to {_SCREEN_NAMES['words']}")
 
 
-def _usual_screen(access: MemoryAccess, page: ForgetPreview) -> str:
-    """Returns where one comes from, mostly, and goes back to."""
-    match page.target.kind:
+def _usual_screen(access: MemoryAccess, preview: ForgetPreview) -> str:
+    """Returns the screen that leads to a preview as a rule, where it is not known which one did."""
+    match preview.target.kind:
         case "fact":
-            return access.path("f", page.target.id)
+            return access.path("f", preview.target.id)
         case "conversation":
-            return access.path("c", page.target.id)
+            return access.path("c", preview.target.id)
         case "message" | "exchange":
-            hrefs = [each.href for each in page.stays if each.href is not None and "/c/" in each.href]
+            hrefs = [each.href for each in preview.stays if each.href is not None and "/c/" in each.href]
             return hrefs[0] if hrefs else access.path()
         case _:
             return access.path()
+
+
+def _search_path(access: MemoryAccess, before: _BeforeForgetting) -> str | None:
+    """Returns the path of a search for what says it elsewhere; None: what went has no text to search for."""
+    path = next((each.href for each in before.stays if _is_search(access, each.href)), None)
+    if path is not None and before.sought_words:
+        return f"{access.path('search')}?q={quote(before.sought_words, safe='')}"
+    return path
+
+
+def _is_search(access: MemoryAccess, href: str | None) -> bool:
+    return href is not None and href.startswith(f"{access.path('search')}?q=")
