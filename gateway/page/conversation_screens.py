@@ -1,4 +1,4 @@
-"""A conversation, read as a chat: the newest at the end, a branch at a time."""
+"""The screen of a conversation, read as a chat: one branch of it, with the newest message at the end."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from gateway.run.admin.memory_views import MemoryViews
 _Number = Annotated[int, Meta(ge=0, lt=1 << 62)]
 # Characters of all texts of a page, so that it stays below 100 kB.
 _MAX_CHARS = 24_000
-# Bytes of the whole text of a message.
+# Bytes of the text of one message, where it is shown alone.
 _MAX_BYTES = 1_000_000
 
 
-class TalkQuery(LimitQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The part of a conversation to read. message: its whole text alone, as text/plain."""
+class ConversationQuery(LimitQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The part of a conversation to read."""
 
+    # The exchange with which the branch ends; None: the branch that was spoken in last.
     branch: _Number | None = None
+    # The `next` of the page with the messages after these; None: the last page.
     before: str | None = None
+    # Only this message, as text/plain.
     message: _Number | None = None
 
 
@@ -35,13 +38,14 @@ class _ConversationScreens(Struct, frozen=True):
     views: MemoryViews
     audit: AuditOperations
 
-    async def show(self, request: ScreenRequest, query: TalkQuery) -> Answer:
-        access, id = access_of(request), str(request.params["id"])
+    async def show(self, request: ScreenRequest, query: ConversationQuery) -> Answer:
+        access = access_of(request)
         if query.message is not None:
-            text = await self.views.conversations.read_text(access.project, access.uid, id, query.message)
+            text = await self.views.conversations.read_text(
+                access.project, access.uid, str(request.params["id"]), query.message
+            )
             await request.note_read(access.uid)
-            raw = text.encode("utf-8", "replace")[:_MAX_BYTES]
-            return Download("text/plain; charset=utf-8", raw.decode("utf-8", "ignore").encode())
+            return _text_file(text)
         page = await self._read(request, access, query, query.branch)
         if request.is_twin:
             await request.note_read(access.uid)
@@ -54,49 +58,46 @@ class _ConversationScreens(Struct, frozen=True):
                 page, later = longer_page, await self._find_later(access, query, longer_page)
         await request.note_read(access.uid)
         scope = (await self.views.find(access.project, access.uid)).scope
-        heading = f"Conversation {page.conversation.id}"
         id = page.conversation.id
         openings: dict[str, str] = {}
+        forgotten: dict[int, AuditRecord | None] = {}
         if not access.is_person:
             openings = await self.views.conversations.openings(access.project, access.uid, [id])
+            forgotten = await self._find_forgettings(access, page)
         return access.view(
             page,
             "conversation.html",
-            heading,
+            f"Conversation {id}",
             memory_name=name_of(scope),
             speaker=user_of(scope),
             later=later,
             opening=openings.get(id, ""),
-            forgotten={} if access.is_person else await self._find_forgettings(access, page),
+            forgotten=forgotten,
         )
 
     async def _find_forgettings(
         self, access: MemoryAccess, page: ConversationPage
     ) -> dict[int, AuditRecord | None]:
-        """Returns who has forgotten messages of a page, by their numbers; None: nobody knows.
+        """Returns the forgetting of each forgotten message of a page, by its number; None: the audit has none.
 
-        A message that is left out here may have been said with memory off.
+        A message without a forgetting may also have been said with memory off. Then the result leaves it out.
         """
         gaps = [each for each in page.items if each.text is None and each.state == "forgotten"]
         if not gaps:
             return {}
         forgettings = await self.audit.forgettings(access.uid)
         found: dict[int, AuditRecord | None] = {}
-        for each in gaps:
-            parts = (
-                f"message {each.seq}",
-                f"exchange {each.exchange}",
-                f"conversation {page.conversation.id}",
-            )
-            entries = [forgettings[part] for part in parts if part in forgettings]
+        for gap in gaps:
+            parts = (f"message {gap.seq}", f"exchange {gap.exchange}", f"conversation {page.conversation.id}")
+            candidates = [forgettings[part] for part in parts if part in forgettings]
             # A conversation may go on after it was forgotten.
-            by = next((entry for entry in entries if entry.at >= each.at), None)
-            if by is not None or not each.role:  # a turn without roles is forgotten whole
-                found[each.seq] = by
+            forgetting = next((each for each in candidates if each.at >= gap.at), None)
+            if forgetting is not None or not gap.role:  # a turn without roles was certainly forgotten
+                found[gap.seq] = forgetting
         return found
 
     async def _read(
-        self, request: ScreenRequest, access: MemoryAccess, query: TalkQuery, branch: int | None
+        self, request: ScreenRequest, access: MemoryAccess, query: ConversationQuery, branch: int | None
     ) -> ConversationPage:
         """Returns a page of a branch."""
         return await self.views.conversations.show(
@@ -110,7 +111,7 @@ class _ConversationScreens(Struct, frozen=True):
         )
 
     async def _find_later(
-        self, access: MemoryAccess, query: TalkQuery, page: ConversationPage
+        self, access: MemoryAccess, query: ConversationQuery, page: ConversationPage
     ) -> LaterMessages | None:
         """Returns the page after a page; None: it is the last one."""
         return await self.views.conversations.find_later(
@@ -120,4 +121,11 @@ class _ConversationScreens(Struct, frozen=True):
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     conversation = _ConversationScreens(operations.memories, operations.audit)
-    return [routes.screen("c/{id}", conversation.show, TalkQuery)]
+    return [routes.screen("c/{id}", conversation.show, ConversationQuery)]
+
+
+def _text_file(text: str) -> Download:
+    """Returns a text as a file, cut where it has more than `_MAX_BYTES`."""
+    cut_bytes = text.encode("utf-8", "replace")[:_MAX_BYTES]
+    # The last character may have been cut in two.
+    return Download("text/plain; charset=utf-8", cut_bytes.decode("utf-8", "ignore").encode())

@@ -48,7 +48,7 @@ class _FactScreens(Struct, frozen=True):
             page = await self.views.facts.show(access.project, access.uid, seq)
             next_fact = page.after
             if next_fact is None or next_fact.text != " ".join(form.text.split()) or request.is_twin:
-                return await self._view(access, page, typed=form.text, error=error)
+                return await self._view(access, page, unsaved_text=form.text, error=error)
             return ActionResult(next_fact, access.path("f", next_fact.seq) + SAVED)  # the form was sent twice
         page = await self.views.facts.show(access.project, access.uid, new_fact.seq)
         return ActionResult(access.filter(page.fact), access.path("f", new_fact.seq) + SAVED)
@@ -64,10 +64,10 @@ class _FactScreens(Struct, frozen=True):
         access: MemoryAccess,
         page: FactPage,
         *,
-        typed: str | None = None,
+        unsaved_text: str | None = None,
         error: GatewayError | None = None,
     ) -> View:
-        """Returns the screen. typed, error: the text of a correction that was refused, and why."""
+        """Returns the screen. unsaved_text, error: the text of a correction that was refused, and why."""
         name = await self.views.name(access.project, access.uid)
         restored = await self._find_restored(access, page)
         return access.view(
@@ -75,16 +75,16 @@ class _FactScreens(Struct, frozen=True):
             "fact.html",
             f"Fact {page.fact.seq}",
             error,
-            typed=typed,
+            unsaved_text=unsaved_text,
             memory_name=name,
             restored=restored,
-            remaining=None if restored else await self._find_old_words(access, page),
+            remaining=None if restored else await self._find_remaining(access, page),
         )
 
-    async def _find_old_words(self, access: MemoryAccess, page: FactPage) -> Remaining | None:
-        """Returns the messages that still have the words of the fact that this fact corrects.
+    async def _find_remaining(self, access: MemoryAccess, page: FactPage) -> Remaining | None:
+        """Returns the texts that still have the words that this correction took out of a fact.
 
-        None: the fact corrects no fact, or is true no more.
+        None: the fact corrects no fact, or is no longer true.
         """
         if page.fact.until is not None or not page.before:
             return None

@@ -24,20 +24,21 @@ from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.plain_text import shell_word
 from gateway.settings import DEFAULT_PROFILE
 
-# Characters around each change that an undo of a block would bring, and of all of them.
-_UNDO_AROUND, _UNDO_CHARS = 30, 300
-# The last questions of a user, which are offered where a sentence is tried.
+# Where the undo of a block is shown in a list: the unchanged characters around each change, and all characters.
+_UNDO_AROUND = 30
+_UNDO_CHARS = 300
+# The last questions of a user, which the trial of recall offers to try.
 _LAST_QUESTIONS = 3
-# How long a link to a page lives.
+# How long a person's link is good, as `_link_command` makes it.
 _LINK_S = 86_400
 
 
 class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which facts are listed."""
 
-    # Those that are no longer true are listed as well.
+    # Also the facts that are no longer true.
     all: bool = False
-    # Only facts that were true then: seconds since the epoch, or a day, which stands for its end.
+    # Only the facts that were true at this time: seconds since the epoch, or a day, which stands for its end.
     as_of: str | None = None
 
 
@@ -60,9 +61,9 @@ class _OpenedMemory(NamedTuple):
 
     access: MemoryAccess
     name: str
-    # Since when it is paused; None: it is not.
+    # Since when the memory is paused; None: it is not paused.
     paused: float | None
-    # Who has said what has no other name: the person whose memory it is, else "user".
+    # The name under which a user's messages are shown: that of the memory's person, else "user".
     speaker: str
 
 
@@ -115,7 +116,7 @@ class _MemoryScreens(Struct, frozen=True):
         await self.operations.sign_in.note(request.visitor.actor, "export", access.uid)
         return Download("application/x-ndjson", _join_lines(pages), f"memory-{access.uid[:8]}.jsonl")
 
-    # -- for operators alone: a person has these in another form, or not at all
+    # -- for operators alone: a person has other screens for this, or none
 
     async def show_memory(self, request: ScreenRequest, query: NoFields) -> View:
         memory = await self._open_memory(request)
@@ -149,14 +150,16 @@ class _MemoryScreens(Struct, frozen=True):
         if request.is_twin:
             return access.twin(trial)
         if not query.q.strip():
-            last = await self.views.conversations.last_questions(access.project, access.uid, _LAST_QUESTIONS)
+            last_questions = await self.views.conversations.last_questions(
+                access.project, access.uid, _LAST_QUESTIONS
+            )
             return access.view(
                 trial,
                 "search.html",
                 "What would be recalled",
                 memory_name=memory.name,
                 paused=memory.paused,
-                last_questions=last,
+                last_questions=last_questions,
             )
         blocks = await self.views.blocks.list_all(access.project, access.uid)
         hits = (*trial.chosen, *trial.left_out, *trial.found)
@@ -176,13 +179,13 @@ class _MemoryScreens(Struct, frozen=True):
     async def find_words(self, request: ScreenRequest, query: WordsQuery) -> View:
         memory = await self._open_memory(request)
         access = memory.access
-        found = await self.operations.words.find(
+        search = await self.operations.words.find(
             access.project, access.uid, query.q, after=query.after, limit=query.limit
         )
         if request.is_twin:
-            return access.twin(found)
+            return access.twin(search)
         return access.view(
-            found,
+            search,
             "words.html",
             "Where it is said",
             memory_name=memory.name,
@@ -193,7 +196,7 @@ class _MemoryScreens(Struct, frozen=True):
     # -- parts
 
     async def _open_memory(self, request: ScreenRequest) -> _OpenedMemory:
-        """Returns a memory as its visitor may open it, and notes that it is read.
+        """Notes in the audit that the request reads its memory, and returns what its screens show of the memory.
 
         Raises: UnknownId: there is no such memory.
         """

@@ -105,7 +105,9 @@ class Answers:
             body = {"message": error.message, "code": error.code or error.kind, "param": error.param}
             reply = PageReply(error.status, JSON, msgspec.json.encode({"error": body}))
         elif isinstance(error, NotSignedIn):
-            return self.login_page(request, to=request.referrer, error=error, typed=request.typed)
+            return self.login_page(
+                request, to=request.referrer, error=error, unsaved_text=request.unsaved_text
+            )
         else:
             reply = self._html(
                 request, View(None, "error.html", error.message, _error_context(request, error))
@@ -125,15 +127,17 @@ class Answers:
         return PageReply(200, content_type, data, may_be_cached=True)
 
     def login_page(
-        self, request: PageRequest, *, to: str, error: GatewayError | None = None, typed: str = ""
+        self, request: PageRequest, *, to: str, error: GatewayError | None = None, unsaved_text: str = ""
     ) -> PageReply:
         """Returns the page to sign in at.
 
         to: the page that follows, relative to /ui/.
-        typed: a text that was not saved, since the session had ended.
+        unsaved_text: a text that was not saved, since the session had ended.
         """
         request.visitor = None
-        return self._html(request, View(None, "login.html", "Sign in", {"next": to, "typed": typed}, error))
+        return self._html(
+            request, View(None, "login.html", "Sign in", {"next": to, "unsaved_text": unsaved_text}, error)
+        )
 
     @property
     def _pages(self) -> Any:
@@ -191,4 +195,4 @@ def _error_context(request: PageRequest, error: GatewayError) -> dict[str, Any]:
         home = request.referrer, "Back"
     elif visitor is not None:
         home = "", "Back to the overview"
-    return {"typed": request.typed, "home": home}
+    return {"unsaved_text": request.unsaved_text, "home": home}

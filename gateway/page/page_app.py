@@ -211,7 +211,7 @@ class PageApp:
         """Returns a redirect to the sign-in. Raises: NotSignedIn: the request cannot be repeated after the sign-in."""
         if request.method == "GET" and not request.is_twin:
             return redirect(request.path_to_root + "login?next=" + quote(next_of(request), safe=""), 303)
-        await self._retain_typed(request)
+        await self._retain_unsaved(request)
         raise NotSignedIn("You are not signed in, or your session has ended. Sign in to go on.")
 
     async def _serve(self, request: PageRequest) -> PageReply:
@@ -269,14 +269,14 @@ class PageApp:
     async def _read_form(self, request: PageRequest, form_type: type[Struct]) -> Struct:
         """Returns the form that was sent. Raises: CallerError."""
         form = await read_form(self._bodies, request)
-        request.typed = "" if request.is_twin else typed_text(form)
+        request.unsaved_text = "" if request.is_twin else typed_text(form)
         return read_fields(form, form_type, is_text=not request.is_twin)
 
-    async def _retain_typed(self, request: PageRequest) -> None:
+    async def _retain_unsaved(self, request: PageRequest) -> None:
         """Notes the text of a form that is refused, so that the page of the error has it."""
         if request.method == "POST" and not request.is_twin:
             with suppress(CallerError):  # the form is refused in any case
-                request.typed = typed_text(await read_form(self._bodies, request))
+                request.unsaved_text = typed_text(await read_form(self._bodies, request))
 
     def _match(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
         """Returns the route of a request, and the parts of its path by their names."""
@@ -309,7 +309,7 @@ class PageApp:
         try:
             link = await self._operations.links.open(token, right)
         except UnknownId:
-            await self._retain_typed(request)
+            await self._retain_unsaved(request)
             raise
         person = PersonLink(link.memory_uid, link.scope.project, link.rights, link.expires, link.paused)
         return Visitor(LINK, link.scope.project, may_write=True, session=name_of_session(token), link=person)

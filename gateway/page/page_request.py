@@ -65,7 +65,7 @@ class PageRequest(Struct):
     # The screen with the link or the form that led here, relative to /ui/; "": unknown.
     referrer: str = ""
     # The text that was typed into a form (`typed_text`), for the page of an error.
-    typed: str = ""
+    unsaved_text: str = ""
     query: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property

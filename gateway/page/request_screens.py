@@ -19,14 +19,17 @@ from gateway.run.admin.memory_records import FactRecord, MessageRecord
 from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.request_records import ExplainedRequest, WindowPart, WindowRecord
 
-_BAR_CELLS = 50  # of the bar that shows a window
-# A sentence. The shortest one of a reply that is looked for in what was recalled, and how many are.
+# The cells of the bar that shows a window.
+_BAR_CELLS = 50
 _SENTENCE = re.compile(r"[^.!?;:\n…。！？]+")
 _WORD = re.compile(r"\w+")
 # What may stand before the words of a sentence, such as the sign of a list.
-_UNSPOKEN = re.compile(r"^\W+")
-_LEAST_CHARS, _MAX_SENTENCES = 12, 200
-# The characters of a recalled text, and of a reply, that are compared: they may have megabytes, and the loop waits.
+_BEFORE_WORDS = re.compile(r"^\W+")
+# The first sentences of a reply are looked for in the texts of its prompt, if they have so many characters.
+_MAX_SENTENCES = 200
+_MIN_SENTENCE_CHARS = 12
+# The first characters of a reply, and of a text of its prompt, that are compared. The event loop waits meanwhile, and
+# both may have megabytes.
 _MAX_CHARS = 10_000
 
 
@@ -50,36 +53,30 @@ _FREE = _PartLabel("·", "free")
 
 
 class _RequestsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    # The uid of the memory to list requests of; None lists all requests.
+    # The uid of the memory whose requests are listed; None: all requests.
     memory: str | None = None
 
 
 class Cell(Struct, frozen=True):
-    """A cell of the bar of a window. part: of the window, or "free"."""
+    """A cell of the bar of a window."""
 
+    # The part of the window that fills the cell, or "free".
     part: str
     letter: str
 
 
-def screens(operations: PageOperations) -> list[Screen | Action]:
-    """Returns the screens of requests."""
-    requests = _RequestScreens(operations)
-    return [Screen("requests", requests.show_list, _RequestsQuery), Screen("r/{id}", requests.show_request)]
-
-
 class PromptText(Struct, frozen=True):
-    """A text in the prompt of a reply, or one that stayed out of it since another repeats it."""
+    """A text in the prompt of a reply, or a hit that was left out of the prompt since another text repeats it."""
 
     # Such as "message 3".
     name: str
-    # Its page, relative to /ui/.
+    # The page that shows the text, relative to /ui/.
     href: str
     text: str
-    # Its place among the hits that were recalled, from 1 on; None: it is none of them.
-    place: int | None = None
-    # It is a reply, and not what a user has said, a fact, a passage or a block.
+    # The rank among the recalled hits, from 1 on; None: the text was not recalled.
+    rank: int | None = None
+    # The text is an earlier reply, and not what a user has said, a fact, a passage or a block.
     is_reply: bool = False
-    # It stayed out.
     is_left_out: bool = False
 
 
@@ -87,13 +84,13 @@ class Repetition(Struct, frozen=True):
     """Words of a reply that its prompt has as well: a sentence, or several that follow one another."""
 
     words: str
-    # The texts that have them: what is no reply first, and then as in the prompt.
+    # The texts that have the words, in the order of the prompt, but replies last.
     texts: Sequence[PromptText]
 
     @property
-    def place(self) -> int | None:
-        """The best place of the texts; None: none was recalled."""
-        return min((each.place for each in self.texts if each.place is not None), default=None)
+    def rank(self) -> int | None:
+        """The best rank of the texts; None: none of them was recalled."""
+        return min((each.rank for each in self.texts if each.rank is not None), default=None)
 
 
 class _RequestScreens(Struct, frozen=True):
@@ -106,11 +103,11 @@ class _RequestScreens(Struct, frozen=True):
         page = await requests.list(
             memory=query.memory, project=request.visitor.project, after=query.after, limit=query.limit
         )
-        name = paused = questions = None
+        memory_name = paused = questions = None
         if query.memory is not None:
             await request.note_read(query.memory)
             memory = await memories.find(request.visitor.project, query.memory)
-            name, paused = name_of(memory.scope), memory.paused
+            memory_name, paused = name_of(memory.scope), memory.paused
             if not request.is_twin:
                 ids = [each.id for each in (*page.in_flight, *page.items) if each.id]
                 questions = await memories.conversations.questions(
@@ -118,9 +115,9 @@ class _RequestScreens(Struct, frozen=True):
                 )
         context = {
             "memory": query.memory,
-            "name": name,
+            "memory_name": memory_name,
             "paused": paused,
-            # What was asked, by the ids of requests; None: requests of all are listed.
+            # What was asked, by the ids of requests; None: the requests of all memories are listed, without questions.
             "questions": questions,
             "resent": requests.find_resent(page.items),
             "is_first": query.after is None,
@@ -152,7 +149,7 @@ class _RequestScreens(Struct, frozen=True):
         return View(explained, "request.html", f"Request {id}", context)
 
     async def _read_turn(self, explained: ExplainedRequest) -> list[MessageRecord]:
-        """Returns the question and the reply of a request, as far as they are stored."""
+        """Returns the question and the reply of a request; without one that is not stored."""
         if explained.memory is None or explained.exchange is None:
             return []
         try:
@@ -161,8 +158,8 @@ class _RequestScreens(Struct, frozen=True):
             )
         except UnknownId:
             return []  # it was forgotten meanwhile
-        last = {each.role: each for each in messages if each.text}
-        return [last[role] for role in ("user", "assistant") if role in last]
+        last_by_role = {each.role: each for each in messages if each.text}
+        return [last_by_role[role] for role in ("user", "assistant") if role in last_by_role]
 
     async def _find_speakers(self, explained: ExplainedRequest) -> dict[int, str]:
         """Returns the speakers of the recalled messages, by the messages' numbers."""
@@ -175,20 +172,20 @@ class _RequestScreens(Struct, frozen=True):
             return {}  # the memory was forgotten meanwhile
 
     async def _find_blocks(self, explained: ExplainedRequest) -> BlocksSince:
-        """Returns the blocks, and which have changed since the request."""
+        """Returns the blocks as they are now, and which have changed since the request."""
         if explained.memory is None or not _has_section(explained):
             return BlocksSince({}, {})
         try:
-            return await self.operations.memories.blocks.changed_since(explained.memory, _begun(explained))
+            return await self.operations.memories.blocks.changed_since(explained.memory, _began_at(explained))
         except UnknownId:
             return BlocksSince({}, {})  # the memory was forgotten meanwhile
 
     async def _find_standing_facts(self, explained: ExplainedRequest) -> tuple[FactRecord, ...]:
-        """Returns the standing facts that were in the prompt, of those that hold today."""
+        """Returns the standing facts that still hold and were in the prompt."""
         if explained.memory is None or not _has_section(explained):
             return ()
         try:
-            return await self.operations.memories.facts.standing(explained.memory, _begun(explained))
+            return await self.operations.memories.facts.standing(explained.memory, _began_at(explained))
         except UnknownId:
             return ()  # the memory was forgotten meanwhile
 
@@ -206,86 +203,94 @@ def _prompt_texts(
     blocks: BlocksSince,
     standing: Sequence[FactRecord],
 ) -> list[PromptText]:
-    """Returns the texts that a reply may repeat: those of its prompt, and those that these repeat."""
+    """Returns the texts that a reply may repeat: those of its prompt, and the hits that one of these repeats."""
     memory = explained.memory or ""
-    recalled = [(hit, place) for place, hit in enumerate(explained.chosen, 1)]
+    ranked = [(hit, rank) for rank, hit in enumerate(explained.chosen, 1)]
     left_out = [(hit, None) for hit in explained.left_out if hit.reason == "repeats"]
-    hits = [
+    texts = [
         PromptText(
             f"{hit.kind} {hit.seq}",
             hit.href,
             hit.text,
-            place,
+            rank,
             is_reply=hit.kind == "message" and speakers.get(hit.seq) == "assistant",
-            is_left_out=place is None,
+            is_left_out=rank is None,
         )
-        for hit, place in (*recalled, *left_out)
+        for hit, rank in (*ranked, *left_out)
         if hit.href and hit.text
     ]
-    return [
-        *hits,
-        *(
-            PromptText(f"block {each}", page_path("m", memory, "b", each), text)
-            for each, text in blocks.same.items()
-        ),
-        *(PromptText(f"fact {each.seq}", fact_href(memory, each.seq), each.text) for each in standing),
-    ]
+    for label, text in blocks.same.items():
+        texts.append(PromptText(f"block {label}", page_path("m", memory, "b", label), text))
+    for fact in standing:
+        texts.append(PromptText(f"fact {fact.seq}", fact_href(memory, fact.seq), fact.text))
+    return texts
 
 
 def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]) -> list[Repetition]:
-    """Returns the words of a reply that one of some texts has as well, those of the best places first.
+    """Returns the words of a reply that one of some texts has as well, first those of a text that is no reply.
 
-    Words that several replies have, and nothing else, are a set phrase: they are left out where there are others.
+    Words that only other replies have may be a set phrase: they are left out if several have them, unless there is
+    nothing else.
     """
     reply = next((each.text or "" for each in turn if each.role == "assistant"), "")[:_MAX_CHARS]
-    bare = [(each, f" {_bare(each.text[:_MAX_CHARS])} ") for each in texts]
+    # The spaces: words are found as a whole.
+    texts_with_words = [(each, f" {_only_words(each.text[:_MAX_CHARS])} ") for each in texts]
     repetitions = list[Repetition]()
-    seen = set[str]()
-    start, end = 0, -1  # of the words of the last repetition, in the reply
+    seen_sentences = set[str]()
+    start, end = 0, -1  # of the last repetition, in the reply
     for sentence in islice(_SENTENCE.finditer(reply), _MAX_SENTENCES):
-        words = _bare(sentence[0])
-        having = [each for each, text in bare if f" {words} " in text] if len(words) >= _LEAST_CHARS else []
-        if not having or words in seen:
+        words = _only_words(sentence[0])
+        if len(words) < _MIN_SENTENCE_CHARS or words in seen_sentences:
             continue
-        seen.add(words)
-        having.sort(key=lambda each: each.is_reply)
-        if (
-            repetitions
-            and repetitions[-1].texts[0] == having[0]
-            and not _WORD.search(reply, end, sentence.start())
-        ):
-            before = repetitions.pop().texts
-            having = [each for each in having if each in before]
+        sources = [each for each, text_words in texts_with_words if f" {words} " in text_words]
+        if not sources:
+            continue
+        seen_sentences.add(words)
+        sources.sort(key=lambda each: each.is_reply)
+        is_next_to_last = not _WORD.search(reply, end, sentence.start())
+        if repetitions and is_next_to_last and repetitions[-1].texts[0] == sources[0]:
+            # The sentence goes on with the last repetition.
+            earlier_sources = repetitions.pop().texts
+            sources = [each for each in sources if each in earlier_sources]
         else:
             start = sentence.start()
         end = sentence.end()
-        repetitions.append(Repetition(_UNSPOKEN.sub("", " ".join(reply[start:end].split())), having))
-    telling = [each for each in repetitions if not each.texts[0].is_reply or not each.texts[1:]]
-    return sorted(telling or repetitions, key=lambda each: (each.texts[0].is_reply, each.place or 0))
+        repeated_words = _BEFORE_WORDS.sub("", " ".join(reply[start:end].split()))
+        repetitions.append(Repetition(repeated_words, sources))
+    no_set_phrases = [each for each in repetitions if not each.texts[0].is_reply or len(each.texts) == 1]
+    return sorted(no_set_phrases or repetitions, key=lambda each: (each.texts[0].is_reply, each.rank or 0))
 
 
-def _bare(text: str) -> str:
-    """Returns the words of a text alone, in small letters."""
+def _only_words(text: str) -> str:
+    """Returns the words of a text in small letters, with one space between them."""
     return " ".join(_WORD.findall(text.casefold()))
 
 
-def _begun(explained: ExplainedRequest) -> float:
-    """Returns when a request began: its recall is noted when its turn ends."""
+def _began_at(explained: ExplainedRequest) -> float:
+    """Returns when a request began. `explained.at` is when its turn ended, since its recall is noted then."""
     return explained.at - explained.ms / 1000
 
 
 def window_cells(window: WindowRecord) -> list[Cell]:
     """Returns the bar of a window, in which each part that has tokens has at least one cell."""
-    used = {each.part: each.tokens for each in window.parts if each.tokens}
-    if not used:
+    tokens_by_part = {each.part: each.tokens for each in window.parts if each.tokens}
+    if not tokens_by_part:
         return []
-    free = max(0, (window.context or 0) - sum(used.values()))
-    whole = sum(used.values()) + free
-    counts = {part: max(1, round(tokens * _BAR_CELLS / whole)) for part, tokens in used.items()}
+    used_tokens = sum(tokens_by_part.values())
+    free_tokens = max(0, (window.context or 0) - used_tokens)
+    all_tokens = used_tokens + free_tokens
+    counts = {
+        part: max(1, round(tokens * _BAR_CELLS / all_tokens)) for part, tokens in tokens_by_part.items()
+    }
     while sum(counts.values()) > _BAR_CELLS:  # small parts have a cell that they do not fill
         counts[max(counts, key=lambda part: counts[part])] -= 1
-    if not free:
-        # Where the others were rounded down, the largest part has the rest.
+    if not free_tokens:
+        # Rounding may have left cells over.
         counts[max(counts, key=lambda part: counts[part])] += _BAR_CELLS - sum(counts.values())
     cells = [Cell(part, _PARTS[part].letter) for part, count in counts.items() for _ in range(count)]
     return cells + [Cell("free", _FREE.letter)] * (_BAR_CELLS - len(cells))
+
+
+def screens(operations: PageOperations) -> list[Screen | Action]:
+    requests = _RequestScreens(operations)
+    return [Screen("requests", requests.show_list, _RequestsQuery), Screen("r/{id}", requests.show_request)]

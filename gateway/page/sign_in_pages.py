@@ -129,7 +129,7 @@ class SignInPages:
                         "This link has expired or was used: it works once, for a minute. Ask for a new one."
                     )
                 error = NotSignedIn(message)
-            return self._answers.login_page(request, to=to, error=error, typed=form.typed)
+            return self._answers.login_page(request, to=to, error=error, unsaved_text=form.typed)
         token = self.sessions.begin(operator)
         await self._sign_in.note(operator.actor, "login")
         cookie = f"{await self._cookie_name()}={token}; HttpOnly{self._cookie_attributes}"
