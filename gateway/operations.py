@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -60,10 +60,23 @@ TRIAL_RECALL_TOKENS = 1000
 _REPORT_S = 0.2
 
 
+class ServingParts(NamedTuple):
+    """The parts of a process that serves requests, which its operations share with it."""
+
+    # The requests that it answers. Its clock is the clock of the operations.
+    log: RequestLog
+    # Lets operators into the page.
+    sign_in: SignIn
+    # Counts usage.
+    meter: Meter
+    # Performs imports.
+    imports: ImportOperations
+
+
 def make_request_operations(
     settings: Settings, store: Store, log: RequestLog | None = None
 ) -> RequestOperations:
-    """Makes the operations that explain requests. log: of this process's requests; None: the process serves none."""
+    """Makes the operations that explain requests. log: this process's requests; None: it serves no requests."""
     now = store.shared_now if log is None else log.now
     return RequestOperations(store, now, settings.memory.keep_why_days, log)
 
@@ -95,7 +108,7 @@ def make_page_operations(
     requests = make_request_operations(settings, store, log)
     memories = MemoryViews(store, log.now, settings.memory.keep_why_days)
 
-    async def newest(project: str | None, limit: int) -> Sequence[MemoryRecord]:
+    async def newest_memories(project: str | None, limit: int) -> Sequence[MemoryRecord]:
         return (await memories.page(project, limit=limit)).items
 
     return PageOperations(
@@ -110,7 +123,7 @@ def make_page_operations(
             has_model=settings.background_model is not None,
         ),
         requests=requests,
-        overview=OverviewOperation(store, log, requests, newest, upstreams, version("mnemogate")),
+        overview=OverviewOperation(store, log, requests, newest_memories, upstreams, version("mnemogate")),
         audit=AuditOperations(store),
         edits=MemoryEdits(store, log.now),
         memories=memories,
@@ -143,8 +156,7 @@ def make_mcp_memory(
         MemoryForgetting(store, views, now),
         now,
     )
-    spec_of = Directory(settings).spec_named
-    return McpMemory(tools, spec_of, accounting, settings.default_profile)
+    return McpMemory(tools, Directory(settings).spec_named, accounting, settings.default_profile)
 
 
 def make_import_operations(
@@ -157,7 +169,7 @@ def make_import_operations(
     """Makes the operations on imports.
 
     now: seconds since the epoch; None: the store's.
-    idle: set while no request is being answered; None: the process serves none.
+    idle: set while no request is being answered; None: the process serves no requests.
     """
     now = now or store.shared_now
     performer = ImportPerformer(
@@ -193,7 +205,8 @@ async def import_file(
                     await asyncio.wait([running.task], timeout=_REPORT_S)
                 if running.task is not None:
                     return running.shown()
-                # Another process performs the import. If that was killed, this one goes on as soon as it shows.
+                # Another process performs the import. If that process was killed, the import is soon shown as stopped,
+                # and this process goes on with it.
                 while (shown := await operations.show(running.uid))["status"] == "running":
                     report(shown)
                     await asyncio.sleep(_REPORT_S)
@@ -207,36 +220,30 @@ def make_operations(
     settings: Settings,
     store: Store,
     embed_query: EmbedQuery | None = None,
-    log: RequestLog | None = None,
-    sign_in: SignIn | None = None,
-    meter: Meter | None = None,
     mcp: McpMemory | None = None,
-    imports: ImportOperations | None = None,
+    serving: ServingParts | None = None,
 ) -> OperationTable:
     """Makes all operations over a store.
 
     embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
-    log: of this process's requests; None: the process serves none.
-    sign_in: that of this process's page; None: the process serves no page.
-    meter: that of this process; None: the process counts no usage.
     mcp: the operations of MCP's tools; None: they are left out.
-    imports: those that run in this process; None: the process serves no requests.
+    serving: the parts of this process; None: the process serves no requests.
     """
-    imports = imports or make_import_operations(settings, store)
+    now = store.shared_now if serving is None else serving.log.now
+    imports = make_import_operations(settings, store) if serving is None else serving.imports
     defaults = Defaults(settings.default_user, settings.default_profile)
     limits = make_limit_operations(settings, store)
-    now = store.shared_now if log is None else log.now
-    usage = UsageOperations(store.usage, now, meter)
+    usage = UsageOperations(store.usage, now, None if serving is None else serving.meter)
     show = ShowOperation(store, make_trial_recall(settings, store, now, embed_query), defaults)
-    edits = MemoryEdits(store, store.shared_now, defaults)
-    forgetting = ForgetOperations(store, store.shared_now, defaults)
+    edits = MemoryEdits(store, now, defaults)
+    forgetting = ForgetOperations(store, now, defaults)
     transfer = TransferOperations(store, defaults, _embedding_jobs(settings))
     compact = CompactOperation(store, defaults, has_model=settings.background_model is not None)
     listing = ListOperations(store, defaults)
-    batches = BatchOperations(store, store.shared_now)
-    requests = make_request_operations(settings, store, log)
+    batches = BatchOperations(store, now)
+    requests = make_request_operations(settings, store, None if serving is None else serving.log)
     keys = KeyOperations(store.keys, settings.projects)
-    jobs = JobOperations(store, store.shared_now)
+    jobs = JobOperations(store, now)
     return OperationTable(
         {
             "keys-create": keys.create,
@@ -271,7 +278,7 @@ def make_operations(
             "imports-list": imports.show_all,
             "imports-undo": imports.undo_named,
             "compact": compact.enqueue,
-            **({} if sign_in is None else {"ui": sign_in.make_code}),
+            **({} if serving is None else {"ui": serving.sign_in.make_code}),
             **({} if mcp is None else {MCP_CALL: mcp.call_for_command_line}),
         }
     )

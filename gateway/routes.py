@@ -12,7 +12,12 @@ from starlette.types import ASGIApp
 
 from gateway.dialects.responses.errors import ResponsesErrors
 from gateway.errors import ErrorForm
-from gateway.operations import make_limit_operations, make_operations, make_request_operations
+from gateway.operations import (
+    ServingParts,
+    make_limit_operations,
+    make_operations,
+    make_request_operations,
+)
 from gateway.run.admin.key_management import KeyManagement, KeyReport
 from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.operation_table import OperationTable
@@ -47,12 +52,12 @@ class DialectPath(NamedTuple):
     """A path at which a dialect is spoken."""
 
     path: str
-    # Answers POSTs, before the router is asked, which costs time.
+    # Answers POSTs to the path. The router, which costs time, is not asked for them.
     app: ASGIApp
-    # The key of a user may ask here: a request reaches nothing of other users.
+    # A user's own key may be used here: a request reaches nothing of other users.
     is_for_users: bool
-    # The form of errors at all paths that begin so, before a route has named its own (a wrong key, an unknown path);
-    # None: OpenAI's, or what `messages_error_form` says.
+    # The form of errors at all paths that begin with this path, until a route has named its own form (for a wrong key,
+    # an unknown path); None: OpenAI's form, or what `messages_error_form` returns.
     error_form: ErrorForm | None = None
 
 
@@ -62,7 +67,7 @@ class Endpoints(NamedTuple):
     # Answers POSTs to the paths of chat completions.
     chat: ChatRoute
     dialects: Sequence[DialectPath]
-    # All others but those of health and MCP, in the order in which the router tries them.
+    # All other routes but those of health and MCP, in the order in which the router tries them.
     routes: list[Route]
 
 
@@ -96,8 +101,10 @@ def make_endpoints(
         settings.server.max_messages,
     )
 
-    def responses_route(kind: type[ResponsesRoute]) -> ResponsesRoute:
-        return kind("responses", forwarder, bodies, max_upload_bytes, limits, chat_route, gateway_responses)
+    def make_responses_route(route_type: type[ResponsesRoute]) -> ResponsesRoute:
+        return route_type(
+            "responses", forwarder, bodies, max_upload_bytes, limits, chat_route, gateway_responses
+        )
 
     prompts = [spec.system for spec in chat.directory.specs]
     agent_routes, agent_names = [], _no_agent_names
@@ -108,20 +115,23 @@ def make_endpoints(
         DialectPath(CHAT_PATH, chat_route, is_for_users=True),
         *(DialectPath(path, chat_route, is_for_users=False) for path in LETTA_CHAT_PATHS),
         DialectPath(
-            RESPONSES_PATH, responses_route(ResponsesRoute), is_for_users=True, error_form=ResponsesErrors()
+            RESPONSES_PATH,
+            make_responses_route(ResponsesRoute),
+            is_for_users=True,
+            error_form=ResponsesErrors(),
         ),
         DialectPath(MESSAGES_PATH, MessagesRoute(chat_route, forwarder), is_for_users=True),
     ]
     routes = [
         # Gives other methods their 405. POSTs to these paths are answered before the router.
         *(Route(dialect.path, _answered_before_router, methods=["POST"]) for dialect in dialects),
-        # Before the agents, which have other paths below theirs.
+        # Before the routes of agents, one of which has a pattern that this path fits as well.
         Route(COUNT_PATH, CountRoute(chat_route, forwarder), methods=["POST"]),
-        # Before models and conversations, which have some of their paths as well.
+        # Before the routes of models and conversations, some of whose paths these have as well.
         *agent_routes,
         *model_routes(services.models, agent_names),
-        Route(INPUT_TOKENS_PATH, responses_route(InputTokensRoute), methods=["POST"]),
-        Route(COMPACT_PATH, responses_route(CompactRoute), methods=["POST"]),
+        Route(INPUT_TOKENS_PATH, make_responses_route(InputTokensRoute), methods=["POST"]),
+        Route(COMPACT_PATH, make_responses_route(CompactRoute), methods=["POST"]),
         Route(RESPONSES_PATH, HandshakeRoute(), methods=["GET"]),
         *stored_routes(
             forwarder, bodies, max_upload_bytes, limits, prompts, gateway_responses, upstream_responses
@@ -160,16 +170,8 @@ def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> li
 
 def _operations(services: Services) -> OperationTable:
     """Returns the operations of the command line, as the process that serves performs them."""
-    return make_operations(
-        services.settings,
-        services.store,
-        services.embed_query,
-        services.requests,
-        services.sign_in,
-        services.accounting.meter,
-        services.mcp,
-        services.imports,
-    )
+    parts = ServingParts(services.requests, services.sign_in, services.accounting.meter, services.imports)
+    return make_operations(services.settings, services.store, services.embed_query, services.mcp, parts)
 
 
 async def _no_agent_names(project: str) -> Sequence[NamedAgent]:
@@ -178,5 +180,5 @@ async def _no_agent_names(project: str) -> Sequence[NamedAgent]:
 
 
 async def _answered_before_router(request: Request) -> Any:
-    """Is never called: its routes are there for the methods that they refuse."""
+    """Stands in a route whose POSTs never reach the router. The route is there to refuse other methods."""
     raise HTTPException(404)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import BadRequest, UnknownId
-from gateway.operations import make_operations, make_request_operations
+from gateway.operations import ServingParts, make_operations, make_request_operations
 from gateway.run.admin import request_operations
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.memory_records import MemoryRecord
@@ -281,7 +281,9 @@ def test_the_audit_is_listed_by_pages_and_within_a_project(world: World) -> None
 def test_the_command_line_asks_for_the_same(world: World) -> None:
     reply = ask(world, "Hello.", **{"x-mnemogate-user": "alice"})
     app = world.gateway.app
-    operations = make_operations(app.services.settings, world.store, log=app.services.requests)
+    services = app.services
+    parts = ServingParts(services.requests, services.sign_in, services.accounting.meter, services.imports)
+    operations = make_operations(services.settings, world.store, serving=parts)
 
     def perform(name: str, **arguments: Any) -> Any:
         return json.loads(json.dumps(world.gateway.call(operations.perform(name, arguments))))
