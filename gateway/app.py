@@ -1,6 +1,7 @@
 """The application: what serves its routes, and its start and stop.
 
-Chat completions, responses and messages come before the router, and the edge (ids, errors, logs, keys) around both.
+A request passes the edge first (ids, errors, logs, keys). Chat completions, responses and messages are then found by
+their path alone; the router finds all others.
 """
 
 from __future__ import annotations
@@ -72,11 +73,10 @@ class Gateway:
         admin_token: opens the operations of the command line; None: the command line performs them itself.
         access: the access log; None: one that writes to stderr, if the settings ask for it.
         has_agents: serves the agents API, and agents made over it in chat completions.
-        The others: as for `Services`.
+        The other parameters: as for `Services`.
 
         Raises: SettingsError.
         """
-        make_agents = AgentServices if has_agents else None
         self.services = services = Services(
             settings,
             store,
@@ -84,12 +84,12 @@ class Gateway:
             clock,
             limits=limits,
             performs_jobs=performs_jobs,
-            make_agents=make_agents,
+            make_agents=AgentServices if has_agents else None,
             otlp=otlp,
         )
         limits, server = services.limits, settings.server
-        self._stop_begun: float | None = None  # by time.monotonic()
-        self._waited_for = 0  # requests that were active then
+        self._stop_began_at: float | None = None  # by time.monotonic()
+        self._active_at_stop = 0  # requests
         self.readiness = _watch_readiness(store)
         self.access = access or AccessLog(enabled=server.access_log)
         self.guard = guard = _make_guard(settings, store)
@@ -184,14 +184,14 @@ class Gateway:
         """Logs that the gateway stops, and what it waits for; `stop` logs the end. signal_name: what made it stop."""
         store = self.services.store
         if store.database.is_shared:
-            # Others may perform what would be cut here at the end of `shutdown_s`, and performed again.
+            # A job that begins now could be cut at the end of `shutdown_s`, and would be performed again. Other
+            # processes can perform it.
             store.jobs.stop_claiming()
-        self._stop_begun, self._waited_for = time.monotonic(), self._edge.active
-        cause, shutdown_s = (
-            f" after {signal_name}" if signal_name else "",
-            self.services.settings.server.shutdown_s,
-        )
-        _log.info("Stopping%s: waiting up to %d s for %d requests.", cause, shutdown_s, self._waited_for)
+        self._stop_began_at = time.monotonic()
+        self._active_at_stop = self._edge.active
+        cause = f" after {signal_name}" if signal_name else ""
+        shutdown_s = self.services.settings.server.shutdown_s
+        _log.info("Stopping%s: waiting up to %d s for %d requests.", cause, shutdown_s, self._active_at_stop)
 
     async def stop(self) -> None:
         """Waits for the last requests, and stops the services."""
@@ -204,18 +204,21 @@ class Gateway:
             await asyncio.gather(self._mcp_task, return_exceptions=True)
         await self.services.stop()
         self.access.flush()
-        if self._stop_begun is not None:
-            took_s = time.monotonic() - self._stop_begun
+        if self._stop_began_at is not None:
+            took_s = time.monotonic() - self._stop_began_at
             _log.info(
                 "Stopped after %.1f s: waited for %d requests, cut %d.",
                 took_s,
-                self._waited_for,
+                self._active_at_stop,
                 self._edge.cut,
             )
 
 
 class WorkerHealth:
-    """The ASGI application of a worker: `/health`, `/health/ready` and `/metrics`. It starts and stops its services."""
+    """The ASGI application of a worker: `/health`, `/health/ready` and `/metrics`.
+
+    It starts and stops the worker's services.
+    """
 
     def __init__(self, services: Services) -> None:
         settings, store = services.settings, services.store
@@ -272,7 +275,7 @@ def _watch_readiness(store: Store) -> Readiness:
 
 
 def _make_guard(settings: Settings, store: Store) -> Guard:
-    """Returns who may come in."""
+    """Returns what decides which requests may come in."""
     server = settings.server
     return Guard(
         store.keys,
@@ -322,7 +325,10 @@ def _note_page_request(scope: Scope, path: str) -> None:
 
 
 def _with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """Lets pages of these origins in. A preflight request has no key, so it is answered before keys are asked for."""
+    """Returns the application with CORS for these origins.
+
+    A preflight request has no key, so it is answered before the edge asks for one.
+    """
     if not origins:
         return app
     return CORSMiddleware(

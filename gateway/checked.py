@@ -19,10 +19,11 @@ from msgspec import Meta, Struct
 T = TypeVar("T")
 Path = tuple[str | int, ...]
 
-# The end of a message of msgspec's: "Expected `str`, got `int` - at `$.blocks[0].label`"; a step of the path in it; and
-# the first name that a message quotes.
+# The end of one of msgspec's messages, such as "Expected `str`, got `int` - at `$.blocks[0].label`".
 _AT_PATH = re.compile(r" - at `(?:key in )?\$(.*)`$")
+# A step of the path in such an end.
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
+# The first name that a message quotes.
 _NAME = re.compile(r"`([^`]+)`")
 
 
@@ -59,7 +60,7 @@ def convert(
 
     path: where the value lies, for the fault.
     strict: numbers and booleans may not be text.
-    str_keys: keys that are numbers are text, as in JSON.
+    str_keys: a key that the type has as a number is text in the value, as in JSON.
 
     Raises: InvalidValue, for the first mistake.
     """
@@ -79,17 +80,17 @@ def fault_of(error: msgspec.ValidationError, value: Any, value_type: Any, path: 
         ]
     for step in steps:
         value = _child(value, step)
-    at, expected = (*path, *steps), types_at(value_type, steps)
+    path, expected = (*path, *steps), types_at(value_type, steps)
     shown_message = message.replace("`", "'")
     name = _NAME.search(message)
     if name and message.startswith("Object missing required field"):
-        return Fault((*at, name[1]), shown_message, "missing", value, expected)
+        return Fault((*path, name[1]), shown_message, "missing", value, expected)
     if name and message.startswith("Object contains unknown field"):
-        return unknown_name_fault((*at, name[1]), shown_message, _child(value, name[1]), expected)
+        return unknown_name_fault((*path, name[1]), shown_message, _child(value, name[1]), expected)
     if message.startswith("Expected"):
-        return Fault(at, shown_message, "type_error", value, expected)
+        return Fault(path, shown_message, "type_error", value, expected)
     is_choice = message.startswith("Invalid") and literal_values(expected)
-    return Fault(at, shown_message, "enum" if is_choice else "value_error", value, expected)
+    return Fault(path, shown_message, "enum" if is_choice else "value_error", value, expected)
 
 
 def unknown_name_fault(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:
@@ -113,23 +114,24 @@ def convert_fields(raw: Mapping[str, Any], struct_type: type[Struct]) -> tuple[d
 
 
 def convert_collecting(value: Any, hint: Any, path: Path, faults: list[Fault]) -> Any:
-    """Converts a value, and adds its mistakes to the faults. If it adds one, the result is not to be used."""
+    """Converts a value, and adds its mistakes to the faults. Do not use the result if a fault was added."""
     hint = union_member_for(value, hint)
-    bare = without_annotations(hint)
-    origin, inner = get_origin(bare), get_args(bare)
-    if is_struct(bare) and isinstance(value, dict):
-        count = len(faults)
-        values = _collect_fields(value, bare, path, faults)
-        return bare(**values) if len(faults) == count else None
+    value_type = without_annotations(hint)
+    origin, type_args = get_origin(value_type), get_args(value_type)
+    if is_struct(value_type) and isinstance(value, dict):
+        fault_count = len(faults)
+        values = _collect_fields(value, value_type, path, faults)
+        return value_type(**values) if len(faults) == fault_count else None
     if origin in (list, tuple) and isinstance(value, list):
-        return origin(convert_collecting(each, inner[0], (*path, n), faults) for n, each in enumerate(value))
+        item_type = type_args[0]
+        return origin(convert_collecting(item, item_type, (*path, n), faults) for n, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
-        entries = {}
-        for key, each in value.items():
-            if allowed_names(bare) and key not in allowed_names(bare):
-                faults.append(unknown_name_fault((*path, key), f"Unknown name '{key}'", each, (bare,)))
+        entries, known_keys = {}, allowed_names(value_type)
+        for key, item in value.items():
+            if known_keys and key not in known_keys:
+                faults.append(unknown_name_fault((*path, key), f"Unknown name '{key}'", item, (value_type,)))
             else:
-                entries[key] = convert_collecting(each, inner[1], (*path, key), faults)
+                entries[key] = convert_collecting(item, type_args[1], (*path, key), faults)
         return entries
     try:
         return convert(value, hint, path)
@@ -143,12 +145,12 @@ def _collect_fields(
 ) -> dict[str, Any]:
     hints, values = field_types(struct_type), {}
     for name, value in raw.items():
-        count = len(faults)
+        fault_count = len(faults)
         if name not in hints:
             faults.append(unknown_name_fault((*path, name), f"Unknown name '{name}'", value, (struct_type,)))
             continue
         converted = convert_collecting(value, hints[name], (*path, name), faults)
-        if len(faults) == count:
+        if len(faults) == fault_count:
             values[name] = converted
     for field in msgspec.structs.fields(struct_type):
         if field.required and field.name not in raw:
@@ -220,7 +222,8 @@ def types_at(value_type: Any, path: Iterable[str | int]) -> tuple[Any, ...]:
     """Returns the types that are declared at a path within a type, the members of unions one by one."""
     hints = [*union_members(value_type)]
     for step in path:
-        hints = [member for hint in hints for inner in _within(hint, step) for member in union_members(inner)]
+        inner_hints = [inner for hint in hints for inner in _within(hint, step)]
+        hints = [member for inner in inner_hints for member in union_members(inner)]
     return tuple(hints)
 
 
@@ -242,8 +245,7 @@ def _within(hint: Any, step: str | int) -> Iterator[Any]:
 def literal_values(hints: Iterable[Any]) -> list[str]:
     """Returns the values of the literals among types, in their order."""
     literals = [hint for hint in map(without_annotations, hints) if get_origin(hint) is Literal]
-    found = [str(value) for hint in literals for value in get_args(hint)]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(str(value) for hint in literals for value in get_args(hint)))
 
 
 def _child(value: Any, key: str | int) -> Any:

@@ -5,15 +5,15 @@ An error bears facts. The dialect of the route on which it is answered gives it 
 GatewayError
 ├── CallerError                 the request is at fault
 │   ├── BadRequest              400: malformed, wrong type, not allowed; names the field
-│   │   ├── ThreadUnsupported   its client goes on without a message thread
+│   │   ├── ThreadUnsupported   its client then goes on without a message thread
 │   │   └── ContextExceeded     too long for the window of the model, and nothing may be left out
 │   ├── NotAuthenticated        401
 │   ├── NotAllowed              403
 │   ├── UnknownModel            404
 │   ├── UnknownPath             404
 │   ├── UnknownId               404
-│   │   ├── MemoryNotFound      or the caller may not see it
-│   │   └── ThreadNotFound      its client sends the whole conversation again
+│   │   ├── MemoryNotFound      also where the caller may not see the memory
+│   │   └── ThreadNotFound      its client then sends the whole conversation
 │   ├── MethodNotAllowed        405
 │   ├── BodyTimeout             408
 │   ├── Conflict                409
@@ -24,8 +24,8 @@ GatewayError
 ├── UpstreamError               the provider is at fault
 │   ├── UpstreamUnreachable     502
 │   ├── UpstreamBroke           502: the reply ended in the middle
-│   │   ├── UpstreamTooLarge    it is larger than the gateway takes, which is no fault of its endpoint
-│   │   └── UpstreamRefused     its stream has an error that is about the request or its caller: no fault, either
+│   │   ├── UpstreamTooLarge    the reply is larger than the gateway takes; not the endpoint's fault
+│   │   └── UpstreamRefused     the stream has an error about the request or its caller; not the endpoint's fault
 │   └── UpstreamTimeout         504
 ├── Overloaded                  503: a limit of the gateway; carries retry_after_s
 ├── TooManySends                429: too many wait for one conversation already
@@ -128,12 +128,12 @@ class NotAllowed(CallerError):
 class UnknownModel(CallerError):
     status = 404
     code = "model_not_found"
-    # The name that nothing here answers to; None: an agent is named, and has no model.
+    # The name that no model here has; None: the name is an agent's, and the agent has no model.
     model: str | None = None
 
     @classmethod
     def unlisted(cls, model: str) -> UnknownModel:
-        """Returns the error for a name that nothing here answers to."""
+        """Returns the error for a name that no model here has."""
         error = cls(
             f"The model {model!r} does not exist here. GET /v1/models lists what does.", param="model"
         )
@@ -236,7 +236,7 @@ class TooManySends(GatewayError):
 
 
 class LimitReached(CallerError):
-    """A limit turns the request away: one to try again soon, or (`is_quota`) a quota that is used up."""
+    """A limit turns the request away. is_quota: a quota is used up; else the caller may try again soon."""
 
     status = 429
 
@@ -259,9 +259,9 @@ class MemoryUnavailable(GatewayError):
 
     @classmethod
     def since(cls, status: str) -> Self:
-        """Returns the error for whoever asks while the store is so, in one word.
+        """Returns the error for a request that comes while the store has this status.
 
-        The store's message names files and servers. It is for the log, not for every holder of a key.
+        The store's own message is only logged: it names files and servers, which not every holder of a key may know.
         """
         return cls(
             f"Memory is not available: the store is {status}. The gateway's log says more.", retry_after_s=1.0
@@ -271,7 +271,8 @@ class MemoryUnavailable(GatewayError):
 class SettingsError(GatewayError):
     """A setting is missing, misspelt or contradicts another one.
 
-    in_file: it may be the settings file's. mistakes: all that were found, each an error of its own.
+    in_file: the mistake may be in the settings file.
+    mistakes: all mistakes that were found, each an error of its own.
     """
 
     def __init__(self, message: str, *, in_file: bool = True) -> None:
@@ -284,7 +285,8 @@ class SettingsError(GatewayError):
         """Returns one error for several mistakes, with a line for each in its message."""
         if len(mistakes) == 1:
             return mistakes[0]
-        error = cls("\n".join(each.message for each in mistakes), in_file=any(e.in_file for e in mistakes))
+        in_file = any(mistake.in_file for mistake in mistakes)
+        error = cls("\n".join(mistake.message for mistake in mistakes), in_file=in_file)
         error.mistakes = tuple(mistakes)
         return error
 

@@ -1,8 +1,8 @@
-"""Structured logs: one JSON object a line, on stderr, and never content, nor a key.
+"""Structured logs: one JSON object a line, on stderr, without content and without keys.
 
 Access lines are gathered and written in one go a few times a second; a write for each request would cost more than
 the rest of its bookkeeping. Every other line that repeats is written once, and then counted: where a disk is full, each
-turn logs the same fault, and the log must not fill what is left.
+turn logs the same fault, and the log must not fill the rest of the disk.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class AccessLog:
 class RepeatHandler(logging.StreamHandler[TextIO]):
     """Writes a line when it first comes and counts its repetitions; once a minute the line is written with the count.
 
-    The same text of the same logger is the same line. The event loop's clock ends the minute, so lines are counted in
-    its thread alone; elsewhere each is written.
+    The same text of the same logger is the same line. The event loop's clock ends the minute, so repetitions are
+    counted in its thread alone; other threads write each line.
     """
 
     def __init__(self, stream: TextIO, counted_s: float = COUNTED_S) -> None:
@@ -83,9 +83,9 @@ class RepeatHandler(logging.StreamHandler[TextIO]):
             self._counts[line] += 1
             return
         super().emit(record)
-        # Without its error, which would hold the frames of its traceback for that time.
-        plain = {"exc_info": None, "exc_text": None, "stack_info": None}
-        self._begin_count(loop, line, logging.makeLogRecord({**record.__dict__, **plain}))
+        # Without its error, which would hold the frames of its traceback while repetitions are counted.
+        without_error = {"exc_info": None, "exc_text": None, "stack_info": None}
+        self._begin_count(loop, line, logging.makeLogRecord({**record.__dict__, **without_error}))
 
     def _begin_count(
         self, loop: asyncio.AbstractEventLoop, line: tuple[str, ...], record: logging.LogRecord
@@ -96,8 +96,8 @@ class RepeatHandler(logging.StreamHandler[TextIO]):
     def _write_count(
         self, loop: asyncio.AbstractEventLoop, line: tuple[str, ...], record: logging.LogRecord
     ) -> None:
-        if again := self._counts.pop(line):
-            record.again = again
+        if repetitions := self._counts.pop(line):
+            record.again = repetitions
             with self.lock or nullcontext():
                 super().emit(record)
             self._begin_count(loop, line, record)
@@ -113,8 +113,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": _as_utf8(record.getMessage()),
         }
-        if again := getattr(record, "again", 0):
-            line["again"] = again
+        if repetitions := getattr(record, "again", 0):
+            line["again"] = repetitions
         if record.exc_info:
             line["trace"] = _as_utf8(self.formatException(record.exc_info))
         return mask_keys(orjson.dumps(line, default=str)).decode()

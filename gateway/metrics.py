@@ -71,25 +71,27 @@ class Metrics(Collector):
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self) -> None:
-        self._families: list[Callable[[], Metric]] = []
+        self._make_families: list[Callable[[], Metric]] = []
         self._refreshers: list[Callable[[], Awaitable[None]]] = []
         self.requests = self.add_counter("requests", "Requests answered.", "route", "status")
-        # kind: unreachable, timeout, broke, or an HTTP status. outcome: a status, or the kind that came instead of one.
-        failed = "Calls an upstream failed."
-        self.upstream_errors = self.add_counter("upstream_errors", failed, "upstream", "kind")
+        # kind: unreachable, timeout, broke, or an HTTP status. outcome: an HTTP status, or the kind if none came.
+        self.upstream_errors = self.add_counter(
+            "upstream_errors", "Calls an upstream failed.", "upstream", "kind"
+        )
         self.upstream_tries = self.add_counter(
             "upstream_tries", "Calls of an upstream.", "upstream", "outcome"
         )
         self.memory = self.add_counter("memory", "Requests by what became of memory.", "status")
-        released = "Replies released before their turn was on disk."
-        self.not_durable = self.add_counter("not_durable", released)
-        broken = "Turns whose prompt lacks a hidden tool round that was in it before."
-        self.prefix_breaks = self.add_counter("prefix_breaks", broken)
+        self.not_durable = self.add_counter("not_durable", "Replies released before their turn was on disk.")
+        self.prefix_breaks = self.add_counter(
+            "prefix_breaks", "Turns whose prompt lacks a hidden tool round that was in it before."
+        )
         self.clients_gone = self.add_counter("clients_gone", "Clients that left before the end.")
         self.added_s = self.add_histogram("added_seconds", "Our own time to first byte.", _LATENCY_BOUNDS_S)
         self.recall_s = self.add_histogram("recall_seconds", "Time recall took.", _LATENCY_BOUNDS_S)
-        waited = "Time an end of a reply waited for its commit."
-        self.commit_s = self.add_histogram("commit_seconds", waited, _LATENCY_BOUNDS_S)
+        self.commit_s = self.add_histogram(
+            "commit_seconds", "Time an end of a reply waited for its commit.", _LATENCY_BOUNDS_S
+        )
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -108,20 +110,19 @@ class Metrics(Collector):
         """Adds a histogram. bounds: of its buckets, in the unit of its values."""
         histogram = Histogram(bounds, labels)
 
-        def family() -> Metric:
-            histograms = HistogramMetricFamily(_full_name(name), documentation, labels=labels)
-            for values, buckets in histogram.values.items():
-                upper = (*map(str, bounds), "+Inf")
-                histograms.add_metric(
-                    values, list(zip(upper, accumulate(buckets.counts), strict=True)), buckets.sum
-                )
-            return histograms
+        def make_family() -> Metric:
+            family = HistogramMetricFamily(_full_name(name), documentation, labels=labels)
+            upper_bounds = (*map(str, bounds), "+Inf")
+            for label_values, buckets in histogram.values.items():
+                cumulative = list(zip(upper_bounds, accumulate(buckets.counts), strict=True))
+                family.add_metric(label_values, cumulative, buckets.sum)
+            return family
 
-        self._families.append(family)
+        self._make_families.append(make_family)
         return histogram
 
     def refresh_with(self, refresh: Callable[[], Awaitable[None]]) -> None:
-        """Has each scrape await this first, for a gauge whose numbers have to be queried."""
+        """Has each scrape await this function first, for a gauge whose numbers have to be queried."""
         self._refreshers.append(refresh)
 
     async def scrape(self) -> bytes:
@@ -131,23 +132,23 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        return (family() for family in self._families)
+        return (make_family() for make_family in self._make_families)
 
     def _add(
         self,
-        kind: type[CounterMetricFamily | GaugeMetricFamily],
+        family_type: type[CounterMetricFamily | GaugeMetricFamily],
         name: str,
         documentation: str,
         labels: tuple[str, ...],
         read: Callable[[], Readings],
     ) -> None:
-        def family() -> Metric:
-            numbers = kind(_full_name(name), documentation, labels=labels)
-            for values, value in read().items():
-                numbers.add_metric(values, value)
-            return numbers
+        def make_family() -> Metric:
+            family = family_type(_full_name(name), documentation, labels=labels)
+            for label_values, value in read().items():
+                family.add_metric(label_values, value)
+            return family
 
-        self._families.append(family)
+        self._make_families.append(make_family)
 
 
 def _full_name(name: str) -> str:

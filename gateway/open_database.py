@@ -26,7 +26,8 @@ from storage.sqlite.mount import find_network_type
 async def open_database(settings: Settings, address: str | None = None) -> Store:
     """Opens the store.
 
-    address: the address at which this process serves, if it does, for the error of another process that wants the file.
+    address: the address at which this process serves; None: it does not serve. The error that another process gets for
+        the same file names the address.
 
     Raises: StoreError: why it cannot be opened.
     """
@@ -78,11 +79,11 @@ def may_have_keys(settings: Settings) -> bool:
 class DatabaseFindings(Struct, frozen=True):
     """A database as the start would find it."""
 
-    # There are gateway keys, or that is unknown.
+    # There are gateway keys, or it is unknown whether there are any.
     is_keyed: bool = True
     # Sentences about its version and schema.
     notes: tuple[str, ...] = ()
-    # Sentences about what a gateway would start with all the same: no memory, other accounts that may read it.
+    # Sentences about faults with which a gateway starts nevertheless, such as no memory.
     warnings: tuple[str, ...] = ()
 
 
@@ -92,33 +93,34 @@ def check_database(settings: Settings) -> DatabaseFindings:
         return asyncio.run(_check_server(settings.database, settings.database.url))
     path = settings.database.path
     try:
-        found = inspect(path)
+        inspection = inspect(path)
     except Unavailable as error:
         return _without_memory(error)
     except StoreError as error:
         raise SettingsError(f"database.path: {error.message}") from error
-    notes = () if found.upgrade is None else (f"the database has {_describe_schema(*found.upgrade)}",)
-    warnings = []
-    if (warning := warn_of_network(settings)) is not None:
+    notes, warnings = [], []
+    if inspection.upgrade is not None:
+        notes.append(f"the database has {_describe_schema(*inspection.upgrade)}")
+    if (warning := network_warning(settings)) is not None:
         warnings.append(warning)
-    if found.is_open:
+    if inspection.is_open:
         warnings.append(f"other accounts may read {settings.database.shown}; `chmod 600` closes it")
-    return DatabaseFindings(found.is_keyed, notes, tuple(warnings))
+    return DatabaseFindings(inspection.is_keyed, tuple(notes), tuple(warnings))
 
 
 def _without_memory(error: Unavailable) -> DatabaseFindings:
     return DatabaseFindings(warnings=(f"nothing would be remembered: {error.message}",))
 
 
-def warn_of_network(settings: Settings) -> str | None:
-    """Returns a warning if the database file is on a network file system; None: it is on a local one."""
+def network_warning(settings: Settings) -> str | None:
+    """Returns a warning if the database is a file on a network file system, else None."""
     database = settings.database
-    kind = find_network_type(database.path) if database.url is None else None
-    if kind is None:
+    network_type = find_network_type(database.path) if database.url is None else None
+    if network_type is None:
         return None
     return (
-        f"{database.shown} lies on a network file system ({kind}): a gateway of another machine could open it as "
-        "well, and damage it. Give it a disk of this machine, or use PostgreSQL."
+        f"{database.shown} lies on a network file system ({network_type}): a gateway of another machine could open "
+        "it as well, and damage it. Give it a disk of this machine, or use PostgreSQL."
     )
 
 
@@ -129,7 +131,7 @@ def _describe_schema(version: int, newest: int) -> str:
 
 async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFindings:
     try:
-        found = await inspect_server(
+        inspection = await inspect_server(
             url,
             pooled=database.pooled,
             pooler_prepares=database.pooler_prepares,
@@ -139,9 +141,11 @@ async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFinding
         return _without_memory(error)
     except StoreError as error:
         raise SettingsError(f"database.url: {error.message}") from error
-    schema = _describe_schema(found.schema, found.latest_schema) if found.schema else "no tables yet"
-    server = f"PostgreSQL {found.version}, {schema}"
-    delivery = "notifications between gateways"
-    if found.listen_fault is None:
-        return DatabaseFindings(found.is_keyed, (server, f"{delivery} arrive"))
-    return DatabaseFindings(found.is_keyed, (server,), (f"{delivery} do not arrive: {found.listen_fault}",))
+    schema = "no tables yet"
+    if inspection.schema:
+        schema = _describe_schema(inspection.schema, inspection.latest_schema)
+    server = f"PostgreSQL {inspection.version}, {schema}"
+    if inspection.listen_fault is None:
+        return DatabaseFindings(inspection.is_keyed, (server, "notifications between gateways arrive"))
+    warning = f"notifications between gateways do not arrive: {inspection.listen_fault}"
+    return DatabaseFindings(inspection.is_keyed, (server,), (warning,))

@@ -24,7 +24,7 @@ from gateway.settings import Settings, UpstreamSettings
 
 
 def make_providers(settings: Settings) -> dict[str, Provider]:
-    """Returns providers by name; those of an upstream's further keys are called `name#2` and so on.
+    """Returns providers by name. If an upstream has further keys, their providers are called `name#2` and so on.
 
     Raises: SettingsError.
     """
@@ -43,20 +43,22 @@ def make_batches(settings: Settings) -> dict[str, BatchProvider]:
 
 def _make_batches(upstream: UpstreamSettings) -> BatchProvider:
     key = upstream.keys[0] if upstream.keys else None
-    live = _make_provider(upstream, upstream.name, key)
-    if not isinstance(live, OpenAICompatible):
-        return LocalBatches(live)
-    kind: str | None = upstream.batches
-    if kind is None:
-        # At another address another server may answer.
-        is_openai = live.base_url == PROVIDERS["openai"].base_url
-        kind = "openai" if is_openai else "none"
-        if upstream.kind == "anthropic":
-            kind = "anthropic"
-    if kind in ("openai", "anthropic"):
-        make = OpenAIBatches if kind == "openai" else AnthropicBatches
-        return make(live.base_url, key, upstream.headers, time.time, upstream.proxy, live.adapt_calls)
-    return LocalBatches(live)
+    provider = _make_provider(upstream, upstream.name, key)
+    if not isinstance(provider, OpenAICompatible):
+        return LocalBatches(provider)
+    api = upstream.batches or _default_batches_api(upstream, provider)
+    if api == "none":
+        return LocalBatches(provider)
+    make = OpenAIBatches if api == "openai" else AnthropicBatches
+    return make(provider.base_url, key, upstream.headers, time.time, upstream.proxy, provider.adapt_calls)
+
+
+def _default_batches_api(upstream: UpstreamSettings, provider: OpenAICompatible) -> str:
+    """Returns the batch API of an upstream whose settings name none."""
+    if upstream.kind == "anthropic":
+        return "anthropic"
+    # At another address another server may answer, which need not have batches.
+    return "openai" if provider.base_url == PROVIDERS["openai"].base_url else "none"
 
 
 def make_embedder(settings: Settings) -> Embedder | None:
@@ -77,7 +79,7 @@ def make_embedder(settings: Settings) -> Embedder | None:
 
 
 def make_separate_provider(settings: Settings, route: Route) -> Provider:
-    """Makes a provider with connections of its own, which no client's turn shares. Raises: SettingsError."""
+    """Makes a provider whose connections no client's turn shares. Raises: SettingsError."""
     upstream = next(candidate for candidate in settings.upstreams if candidate.name == route.upstream)
     return _make_provider(upstream, upstream.name, upstream.keys[0] if upstream.keys else None)
 

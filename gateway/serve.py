@@ -1,6 +1,6 @@
-"""`mnemogate serve`: takes the address, the database, the application and the server, in this order.
+"""`mnemogate serve`, `work` and `migrate`, and operations on a database that no process serves.
 
-Operations are performed here, too, when no process serves.
+`serve` takes the address, then opens the database, then makes the application and the server.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gateway.errors import GatewayError, SettingsError
 from gateway.limits import Limits
 from gateway.log import configure_logging
 from gateway.metrics import Metrics
-from gateway.open_database import database_session, location_setting, open_database, warn_of_network
+from gateway.open_database import database_session, location_setting, network_warning, open_database
 from gateway.operations import make_mcp_memory, make_operations
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.serving import AdminFile
@@ -46,7 +46,7 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# How long calls of MCP that an operation has left may take to their end.
+# How long the calls of MCP that an operation has begun may take to end.
 DRAIN_S = 5.0
 
 
@@ -88,8 +88,8 @@ async def perform_without_server(settings: Settings, operation: str, arguments: 
     """Performs one operation on the database, without a server. Raises: GatewayError."""
     async with database_session(settings) as store, AsyncExitStack() as stack:
         embed_query = None
-        searches = arguments.get("query") or arguments.get("tool") == "memory_search"
-        embedder = make_embedder(settings) if searches else None
+        is_search = arguments.get("query") or arguments.get("tool") == "memory_search"
+        embedder = make_embedder(settings) if is_search else None
         if embedder is not None:
             stack.push_async_callback(embedder.aclose)
             embedding = EmbeddingService(store, embedder, settings.memory, store.shared_now)
@@ -123,8 +123,8 @@ async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | 
         return await _work_and_listen(services, listener)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, stopped.set)
+    for stop_signal in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(stop_signal, stopped.set)
     _stop_on_hangup(lambda *_: loop.call_soon_threadsafe(stopped.set))
     try:
         await services.start()
@@ -173,14 +173,14 @@ async def _serve(
     port = listener.getsockname()[1]
     host = settings.server.host
     url = f"http://{_url_host(host)}:{port}"
-    # At which programs of this machine reach the gateway.
+    # The address at which programs of this machine reach the gateway.
     local_url = f"http://127.0.0.1:{port}" if host == "0.0.0.0" else url
     store = None
     try:
         check_mcp(settings)
         store = await _open_store(settings, local_url)
         _report_fault(store, "Requests are answered without memory")
-        if (warning := warn_of_network(settings)) is not None:
+        if (warning := network_warning(settings)) is not None:
             _log.warning(warning)
         has_keys = await _install_keys(settings, store)
         # A database server has no owning process: the command line opens it itself.
@@ -190,7 +190,7 @@ async def _serve(
             settings, store, admin_token=token, limits=limits, performs_jobs=performs_jobs, otlp=otlp
         )
         listen(listener)
-        # An interrupt that came meanwhile ends it here, and not in the middle of what the application starts.
+        # An interrupt that came meanwhile ends the start here, before the application starts anything.
         await asyncio.sleep(0)
     except BaseException:
         listener.close()
@@ -204,9 +204,9 @@ async def _serve(
 
     server = make_server(app, settings.server, app.readiness, started, limits, app.begin_stop)
     if admin is not None:
-        if store.database.is_owned:  # else the file is the owner's
+        if store.database.is_owned:  # else another process owns the database, and has written its address
             _write_address(admin, local_url)
-        # Where the file could not be written, or was taken away with the database, it is written now.
+        # The file could not be written at the start, or was removed with the database: it is written then.
         store.database.when_recovered(partial(_write_address, admin, local_url))
     _stop_on_hangup(server.handle_exit)
     try:
@@ -220,17 +220,17 @@ async def _serve(
 def _allow_connections() -> None:
     """Lets this process open as many files as the system allows it: a reply takes two, and shells give 1024.
 
-    Beyond them libuv closes new connections without a message.
+    Above the limit libuv closes new connections without a message.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # macOS has a lower limit than it reports
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
-def _stop_on_hangup(end: Callable[[int, FrameType | None], object]) -> None:
+def _stop_on_hangup(stop: Callable[[int, FrameType | None], object]) -> None:
     """Has the process stop in order when its terminal closes, unless `nohup` lets it go on."""
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, end)
+        signal.signal(signal.SIGHUP, stop)
 
 
 def _tune_interpreter() -> None:
@@ -252,7 +252,7 @@ def _write_address(admin: AdminFile, address: str) -> None:
 
 
 async def _open_store(settings: Settings, address: str | None = None) -> Store:
-    """Opens the store, which need not work yet: chat goes on without memory.
+    """Opens the store. It need not work yet: until it does, chat is answered without memory.
 
     Raises: SettingsError; GatewayError: another process has the file, perhaps a command that soon ends.
     """
@@ -265,7 +265,7 @@ async def _open_store(settings: Settings, address: str | None = None) -> Store:
 
 
 def _report_fault(store: Store, consequence: str) -> None:
-    """Logs why a store cannot be used at the start. Nothing else does. consequence: what holds while that lasts."""
+    """Logs why a store cannot be used at the start, which nothing else logs. consequence: what holds until it can."""
     if not store.health.is_up:
         _log.error("%s until the database can be used: %s", consequence, store.health.error)
 
@@ -280,7 +280,7 @@ async def _install_keys(settings: Settings, store: Store) -> bool:
         await install_keys(store, settings.server)
         has_keys = await store.keys.has_any()
     except Unavailable as error:
-        # It may come back, and then gets the key. Until then, callers from elsewhere are refused (see Guard).
+        # The store gets the key when it works again. Until then, callers of other machines are refused (see Guard).
         if not is_known(error):
             _log.error("The gateway keys cannot be read: %s", error.message)
         return key is not None or not is_loopback(settings.server.host)

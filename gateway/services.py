@@ -22,8 +22,11 @@ from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.open_database import preload
 from gateway.operations import make_import_operations, make_mcp_memory, make_page_operations
+from gateway.page.page_operations import PageOperations
 from gateway.provider_factory import make_embedder, make_providers, make_separate_provider
+from gateway.run.admin.import_operations import ImportOperations
 from gateway.run.admin.key_draft import SETTINGS_KEY, SETTINGS_OPERATOR_KEY
+from gateway.run.admin.mcp_memory import McpMemory
 from gateway.run.admin.sign_in import SignIn
 from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.tasks import run_at_start
@@ -103,10 +106,24 @@ class Services:
 
     # Answers chat completions, and all requests that become one.
     chat: Chat
+    # Adds memory to requests that go upstream in their own dialect.
+    native_chat: NativeChat
+    # Answers responses that run in the background.
+    background_responses: BackgroundResponses
     # Performs jobs, and knows when they are due.
     background: BackgroundServices
     # Serves agents over REST; None: there are none.
     agents: ServesAgents | None
+    # The last requests.
+    requests: RequestLog
+    # Lets operators into the page.
+    sign_in: SignIn
+    # Performs the tools of MCP.
+    mcp: McpMemory
+    # Performs imports.
+    imports: ImportOperations
+    # The operations of the page.
+    page: PageOperations
 
     def __init__(
         self,
@@ -141,10 +158,10 @@ class Services:
         self.idle = asyncio.Event()
         self.metrics = metrics = Metrics()
         _watch_store(metrics, store)
-        # Runs that no client waits for have connections of their own, unless the providers are given.
+        # Runs that no client waits for have connections of their own, unless the caller gives the providers.
         self._run_providers = make_providers(settings) if providers is None else {}
         self.providers = providers = make_providers(settings) if providers is None else providers
-        # Without those of further keys, which list the same models.
+        # One provider an upstream: its other keys list the same models.
         first_keys = {
             each.name: providers[each.name] for each in settings.upstreams if each.name in providers
         }
@@ -173,23 +190,34 @@ class Services:
         directory = Directory(settings)
         self.agents = None
         if make_agents is not None:
-            of_runs = failover.with_providers(self._run_providers or self.providers)
             self.agents = make_agents(
-                settings, keeper, failover, of_runs, turns, limits, directory.specs, self.background, self.accounting
-            )  # fmt: skip
-        self.chat = Chat(
-            settings, keeper, failover, turns, directory,
-            NoAgents(keeper) if self.agents is None else self.agents.chat, self.accounting.limiter,
-        )  # fmt: skip
+                settings,
+                keeper,
+                failover,
+                background=failover.with_providers(self._run_providers or self.providers),
+                turns=turns,
+                limits=limits,
+                specs=directory.specs,
+                services=self.background,
+                accounting=self.accounting,
+            )
+        chat_agents = NoAgents(keeper) if self.agents is None else self.agents.chat
+        limiter = self.accounting.limiter
+        self.chat = Chat(settings, keeper, failover, turns, directory, chat_agents, limiter)
         self.native_chat = NativeChat(self.chat)
         self.background_responses = BackgroundResponses(
-            store, self.chat, ShownResponses(), now, self.accounting.receipts, self.background.count_attempt,
-            self.accounting.limiter,
-        )  # fmt: skip
+            store,
+            self.chat,
+            ShownResponses(),
+            now,
+            self.accounting.receipts,
+            self.background.count_attempt,
+            limiter,
+        )
         self.accounting.meter.when_written(self.background_responses.maker.drop_ended)
 
     def _make_operations(self) -> None:
-        """Makes what operators, people and programs ask of memory besides chat."""
+        """Makes the operations on memory for operators, people and programs."""
         settings, store, now = self.settings, self.store, self.now
         self.requests = RequestLog(now)
         store.forgetting.when_gone(self.requests.note_forgetting)
@@ -207,7 +235,7 @@ class Services:
                 _log_responses(each.name, self.providers[each.name])
         self._tasks.append(asyncio.create_task(self.models.run()))
         self.store.database.start()
-        with suppress(StoreError):  # their task reads them again, and logs why they cannot be read
+        with suppress(StoreError):  # a task of the limiter reads the limits again, and logs why it cannot
             await self.accounting.limiter.load()
         self._tasks += self.accounting.start()
         leases = self.chat.keeper.leases
@@ -215,9 +243,9 @@ class Services:
             self._tasks.append(asyncio.create_task(leases.run()))
         if self.agents is not None:
             self._tasks += await self.agents.start(performs_jobs=self._performs_jobs)
-        late = await run_at_start(self.store, self._update_profile_blocks, "Changed memory blocks")
-        if late is not None:
-            self._tasks.append(late)
+        retry_task = await run_at_start(self.store, self._update_profile_blocks, "Changed memory blocks")
+        if retry_task is not None:
+            self._tasks.append(retry_task)
         self._tasks += self.background.start(performs_jobs=self._performs_jobs)
         if self._performs_jobs:
             self._tasks += map(asyncio.create_task, self.background_responses.tasks())
@@ -235,18 +263,18 @@ class Services:
         while tracer.maker.user_key is None:
             try:
                 tracer.maker.user_key = await self.store.secrets.key("traces")
-            except StoreError:  # it was logged
+            except StoreError:  # the store has logged it
                 await asyncio.sleep(TRACE_KEY_S)
 
     async def stop(self) -> None:
-        """Stops background work, store and upstreams, in this order: each needs those after it."""
+        """Stops background work, then the store, then the upstreams. Each needs what is stopped after it."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.chat.turns.pending.drain(DRAIN_S)
         await self.mcp.drain(DRAIN_S)
         await self.background.drain(DRAIN_S)
-        with suppress(StoreError):  # it was logged
+        with suppress(StoreError):  # the store has logged it
             await self.accounting.meter.write()
             await self.accounting.limiter.leave()
         await self.page.forgetting.aclose()
@@ -263,7 +291,7 @@ class Services:
             await asyncio.to_thread(self.tracer.stop)
 
     def _reinstall_keys(self) -> None:
-        """Adds the settings' keys to a store that works again: its file may be one that an operator has restored."""
+        """Adds the settings' keys to a store that works again. An operator may have restored an older file."""
         _log.warning("The database works again, after: %s", self.store.health.error)
         self.chat.turns.pending.add(install_keys(self.store, self.settings.server), SETTINGS_KEY)
 
@@ -295,8 +323,12 @@ def _log_failure(fault: Unavailable) -> None:
 def _watch_store(metrics: Metrics, store: Store) -> None:
     """Counts in metrics whether the store works, and what waits to be written to it."""
     # Each change replaces `store.health`, so each scrape reads the attribute.
-    up = "Whether the store can be used: 1, or 0 while chat goes on without memory."
-    metrics.add_gauge("store_up", up, lambda: {(): float(store.health.is_up)})
+    metrics.add_gauge(
+        "store_up",
+        "Whether the store can be used: 1, or 0 while chat goes on without memory.",
+        lambda: {(): float(store.health.is_up)},
+    )
     metrics.add_gauge("writer_queue", "Writes waiting for the store.", lambda: {(): store.health.waiting})
-    size = "Bytes waiting for the store."
-    metrics.add_gauge("writer_queue_bytes", size, lambda: {(): store.health.waiting_bytes})
+    metrics.add_gauge(
+        "writer_queue_bytes", "Bytes waiting for the store.", lambda: {(): store.health.waiting_bytes}
+    )

@@ -10,8 +10,8 @@ from gateway.run.upstream.route import resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings
 from storage.database import StoreHealth
 
-# The model of the example, by an upstream's address, or its kind where that is enough. The scripted model answers to
-# any name, so it is asked for by one that others have.
+# The model of the example, by an upstream's address or kind. The scripted model answers to any name; the example asks
+# for it by the name of a model that other upstreams have.
 _EXAMPLE_MODELS = {
     "scripted": "gpt-4o-mini",
     "https://api.openai.com/v1": "gpt-4o-mini",
@@ -70,7 +70,7 @@ def describe_start(
 
 
 def _describe_background_model(settings: Settings) -> list[str]:
-    """Returns a line where the model that reads along is none, or was chosen by the gateway."""
+    """Returns a line about the background model, unless the settings name it."""
     if settings.background_model is None:
         return [
             "Background model: none; memory.background_model names one, to note facts and to write summaries"
@@ -81,7 +81,7 @@ def _describe_background_model(settings: Settings) -> list[str]:
 
 
 def _describe_demo(settings: Settings) -> list[str]:
-    """Returns a line that shows how to see memory tools at work, where the built-in profile is there for it."""
+    """Returns a line that shows how to see memory tools at work, if the built-in profile is there."""
     demo = settings.profile(DEMO_PROFILE.name)
     if demo is None or demo.model != DEMO_PROFILE.model:
         return []

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Encoding = Literal["o200k_base", "cl100k_base"]
 
 # The fields of a message with text that a model reads.
-_FIELDS = frozenset({"content", "name", "refusal", "reasoning_content", "reasoning"})
+_TEXT_FIELDS = frozenset({"content", "name", "refusal", "reasoning_content", "reasoning"})
 # Role and separators: OpenAI's cookbook ("How to count tokens") has 3, and 1 more for a name.
 MESSAGE_TOKENS = 4
 # A high-detail image of common size: 85 + 170 a tile is 765 to 1,105 (OpenAI's vision guide).
@@ -57,9 +57,9 @@ def upper_bound(text: str | bytes) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def read_ranks(name: Encoding) -> tuple[str, dict[bytes, int]]:
+def read_ranks(encoding: Encoding) -> tuple[str, dict[bytes, int]]:
     """Reads the split pattern and the ranks of an encoding, as gateway/data/README lays them out."""
-    packed = gzip.decompress(resources.files("gateway").joinpath("data", f"{name}.ranks.gz").read_bytes())
+    packed = gzip.decompress(resources.files("gateway").joinpath("data", f"{encoding}.ranks.gz").read_bytes())
     pattern_bytes, tokens = struct.unpack_from("<II", packed)
     start = 8 + pattern_bytes
     pattern = packed[8:start].decode()
@@ -77,7 +77,7 @@ class TooMuchToCount(Exception):
 class Tokenizer:
     """Counts with one encoding, scaled where the encoding is a stand-in for one that is not published.
 
-    Counts are remembered by the text's hash, so that a conversation that comes again costs only its new messages.
+    Counts are cached by the text's hash, so a conversation that is sent again costs only its new messages.
     """
 
     def __init__(self, encoding: Encoding, scale: float = 1.0) -> None:
@@ -113,17 +113,17 @@ class Tokenizer:
     def count_within(self, chars: int) -> Callable[[str], int]:
         """Returns a function that counts a text as `count` does.
 
-        It raises TooMuchToCount when the texts that were not counted before have more characters together.
+        It raises TooMuchToCount when its texts whose counts are not cached have more than `chars` characters together.
         """
-        counts, left = self._counts, chars
+        counts, remaining_chars = self._counts, chars
 
         def count(text: str) -> int:
-            nonlocal left
+            nonlocal remaining_chars
             tokens = counts.get((hash(text), len(text)))
             if tokens is not None:
                 return tokens
-            left -= len(text)
-            if left < 0:
+            remaining_chars -= len(text)
+            if remaining_chars < 0:
                 raise TooMuchToCount
             return self.count(text)
 
@@ -134,28 +134,28 @@ _loaded: dict[Encoding, tiktoken.Encoding] = {}
 _lock = threading.Lock()
 
 
-def _load(name: Encoding) -> tiktoken.Encoding:
-    ready = _loaded.get(name)
-    if ready is not None:
-        return ready
+def _load(encoding: Encoding) -> tiktoken.Encoding:
+    encoder = _loaded.get(encoding)
+    if encoder is not None:
+        return encoder
     with _lock:
-        ready = _loaded.get(name)
-        if ready is None:
+        encoder = _loaded.get(encoding)
+        if encoder is None:
             # Not at start: most processes never come near a budget.
             import tiktoken
 
-            pattern, ranks = read_ranks(name)
-            ready = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-            _loaded[name] = ready
-    return ready
+            pattern, ranks = read_ranks(encoding)
+            encoder = tiktoken.Encoding(encoding, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+            _loaded[encoding] = encoder
+    return encoder
 
 
-# One of each kind, since it caches counts.
+# One tokenizer for each encoding and scale, since a tokenizer caches counts.
 _tokenizer = cache(Tokenizer)
 
 
 def tokenizer_for(model: str) -> Tokenizer:
-    """Returns the tokenizer for a model's name; the same object for the same kind of model.
+    """Returns the tokenizer for a model's name. Models with the same encoding and scale share one.
 
     OpenAI's own names are counted exactly, all others with o200k_base and a margin.
     """
@@ -170,17 +170,17 @@ def tokenizer_for(model: str) -> Tokenizer:
 
 
 def media_tokens(part: Mapping[str, Any]) -> int:
-    """Estimates a content part that is not text by its kind, since bytes show little and a URL nothing."""
-    kind = part.get("type")
-    body = part.get(kind) if isinstance(kind, str) else None
+    """Estimates a content part that is not text by its type, since bytes show little and a URL nothing."""
+    part_type = part.get("type")
+    body = part.get(part_type) if isinstance(part_type, str) else None
     body = body if isinstance(body, Mapping) else {}
-    if kind == "input_audio":
+    if part_type == "input_audio":
         data = body.get("data")
         if not isinstance(data, str):
             return AUDIO_TOKENS
         is_wav = body.get("format") == "wav"
         return max(10, len(data) // (WAV_BASE64_PER_TOKEN if is_wav else AUDIO_BASE64_PER_TOKEN))
-    if kind in ("file", "document"):
+    if part_type in ("file", "document"):
         data = body.get("file_data")
         return max(1_500, len(data) // FILE_BASE64_PER_TOKEN) if isinstance(data, str) else FILE_TOKENS
     detail = body.get("detail", part.get("detail"))
@@ -190,11 +190,11 @@ def media_tokens(part: Mapping[str, Any]) -> int:
 def message_tokens(message: Mapping[str, Any], count: Callable[[str], int]) -> int:
     """Counts one chat message: text, calls and media. With `count=upper_bound` its text is bounded instead.
 
-    It takes any JSON object: fields of the wrong type are passed over here and judged elsewhere.
+    It takes any JSON object: fields of the wrong type are ignored here, and refused elsewhere.
     """
     total = MESSAGE_TOKENS
     for field, value in message.items():
-        if value and field in _FIELDS:
+        if value and field in _TEXT_FIELDS:
             total += count(value) if isinstance(value, str) else _value_tokens(value, count)
     calls, legacy = message.get("tool_calls"), message.get("function_call")
     if calls or legacy:

@@ -1,4 +1,7 @@
-"""Makes the tracer, where an endpoint is set. No other module imports gateway/traces, which needs an extra package."""
+"""Makes the tracer, if the environment names an endpoint for traces.
+
+No other module imports the modules of gateway/traces that need an extra package.
+"""
 
 from __future__ import annotations
 
