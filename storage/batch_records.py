@@ -135,7 +135,7 @@ class ItemDraft(Struct, frozen=True):
 class AssignedItem(Struct, frozen=True):
     """An item that is assigned to a part."""
 
-    agent: int
+    agent_row: int
     run: int
     last_exchange: int
     epoch: int

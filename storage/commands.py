@@ -497,8 +497,7 @@ class ReadSpan(Struct, frozen=True):
 class RunEnd(Struct, frozen=True):
     """The end of a run after a step that is written already."""
 
-    # The row of the agent.
-    agent: int
+    agent_row: int
     # The row of the run.
     run: int
     state: RunState

@@ -160,19 +160,19 @@ class Connection(Protocol):
         two round trips with PostgreSQL.
         """
 
-    async def lock(self, agent: int) -> None:
+    async def lock(self, agent_row: int) -> None:
         """Locks an agent's row, before anything of the agent's is written; SQLite has one writer.
 
         Of several agents the one with the lowest row is locked first.
         """
 
-    async def lock_sharers(self, *agents: int) -> None:
+    async def lock_sharers(self, *agent_rows: int) -> None:
         """Locks the rows of agents, and of all agents with whom they share blocks, before such a block is written.
 
         A changed block raises the `rev` of all agents that see it, so two writers would wait for each other.
         """
 
-    async def lock_profile_blocks(self, agent: int) -> None:
+    async def lock_profile_blocks(self, agent_row: int) -> None:
         """Locks the blocks that all users of an agent's profile share, whose agents are too many to lock."""
 
     async def lock_seers(self, block: int) -> None:

@@ -57,7 +57,7 @@ class Page(Struct, frozen=True):
 class RunFilter(Struct, frozen=True):
     """The runs that are asked for. A field that is None leaves out none."""
 
-    agent: int | None = None
+    agent_row: int | None = None
     conversation_row: int | None = None
     states: Sequence[RunState] = tuple(RunState)
     background: bool | None = None
@@ -312,8 +312,8 @@ class ConversationEntry(Struct, frozen=True):
 class ConversationFilter(Struct, frozen=True):
     """The conversations that are asked for."""
 
-    # The agent's row; None: any.
-    agent: int | None = None
+    # None: of any agent.
+    agent_row: int | None = None
     # A part of the summary.
     text: str | None = None
     # Archived conversations, or the others; None: both.
@@ -507,8 +507,7 @@ class StoredImport(Struct, frozen=True):
 
     id: int
     uid: str
-    # The memory's row.
-    agent: int
+    agent_row: int
     format: str
     status: str
     learns: bool

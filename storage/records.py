@@ -535,7 +535,7 @@ class Job(Struct, frozen=True):
     id: int
     kind: str
     # The memory that it works on; 0: none. For each agent one job of a kind runs at a time.
-    agent: int
+    agent_row: int = field(name="agent")
     # A job that is enqueued while another waits under the same key is merged with it.
     key: str
     # JSON with ids and numbers, never text of messages.
@@ -664,7 +664,7 @@ class Run(Struct, frozen=True):
     # 0: it is not stored yet.
     id: int
     uid: str
-    agent: int
+    agent_row: int
     conversation_row: int
     state: RunState
     created: float
@@ -701,7 +701,7 @@ class RunStep(Struct, frozen=True):
     """A model call of a run, and the exchange that it made."""
 
     exchange: int
-    agent: int
+    agent_row: int
     run: int
     # From 1 on, in the run's order.
     number: int

@@ -338,10 +338,10 @@ async def keeps_emptied_rows(store: Store) -> bool:
 
 
 async def save_passage(
-    store: Store, agent: int, text: str, *, at: float, sources: Sequence[int] = ()
+    store: Store, agent_row: int, text: str, *, at: float, sources: Sequence[int] = ()
 ) -> Passage:
     """An archival memory that no turn made."""
-    return await store.database.write(lambda c: insert_passage(c, agent, text, at=at, sources=sources))
+    return await store.database.write(lambda c: insert_passage(c, agent_row, text, at=at, sources=sources))
 
 
 def ranked(
@@ -352,12 +352,12 @@ def ranked(
     return rank(index, query, secret, tail=Tail(tail), **options)
 
 
-async def put_edit(store: Store, agent: int, op: BlockOp) -> None:
+async def put_edit(store: Store, agent_row: int, op: BlockOp) -> None:
     """Stores a memory edit, as `add_op`."""
 
     async def write(connection: Connection) -> None:
-        await connection.lock(agent)
-        await add_op(connection, agent, op)
+        await connection.lock(agent_row)
+        await add_op(connection, agent_row, op)
 
     await store.database.write(write)
 
@@ -366,17 +366,17 @@ async def put_run(store: Store, draft: Run, *, replaces: int | None = None) -> R
     """Stores a run, as `create_run`."""
 
     async def write(connection: Connection) -> Run:
-        await connection.lock(draft.agent)
+        await connection.lock(draft.agent_row)
         return await create_run(connection, draft, replaces=replaces)
 
     return await store.database.write(write)
 
 
-async def start_run(store: Store, agent: int, run: int, at: float) -> Run:
+async def start_run(store: Store, agent_row: int, run: int, at: float) -> Run:
     """Begins a run, as `begin_run`."""
 
     async def write(connection: Connection) -> Run:
-        await connection.lock(agent)
-        return await begin_run(connection, agent, run, at)
+        await connection.lock(agent_row)
+        return await begin_run(connection, agent_row, run, at)
 
     return await store.database.write(write)

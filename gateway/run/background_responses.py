@@ -104,7 +104,7 @@ class BackgroundResponses:
         draft = Run(
             id=0,
             uid=response.tag,
-            agent=agent.id,
+            agent_row=agent.id,
             conversation_row=0,
             state=RunState.CREATED,
             created=response.created,
@@ -136,7 +136,7 @@ class BackgroundResponses:
     async def cancel(self, run: Run) -> None:
         """Cancels a response that has not ended. Raises: MemoryUnavailable."""
         with map_store_errors(), suppress(NotFound):
-            await self.store.runs.end_run(run.agent, run.id, RunState.CANCELLED, "cancelled", self.now())
+            await self.store.runs.end_run(run.agent_row, run.id, RunState.CANCELLED, "cancelled", self.now())
         if (log := self.maker.logs.get(run.id)) is not None:
             log.leave()
 
@@ -148,15 +148,15 @@ class BackgroundResponses:
         await self.cancel(run)
         with map_store_errors():
             forget = self.store.forgetting.forget
-            has_begun = bool(await self.store.responses.turns(run.agent, run.id))
+            has_begun = bool(await self.store.responses.turns(run.agent_row, run.id))
             if has_begun and run.state not in (RunState.COMPLETED, RunState.FAILED):
                 # It raises the memory's epoch, so that an attempt under way commits no turn any more.
-                await forget(run.agent, ForgetTarget())
+                await forget(run.agent_row, ForgetTarget())
             rows = {*rows, *(turn.exchange.id for turn in await self.runs.read_turns(run))}
             if rows:
-                await forget(run.agent, ForgetTarget(exchanges=[*rows]))
+                await forget(run.agent_row, ForgetTarget(exchanges=[*rows]))
             # The last step, so that a client can ask again after an error.
-            await self.store.responses.remove(run.agent, run.id)
+            await self.store.responses.remove(run.agent_row, run.id)
 
     async def events(self, run: Run, after: int, shown_response: Json) -> AsyncGenerator[bytes, None]:
         """Yields the events of a response after a number. The last event has the end of the response.
@@ -177,7 +177,7 @@ class BackgroundResponses:
                     # Without an end in the log the attempt has failed, and another one follows.
                     after = max(after, log.next_number - 1)
                 # Loaded before the events are read: if the run is over here, all its events are stored.
-                now = await self.store.runs.load_run(run.agent, run.id)
+                now = await self.store.runs.load_run(run.agent_row, run.id)
                 async for number, event in stored_events(self.store, run, after):
                     after = number
                     yield event

@@ -206,7 +206,7 @@ class ChatCall:
             search = prompt.recall.search
             if search is not None:
                 self.receipt.recalled = len(search.choice.hits)
-            self.receipt.memory_row = context.agent.id
+            self.receipt.agent_row = context.agent.id
             headers["x-mnemogate-agent"] = context.agent.uid
             headers["x-mnemogate-conversation"] = context.conversation_uid
             headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)

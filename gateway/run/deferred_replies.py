@@ -59,7 +59,7 @@ class DeferredReplies:
         run = Run(
             id=0,
             uid=_name(scope.project, id),
-            agent=agent.id,
+            agent_row=agent.id,
             conversation_row=0,
             state=RunState.COMPLETED,
             created=now,

@@ -158,7 +158,7 @@ class EventLog:
         last = self._next - 1  # a batch has the number of its last event
         try:
             write = self.store.run_texts.add_events(
-                self.run.agent, self.run.id, last, data, epoch=self.epoch, job=self.job
+                self.run.agent_row, self.run.id, last, data, epoch=self.epoch, job=self.job
             )
         except StoreError as error:
             self._has_gap = True
@@ -242,7 +242,7 @@ def _warn_unwritten(error: BaseException) -> None:
 async def stored_events(store: Store, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
     """Yields the stored events after a number, each with its own number. Raises: StoreError."""
     while True:
-        rows = await store.run_texts.load_texts(run.agent, run.id, EVENT, after=after, limit=_PAGE)
+        rows = await store.run_texts.load_texts(run.agent_row, run.id, EVENT, after=after, limit=_PAGE)
         for row in rows:
             events = [each + b"\n\n" for each in row.data.split(b"\n\n") if each]
             for number, event in enumerate(events, row.seq - len(events) + 1):

@@ -70,7 +70,7 @@ class Work(Struct, frozen=True):
     # The name of its span.
     kind: str
     # The row of the memory for which the work is done. 0: the work goes on with a request that has its own receipt.
-    memory_row: int = 0
+    agent_row: int = 0
 
 
 class Receipt(Struct, eq=False, weakref=True):
@@ -135,7 +135,7 @@ class Receipt(Struct, eq=False, weakref=True):
     # None: no agent runs.
     agent_run: AgentRun | None = None
     # The row of the request's memory.
-    memory_row: int = 0
+    agent_row: int = 0
     # The row of the exchange as which the turn was stored before its reply ended; 0: it is not known.
     exchange_row: int = 0
     # Returns the usage of a reply with a text, by our count; None: the prompt is not known.
@@ -145,9 +145,9 @@ class Receipt(Struct, eq=False, weakref=True):
     _came: float = 0.0
 
     @property
-    def work_memory_row(self) -> int:
+    def work_agent_row(self) -> int:
         """The row of the memory for which work is done. 0: this is a request, or work that goes on with one."""
-        return 0 if self.work is None else self.work.memory_row
+        return 0 if self.work is None else self.work.agent_row
 
     def stored_turn(self) -> TurnName | None:
         """Returns the name of the turn with which the reply is stored; None: the reply is not stored."""

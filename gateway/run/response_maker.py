@@ -141,15 +141,15 @@ class ResponseMaker:
     async def perform(self, job: JobContext) -> None:
         """Makes the first response of a job. The other responses get a new job, which counts its own attempts."""
         payload = orjson.loads(job.payload)
-        agent, later = payload["agent"], payload.get("later")
-        await self._make(job, agent, payload["run"])
+        agent_row, later = payload["agent"], payload.get("later")
+        await self._make(job, agent_row, payload["run"])
         if later:
             add = self.store.responses.enqueue
-            await job.finish(lambda connection: add(connection, RESPONSE_JOB, job.job.key, agent, later))
+            await job.finish(lambda connection: add(connection, RESPONSE_JOB, job.job.key, agent_row, later))
 
-    async def _make(self, job: JobContext, agent: int, number: int) -> None:
+    async def _make(self, job: JobContext, agent_row: int, number: int) -> None:
         """Makes a response. agent, number: the rows of its memory and of its run."""
-        run = await self.store.runs.load_run(agent, number)
+        run = await self.store.runs.load_run(agent_row, number)
         if run is None or run.is_over:
             self._drop(number)
             return
@@ -159,7 +159,7 @@ class ResponseMaker:
         shown = await self.runs.shown(run)
         if shown is None or (request is None and not is_given_up):
             await self.store.runs.end_run(
-                run.agent, run.id, RunState.FAILED, "error", self.now(), job=job.job
+                run.agent_row, run.id, RunState.FAILED, "error", self.now(), job=job.job
             )
             return
         log = await self._open_log(run, job.job)
@@ -168,7 +168,7 @@ class ResponseMaker:
             asyncio.create_task(self._leave_when_over(run, log)) if self.store.database.is_shared else None
         )
         try:
-            is_begun = bool(await self.store.responses.turns(run.agent, run.id))
+            is_begun = bool(await self.store.responses.turns(run.agent_row, run.id))
             if is_begun and (made := await self._find_made(run)) is not None:
                 await self._end(run, log, *made)
             elif request is None:
@@ -180,7 +180,7 @@ class ResponseMaker:
                 watch.cancel()
             await log.close()
             del self.logs[run.id]
-            now = await self.store.runs.load_run(run.agent, run.id)
+            now = await self.store.runs.load_run(run.agent_row, run.id)
             if now is None or now.is_over:
                 self._drop(run.id)
 
@@ -200,11 +200,11 @@ class ResponseMaker:
                 self._drop(number)
 
     async def _open_log(self, run: Run, job: Job) -> ResponseLog:
-        epoch = await self.store.responses.epoch(run.agent)
+        epoch = await self.store.responses.epoch(run.agent_row)
         log = ResponseLog(self.store, run, epoch, self.dialect, job=job, _next=0)
         if job.attempt > 1 and await log.resume(epoch, job.attempt):
             log.has_events = True
-            await self.store.responses.drop_events(run.agent, run.id, job)
+            await self.store.responses.drop_events(run.agent_row, run.id, job)
         log.first_number = log.next_number
         return log
 
@@ -213,7 +213,7 @@ class ResponseMaker:
         while True:
             await asyncio.sleep(_STATE_POLL_S)
             with suppress(StoreError):
-                now = await self.store.runs.load_run(run.agent, run.id)
+                now = await self.store.runs.load_run(run.agent_row, run.id)
                 if now is None or now.is_over:
                     log.leave()
                     return
@@ -222,12 +222,12 @@ class ResponseMaker:
         self, run: Run, log: ResponseLog, request: BackgroundRequest, shown: Json, *, is_begun: bool
     ) -> None:
         """Shows a response as one in progress, and makes it. is_begun: an earlier attempt has begun a turn."""
-        begun = await self.store.runs.begin_run(run.agent, run.id, self.now())
+        begun = await self.store.runs.begin_run(run.agent_row, run.id, self.now())
         if begun.is_over:
             await self._end(run, log, self.dialect.as_cancelled(shown))
             return
         shown = {**shown, "status": "in_progress"}
-        await self.store.responses.show(run.agent, run.id, orjson.dumps(shown), log.job)
+        await self.store.responses.show(run.agent_row, run.id, orjson.dumps(shown), log.job)
         identity = request.chat.identity
         assert identity is not None  # it was stored with the request
         record = await self._record_of(run, log.job, is_begun=is_begun)
@@ -252,7 +252,7 @@ class ResponseMaker:
 
     async def _note_turn(self, run: Run, job: Job, name: TurnName) -> None:
         """Notes a turn that an attempt begins. Raises: ClientGone: the response has ended, or is gone; StoreError."""
-        if not await self.store.responses.note_turn(run.agent, run.id, name.encode(), job):
+        if not await self.store.responses.note_turn(run.agent_row, run.id, name.encode(), job):
             raise ClientGone
 
     async def _record_of(self, run: Run, job: Job, *, is_begun: bool) -> TurnRecord | None:
@@ -265,11 +265,12 @@ class ResponseMaker:
 
         async def read(kind: str) -> list[tuple[int, bytes]]:
             return [
-                (each.seq, each.data) for each in await store.run_texts.load_texts(run.agent, run.id, kind)
+                (each.seq, each.data)
+                for each in await store.run_texts.load_texts(run.agent_row, run.id, kind)
             ]
 
         store = self.store
-        journal = CallJournal(partial(store.responses.add_text, run.agent, run.id, job=job))
+        journal = CallJournal(partial(store.responses.add_text, run.agent_row, run.id, job=job))
         record = TurnRecord(partial(self._note_turn, run, job), journal)
         if not is_begun:
             return record
@@ -326,7 +327,7 @@ class ResponseMaker:
         if final["status"] in ("completed", "incomplete") and (
             name is None or not await self._is_stored(identity, receipt, name)
         ):
-            if name is not None and await self.store.responses.epoch(run.agent) == log.epoch:
+            if name is not None and await self.store.responses.epoch(run.agent_row) == log.epoch:
                 # Nothing was forgotten: the database has failed meanwhile, and another attempt is made.
                 raise MemoryUnavailable("The turn of a response could not be stored.")
             final, name = self.dialect.as_failed(shown, code=None, message=NOT_STORED_ERROR), None

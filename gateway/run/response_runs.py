@@ -146,8 +146,8 @@ class ResponseRuns(Struct, frozen=True):
 
         A turn that is being written is waited for, since an attempt that is cancelled does not wait for it.
         """
-        names = [*map(TurnName.decode, await self.store.responses.turns(run.agent, run.id))]
-        agent = await self.store.agents.load(run.agent) if names else None
+        names = [*map(TurnName.decode, await self.store.responses.turns(run.agent_row, run.id))]
+        agent = await self.store.agents.load(run.agent_row) if names else None
         if agent is None:
             return []
         await self.turns.wait_written(agent.scope)
@@ -163,5 +163,5 @@ class ResponseRuns(Struct, frozen=True):
     async def _read_text(self, run: Run, kind: str) -> bytes | None:
         """Returns a text of a run; None: it is no longer stored."""
         with map_store_errors():
-            texts = await self.store.run_texts.load_texts(run.agent, run.id, kind)
+            texts = await self.store.run_texts.load_texts(run.agent_row, run.id, kind)
         return texts[0].data or None if texts else None

@@ -159,7 +159,7 @@ class TurnSaving:
         """Notes that the turn is on disk. written: the result of `TurnMemory.write`."""
         if isinstance(written, Committed):
             # A memory that began with this turn has had no row before.
-            self.call.receipt.memory_row = written.agent.id
+            self.call.receipt.agent_row = written.agent.id
             self.call.receipt.exchange_row = written.exchange
         self.call.receipt.note_write(begun)
         return events.Saved(after_stop=written) if isinstance(written, events.StepSaved) else SAVED_EVENT

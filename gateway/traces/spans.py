@@ -87,8 +87,8 @@ class SpanMaker:
             self._add_work_root(receipt_spans)
         else:
             self._add_request_root(receipt_spans, receipt.request_line)
-        if receipt.memory_row and receipt.request_line is not None:
-            self._remember_turn(receipt.memory_row, context)
+        if receipt.agent_row and receipt.request_line is not None:
+            self._remember_turn(receipt.agent_row, context)
         receipt_spans.add_agent()
         for number, call in enumerate(receipt.calls, 1):
             if call.upstream:
@@ -139,15 +139,15 @@ class SpanMaker:
         span.text(names.SPAN_KIND, names.CHAIN)
         span.text(names.PROJECT, receipt.project)
         if kind in _LINKED_WORK:
-            for turn in self._turns.get(receipt.work_memory_row, ()):
+            for turn in self._turns.get(receipt.work_agent_row, ()):
                 link = span.proto.links.add()
                 link.trace_id, link.span_id = _trace_bytes(turn.trace_id), _span_bytes(turn.span_id)
 
-    def _remember_turn(self, memory_row: int, context: TraceContext) -> None:
+    def _remember_turn(self, agent_row: int, context: TraceContext) -> None:
         """Remembers a turn, which later work for its memory is linked to."""
-        turns = self._turns.setdefault(memory_row, deque(maxlen=_LINKS_PER_MEMORY))
+        turns = self._turns.setdefault(agent_row, deque(maxlen=_LINKS_PER_MEMORY))
         turns.append(context)
-        self._turns.move_to_end(memory_row)
+        self._turns.move_to_end(agent_row)
         if len(self._turns) > _LINKED_MEMORIES:
             self._turns.popitem(last=False)
 

@@ -292,16 +292,16 @@ class PostgresConnection:
         self.may_have_committed = bool(rows)
         return rows[0] if rows else None
 
-    async def lock(self, agent: int) -> None:
-        if agent not in self._locked:
-            await self.rows("SELECT FROM agents WHERE id = $1 FOR NO KEY UPDATE", (agent,))
-            self._locked.add(agent)
+    async def lock(self, agent_row: int) -> None:
+        if agent_row not in self._locked:
+            await self.rows("SELECT FROM agents WHERE id = $1 FOR NO KEY UPDATE", (agent_row,))
+            self._locked.add(agent_row)
 
-    async def lock_sharers(self, *agents: int) -> None:
-        self._locked.update(row[0] for row in await self.rows(_SHARERS, (agents,)))
+    async def lock_sharers(self, *agent_rows: int) -> None:
+        self._locked.update(row[0] for row in await self.rows(_SHARERS, (agent_rows,)))
 
-    async def lock_profile_blocks(self, agent: int) -> None:
-        await self.rows(PROFILE_BLOCKS, (agent,))
+    async def lock_profile_blocks(self, agent_row: int) -> None:
+        await self.rows(PROFILE_BLOCKS, (agent_row,))
 
     async def lock_seers(self, block: int) -> None:
         self._locked.update(row[0] for row in await self.rows(_SEERS, (block,)))

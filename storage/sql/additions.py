@@ -73,7 +73,7 @@ class GoneReading:
 
 
 async def erase_additions(
-    connection: Connection, agent: int, rules: Rules, reading: GoneReading, after: int, limit: int
+    connection: Connection, agent_row: int, rules: Rules, reading: GoneReading, after: int, limit: int
 ) -> int | None:
     """Erases the notes, hidden rounds and results that may quote what is gone, in a page of exchanges.
 
@@ -83,33 +83,34 @@ async def erase_additions(
 
     Returns the exchange at which this page ended; None if it was the last.
     """
-    gone = reading.gone = reading.gone or await load_gone(connection, agent)
+    gone = reading.gone = reading.gone or await load_gone(connection, agent_row)
     if gone is None:
         return None
     start = 0
     if gone.first_seq:
         # A turn with a lower number may still have been under way (for less than a day) and have recalled it.
         start = (
-            await connection.value(SQL["begun_before"], (agent, gone.first_seq, gone.begun_at - DAY_S)) or 0
+            await connection.value(SQL["begun_before"], (agent_row, gone.first_seq, gone.begun_at - DAY_S))
+            or 0
         )
-    rows = await connection.rows(SQL["additions"], (agent, start, after, limit))
+    rows = await connection.rows(SQL["additions"], (agent_row, start, after, limit))
     for id, step in rows:
-        exchange = await exchanges.load_exchange(connection, agent, id)
+        exchange = await exchanges.load_exchange(connection, agent_row, id)
         if exchange is None or not gone.was_known_to(exchange):
             continue
-        calling_step = None if step is None else await exchanges.load_exchange(connection, agent, step)
+        calling_step = None if step is None else await exchanges.load_exchange(connection, agent_row, step)
         emptied = _without_quotes(exchange, calling_step, gone, rules)
         if (emptied.notes, emptied.full, emptied.input) != (exchange.notes, exchange.full, exchange.input):
-            await exchanges.update_exchange(connection, agent, emptied, is_whole=True)
+            await exchanges.update_exchange(connection, agent_row, emptied, is_whole=True)
     return rows[-1][0] if len(rows) == limit else None
 
 
-async def load_gone(connection: Connection, agent: int) -> Gone | None:
+async def load_gone(connection: Connection, agent_row: int) -> Gone | None:
     """Returns the part of a memory that is being forgotten; None if nothing of it can be quoted."""
-    erased = [_ErasedExchange(*row) for row in await connection.rows(SQL["touched"], (agent,))]
+    erased = [_ErasedExchange(*row) for row in await connection.rows(SQL["touched"], (agent_row,))]
     # A mark of the kind `day` has the number of a day in its column `exchange`.
-    days = {int(day) for (day,) in await connection.rows(SQL["gone_days"], (agent,))}
-    has_blocks = bool(await connection.value(SQL["is_blocks"], (agent,)))
+    days = {int(day) for (day,) in await connection.rows(SQL["gone_days"], (agent_row,))}
+    has_blocks = bool(await connection.value(SQL["is_blocks"], (agent_row,)))
     erased_from: dict[int, int] = {}  # by conversation
     for exchange in erased:
         first_seq = erased_from.get(exchange.conversation_row, exchange.seq)
@@ -120,7 +121,7 @@ async def load_gone(connection: Connection, agent: int) -> Gone | None:
     # A fork follows what was erased in the past that it shares.
     affected_from = dict(erased_from)
     for origin, fork, last_shared in await rows_of(
-        connection, SQL["forks_after"], sorted(erased_from), agent
+        connection, SQL["forks_after"], sorted(erased_from), agent_row
     ):
         first_seq = erased_from[origin]
         if first_seq <= last_shared:

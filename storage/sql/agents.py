@@ -60,12 +60,12 @@ async def lock_numbers(connection: Connection, id: int) -> AgentNumbers | None:
     return None if row is None else AgentNumbers(*row)
 
 
-async def pause_agent(connection: Connection, agent: int, since: float | None) -> bool:
+async def pause_agent(connection: Connection, agent_row: int, since: float | None) -> bool:
     """Pauses a memory since a time, or resumes it (None).
 
     Returns False if that changes nothing: it is paused, or not paused, already, or the memory is gone.
     """
-    return await connection.run(SQL["pause"], (agent, since)) > 0
+    return await connection.run(SQL["pause"], (agent_row, since)) > 0
 
 
 async def create_agent(connection: Connection, draft: Agent) -> Agent:
@@ -98,17 +98,17 @@ async def create_agent_with_blocks(
     return agent
 
 
-async def take_seq(connection: Connection, agent: int) -> int:
+async def take_seq(connection: Connection, agent_row: int) -> int:
     """Takes the next number of the agent's order. Raises: NotFound when there is no such agent."""
-    seq = await connection.value(SQL["agent_take_seq"], (agent,))
+    seq = await connection.value(SQL["agent_take_seq"], (agent_row,))
     if seq is None:
-        raise NotFound(f"there is no agent {agent}")
+        raise NotFound(f"there is no agent {agent_row}")
     return int(seq)
 
 
-async def set_indexed(connection: Connection, agent: int, seq: int) -> None:
+async def set_indexed(connection: Connection, agent_row: int, seq: int) -> None:
     """Notes that the search index has come up to and including this number."""
-    await connection.run(SQL["agent_indexed"], (seq, agent))
+    await connection.run(SQL["agent_indexed"], (seq, agent_row))
 
 
 class Agents:

@@ -34,13 +34,13 @@ FORGOTTEN_ORIGIN = "-"
 
 
 async def load_blocks(
-    connection: Connection, agent: int, *, shared_read_only: bool = False
+    connection: Connection, agent_row: int, *, shared_read_only: bool = False
 ) -> tuple[Block, ...]:
     """Returns the blocks that an agent sees, as `visible_blocks`.
 
     shared_read_only: returns shared and attached blocks as read-only, for callers that may not write them.
     """
-    rows = await connection.rows(SQL["block_load"], (agent,))
+    rows = await connection.rows(SQL["block_load"], (agent_row,))
     blocks = [(owner, make_block(row)) for *row, owner in rows]
     if shared_read_only:
         blocks = [(owner, replace(b, read_only=True) if owner else b) for owner, b in blocks]
@@ -61,18 +61,18 @@ def visible_blocks(blocks: Iterable[tuple[int, Block]]) -> list[Block]:
     return [block for _, block in in_order]
 
 
-async def default_blocks(connection: Connection, agent: int) -> list[Block]:
+async def default_blocks(connection: Connection, agent_row: int) -> list[Block]:
     """Returns an agent's own blocks, each with the value that the profile gave to it."""
-    rows = await connection.rows(SQL["block_defaults"], (agent,))
+    rows = await connection.rows(SQL["block_defaults"], (agent_row,))
     return [
         Block(0, label, description, value or "", limit, bool(read_only))
         for label, description, limit, read_only, value in rows
     ]
 
 
-async def ensure_blocks(connection: Connection, agent: int, defaults: Iterable[Block], at: float) -> None:
+async def ensure_blocks(connection: Connection, agent_row: int, defaults: Iterable[Block], at: float) -> None:
     """Gives an agent the blocks of its profile that it lacks. Ids and versions in `defaults` are ignored."""
-    await _ensure(connection, "block_insert_own", (agent,), defaults, at)
+    await _ensure(connection, "block_insert_own", (agent_row,), defaults, at)
 
 
 async def ensure_shared_blocks(
@@ -218,9 +218,9 @@ async def empty_snapshots(connection: Connection, statement: str, values: Sequen
     statement: `snapshots_of` for an agent, `snapshots_of_conversation` for one of its conversations, or
         `snapshots_showing` for all agents that see a block.
     """
-    for id, agent, known in await connection.rows(SQL[statement], values):
+    for id, agent_row, known in await connection.rows(SQL[statement], values):
         emptied = emptied_section(orjson.loads(known))
-        await connection.run(SQL["snapshot_empty"], (id, agent, orjson.dumps(emptied)))
+        await connection.run(SQL["snapshot_empty"], (id, agent_row, orjson.dumps(emptied)))
 
 
 def emptied_section(known: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,23 +228,23 @@ def emptied_section(known: Mapping[str, Any]) -> dict[str, Any]:
     return {"blocks": {}, "tools": known.get("tools"), "epoch": -1}
 
 
-async def add_op(connection: Connection, agent: int, op: BlockOp) -> bool:
+async def add_op(connection: Connection, agent_row: int, op: BlockOp) -> bool:
     """Adds a memory edit of a turn. Returns False if the edit of this call of the turn is there already."""
     seen = op.seen if op.state == "pending" else None
-    values = (agent, op.exchange, op.call_id, op.state, op.at, op.op, op.label, op.arguments, seen)
+    values = (agent_row, op.exchange, op.call_id, op.state, op.at, op.op, op.label, op.arguments, seen)
     return await connection.row(SQL["op_insert"], values) is not None
 
 
-async def load_ops(connection: Connection, agent: int, exchange: int) -> tuple[BlockOp, ...]:
+async def load_ops(connection: Connection, agent_row: int, exchange: int) -> tuple[BlockOp, ...]:
     """Returns all memory edits of one turn."""
-    rows = await connection.rows(SQL["op_of_exchange"], (agent, exchange))
+    rows = await connection.rows(SQL["op_of_exchange"], (agent_row, exchange))
     return tuple(BlockOp(*row) for row in rows)
 
 
-async def settle_ops(connection: Connection, agent: int, ids: Iterable[int], state: str) -> None:
+async def settle_ops(connection: Connection, agent_row: int, ids: Iterable[int], state: str) -> None:
     """Marks edits as merged or dropped, once and for all."""
     for id in ids:
-        await connection.run(SQL["op_settle"], (state, id, agent))
+        await connection.run(SQL["op_settle"], (state, id, agent_row))
 
 
 class Blocks(Group):
@@ -257,19 +257,19 @@ class Blocks(Group):
 
     @writes
     async def invalidate_snapshots(
-        self, connection: Connection, agent: int, conversation_row: int | None = None
+        self, connection: Connection, agent_row: int, conversation_row: int | None = None
     ) -> None:
         """Has each path of an agent, or of one conversation, render its memory section again with its next call."""
-        await connection.lock(agent)
+        await connection.lock(agent_row)
         if conversation_row is None:
-            await empty_snapshots(connection, "snapshots_of", (agent,))
+            await empty_snapshots(connection, "snapshots_of", (agent_row,))
         else:
-            await empty_snapshots(connection, "snapshots_of_conversation", (agent, conversation_row))
+            await empty_snapshots(connection, "snapshots_of_conversation", (agent_row, conversation_row))
 
     @reads
-    async def list_waiting_labels(self, connection: Connection, agent: int) -> tuple[str, ...]:
+    async def list_waiting_labels(self, connection: Connection, agent_row: int) -> tuple[str, ...]:
         """Returns the label of each edit that waits until its turn is confirmed, without edits of superseded turns."""
-        return tuple(label for (label,) in await connection.rows(SQL["op_waiting"], (agent,)))
+        return tuple(label for (label,) in await connection.rows(SQL["op_waiting"], (agent_row,)))
 
     @reads
     async def find_undone(self, connection: Connection, block: int, version: int) -> tuple[int, str] | None:
@@ -322,17 +322,17 @@ class Blocks(Group):
         after: the last row of the previous page, or 0.
         """
         values = (profile, block.label, *_settings(block), after, _MEMORIES_PER_WRITE)
-        return [agent for (agent,) in await connection.rows(SQL["block_differing"], values)]
+        return [agent_row for (agent_row,) in await connection.rows(SQL["block_differing"], values)]
 
     @bulk_writes
     async def _follow_own(
-        self, connection: Connection, agents: Sequence[int], block: Block, at: float
+        self, connection: Connection, agent_rows: Sequence[int], block: Block, at: float
     ) -> None:
         """Brings a block of these memories up to its settings, and adds it to memories that lack it."""
-        await connection.lock_sharers(*agents)
-        await run_of(connection, SQL["block_follow_own"], agents, block.label, *_settings(block))
-        for agent in agents:
-            await ensure_blocks(connection, agent, [block], at)
+        await connection.lock_sharers(*agent_rows)
+        await run_of(connection, SQL["block_follow_own"], agent_rows, block.label, *_settings(block))
+        for agent_row in agent_rows:
+            await ensure_blocks(connection, agent_row, [block], at)
 
     @long_reads
     async def _projects_of(self, connection: Connection, profile: str) -> list[str]:

@@ -12,13 +12,13 @@ from storage.sql.statements import load
 SQL = load("agents.sql")
 
 
-async def load_epoch(connection: Connection, agent: int) -> int | None:
+async def load_epoch(connection: Connection, agent_row: int) -> int | None:
     """Returns the epoch of an agent's memory; None where it is gone."""
-    epoch: int | None = await connection.value(SQL["epoch"], (agent,))
+    epoch: int | None = await connection.value(SQL["epoch"], (agent_row,))
     return epoch
 
 
-async def lock_epoch(connection: Connection, agent: int) -> int | None:
+async def lock_epoch(connection: Connection, agent_row: int) -> int | None:
     """Returns the epoch that an agent's memory has until the transaction ends; None where it is gone."""
-    epoch: int | None = await connection.value(SQL["lock_epoch"], (agent,))
+    epoch: int | None = await connection.value(SQL["lock_epoch"], (agent_row,))
     return epoch

@@ -100,7 +100,7 @@ class ErasingWork(Struct, frozen=True):
 
     # The row in `forgetting`.
     id: int
-    agent: int
+    agent_row: int
     target: StoredTarget
     rules: Rules
     # Seconds since the epoch.
@@ -114,9 +114,9 @@ async def read_ids(connection: Connection, statement: str, values: Sequence[obje
     return [row[0] for row in await connection.rows(SQL[statement], values)]
 
 
-async def exchange_of(connection: Connection, agent: int, seq: int) -> int | None:
+async def exchange_of(connection: Connection, agent_row: int, seq: int) -> int | None:
     """Returns the exchange that has a message."""
-    rows = await exchanges.exchange_of_message(connection, agent, seq)
+    rows = await exchanges.exchange_of_message(connection, agent_row, seq)
     return None if rows is None else rows.exchange
 
 
@@ -125,52 +125,52 @@ async def exchange_of(connection: Connection, agent: int, seq: int) -> int | Non
 
 async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of the target's exchanges. after: how many of the named messages and exchanges are done."""
-    agent, target = work.agent, work.target
+    agent_row, target = work.agent_row, work.target
     # The whole memory may have been forgotten meanwhile.
-    if await load_agent(connection, agent) is None:
+    if await load_agent(connection, agent_row) is None:
         return None
     # Messages that are named one by one come first, so that `after` counts them. A conversation's exchanges, and old
     # ones, are looked up for each page: the statements no longer find what is erased.
     messages = target.messages[after : after + _PAGE]
     if messages:
-        await _erase_messages(connection, agent, messages)
+        await _erase_messages(connection, agent_row, messages)
         return after + len(messages)
     start = after - len(target.messages)
     named_exchanges = target.exchanges[start : start + _PAGE]
     if named_exchanges:
-        await _erase_each(connection, agent, named_exchanges)
+        await _erase_each(connection, agent_row, named_exchanges)
         for id in named_exchanges:
-            await _erase_alternatives(connection, agent, id)
+            await _erase_alternatives(connection, agent_row, id)
         return after + len(named_exchanges)
     if target.imported is not None:
         return await _erase_imported(connection, work, after)
-    ids = await _find_exchanges(connection, agent, target)
+    ids = await _find_exchanges(connection, agent_row, target)
     if not ids:
         return None
-    await _erase_each(connection, agent, ids, mark=_RESET_MARK if target.keeps_memory else _ERASED_MARK)
+    await _erase_each(connection, agent_row, ids, mark=_RESET_MARK if target.keeps_memory else _ERASED_MARK)
     return after
 
 
-async def _find_exchanges(connection: Connection, agent: int, target: StoredTarget) -> list[int]:
+async def _find_exchanges(connection: Connection, agent_row: int, target: StoredTarget) -> list[int]:
     """Returns a page of the exchanges of the target's conversation, else of those that are too old."""
     ids: list[int] = []
     if target.conversation_row is not None:
-        ids = await read_ids(connection, "exchanges_of", (agent, target.conversation_row, _PAGE))
+        ids = await read_ids(connection, "exchanges_of", (agent_row, target.conversation_row, _PAGE))
     if target.before is not None and not ids:
-        ids = await read_ids(connection, "exchanges_before", (agent, target.before, _PAGE))
+        ids = await read_ids(connection, "exchanges_before", (agent_row, target.before, _PAGE))
     return ids
 
 
 async def _erase_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of an import's exchanges. They get no tombstones, since the file may be imported again."""
     ids = await read_ids(connection, "imported_exchanges", (work.target.imported, after, _PAGE))
-    await _erase_each(connection, work.agent, ids, leaves_tombs=False)
+    await _erase_each(connection, work.agent_row, ids, leaves_tombs=False)
     return ids[-1] if len(ids) == _PAGE else None
 
 
 async def _erase_each(
     connection: Connection,
-    agent: int,
+    agent_row: int,
     ids: Iterable[int],
     *,
     leaves_tombs: bool = True,
@@ -179,17 +179,19 @@ async def _erase_each(
     """Erases whole exchanges. The other parameters are those of `_erase_exchange`."""
     seqs: list[int] = []
     for id in ids:
-        exchange = await exchanges.load_exchange(connection, agent, id)
+        exchange = await exchanges.load_exchange(connection, agent_row, id)
         if exchange is not None and exchange.state is not State.FORGOTTEN:
-            seqs += await _erase_exchange(connection, agent, exchange, leaves_tombs=leaves_tombs, mark=mark)
+            seqs += await _erase_exchange(
+                connection, agent_row, exchange, leaves_tombs=leaves_tombs, mark=mark
+            )
     # For all of them at once: neighbours share a chunk of the index, and each call rewrites it.
-    await forget_indexed(connection, agent, seqs)
-    await raise_epoch(connection, agent)
+    await forget_indexed(connection, agent_row, seqs)
+    await raise_epoch(connection, agent_row)
 
 
 async def _erase_exchange(
     connection: Connection,
-    agent: int,
+    agent_row: int,
     exchange: Exchange,
     *,
     leaves_tombs: bool = True,
@@ -201,25 +203,25 @@ async def _erase_exchange(
     mark: the kind of its mark, `_ERASED_MARK` or `_RESET_MARK`.
     """
     places = [*range(len(exchange.inputs)), REPLY]
-    seqs = await _erase_traces(connection, agent, exchange, places, leaves_tombs=leaves_tombs, mark=mark)
+    seqs = await _erase_traces(connection, agent_row, exchange, places, leaves_tombs=leaves_tombs, mark=mark)
     tombstone = replace(make_tombstone(exchange), merged="", model="", redactions=frozenset())
-    await exchanges.update_exchange(connection, agent, tombstone, is_whole=True)
+    await exchanges.update_exchange(connection, agent_row, tombstone, is_whole=True)
     return seqs
 
 
-async def _erase_messages(connection: Connection, agent: int, seqs: Iterable[int]) -> None:
+async def _erase_messages(connection: Connection, agent_row: int, seqs: Iterable[int]) -> None:
     """Erases messages by their numbers, and what they took the place of."""
     for seq in seqs:
-        id = await exchange_of(connection, agent, seq)
+        id = await exchange_of(connection, agent_row, seq)
         if id is not None:
-            await _erase_message(connection, agent, id, seq)
-            await _erase_alternatives(connection, agent, id, seq)
-    await raise_epoch(connection, agent)
+            await _erase_message(connection, agent_row, id, seq)
+            await _erase_alternatives(connection, agent_row, id, seq)
+    await raise_epoch(connection, agent_row)
 
 
-async def _erase_message(connection: Connection, agent: int, id: int, seq: int) -> None:
+async def _erase_message(connection: Connection, agent_row: int, id: int, seq: int) -> None:
     """Erases one message of an exchange, which is among its redactions then; with the last one, the whole exchange."""
-    exchange = await exchanges.load_exchange(connection, agent, id)
+    exchange = await exchanges.load_exchange(connection, agent_row, id)
     if exchange is None or exchange.state in (State.FORGOTTEN, State.OFF):
         return
     place = seq - exchange.seq if seq < exchange.reply_seq else REPLY
@@ -231,9 +233,9 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
     if exchange.shown_reply is not None and REPLY not in redactions:
         remaining.append(REPLY)
     if not remaining:
-        await forget_indexed(connection, agent, await _erase_exchange(connection, agent, exchange))
+        await forget_indexed(connection, agent_row, await _erase_exchange(connection, agent_row, exchange))
         return
-    await forget_indexed(connection, agent, await _erase_traces(connection, agent, exchange, [place]))
+    await forget_indexed(connection, agent_row, await _erase_traces(connection, agent_row, exchange, [place]))
     messages = orjson.loads(exchange.input or b"[]")
     if place != REPLY and place < len(messages):
         messages[place] = {"role": messages[place].get("role"), "content": ""}
@@ -244,10 +246,12 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
         opaque=False if place == REPLY else exchange.opaque, notes=dict.fromkeys(exchange.notes, ""),
         input=orjson.dumps(messages), shown_reply=None if place == REPLY else exchange.shown_reply, full=full,
     )  # fmt: skip
-    await exchanges.update_exchange(connection, agent, reduced, is_whole=True)
+    await exchanges.update_exchange(connection, agent_row, reduced, is_whole=True)
 
 
-async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: int | None = None) -> None:
+async def _erase_alternatives(
+    connection: Connection, agent_row: int, id: int, seq: int | None = None
+) -> None:
     """Erases what an exchange has replaced: a transcript that grew, a cancelled request, an answer that was repeated.
 
     No user sees the replaced exchanges, nor requests that were cancelled after them, so none could be named.
@@ -255,27 +259,27 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
     seq: the message that is forgotten; None for the whole exchange. If it is the reply, only the replies of the
         replaced exchanges are erased.
     """
-    exchange = await exchanges.load_exchange(connection, agent, id)
+    exchange = await exchanges.load_exchange(connection, agent_row, id)
     if exchange is None:
         return
     is_reply = seq == exchange.reply_seq
     for (alternative,) in await connection.rows(
-        SQL["alternatives"], (agent, exchange.conversation_row, exchange.depth, exchange.parent, id)
+        SQL["alternatives"], (agent_row, exchange.conversation_row, exchange.depth, exchange.parent, id)
     ):
         if is_reply:
-            replaced = await exchanges.load_exchange(connection, agent, alternative)
+            replaced = await exchanges.load_exchange(connection, agent_row, alternative)
             assert replaced is not None  # it was found in this transaction
-            await _erase_message(connection, agent, alternative, replaced.reply_seq)
+            await _erase_message(connection, agent_row, alternative, replaced.reply_seq)
         else:
             # Cancelled sends after it, whose replies were not heard: a later exchange has their messages as well.
-            values = (agent, exchange.conversation_row, alternative)
+            values = (agent_row, exchange.conversation_row, alternative)
             cancelled = await read_ids(connection, "cancelled_after", values)
-            await _erase_each(connection, agent, [alternative, *cancelled])
+            await _erase_each(connection, agent_row, [alternative, *cancelled])
 
 
 async def _erase_traces(
     connection: Connection,
-    agent: int,
+    agent_row: int,
     exchange: Exchange,
     places: Collection[int],
     *,
@@ -298,19 +302,19 @@ async def _erase_traces(
         seqs.append(seq)
         if leaves_tombs and atoms and atoms[0][:1] in b"ua":
             tombs.append(message_key(atoms))
-    await exchanges.add_marks(connection, agent, "tomb", tombs, exchange.id)
-    await exchanges.add_marks(connection, agent, mark, (b"",), exchange.id)
+    await exchanges.add_marks(connection, agent_row, "tomb", tombs, exchange.id)
+    await exchanges.add_marks(connection, agent_row, mark, (b"",), exchange.id)
     if REPLY in places:
-        await connection.run(SQL["waiting_erase"], (exchange.id, agent))
-    if await connection.run(SQL["ops_erase"], (agent, exchange.id, b"{}")):
-        await _empty_sections(connection, agent)
+        await connection.run(SQL["waiting_erase"], (exchange.id, agent_row))
+    if await connection.run(SQL["ops_erase"], (agent_row, exchange.id, b"{}")):
+        await _empty_sections(connection, agent_row)
     return seqs
 
 
-async def _empty_sections(connection: Connection, agent: int) -> None:
+async def _empty_sections(connection: Connection, agent_row: int) -> None:
     """Empties the memory sections that may show edits which are gone: those of a turn's path show its edits at once."""
-    await exchanges.add_marks(connection, agent, "blocks", (b"",), 0)
-    await empty_snapshots(connection, "snapshots_of", (agent,))
+    await exchanges.add_marks(connection, agent_row, "blocks", (b"",), 0)
+    await empty_snapshots(connection, "snapshots_of", (agent_row,))
 
 
 # -- what came from them
@@ -336,22 +340,22 @@ async def _erase_passages(connection: Connection, work: ErasingWork, after: int)
 
     after: the row of the last passage on the previous page.
     """
-    rows = await _read_sourced(connection, "passages_of", work.agent, after)
+    rows = await _read_sourced(connection, "passages_of", work.agent_row, after)
     target = work.target
     targeted = {row.id for row in rows if row.seq in target.passages or row.file in target.files}
     erased = await _gone_among(connection, rows, targeted, target.before)
     for row in erased:
-        await connection.run(SQL["passage_erase"], (row.id, work.agent))
-        await _erase_from_index(connection, work.agent, row)
+        await connection.run(SQL["passage_erase"], (row.id, work.agent_row))
+        await _erase_from_index(connection, work.agent_row, row)
     if erased:
         # A turn that has recalled one does not commit any more.
-        await raise_epoch(connection, work.agent)
+        await raise_epoch(connection, work.agent_row)
     return rows[-1].id if len(rows) == _READ_PAGE else None
 
 
 async def _erase_facts(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of facts that were named, came from what is gone, or are too old. after: a row."""
-    rows = await _read_sourced(connection, "facts_of", work.agent, after)
+    rows = await _read_sourced(connection, "facts_of", work.agent_row, after)
     targeted = {row.id for row in rows if row.seq in work.target.facts}
     if work.target.imported is not None and rows:
         ids = [row.id for row in rows]
@@ -361,17 +365,19 @@ async def _erase_facts(connection: Connection, work: ErasingWork, after: int) ->
     erased = await _gone_among(connection, rows, targeted, work.target.before)
     for row in erased:
         for statement in ("fact_erase", "fact_ended_erase", "fact_mute_erase"):
-            await connection.run(SQL[statement], (row.id, work.agent))
-        await _erase_from_index(connection, work.agent, row)
+            await connection.run(SQL[statement], (row.id, work.agent_row))
+        await _erase_from_index(connection, work.agent_row, row)
     if erased:
         # So that a turn that has recalled such a row does not commit. A memory section may show one, too.
-        await raise_epoch(connection, work.agent)
-        await empty_snapshots(connection, "snapshots_of", (work.agent,))
+        await raise_epoch(connection, work.agent_row)
+        await empty_snapshots(connection, "snapshots_of", (work.agent_row,))
     return rows[-1].id if len(rows) == _READ_PAGE else None
 
 
-async def _read_sourced(connection: Connection, statement: str, agent: int, after: int) -> list[_SourcedRow]:
-    rows = await connection.rows(SQL[statement], (agent, after, _READ_PAGE))
+async def _read_sourced(
+    connection: Connection, statement: str, agent_row: int, after: int
+) -> list[_SourcedRow]:
+    rows = await connection.rows(SQL[statement], (agent_row, after, _READ_PAGE))
     return [_SourcedRow._make(row) for row in rows]
 
 
@@ -388,81 +394,81 @@ async def _gone_among(
     ]
 
 
-async def _erase_from_index(connection: Connection, agent: int, row: _SourcedRow) -> None:
+async def _erase_from_index(connection: Connection, agent_row: int, row: _SourcedRow) -> None:
     """Takes a passage or a fact out of the index. Its day is stored until everything that quotes it is erased, too."""
-    await exchanges.add_marks(connection, agent, "day", (b"",), int(row.at // DAY_S))
-    await forget_indexed(connection, agent, [row.seq])
+    await exchanges.add_marks(connection, agent_row, "day", (b"",), int(row.at // DAY_S))
+    await forget_indexed(connection, agent_row, [row.seq])
 
 
 async def _erase_files(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Deletes the files that are too old."""
     if work.target.before is not None:
-        await connection.run(SQL["files_before"], (work.agent, work.target.before))
+        await connection.run(SQL["files_before"], (work.agent_row, work.target.before))
     return None
 
 
 async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Marks named facts, so that they are not learned again, and takes their sentences out of blocks and edits."""
-    rows = await rows_of(connection, SQL["facts_named"], work.target.facts, work.agent)
+    rows = await rows_of(connection, SQL["facts_named"], work.target.facts, work.agent_row)
     for _, key, exchange, sources in rows:
         # One that was imported comes from no exchange.
         for origin in origins_of(exchange, sources) or (0,):
-            await exchanges.add_marks(connection, work.agent, UNLEARNED_MARK, (key,), origin)
+            await exchanges.add_marks(connection, work.agent_row, UNLEARNED_MARK, (key,), origin)
     if rows:
         texts = frozenset(text.strip().casefold() for text, *_ in rows) - {""}
         await _rebuild_all(connection, work, texts)
-        await _drop_pending(connection, work.agent, texts)
+        await _drop_pending(connection, work.agent_row, texts)
     return None
 
 
-async def _drop_pending(connection: Connection, agent: int, texts: Collection[str]) -> None:
+async def _drop_pending(connection: Connection, agent_row: int, texts: Collection[str]) -> None:
     """Empties the edits that would bring texts in when their turns are confirmed. texts: in small letters."""
     is_gone = False
-    for exchange, call, arguments in await connection.rows(SQL["ops_pending"], (agent,)):
+    for exchange, call, arguments in await connection.rows(SQL["ops_pending"], (agent_row,)):
         words = "\n".join(map(str, orjson.loads(arguments).values())).casefold()
         if any(has_words(words, text) for text in texts):
             await connection.run(SQL["op_erase"], (exchange, call, b"{}"))
             is_gone = True
     if is_gone:
-        await _empty_sections(connection, agent)
-        await raise_epoch(connection, agent)
+        await _empty_sections(connection, agent_row)
+        await raise_epoch(connection, agent_row)
 
 
 async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Overwrites the forgotten hits in a page of recalls, and deletes the recalls of forgotten turns."""
-    agent = work.agent
-    rows = await connection.rows(SQL["recalls_of"], (agent, after, _PAGE))
+    agent_row = work.agent_row
+    rows = await connection.rows(SQL["recalls_of"], (agent_row, after, _PAGE))
     seqs_by_kind: dict[str, set[int]] = {kind: set() for kind in KINDS}
     turns: set[int] = set()
     for id, data in rows:
-        exchange = await exchanges.load_exchange(connection, agent, id)
+        exchange = await exchanges.load_exchange(connection, agent_row, id)
         if exchange is None or exchange.state is State.FORGOTTEN or REPLY in exchange.redactions:
-            await delete_recall(connection, agent, id)
+            await delete_recall(connection, agent_row, id)
             continue
         turns.add(id)
         for kind, seq in hits_in(data):
             # The last kind stands for any of the others.
             for possible_kind in KINDS[:-1] if kind == KINDS[-1] else (kind,):
                 seqs_by_kind[possible_kind].add(seq)
-    existing = await _find_existing(connection, agent, seqs_by_kind)
+    existing = await _find_existing(connection, agent_row, seqs_by_kind)
     for id, data in rows:
         if id not in turns:
             continue
         overwritten = overwrite_forgotten(data, lambda kind, seq: (kind, seq) in existing)
         if overwritten != data:
-            await connection.run(SQL["recall_set"], (overwritten, id, agent))
+            await connection.run(SQL["recall_set"], (overwritten, id, agent_row))
     return rows[-1][0] if len(rows) == _PAGE else None
 
 
 async def _find_existing(
-    connection: Connection, agent: int, seqs_by_kind: Mapping[str, Collection[int]]
+    connection: Connection, agent_row: int, seqs_by_kind: Mapping[str, Collection[int]]
 ) -> set[tuple[str, int]]:
     """Returns (kind, seq) of those messages, facts and passages that exist."""
     existing: set[tuple[str, int]] = set()
     for kind in ("fact", "passage"):
-        rows = await rows_of(connection, SQL[f"{kind}s_there"], sorted(seqs_by_kind[kind]), agent)
+        rows = await rows_of(connection, SQL[f"{kind}s_there"], sorted(seqs_by_kind[kind]), agent_row)
         existing.update((kind, seq) for (seq,) in rows)
-    messages = await rows_of(connection, SQL["messages_there"], sorted(seqs_by_kind["message"]), agent)
+    messages = await rows_of(connection, SQL["messages_there"], sorted(seqs_by_kind["message"]), agent_row)
     for seq, first, span, redactions in messages:
         place = seq - first if seq < first + span - 1 else REPLY
         if place not in orjson.loads(redactions or b"[]"):
@@ -483,16 +489,16 @@ async def _rebuild_all(
     if work.target.all is not None:
         project, profile = work.target.all
     else:
-        row = await connection.row(SQL["scope_of"], (work.agent,))
+        row = await connection.row(SQL["scope_of"], (work.agent_row,))
         if row is None:
             return
         project, profile = row[0], row[1]
-    for block, owner in await connection.rows(SQL["blocks_seen"], (work.agent, project, profile)):
-        if await rebuild_block(connection, work.agent, block, work.rules, work.now, texts):
-            await exchanges.add_marks(connection, work.agent, "blocks", (b"",), 0)
+    for block, owner in await connection.rows(SQL["blocks_seen"], (work.agent_row, project, profile)):
+        if await rebuild_block(connection, work.agent_row, block, work.rules, work.now, texts):
+            await exchanges.add_marks(connection, work.agent_row, "blocks", (b"",), 0)
             await empty_snapshots(connection, "snapshots_showing", (block,))
-            if owner == work.agent:
-                await raise_epoch(connection, work.agent)
+            if owner == work.agent_row:
+                await raise_epoch(connection, work.agent_row)
             else:
                 for statement in ("raise_epochs_seeing", "steps_seeing", "renew_seeing"):
                     await connection.run(SQL[statement], (block,))
@@ -506,20 +512,20 @@ async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: in
     assert work.target.all is not None  # it is a phase of a whole memory
     _, profile = work.target.all
     if profile == API_PROFILE:
-        await hand_over_blocks(connection, work.agent)
-        await connection.run(SQL["wipe_attached"], (work.agent,))
+        await hand_over_blocks(connection, work.agent_row)
+        await connection.run(SQL["wipe_attached"], (work.agent_row,))
     return None
 
 
 async def _erase_run_texts(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of the texts of runs."""
-    return await erase_texts(connection, work.agent, after, _PAGE)
+    return await erase_texts(connection, work.agent_row, after, _PAGE)
 
 
 async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Empties a page of the conversations with items that the target has."""
     target = work.target
-    values = (work.agent, after, target.conversation_row, target.before, _PAGE)
+    values = (work.agent_row, after, target.conversation_row, target.before, _PAGE)
     ids = await read_ids(connection, "item_holders", values)
     for id in ids:
         definition = await get_definition(connection, id)
@@ -529,12 +535,12 @@ async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> 
 
 async def _empty_readings(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Empties a page of what runs of sleeptime agents hold of the memory."""
-    return after + 1 if await empty_readings(connection, work.agent, _CONVERSATION_PAGE) else None
+    return after + 1 if await empty_readings(connection, work.agent_row, _CONVERSATION_PAGE) else None
 
 
 async def _erase_additions(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of notes and hidden rounds that may quote what is gone."""
-    return await erase_additions(connection, work.agent, work.rules, work.reading, after, _PAGE)
+    return await erase_additions(connection, work.agent_row, work.rules, work.reading, after, _PAGE)
 
 
 async def _release_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
@@ -544,30 +550,30 @@ async def _release_imported(connection: Connection, work: ErasingWork, after: in
         return None
     row = await connection.row(SQL["imported_conversation"], (undone, after))
     if row is not None:
-        is_whole = await _release_page(connection, work.agent, row[0], undone)
+        is_whole = await _release_page(connection, work.agent_row, row[0], undone)
         return int(row[0]) if is_whole else after
     await connection.run(SQL["facts_released"], (undone,))
-    await connection.run(SQL["undone"], (undone, work.agent))
+    await connection.run(SQL["undone"], (undone, work.agent_row))
     return None
 
 
-async def _release_page(connection: Connection, agent: int, conversation_row: int, undone: int) -> bool:
+async def _release_page(connection: Connection, agent_row: int, conversation_row: int, undone: int) -> bool:
     """Releases the deepest rows of a conversation, up to one that the import has not added. Returns True at the end."""
-    rows = await connection.rows(SQL["deepest"], (agent, conversation_row, undone, _PAGE))
+    rows = await connection.rows(SQL["deepest"], (agent_row, conversation_row, undone, _PAGE))
     ids = [id for id, _ in takewhile(lambda row: row[1], rows)]
-    await run_of(connection, SQL["release"], ids, agent)
+    await run_of(connection, SQL["release"], ids, agent_row)
     await run_of(connection, SQL["released"], ids, undone)
     if len(ids) == _PAGE:
         return False
     await connection.run(SQL["stubbed"], (undone, conversation_row))
-    await connection.run(SQL["conversation_released"], (conversation_row, agent))
+    await connection.run(SQL["conversation_released"], (conversation_row, agent_row))
     return True
 
 
 async def _end_forgetting(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Drops the marks of this forgetting, and keeps out whatever began while it was under way."""
-    await raise_epoch(connection, work.agent)
-    await connection.run(SQL["erased_done"], (work.agent, work.id))
+    await raise_epoch(connection, work.agent_row)
+    await connection.run(SQL["erased_done"], (work.agent_row, work.id))
     return None
 
 
@@ -579,10 +585,10 @@ def _make_wiping_phase(name: str) -> ErasingPhase:
 
     async def wipe(connection: Connection, work: ErasingWork, after: int) -> int | None:
         if name in _WHOLE_TABLES:
-            await connection.run(SQL[f"wipe_{name}"], (work.agent,))
+            await connection.run(SQL[f"wipe_{name}"], (work.agent_row,))
             return None
         page = _PAGE if name in _PAGED_TABLES else _DELETED_PAGE
-        count = await connection.run(SQL[f"wipe_{name}"], (work.agent, page))
+        count = await connection.run(SQL[f"wipe_{name}"], (work.agent_row, page))
         return after + count if count == page else None
 
     return wipe

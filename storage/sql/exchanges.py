@@ -302,7 +302,11 @@ async def load_cacheable_numbers(connection: Connection, agent: Agent) -> AgentN
 
 
 async def load_pool(
-    connection: Connection, agent: int, probes: Probes, conversation_row: int | None, since: int | None = None
+    connection: Connection,
+    agent_row: int,
+    probes: Probes,
+    conversation_row: int | None,
+    since: int | None = None,
 ) -> list[Exchange]:
     """Returns all exchanges that may matter, parents before their children.
 
@@ -315,19 +319,19 @@ async def load_pool(
         rows = []
         if conversation_row is not None:
             depths = (probes.max_exchanges, probes.min_depth, probes.loaded_depth)
-            values = (conversation_row, agent, POOL_LIMIT, *depths, +probes.with_contents)
+            values = (conversation_row, agent_row, POOL_LIMIT, *depths, +probes.with_contents)
             rows = await connection.rows(SQL["pool_conversation"], values)
     else:
         lists = (probes.replies[:_MAX_REPLIES], probes.questions[:MAX_QUESTIONS], probes.marks[:_MAX_MARKS])
         keys = (*lists, probes.max_exchanges, probes.min_depth, since)
-        rows = await connection.rows(SQL["pool_found"], (agent, probes.since, POOL_LIMIT, *keys))
+        rows = await connection.rows(SQL["pool_found"], (agent_row, probes.since, POOL_LIMIT, *keys))
     pool = [make_exchange(row, *row[-3:]) for row in rows]
     return sorted(pool, key=lambda exchange: (exchange.depth, exchange.id))
 
 
-async def load_exchange(connection: Connection, agent: int, id: int) -> Exchange | None:
+async def load_exchange(connection: Connection, agent_row: int, id: int) -> Exchange | None:
     """Returns an exchange with all its content."""
-    row = await connection.row(SQL["exchange_get"], (id, agent))
+    row = await connection.row(SQL["exchange_get"], (id, agent_row))
     return None if row is None else make_exchange(row[2:], row[0], row[1], row[-1])
 
 
@@ -338,33 +342,33 @@ class MessageRows(NamedTuple):
     conversation_row: int
 
 
-async def exchange_of_message(connection: Connection, agent: int, seq: int) -> MessageRows | None:
+async def exchange_of_message(connection: Connection, agent_row: int, seq: int) -> MessageRows | None:
     """Returns the rows of a message, by its number; None if there is no such message."""
-    row = await connection.row(SQL["exchange_of_message"], (agent, seq))
+    row = await connection.row(SQL["exchange_of_message"], (agent_row, seq))
     return None if row is None else MessageRows(row[0], row[1])
 
 
-async def find_tombs(connection: Connection, agent: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
+async def find_tombs(connection: Connection, agent_row: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
     """Returns the hashes among these whose messages were forgotten."""
-    return frozenset(row[0] for row in await rows_of(connection, SQL["tombs"], hashes, agent))
+    return frozenset(row[0] for row in await rows_of(connection, SQL["tombs"], hashes, agent_row))
 
 
 async def load_contents(
-    connection: Connection, agent: int, exchanges: Sequence[int]
+    connection: Connection, agent_row: int, exchanges: Sequence[int]
 ) -> dict[int, StoredContent]:
     """Returns the contents of an agent's exchanges, by row. An exchange that is gone has an empty entry."""
     contents = dict.fromkeys(exchanges, StoredContent())
     if len(exchanges) == 1:
-        rows = await connection.rows(SQL["content"], (exchanges[0], agent))
+        rows = await connection.rows(SQL["content"], (exchanges[0], agent_row))
     else:
-        rows = await rows_of(connection, SQL["contents"], exchanges, agent)
+        rows = await rows_of(connection, SQL["contents"], exchanges, agent_row)
     contents.update((row[0], StoredContent(*row[1:])) for row in rows)
     return contents
 
 
-async def load_section(connection: Connection, agent: int, id: int) -> SentSection | None:
+async def load_section(connection: Connection, agent_row: int, id: int) -> SentSection | None:
     """Returns a memory section as it was sent; None where it is gone."""
-    row = await connection.row(SQL["section"], (id, agent))
+    row = await connection.row(SQL["section"], (id, agent_row))
     return None if row is None else SentSection(row[0], row[1], orjson.loads(row[2]))
 
 
@@ -382,7 +386,7 @@ class AddedExchange(NamedTuple):
 
 async def add_planned_exchange(
     connection: Connection,
-    agent: int,
+    agent_row: int,
     epoch: int,
     rev: int,
     exchange: Exchange,
@@ -402,7 +406,7 @@ async def add_planned_exchange(
         *_values(exchange),
         exchange.seq,
         exchange.gapless_from,
-        agent,
+        agent_row,
         epoch,
         exchange.conversation_row,
         rev,
@@ -414,32 +418,32 @@ async def add_planned_exchange(
 
 
 async def add_exchange(
-    connection: Connection, agent: int, exchange: Exchange, recall: RecallRow | None = None
+    connection: Connection, agent_row: int, exchange: Exchange, recall: RecallRow | None = None
 ) -> AddedExchange:
     """Adds an exchange that was decided in this transaction. recall: is stored with it."""
     row = await connection.row(
         SQL["exchange_add"],
-        (*_values(exchange), exchange.seq, exchange.gapless_from, agent, *(recall or NO_RECALL)),
+        (*_values(exchange), exchange.seq, exchange.gapless_from, agent_row, *(recall or NO_RECALL)),
     )
     assert row is not None  # it is inserted, or an error is raised
     return AddedExchange(*row)
 
 
-async def add_numbered_exchange(connection: Connection, agent: int, exchange: Exchange) -> int:
+async def add_numbered_exchange(connection: Connection, agent_row: int, exchange: Exchange) -> int:
     """Adds an exchange of an import under its own number (`seq`). Returns the id of the new row."""
     return int(
         await connection.value(
-            SQL["exchange_add_numbered"], (*_values(exchange), exchange.gapless_from, agent, exchange.seq)
+            SQL["exchange_add_numbered"], (*_values(exchange), exchange.gapless_from, agent_row, exchange.seq)
         )
     )
 
 
 async def update_exchange(
-    connection: Connection, agent: int, exchange: Exchange, *, is_whole: bool = False
+    connection: Connection, agent_row: int, exchange: Exchange, *, is_whole: bool = False
 ) -> None:
     """Writes an exchange that has changed. Content that was not loaded stays, unless `is_whole`."""
     await connection.run(
-        SQL["exchange_update"], (*update_values(exchange, is_whole=is_whole), exchange.id, agent)
+        SQL["exchange_update"], (*update_values(exchange, is_whole=is_whole), exchange.id, agent_row)
     )
 
 
@@ -449,28 +453,28 @@ def update_values(exchange: Exchange, *, is_whole: bool = False) -> list[Any]:
 
 
 async def add_conversation(
-    connection: Connection, agent: int, uid: str, key: str | None, now: float
+    connection: Connection, agent_row: int, uid: str, key: str | None, now: float
 ) -> Conversation:
     """Begins a conversation. If the public name is taken, another one is drawn."""
-    id = await connection.value(SQL["conversation_insert"], (agent, uid, key, now, now))
+    id = await connection.value(SQL["conversation_insert"], (agent_row, uid, key, now, now))
     if id is None:
         uid = uuid.uuid4().hex
-        id = await connection.value(SQL["conversation_insert"], (agent, uid, key, now, now))
+        id = await connection.value(SQL["conversation_insert"], (agent_row, uid, key, now, now))
     return Conversation(int(id), uid, key)
 
 
-async def add_section(connection: Connection, agent: int, section: SentSection) -> int:
+async def add_section(connection: Connection, agent_row: int, section: SentSection) -> int:
     """Stores a memory section as it was sent. Returns its row."""
-    values = (agent, section.text, orjson.dumps(section.known))
+    values = (agent_row, section.text, orjson.dumps(section.known))
     return int(await connection.value(SQL["section_insert"], values))
 
 
 async def add_marks(
-    connection: Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int
+    connection: Connection, agent_row: int, kind: str, hashes: Iterable[bytes], exchange: int
 ) -> None:
     """Marks an exchange by hashes under which it is found. kind: PREFIX, tomb, stale, or of moving or forgetting."""
     for each in hashes:
-        await connection.run(SQL["mark"], (agent, kind, each, exchange))
+        await connection.run(SQL["mark"], (agent_row, kind, each, exchange))
 
 
 # -- rows to records

@@ -46,7 +46,7 @@ class Facts(GrowingGroup):
     async def list(
         self,
         connection: Connection,
-        agent: int,
+        agent_row: int,
         *,
         is_all: bool = False,
         as_of: float | None = None,
@@ -60,51 +60,55 @@ class Facts(GrowingGroup):
         before: the number of the last fact on the previous page.
         """
         if as_of is not None:
-            rows = await connection.rows(SQL["as_of"], (agent, before, limit, as_of))
+            rows = await connection.rows(SQL["as_of"], (agent_row, before, limit, as_of))
         else:
-            rows = await connection.rows(SQL["all" if is_all else "current"], (agent, before, limit))
+            rows = await connection.rows(SQL["all" if is_all else "current"], (agent_row, before, limit))
         return [_fact(row) for row in rows]
 
     @reads
-    async def list_ended(self, connection: Connection, agent: int, limit: int) -> builtins.list[Fact]:
+    async def list_ended(self, connection: Connection, agent_row: int, limit: int) -> builtins.list[Fact]:
         """Returns the newest facts that are no longer true, newest first."""
-        return [_fact(row) for row in await connection.rows(SQL["ended"], (agent, limit))]
+        return [_fact(row) for row in await connection.rows(SQL["ended"], (agent_row, limit))]
 
     @reads
-    async def list_unmuted(self, connection: Connection, agent: int, limit: int) -> builtins.list[Fact]:
+    async def list_unmuted(self, connection: Connection, agent_row: int, limit: int) -> builtins.list[Fact]:
         """Returns the facts that are true and not muted, newest first."""
-        return [_fact(row) for row in await connection.rows(SQL["unmuted"], (agent, limit))]
+        return [_fact(row) for row in await connection.rows(SQL["unmuted"], (agent_row, limit))]
 
     @reads
-    async def standing(self, connection: Connection, agent: int) -> builtins.list[Fact]:
+    async def standing(self, connection: Connection, agent_row: int) -> builtins.list[Fact]:
         """Returns the standing facts that are true, newest first, at most `_MAX_STANDING_FACTS`."""
-        return [_fact(row) for row in await connection.rows(SQL["standing"], (agent, _MAX_STANDING_FACTS))]
+        return [
+            _fact(row) for row in await connection.rows(SQL["standing"], (agent_row, _MAX_STANDING_FACTS))
+        ]
 
     @reads
-    async def get(self, connection: Connection, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
+    async def get(self, connection: Connection, agent_row: int, seqs: Sequence[int]) -> builtins.list[Fact]:
         """Returns the facts with these numbers, true or not, in this order. Missing facts are left out."""
-        rows = await rows_of(connection, SQL["get"], seqs, agent)
+        rows = await rows_of(connection, SQL["get"], seqs, agent_row)
         facts = {fact.seq: fact for fact in map(_fact, rows)}
         return [facts[seq] for seq in seqs if seq in facts]
 
     @reads
-    async def find(self, connection: Connection, agent: int, seq: int) -> Fact | None:
+    async def find(self, connection: Connection, agent_row: int, seq: int) -> Fact | None:
         """Returns the fact with this number, true or not; None where there is none."""
-        row = await connection.row(SQL["at"], (agent, seq))
+        row = await connection.row(SQL["at"], (agent_row, seq))
         return None if row is None else _fact(row)
 
     @reads
-    async def list_replaced(self, connection: Connection, agent: int, fact: int) -> builtins.list[Fact]:
+    async def list_replaced(self, connection: Connection, agent_row: int, fact: int) -> builtins.list[Fact]:
         """Returns the facts whose place a fact took, by its row, newest first."""
-        return [_fact(row) for row in await connection.rows(SQL["before"], (agent, fact))]
+        return [_fact(row) for row in await connection.rows(SQL["before"], (agent_row, fact))]
 
     @writes
-    async def mute(self, connection: Connection, agent: int, seq: int, at: float, *, is_muted: bool) -> Fact:
+    async def mute(
+        self, connection: Connection, agent_row: int, seq: int, at: float, *, is_muted: bool
+    ) -> Fact:
         """Mutes a fact, which then stays in lists and reaches no model, or unmutes it. Raises: NotFound."""
-        await connection.lock(agent)
-        values = (agent, seq, at) if is_muted else (agent, seq)
+        await connection.lock(agent_row)
+        values = (agent_row, seq, at) if is_muted else (agent_row, seq)
         await connection.run(SQL["mute" if is_muted else "unmute"], values)
-        row = await connection.row(SQL["at"], (agent, seq))
+        row = await connection.row(SQL["at"], (agent_row, seq))
         if row is None:
             raise NotFound(f"there is no fact {seq}")
         return _fact(row)
@@ -160,9 +164,9 @@ class Facts(GrowingGroup):
         return await self._grow(agent.id, 1, self._database.write(write))
 
     @reads
-    async def blocks(self, connection: Connection, agent: int) -> tuple[Block, ...]:
+    async def blocks(self, connection: Connection, agent_row: int) -> tuple[Block, ...]:
         """Returns an agent's blocks. Shared ones are read-only here: one user's words are not for the others."""
-        return await load_blocks(connection, agent, shared_read_only=True)
+        return await load_blocks(connection, agent_row, shared_read_only=True)
 
     @effect
     async def learn_effect(
@@ -199,12 +203,12 @@ class Facts(GrowingGroup):
 
 
 async def add_saved_facts(
-    connection: Connection, agent: int, facts: Sequence[tuple[LearnedFact, BlockOp]], now: float
+    connection: Connection, agent_row: int, facts: Sequence[tuple[LearnedFact, BlockOp]], now: float
 ) -> None:
     """Adds the facts that a model has saved by a tool within a turn."""
     if not facts:
         return
-    memory = await load_agent(connection, agent)
+    memory = await load_agent(connection, agent_row)
     assert memory is not None  # its turn has just been written
     for fact, _ in facts:
         await add_fact(connection, memory, fact, now, "model")
@@ -259,21 +263,21 @@ async def add_fact(
     return id
 
 
-async def _was_unlearned(connection: Connection, agent: int, key: bytes, fact: LearnedFact) -> bool:
+async def _was_unlearned(connection: Connection, agent_row: int, key: bytes, fact: LearnedFact) -> bool:
     """Returns whether an equal fact was forgotten that came from the same messages."""
-    unlearned = {row[0] for row in await connection.rows(SQL["unlearned"], (agent, key))}
+    unlearned = {row[0] for row in await connection.rows(SQL["unlearned"], (agent_row, key))}
     origins = {*fact.sources, *([] if fact.exchange is None else [fact.exchange])}
     return bool(unlearned) and origins <= unlearned
 
 
-async def _end_fact(connection: Connection, agent: int, fact_row: int, successor: int, at: float) -> None:
+async def _end_fact(connection: Connection, agent_row: int, fact_row: int, successor: int, at: float) -> None:
     """Ends a fact whose place another fact takes, and takes it out of the index.
 
     An ended fact is not shown. In the index it might be the best hit, by which all other hits are measured.
     """
-    await connection.run(SQL["end"], (successor, at, fact_row, agent))
-    seqs = await connection.rows(SQL["seq_of"], (fact_row, agent))
-    await forget_indexed(connection, agent, [seq for (seq,) in seqs])
+    await connection.run(SQL["end"], (successor, at, fact_row, agent_row))
+    seqs = await connection.rows(SQL["seq_of"], (fact_row, agent_row))
+    await forget_indexed(connection, agent_row, [seq for (seq,) in seqs])
 
 
 async def is_known(connection: Connection, agent: Agent, key: str) -> bool:

@@ -53,7 +53,7 @@ class _StepOutcome(NamedTuple):
 
     # Where the next one begins; None if all is gone.
     cursor: _Cursor | None
-    agent: int
+    agent_row: int
 
 
 class Forgetting(Group):
@@ -107,16 +107,16 @@ class Forgetting(Group):
 
         run_wait_s: by how much earlier that time is for memories with an open run.
         """
-        agents: list[int] = []
+        agent_rows: list[int] = []
         # A read looks through all that some memories have. Of all memories at once it could take minutes.
-        while len(agents) < limit:
+        while len(agent_rows) < limit:
             values = (project, before, after, _MEMORIES_PER_READ, before - run_wait_s)
             rows = await self._read_agents_before(values)
-            agents += [agent for agent, is_older in rows if is_older]
+            agent_rows += [agent_row for agent_row, is_older in rows if is_older]
             if len(rows) < _MEMORIES_PER_READ:
                 break
             after = rows[-1][0]
-        return agents[:limit]
+        return agent_rows[:limit]
 
     @long_reads
     async def _read_agents_before(self, connection: Connection, values: Sequence[object]) -> list[Row]:
@@ -130,27 +130,27 @@ class Forgetting(Group):
         return await read_ids(connection, "inactive_before", (before, prefix, limit))
 
     @reads
-    async def find_conversation(self, connection: Connection, agent: int, name: str) -> int | None:
+    async def find_conversation(self, connection: Connection, agent_row: int, name: str) -> int | None:
         """Returns the row of the conversation with this public name, or with this id of the client's."""
-        conversation_row: int | None = await connection.value(SQL["conversation_of"], (agent, name))
+        conversation_row: int | None = await connection.value(SQL["conversation_of"], (agent_row, name))
         return conversation_row
 
     @reads
-    async def extent(self, connection: Connection, agent: int, target: ForgetTarget) -> Extent:
+    async def extent(self, connection: Connection, agent_row: int, target: ForgetTarget) -> Extent:
         """Returns the present size of a target that names messages and exchanges, or a conversation."""
-        ids = [await exchange_of(connection, agent, seq) for seq in target.messages]
+        ids = [await exchange_of(connection, agent_row, seq) for seq in target.messages]
         loaded = [
-            await exchanges.load_exchange(connection, agent, id)
+            await exchanges.load_exchange(connection, agent_row, id)
             for id in (*ids, *target.exchanges)
             if id is not None
         ]
         present = [e for e in loaded if e is not None]
         if not present:
-            return Extent(await connection.value(SQL["messages_in"], (agent, target.conversation_row)))
+            return Extent(await connection.value(SQL["messages_in"], (agent_row, target.conversation_row)))
         messages = set(target.messages)
         seqs = [seq for e in present for seq in _remaining_seqs(e)]
         erased = [seq for seq in seqs if not messages or seq in messages]
-        name = await connection.value(SQL["name_of"], (present[0].conversation_row, agent))
+        name = await connection.value(SQL["name_of"], (present[0].conversation_row, agent_row))
         return Extent(len(erased), len(seqs) - len(erased), name)
 
     @reads
@@ -158,7 +158,7 @@ class Forgetting(Group):
         """Returns the forgettings that were begun and have not ended, also those of an earlier process."""
         return await read_ids(connection, "unfinished", ())
 
-    async def begin(self, agent: int, target: ForgetTarget, *, keeps_pause: bool = False) -> int:
+    async def begin(self, agent_row: int, target: ForgetTarget, *, keeps_pause: bool = False) -> int:
         """Writes the target down. From then on no turn under way commits. Returns the forgetting's row, for `run`.
 
         Jobs end, and begin again after the forgetting, so that no model is asked about the target.
@@ -168,13 +168,13 @@ class Forgetting(Group):
         now = self.now()
 
         async def write(connection: Connection) -> tuple[int, list[int], Row | None]:
-            await connection.lock_sharers(agent)
-            user = await connection.row(SQL["only_memory"], (agent,)) if target.is_all else None
+            await connection.lock_sharers(agent_row)
+            user = await connection.row(SQL["only_memory"], (agent_row,)) if target.is_all else None
             if user is not None:
                 await anonymize_user_rows(connection, *user)
-            paused = await load_agent(connection, agent) if keeps_pause and target.is_all else None
-            blocks = [] if paused is None else await default_blocks(connection, agent)
-            *before, id = await begin_forgetting(connection, agent, target, now)
+            paused = await load_agent(connection, agent_row) if keeps_pause and target.is_all else None
+            blocks = [] if paused is None else await default_blocks(connection, agent_row)
+            *before, id = await begin_forgetting(connection, agent_row, target, now)
             if paused is not None and paused.paused is not None:
                 empty = await create_agent_with_blocks(
                     connection, self._agents.new(paused.scope), blocks, (), now
@@ -197,18 +197,18 @@ class Forgetting(Group):
         self._prerequisites[id] = before
         return id
 
-    async def forget(self, agent: int, target: ForgetTarget) -> None:
+    async def forget(self, agent_row: int, target: ForgetTarget) -> None:
         """Forgets a part of a memory, or all of it, at once."""
-        await self.finish(await self.begin(agent, target))
+        await self.finish(await self.begin(agent_row, target))
 
     async def finish(self, id: int) -> None:
         """Runs to the end, and takes what was forgotten out of the database's own old copies."""
         await self.run(id)
         await self.sweep()
 
-    async def wipe(self, agent: int) -> None:
+    async def wipe(self, agent_row: int) -> None:
         """Forgets a whole memory, and leaves old copies of it to the next sweep."""
-        await self.run(await self.begin(agent, ForgetTarget(is_all=True)))
+        await self.run(await self.begin(agent_row, ForgetTarget(is_all=True)))
 
     async def forget_project(self, project: str) -> None:
         """Deletes a project's shared blocks and its definitions. Its memories must be forgotten before."""
@@ -227,13 +227,13 @@ class Forgetting(Group):
             step = partial(_run_step, id=id, rules=self._rules, at=cursor, now=self.now(), reading=reading)
             result = await self._database.bulk(step)
             cursor = result.cursor
-            self._memories.drop(result.agent)
+            self._memories.drop(result.agent_row)
             self._agents.clear()  # epochs may have risen, also of agents that share a block with this one
             if cursor is None:
                 break
             if cursor == ("additions", 0):
                 # Reading a large part takes long. Within a transaction turns would wait for it.
-                reading.gone = await self._database.long_read(partial(load_gone, agent=result.agent))
+                reading.gone = await self._database.long_read(partial(load_gone, agent_row=result.agent_row))
             if until():
                 self._cursors[id] = cursor
                 return False
@@ -247,17 +247,17 @@ class Forgetting(Group):
         for listener in self._gone_listeners:
             listener()
 
-    async def pause(self, agent: int, since: float | None) -> bool:
+    async def pause(self, agent_row: int, since: float | None) -> bool:
         """Pauses a memory since a time, or resumes it (None). Returns False if that changes nothing, or it is gone.
 
         Turns that were planned before are not committed, and every process reads the memory again.
         """
 
         async def write(connection: Connection) -> bool:
-            await connection.lock(agent)
-            is_changed = await pause_agent(connection, agent, since)
+            await connection.lock(agent_row)
+            is_changed = await pause_agent(connection, agent_row, since)
             if is_changed:
-                await raise_epoch(connection, agent)
+                await raise_epoch(connection, agent_row)
             return is_changed
 
         def notify_paused() -> None:
@@ -289,33 +289,35 @@ def _remaining_seqs(exchange: Exchange) -> list[int]:
     return [exchange.seq + place for place in (*spoken, *reply_place)]
 
 
-async def begin_forgetting(connection: Connection, agent: int, target: ForgetTarget, now: float) -> list[int]:
+async def begin_forgetting(
+    connection: Connection, agent_row: int, target: ForgetTarget, now: float
+) -> list[int]:
     """Writes a target down. With a whole memory its sleeptime agents are forgotten too.
 
     Returns the forgettings in the order for `Forgetting.run`: that of the memory is the last.
     """
-    sleepers = await load_sleepers(connection, agent) if target.is_all else []
-    return [await _write_target(connection, each, target, now) for each in (*sleepers, agent)]
+    sleepers = await load_sleepers(connection, agent_row) if target.is_all else []
+    return [await _write_target(connection, each, target, now) for each in (*sleepers, agent_row)]
 
 
-async def _write_target(connection: Connection, agent: int, target: ForgetTarget, now: float) -> int:
-    await connection.lock_sharers(agent)
-    await end_readings(connection, agent, now)
+async def _write_target(connection: Connection, agent_row: int, target: ForgetTarget, now: float) -> int:
+    await connection.lock_sharers(agent_row)
+    await end_readings(connection, agent_row, now)
     written: object = target
     if target.is_all:
-        project, profile = await connection.row(SQL["agent_delete"], (agent,)) or ("", "")
-        await remove_definitions(connection, agent)  # it is not to be found by its name either
-        await connection.run(SQL["wipe_tags"], (agent,))
-        await connection.run(SQL["imports_unname"], (agent,))
+        project, profile = await connection.row(SQL["agent_delete"], (agent_row,)) or ("", "")
+        await remove_definitions(connection, agent_row)  # it is not to be found by its name either
+        await connection.run(SQL["wipe_tags"], (agent_row,))
+        await connection.run(SQL["imports_unname"], (agent_row,))
         written = {"all": [project, profile]}
-        await forget_jobs(connection, agent)
+        await forget_jobs(connection, agent_row)
     else:
         for file in target.files:
-            await connection.run(SQL["file_erase"], (file, agent))
+            await connection.run(SQL["file_erase"], (file, agent_row))
         if target.imported is not None:
             await connection.run(SQL["import_stop"], (target.imported,))
-        await raise_epoch(connection, agent)
-    id: int = await connection.value(SQL["intend"], (agent, msgspec.json.encode(written)))
+        await raise_epoch(connection, agent_row)
+    id: int = await connection.value(SQL["intend"], (agent_row, msgspec.json.encode(written)))
     return id
 
 
@@ -325,18 +327,18 @@ async def _run_step(
     """Runs one transaction of a forgetting. at: where it begins; None for the first phase of its target."""
     row = await connection.row(SQL["intended"], (id,))
     if row is None:  # another process has ended it
-        return _StepOutcome(None, agent=0)
+        return _StepOutcome(None, agent_row=0)
     target = msgspec.json.decode(row[1], type=StoredTarget)
     work = ErasingWork(id, row[0], target, rules, now, reading)
     phases = phases_of(work.target)
-    await connection.lock_sharers(work.agent)
+    await connection.lock_sharers(work.agent_row)
     # If the file was restored meanwhile, the number may belong to another forgetting, with other phases.
     phase, after = at if at is not None and at[0] in phases else (next(iter(phases)), 0)
     after_page = await phases[phase](connection, work, after)
     if after_page is not None:
-        return _StepOutcome((phase, after_page), work.agent)
+        return _StepOutcome((phase, after_page), work.agent_row)
     later = list(phases)[list(phases).index(phase) + 1 :]
     if later:
-        return _StepOutcome((later[0], 0), work.agent)
+        return _StepOutcome((later[0], 0), work.agent_row)
     await connection.run(SQL["forgotten"], (id,))
-    return _StepOutcome(None, work.agent)
+    return _StepOutcome(None, work.agent_row)

@@ -77,7 +77,7 @@ class PreviewedCounts(NamedTuple):
 class _Target(NamedTuple):
     """The parameters by which statements find what a target takes."""
 
-    agent: int
+    agent_row: int
     conversation_row: int
     # The exchanges that it names.
     listed: Sequence[int]
@@ -99,22 +99,22 @@ class ForgetPreviews(Group):
 
     @long_reads
     async def counts(
-        self, connection: Connection, agent: int, target: ForgetTarget, messages: int
+        self, connection: Connection, agent_row: int, target: ForgetTarget, messages: int
     ) -> PreviewedCounts:
         """Returns how much a target takes.
 
         messages: how many it has, as `Forgetting.extent` returns; those of a whole memory are counted here.
         """
         if target.is_all:
-            return PreviewedCounts(await self._count_whole(connection, agent))
+            return PreviewedCounts(await self._count_whole(connection, agent_row))
         if target.facts or target.passages:
-            named_counts, versions = await self._count_named(connection, agent, target)
+            named_counts, versions = await self._count_named(connection, agent_row, target)
             return PreviewedCounts(named_counts, remade=versions.remade, changes=versions.changes)
-        erased = await self._find_erased(connection, agent, target)
+        erased = await self._find_erased(connection, agent_row, target)
         rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
         beginnings = [each for each in (_Beginning(*row) for row in rows) if each.exchanges]
         going = (*erased, *_row_range(beginnings))
-        versions = await self._count_versions(connection, agent, "versions", going, erased, "")
+        versions = await self._count_versions(connection, agent_row, "versions", going, erased, "")
         facts = await connection.value(SQL["fact_count"], going)
         fact_rows = await connection.rows(SQL["facts"], (*going, min(facts, _NAMED_FACTS))) if facts else []
         counts = ForgetCounts(
@@ -122,7 +122,7 @@ class ForgetPreviews(Group):
             facts=facts,
             passages=await connection.value(SQL["passages"], going),
             versions=versions.gone,
-            summaries=await self._count_summaries(connection, agent, beginnings),
+            summaries=await self._count_summaries(connection, agent_row, beginnings),
             notes=await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0),
         )
         erased_facts = [
@@ -133,7 +133,7 @@ class ForgetPreviews(Group):
     async def _count_versions(
         self,
         connection: Connection,
-        agent: int,
+        agent_row: int,
         statement: str,
         values: Sequence[object],
         erased: _Target,
@@ -145,7 +145,7 @@ class ForgetPreviews(Group):
         erased, text: what goes: exchanges, or the text of a fact; "": none.
         """
         total = _Versions()
-        for block in await self._visible_blocks(connection, agent):
+        for block in await self._visible_blocks(connection, agent_row):
             gone, first, count = await connection.row(SQL[statement], (*values, block)) or (0, None, 0)
             if gone:
                 later = await connection.value(SQL["versions_from"], (block, first))
@@ -167,7 +167,7 @@ class ForgetPreviews(Group):
         if erased.conversation_row != _NO_CONVERSATION:
             origins = sorted({id for each in versions for id in each.origins})
             rows = await rows_of(
-                connection, SQL["going_among"], origins, erased.agent, erased.conversation_row
+                connection, SQL["going_among"], origins, erased.agent_row, erased.conversation_row
             )
             exchanges = {row[0] for row in rows}
         texts = (text.strip().casefold(),) if text.strip() else ()
@@ -175,22 +175,22 @@ class ForgetPreviews(Group):
         return None if after == current.value else RebuiltBlock(current.label, current.value, after)
 
     async def _count_summaries(
-        self, connection: Connection, agent: int, beginnings: Sequence[_Beginning]
+        self, connection: Connection, agent_row: int, beginnings: Sequence[_Beginning]
     ) -> int:
         """Counts the summaries of paths on which an exchange is erased."""
         count = 0
         for each in beginnings:
             count += await connection.value(
-                SQL["summaries"], (agent, each.conversation_row, each.depth, each.seq)
+                SQL["summaries"], (agent_row, each.conversation_row, each.depth, each.seq)
             )
         return count
 
-    async def _count_whole(self, connection: Connection, agent: int) -> ForgetCounts:
-        row = await connection.row(SQL["whole"], (agent,))
+    async def _count_whole(self, connection: Connection, agent_row: int) -> ForgetCounts:
+        row = await connection.row(SQL["whole"], (agent_row,))
         messages, facts, passages, versions, summaries = row or (0, 0, 0, 0, 0)
         notes = None
         if messages <= _MAX_EXCHANGES:
-            rows = await connection.rows(SQL["notes"], (agent, 0, _MAX_EXCHANGES))
+            rows = await connection.rows(SQL["notes"], (agent_row, 0, _MAX_EXCHANGES))
             notes = sum(bool(text) for _, packed in rows for text in unpack_notes(packed).values())
         return ForgetCounts(
             messages=messages,
@@ -202,25 +202,27 @@ class ForgetPreviews(Group):
         )
 
     async def _count_named(
-        self, connection: Connection, agent: int, target: ForgetTarget
+        self, connection: Connection, agent_row: int, target: ForgetTarget
     ) -> tuple[ForgetCounts, _Versions]:
         """Returns how much a target takes that names facts or passages, and the versions of blocks."""
-        rows = await rows_of(connection, FORGET_SQL["facts_named"], target.facts, agent)
-        versions, nothing = _Versions(), _Target(agent, _NO_CONVERSATION, ())
+        rows = await rows_of(connection, FORGET_SQL["facts_named"], target.facts, agent_row)
+        versions, nothing = _Versions(), _Target(agent_row, _NO_CONVERSATION, ())
         for text, *_ in rows:
             of_fact = await self._count_versions(
-                connection, agent, "versions_with", [ascii_lower(text)], nothing, text
+                connection, agent_row, "versions_with", [ascii_lower(text)], nothing, text
             )
             versions = _Versions(
                 versions.gone + of_fact.gone,
                 versions.remade + of_fact.remade,
                 (*versions.changes, *of_fact.changes),
             )
-        days = await rows_of(connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent)
+        days = await rows_of(
+            connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent_row
+        )
         erased = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
         notes = None
-        if not await self._is_far_back(connection, agent, 0):
-            notes = await self._count_quoting(connection, agent, 0, erased, set())
+        if not await self._is_far_back(connection, agent_row, 0):
+            notes = await self._count_quoting(connection, agent_row, 0, erased, set())
         counts = ForgetCounts(
             messages=0,
             facts=len(rows),
@@ -231,20 +233,21 @@ class ForgetPreviews(Group):
         )
         return counts, versions
 
-    async def _visible_blocks(self, connection: Connection, agent: int) -> list[int]:
-        scope = await connection.row(FORGET_SQL["scope_of"], (agent,))
+    async def _visible_blocks(self, connection: Connection, agent_row: int) -> list[int]:
+        scope = await connection.row(FORGET_SQL["scope_of"], (agent_row,))
         if scope is None:
             return []
         return [
-            row[0] for row in await connection.rows(FORGET_SQL["blocks_seen"], (agent, scope[0], scope[1]))
+            row[0]
+            for row in await connection.rows(FORGET_SQL["blocks_seen"], (agent_row, scope[0], scope[1]))
         ]
 
-    async def _find_erased(self, connection: Connection, agent: int, target: ForgetTarget) -> _Target:
+    async def _find_erased(self, connection: Connection, agent_row: int, target: ForgetTarget) -> _Target:
         if target.conversation_row is not None:
-            return _Target(agent, target.conversation_row, [])
-        ids = [await exchange_of(connection, agent, seq) for seq in target.messages]
+            return _Target(agent_row, target.conversation_row, [])
+        ids = [await exchange_of(connection, agent_row, seq) for seq in target.messages]
         named = sorted({*target.exchanges, *(id for id in ids if id is not None)})
-        return _Target(agent, _NO_CONVERSATION, named[:_LISTED_EXCHANGES])
+        return _Target(agent_row, _NO_CONVERSATION, named[:_LISTED_EXCHANGES])
 
     async def _count_notes(
         self, connection: Connection, erased: _Target, beginnings: Sequence[_Beginning], *, has_blocks: bool
@@ -255,26 +258,26 @@ class ForgetPreviews(Group):
         if sum(each.exchanges for each in beginnings) > _MAX_EXCHANGES:
             return None
         first = min(each.seq for each in beginnings)
-        if await self._is_far_back(connection, erased.agent, first):
+        if await self._is_far_back(connection, erased.agent_row, first):
             return None
         rows = await connection.rows(SQL["erased_times"], (*erased, _MAX_EXCHANGES))
         days = {int(at // DAY_S) for _, *times in rows for at in times if at is not None}
         return await self._count_quoting(
-            connection, erased.agent, first, Erased(frozenset(days), has_blocks), {id for id, *_ in rows}
+            connection, erased.agent_row, first, Erased(frozenset(days), has_blocks), {id for id, *_ in rows}
         )
 
-    async def _is_far_back(self, connection: Connection, agent: int, seq: int) -> bool:
+    async def _is_far_back(self, connection: Connection, agent_row: int, seq: int) -> bool:
         """Returns whether more messages came since than are looked through for notes."""
-        return (await connection.value(SQL["last_number"], (agent,)) or 0) - seq > _MAX_NUMBERS
+        return (await connection.value(SQL["last_number"], (agent_row,)) or 0) - seq > _MAX_NUMBERS
 
     async def _count_quoting(
-        self, connection: Connection, agent: int, since: int, erased: Erased, erased_ids: set[int]
+        self, connection: Connection, agent_row: int, since: int, erased: Erased, erased_ids: set[int]
     ) -> int | None:
         """Counts the notes that are erased, or may quote what is erased; None if too much would have to be read.
 
         since: a number from which on they are read.
         """
-        rows = await connection.rows(SQL["notes"], (agent, since, _MAX_EXCHANGES + 1))
+        rows = await connection.rows(SQL["notes"], (agent_row, since, _MAX_EXCHANGES + 1))
         if len(rows) > _MAX_EXCHANGES:
             return None
         return sum(

@@ -125,9 +125,9 @@ def as_locking_method(
     """Makes a method of a function that writes an agent's rows. It locks the agent first."""
 
     async def method(
-        self: Group, connection: Connection, agent: int, /, *args: P.args, **kwargs: P.kwargs
+        self: Group, connection: Connection, agent_row: int, /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        await connection.lock(agent)
-        return await function(connection, agent, *args, **kwargs)
+        await connection.lock(agent_row)
+        return await function(connection, agent_row, *args, **kwargs)
 
     return method

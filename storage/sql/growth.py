@@ -28,9 +28,9 @@ class Growth:
     def listen(self, listener: GrowthListener) -> None:
         self._listeners.append(listener)
 
-    def report(self, agent: int, added: int) -> None:
+    def report(self, agent_row: int, added: int) -> None:
         for listener in self._listeners:
-            listener(agent, added)
+            listener(agent_row, added)
 
 
 class GrowingGroup(Group):
@@ -40,6 +40,6 @@ class GrowingGroup(Group):
         super().__init__(database)
         self._growth = growth
 
-    async def _grow(self, agent: int, added: int, write: Future[T]) -> T:
+    async def _grow(self, agent_row: int, added: int, write: Future[T]) -> T:
         """Returns the result of a write by which a memory grows, and reports the write, even one that has failed."""
-        return await self._await_write(write, lambda: self._growth.report(agent, added))
+        return await self._await_write(write, lambda: self._growth.report(agent_row, added))

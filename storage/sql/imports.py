@@ -168,60 +168,65 @@ class Imports(Group):
         """Returns how many of these facts are there, or were forgotten alone. keys: as in `LearnedFact`."""
         return sum([await is_known(connection, agent, key) for key in keys])
 
-    async def pass_over(self, agent: int, now: float) -> None:
+    async def pass_over(self, agent_row: int, now: float) -> None:
         """Moves readers of a memory past what imports brought that is not to be learned from."""
         # Turns would wait for a transaction that looks through a whole import. What was written meanwhile is little.
-        passing = await self._find_passing(agent)
+        passing = await self._find_passing(agent_row)
         if passing.cursors:
-            await self._pass_over(agent, passing, now)
+            await self._pass_over(agent_row, passing, now)
 
     @long_reads
-    async def _find_passing(self, connection: Connection, agent: int) -> _Passing:
+    async def _find_passing(self, connection: Connection, agent_row: int) -> _Passing:
         """Finds the readers that have nothing more to read of a memory."""
-        numbers = await load_numbers(connection, agent)
+        numbers = await load_numbers(connection, agent_row)
         if numbers is None:
             return _Passing({}, 0)
         passing = {
             reader: seq
-            for reader, seq in (await _load_cursors(connection, agent)).items()
-            if await connection.row(SQL["next_unlearned"], (agent, seq)) is None
+            for reader, seq in (await _load_cursors(connection, agent_row)).items()
+            if await connection.row(SQL["next_unlearned"], (agent_row, seq)) is None
         }
         return _Passing(passing, numbers.next_seq - 1)
 
     @bulk_writes
-    async def _pass_over(self, connection: Connection, agent: int, passing: _Passing, now: float) -> None:
+    async def _pass_over(self, connection: Connection, agent_row: int, passing: _Passing, now: float) -> None:
         """Moves readers to the end of a memory that have nothing to read of what was written meanwhile either."""
-        await connection.lock(agent)
-        numbers = await load_numbers(connection, agent)
-        if numbers is None or await connection.row(SQL["next_unlearned"], (agent, passing.upto)) is not None:
+        await connection.lock(agent_row)
+        numbers = await load_numbers(connection, agent_row)
+        if (
+            numbers is None
+            or await connection.row(SQL["next_unlearned"], (agent_row, passing.upto)) is not None
+        ):
             return
-        for reader, seq in (await _load_cursors(connection, agent)).items():
+        for reader, seq in (await _load_cursors(connection, agent_row)).items():
             if seq >= passing.cursors.get(reader, LAST_NUMBER):  # else it was put back meanwhile
-                await advance(connection, agent, reader, numbers.next_seq - 1, now)
+                await advance(connection, agent_row, reader, numbers.next_seq - 1, now)
 
     @reads
     async def origins(
-        self, connection: Connection, agent: int, what: Literal["exchange", "fact"], ids: Sequence[int]
+        self, connection: Connection, agent_row: int, what: Literal["exchange", "fact"], ids: Sequence[int]
     ) -> dict[int, tuple[str, float]]:
         """Returns from which imports facts or exchanges are, by their rows: the format, and when the import began."""
-        rows = await rows_of(connection, SQL["origins"], ids, agent, what)
+        rows = await rows_of(connection, SQL["origins"], ids, agent_row, what)
         return {row[0]: (row[1], row[2]) for row in rows}
 
 
 def _make_import(row: Row) -> StoredImport:
-    id, uid, agent, format, status, learns, created, touched, data, *scope = row
+    id, uid, agent_row, format, status, learns, created, touched, data, *scope = row
     read = orjson.loads(data)
-    return StoredImport(id, uid, agent, format, status, bool(learns), created, touched, read, Scope(*scope))
+    return StoredImport(
+        id, uid, agent_row, format, status, bool(learns), created, touched, read, Scope(*scope)
+    )
 
 
-async def _load_cursors(connection: Connection, agent: int) -> dict[int, int]:
+async def _load_cursors(connection: Connection, agent_row: int) -> dict[int, int]:
     """Returns up to where each reader of a memory has come."""
-    cursors = {LEARNER: await cursor_of(connection, agent, LEARNER), RULE: 0}
-    return cursors | {row[0]: row[1] for row in await connection.rows(SQL["readers_of"], (agent,))}
+    cursors = {LEARNER: await cursor_of(connection, agent_row, LEARNER), RULE: 0}
+    return cursors | {row[0]: row[1] for row in await connection.rows(SQL["readers_of"], (agent_row,))}
 
 
-async def _is_being_undone(connection: Connection, agent: int, import_row: int) -> bool:
-    targets = await connection.rows(SQL["forgotten"], (agent,))
+async def _is_being_undone(connection: Connection, agent_row: int, import_row: int) -> bool:
+    targets = await connection.rows(SQL["forgotten"], (agent_row,))
     return any(msgspec.json.decode(target, type=StoredTarget).imported == import_row for (target,) in targets)
 
 
@@ -240,8 +245,8 @@ async def _note_progress(connection: Connection, note: ImportNote) -> None:
         raise NotFound("this import was stopped, to be undone or with its memory")
 
 
-async def _load_version(connection: Connection, agent: int) -> tuple[int, int, int] | None:
-    numbers = await load_numbers(connection, agent)
+async def _load_version(connection: Connection, agent_row: int) -> tuple[int, int, int] | None:
+    numbers = await load_numbers(connection, agent_row)
     return None if numbers is None else numbers.version
 
 

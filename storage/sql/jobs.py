@@ -50,14 +50,14 @@ _LONGEST_WAIT_S = 60.0
 JobOutcome = Literal["retrying", "dead", "dropped", "lost"]
 
 
-async def raise_epoch(connection: Connection, agent: int) -> None:
+async def raise_epoch(connection: Connection, agent_row: int) -> None:
     """Raises a memory's epoch: writes that were planned before are refused, and the memory's jobs begin again."""
-    await connection.run(SQL["raise_epoch"], (agent,))
-    await forget_jobs(connection, agent, keep=lambda job: job.payload)
+    await connection.run(SQL["raise_epoch"], (agent_row,))
+    await forget_jobs(connection, agent_row, keep=lambda job: job.payload)
 
 
 async def forget_jobs(
-    connection: Connection, agent: int, keep: Callable[[Job], bytes | None] | None = None
+    connection: Connection, agent_row: int, keep: Callable[[Job], bytes | None] | None = None
 ) -> None:
     """Ends an agent's jobs within the transaction that forgets, after the epoch was raised.
 
@@ -66,8 +66,8 @@ async def forget_jobs(
     keep: returns the payload with which a job starts again under the new epoch, or None to delete it; without it, all
         jobs are deleted. Results of steps and texts of errors are deleted in any case.
     """
-    epoch = await _epoch(connection, agent)
-    for row in await connection.rows(SQL["of_agent"], (agent,)):
+    epoch = await _epoch(connection, agent_row)
+    for row in await connection.rows(SQL["of_agent"], (agent_row,)):
         job = _job(row)
         payload = None if keep is None or epoch is None else keep(job)
         if payload is None:
@@ -77,9 +77,9 @@ async def forget_jobs(
         await connection.run(SQL["renew"], (epoch, payload, job.id))
 
 
-async def drop_jobs(connection: Connection, agent: int, kind: str) -> None:
+async def drop_jobs(connection: Connection, agent_row: int, kind: str) -> None:
     """Deletes an agent's jobs of a kind. A job that is running loses its lease."""
-    for row in await connection.rows(SQL["of_agent"], (agent,)):
+    for row in await connection.rows(SQL["of_agent"], (agent_row,)):
         if (job := _job(row)).kind == kind:
             await _delete(connection, job.id)
 
@@ -198,17 +198,17 @@ class Jobs(Group):
         self._may_claim = False
 
     @contextmanager
-    def awaiting(self, kind: str, agent: int) -> Iterator[None]:
+    def awaiting(self, kind: str, agent_row: int) -> Iterator[None]:
         """Marks an agent's jobs of a kind as awaited by a request of this process."""
-        self._awaited[kind, agent] += 1
+        self._awaited[kind, agent_row] += 1
         if not self._may_claim:
             self.wake_here()
         try:
             yield
         finally:
-            self._awaited[kind, agent] -= 1
-            if not self._awaited[kind, agent]:
-                del self._awaited[kind, agent]
+            self._awaited[kind, agent_row] -= 1
+            if not self._awaited[kind, agent_row]:
+                del self._awaited[kind, agent_row]
 
     def _awaited_of(self, kinds: Sequence[str]) -> builtins.list[tuple[str, int]]:
         return [each for each in self._awaited if each[0] in kinds]
@@ -219,7 +219,7 @@ class Jobs(Group):
         self,
         connection: Connection,
         kind: str,
-        agent: int,
+        agent_row: int,
         key: str,
         payload: bytes = b"{}",
         *,
@@ -232,7 +232,7 @@ class Jobs(Group):
 
         A job that already waits under the same key takes over the payload and the earlier time of the two.
 
-        agent: NO_AGENT for work that belongs to no memory.
+        agent_row: NO_AGENT for work that belongs to no memory.
         payload: ids and numbers, never text of messages.
         due: when it may begin; None for now.
         epoch: the one that the caller read; None for the present one.
@@ -241,18 +241,18 @@ class Jobs(Group):
 
         Raises: Stale if the agent is gone, or its epoch is another one now.
         """
-        current_epoch = await _epoch(connection, agent)
+        current_epoch = await _epoch(connection, agent_row)
         if current_epoch is None or epoch not in (None, current_epoch):
-            raise Stale(f"the memory of agent {agent} has changed since this {kind} job was thought of")
+            raise Stale(f"the memory of agent {agent_row} has changed since this {kind} job was thought of")
         now = self._now()
-        row = await connection.row(SQL["pending"], (agent, kind, key))
+        row = await connection.row(SQL["pending"], (agent_row, kind, key))
         while row is None:
-            values = (agent, kind, key, due, now, current_epoch, payload)
+            values = (agent_row, kind, key, due, now, current_epoch, payload)
             new_id = await connection.value(SQL["insert"], values)
             if new_id is not None:
                 return int(new_id)
             # Another process has enqueued a job with this key at the same time, and may have claimed it by now.
-            row = await connection.row(SQL["pending"], (agent, kind, key))
+            row = await connection.row(SQL["pending"], (agent_row, kind, key))
         id, waiting_epoch, waiting_payload = row
         # An old epoch's payload may name what was forgotten.
         if merge is not None and waiting_epoch == current_epoch:
@@ -350,8 +350,8 @@ class Jobs(Group):
         self, connection: Connection, kinds: Sequence[str], lease_s: float
     ) -> Row | None:
         """Claims a due job that a request of this process waits for. Returns as `_take_over`."""
-        for kind, agent in self._awaited_of(kinds):
-            values = (self._now(), kind, self._holder, self._tick(), lease_s, agent)
+        for kind, agent_row in self._awaited_of(kinds):
+            values = (self._now(), kind, self._holder, self._tick(), lease_s, agent_row)
             row = await connection.row(SQL["claim_of"], values)
             if row is not None and await _is_current(connection, row):
                 return row
@@ -481,20 +481,22 @@ class Jobs(Group):
         return counts
 
     @reads
-    async def state_of(self, connection: Connection, agent: int, kind: str) -> tuple[JobState, float] | None:
+    async def state_of(
+        self, connection: Connection, agent_row: int, kind: str
+    ) -> tuple[JobState, float] | None:
         """Returns the state of a memory's job of a kind, and when it is due, in seconds since the epoch.
 
         Prefers a job that is not dead. Returns None if there is no job.
         """
-        row = await connection.row(SQL["state_of"], (agent, kind))
+        row = await connection.row(SQL["state_of"], (agent_row, kind))
         return None if row is None else (JobState(row[0]), row[1])
 
     @long_reads
     async def at_rest(
-        self, connection: Connection, kind: str, agents: Sequence[int], since: float
+        self, connection: Connection, kind: str, agent_rows: Sequence[int], since: float
     ) -> builtins.list[int]:
-        """Returns the memories among `agents` that have had no turn since a time and have no dead job of a kind."""
-        return [id for (id,) in await rows_of(connection, SQL["at_rest"], agents, kind, since)]
+        """Returns the memories among `agent_rows` that have had no turn since a time and have no dead job of a kind."""
+        return [id for (id,) in await rows_of(connection, SQL["at_rest"], agent_rows, kind, since)]
 
     @_wakes
     async def retry(self, connection: Connection, id: int) -> Job:
@@ -507,10 +509,10 @@ class Jobs(Group):
         """
         job = await _get(connection, id)
         now = self._now()
-        if await _epoch(connection, job.agent) != job.epoch:
+        if await _epoch(connection, job.agent_row) != job.epoch:
             raise Stale(f"job {id} was made before something was forgotten: it cannot be tried again")
         if job.state is JobState.DEAD:
-            newer = await connection.row(SQL["pending"], (job.agent, job.kind, job.key))
+            newer = await connection.row(SQL["pending"], (job.agent_row, job.kind, job.key))
             if newer is None:
                 await connection.run(SQL["revive"], (now, id))
                 return await _get(connection, id)
@@ -542,7 +544,7 @@ class Jobs(Group):
     async def _check(self, connection: Connection, job: Job) -> None:
         """Raises Stale if this attempt no longer holds the job, or its memory has changed."""
         # The agent is locked before the job, as everywhere, so that there is no deadlock.
-        epoch = await _epoch(connection, job.agent)
+        epoch = await _epoch(connection, job.agent_row)
         await check_attempt(connection, job)
         if epoch != job.epoch:
             raise Stale(f"something was forgotten while job {job.id} was under way")
@@ -556,7 +558,7 @@ class Jobs(Group):
         """Ends an attempt. Returns the outcome. delay_s: None: the job is dead."""
 
         async def write(connection: Connection) -> JobOutcome:
-            epoch = await _epoch(connection, job.agent)
+            epoch = await _epoch(connection, job.agent_row)
             if await connection.row(SQL["fence"], (job.id, job.attempt)) is None:
                 return "lost"
             if epoch != job.epoch:
@@ -571,9 +573,9 @@ class Jobs(Group):
         return await self._write(write, job.kind)
 
 
-async def _epoch(connection: Connection, agent: int) -> int | None:
+async def _epoch(connection: Connection, agent_row: int) -> int | None:
     """Returns the epoch on which an agent's jobs must have been made; None if the agent is gone. Locks its row."""
-    return 0 if agent == NO_AGENT else await lock_epoch(connection, agent)
+    return 0 if agent_row == NO_AGENT else await lock_epoch(connection, agent_row)
 
 
 async def _is_current(connection: Connection, row: Row) -> bool:
@@ -603,5 +605,5 @@ async def _delete(connection: Connection, id: int) -> None:
 
 
 def _job(row: Sequence[Any]) -> Job:
-    id, kind, agent, key, payload, epoch, state, *rest = row
-    return Job(id, kind, agent, key, payload, epoch, JobState(state), *rest)
+    id, kind, agent_row, key, payload, epoch, state, *rest = row
+    return Job(id, kind, agent_row, key, payload, epoch, JobState(state), *rest)

@@ -27,7 +27,7 @@ class FoundLink(Struct, frozen=True):
     """A link that has not ended."""
 
     # The memory that it opens.
-    agent: int
+    agent_row: int
     memory_uid: str
     scope: Scope
     # The gateway key that made it; 0: the gateway had no keys.
@@ -46,10 +46,14 @@ class Links(Group):
         await connection.run(SQL["links_age"], (now,))
         await connection.run(SQL["link_add"], (digest, *values))
 
-    async def create(self, agent: int, key: int, expires: float, rights: Sequence[str], now: float) -> str:
+    async def create(
+        self, agent_row: int, key: int, expires: float, rights: Sequence[str], now: float
+    ) -> str:
         """Returns the token of a new link to a memory. key: the gateway key that makes it, 0 without keys."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
-        await self._add(_digest_of(token), (agent, key, expires, orjson.dumps(list(rights)).decode()), now)
+        await self._add(
+            _digest_of(token), (agent_row, key, expires, orjson.dumps(list(rights)).decode()), now
+        )
         return token
 
     @reads
@@ -58,8 +62,8 @@ class Links(Group):
         row = await connection.row(SQL["link_find"], (_digest_of(token), now))
         if row is None:
             return None
-        agent, key, expires, rights, uid, *scope, paused = row
-        return FoundLink(agent, uid, Scope(*scope), key, expires, tuple(orjson.loads(rights)), paused)
+        agent_row, key, expires, rights, uid, *scope, paused = row
+        return FoundLink(agent_row, uid, Scope(*scope), key, expires, tuple(orjson.loads(rights)), paused)
 
 
 def _digest_of(token: str) -> bytes:

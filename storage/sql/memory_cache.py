@@ -70,7 +70,7 @@ class MemoryChanges(Struct, frozen=True):
 class CachedMemory:
     """One memory."""
 
-    agent: int
+    agent_row: int
     index: Index = field(default_factory=Index)
     # The agent's numbers for which all of this is right; None: nothing was read yet.
     numbers: AgentNumbers | None = None
@@ -125,10 +125,10 @@ class CachedMemory:
         terms: Sequence[Row] = ()
         segments: Mapping[int, tuple[int, OpenDocuments]] = {}
         if before is None and segment_of(chunk_of(indexed)) >= MIN_SEGMENTS:
-            segments = await load_segments(connection, self.agent)
-            terms = await load_uncovered(connection, self.agent, segments, chunk_of(indexed))
+            segments = await load_segments(connection, self.agent_row)
+            terms = await load_uncovered(connection, self.agent_row, segments, chunk_of(indexed))
         elif indexed and not has_same_index:
-            terms = await terms_since(connection, self.agent, self._terms_stamp)
+            terms = await terms_since(connection, self.agent_row, self._terms_stamp)
         start = max(indexed + 1, self.unread_from if has_same_stamp else 0)
         if has_same_stamp and start >= now.next_seq:
             return MemoryChanges(before, now, start, terms, segments=segments)
@@ -142,7 +142,7 @@ class CachedMemory:
 
         start: exchanges are read from this number on, and earlier ones if they were changed since.
         """
-        values = (self.agent, now.indexed_seq + 1, start, _MAX_UNINDEXED_ROWS)
+        values = (self.agent_row, now.indexed_seq + 1, start, _MAX_UNINDEXED_ROWS)
         rows = exchanges.make_shown_exchanges(await connection.rows(exchanges.SQL["shown_unread"], values))
         messages = [m for row in rows if _is_recallable(row[0]) for m in rules.messages_of(*row, None)]
         following = [exchange for exchange, _, _ in rows if exchange.seq >= start]
@@ -157,7 +157,7 @@ class CachedMemory:
             others = await load_passages_and_facts(
                 connection,
                 exchanges.SQL["passages_and_facts_since"],
-                (self.agent, start, _MAX_UNINDEXED_ROWS),
+                (self.agent_row, start, _MAX_UNINDEXED_ROWS),
             )
             messages += others
             if len(others) == _MAX_UNINDEXED_ROWS:
@@ -274,26 +274,26 @@ class _SizedCache:
         self._memories: OrderedDict[int, tuple[CachedMemory, int]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, agent: int) -> CachedMemory | None:
+    def get(self, agent_row: int) -> CachedMemory | None:
         """Returns a memory, which counts as used last."""
-        memory = self._memories.get(agent)
+        memory = self._memories.get(agent_row)
         if memory is None:
             return None
-        self._memories.move_to_end(agent)
+        self._memories.move_to_end(agent_row)
         return memory[0]
 
     def put(self, memory: CachedMemory) -> None:
         """Caches a memory, which counts as used last, or counts its bytes again."""
-        self.drop(memory.agent)
+        self.drop(memory.agent_row)
         size = memory.size
         memory.has_grown = False
-        self._memories[memory.agent] = memory, size
+        self._memories[memory.agent_row] = memory, size
         self._bytes += size
         while self._bytes > self._limit and len(self._memories) > 1:
             self.drop(next(iter(self._memories)))
 
-    def drop(self, agent: int) -> None:
-        memory = self._memories.pop(agent, None)
+    def drop(self, agent_row: int) -> None:
+        memory = self._memories.pop(agent_row, None)
         if memory is not None:
             self._bytes -= memory[1]
 
@@ -315,18 +315,18 @@ class MemoryCache:
         self._small, self._large = _SizedCache(limit_bytes), _SizedCache(LARGE_BYTES)
         self.drop_count = 0
 
-    def get(self, agent: int) -> CachedMemory | None:
+    def get(self, agent_row: int) -> CachedMemory | None:
         """Returns a memory, which counts as used last; None if it is not cached."""
-        return self._small.get(agent) or self._large.get(agent)
+        return self._small.get(agent_row) or self._large.get(agent_row)
 
     def put(self, memory: CachedMemory) -> None:
         """Caches a memory. The newest stays even where it alone is too large."""
-        self._drop(memory.agent)
+        self._drop(memory.agent_row)
         (self._large if memory.index.segments else self._small).put(memory)
 
     def update_size(self, memory: CachedMemory) -> None:
         """Counts the present bytes of a memory that may have grown, and makes room for it."""
-        if self.get(memory.agent) is memory:
+        if self.get(memory.agent_row) is memory:
             self.put(memory)
 
     def add_committed(self, agent: Agent, exchange: Exchange) -> None:
@@ -353,10 +353,10 @@ class MemoryCache:
         memory.add_exchange(exchange, self._rules)
         self.update_size(memory)
 
-    def drop(self, agent: int) -> None:
+    def drop(self, agent_row: int) -> None:
         """Drops a memory of which something was forgotten."""
         self.drop_count += 1
-        self._drop(agent)
+        self._drop(agent_row)
 
     def clear(self) -> None:
         """Drops all, and the words of messages as well."""
@@ -366,9 +366,9 @@ class MemoryCache:
         self._small.clear()
         self._large.clear()
 
-    def _drop(self, agent: int) -> None:
-        self._small.drop(agent)
-        self._large.drop(agent)
+    def _drop(self, agent_row: int) -> None:
+        self._small.drop(agent_row)
+        self._large.drop(agent_row)
 
 
 def make_document(message: Indexable) -> Document:

@@ -89,18 +89,18 @@ class MemoryLoader:
             if memory.numbers is not None and memory.numbers.next_seq >= now.next_seq:
                 return memory
 
-    async def _read_memory(self, agent: int, now: AgentNumbers, deadline_ms: float) -> CachedMemory:
+    async def _read_memory(self, agent_row: int, now: AgentNumbers, deadline_ms: float) -> CachedMemory:
         """Returns a memory that was not cached."""
 
         async def read(connection: Connection) -> CachedMemory:
-            memory = CachedMemory(agent)
+            memory = CachedMemory(agent_row)
             memory.apply(await memory.read_changes(connection, now, self._rules))
             return memory
 
         if now.next_seq <= _LONG_MEMORY:
             return await self._database.read(read, deadline_ms=deadline_ms)
         # A query after a forgetting must not get a reading from before it.
-        key = ("memory", agent, now.epoch, self._memories.drop_count)
+        key = ("memory", agent_row, now.epoch, self._memories.drop_count)
         async with _search_timeout(deadline_ms):
             return await self.read_once(key, read)
 
@@ -141,7 +141,7 @@ class MemoryLoader:
             hashes = rank.hashes_of(query, agent.secret, only_strong=only_strong) if segments else []
             if not hashes:
                 return memory, Buckets()
-            reading = partial(load_buckets, agent=agent.id, hashes=hashes)
+            reading = partial(load_buckets, agent_row=agent.id, hashes=hashes)
             buckets = await self._database.read(reading, deadline_ms=deadline_ms)
             # A segment that was made since is left out: the memory has its chunks.
             current_rows = [
@@ -158,13 +158,13 @@ class MemoryLoader:
         raise TooSlow("the search index has changed meanwhile")
 
     async def load_messages(
-        self, agent: int, memory: CachedMemory, seqs: Sequence[int], deadline_ms: float
+        self, agent_row: int, memory: CachedMemory, seqs: Sequence[int], deadline_ms: float
     ) -> list[Message]:
         """Returns the messages with these numbers, in this order. Hidden messages are left out."""
         messages, unread = memory.find_messages(seqs)
         if unread:
             numbers = memory.numbers
-            reading = partial(read_messages, agent=agent, seqs=unread, rules=self._rules)
+            reading = partial(read_messages, agent_row=agent_row, seqs=unread, rules=self._rules)
             read_by_seq = await self._database.read(reading, deadline_ms=deadline_ms)
             by_seq = {m.seq: m for m in messages} | read_by_seq
             messages = [by_seq[seq] for seq in seqs if seq in by_seq]
@@ -177,11 +177,11 @@ class MemoryLoader:
 
 
 async def read_messages(
-    connection: Connection, agent: int, seqs: Sequence[int], rules: Rules
+    connection: Connection, agent_row: int, seqs: Sequence[int], rules: Rules
 ) -> dict[int, Message]:
     """Returns the messages, passages and facts with these numbers that may be shown, by number."""
     seq_set = frozenset(seqs)
-    rows = await connection.rows(exchanges.SQL["shown_at"], (agent, seqs))
+    rows = await connection.rows(exchanges.SQL["shown_at"], (agent_row, seqs))
     messages = {
         m.seq: m
         for e, is_shared, _ in exchanges.make_shown_exchanges(rows)
@@ -189,7 +189,7 @@ async def read_messages(
     }
     if any(seq not in messages for seq in seqs):
         others = await load_passages_and_facts(
-            connection, exchanges.SQL["passages_and_facts_at"], (agent, seqs)
+            connection, exchanges.SQL["passages_and_facts_at"], (agent_row, seqs)
         )
         messages.update({m.seq: m for m in others})
     return messages

@@ -42,7 +42,7 @@ _LONG_BYTES = 8_000
 
 
 class MemoryPages(Group):
-    """Pages of memories and of what they hold. agent: the memory's row; of another one nothing is found."""
+    """Pages of memories and of what they hold. They find nothing of another memory than `agent_row`."""
 
     @long_reads
     async def memories(
@@ -109,58 +109,62 @@ class MemoryPages(Group):
 
     @long_reads
     async def conversations(
-        self, connection: Connection, agent: int, *, before: PageEnd = FIRST_PAGE, limit: int = 50
+        self, connection: Connection, agent_row: int, *, before: PageEnd = FIRST_PAGE, limit: int = 50
     ) -> list[SizedConversation]:
         """Returns a page of the conversations in which something is left."""
-        rows = await connection.rows(SQL["conversations"], (agent, *before, limit))
+        rows = await connection.rows(SQL["conversations"], (agent_row, *before, limit))
         return [SizedConversation(*row) for row in rows]
 
     @reads
-    async def conversation(self, connection: Connection, agent: int, name: str) -> SizedConversation | None:
+    async def conversation(
+        self, connection: Connection, agent_row: int, name: str
+    ) -> SizedConversation | None:
         """Returns the conversation with this public name, or the client's."""
-        row = await connection.row(SQL["conversation"], (agent, name))
+        row = await connection.row(SQL["conversation"], (agent_row, name))
         return None if row is None else SizedConversation(*row)
 
     @long_reads
     async def branches(
-        self, connection: Connection, agent: int, conversation_row: int, *, limit: int = 50
+        self, connection: Connection, agent_row: int, conversation_row: int, *, limit: int = 50
     ) -> list[Branch]:
         """Returns the branches of a conversation, those spoken in last first."""
-        rows = await connection.rows(SQL["branches"], (agent, conversation_row, _DEEPEST, limit))
+        rows = await connection.rows(SQL["branches"], (agent_row, conversation_row, _DEEPEST, limit))
         return [Branch(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
 
     exchange_of_message = reads(as_method(exchanges.exchange_of_message))
 
     @long_reads
-    async def path(self, connection: Connection, agent: int, exchange: int, *, limit: int) -> list[Exchange]:
+    async def path(
+        self, connection: Connection, agent_row: int, exchange: int, *, limit: int
+    ) -> list[Exchange]:
         """Returns an exchange and those before it on its path with their content, the newest first."""
-        rows = await connection.rows(SQL["path"], (agent, exchange, limit))
+        rows = await connection.rows(SQL["path"], (agent_row, exchange, limit))
         return [exchanges.make_exchange(row[2:], row[0], row[1], row[-1]) for row in rows]
 
     @long_reads
     async def following(
-        self, connection: Connection, agent: int, exchange: int, conversation_row: int, *, steps: int
+        self, connection: Connection, agent_row: int, exchange: int, conversation_row: int, *, steps: int
     ) -> int | None:
         """Returns the exchange some steps after another of a conversation, or the last one; None: none follows."""
         exchange_id: int | None = await connection.value(
-            SQL["following"], (agent, exchange, conversation_row, steps)
+            SQL["following"], (agent_row, exchange, conversation_row, steps)
         )
         return exchange_id
 
     @reads
     async def places(
-        self, connection: Connection, agent: int, ids: Sequence[int]
+        self, connection: Connection, agent_row: int, ids: Sequence[int]
     ) -> dict[int, ExchangePlace]:
         """Returns where some exchanges stand, by their rows."""
-        rows = await rows_of(connection, SQL["places"], ids, agent)
+        rows = await rows_of(connection, SQL["places"], ids, agent_row)
         return {row[0]: ExchangePlace(*row[1:]) for row in rows}
 
     @long_reads
     async def sources(
-        self, connection: Connection, agent: int, ids: Sequence[int]
+        self, connection: Connection, agent_row: int, ids: Sequence[int]
     ) -> dict[int, SourceExchange]:
         """Returns some exchanges with their content, by their rows."""
-        rows = await rows_of(connection, SQL["sources"], ids, agent)
+        rows = await rows_of(connection, SQL["sources"], ids, agent_row)
         shown = exchanges.make_shown_exchanges(row[1:] for row in rows)
         return {
             e.id: SourceExchange(e, row[0], is_shared)
@@ -169,15 +173,15 @@ class MemoryPages(Group):
 
     @long_reads
     async def short_exchanges(
-        self, connection: Connection, agent: int, ids: Sequence[int], most_bytes: int
+        self, connection: Connection, agent_row: int, ids: Sequence[int], most_bytes: int
     ) -> dict[int, exchanges.ShownExchange]:
         """Returns some exchanges by their rows. most_bytes: longer ones, as they are stored, are left out."""
-        rows = await rows_of(connection, SQL["short_exchanges"], ids, agent, most_bytes)
+        rows = await rows_of(connection, SQL["short_exchanges"], ids, agent_row, most_bytes)
         return {each.exchange.id: each for each in exchanges.make_shown_exchanges(rows)}
 
     @long_reads
     async def openings(
-        self, connection: Connection, agent: int, uids: Sequence[str], most_bytes: int
+        self, connection: Connection, agent_row: int, uids: Sequence[str], most_bytes: int
     ) -> dict[str, SourceExchange]:
         """Returns the first exchange of some conversations that stands, by the public name of each.
 
@@ -185,7 +189,7 @@ class MemoryPages(Group):
         """
         by_uid: dict[str, SourceExchange] = {}
         for start in range(0, len(uids), _CONVERSATIONS_PER_READ):
-            values = (agent, uids[start : start + _CONVERSATIONS_PER_READ], most_bytes)
+            values = (agent_row, uids[start : start + _CONVERSATIONS_PER_READ], most_bytes)
             rows = await connection.rows(SQL["openings"], values)
             parsed = exchanges.make_shown_exchanges(row[1:] for row in rows)
             by_uid |= {
@@ -195,26 +199,26 @@ class MemoryPages(Group):
         return by_uid
 
     @reads
-    async def blocks(self, connection: Connection, agent: int) -> list[ShownBlock]:
+    async def blocks(self, connection: Connection, agent_row: int) -> list[ShownBlock]:
         """Returns the blocks that a memory sees, in their order."""
-        order = {b.id: n for n, b in enumerate(await load_blocks(connection, agent))}
-        rows = await rows_of(connection, SQL["blocks"], list(order), agent)
+        order = {b.id: n for n, b in enumerate(await load_blocks(connection, agent_row))}
+        rows = await rows_of(connection, SQL["blocks"], list(order), agent_row)
         shown = [ShownBlock(make_block(row), row[8], row[9], bool(row[10])) for row in rows]
         return sorted(shown, key=lambda each: order[each.block.id])
 
     @long_reads
-    async def unindexed(self, connection: Connection, agent: int, next_seq: int) -> UnindexedTexts:
+    async def unindexed(self, connection: Connection, agent_row: int, next_seq: int) -> UnindexedTexts:
         """Returns the newest texts of a memory that no index has. next_seq: the number of its next message."""
-        blocks = [block.id for block in await load_blocks(connection, agent)]
+        blocks = [block.id for block in await load_blocks(connection, agent_row)]
         versions = await rows_of(connection, SQL["earlier_versions"], blocks, _MOST_UNINDEXED + 1)
-        summaries = await connection.rows(SQL["summaries"], (agent, _MOST_UNINDEXED + 1))
+        summaries = await connection.rows(SQL["summaries"], (agent_row, _MOST_UNINDEXED + 1))
         first_seq = next_seq - _NEWEST
-        values = (agent, first_seq, b"t", b"c", _LONG_BYTES, exchanges.ATOM_BYTES - 1)
+        values = (agent_row, first_seq, b"t", b"c", _LONG_BYTES, exchanges.ATOM_BYTES - 1)
         candidates = await connection.rows(SQL["unindexed"], values)
         few_versions = _first(versions, [len(row[2]) for row in versions])
         few_summaries = _first(summaries, [len(row[1]) for row in summaries])
         ids = [row[0] for row in _first(candidates, [row[1] for row in candidates])]
-        rows = await rows_of(connection, SQL["whole_exchanges"], ids, agent)
+        rows = await rows_of(connection, SQL["whole_exchanges"], ids, agent_row)
         rows.sort(key=lambda row: ids.index(row[3]))
         found = (len(few_versions), len(few_summaries), len(ids))
         return UnindexedTexts(

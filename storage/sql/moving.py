@@ -149,9 +149,9 @@ class MoveSource(Group):
         return [make_agent_record(row) for row in rows]
 
     @reads
-    async def state_digest(self, connection: Connection, agent: int) -> bytes | None:
+    async def state_digest(self, connection: Connection, agent_row: int) -> bytes | None:
         """Returns a digest that differs after each change of a memory and in each store, or None if it is gone."""
-        memory, numbers = await load_agent(connection, agent), await load_numbers(connection, agent)
+        memory, numbers = await load_agent(connection, agent_row), await load_numbers(connection, agent_row)
         if memory is None or numbers is None:
             return None
         parts = (numbers.version, numbers.stamp, memory.paused)
@@ -200,10 +200,10 @@ class MoveSource(Group):
         return blocks
 
     @long_reads
-    async def links(self, connection: Connection, agent: int) -> MovedLinks:
+    async def links(self, connection: Connection, agent_row: int) -> MovedLinks:
         """Returns the links of a memory."""
-        attached = [fields for _, fields in await read_attached(connection, agent, 0, _NO_LIMIT)]
-        rows = await connection.rows(SQL["readers"], (agent,))
+        attached = [fields for _, fields in await read_attached(connection, agent_row, 0, _NO_LIMIT)]
+        rows = await connection.rows(SQL["readers"], (agent_row,))
         return MovedLinks(attached, [(Scope(*row[:3]), row[3], row[4]) for row in rows])
 
 
@@ -221,9 +221,9 @@ class MoveTarget(Group):
                 await connection.run(SQL["key_put"], key)
 
     @reads
-    async def moved_digest(self, connection: Connection, agent: int) -> bytes | None:
+    async def moved_digest(self, connection: Connection, agent_row: int) -> bytes | None:
         """Returns the `state_digest` of a memory in its source when it was moved here, or None if it was not moved."""
-        digest = await connection.value(SQL["mark_of"], (agent, _STATE))
+        digest = await connection.value(SQL["mark_of"], (agent_row, _STATE))
         return None if digest is None else bytes(digest)
 
     @reads
@@ -234,15 +234,15 @@ class MoveTarget(Group):
 
     @bulk_writes
     async def mark_moved(
-        self, connection: Connection, agent: int, state_digest: bytes, source: bytes
+        self, connection: Connection, agent_row: int, state_digest: bytes, source: bytes
     ) -> None:
         """Notes that a memory was moved here.
 
         state_digest: the memory's in its source.
         source: the id of the source's database.
         """
-        await add_marks(connection, agent, _STATE, (state_digest,), 0)
-        await add_marks(connection, agent, _SOURCE, (source,), 0)
+        await add_marks(connection, agent_row, _STATE, (state_digest,), 0)
+        await add_marks(connection, agent_row, _SOURCE, (source,), 0)
 
     @bulk_writes
     async def put_usage(
@@ -363,6 +363,8 @@ async def _address(connection: Connection, exchange: int) -> ExchangeAddress | N
 
 async def _exchange_at(connection: Connection, address: ExchangeAddress) -> int | None:
     """Returns the row of an exchange in this store; None if it was not moved."""
-    agent = await connection.value(SQL["memory_at"], address.scope)
-    exchange = None if agent is None else await connection.value(SQL["exchange_at"], (agent, address.seq))
+    agent_row = await connection.value(SQL["memory_at"], address.scope)
+    exchange = (
+        None if agent_row is None else await connection.value(SQL["exchange_at"], (agent_row, address.seq))
+    )
     return None if exchange is None else int(exchange)

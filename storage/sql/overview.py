@@ -30,7 +30,7 @@ class Overview(Group):
         """
         rows = await connection.rows(SQL["memories"], (project, after, limit))
         sizes = await rows_of(connection, SQL["memory_sizes"], [row[0] for row in rows])
-        by_agent = {agent: values for agent, *values in sizes}
+        by_agent = {agent_row: values for agent_row, *values in sizes}
         return [
             ListedMemory(
                 id, uid, Scope(*scope), created, blocks, facts, passages, _make_retained(by_agent.get(id))
@@ -39,14 +39,14 @@ class Overview(Group):
         ]
 
     @long_reads
-    async def count_messages(self, connection: Connection, agent: int) -> int:
+    async def count_messages(self, connection: Connection, agent_row: int) -> int:
         """Returns how many messages a memory has."""
-        return int(await connection.value(SQL["count_messages"], (agent,)))
+        return int(await connection.value(SQL["count_messages"], (agent_row,)))
 
     @long_reads
-    async def measure(self, connection: Connection, agent: int) -> Retained:
+    async def measure(self, connection: Connection, agent_row: int) -> Retained:
         """Returns how much of a memory's content is retained, counted as in the lists."""
-        rows = await rows_of(connection, SQL["memory_sizes"], [agent])
+        rows = await rows_of(connection, SQL["memory_sizes"], [agent_row])
         return _make_retained(rows[0][1:] if rows else None)
 
     @reads
@@ -56,15 +56,19 @@ class Overview(Group):
         return {uid: Scope(*scope) for uid, *scope in rows}
 
     @reads
-    async def recorded_size(self, connection: Connection, agent: int) -> Retained:
+    async def recorded_size(self, connection: Connection, agent_row: int) -> Retained:
         """Returns how much of a memory is retained, by the counters that each write updates. They count no turns."""
-        row = await connection.row(SQL["recorded_size"], (agent,))
+        row = await connection.row(SQL["recorded_size"], (agent_row,))
         return Retained() if row is None else Retained(*row)
 
     @long_reads
-    async def newest_exchanges(self, connection: Connection, agent: int, limit: int) -> list[ShownExchange]:
+    async def newest_exchanges(
+        self, connection: Connection, agent_row: int, limit: int
+    ) -> list[ShownExchange]:
         """Returns the newest exchanges of which anything is left, oldest first."""
-        return make_shown_exchanges(reversed(await connection.rows(SQL["newest_exchanges"], (agent, limit))))
+        return make_shown_exchanges(
+            reversed(await connection.rows(SQL["newest_exchanges"], (agent_row, limit)))
+        )
 
     @long_reads
     async def conversations(

@@ -27,7 +27,7 @@ _MIN_ROWS = 20
 
 async def insert_passage(
     connection: Connection,
-    agent: int,
+    agent_row: int,
     text: str,
     *,
     at: float,
@@ -38,16 +38,16 @@ async def insert_passage(
     metadata: Mapping[str, Any] | None = None,
 ) -> Passage:
     """Adds a passage. Raises: NotFound if there is no such agent."""
-    seq = await take_seq(connection, agent)
+    seq = await take_seq(connection, agent_row)
     named = orjson.dumps(list(tags)).decode() if tags else None
     details = orjson.dumps(metadata).decode() if metadata else None
-    values = (agent, seq, at, exchange, orjson.dumps(list(sources)), file, named, details, text)
+    values = (agent_row, seq, at, exchange, orjson.dumps(list(sources)), file, named, details, text)
     id = await connection.value(SQL["passage_insert"], values)
     return Passage(id, seq, text, at, tuple(sources), file, tuple(tags), dict(metadata or {}))
 
 
 async def add_saved_passage(
-    connection: Connection, agent: int, text: str, op: BlockOp, sources: Sequence[int] | None = None
+    connection: Connection, agent_row: int, text: str, op: BlockOp, sources: Sequence[int] | None = None
 ) -> None:
     """Adds the passage that a model has saved by a tool.
 
@@ -57,7 +57,7 @@ async def add_saved_passage(
     tags = orjson.loads(op.arguments).get("tags") or ()
     exchange = op.exchange if sources is None else None
     origins = (op.exchange,) if sources is None else sources
-    await insert_passage(connection, agent, text, at=op.at, exchange=exchange, sources=origins, tags=tags)
+    await insert_passage(connection, agent_row, text, at=op.at, exchange=exchange, sources=origins, tags=tags)
 
 
 async def load_passages_and_facts(
@@ -79,38 +79,38 @@ async def load_passages_and_facts(
     ]
 
 
-async def load_passages(connection: Connection, agent: int, seqs: Sequence[int]) -> dict[int, Passage]:
+async def load_passages(connection: Connection, agent_row: int, seqs: Sequence[int]) -> dict[int, Passage]:
     """Returns the passages with these numbers that exist, by number."""
-    rows = await rows_of(connection, SQL["passage_get"], seqs, agent)
+    rows = await rows_of(connection, SQL["passage_get"], seqs, agent_row)
     return {row[1]: _passage(row) for row in rows}
 
 
 class Passages(GrowingGroup):
-    """Passages of agents. agent: the row of the memory, in which alone passages are found."""
+    """Passages of agents. Each statement finds passages of one agent alone."""
 
-    async def add(self, agent: int, drafts: Sequence[PassageDraft]) -> builtins.list[Passage]:
+    async def add(self, agent_row: int, drafts: Sequence[PassageDraft]) -> builtins.list[Passage]:
         """Saves passages, all or none. Raises: NotFound if there is no such memory."""
 
         async def write(connection: Connection) -> builtins.list[Passage]:
             return [
                 await insert_passage(
-                    connection, agent, draft.text, at=draft.at, tags=draft.tags, metadata=draft.metadata
+                    connection, agent_row, draft.text, at=draft.at, tags=draft.tags, metadata=draft.metadata
                 )
                 for draft in drafts
             ]
 
-        return await self._grow(agent, len(drafts), self._database.bulk(write))
+        return await self._grow(agent_row, len(drafts), self._database.bulk(write))
 
     @long_reads
     async def page(
-        self, connection: Connection, agent: int, page: Page, where: PassageFilter
+        self, connection: Connection, agent_row: int, page: Page, where: PassageFilter
     ) -> builtins.list[Passage]:
         """Returns a page of passages. The page's cursors are numbers of passages, which need not exist any more."""
         passages: builtins.list[Passage] = []
         low, high = page.bounds
         while len(passages) < page.limit:
             size = max(page.limit - len(passages), _MIN_ROWS)
-            values = (agent, low, high, ascii_lower(where.text), where.since, where.until, size)
+            values = (agent_row, low, high, ascii_lower(where.text), where.since, where.until, size)
             rows = await connection.rows(SQL[f"passage_{page.direction}"], values)
             passages += [each for each in map(_passage, rows) if where.matches(each)]
             if len(rows) < size:
@@ -121,16 +121,16 @@ class Passages(GrowingGroup):
     get = reads(as_method(load_passages))
 
     @reads
-    async def count(self, connection: Connection, agent: int) -> int:
+    async def count(self, connection: Connection, agent_row: int) -> int:
         """Returns how many passages a memory has."""
-        return int(await connection.value(SQL["passage_count"], (agent,)))
+        return int(await connection.value(SQL["passage_count"], (agent_row,)))
 
     @reads
     async def list(
-        self, connection: Connection, agent: int, *, after: int = 0, limit: int = 100
+        self, connection: Connection, agent_row: int, *, after: int = 0, limit: int = 100
     ) -> tuple[Passage, ...]:
         """Returns a page of passages, in order. after: the number of the last passage on the previous page."""
-        rows = await connection.rows(SQL["passage_list"], (agent, after, limit))
+        rows = await connection.rows(SQL["passage_list"], (agent_row, after, limit))
         return tuple(
             Passage(id, seq, text, at, tuple(orjson.loads(sources))) for id, seq, text, at, sources in rows
         )

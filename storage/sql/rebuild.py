@@ -74,7 +74,7 @@ async def load_versions(connection: Connection, block: int) -> list[BlockVersion
 
 async def rebuild_block(
     connection: Connection,
-    agent: int,
+    agent_row: int,
     block: int,
     rules: Rules,
     now: float,
@@ -85,7 +85,7 @@ async def rebuild_block(
     Drops pending edits, too, if they may bring the content back: a turn may have seen the old block during the
     forgetting.
 
-    agent: the memory of which something is forgotten. Versions that its batch items have written without a turn go,
+    agent_row: the memory of which something is forgotten. Versions that its batch items have written without a turn go,
     too.
     texts: texts in small letters. Lines that have one of the texts as whole words are dropped from all versions.
 
@@ -93,7 +93,7 @@ async def rebuild_block(
     """
     await connection.rows(SQL["block_lock"], (block,))
     versions = await load_versions(connection, block)
-    turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent, block))}
+    turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent_row, block))}
     erased = await erased_among(connection, chain.from_iterable(each.origins for each in versions))
     clean, later, edits = await _divide(connection, versions, erased, turnless, texts)
     for edit in edits:

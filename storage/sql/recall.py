@@ -273,7 +273,7 @@ class Recall(Group):
         Raises: Unavailable, Corrupt.
         """
         cache = self._memories.vectors
-        find = partial(find_near, cache=cache, agent=agent.id, query=vector)
+        find = partial(find_near, cache=cache, agent_row=agent.id, query=vector)
         size = numbers.next_seq * len(vector.data)
         is_unread = cache.get(agent.id, vector.model) is None
         if size <= (_MANY_UNREAD_BYTES if is_unread else _MANY_BYTES):
@@ -281,7 +281,7 @@ class Recall(Group):
                 return await self._database.read(find, deadline_ms=deadline_ms)
             except TooSlow:
                 return None
-        load = partial(load_joined, cache=cache, agent=agent.id, model=vector.model)
+        load = partial(load_joined, cache=cache, agent_row=agent.id, model=vector.model)
         try:
             async with asyncio.timeout(deadline_ms / 1000 * _VECTORS_PART):
                 await self._loader.read_once(("vectors", agent.id, vector.model), load)
@@ -301,7 +301,7 @@ class Recall(Group):
 
     async def _load_unmuted(
         self,
-        agent: int,
+        agent_row: int,
         memory: CachedMemory,
         hits: Sequence[int],
         deadline_ms: float,
@@ -311,7 +311,7 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable.
         """
-        messages = await self._loader.load_messages(agent, memory, hits, deadline_ms)
+        messages = await self._loader.load_messages(agent_row, memory, hits, deadline_ms)
         muted = [m.seq for m in messages if m.source == MUTED]
         if muted:
             messages = [m for m in messages if m.source != MUTED]
@@ -321,7 +321,7 @@ class Recall(Group):
 
     async def _load_first(
         self,
-        agent: int,
+        agent_row: int,
         memory: CachedMemory,
         hits: Sequence[int],
         takes: Callable[[Message], bool],
@@ -334,7 +334,7 @@ class Recall(Group):
         """
         messages: list[Message] = []
         for page in _pages(hits):
-            messages += filter(takes, await self._load_unmuted(agent, memory, page, deadline_ms))
+            messages += filter(takes, await self._load_unmuted(agent_row, memory, page, deadline_ms))
             if len(messages) >= limit:
                 break
             # Over SQLite a page is read in the event loop: other requests get their turn between two pages.
@@ -384,7 +384,7 @@ class Recall(Group):
         passages: list[Passage] = []
         for page in _pages(hits):
             by_seq = await self._database.read(
-                partial(load_passages, agent=agent.id, seqs=page), deadline_ms=deadline_ms
+                partial(load_passages, agent_row=agent.id, seqs=page), deadline_ms=deadline_ms
             )
             passages += [by_seq[seq] for seq in page if seq in by_seq and where.matches(by_seq[seq])]
             if len(passages) >= limit:
@@ -392,11 +392,11 @@ class Recall(Group):
         return passages[:limit]
 
     @reads
-    async def load(self, connection: Connection, agent: int, seqs: Sequence[int]) -> dict[int, Message]:
+    async def load(self, connection: Connection, agent_row: int, seqs: Sequence[int]) -> dict[int, Message]:
         """Returns the messages, passages and facts with these numbers, as far as they may be shown, by number."""
         messages: dict[int, Message] = {}
         for page in _pages(seqs):
-            messages |= await read_messages(connection, agent, page, self._rules)
+            messages |= await read_messages(connection, agent_row, page, self._rules)
         return messages
 
     @reads

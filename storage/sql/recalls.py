@@ -25,7 +25,7 @@ class StoredRecall(Struct, frozen=True):
     """A recall as it is stored, with its memory and its turn."""
 
     exchange: int
-    agent: int
+    agent_row: int
     at: float
     # The id of the recall's request, packed (storage/recall_record.py).
     packed_request: bytes
@@ -46,15 +46,15 @@ class StoredRecall(Struct, frozen=True):
 
 
 async def note_recall(
-    connection: Connection, agent: int, exchange: int, at: float, recall: RecallRow
+    connection: Connection, agent_row: int, exchange: int, at: float, recall: RecallRow
 ) -> None:
     """Stores the recall of a turn, once its exchange is stored. An earlier one of the exchange stays."""
-    await connection.run(SQL["recall_add"], (exchange, agent, at, recall.request, recall.data))
+    await connection.run(SQL["recall_add"], (exchange, agent_row, at, recall.request, recall.data))
 
 
-async def delete_recall(connection: Connection, agent: int, exchange: int) -> None:
+async def delete_recall(connection: Connection, agent_row: int, exchange: int) -> None:
     """Deletes the recall of a turn."""
-    await connection.run(SQL["recall_delete"], (exchange, agent))
+    await connection.run(SQL["recall_delete"], (exchange, agent_row))
 
 
 class Recalls(Group):
@@ -70,42 +70,42 @@ class Recalls(Group):
 
     @reads
     async def list(
-        self, connection: Connection, agent: int, since: float, *, before: int, limit: int = 50
+        self, connection: Connection, agent_row: int, since: float, *, before: int, limit: int = 50
     ) -> builtins.list[StoredRecall]:
         """Returns a page of the recalls of a memory, the newest first. before: an exchange's row; those before it."""
-        rows = await connection.rows(SQL["recalls_of_memory"], (agent, before, since, limit))
+        rows = await connection.rows(SQL["recalls_of_memory"], (agent_row, before, since, limit))
         return list(map(_make_recall, rows))
 
     @reads
     async def requests(
-        self, connection: Connection, agent: int, exchanges: Sequence[int], since: float
+        self, connection: Connection, agent_row: int, exchanges: Sequence[int], since: float
     ) -> dict[int, str]:
         """Returns the ids of the requests that these exchanges answer, by their rows, as far as they are known."""
-        rows = await rows_of(connection, SQL["recall_requests"], exchanges, agent, since)
+        rows = await rows_of(connection, SQL["recall_requests"], exchanges, agent_row, since)
         requests = {exchange: unpack_request_id(request) for exchange, request in rows}
         return {exchange: id for exchange, id in requests.items() if id is not None}
 
     @reads
     async def first_request(
-        self, connection: Connection, agent: int, exchange: int, since: float
+        self, connection: Connection, agent_row: int, exchange: int, since: float
     ) -> str | None:
         """Returns the id of the request that looked for memory for the question of an exchange; None: it is not known.
 
         The same question may have been asked again, with another reply.
         """
-        packed = await connection.value(SQL["recall_of_question"], (agent, exchange, since))
+        packed = await connection.value(SQL["recall_of_question"], (agent_row, exchange, since))
         return None if packed is None else unpack_request_id(packed)
 
     @long_reads
     async def exchanges(
-        self, connection: Connection, agent: int, requests: Sequence[str], since: float, most_bytes: int
+        self, connection: Connection, agent_row: int, requests: Sequence[str], since: float, most_bytes: int
     ) -> dict[str, ShownExchange]:
         """Returns the exchanges that answer some requests, by their ids, as far as they are known.
 
         most_bytes: longer ones, as they are stored, are left out.
         """
         packed = {pack_request_id(each): each for each in requests}
-        rows = await rows_of(connection, SQL["recall_exchanges"], [*packed], agent, since, most_bytes)
+        rows = await rows_of(connection, SQL["recall_exchanges"], [*packed], agent_row, since, most_bytes)
         shown = make_shown_exchanges(row[1:] for row in rows)
         return {packed[bytes(row[0])]: each for row, each in zip(rows, shown, strict=True)}
 
@@ -115,6 +115,6 @@ class Recalls(Group):
 
 
 def _make_recall(row: Row) -> StoredRecall:
-    exchange, agent, at, request, data, uid, project, profile, subject, conversation, seq, model = row
+    exchange, agent_row, at, request, data, uid, project, profile, subject, conversation, seq, model = row
     scope = Scope(project, profile, subject)
-    return StoredRecall(exchange, agent, at, request, data, uid, scope, conversation, seq, model)
+    return StoredRecall(exchange, agent_row, at, request, data, uid, scope, conversation, seq, model)

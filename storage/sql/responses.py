@@ -53,26 +53,26 @@ class Responses(Group):
         """
 
         async def accept(connection: Connection) -> tuple[Run, bool]:
-            await connection.lock(draft.agent)
+            await connection.lock(draft.agent_row)
             row = await connection.row(SQL["find"], (draft.uid, project))
             if row is not None:
                 return make_run(row[AGENT_COLUMNS:]), False
             run = await create_run(connection, draft)
-            await add_text(connection, run.agent, run.id, "request", 0, request)
-            await add_text(connection, run.agent, run.id, _RESPONSE, 0, shown)
-            await self.enqueue(connection, kind, key, run.agent, [run.id])
+            await add_text(connection, run.agent_row, run.id, "request", 0, request)
+            await add_text(connection, run.agent_row, run.id, _RESPONSE, 0, shown)
+            await self.enqueue(connection, kind, key, run.agent_row, [run.id])
             return run, True
 
         return await self._jobs.enqueuing(accept)
 
     async def enqueue(
-        self, connection: Connection, kind: str, key: str, agent: int, runs: Collection[int]
+        self, connection: Connection, kind: str, key: str, agent_row: int, runs: Collection[int]
     ) -> None:
         """Adds runs of responses to the job that waits under a key, or a job for them.
 
         The job's payload names the memory, the oldest run, and the runs after it. Call `jobs.wake` after the commit.
         """
-        payload = _payload(agent, runs)
+        payload = _payload(agent_row, runs)
         await self._jobs.enqueue_in(connection, kind, NO_AGENT, key, payload, merge=_merge_payloads)
 
     @writes
@@ -81,10 +81,10 @@ class Responses(Group):
 
         Raises: WriteConflict as `create_run` does.
         """
-        await connection.lock(draft.agent)
-        if await load_epoch(connection, draft.agent) == epoch:
+        await connection.lock(draft.agent_row)
+        if await load_epoch(connection, draft.agent_row) == epoch:
             run = await create_run(connection, draft)
-            await add_text(connection, run.agent, run.id, _RESPONSE, 0, text)
+            await add_text(connection, run.agent_row, run.id, _RESPONSE, 0, text)
 
     @reads
     async def find(self, connection: Connection, project: str, uid: str) -> tuple[Agent, Run] | None:
@@ -100,9 +100,9 @@ class Responses(Group):
         return {id for (id,) in await rows_of(connection, SQL["open_among"], runs)}
 
     @reads
-    async def epoch(self, connection: Connection, agent: int) -> int:
+    async def epoch(self, connection: Connection, agent_row: int) -> int:
         """Returns the epoch of a memory (storage/sql/epochs.py); 0 where the memory is gone."""
-        return await load_epoch(connection, agent) or 0
+        return await load_epoch(connection, agent_row) or 0
 
     @writes
     async def finish(self, connection: Connection, run: Run, end: ResponseEnd, job: Job | None = None) -> Run:
@@ -114,18 +114,18 @@ class Responses(Group):
 
         Raises: NotFound; Stale if another attempt makes it.
         """
-        await connection.lock(run.agent)
+        await connection.lock(run.agent_row)
         await check_attempt(connection, job)
-        if await end_if_open(connection, run.agent, run.id, end.state, str(end.state), end.at):
-            await replace_text(connection, run.agent, run.id, _RESPONSE, 0, end.shown)
+        if await end_if_open(connection, run.agent_row, run.id, end.state, str(end.state), end.at):
+            await replace_text(connection, run.agent_row, run.id, _RESPONSE, 0, end.shown)
             if end.turn is not None:
-                await connection.run(SQL["note_turn"], (run.id, run.agent, end.turn))
-            await add_events(connection, run.agent, run.id, end.last_number, end.events, epoch=end.epoch)
-        return await require_run(connection, run.agent, run.id)
+                await connection.run(SQL["note_turn"], (run.id, run.agent_row, end.turn))
+            await add_events(connection, run.agent_row, run.id, end.last_number, end.events, epoch=end.epoch)
+        return await require_run(connection, run.agent_row, run.id)
 
     @writes
     async def note_turn(
-        self, connection: Connection, agent: int, run: int, name: bytes, job: Job | None = None
+        self, connection: Connection, agent_row: int, run: int, name: bytes, job: Job | None = None
     ) -> bool:
         """Notes the name of a turn that an attempt at a response begins. Returns False if the response has ended.
 
@@ -133,45 +133,47 @@ class Responses(Group):
 
         Raises: Stale if another attempt makes it.
         """
-        await connection.lock(agent)
+        await connection.lock(agent_row)
         await check_attempt(connection, job)
-        stored_run = await load_run(connection, agent, run)
+        stored_run = await load_run(connection, agent_row, run)
         if stored_run is None or stored_run.is_over:
             return False
-        number = len(await load_texts(connection, agent, run, _TURN))
-        return await add_text(connection, agent, run, _TURN, number, name)
+        number = len(await load_texts(connection, agent_row, run, _TURN))
+        return await add_text(connection, agent_row, run, _TURN, number, name)
 
     @writes
     async def add_text(
-        self, connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, *, job: Job
+        self, connection: Connection, agent_row: int, run: int, kind: str, seq: int, data: bytes, *, job: Job
     ) -> bool:
         """Adds a text of an attempt at a response. Returns False as `run_texts.add_text`, or if the run has ended."""
-        await connection.lock(agent)
-        stored_run = await load_run(connection, agent, run)
+        await connection.lock(agent_row)
+        stored_run = await load_run(connection, agent_row, run)
         if stored_run is None or stored_run.is_over:
             return False
-        return await add_text(connection, agent, run, kind, seq, data, job=job)
+        return await add_text(connection, agent_row, run, kind, seq, data, job=job)
 
     @reads
-    async def turns(self, connection: Connection, agent: int, run: int) -> list[bytes]:
+    async def turns(self, connection: Connection, agent_row: int, run: int) -> list[bytes]:
         """Returns the names of the turns that attempts at a response have begun, oldest first."""
-        return [text.data for text in await load_texts(connection, agent, run, _TURN)]
+        return [text.data for text in await load_texts(connection, agent_row, run, _TURN)]
 
     @bulk_writes
-    async def drop_events(self, connection: Connection, agent: int, run: int, job: Job | None = None) -> None:
+    async def drop_events(
+        self, connection: Connection, agent_row: int, run: int, job: Job | None = None
+    ) -> None:
         """Drops the events of an attempt that was broken off.
 
         job: the one that goes on with the run; None: any process may drop them.
 
         Raises: Stale if another attempt goes on with it.
         """
-        await connection.lock(agent)
+        await connection.lock(agent_row)
         await check_attempt(connection, job)
-        await connection.run(SQL["events_drop"], (agent, run, _EVENT))
+        await connection.run(SQL["events_drop"], (agent_row, run, _EVENT))
 
     @bulk_writes
     async def show(
-        self, connection: Connection, agent: int, run: int, shown: bytes, job: Job | None = None
+        self, connection: Connection, agent_row: int, run: int, shown: bytes, job: Job | None = None
     ) -> None:
         """Changes how a response is shown that lies in no turn.
 
@@ -179,21 +181,21 @@ class Responses(Group):
 
         Raises: Stale if another attempt makes it.
         """
-        await connection.lock(agent)
+        await connection.lock(agent_row)
         await check_attempt(connection, job)
-        await replace_text(connection, agent, run, _RESPONSE, 0, shown)
+        await replace_text(connection, agent_row, run, _RESPONSE, 0, shown)
 
     @bulk_writes
-    async def remove(self, connection: Connection, agent: int, run: int) -> None:
+    async def remove(self, connection: Connection, agent_row: int, run: int) -> None:
         """Deletes a run with its texts."""
-        await connection.lock(agent)
-        await connection.run(SQL["events_drop"], (agent, run, ""))
-        await connection.run(SQL["drop"], (run, agent))
+        await connection.lock(agent_row)
+        await connection.run(SQL["events_drop"], (agent_row, run, ""))
+        await connection.run(SQL["drop"], (run, agent_row))
 
 
-def _payload(agent: int, runs: Collection[int]) -> bytes:
+def _payload(agent_row: int, runs: Collection[int]) -> bytes:
     oldest, *later = sorted(runs)
-    return orjson.dumps({"agent": agent, "run": oldest, "later": later})
+    return orjson.dumps({"agent": agent_row, "run": oldest, "later": later})
 
 
 def _merge_payloads(waiting: bytes, new: bytes) -> bytes:

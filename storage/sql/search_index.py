@@ -50,9 +50,9 @@ class SearchIndex(GrowingGroup):
         self._memories = memories
 
     @reads
-    async def backlog(self, connection: Connection, agent: int) -> int:
+    async def backlog(self, connection: Connection, agent_row: int) -> int:
         """Returns how many messages, passages and facts the search index of an agent lacks; of one that is gone 0."""
-        numbers = await load_numbers(connection, agent)
+        numbers = await load_numbers(connection, agent_row)
         return 0 if numbers is None else numbers.next_seq - 1 - numbers.indexed_seq
 
     @long_reads
@@ -60,47 +60,49 @@ class SearchIndex(GrowingGroup):
         """Returns agents with an index that lacks at least so many messages."""
         return [id for (id,) in await connection.rows(exchanges.SQL["unindexed_agents"], (at_least, limit))]
 
-    async def advance(self, agent: int, give_way: Callable[[], Awaitable[None]] | None = None) -> bool:
+    async def advance(self, agent_row: int, give_way: Callable[[], Awaitable[None]] | None = None) -> bool:
         """Brings the search index a step further. Returns True while there is more. Raises: Unavailable.
 
         give_way: awaited between two messages, to leave the loop to turns; None: a round of the loop passes.
         """
-        unindexed = await self._read_unindexed(agent)
+        unindexed = await self._read_unindexed(agent_row)
         if unindexed is None:
             return False
         owner, documents = unindexed
-        counted = await self._count(agent, documents, give_way)
-        return await self._write_step(owner, counted) or await self._add_segment(agent)
+        counted = await self._count(agent_row, documents, give_way)
+        return await self._write_step(owner, counted) or await self._add_segment(agent_row)
 
-    async def mend(self, agent: int) -> None:
+    async def mend(self, agent_row: int) -> None:
         """Empties what is damaged of the search index. The next steps of `advance` make it again."""
-        await self._grow(agent, 0, self._database.bulk(lambda connection: _mend_index(connection, agent)))
-        self._memories.drop(agent)
+        await self._grow(
+            agent_row, 0, self._database.bulk(lambda connection: _mend_index(connection, agent_row))
+        )
+        self._memories.drop(agent_row)
 
     @reads
     async def _read_unindexed(
-        self, connection: Connection, agent: int
+        self, connection: Connection, agent_row: int
     ) -> tuple[Agent, list[Document]] | None:
         """Returns an agent with the next messages that its index lacks; None if it is gone."""
-        owner = await load_agent(connection, agent)
+        owner = await load_agent(connection, agent_row)
         if owner is None:
             return None
         first = owner.indexed_seq + 1
-        rows = await connection.rows(exchanges.SQL["shown_since"], (agent, first, _STEP_EXCHANGES))
+        rows = await connection.rows(exchanges.SQL["shown_since"], (agent_row, first, _STEP_EXCHANGES))
         passages = await load_passages_and_facts(
-            connection, exchanges.SQL["passages_and_facts_since"], (agent, first, _STEP_PASSAGES)
+            connection, exchanges.SQL["passages_and_facts_since"], (agent_row, first, _STEP_PASSAGES)
         )
         shown = exchanges.make_shown_exchanges(rows)
         return owner, [*self._make_documents(shown), *map(make_document, passages)]
 
     async def _count(
-        self, agent: int, documents: Sequence[Document], give_way: Callable[[], Awaitable[None]] | None
+        self, agent_row: int, documents: Sequence[Document], give_way: Callable[[], Awaitable[None]] | None
     ) -> dict[Document, CountedDocument]:
         """Counts the words of documents, unless queries have counted them already. give_way: as in `advance`.
 
         Counting takes most of a step's time. Within the transaction turns would wait for all of it.
         """
-        memory = self._memories.get(agent)
+        memory = self._memories.get(agent_row)
         known = dict[Document, CountedDocument]()
         if memory is not None:
             known = dict(
@@ -164,78 +166,80 @@ class SearchIndex(GrowingGroup):
             for message in self._rules.messages_of(each.exchange, False, each.previous_seq, None)
         ]
 
-    async def _add_segment(self, agent: int) -> bool:
+    async def _add_segment(self, agent_row: int) -> bool:
         """Makes a segment of the search index, if one can be made. Returns whether there is more to do."""
 
         async def make(connection: Connection) -> tuple[int, int, Segment] | None:
-            owner = await load_agent(connection, agent)
-            number = None if owner is None else await find_unsegmented(connection, agent, owner.indexed_seq)
+            owner = await load_agent(connection, agent_row)
+            number = (
+                None if owner is None else await find_unsegmented(connection, agent_row, owner.indexed_seq)
+            )
             if number is None:
                 return None
-            rows = await terms_between(connection, agent, chunks_of(number))
+            rows = await terms_between(connection, agent_row, chunks_of(number))
             segment = make_segment(number, ((chunk, data) for chunk, _, data in rows))
             return number, max((stamp for _, stamp, _ in rows), default=0), segment
 
         try:
             made = await self._database.long_read(make)
         except blob.CorruptIndex:
-            await self.mend(agent)
+            await self.mend(agent_row)
             return True
         if made is None:
             return False
         number, stamp, segment = made
-        await self._write_segment(agent, number, stamp, segment)
+        await self._write_segment(agent_row, number, stamp, segment)
         return True
 
     @bulk_writes
     async def _write_segment(
-        self, connection: Connection, agent: int, number: int, stamp: int, segment: Segment
+        self, connection: Connection, agent_row: int, number: int, stamp: int, segment: Segment
     ) -> None:
-        await connection.lock(agent)
+        await connection.lock(agent_row)
         # Of a memory that is gone by now nothing may stay.
-        if await load_agent(connection, agent) is not None:
-            await add_segment(connection, agent, number, stamp, segment)
+        if await load_agent(connection, agent_row) is not None:
+            await add_segment(connection, agent_row, number, stamp, segment)
 
 
-async def _last_indexable(connection: Connection, agent: int, next_seq: int) -> int:
+async def _last_indexable(connection: Connection, agent_row: int, next_seq: int) -> int:
     """Returns the last number up to which messages can be indexed now. next_seq: the agent's.
 
     A message that is being answered is indexed with its reply: else its chunk would be written twice, and what is
     cached of the memory dropped for it.
     """
-    under_way: int | None = await connection.value(exchanges.SQL["under_way"], (agent, next_seq))
+    under_way: int | None = await connection.value(exchanges.SQL["under_way"], (agent_row, next_seq))
     return (next_seq if under_way is None else under_way) - 1
 
 
-async def _mend_index(connection: Connection, agent: int) -> None:
-    await connection.lock(agent)
-    await mend_terms(connection, agent)
+async def _mend_index(connection: Connection, agent_row: int) -> None:
+    await connection.lock(agent_row)
+    await mend_terms(connection, agent_row)
 
 
 async def _remove_from_index(
-    connection: Connection, agent: int, stale: Sequence[int], indexed: int
+    connection: Connection, agent_row: int, stale: Sequence[int], indexed: int
 ) -> list[exchanges.ShownExchange]:
     """Takes exchanges that have changed out of the index. Returns those to be indexed again.
 
     indexed: the last number that the index knows; what it has not reached yet is indexed as it is then.
     """
     found = exchanges.make_shown_exchanges(
-        await connection.rows(exchanges.SQL["shown_stale"], (agent, stale))
+        await connection.rows(exchanges.SQL["shown_stale"], (agent_row, stale))
     )
     again = [each for each in found if each.exchange.seq <= indexed]
     for exchange in [each.exchange for each in again]:
-        await forget_indexed(connection, agent, range(exchange.seq, exchange.next_seq))
-        await connection.run(vectors.SQL["indexed_again"], (exchange.seq - 1, agent))
+        await forget_indexed(connection, agent_row, range(exchange.seq, exchange.next_seq))
+        await connection.run(vectors.SQL["indexed_again"], (exchange.seq - 1, agent_row))
     return again
 
 
-async def _merge_terms(connection: Connection, agent: int, blobs: Mapping[int, bytes]) -> bool:
+async def _merge_terms(connection: Connection, agent_row: int, blobs: Mapping[int, bytes]) -> bool:
     """Merges blobs into the chunks of the index. Returns False if one is damaged: the next steps make it again."""
     for chunk, data in blobs.items():
         try:
-            merged = blob.merge(await get_terms(connection, agent, chunk), data)
+            merged = blob.merge(await get_terms(connection, agent_row, chunk), data)
         except blob.CorruptIndex:
-            await mend_terms(connection, agent)
+            await mend_terms(connection, agent_row)
             return False
-        await replace_terms(connection, agent, chunk, merged)
+        await replace_terms(connection, agent_row, chunk, merged)
     return True

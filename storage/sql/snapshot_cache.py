@@ -76,14 +76,14 @@ class SnapshotCache:
         self._memories: OrderedDict[int, _CachedMemory] = OrderedDict()
         self.bytes = 0
 
-    def has_entry(self, agent: int, key: str | None, path_hash: bytes | None) -> bool:
+    def has_entry(self, agent_row: int, key: str | None, path_hash: bytes | None) -> bool:
         """Returns whether there is an entry that `find` returns if it is up to date.
 
         key: the client's id of the conversation.
         path_hash: of the path that the request continues. If both are None, the request continues nothing, and
             needs only the part that all snapshots of the memory have in common.
         """
-        memory = self._memories.get(agent)
+        memory = self._memories.get(agent_row)
         return memory is not None and (
             (key is None and path_hash is None) or (key, path_hash) in memory.path_ends
         )
@@ -93,19 +93,19 @@ class SnapshotCache:
         if changes is None:
             self.clear()
             return
-        for agent, numbers in changes.items():
-            memory = self._memories.get(agent)
+        for agent_row, numbers in changes.items():
+            memory = self._memories.get(agent_row)
             if memory is not None and numbers is not None:
                 memory.current_numbers = numbers
             elif memory is not None:
-                self.drop(agent)
+                self.drop(agent_row)
 
-    def find(self, agent: int, key: str | None, path_hash: bytes | None) -> MemorySnapshot | None:
+    def find(self, agent_row: int, key: str | None, path_hash: bytes | None) -> MemorySnapshot | None:
         """Returns a snapshot as it would be read now; None if the cache has no snapshot that is up to date.
 
         key, path_hash: as for `has_entry`.
         """
-        memory = self._memories.get(agent)
+        memory = self._memories.get(agent_row)
         if memory is None:
             return None
         numbers = memory.current_numbers
@@ -113,7 +113,7 @@ class SnapshotCache:
         if memory.version != numbers.version:
             return None
         if key is None and path_hash is None:
-            self._memories.move_to_end(agent)
+            self._memories.move_to_end(agent_row)
             return MemorySnapshot(
                 *numbers, has_tombs=memory.has_tombs, blocks=memory.blocks, ops=memory.ops,
                 standing=memory.standing,
@@ -121,7 +121,7 @@ class SnapshotCache:
         end = memory.path_ends.get((key, path_hash))
         if end is None:
             return None
-        self._memories.move_to_end(agent)
+        self._memories.move_to_end(agent_row)
         return MemorySnapshot(
             *numbers,
             conversation=end.conversation,
@@ -135,20 +135,20 @@ class SnapshotCache:
             standing=memory.standing,
         )
 
-    def put(self, agent: int, key: str | None, path_hash: bytes | None, snapshot: MemorySnapshot) -> None:
+    def put(self, agent_row: int, key: str | None, path_hash: bytes | None, snapshot: MemorySnapshot) -> None:
         """Caches a snapshot that was read: what all snapshots of the memory have in common, and the end of its path.
 
         One with shared blocks is not cached: other agents may change the blocks.
         """
         if snapshot.shares_blocks:
-            self.drop(agent)
+            self.drop(agent_row)
             return
         numbers = snapshot.numbers
-        memory = self._memories.get(agent)
+        memory = self._memories.get(agent_row)
         if memory is not None and memory.version == numbers.version:
             memory.current_numbers = numbers
         else:
-            self.drop(agent)
+            self.drop(agent_row)
             memory = _CachedMemory(
                 current_numbers=numbers,
                 version=numbers.version,
@@ -158,7 +158,7 @@ class SnapshotCache:
                 standing=snapshot.standing,
                 bytes=_memory_bytes(snapshot),
             )
-            self._memories[agent] = memory
+            self._memories[agent_row] = memory
             self.bytes += memory.bytes
         # If the path goes on already, or began elsewhere, a turn cannot be planned from its snapshot alone.
         is_end = path_hash is not None and not (snapshot.is_continued or snapshot.matches_prefix)
@@ -173,16 +173,16 @@ class SnapshotCache:
             self._put_path_end(memory, (key, path_hash), end)
         self._shrink()
 
-    def find_openings(self, agent: int, snapshot: MemorySnapshot) -> list[Opening] | None:
+    def find_openings(self, agent_row: int, snapshot: MemorySnapshot) -> list[Opening] | None:
         """Returns all openings of a memory, if they are cached for the version of this snapshot; else None."""
-        memory = self._memories.get(agent)
+        memory = self._memories.get(agent_row)
         if memory is None or memory.version != snapshot.numbers.version:
             return None
         return memory.openings
 
-    def put_openings(self, agent: int, snapshot: MemorySnapshot, openings: list[Opening]) -> None:
+    def put_openings(self, agent_row: int, snapshot: MemorySnapshot, openings: list[Opening]) -> None:
         """Caches all openings of a memory, which were read after the snapshot."""
-        memory = self._memories.get(agent)
+        memory = self._memories.get(agent_row)
         if memory is not None and memory.version == snapshot.numbers.version:
             newest = openings[-_MAX_OPENINGS:]
             self._set_openings(memory, newest, sum(map(_opening_bytes, newest)))
@@ -193,8 +193,8 @@ class SnapshotCache:
 
         The turn's exchange belongs to the cache from then on.
         """
-        agent = committed.agent.id
-        memory = self._memories.get(agent)
+        agent_row = committed.agent.id
+        memory = self._memories.get(agent_row)
         if memory is None:
             return
         epoch, rev, next_seq = memory.version
@@ -203,7 +203,7 @@ class SnapshotCache:
         # An edit raises `rev`. Where another writer has taken a number, or this turn has taken none, the cached version
         # is not the one before the turn.
         if write.ops or epoch != committed.agent.epoch or committed.seq != next_seq:
-            self.drop(agent)
+            self.drop(agent_row)
             return
         memory.version = epoch, rev, committed.next_seq
         if write.opening is not None:
@@ -232,9 +232,9 @@ class SnapshotCache:
             _advance(end, exchange, write, committed)
             self._put_path_end(memory, key, end)
 
-    def drop(self, agent: int) -> None:
+    def drop(self, agent_row: int) -> None:
         """Drops the cached entries of one memory."""
-        memory = self._memories.pop(agent, None)
+        memory = self._memories.pop(agent_row, None)
         if memory is not None:
             self._drop_path_ends(memory)
             self.bytes -= memory.bytes + memory.opening_bytes

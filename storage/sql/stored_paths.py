@@ -226,9 +226,9 @@ async def _lock_for_step(connection: Connection, write: StepOpen) -> None:
         await connection.lock(write.agent.id)
 
 
-async def _abandon(connection: Connection, agent: int, exchange: Exchange) -> None:
+async def _abandon(connection: Connection, agent_row: int, exchange: Exchange) -> None:
     """Ends the open step before as it is now. Raises: WriteConflict if its own process has ended it."""
-    values = (*exchanges.update_values(exchange), exchange.id, agent)
+    values = (*exchanges.update_values(exchange), exchange.id, agent_row)
     if not await connection.run(SQL["step_abandon"], values):
         raise WriteConflict("the step before was ended by its own process meanwhile")
 
@@ -237,7 +237,7 @@ async def _begin_or_end_run(connection: Connection, write: StepOpen, conversatio
     """Begins the run of a step, ends it, or both. Returns it as it is then; None if the step does neither."""
     run = None
     if write.run is not None:
-        draft = replace(write.run, agent=write.agent.id, conversation_row=conversation_row)
+        draft = replace(write.run, agent_row=write.agent.id, conversation_row=conversation_row)
         run = await _begin_run(connection, draft, write)
     if write.end is not None:
         run = await _end_run(connection, write.end if run is None else replace(write.end, run=run.id))
@@ -255,14 +255,14 @@ async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
 
 async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
     """Turns a client conversation into a stored one with this path. Raises: WriteConflict if it was moved."""
-    agent, exchange = write.agent.id, write.exchange
+    agent_row, exchange = write.agent.id, write.exchange
     if not await connection.run(
-        SQL["adopt"], (exchange.parent or -1, exchange.conversation_row, agent, write.rev)
+        SQL["adopt"], (exchange.parent or -1, exchange.conversation_row, agent_row, write.rev)
     ):
         raise WriteConflict("the conversation was moved by another request meanwhile")
     for each in write.continued:
-        await connection.run(SQL["continue"], (each, agent))
-    await merge_edits(connection, agent, write.continued, rules, write.now)
+        await connection.run(SQL["continue"], (each, agent_row))
+    await merge_edits(connection, agent_row, write.continued, rules, write.now)
 
 
 async def _refuse_step(connection: Connection, agent: Agent) -> NoReturn:
@@ -283,7 +283,7 @@ def _read_memories(reading: ReadSpan | None) -> tuple[int, ...]:
 
 async def write_edits(
     connection: Connection,
-    agent: int,
+    agent_row: int,
     merged: BlockMerge,
     first_versions: Mapping[int, int],
     now: float,
@@ -305,8 +305,8 @@ async def write_edits(
             raise WriteConflict(error.message) from error
         versions[block] += 1
         # Forgetting rebuilds the block from the edits that stay.
-        await add_op(connection, agent, replace(op, state="merged"))
-    memory, facts = agent, merged.facts
+        await add_op(connection, agent_row, replace(op, state="merged"))
+    memory, facts = agent_row, merged.facts
     if reading is not None:
         memory, sources = reading.memory, tuple(reading.exchanges)
         facts = [(replace(fact, exchange=None, sources=sources), op) for fact, op in facts]
@@ -321,13 +321,13 @@ async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run
     Raises: RunOver if the run has ended, unless the step only ends it; or if another run has taken the send.
     """
     if draft.is_stored:
-        run = await begin_run(connection, draft.agent, draft.id, write.exchange.begun)
+        run = await begin_run(connection, draft.agent_row, draft.id, write.exchange.begun)
     else:
         run = await create_run(connection, draft, replaces=write.replaces)
     if run.uid != draft.uid or (run.is_over and write.end is None):
         raise RunOver("the run was ended, or another one has taken its send")
     if write.request is not None:
-        await replace_text(connection, run.agent, run.id, "request", 0, write.request)
+        await replace_text(connection, run.agent_row, run.id, "request", 0, write.request)
     return run
 
 
@@ -359,30 +359,30 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
 async def _end_run(connection: Connection, write: RunEnd) -> Run:
     """Ends a run. Raises: as `StoredPaths.end`."""
     if write.edits.writes or write.reading is not None:
-        await connection.lock_sharers(write.agent, *_read_memories(write.reading))
+        await connection.lock_sharers(write.agent_row, *_read_memories(write.reading))
     else:
-        await connection.lock(write.agent)
+        await connection.lock(write.agent_row)
     if write.exchange is not None:
-        run = await load_run(connection, write.agent, write.run)
+        run = await load_run(connection, write.agent_row, write.run)
         if run is not None and run.state is RunState.FAILED:
             raise RunOver(_TAKEN_OVER)
         values = (
             write.stop,
             orjson.dumps(write.waiting) if write.waiting else None,
             write.exchange,
-            write.agent,
+            write.agent_row,
             write.epoch,
         )
         maker = await connection.value(SQL["step_stop"], values)
         if maker is None:
             raise Stale("something was forgotten while this run was under way")
-        await _add_results(connection, write.agent, maker, write.results)
-    await write_edits(connection, write.agent, write.edits, write.versions, write.at, write.reading)
+        await _add_results(connection, write.agent_row, maker, write.results)
+    await write_edits(connection, write.agent_row, write.edits, write.versions, write.at, write.reading)
     if write.reading is not None and write.state is RunState.COMPLETED:
         await advance_over(connection, write.reading, write.at)
     return await end_run(
         connection,
-        write.agent,
+        write.agent_row,
         write.run,
         write.state,
         write.stop,
@@ -392,9 +392,11 @@ async def _end_run(connection: Connection, write: RunEnd) -> Run:
     )
 
 
-async def _add_results(connection: Connection, agent: int, run: int, results: Mapping[int, bytes]) -> None:
+async def _add_results(
+    connection: Connection, agent_row: int, run: int, results: Mapping[int, bytes]
+) -> None:
     """Stores results of a run's calls by their numbers."""
     for n, data in results.items():
-        if not await add_text(connection, agent, run, "result", n, data):
+        if not await add_text(connection, agent_row, run, "result", n, data):
             # A call that was approved has been made since.
-            await replace_text(connection, agent, run, "result", n, data)
+            await replace_text(connection, agent_row, run, "result", n, data)

@@ -22,54 +22,54 @@ class Summaries(Group):
 
     @reads
     async def of_conversation(
-        self, connection: Connection, agent: int, conversation_row: int, limit: int = 16
+        self, connection: Connection, agent_row: int, conversation_row: int, limit: int = 16
     ) -> list[Summary]:
         """Returns the summaries of a conversation on any branch, those of the deepest exchanges first."""
         return [
             _summary(row)
-            for row in await connection.rows(SQL["of_conversation"], (agent, conversation_row, limit))
+            for row in await connection.rows(SQL["of_conversation"], (agent_row, conversation_row, limit))
         ]
 
     @reads
-    async def of_exchange(self, connection: Connection, agent: int, exchange: int) -> Summary | None:
+    async def of_exchange(self, connection: Connection, agent_row: int, exchange: int) -> Summary | None:
         """Returns the summary of the path up to an exchange."""
-        row = await connection.row(SQL["of_exchange"], (agent, exchange))
+        row = await connection.row(SQL["of_exchange"], (agent_row, exchange))
         return None if row is None else _summary(row)
 
     @reads
     async def last_exchange(
-        self, connection: Connection, agent: int, name: str | None
+        self, connection: Connection, agent_row: int, name: str | None
     ) -> tuple[int, int] | None:
         """Returns (last active exchange, conversation).
 
         name: of the conversation, its public one or the client's; None: of any.
         """
-        row = await connection.row(SQL["last_exchange"], (agent, name))
+        row = await connection.row(SQL["last_exchange"], (agent_row, name))
         return None if row is None else (row[0], row[1])
 
     @reads
-    async def project(self, connection: Connection, agent: int) -> str | None:
+    async def project(self, connection: Connection, agent_row: int) -> str | None:
         """Returns the project of a memory, which pays for its summaries."""
-        project: str | None = await connection.value(SQL["project"], (agent,))
+        project: str | None = await connection.value(SQL["project"], (agent_row,))
         return project
 
     @long_reads
     async def path(
-        self, connection: Connection, agent: int, exchange: int, limit: int = 2000
+        self, connection: Connection, agent_row: int, exchange: int, limit: int = 2000
     ) -> list[Exchange]:
         """Returns the path to an exchange, oldest first, with content.
 
         It begins with the newest exchange that has a summary, or else with the root.
         """
         return exchanges.make_exchanges_with_content(
-            reversed(await connection.rows(SQL["path"], (agent, exchange, limit)))
+            reversed(await connection.rows(SQL["path"], (agent_row, exchange, limit)))
         )
 
     @effect
     async def add_effect(
         self,
         connection: Connection,
-        agent: int,
+        agent_row: int,
         exchange: Exchange,
         text: str,
         *,
@@ -78,8 +78,8 @@ class Summaries(Group):
         model: str,
     ) -> None:
         """Returns the effect that adds a summary. An existing one stays."""
-        await connection.lock(agent)
-        await connection.run(SQL["insert"], (agent, exchange.id, at, tokens, model, text))
+        await connection.lock(agent_row)
+        await connection.run(SQL["insert"], (agent_row, exchange.id, at, tokens, model, text))
 
     @writes
     async def put(
@@ -113,9 +113,9 @@ class Summaries(Group):
         await exchanges.update_exchange(connection, agent.id, replace(last, evicted=evicted))
 
     @reads
-    async def of_exchanges(self, connection: Connection, agent: int, ids: Sequence[int]) -> list[Summary]:
+    async def of_exchanges(self, connection: Connection, agent_row: int, ids: Sequence[int]) -> list[Summary]:
         """Returns the summaries of some exchanges."""
-        return [_summary(row) for row in await rows_of(connection, SQL["of_exchanges"], ids, agent)]
+        return [_summary(row) for row in await rows_of(connection, SQL["of_exchanges"], ids, agent_row)]
 
 
 def _summary(row: Row) -> Summary:

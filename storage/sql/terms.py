@@ -25,41 +25,41 @@ from storage.sql.statements import load, rows_of
 SQL = load("terms.sql")
 
 
-async def terms_since(connection: Connection, agent: int, stamp: int) -> list[Row]:
+async def terms_since(connection: Connection, agent_row: int, stamp: int) -> list[Row]:
     """Returns (chunk number, stamp, bytes) of the chunks with later stamps than this one; -1: of all chunks."""
-    return await connection.rows(SQL["terms_since"], (agent, stamp))
+    return await connection.rows(SQL["terms_since"], (agent_row, stamp))
 
 
-async def terms_between(connection: Connection, agent: int, chunks: range) -> list[Row]:
+async def terms_between(connection: Connection, agent_row: int, chunks: range) -> list[Row]:
     """Returns (chunk number, stamp, bytes) of some chunks."""
-    return await connection.rows(SQL["terms_between"], (agent, chunks.start, chunks.stop))
+    return await connection.rows(SQL["terms_between"], (agent_row, chunks.start, chunks.stop))
 
 
-async def get_terms(connection: Connection, agent: int, chunk: int) -> bytes | None:
+async def get_terms(connection: Connection, agent_row: int, chunk: int) -> bytes | None:
     """Returns the blob of a chunk of an agent's search index; None where there is none."""
-    data: bytes | None = await connection.value(SQL["terms_get"], (agent, chunk))
+    data: bytes | None = await connection.value(SQL["terms_get"], (agent_row, chunk))
     return data
 
 
-async def replace_terms(connection: Connection, agent: int, chunk: int, data: bytes) -> None:
+async def replace_terms(connection: Connection, agent_row: int, chunk: int, data: bytes) -> None:
     """Writes the blob of a chunk, and drops the segment that has the chunk's old content."""
-    await connection.run(SQL["segment_drop"], (agent, segment_of(chunk)))
-    await connection.run(SQL["terms_replace"], (agent, chunk, data))
+    await connection.run(SQL["segment_drop"], (agent_row, segment_of(chunk)))
+    await connection.run(SQL["terms_replace"], (agent_row, chunk, data))
 
 
-async def load_segments(connection: Connection, agent: int) -> dict[int, tuple[int, OpenDocuments]]:
+async def load_segments(connection: Connection, agent_row: int) -> dict[int, tuple[int, OpenDocuments]]:
     """Returns the documents of an agent's segments by number, with their stamps. Raises: CorruptIndex."""
-    rows = await connection.rows(SQL["segment_documents"], (agent, DOCUMENTS))
+    rows = await connection.rows(SQL["segment_documents"], (agent_row, DOCUMENTS))
     return {number: (stamp, open_documents(number, data)) for number, stamp, data in rows}
 
 
 async def load_uncovered(
-    connection: Connection, agent: int, segments: Iterable[int], last_chunk: int
+    connection: Connection, agent_row: int, segments: Iterable[int], last_chunk: int
 ) -> list[Row]:
     """Returns (chunk number, stamp, bytes) of the chunks that no segment has."""
     rows: list[Row] = []
     for chunks in uncovered_chunks(sorted(segments), last_chunk):
-        rows += await terms_between(connection, agent, chunks)
+        rows += await terms_between(connection, agent_row, chunks)
     return rows
 
 
@@ -72,59 +72,61 @@ class ReadBuckets(Struct, frozen=True):
     sizes: Mapping[int, int]
 
 
-async def load_buckets(connection: Connection, agent: int, hashes: Sequence[int]) -> ReadBuckets:
+async def load_buckets(connection: Connection, agent_row: int, hashes: Sequence[int]) -> ReadBuckets:
     """Reads the buckets of some terms, as many as a query can afford."""
-    bucket_sizes = await rows_of(connection, SQL["segment_sizes"], buckets_of(hashes), agent)
+    bucket_sizes = await rows_of(connection, SQL["segment_sizes"], buckets_of(hashes), agent_row)
     sizes: dict[int, int] = {row[0]: row[1] for row in bucket_sizes}
     return ReadBuckets(
-        await rows_of(connection, SQL["segment_buckets"], sorted(pick_buckets(sizes)), agent), sizes
+        await rows_of(connection, SQL["segment_buckets"], sorted(pick_buckets(sizes)), agent_row), sizes
     )
 
 
-async def find_unsegmented(connection: Connection, agent: int, indexed_seq: int) -> int | None:
+async def find_unsegmented(connection: Connection, agent_row: int, indexed_seq: int) -> int | None:
     """Returns the number of a segment that can be made; None: there is none."""
     count = segment_of(blob.chunk_of(indexed_seq + 1))  # of segments whose chunks are all there
     if count < MIN_SEGMENTS:
         return None
-    stored = {number for (number,) in await connection.rows(SQL["segment_numbers"], (agent, DOCUMENTS))}
+    stored = {number for (number,) in await connection.rows(SQL["segment_numbers"], (agent_row, DOCUMENTS))}
     return min({*range(count)} - stored, default=None)
 
 
-async def add_segment(connection: Connection, agent: int, number: int, stamp: int, segment: Segment) -> bool:
+async def add_segment(
+    connection: Connection, agent_row: int, number: int, stamp: int, segment: Segment
+) -> bool:
     """Writes a segment, unless one of its chunks was written meanwhile. stamp: of the newest chunk."""
     chunks = chunks_of(number)
-    if await connection.value(SQL["terms_newer"], (agent, stamp, chunks.start, chunks.stop)):
+    if await connection.value(SQL["terms_newer"], (agent_row, stamp, chunks.start, chunks.stop)):
         return False
     for bucket, data in ((DOCUMENTS, segment.documents), *enumerate(segment.buckets)):
-        await connection.run(SQL["segment_put"], (agent, bucket, number, stamp, data))
+        await connection.run(SQL["segment_put"], (agent_row, bucket, number, stamp, data))
     return True
 
 
-async def mend_terms(connection: Connection, agent: int) -> None:
+async def mend_terms(connection: Connection, agent_row: int) -> None:
     """Empties damaged chunks, so that their messages are indexed again. Drops all segments."""
-    await connection.run(SQL["segments_drop"], (agent,))
-    for chunk, _, data in await terms_since(connection, agent, -1):
+    await connection.run(SQL["segments_drop"], (agent_row,))
+    for chunk, _, data in await terms_since(connection, agent_row, -1):
         try:
             blob.check_can_add(data, chunk)
         except blob.CorruptIndex:
-            await replace_terms(connection, agent, chunk, b"")
-            covered = await find_covered(connection, agent, chunk)
-            await connection.run(SQL["agent_indexed_again"], (covered, agent, covered))
+            await replace_terms(connection, agent_row, chunk, b"")
+            covered = await find_covered(connection, agent_row, chunk)
+            await connection.run(SQL["agent_indexed_again"], (covered, agent_row, covered))
 
 
-async def find_covered(connection: Connection, agent: int, chunk: int) -> int:
+async def find_covered(connection: Connection, agent_row: int, chunk: int) -> int:
     """Returns the number before the first exchange that has a message in a chunk; it may begin before the chunk."""
-    return int(await connection.value(SQL["chunk_begin"], (agent, chunk * blob.CHUNK))) - 1
+    return int(await connection.value(SQL["chunk_begin"], (agent_row, chunk * blob.CHUNK))) - 1
 
 
-async def forget_terms(connection: Connection, agent: int, seqs: Iterable[int]) -> None:
+async def forget_terms(connection: Connection, agent_row: int, seqs: Iterable[int]) -> None:
     """Takes these messages out of the index."""
     for chunk, chunk_seqs in blob.by_chunk(seqs).items():
-        data = await get_terms(connection, agent, chunk)
+        data = await get_terms(connection, agent_row, chunk)
         if data is not None:
             try:
                 remaining = blob.forget(data, chunk_seqs)
             except blob.CorruptIndex:
-                await mend_terms(connection, agent)
+                await mend_terms(connection, agent_row)
             else:
-                await replace_terms(connection, agent, chunk, remaining)
+                await replace_terms(connection, agent_row, chunk, remaining)

@@ -363,7 +363,7 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
 
 
 async def _record_page(
-    connection: Connection, agent: int, part: str, cursor: int, limit: int, export_end: Mapping[str, int]
+    connection: Connection, agent_row: int, part: str, cursor: int, limit: int, export_end: Mapping[str, int]
 ) -> list[tuple[int, TransferRecord]]:
     """Reads a page of any part but exchanges.
 
@@ -373,10 +373,10 @@ async def _record_page(
         that was merged later as pending.
     """
     ends = {"ended": ("seq",), "edit": ("seq", "version")}.get(part, ())
-    arguments = (agent, cursor, limit, *(export_end[name] for name in ends))
+    arguments = (agent_row, cursor, limit, *(export_end[name] for name in ends))
     rows = await connection.rows(SQL[f"{part}_read"], arguments)
     records = [_make_values(part, columns) for _, *columns in rows]
-    await _number_exchanges(connection, agent, records)
+    await _number_exchanges(connection, agent_row, records)
     return [(row[0], TransferRecord(values)) for row, values in zip(rows, records, strict=True)]
 
 
@@ -390,7 +390,9 @@ def _make_values(part: str, columns: Sequence[Any]) -> dict[str, Any]:
     return values
 
 
-async def _number_exchanges(connection: Connection, agent: int, records: Sequence[dict[str, Any]]) -> None:
+async def _number_exchanges(
+    connection: Connection, agent_row: int, records: Sequence[dict[str, Any]]
+) -> None:
     """Puts the numbers of exchanges in place of their rows. Those that are gone are left out."""
     wanted = {
         id
@@ -398,7 +400,7 @@ async def _number_exchanges(connection: Connection, agent: int, records: Sequenc
         for id in (values.get("exchange"), *values.get("sources", ()))
         if id is not None
     }
-    seqs = {row[0]: row[1] for row in await rows_of(connection, SQL["seqs_of"], sorted(wanted), agent)}
+    seqs = {row[0]: row[1] for row in await rows_of(connection, SQL["seqs_of"], sorted(wanted), agent_row)}
     for values in records:
         if "exchange" in values:
             values["exchange"] = seqs.get(values["exchange"])
@@ -407,13 +409,13 @@ async def _number_exchanges(connection: Connection, agent: int, records: Sequenc
 
 
 async def _exchange_page(
-    connection: Connection, agent: int, cursor: int, limit: int
+    connection: Connection, agent_row: int, cursor: int, limit: int
 ) -> list[tuple[int, TransferRecord]]:
     page: list[tuple[int, TransferRecord]] = []
     size = 0
     while size <= PAGE_BYTES and len(page) < limit:
         count = min(_ROWS_AT_ONCE, limit - len(page))
-        rows = await connection.rows(SQL["exchanges"], (agent, page[-1][0] if page else cursor, count))
+        rows = await connection.rows(SQL["exchanges"], (agent_row, page[-1][0] if page else cursor, count))
         for input_, shown_reply, full, uid, parent, prior, *skeleton in rows:
             (exchange,) = exchanges.make_exchanges([skeleton])
             exchange = replace(exchange, input=input_, shown_reply=shown_reply, full=full)
@@ -447,7 +449,7 @@ async def _write_record(connection: Connection, agent: Agent, part: str, values:
 
 
 async def _resolve_fields(
-    connection: Connection, agent: int, part: str, values: Mapping[str, Any]
+    connection: Connection, agent_row: int, part: str, values: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns a record's values in the order of `_FIELDS`, with rows of exchanges, and a public name that is free."""
     fields: dict[str, Any] = {}
@@ -456,19 +458,21 @@ async def _resolve_fields(
         if kind.is_exported:
             fields[name] = values.get(name) if kind.is_optional else values[name]
     if "exchange" in fields:
-        ids = await _rows_by_seq(connection, agent, (fields["exchange"], *fields.get("sources", ())))
+        ids = await _rows_by_seq(connection, agent_row, (fields["exchange"], *fields.get("sources", ())))
         fields["exchange"] = ids[fields["exchange"]]
         if "sources" in fields:
             fields["sources"] = [ids[seq] for seq in fields["sources"] if seq is not None]
     if "uid" in fields:
-        fields["uid"] = await _free_uid(connection, agent, part, fields["uid"])
+        fields["uid"] = await _free_uid(connection, agent_row, part, fields["uid"])
     return fields
 
 
-async def _put_row(connection: Connection, agent: int, part: str, fields: Mapping[str, Any]) -> Row | None:
+async def _put_row(
+    connection: Connection, agent_row: int, part: str, fields: Mapping[str, Any]
+) -> Row | None:
     """Writes a record, in the order of its fields. Returns what the statement reports of the row."""
     columns = [_FIELD_KINDS.get(name, _PLAIN).to_column(value) for name, value in fields.items()]
-    return await connection.row(SQL[f"{part}_put"], (agent, *columns))
+    return await connection.row(SQL[f"{part}_put"], (agent_row, *columns))
 
 
 async def _put_definition(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
@@ -574,55 +578,57 @@ _WRITERS: Mapping[str, Callable[[Connection, Agent, dict[str, Any]], Awaitable[N
 }
 
 
-def _copy_uid(agent: int, uid: str) -> str:
+def _copy_uid(agent_row: int, uid: str) -> str:
     """Returns the public name that a copy has where the name of the original is taken: the same each time."""
-    return blake2b(f"{agent} {uid}".encode(), digest_size=16).hexdigest()
+    return blake2b(f"{agent_row} {uid}".encode(), digest_size=16).hexdigest()
 
 
-async def _free_uid(connection: Connection, agent: int, part: str, uid: str | None) -> str:
+async def _free_uid(connection: Connection, agent_row: int, part: str, uid: str | None) -> str:
     """Returns a public name, or its copy's where it is taken; a new one where an older export has none."""
     if uid is None:
         return uuid.uuid4().hex
     is_taken = await connection.row(SQL[f"{part}_taken"], (uid,)) is not None
-    return _copy_uid(agent, uid) if is_taken else uid
+    return _copy_uid(agent_row, uid) if is_taken else uid
 
 
-async def _find_row(connection: Connection, agent: int, part: str, uid: str) -> int:
+async def _find_row(connection: Connection, agent_row: int, part: str, uid: str) -> int:
     """Returns the row of a conversation, a run, a file or an import, by the name it had. Raises: NotFound."""
-    row = await connection.value(SQL[f"{part}_at"], (agent, uid, _copy_uid(agent, uid)))
+    row = await connection.value(SQL[f"{part}_at"], (agent_row, uid, _copy_uid(agent_row, uid)))
     if row is None:
         raise NotFound(f"there is no {part} {uid!r}")
     return int(row)
 
 
-async def _conversation_uid(connection: Connection, agent: int, uid: str) -> str:
+async def _conversation_uid(connection: Connection, agent_row: int, uid: str) -> str:
     """Returns the public name that a conversation was given here."""
-    row = await connection.value(SQL["conversation_at"], (agent, uid, uid))
-    return uid if row is not None else _copy_uid(agent, uid)
+    row = await connection.value(SQL["conversation_at"], (agent_row, uid, uid))
+    return uid if row is not None else _copy_uid(agent_row, uid)
 
 
 async def _rows_by_seq(
-    connection: Connection, agent: int, seqs: Sequence[int | None]
+    connection: Connection, agent_row: int, seqs: Sequence[int | None]
 ) -> dict[int | None, int | None]:
     """Returns the row ids of exchanges by their numbers. Raises: NotFound."""
     numbers = sorted({seq for seq in seqs if seq is not None})
     rows: dict[int | None, int | None] = {None: None}
-    rows.update((row[0], row[1]) for row in await rows_of(connection, SQL["exchanges_at"], numbers, agent))
+    rows.update(
+        (row[0], row[1]) for row in await rows_of(connection, SQL["exchanges_at"], numbers, agent_row)
+    )
     for seq in numbers:
         if seq not in rows:
             raise NotFound(f"there is no exchange {seq}")
     return rows
 
 
-async def _put_exchange(connection: Connection, agent: int, record: TransferRecord) -> None:
+async def _put_exchange(connection: Connection, agent_row: int, record: TransferRecord) -> None:
     exchange, values = record.exchange, record.values
     assert exchange is not None  # it is a record of an exchange
-    conversation_row = await _find_row(connection, agent, "conversation", values["conversation"])
-    ids = await _rows_by_seq(connection, agent, (values["parent"], values["prior"]))
+    conversation_row = await _find_row(connection, agent_row, "conversation", values["conversation"])
+    ids = await _rows_by_seq(connection, agent_row, (values["parent"], values["prior"]))
     exchange = replace(
         exchange, conversation_row=conversation_row, parent=ids[values["parent"]], prior=ids[values["prior"]]
     )
-    id = await exchanges.add_numbered_exchange(connection, agent, exchange)
+    id = await exchanges.add_numbered_exchange(connection, agent_row, exchange)
     if exchange.parent is not None:
-        await note_fork(connection, agent, conversation_row, exchange.parent)
-    await exchanges.add_marks(connection, agent, exchanges.PREFIX, values.get("prefixes", ()), id)
+        await note_fork(connection, agent_row, conversation_row, exchange.parent)
+    await exchanges.add_marks(connection, agent_row, exchanges.PREFIX, values.get("prefixes", ()), id)

@@ -59,13 +59,13 @@ def api_subject(agent: Agent) -> ApiSubject | None:
 
 
 async def read_attached(
-    connection: Connection, agent: int, after: int, limit: int
+    connection: Connection, agent_row: int, after: int, limit: int
 ) -> list[tuple[int, dict[str, Any]]]:
     """Returns a page of what an agent has attached, each with its place among all.
 
     The record of what is gone meanwhile has its kind alone: a page with fewer records would be taken for the last.
     """
-    rows = await connection.rows(SQL["attached_read"], (agent, limit, after))
+    rows = await connection.rows(SQL["attached_read"], (agent_row, limit, after))
     return [
         (place, {"kind": kind, **(await _attached_fields(connection, kind, target) or {})})
         for place, (kind, target) in enumerate(rows, after + 1)
@@ -187,30 +187,30 @@ async def _find_or_make_definition(
 
 
 async def put_run(
-    connection: Connection, agent: int, record: Mapping[str, Any], uid: str, conversation_row: int
+    connection: Connection, agent_row: int, record: Mapping[str, Any], uid: str, conversation_row: int
 ) -> None:
     """Adds a run. One that had not ended when it was exported has failed here."""
     is_over = record["state"] in _END_STATES
     state, stop = (RunState(record["state"]), record["stop"]) if is_over else (RunState.FAILED, "error")
     values = (
-        agent, uid, conversation_row, state, stop, int(record["depth"]), int(record["background"]),
+        agent_row, uid, conversation_row, state, stop, int(record["depth"]), int(record["background"]),
         float(record["created"]), record["begun"], record["ended"] if is_over else record["created"],
     )  # fmt: skip
     await connection.run(SQL["run_put"], values)
 
 
-async def put_step(connection: Connection, agent: int, record: Mapping[str, Any], run: int) -> None:
+async def put_step(connection: Connection, agent_row: int, record: Mapping[str, Any], run: int) -> None:
     """Adds a step of a run, which counts it. `exchange` of the record is a row of this database."""
     counts = TokenCounts(*(int(record[name]) for name in TokenCounts._fields))
     await add_step(
         connection,
         RunStep(
-            record["exchange"], agent, run, int(record["number"]), float(record["begun"]), record["ended"], counts,
+            record["exchange"], agent_row, run, int(record["number"]), float(record["begun"]), record["ended"], counts,
             record["stop"], error=record["error"],
         ),
     )  # fmt: skip
     if record["feedback"] is not None:
-        await connection.run(SQL["feedback_put"], (record["feedback"], record["exchange"], agent))
+        await connection.run(SQL["feedback_put"], (record["feedback"], record["exchange"], agent_row))
 
 
 async def publish_definitions(connection: Connection, agent: Agent) -> None:

@@ -55,7 +55,7 @@ class DueConversation(NamedTuple):
     """A conversation with pending edits."""
 
     conversation_row: int
-    agent: int
+    agent_row: int
     is_named: bool
     last_at: float
 
@@ -193,7 +193,7 @@ class Turns(Group):
         self,
         connection: Connection,
         conversation_row: int,
-        agent: int,
+        agent_row: int,
         last_at: float,
         now: float,
         decide: Callable[[Pool], Change],
@@ -201,18 +201,20 @@ class Turns(Group):
         """Writes what idle time confirms, for a conversation that did not move since `last_at`."""
         # A `last_at` in the future was written before the clock was put back.
         at = min(last_at, now)
-        await connection.lock_sharers(agent)
-        if await load_agent(connection, agent) is None:
+        await connection.lock_sharers(agent_row)
+        if await load_agent(connection, agent_row) is None:
             return  # it is being forgotten
-        if await connection.row(exchanges.SQL["unmerged"], (conversation_row, agent)) is not None:
+        if await connection.row(exchanges.SQL["unmerged"], (conversation_row, agent_row)) is not None:
             # The rules that confirm look up no key and no tombstone: the conversation is all that they need.
-            pool = Pool(await exchanges.load_pool(connection, agent, Probes(None), conversation_row), None)
-            change = await _decide(connection, agent, pool, decide)
+            pool = Pool(
+                await exchanges.load_pool(connection, agent_row, Probes(None), conversation_row), None
+            )
+            change = await _decide(connection, agent_row, pool, decide)
             for other in change.others:
-                await exchanges.update_exchange(connection, agent, other)
-            await merge_edits(connection, agent, change.merge, self._rules, at)
-        await connection.run(exchanges.SQL["ops_expire"], (agent, conversation_row, now - _SUPERSEDED_S))
-        await connection.run(exchanges.SQL["settled"], (conversation_row, at, last_at, agent))
+                await exchanges.update_exchange(connection, agent_row, other)
+            await merge_edits(connection, agent_row, change.merge, self._rules, at)
+        await connection.run(exchanges.SQL["ops_expire"], (agent_row, conversation_row, now - _SUPERSEDED_S))
+        await connection.run(exchanges.SQL["settled"], (conversation_row, at, last_at, agent_row))
 
 
 def _write_bytes(write: TurnWrite) -> int:
@@ -243,13 +245,15 @@ async def _load_pool(
     return Pool(pool, conversation_row, last_at, tombs=tombs)
 
 
-async def _decide(connection: Connection, agent: int, pool: Pool, decide: Callable[[Pool], Change]) -> Change:
+async def _decide(
+    connection: Connection, agent_row: int, pool: Pool, decide: Callable[[Pool], Change]
+) -> Change:
     """Returns what the rules decide. After a `Missing` the contents are loaded and the rules are called again."""
     for _ in range(MAX_RULE_CALLS):
         try:
             return decide(pool)
         except Missing as missing:
-            contents = await exchanges.load_contents(connection, agent, missing.ids)
+            contents = await exchanges.load_contents(connection, agent_row, missing.ids)
             pool = replace(pool, contents={**pool.contents, **contents})
     raise StatementFailed(f"the rules of conversations asked {MAX_RULE_CALLS} times for more contents")
 
@@ -367,7 +371,7 @@ class _AppliedChange(NamedTuple):
 
 async def _write_change(
     connection: Connection,
-    agent: int,
+    agent_row: int,
     write: TurnWrite,
     resolved: _ResolvedChange,
     section: int | None,
@@ -381,61 +385,61 @@ async def _write_change(
     is_added = not exchange.is_stored
     begun: Conversation | None = None
     if is_added and exchange.conversation_row <= 0:
-        begun = await exchanges.add_conversation(connection, agent, write.uid, write.key, write.now)
+        begun = await exchanges.add_conversation(connection, agent_row, write.uid, write.key, write.now)
     # A copy, since the transaction may run twice.
     exchange = replace(
         exchange, section=section, conversation_row=exchange.conversation_row if begun is None else begun.id
     )
     if is_added:
-        id, seq, matches_prefix = await exchanges.add_exchange(connection, agent, exchange, recall)
+        id, seq, matches_prefix = await exchanges.add_exchange(connection, agent_row, exchange, recall)
         exchange = replace(
             exchange, id=id, seq=seq, gapless_from=exchange.gapless_from if exchange.seq == seq else seq
         )
         if matches_prefix or not change.is_alone:
             begun = None
     else:
-        await exchanges.update_exchange(connection, agent, exchange)
-        await connection.run(exchanges.SQL["ops_drop"], (agent, exchange.id))
+        await exchanges.update_exchange(connection, agent_row, exchange)
+        await connection.run(exchanges.SQL["ops_drop"], (agent_row, exchange.id))
         if recall is not None:
-            await note_recall(connection, agent, exchange.id, write.now, recall)
+            await note_recall(connection, agent_row, exchange.id, write.now, recall)
     for other in change.others:
-        await exchanges.update_exchange(connection, agent, other)
-    await run_of(connection, exchanges.SQL["exchanges_continued"], change.continued, agent)
+        await exchanges.update_exchange(connection, agent_row, other)
+    await run_of(connection, exchanges.SQL["exchanges_continued"], change.continued, agent_row)
     # An exchange that is added has moved its conversation already.
     if not is_added or change.others or change.continued:
         await connection.run(
-            exchanges.SQL["conversation_moved"], (write.now, exchange.conversation_row, agent)
+            exchanges.SQL["conversation_moved"], (write.now, exchange.conversation_row, agent_row)
         )
     # A turn off the record has no edits. Edits that were merged before the turn was asked again stay.
     if exchange.edits and (not exchange.merged or exchange.id in change.merge):
         for op in write.ops:
-            await add_op(connection, agent, replace(op, exchange=exchange.id))
-    await _add_marks(connection, agent, resolved, exchange)
+            await add_op(connection, agent_row, replace(op, exchange=exchange.id))
+    await _add_marks(connection, agent_row, resolved, exchange)
     return _AppliedChange(exchange, is_added, begun)
 
 
 async def _add_marks(
-    connection: Connection, agent: int, resolved: _ResolvedChange, exchange: Exchange
+    connection: Connection, agent_row: int, resolved: _ResolvedChange, exchange: Exchange
 ) -> None:
     """Marks exchanges to be recognised by a hash, or to be indexed again. exchange: the turn's, as it is stored."""
     change = resolved.change
-    await exchanges.add_marks(connection, agent, exchanges.PREFIX, change.prefixes, exchange.id)
-    await exchanges.add_marks(connection, agent, "tomb", change.tombs, exchange.id)
+    await exchanges.add_marks(connection, agent_row, exchanges.PREFIX, change.prefixes, exchange.id)
+    await exchanges.add_marks(connection, agent_row, "tomb", change.tombs, exchange.id)
     for x in (exchange, *change.others):
         # The index has not reached later exchanges, and will read them as they are by then.
         if x.id in change.stale and x.seq <= resolved.indexed:
-            await exchanges.add_marks(connection, agent, "stale", (b"",), x.id)
+            await exchanges.add_marks(connection, agent_row, "stale", (b"",), x.id)
 
 
 async def merge_edits(
-    connection: Connection, agent: int, confirmed: Sequence[int], rules: Rules, now: float
+    connection: Connection, agent_row: int, confirmed: Sequence[int], rules: Rules, now: float
 ) -> None:
     """Merges the pending edits of confirmed exchanges: they change blocks, and add passages and facts."""
-    ops = [op for x in confirmed for op in await load_ops(connection, agent, x) if op.state == "pending"]
+    ops = [op for x in confirmed for op in await load_ops(connection, agent_row, x) if op.state == "pending"]
     if not ops:
         return
-    await connection.lock_profile_blocks(agent)
-    blocks = await load_blocks(connection, agent)
+    await connection.lock_profile_blocks(agent_row)
+    blocks = await load_blocks(connection, agent_row)
     versions = {block.id: block.version for block in blocks}
     merge = rules.merge_operations(blocks, ops)
     for block, value, op in merge.writes:
@@ -446,8 +450,8 @@ async def merge_edits(
         )  # fmt: skip
         versions[block] += 1
     for text, op in merge.passages:
-        await add_saved_passage(connection, agent, text, op)
-    await add_saved_facts(connection, agent, merge.facts, now)
+        await add_saved_passage(connection, agent_row, text, op)
+    await add_saved_facts(connection, agent_row, merge.facts, now)
     dropped = {op.id for op in merge.dropped}
-    await settle_ops(connection, agent, [op.id for op in ops if op.id not in dropped], "merged")
-    await settle_ops(connection, agent, dropped, "dropped")
+    await settle_ops(connection, agent_row, [op.id for op in ops if op.id not in dropped], "merged")
+    await settle_ops(connection, agent_row, dropped, "dropped")

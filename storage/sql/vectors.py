@@ -90,14 +90,14 @@ class VectorCache:
         self._entries: OrderedDict[tuple[int, str], _CachedVectors] = OrderedDict()
         self._bytes = 0
 
-    def get(self, agent: int, model: str) -> _CachedVectors | None:
+    def get(self, agent_row: int, model: str) -> _CachedVectors | None:
         with self._lock:
-            entry = self._entries.get((agent, model))
+            entry = self._entries.get((agent_row, model))
             if entry is not None:
-                self._entries.move_to_end((agent, model))
+                self._entries.move_to_end((agent_row, model))
             return entry
 
-    def put(self, agent: int, model: str, cached: _CachedVectors, since: int) -> None:
+    def put(self, agent_row: int, model: str, cached: _CachedVectors, since: int) -> None:
         """Caches vectors, which count as used last. The newest stay even where they alone are too large.
 
         since: `clear_count` before they were read; where it has risen they are not cached.
@@ -105,8 +105,8 @@ class VectorCache:
         with self._lock:
             if since != self.clear_count:
                 return
-            self._drop((agent, model))
-            self._entries[agent, model] = cached
+            self._drop((agent_row, model))
+            self._entries[agent_row, model] = cached
             self._bytes += cached.joined.size
             while self._bytes > CACHE_BYTES and len(self._entries) > 1:
                 self._drop(next(iter(self._entries)))
@@ -124,44 +124,44 @@ class VectorCache:
 
 
 async def load_joined(
-    connection: Connection, cache: VectorCache, agent: int, model: str
+    connection: Connection, cache: VectorCache, agent_row: int, model: str
 ) -> vector_blobs.Joined | None:
     """Returns the agent's vectors of a model, from the cache if it is up to date; None where there are none."""
     since = cache.clear_count
-    progress = await _load_progress(connection, agent)
+    progress = await _load_progress(connection, agent_row)
     if progress is None or progress.model != model:
         return None
-    cached = cache.get(agent, model)
+    cached = cache.get(agent_row, model)
     if cached is None or cached.stamp != progress.stamp:
-        cached = await _load_vectors(connection, agent, progress, cached)
+        cached = await _load_vectors(connection, agent_row, progress, cached)
         if cached is None:
             return None
-        cache.put(agent, model, cached, since)
+        cache.put(agent_row, model, cached, since)
     return cached.joined
 
 
-async def find_near(connection: Connection, cache: VectorCache, agent: int, query: Vector) -> Near | None:
+async def find_near(connection: Connection, cache: VectorCache, agent_row: int, query: Vector) -> Near | None:
     """Returns how far the agent's messages stand out; None where none has a vector of this model."""
-    joined = await load_joined(connection, cache, agent, query.model)
+    joined = await load_joined(connection, cache, agent_row, query.model)
     return None if joined is None else vector_blobs.compare(joined, query)
 
 
-async def _load_progress(connection: Connection, agent: int) -> _Progress | None:
-    row = await connection.row(SQL["state"], (agent,))
+async def _load_progress(connection: Connection, agent_row: int) -> _Progress | None:
+    row = await connection.row(SQL["state"], (agent_row,))
     return None if row is None else _Progress(*row)
 
 
 async def _load_vectors(
-    connection: Connection, agent: int, progress: _Progress, cached: _CachedVectors | None
+    connection: Connection, agent_row: int, progress: _Progress, cached: _CachedVectors | None
 ) -> _CachedVectors | None:
     """Returns all vectors as they are now. Chunks that have not changed since they were cached are not read again."""
     loaded: list[vector_blobs.VectorRows] = []
     chunks: dict[int, _CachedChunk] = {}
     rows = 0
-    for number, stamp in await connection.rows(SQL["chunks"], (agent, progress.model)):
+    for number, stamp in await connection.rows(SQL["chunks"], (agent_row, progress.model)):
         chunk = None if cached is None else cached.chunk(number, stamp)
         if chunk is None:
-            chunk = await _read_chunk(connection, agent, number, progress.model)
+            chunk = await _read_chunk(connection, agent_row, number, progress.model)
         if chunk is not None and chunk.dimension == progress.dimension:
             loaded.append(chunk)
             chunks[number] = _CachedChunk(stamp, rows, rows + len(chunk))
@@ -170,10 +170,10 @@ async def _load_vectors(
 
 
 async def _read_chunk(
-    connection: Connection, agent: int, number: int, model: str
+    connection: Connection, agent_row: int, number: int, model: str
 ) -> vector_blobs.VectorRows | None:
     """Returns a chunk; None where there is none, or it is damaged: its next write mends it."""
-    row = await connection.row(SQL["get"], (agent, number, model))
+    row = await connection.row(SQL["get"], (agent_row, number, model))
     try:
         return None if row is None else vector_blobs.open_blob(row[0])
     except CorruptIndex:
@@ -181,28 +181,28 @@ async def _read_chunk(
 
 
 async def add_vectors(
-    connection: Connection, agent: int, model: str, stamp: int, added: Mapping[int, bytes]
+    connection: Connection, agent_row: int, model: str, stamp: int, added: Mapping[int, bytes]
 ) -> int | None:
     """Writes vectors by seq. Returns the first chunk that was damaged, whose messages are to be embedded again."""
     damaged: int | None = None
     for number, seqs in by_chunk(added).items():
         of_chunk = {seq: added[seq] for seq in seqs}
-        row = await connection.row(SQL["any"], (agent, number))
+        row = await connection.row(SQL["any"], (agent_row, number))
         try:
             data = vector_blobs.merge(row[0] if row is not None and row[1] == model else None, of_chunk)
         except CorruptIndex:
             data = vector_blobs.merge(None, of_chunk)
             damaged = number if damaged is None else min(number, damaged)
-        await connection.run(SQL["put"], (agent, number, stamp, model, data))
+        await connection.run(SQL["put"], (agent_row, number, stamp, model, data))
     return damaged
 
 
-async def forget_indexed(connection: Connection, agent: int, seqs: Collection[int]) -> None:
+async def forget_indexed(connection: Connection, agent_row: int, seqs: Collection[int]) -> None:
     """Takes these messages out of the search index and drops their vectors."""
-    await forget_terms(connection, agent, seqs)
+    await forget_terms(connection, agent_row, seqs)
     stamp: int | None = None
     for number, chunk_seqs in by_chunk(seqs).items():
-        row = await connection.row(SQL["any"], (agent, number))
+        row = await connection.row(SQL["any"], (agent_row, number))
         if row is None:
             continue
         try:
@@ -210,18 +210,20 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
         except CorruptIndex:
             # The content of the chunk is unknown, so nothing of it may stay.
             remaining = b""
-            await connection.run(SQL["indexed_again"], (await find_covered(connection, agent, number), agent))
+            await connection.run(
+                SQL["indexed_again"], (await find_covered(connection, agent_row, number), agent_row)
+            )
         if stamp is None:
-            stamp = await connection.value(SQL["changed"], (agent,)) or 0
+            stamp = await connection.value(SQL["changed"], (agent_row,)) or 0
         if remaining:
-            await connection.run(SQL["put"], (agent, number, stamp, row[1], remaining))
+            await connection.run(SQL["put"], (agent_row, number, stamp, row[1], remaining))
         else:
-            await connection.run(SQL["drop"], (agent, number))
+            await connection.run(SQL["drop"], (agent_row, number))
 
 
-async def lacks_vectors(connection: Connection, agent: int, model: str) -> bool:
+async def lacks_vectors(connection: Connection, agent_row: int, model: str) -> bool:
     """Returns whether something that is indexed of a memory lacks a vector of this model."""
-    return bool(await connection.value(SQL["lacks"], (model, agent)))
+    return bool(await connection.value(SQL["lacks"], (model, agent_row)))
 
 
 class Vectors(Group):
@@ -231,27 +233,27 @@ class Vectors(Group):
         super().__init__(database)
         self._rules = rules
 
-    async def read_unembedded(self, agent: int, model: str) -> Unembedded | None:
+    async def read_unembedded(self, agent_row: int, model: str) -> Unembedded | None:
         """Reads the next messages without a vector of this model; None: the agent is gone."""
         return await self._database.long_read(
-            lambda connection: self._load_unembedded(connection, agent, model), deadline_ms=_READ_MS
+            lambda connection: self._load_unembedded(connection, agent_row, model), deadline_ms=_READ_MS
         )
 
-    async def _load_unembedded(self, connection: Connection, agent: int, model: str) -> Unembedded | None:
-        loaded = await load_agent(connection, agent)
+    async def _load_unembedded(self, connection: Connection, agent_row: int, model: str) -> Unembedded | None:
+        loaded = await load_agent(connection, agent_row)
         if loaded is None:
             return None
-        progress = await _load_progress(connection, agent)
+        progress = await _load_progress(connection, agent_row)
         if progress is None or progress.model != model:
             return Unembedded(loaded, model, 0, 0, 0, is_new=True)
         cursor = progress.cursor
         upto = max(progress.cursor, loaded.indexed_seq)
-        rows = await connection.rows(exchanges.SQL["shown_since"], (agent, cursor + 1, _MAX_EXCHANGES))
+        rows = await connection.rows(exchanges.SQL["shown_since"], (agent_row, cursor + 1, _MAX_EXCHANGES))
         shown = [each.exchange for each in exchanges.make_shown_exchanges(rows)]
         if len(rows) == _MAX_EXCHANGES:
             upto = min(upto, shown[-1].reply_seq)
         others = await load_passages_and_facts(
-            connection, exchanges.SQL["passages_and_facts_since"], (agent, cursor + 1, _MAX_PASSAGES)
+            connection, exchanges.SQL["passages_and_facts_since"], (agent_row, cursor + 1, _MAX_PASSAGES)
         )
         if len(others) == _MAX_PASSAGES:
             upto = min(upto, others[-1].seq)
@@ -259,17 +261,17 @@ class Vectors(Group):
         messages += [m for m in others if m.seq <= upto]
         embedded: set[int] = set()
         for number in {chunk_of(m.seq) for m in messages}:
-            chunk = await _read_chunk(connection, agent, number, model)
+            chunk = await _read_chunk(connection, agent_row, number, model)
             if chunk is not None and chunk.dimension == progress.dimension:
                 embedded.update(chunk.seqs.tolist())
         messages = [m for m in messages if m.seq not in embedded]
         return Unembedded(loaded, model, cursor, upto, progress.stamp, messages)
 
     @effect
-    async def begin_effect(self, connection: Connection, agent: int, model: str) -> None:
+    async def begin_effect(self, connection: Connection, agent_row: int, model: str) -> None:
         """Returns the effect that begins to embed a memory with a model, from the memory's first message on."""
-        await connection.lock(agent)
-        await connection.run(SQL["begin"], (agent, model, 0))
+        await connection.lock(agent_row)
+        await connection.run(SQL["begin"], (agent_row, model, 0))
 
     @effect
     async def add_effect(
@@ -280,32 +282,34 @@ class Vectors(Group):
         It does nothing where something has changed since `unembedded` was read, and begins again where the model's
         vectors have another length than before. It returns whether something that is indexed still lacks a vector.
         """
-        agent, model = unembedded.agent.id, unembedded.model
-        await connection.lock(agent)
+        agent_row, model = unembedded.agent.id, unembedded.model
+        await connection.lock(agent_row)
         await self._add(connection, unembedded, added)
-        return await lacks_vectors(connection, agent, model)
+        return await lacks_vectors(connection, agent_row, model)
 
     async def _add(self, connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]) -> None:
-        agent, model = unembedded.agent.id, unembedded.model
-        progress = await _load_progress(connection, agent)
+        agent_row, model = unembedded.agent.id, unembedded.model
+        progress = await _load_progress(connection, agent_row)
         if progress is None or (progress.model, progress.stamp) != (model, unembedded.stamp):
             return
         dimension = len(next(iter(added.values()))) // 4 if added else progress.dimension
         if progress.dimension not in (0, dimension) and unembedded.cursor:
-            await connection.run(SQL["begin"], (agent, model, dimension))
+            await connection.run(SQL["begin"], (agent_row, model, dimension))
             return
-        stamp = await connection.value(SQL["advance"], (dimension, unembedded.upto, agent))
-        damaged = await add_vectors(connection, agent, model, stamp, added)
+        stamp = await connection.value(SQL["advance"], (dimension, unembedded.upto, agent_row))
+        damaged = await add_vectors(connection, agent_row, model, stamp, added)
         if damaged is not None:
             await connection.run(
-                SQL["indexed_again"], (await find_covered(connection, agent, damaged), agent)
+                SQL["indexed_again"], (await find_covered(connection, agent_row, damaged), agent_row)
             )
-        await connection.run(SQL["drop_others"], (agent, model, chunk_of(unembedded.upto), _MAX_OLD_CHUNKS))
+        await connection.run(
+            SQL["drop_others"], (agent_row, model, chunk_of(unembedded.upto), _MAX_OLD_CHUNKS)
+        )
 
     @reads
-    async def has(self, connection: Connection, agents: Sequence[int], model: str) -> bool:
+    async def has(self, connection: Connection, agent_rows: Sequence[int], model: str) -> bool:
         """Returns whether a model has embedded anything of any of these memories."""
-        return bool(await rows_of(connection, SQL["embedded"], agents, model))
+        return bool(await rows_of(connection, SQL["embedded"], agent_rows, model))
 
     lacks = reads(as_method(lacks_vectors))
 

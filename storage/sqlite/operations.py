@@ -82,13 +82,13 @@ class SqliteConnection:
 
     # One writer has the file, so no row needs a lock.
 
-    async def lock(self, agent: int) -> None:
+    async def lock(self, agent_row: int) -> None:
         pass
 
-    async def lock_sharers(self, *agents: int) -> None:
+    async def lock_sharers(self, *agent_rows: int) -> None:
         pass
 
-    async def lock_profile_blocks(self, agent: int) -> None:
+    async def lock_profile_blocks(self, agent_row: int) -> None:
         pass
 
     async def lock_seers(self, block: int) -> None:

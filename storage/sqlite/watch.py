@@ -86,8 +86,8 @@ class Watch:
             return None
         return changed if is_whole else dict.fromkeys(changed)
 
-    def _note_agent(self, agent: int, *numbers: int) -> None:
-        self._changed[agent] = AgentNumbers(*numbers) if numbers else None
+    def _note_agent(self, agent_row: int, *numbers: int) -> None:
+        self._changed[agent_row] = AgentNumbers(*numbers) if numbers else None
 
     def _note_row(
         self, seq: int, matches_prefix: int, request: bytes | None = None, data: bytes | None = None

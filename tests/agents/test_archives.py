@@ -193,7 +193,7 @@ async def test_a_search_is_by_meaning_too_where_there_is_an_embedder(
     await store.database.write(store.vectors.add_effect(found, {feline: data["feline"], rome: data["Rome"]}))
     asked: list[str] = []
 
-    async def embed(agents: Sequence[int], query: str, wait_ms: float) -> Vector | None:
+    async def embed(agent_rows: Sequence[int], query: str, wait_ms: float) -> Vector | None:
         asked.append(query)
         return Vector("m", data["feline"], 0.0, 0.1)
 
@@ -216,8 +216,8 @@ async def test_a_search_of_several_memories_has_its_question_embedded_once(
 ) -> None:
     asked: list[Sequence[int]] = []
 
-    async def embed(agents: Sequence[int], query: str, wait_ms: float) -> None:
-        asked.append(agents)
+    async def embed(agent_rows: Sequence[int], query: str, wait_ms: float) -> None:
+        asked.append(agent_rows)
 
     bob = (await make_agent(store, "bob")).agent
     _, one = await shared(store, archives, ann, name="one")

@@ -743,11 +743,11 @@ def test_events_that_a_dead_process_has_left_without_an_end_are_read_once(
     async def lose_the_end() -> None:
         store = world.world.store
         (entry,) = await store.runs.list_runs("default", RunFilter(), Page())
-        run, loaded = entry.run, await store.agents.load(entry.run.agent)
+        run, loaded = entry.run, await store.agents.load(entry.run.agent_row)
         assert loaded is not None
         logged = [event async for _, event in stored_events(store, run, 0)][:3]
-        await store.responses.drop_events(run.agent, run.id)
-        await store.run_texts.add_events(run.agent, run.id, 3, b"".join(logged), epoch=loaded.epoch)
+        await store.responses.drop_events(run.agent_row, run.id)
+        await store.run_texts.add_events(run.agent_row, run.id, 3, b"".join(logged), epoch=loaded.epoch)
 
     world.world.gateway.call(lose_the_end())
     events = stream(world, run_id)
@@ -830,7 +830,7 @@ def test_the_job_of_a_run_that_has_ended_takes_nobodys_place(world: LettaWorld) 
         store = world.world.store
         (entry,) = await store.runs.list_runs("default", RunFilter(states=[RunState.COMPLETED]), Page())
         payload = orjson.dumps({"run": entry.run.id})
-        await store.jobs.enqueue("run", entry.run.agent, entry.run.uid, payload)
+        await store.jobs.enqueue("run", entry.run.agent_row, entry.run.uid, payload)
 
     world.world.gateway.call(leave_the_job())
     second = world.letta.agents.messages.create_async(agent.id, input="2")

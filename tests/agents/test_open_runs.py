@@ -118,7 +118,7 @@ async def test_an_end_is_read_by_those_alone_who_wait_for_it(monkeypatch: pytest
     one, two = (Run(id, str(id), 1, 1, RunState.RUNNING, 0.0) for id in (1, 2))
     reads, over = list[int](), set[int]()
 
-    async def load(agent: int, id: int) -> Run:
+    async def load(agent_row: int, id: int) -> Run:
         reads.append(id)
         return replace(one if id == 1 else two, state=RunState.COMPLETED if id in over else RunState.RUNNING)
 

@@ -53,7 +53,7 @@ def test_the_numbers_that_a_run_has_taken_are_reported_to_background_services(
 ) -> None:
     taken: list[int] = []
 
-    def take(agent: int, messages: int, sleeptime: object, seq: int) -> None:
+    def take(agent_row: int, messages: int, sleeptime: object, seq: int) -> None:
         taken.extend(range(seq, seq + messages))
 
     monkeypatch.setattr(life.agents.keeper.events, "turn_stored", take)

@@ -47,9 +47,9 @@ async def test_the_counts_add_up(store: Store) -> None:
     ends = [(RunState.COMPLETED, "end_turn"), (RunState.FAILED, "error"), (RunState.FAILED, "expired")]
     for run, (state, stop) in zip(runs, ends, strict=False):
         assert run is not None
-        await store.runs.end_run(run.agent, run.id, state, stop, 11.0)
+        await store.runs.end_run(run.agent_row, run.id, state, stop, 11.0)
     assert runs[3] is not None
-    await start_run(store, runs[3].agent, runs[3].id, 11.0)
+    await start_run(store, runs[3].agent_row, runs[3].id, 11.0)
     counts = await store.batches.counts(batch.id)
     assert counts == BatchCounts(1, 1, 1, 1, 1, 0)
     assert counts.total == 5
@@ -67,7 +67,7 @@ async def test_a_batch_that_was_not_accepted_whole_fails(store: Store) -> None:
     assert (await store.batches.counts(half.id)).failed == 3
     item = (await store.batches.items(half.id))[0]
     assert item.run is not None
-    assert await store.batches.texts(item.run.agent, item.run.id, "request") == []
+    assert await store.batches.texts(item.run.agent_row, item.run.id, "request") == []
     assert await keeps_emptied_rows(store) is not store.database.is_shared
 
 
@@ -75,7 +75,7 @@ async def test_one_that_has_a_job_goes_on(store: Store) -> None:
     await accepted(store, 1, is_started=True)
     assert await store.batches.drop_unstarted(15.0, 20.0) == 0
     (job,) = await store.jobs.list()
-    assert (job.kind, job.agent, job.key) == ("batch", 0, "b" * 32)
+    assert (job.kind, job.agent_row, job.key) == ("batch", 0, "b" * 32)
 
 
 async def test_a_cancelled_batch_has_no_open_items(store: Store) -> None:
@@ -95,7 +95,7 @@ async def test_what_had_a_reply_is_ended_by_the_job_if_there_is_one(has_job: boo
     [item] = await store.batches.items(batch.id, limit=1)
     run = item.run
     assert run is not None
-    await store.batches.add_text(run.agent, run.id, "round", 1, b"{}")
+    await store.batches.add_text(run.agent_row, run.id, "round", 1, b"{}")
     if not has_job:
         # An operator has taken it away.
         [job] = await store.jobs.list()
@@ -110,8 +110,8 @@ async def test_what_a_call_of_an_item_did_is_written_once(store: Store) -> None:
     [item] = await store.batches.items(batch.id)
     run = item.run
     assert run is not None
-    assert await store.batches.add_text(run.agent, run.id, "result", 1, b"{}")
-    assert not await store.batches.add_text(run.agent, run.id, "result", 1, b"[]")
+    assert await store.batches.add_text(run.agent_row, run.id, "result", 1, b"{}")
+    assert not await store.batches.add_text(run.agent_row, run.id, "result", 1, b"[]")
 
 
 @pytest.mark.parametrize("had_reply", [True, False])
@@ -123,9 +123,9 @@ async def test_no_call_of_an_item_is_written_once_its_batch_is_cancelled(
     run = item.run
     assert run is not None
     if had_reply:  # the job ends it, later
-        await store.batches.add_text(run.agent, run.id, "round", 1, b"{}")
+        await store.batches.add_text(run.agent_row, run.id, "round", 1, b"{}")
     await store.batches.cancel(batch, 20.0)
-    assert not await store.batches.add_text(run.agent, run.id, "call", 1, b"{}")
+    assert not await store.batches.add_text(run.agent_row, run.id, "call", 1, b"{}")
 
 
 async def test_no_call_of_an_item_is_written_once_its_memory_has_another_epoch(store: Store) -> None:
@@ -133,13 +133,13 @@ async def test_no_call_of_an_item_is_written_once_its_memory_has_another_epoch(s
     [item] = await store.batches.items(batch.id)
     run = item.run
     assert run is not None
-    agent = await store.agents.load(run.agent)
+    agent = await store.agents.load(run.agent_row)
     assert agent is not None
-    given = [AssignedItem(run.agent, item.id, 0, agent.epoch, b"{}")]
+    given = [AssignedItem(run.agent_row, item.id, 0, agent.epoch, b"{}")]
     await store.database.bulk(store.batches.assign_effect(1, given, 20.0))
-    assert await store.batches.add_text(run.agent, run.id, "call", 1, b"{}")
-    await store.forgetting.pause(run.agent, 21.0)
-    assert not await store.batches.add_text(run.agent, run.id, "call", 2, b"{}")
+    assert await store.batches.add_text(run.agent_row, run.id, "call", 1, b"{}")
+    await store.forgetting.pause(run.agent_row, 21.0)
+    assert not await store.batches.add_text(run.agent_row, run.id, "call", 2, b"{}")
 
 
 async def test_items_that_are_put_into_a_part(store: Store) -> None:
@@ -147,10 +147,10 @@ async def test_items_that_are_put_into_a_part(store: Store) -> None:
     batch = await accepted(store, 3, is_started=True)
     items = await store.batches.items(batch.id)
     runs = [item.run for item in items if item.run is not None]
-    gone = await store.agents.load(runs[0].agent)
+    gone = await store.agents.load(runs[0].agent_row)
     assert gone is not None
     await store.forgetting.wipe(gone.id)
-    given = [AssignedItem(run.agent, item.id, 0, 0, b"{}") for run, item in zip(runs, items, strict=True)]
+    given = [AssignedItem(run.agent_row, item.id, 0, 0, b"{}") for run, item in zip(runs, items, strict=True)]
     await store.database.bulk(store.batches.assign_effect(1, given, 20.0))
     assert [item.run.uid for item in await store.batches.items(batch.id, part=1) if item.run] == [
         run.uid for run in runs[1:]

@@ -186,9 +186,9 @@ async def test_a_profiles_memory_is_an_agent_that_the_settings_configure(store: 
         await store.defined_agents.get(PROJECT, alice.agent.uid)
 
 
-async def end_run(store: Store, agent: int, stop: str, at: float) -> None:
-    run = await put_run(store, Run(0, f"{agent} {at}", agent, 1, RunState.RUNNING, at))
-    await store.runs.end_run(agent, run.id, RunState.COMPLETED, stop, at)
+async def end_run(store: Store, agent_row: int, stop: str, at: float) -> None:
+    run = await put_run(store, Run(0, f"{agent_row} {at}", agent_row, 1, RunState.RUNNING, at))
+    await store.runs.end_run(agent_row, run.id, RunState.COMPLETED, stop, at)
 
 
 async def test_a_count_has_as_many_as_all_pages_of_a_list(

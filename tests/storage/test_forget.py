@@ -669,10 +669,10 @@ async def test_a_forgotten_user_leaves_nothing_and_starts_over(store: Store, hol
     assert len(await alice.rows()) == 1
 
 
-async def _rows_of(store: Store, agent: int) -> dict[str, int]:
+async def _rows_of(store: Store, agent_row: int) -> dict[str, int]:
     tables = ("conversations", "exchanges", "marks", "sections", "blocks", "block_ops", "passages", "terms")
     return {
-        table: (await rows(store, f"SELECT count(*) FROM {table} WHERE agent = ?", (agent,)))[0][0]
+        table: (await rows(store, f"SELECT count(*) FROM {table} WHERE agent = ?", (agent_row,)))[0][0]
         for table in tables
     }
 

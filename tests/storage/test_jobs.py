@@ -94,7 +94,7 @@ async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: Store, jobs: J
     agent = await make_agent(store)
     id = await jobs.enqueue("learn", agent.id, "k", b'{"from":7}')
     job = await take(jobs)
-    assert (job.id, job.kind, job.agent, job.payload) == (id, "learn", agent.id, b'{"from":7}')
+    assert (job.id, job.kind, job.agent_row, job.payload) == (id, "learn", agent.id, b'{"from":7}')
     assert (job.state, job.attempt, job.tries) == (JobState.RUNNING, 1, 1)
     assert await claim(jobs) is None
     await jobs.journal(job, "ask", b"answer")
@@ -150,7 +150,7 @@ async def test_one_job_of_a_kind_runs_for_an_agent(store: Store, jobs: Jobs) -> 
     await jobs.enqueue("learn", b.id, "1")
     await jobs.enqueue("compact", a.id, "1")
     claimed = [await take(jobs), await take(jobs), await take(jobs)]
-    assert [(job.kind, job.agent, job.key) for job in claimed] == [
+    assert [(job.kind, job.agent_row, job.key) for job in claimed] == [
         ("learn", a.id, "1"),
         ("learn", b.id, "1"),
         ("compact", a.id, "1"),
@@ -546,7 +546,7 @@ async def test_forgetting_drops_jobs_steps_and_words_of_errors(
     await jobs.fail(job, "zanzibar", None)
     await jobs.enqueue("learn", bob.id, "k")
     await store.database.write(lambda c: forget_jobs(c, alice.id))
-    assert [job.agent for job in await jobs.list()] == [bob.id]
+    assert [job.agent_row for job in await jobs.list()] == [bob.id]
     await store.close()
     assert not holds(b"zanzibar")
 

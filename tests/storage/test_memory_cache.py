@@ -433,10 +433,10 @@ async def test_a_message_read_before_another_process_changed_it_is_not_cached(
 
 
 async def test_the_memories_used_last_are_cached_as_far_as_they_fit() -> None:
-    def memory(agent: int) -> CachedMemory:
-        texts = [f"{noun} {agent}" for noun in NOUNS]
+    def memory(agent_row: int) -> CachedMemory:
+        texts = [f"{noun} {agent_row}" for noun in NOUNS]
         documents = [Document(n, "user", text, 0.0) for n, text in enumerate(texts, 1)]
-        return CachedMemory(agent, Index(encode(documents, SECRET).items()))
+        return CachedMemory(agent_row, Index(encode(documents, SECRET).items()))
 
     cache = MemoryCache(RULES, limit_bytes=3 * memory(2).size)
     for n in (1, 2, 3, 1, 4):

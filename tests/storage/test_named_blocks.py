@@ -244,8 +244,8 @@ async def test_a_deleted_block_is_gone_with_its_values_and_from_the_sections_tha
         await store.named_blocks.get(PROJECT, uid)
 
 
-async def forget(store: Store, agent: int, target: ForgetTarget) -> None:
-    assert await store.forgetting.run(await store.forgetting.begin(agent, target))
+async def forget(store: Store, agent_row: int, target: ForgetTarget) -> None:
+    assert await store.forgetting.run(await store.forgetting.begin(agent_row, target))
     assert await store.forgetting.sweep()
 
 

@@ -14,8 +14,8 @@ from tests.core.conversations import assistant, user
 from tests.stored import ALICE, Speaker, save_passage
 
 
-async def forget(store: Store, agent: int, target: ForgetTarget) -> None:
-    assert await store.forgetting.run(await store.forgetting.begin(agent, target))
+async def forget(store: Store, agent_row: int, target: ForgetTarget) -> None:
+    assert await store.forgetting.run(await store.forgetting.begin(agent_row, target))
 
 
 async def test_memories_are_listed_with_their_sizes_a_page_at_a_time(store: Store) -> None:

@@ -28,10 +28,10 @@ async def test_a_passage_of_an_unknown_memory_is_refused(store: Store) -> None:
         await save_passage(store, 77, "a", at=1.0)
 
 
-async def put_terms(store: Store, agent: int, chunk: int, data: bytes) -> None:
+async def put_terms(store: Store, agent_row: int, chunk: int, data: bytes) -> None:
     async def write(connection: Connection) -> None:
-        await connection.lock(agent)
-        await replace_terms(connection, agent, chunk, data)
+        await connection.lock(agent_row)
+        await replace_terms(connection, agent_row, chunk, data)
 
     await store.database.bulk(write)
 

@@ -44,7 +44,7 @@ async def said(alice: Speaker, count: int) -> list[int]:
 
 async def put_step(store: Store, step: RunStep) -> None:
     async def write(connection: Connection) -> None:
-        await connection.lock(step.agent)
+        await connection.lock(step.agent_row)
         await add_step(connection, step)
 
     await store.database.write(write)
@@ -53,12 +53,12 @@ async def put_step(store: Store, step: RunStep) -> None:
 async def test_a_run_is_created_begun_and_ended_once(store: Store, draft: Run) -> None:
     run = await put_run(store, draft)
     assert run == replace(draft, id=run.id)
-    begun = await start_run(store, run.agent, run.id, 6.0)
+    begun = await start_run(store, run.agent_row, run.id, 6.0)
     assert (begun.state, begun.begun, begun.is_over) == (RunState.RUNNING, 6.0, False)
-    assert (await start_run(store, run.agent, run.id, 9.0)).begun == 6.0
+    assert (await start_run(store, run.agent_row, run.id, 9.0)).begun == 6.0
     ends = [
-        store.runs.end_run(run.agent, run.id, RunState.CANCELLED, "cancelled", 7.0),
-        store.runs.end_run(run.agent, run.id, RunState.FAILED, "error", 8.0),
+        store.runs.end_run(run.agent_row, run.id, RunState.CANCELLED, "cancelled", 7.0),
+        store.runs.end_run(run.agent_row, run.id, RunState.FAILED, "error", 8.0),
     ]
     first, second = await asyncio.gather(*ends)
     # Over PostgreSQL they are two transactions, and either may come first.
@@ -68,9 +68,9 @@ async def test_a_run_is_created_begun_and_ended_once(store: Store, draft: Run) -
         (RunState.FAILED, "error", 8.0),
     )
     assert first.is_over
-    assert (await start_run(store, run.agent, run.id, 9.0)).state is first.state
+    assert (await start_run(store, run.agent_row, run.id, 9.0)).state is first.state
     with pytest.raises(NotFound):
-        await start_run(store, run.agent + 1, run.id, 9.0)
+        await start_run(store, run.agent_row + 1, run.id, 9.0)
 
 
 async def test_the_same_send_is_one_run_until_another_takes_its_place(store: Store, draft: Run) -> None:
@@ -78,11 +78,11 @@ async def test_the_same_send_is_one_run_until_another_takes_its_place(store: Sto
     assert await put_run(store, replace(draft, uid="r2")) == run
     # One that goes on cannot be replaced.
     assert (await put_run(store, replace(draft, uid="r3"), replaces=run.id)).id == run.id
-    await store.runs.end_run(run.agent, run.id, RunState.FAILED, "error", 8.0)
+    await store.runs.end_run(run.agent_row, run.id, RunState.FAILED, "error", 8.0)
     again = await put_run(store, replace(draft, uid="r4"), replaces=run.id)
     assert (again.uid, again.otid) == ("r4", b"otid")
     assert (await store.runs.get("default", "r1")).run.otid is None
-    assert await store.runs.find_newest_run(run.agent, 1) == again
+    assert await store.runs.find_newest_run(run.agent_row, 1) == again
     # Sends without an id of their own are never the same.
     assert len({(await put_run(store, replace(draft, uid=u, otid=None))).id for u in "ab"}) == 2
 
@@ -96,7 +96,7 @@ async def test_a_response_of_which_an_upstream_gave_the_id_before_is_refused(
         await store.responses.note(response, b"second", 0)
     found = await store.responses.find("default", "r1")
     assert found is not None
-    (text,) = await store.run_texts.load_texts(draft.agent, found[1].id, "response")
+    (text,) = await store.run_texts.load_texts(draft.agent_row, found[1].id, "response")
     assert text.data == b"first"
 
 
@@ -105,7 +105,7 @@ async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
 ) -> None:
     run = await put_run(store, replace(draft, state=RunState.RUNNING, begun=5.0))
     first, second, late = await said(alice, 3)
-    step = RunStep(first, run.agent, run.id, 1, 5.0, 6.0, TokenCounts(100, 10, 80, 5, 2))
+    step = RunStep(first, run.agent_row, run.id, 1, 5.0, 6.0, TokenCounts(100, 10, 80, 5, 2))
     await put_step(store, step)
     entry = await store.runs.get("default", "r1")
     assert (entry.run.state, entry.run.steps, entry.run.counts) == (
@@ -140,23 +140,25 @@ async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
 
 async def test_calls_wait_while_their_step_is_the_last(store: Store, alice: Speaker, draft: Run) -> None:
     run = await put_run(store, draft)
-    assert await store.runs.load_waiting_step(run.agent, 1) is None
+    assert await store.runs.load_waiting_step(run.agent_row, 1) is None
     (last,) = [e.id for e in await alice.rows()]
-    await put_step(store, RunStep(last, run.agent, run.id, 1, 5.0, stop="requires_approval", waiting=CALLS))
-    assert await store.runs.load_waiting_step(run.agent, 1) is None, "a tree of the client's"
+    await put_step(
+        store, RunStep(last, run.agent_row, run.id, 1, 5.0, stop="requires_approval", waiting=CALLS)
+    )
+    assert await store.runs.load_waiting_step(run.agent_row, 1) is None, "a tree of the client's"
     await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (last,))
-    waiting = await store.runs.load_waiting_step(run.agent, 1)
+    waiting = await store.runs.load_waiting_step(run.agent_row, 1)
     assert waiting is not None
     assert (waiting.exchange, waiting.waiting) == (last, CALLS)
     await alice.say([user("one"), assistant("First."), user("two")], assistant("Second."), "c1")
-    assert await store.runs.load_waiting_step(run.agent, 1) is None, "the conversation went on"
+    assert await store.runs.load_waiting_step(run.agent_row, 1) is None, "the conversation went on"
 
 
 async def test_texts_are_stored_once_read_in_order_and_replaced(
     store: Store, draft: Run, holds: Holds
 ) -> None:
     run = await put_run(store, draft)
-    of = (run.agent, run.id)
+    of = (run.agent_row, run.id)
     assert await store.run_texts.add_text(*of, "request", 0, b'{"messages": "zqrequestx"}')
     for seq in (2, 0, 1):
         assert await store.run_texts.add_text(*of, "event", seq, f"zqevent{seq}x".encode())
@@ -166,10 +168,10 @@ async def test_texts_are_stored_once_read_in_order_and_replaced(
         b"zqevent2x",
     ]
     assert [t.seq for t in await store.run_texts.load_texts(*of, "event", limit=2)] == [0, 1]
-    assert await store.run_texts.load_texts(run.agent + 1, run.id, "event") == ()
+    assert await store.run_texts.load_texts(run.agent_row + 1, run.id, "event") == ()
 
     async def shorten(connection: Connection) -> None:
-        await connection.lock(run.agent)
+        await connection.lock(run.agent_row)
         await replace_text(connection, *of, "request", 0, b"{}")
 
     await store.database.write(shorten)
@@ -193,9 +195,11 @@ async def test_lists_by_page_and_filter_stay_within_the_project(
     for n in range(6):
         await put_run(store, replace(draft, uid=f"a{n}", otid=None, background=n % 2 == 0))
     for agent, conversation, uid in ((bob.id, 77, "b"), (other.id, 78, "o")):
-        await put_run(store, replace(draft, agent=agent, conversation_row=conversation, uid=uid, otid=None))
+        await put_run(
+            store, replace(draft, agent_row=agent, conversation_row=conversation, uid=uid, otid=None)
+        )
     last = (await store.runs.get("default", "a5")).run
-    await store.runs.end_run(last.agent, last.id, RunState.COMPLETED, "end_turn", 9.0)
+    await store.runs.end_run(last.agent_row, last.id, RunState.COMPLETED, "end_turn", 9.0)
 
     async def listed(page: Page | None = None, **wanted: object) -> str:
         found = await store.runs.list_runs("default", RunFilter(**wanted), page or Page())  # type: ignore[arg-type]
@@ -207,26 +211,26 @@ async def test_lists_by_page_and_filter_stay_within_the_project(
     assert await listed(Page(after=ids["a5"], limit=2)) == "a4 a3"
     assert await listed(Page(before=ids["a4"])) == "b a5"
     assert await listed(Page(after=ids["a1"], before=ids["a4"], newest_first=False)) == "a2 a3"
-    assert await listed(agent=alice.agent.id, background=True) == "a4 a2 a0"
-    assert await listed(agent=other.id) == "", "another project's agent"
+    assert await listed(agent_row=alice.agent.id, background=True) == "a4 a2 a0"
+    assert await listed(agent_row=other.id) == "", "another project's agent"
     assert await listed(states=(RunState.COMPLETED,)) == await listed(stop="end_turn") == "a5"
     assert await listed(conversation_row=77) == "b"
-    (entry,) = await store.runs.list_runs("default", RunFilter(agent=bob.id), Page())
+    (entry,) = await store.runs.list_runs("default", RunFilter(agent_row=bob.id), Page())
     assert (entry.agent_uid, entry.conversation_uid, entry.key) == (bob.uid, "conv 77", "default")
     with pytest.raises(NotFound):
         await store.runs.get("default", "o")
 
     exchanges = await said(alice, 3)
     for number, exchange in enumerate(exchanges, 1):
-        await put_step(store, RunStep(exchange, last.agent, last.id, number, 5.0))
+        await put_step(store, RunStep(exchange, last.agent_row, last.id, number, 5.0))
     page = Page(after=exchanges[0], newest_first=False)
     assert [s.step.exchange for s in await store.runs.list_steps("default", page)] == exchanges[1:]
     page = Page(limit=2)
     assert [
-        s.step.exchange for s in await store.runs.list_steps("default", page, agent=last.agent)
+        s.step.exchange for s in await store.runs.list_steps("default", page, agent_row=last.agent_row)
     ] == exchanges[:0:-1]
     assert await store.runs.list_steps("elsewhere", page) == []
-    assert await store.runs.list_steps("elsewhere", page, agent=last.agent) == []
+    assert await store.runs.list_steps("elsewhere", page, agent_row=last.agent_row) == []
 
 
 async def test_live_runs_are_distinguished_from_background_ones_and_those_that_have_ended(
@@ -236,12 +240,13 @@ async def test_live_runs_are_distinguished_from_background_ones_and_those_that_h
     for state in (RunState.CREATED, RunState.RUNNING):
         await put_run(store, replace(draft, uid=state, otid=None, background=True, state=state))
     done = await put_run(store, replace(draft, uid="done", otid=None))
-    await store.runs.end_run(done.agent, done.id, RunState.COMPLETED, "end_turn", 6.0)
+    await store.runs.end_run(done.agent_row, done.id, RunState.COMPLETED, "end_turn", 6.0)
     assert [each.run.uid for each in await store.runs.list_live()] == ["live"]
-    await store.runs.end_run(live.agent, live.id, RunState.FAILED, "error", 9.0)
+    await store.runs.end_run(live.agent_row, live.id, RunState.FAILED, "error", 9.0)
     assert await store.runs.list_live() == []
     found = {
-        e.run.uid: e.run for e in await store.runs.list_runs("default", RunFilter(agent=live.agent), Page())
+        e.run.uid: e.run
+        for e in await store.runs.list_runs("default", RunFilter(agent_row=live.agent_row), Page())
     }
     assert {uid: run.state for uid, run in found.items()} == {
         "live": "failed",
@@ -259,13 +264,13 @@ async def test_a_run_is_accepted_with_its_request_and_its_job(store: Store, draf
     run = await store.runs.accept_run(wanted)
     assert woken
     (job,) = await store.jobs.list()
-    assert (job.kind, job.agent, job.key, job.payload) == (
+    assert (job.kind, job.agent_row, job.key, job.payload) == (
         "run",
-        run.agent,
+        run.agent_row,
         run.uid,
         b'{"run":%d}' % run.id,
     )
-    assert [text.data for text in await store.run_texts.load_texts(run.agent, run.id, "request")] == [
+    assert [text.data for text in await store.run_texts.load_texts(run.agent_row, run.id, "request")] == [
         wanted.request
     ]
     # The same send again is the same run, and no second job.
@@ -275,7 +280,7 @@ async def test_a_run_is_accepted_with_its_request_and_its_job(store: Store, draf
     assert (entry.run.id, has_job) == (run.id, True)
     await store.jobs.cancel(job.id)
     assert [has for _, has in await store.runs.list_open_background()] == [False]
-    await store.runs.end_run(run.agent, run.id, RunState.FAILED, "error", 8.0)
+    await store.runs.end_run(run.agent_row, run.id, RunState.FAILED, "error", 8.0)
     assert await store.runs.list_open_background() == []
 
 
@@ -298,14 +303,14 @@ async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
 ) -> None:
     run = await put_run(store, draft)
     for kind in ("request", "event", "call", "result"):
-        await store.run_texts.add_text(run.agent, run.id, kind, 1, f"the {kind} of it".encode())
+        await store.run_texts.add_text(run.agent_row, run.id, kind, 1, f"the {kind} of it".encode())
     assert await store.run_texts.drop_texts(100.0, 10) == 0
-    await store.runs.end_run(run.agent, run.id, RunState.COMPLETED, "end_turn", 8.0)
+    await store.runs.end_run(run.agent_row, run.id, RunState.COMPLETED, "end_turn", 8.0)
     assert await store.run_texts.find_first_end() == 8.0
     assert await store.run_texts.drop_texts(8.0, 10) == 0
     assert await store.run_texts.drop_texts(9.0, 10) == 1
     for kind in ("request", "event", "call", "result"):
-        assert await store.run_texts.load_texts(run.agent, run.id, kind) == ()
+        assert await store.run_texts.load_texts(run.agent_row, run.id, kind) == ()
     assert await store.run_texts.find_first_end() is None
     assert await keeps_emptied_rows(store) is not store.database.is_shared
 
@@ -318,50 +323,52 @@ async def test_records_of_calls_are_retained_as_long_as_their_conversation_ends_
 ) -> None:
     run = await put_run(store, replace(draft, state=RunState.RUNNING, begun=5.0))
     exchange, later = await said(alice, 2)
-    step = RunStep(exchange, run.agent, run.id, 1, 5.0, 6.0, TokenCounts(), stop, waiting=waiting)
+    step = RunStep(exchange, run.agent_row, run.id, 1, 5.0, 6.0, TokenCounts(), stop, waiting=waiting)
     await put_step(store, step)
-    await store.runs.end_run(run.agent, run.id, RunState.FAILED, "error", 6.0)
+    await store.runs.end_run(run.agent_row, run.id, RunState.FAILED, "error", 6.0)
     for kind in ("event", "call", "result"):
-        await store.run_texts.add_text(run.agent, run.id, kind, 1, kind.encode())
+        await store.run_texts.add_text(run.agent_row, run.id, kind, 1, kind.encode())
     # A call that an answer allows is noted here before it is made, however late the answer comes.
     await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (exchange,))
     assert await store.run_texts.drop_texts(9.0, 10) == 1
     for kind in ("call", "result"):
-        assert [x.data for x in await store.run_texts.load_texts(run.agent, run.id, kind)] == [kind.encode()]
-    assert await store.run_texts.load_texts(run.agent, run.id, "event") == ()
-    assert await store.runs.load_last_step(run.agent, run.id) == step
+        assert [x.data for x in await store.run_texts.load_texts(run.agent_row, run.id, kind)] == [
+            kind.encode()
+        ]
+    assert await store.run_texts.load_texts(run.agent_row, run.id, "event") == ()
+    assert await store.runs.load_last_step(run.agent_row, run.id) == step
     assert (await store.run_texts.drop_texts(9.0, 10), await store.run_texts.find_first_end()) == (0, None)
     # The results lie in the next exchange then.
     await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (later,))
     assert await store.run_texts.find_first_end() == 6.0
     assert await store.run_texts.drop_texts(9.0, 10) == 1
     for kind in ("call", "result"):
-        assert await store.run_texts.load_texts(run.agent, run.id, kind) == ()
+        assert await store.run_texts.load_texts(run.agent_row, run.id, kind) == ()
 
 
 async def test_the_names_of_the_turns_of_a_response_stay_as_long_as_its_run(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
     run = await put_run(store, replace(draft, conversation_row=0))
-    assert await store.responses.note_turn(run.agent, run.id, b"first")
-    assert await store.responses.note_turn(run.agent, run.id, b"second")
-    await store.forgetting.forget(run.agent, ForgetTarget(messages=[0]))
-    await store.runs.end_run(run.agent, run.id, RunState.COMPLETED, "completed", 8.0)
+    assert await store.responses.note_turn(run.agent_row, run.id, b"first")
+    assert await store.responses.note_turn(run.agent_row, run.id, b"second")
+    await store.forgetting.forget(run.agent_row, ForgetTarget(messages=[0]))
+    await store.runs.end_run(run.agent_row, run.id, RunState.COMPLETED, "completed", 8.0)
     await store.run_texts.drop_texts(100.0, 10)
-    assert not await store.responses.note_turn(run.agent, run.id, b"third")
-    assert await store.responses.turns(run.agent, run.id) == [b"first", b"second"]
-    await store.responses.remove(run.agent, run.id)
-    assert not await store.responses.note_turn(run.agent, run.id, b"third")
-    assert await store.responses.turns(run.agent, run.id) == []
+    assert not await store.responses.note_turn(run.agent_row, run.id, b"third")
+    assert await store.responses.turns(run.agent_row, run.id) == [b"first", b"second"]
+    await store.responses.remove(run.agent_row, run.id)
+    assert not await store.responses.note_turn(run.agent_row, run.id, b"third")
+    assert await store.responses.turns(run.agent_row, run.id) == []
 
 
 async def test_what_is_written_late_of_a_run_that_was_deleted_is_not_stored(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
     run = await put_run(store, draft)
-    await store.responses.remove(run.agent, run.id)
-    assert not await store.run_texts.add_events(run.agent, run.id, 1, b"words", epoch=alice.agent.epoch)
-    assert await store.run_texts.load_texts(run.agent, run.id, "event") == ()
+    await store.responses.remove(run.agent_row, run.id)
+    assert not await store.run_texts.add_events(run.agent_row, run.id, 1, b"words", epoch=alice.agent.epoch)
+    assert await store.run_texts.load_texts(run.agent_row, run.id, "event") == ()
 
 
 async def test_events_that_may_quote_what_is_forgotten_are_not_stored(
@@ -369,14 +376,14 @@ async def test_events_that_may_quote_what_is_forgotten_are_not_stored(
 ) -> None:
     run = await put_run(store, draft)
     epoch = alice.agent.epoch
-    assert await store.run_texts.add_events(run.agent, run.id, 1, b"first", epoch=epoch)
-    begun = await store.forgetting.begin(run.agent, ForgetTarget(messages=[0]))
+    assert await store.run_texts.add_events(run.agent_row, run.id, 1, b"first", epoch=epoch)
+    begun = await store.forgetting.begin(run.agent_row, ForgetTarget(messages=[0]))
     await store.forgetting.run(begun)
-    assert not await store.run_texts.add_events(run.agent, run.id, 2, b"second", epoch=epoch)
-    assert await store.run_texts.load_texts(run.agent, run.id, "event") == ()
-    now = await store.agents.load(run.agent)
+    assert not await store.run_texts.add_events(run.agent_row, run.id, 2, b"second", epoch=epoch)
+    assert await store.run_texts.load_texts(run.agent_row, run.id, "event") == ()
+    now = await store.agents.load(run.agent_row)
     assert now is not None
-    assert await store.run_texts.add_events(run.agent, run.id, 2, b"second", epoch=now.epoch)
+    assert await store.run_texts.add_events(run.agent_row, run.id, 2, b"second", epoch=now.epoch)
 
 
 async def test_why_a_run_failed_stays_until_something_is_forgotten(
@@ -385,13 +392,13 @@ async def test_why_a_run_failed_stays_until_something_is_forgotten(
     run = await put_run(store, draft)
     other = await put_run(store, replace(draft, uid="r2", otid=None))
     await store.runs.end_run(
-        run.agent, run.id, RunState.FAILED, "error", 8.0, error_message="zqerrorx" + "…" * 5000
+        run.agent_row, run.id, RunState.FAILED, "error", 8.0, error_message="zqerrorx" + "…" * 5000
     )
     # Who comes second says nothing of it.
-    await store.runs.end_run(run.agent, run.id, RunState.FAILED, "error", 9.0, error_message="another")
+    await store.runs.end_run(run.agent_row, run.id, RunState.FAILED, "error", 9.0, error_message="another")
     await store.run_texts.drop_texts(100.0, 10)
     assert await store.run_texts.load_error_messages([run.id, other.id]) == {run.id: "zqerrorx" + "…" * 3992}
-    begun = await store.forgetting.begin(run.agent, ForgetTarget(messages=[0]))
+    begun = await store.forgetting.begin(run.agent_row, ForgetTarget(messages=[0]))
     await store.forgetting.run(begun)
     assert await store.run_texts.load_error_messages([run.id]) == {}
     assert await keeps_emptied_rows(store) is not store.database.is_shared

@@ -338,7 +338,7 @@ async def test_what_comes_after_the_end_of_a_run_is_stored_only_if_it_was_cancel
     """Another process fails a run when the one that performs it has lost its lease."""
     run = (await writer.begin(user("Are you there?"))).run
     assert run is not None
-    await writer.store.runs.end_run(run.agent, run.id, state, "error", 101.0)
+    await writer.store.runs.end_run(run.agent_row, run.id, state, "error", 101.0)
     if state is RunState.CANCELLED:
         await writer.finish(assistant("I am h"), stop="cancelled")
     else:
@@ -360,12 +360,12 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_run(writer: Wr
     job = await jobs.claim(["run"], **lease)
     assert lost is not None
     assert job is not None
-    end = RunEnd(run.agent, run.id, RunState.FAILED, "error", 100.0, job=lost)
+    end = RunEnd(run.agent_row, run.id, RunState.FAILED, "error", 100.0, job=lost)
     for late in (
         writer.finish(assistant("Late."), job=lost),
         writer.go_on(user("Late."), job=lost),
         writer.store.stored_paths.end(end),
-        writer.store.runs.end_run(run.agent, run.id, RunState.FAILED, "error", 100.0, job=lost),
+        writer.store.runs.end_run(run.agent_row, run.id, RunState.FAILED, "error", 100.0, job=lost),
     ):
         with pytest.raises(Stale):
             await late
@@ -373,7 +373,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_run(writer: Wr
     await writer.finish(assistant("Yes."), job=job)
     (e,) = (await writer.read()).path
     assert b"Yes." in (e.shown_reply or b"")
-    ended = await writer.store.runs.load_run(run.agent, run.id)
+    ended = await writer.store.runs.load_run(run.agent_row, run.id)
     assert ended is not None
     assert (ended.state, ended.steps) == (RunState.COMPLETED, 1)
 

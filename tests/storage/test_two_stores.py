@@ -367,11 +367,11 @@ async def test_each_job_is_done_once_and_never_two_of_a_lane(stores: tuple[Store
             if job is None:
                 await asyncio.sleep(0.01)
                 continue
-            assert job.agent not in running
-            running.add(job.agent)
+            assert job.agent_row not in running
+            running.add(job.agent_row)
             await asyncio.sleep(0)
             done[job.key] += 1
-            running.discard(job.agent)
+            running.discard(job.agent_row)
             await store.jobs.finish(job)
 
     await asyncio.gather(*(work(store) for store in stores for _ in range(3)))

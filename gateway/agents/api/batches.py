@@ -244,7 +244,7 @@ class BatchRoutes:
         if run is None or not run.is_over:
             return []
         number = await store.batches.exchange_of(run)
-        agent = await store.agents.load(run.agent)
+        agent = await store.agents.load(run.agent_row)
         if number is None or agent is None:
             return []
         exchange = await store.turns.exchange(agent, number)

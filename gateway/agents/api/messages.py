@@ -206,7 +206,7 @@ class MessageRoutes:
         states = {}
         for id in run_ids:
             entry = await self._api.store.runs.get(request.project, uid_in("run", id))
-            if entry.run.agent != agent.id:
+            if entry.run.agent_row != agent.id:
                 raise UnknownId(f"There is no run {id!r} of this agent.")
             states[id] = (await self._cancel_run(request.project, entry)).state.value
         return states

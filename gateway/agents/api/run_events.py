@@ -44,7 +44,7 @@ def showing_in(options: Json) -> Showing:
 
 async def showing_of_run(store: Store, run: Run) -> Showing:
     """Returns the way in which the messages of a run are listed: of a background run, as its send asked."""
-    texts = await store.run_texts.load_texts(run.agent, run.id, "listing") if run.background else ()
+    texts = await store.run_texts.load_texts(run.agent_row, run.id, "listing") if run.background else ()
     return showing_in(orjson.loads(texts[0].data) if texts else {})
 
 
@@ -97,7 +97,7 @@ class RunEvents(Struct, frozen=True):
         return is_end(event)
 
     async def missing_events(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
-        agent = await self.store.agents.load(run.agent)
+        agent = await self.store.agents.load(run.agent_row)
         messages: list[Json] = []
         if agent is not None:
             showing = showing_in(options) if options else await showing_of_run(self.store, run)
@@ -136,7 +136,7 @@ async def failure_of(store: Store, run: Run) -> GatewayError | None:
     """Returns the error that a run has failed with; None if it has not failed, or has no message."""
     if run.state is not RunState.FAILED:
         return None
-    texts = await store.run_texts.load_texts(run.agent, run.id, "words")
+    texts = await store.run_texts.load_texts(run.agent_row, run.id, "words")
     if not texts:
         return None
     message, *status = (each.data.decode() for each in texts)

@@ -102,7 +102,7 @@ class RunRoutes:
             [each.value for each in _LIVE] if query.active else list(RunState)
         )
         where = RunFilter(
-            agent=None if agent is None else agent.id,
+            agent_row=None if agent is None else agent.id,
             conversation_row=conversation,
             states=sorted({RunState(each) for each in states}),
             background=sent_or_none(query.background),
@@ -146,7 +146,7 @@ class RunRoutes:
 
     async def _callback(self, run: Run) -> dict[str, Any]:
         """Returns the fields of a run that say how its client was called back; {}: it was not."""
-        texts = await self._run_texts.load_texts(run.agent, run.id, "callback") if run.background else ()
+        texts = await self._run_texts.load_texts(run.agent_row, run.id, "callback") if run.background else ()
         return callback_json(orjson.loads(texts[-1].data)) if texts else {}
 
     async def run_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
@@ -188,7 +188,7 @@ class RunRoutes:
     async def run_metrics(self, request: ApiRequest) -> dict[str, Any]:
         """Return how long a run took, and its tools."""
         entry = await self._run(request)
-        agent = await self._api.store.agents.load(entry.run.agent)
+        agent = await self._api.store.agents.load(entry.run.agent_row)
         steps = () if agent is None else await exchanges_of(self._api.store, agent, entry.run)
         names = dict.fromkeys(name for e in steps for name in tools_used(e))
         # The client's own tools, and those that are gone, have no id.
@@ -199,13 +199,13 @@ class RunRoutes:
 
     async def index_steps(self, request: ApiRequest, query: StepsQuery) -> list[dict[str, Any]]:
         """List steps."""
-        agent = None
+        agent_row = None
         if isinstance(query.agent_id, str):
-            agent = (await self._api.named_agent(request.project, query.agent_id)).id
+            agent_row = (await self._api.named_agent(request.project, query.agent_id)).id
         entries = await self._runs.list_steps(
             request.project,
             await read_page(query, partial(self._step_row, request.project)),
-            agent=agent,
+            agent_row=agent_row,
             feedback=sent_or_none(query.feedback),
         )
         return await self._steps_json(entries)
@@ -262,7 +262,7 @@ class RunRoutes:
     ) -> list[dict[str, Any]]:
         """Returns a page of the messages of a run, or of one step of it."""
         store = self._api.store
-        agent = await store.agents.load(entry.run.agent)
+        agent = await store.agents.load(entry.run.agent_row)
         if agent is None:
             raise UnknownId("The agent of this run is deleted.")
         exchanges = await exchanges_of(store, agent, entry.run)
@@ -295,7 +295,7 @@ async def run_result_json(api: AgentsApi, run: Run, showing: Showing) -> dict[st
 
     Raises: UpstreamError, GatewayError if it failed before the first output.
     """
-    agent = await api.store.agents.load(run.agent)
+    agent = await api.store.agents.load(run.agent_row)
     if agent is None:
         raise UnknownId("The agent of this run is deleted.")
     steps = await exchanges_of(api.store, agent, run)

@@ -132,11 +132,11 @@ class BatchRequests(Struct, frozen=True):
                 param="requests",
             )
 
-    async def _make_draft(self, item: RequestedItem, agent: int, now: float) -> ItemDraft:
+    async def _make_draft(self, item: RequestedItem, agent_row: int, now: float) -> ItemDraft:
         """Returns the draft of an item. Raises: NotFound if there is no such conversation."""
         conversation = 0
         if item.conversation != DEFAULT_CONVERSATION:
-            owner = await self.store.agents.load(agent)
+            owner = await self.store.agents.load(agent_row)
             stored = (
                 None
                 if owner is None
@@ -147,7 +147,7 @@ class BatchRequests(Struct, frozen=True):
             conversation = stored.id
         request = ItemRequest(item.messages, item.max_steps, item.model, item.system)
         run = Run(
-            id=0, uid=ids.new_uid(), agent=agent, conversation_row=conversation, state=RunState.CREATED,
+            id=0, uid=ids.new_uid(), agent_row=agent_row, conversation_row=conversation, state=RunState.CREATED,
             created=now, background=True,
         )  # fmt: skip
         return ItemDraft(run, request.dump(), ids.new_uid())

@@ -122,7 +122,7 @@ class ItemTurns:
         run, store = item.run, self._keeper.store
         if run is None or not item.conversation:
             raise ItemFailed(AGENT_GONE)
-        texts_of = partial(store.batches.texts, run.agent, run.id)
+        texts_of = partial(store.batches.texts, run.agent_row, run.id)
         texts = await ItemTexts.load(store, run)
         memory, route = await self._memory(item, texts.request)
         context = await self._read_context(item, memory, texts.request)
@@ -131,7 +131,7 @@ class ItemTurns:
         inserts = [_op_of_list(each) for round in texts.rounds for each in round["inserts"]]
         block_edits.ops += inserts
         replies = [orjson.dumps(round["reply"]) for round in texts.rounds]
-        journal = CallJournal(partial(store.batches.add_text, run.agent, run.id))
+        journal = CallJournal(partial(store.batches.add_text, run.agent_row, run.id))
         if reply is not None:
             number = len(replies)
             replies.append(reply)
@@ -292,7 +292,7 @@ class ItemTurns:
         """
         if (run := item.run) is None:
             return None
-        texts_of = partial(self._keeper.store.batches.texts, run.agent, run.id)
+        texts_of = partial(self._keeper.store.batches.texts, run.agent_row, run.id)
         return dict(await texts_of(call_journal.REPLY)).get(len(await texts_of("round")))
 
     async def make_end(
@@ -364,7 +364,7 @@ class ItemTurns:
         return replace(
             end,
             turn=_turn_to_write(opened, outcome, context, state, now),
-            step=RunStep(0, opened.run.agent, opened.run.id, 1, state.began, now, opened.counts(counts)),
+            step=RunStep(0, opened.run.agent_row, opened.run.id, 1, state.began, now, opened.counts(counts)),
             edits=[_edit_of_list(each) for round in opened.texts.rounds for each in round["edits"]],
             merged=replace(edits.merge_operations((), inserts), writes=ending.merged.writes),
             versions=ending.versions,

@@ -249,7 +249,7 @@ class PartSubmitter:
                 composed.body,
                 line,
                 AssignedItem(
-                    item.run.agent, item.id, composed.last_exchange, composed.epoch, composed.state.dump()
+                    item.run.agent_row, item.id, composed.last_exchange, composed.epoch, composed.state.dump()
                 ),
             )
         await self.outcomes.write_outcomes(

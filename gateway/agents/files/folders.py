@@ -109,8 +109,8 @@ class Folders:
         Raises: OverLimit if it has too many; Conflict for a profile's memory.
         """
         self._registry.require_definition(entry)
-        agent = entry.agent.id
-        await self._store.files.attach(agent, folder.memory, file_tool_numbers(), at=self._now())
+        agent_row = entry.agent.id
+        await self._store.files.attach(agent_row, folder.memory, file_tool_numbers(), at=self._now())
         self._registry.clear_cache()
 
     async def detach(self, entry: AgentEntry, folder: Definition) -> None:

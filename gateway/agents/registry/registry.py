@@ -216,9 +216,9 @@ class Registry:
         )
         return await self._views(entries)
 
-    async def get_several(self, project: str, agents: Sequence[int]) -> Sequence[AgentView]:
+    async def get_several(self, project: str, agent_rows: Sequence[int]) -> Sequence[AgentView]:
         """Returns agents by the rows of their memories, in the order in which they were made."""
-        entries = await self._store.defined_agents.among(agents)
+        entries = await self._store.defined_agents.among(agent_rows)
         return await self._views([e for e in entries if e.agent.scope.project == project])
 
     async def count(self, project: str, where: AgentFilter) -> int:
@@ -283,13 +283,15 @@ class Registry:
         await self._store.jobs.enqueue(SLEEP_JOB, entry.agent.id, SLEEP_JOB, due=due)
 
     async def _with_multi_agent_tools(
-        self, agent: int, edit: AgentEdit, tools: Sequence[int] | None
+        self, agent_row: int, edit: AgentEdit, tools: Sequence[int] | None
     ) -> Sequence[int]:
         """Returns an agent's tools, with or without the tools that speak to other agents, as the edit says.
 
         tools: the tools that the edit sets; None: the agent's present tools.
         """
-        attached = await self._store.attached.targets(agent, DefinitionKind.TOOL) if tools is None else tools
+        attached = (
+            await self._store.attached.targets(agent_row, DefinitionKind.TOOL) if tools is None else tools
+        )
         numbers = [attachment_number(built_in_tool(name)) for name in MULTI_AGENT_TOOLS]
         if not edit.multi_agent_tools:
             return [each for each in attached if each not in numbers]
@@ -350,10 +352,10 @@ class Registry:
         return [each.memory or each.id for each in definitions]
 
     async def _attached_definitions(
-        self, agents: Sequence[int], kind: DefinitionKind
+        self, agent_rows: Sequence[int], kind: DefinitionKind
     ) -> dict[int, Sequence[Definition]]:
         """Returns the folders or the identities of each of these agents."""
-        targets = await self._store.attached.targets_of(agents, kind)
+        targets = await self._store.attached.targets_of(agent_rows, kind)
         rows = sorted({row for each in targets.values() for row in each})
         definitions = self._store.definitions
         by_row = dict[int, Definition]()
@@ -361,7 +363,9 @@ class Registry:
             by_row = await definitions.find_by_ids(rows)
         elif rows:
             by_row = await definitions.find_by_memories(kind, rows)
-        return {agent: [by_row[row] for row in each if row in by_row] for agent, each in targets.items()}
+        return {
+            agent_row: [by_row[row] for row in each if row in by_row] for agent_row, each in targets.items()
+        }
 
     def _profile_definition(self, entry: AgentEntry) -> Definition:
         """Returns the definition that shows a user's memory: that of its profile."""

@@ -193,8 +193,8 @@ class ToolRegistry:
         tools = {row: _tool_view(definition) for row, definition in definitions.items()}
         tools.update({attachment_number(tool): tool for tool in map(built_in_tool, BUILT_IN_TOOLS)})
         return {
-            agent: [tools[number] for number in numbers if number in tools]
-            for agent, numbers in attached.items()
+            agent_row: [tools[number] for number in numbers if number in tools]
+            for agent_row, numbers in attached.items()
         }
 
     async def _sort_key(self, project: str, uid: str) -> int:

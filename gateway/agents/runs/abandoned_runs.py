@@ -51,5 +51,5 @@ class AbandonedRuns:
     async def _fail(self, run: Run) -> Run:
         runs, now = self._keeper.store.runs, self._keeper.now()
         return await runs.end_run(
-            run.agent, run.id, RunState.FAILED, StopReason.ERROR, now, error_message=ABANDONED_ERROR
+            run.agent_row, run.id, RunState.FAILED, StopReason.ERROR, now, error_message=ABANDONED_ERROR
         )

@@ -358,8 +358,8 @@ class AgentRuns:
             send = await self._queue.enter(self._route_send(run_request, is_answered=False), ticket)
             await self._with_client.turns.wait_written(send.scope)
             if await self._run_starter.deny(send, self._memory_request(send, ticket), run):
-                return await runs.cancel_waiting_run(run.agent, run.id, self.keeper.now())
-        return await runs.load_run(run.agent, run.id) or run
+                return await runs.cancel_waiting_run(run.agent_row, run.id, self.keeper.now())
+        return await runs.load_run(run.agent_row, run.id) or run
 
     # -- one send
 
@@ -522,7 +522,7 @@ class AgentRuns:
     ) -> Run:
         """Ends a run now, if it has not ended. Returns it as it is then."""
         return await self.keeper.store.runs.end_run(
-            run.agent, run.id, state, stop, self.keeper.now(), error_message=error_message, job=job
+            run.agent_row, run.id, state, stop, self.keeper.now(), error_message=error_message, job=job
         )
 
     def _tools_of(self, send: RoutedSend, context: MemoryContext) -> MakesToolbox:

@@ -134,7 +134,7 @@ class RunStarter:
         if step is None or not step.waiting:
             return False
         newest = await store.runs.find_newest_waiting_run(
-            step.agent, context.path[-1].conversation_row, step.run
+            step.agent_row, context.path[-1].conversation_row, step.run
         )
         # A send that answered some of the calls has made a run of its own, which waits for the other answers.
         if run.id != step.run and (newest is None or run.id != newest.id):
@@ -205,7 +205,7 @@ class RunStarter:
         otid = otid_digest(agent, send.conversation, send.otid)
         now = self._keeper.now()
         return Run(
-            id=0, uid=new_uid(), agent=0, conversation_row=0, state=RunState.CREATED, created=now,
+            id=0, uid=new_uid(), agent_row=0, conversation_row=0, state=RunState.CREATED, created=now,
             parent=send.parent, depth=send.depth, otid=otid,
         )  # fmt: skip
 
@@ -228,7 +228,7 @@ class RunStarter:
         if exchange is not None:
             await memory.take_up(exchange)
             return RunBeginning(memory, prompt)
-        step = await keeper.store.runs.load_last_step(run.agent, run.id)
+        step = await keeper.store.runs.load_last_step(run.agent_row, run.id)
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange or last.state is State.FORGOTTEN:
             raise MessageGone
@@ -279,7 +279,7 @@ class RunStarter:
         results: Sequence[ToolResult],
     ) -> bool:
         """Writes results after the step that made their calls. Returns False if its run is gone. Raises: StoreError."""
-        run = await self._keeper.store.runs.load_run(step.agent, step.run)
+        run = await self._keeper.store.runs.load_run(step.agent_row, step.run)
         if run is None:
             return False
         client_calls = frozenset(id for id, kind in step.waiting.items() if kind == "client")
@@ -345,7 +345,7 @@ class RunStarter:
         for message in answers:
             number, data = call_number(last, message["tool_call_id"]), orjson.dumps(message)
             await store.run_texts.add_text(context.agent.id, step.run, "result", number, data)
-        run = await store.runs.find_newest_waiting_run(step.agent, last.conversation_row, step.run)
+        run = await store.runs.find_newest_waiting_run(step.agent_row, last.conversation_row, step.run)
         if run is None:
             raise NotFound("the run that waits is gone")
         return answered_calls(context, step, [*earlier, *answers], run)

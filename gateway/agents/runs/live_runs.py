@@ -13,7 +13,7 @@ from storage.sql.store import Store
 
 class _LiveRun(NamedTuple):
     # The row of its agent.
-    agent: int
+    agent_row: int
     turn: TurnRun
 
 
@@ -34,7 +34,7 @@ class LiveRuns:
         self._runs[run.uid] = _LiveRun(memory.context.agent.id, turn)
         try:
             if run.background or run.state is RunState.CREATED:
-                stored_run = await self._store.runs.load_run(run.agent, run.id)
+                stored_run = await self._store.runs.load_run(run.agent_row, run.id)
                 if stored_run is None or stored_run.is_over:
                     memory.run = stored_run or run
                     return 200
@@ -47,8 +47,8 @@ class LiveRuns:
         if uid in self._runs:
             self._runs[uid].turn.stop(StopReason.CANCELLED)
 
-    def stop_deleted(self, agent: int) -> None:
+    def stop_deleted(self, agent_row: int) -> None:
         """Stops the runs of an agent that is deleted; their clients get an error, since nothing can be stored."""
         for run in self._runs.values():
-            if run.agent == agent:
+            if run.agent_row == agent_row:
                 run.turn.stop(StopReason.CANCELLED)

@@ -110,7 +110,6 @@ class RunStart(Struct, frozen=True):
 
     # The run's public id.
     run: str
-    # The agent's row.
     agent: Agent
     # The number of the step's first message.
     first_seq: int
@@ -136,7 +135,6 @@ class RunResult(Struct, frozen=True):
 
     # The run in its final state.
     run: Run
-    # The agent's row.
     agent: Agent
     # The run's exchanges, with their messages.
     steps: tuple[Exchange, ...]
@@ -153,7 +151,7 @@ class RunResult(Struct, frozen=True):
 def reading_run(reader: int, memory: int, now: float) -> RunAccept:
     """Returns a new run of a sleeptime agent that reads a memory, to be accepted. reader, memory: their rows."""
     run = Run(
-        id=0, uid=new_uid(), agent=reader, conversation_row=0, state=RunState.CREATED, created=now, background=True
+        id=0, uid=new_uid(), agent_row=reader, conversation_row=0, state=RunState.CREATED, created=now, background=True
     )  # fmt: skip
     return RunAccept(run, b"{}", READING_PREFIX + run.uid, new_uid(), kind=SLEEP_JOB, reads=memory)
 

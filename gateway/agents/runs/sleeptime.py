@@ -211,7 +211,9 @@ class Sleeping:
         elif run.state is RunState.CREATED and not batch.text:
             now = self._now()
             stop = StopReason.END_TURN
-            end = RunEnd(run.agent, run.id, RunState.COMPLETED, stop, now, reading=batch.span, job=job.job)
+            end = RunEnd(
+                run.agent_row, run.id, RunState.COMPLETED, stop, now, reading=batch.span, job=job.job
+            )
             await self._store.stored_paths.end(end)
         else:
             await self._budget.check(project)
@@ -226,7 +228,7 @@ class Sleeping:
         ended, is_refused = await self._load_ended(job, run)
         if batch is not None and is_refused:
             batch = await self._after_refusal(job, run, batch, resolved)
-        await self._store.sleepers.empty_reading(run.agent, run.conversation_row)
+        await self._store.sleepers.empty_reading(run.agent_row, run.conversation_row)
         is_read = batch is not None and batch.span.upto > batch.span.cursor
         return batch if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
 
@@ -251,7 +253,7 @@ class Sleeping:
         model = self._models.for_route(agent_route(self._models.settings, resolved.spec))
         greeting = {"role": "user", "content": "Hello."}
         try:
-            await model.ask(resolved.scope.project, [greeting], memory_row=run.agent)
+            await model.ask(resolved.scope.project, [greeting], agent_row=run.agent_row)
         except JobFailed:
             return False
         return True
@@ -264,7 +266,7 @@ class Sleeping:
     ) -> _Batch | None:
         """Returns the messages that a run reads, unread or noted by its first step, or None if they are gone."""
         if run.state is not RunState.CREATED:
-            texts = await self._store.run_texts.load_texts(run.agent, run.id, "request")
+            texts = await self._store.run_texts.load_texts(run.agent_row, run.id, "request")
             noted = orjson.loads(texts[0].data) if texts else {}
             if "upto" not in noted:
                 return None
@@ -329,7 +331,7 @@ class Sleeping:
 
         Raises: JobFailed if an upstream failed, and the run goes on.
         """
-        ended = await self._store.runs.load_run(run.agent, run.id)
+        ended = await self._store.runs.load_run(run.agent_row, run.id)
         if ended is None:
             raise JobFailed("the sleeptime agent is gone")
         if tokens := _tokens(ended) - _tokens(run):
@@ -343,7 +345,13 @@ class Sleeping:
 
     async def _fail_run(self, job: JobContext, run: Run, stop: StopReason, error_message: str = "") -> Run:
         return await self._store.runs.end_run(
-            run.agent, run.id, RunState.FAILED, stop, self._now(), error_message=error_message, job=job.job
+            run.agent_row,
+            run.id,
+            RunState.FAILED,
+            stop,
+            self._now(),
+            error_message=error_message,
+            job=job.job,
         )
 
 

@@ -175,13 +175,13 @@ class RunMemory:
 
         Raises: RunOver if another run has taken its send; StoreError.
         """
-        runs, agent = self.keeper.store.runs, self.context.agent.id
+        runs, agent_row = self.keeper.store.runs, self.context.agent.id
         if not self.run.is_stored:
             conversation_row = self.context.path[-1].conversation_row
-            draft = replace(self.run, agent=agent, conversation_row=conversation_row, begun=begun)
+            draft = replace(self.run, agent_row=agent_row, conversation_row=conversation_row, begun=begun)
             self.run = await runs.create(draft, replaces=self.replaces)
         elif begun is not None:  # the run was accepted, so all but this is stored
-            self.run = await runs.note_begun(agent, self.run.id, begun)
+            self.run = await runs.note_begun(agent_row, self.run.id, begun)
 
     async def take_up(self, exchange: Exchange) -> None:
         """Goes on with a step that an earlier attempt of this run has opened."""
@@ -254,7 +254,7 @@ class RunMemory:
         counts = reported_counts(result.usage) or TokenCounts()
         step = RunStep(
             exchange=exchange.id,
-            agent=context.agent.id,
+            agent_row=context.agent.id,
             run=self.run.id,
             number=self.run.steps + 1,
             begun=self._step_begun,

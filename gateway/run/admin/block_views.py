@@ -136,14 +136,14 @@ class BlockViews(Struct, frozen=True):
         changed = {each.label: ChangedBlock(before.get(each.id), each.version) for each in blocks}
         return BlocksSince(same, changed)
 
-    async def list_of(self, agent: int) -> tuple[BlockRecord, ...]:
-        """Returns the blocks of a memory. agent: its row."""
-        waiting_labels = await self.store.blocks.list_waiting_labels(agent)
-        blocks = await self.store.memory_pages.blocks(agent)
+    async def list_of(self, agent_row: int) -> tuple[BlockRecord, ...]:
+        """Returns the blocks of a memory."""
+        waiting_labels = await self.store.blocks.list_waiting_labels(agent_row)
+        blocks = await self.store.memory_pages.blocks(agent_row)
         return tuple(_block_record(each, waiting_labels.count(each.block.label)) for each in blocks)
 
-    async def _find_block(self, agent: int, label: str) -> ShownBlock:
-        blocks = await self.store.memory_pages.blocks(agent)
+    async def _find_block(self, agent_row: int, label: str) -> ShownBlock:
+        blocks = await self.store.memory_pages.blocks(agent_row)
         shown = next((each for each in blocks if each.block.label == label), None)
         if shown is None:
             raise UnknownId("There is no such block.")

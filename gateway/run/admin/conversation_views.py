@@ -127,9 +127,9 @@ class ConversationViews(Struct, frozen=True):
         memory = await find_memory(self.store, project, uid)
         return await self.openings_of(memory.id, conversations)
 
-    async def openings_of(self, agent: int, conversations: Sequence[str]) -> dict[str, str]:
-        """Returns what `openings` returns. agent: the row of the memory."""
-        openings = await self.store.memory_pages.openings(agent, conversations, _OPENING_BYTES)
+    async def openings_of(self, agent_row: int, conversations: Sequence[str]) -> dict[str, str]:
+        """Returns what `openings` returns."""
+        openings = await self.store.memory_pages.openings(agent_row, conversations, _OPENING_BYTES)
         texts: dict[str, str] = {}
         for id, opening in openings.items():
             asked = asked_messages(opening.exchange, opening.prefix_is_shared)
@@ -211,26 +211,26 @@ class ConversationViews(Struct, frozen=True):
         earlier = str(oldest) if is_more else None
         return ConversationPage(record, branch_records, branch, tuple(reversed(items)), earlier)
 
-    async def _exchange_of(self, agent: int, conversation_row: int, seq: int) -> int | None:
+    async def _exchange_of(self, agent_row: int, conversation_row: int, seq: int) -> int | None:
         """Returns the row of the exchange with a message of a conversation; None: the conversation has no such message.
 
         A forked conversation also has the messages of the conversations from which it was forked.
         """
-        rows = await self.store.memory_pages.exchange_of_message(agent, seq)
+        rows = await self.store.memory_pages.exchange_of_message(agent_row, seq)
         if rows is None or rows.conversation_row not in await self.store.messages.past(
-            agent, conversation_row
+            agent_row, conversation_row
         ):
             return None
         return rows.exchange
 
     async def _newest_first(
-        self, agent: int, path: Sequence[Exchange], before: int | None
+        self, agent_row: int, path: Sequence[Exchange], before: int | None
     ) -> Iterator[MessageRecord]:
         """Returns messages of a path, the newest first, each reply with its request.
 
         before: only messages with a lower number; None: all messages.
         """
-        requests = await self.store.recalls.requests(agent, [e.id for e in path], self.noted_since())
+        requests = await self.store.recalls.requests(agent_row, [e.id for e in path], self.noted_since())
         return (
             record
             for e in path

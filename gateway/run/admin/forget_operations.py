@@ -70,18 +70,18 @@ class ForgetRequest(Struct, frozen=True):
         return cls(owner, part, tuple(arguments.numbers("left")))
 
 
-async def find_target(store: Store, agent: int, part: Part) -> ForgetTarget | None:
+async def find_target(store: Store, agent_row: int, part: Part) -> ForgetTarget | None:
     """Returns a part of a memory in the form in which the store forgets it; None: there is no such part."""
     if isinstance(part.value, str):
-        conversation_row = await store.forgetting.find_conversation(agent, part.value)
+        conversation_row = await store.forgetting.find_conversation(agent_row, part.value)
         return None if conversation_row is None else ForgetTarget(conversation_row=conversation_row)
     if part.kind == "fact":
-        fact = await store.facts.find(agent, part.value)
+        fact = await store.facts.find(agent_row, part.value)
         return None if fact is None else ForgetTarget(facts=[part.value])
     if part.kind == "passage":
-        passages = await store.passages.get(agent, [part.value])
+        passages = await store.passages.get(agent_row, [part.value])
         return ForgetTarget(passages=[part.value]) if passages else None
-    rows = await store.memory_pages.exchange_of_message(agent, part.value)
+    rows = await store.memory_pages.exchange_of_message(agent_row, part.value)
     if rows is None:
         return None
     is_message = part.kind == "message"
@@ -228,13 +228,13 @@ class ForgetOperations:
             what = "conversation" if conversation is None else f"conversation {conversation.uid}"
         return await self._begin(agent, target, what), extent
 
-    async def _begin(self, agent: int, target: ForgetTarget, what: str) -> int:
+    async def _begin(self, agent_row: int, target: ForgetTarget, what: str) -> int:
         """Begins to forget, and notes it in the audit. Returns the forgetting's number.
 
         what: as in `AuditEntry`.
         """
-        record = await self.store.agents.load(agent)
-        begun = await self.store.forgetting.begin(agent, target)
+        record = await self.store.agents.load(agent_row)
+        begun = await self.store.forgetting.begin(agent_row, target)
         await self._note("forget", record, what)
         return begun
 

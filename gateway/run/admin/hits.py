@@ -21,16 +21,16 @@ _SHOWN_AFTER = 3
 
 
 async def hit_records(
-    store: Store, agent: int, uid: str, entries: Sequence[RecalledEntry]
+    store: Store, agent_row: int, uid: str, entries: Sequence[RecalledEntry]
 ) -> list[HitRecord | LeftOutRecord]:
     """Returns the records of hits, in the order of the entries.
 
-    agent, uid: the row and the public name of the memory.
+    agent_row, uid: the row and the public name of the memory.
     """
     seqs = dict.fromkeys(entry.seq for entry in entries if not entry.is_forgotten)
-    messages = await store.recall.load(agent, [*seqs])
+    messages = await store.recall.load(agent_row, [*seqs])
     exchanges = {message.exchange for message in messages.values() if message.exchange}
-    places = await store.memory_pages.places(agent, sorted(exchanges))
+    places = await store.memory_pages.places(agent_row, sorted(exchanges))
     records: list[HitRecord | LeftOutRecord] = []
     for entry in entries:
         message = None if entry.is_forgotten else messages.get(entry.seq)
@@ -50,7 +50,7 @@ async def hit_records(
         if message is not None:
             href = _href(uid, message, places.get(message.exchange))
             hit = replace(hit, text=message.text, at=message.at, href=href)
-        elif not entry.is_forgotten and (fact := await store.facts.find(agent, entry.seq)) is not None:
+        elif not entry.is_forgotten and (fact := await store.facts.find(agent_row, entry.seq)) is not None:
             # The fact was corrected or superseded since the search, so searches do not find it any more.
             until = fact.ended_at or UNSET
             href = fact_href(uid, fact.seq)

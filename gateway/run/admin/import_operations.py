@@ -251,7 +251,7 @@ class ImportOperations:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _forget_imported(self, stored: StoredImport) -> None:
-        await self.store.forgetting.forget(stored.agent, ForgetTarget(imported=stored.id))
+        await self.store.forgetting.forget(stored.agent_row, ForgetTarget(imported=stored.id))
 
     async def _find_or_begin_memory(self, scope: Scope) -> Agent:
         spec = self.spec_of(scope.profile)

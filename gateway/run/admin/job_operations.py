@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
@@ -75,6 +76,6 @@ async def cancel_job(store: Store, id: int, at: float) -> Job:
 
 def _job_json(job: Job) -> dict[str, Any]:
     """Returns a job without its payload, which only the handler of its kind can read."""
-    fields = asdict(job)
+    fields: dict[str, Any] = msgspec.to_builtins(job)
     del fields["payload"]
     return fields

@@ -110,7 +110,7 @@ class RequestOperations(Struct, frozen=True):
         for stored in await self.store.recalls.find(id, self._since, project):
             if not stored.scope.is_open_to(user):
                 continue
-            agent = await self.store.agents.load(stored.agent)
+            agent = await self.store.agents.load(stored.agent_row)
             exchange = None if agent is None else await self.store.turns.exchange(agent, stored.exchange)
             if exchange is not None:
                 return await self._explain_stored(id, stored, logged, exchange.last_note)
@@ -255,12 +255,12 @@ class RequestOperations(Struct, frozen=True):
         return suspects - (await self.store.overview.scopes(suspects)).keys() if suspects else suspects
 
     async def _list_stored(
-        self, agent: int, before: int, limit: int, *, without: Collection[bytes]
+        self, agent_row: int, before: int, limit: int, *, without: Collection[bytes]
     ) -> Sequence[_ListedRequest]:
         """Returns a memory's requests whose recalls are stored, the newest first. without: packed ids to leave out."""
         listed: list[_ListedRequest] = []
         while len(listed) < limit:
-            page = await self.store.recalls.list(agent, self._since, before=before, limit=limit)
+            page = await self.store.recalls.list(agent_row, self._since, before=before, limit=limit)
             listed += [
                 _ListedRequest(_record_of_recall(each), exchange=each.exchange)
                 for each in page
@@ -289,7 +289,7 @@ class RequestOperations(Struct, frozen=True):
         tries: tuple[str, ...] = (f"{summary['upstream']}:{record.status}",) if summary["upstream"] else ()
         if logged is not None and logged.memory_uid == stored.memory_uid:
             summary["upstream"], tries = logged.upstream or summary["upstream"], logged.tries
-        hits = await hit_records(self.store, stored.agent, stored.memory_uid, record.entries)
+        hits = await hit_records(self.store, stored.agent_row, stored.memory_uid, record.entries)
         return ExplainedRequest(
             **summary,
             conversation=stored.conversation_uid,

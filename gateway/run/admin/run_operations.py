@@ -102,7 +102,7 @@ class RunOperations(Struct, frozen=True):
             entry = await runs.get(project, ids.uid_of("run", id) or id)
         except NotFound as error:
             raise UnknownId("There is no such run.") from error
-        agent = await self.store.agents.load(entry.run.agent)
+        agent = await self.store.agents.load(entry.run.agent_row)
         if agent is None:
             raise UnknownId("There is no such run.")
         steps = [step for step in await runs.load_steps(entry.run) if step.step.number > last_shown]
@@ -123,7 +123,7 @@ class RunOperations(Struct, frozen=True):
     async def newest(self, memory: FoundMemory, limit: int = NEWEST_RUNS) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""
         runs = await self.store.runs.list_runs(
-            memory.scope.project, RunFilter(agent=memory.id), Page(limit=limit)
+            memory.scope.project, RunFilter(agent_row=memory.id), Page(limit=limit)
         )
         return tuple(map(summary_of, runs))
 

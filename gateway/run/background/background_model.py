@@ -132,13 +132,13 @@ class BackgroundModel:
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int | None = None,
-        memory_row: int = 0,
+        agent_row: int = 0,
         is_background: bool = True,
     ) -> ModelAnswer:
         """Asks for one whole reply.
 
         max_tokens: its limit, sent under the name that the upstream takes.
-        memory_row: of the memory that the model is asked for; 0: it is asked for none.
+        agent_row: of the memory that the model is asked for; 0: it is asked for none.
         is_background: it counts for the day's budget; else as the call of the client's request under way.
 
         Raises: Postponed: the day's budget is used up, or the upstream is busy; RequestRefused; JobFailed: it failed
@@ -152,7 +152,7 @@ class BackgroundModel:
                 request, self.upstream.name, self.upstream.kind, self.model, is_background=is_background
             )
             call.prompt = PromptFacts(max_tokens=max_tokens)
-            count = partial(self._count, project, memory_row, call)
+            count = partial(self._count, project, agent_row, call)
             try:
                 async with asyncio.timeout(self.timeout_s):
                     raw = await self._send(request, call)
@@ -200,7 +200,7 @@ class BackgroundModel:
     def _count(
         self,
         project: str,
-        memory_row: int,
+        agent_row: int,
         call: UpstreamCall,
         outcome: CallOutcome,
         used: TokenCounts | None = None,
@@ -208,7 +208,7 @@ class BackgroundModel:
         """Counts a call of background work, and what it has used. used: None: nothing."""
         if call.is_background:
             used = used or TokenCounts()
-            self._budget.spend(project, memory_row, call.upstream, call.model, used, outcome=outcome)
+            self._budget.spend(project, agent_row, call.upstream, call.model, used, outcome=outcome)
 
     async def _send(self, request: ModelRequest, call: UpstreamCall) -> bytes:
         """Returns the body of a reply of status 200. Raises: JobFailed; its message holds nothing of the request."""

@@ -176,11 +176,11 @@ class BackgroundServices:
         """Makes the vector of a question; None: memory is searched by words alone."""
         return None if self.embedding is None else self.embedding.embed_query
 
-    def _memory_grew(self, agent: int, added: int) -> None:
+    def _memory_grew(self, agent_row: int, added: int) -> None:
         """Takes note of a memory that has grown otherwise than by a turn, as `Growth` reports it."""
-        self.indexing.check(agent)
+        self.indexing.check(agent_row)
         if self.embedding is not None:
-            self.embedding.schedule.add(agent, added)
+            self.embedding.schedule.add(agent_row, added)
 
     # -- TurnEvents
 
@@ -188,25 +188,25 @@ class BackgroundServices:
     def makes_summaries(self) -> bool:
         return self.model is not None
 
-    def index_outdated(self, agent: int, messages: int | None = None) -> None:
-        self.indexing.add(agent, messages)
+    def index_outdated(self, agent_row: int, messages: int | None = None) -> None:
+        self.indexing.add(agent_row, messages)
 
     def edits_pending(self) -> None:
         self.maintenance.edits_pending()
 
     def turn_stored(
-        self, agent: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
+        self, agent_row: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
     ) -> None:
         # A process that owns its file counts all turns itself, so it needs no number to compare with.
         seq = seq if self._is_shared else None
         if self.embedding is not None:
-            self.embedding.schedule.add(agent, messages, seq=seq)
+            self.embedding.schedule.add(agent_row, messages, seq=seq)
         if sleeptime is not None and self.sleeptime is not None:
             # Its turns are counted here only to look at the store when it may be due: earlier where others count, too.
             every = sleeptime.every or _NEVER
-            self.sleeptime.add(agent, 1, max(1, every // _PROCESSES) if self._is_shared else every)
+            self.sleeptime.add(agent_row, 1, max(1, every // _PROCESSES) if self._is_shared else every)
         elif self.learning is not None:
-            self.learning.schedule.add(agent, messages, seq=seq)
+            self.learning.schedule.add(agent_row, messages, seq=seq)
 
     def window_filling(self, turn: Committed, wanted: WantedSummary) -> None:
         self.compactor.enqueue_after(turn, wanted)

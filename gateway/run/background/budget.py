@@ -43,15 +43,15 @@ class DailyBudget:
     def spend(
         self,
         project: str,
-        memory_row: int,
+        agent_row: int,
         upstream: str,
         model: str,
         used: TokenCounts,
         *,
         outcome: CallOutcome = "ok",
     ) -> None:
-        """Counts a call that was answered, and its tokens. memory_row: of the memory for which the call was made."""
+        """Counts a call that was answered, and its tokens. agent_row: of the memory for which the call was made."""
         tokens = used.prompt + used.completion
         self.count_call(outcome, tokens)
         if tokens:
-            self.meter.add_background(project, memory_row, upstream, model, used)
+            self.meter.add_background(project, agent_row, upstream, model, used)

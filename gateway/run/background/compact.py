@@ -116,9 +116,9 @@ class SummaryPath(Struct, frozen=True):
     sizes: Sequence[ExchangeSize]
 
     @classmethod
-    async def measure(cls, store: Store, agent_id: int, exchanges: Sequence[Exchange]) -> SummaryPath:
+    async def measure(cls, store: Store, agent_row: int, exchanges: Sequence[Exchange]) -> SummaryPath:
         """Returns the path with its sizes. exchanges: as `summaries.path` returns them."""
-        earlier = await store.summaries.of_exchange(agent_id, exchanges[0].id)
+        earlier = await store.summaries.of_exchange(agent_row, exchanges[0].id)
         return cls(earlier, exchanges, await asyncio.to_thread(_sizes, exchanges))
 
     @property
@@ -145,7 +145,7 @@ class SummaryTask(Struct, frozen=True):
 
     project: str
     # The id of the agent whose memory it is for.
-    agent_id: int
+    agent_row: int
     model: BackgroundModel
     terms: SummaryTerms
     # The most tokens of the summary.
@@ -312,9 +312,9 @@ async def _write_summary(span: SummarySpan, task: SummaryTask, run_step: StepRun
     return text
 
 
-async def read_summary_terms(store: Store, agent_id: int) -> SummaryTerms:
+async def read_summary_terms(store: Store, agent_row: int) -> SummaryTerms:
     """Returns an agent's own terms for its summaries, or those of an agent that has none."""
-    entries = await store.defined_agents.among([agent_id])
+    entries = await store.defined_agents.among([agent_row])
     definition = entries[0].definition if entries else None
     return SummaryTerms.of({} if definition is None else definition.body.get("compaction") or {})
 
@@ -357,7 +357,7 @@ async def _ask(task: SummaryTask, question: Sequence[dict[str, Any]], max_tokens
         task.project,
         question,
         max_tokens=max_tokens,
-        memory_row=task.agent_id,
+        agent_row=task.agent_row,
         is_background=task.admit is None,
     )
 

@@ -295,17 +295,17 @@ class EmbeddingService:
         finally:
             call.end()
 
-    def _meter_call(self, agent_id: int, made: Embedded) -> None:
-        """Counts what a call has used for a memory, which no budget bounds. agent_id: the memory's row; 0: of none."""
+    def _meter_call(self, agent_row: int, made: Embedded) -> None:
+        """Counts what a call has used for a memory, which no budget bounds. agent_row: 0: of no memory."""
         if made.tokens and self._meter is not None:
-            self._meter.add_background("", agent_id, self._upstream, self._model, TokenCounts(made.tokens))
+            self._meter.add_background("", agent_row, self._upstream, self._model, TokenCounts(made.tokens))
 
     # -- a question
 
-    async def embed_query(self, agents: Sequence[int], query: str, wait_ms: float) -> Vector | None:
+    async def embed_query(self, agent_rows: Sequence[int], query: str, wait_ms: float) -> Vector | None:
         """Returns the vector of a question; None: it came too late, or no memory has vectors yet.
 
-        agents: the rows of the memories that are searched; the call is counted for the first.
+        agent_rows: the rows of the memories that are searched; the call is counted for the first.
         wait_ms: at most; the embedder's own bound may be shorter.
         """
         wait_ms = min(wait_ms, self._wait_ms)
@@ -317,10 +317,10 @@ class EmbeddingService:
             return None
         with health.attempt(self._policy):
             try:
-                if not await self._store.vectors.has(agents, name):
+                if not await self._store.vectors.has(agent_rows, name):
                     return None
                 made = await self._embed([query], wait_ms / 1000)
-                self._meter_call(agents[0], made)
+                self._meter_call(agent_rows[0], made)
                 data = made.vectors[0]
                 vector = Vector(name, data, *self._compare_baseline(data))
             except Exception as error:

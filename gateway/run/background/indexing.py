@@ -39,19 +39,19 @@ class IndexingService:
         self._unchecked: set[int] = set()
         self._task = PeriodicTask("indexing", self.step)
 
-    def add(self, agent: int, backlog: int | None) -> None:
+    def add(self, agent_row: int, backlog: int | None) -> None:
         """Notes a memory that is to be indexed. backlog: the messages that its index lacks; None: many."""
-        self._grown.pop(agent, None)
+        self._grown.pop(agent_row, None)
         if backlog is None or backlog >= LONG_BACKLOG:
-            self._urgent[agent] = None
-        elif agent not in self._urgent:
-            self._grown[agent] = self._clock()
+            self._urgent[agent_row] = None
+        elif agent_row not in self._urgent:
+            self._grown[agent_row] = self._clock()
         if self._urgent or self._task.sleeps_until_woken:
             self._task.wake()
 
-    def check(self, agent: int) -> None:
+    def check(self, agent_row: int) -> None:
         """Notes a memory that has grown: it is to be indexed if its index lacks enough messages."""
-        self._unchecked.add(agent)
+        self._unchecked.add(agent_row)
         if self._task.sleeps_until_woken:
             self._task.wake()
 
@@ -61,20 +61,20 @@ class IndexingService:
 
     async def find_outdated(self) -> None:
         """Finds the memories in the database that processes have left to be indexed when they ended."""
-        for agent in await self._store.search_index.agents_behind(INDEX_EVERY, 10_000):
-            self.add(agent, INDEX_EVERY)
+        for agent_row in await self._store.search_index.agents_behind(INDEX_EVERY, 10_000):
+            self.add(agent_row, INDEX_EVERY)
 
     async def step(self) -> float | None:
         """Indexes the memory that is due, if one is. Returns the seconds until another is; None: none has grown."""
         while self._unchecked:
-            agent = self._unchecked.pop()
+            agent_row = self._unchecked.pop()
             try:
-                backlog = await self._store.search_index.backlog(agent)
+                backlog = await self._store.search_index.backlog(agent_row)
             except Unavailable:
-                self._unchecked.add(agent)
+                self._unchecked.add(agent_row)
                 raise
             if backlog >= INDEX_EVERY:
-                self.add(agent, backlog)
+                self.add(agent_row, backlog)
         started = self._clock()
         if not self._urgent:
             if not self._grown:
@@ -82,18 +82,18 @@ class IndexingService:
             due = next(iter(self._grown.values())) + _QUIET_S
             if due > started:
                 return due - started
-        agent = next(iter(self._urgent or self._grown))
-        self._urgent.pop(agent, None)
-        self._grown.pop(agent, None)
+        agent_row = next(iter(self._urgent or self._grown))
+        self._urgent.pop(agent_row, None)
+        self._grown.pop(agent_row, None)
         try:
-            while await self._store.search_index.advance(agent):
+            while await self._store.search_index.advance(agent_row):
                 pass
         except Unavailable:
             # The memory is indexed when the store works again.
-            self._urgent[agent] = None
+            self._urgent[agent_row] = None
             raise
         except Exception:
             _log.exception(
-                "The search index of memory %d could not be updated, by a fault in the gateway.", agent
+                "The search index of memory %d could not be updated, by a fault in the gateway.", agent_row
             )
         return 0.0 if self._urgent else (self._clock() - started) * _PAUSE_RATIO

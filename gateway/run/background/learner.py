@@ -190,7 +190,7 @@ class LearningService:
         async def ask(messages: Sequence[Message]) -> ModelAnswer:
             request = learn.build_request(blocks, facts, messages, self._now())
             return await background.ask(
-                scope.project, request, tools=learn.tool_definitions(), memory_row=job.agent
+                scope.project, request, tools=learn.tool_definitions(), agent_row=job.agent
             )
 
         return replace(

@@ -47,10 +47,10 @@ class Maintenance:
         now = self._now()
         due = await self._store.turns.due(now - self._idle_s, now + self._idle_s, _MAX_CONVERSATIONS)
         has_failed = False
-        for conversation, agent, is_named, last_at in due:
+        for conversation, agent_row, is_named, last_at in due:
             decide = partial(_confirm, now=now, idle_s=self._idle_s, is_named=is_named)
             try:
-                await self._store.turns.settle(conversation, agent, last_at, now, decide)
+                await self._store.turns.settle(conversation, agent_row, last_at, now, decide)
             except Unavailable:
                 raise
             except Exception:  # the others go on

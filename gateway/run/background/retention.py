@@ -136,22 +136,22 @@ class Retention:
         forgetting, count = self.store.forgetting, 0
         for project, days in self.retention_days.items():
             before, after = self.now() - days * DAY_S, 0
-            while agents := await forgetting.find_older(
+            while agent_rows := await forgetting.find_older(
                 project, before, run_wait_s=_RUN_WAIT_S, after=after, limit=_PAGE
             ):
-                for agent in agents:
-                    id = await forgetting.begin(agent, ForgetTarget(before=before))
+                for agent_row in agent_rows:
+                    id = await forgetting.begin(agent_row, ForgetTarget(before=before))
                     count += await self._carry_out(id)
-                after = agents[-1]
+                after = agent_rows[-1]
         return count
 
     async def _forget_inactive(self, prefix: str, days: float) -> int:
         """Forgets the memories in which nothing came for some days. prefix: of their subjects."""
         forgetting, count = self.store.forgetting, 0
         before = self.now() - days * DAY_S
-        while agents := await forgetting.find_inactive(before, prefix, limit=_PAGE):
-            for agent in agents:
-                id = await forgetting.begin(agent, ForgetTarget(is_all=True))
+        while agent_rows := await forgetting.find_inactive(before, prefix, limit=_PAGE):
+            for agent_row in agent_rows:
+                id = await forgetting.begin(agent_row, ForgetTarget(is_all=True))
                 count += await self._carry_out(id)
         return count
 

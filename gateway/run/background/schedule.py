@@ -62,7 +62,7 @@ class Schedule:
     def __post_init__(self) -> None:
         self._task = PeriodicTask(self.name, self.step)
 
-    def add(self, agent: int, messages: int, every: int | None = None, seq: int | None = None) -> None:
+    def add(self, agent_row: int, messages: int, every: int | None = None, seq: int | None = None) -> None:
         """Counts the messages of a turn, which is on disk.
 
         every: in place of the schedule's.
@@ -70,8 +70,8 @@ class Schedule:
             process has taken them; without it the messages that this process counts decide.
         """
         # The entry is put back at the end of the order.
-        activity = self._active.pop(agent, None) or _Activity(0.0)
-        self._active[agent] = activity
+        activity = self._active.pop(agent_row, None) or _Activity(0.0)
+        self._active[agent_row] = activity
         activity.at = self.now()
         # Those that count from now on. Of an unknown turn before this one it is a guess.
         added = (activity.uncounted or messages) if self.leaves_out_last else messages
@@ -84,19 +84,19 @@ class Schedule:
         else:
             is_due = activity.messages - activity.uncounted >= every
         if is_due:
-            self._due.add(agent)
+            self._due.add(agent_row)
         if self._due or self._task.sleeps_until_woken:
             self._task.wake()
 
-    def enqueue_now(self, agents: Iterable[int]) -> None:
+    def enqueue_now(self, agent_rows: Iterable[int]) -> None:
         """Makes these memories due, however many messages they have."""
-        self._due.update(agents)
+        self._due.update(agent_rows)
         self._task.wake()
 
-    def enqueue_when_idle(self, agents: Iterable[int]) -> None:
+    def enqueue_when_idle(self, agent_rows: Iterable[int]) -> None:
         """Makes these memories due once they are idle."""
-        for agent in agents:
-            self._active.setdefault(agent, _Activity(self.now(), messages=1))
+        for agent_row in agent_rows:
+            self._active.setdefault(agent_row, _Activity(self.now(), messages=1))
         self._task.wake()
 
     async def recover(self) -> None:
@@ -120,29 +120,31 @@ class Schedule:
         """Enqueues what is due. Returns the seconds until more will be; None: not before the next message."""
         now, room = self.now(), _MAX_JOBS_AT_ONCE
         while self._active:
-            agent, activity = next(iter(self._active.items()))
+            agent_row, activity = next(iter(self._active.items()))
             # A turn that lies as far in the future counts as well: the clock may have been put back.
             if abs(now - activity.at) < self.idle_s:
                 break
-            del self._active[agent]
+            del self._active[agent_row]
             if activity.messages:
-                self._due.add(agent)
+                self._due.add(agent_row)
         while self._due:
             if not room:
                 return _MIN_PAUSE_S
             room -= 1
-            agent = self._due.pop()  # before it is enqueued: a turn that ends meanwhile may make it due again
+            agent_row = (
+                self._due.pop()
+            )  # before it is enqueued: a turn that ends meanwhile may make it due again
             # Before the job is enqueued: it may not read a turn that ends meanwhile.
-            if agent in self._active:
-                self._active[agent].messages = self._active[agent].uncounted
+            if agent_row in self._active:
+                self._active[agent_row].messages = self._active[agent_row].uncounted
             try:
-                await self._enqueue(agent)
+                await self._enqueue(agent_row)
             except BaseException:
-                self._due.add(agent)
+                self._due.add(agent_row)
                 raise
         first = next(iter(self._active.values()), None)
         return None if first is None else max(_MIN_PAUSE_S, first.at + self.idle_s - self.now())
 
-    async def _enqueue(self, agent: int) -> None:
+    async def _enqueue(self, agent_row: int) -> None:
         with suppress(Stale):  # the memory is gone
-            await self.jobs.enqueue(self.kind, agent, self.kind)
+            await self.jobs.enqueue(self.kind, agent_row, self.kind)

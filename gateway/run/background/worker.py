@@ -112,7 +112,7 @@ class JobContext:
 
     @property
     def agent(self) -> int:
-        return self.job.agent
+        return self.job.agent_row
 
     @property
     def payload(self) -> bytes:
@@ -362,7 +362,7 @@ def receipt_opener(
     """Returns a `Worker.open_receipt`: jobs of these kinds have a receipt of their memory, others have none."""
 
     def open_receipt(job: Job) -> AbstractContextManager[Receipt | None]:
-        return receipts.work("", job.agent, job.kind) if job.kind in kinds else nullcontext()
+        return receipts.work("", job.agent_row, job.kind) if job.kind in kinds else nullcontext()
 
     return open_receipt
 

@@ -68,7 +68,7 @@ class TurnEvents(Protocol):
     def makes_summaries(self) -> bool:
         """There is a model for summaries. Agents may have one of their own."""
 
-    def index_outdated(self, agent: int, messages: int | None = None) -> None:
+    def index_outdated(self, agent_row: int, messages: int | None = None) -> None:
         """Reports that the search index of a memory is outdated.
 
         messages: how many it lacks; None: more than queries should read.
@@ -78,7 +78,7 @@ class TurnEvents(Protocol):
         """Reports a turn with memory edits. They are merged into the blocks when the turn is confirmed."""
 
     def turn_stored(
-        self, agent: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
+        self, agent_row: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
     ) -> None:
         """Reports a turn.
 
@@ -266,7 +266,7 @@ class MemoryKeeper:
         if wanted_summary is not None:
             events.window_filling(committed, wanted_summary)
 
-    def report_lag(self, agent: int, snapshot: MemorySnapshot, chars: int) -> None:
+    def report_lag(self, agent_row: int, snapshot: MemorySnapshot, chars: int) -> None:
         """Reports a memory that is to be indexed soon.
 
         snapshot: as the turn began.
@@ -275,7 +275,7 @@ class MemoryKeeper:
         # The counts at the beginning of the turn are near enough for work that is done later.
         waiting = snapshot.next_seq - snapshot.indexed_seq
         if waiting >= INDEX_EVERY or chars > INDEX_CHARS:
-            self.events.index_outdated(agent, waiting)
+            self.events.index_outdated(agent_row, waiting)
 
 
 def _leaves_nothing(context: MemoryContext, outcome: TurnOutcome) -> bool:

@@ -279,7 +279,7 @@ class Limiter:
 
         Raises: LimitReached.
         """
-        if receipt.work_memory_row or (receipt in self._reservations and receipt.last_call is None):
+        if receipt.work_agent_row or (receipt in self._reservations and receipt.last_call is None):
             return  # it is work of the background, or was just let in
         if self._change_read != self._change:
             await self._try_load()
@@ -365,7 +365,7 @@ class Limiter:
         reservation = self._reservations.pop(receipt, None)
         if reservation is not None:
             reservation.settle(used)
-        elif receipt.work is not None and not receipt.work.memory_row:
+        elif receipt.work is not None and not receipt.work.agent_row:
             # Work that goes on with a request: the request was counted, and what it uses is counted here.
             self.count(receipt, used)
 

@@ -89,8 +89,8 @@ class _BackgroundKey(NamedTuple):
     day: int
     # "": that of the memory, which is looked up, for a question.
     project: str
-    # The memory's row; 0: none.
-    memory_row: int
+    # 0: of no memory.
+    agent_row: int
     upstream: str
     model: str
 
@@ -146,9 +146,9 @@ class Meter:
         for call in receipt.calls:
             if not call.is_answered or call.is_background:
                 continue
-            if receipt.work_memory_row:
+            if receipt.work_agent_row:
                 self.add_background(
-                    project, receipt.work_memory_row, call.upstream, call.model, call.used_counts()
+                    project, receipt.work_agent_row, call.upstream, call.model, call.used_counts()
                 )
                 continue
             counters = self._counters_of(day, project, user, key, call.upstream, call.model)
@@ -221,13 +221,13 @@ class Meter:
         return prompt + completion, cost
 
     def add_background(
-        self, project: str, memory_row: int, upstream: str, model: str, used: TokenCounts
+        self, project: str, agent_row: int, upstream: str, model: str, used: TokenCounts
     ) -> None:
         """Adds a call that was made for a memory, and not for a request.
 
         project: "" for a question to a memory, which no budget bounds: its project is looked up.
         """
-        key = _BackgroundKey(self._today, project, memory_row, upstream, model)
+        key = _BackgroundKey(self._today, project, agent_row, upstream, model)
         before = self._background.get(key, _NONE)
         self._background[key] = TokenCounts(before.prompt + used.prompt, before.completion + used.completion)
 
@@ -383,10 +383,10 @@ class Meter:
 
     async def _attribute_background(self) -> None:
         """Adds what was used for memories to the counters of their users. Raises: StoreError."""
-        for memory_row in {key.memory_row for key in self._background}:
-            agent = await self._load_memory(memory_row) if memory_row else None
+        for agent_row in {key.agent_row for key in self._background}:
+            agent = await self._load_memory(agent_row) if agent_row else None
             scope = None if agent is None else agent.scope
-            for key in [key for key in self._background if key.memory_row == memory_row]:
+            for key in [key for key in self._background if key.agent_row == agent_row]:
                 used = self._background.pop(key)
                 project = key.project or ("" if scope is None else scope.project)
                 counters = self._counters_of(key.day, project, user_of(scope), 0, key.upstream, key.model)

@@ -169,9 +169,9 @@ class DefinedAgents(Group):
         return [records[id] for id in ids if id in records]
 
     @reads
-    async def among(self, connection: Connection, agents: Sequence[int]) -> builtins.list[AgentEntry]:
+    async def among(self, connection: Connection, agent_rows: Sequence[int]) -> builtins.list[AgentEntry]:
         """Returns these agents, in the order in which they were made."""
-        entries = [_entry(row) for row in await rows_of(connection, SQL["among"], agents)]
+        entries = [_entry(row) for row in await rows_of(connection, SQL["among"], agent_rows)]
         return sorted(entries, key=lambda entry: entry.agent.id)
 
     @long_reads
@@ -190,11 +190,13 @@ class DefinedAgents(Group):
         return [NamedAgent(*row) for row in await connection.rows(SQL["newest"], (project, limit))]
 
     @reads
-    async def tags_of(self, connection: Connection, agents: Sequence[int]) -> dict[int, builtins.list[str]]:
+    async def tags_of(
+        self, connection: Connection, agent_rows: Sequence[int]
+    ) -> dict[int, builtins.list[str]]:
         """Returns the tags of each of these agents, by name."""
-        tags: dict[int, builtins.list[str]] = {agent: [] for agent in agents}
-        for agent, tag in await rows_of(connection, SQL["tags_of"], agents):
-            tags[agent].append(tag)
+        tags: dict[int, builtins.list[str]] = {agent_row: [] for agent_row in agent_rows}
+        for agent_row, tag in await rows_of(connection, SQL["tags_of"], agent_rows):
+            tags[agent_row].append(tag)
         return tags
 
     @reads

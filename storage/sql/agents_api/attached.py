@@ -17,23 +17,23 @@ _MEMORIES = (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER)
 MAX_MEMORIES = 7  # besides the agent's own, so that a search asks eight
 
 
-async def attach(connection: Connection, agent: int, kind: str, target: int) -> bool:
+async def attach(connection: Connection, agent_row: int, kind: str, target: int) -> bool:
     """Attaches something to an agent, as the last of its kind. Returns False if it was attached: its place stays.
 
     Raises: OverLimit if a search would have to ask too many memories.
     """
-    await connection.lock(agent)
-    if await connection.row(SQL["attach"], (agent, kind, target)) is None:
+    await connection.lock(agent_row)
+    if await connection.row(SQL["attach"], (agent_row, kind, target)) is None:
         return False
-    if kind in _MEMORIES and await connection.value(SQL["memories"], (agent,)) > MAX_MEMORIES:
+    if kind in _MEMORIES and await connection.value(SQL["memories"], (agent_row,)) > MAX_MEMORIES:
         raise OverLimit(f"an agent has at most {MAX_MEMORIES} archives and folders attached")
     return True
 
 
-async def detach(connection: Connection, agent: int, kind: str, target: int) -> bool:
+async def detach(connection: Connection, agent_row: int, kind: str, target: int) -> bool:
     """Detaches something. Returns False if it was not attached."""
-    await connection.lock(agent)
-    return bool(await connection.run(SQL["detach"], (agent, kind, target)))
+    await connection.lock(agent_row)
+    return bool(await connection.run(SQL["detach"], (agent_row, kind, target)))
 
 
 async def detach_all(connection: Connection, kind: str, target: int) -> None:
@@ -41,9 +41,9 @@ async def detach_all(connection: Connection, kind: str, target: int) -> None:
     await connection.run(SQL["detach_all"], (kind, target))
 
 
-async def load_targets(connection: Connection, agent: int, kind: str) -> list[int]:
+async def load_targets(connection: Connection, agent_row: int, kind: str) -> list[int]:
     """Returns what an agent has attached of a kind, in order."""
-    return [row[0] for row in await connection.rows(SQL["targets"], (agent, kind))]
+    return [row[0] for row in await connection.rows(SQL["targets"], (agent_row, kind))]
 
 
 async def load_agents_with(connection: Connection, project: str, kind: str, target: int) -> list[int]:
@@ -51,17 +51,17 @@ async def load_agents_with(connection: Connection, project: str, kind: str, targ
     return [row[0] for row in await connection.rows(SQL["agents_with"], (kind, target, project))]
 
 
-async def attach_all(connection: Connection, agent: int, kind: str, targets: Iterable[int]) -> None:
+async def attach_all(connection: Connection, agent_row: int, kind: str, targets: Iterable[int]) -> None:
     """Attaches several things, in order."""
     for target in dict.fromkeys(targets):
-        await attach(connection, agent, kind, target)
+        await attach(connection, agent_row, kind, target)
 
 
-async def attach_only(connection: Connection, agent: int, kind: str, targets: Sequence[int]) -> None:
+async def attach_only(connection: Connection, agent_row: int, kind: str, targets: Sequence[int]) -> None:
     """Attaches these things of a kind to an agent, and takes all others of the kind from it."""
-    for target in await load_targets(connection, agent, kind):
-        await detach(connection, agent, kind, target)
-    await attach_all(connection, agent, kind, targets)
+    for target in await load_targets(connection, agent_row, kind):
+        await detach(connection, agent_row, kind, target)
+    await attach_all(connection, agent_row, kind, targets)
 
 
 class Attached(Group):
@@ -71,35 +71,41 @@ class Attached(Group):
     agents_with = reads(as_method(load_agents_with))
 
     @writes
-    async def attach(self, connection: Connection, agent: int, kind: str, target: int, *, at: float) -> bool:
+    async def attach(
+        self, connection: Connection, agent_row: int, kind: str, target: int, *, at: float
+    ) -> bool:
         """Attaches something. Returns False if it was attached already."""
-        is_new = await attach(connection, agent, kind, target)
+        is_new = await attach(connection, agent_row, kind, target)
         if is_new:
-            await touch_agent(connection, agent, at)
+            await touch_agent(connection, agent_row, at)
         return is_new
 
     @writes
-    async def detach(self, connection: Connection, agent: int, kind: str, target: int, *, at: float) -> bool:
+    async def detach(
+        self, connection: Connection, agent_row: int, kind: str, target: int, *, at: float
+    ) -> bool:
         """Detaches something. Returns False if it was not attached."""
-        was_there = await detach(connection, agent, kind, target)
+        was_there = await detach(connection, agent_row, kind, target)
         if was_there:
-            await touch_agent(connection, agent, at)
+            await touch_agent(connection, agent_row, at)
         return was_there
 
     @writes
     async def delete(self, connection: Connection, definition: Definition, *, at: float) -> None:
         """Deletes a tool or an identity, and takes it from all agents."""
-        for agent in await load_agents_with(connection, definition.project, definition.kind, definition.id):
-            await touch_agent(connection, agent, at)
+        for agent_row in await load_agents_with(
+            connection, definition.project, definition.kind, definition.id
+        ):
+            await touch_agent(connection, agent_row, at)
         await detach_all(connection, definition.kind, definition.id)
         await remove_definition(connection, definition.id)
 
     @reads
     async def targets_of(
-        self, connection: Connection, agents: Sequence[int], kind: str
+        self, connection: Connection, agent_rows: Sequence[int], kind: str
     ) -> dict[int, list[int]]:
         """Returns what each of these agents has attached of a kind, in order."""
-        targets: dict[int, list[int]] = {agent: [] for agent in agents}
-        for agent, target in await rows_of(connection, SQL["of_agents"], agents, kind):
-            targets[agent].append(target)
+        targets: dict[int, list[int]] = {agent_row: [] for agent_row in agent_rows}
+        for agent_row, target in await rows_of(connection, SQL["of_agents"], agent_rows, kind):
+            targets[agent_row].append(target)
         return targets

@@ -85,19 +85,19 @@ class Batches(Group):
     @bulk_writes
     async def add(self, connection: Connection, batch: int, drafts: Sequence[ItemDraft]) -> None:
         """Adds items. Raises: NotFound if a conversation is gone."""
-        for agent in sorted({draft.run.agent for draft in drafts}):
-            await connection.lock(agent)
+        for agent_row in sorted({draft.run.agent_row for draft in drafts}):
+            await connection.lock(agent_row)
         for draft in drafts:
             run = replace(draft.run, batch=batch)
             if not run.conversation_row:
                 conversation_row = await begin_conversation(
-                    connection, run.agent, DEFAULT_CONVERSATION, draft.uid, run.created
+                    connection, run.agent_row, DEFAULT_CONVERSATION, draft.uid, run.created
                 )
                 if conversation_row is None:
                     raise NotFound(GONE)
                 run = replace(run, conversation_row=conversation_row)
             stored = await create_run(connection, run)
-            await add_text(connection, stored.agent, stored.id, "request", _REQUEST_SEQ, draft.request)
+            await add_text(connection, stored.agent_row, stored.id, "request", _REQUEST_SEQ, draft.request)
             await connection.run(SQL["item_insert"], (stored.id, batch))
 
     async def start(self, batch: Batch) -> None:
@@ -212,10 +212,10 @@ class Batches(Group):
 
     @reads
     async def texts(
-        self, connection: Connection, agent: int, run: int, kind: str
+        self, connection: Connection, agent_row: int, run: int, kind: str
     ) -> builtins.list[tuple[int, bytes]]:
         """Returns (number, data) of what an item's run holds of a kind, in order."""
-        return [(row[0], row[1]) for row in await connection.rows(SQL["texts"], (agent, run, kind))]
+        return [(row[0], row[1]) for row in await connection.rows(SQL["texts"], (agent_row, run, kind))]
 
     @reads
     async def error_messages(
@@ -228,7 +228,7 @@ class Batches(Group):
     @reads
     async def exchange_of(self, connection: Connection, run: Run) -> int | None:
         """Returns the exchange that an item's run became; None where it has none."""
-        exchange: int | None = await connection.value(SQL["exchange_of"], (run.id, run.agent))
+        exchange: int | None = await connection.value(SQL["exchange_of"], (run.id, run.agent_row))
         return exchange
 
     @reads
@@ -253,15 +253,15 @@ class Batches(Group):
         self, connection: Connection, part: int, items: Sequence[AssignedItem], at: float
     ) -> None:
         """Returns the effect that puts items into a part, and closes those that have ended."""
-        for agent in sorted({item.agent for item in items}):
-            await connection.lock(agent)
+        for agent_row in sorted({item.agent_row for item in items}):
+            await connection.lock(agent_row)
         for item in items:
-            if (await connection.value(SQL["is_open"], (item.run, item.agent))) is None:
+            if (await connection.value(SQL["is_open"], (item.run, item.agent_row))) is None:
                 await connection.run(SQL["close"], (item.run,))
                 continue
-            await begin_run(connection, item.agent, item.run, at)
+            await begin_run(connection, item.agent_row, item.run, at)
             await connection.run(SQL["give"], (item.run, part, item.last_exchange, item.epoch))
-            await connection.run(SQL["text_append"], (item.agent, item.run, "asked", item.asked))
+            await connection.run(SQL["text_append"], (item.agent_row, item.run, "asked", item.asked))
 
     @effect
     async def write_effect(
@@ -274,7 +274,7 @@ class Batches(Group):
         """
 
         runs = [each.item.run for each in writes]
-        await connection.lock_sharers(*{run.agent for run in runs if run is not None})
+        await connection.lock_sharers(*{run.agent_row for run in runs if run is not None})
         tokens = output = 0
         for each in writes:
             if await _write_item(connection, each, self._rules) and not isinstance(each, ItemRetry):
@@ -284,14 +284,14 @@ class Batches(Group):
 
     @bulk_writes
     async def add_text(
-        self, connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes
+        self, connection: Connection, agent_row: int, run: int, kind: str, seq: int, data: bytes
     ) -> bool:
         """Adds a text of an item. Returns False if the item has a text with this kind and seq, or does not go on.
 
         An item does not go on if it or its batch has ended, or something of its memory was forgotten.
         """
-        await connection.lock(agent)
-        return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
+        await connection.lock(agent_row)
+        return await connection.row(SQL["text_insert"], (agent_row, run, seq, kind, data)) is not None
 
     # -- a batch ends
 
@@ -345,16 +345,16 @@ class Batches(Group):
             return [_item(row) for row in await connection.rows(SQL[which], (batch, _PAGE))]
 
         items = await find()
-        agents = {item.run.agent for item in items if item.run is not None}
-        for agent in sorted(agents):
-            await connection.lock(agent)
+        agent_rows = {item.run.agent_row for item in items if item.run is not None}
+        for agent_row in sorted(agent_rows):
+            await connection.lock(agent_row)
         # Read again under the locks: another writer may have stored a reply meanwhile.
         for item in await find():
             if item.run is not None:
-                if item.run.agent not in agents:
+                if item.run.agent_row not in agent_rows:
                     continue
-                await end_run(connection, item.run.agent, item.run.id, state, stop, at)
-                await connection.run(SQL["texts_empty"], (item.run.agent, item.run.id))
+                await end_run(connection, item.run.agent_row, item.run.id, state, stop, at)
+                await connection.run(SQL["texts_empty"], (item.run.agent_row, item.run.id))
             await connection.run(SQL["close"], (item.id,))
         return len(items)
 
@@ -364,7 +364,7 @@ async def _write_item(connection: Connection, write: ItemWrite, rules: Rules) ->
     if not await _advance_item(connection, write):
         return False
     item, run = write.item, write.item.run
-    epoch = None if run is None else await connection.value(SQL["is_open"], (run.id, run.agent))
+    epoch = None if run is None else await connection.value(SQL["is_open"], (run.id, run.agent_row))
     if run is None or epoch is None:
         # It was cancelled, or its agent is gone; what the provider has billed counts nevertheless.
         await connection.run(SQL["close"], (item.id,))
@@ -376,7 +376,7 @@ async def _write_item(connection: Connection, write: ItemWrite, rules: Rules) ->
     if isinstance(write, ItemRound):
         made = await _write_round_edits(connection, run, write.edits, write.versions, write.now)
         data = orjson.dumps({**write.data, "edits": made})
-        await add_text(connection, run.agent, run.id, "round", write.number, data)
+        await add_text(connection, run.agent_row, run.id, "round", write.number, data)
         return True
     try:
         await _end_item(connection, write, run, rules)
@@ -428,29 +428,29 @@ async def _write_round_edits(
 
 async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules) -> None:
     """Ends the run of an item, and writes the item's turn if it has one."""
-    agent = run.agent
+    agent_row = run.agent_row
     if end.turn is not None:
         opened = await open_step(connection, end.turn, rules)
         exchange = opened.exchange.id
         origin = origin_of_call(run.uid)
         await connection.run(
-            SQL["origins"], (agent, exchange, _padded_sources(exchange), len(origin), origin)
+            SQL["origins"], (agent_row, exchange, _padded_sources(exchange), len(origin), origin)
         )
         for block, version, op in end.edits:
             await connection.run(SQL["origin"], (block, version, exchange, _padded_sources(exchange)))
-            await add_op(connection, agent, _merged_op(op, exchange))
-        await write_edits(connection, agent, _with_exchange(end.merged, exchange), end.versions, end.now)
+            await add_op(connection, agent_row, _merged_op(op, exchange))
+        await write_edits(connection, agent_row, _with_exchange(end.merged, exchange), end.versions, end.now)
         assert end.step is not None  # an item with a turn has its step
         s = end.step
         step = RunStep(
-            exchange, agent, run.id, 1, s.begun, s.ended, s.counts, end.stop, None,
+            exchange, agent_row, run.id, 1, s.begun, s.ended, s.counts, end.stop, None,
             end.stop if end.state is RunState.FAILED else None,
         )  # fmt: skip
         await add_step(connection, step)
-        await connection.run(SQL["steps_of"], (end.rounds, run.id, agent))
-    await end_run(connection, agent, run.id, end.state, end.stop, end.now)
-    await connection.run(SQL["texts_empty"], (agent, run.id))
-    await add_error_message(connection, agent, run.id, end.error_message)
+        await connection.run(SQL["steps_of"], (end.rounds, run.id, agent_row))
+    await end_run(connection, agent_row, run.id, end.state, end.stop, end.now)
+    await connection.run(SQL["texts_empty"], (agent_row, run.id))
+    await add_error_message(connection, agent_row, run.id, end.error_message)
 
 
 def _with_exchange(merged: BlockMerge, exchange: int) -> BlockMerge:
@@ -493,12 +493,12 @@ def _batch(row: Row) -> Batch:
 
 
 def _item(row: Row) -> BatchItem:
-    id, part, request_number, errors, expiries, last_exchange, epoch, agent, project, key, uid, *run = row
-    found = make_run(run) if run[0] is not None and agent is not None else None
+    id, part, request_number, errors, expiries, last_exchange, epoch, agent_row, project, key, uid, *run = row
+    found = make_run(run) if run[0] is not None and agent_row is not None else None
     return BatchItem(
         id,
         found,
-        agent or "",
+        agent_row or "",
         project or "",
         part,
         request_number,

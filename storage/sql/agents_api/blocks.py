@@ -77,23 +77,28 @@ async def find_block(connection: Connection, project: str, uid: str) -> BlockEnt
     return _make_entry(row)
 
 
-async def load_visible_blocks(connection: Connection, agents: Sequence[int]) -> dict[int, list[BlockEntry]]:
+async def load_visible_blocks(
+    connection: Connection, agent_rows: Sequence[int]
+) -> dict[int, list[BlockEntry]]:
     """Returns the blocks that each of these agents sees, in the order of `visible_blocks`, by agent."""
     entries: dict[int, BlockEntry] = {}
-    held: dict[int, list[tuple[int, Block]]] = {agent: [] for agent in agents}
-    for *row, agent, owner in await rows_of(connection, SQL["seen"], agents):
+    held: dict[int, list[tuple[int, Block]]] = {agent_row: [] for agent_row in agent_rows}
+    for *row, agent_row, owner in await rows_of(connection, SQL["seen"], agent_rows):
         entry = entries[row[0]] = _make_entry(row)
-        held[agent].append((owner, entry.block))
-    return {agent: [entries[block.id] for block in visible_blocks(blocks)] for agent, blocks in held.items()}
+        held[agent_row].append((owner, entry.block))
+    return {
+        agent_row: [entries[block.id] for block in visible_blocks(blocks)]
+        for agent_row, blocks in held.items()
+    }
 
 
-async def attach_block(connection: Connection, agent: int, entry: BlockEntry) -> None:
+async def attach_block(connection: Connection, agent_row: int, entry: BlockEntry) -> None:
     """Attaches a block to an agent, unless the agent sees it already. Raises: WriteConflict."""
-    if entry.owner == agent:
+    if entry.owner == agent_row:
         return
-    await _check_label(connection, agent, entry.block.id, entry.block.label)
-    await attach(connection, agent, DefinitionKind.BLOCK, entry.block.id)
-    await _attach_to_sleepers(connection, agent, entry.block.id, entry.block.label)
+    await _check_label(connection, agent_row, entry.block.id, entry.block.label)
+    await attach(connection, agent_row, DefinitionKind.BLOCK, entry.block.id)
+    await _attach_to_sleepers(connection, agent_row, entry.block.id, entry.block.label)
 
 
 async def share_blocks(connection: Connection, memory: int) -> None:
@@ -139,21 +144,21 @@ async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) 
     return await detach(connection, agent.id, DefinitionKind.BLOCK, entry.block.id)
 
 
-async def hand_over_blocks(connection: Connection, agent: int) -> None:
+async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
     """Leaves the blocks of an agent that is to be deleted to the other agents that see them, with their values.
 
     The values lose their links to the agent's exchanges. The agent's own blocks lose their owner.
     """
-    for (block,) in await connection.rows(SQL["shared_with"], (agent,)):
+    for (block,) in await connection.rows(SQL["shared_with"], (agent_row,)):
         for version, exchange, listed in await connection.rows(SQL["history"], (block,)):
             origins = sorted(origins_of(exchange, listed))
-            own = {row[0] for row in await rows_of(connection, SQL["exchanges_among"], origins, agent)}
+            own = {row[0] for row in await rows_of(connection, SQL["exchanges_among"], origins, agent_row)}
             if own:
                 remaining = orjson.dumps([id for id in orjson.loads(listed) if id not in own])
                 sources = remaining.ljust(len(listed))  # its row keeps its length
                 source = None if exchange in own else exchange
                 await connection.run(SQL["version_hand_over"], (source, sources, block, version))
-    await connection.run(SQL["hand_over"], (agent,))
+    await connection.run(SQL["hand_over"], (agent_row,))
 
 
 class NamedBlocks(Group):
@@ -189,9 +194,9 @@ class NamedBlocks(Group):
         return entries[: page.limit]
 
     @reads
-    async def get_labelled(self, connection: Connection, agent: int, label: str) -> BlockEntry:
+    async def get_labelled(self, connection: Connection, agent_row: int, label: str) -> BlockEntry:
         """Returns the block of this label that an agent sees. Raises: NotFound."""
-        for entry in (await load_visible_blocks(connection, [agent]))[agent]:
+        for entry in (await load_visible_blocks(connection, [agent_row]))[agent_row]:
             if entry.block.label == label:
                 return entry
         raise NotFound(f"the agent has no block {label!r}")
@@ -230,8 +235,8 @@ class NamedBlocks(Group):
                 f"block {changed.label!r} has {len(changed.value)} characters, more than a limit of {change.limit}"
             )
         if changed.label != block.label:
-            for agent in await _agents_seeing(connection, block.id):
-                await _check_label(connection, agent, block.id, changed.label)
+            for agent_row in await _agents_seeing(connection, block.id):
+                await _check_label(connection, agent_row, block.id, changed.label)
         if replace(changed, value=block.value) != block:
             values = (changed.label, changed.description, changed.limit, int(changed.read_only), block.id)
             await connection.run(SQL["describe"], values)
@@ -298,9 +303,9 @@ async def _agents_seeing(connection: Connection, block: int) -> list[int]:
     return [row[0] for row in await connection.rows(SQL["seers"], (block,))]
 
 
-async def _check_label(connection: Connection, agent: int, block: int, label: str) -> None:
+async def _check_label(connection: Connection, agent_row: int, block: int, label: str) -> None:
     """Raises: WriteConflict, where the agent sees another block of that label."""
-    if await connection.row(SQL["labelled"], (label, block, agent)) is not None:
+    if await connection.row(SQL["labelled"], (label, block, agent_row)) is not None:
         raise WriteConflict(f"the agent would have two blocks labelled {label!r}, and labels are unique")
 
 

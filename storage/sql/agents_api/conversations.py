@@ -55,12 +55,12 @@ async def find_conversation(connection: Connection, project: str, uid: str) -> C
     return _entry(row)
 
 
-async def note_fork(connection: Connection, agent: int, conversation_row: int, parent: int) -> None:
+async def note_fork(connection: Connection, agent_row: int, conversation_row: int, parent: int) -> None:
     """Stores which conversations the past of a conversation is in.
 
     parent: the row of the exchange that its first exchange follows; one of the same conversation changes nothing.
     """
-    await connection.run(SQL["fork_note"], (agent, conversation_row, parent))
+    await connection.run(SQL["fork_note"], (agent_row, conversation_row, parent))
 
 
 class Conversations(Group):
@@ -170,30 +170,30 @@ class Conversations(Group):
         await add_definition(connection, draft, at=at)
         return await find_conversation(connection, project, uid)
 
-    async def _find_last(self, connection: Connection, agent: int, end: int | None) -> Exchange | None:
+    async def _find_last(self, connection: Connection, agent_row: int, end: int | None) -> Exchange | None:
         """Returns the last exchange of a path after which a fork can begin; None if there is none."""
         while end is not None:
-            exchange, can_fork = await self._load(connection, agent, end)
+            exchange, can_fork = await self._load(connection, agent_row, end)
             if can_fork:
                 return exchange
             end = exchange.parent
         return None
 
-    async def _find_ending(self, connection: Connection, agent: int, source: int, upto: int) -> Exchange:
+    async def _find_ending(self, connection: Connection, agent_row: int, source: int, upto: int) -> Exchange:
         """Returns the exchange that ends with the message of this number. Raises: NotFound, NotForkable."""
-        id = await connection.value(SQL["holder"], (agent, source, upto))
+        id = await connection.value(SQL["holder"], (agent_row, source, upto))
         if id is None:
             raise NotFound(f"there is no message {upto} in this conversation")
-        exchange, can_fork = await self._load(connection, agent, id)
+        exchange, can_fork = await self._load(connection, agent_row, id)
         if not can_fork or upto != exchange.reply_seq - (exchange.shown_reply is None):
             raise NotForkable(
                 "a conversation is forked after a reply or the last result of its calls, and not within an active run"
             )
         return exchange
 
-    async def _load(self, connection: Connection, agent: int, id: int) -> tuple[Exchange, bool]:
+    async def _load(self, connection: Connection, agent_row: int, id: int) -> tuple[Exchange, bool]:
         """Returns an exchange with its content, and whether a fork can begin after it. Raises: NotFound."""
-        row = await connection.row(SQL["exchange"], (agent, id))
+        row = await connection.row(SQL["exchange"], (agent_row, id))
         if row is None:
             raise NotFound("this memory is being removed")
         content, (is_active, *skeleton) = row[:_CONTENT_COLUMNS], row[_CONTENT_COLUMNS:]
@@ -247,14 +247,14 @@ async def _page(
     newest_first: bool,
 ) -> list[Row]:
     """Returns the rows of conversations between two positions of an order, those that do not match among them."""
-    direction, agent = "down" if newest_first else "up", where.agent
+    direction, agent_row = "down" if newest_first else "up", where.agent_row
     if where.order != "created":
-        agents = (_BEFORE_ALL[1], _AFTER_ALL[1]) if agent is None else (agent, agent)
-        values = (project, where.order, limit, *low, *high, *agents)
+        agent_rows = (_BEFORE_ALL[1], _AFTER_ALL[1]) if agent_row is None else (agent_row, agent_row)
+        values = (project, where.order, limit, *low, *high, *agent_rows)
         return await connection.rows(SQL[f"by_time_{direction}"], values)
-    if agent is None:
+    if agent_row is None:
         return await connection.rows(SQL[f"of_project_{direction}"], (project, low[1], high[1], limit))
-    return await connection.rows(SQL[f"of_agent_{direction}"], (project, low[1], high[1], limit, agent))
+    return await connection.rows(SQL[f"of_agent_{direction}"], (project, low[1], high[1], limit, agent_row))
 
 
 async def _position(
@@ -290,14 +290,14 @@ def _entry(row: Row) -> ConversationEntry:
     return ConversationEntry(Conversation(*conversation), agent, begun, last_at, definition)
 
 
-async def _begin_fork(connection: Connection, agent: int, fork: int, parent: Exchange, at: float) -> None:
+async def _begin_fork(connection: Connection, agent_row: int, fork: int, parent: Exchange, at: float) -> None:
     """Adds the exchange with which a fork begins."""
     section = None
     # The first send renders the memory section again, with the same text if nothing has changed.
     if parent.section is not None:
-        parent_section = await exchanges.load_section(connection, agent, parent.section)
+        parent_section = await exchanges.load_section(connection, agent_row, parent.section)
         parts = emptied_section({} if parent_section is None else parent_section.known)
-        section = await exchanges.add_section(connection, agent, SentSection(0, "", parts))
+        section = await exchanges.add_section(connection, agent_row, SentSection(0, "", parts))
     exchange = Exchange(
         0,
         fork,
@@ -320,5 +320,5 @@ async def _begin_fork(connection: Connection, agent: int, fork: int, parent: Exc
         state=State.OFF,
         continued=True,
     )
-    await exchanges.add_exchange(connection, agent, exchange)
-    await note_fork(connection, agent, fork, parent.id)
+    await exchanges.add_exchange(connection, agent_row, exchange)
+    await note_fork(connection, agent_row, fork, parent.id)

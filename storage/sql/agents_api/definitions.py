@@ -117,12 +117,12 @@ async def remove_definitions(connection: Connection, memory: int) -> None:
         await remove_definition(connection, id)
 
 
-async def touch_agent(connection: Connection, agent: int, at: float) -> None:
+async def touch_agent(connection: Connection, agent_row: int, at: float) -> None:
     """Raises the version of an agent's definition: something that belongs to it has changed.
 
-    agent: the row of its memory.
+    agent_row: the row of its memory.
     """
-    await connection.run(SQL["touch"], (at, agent))
+    await connection.run(SQL["touch"], (at, agent_row))
 
 
 async def create_memory(

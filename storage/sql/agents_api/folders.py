@@ -63,13 +63,13 @@ async def add_file(
     return replace(file, id=await connection.value(SQL["insert"], values))
 
 
-async def match_tools(connection: Connection, agent: int, tools: Sequence[int]) -> None:
+async def match_tools(connection: Connection, agent_row: int, tools: Sequence[int]) -> None:
     """Attaches tools to an agent that has a folder attached, and detaches them from an agent that has none."""
-    if await load_targets(connection, agent, DefinitionKind.FOLDER):
-        await attach_all(connection, agent, DefinitionKind.TOOL, tools)
+    if await load_targets(connection, agent_row, DefinitionKind.FOLDER):
+        await attach_all(connection, agent_row, DefinitionKind.TOOL, tools)
     else:
         for tool in tools:
-            await detach(connection, agent, DefinitionKind.TOOL, tool)
+            await detach(connection, agent_row, DefinitionKind.TOOL, tool)
 
 
 class Files(GrowingGroup):
@@ -79,22 +79,28 @@ class Files(GrowingGroup):
 
     @writes
     async def attach(
-        self, connection: Connection, agent: int, folder: int, tools: Sequence[int], *, at: float
+        self, connection: Connection, agent_row: int, folder: int, tools: Sequence[int], *, at: float
     ) -> None:
         """Attaches a folder, and the tools that read files."""
-        if await attach(connection, agent, DefinitionKind.FOLDER, folder):
-            await match_tools(connection, agent, tools)
-            await touch_agent(connection, agent, at)
+        if await attach(connection, agent_row, DefinitionKind.FOLDER, folder):
+            await match_tools(connection, agent_row, tools)
+            await touch_agent(connection, agent_row, at)
 
     @writes
     async def detach(
-        self, connection: Connection, agents: Sequence[int], folder: int, tools: Sequence[int], *, at: float
+        self,
+        connection: Connection,
+        agent_rows: Sequence[int],
+        folder: int,
+        tools: Sequence[int],
+        *,
+        at: float,
     ) -> None:
         """Takes a folder from agents. An agent without folders loses the tools that read files as well."""
-        for agent in agents:
-            if await detach(connection, agent, DefinitionKind.FOLDER, folder):
-                await match_tools(connection, agent, tools)
-                await touch_agent(connection, agent, at)
+        for agent_row in agent_rows:
+            if await detach(connection, agent_row, DefinitionKind.FOLDER, folder):
+                await match_tools(connection, agent_row, tools)
+                await touch_agent(connection, agent_row, at)
 
     async def text(self, file: StoredFile) -> str:
         """Returns the whole text of a file, which is read a page at a time."""

@@ -2,7 +2,7 @@
 
 A message has a number (`seq`) that rises over all conversations of its agent. No number is used twice, so a page can
 begin after a message that is gone. Messages are stored in exchanges, which lists return as `ListedExchange`: with
-their conversation, run and waiting calls. The agent of a parameter `agent` is given by its row.
+their conversation, run and waiting calls.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Messages(Group):
 
     @long_reads
     async def page(
-        self, connection: Connection, agent: int, page: Page, *, conversation_row: int | None = None
+        self, connection: Connection, agent_row: int, page: Page, *, conversation_row: int | None = None
     ) -> list[ListedExchange]:
         """Returns a page of exchanges, in the order that the page asks for.
 
@@ -38,14 +38,14 @@ class Messages(Group):
         conversation_row: of the only conversation to list; None: all are listed.
         """
         low, high = page.bounds
-        owner = (agent,) if conversation_row is None else (agent, conversation_row)
+        owner = (agent_row,) if conversation_row is None else (agent_row, conversation_row)
         statement = SQL[f"of_{'agent' if conversation_row is None else 'conversation'}_{page.direction}"]
         values = (*owner, max(low, 0), high + 1, page.limit)
         return [_make_record(row) for row in await connection.rows(statement, values)]
 
     @long_reads
     async def of_conversation(
-        self, connection: Connection, agent: int, conversation_row: int, after: int, limit: int
+        self, connection: Connection, agent_row: int, conversation_row: int, after: int, limit: int
     ) -> list[ListedExchange]:
         """Returns exchanges of a conversation, oldest first, also those that are not active.
 
@@ -53,7 +53,9 @@ class Messages(Group):
         """
         return [
             _make_record(row)
-            for row in await connection.rows(SQL["in_conversation"], (agent, conversation_row, after, limit))
+            for row in await connection.rows(
+                SQL["in_conversation"], (agent_row, conversation_row, after, limit)
+            )
         ]
 
     @reads
@@ -78,17 +80,19 @@ class Messages(Group):
         return None if row is None else (make_agent_record(row[:AGENT_COLUMNS]), row[AGENT_COLUMNS])
 
     @long_reads
-    async def path_to(self, connection: Connection, agent: int, exchange: int) -> list[ListedExchange]:
+    async def path_to(self, connection: Connection, agent_row: int, exchange: int) -> list[ListedExchange]:
         """Returns an exchange and all exchanges before it on its path, oldest first, whatever their state."""
-        return [_make_record(row) for row in await connection.rows(SQL["path_to"], (agent, exchange))]
+        return [_make_record(row) for row in await connection.rows(SQL["path_to"], (agent_row, exchange))]
 
     @long_reads
-    async def newest(self, connection: Connection, agent: int, limit: int) -> list[tuple[str, float, bytes]]:
+    async def newest(
+        self, connection: Connection, agent_row: int, limit: int
+    ) -> list[tuple[str, float, bytes]]:
         """Returns the last replies of a memory, newest first, including inactive ones.
 
         Each is (public name of its conversation, when its turn began in seconds, the reply as JSON).
         """
-        return [(row[0], row[1], row[2]) for row in await connection.rows(SQL["newest"], (agent, limit))]
+        return [(row[0], row[1], row[2]) for row in await connection.rows(SQL["newest"], (agent_row, limit))]
 
     @long_reads
     async def page_of_project(
@@ -108,51 +112,51 @@ class Messages(Group):
         return row
 
     @reads
-    async def get_exchange(self, connection: Connection, agent: int, seq: int) -> ListedExchange:
+    async def get_exchange(self, connection: Connection, agent_row: int, seq: int) -> ListedExchange:
         """Returns the exchange that holds this number. Raises: NotFound."""
-        return await _get_exchange(connection, agent, seq)
+        return await _get_exchange(connection, agent_row, seq)
 
     @reads
     async def of_rows(
-        self, connection: Connection, agent: int, ids: Sequence[int]
+        self, connection: Connection, agent_row: int, ids: Sequence[int]
     ) -> dict[int, ListedExchange]:
         """Returns exchanges by their rows, also those that are not active. ids: the rows."""
-        records = map(_make_record, await rows_of(connection, SQL["of_rows"], ids, agent))
+        records = map(_make_record, await rows_of(connection, SQL["of_rows"], ids, agent_row))
         return {each.exchange.id: each for each in records}
 
     @reads
-    async def conversation(self, connection: Connection, agent: int, name: str) -> Conversation:
+    async def conversation(self, connection: Connection, agent_row: int, name: str) -> Conversation:
         """Returns a conversation by its key (`default`) or its public name. Raises: NotFound."""
-        row = await connection.row(SQL["conversation_find"], (agent, name, name))
+        row = await connection.row(SQL["conversation_find"], (agent_row, name, name))
         if row is None:
             raise NotFound(f"there is no conversation {name!r}")
         return Conversation(*row)
 
     @reads
-    async def past(self, connection: Connection, agent: int, conversation_row: int) -> dict[int, int]:
+    async def past(self, connection: Connection, agent_row: int, conversation_row: int) -> dict[int, int]:
         """Returns the conversations that hold the past of a conversation -> the last number of that past.
 
         Among them are the conversation itself and, for a fork, the conversations that it was forked from.
         """
-        rows = await connection.rows(SQL["past"], (agent, conversation_row))
+        rows = await connection.rows(SQL["past"], (agent_row, conversation_row))
         return {row[0]: row[1] for row in rows}
 
     @reads
     async def numbers(
-        self, connection: Connection, agent: int, conversation_row: int, limit: int
+        self, connection: Connection, agent_row: int, conversation_row: int, limit: int
     ) -> list[int]:
         """Returns the numbers of the newest messages in a conversation's window, oldest first. limit: of them."""
-        return _numbers(await connection.rows(SQL["tail"], (agent, conversation_row, limit)), limit)
+        return _numbers(await connection.rows(SQL["tail"], (agent_row, conversation_row, limit)), limit)
 
     @long_reads
     async def numbers_of(
-        self, connection: Connection, agents: Sequence[int], key: str, limit: int
+        self, connection: Connection, agent_rows: Sequence[int], key: str, limit: int
     ) -> dict[int, list[int]]:
         """Returns `numbers` of each agent's conversation with a key, by agent."""
-        rows: dict[int, list[Row]] = {agent: [] for agent in agents}
-        for agent, *row in await rows_of(connection, SQL["tails"], agents, key, limit):
-            rows[agent].append(tuple(row))
-        return {agent: _numbers(agent_rows, limit) for agent, agent_rows in rows.items()}
+        rows: dict[int, list[Row]] = {agent_row: [] for agent_row in agent_rows}
+        for agent_row, *row in await rows_of(connection, SQL["tails"], agent_rows, key, limit):
+            rows[agent_row].append(tuple(row))
+        return {agent_row: _numbers(numbered, limit) for agent_row, numbered in rows.items()}
 
     @writes
     async def rewrite(
@@ -199,8 +203,8 @@ def _numbers(rows: Sequence[Row], limit: int) -> list[int]:
     return numbers[-limit:]
 
 
-async def _get_exchange(connection: Connection, agent: int, seq: int) -> ListedExchange:
-    row = await connection.row(SQL["at"], (agent, seq))
+async def _get_exchange(connection: Connection, agent_row: int, seq: int) -> ListedExchange:
+    row = await connection.row(SQL["at"], (agent_row, seq))
     if row is None:
         raise NotFound(f"there is no message {seq}")
     return _make_record(row)

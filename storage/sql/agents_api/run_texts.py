@@ -32,7 +32,14 @@ class RunText(Struct, frozen=True):
 
 
 async def add_text(
-    connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, *, job: Job | None = None
+    connection: Connection,
+    agent_row: int,
+    run: int,
+    kind: str,
+    seq: int,
+    data: bytes,
+    *,
+    job: Job | None = None,
 ) -> bool:
     """Adds a text to a run. Returns False if the run has a text with this kind and seq, or is gone.
 
@@ -40,24 +47,31 @@ async def add_text(
     """
     if job is not None and not await is_attempt(connection, job):
         return False
-    return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
+    return await connection.row(SQL["text_insert"], (agent_row, run, seq, kind, data)) is not None
 
 
 async def add_events(
-    connection: Connection, agent: int, run: int, seq: int, data: bytes, *, epoch: int, job: Job | None = None
+    connection: Connection,
+    agent_row: int,
+    run: int,
+    seq: int,
+    data: bytes,
+    *,
+    epoch: int,
+    job: Job | None = None,
 ) -> bool:
     """Adds events to a run. Returns False, and adds none, if the memory's epoch has risen or the attempt was replaced.
 
     epoch: the memory's epoch when the events were made. They may quote what was forgotten since.
     job: the attempt that made the events. They must not come between those of the attempt that performs the run now.
     """
-    if await load_epoch(connection, agent) != epoch:
+    if await load_epoch(connection, agent_row) != epoch:
         return False
-    return await add_text(connection, agent, run, "event", seq, data, job=job)
+    return await add_text(connection, agent_row, run, "event", seq, data, job=job)
 
 
 async def add_error_message(
-    connection: Connection, agent: int, run: int, error_message: str, error_status: int = 0
+    connection: Connection, agent_row: int, run: int, error_message: str, error_status: int = 0
 ) -> None:
     """Adds the message of the error that ended a run; "" adds nothing.
 
@@ -65,43 +79,43 @@ async def add_error_message(
     """
     if error_message:
         message = error_message[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace")
-        await add_text(connection, agent, run, "words", 0, message)
+        await add_text(connection, agent_row, run, "words", 0, message)
         if error_status:
-            await add_text(connection, agent, run, "words", 1, b"%d" % error_status)
+            await add_text(connection, agent_row, run, "words", 1, b"%d" % error_status)
 
 
 async def load_texts(
-    connection: Connection, agent: int, run: int, kind: str, *, after: int = -1, limit: int = 1000
+    connection: Connection, agent_row: int, run: int, kind: str, *, after: int = -1, limit: int = 1000
 ) -> tuple[RunText, ...]:
     """Returns a page of a run's texts of a kind, by seq. after: the seq before the page."""
     return tuple(
-        RunText(*row) for row in await connection.rows(SQL["texts"], (agent, run, kind, after, limit))
+        RunText(*row) for row in await connection.rows(SQL["texts"], (agent_row, run, kind, after, limit))
     )
 
 
 async def replace_text(
-    connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes
+    connection: Connection, agent_row: int, run: int, kind: str, seq: int, data: bytes
 ) -> None:
     """Gives a text another content: a request whose messages are in exchanges by now is left with its options.
 
     The old content must not have a person's words unless it is longer than the new one: SQLite would not overwrite all.
     """
-    await connection.run(SQL["text_replace"], (agent, run, kind, seq, data))
+    await connection.run(SQL["text_replace"], (agent_row, run, kind, seq, data))
 
 
-async def erase_texts(connection: Connection, agent: int, after: int, limit: int) -> int | None:
+async def erase_texts(connection: Connection, agent_row: int, after: int, limit: int) -> int | None:
     """Erases a page of the texts of an agent's runs. Returns `after` for the next page, or None if there is none.
 
     A run that has not ended keeps its request. A call stays without its content, so that it is not made twice.
 
     after: the row of the last text of the page before.
     """
-    rows = await connection.rows(SQL["texts_of"], (agent, after, limit))
+    rows = await connection.rows(SQL["texts_of"], (agent_row, after, limit))
     for id, is_call in rows:
         if is_call:
-            await connection.run(SQL["call_empty"], (id, agent, b"{}"))
+            await connection.run(SQL["call_empty"], (id, agent_row, b"{}"))
         else:
-            await connection.run(SQL["text_erase"], (id, agent))
+            await connection.run(SQL["text_erase"], (id, agent_row))
     return rows[-1][0] if len(rows) == limit else None
 
 
@@ -124,10 +138,10 @@ class RunTexts(Group):
         Returns the number of these runs.
         """
         rows = await connection.rows(SQL["texts_left"], (before, limit))
-        for agent in sorted({agent for _, agent in rows}):
-            await connection.lock(agent)
-        for run, agent in rows:
-            await connection.run(SQL["texts_drop"], (agent, run))
+        for agent_row in sorted({agent_row for _, agent_row in rows}):
+            await connection.lock(agent_row)
+        for run, agent_row in rows:
+            await connection.run(SQL["texts_drop"], (agent_row, run))
         return len(rows)
 
     @reads

@@ -37,29 +37,31 @@ async def create_run(connection: Connection, draft: Run, *, replaces: int | None
     Raises: WriteConflict if the run's public name is taken.
     """
     if replaces is not None:
-        await connection.run(SQL["release_otid"], (replaces, draft.agent))
+        await connection.run(SQL["release_otid"], (replaces, draft.agent_row))
     values = (
-        draft.uid, draft.agent, draft.conversation_row, draft.parent, draft.depth, draft.batch, int(draft.background),
-        draft.state, draft.created, draft.begun, draft.otid,
+        draft.uid, draft.agent_row, draft.conversation_row, draft.parent, draft.depth, draft.batch,
+        int(draft.background), draft.state, draft.created, draft.begun, draft.otid,
     )  # fmt: skip
     id = await connection.value(SQL["insert"], values)
     if id is not None:
         return replace(draft, id=int(id))
-    existing = await find_run_by_otid(connection, draft.agent, draft.otid)
+    existing = await find_run_by_otid(connection, draft.agent_row, draft.otid)
     if existing is None:
         raise WriteConflict(f"there is a run {draft.uid!r} already")
     return existing
 
 
-async def begin_conversation(connection: Connection, agent: int, key: str, uid: str, at: float) -> int | None:
+async def begin_conversation(
+    connection: Connection, agent_row: int, key: str, uid: str, at: float
+) -> int | None:
     """Returns the row of the stored conversation with a key, which begins now if there is none.
 
     Returns None if another conversation has the public name.
 
     uid: the public name of a conversation that begins now.
     """
-    await connection.value(SQL["conversation_begin"], (agent, uid, key, at, at))
-    conversation_row: int | None = await connection.value(SQL["conversation_with"], (agent, key))
+    await connection.value(SQL["conversation_begin"], (agent_row, uid, key, at, at))
+    conversation_row: int | None = await connection.value(SQL["conversation_with"], (agent_row, key))
     return conversation_row
 
 
@@ -71,81 +73,81 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
     Raises: Stale if the agent is gone.
     """
     draft = command.run
-    await connection.lock(draft.agent)
+    await connection.lock(draft.agent_row)
     if not draft.conversation_row:
         conversation_row = await begin_conversation(
-            connection, draft.agent, command.key, command.uid, draft.created
+            connection, draft.agent_row, command.key, command.uid, draft.created
         )
         assert conversation_row is not None  # its public name is random
         draft = replace(draft, conversation_row=conversation_row)
     run = await create_run(connection, draft, replaces=command.replaces)
     if run.uid == draft.uid:
-        await add_text(connection, run.agent, run.id, "request", 0, command.request)
+        await add_text(connection, run.agent_row, run.id, "request", 0, command.request)
         if command.listing is not None:
-            await add_text(connection, run.agent, run.id, "listing", 0, command.listing)
+            await add_text(connection, run.agent_row, run.id, "listing", 0, command.listing)
         if command.reads is not None and command.kind:
             # The memory that is read has one such job for all its runs, so the key of the job is its kind.
             await jobs.enqueue_in(connection, command.kind, command.reads, command.kind)
         elif command.kind:
             payload = orjson.dumps({"run": run.id})
-            await jobs.enqueue_in(connection, command.kind, run.agent, run.uid, payload)
+            await jobs.enqueue_in(connection, command.kind, run.agent_row, run.uid, payload)
     return run
 
 
-async def load_run(connection: Connection, agent: int, run: int) -> Run | None:
+async def load_run(connection: Connection, agent_row: int, run: int) -> Run | None:
     """Returns a run of an agent by its row, or None if it is gone."""
-    row = await connection.row(SQL["get"], (run, agent))
+    row = await connection.row(SQL["get"], (run, agent_row))
     return None if row is None else make_run(row)
 
 
-async def find_run_by_otid(connection: Connection, agent: int, otid: bytes | None) -> Run | None:
+async def find_run_by_otid(connection: Connection, agent_row: int, otid: bytes | None) -> Run | None:
     """Returns the run of the send with this digest of its otid, or None."""
-    row = await connection.row(SQL["by_otid"], (agent, otid))
+    row = await connection.row(SQL["by_otid"], (agent_row, otid))
     return None if row is None else make_run(row)
 
 
-async def find_newest_run(connection: Connection, agent: int, conversation_row: int) -> Run | None:
+async def find_newest_run(connection: Connection, agent_row: int, conversation_row: int) -> Run | None:
     """Returns the newest run of a conversation, or None."""
-    row = await connection.row(SQL["newest"], (agent, conversation_row))
+    row = await connection.row(SQL["newest"], (agent_row, conversation_row))
     return None if row is None else make_run(row)
 
 
 async def find_newest_waiting_run(
-    connection: Connection, agent: int, conversation_row: int, maker: int
+    connection: Connection, agent_row: int, conversation_row: int, maker: int
 ) -> Run | None:
     """Returns the newest run of a conversation that waits for answers to calls, or None if it is gone.
 
     maker: the row of the run that made the calls. It counts whether or not it waits.
     """
-    row = await connection.row(SQL["newest_waiting"], (agent, conversation_row, maker))
+    row = await connection.row(SQL["newest_waiting"], (agent_row, conversation_row, maker))
     return None if row is None else make_run(row)
 
 
-async def begin_run(connection: Connection, agent: int, run: int, at: float) -> Run:
+async def begin_run(connection: Connection, agent_row: int, run: int, at: float) -> Run:
     """Begins a run if it was only created. Returns it as it is now: ended if another writer was faster.
 
     Raises: NotFound.
     """
-    await connection.run(SQL["begin"], (at, run, agent))
-    return await require_run(connection, agent, run)
+    await connection.run(SQL["begin"], (at, run, agent_row))
+    return await require_run(connection, agent_row, run)
 
 
-async def note_begun(connection: Connection, agent: int, run: int, begun: float) -> Run:
+async def note_begun(connection: Connection, agent_row: int, run: int, begun: float) -> Run:
     """Stores when the first exchange of a run began, if it was only created. Returns the run. Raises: NotFound."""
-    await connection.run(SQL["note_begun"], (begun, run, agent))
-    return await require_run(connection, agent, run)
+    await connection.run(SQL["note_begun"], (begun, run, agent_row))
+    return await require_run(connection, agent_row, run)
 
 
 async def end_if_open(
-    connection: Connection, agent: int, run: int, state: RunState, stop: str, at: float
+    connection: Connection, agent_row: int, run: int, state: RunState, stop: str, at: float
 ) -> bool:
     """Ends a run. Returns False if another writer has ended it, or it is gone."""
-    return await connection.run(SQL["end"], (state, stop, at, run, agent)) > 0
+    return await connection.run(SQL["end"], (state, stop, at, run, agent_row)) > 0
 
 
 async def end_run(
     connection: Connection,
-    agent: int,
+    agent_row: int,
     run: int,
     state: RunState,
     stop: str,
@@ -163,15 +165,15 @@ async def end_run(
     Raises: NotFound; Stale if another attempt performs the run.
     """
     await check_attempt(connection, job)
-    if await end_if_open(connection, agent, run, state, stop, at):
-        await add_error_message(connection, agent, run, error_message, error_status)
-    return await require_run(connection, agent, run)
+    if await end_if_open(connection, agent_row, run, state, stop, at):
+        await add_error_message(connection, agent_row, run, error_message, error_status)
+    return await require_run(connection, agent_row, run)
 
 
-async def cancel_waiting_run(connection: Connection, agent: int, run: int, at: float) -> Run:
+async def cancel_waiting_run(connection: Connection, agent_row: int, run: int, at: float) -> Run:
     """Cancels a run that ended with calls waiting for answers. Returns the run as it is now. Raises: NotFound."""
-    await connection.run(SQL["cancel_waiting"], (at, run, agent))
-    return await require_run(connection, agent, run)
+    await connection.run(SQL["cancel_waiting"], (at, run, agent_row))
+    return await require_run(connection, agent_row, run)
 
 
 async def add_step(connection: Connection, step: RunStep, recall: RecallRow | None = None) -> None:
@@ -180,21 +182,21 @@ async def add_step(connection: Connection, step: RunStep, recall: RecallRow | No
     recall: what was recalled for the step, stored with it.
     """
     values = (
-        step.exchange, step.agent, step.run, step.number, step.begun, step.ended, *step.counts, step.stop, step.error,
-        orjson.dumps(step.waiting) if step.waiting else None, *(recall or NO_RECALL),
+        step.exchange, step.agent_row, step.run, step.number, step.begun, step.ended, *step.counts, step.stop,
+        step.error, orjson.dumps(step.waiting) if step.waiting else None, *(recall or NO_RECALL),
     )  # fmt: skip
     await connection.run(SQL["step_insert"], values)
 
 
-async def load_waiting_step(connection: Connection, agent: int, conversation_row: int) -> RunStep | None:
+async def load_waiting_step(connection: Connection, agent_row: int, conversation_row: int) -> RunStep | None:
     """Returns the last step of a stored conversation if calls of it wait for answers, otherwise None."""
-    row = await connection.row(SQL["waiting"], (conversation_row, agent))
+    row = await connection.row(SQL["waiting"], (conversation_row, agent_row))
     return None if row is None else _step(row)
 
 
-async def load_last_step(connection: Connection, agent: int, run: int) -> RunStep | None:
+async def load_last_step(connection: Connection, agent_row: int, run: int) -> RunStep | None:
     """Returns the newest step of a run, or None if it has no step."""
-    row = await connection.row(SQL["last_step"], (run, agent))
+    row = await connection.row(SQL["last_step"], (run, agent_row))
     return None if row is None else _step(row)
 
 
@@ -216,8 +218,8 @@ class Runs(Group):
         Raises: WriteConflict as `create_run` does; RunOver if another run has taken its send; NotFound if its agent is
             gone.
         """
-        await connection.lock(draft.agent)
-        if await load_epoch(connection, draft.agent) is None:
+        await connection.lock(draft.agent_row)
+        if await load_epoch(connection, draft.agent_row) is None:
             raise NotFound("there is no such agent")
         run = await create_run(connection, draft, replaces=replaces)
         if run.uid != draft.uid:
@@ -254,10 +256,10 @@ class Runs(Group):
         values = (
             project, *page.bounds, list(where.states), where.conversation_row, background, where.stop, page.limit,
         )  # fmt: skip
-        if where.agent is None:
+        if where.agent_row is None:
             rows = await connection.rows(SQL[f"of_project_{page.direction}"], values)
         else:
-            rows = await connection.rows(SQL[f"of_agent_{page.direction}"], (*values, where.agent))
+            rows = await connection.rows(SQL[f"of_agent_{page.direction}"], (*values, where.agent_row))
         return [_run_entry(row) for row in rows]
 
     @reads
@@ -274,15 +276,15 @@ class Runs(Group):
         return [(_run_entry(row[:-1]), bool(row[-1])) for row in rows]
 
     @reads
-    async def list_accepted(self, connection: Connection, agent: int, conversation: str) -> list[Run]:
+    async def list_accepted(self, connection: Connection, agent_row: int, conversation: str) -> list[Run]:
         """Returns the open runs of a conversation that jobs perform, oldest first. conversation: its key or uid."""
-        return [make_run(row) for row in await connection.rows(SQL["accepted"], (agent, conversation))]
+        return [make_run(row) for row in await connection.rows(SQL["accepted"], (agent_row, conversation))]
 
     @reads
-    async def load_newest_runs(self, connection: Connection, agents: Sequence[int]) -> dict[int, Run]:
+    async def load_newest_runs(self, connection: Connection, agent_rows: Sequence[int]) -> dict[int, Run]:
         """Returns the newest runs of these agents, by agent. Agents without runs are left out."""
-        rows = await rows_of(connection, SQL["last"], agents)
-        return {run.agent: run for run in map(make_run, rows)}
+        rows = await rows_of(connection, SQL["last"], agent_rows)
+        return {run.agent_row: run for run in map(make_run, rows)}
 
     # -- steps and exchanges of runs
 
@@ -301,40 +303,40 @@ class Runs(Group):
         project: str,
         page: Page,
         *,
-        agent: int | None = None,
+        agent_row: int | None = None,
         feedback: str | None = None,
     ) -> list[StepEntry]:
         """Returns a page of a project's steps, or of one agent's. The cursors of the page are rows of exchanges."""
         values = (project, *page.bounds, feedback, page.limit)
-        if agent is None:
+        if agent_row is None:
             rows = await connection.rows(SQL[f"steps_of_project_{page.direction}"], values)
         else:
-            rows = await connection.rows(SQL[f"steps_of_agent_{page.direction}"], (*values, agent))
+            rows = await connection.rows(SQL[f"steps_of_agent_{page.direction}"], (*values, agent_row))
         return [_step_entry(row) for row in rows]
 
     @reads
     async def load_steps(self, connection: Connection, run: Run) -> list[StepEntry]:
         """Returns all steps of a run, in order."""
-        return [_step_entry(row) for row in await connection.rows(SQL["steps"], (run.id, run.agent))]
+        return [_step_entry(row) for row in await connection.rows(SQL["steps"], (run.id, run.agent_row))]
 
     @reads
     async def load_waiting_steps(
-        self, connection: Connection, agents: Sequence[int], key: str
+        self, connection: Connection, agent_rows: Sequence[int], key: str
     ) -> dict[int, RunStep]:
         """Returns `load_waiting_step` of these agents' conversations with a key, by agent."""
-        rows = await rows_of(connection, SQL["waiting_of"], agents, key)
-        return {step.agent: step for step in map(_step, rows)}
+        rows = await rows_of(connection, SQL["waiting_of"], agent_rows, key)
+        return {step.agent_row: step for step in map(_step, rows)}
 
     @writes
     async def rate_step(self, connection: Connection, step: RunStep, feedback: str | None) -> None:
         """Stores a user's rating of a step; None takes the rating away."""
-        await connection.lock(step.agent)
-        await connection.run(SQL["feedback"], (feedback, step.exchange, step.agent))
+        await connection.lock(step.agent_row)
+        await connection.run(SQL["feedback"], (feedback, step.exchange, step.agent_row))
 
     @reads
     async def find_first_exchange(self, connection: Connection, run: Run) -> int | None:
         """Returns the row of the exchange with which a run began, or None if it has none."""
-        id: int | None = await connection.value(SQL["first_exchange"], (run.id, run.agent))
+        id: int | None = await connection.value(SQL["first_exchange"], (run.id, run.agent_row))
         return id
 
     @reads
@@ -344,13 +346,13 @@ class Runs(Group):
         It is the exchange with which the run began if there is no step. Returns None if no exchange follows, or the
         step's calls wait for answers.
         """
-        id: int | None = await connection.value(SQL["next_unanswered"], (run.id, run.agent))
+        id: int | None = await connection.value(SQL["next_unanswered"], (run.id, run.agent_row))
         return id
 
 
-async def require_run(connection: Connection, agent: int, run: int) -> Run:
+async def require_run(connection: Connection, agent_row: int, run: int) -> Run:
     """Returns a run of an agent by its row. Raises: NotFound."""
-    present = await load_run(connection, agent, run)
+    present = await load_run(connection, agent_row, run)
     if present is None:
         raise NotFound(f"there is no run {run}")
     return present
@@ -359,12 +361,12 @@ async def require_run(connection: Connection, agent: int, run: int) -> Run:
 def make_run(row: Row) -> Run:
     """Makes the record of a row of `{run}`."""
     (
-        id, uid, agent, conversation, state, created, parent, depth, batch, background, stop, steps,
+        id, uid, agent_row, conversation, state, created, parent, depth, batch, background, stop, steps,
         prompt, completion, cached, written, reasoning, begun, ended, otid,
     ) = row  # fmt: skip
     counts = TokenCounts(prompt, completion, cached, written, reasoning)
     return Run(
-        id, uid, agent, conversation, RunState(state), created, parent, depth, batch, bool(background), stop, steps,
+        id, uid, agent_row, conversation, RunState(state), created, parent, depth, batch, bool(background), stop, steps,
         counts, begun, ended, otid,
     )  # fmt: skip
 
@@ -374,9 +376,9 @@ def _run_entry(row: Row) -> RunEntry:
 
 
 def _step(row: Row) -> RunStep:
-    exchange, agent, run, number, begun, ended, *counts, stop, feedback, error, waiting = row
+    exchange, agent_row, run, number, begun, ended, *counts, stop, feedback, error, waiting = row
     return RunStep(
-        exchange, agent, run, number, begun, ended, TokenCounts(*counts), stop, feedback, error,
+        exchange, agent_row, run, number, begun, ended, TokenCounts(*counts), stop, feedback, error,
         orjson.loads(waiting) if waiting else {},
     )  # fmt: skip
 

@@ -101,7 +101,7 @@ async def remove_sleepers(
 
 async def accept_reading(connection: Connection, jobs: Jobs, command: RunAccept) -> Run | None:
     """Accepts a reading. Returns None if the sleeper has a reading under way, after which it reads again."""
-    if await find_reading(connection, command.run.agent) is not None:
+    if await find_reading(connection, command.run.agent_row) is not None:
         return None
     return await accept_run(connection, jobs, command)
 
@@ -188,10 +188,12 @@ class Sleepers(Group):
     @reads
     async def has_answered(self, connection: Connection, run: Run) -> bool:
         """Returns whether the model that a run has asked has ever answered its agent."""
-        return bool(await connection.value(SQL["has_answered"], (run.agent, run.conversation_row)))
+        return bool(await connection.value(SQL["has_answered"], (run.agent_row, run.conversation_row)))
 
     @reads
     async def count_failed_before(self, connection: Connection, run: Run, limit: int) -> int:
         """Returns how many runs of its agent have failed in a row before a run; at most `limit`."""
-        states = [row[0] for row in await connection.rows(SQL["states_before"], (run.agent, run.id, limit))]
+        states = [
+            row[0] for row in await connection.rows(SQL["states_before"], (run.agent_row, run.id, limit))
+        ]
         return next((n for n, state in enumerate(states) if state != RunState.FAILED), len(states))

@@ -300,7 +300,7 @@ def test_what_is_forgotten_while_a_part_is_written_again_is_not_sent(
             return await submit(submitter, part, draft, provider)
 
         async def forget(draft: PartDraft) -> None:
-            agent = draft.items[len(forgotten)].agent
+            agent = draft.items[len(forgotten)].agent_row
             forgotten.append(agent)
             await database.write(lambda connection: raise_epoch(connection, agent))
 

@@ -42,9 +42,9 @@ async def item_run(store: Store) -> Run:
 
 async def attempt(store: Store, run: Run) -> CallJournal:
     """Returns the journal of an item after its first reply, as a new attempt of its batch's job has it."""
-    texts = partial(store.batches.texts, run.agent, run.id)
+    texts = partial(store.batches.texts, run.agent_row, run.id)
     # Looked up with each call, since `break_texts` may replace it.
-    journal = CallJournal(lambda *text: store.batches.add_text(run.agent, run.id, *text))
+    journal = CallJournal(lambda *text: store.batches.add_text(run.agent_row, run.id, *text))
     journal.stored_replies.update(seq for seq, _ in await texts(REPLY))
     assert journal.take_calls(await texts(CALL), await texts(RESULT))
     return journal
@@ -54,10 +54,10 @@ def break_texts(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Lets no text of this kind be stored."""
     real = Batches.add_text
 
-    async def add_text(batches: Batches, agent: int, run: int, given: str, seq: int, data: bytes) -> bool:
+    async def add_text(batches: Batches, agent_row: int, run: int, given: str, seq: int, data: bytes) -> bool:
         if given == kind:
             raise Unavailable("the database is away")
-        return await real(batches, agent, run, given, seq, data)
+        return await real(batches, agent_row, run, given, seq, data)
 
     monkeypatch.setattr(Batches, "add_text", add_text)
 
@@ -108,7 +108,7 @@ async def test_a_call_that_cannot_be_journaled_is_not_made(
 
 async def test_a_reply_is_written_down_before_the_first_of_its_calls_is_made(store: Store) -> None:
     run, tool = await item_run(store), Tool()
-    texts = partial(store.batches.texts, run.agent, run.id, REPLY)
+    texts = partial(store.batches.texts, run.agent_row, run.id, REPLY)
     before, rival = await attempt(store, run), await attempt(store, run)
     before.note_reply(0, b"first")
     rival.note_reply(0, b"another")

@@ -133,10 +133,10 @@ class Scene:
 
         async def is_busy() -> bool:
             found = await jobs.list()
-            waiting = {(job.agent, job.kind) for job in found if job.state is JobState.RETRYING}
+            waiting = {(job.agent_row, job.kind) for job in found if job.state is JobState.RETRYING}
             return any(
                 job.state is JobState.RUNNING
-                or (job.state is JobState.PENDING and (job.agent, job.kind) not in waiting)
+                or (job.state is JobState.PENDING and (job.agent_row, job.kind) not in waiting)
                 for job in found
             )
 

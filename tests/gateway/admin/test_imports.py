@@ -260,9 +260,9 @@ def test_a_long_conversation_is_undone_in_parts(world: World, monkeypatch: pytes
     unindexed: list[int] = []
     forget_indexed = erase.forget_indexed
 
-    async def forget_and_note(connection: Connection, agent: int, seqs: list[int]) -> None:
+    async def forget_and_note(connection: Connection, agent_row: int, seqs: list[int]) -> None:
         unindexed.append(len(seqs))
-        await forget_indexed(connection, agent, seqs)
+        await forget_indexed(connection, agent_row, seqs)
 
     monkeypatch.setattr(forget, "_run_step", run_and_count)
     monkeypatch.setattr(erase, "forget_indexed", forget_and_note)
@@ -522,8 +522,8 @@ def test_a_turn_that_comes_while_readers_pass_over_an_import_is_read(
     """What readers pass over is looked for before the transaction, since turns would wait for all of it."""
     find, found = Imports._find_passing, []
 
-    async def find_and_take_turn(self: Imports, agent: int) -> Any:
-        passing = await find(self, agent)
+    async def find_and_take_turn(self: Imports, agent_row: int) -> Any:
+        passing = await find(self, agent_row)
         found.append([*passing.cursors])
         if len(found) == 1:
             asked = [{"role": "user", "content": "Meanwhile"}]
@@ -545,10 +545,10 @@ def test_an_import_ends_while_another_writes_into_its_memory(
     find, looks = Imports._find_passing, 0
     other = {"c-9": ("My boat is called Vril.", "A fine boat.")}
 
-    async def find_while_another_writes(self: Imports, agent: int) -> Any:
+    async def find_while_another_writes(self: Imports, agent_row: int) -> Any:
         nonlocal looks
         looks += 1
-        passing = await find(self, agent)
+        passing = await find(self, agent_row)
         if looks == 1:
             await asyncio.to_thread(lambda: follow(world, send(world, export("claude", other))))
         return passing
@@ -805,7 +805,7 @@ def test_an_import_that_is_stopped_before_it_has_read_a_byte_goes_on(world: Worl
 def test_an_import_is_done_when_its_jobs_are_enqueued(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     data = export("jsonl", TALKS)
 
-    async def fail(kind: str, agent: int, key: str) -> None:
+    async def fail(kind: str, agent_row: int, key: str) -> None:
         assert kind == LEARN_JOB
         raise Broken("broken")
 
@@ -837,7 +837,7 @@ def test_an_import_that_is_being_undone_is_not_begun_again(world: World) -> None
     async def begin_to_undo() -> int:
         stored = await world.store.imports.find(done["id"])
         assert stored is not None
-        return await world.store.forgetting.begin(stored.agent, ForgetTarget(imported=stored.id))
+        return await world.store.forgetting.begin(stored.agent_row, ForgetTarget(imported=stored.id))
 
     undoing = world.gateway.call(begin_to_undo())
     refused = send(world, data)
@@ -855,7 +855,7 @@ def test_a_file_may_be_imported_again_while_the_memory_that_had_it_is_erased(wor
     async def begin_to_forget() -> int:
         stored = await world.store.imports.find(done["id"])
         assert stored is not None
-        return await world.store.forgetting.begin(stored.agent, ForgetTarget(is_all=True))
+        return await world.store.forgetting.begin(stored.agent_row, ForgetTarget(is_all=True))
 
     forgetting = world.gateway.call(begin_to_forget())
     again = follow(world, send(world, data))

@@ -345,7 +345,7 @@ async def test_who_has_paused_a_memory_has_it_paused_there(source: Store, target
 async def test_a_move_that_was_killed_while_it_paused_a_memory_has_it_paused_in_the_end(
     source: Store, target: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def dies(agent: int, since: float | None) -> bool:
+    async def dies(agent_row: int, since: float | None) -> bool:
         raise asyncio.CancelledError
 
     ann = next(each for each in await everybody(source) if each.scope.subject == "user:ann")

@@ -733,7 +733,7 @@ def test_a_stream_that_waits_for_a_vector_in_vain_has_time_for_words(
 ) -> None:
     waits: list[float] = []
 
-    async def none(self: EmbeddingService, agents: Sequence[int], query: str, wait_ms: float) -> None:
+    async def none(self: EmbeddingService, agent_rows: Sequence[int], query: str, wait_ms: float) -> None:
         waits.append(wait_ms)
 
     monkeypatch.setattr(EmbeddingService, "embed_query", none)

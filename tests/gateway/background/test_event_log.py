@@ -45,7 +45,7 @@ async def test_events_around_those_that_the_store_refuses_reach_who_reads_now(
     store = await open_store(tmp_path / "memory.db")
     draft = store.agents.draft(ALICE)
     agent = await store.database.write(lambda connection: create_agent(connection, draft))
-    log = EventLog(store, replace(RUN, agent=agent.id), agent.epoch, Whole())
+    log = EventLog(store, replace(RUN, agent_row=agent.id), agent.epoch, Whole())
     events = [b"%d" % n * BATCH_BYTES + b"\n\n" for n in range(3)]
     for n, event in enumerate(events):
         with monkeypatch.context() as patch:

@@ -20,19 +20,19 @@ class Memories:
         self.search_index, self.backlogs = self, dict[int, int]()
         self.indexing = IndexingService(cast(Store, self), lambda: self.now)
 
-    async def advance(self, agent: int) -> bool:
+    async def advance(self, agent_row: int) -> bool:
         if self.is_broken:
             raise Broken("no disk")
         self.now += 0.1
         self.steps += 1
         if self.steps % 2 == 0:
-            self.indexed.append(agent)
+            self.indexed.append(agent_row)
         return self.steps % 2 == 1
 
-    async def backlog(self, agent: int) -> int:
+    async def backlog(self, agent_row: int) -> int:
         if self.is_broken:
             raise Broken("no disk")
-        return self.backlogs[agent]
+        return self.backlogs[agent_row]
 
     async def agents_behind(self, at_least: int, limit: int) -> list[int]:
         return [7, 8]

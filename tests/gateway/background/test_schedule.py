@@ -85,7 +85,7 @@ async def test_each_recovery_finds_what_processes_that_ended_have_left(
 
         async def enqueued() -> list[int]:
             await schedule.step()
-            return sorted(job.agent for job in await store.jobs.list(JobState.PENDING))
+            return sorted(job.agent_row for job in await store.jobs.list(JobState.PENDING))
 
         async def end(*, is_well: bool = True) -> None:
             while job := await store.jobs.claim(("learn",), lease_s=30.0, tries=8):
@@ -140,10 +140,10 @@ async def test_a_turn_that_makes_a_memory_due_while_its_job_is_enqueued_is_not_l
     enqueued: list[int] = []
 
     class SlowJobs:
-        async def enqueue(self, kind: str, agent: int, key: str) -> None:
-            enqueued.append(agent)
+        async def enqueue(self, kind: str, agent_row: int, key: str) -> None:
+            enqueued.append(agent_row)
             if len(enqueued) == 1:
-                schedule.add(agent, 10)
+                schedule.add(agent_row, 10)
 
     schedule = Schedule("t", "learn", cast(Jobs, SlowJobs()), nothing, 10, DAY, lambda: 1.0)
     schedule.add(1, 10)

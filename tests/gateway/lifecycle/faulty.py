@@ -94,9 +94,9 @@ class World:
 
         return self.gateway.call(find())
 
-    def passages(self, agent: int) -> str:
+    def passages(self, agent_row: int) -> str:
         async def read() -> str:
-            return "".join(passage.text for passage in await self.store.passages.list(agent))
+            return "".join(passage.text for passage in await self.store.passages.list(agent_row))
 
         return self.gateway.call(read())
 

@@ -211,7 +211,9 @@ def test_a_reader_in_another_process_misses_nothing_when_it_ends(
 
     async def finish_and_read(run: Run, *ended: Any) -> Run:
         done = await finish(run, *ended)
-        shown = orjson.loads((await world.store.run_texts.load_texts(run.agent, run.id, "response"))[0].data)
+        shown = orjson.loads(
+            (await world.store.run_texts.load_texts(run.agent_row, run.id, "response"))[0].data
+        )
         elsewhere = dataclasses.replace(background)  # its maker makes none
         told.extend([event async for event in elsewhere.events(run, -1, shown)])
         return done
@@ -756,10 +758,10 @@ def test_one_that_another_gateway_deletes_before_it_has_begun_its_turn_leaves_no
 ) -> None:
     note = world.store.responses.note_turn
 
-    async def note_deleted(agent: int, run: int, name: bytes, job: Job) -> bool:
-        await world.store.runs.end_run(agent, run, RunState.CANCELLED, "cancelled", world.clock())
-        await world.store.responses.remove(agent, run)
-        return await note(agent, run, name, job)
+    async def note_deleted(agent_row: int, run: int, name: bytes, job: Job) -> bool:
+        await world.store.runs.end_run(agent_row, run, RunState.CANCELLED, "cancelled", world.clock())
+        await world.store.responses.remove(agent_row, run)
+        return await note(agent_row, run, name, job)
 
     monkeypatch.setattr(world.store.responses, "note_turn", note_deleted)
     conversation = world.sdk.conversations.create().id

@@ -183,7 +183,7 @@ def test_a_forgotten_persons_link_ends(world: World) -> None:
     link = world.gateway.call(links(world).open(token))
 
     async def forget() -> None:
-        await world.store.forgetting.wipe(link.agent)
+        await world.store.forgetting.wipe(link.agent_row)
 
     world.gateway.call(forget())
     with pytest.raises(UnknownId):

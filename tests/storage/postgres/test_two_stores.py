@@ -186,10 +186,10 @@ async def test_results_of_a_batch_wait_for_an_agent_without_holding_another(
     assert first.run is not None
     assert second.run is not None
     writes = [ItemEnd(each, RunState.FAILED, "error", 20.0) for each in (second, first)]
-    async with locked_agent(database, first.run.agent) as transaction:
+    async with locked_agent(database, first.run.agent_row) as transaction:
         written = asyncio.ensure_future(stores[0].database.bulk(batches.write_effect("default", 0, writes)))
         await until_waiting(database, 1, written)
-        await transaction.execute(f"SELECT FROM agents WHERE id = {second.run.agent} FOR UPDATE NOWAIT")
+        await transaction.execute(f"SELECT FROM agents WHERE id = {second.run.agent_row} FOR UPDATE NOWAIT")
     await written
     assert (await batches.counts(batch.id)).failed == 2
 
@@ -220,7 +220,7 @@ async def test_an_item_whose_first_reply_is_being_written_is_left_to_the_job(
     batch = await accepted(stores[0], 2, is_started=True)
     first, _ = await batches.items(batch.id)
     assert first.run is not None
-    agent, run = first.run.agent, first.run.id
+    agent, run = first.run.agent_row, first.run.id
     async with locked_agent(database, agent) as transaction:
         cancelled = asyncio.ensure_future(batches.cancel(batch, 20.0))
         await until_waiting(database, 1, cancelled)
@@ -232,12 +232,12 @@ async def test_an_item_whose_first_reply_is_being_written_is_left_to_the_job(
 
 
 @asynccontextmanager
-async def locked_agent(database: PostgresServer, agent: int) -> AsyncIterator[asyncpg.Connection]:
+async def locked_agent(database: PostgresServer, agent_row: int) -> AsyncIterator[asyncpg.Connection]:
     """Gives another process's transaction that has locked an agent's row. It is committed at the end."""
     connection = await asyncpg.connect(database.url)
     try:
         async with connection.transaction():
-            await connection.execute(f"SELECT FROM agents WHERE id = {agent} FOR UPDATE")
+            await connection.execute(f"SELECT FROM agents WHERE id = {agent_row} FOR UPDATE")
             yield connection
     finally:
         await connection.close()

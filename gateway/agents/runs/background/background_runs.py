@@ -131,7 +131,7 @@ class BackgroundRuns:
             # Other sends may be answered before this one is performed, so the rest is decided then.
             replaces = earlier.run.id
         draft = Run(
-            id=0, uid=new_uid(), agent=agent.id, conversation_row=conversation, state=RunState.CREATED,
+            id=0, uid=new_uid(), agent_row=agent.id, conversation_row=conversation, state=RunState.CREATED,
             created=self._keeper.now(), parent=run_request.parent, depth=run_request.depth, background=True,
             otid=otid_digest(agent, name, run_request.otid),
         )  # fmt: skip
@@ -170,8 +170,8 @@ class BackgroundRuns:
         Raises: StoreError or CancelledError, after which it can be tried again.
         """
         store = self._store
-        agent = await store.agents.load(job.agent)
-        run = None if agent is None else await store.runs.load_run(job.agent, run_row)
+        agent = await store.agents.load(job.agent_row)
+        run = None if agent is None else await store.runs.load_run(job.agent_row, run_row)
         if agent is None or run is None:
             return None
         try:
@@ -364,7 +364,7 @@ class BackgroundRuns:
 
     async def _has_digest(self, run: Run, digest: bytes) -> bool:
         """Returns whether the stored request of a run has this digest."""
-        texts = await self._store.run_texts.load_texts(run.agent, run.id, "request")
+        texts = await self._store.run_texts.load_texts(run.agent_row, run.id, "request")
         return bool(texts) and StoredRequest.decode(texts[0].data).digest == digest.hex()
 
     # -- one attempt
@@ -432,7 +432,7 @@ class BackgroundRuns:
     async def _fail(self, run: Run, error: str, job: Job | None = None, status: int = 0) -> Run:
         """Ends a run with an error, as `end_run` does."""
         return await self._store.runs.end_run(
-            run.agent,
+            run.agent_row,
             run.id,
             RunState.FAILED,
             StopReason.ERROR,

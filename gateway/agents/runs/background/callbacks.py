@@ -79,9 +79,9 @@ class Callbacks(Struct, frozen=True):
             error = "it did not answer in time"
         if run is not None:
             report = {"url": payload["url"], "at": self.now(), "status": status, "error": error}
-            agent, row = run
+            agent_row, row = run
             await asyncio.shield(
-                self.store.run_texts.add_text(agent, row, _REPORT, job.job.attempt, orjson.dumps(report))
+                self.store.run_texts.add_text(agent_row, row, _REPORT, job.job.attempt, orjson.dumps(report))
             )
         if error is not None:
             raise JobFailed(f"the callback was not delivered: {error}")

@@ -52,14 +52,14 @@ class RunEnds:
 
     def awaiting(self, run: Run) -> AbstractContextManager[None]:
         """Marks a run as one that a request waits for: a gateway that stops performs it nevertheless."""
-        return self._store.jobs.awaiting(RUN_JOB, run.agent)
+        return self._store.jobs.awaiting(RUN_JOB, run.agent_row)
 
     async def wait_for(self, run: Run) -> Run:
         """Waits for the end of a run. Returns it as it is then. Raises: StoreError."""
         with self.awaiting(run):
             while True:
                 end_event = self._events.setdefault(run.uid, asyncio.Event())
-                stored_run = await self._store.runs.load_run(run.agent, run.id)
+                stored_run = await self._store.runs.load_run(run.agent_row, run.id)
                 if stored_run is None or stored_run.is_over:
                     return stored_run or run
                 with suppress(TimeoutError):

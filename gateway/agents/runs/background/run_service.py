@@ -72,7 +72,7 @@ class RunService:
         row = orjson.loads(job.payload)["run"]
         done = await self._runs.perform(job.job, row)
         if done is not None and done.callback is not None:
-            run = (done.run.agent, done.run.id)
+            run = (done.run.agent_row, done.run.id)
             callback = enqueue_callback(self._store, done.callback, done.run.uid, run=run)
             await job.finish(callback, enqueues=(CALLBACK_JOB,))
 

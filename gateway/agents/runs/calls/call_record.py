@@ -38,8 +38,7 @@ class CallRecord(Struct, frozen=True):
     """The record of the calls of one step."""
 
     store: Store
-    # The row of the agent's memory.
-    agent: int
+    agent_row: int
     # The row of the run that made the step.
     run: int
     step: Exchange
@@ -48,14 +47,16 @@ class CallRecord(Struct, frozen=True):
         """Returns the answer to a call: one noted before, or a new one. Raises: StoreError if it cannot be noted."""
         texts = self.store.run_texts
         number = call_number(self.step, call.call_id)
-        if not await texts.add_text(self.agent, self.run, "call", number, orjson.dumps({"id": call.call_id})):
+        if not await texts.add_text(
+            self.agent_row, self.run, "call", number, orjson.dumps({"id": call.call_id})
+        ):
             stored = await texts.load_texts(
-                self.agent, self.run, "result", after=number + _FIRST_OUTCOME - 1, limit=1
+                self.agent_row, self.run, "result", after=number + _FIRST_OUTCOME - 1, limit=1
             )
             if stored and stored[0].seq == number + _FIRST_OUTCOME:
                 return ToolAnswer.load(stored[0].data)
             return failed_answer(INTERRUPTED_RESULT)
-        store_result = partial(texts.add_text, self.agent, self.run, "result", number + _FIRST_OUTCOME)
+        store_result = partial(texts.add_text, self.agent_row, self.run, "result", number + _FIRST_OUTCOME)
         return await perform_noted(perform, store_result)
 
 
@@ -63,7 +64,7 @@ async def load_answers(store: Store, step: RunStep, exchange: Exchange) -> list[
     """Returns the answers to calls of a step, as messages. exchange: the step's exchange. Raises: StoreError."""
     first = exchange.seq * _NUMBERS_PER_STEP
     texts = await store.run_texts.load_texts(
-        step.agent, step.run, "result", after=first - 1, limit=_FIRST_OUTCOME
+        step.agent_row, step.run, "result", after=first - 1, limit=_FIRST_OUTCOME
     )
     return [orjson.loads(text.data) for text in texts if text.seq < first + _FIRST_OUTCOME]
 
@@ -105,7 +106,7 @@ async def known_results(
     Raises: StoreError.
     """
     load_texts = store.run_texts.load_texts
-    run = (step.agent, step.run)
+    run = (step.agent_row, step.run)
     after = exchange.seq * _NUMBERS_PER_STEP - 1
     stored = {text.seq: orjson.loads(text.data) for text in await load_texts(*run, "result", after=after)}
     noted = {text.seq for text in await load_texts(*run, "call", after=after)}
