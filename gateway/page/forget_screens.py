@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 from urllib.parse import parse_qs, quote
 
 from msgspec import Meta, Struct
@@ -20,11 +20,13 @@ from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.memory_forgetting import (
+    MAX_TEXTS,
     ForgetPreview,
     ForgetResult,
     MemoryForgetting,
     RemainingRecord,
     TargetKind,
+    TargetValue,
 )
 from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
@@ -52,11 +54,16 @@ _OWN_SCREENS = {"fact": ("f", "facts"), "conversation": ("c", "conversations")}
 class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The target of forgetting: one of these."""
 
+    # The fields that may come several times.
+    repeated: ClassVar = ("texts",)
+
     message: _Number | None = None
     exchange: _Number | None = None
     conversation: str | None = None
     fact: _Number | None = None
     passage: _Number | None = None
+    # The numbers of messages, facts and passages.
+    texts: Annotated[tuple[_Number, ...], Meta(min_length=1, max_length=MAX_TEXTS)] | None = None
     all: bool | None = None
     # The id of what to go on with, on the screen that led here.
     then: Annotated[str, Meta(pattern=r"^[a-z-]{1,40}-[0-9]{1,18}\Z")] | None = None
@@ -64,9 +71,11 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     back: str | None = None
 
     @property
-    def target(self) -> tuple[TargetKind, int | str | None]:
+    def target(self) -> tuple[TargetKind, TargetValue]:
         """The one part that is named. Raises: BadRequest."""
-        kinds: tuple[TargetKind, ...] = ("message", "exchange", "conversation", "fact", "passage", "all")
+        kinds: tuple[TargetKind, ...] = (
+            "message", "exchange", "conversation", "fact", "passage", "texts", "all",
+        )  # fmt: skip
         named = [kind for kind in kinds if getattr(self, kind) is not None]
         if len(named) != 1 or self.all is False:
             raise BadRequest(
@@ -260,7 +269,7 @@ class _ForgetScreens(Struct, frozen=True):
             return None
 
     async def _preview(
-        self, access: MemoryAccess, kind: TargetKind, value: int | str | None, sought_words: str
+        self, access: MemoryAccess, kind: TargetKind, value: TargetValue, sought_words: str
     ) -> tuple[ForgetPreview, list[_BlockChange]]:
         """Returns what a forgetting takes, and how it changes blocks."""
         preview = access.filter(
@@ -302,6 +311,7 @@ class _ForgetScreens(Struct, frozen=True):
         sought_words = await self._find_sought_words(access, came_from)
         preview, changes = await self._preview(access, kind, value, sought_words)
         name = "you" if access.is_person else await self.views.name(access.project, access.uid)
+        place = "" if kind == "texts" else f"#forget-{kind}-{value}"
         return access.view(
             preview,
             "forget.html",
@@ -309,7 +319,7 @@ class _ForgetScreens(Struct, frozen=True):
             error,
             fields=fields_of(request.query),
             came_from=came_from,
-            back=f"{came_from}#forget-{kind}-{value}" if came_from else _usual_screen(access, preview),
+            back=came_from + place if came_from else _usual_screen(access, preview),
             memory_name=name,
             changes=changes,
         )
@@ -336,6 +346,8 @@ def _heading(preview: ForgetPreview, name: str) -> str:
         return f"Forget everything about {name}"
     if target.kind == "exchange":
         return f"Forget message {target.id} and its reply"
+    if preview.texts:
+        return f"Forget {len(preview.texts)} {'text' if len(preview.texts) == 1 else 'texts'}"
     return f"Forget {target.kind} {target.id}"
 
 

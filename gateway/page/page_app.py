@@ -226,7 +226,7 @@ class PageApp:
         assert request.visitor is not None  # a person by the link above, an operator by the first check
         if isinstance(route, Action) and not request.visitor.may_write:
             raise NotAllowed("Your key may read, and not change anything.")
-        request.query = query_of(request.scope)
+        request.query = query_of(request.scope, getattr(route.query, "repeated", ()))
         query = read_fields(request.query, route.query, is_text=True)
         if isinstance(query, LimitQuery) and not request.is_twin:
             query = replace(query, limit=min(query.limit, query.page_limit))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from binascii import a2b_qp
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -66,7 +66,7 @@ class PageRequest(Struct):
     referrer: str = ""
     # The text that was typed into a form (`typed_text`), for the page of an error.
     unsaved_text: str = ""
-    query: dict[str, str] = msgspec.field(default_factory=dict)
+    query: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -151,9 +151,15 @@ def cookies_of(headers: Iterable[RawHeader]) -> dict[str, str]:
     return cookies
 
 
-def query_of(scope: Scope) -> dict[str, str]:
+def query_of(scope: Scope, repeated: Collection[str] = ()) -> dict[str, Any]:
+    """Returns the fields of the query by their names. repeated: those that may come several times, and are lists."""
     try:
-        return _single(_read_pairs(scope["query_string"]))
+        pairs = _read_pairs(scope["query_string"])
+        lists: dict[str, list[str]] = {}
+        for name, text in pairs:
+            if name in repeated:
+                lists.setdefault(name, []).append(text)
+        return {**_single(pair for pair in pairs if pair[0] not in repeated), **lists}
     except ValueError as error:
         raise BadRequest("The query cannot be read.") from error
 

@@ -157,7 +157,8 @@ def next_in(loop: Any, kind: str = "", list: str = "forget") -> str | None:
 def _query_string(fields: Mapping[str, Any]) -> str:
     parts = [
         f"{name}={quote_plus(str(value).lower() if isinstance(value, bool) else str(value))}"
-        for name, value in fields.items()
+        for name, field in fields.items()
+        for value in (field if isinstance(field, tuple | list) else (field,))
         if value is not None
     ]
     return "?" + "&".join(parts) if parts else ""

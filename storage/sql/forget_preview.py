@@ -103,18 +103,36 @@ class ForgetPreviews(Group):
     ) -> PreviewedCounts:
         """Returns how much a target takes.
 
+        A version or a note that goes with several facts, or with facts and with messages, counts more than once.
+
         messages: how many it has, as `Forgetting.extent` returns; those of a whole memory are counted here.
         """
         if target.is_all:
             return PreviewedCounts(await self._count_whole(connection, agent_row))
-        if target.facts or target.passages:
-            named_counts, versions = await self._count_named(connection, agent_row, target)
-            return PreviewedCounts(named_counts, remade=versions.remade, changes=versions.changes)
         erased = await self._find_erased(connection, agent_row, target)
+        texts = await self._read_named_texts(connection, agent_row, target)
+        if not (target.facts or target.passages):
+            return await self._count_erased(connection, agent_row, erased, messages, texts)
+        named = await self._count_named(connection, agent_row, target, erased, texts)
+        if not erased.listed:
+            return named
+        return _add_named(
+            await self._count_erased(connection, agent_row, erased, messages, texts), named, target
+        )
+
+    async def _count_erased(
+        self,
+        connection: Connection,
+        agent_row: int,
+        erased: _Target,
+        messages: int,
+        texts: Sequence[str],
+    ) -> PreviewedCounts:
+        """Returns how much goes with exchanges. messages: as for `counts`. texts: of facts that go as well."""
         rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
         beginnings = [each for each in (_Beginning(*row) for row in rows) if each.exchanges]
         going = (*erased, *_row_range(beginnings))
-        versions = await self._count_versions(connection, agent_row, "versions", going, erased, "")
+        versions = await self._count_versions(connection, agent_row, "versions", going, erased, texts)
         facts = await connection.value(SQL["fact_count"], going)
         fact_rows = await connection.rows(SQL["facts"], (*going, min(facts, _NAMED_FACTS))) if facts else []
         counts = ForgetCounts(
@@ -137,12 +155,12 @@ class ForgetPreviews(Group):
         statement: str,
         values: Sequence[object],
         erased: _Target,
-        text: str,
+        texts: Sequence[str],
     ) -> _Versions:
         """Counts the versions of all blocks that go by a statement.
 
         values: of its parameters before the block.
-        erased, text: what goes: exchanges, or the text of a fact; "": none.
+        erased, texts: all that goes: exchanges, and the texts of facts.
         """
         total = _Versions()
         for block in await self._visible_blocks(connection, agent_row):
@@ -150,13 +168,13 @@ class ForgetPreviews(Group):
             if gone:
                 later = await connection.value(SQL["versions_from"], (block, first))
                 is_short = count <= _MAX_VERSIONS
-                change = await self._rebuild(connection, block, erased, text) if is_short else None
+                change = await self._rebuild(connection, block, erased, texts) if is_short else None
                 changes = total.changes if change is None else (*total.changes, change)
                 total = _Versions(total.gone + gone, total.remade + later - gone, changes)
         return total
 
     async def _rebuild(
-        self, connection: Connection, block: int, erased: _Target, text: str
+        self, connection: Connection, block: int, erased: _Target, texts: Sequence[str]
     ) -> RebuiltBlock | None:
         """Returns how a block would change; None if it would not change, or its text is too long."""
         current = await get_block(connection, block)
@@ -170,8 +188,8 @@ class ForgetPreviews(Group):
                 connection, SQL["going_among"], origins, erased.agent_row, erased.conversation_row
             )
             exchanges = {row[0] for row in rows}
-        texts = (text.strip().casefold(),) if text.strip() else ()
-        after = await preview_text(connection, current, versions, self._rules, exchanges, texts)
+        folded = tuple(text.strip().casefold() for text in texts if text.strip())
+        after = await preview_text(connection, current, versions, self._rules, exchanges, folded)
         return None if after == current.value else RebuiltBlock(current.label, current.value, after)
 
     async def _count_summaries(
@@ -201,15 +219,31 @@ class ForgetPreviews(Group):
             notes=notes,
         )
 
-    async def _count_named(
+    async def _read_named_texts(
         self, connection: Connection, agent_row: int, target: ForgetTarget
-    ) -> tuple[ForgetCounts, _Versions]:
-        """Returns how much a target takes that names facts or passages, and the versions of blocks."""
-        rows = await rows_of(connection, FORGET_SQL["facts_named"], target.facts, agent_row)
-        versions, nothing = _Versions(), _Target(agent_row, _NO_CONVERSATION, ())
-        for text, *_ in rows:
+    ) -> list[str]:
+        """Returns the texts of the facts that a target names."""
+        return [
+            row[0] for row in await rows_of(connection, FORGET_SQL["facts_named"], target.facts, agent_row)
+        ]
+
+    async def _count_named(
+        self,
+        connection: Connection,
+        agent_row: int,
+        target: ForgetTarget,
+        erased: _Target,
+        texts: Sequence[str],
+    ) -> PreviewedCounts:
+        """Returns how much goes with the facts and passages that a target names.
+
+        erased: the exchanges that go as well.
+        texts: those of the facts.
+        """
+        versions = _Versions()
+        for text in texts:
             of_fact = await self._count_versions(
-                connection, agent_row, "versions_with", [ascii_lower(text)], nothing, text
+                connection, agent_row, "versions_with", [ascii_lower(text)], erased, texts
             )
             versions = _Versions(
                 versions.gone + of_fact.gone,
@@ -219,19 +253,19 @@ class ForgetPreviews(Group):
         days = await rows_of(
             connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent_row
         )
-        erased = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
+        marks = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
         notes = None
         if not await self._is_far_back(connection, agent_row, 0):
-            notes = await self._count_quoting(connection, agent_row, 0, erased, set())
+            notes = await self._count_quoting(connection, agent_row, 0, marks, set())
         counts = ForgetCounts(
             messages=0,
-            facts=len(rows),
+            facts=len(texts),
             passages=len(target.passages),
             versions=versions.gone,
             summaries=0,
             notes=notes,
         )
-        return counts, versions
+        return PreviewedCounts(counts, (), versions.remade, tuple(dict.fromkeys(versions.changes)))
 
     async def _visible_blocks(self, connection: Connection, agent_row: int) -> list[int]:
         scope = await connection.row(FORGET_SQL["scope_of"], (agent_row,))
@@ -286,6 +320,22 @@ class ForgetPreviews(Group):
             for text in unpack_notes(packed).values()
             if text
         )
+
+
+def _add_named(erased: PreviewedCounts, named: PreviewedCounts, target: ForgetTarget) -> PreviewedCounts:
+    """Returns how much goes with messages, and with the facts and passages that their target names as well."""
+    with_messages = {fact.seq for fact in erased.facts}
+    first, second = erased.counts, named.counts
+    counts = ForgetCounts(
+        messages=first.messages,
+        facts=first.facts + sum(seq not in with_messages for seq in target.facts),
+        passages=first.passages + second.passages,
+        versions=first.versions + second.versions,
+        summaries=first.summaries,
+        notes=None if first.notes is None or second.notes is None else first.notes + second.notes,
+    )
+    changes = tuple(dict.fromkeys((*erased.changes, *named.changes)))
+    return PreviewedCounts(counts, erased.facts, erased.remade + named.remade, changes)
 
 
 def _row_range(beginnings: Sequence[_Beginning]) -> _RowRange:

@@ -984,6 +984,29 @@ async def test_a_preview_counts_the_facts_and_versions_that_go(
     assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Fact 2.", "Fact 1.", "Fact 0."]
 
 
+async def test_a_preview_counts_a_fact_once_that_goes_with_its_message_and_by_name(
+    store: Store, alice: Speaker
+) -> None:
+    await talk(alice, ["one"], "c1")
+    row = await row_of(alice, "oneu")
+    texts = ("Likes peanuts.", "Likes tea.")
+    facts = [LearnedFact(text, "", text.casefold(), 1.0, row.id, (row.id,)) for text in texts]
+    (block,) = await store.blocks.load(alice.agent.id)
+    learned = Learned(writes=[(block, "Likes peanuts.\nLikes tea.\nHas a cat.", ())], facts=facts)
+    await store.database.write(
+        store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _, learned=learned: learned)
+    )
+    seqs = [fact.seq for fact in await store.facts.list(alice.agent.id)]
+    target = ForgetTarget(messages=[row.seq], facts=seqs[:1])
+    found = await store.forget_previews.counts(alice.agent.id, target, 1)
+    assert (found.counts.messages, found.counts.facts, found.counts.versions) == (1, 2, 1)
+    (change,) = found.changes
+    await forget(store, alice.agent, target)
+    assert await store.facts.list(alice.agent.id) == []
+    (block,) = await store.blocks.load(alice.agent.id)
+    assert block.value == change.after
+
+
 # -- agents that are made over REST
 
 

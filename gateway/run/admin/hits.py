@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict, replace
 
 from gateway.run.admin.memory_records import SourceKind
@@ -48,7 +48,7 @@ async def hit_records(
             tokens=entry.tokens,
         )
         if message is not None:
-            href = _href(uid, message, places.get(message.exchange))
+            href = text_href(uid, message, places.get(message.exchange))
             hit = replace(hit, text=message.text, at=message.at, href=href)
         elif not entry.is_forgotten and (fact := await store.facts.find(agent_row, entry.seq)) is not None:
             # The fact was corrected or superseded since the search, so searches do not find it any more.
@@ -83,13 +83,26 @@ def passage_href(uid: str, seq: int) -> str:
 
 
 def _kind(entry: RecalledEntry, message: Message | None) -> SourceKind:
-    """Returns the kind of a hit. A muted fact is shown as a fact."""
+    """Returns the kind of a hit."""
     if message is not None:
-        return "fact" if message.source == MUTED else cast(SourceKind, message.source)
+        return kind_of(message)
     return "message" if entry.kind == "any" else cast(SourceKind, entry.kind)
 
 
-def _href(uid: str, message: Message, place: ExchangePlace | None) -> str | None:
+def kind_of(message: Message) -> SourceKind:
+    """Returns the kind under which a text is shown. A muted fact is shown as a fact."""
+    return "fact" if message.source == MUTED else cast(SourceKind, message.source)
+
+
+def speaker_of(message: Message) -> str | UnsetType:
+    """Returns who said a message, as in `SourceRecord`."""
+    if kind_of(message) != "message":
+        return UNSET
+    return message.speaker or (UNSET if message.role == "user" else message.role)
+
+
+def text_href(uid: str, message: Message, place: ExchangePlace | None) -> str | None:
+    """Returns the address of a text, relative to /ui/; None: no page shows it. place: of a message's exchange."""
     match message.source:
         case "fact" | "muted":
             return fact_href(uid, message.seq)

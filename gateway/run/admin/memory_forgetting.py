@@ -22,10 +22,10 @@ from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.exchange_messages import message_records, shorten
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.forget_operations import CALL_S, Part, PartKind, find_target
-from gateway.run.admin.hits import message_href
+from gateway.run.admin.hits import kind_of, message_href, speaker_of, text_href
 from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.memory_lists import flags_of, other_profiles
-from gateway.run.admin.memory_records import FactRecord, MessageRecord, SourceRecord
+from gateway.run.admin.memory_records import FactRecord, MessageRecord, SourceKind, SourceRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.plain_text import shell_word
@@ -33,13 +33,18 @@ from storage.commands import ForgetTarget
 from storage.errors import StoreError, TooSlow
 from storage.listing import LAST_NUMBER, ErasedFact, ForgetCounts, FoundMemory
 from storage.recall_record import unpack
-from storage.records import Exchange, Message
+from storage.records import Exchange, Message, Scope
 from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-TargetKind = Literal["message", "exchange", "conversation", "fact", "passage", "all"]
+TargetKind = Literal["message", "exchange", "conversation", "fact", "passage", "texts", "all"]
+# The number of a message, exchange, fact or passage; a conversation's id; for "texts" the numbers of messages, facts
+# and passages; for "all" None.
+TargetValue = int | str | tuple[int, ...] | None
+# The most texts that are forgotten at once: a preview shows them all.
+MAX_TEXTS = 50
 # The names that the command line has for them.
 _PART_KINDS: dict[TargetKind, PartKind] = {
     "message": "message",
@@ -67,7 +72,7 @@ class TargetRecord(Struct, frozen=True):
     """The part of a memory that is to be forgotten."""
 
     kind: TargetKind
-    # The number of the part; for a conversation or a whole memory its public name.
+    # The number of the part, or the numbers of the texts; for a conversation or a whole memory its public name.
     id: str
     # The beginning of its text; for a conversation of the user's first message. None: the part has no text.
     text: str | None = None
@@ -109,14 +114,16 @@ class ForgetPreview(Struct, frozen=True):
     target: TargetRecord
     will_go: ForgetCounts
     stays: tuple[RemainingRecord, ...]
-    # The number of messages, which has to be typed to confirm; None: nothing has to be typed.
+    # The number of messages, or of the texts, which has to be typed to confirm; None: nothing has to be typed.
     confirm: str | None
-    # The command line that does the same; None: the visitor is a person, who has no command line.
+    # The command lines that do the same; None: the visitor is a person, who has no command line.
     command: str | None
     # The newest facts that go with messages; not set: no fact goes.
     facts: tuple[ErasedFactRecord, ...] | UnsetType = UNSET
     # The changed blocks that can be rebuilt at once; not set: there are none.
     blocks: tuple[ChangedBlockText, ...] | UnsetType = UNSET
+    # The texts that are there of those that were named, the newest first; not set: another kind of target.
+    texts: tuple[SourceRecord, ...] | UnsetType = UNSET
 
 
 class ForgetResult(Struct, frozen=True):
@@ -128,6 +135,8 @@ class ForgetResult(Struct, frozen=True):
     swept: bool
     messages: int
     command: str | None
+    # How many texts were named, of a target of several.
+    texts: int | UnsetType = UNSET
 
 
 class _TargetDetails(Struct, frozen=True):
@@ -139,6 +148,7 @@ class _TargetDetails(Struct, frozen=True):
     # As in `TargetRecord`, but with the whole text.
     id: str
     text: str | None = None
+    texts: tuple[SourceRecord, ...] = ()
 
 
 class MemoryForgetting:
@@ -162,14 +172,13 @@ class MemoryForgetting:
         project: str | None,
         uid: str,
         kind: TargetKind,
-        value: int | str | None = None,
+        value: TargetValue = None,
         *,
         words: str = "",
     ) -> ForgetPreview:
         """Returns what forgetting a part takes and leaves.
 
         project: the project whose memories the caller sees; None: the caller sees all.
-        value: the number of a message, exchange, fact or passage, or a conversation's id; None for kind "all".
         words: the words for which one text after another is forgotten, as a query; "": they are not known.
 
         Raises: UnknownId: there is no such memory, or no such part.
@@ -179,7 +188,7 @@ class MemoryForgetting:
         return await self._preview(memory, kind, value, target, words)
 
     async def list_remaining(
-        self, project: str | None, uid: str, kind: TargetKind, value: int | str | None, *, words: str = ""
+        self, project: str | None, uid: str, kind: TargetKind, value: TargetValue, *, words: str = ""
     ) -> Sequence[RemainingRecord]:
         """Returns what stays of a part. project, value, words, Raises: as for `preview`."""
         memory = await self._views.find(project, uid)
@@ -191,7 +200,7 @@ class MemoryForgetting:
         editor: Editor,
         uid: str,
         kind: TargetKind,
-        value: int | str | None = None,
+        value: TargetValue = None,
         *,
         confirm: str | None = None,
     ) -> ForgetResult:
@@ -203,19 +212,27 @@ class MemoryForgetting:
         target = await self._find_target(memory, kind, value)
         preview = await self._preview(memory, kind, value, target)
         if preview.confirm is not None and (confirm or "").strip() != preview.confirm:
+            what = "texts" if kind == "texts" else "messages"
             raise Conflict(
-                f"Nothing was forgotten: {preview.confirm} messages would go now, not {(confirm or '').strip()!r}.",
+                f"Nothing was forgotten: {preview.confirm} {what} would go now, not {(confirm or '').strip()!r}.",
                 param="confirm",
             )
         id = await self._store.forgetting.begin(memory.id, target, keeps_pause=True)
         task = asyncio.create_task(self._carry_out(id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        what = "all" if kind == "all" else f"{kind} {preview.target.id}"
-        await self._store.audit.add(self._now(), editor.actor, "forget", uid, what)
+        whole = "all" if kind == "all" else f"{kind} {preview.target.id}"
+        for what in [f"{each.kind} {each.seq}" for each in preview.texts or ()] or [whole]:
+            await self._store.audit.add(self._now(), editor.actor, "forget", uid, what)
         done, _ = await asyncio.wait({task}, timeout=self._call_s)
         swept = task.result() if done else None
-        return ForgetResult(swept is not None, bool(swept), preview.will_go.messages, preview.command)
+        return ForgetResult(
+            swept is not None,
+            bool(swept),
+            preview.will_go.messages,
+            preview.command,
+            len(preview.texts) if preview.texts else UNSET,
+        )
 
     async def aclose(self) -> None:
         """Stops the forgettings that are under way. The next start resumes them."""
@@ -238,23 +255,30 @@ class MemoryForgetting:
             _log.warning("Forgetting %d is not finished, and is resumed later: %s", id, error.message)
             return None
 
-    async def _find_target(
-        self, memory: FoundMemory, kind: TargetKind, value: int | str | None
-    ) -> ForgetTarget:
+    async def _find_target(self, memory: FoundMemory, kind: TargetKind, value: TargetValue) -> ForgetTarget:
         """Returns a part in the form that the store forgets. Raises: UnknownId."""
         if kind == "all":
             return ForgetTarget(is_all=True)
+        if isinstance(value, tuple):
+            return _target_of(await self._load_texts(memory, value))
         assert value is not None  # only "all" comes without one
         target = await find_target(self._store, memory.id, Part(_PART_KINDS[kind], value))
         if target is None:
             raise _unknown(kind)
         return target
 
+    async def _load_texts(self, memory: FoundMemory, seqs: tuple[int, ...]) -> list[Message]:
+        """Returns those of some messages, facts and passages that are there, the newest first. Raises: UnknownId."""
+        found = await self._store.recall.load(memory.id, sorted(set(seqs)))
+        if not found:
+            raise UnknownId("None of these texts is there.")
+        return [found[seq] for seq in sorted(found, reverse=True)]
+
     async def _preview(
         self,
         memory: FoundMemory,
         kind: TargetKind,
-        value: int | str | None,
+        value: TargetValue,
         target: ForgetTarget,
         words: str = "",
     ) -> ForgetPreview:
@@ -267,17 +291,19 @@ class MemoryForgetting:
                 "without what came from this, and without lines that repeat its words, whoever wrote them"
             )
             stays.insert(0, RemainingRecord(f"{versions}, {change}."))
-        command = ["mnemogate", "memory", "forget", *map(shell_word, flags_of(memory.scope))]
-        if kind != "all":
-            command.append(shell_word(f"--{_PART_KINDS[kind]}={value}"))
+        parts: list[tuple[TargetKind, TargetValue]] = [(each.kind, each.seq) for each in details.texts]
         return ForgetPreview(
             target=_target_record(kind, details),
             will_go=extent.counts,
             stays=tuple(stays),
-            confirm=str(extent.counts.messages) if kind in ("all", "conversation") else None,
-            command=" ".join(command),
-            facts=tuple(_fact_record(memory.uid, each) for each in extent.facts) or UNSET,
+            confirm=_number_to_confirm(kind, details, extent.counts),
+            command="\n".join(_command(memory.scope, *each) for each in parts or [(kind, value)]),
+            facts=tuple(
+                _fact_record(memory.uid, each) for each in extent.facts if each.seq not in target.facts
+            )
+            or UNSET,
             blocks=tuple(ChangedBlockText(*each) for each in extent.changes) or UNSET,
+            texts=details.texts or UNSET,
         )
 
     async def _read_details(
@@ -285,7 +311,7 @@ class MemoryForgetting:
         memory: FoundMemory,
         kind: TargetKind,
         target: ForgetTarget,
-        value: int | str | None,
+        value: TargetValue,
         words: str,
     ) -> _TargetDetails:
         uid = memory.uid
@@ -301,14 +327,19 @@ class MemoryForgetting:
                     talk.messages, [_other_mentions(uid, None)], talk.uid, openings.get(talk.uid)
                 )
             case "fact":
-                page = await self._views.facts.show(memory.scope.project, uid, int(value or 0))
+                assert isinstance(value, int)
+                page = await self._views.facts.show(memory.scope.project, uid, value)
                 return _TargetDetails(
                     0, await self._list_remaining_of_fact(memory, page, words), str(value), page.fact.text
                 )
             case "passage":
                 return _TargetDetails(0, [_other_mentions(uid, None)], str(value))
             case "message" | "exchange":
-                return await self._read_message_details(memory, kind, target, int(value or 0), words)
+                assert isinstance(value, int)
+                return await self._read_message_details(memory, kind, target, value, words)
+            case "texts":
+                assert isinstance(value, tuple)
+                return await self._read_texts_details(memory, value, words)
 
     async def _list_remaining_of_fact(
         self, memory: FoundMemory, page: FactPage, words: str
@@ -366,6 +397,39 @@ class MemoryForgetting:
         first_seq = going_records[0].seq if going_records else seq
         return _TargetDetails(extent.messages, stays, str(first_seq), text)
 
+    async def _read_texts_details(
+        self, memory: FoundMemory, seqs: tuple[int, ...], words: str
+    ) -> _TargetDetails:
+        """Reads of several texts what their preview shows.
+
+        Replies that quote them are not looked for: they have the words of the texts, by which these were found.
+        """
+        messages = await self._load_texts(memory, seqs)
+        target = _target_of(messages)
+        exchanges = {each.exchange for each in messages if each.seq in target.messages}
+        places = await self._store.memory_pages.places(memory.id, sorted(exchanges))
+        texts = tuple(
+            SourceRecord(
+                kind_of(each),
+                each.seq,
+                each.text,
+                each.at,
+                href=text_href(memory.uid, each, places.get(each.exchange)),
+                speaker=speaker_of(each),
+            )
+            for each in messages
+        )
+        noted = await self._find_made_with(memory, {each.seq for each in messages})
+        replies = await self._list_replies(memory, noted, (), words)
+        stays = [each for each in replies if each.message not in target.messages]
+        if target.messages:
+            stays.append(
+                RemainingRecord("The rest of their conversations, also what answers these messages.")
+            )
+        stays.append(_other_mentions(memory.uid, words or messages[0].text))
+        numbers = " ".join(str(each.seq) for each in texts)
+        return _TargetDetails(len(target.messages), stays, numbers, texts=texts)
+
     def _other_half(
         self,
         uid: str,
@@ -409,10 +473,29 @@ class MemoryForgetting:
         words: as for `preview`.
         own: the exchange whose reply is left out.
         """
+        quoting = await self._find_quoting(memory, texts.values())
+        return await self._list_replies(
+            memory, await self._find_made_with(memory, texts), quoting, words, own
+        )
+
+    async def _find_made_with(self, memory: FoundMemory, seqs: Collection[int]) -> list[int]:
+        """Returns the newest exchanges whose replies had one of some messages or facts in their note."""
         since = self._views.conversations.noted_since()
         recalls = await self._store.recalls.list(memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS)
-        noted = [each.exchange for each in recalls if _has_in_note(each, texts)]
-        quoting = await self._find_quoting(memory, texts.values())
+        return [each.exchange for each in recalls if _has_in_note(each, seqs)]
+
+    async def _list_replies(
+        self,
+        memory: FoundMemory,
+        noted: Sequence[int],
+        quoting: Sequence[int],
+        words: str,
+        own: int | None = None,
+    ) -> list[RemainingRecord]:
+        """Returns the first replies of some exchanges. noted, quoting: those with a text in their note, or a quotation.
+
+        words, own: as for `_list_replies_made_with`.
+        """
         rows = [each for each in dict.fromkeys([*quoting, *noted]) if each != own][:_MAX_REPLIES]
         exchanges = await self._store.memory_pages.sources(memory.id, rows)
         replies = list[RemainingRecord]()
@@ -466,6 +549,31 @@ class MemoryForgetting:
             paused = "That the memory is paused, and its name: nothing new is remembered."
             stays.append(RemainingRecord(paused))
         return stays
+
+
+def _target_of(texts: Sequence[Message]) -> ForgetTarget:
+    by_kind: dict[SourceKind, list[int]] = {"message": [], "fact": [], "passage": []}
+    for each in texts:
+        by_kind[kind_of(each)].append(each.seq)
+    return ForgetTarget(messages=by_kind["message"], facts=by_kind["fact"], passages=by_kind["passage"])
+
+
+def _number_to_confirm(kind: TargetKind, details: _TargetDetails, counts: ForgetCounts) -> str | None:
+    match kind:
+        case "all" | "conversation":
+            return str(counts.messages)
+        case "texts":
+            return str(len(details.texts))
+        case _:
+            return None
+
+
+def _command(scope: Scope, kind: TargetKind, value: TargetValue) -> str:
+    """Returns the command line that forgets a part of a memory."""
+    command = ["mnemogate", "memory", "forget", *map(shell_word, flags_of(scope))]
+    if kind != "all":
+        command.append(shell_word(f"--{_PART_KINDS[kind]}={value}"))
+    return " ".join(command)
 
 
 def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:

@@ -9,14 +9,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import cast
 
 from msgspec import UNSET, Struct, UnsetType
 
 from gateway.core.conversation.canonical import RESULT_ROLES
 from gateway.run.admin.exchange_messages import message_records
 from gateway.run.admin.find_memory import find_agent
-from gateway.run.admin.hits import fact_href, message_href, passage_href
+from gateway.run.admin.hits import fact_href, kind_of, message_href, speaker_of, text_href
 from gateway.run.admin.list_page import PAGE_LIMIT
 from gateway.run.admin.memory_records import BlockRecord, SourceKind, SourceRecord
 from gateway.run.admin.memory_views import MemoryViews
@@ -288,7 +287,7 @@ class WordSearches(Struct, frozen=True):
             return None
         return Remaining(
             tuple(queries_that_find or queries),
-            dict(Counter(map(_kind, messages.values()))),
+            dict(Counter(map(kind_of, messages.values()))),
             has_more,
             tuple(texts[seq] for seq in sorted(texts, reverse=True)[:_SHOWN_ITEMS]),
             tuple(blocks_with_words.values()),
@@ -320,22 +319,15 @@ class WordSearches(Struct, frozen=True):
 
     def _record(self, uid: str, message: Message, place: ExchangePlace | None, query: str) -> TextWithWords:
         text = self.views.store.recall.around_words(message.text, query, _AROUND_CHARS)
-        match _kind(message):
-            case "fact":
-                muted = message.source == MUTED or UNSET
-                return TextWithWords(
-                    "fact", message.seq, text, message.at, href=fact_href(uid, message.seq), muted=muted
-                )
-            case "passage":
-                return TextWithWords(
-                    "passage", message.seq, text, message.at, href=passage_href(uid, message.seq)
-                )
-            case _:
-                href = (
-                    None if place is None else message_href(uid, place.conversation_uid, place, message.seq)
-                )
-                speaker = message.speaker or (UNSET if message.role == "user" else message.role)
-                return TextWithWords("message", message.seq, text, message.at, href=href, speaker=speaker)
+        return TextWithWords(
+            kind_of(message),
+            message.seq,
+            text,
+            message.at,
+            href=text_href(uid, message, place),
+            speaker=speaker_of(message),
+            muted=message.source == MUTED or UNSET,
+        )
 
 
 def _unindexed_texts(exchange: Exchange) -> Iterator[tuple[int, str, str]]:
@@ -354,10 +346,6 @@ def _unindexed_texts(exchange: Exchange) -> Iterator[tuple[int, str, str]]:
         for each in record.rounds:
             yield record.seq, f"what {each.tool} was given", each.arguments
             yield record.seq, f"what {each.tool} returned", each.result
-
-
-def _kind(message: Message) -> SourceKind:
-    return "fact" if message.source == MUTED else cast(SourceKind, message.source)
 
 
 def _ended_record(uid: str, fact: Fact) -> TextWithWords:

@@ -55,6 +55,8 @@ def test_a_full_memory_looks_right_on_every_screen(browser: Browser, operator: O
         f"m/{uid}/c/{talk}": f"Conversation {talk}",
         f"m/{uid}/forget?fact={seq}": f"Forget fact {seq}",
         f"m/{uid}/forget?all=1": "Forget everything about alice",
+        f"m/{uid}/words?q=train": "Where it is said",
+        f"m/{uid}/forget?texts=1&texts={seq}": "Forget 2 texts",
     }
     for path, heading in screens.items():
         browser.looks_right(operator, path, heading=heading)

@@ -813,3 +813,107 @@ def test_a_way_back_to_no_fact_that_there_can_be_is_none(operator: Operator) -> 
     agent = peanuts(operator)
     gone = operator.post(f"m/{agent.uid}/forget?message=1", came_from=f"m/{agent.uid}/f/{10**30}")
     assert (gone.status, "Forgotten" in gone.body.decode()) == (200, True)
+
+
+def tick(operator: Operator, words: str) -> str:
+    """Returns the preview of all texts that are ticked on a screen, as its form asks for it."""
+    shown = page(operator, words)
+    ticks = re.findall(r'<input type="checkbox" name="texts" value="(\d+)" form="ticked" checked', shown)
+    assert len(ticks) == shown.count('type="checkbox"')
+    memory = words.partition("/words")[0]
+    return f"{memory}/forget?{'&'.join(f'texts={seq}' for seq in ticks)}"
+
+
+@pytest.mark.both
+def test_all_texts_with_some_words_are_forgotten_at_once(operator: Operator) -> None:
+    """Seven of them, one by one, were the longest part of mending a memory."""
+    agent = peanuts(operator)
+    memory = f"m/{agent.uid}"
+    words = f"{memory}/words?q=peanuts"
+    path = tick(operator, words)
+    items = operator.twin(words)["items"]
+    assert path.partition("?")[2] == "&".join(f"texts={each['seq']}" for each in items)
+    seen = operator.twin(path)
+    assert [(each["kind"], each["text"]) for each in seen["texts"]] == [
+        ("fact", "Alice is allergic to peanuts."),
+        ("message", "No peanut for me."),
+        ("message", "I am allergic to peanuts."),
+    ]
+    # The fact came from the first message, and counts once.
+    assert seen["target"] == {
+        "kind": "texts",
+        "id": " ".join(str(each["seq"]) for each in items),
+        "text": None,
+    }
+    assert (seen["confirm"], seen["will_go"]["messages"], seen["will_go"]["facts"]) == ("3", 2, 1)
+    assert [each["after"] for each in seen["blocks"]] == [""]
+    assert [line.rpartition(" ")[2] for line in seen["command"].splitlines()] == [
+        f"--{each['kind']}={each['seq']}" for each in items
+    ]
+    back = quote(words, safe="")
+    shown = page(operator, f"{path}&back={back}")
+    assert "<h1" in shown
+    for text in (
+        "Forget 3 texts – Mnemogate",
+        "I am allergic to peanuts.",
+        "No peanut for me.",
+        "Versions of blocks, at most",
+        "Type 3 to confirm",
+    ):
+        assert text in plain(shown)
+    refused = operator.post(path, came_from=words, confirm="2")
+    assert refused.status == 409
+    assert "Nothing was forgotten: 3 texts would go now, not &#39;2&#39;." in refused.body.decode()
+    assert operator.twin(words)["items"] == items
+    gone = plain(operator.post(path, came_from=words, confirm="3").body.decode())
+    assert "All 3 texts are gone: 2 messages, with what came from them." in gone
+    assert "Nothing in alice’s memory says “peanuts” any more." in gone
+    assert lead(page(operator, words)) == "Nothing that is stored says “peanuts”."
+    assert lead(page(operator, f"{memory}/words?q=anu")) == "1 message says “anu”."
+    forgotten = [e["what"] for e in operator.twin("audit")["items"] if e["action"] == "forget"]
+    assert sorted(forgotten) == sorted(f"{each['kind']} {each['seq']}" for each in items)
+    assert operator.program("GET", f"{path.replace('?', '.json?')}").status == 404
+
+
+def test_what_was_forgotten_meanwhile_is_not_among_the_ticked(operator: Operator) -> None:
+    agent = peanuts(operator)
+    memory = f"m/{agent.uid}"
+    path = tick(operator, f"{memory}/words?q=peanuts")
+    operator.twin(f"{memory}/forget?message=3", {})
+    refused = operator.post(path, confirm="3")
+    assert refused.status == 409
+    assert "Type 2 to confirm" in plain(refused.body.decode())
+    assert operator.program("POST", path.replace("?", ".json?"), {"confirm": "2"}).json["messages"] == 1
+    assert operator.twin(f"{memory}/words?q=peanuts")["items"] == []
+
+
+def test_ticks_are_for_those_who_may_forget(operator: Operator) -> None:
+    agent = peanuts(operator)
+    memory = f"m/{agent.uid}"
+    path = tick(operator, f"{memory}/words?q=peanuts")
+    reader = operator_of(operator.world, is_read=True)
+    assert "checkbox" not in page(reader, f"{memory}/words?q=peanuts")
+    assert "Forget for good" not in page(reader, path)
+    for other, status in ((reader, 403), (operator_of(operator.world, "shop"), 404)):
+        assert other.post(path, confirm="3").status == status
+    assert len(operator.twin(f"{memory}/words?q=peanuts")["items"]) == 3
+    # A single text has its own way.
+    assert "checkbox" not in page(operator, f"{memory}/words?q=anu")
+    # Of another memory nothing is found, and not too many go at once.
+    bob = speak(operator.world, "I like peanuts.", user="bob")
+    assert operator.program("GET", f"m/{bob.uid}/forget.json?texts=40&texts=41").status == 404
+    many = "&".join(f"texts={n}" for n in range(1, 52))
+    assert operator.program("GET", f"{memory}/forget.json?{many}").status == 400
+    assert operator.program("GET", f"{memory}/forget.json?texts=1&message=1").status == 400
+
+
+def test_a_preview_of_many_long_texts_is_no_long_page(operator: Operator) -> None:
+    agent = speak(operator.world, *(f"Zxqv {n} " + "& " * 3_000 for n in range(25)))
+    for words in (f"m/{agent.uid}/words?q=Zxqv",):
+        path = tick(operator, words)
+        assert path.count("texts=") == 20
+        assert len(operator.get(path).body) < 100_000
+    every = "&".join(f"texts={2 * n + 1}" for n in range(25))
+    reply = operator.get(f"m/{agent.uid}/forget?{every}")
+    assert "Forget 25 texts" in reply.body.decode()
+    assert len(reply.body) < 100_000
