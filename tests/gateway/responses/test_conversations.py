@@ -642,11 +642,11 @@ def test_an_item_is_named_by_its_id(world: World, upstream: StrictUpstream) -> N
 
 def test_no_rules_hold_a_system_prompt_when_something_is_forgotten(world: World) -> None:
     conversation = world.sdk.conversations.create(extra_headers={"x-mnemogate-user": "alice"})
-    respond(world, instructions="Be kind.", input="Hello.", conversation=conversation.id, user="alice")
-    assert "Be kind." in prompts_in_rules()
+    respond(world, instructions="Like cats.", input="Hello.", conversation=conversation.id, user="alice")
+    assert "Like cats." in prompts_in_rules()
     memory = memory_of(world, "alice")
     world.gateway.call(world.store.forgetting.forget(memory.id, ForgetTarget()))
-    assert "Be kind." not in prompts_in_rules()
+    assert "Like cats." not in prompts_in_rules()
 
 
 def prompts_in_rules() -> set[str]:
