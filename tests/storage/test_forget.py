@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +47,7 @@ from storage.sql import forget as forgetting
 from storage.sql.agents_api.definitions import put_definition
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
+from storage.sqlite.migration import migrate
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, make_agent
 from tests.storage.conftest import Holds, OpenStore
@@ -1005,6 +1010,31 @@ async def test_a_preview_counts_a_fact_once_that_goes_with_its_message_and_by_na
     assert await store.facts.list(alice.agent.id) == []
     (block,) = await store.blocks.load(alice.agent.id)
     assert block.value == change.after
+
+
+def test_every_table_with_rows_of_a_memory_is_emptied_with_it(tmp_path: Path) -> None:
+    """A new table has a statement `wipe_...` and its name in `erase.py`, or stands here with what erases it."""
+    elsewhere = {
+        "forgetting": "the intention itself, deleted by the last phase",
+        "jobs": "`forget_jobs`, with the intention",
+        "tags": "`wipe_tags`, with the intention",
+        "summaries": "the trigger `summaries_gone`, with the memory's row",
+    }
+    phases = erase.phases_of(erase.StoredTarget(all=("default", "default")))
+    emptied = {
+        table
+        for phase in (name for name in phases if name.startswith("wipe_"))
+        for table in re.findall(r"(?:UPDATE|DELETE FROM) (\w+)", erase.SQL[phase])
+    }
+    with closing(sqlite3.connect(tmp_path / "memory.db", isolation_level=None)) as file:
+        migrate(file, "memory.db")
+        found = file.execute(
+            "SELECT DISTINCT m.name FROM sqlite_master m JOIN pragma_table_info(m.name) c"
+            " WHERE m.type = 'table' AND c.name = 'agent'"
+        )
+        tables = {name for (name,) in found}
+    assert len(tables) > 20
+    assert tables - emptied == elsewhere.keys()
 
 
 # -- agents that are made over REST
