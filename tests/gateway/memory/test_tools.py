@@ -13,7 +13,16 @@ import pytest
 
 from gateway.settings import BlockSettings, ProfileSettings
 from tests.doubles.upstream import Call, Reply, Rules, StrictUpstream, call_tools, say
-from tests.gateway.memory.tooled import MEMORY, WEATHER, both_ways, helper, insert, results, system
+from tests.gateway.memory.tooled import (
+    BLOCK_EDITS,
+    MEMORY,
+    WEATHER,
+    both_ways,
+    helper,
+    insert,
+    results,
+    system,
+)
 from tests.gateway.sdk import World, agent, message_bytes, remember
 
 CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
@@ -342,7 +351,7 @@ def test_without_a_user_the_model_edits_blocks_and_has_nothing_to_search(world: 
     chat = world.chat(model="agent/helper", headers={"x-mnemogate-conversation": "room-1"})
     world.upstream.queue(call_tools(insert("Wants a quiet room."), text=None), say("Noted."))
     chat.say("A quiet room, please.")
-    assert set(world.upstream.last.tool_names) == {"memory_insert", "memory_replace", "memory_rethink"}
+    assert set(world.upstream.last.tool_names) == BLOCK_EDITS
     chat.say("Thanks.")
     world.clock.sleep(1000)
     chat.say("Which room do I want?")

@@ -9,10 +9,9 @@ import pytest
 from tests.doubles.upstream import Call
 from tests.gateway.sdk import Chat, World
 
+BLOCK_EDITS = {"memory_insert", "memory_replace", "memory_rethink"}
 MEMORY = {
-    "memory_insert",
-    "memory_replace",
-    "memory_rethink",
+    *BLOCK_EDITS,
     "archival_memory_insert",
     "archival_memory_search",
     "conversation_search",
