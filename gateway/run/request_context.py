@@ -23,6 +23,8 @@ class RequestContext(Struct, frozen=True):
     models: tuple[str, ...] | None = None
     # The id of the key; 0: it has none.
     key: int = 0
+    # The user to whom the key is bound; None: each request names its user.
+    bound_user: str | None = None
 
 
 def may_ask(models: Collection[str] | None, model: str) -> bool:

@@ -25,7 +25,7 @@ from gateway.core.request.identity import (
     identify,
 )
 from gateway.core.request.native_body import MessageThread, NativeBody
-from gateway.errors import MemoryUnavailable, ThreadNotFound, ThreadUnsupported
+from gateway.errors import MemoryUnavailable, NotAllowed, ThreadNotFound, ThreadUnsupported
 from gateway.run.directory import Directory, StoredAgents, unknown_agent_error
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.named_turns import find_paths_by_id
@@ -105,7 +105,7 @@ class Resolver:
         """Returns a request with its user, its agent and the kind of its conversation.
 
         Messages, responses and threads that it names by their ids are read, and take the place of the ids.
-        Raises: BadRequest, UnknownModel, MemoryUnavailable, ThreadUnsupported, ThreadNotFound.
+        Raises: BadRequest, NotAllowed, UnknownModel, MemoryUnavailable, ThreadUnsupported, ThreadNotFound.
         """
         request = await self.resolve_references(request, context)
         if request.native_body is not None and request.native_body.thread is not None:
@@ -116,7 +116,7 @@ class Resolver:
         profile = self._directory.spec_for(identity)
         spec = profile
         if spec is None:
-            spec, identity = await self._find_stored_agent(identity, request.model)
+            spec, identity = await self._find_stored_agent(identity, request.model, context)
         kind = await self._kind_of(identity, spec)
         if kind is ConversationKind.CLIENT:
             identity = self.with_delegated_task(identity, request)
@@ -140,14 +140,14 @@ class Resolver:
         """Returns a request in which the messages and responses take the place of the ids that name them.
 
         They are read from the caller's memory first, since the whole list decides what kind of request it is.
-        Raises: BadRequest, UnknownModel, MemoryUnavailable.
+        Raises: BadRequest, NotAllowed, UnknownModel, MemoryUnavailable.
         """
         if not request.references:
             return request
         # Without `memory_choice`: it comes from the ids, which must not decide whose memory they are read from.
         identity = self.identify(replace(request, memory_choice=None), context)
         if self._directory.spec_for(identity) is None:
-            _, identity = await self._find_stored_agent(identity, request.model)
+            _, identity = await self._find_stored_agent(identity, request.model, context)
         if identity.scope is not None:
             await self._turns.wait_written(identity.scope)
         else:
@@ -264,10 +264,15 @@ class Resolver:
             native_body=native.with_messages_before(len(path)),
         )
 
-    async def _find_stored_agent(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:
+    async def _find_stored_agent(
+        self, identity: Identity, model: str, context: RequestContext
+    ) -> tuple[AgentSpec, Identity]:
         """Returns an agent that was made over REST, and the identity with the agent's memory, which all users share.
 
-        Raises: UnknownModel, BadRequest: there is no such agent; MemoryUnavailable.
+        Raises:
+            UnknownModel, BadRequest: there is no such agent.
+            NotAllowed: the key is one user's.
+            MemoryUnavailable.
         """
         assert identity.agent is not None  # an identity without an agent has a spec
         try:
@@ -278,6 +283,11 @@ class Resolver:
             raise MemoryUnavailable.since(error.status) from error
         if found is None:
             raise unknown_agent_error(identity, model)
+        if context.bound_user is not None:
+            raise NotAllowed(
+                "This key is bound to a user, and all who ask this agent share its memory.",
+                code="user_not_allowed",
+            )
         spec, scope = found
         return spec, replace(identity, profile=scope.profile, scope=scope)
 

@@ -33,9 +33,13 @@ class ResponseOwner(Struct, frozen=True):
     project: str
     # None: the request names none.
     user: str | None
+    # The key is this user's, and reads no memory that several users share.
+    is_bound: bool = False
 
     def may_read(self, agent: Agent) -> bool:
-        return agent.scope.project == self.project and agent.scope.is_open_to(self.user)
+        scope = agent.scope
+        is_readable = scope.is_person or not self.is_bound
+        return scope.project == self.project and is_readable and scope.is_open_to(self.user)
 
 
 @dataclass(eq=False)

@@ -63,6 +63,7 @@ class Caller(NamedTuple):
             memory_mode=self.memory,
             models=self.models,
             key=self.key,
+            bound_user=self.user,
         )
 
     def may_ask(self, model: str) -> bool:

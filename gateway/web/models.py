@@ -20,7 +20,7 @@ from gateway.core.request.identity import AGENT_PREFIX, asks_agent
 from gateway.dialects.messages.models import render_model, render_page
 from gateway.run.upstream.model_list import ModelList
 from gateway.web.messages import is_anthropic_client
-from gateway.web.middleware import info_of
+from gateway.web.middleware import RequestInfo, info_of
 from gateway.web.raw_headers import read_upstream_name
 from storage.errors import StoreError
 from storage.listing import NamedAgent
@@ -36,11 +36,16 @@ class NamesAgents(Protocol):
 def model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
     """Returns the routes. list_agents: lists the agents that were made over REST."""
 
+    async def models_of_agents(info: RequestInfo) -> list[dict[str, Any]]:
+        if info.caller.user is not None:
+            return []  # the key is one user's, and such agents are their project's
+        return await agent_models(list_agents, info.caller.project)
+
     async def list_models(request: Request) -> Response:
         info = info_of(request.scope)
         info.route = "models"
         upstream = read_upstream_name(request.scope["headers"])
-        agent_entries = await agent_models(list_agents, info.caller.project)
+        agent_entries = await models_of_agents(info)
         # If the caller has agents, they are listed even if an upstream fails.
         upstream_entries = await models.entries_for(
             info.caller.credential, upstream, has_others=bool(agent_entries)
@@ -58,7 +63,7 @@ def model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
         info.caller.check_model(name)
         entry = None
         if asks_agent(name):
-            agent_entries = await agent_models(list_agents, info.caller.project)
+            agent_entries = await models_of_agents(info)
             entry = next((agent_entry for agent_entry in agent_entries if name == agent_entry["id"]), None)
         if entry is None:
             entry = await models.find(name, info.caller.credential)

@@ -31,7 +31,8 @@ class ResponseOwners:
 
     def read(self, scope: Scope, body: Json | None = None) -> ResponseOwner:
         """Returns the project and the user of a request, which `body` may name, too. Raises: BadRequest."""
-        project = info_of(scope).caller.project
+        caller = info_of(scope).caller
+        project = caller.project
         refuse_misspelt(scope["headers"])  # a user in a misspelt header would count as no user
         identity = identify(scope["headers"], body or {}, self._rules(project), project, time.time())
-        return ResponseOwner(project, identity.user)
+        return ResponseOwner(project, identity.user, is_bound=caller.user is not None)

@@ -21,6 +21,7 @@ from tests.agents.life import Life, agents
 from tests.agents.test_runs import insert
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World
+from tests.server import RawReply
 
 STORED = {"x-mnemogate-conversation": "default"}
 APPENDED = {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}
@@ -78,6 +79,46 @@ def test_whoever_speaks_it_is_one_memory(world: World) -> None:
     world.chat(model="agent/ann", user="carol").say("What is the tortoise called?")
     assert "Sheldon" in world.upstream.last.messages[-1]["content"]
     assert world.query("SELECT count(*) FROM agents WHERE subject LIKE 'user:%'") == [0]
+
+
+def test_a_key_of_a_user_reaches_no_memory_that_others_share(world: World) -> None:
+    """Whoever asks an agent, it is one memory, so the person of such a key would read what others have said to it."""
+    agent_id = f"agent-{make(world).agent.uid}"
+    keys = world.store.keys
+    _, project_key = world.gateway.call(keys.create("default", "k"))
+    _, bobs_key = world.gateway.call(keys.create("default", "bob's", user="bob"))
+    ours, bobs = ({"authorization": f"Bearer {key}"} for key in (project_key, bobs_key))
+
+    def ask(path: str, headers: dict[str, str], **body: Any) -> RawReply:
+        return world.gateway.ask("POST", f"/v1/{path}", orjson.dumps(body), headers)
+
+    hi = [{"role": "user", "content": "Hi"}]
+    assert ask("chat/completions", ours, model="agent/ann", messages=hi, user="bob").status == 200
+    stored = ask("responses", ours, model=agent_id, input="Hi").json["id"]
+    asked = len(world.upstream.seen)
+    for model, headers in (
+        ("agent/ann", {}), (agent_id, {}), (agent_id, STORED), ("m", {"x-mnemogate-agent": "ann"}),
+    ):  # fmt: skip
+        for path, fields in (
+            ("chat/completions", {"messages": hi}),
+            ("responses", {"input": "Hi"}),
+            ("responses", {"input": "Hi", "background": True}),
+            ("responses", {"input": "Hi", "previous_response_id": stored}),
+            ("messages", {"messages": hi, "max_tokens": 9}),
+            ("messages/count_tokens", {"messages": hi}),
+        ):
+            reply = ask(path, {**bobs, **headers}, model=model, **fields)
+            assert (reply.status, reply.json["error"].get("code", "user_not_allowed")) == (403, "user_not_allowed"), (
+                path, model, reply.body,
+            )  # fmt: skip
+    for path in ("", "/input_items"):
+        assert world.gateway.ask("GET", f"/v1/responses/{stored}{path}", headers=ours).status == 200
+        assert world.gateway.ask("GET", f"/v1/responses/{stored}{path}", headers=bobs).status == 404
+    for path, headers, listed in (("models", ours, True), ("models", bobs, False)):
+        found = world.gateway.ask("GET", f"/v1/{path}", headers=headers).json["data"]
+        assert ("agent/ann" in [each["id"] for each in found]) is listed
+    assert world.gateway.ask("GET", "/v1/models/agent/ann", headers=bobs).status == 404
+    assert len(world.upstream.seen) == asked
 
 
 def test_its_tools_run_in_one_stream(world: World) -> None:
