@@ -72,10 +72,13 @@ DRAWS = 200
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What was written, by the names that the page has for it. facts: the number of one."""
+    """What the database was filled with."""
 
+    # The secret of an operator's key, or the cookie of the session that it began.
     key: str
+    # The uid of a memory.
     uid: str
+    # The number of one of its facts.
     fact: int
 
 
@@ -308,7 +311,7 @@ def screens_of(port: int, filled: Filled) -> list[str]:
 
 
 def browse(port: int, filled: Filled, paths: Sequence[str], pause_s: float, end: Any, readings: Any) -> None:
-    """Reads screens, one after the other, until the event `end`. found: a queue of (path, milliseconds, bytes)."""
+    """Reads screens, one after the other, until the event `end`. readings: gets (path, milliseconds, bytes) of each."""
     try:
         for path in itertools.cycle(paths):
             if end.wait(pause_s):

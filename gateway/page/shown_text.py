@@ -33,7 +33,8 @@ def shortened_diff(
 ) -> tuple[DiffPart, ...]:
     """Returns a difference with only some of the unchanged text around each change, and with a bound.
 
-    around, most: characters of what stays on each side of a change, and of the whole difference.
+    around: the characters of unchanged text that stay on each side of a change.
+    max_chars: the most characters of the whole difference.
     """
     shortened: list[DiffPart] = []
     chars_left = max_chars

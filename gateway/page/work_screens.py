@@ -20,8 +20,9 @@ from gateway.run.admin.work_operations import WorkOperations
 
 
 class WorkQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The query of the work. after: the cursor in the list of jobs. after_batch: the cursor in the list of batches."""
+    """The query of the work. `after` is a cursor in the list of jobs."""
 
+    # A cursor in the list of batches.
     after_batch: str | None = None
 
 

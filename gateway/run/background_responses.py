@@ -193,7 +193,11 @@ class BackgroundResponses:
             )
 
     async def _ended_response(self, run: Run | None, shown_response: Json) -> Json:
-        """Returns a response that has ended. run: its run; None: the run was deleted. seen: as it was shown before."""
+        """Returns a response that has ended.
+
+        run: its run; None: the run was deleted.
+        shown_response: the response as it was shown before.
+        """
         if shown_response["status"] not in _UNDER_WAY:
             return shown_response
         shown = None if run is None else await self.runs.shown(run)

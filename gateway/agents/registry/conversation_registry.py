@@ -53,7 +53,7 @@ class AgentConversations:
 
         source: the row of the other one; None: the agent's own, which has not begun.
         definition: the definition of the other one.
-        upto: as in `Forks.fork`.
+        upto: as in `Conversations.fork` of the store.
 
         Raises: BadRequest if a fork cannot begin after that message; NotFound if it is none of the conversation.
         """

@@ -131,7 +131,7 @@ def finish_step(
 ) -> Exchange:
     """Returns the exchange as it has ended.
 
-    parent_path: the hash of the path before it.
+    parent_path_hash: the hash of the path before it.
     full: the messages of the reply, as they go upstream again; empty: there is no reply.
     shown_reply: the part of it that the client got; None: all of it.
     now: seconds since the epoch.
@@ -167,7 +167,7 @@ def finish_turn(
 ) -> Exchange:
     """Returns the exchange of a turn that is written as a whole, with its rounds of tools hidden.
 
-    parent_path, now: as of `finish_step`.
+    parent_path_hash, now: as of `finish_step`.
     full: the messages of all rounds.
     shown_reply: the reply that the client got.
     """

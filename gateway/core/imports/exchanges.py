@@ -239,7 +239,11 @@ def _exchange(
     parent_path_hash: bytes,
     before: Exchange | None,
 ) -> Exchange:
-    """Returns a turn as an exchange. above: the hash of the path before it, of which `before` is the end."""
+    """Returns a turn as an exchange.
+
+    parent_path_hash: the hash of the path before the turn.
+    before: the last exchange of this path; None: the turn is the first.
+    """
     wire: list[WireMessage] = [{"role": m.role, "content": m.text} for m in turn.inputs]
     inputs = tuple(map(hasher.atoms, wire))
     offset = 0

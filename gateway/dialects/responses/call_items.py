@@ -91,7 +91,7 @@ def read_result(item: Json, where: object) -> tuple[str, Any]:
 def render_result(item_type: str, content: str | list[Json]) -> Json:
     """Returns the members of an item with the result of a call.
 
-    kind: the type of the item.
+    item_type: the type of the item.
     content: the result as a chat completion has it.
     """
     if isinstance(content, list):

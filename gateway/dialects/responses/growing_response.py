@@ -84,7 +84,7 @@ class GrowingResponse:
         return self._tag
 
     def emit(self, event_type: str, **fields: Any) -> None:
-        """Sends an event. kind: its type."""
+        """Sends an event of this type. fields: its other fields."""
         self.events.emit(event_type, **fields, sequence_number=self._number)
         self._number += 1
 

@@ -96,7 +96,7 @@ def changed_fields(echo: Json) -> Json:
 def is_in_reply_order(id_prefixes: list[str]) -> bool:
     """Returns whether items have the order in which `rebuild_response` makes them of a whole reply.
 
-    kinds: the `Item.id_prefix` of each item. A web search ("ws") is not in the reply, so it cannot be made of it.
+    id_prefixes: the `Item.id_prefix` of each item. A web search ("ws") is not in the reply, so it cannot be made of it.
     """
     positions = [_POSITIONS_BY_PREFIX.get(id_prefix, _CALL_POSITION) for id_prefix in id_prefixes]
     is_sorted = positions == sorted(positions)

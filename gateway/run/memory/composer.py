@@ -40,8 +40,8 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# The tokens of a prompt are counted where its bytes may exceed this share of the window. It is below `EARLY`, so a
-# shorter prompt needs no summary yet.
+# The tokens of a prompt are counted where its bytes may exceed this share of the window. It is below `EARLY_SHARE`, so
+# a shorter prompt needs no summary yet.
 _COUNTED_SHARE = 0.75
 
 

@@ -249,7 +249,7 @@ class MemoryKeeper:
         wanted_summary: WantedSummary | None,
         committed: Committed,
     ) -> None:
-        """Caches and reports a committed turn. wanted: the summary that its window needs; None: none."""
+        """Caches and reports a committed turn. wanted_summary: the summary that its window needs; None: none."""
         context.request.ticket.leave()
         snapshot, events = context.snapshot, self.events
         self.store.turns.cache_committed(write, committed)
