@@ -94,10 +94,10 @@ class ResponsesDialect(EventDialect, Protocol):
     def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
         """Returns the response of a stored reply; None: the reply is not one of a response. tag: that of its ids."""
 
-    def last_events(self, shown: Json, number: int) -> bytes:
+    def last_events(self, response: Json, number: int) -> bytes:
         """Returns the last events of a response without a turn. number: that of the first."""
 
-    def whole_events(self, shown: Json, number: int = 0) -> bytes:
+    def whole_events(self, response: Json, number: int = 0) -> bytes:
         """Returns all events of a response, with each item whole. number: that of the first."""
 
 

@@ -107,7 +107,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     # The head of the reply under way; b"": it was sent; None: no reply is under way.
     _head: bytes | None = None
     _is_ending = False  # further bytes of the client are dropped
-    _takes_last = False  # the server stops: the next request is the last
+    _is_next_last = False  # the connection ends after the next request, since the server stops
     # The bytes read since a head, a part of a body or a request ended. Whole reads are counted, so a head may exceed
     # the bound by less than two of them.
     _bytes_since_part = 0
@@ -143,10 +143,11 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         """Writes a part of a reply. Its head leaves with the first bytes of its body, in one packet."""
         if self._head is None and not data.startswith(b"HTTP/1.1 100 "):
             self._head = data
-        elif data := (self._head or b"") + data:
-            self._head = self._head and b""
-            if not self.transport.is_closing():
-                self.transport.write(data)
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
 
     def close(self) -> None:
         """Ends the connection. Further bytes of the client are dropped: a reset could destroy the reply on its way."""
@@ -167,7 +168,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._bound_arrival()
-        # The requests refer to this connection. Without that cycle it is freed without the garbage collector.
+        # The requests refer to this connection. Without these references no cycle is left for the garbage collector.
         self.pipeline.clear()
         self.cycle = self.scope = None  # type: ignore[assignment]
         if self.on_lost is not None:
@@ -200,7 +201,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         if self.scope["http_version"] == "1.0":
             self.cycle.transport = UnchunkedReply(self)  # type: ignore[assignment]
             self.cycle.waiting_for_100_continue = False  # RFC 9110 10.1.1
-        if self._takes_last:
+        if self._is_next_last:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -234,7 +235,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         if not self.last_request_s or (self.is_answering and not self.cycle.response_started):
             super().shutdown()
             return
-        self._takes_last = True
+        self._is_next_last = True
         self.timeout_keep_alive = self.last_request_s  # type: ignore[assignment]  # uvicorn only waits for it
         if not self.is_answering:
             if self.timeout_keep_alive_task is not None:
@@ -252,9 +253,9 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         """Refuses the newest request, and ends the connection once the requests before it are answered."""
         self._is_ending = True
         if self.is_answering and self.has_whole_body:
-            self.cycle.keep_alive = False
+            self.cycle.keep_alive = False  # what was refused comes after the newest request
         elif self.is_answering and (self.pipeline or self.cycle.response_started):
-            self.abort()
+            self.abort()  # the newest request is refused, and a 400 would be taken for a part of another reply
         else:
             super().send_400_response(msg)
 

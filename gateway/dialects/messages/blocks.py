@@ -40,7 +40,7 @@ class GrowingBlocks:
         self._waiting_calls: list[ToolCall] = []
         # The call whose block is open, and how many pieces of its arguments were shown.
         self._open_call: ToolCall | None = None
-        self._shown_pieces = 0
+        self._shown_count = 0
 
     @property
     def is_open(self) -> bool:
@@ -89,7 +89,7 @@ class GrowingBlocks:
     def _begin_call(self, call: ToolCall) -> None:
         self._close()
         self._waiting_calls.remove(call)
-        self._open_call, self._shown_pieces = call, 0
+        self._open_call, self._shown_count = call, 0
         self._index = self._claim_index()
         block = {"type": "tool_use", "id": call_id(call.id, self._index), "name": call.name, "input": {}}
         self._emit("content_block_start", index=self._index, content_block=block)
@@ -97,9 +97,9 @@ class GrowingBlocks:
 
     def _show_arguments(self, call: ToolCall) -> None:
         """Shows the arguments of the open call that were not shown yet."""
-        for piece in filter(None, call.arguments[self._shown_pieces :]):
+        for piece in filter(None, call.arguments[self._shown_count :]):
             self._delta({"type": "input_json_delta", "partial_json": piece})
-        self._shown_pieces = len(call.arguments)
+        self._shown_count = len(call.arguments)
 
     def _open(self, block_type: str, block: Json) -> None:
         """Begins a block of text or thoughts, unless a block of this type is open. block: the block without content."""
@@ -118,9 +118,9 @@ class GrowingBlocks:
         self._block_type, self._open_call = "", None
 
 
-def call_id(id_: str, index: int) -> str:
-    """Returns the id of a call, which some upstreams leave out."""
-    return id_ or f"toolu_mnemogate_{index}"
+def call_id(upstream_id: str, index: int) -> str:
+    """Returns the id of a call. upstream_id: "" where the upstream has left the id out."""
+    return upstream_id or f"toolu_mnemogate_{index}"
 
 
 def render_blocks(message: Json) -> list[Json]:

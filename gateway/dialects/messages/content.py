@@ -76,9 +76,9 @@ class FieldChecker:
 
     @contextmanager
     def reading(self, name: str, json: Json) -> Iterator[None]:
-        """Where the checker is lenient, a field that the block refuses is left out: an upstream may take the field.
+        """Leaves out a field that the `with` block refuses, if the checker is lenient: the upstream may take the field.
 
-        name: the field of the request that the block translates.
+        name: the field of the request that the `with` block translates.
         json: the request.
         """
         try:
@@ -204,7 +204,7 @@ class _MessageReader:
     def __init__(self, checker: FieldChecker) -> None:
         self.messages: list[Json] = []
         self.origins: list[MessageOrigin] = []
-        self._fields = checker
+        self._checker = checker
         # The paths to the message that is read, to its block, and to the part of a result in this block.
         self._message_path = ItemPath("", "messages", ".{}")
         self._block_path = ItemPath(self._message_path, ".content", ".{}")
@@ -223,7 +223,7 @@ class _MessageReader:
             self._append({"role": role, "content": content}, MessageOrigin(index, 0 if is_words else None))
             return
         known_fields = _SYSTEM_MESSAGE_FIELDS if role == "system" else _MESSAGE_FIELDS
-        self._fields.check(message, known_fields, where)
+        self._checker.check(message, known_fields, where)
         match role:
             case "user":
                 self._add_user_message(index, self._read_blocks(message))
@@ -243,7 +243,7 @@ class _MessageReader:
             raise invalid_field(f"{where}.content", "Field required")
         if not isinstance(content, (str, list)):  # a union would be made for each message
             raise invalid_field(f"{where}.content", "Input should be a valid list")
-        if content == [] and not self._fields.is_lenient:
+        if content == [] and not self._checker.is_lenient:
             raise invalid_field(f"{where}", f"{message['role']} messages must have non-empty content")
         if isinstance(content, str):
             return [{"type": "text", "text": content}]
@@ -284,13 +284,13 @@ class _MessageReader:
             where.index = number
             block_type = block["type"]
             if block_type == "text":
-                text += _read_text(block, where, self._fields)
+                text += _read_text(block, where, self._checker)
             elif block_type == "tool_use":
-                self._fields.check(block, _CALL_FIELDS, where)
+                self._checker.check(block, _CALL_FIELDS, where)
                 calls.append(_translate_call(block, where))
             elif block_type in THOUGHT_TYPES:
-                self._fields.left_out["thinking"] = None
-            elif not self._fields.is_lenient:
+                self._checker.left_out["thinking"] = None
+            elif not self._checker.is_lenient:
                 raise untranslatable_field(f"{where}.{block_type}")
         message: Json = {"role": "assistant", "content": text or (None if calls else "")}
         if calls:
@@ -300,9 +300,9 @@ class _MessageReader:
     def _translate_result(self, block: Json) -> tuple[Json, list[Json]]:
         """Returns the tool's message, and the parts of the result that are no texts: a tool's message has only text."""
         where = self._block_path
-        self._fields.check(block, _RESULT_FIELDS, where)
-        id_, content = block.get("tool_use_id"), block.get("content")
-        if not isinstance(id_, str):
+        self._checker.check(block, _RESULT_FIELDS, where)
+        call_id, content = block.get("tool_use_id"), block.get("content")
+        if not isinstance(call_id, str):
             raise invalid_field(f"{where}.tool_use_id", "Field required")
         images: list[Json] = []
         if isinstance(content, list):
@@ -313,7 +313,7 @@ class _MessageReader:
             raise invalid_field(f"{where}.content", "Input should be a valid list")
         if block.get("is_error") is True:
             content = f"Error: {content}"
-        return {"role": "tool", "tool_call_id": id_, "content": content}, images
+        return {"role": "tool", "tool_call_id": call_id, "content": content}, images
 
     def _read_result_blocks(self, blocks: list[Any], images: list[Json]) -> list[str]:
         """Returns the texts of a result. images: a list to which the parts that are no texts are added."""
@@ -324,7 +324,7 @@ class _MessageReader:
             if not isinstance(block, dict):
                 raise invalid_field(f"{where}", "Input should be a valid dictionary")
             if block.get("type") == "tool_reference":
-                self._fields.check(block, _REFERENCE_FIELDS, where)
+                self._checker.check(block, _REFERENCE_FIELDS, where)
                 texts.append(str(block.get("tool_name") or ""))
                 continue
             for part in self._translate_block(block, where):
@@ -338,26 +338,26 @@ class _MessageReader:
         """Returns a block as parts of a chat message; []: it has no form there, and the checker is lenient."""
         match block.get("type"):
             case "text":
-                return [{"type": "text", "text": _read_text(block, where, self._fields)}]
+                return [{"type": "text", "text": _read_text(block, where, self._checker)}]
             case "image":
-                self._fields.check(block, _IMAGE_FIELDS, where)
+                self._checker.check(block, _IMAGE_FIELDS, where)
                 return [self._translate_image(block, where)]
             case "document":
-                self._fields.check(block, _DOCUMENT_FIELDS, where)
+                self._checker.check(block, _DOCUMENT_FIELDS, where)
                 return self._translate_document(block, where)
             case "search_result":
-                self._fields.check(block, _SEARCH_FIELDS, where)
+                self._checker.check(block, _SEARCH_FIELDS, where)
                 return [{"type": "text", "text": self._translate_search_result(block, where)}]
-            case kind:
-                if not self._fields.is_lenient:
-                    raise untranslatable_field(f"{where}.{kind}")
+            case block_type:
+                if not self._checker.is_lenient:
+                    raise untranslatable_field(f"{where}.{block_type}")
                 return []
 
     def _read_source(self, block: Json, where: object) -> Json:
         source = block.get("source")
         if not isinstance(source, dict):
             return {}
-        self._fields.check(source, _SOURCE_FIELDS, f"{where}.source")
+        self._checker.check(source, _SOURCE_FIELDS, f"{where}.source")
         return source
 
     def _translate_image(self, block: Json, where: object) -> Json:
@@ -367,8 +367,8 @@ class _MessageReader:
             url = f"data:{source.get('media_type')};base64,{source.get('data')}"
         elif source_type == "url":
             url = str(source.get("url"))
-        elif self._fields.is_lenient:
-            self._fields.left_out[f"image.source.{str(source_type)[:60]}"] = None
+        elif self._checker.is_lenient:
+            self._checker.left_out[f"image.source.{str(source_type)[:60]}"] = None
             return _pick_fields(block, _IMAGE_FIELDS)
         else:
             raise untranslatable_field(f"{where}.source.{source_type}")
@@ -392,8 +392,8 @@ class _MessageReader:
             if isinstance(context, str) and context:
                 parts.insert(0, {"type": "text", "text": context})
             return parts
-        if self._fields.is_lenient:
-            self._fields.left_out[f"document.source.{str(source_type)[:60]}"] = None
+        if self._checker.is_lenient:
+            self._checker.left_out[f"document.source.{str(source_type)[:60]}"] = None
             return [_pick_fields(block, _DOCUMENT_FIELDS)]
         raise untranslatable_field(f"{where}.source.{source_type}")
 
@@ -404,7 +404,7 @@ class _MessageReader:
     def _read_texts(self, blocks: Any, where: str) -> list[str]:
         if not isinstance(blocks, list):
             raise invalid_field(where, "Input should be a valid list")
-        return [_read_text(each, f"{where}.{number}", self._fields) for number, each in enumerate(blocks)]
+        return [_read_text(each, f"{where}.{number}", self._checker) for number, each in enumerate(blocks)]
 
     def _append(self, message: Json, origin: MessageOrigin) -> None:
         self.messages.append(message)
@@ -469,15 +469,15 @@ def _read_text(block: Any, where: object, checker: FieldChecker) -> str:
 
 
 def _translate_call(block: Json, where: object) -> Json:
-    name, id_, arguments = block.get("name"), block.get("id"), block.get("input")
+    name, call_id, arguments = block.get("name"), block.get("id"), block.get("input")
     if not isinstance(name, str):
         raise invalid_field(f"{where}.name", "Field required")
-    if not isinstance(id_, str):
+    if not isinstance(call_id, str):
         raise invalid_field(f"{where}.id", "Field required")
     if not isinstance(arguments, dict):
         raise invalid_field(f"{where}.input", "Input should be a valid dictionary")
     return {
-        "id": id_,
+        "id": call_id,
         "type": "function",
         "function": {"name": name, "arguments": orjson.dumps(arguments).decode()},
     }

@@ -8,7 +8,7 @@ other parts of the request stay as they came. (platform.claude.com/docs/en/api/m
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -33,6 +33,14 @@ from gateway.dialects.messages.native_thoughts import (
 
 _CHOICE_TYPES: Final = {"none": "none", "auto": "auto", "required": "any"}
 _CACHE_MARK: Final = "cache_control"
+
+
+class _PlacedNote(NamedTuple):
+    """A note in a message of the request."""
+
+    # The index of the block with which the person's words begin: the note stands before it.
+    words_block: int
+    text: str
 
 
 class NativeMessages(Struct, frozen=True):
@@ -63,13 +71,13 @@ class NativeMessages(Struct, frozen=True):
         betas: Sequence[str] = ()
         consumed: Sequence[str] = ()
         if changes.is_fallback:
-            refused, consumed = without_refused_thinking(self.json, model)
-            members |= refused
+            thinking_members, consumed = without_refused_thinking(self.json, model)
+            members |= thinking_members
             if has_thoughts(messages):
                 members |= without_thoughts({**self.json, **members}, messages)
         elif binds_thoughts(model) and self._may_move_thoughts(changes):
-            allowed, betas = allow_other_prefix({**self.json, **members}, messages)
-            members |= allowed
+            prefix_members, betas = allow_other_prefix({**self.json, **members}, messages)
+            members |= prefix_members
         has_same_model = model == self.json.get("model")
         if not members:
             return UpstreamBody(self.raw if has_same_model else self.with_model(model))
@@ -142,25 +150,25 @@ class NativeMessages(Struct, frozen=True):
                 turns += _move_cache_mark(_translate_to_turns(replacements[index]), message)
                 ends_with_added = True
                 continue
-            edited = _edit_message(message, dropped_results.get(index, ()), *notes.get(index, (0, "")))
-            if edited is None:
+            edited_message = _edit_message(message, dropped_results.get(index, ()), notes.get(index))
+            if edited_message is None:
                 continue
-            if ends_with_added and turns and turns[-1]["role"] == edited.get("role") == "user":
+            if ends_with_added and turns and turns[-1]["role"] == edited_message.get("role") == "user":
                 # The results of the gateway's tools and of the client's tools are one turn, the gateway's first.
-                turns[-1] = {"role": "user", "content": _join_results_first([turns[-1], edited])}
+                turns[-1] = {"role": "user", "content": _join_results_first([turns[-1], edited_message])}
             else:
-                turns.append(edited)
+                turns.append(edited_message)
             ends_with_added = False
         return [*turns, *_translate_to_turns(changes.hidden_rounds)]
 
-    def _place_notes(self, notes: Mapping[int, str]) -> dict[int, tuple[int, str]]:
-        """Returns the block before which a note stands, and the note, by the index of the message."""
-        placed = {}
+    def _place_notes(self, notes: Mapping[int, str]) -> dict[int, _PlacedNote]:
+        """Returns the notes by the indexes of the messages in the request, each with its place in the message."""
+        placed_notes = {}
         for index, note in notes.items():
             origin = self.origins[index]
             if note and origin.words_block is not None:
-                placed[origin.message] = origin.words_block, note
-        return placed
+                placed_notes[origin.message] = _PlacedNote(origin.words_block, note)
+        return placed_notes
 
     def _split_dropped(self, dropped: Set[int]) -> tuple[set[int], dict[int, set[int]]]:
         """Returns the messages that are left out whole, and the result blocks that other messages lose, by indexes."""
@@ -183,21 +191,17 @@ class NativeMessages(Struct, frozen=True):
         return has_thoughts(self._edit_messages(replace(changes, hidden_rounds=())))
 
 
-def _edit_message(
-    message: Json, dropped_results: Collection[int], words_block: int, note: str
-) -> Json | None:
-    """Returns a message without some results, and with a note before the person's words; None: no block remains.
-
-    words_block: the index of the block with which the person's words begin.
-    """
+def _edit_message(message: Json, dropped_results: Collection[int], note: _PlacedNote | None) -> Json | None:
+    """Returns a message without some results, and with a note before the person's words; None: no block remains."""
     if dropped_results:
         remaining = [block for n, block in enumerate(message["content"]) if n not in dropped_results]
         if not remaining:
             return None
         message = {**message, "content": remaining}
-    if note:
-        return _insert_note(message, words_block - sum(n < words_block for n in dropped_results), note)
-    return message
+    if note is None:
+        return message
+    dropped_before = sum(n < note.words_block for n in dropped_results)
+    return _insert_note(message, note.words_block - dropped_before, note.text)
 
 
 def _insert_note(message: Json, index: int, note: str) -> Json:
@@ -260,7 +264,7 @@ def _join_results_first(messages: Sequence[Json]) -> list[Json]:
 
 
 def _move_cache_mark(turns: list[Json], message: Json) -> list[Json]:
-    """Returns the turns that replace a message. Where the message ends with a cache mark, they do so, too."""
+    """Returns the turns that replace a message. If the message ends with a cache mark, the last turn gets the mark."""
     content = message.get("content")
     last_block = content[-1] if isinstance(content, list) and content else {}
     if _CACHE_MARK in last_block and turns and turns[-1]["content"][-1].get("type") not in THOUGHT_TYPES:

@@ -189,21 +189,23 @@ class ShownResponses:
             f"response.{ending}", {"response": response, "sequence_number": number}
         )
 
-    def whole_events(self, shown: Json, number: int = 0) -> bytes:
+    def whole_events(self, response: Json, number: int = 0) -> bytes:
         """Returns all events of a response, with each item whole. number: the `sequence_number` of the first event."""
         end_fields = dict.fromkeys(("completed_at", "error", "incomplete_details", "usage"))
-        first_response = {**shown, "status": "in_progress", "output": [], **end_fields}
+        first_response = {**response, "status": "in_progress", "output": [], **end_fields}
         events: list[tuple[str, Json]] = [
-            (f"response.{kind}", {"response": first_response}) for kind in ("created", "in_progress")
+            ("response.created", {"response": first_response}),
+            ("response.in_progress", {"response": first_response}),
         ]
-        for index, item in enumerate(shown["output"]):
-            for kind in ("added", "done"):
-                events.append((f"response.output_item.{kind}", {"output_index": index, "item": item}))
-        encoded = [
-            encode_typed_event(kind, {**fields, "sequence_number": n})
-            for n, (kind, fields) in enumerate(events, number)
+        for index, item in enumerate(response["output"]):
+            item_fields = {"output_index": index, "item": item}
+            events.append(("response.output_item.added", item_fields))
+            events.append(("response.output_item.done", item_fields))
+        encoded_events = [
+            encode_typed_event(event_type, {**fields, "sequence_number": n})
+            for n, (event_type, fields) in enumerate(events, number)
         ]
-        return b"".join(encoded) + self.last_events(shown, number + len(events))
+        return b"".join(encoded_events) + self.last_events(response, number + len(events))
 
 
 def queued_response(request: ResponsesRequest, tag: str, created: float) -> Json:

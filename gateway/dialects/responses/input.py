@@ -40,9 +40,15 @@ _COMMON_FIELDS = frozenset(("type", "id", "status"))
 _TYPES_READ_ELSEWHERE = frozenset(("additional_tools", "compaction", "compaction_trigger"))
 # Types of items that are left out: searches that were made upstream (their results go back with the thoughts), and
 # items that Codex has for itself (names in the binary of 0.169).
-_TYPES_LEFT_OUT = (
-    *("web_search_call", "image_generation_call", "agent_message", "ghost_snapshot"),
-    *("context_compaction", "other"),
+_TYPES_LEFT_OUT = frozenset(
+    (
+        "web_search_call",
+        "image_generation_call",
+        "agent_message",
+        "ghost_snapshot",
+        "context_compaction",
+        "other",
+    )
 )
 
 
@@ -215,7 +221,7 @@ class _Messages:
     def __init__(
         self, messages_before: int, upstream_tools: UpstreamTools, where: ItemPath, *, is_lenient: bool
     ) -> None:
-        self.item_index = 0  # of the item that is read
+        self.item_index = 0  # of the item that is being read
         self._where = where  # the path to this item
         self._part_path = ItemPath(where, ".content")
         self._messages_before = messages_before
@@ -243,14 +249,16 @@ class _Messages:
 
     def _reordered(self, order: Sequence[int]) -> InputMessages:
         """Returns the messages in another order. order: their indices."""
-        read, before = self._input, self._messages_before
-        moved = {before + i: n for n, i in enumerate(order, before)}
+        unordered, first = self._input, self._messages_before
+        new_indices = {first + old: new for new, old in enumerate(order, first)}
         return replace(
-            read,
-            messages=[read.messages[i] for i in order],
-            places=[read.places[i] for i in order],
-            references=[replace(each, index=moved.get(each.index, each.index)) for each in read.references],
-            models={moved[i]: model for i, model in read.models.items()},
+            unordered,
+            messages=[unordered.messages[i] for i in order],
+            places=[unordered.places[i] for i in order],
+            references=[
+                replace(each, index=new_indices.get(each.index, each.index)) for each in unordered.references
+            ],
+            models={new_indices[i]: model for i, model in unordered.models.items()},
         )
 
     def add_if_plain(self, item: Json) -> bool:

@@ -94,24 +94,25 @@ class NativeResponse(Struct, frozen=True):
         path: Sequence[Json] = known.path(memory, self.previous_id)
         named_replies = {each.index - len(head): known.reply(memory, each.id) for each in self.references}
         places = self.places[len(self.places) - len(self.new_messages) :]
-        # The new messages, each with its place. A reply that the input only names is put in, or left out if not known.
-        placed = [
+        # The new messages, each with its place. A reply that the input only names is put in; one that is not known is
+        # left out.
+        placed_messages = [
             (message, place)
-            for n, (sent, place) in enumerate(zip(self.new_messages, places, strict=True))
-            if (message := named_replies.get(n, sent)) is not None
+            for n, (sent_message, place) in enumerate(zip(self.new_messages, places, strict=True))
+            if (message := named_replies.get(n, sent_message)) is not None
         ]
         heard: Json | None = None
         if path and path[-1]["role"] == "assistant":
-            heard_path = as_heard(path, [message for message, _ in placed])
+            heard_path = as_heard(path, [message for message, _ in placed_messages])
             if heard_path.path[-1] is not path[-1]:
                 heard = heard_path.path[-1]
             path = heard_path.path
-            placed = [pair for n, pair in enumerate(placed) if n not in heard_path.repeats]
-        new_messages = [message for message, _ in placed]
+            placed_messages = [pair for n, pair in enumerate(placed_messages) if n not in heard_path.repeats]
+        new_messages = [message for message, _ in placed_messages]
         messages = [*head, *path, *new_messages]
         json = {**self.chat.json, "messages": messages}
         chat = replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages)
-        places = [*[-1] * (len(head) + len(path)), *(place for _, place in placed)]
+        places = [*[-1] * (len(head) + len(path)), *(place for _, place in placed_messages)]
         return replace(self, chat=chat, new_messages=new_messages, places=places, references=(), heard=heard)
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
@@ -122,13 +123,14 @@ class NativeResponse(Struct, frozen=True):
         if system:
             instructions = self.json.get("instructions")
             edit.set_member("instructions", f"{instructions}\n\n{system}" if instructions else system)
-        replies = self.json["input"]
+        sent_input = self.json["input"]
         for index, note in (notes or {}).items():
-            if note and self.places[index] >= 0:
-                if isinstance(replies, str):
-                    edit.set_member("input", note + replies)
-                else:
-                    edit.prefix_text(self.places[index], note)
+            if not note or self.places[index] < 0:
+                continue
+            if isinstance(sent_input, str):
+                edit.set_member("input", note + sent_input)
+            else:
+                edit.prefix_text(self.places[index], note)
         return edit.render()
 
     def reader(self) -> ResponseReader:
@@ -226,7 +228,7 @@ class ResponseReader:
         self.background_id: str | None = None
         self._may_be_later = may_be_later
         self._end: End = End.CANCELLED
-        self._response_in: Json = {}
+        self._response: Json = {}  # the response in the last event, or in the whole body
         self._created_event = b""
         self._content_events: list[bytes] = []  # events with content, as long as no end has come
 
@@ -248,15 +250,15 @@ class ResponseReader:
         elif event_type in _END_EVENTS:
             self.is_over = True
             self._end = _END_EVENTS[event_type]
-            self._response_in = _response_in(event.data)
+            self._response = _response_in(event.data)
 
     def take_whole(self, body: bytes) -> None:
         self.is_over = True
-        self._response_in = decode_object(body)
-        if self._may_be_later and self._note_pending(self._response_in):
+        self._response = decode_object(body)
+        if self._may_be_later and self._note_pending(self._response):
             self._end = End.CANCELLED
             return
-        has_failed = self._response_in.get("error") or self._response_in.get("status") in (
+        has_failed = self._response.get("error") or self._response.get("status") in (
             "failed",
             "cancelled",
         )
@@ -264,7 +266,7 @@ class ResponseReader:
 
     def reply(self) -> NativeReply:
         """Returns the reply as far as it has come. A reply that was cut has only its text, without calls."""
-        response = self._response_in or _response_in(self._created_event)
+        response = self._response or _response_in(self._created_event)
         items = response.get("output") or self._assemble_items()
         if not isinstance(items, list):
             items = []

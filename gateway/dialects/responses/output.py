@@ -179,24 +179,24 @@ class ThoughtsItem(Item):
         # The model that makes the thoughts; None: the item has no `encrypted_content`.
         self.sealing_model: str | None = None
         self._pieces: list[str] = []
-        self._sealed = MessageDraft()
+        self._sealed_draft = MessageDraft()
         self.begin()
 
     def json(self, status: str) -> Json:
         text = "".join(self._pieces)
         summary = [{"type": "summary_text", "text": text}] if text else []
         item: Json = {"id": self.id, "type": "reasoning", "summary": summary, "status": status}
-        fields = self._sealed.message()
-        sealed = {key: fields[key] for key in THOUGHTS if key in fields}
-        if sealed and self.sealing_model is not None and status != "in_progress":
-            item["encrypted_content"] = seal({"model": self.sealing_model, **sealed})
+        fields = self._sealed_draft.message()
+        thoughts = {key: fields[key] for key in THOUGHTS if key in fields}
+        if thoughts and self.sealing_model is not None and status != "in_progress":
+            item["encrypted_content"] = seal({"model": self.sealing_model, **thoughts})
         return item
 
     def generated_text(self) -> str:
         return "".join(self._pieces)
 
     def add(self, delta: Json) -> None:
-        self._sealed.add({key: delta[key] for key in THOUGHTS if delta.get(key)})
+        self._sealed_draft.add({key: delta[key] for key in THOUGHTS if delta.get(key)})
         text = delta.get("reasoning_content") or delta.get("reasoning")
         if not isinstance(text, str) or not text:
             return
@@ -230,9 +230,9 @@ class CallItem(Item):
         self._call = call
         self._forms = forms
         self._form = self._find_form()
-        self._sent_pieces = 0  # how many pieces of the arguments were sent
+        self._sent_count = 0  # how many pieces of the arguments were sent
         self._reader = StringReader((INPUT_ARGUMENT,))  # of a custom tool's input
-        self._input: list[str] = []
+        self._input_pieces: list[str] = []
 
     @property
     def id(self) -> str:
@@ -247,14 +247,14 @@ class CallItem(Item):
         if not any(arguments) or item_type not in _GROWING_TYPES:
             return
         self.begin()
-        for piece in filter(None, arguments[self._sent_pieces :]):
+        for piece in filter(None, arguments[self._sent_count :]):
             if item_type == "function_call":
                 self.emit("function_call_arguments.delta", delta=piece)
             else:
                 for _, text in self._reader.feed(piece):
-                    self._input.append(text)
+                    self._input_pieces.append(text)
                     self.emit("custom_tool_call_input.delta", delta=text)
-        self._sent_pieces = len(arguments)
+        self._sent_count = len(arguments)
 
     def generated_text(self) -> str:
         if self._is_custom:
@@ -262,7 +262,7 @@ class CallItem(Item):
         return self._call.name + self._call.text
 
     def json(self, status: str) -> Json:
-        form, arguments, text = self._form, self._call.text, "".join(self._input)
+        form, arguments, text = self._form, self._call.text, "".join(self._input_pieces)
         if self._is_custom:
             form = CallForm("custom_tool_call", form.name, form.namespace)
             arguments, text = "", str(self._custom.get("input") or "")
@@ -279,7 +279,7 @@ class CallItem(Item):
             self.emit("function_call_arguments.done", arguments=self._call.text, name=self._form.name)
         elif item_type == "custom_tool_call":
             text = self.json(status)["input"]
-            if not self._input:
+            if not self._input_pieces:
                 self.emit("custom_tool_call_input.delta", delta=text)
             self.emit("custom_tool_call_input.done", input=text)
         super().end(status)

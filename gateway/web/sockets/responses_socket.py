@@ -343,7 +343,7 @@ class _EventSender:
         elif self._is_stream:
             for event in self._decoder.feed(message["body"]):
                 if event.data is not None:
-                    await self._note_and_send(server_events.kind_of(event.name, event.data), event.data)
+                    await self._note_and_send(server_events.event_type_of(event.name, event.data), event.data)
         else:
             self._body += message["body"]
             if not message.get("more_body", False):

@@ -30,7 +30,7 @@ _ERROR_FORM = ResponsesErrors()
 _ECHO_DEFAULTS: Final = {key: orjson.dumps(value) for key, value in ECHO_DEFAULTS.items()}
 
 
-def kind_of(name: str | None, data: bytes) -> str:
+def event_type_of(name: str | None, data: bytes) -> str:
     """Returns the type of an event of a stream, which nearly always is its name."""
     if name is not None and (name.startswith("response.") or name == ERROR_EVENT):
         return name
