@@ -189,6 +189,7 @@ class _MemoryScreens(Struct, frozen=True):
             "words.html",
             "Where it is said",
             memory_name=memory.name,
+            spans=lambda text: self.operations.words.spans(text, query.q),
             speaker=memory.speaker,
             after=query.after,
         )

@@ -49,6 +49,7 @@ class Renderer:
             "words": words,
             "paragraph": paragraph,
             "cut": cut,
+            "marked": marked,
             "when": when,
             "ago": lambda at: ago(at, self._now()),
             "clock": lambda at: clock(at, self._now()),
@@ -137,6 +138,21 @@ def cut(text: str, most: int) -> Markup:
     if len(html) <= most:
         return Markup(html.decode())
     return Markup(_HALF_REFERENCE.sub("", html[:most].decode("utf-8", "ignore")) + "…")
+
+
+def marked(text: str, spans: Sequence[tuple[int, int]], most: int) -> Markup:
+    """Returns what `words` does of a text that is cut as by `cut`, with parts of it marked.
+
+    spans: start and end of each part, in order.
+    """
+    html, left, end = Markup(), most, 0
+    for start, next_end in (*spans, (len(text), len(text))):
+        for part, form in ((text[end:start], "{}"), (text[start:next_end], "<mark>{}</mark>")):
+            if part and left > 0:
+                html += Markup(form).format(cut(part, left))
+                left = most - len(html.encode())
+        end = next_end
+    return Markup('<span class="words" dir="auto" lang="">{}</span>').format(html)
 
 
 def next_in(loop: Any, kind: str = "", list: str = "forget") -> str | None:

@@ -18,7 +18,7 @@ from storage.search.index import LOW_HALF, Index
 from storage.search.layout import IndexLayout
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tail import Tail
-from storage.search.tokens import words_of
+from storage.search.tokens import parts_of_words, word_spans, words_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +69,34 @@ def written_words(text: str, without: str = "") -> list[str]:
             words.append(_PUNCTUATION_AROUND.sub("", match[0]))
             seen_terms.update(terms)
     return words[:_MAX_TERMS]
+
+
+def spans_with(text: str, terms: Collection[str]) -> list[tuple[int, int]]:
+    """Returns where words of a text stand that have one of these terms: start and end of each, in order.
+
+    A compound of which only a part has the term is none of them.
+    """
+    wanted = {*terms} - parts_of_words(terms)
+    spans: list[tuple[int, int]] = []
+    for match in islice(_WRITTEN_WORD.finditer(text), _MAX_TEXT_WORDS):
+        if wanted.isdisjoint(words_of(match[0])):
+            continue
+        written = _PUNCTUATION_AROUND.sub("", match[0])
+        start = match.start() + match[0].find(written)
+        # Of "room-12" one word may have it. Of "1,204", which is one term, no part has.
+        words = [(a, b) for a, b in word_spans(written) if not wanted.isdisjoint(words_of(written[a:b])[:1])]
+        spans += [(start + a, start + b) for a, b in sorted(words) or [(0, len(written))]]
+    return _joined(spans)
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Returns spans, in the order of their starts, of which those that overlap are one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        if joined and start < joined[-1][1]:
+            start, end = joined[-1][0], max(end, joined.pop()[1])
+        joined.append((start, end))
+    return joined
 
 
 def find_containing(

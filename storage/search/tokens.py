@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import Stemmer  # type: ignore[import-not-found, unused-ignore]
@@ -136,6 +136,19 @@ def split_words(text: str) -> list[str]:
     if "'" in text:
         text = _OUTER.sub(" ", text)
     return text.encode().translate(_ASCII_WORDS).decode().split()
+
+
+def word_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Yields start and end of each word of a text; in a script without spaces of characters and pairs of them."""
+    for word in _WORD.finditer(text):
+        start = word.start()
+        for index, run in enumerate(_UNSPACED_RUN.split(word[0])):
+            units = _SYLLABLE.findall(run) if index % 2 else [run]
+            ends = [*accumulate(map(len, units), initial=start)]
+            yield from pairwise(ends)
+            if index % 2:
+                yield from zip(ends, ends[2:], strict=False)
+            start = ends[-1]
 
 
 def _normal(text: str) -> str:

@@ -22,6 +22,7 @@ from storage.search.containing import (
     find_containing,
     has_terms,
     has_terms_anywhere,
+    spans_with,
     terms_of_query,
     written_words,
 )
@@ -259,6 +260,11 @@ class Recall(Group):
     def around_words(text: str, query: str, chars: int) -> str:
         """Returns the part of a text around the first word that a query has, for a preview of a hit."""
         return around_words(text, terms_of_query(query), chars)
+
+    @staticmethod
+    def spans_with_words(text: str, query: str) -> list[tuple[int, int]]:
+        """Returns where the words stand in a text that a query has, in any of their forms: start and end of each."""
+        return spans_with(text, terms_of_query(query))
 
     @_reports_damage
     async def compare(

@@ -9,7 +9,14 @@ import pytest
 from storage.commands import ForgetTarget
 from storage.search import containing, segment
 from storage.search.blob import CHUNK, encode
-from storage.search.containing import around_words, find_containing, has_terms, terms_of_query, written_words
+from storage.search.containing import (
+    around_words,
+    find_containing,
+    has_terms,
+    spans_with,
+    terms_of_query,
+    written_words,
+)
 from storage.search.document import Document
 from storage.search.index import Index
 from storage.search.rank import hashes_of
@@ -213,3 +220,21 @@ def test_a_long_text_is_shown_around_the_first_word() -> None:
     assert (shown[0], shown[-1], len(shown) <= 102) == ("…", "…", True)
     assert around_words("Peanuts.", ["peanut"], 100) == "Peanuts."
     assert around_words(text, ["none"], 10) == "one two th…"
+
+
+def test_words_are_marked_by_their_stems_alone() -> None:
+    for text, query, expected in (
+        ("The roof of room 12, not the bathroom.", "Rooms", ["room"]),
+        ("Peanuts! No peanut, “peanut-butter”.", "peanuts", ["Peanuts", "peanut", "peanut"]),
+        ("Room-12 costs 1,204 and 204.", "12 1204", ["12", "1,204"]),
+        ("Ich war in KÖLN, in Koln.", "köln", ["KÖLN", "Koln"]),
+        ("I said: it was not me.", "it was", []),
+        ("Anu’s sister, Anu.", "anu", ["Anu’s", "Anu"]),
+        ("我的房间号是十二，厨房在那边。", "房间号", ["房间号"]),
+        ("我的猫叫咪咪。", "猫", ["猫"]),
+        ("set foo_bar", "foo", ["foo_bar"]),
+        ("‘12’ or 12", "12", ["12", "12"]),
+        ("", "12", []),
+    ):
+        found = [text[start:end] for start, end in spans_with(text, terms_of_query(query))]
+        assert found == expected, (text, query, found)

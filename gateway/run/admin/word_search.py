@@ -219,6 +219,10 @@ class WordSearches(Struct, frozen=True):
                     place = f"message {seq}{what and ', '}{what}"
                     yield HiddenText(place, self._around(text, query), href, seq)
 
+    def spans(self, text: str, query: str) -> list[tuple[int, int]]:
+        """Returns where words of a query stand in a text, in any of their forms: start and end of each."""
+        return self.views.store.recall.spans_with_words(text, query)
+
     def _around(self, text: str, query: str) -> str:
         return self.views.store.recall.around_words(text, query, _AROUND_CHARS)
 

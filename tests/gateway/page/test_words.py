@@ -815,6 +815,18 @@ def test_a_way_back_to_no_fact_that_there_can_be_is_none(operator: Operator) -> 
     assert (gone.status, "Forgotten" in gone.body.decode()) == (200, True)
 
 
+def test_the_words_are_marked_in_what_has_them(operator: Operator) -> None:
+    agent = peanuts(operator)
+    shown = page(operator, f"m/{agent.uid}/words?q=peanut")
+    assert re.findall("<mark>(.*?)</mark>", shown) == ["peanuts", "peanuts", "peanut", "peanuts"]
+    # What is hostile is no markup, marked or not.
+    hostile = speak(operator.world, *HOSTILE, "\u202e12 " * 100, user="bob")
+    shown = page(operator, f"m/{hostile.uid}/words?q=script+alert")
+    assert re.findall("<mark>(.*?)</mark>", shown) == ["script", "alert", "script", "onerror=alert"]
+    assert "<script>alert" not in shown
+    assert len(page(operator, f"m/{hostile.uid}/words?q=12")) < 9_000
+
+
 def tick(operator: Operator, words: str) -> str:
     """Returns the preview of all texts that are ticked on a screen, as its form asks for it."""
     shown = page(operator, words)
