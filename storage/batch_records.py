@@ -136,7 +136,7 @@ class AssignedItem(Struct, frozen=True):
     """An item that is assigned to a part."""
 
     agent_row: int
-    run: int
+    run_row: int
     last_exchange: int
     epoch: int
     # How the model is asked, as JSON.

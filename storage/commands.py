@@ -498,8 +498,7 @@ class RunEnd(Struct, frozen=True):
     """The end of a run after a step that is written already."""
 
     agent_row: int
-    # The row of the run.
-    run: int
+    run_row: int
     state: RunState
     # Why the run ended.
     stop: str

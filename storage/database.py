@@ -175,7 +175,7 @@ class Connection(Protocol):
     async def lock_profile_blocks(self, agent_row: int) -> None:
         """Locks the blocks that all users of an agent's profile share, whose agents are too many to lock."""
 
-    async def lock_seers(self, block: int) -> None:
+    async def lock_seers(self, block_row: int) -> None:
         """Locks the rows of all agents that see a block, and the block, before another writer changes it."""
 
 

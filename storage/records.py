@@ -702,7 +702,7 @@ class RunStep(Struct, frozen=True):
 
     exchange: int
     agent_row: int
-    run: int
+    run_row: int
     # From 1 on, in the run's order.
     number: int
     begun: float

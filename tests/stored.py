@@ -372,11 +372,11 @@ async def put_run(store: Store, draft: Run, *, replaces: int | None = None) -> R
     return await store.database.write(write)
 
 
-async def start_run(store: Store, agent_row: int, run: int, at: float) -> Run:
+async def start_run(store: Store, agent_row: int, run_row: int, at: float) -> Run:
     """Begins a run, as `begin_run`."""
 
     async def write(connection: Connection) -> Run:
         await connection.lock(agent_row)
-        return await begin_run(connection, agent_row, run, at)
+        return await begin_run(connection, agent_row, run_row, at)
 
     return await store.database.write(write)

@@ -303,10 +303,10 @@ class PostgresConnection:
     async def lock_profile_blocks(self, agent_row: int) -> None:
         await self.rows(PROFILE_BLOCKS, (agent_row,))
 
-    async def lock_seers(self, block: int) -> None:
-        self._locked.update(row[0] for row in await self.rows(_SEERS, (block,)))
+    async def lock_seers(self, block_row: int) -> None:
+        self._locked.update(row[0] for row in await self.rows(_SEERS, (block_row,)))
         # All that there is of a block that no agent sees.
-        await self.rows("SELECT FROM blocks WHERE id = $1 FOR NO KEY UPDATE", (block,))
+        await self.rows("SELECT FROM blocks WHERE id = $1 FOR NO KEY UPDATE", (block_row,))
 
     async def commit(self) -> None:
         """Ends the transaction, if one was begun. Raises: StatementFailed if it went on after a failure."""

@@ -92,10 +92,10 @@ async def _ensure(
             await begin_value(connection, id, block.value, at, DEFAULT_ORIGIN)
 
 
-async def begin_value(connection: Connection, block: int, value: str, at: float, origin: str) -> None:
+async def begin_value(connection: Connection, block_row: int, value: str, at: float, origin: str) -> None:
     """Gives a new block its first value."""
-    version_row = await _add_version(connection, block, 1, value, at=at, origin=origin)
-    await connection.run(SQL["block_point"], (version_row, block))
+    version_row = await _add_version(connection, block_row, 1, value, at=at, origin=origin)
+    await connection.run(SQL["block_point"], (version_row, block_row))
 
 
 def _settings(block: Block) -> tuple[str, int, int]:
@@ -104,7 +104,7 @@ def _settings(block: Block) -> tuple[str, int, int]:
 
 async def write_block(
     connection: Connection,
-    block: int,
+    block_row: int,
     version: int,
     value: str,
     *,
@@ -128,7 +128,7 @@ async def write_block(
         await connection.lock_sharers(by.id)
         if await load_epoch(connection, by.id) != by.epoch:
             raise WriteConflict("something of this memory was forgotten meanwhile")
-    stored = await get_block(connection, block)
+    stored = await get_block(connection, block_row)
     # Compare and set: a caller that read an older version has not seen the value that it would overwrite.
     if stored.version != version:
         raise WriteConflict(
@@ -140,7 +140,7 @@ async def write_block(
     padded_sources = orjson.dumps(list(sources)).ljust(room)
     version_row = await _add_version(
         connection,
-        block,
+        block_row,
         version + 1,
         value,
         at=at,
@@ -149,7 +149,7 @@ async def write_block(
         exchange=exchange,
         sources=padded_sources,
     )
-    await connection.run(SQL["block_advance"], (version_row, block, version))
+    await connection.run(SQL["block_advance"], (version_row, block_row, version))
     return replace(stored, value=value, version=version + 1)
 
 
@@ -160,22 +160,31 @@ def check_limit(label: str, value: str, limit: int) -> None:
 
 
 async def restore_block(
-    connection: Connection, block: int, version: int, to: int, *, at: float, origin: str
+    connection: Connection, block_row: int, version: int, to: int, *, at: float, origin: str
 ) -> Block:
     """Brings back the value that a block had in the version `to`.
 
     version: the present one. Raises: NotFound, WriteConflict, BlockOverLimit.
     """
-    row = await connection.row(SQL["block_history_get"], (block, to, FORGOTTEN_ORIGIN))
+    row = await connection.row(SQL["block_history_get"], (block_row, to, FORGOTTEN_ORIGIN))
     if row is None:
         raise NotFound(f"there is no version {to}")
     value, sources = row
     return await write_block(
-        connection, block, version, value, at=at, origin=origin, sources=orjson.loads(sources), restores=to
+        connection,
+        block_row,
+        version,
+        value,
+        at=at,
+        origin=origin,
+        sources=orjson.loads(sources),
+        restores=to,
     )
 
 
-async def undo_block(connection: Connection, block: int, *, at: float, version: int | None = None) -> Block:
+async def undo_block(
+    connection: Connection, block_row: int, *, at: float, version: int | None = None
+) -> Block:
     """Brings back the value before the last change; a second undo brings back the value before that.
 
     version: the version that the caller read, or None for any.
@@ -185,16 +194,16 @@ async def undo_block(connection: Connection, block: int, *, at: float, version: 
     An undo is a new version that names the version it restored. The next undo goes on from the restored version, so
     undoing twice is not redoing. The version with which a forgetting ends names a restored version, too.
     """
-    stored = await get_block(connection, block)
+    stored = await get_block(connection, block_row)
     if version is not None and stored.version != version:
         raise WriteConflict(f"block {stored.label!r} is at version {stored.version}, not {version}")
-    before = await _find_before(connection, block, stored.version)
+    before = await _find_before(connection, block_row, stored.version)
     if before is None:
         raise NotFound(f"block {stored.label!r} has no change left to undo")
     version, value, sources = before
     return await write_block(
         connection,
-        block,
+        block_row,
         stored.version,
         value,
         at=at,
@@ -204,12 +213,14 @@ async def undo_block(connection: Connection, block: int, *, at: float, version: 
     )
 
 
-async def _find_before(connection: Connection, block: int, version: int) -> Row | None:
+async def _find_before(connection: Connection, block_row: int, version: int) -> Row | None:
     """Returns what an undo of a version brings back: its version, value and sources; None if nothing is left."""
     # A value that was restored by undos is undone from the version in which it was written.
-    while (restored := await connection.value(SQL["block_history_restores"], (block, version))) is not None:
+    while (
+        restored := await connection.value(SQL["block_history_restores"], (block_row, version))
+    ) is not None:
         version = restored
-    return await connection.row(SQL["block_history_before"], (block, version, FORGOTTEN_ORIGIN))
+    return await connection.row(SQL["block_history_before"], (block_row, version, FORGOTTEN_ORIGIN))
 
 
 async def empty_snapshots(connection: Connection, statement: str, values: Sequence[object]) -> None:
@@ -272,17 +283,19 @@ class Blocks(Group):
         return tuple(label for (label,) in await connection.rows(SQL["op_waiting"], (agent_row,)))
 
     @reads
-    async def find_undone(self, connection: Connection, block: int, version: int) -> tuple[int, str] | None:
+    async def find_undone(
+        self, connection: Connection, block_row: int, version: int
+    ) -> tuple[int, str] | None:
         """Returns the version and value that an undo of a version brings back; None if there is none left."""
-        before = await _find_before(connection, block, version)
+        before = await _find_before(connection, block_row, version)
         return None if before is None else (before[0], before[1])
 
     @reads
     async def revisions(
-        self, connection: Connection, block: int, *, before: int = LAST_NUMBER, limit: int = 100
+        self, connection: Connection, block_row: int, *, before: int = LAST_NUMBER, limit: int = 100
     ) -> tuple[Revision, ...]:
         """Returns the newest values that the block had before a version, newest first."""
-        rows = await connection.rows(SQL["block_history_list"], (block, before, limit))
+        rows = await connection.rows(SQL["block_history_list"], (block_row, before, limit))
         return tuple(map(make_revision, rows))
 
     @reads
@@ -363,17 +376,17 @@ def make_block(row: Row) -> Block:
     return Block(row[0], row[1], row[2], row[3], row[4], bool(row[5]), row[6], row[7])
 
 
-async def get_block(connection: Connection, block: int) -> Block:
+async def get_block(connection: Connection, block_row: int) -> Block:
     """Returns a block by its row. Raises: NotFound."""
-    row = await connection.row(SQL["block_get"], (block,))
+    row = await connection.row(SQL["block_get"], (block_row,))
     if row is None:
-        raise NotFound(f"there is no block {block}")
+        raise NotFound(f"there is no block {block_row}")
     return make_block(row)
 
 
 async def _add_version(
     connection: Connection,
-    block: int,
+    block_row: int,
     version: int,
     value: str,
     *,
@@ -384,5 +397,5 @@ async def _add_version(
     sources: bytes = b"[]",
 ) -> int:
     """Adds a version of a block. Returns the version's row."""
-    values = (block, version, restores, at, origin, exchange, sources, value)
+    values = (block_row, version, restores, at, origin, exchange, sources, value)
     return int(await connection.value(SQL["block_history_insert"], values))

@@ -493,15 +493,15 @@ async def _rebuild_all(
         if row is None:
             return
         project, profile = row[0], row[1]
-    for block, owner in await connection.rows(SQL["blocks_seen"], (work.agent_row, project, profile)):
-        if await rebuild_block(connection, work.agent_row, block, work.rules, work.now, texts):
+    for block_row, owner in await connection.rows(SQL["blocks_seen"], (work.agent_row, project, profile)):
+        if await rebuild_block(connection, work.agent_row, block_row, work.rules, work.now, texts):
             await exchanges.add_marks(connection, work.agent_row, "blocks", (b"",), 0)
-            await empty_snapshots(connection, "snapshots_showing", (block,))
+            await empty_snapshots(connection, "snapshots_showing", (block_row,))
             if owner == work.agent_row:
                 await raise_epoch(connection, work.agent_row)
             else:
                 for statement in ("raise_epochs_seeing", "steps_seeing", "renew_seeing"):
-                    await connection.run(SQL[statement], (block,))
+                    await connection.run(SQL[statement], (block_row,))
 
 
 async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:

@@ -174,13 +174,13 @@ class ForgetPreviews(Group):
         return total
 
     async def _rebuild(
-        self, connection: Connection, block: int, erased: _Target, texts: Sequence[str]
+        self, connection: Connection, block_row: int, erased: _Target, texts: Sequence[str]
     ) -> RebuiltBlock | None:
         """Returns how a block would change; None if it would not change, or its text is too long."""
-        current = await get_block(connection, block)
+        current = await get_block(connection, block_row)
         if len(current.value) > _MAX_CHARS:
             return None
-        versions = await load_versions(connection, block)
+        versions = await load_versions(connection, block_row)
         exchanges = set(erased.listed)
         if erased.conversation_row != _NO_CONVERSATION:
             origins = sorted({id for each in versions for id in each.origins})

@@ -233,18 +233,18 @@ class MemoryPages(Group):
 
     @reads
     async def versions(
-        self, connection: Connection, block: int, *, before: int = LAST_NUMBER, limit: int = 50
+        self, connection: Connection, block_row: int, *, before: int = LAST_NUMBER, limit: int = 50
     ) -> builtins.list[Revision]:
         """Returns a page of the values that a block had. before: the last version of the page before."""
-        rows = await connection.rows(SQL["versions"], (block, before, limit))
+        rows = await connection.rows(SQL["versions"], (block_row, before, limit))
         return [make_revision(row) for row in rows]
 
     @reads
     async def versions_at(
-        self, connection: Connection, blocks: Sequence[int], at: float
+        self, connection: Connection, block_rows: Sequence[int], at: float
     ) -> dict[int, int | None]:
         """Returns the versions that some blocks had at a time; None if it was forgotten, or the block was not there."""
-        rows = await rows_of(connection, SQL["versions_at"], blocks, at)
+        rows = await rows_of(connection, SQL["versions_at"], block_rows, at)
         return {row[0]: row[1] for row in rows}
 
 

@@ -345,14 +345,23 @@ async def _moved_version(connection: Connection, version: BlockVersion) -> Moved
     )
 
 
-async def _add_version(connection: Connection, block: int, added: MovedVersion) -> None:
+async def _add_version(connection: Connection, block_row: int, added: MovedVersion) -> None:
     """Adds a version to a block as its newest. Exchanges that were not moved are left out of it."""
     origins = [await _exchange_at(connection, each) for each in added.sources]
     sources = orjson.dumps([exchange for exchange in origins if exchange is not None])
     exchange = None if added.exchange is None else await _exchange_at(connection, added.exchange)
-    values = (block, added.version, added.restores, added.at, added.origin, exchange, sources, added.value)
+    values = (
+        block_row,
+        added.version,
+        added.restores,
+        added.at,
+        added.origin,
+        exchange,
+        sources,
+        added.value,
+    )
     row = await connection.value(SQL["version_add"], values)
-    await connection.run(SQL["block_point"], (added.version, row, block))
+    await connection.run(SQL["block_point"], (added.version, row, block_row))
 
 
 async def _address(connection: Connection, exchange: int) -> ExchangeAddress | None:

@@ -67,15 +67,15 @@ class BlockVersion(Struct, frozen=True):
         return self.origin == FORGET_ORIGIN and self.restores is not None
 
 
-async def load_versions(connection: Connection, block: int) -> list[BlockVersion]:
+async def load_versions(connection: Connection, block_row: int) -> list[BlockVersion]:
     """Returns the values that a block ever had, oldest first."""
-    return [BlockVersion(*row) for row in await connection.rows(SQL["block_versions"], (block,))]
+    return [BlockVersion(*row) for row in await connection.rows(SQL["block_versions"], (block_row,))]
 
 
 async def rebuild_block(
     connection: Connection,
     agent_row: int,
-    block: int,
+    block_row: int,
     rules: Rules,
     now: float,
     texts: Collection[str] = frozenset(),
@@ -91,18 +91,20 @@ async def rebuild_block(
 
     Returns whether the block had any version to drop.
     """
-    await connection.rows(SQL["block_lock"], (block,))
-    versions = await load_versions(connection, block)
-    turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent_row, block))}
+    await connection.rows(SQL["block_lock"], (block_row,))
+    versions = await load_versions(connection, block_row)
+    turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent_row, block_row))}
     erased = await erased_among(connection, chain.from_iterable(each.origins for each in versions))
     clean, later, edits = await _divide(connection, versions, erased, turnless, texts)
     for edit in edits:
         await connection.run(SQL["op_erase"], (*edit, _NO_ARGUMENTS))
     if not later:
         return False
-    stored = await get_block(connection, block)
+    stored = await get_block(connection, block_row)
     base = clean[-1].value if clean else ""
-    pending = [BlockOp(*row) for row in await connection.rows(SQL["ops_pending_in"], (block, stored.label))]
+    pending = [
+        BlockOp(*row) for row in await connection.rows(SQL["ops_pending_in"], (block_row, stored.label))
+    ]
     values, repeating = rules.rebuild_block(
         replace(stored, value=base), [revised for _, revised in later], pending
     )
@@ -119,9 +121,11 @@ async def rebuild_block(
         elif not is_dropped:
             following.append((version, value))
         if sources is None:
-            await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version.number, _NO_SOURCES))
+            await connection.run(
+                SQL["version_erase"], (FORGOTTEN_ORIGIN, block_row, version.number, _NO_SOURCES)
+            )
         elif value != version.value:
-            await connection.run(SQL["version_rewrite"], (value, sources, block, version.number))
+            await connection.run(SQL["version_rewrite"], (value, sources, block_row, version.number))
     await _write_following(connection, stored, staying, following, values[-1], now)
     return True
 

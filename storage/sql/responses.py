@@ -66,13 +66,13 @@ class Responses(Group):
         return await self._jobs.enqueuing(accept)
 
     async def enqueue(
-        self, connection: Connection, kind: str, key: str, agent_row: int, runs: Collection[int]
+        self, connection: Connection, kind: str, key: str, agent_row: int, run_rows: Collection[int]
     ) -> None:
         """Adds runs of responses to the job that waits under a key, or a job for them.
 
         The job's payload names the memory, the oldest run, and the runs after it. Call `jobs.wake` after the commit.
         """
-        payload = _payload(agent_row, runs)
+        payload = _payload(agent_row, run_rows)
         await self._jobs.enqueue_in(connection, kind, NO_AGENT, key, payload, merge=_merge_payloads)
 
     @writes
@@ -95,9 +95,9 @@ class Responses(Group):
         return make_agent_record(row[:AGENT_COLUMNS]), make_run(row[AGENT_COLUMNS:])
 
     @reads
-    async def open_among(self, connection: Connection, runs: Sequence[int]) -> set[int]:
+    async def open_among(self, connection: Connection, run_rows: Sequence[int]) -> set[int]:
         """Returns the runs among these that have not ended."""
-        return {id for (id,) in await rows_of(connection, SQL["open_among"], runs)}
+        return {id for (id,) in await rows_of(connection, SQL["open_among"], run_rows)}
 
     @reads
     async def epoch(self, connection: Connection, agent_row: int) -> int:
@@ -125,7 +125,7 @@ class Responses(Group):
 
     @writes
     async def note_turn(
-        self, connection: Connection, agent_row: int, run: int, name: bytes, job: Job | None = None
+        self, connection: Connection, agent_row: int, run_row: int, name: bytes, job: Job | None = None
     ) -> bool:
         """Notes the name of a turn that an attempt at a response begins. Returns False if the response has ended.
 
@@ -135,31 +135,39 @@ class Responses(Group):
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)
-        stored_run = await load_run(connection, agent_row, run)
+        stored_run = await load_run(connection, agent_row, run_row)
         if stored_run is None or stored_run.is_over:
             return False
-        number = len(await load_texts(connection, agent_row, run, _TURN))
-        return await add_text(connection, agent_row, run, _TURN, number, name)
+        number = len(await load_texts(connection, agent_row, run_row, _TURN))
+        return await add_text(connection, agent_row, run_row, _TURN, number, name)
 
     @writes
     async def add_text(
-        self, connection: Connection, agent_row: int, run: int, kind: str, seq: int, data: bytes, *, job: Job
+        self,
+        connection: Connection,
+        agent_row: int,
+        run_row: int,
+        kind: str,
+        seq: int,
+        data: bytes,
+        *,
+        job: Job,
     ) -> bool:
         """Adds a text of an attempt at a response. Returns False as `run_texts.add_text`, or if the run has ended."""
         await connection.lock(agent_row)
-        stored_run = await load_run(connection, agent_row, run)
+        stored_run = await load_run(connection, agent_row, run_row)
         if stored_run is None or stored_run.is_over:
             return False
-        return await add_text(connection, agent_row, run, kind, seq, data, job=job)
+        return await add_text(connection, agent_row, run_row, kind, seq, data, job=job)
 
     @reads
-    async def turns(self, connection: Connection, agent_row: int, run: int) -> list[bytes]:
+    async def turns(self, connection: Connection, agent_row: int, run_row: int) -> list[bytes]:
         """Returns the names of the turns that attempts at a response have begun, oldest first."""
-        return [text.data for text in await load_texts(connection, agent_row, run, _TURN)]
+        return [text.data for text in await load_texts(connection, agent_row, run_row, _TURN)]
 
     @bulk_writes
     async def drop_events(
-        self, connection: Connection, agent_row: int, run: int, job: Job | None = None
+        self, connection: Connection, agent_row: int, run_row: int, job: Job | None = None
     ) -> None:
         """Drops the events of an attempt that was broken off.
 
@@ -169,11 +177,11 @@ class Responses(Group):
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)
-        await connection.run(SQL["events_drop"], (agent_row, run, _EVENT))
+        await connection.run(SQL["events_drop"], (agent_row, run_row, _EVENT))
 
     @bulk_writes
     async def show(
-        self, connection: Connection, agent_row: int, run: int, shown: bytes, job: Job | None = None
+        self, connection: Connection, agent_row: int, run_row: int, shown: bytes, job: Job | None = None
     ) -> None:
         """Changes how a response is shown that lies in no turn.
 
@@ -183,22 +191,22 @@ class Responses(Group):
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)
-        await replace_text(connection, agent_row, run, _RESPONSE, 0, shown)
+        await replace_text(connection, agent_row, run_row, _RESPONSE, 0, shown)
 
     @bulk_writes
-    async def remove(self, connection: Connection, agent_row: int, run: int) -> None:
+    async def remove(self, connection: Connection, agent_row: int, run_row: int) -> None:
         """Deletes a run with its texts."""
         await connection.lock(agent_row)
-        await connection.run(SQL["events_drop"], (agent_row, run, ""))
-        await connection.run(SQL["drop"], (run, agent_row))
+        await connection.run(SQL["events_drop"], (agent_row, run_row, ""))
+        await connection.run(SQL["drop"], (run_row, agent_row))
 
 
-def _payload(agent_row: int, runs: Collection[int]) -> bytes:
-    oldest, *later = sorted(runs)
+def _payload(agent_row: int, run_rows: Collection[int]) -> bytes:
+    oldest, *later = sorted(run_rows)
     return orjson.dumps({"agent": agent_row, "run": oldest, "later": later})
 
 
 def _merge_payloads(waiting: bytes, new: bytes) -> bytes:
     payloads = [orjson.loads(each) for each in (waiting, new)]
-    runs = {run for each in payloads for run in (each["run"], *each["later"])}
+    runs = {run_row for each in payloads for run_row in (each["run"], *each["later"])}
     return _payload(payloads[0]["agent"], runs)

@@ -240,7 +240,7 @@ async def _begin_or_end_run(connection: Connection, write: StepOpen, conversatio
         draft = replace(write.run, agent_row=write.agent.id, conversation_row=conversation_row)
         run = await _begin_run(connection, draft, write)
     if write.end is not None:
-        run = await _end_run(connection, write.end if run is None else replace(write.end, run=run.id))
+        run = await _end_run(connection, write.end if run is None else replace(write.end, run_row=run.id))
     return run
 
 
@@ -337,7 +337,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
     Raises: as `StoredPaths.finish` does.
     """
     agent, exchange = write.agent, write.exchange
-    values = (*exchanges.update_values(exchange), exchange.id, agent.id, agent.epoch, write.step.run)
+    values = (*exchanges.update_values(exchange), exchange.id, agent.id, agent.epoch, write.step.run_row)
     row = await connection.row(SQL["step_finish"], values)
     await check_attempt(connection, write.job)
     if row is None:
@@ -348,8 +348,8 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
         await exchanges.add_marks(connection, agent.id, "stale", (b"",), exchange.id)
     step = write.step
     await add_step(connection, step, None if write.recall is None else write.recall())
-    await _add_results(connection, agent.id, step.run, write.results)
-    await add_error_message(connection, agent.id, step.run, write.error_message, write.error_status)
+    await _add_results(connection, agent.id, step.run_row, write.results)
+    await add_error_message(connection, agent.id, step.run_row, write.error_message, write.error_status)
     if write.reading is not None and step.stop not in (None, _CANCELLED_STOP) and step.error is None:
         await advance_over(connection, write.reading, step.ended or step.begun)
     accepted = [await accept_reading(connection, jobs, each) for each in write.accepts]
@@ -363,7 +363,7 @@ async def _end_run(connection: Connection, write: RunEnd) -> Run:
     else:
         await connection.lock(write.agent_row)
     if write.exchange is not None:
-        run = await load_run(connection, write.agent_row, write.run)
+        run = await load_run(connection, write.agent_row, write.run_row)
         if run is not None and run.state is RunState.FAILED:
             raise RunOver(_TAKEN_OVER)
         values = (
@@ -383,7 +383,7 @@ async def _end_run(connection: Connection, write: RunEnd) -> Run:
     return await end_run(
         connection,
         write.agent_row,
-        write.run,
+        write.run_row,
         write.state,
         write.stop,
         write.at,
@@ -393,10 +393,10 @@ async def _end_run(connection: Connection, write: RunEnd) -> Run:
 
 
 async def _add_results(
-    connection: Connection, agent_row: int, run: int, results: Mapping[int, bytes]
+    connection: Connection, agent_row: int, run_row: int, results: Mapping[int, bytes]
 ) -> None:
     """Stores results of a run's calls by their numbers."""
     for n, data in results.items():
-        if not await add_text(connection, agent_row, run, "result", n, data):
+        if not await add_text(connection, agent_row, run_row, "result", n, data):
             # A call that was approved has been made since.
-            await replace_text(connection, agent_row, run, "result", n, data)
+            await replace_text(connection, agent_row, run_row, "result", n, data)

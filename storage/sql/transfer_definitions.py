@@ -199,14 +199,14 @@ async def put_run(
     await connection.run(SQL["run_put"], values)
 
 
-async def put_step(connection: Connection, agent_row: int, record: Mapping[str, Any], run: int) -> None:
+async def put_step(connection: Connection, agent_row: int, record: Mapping[str, Any], run_row: int) -> None:
     """Adds a step of a run, which counts it. `exchange` of the record is a row of this database."""
     counts = TokenCounts(*(int(record[name]) for name in TokenCounts._fields))
     await add_step(
         connection,
         RunStep(
-            record["exchange"], agent_row, run, int(record["number"]), float(record["begun"]), record["ended"], counts,
-            record["stop"], error=record["error"],
+            record["exchange"], agent_row, run_row, int(record["number"]), float(record["begun"]), record["ended"],
+            counts, record["stop"], error=record["error"],
         ),
     )  # fmt: skip
     if record["feedback"] is not None:

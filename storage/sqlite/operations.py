@@ -91,7 +91,7 @@ class SqliteConnection:
     async def lock_profile_blocks(self, agent_row: int) -> None:
         pass
 
-    async def lock_seers(self, block: int) -> None:
+    async def lock_seers(self, block_row: int) -> None:
         pass
 
 

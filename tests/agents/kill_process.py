@@ -71,7 +71,7 @@ def _awaited(method: Callable[..., Awaitable[Any]], row_of: Callable[..., str]) 
     return awaited
 
 
-def _row_of_text(agent_row: int, run: int, kind: str, *_: Any) -> str:
+def _row_of_text(agent_row: int, run_row: int, kind: str, *_: Any) -> str:
     return {"call": "sent", "result": "answered"}.get(kind, "") if agent_row == FIRST else ""
 
 

@@ -225,7 +225,9 @@ def test_an_answer_is_known_whatever_the_run_has_called_before(life: Life) -> No
     async def call_much() -> None:
         (step,) = (await life.world.store.runs.load_waiting_steps([1], "default")).values()
         for n in range(1000):
-            await life.world.store.run_texts.add_text(1, step.run, "result", 1000 + n, b'{"content": "done"}')
+            await life.world.store.run_texts.add_text(
+                1, step.run_row, "result", 1000 + n, b'{"content": "done"}'
+            )
 
     life.world.gateway.call(call_much())
     assert answer(life, w2="rainy").run.stop == "requires_approval"

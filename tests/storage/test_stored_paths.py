@@ -502,7 +502,7 @@ async def test_what_calls_of_a_forgotten_reply_have_made_is_not_written(writer: 
         await writer.store.stored_paths.end(end)
     assert [b.value for b in (await writer.read()).snapshot.blocks] == [""]
     assert await writer.store.runs.load_waiting_step(writer.agent.id, e.conversation_row) is None
-    assert await writer.store.run_texts.load_texts(writer.agent.id, end.run, "result") == ()
+    assert await writer.store.run_texts.load_texts(writer.agent.id, end.run_row, "result") == ()
 
 
 async def test_a_client_conversation_becomes_stored_from_its_newest_exchange(open_store: OpenStore) -> None:

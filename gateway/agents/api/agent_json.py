@@ -220,7 +220,7 @@ async def _pending_message(api: AgentsApi, agent: Agent, step: RunStep) -> dict[
     exchange = await api.store.turns.exchange(agent, step.exchange)
     if exchange is None:
         return None
-    run = await api.store.runs.find_newest_waiting_run(agent.id, exchange.conversation_row, step.run)
+    run = await api.store.runs.find_newest_waiting_run(agent.id, exchange.conversation_row, step.run_row)
     if run is None:
         return None
     shown = await MessageRenderer(api.store, agent, Showing()).run_messages(run, [exchange], with_input=False)

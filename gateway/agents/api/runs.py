@@ -217,10 +217,10 @@ class RunRoutes:
 
     async def _steps_json(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
         """Returns steps as they are shown, those that failed with the messages of their errors."""
-        failed = [each.step.run for each in entries if each.step.error is not None]
+        failed = [each.step.run_row for each in entries if each.step.error is not None]
         messages = await self._run_texts.load_error_messages(failed)
         return [
-            step_json(each, None if each.step.error is None else messages.get(each.step.run))
+            step_json(each, None if each.step.error is None else messages.get(each.step.run_row))
             for each in entries
         ]
 

@@ -69,13 +69,13 @@ class PartDraft:
         """Returns whether there is no room for another request of so many bytes."""
         return self.size + extra_bytes > provider.most_bytes or len(self.items) >= provider.most_requests
 
-    def leave_out(self, runs: Collection[int]) -> None:
+    def leave_out(self, run_rows: Collection[int]) -> None:
         """Leaves out the requests of the items of some runs. Reads all requests and writes the others again."""
         items = self.items
         with self.hand_over() as file:
             self.items, self.size = [], 0
             for line, item in zip(file, items, strict=True):
-                if item.run not in runs:
+                if item.run_row not in run_rows:
                     self.add(line, item)
 
     def hand_over(self) -> BinaryIO:

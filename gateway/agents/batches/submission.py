@@ -212,7 +212,7 @@ class PartSubmitter:
         """Leaves out what was forgotten while the part was composed, which may take minutes, and fails its items."""
         current = self.outcomes.store.batches.current
         # Until nothing is left out: writing the part again takes seconds, in which more may be forgotten.
-        while forgotten := {item.run for item in draft.items} - await current(self.batch.id, part.number):
+        while forgotten := {item.run_row for item in draft.items} - await current(self.batch.id, part.number):
             # Up to 256 MB are read and written: longer than the event loop may wait.
             await asyncio.to_thread(draft.leave_out, forgotten)
             async for page in self.results.pages(part.number):

@@ -289,13 +289,12 @@ class Registry:
 
         tools: the tools that the edit sets; None: the agent's present tools.
         """
-        attached = (
-            await self._store.attached.targets(agent_row, DefinitionKind.TOOL) if tools is None else tools
-        )
+        if tools is None:
+            tools = await self._store.attached.targets(agent_row, DefinitionKind.TOOL)
         numbers = [attachment_number(built_in_tool(name)) for name in MULTI_AGENT_TOOLS]
         if not edit.multi_agent_tools:
-            return [each for each in attached if each not in numbers]
-        return list(dict.fromkeys([*attached, *numbers]))
+            return [each for each in tools if each not in numbers]
+        return list(dict.fromkeys([*tools, *numbers]))
 
     async def delete(self, project: str, uid: str) -> None:
         """Deletes an agent. Callers do not find it any more at once; its memory is forgotten after that."""
@@ -363,9 +362,7 @@ class Registry:
             by_row = await definitions.find_by_ids(rows)
         elif rows:
             by_row = await definitions.find_by_memories(kind, rows)
-        return {
-            agent_row: [by_row[row] for row in each if row in by_row] for agent_row, each in targets.items()
-        }
+        return {agent: [by_row[row] for row in each if row in by_row] for agent, each in targets.items()}
 
     def _profile_definition(self, entry: AgentEntry) -> Definition:
         """Returns the definition that shows a user's memory: that of its profile."""

@@ -97,8 +97,8 @@ class Sender(Struct, frozen=True):
     forwarded: Forwarded
     # It is a background run, which occupies a slot of the worker.
     holds_slot: bool = False
-    # The row of its run; None: it has none.
-    run: int | None = None
+    # None: the sender has no run.
+    run_row: int | None = None
 
     @staticmethod
     def of(
@@ -391,7 +391,7 @@ def _run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_await
         messages=(_message_of(sender, text, is_awaited=is_awaited),),
         forwarded=sender.forwarded,
         depth=sender.waiter.depth + 1,
-        parent=sender.run if is_awaited else None,
+        parent=sender.run_row if is_awaited else None,
         spares_pauses=True,
     )
 

@@ -134,10 +134,10 @@ class RunStarter:
         if step is None or not step.waiting:
             return False
         newest = await store.runs.find_newest_waiting_run(
-            step.agent_row, context.path[-1].conversation_row, step.run
+            step.agent_row, context.path[-1].conversation_row, step.run_row
         )
         # A send that answered some of the calls has made a run of its own, which waits for the other answers.
-        if run.id != step.run and (newest is None or run.id != newest.id):
+        if run.id != step.run_row and (newest is None or run.id != newest.id):
             return False
         earlier = await known_results(store, step, context.path[-1], ())
         order = [*tool_names_by_call(context.path[-1])]
@@ -279,7 +279,7 @@ class RunStarter:
         results: Sequence[ToolResult],
     ) -> bool:
         """Writes results after the step that made their calls. Returns False if its run is gone. Raises: StoreError."""
-        run = await self._keeper.store.runs.load_run(step.agent_row, step.run)
+        run = await self._keeper.store.runs.load_run(step.agent_row, step.run_row)
         if run is None:
             return False
         client_calls = frozenset(id for id, kind in step.waiting.items() if kind == "client")
@@ -344,8 +344,8 @@ class RunStarter:
             raise BadRequest(error, param="messages")
         for message in answers:
             number, data = call_number(last, message["tool_call_id"]), orjson.dumps(message)
-            await store.run_texts.add_text(context.agent.id, step.run, "result", number, data)
-        run = await store.runs.find_newest_waiting_run(step.agent_row, last.conversation_row, step.run)
+            await store.run_texts.add_text(context.agent.id, step.run_row, "result", number, data)
+        run = await store.runs.find_newest_waiting_run(step.agent_row, last.conversation_row, step.run_row)
         if run is None:
             raise NotFound("the run that waits is gone")
         return answered_calls(context, step, [*earlier, *answers], run)

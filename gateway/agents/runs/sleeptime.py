@@ -111,7 +111,7 @@ class Sleeping:
 
     async def handle(self, job: JobContext) -> None:
         """Has each agent that reads a memory read its next batch. Raises: JobFailed, Postponed, StoreError."""
-        memory = await self._store.agents.load(job.agent)
+        memory = await self._store.agents.load(job.agent_row)
         if memory is None or memory.paused is not None:
             return
         sleeptime = await self._find_sleeptime(memory)
@@ -134,7 +134,7 @@ class Sleeping:
         if is_more or any(_is_due(reader, sleeptime) for reader in readers):
             # Enqueued before this job ends, so that a crash in between leaves nothing unread.
             payload = orjson.dumps({"upto": (upto or memory.next_seq - 1) if is_more else 0})
-            await self._store.jobs.enqueue(SLEEP_JOB, job.agent, SLEEP_JOB, payload)
+            await self._store.jobs.enqueue(SLEEP_JOB, job.agent_row, SLEEP_JOB, payload)
 
     async def _find_sleeptime(self, memory: Agent) -> Sleeptime | None:
         try:
@@ -344,14 +344,9 @@ class Sleeping:
         return await self._fail_run(job, run, StopReason.UPSTREAM_ERROR, ERROR_WITHHELD), False
 
     async def _fail_run(self, job: JobContext, run: Run, stop: StopReason, error_message: str = "") -> Run:
+        state, now = RunState.FAILED, self._now()
         return await self._store.runs.end_run(
-            run.agent_row,
-            run.id,
-            RunState.FAILED,
-            stop,
-            self._now(),
-            error_message=error_message,
-            job=job.job,
+            run.agent_row, run.id, state, stop, now, error_message=error_message, job=job.job
         )
 
 

@@ -255,7 +255,7 @@ class RunMemory:
         step = RunStep(
             exchange=exchange.id,
             agent_row=context.agent.id,
-            run=self.run.id,
+            run_row=self.run.id,
             number=self.run.steps + 1,
             begun=self._step_begun,
             ended=now,

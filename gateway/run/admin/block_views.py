@@ -149,28 +149,30 @@ class BlockViews(Struct, frozen=True):
             raise UnknownId("There is no such block.")
         return shown
 
-    async def _compare_versions(self, block: int, from_: int | None, to: int | None) -> BlockDiff | None:
+    async def _compare_versions(self, block_row: int, from_: int | None, to: int | None) -> BlockDiff | None:
         """Returns the difference of two versions; None: there is no version before `to`. Raises: BadRequest."""
         new = (
-            await self._find_last_version(block) if to is None else await self._find_version(block, to, "to")
+            await self._find_last_version(block_row)
+            if to is None
+            else await self._find_version(block_row, to, "to")
         )
         if new is None:
             return None
         if from_ is None:
-            old = await self._find_last_version(block, new.version)
+            old = await self._find_last_version(block_row, new.version)
         else:
-            old = await self._find_version(block, from_, "from")
+            old = await self._find_version(block_row, from_, "from")
         if old is None:
             return None
         parts = await asyncio.to_thread(diff_words, old.value, new.value)
         return BlockDiff(old.version, new.version, parts)
 
-    async def _find_last_version(self, block: int, before: int = LAST_NUMBER) -> Revision | None:
-        versions = await self.store.memory_pages.versions(block, before=before, limit=1)
+    async def _find_last_version(self, block_row: int, before: int = LAST_NUMBER) -> Revision | None:
+        versions = await self.store.memory_pages.versions(block_row, before=before, limit=1)
         return versions[0] if versions else None
 
-    async def _find_version(self, block: int, version: int, param: str) -> Revision:
-        revision = await self._find_last_version(block, version + 1)
+    async def _find_version(self, block_row: int, version: int, param: str) -> Revision:
+        revision = await self._find_last_version(block_row, version + 1)
         if revision is None or revision.version != version:
             raise BadRequest(f"The block has no version {version}.", param=param)
         return revision

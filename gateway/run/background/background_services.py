@@ -217,7 +217,7 @@ class BackgroundServices:
     async def _learn(self, job: JobContext) -> None:
         assert self.learning is not None  # else the worker has no handler for these jobs
         await self.learning.run_job(job)
-        self.indexing.check(job.agent)
+        self.indexing.check(job.agent_row)
         if self.embedding is not None:
             # Facts are numbered along with messages, and are embedded as they are.
-            self.embedding.schedule.enqueue_now([job.agent])
+            self.embedding.schedule.enqueue_now([job.agent_row])

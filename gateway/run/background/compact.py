@@ -202,15 +202,15 @@ class Compactor:
     async def run_job(self, job: JobContext) -> None:
         """Summarises what may leave the window, and stores the summary. Raises: JobFailed, Postponed, StoreError."""
         compact_job = CompactJob.read(job.payload)
-        project = await self.store.summaries.project(job.agent)
-        exchanges = await self.store.summaries.path(job.agent, compact_job.exchange)
+        project = await self.store.summaries.project(job.agent_row)
+        exchanges = await self.store.summaries.path(job.agent_row, compact_job.exchange)
         if project is None or not exchanges:
             return
-        terms = await read_summary_terms(self.store, job.agent)
+        terms = await read_summary_terms(self.store, job.agent_row)
         model = self.model_for(terms)
         if model is None:
             return
-        path = await SummaryPath.measure(self.store, job.agent, exchanges)
+        path = await SummaryPath.measure(self.store, job.agent_row, exchanges)
         span = path.next_span(terms, compact_job.keep_tokens, compact_job.keep_messages)
         if span is None:
             # All of it is covered already, or all of it stays.
@@ -222,7 +222,9 @@ class Compactor:
         ):
             # A summary has been written since this turn; another so soon would cover little more.
             return
-        task = SummaryTask(project, job.agent, model, terms, compact_job.max_tokens, compact_job.is_by_hand)
+        task = SummaryTask(
+            project, job.agent_row, model, terms, compact_job.max_tokens, compact_job.is_by_hand
+        )
         text = await _write_summary(span, task, job.step)
         if not text:
             # Nothing of the span may be shown to a model.
@@ -230,7 +232,7 @@ class Compactor:
         tokens = await asyncio.to_thread(tokenizer_for(span.end.model).count, text)
         await job.finish(
             self.store.summaries.add_effect(
-                job.agent, span.end, text, tokens=tokens, at=self.now(), model=model.model
+                job.agent_row, span.end, text, tokens=tokens, at=self.now(), model=model.model
             )
         )
 

@@ -179,12 +179,12 @@ class EmbeddingService:
         """Embeds the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
         vectors, name = self._store.vectors, self.embedder.name
         # Vectors stand in the order of the search index, which therefore comes first.
-        while await self._store.search_index.advance(job.agent):
+        while await self._store.search_index.advance(job.agent_row):
             pass
-        unembedded = await vectors.read_unembedded(job.agent, name)
+        unembedded = await vectors.read_unembedded(job.agent_row, name)
         if unembedded is not None and unembedded.is_new:
-            await job.commit(vectors.begin_effect(job.agent, name))
-            unembedded = await vectors.read_unembedded(job.agent, name)
+            await job.commit(vectors.begin_effect(job.agent_row, name))
+            unembedded = await vectors.read_unembedded(job.agent_row, name)
         if unembedded is None or unembedded.is_new or not unembedded.agent.scope.spans_conversations:
             return
         try:
@@ -203,7 +203,7 @@ class EmbeddingService:
 
         async def add_and_go_on(connection: Connection) -> None:
             if await add(connection):
-                await self._store.jobs.enqueue_in(connection, EMBED_JOB, job.agent, EMBED_JOB)
+                await self._store.jobs.enqueue_in(connection, EMBED_JOB, job.agent_row, EMBED_JOB)
 
         await job.finish(add_and_go_on)
 

@@ -120,17 +120,17 @@ class LearningService:
         batch = msgspec.json.decode(asked, type=_AskedBatch)
         if batch.is_more:
             # Before this job ends, so that a crash in between leaves nothing unread.
-            await self._store.jobs.enqueue(LEARN_JOB, job.agent, LEARN_JOB)
+            await self._store.jobs.enqueue(LEARN_JOB, job.agent_row, LEARN_JOB)
         if batch.upto > batch.cursor:
             # Read again, because what was asked about may have been forgotten, or learned by another job.
             unread = await self._read_batch(job, batch.upto)
             if unread is None or unread.cursor != batch.cursor:
                 return
             if not await self._learn(job, batch, unread):
-                self.schedule.enqueue_now([job.agent])
+                self.schedule.enqueue_now([job.agent_row])
                 return
         if batch.is_waiting:
-            self.schedule.enqueue_when_idle([job.agent])
+            self.schedule.enqueue_when_idle([job.agent_row])
 
     async def _run_rule(self, job: JobContext) -> None:
         """Stores what the rule finds in the next batch of a memory. Raises: StoreError."""
@@ -138,17 +138,17 @@ class LearningService:
         if unread is None or not self._is_read(unread.agent.scope):
             return
         if unread.is_more:
-            await self._store.jobs.enqueue(LEARN_JOB, job.agent, LEARN_JOB)
+            await self._store.jobs.enqueue(LEARN_JOB, job.agent_row, LEARN_JOB)
         if unread.upto > unread.cursor:
             messages = await self._clean(unread)
-            standing_facts = await self._store.facts.standing(job.agent)
+            standing_facts = await self._store.facts.standing(job.agent_row)
             # In a thread: it compares each statement with all others, a second for thousands of short ones.
             learned = await asyncio.to_thread(
                 learn_standing, messages, standing_facts, now=self._now(), keeps_secrets=self._keeps_secrets
             )
             await job.finish(self._effect(unread, unread.upto, lambda blocks: learned))
         if unread.is_waiting:
-            self.schedule.enqueue_when_idle([job.agent])
+            self.schedule.enqueue_when_idle([job.agent_row])
 
     def _is_read(self, scope: Scope) -> bool:
         """Returns whether this service learns from a memory."""
@@ -160,7 +160,7 @@ class LearningService:
         upto: the batch that an earlier attempt read, by its end.
         """
         unread = await self._store.readers.unread(
-            job.agent,
+            job.agent_row,
             self._reader,
             now=self._now(),
             idle_s=self._idle_s,
@@ -185,12 +185,12 @@ class LearningService:
         if not messages:
             return batch
         facts = await self._related_facts(unread, messages)
-        blocks = learn.with_human(await self._store.facts.blocks(job.agent))
+        blocks = learn.with_human(await self._store.facts.blocks(job.agent_row))
 
         async def ask(messages: Sequence[Message]) -> ModelAnswer:
             request = learn.build_request(blocks, facts, messages, self._now())
             return await background.ask(
-                scope.project, request, tools=learn.tool_definitions(), agent_row=job.agent
+                scope.project, request, tools=learn.tool_definitions(), agent_row=job.agent_row
             )
 
         return replace(
@@ -234,7 +234,7 @@ class LearningService:
         if batch.calls and [message.seq for message in messages] != list(batch.messages):
             return False
         numbers = {seq: n for n, seq in enumerate(batch.shown, 1)}
-        shown = {numbers[f.seq]: f for f in await self._store.facts.get(job.agent, batch.shown)}
+        shown = {numbers[f.seq]: f for f in await self._store.facts.get(job.agent_row, batch.shown)}
         reading = learn.read_reply(batch.calls)
         dropped = 0
 

@@ -111,7 +111,7 @@ class JobContext:
     is_overdue: bool = False
 
     @property
-    def agent(self) -> int:
+    def agent_row(self) -> int:
         return self.job.agent_row
 
     @property

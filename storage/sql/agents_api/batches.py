@@ -212,10 +212,10 @@ class Batches(Group):
 
     @reads
     async def texts(
-        self, connection: Connection, agent_row: int, run: int, kind: str
+        self, connection: Connection, agent_row: int, run_row: int, kind: str
     ) -> builtins.list[tuple[int, bytes]]:
         """Returns (number, data) of what an item's run holds of a kind, in order."""
-        return [(row[0], row[1]) for row in await connection.rows(SQL["texts"], (agent_row, run, kind))]
+        return [(row[0], row[1]) for row in await connection.rows(SQL["texts"], (agent_row, run_row, kind))]
 
     @reads
     async def error_messages(
@@ -256,12 +256,12 @@ class Batches(Group):
         for agent_row in sorted({item.agent_row for item in items}):
             await connection.lock(agent_row)
         for item in items:
-            if (await connection.value(SQL["is_open"], (item.run, item.agent_row))) is None:
-                await connection.run(SQL["close"], (item.run,))
+            if (await connection.value(SQL["is_open"], (item.run_row, item.agent_row))) is None:
+                await connection.run(SQL["close"], (item.run_row,))
                 continue
-            await begin_run(connection, item.agent_row, item.run, at)
-            await connection.run(SQL["give"], (item.run, part, item.last_exchange, item.epoch))
-            await connection.run(SQL["text_append"], (item.agent_row, item.run, "asked", item.asked))
+            await begin_run(connection, item.agent_row, item.run_row, at)
+            await connection.run(SQL["give"], (item.run_row, part, item.last_exchange, item.epoch))
+            await connection.run(SQL["text_append"], (item.agent_row, item.run_row, "asked", item.asked))
 
     @effect
     async def write_effect(
@@ -284,14 +284,14 @@ class Batches(Group):
 
     @bulk_writes
     async def add_text(
-        self, connection: Connection, agent_row: int, run: int, kind: str, seq: int, data: bytes
+        self, connection: Connection, agent_row: int, run_row: int, kind: str, seq: int, data: bytes
     ) -> bool:
         """Adds a text of an item. Returns False if the item has a text with this kind and seq, or does not go on.
 
         An item does not go on if it or its batch has ended, or something of its memory was forgotten.
         """
         await connection.lock(agent_row)
-        return await connection.row(SQL["text_insert"], (agent_row, run, seq, kind, data)) is not None
+        return await connection.row(SQL["text_insert"], (agent_row, run_row, seq, kind, data)) is not None
 
     # -- a batch ends
 

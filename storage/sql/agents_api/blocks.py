@@ -125,11 +125,11 @@ async def detach_copies(connection: Connection, project: str, memory: int, sleep
             await _delete(connection, project, entry)
 
 
-async def _attach_to_sleepers(connection: Connection, memory: int, block: int, label: str) -> None:
+async def _attach_to_sleepers(connection: Connection, memory: int, block_row: int, label: str) -> None:
     """Attaches a block to those sleeptime agents of a memory that have no block with this label."""
     for sleeper in await load_sleepers(connection, memory):
-        if await connection.row(SQL["labelled"], (label, block, sleeper)) is None:
-            await attach(connection, sleeper, DefinitionKind.BLOCK, block)
+        if await connection.row(SQL["labelled"], (label, block_row, sleeper)) is None:
+            await attach(connection, sleeper, DefinitionKind.BLOCK, block_row)
 
 
 async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) -> bool:
@@ -149,15 +149,15 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
 
     The values lose their links to the agent's exchanges. The agent's own blocks lose their owner.
     """
-    for (block,) in await connection.rows(SQL["shared_with"], (agent_row,)):
-        for version, exchange, listed in await connection.rows(SQL["history"], (block,)):
+    for (block_row,) in await connection.rows(SQL["shared_with"], (agent_row,)):
+        for version, exchange, listed in await connection.rows(SQL["history"], (block_row,)):
             origins = sorted(origins_of(exchange, listed))
             own = {row[0] for row in await rows_of(connection, SQL["exchanges_among"], origins, agent_row)}
             if own:
                 remaining = orjson.dumps([id for id in orjson.loads(listed) if id not in own])
                 sources = remaining.ljust(len(listed))  # its row keeps its length
                 source = None if exchange in own else exchange
-                await connection.run(SQL["version_hand_over"], (source, sources, block, version))
+                await connection.run(SQL["version_hand_over"], (source, sources, block_row, version))
     await connection.run(SQL["hand_over"], (agent_row,))
 
 
@@ -299,13 +299,13 @@ async def _delete(connection: Connection, project: str, entry: BlockEntry) -> No
         await remove_definition(connection, definition.id)
 
 
-async def _agents_seeing(connection: Connection, block: int) -> list[int]:
-    return [row[0] for row in await connection.rows(SQL["seers"], (block,))]
+async def _agents_seeing(connection: Connection, block_row: int) -> list[int]:
+    return [row[0] for row in await connection.rows(SQL["seers"], (block_row,))]
 
 
-async def _check_label(connection: Connection, agent_row: int, block: int, label: str) -> None:
+async def _check_label(connection: Connection, agent_row: int, block_row: int, label: str) -> None:
     """Raises: WriteConflict, where the agent sees another block of that label."""
-    if await connection.row(SQL["labelled"], (label, block, agent_row)) is not None:
+    if await connection.row(SQL["labelled"], (label, block_row, agent_row)) is not None:
         raise WriteConflict(f"the agent would have two blocks labelled {label!r}, and labels are unique")
 
 

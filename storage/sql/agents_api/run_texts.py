@@ -34,7 +34,7 @@ class RunText(Struct, frozen=True):
 async def add_text(
     connection: Connection,
     agent_row: int,
-    run: int,
+    run_row: int,
     kind: str,
     seq: int,
     data: bytes,
@@ -47,13 +47,13 @@ async def add_text(
     """
     if job is not None and not await is_attempt(connection, job):
         return False
-    return await connection.row(SQL["text_insert"], (agent_row, run, seq, kind, data)) is not None
+    return await connection.row(SQL["text_insert"], (agent_row, run_row, seq, kind, data)) is not None
 
 
 async def add_events(
     connection: Connection,
     agent_row: int,
-    run: int,
+    run_row: int,
     seq: int,
     data: bytes,
     *,
@@ -67,11 +67,11 @@ async def add_events(
     """
     if await load_epoch(connection, agent_row) != epoch:
         return False
-    return await add_text(connection, agent_row, run, "event", seq, data, job=job)
+    return await add_text(connection, agent_row, run_row, "event", seq, data, job=job)
 
 
 async def add_error_message(
-    connection: Connection, agent_row: int, run: int, error_message: str, error_status: int = 0
+    connection: Connection, agent_row: int, run_row: int, error_message: str, error_status: int = 0
 ) -> None:
     """Adds the message of the error that ended a run; "" adds nothing.
 
@@ -79,28 +79,28 @@ async def add_error_message(
     """
     if error_message:
         message = error_message[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace")
-        await add_text(connection, agent_row, run, "words", 0, message)
+        await add_text(connection, agent_row, run_row, "words", 0, message)
         if error_status:
-            await add_text(connection, agent_row, run, "words", 1, b"%d" % error_status)
+            await add_text(connection, agent_row, run_row, "words", 1, b"%d" % error_status)
 
 
 async def load_texts(
-    connection: Connection, agent_row: int, run: int, kind: str, *, after: int = -1, limit: int = 1000
+    connection: Connection, agent_row: int, run_row: int, kind: str, *, after: int = -1, limit: int = 1000
 ) -> tuple[RunText, ...]:
     """Returns a page of a run's texts of a kind, by seq. after: the seq before the page."""
     return tuple(
-        RunText(*row) for row in await connection.rows(SQL["texts"], (agent_row, run, kind, after, limit))
+        RunText(*row) for row in await connection.rows(SQL["texts"], (agent_row, run_row, kind, after, limit))
     )
 
 
 async def replace_text(
-    connection: Connection, agent_row: int, run: int, kind: str, seq: int, data: bytes
+    connection: Connection, agent_row: int, run_row: int, kind: str, seq: int, data: bytes
 ) -> None:
     """Gives a text another content: a request whose messages are in exchanges by now is left with its options.
 
     The old content must not have a person's words unless it is longer than the new one: SQLite would not overwrite all.
     """
-    await connection.run(SQL["text_replace"], (agent_row, run, kind, seq, data))
+    await connection.run(SQL["text_replace"], (agent_row, run_row, kind, seq, data))
 
 
 async def erase_texts(connection: Connection, agent_row: int, after: int, limit: int) -> int | None:
@@ -127,9 +127,12 @@ class RunTexts(Group):
     load_texts = reads(as_method(load_texts))
 
     @reads
-    async def load_error_messages(self, connection: Connection, runs: Sequence[int]) -> dict[int, str]:
+    async def load_error_messages(self, connection: Connection, run_rows: Sequence[int]) -> dict[int, str]:
         """Returns the messages of the errors that ended runs, by run."""
-        return {run: data.decode() for run, data in await rows_of(connection, SQL["error_messages"], runs)}
+        return {
+            run_row: data.decode()
+            for run_row, data in await rows_of(connection, SQL["error_messages"], run_rows)
+        }
 
     @bulk_writes
     async def drop_texts(self, connection: Connection, before: float, limit: int) -> int:
@@ -140,8 +143,8 @@ class RunTexts(Group):
         rows = await connection.rows(SQL["texts_left"], (before, limit))
         for agent_row in sorted({agent_row for _, agent_row in rows}):
             await connection.lock(agent_row)
-        for run, agent_row in rows:
-            await connection.run(SQL["texts_drop"], (agent_row, run))
+        for run_row, agent_row in rows:
+            await connection.run(SQL["texts_drop"], (agent_row, run_row))
         return len(rows)
 
     @reads

@@ -94,9 +94,9 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
     return run
 
 
-async def load_run(connection: Connection, agent_row: int, run: int) -> Run | None:
+async def load_run(connection: Connection, agent_row: int, run_row: int) -> Run | None:
     """Returns a run of an agent by its row, or None if it is gone."""
-    row = await connection.row(SQL["get"], (run, agent_row))
+    row = await connection.row(SQL["get"], (run_row, agent_row))
     return None if row is None else make_run(row)
 
 
@@ -123,32 +123,32 @@ async def find_newest_waiting_run(
     return None if row is None else make_run(row)
 
 
-async def begin_run(connection: Connection, agent_row: int, run: int, at: float) -> Run:
+async def begin_run(connection: Connection, agent_row: int, run_row: int, at: float) -> Run:
     """Begins a run if it was only created. Returns it as it is now: ended if another writer was faster.
 
     Raises: NotFound.
     """
-    await connection.run(SQL["begin"], (at, run, agent_row))
-    return await require_run(connection, agent_row, run)
+    await connection.run(SQL["begin"], (at, run_row, agent_row))
+    return await require_run(connection, agent_row, run_row)
 
 
-async def note_begun(connection: Connection, agent_row: int, run: int, begun: float) -> Run:
+async def note_begun(connection: Connection, agent_row: int, run_row: int, begun: float) -> Run:
     """Stores when the first exchange of a run began, if it was only created. Returns the run. Raises: NotFound."""
-    await connection.run(SQL["note_begun"], (begun, run, agent_row))
-    return await require_run(connection, agent_row, run)
+    await connection.run(SQL["note_begun"], (begun, run_row, agent_row))
+    return await require_run(connection, agent_row, run_row)
 
 
 async def end_if_open(
-    connection: Connection, agent_row: int, run: int, state: RunState, stop: str, at: float
+    connection: Connection, agent_row: int, run_row: int, state: RunState, stop: str, at: float
 ) -> bool:
     """Ends a run. Returns False if another writer has ended it, or it is gone."""
-    return await connection.run(SQL["end"], (state, stop, at, run, agent_row)) > 0
+    return await connection.run(SQL["end"], (state, stop, at, run_row, agent_row)) > 0
 
 
 async def end_run(
     connection: Connection,
     agent_row: int,
-    run: int,
+    run_row: int,
     state: RunState,
     stop: str,
     at: float,
@@ -165,15 +165,15 @@ async def end_run(
     Raises: NotFound; Stale if another attempt performs the run.
     """
     await check_attempt(connection, job)
-    if await end_if_open(connection, agent_row, run, state, stop, at):
-        await add_error_message(connection, agent_row, run, error_message, error_status)
-    return await require_run(connection, agent_row, run)
+    if await end_if_open(connection, agent_row, run_row, state, stop, at):
+        await add_error_message(connection, agent_row, run_row, error_message, error_status)
+    return await require_run(connection, agent_row, run_row)
 
 
-async def cancel_waiting_run(connection: Connection, agent_row: int, run: int, at: float) -> Run:
+async def cancel_waiting_run(connection: Connection, agent_row: int, run_row: int, at: float) -> Run:
     """Cancels a run that ended with calls waiting for answers. Returns the run as it is now. Raises: NotFound."""
-    await connection.run(SQL["cancel_waiting"], (at, run, agent_row))
-    return await require_run(connection, agent_row, run)
+    await connection.run(SQL["cancel_waiting"], (at, run_row, agent_row))
+    return await require_run(connection, agent_row, run_row)
 
 
 async def add_step(connection: Connection, step: RunStep, recall: RecallRow | None = None) -> None:
@@ -182,7 +182,7 @@ async def add_step(connection: Connection, step: RunStep, recall: RecallRow | No
     recall: what was recalled for the step, stored with it.
     """
     values = (
-        step.exchange, step.agent_row, step.run, step.number, step.begun, step.ended, *step.counts, step.stop,
+        step.exchange, step.agent_row, step.run_row, step.number, step.begun, step.ended, *step.counts, step.stop,
         step.error, orjson.dumps(step.waiting) if step.waiting else None, *(recall or NO_RECALL),
     )  # fmt: skip
     await connection.run(SQL["step_insert"], values)
@@ -194,9 +194,9 @@ async def load_waiting_step(connection: Connection, agent_row: int, conversation
     return None if row is None else _step(row)
 
 
-async def load_last_step(connection: Connection, agent_row: int, run: int) -> RunStep | None:
+async def load_last_step(connection: Connection, agent_row: int, run_row: int) -> RunStep | None:
     """Returns the newest step of a run, or None if it has no step."""
-    row = await connection.row(SQL["last_step"], (run, agent_row))
+    row = await connection.row(SQL["last_step"], (run_row, agent_row))
     return None if row is None else _step(row)
 
 
@@ -350,11 +350,11 @@ class Runs(Group):
         return id
 
 
-async def require_run(connection: Connection, agent_row: int, run: int) -> Run:
+async def require_run(connection: Connection, agent_row: int, run_row: int) -> Run:
     """Returns a run of an agent by its row. Raises: NotFound."""
-    present = await load_run(connection, agent_row, run)
+    present = await load_run(connection, agent_row, run_row)
     if present is None:
-        raise NotFound(f"there is no run {run}")
+        raise NotFound(f"there is no run {run_row}")
     return present
 
 
@@ -376,9 +376,9 @@ def _run_entry(row: Row) -> RunEntry:
 
 
 def _step(row: Row) -> RunStep:
-    exchange, agent_row, run, number, begun, ended, *counts, stop, feedback, error, waiting = row
+    exchange, agent_row, run_row, number, begun, ended, *counts, stop, feedback, error, waiting = row
     return RunStep(
-        exchange, agent_row, run, number, begun, ended, TokenCounts(*counts), stop, feedback, error,
+        exchange, agent_row, run_row, number, begun, ended, TokenCounts(*counts), stop, feedback, error,
         orjson.loads(waiting) if waiting else {},
     )  # fmt: skip
 

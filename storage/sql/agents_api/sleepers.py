@@ -154,9 +154,9 @@ async def empty_reading(connection: Connection, sleeper: int, conversation_row: 
         assert exchange is not None  # it was found in this transaction
         await forget_indexed(connection, sleeper, range(exchange.seq, exchange.next_seq))
         await exchanges.update_exchange(connection, sleeper, make_tombstone(exchange), is_whole=True)
-    if (run := await connection.value(SQL["reading_run"], (conversation_row, sleeper))) is not None:
+    if (run_row := await connection.value(SQL["reading_run"], (conversation_row, sleeper))) is not None:
         for kind in _RUN_TEXTS:
-            await connection.run(SQL["reading_texts"], (sleeper, run, kind))
+            await connection.run(SQL["reading_texts"], (sleeper, run_row, kind))
     await connection.run(SQL["reading_done"], (conversation_row, sleeper))
 
 

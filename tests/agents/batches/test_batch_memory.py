@@ -262,11 +262,13 @@ def test_what_is_forgotten_while_a_part_is_composed_is_not_sent(
             await assign(batches, part, items, at)(connection)
             if forgotten:
                 return
-            forgotten.append(items[0].agent)
+            forgotten.append(items[0].agent_row)
             if has_ended:
-                await end_run(connection, items[0].agent, items[0].run, RunState.CANCELLED, "cancelled", at)
+                await end_run(
+                    connection, items[0].agent_row, items[0].run_row, RunState.CANCELLED, "cancelled", at
+                )
             else:
-                await raise_epoch(connection, items[0].agent)
+                await raise_epoch(connection, items[0].agent_row)
 
         return write
 

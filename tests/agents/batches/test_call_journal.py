@@ -54,10 +54,12 @@ def break_texts(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Lets no text of this kind be stored."""
     real = Batches.add_text
 
-    async def add_text(batches: Batches, agent_row: int, run: int, given: str, seq: int, data: bytes) -> bool:
+    async def add_text(
+        batches: Batches, agent_row: int, run_row: int, given: str, seq: int, data: bytes
+    ) -> bool:
         if given == kind:
             raise Unavailable("the database is away")
-        return await real(batches, agent_row, run, given, seq, data)
+        return await real(batches, agent_row, run_row, given, seq, data)
 
     monkeypatch.setattr(Batches, "add_text", add_text)
 

@@ -40,7 +40,9 @@ async def main(database: str, marks: Path, stop_at: str) -> None:
             result = await job.step(
                 f"step {number}",
                 perform,
-                lambda result: lambda c: insert_passage(c, job.agent, f"passage {result.decode()}", at=0.0),
+                lambda result: (
+                    lambda c: insert_passage(c, job.agent_row, f"passage {result.decode()}", at=0.0)
+                ),
             )
             assert result == b"%d" % number
             await say(f"after {number}")

@@ -111,7 +111,7 @@ async def test_two_workers_never_run_one_lane_at_the_same_time(bench: Bench) -> 
 
     def handler(kind: str) -> Handler:
         async def perform(job: JobContext) -> None:
-            serial_group = (job.agent, kind)
+            serial_group = (job.agent_row, kind)
             assert serial_group not in running
             running.add(serial_group)
             await job.step("a", empty)

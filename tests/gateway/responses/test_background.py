@@ -758,10 +758,10 @@ def test_one_that_another_gateway_deletes_before_it_has_begun_its_turn_leaves_no
 ) -> None:
     note = world.store.responses.note_turn
 
-    async def note_deleted(agent_row: int, run: int, name: bytes, job: Job) -> bool:
-        await world.store.runs.end_run(agent_row, run, RunState.CANCELLED, "cancelled", world.clock())
-        await world.store.responses.remove(agent_row, run)
-        return await note(agent_row, run, name, job)
+    async def note_deleted(agent_row: int, run_row: int, name: bytes, job: Job) -> bool:
+        await world.store.runs.end_run(agent_row, run_row, RunState.CANCELLED, "cancelled", world.clock())
+        await world.store.responses.remove(agent_row, run_row)
+        return await note(agent_row, run_row, name, job)
 
     monkeypatch.setattr(world.store.responses, "note_turn", note_deleted)
     conversation = world.sdk.conversations.create().id

@@ -39,32 +39,29 @@ class CallRecord(Struct, frozen=True):
 
     store: Store
     agent_row: int
-    # The row of the run that made the step.
-    run: int
+    # Of the run that made the step.
+    run_row: int
     step: Exchange
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         """Returns the answer to a call: one noted before, or a new one. Raises: StoreError if it cannot be noted."""
         texts = self.store.run_texts
+        rows = (self.agent_row, self.run_row)
         number = call_number(self.step, call.call_id)
-        if not await texts.add_text(
-            self.agent_row, self.run, "call", number, orjson.dumps({"id": call.call_id})
-        ):
-            stored = await texts.load_texts(
-                self.agent_row, self.run, "result", after=number + _FIRST_OUTCOME - 1, limit=1
-            )
-            if stored and stored[0].seq == number + _FIRST_OUTCOME:
+        outcome_number = number + _FIRST_OUTCOME
+        if not await texts.add_text(*rows, "call", number, orjson.dumps({"id": call.call_id})):
+            stored = await texts.load_texts(*rows, "result", after=outcome_number - 1, limit=1)
+            if stored and stored[0].seq == outcome_number:
                 return ToolAnswer.load(stored[0].data)
             return failed_answer(INTERRUPTED_RESULT)
-        store_result = partial(texts.add_text, self.agent_row, self.run, "result", number + _FIRST_OUTCOME)
-        return await perform_noted(perform, store_result)
+        return await perform_noted(perform, partial(texts.add_text, *rows, "result", outcome_number))
 
 
 async def load_answers(store: Store, step: RunStep, exchange: Exchange) -> list[WireMessage]:
     """Returns the answers to calls of a step, as messages. exchange: the step's exchange. Raises: StoreError."""
     first = exchange.seq * _NUMBERS_PER_STEP
     texts = await store.run_texts.load_texts(
-        step.agent_row, step.run, "result", after=first - 1, limit=_FIRST_OUTCOME
+        step.agent_row, step.run_row, "result", after=first - 1, limit=_FIRST_OUTCOME
     )
     return [orjson.loads(text.data) for text in texts if text.seq < first + _FIRST_OUTCOME]
 
@@ -106,10 +103,10 @@ async def known_results(
     Raises: StoreError.
     """
     load_texts = store.run_texts.load_texts
-    run = (step.agent_row, step.run)
+    rows = (step.agent_row, step.run_row)
     after = exchange.seq * _NUMBERS_PER_STEP - 1
-    stored = {text.seq: orjson.loads(text.data) for text in await load_texts(*run, "result", after=after)}
-    noted = {text.seq for text in await load_texts(*run, "call", after=after)}
+    stored = {text.seq: orjson.loads(text.data) for text in await load_texts(*rows, "result", after=after)}
+    noted = {text.seq for text in await load_texts(*rows, "call", after=after)}
     results = []
     for id in tool_names_by_call(exchange):
         number = call_number(exchange, id)

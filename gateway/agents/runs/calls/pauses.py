@@ -93,7 +93,7 @@ def interrupted_calls(context: MemoryContext, step: RunStep) -> CallsToResume:
     All calls of the gateway are made: for those that have left it the record has the outcome. The client's wait.
     """
     calls = ResumedCalls(_calls_of(context, context.path[-1]), unanswered=frozenset(step.waiting))
-    return CallsToResume(calls, step.run)
+    return CallsToResume(calls, step.run_row)
 
 
 def answered_calls(
@@ -124,7 +124,7 @@ def answered_calls(
     is_partial = any(kind != "held" and id not in answered for id, kind in step.waiting.items())
     return CallsToResume(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
-        step.run,
+        step.run_row,
         frozenset(client_calls),
         run if is_partial else None,
     )

@@ -94,7 +94,7 @@ class Toolboxes:
         messages = None
         if sender is not None:
             row = run.id if run is not None and run.is_stored else None
-            messages = AgentOutbox(self._peers, replace(sender, run=row))
+            messages = AgentOutbox(self._peers, replace(sender, run_row=row))
         return AgentTools(
             memory,
             self._foreign,
