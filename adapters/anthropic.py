@@ -68,8 +68,10 @@ class Anthropic(OpenAICompatible):
         if self._betas:
             # Only a caller of Anthropic's dialect names betas itself.
             is_native = request.path.startswith(NATIVE_PATH)
-            kept_headers = (each for each in request.headers if is_native or each[0].lower() != _BETA_HEADER)
-            request = request._replace(headers=(*kept_headers, *self._betas))
+            caller_headers = (
+                each for each in request.headers if is_native or each[0].lower() != _BETA_HEADER
+            )
+            request = request._replace(headers=(*caller_headers, *self._betas))
         if request.path == "/chat/completions":
             return await self._send_chat(request)
         if request.path == COUNT_TOKENS:
@@ -85,8 +87,8 @@ class Anthropic(OpenAICompatible):
             if request.native_first_block is not None:
                 reply = _annotated_reply(reply, request.native_first_block)
             return reply
-        why = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
-        return _error_reply(404, error_body(why, "not_found_error"))
+        message = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
+        return _error_reply(404, error_body(message, "not_found_error"))
 
     def has_endpoint(self, path: str) -> bool:
         """Returns whether a path is translated here, or is one of Anthropic's own dialect."""
@@ -98,16 +100,16 @@ class Anthropic(OpenAICompatible):
 
     async def _send_chat(self, request: ModelRequest) -> ModelReply:
         try:
-            body, wire, translated = self._translate(request)
+            chat, wire, wire_body = self._translate(request)
         except _TranslationFailed as error:
             return error.reply
         # The newest version refuses temperature, top_p and top_k; the version before it takes them.
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING_FIELDS) else DEFAULT_VERSION
-        reply = await self._call(_with_binding_beta(request, wire), NATIVE_PATH, translated, version)
+        reply = await self._call(_with_binding_beta(request, wire), NATIVE_PATH, wire_body, version)
         created = int(time.time())
-        first_index = next_block_index(body.get("messages"))
+        first_index = next_block_index(chat.get("messages"))
         if reply.status == 200 and reply.is_stream:
-            options = body.get("stream_options")
+            options = chat.get("stream_options")
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
             translator = StreamTranslator(created, wants_usage=wants_usage, first_index=first_index)
             return _StreamedReply(reply, translator, translator.feed)
@@ -117,30 +119,30 @@ class Anthropic(OpenAICompatible):
     async def _send_count(self, request: ModelRequest) -> ModelReply:
         """Asks Anthropic for the number of tokens of a chat completion."""
         try:
-            _, wire, translated = self._translate(request, _COUNTED_FIELDS)
+            _, wire, wire_body = self._translate(request, _COUNTED_FIELDS)
         except _TranslationFailed as error:
             return error.reply
-        reply = await self._call(_with_binding_beta(request, wire), _COUNT_PATH, translated, DEFAULT_VERSION)
+        reply = await self._call(_with_binding_beta(request, wire), _COUNT_PATH, wire_body, DEFAULT_VERSION)
         return _TranslatedReply(reply, _translate_count, "the upstream's answer is no count")
 
     def _translate(
         self, request: ModelRequest, fields: Collection[str] | None = None
     ) -> tuple[Json, Json, bytes]:
-        """Returns a request's body, and the message request that is made of it, as a value and as JSON.
+        """Returns the chat completion of a request, and the message request made of it, as a value and as JSON.
 
         fields: the fields that the message request may have; None: all.
 
         Raises: _TranslationFailed.
         """
         try:
-            body = orjson.loads(with_call_ids(request.body))
-            wire = to_wire(body, limits=self._limits, marks=CACHE_MARK not in request.body)
+            chat = orjson.loads(with_call_ids(request.body))
+            wire = to_wire(chat, limits=self._limits, marks=CACHE_MARK not in request.body)
             if fields is not None:
                 wire = {key: value for key, value in wire.items() if key in fields}
-            return body, wire, orjson.dumps(wire)
+            return chat, wire, orjson.dumps(wire)
         except orjson.JSONDecodeError as error:
-            why = "We could not parse the JSON body of your request."
-            raise _TranslationFailed(error_body(why, "invalid_request_error")) from error
+            message = "We could not parse the JSON body of your request."
+            raise _TranslationFailed(error_body(message, "invalid_request_error")) from error
         except Untranslatable as error:
             raise _TranslationFailed(error.body()) from error
         except (RecursionError, orjson.JSONEncodeError) as error:  # orjson reads 1,024 levels, and writes 254

@@ -25,6 +25,8 @@ from adapters.types import BYTES_PER_TOKEN, Capabilities, Event, Header, ModelRe
 from adapters.whole_reply import read_whole
 
 _TOKEN_PATTERN = re.compile(r"\s*\S+|\s+")
+_JSON_HEADERS: tuple[Header, ...] = (("content-type", "application/json"),)
+_STREAM_HEADERS: tuple[Header, ...] = (("content-type", "text/event-stream; charset=utf-8"),)
 
 
 class ScriptedCall(Struct, frozen=True):
@@ -113,12 +115,16 @@ class ScriptedProvider:
             self.requests.append(request)
         if request.path == "/models":
             model = {"id": self.name, "object": "model", "created": 0, "owned_by": "mnemogate"}
-            listed = {"object": "list", "data": [model]}
-            return ScriptedReply(200, _JSON, deque([orjson.dumps(listed)]))
+            models = {"object": "list", "data": [model]}
+            return ScriptedReply(200, _JSON_HEADERS, deque([orjson.dumps(models)]))
         if request.path != "/chat/completions":
-            refusal = f"The built-in model has chat completions only, no {request.method} /v1{request.path}."
-            why = f"{refusal} With OPENAI_API_KEY or `--upstream URL` that upstream answers."
-            return self._render({}, ScriptedFailure(404, why, "unknown_url", "invalid_request_error"))
+            message = (
+                f"The built-in model has chat completions only, no {request.method} /v1{request.path}. "
+                "With OPENAI_API_KEY or `--upstream URL` that upstream answers."
+            )
+            return self._render(
+                {}, ScriptedFailure(404, message, code="unknown_url", type="invalid_request_error")
+            )
         try:
             body = orjson.loads(request.body)
         except ValueError:
@@ -149,14 +155,16 @@ class ScriptedProvider:
                 if 400 <= status < 500 and status != 429:
                     error_type = "invalid_request_error"
                 error = {"error": {"message": message, "type": error_type, "param": None, "code": code}}
-                return ScriptedReply(status, (*_JSON, *headers), deque([orjson.dumps(error)]))
+                return ScriptedReply(status, (*_JSON_HEADERS, *headers), deque([orjson.dumps(error)]))
             case ScriptedMessage():
                 number = next(self._numbers)
                 if body.get("stream"):
                     return ScriptedReply(
                         200, _STREAM_HEADERS, deque(_render_stream(body, scripted, number)), self._pause_s
                     )
-                return ScriptedReply(200, _JSON, deque([orjson.dumps(_whole(body, scripted, number))]))
+                return ScriptedReply(
+                    200, _JSON_HEADERS, deque([orjson.dumps(_render_whole(body, scripted, number))])
+                )
 
 
 @dataclass(slots=True)
@@ -219,10 +227,6 @@ class ScriptedReply:
         self.is_closed = True
 
 
-_JSON: tuple[Header, ...] = (("content-type", "application/json"),)
-_STREAM_HEADERS: tuple[Header, ...] = (("content-type", "text/event-stream; charset=utf-8"),)
-
-
 def _frame(body: Mapping[str, Any], number: int, object_type: str) -> dict[str, Any]:
     now = int(time.time())
     return {
@@ -259,15 +263,15 @@ def _call(call: ScriptedCall, number: int, k: int, arguments: str) -> dict[str, 
     }
 
 
-def _finish(scripted: ScriptedMessage) -> str:
+def _finish_reason_of(scripted: ScriptedMessage) -> str:
     return scripted.finish_reason or ("tool_calls" if scripted.calls else "stop")
 
 
-def _whole(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> dict[str, Any]:
+def _render_whole(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": scripted.text, "refusal": None}
     if scripted.calls:
         message["tool_calls"] = [_call(c, number, k, c.arguments) for k, c in enumerate(scripted.calls)]
-    choice = {"message": message, "logprobs": None, "finish_reason": _finish(scripted)}
+    choice = {"message": message, "logprobs": None, "finish_reason": _finish_reason_of(scripted)}
     return {
         **_frame(body, number, "chat.completion"),
         "choices": [{"index": i, **choice} for i in range(_choice_count(body))],
@@ -288,7 +292,7 @@ def _render_stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: i
         deltas.append(({"tool_calls": [{"index": k, **_call(call, number, k, "")}]}, None))
         for piece in _TOKEN_PATTERN.findall(call.arguments):
             deltas.append(({"tool_calls": [{"index": k, "function": {"arguments": piece}}]}, None))
-    deltas.append(({}, _finish(scripted)))
+    deltas.append(({}, _finish_reason_of(scripted)))
     for delta, finish in deltas:
         for i in range(_choice_count(body)):
             choice = {"index": i, "delta": delta, "logprobs": None, "finish_reason": finish}

@@ -34,8 +34,9 @@ from adapters.json_escapes import read_json
 from adapters.types import Event, Json
 from adapters.wrapped_stream import WrappedStream
 
-# Bytes without which a body need not be parsed. `_CALL_KEYS` is the beginning of "tool_calls" and of "tool_call_id".
-_CALLS_KEY, _CALL_KEYS = b'"tool_calls"', b'"tool_call'
+# Bytes without which an event, or a request, need not be parsed.
+_CALLS_KEY: Final = b'"tool_calls"'
+_CALLS_OR_RESULT_KEY: Final = b'"tool_call'  # the beginning of "tool_calls" and of "tool_call_id"
 # The end of the `tool_call_id` of a result whose call has no id. (This pattern takes 30 us for 100 kB; one that begins
 # with a quotation mark takes 460. To find the keys above takes a quarter of 30 us.)
 _MISSING_ID: Final = re.compile(rb'_id"\s*:\s*(?:""|null)')
@@ -88,9 +89,10 @@ class CallIndexer:
             self._counts[choice] = max(count, index + 1)
             return piece
         function = piece.get("function")
+        has_name = isinstance(function, dict) and bool(function.get("name"))
         # A piece without id and name continues the call before it; the very first piece begins a call in any case.
-        begins = piece.get("id") or (isinstance(function, dict) and function.get("name")) or not count
-        count += bool(begins)
+        if piece.get("id") or has_name or not count:
+            count += 1
         self._counts[choice] = count
         # A piece that only brings a signature has no function, and the SDK reads `function` without a check.
         empty_function: Json = {} if "function" in piece else {"function": {}}
@@ -117,9 +119,9 @@ class IndexedReply(WrappedStream):
 
 def with_call_ids(body: bytes) -> bytes:
     """Returns a chat completion request whose calls have ids; the same bytes where no id was missing."""
-    if body.find(_CALL_KEYS) < 0 or not _MISSING_ID.search(body):
+    if body.find(_CALLS_OR_RESULT_KEY) < 0 or not _MISSING_ID.search(body):
         return body
-    return _change_messages(body, _name_calls)
+    return _change_messages(body, _add_missing_ids)
 
 
 def with_mistral_ids(body: bytes) -> bytes:
@@ -138,7 +140,7 @@ def with_thoughts(body: bytes) -> bytes:
 
 
 def _change_messages(
-    body: bytes, change: Callable[[str, list[Json]], bool], key: bytes = _CALL_KEYS
+    body: bytes, change: Callable[[str, list[Json]], bool], key: bytes = _CALLS_OR_RESULT_KEY
 ) -> bytes:
     """Returns a body with changed messages; the same bytes where nothing was changed, or the body is nested too deep.
 
@@ -161,7 +163,7 @@ def _change_messages(
         return body
 
 
-def _name_calls(model: str, messages: list[Json]) -> bool:
+def _add_missing_ids(model: str, messages: list[Json]) -> bool:
     """Gives an id to each call without an id, and to its result. Returns whether an id was missing."""
     is_changed = False
     unanswered: deque[str] = deque()
@@ -180,17 +182,17 @@ def _name_calls(model: str, messages: list[Json]) -> bool:
 
 def _rename_ids(model: str, messages: list[Json]) -> bool:
     """Gives ids of Mistral's form to calls and to the results that name them. Returns whether an id was changed."""
-    is_named = _name_calls(model, messages)
+    has_added_ids = _add_missing_ids(model, messages)
     fields: list[tuple[Json, str]] = [(message, "tool_call_id") for message in messages]
     fields += [(call, "id") for message in messages for call in _calls_of(message)]
-    foreign = [
+    foreign_ids = [
         (owner, key)
         for owner, key in fields
         if isinstance(owner.get(key), str) and not _MISTRAL_ID.fullmatch(owner[key])
     ]
-    for owner, key in foreign:
+    for owner, key in foreign_ids:
         owner[key] = blake2b(owner[key].encode("utf-8", "surrogatepass")).hexdigest()[:9]
-    return is_named or bool(foreign)
+    return has_added_ids or bool(foreign_ids)
 
 
 def _mark_unsigned(model: str, messages: list[Json]) -> bool:
@@ -202,25 +204,25 @@ def _mark_unsigned(model: str, messages: list[Json]) -> bool:
         return False
     turn_start = max((n for n, message in enumerate(messages) if message.get("role") == "user"), default=0)
     first_calls = [calls[0] for message in messages[turn_start:] if (calls := _calls_of(message))]
-    unsigned = [call for call in first_calls if not _google_fields(call).get("thought_signature")]
-    for call in unsigned:
+    unsigned_calls = [call for call in first_calls if not _google_fields(call).get("thought_signature")]
+    for call in unsigned_calls:
         extra = call.get("extra_content")
-        others = extra if isinstance(extra, dict) else {}
-        call["extra_content"] = {**others, "google": {**_google_fields(call), **_NO_SIGNATURE_MARK}}
-    return bool(unsigned)
+        extra_fields = extra if isinstance(extra, dict) else {}
+        call["extra_content"] = {**extra_fields, "google": {**_google_fields(call), **_NO_SIGNATURE_MARK}}
+    return bool(unsigned_calls)
 
 
 def _add_thoughts(model: str, messages: list[Json]) -> bool:
     """Gives empty thoughts to replies without thoughts, and ids to calls without ids. Returns whether any was given."""
-    is_named = _name_calls(model, messages)
-    thoughtless = [
+    has_added_ids = _add_missing_ids(model, messages)
+    thoughtless_replies = [
         message
         for message in messages
         if message.get("role") == "assistant" and not isinstance(message.get(_THOUGHTS_FIELD), str)
     ]
-    for message in thoughtless:
+    for message in thoughtless_replies:
         message[_THOUGHTS_FIELD] = ""
-    return is_named or bool(thoughtless)
+    return has_added_ids or bool(thoughtless_replies)
 
 
 def _google_fields(call: Json) -> Json:

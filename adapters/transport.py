@@ -181,9 +181,11 @@ class HttpTransport:
         and if the client followed it, its words would bypass the gateway.
         """
         keep_alive_s = _KEEP_ALIVE_ONCE_S if sends_once else _KEEP_ALIVE_S
-        times, session, pace = self.timeouts, self._sessions.get(keep_alive_s), self._pace
+        times = self.timeouts
+        session = self._sessions.get(keep_alive_s)
         if session is None:
             session = self._sessions[keep_alive_s] = self._open_session(keep_alive_s)
+        pace = self._pace
         if pace is None:
             pace = self._pace = Pace()
         began_at = pace.loop.time()
@@ -200,8 +202,8 @@ class HttpTransport:
             raise ProviderUnreachable(f"{address.authority} answered, but not in HTTP that can be read")
         if method == "POST" and reply.status in _REDIRECT_STATUSES:
             await reply.aclose()
-            where = _describe_redirect(address, reply)
-            raise ProviderUnreachable(f"{address.authority} redirects to {where}, which is not followed")
+            target = _describe_redirect(address, reply)
+            raise ProviderUnreachable(f"{address.authority} redirects to {target}, which is not followed")
         if streams and not reply.is_stream:
             await reply.detect_events()
         return reply
@@ -267,6 +269,7 @@ class HttpTransport:
         make_data: returns the body for an attempt. Raises an OSError where the body cannot be begun again.
         """
         began_at = asyncio.get_running_loop().time()
+        # If the request `sends_once`, the first attempt is the last one.
         for is_last in (sends_once, True):
             attempt = _Attempt()
             _current_attempt.set(attempt)
@@ -380,8 +383,9 @@ def _translate_error(
         case aiohttp.ClientConnectorError():
             return ProviderUnreachable(f"no connection to {host}: {_describe_error(error)}", was_sent=False)
         case TimeoutError() if isinstance(body, Upload) and not body.is_over:
-            why = f"{host} took no more of the upload for {times.between_chunks_s} s"
-            return ProviderTimeout(why, phase="between chunks")
+            return ProviderTimeout(
+                f"{host} took no more of the upload for {times.between_chunks_s} s", phase="between chunks"
+            )
         case TimeoutError():
             return ProviderTimeout(f"no response from {host} within {times.headers_s} s", phase="first byte")
         case aiohttp.ServerDisconnectedError():
@@ -395,8 +399,8 @@ def _translate_error(
             # aiohttp's message quotes bytes that are no HTTP, and they may be a user's words.
             return ProviderUnreachable(f"{host} answered, but not in HTTP that can be read")
         case _:
-            why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
-            return ProviderUnreachable(f"no answer from {host}: {why}")
+            reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+            return ProviderUnreachable(f"no answer from {host}: {reason}")
 
 
 def _describe_redirect(address: URL, reply: HttpReply) -> str:

@@ -50,8 +50,8 @@ def tool_result(message: Json, where: str) -> Json:
     """Returns the block for a tool message. Raises: Untranslatable: the message names no call."""
     call_id = message.get("tool_call_id")
     if not isinstance(call_id, str) or not call_id:
-        name = f"{where}.tool_call_id"
-        raise Untranslatable(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
+        param = f"{where}.tool_call_id"
+        raise Untranslatable(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
     block: Json = {"type": "tool_result", "tool_use_id": tool_use_id(call_id)}
     content = message.get("content")
     if isinstance(content, str):
@@ -190,8 +190,8 @@ def _translate_document(part: Json, where: str) -> Json:
         try:
             text = base64.b64decode(data, validate=True).decode()
         except (binascii.Error, UnicodeDecodeError) as error:
-            name = f"{where}.file.file_data"
-            raise Untranslatable(f"'{name}' is no UTF-8 text in base64.", name) from error
+            param = f"{where}.file.file_data"
+            raise Untranslatable(f"'{param}' is no UTF-8 text in base64.", param) from error
         source = {"type": "text", "media_type": "text/plain", "data": text}
     else:
         source = {"type": "base64", "media_type": media_type, "data": data}
@@ -236,8 +236,8 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
     # How many characters of all texts are in `blocks`, and how many of these are the beginning of the next text.
     chars_taken = text_offset = 0
     for block in opaque:
-        # The characters of text, and the number of calls, that come before the block.
-        start, calls_before = (n if isinstance(n := block.get(key), int) else 0 for key in PLACE_FIELDS[1:])
+        start = _offset(block, "start_index")
+        calls_before = _offset(block, "call_index")
         while texts_left and chars_taken < start:
             length = len(_text_of(texts_left[-1]))
             end = min(text_offset + start - chars_taken, length)
@@ -253,6 +253,12 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
         last_text = texts_left.pop()
         blocks.append(_text_part(last_text, text_offset, len(_text_of(last_text))))
     return _without_blank_text([*blocks, *reversed(texts_left), *reversed(calls_left)])
+
+
+def _offset(block: Json, key: str) -> int:
+    """Returns the characters of text ("start_index") or the number of calls ("call_index") before an opaque block."""
+    offset = block.get(key)
+    return offset if isinstance(offset, int) else 0
 
 
 def _text_of(block: Json) -> str:

@@ -45,10 +45,13 @@ class ClaudeMessages:
 
 @dataclass(slots=True)
 class _UserTurn:
-    """The blocks of what stands between two assistant messages."""
+    """The blocks of the messages between two assistant messages."""
 
+    # The results of calls.
     results: list[Json] = field(default_factory=list)
+    # The blocks of user messages.
     content: list[Json] = field(default_factory=list)
+    # The blocks of system messages.
     system: list[Json] = field(default_factory=list)
 
 

@@ -3,8 +3,7 @@
 Nothing is lost. Unknown fields of the message stay next to the completion's own, and `usage` has Anthropic's counts
 next to OpenAI's. Blocks that a chat message has no field for are passed on as they are, so that the client can send
 them back (`thinking_blocks`, `provider_blocks`). Each such block names its place, since the API refuses thoughts at any
-other
-place: `index` among all blocks, and, unless 0, `start_index` in the content and `call_index` among the calls.
+other place: `index` among all blocks, and, unless 0, `start_index` in the content and `call_index` among the calls.
 """
 
 from __future__ import annotations
@@ -167,15 +166,15 @@ def read_ending(source: Json) -> MessageEnding:
     reason = source.get("stop_reason")
     if reason is None:
         return MessageEnding(finish_reason=None, native_fields={}, refusal=None)
-    native: Json = {"native_finish_reason": reason}
+    native_fields: Json = {"native_finish_reason": reason}
     for key in ("stop_sequence", "stop_details"):
         if source.get(key) is not None:
-            native[key] = source[key]
+            native_fields[key] = source[key]
     refusal = None
     details = source.get("stop_details")
     if reason == "refusal" and isinstance(details, dict) and isinstance(details.get("explanation"), str):
         refusal = details["explanation"] or None
-    return MessageEnding(_FINISH_REASONS.get(reason, "stop"), native, refusal)
+    return MessageEnding(_FINISH_REASONS.get(reason, "stop"), native_fields, refusal)
 
 
 def next_block_index(messages: Any) -> int:

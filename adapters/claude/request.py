@@ -20,9 +20,10 @@ from adapters.claude.reply import THINKING_TYPES
 from adapters.claude.tool_schemas import to_choice, to_schema, to_tools
 from adapters.types import Json
 
+# Fields that version 2026-10-21 of the API refuses whatever their value, and the version before it takes.
 SAMPLING_FIELDS: Final = ("temperature", "top_p", "top_k")
-"""Fields that version 2026-10-21 of the API refuses whatever their value, and the version before it takes."""
-
+# The value of `anthropic-beta` that `thinking.block_binding` needs.
+BINDING_BETA: Final = "thinking-binding-controls-2026-08-01"
 JSON_ONLY: Final = "Answer with a single JSON object and nothing else: no other text, no code fence."
 
 # Fields that do not pass as they are: they are translated below, or mean nothing to Anthropic (`prompt_cache_key` only
@@ -57,8 +58,6 @@ _THINKING_TOKENS: Final = {"low": 4_096, "medium": 8_192, "high": 16_384}
 _MIN_THINKING_TOKENS: Final = 1_024
 _PLAIN_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,256}")
 _PHONE: Final = re.compile(r"[\d-]{7,}")
-BINDING_BETA: Final = "thinking-binding-controls-2026-08-01"
-"""The value of `anthropic-beta` that `thinking.block_binding` needs."""
 
 
 def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool = True) -> Json:
@@ -212,17 +211,17 @@ def _stop_thinking(wire: Json) -> None:
 def _allow_other_prefix(wire: Json) -> None:
     """Has Claude drop the thoughts before which memory, tools or notes were changed: it would refuse such thoughts."""
     replies = (turn for turn in wire["messages"] if turn["role"] == "assistant")
-    turns = [
+    thinking_replies = [
         turn for turn in replies if any(block.get("type") in THINKING_TYPES for block in turn["content"])
     ]
-    if not turns:
+    if not thinking_replies:
         return
     thinking = with_block_binding(wire.get("thinking"), wire.get("tool_choice"))
     if thinking is not None:
         wire["thinking"] = thinking
         return
     # This request cannot ask Claude to drop thoughts. Such a request may lack thoughts, so they are dropped here.
-    for turn in turns:
+    for turn in thinking_replies:
         turn["content"] = [block for block in turn["content"] if block.get("type") not in THINKING_TYPES]
 
 
