@@ -21,7 +21,7 @@ _MAX_CHARS = 24_000
 _MAX_BYTES = 1_000_000
 
 
-class ConversationQuery(LimitQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class BranchQuery(LimitQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The part of a conversation to read."""
 
     # The exchange with which the branch ends; None: the branch that was spoken in last.
@@ -38,7 +38,7 @@ class _ConversationScreens(Struct, frozen=True):
     views: MemoryViews
     audit: AuditOperations
 
-    async def show(self, request: ScreenRequest, query: ConversationQuery) -> Answer:
+    async def show(self, request: ScreenRequest, query: BranchQuery) -> Answer:
         access = access_of(request)
         if query.message is not None:
             text = await self.views.conversations.read_text(
@@ -97,7 +97,7 @@ class _ConversationScreens(Struct, frozen=True):
         return found
 
     async def _read(
-        self, request: ScreenRequest, access: MemoryAccess, query: ConversationQuery, branch: int | None
+        self, request: ScreenRequest, access: MemoryAccess, query: BranchQuery, branch: int | None
     ) -> ConversationPage:
         """Returns a page of a branch."""
         return await self.views.conversations.show(
@@ -111,7 +111,7 @@ class _ConversationScreens(Struct, frozen=True):
         )
 
     async def _find_later(
-        self, access: MemoryAccess, query: ConversationQuery, page: ConversationPage
+        self, access: MemoryAccess, query: BranchQuery, page: ConversationPage
     ) -> LaterMessages | None:
         """Returns the page after a page; None: it is the last one."""
         return await self.views.conversations.find_later(
@@ -121,7 +121,7 @@ class _ConversationScreens(Struct, frozen=True):
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     conversation = _ConversationScreens(operations.memories, operations.audit)
-    return [routes.screen("c/{id}", conversation.show, ConversationQuery)]
+    return [routes.screen("c/{id}", conversation.show, BranchQuery)]
 
 
 def _text_file(text: str) -> Download:

@@ -95,7 +95,7 @@ class ForgetForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _BeforeForgetting(NamedTuple):
-    """What was read before a forgetting for the page of its result."""
+    """Holds what was read before a forgetting for the page of its result."""
 
     memory_name: str = ""
     # The words for which one text after the other is forgotten; "": they are not known.

@@ -822,7 +822,7 @@ def test_the_words_are_marked_in_what_has_them(operator: Operator) -> None:
     # What is hostile is no markup, marked or not.
     hostile = speak(operator.world, *HOSTILE, "\u202e12 " * 100, user="bob")
     shown = page(operator, f"m/{hostile.uid}/words?q=script+alert")
-    assert re.findall("<mark>(.*?)</mark>", shown) == ["script", "alert", "script", "onerror=alert"]
+    assert re.findall("<mark>(.*?)</mark>", shown) == ["alert", "script", "alert", "script", "alert"]
     assert "<script>alert" not in shown
     assert len(page(operator, f"m/{hostile.uid}/words?q=12")) < 9_000
 
