@@ -83,7 +83,7 @@ class Additions(Struct, frozen=True):
                 if text := exchange.notes.get(place):
                     notes.append(PlacedNote(at, text.encode("utf-8", "surrogatepass")))
                 at += len(atoms)
-            if exchange.has_full or exchange.opaque:
+            if exchange.has_full_reply or exchange.opaque:
                 rounds.append(replace(exchange, notes=NO_NOTES))
             if exchange.has_additions:
                 last = exchange.id
@@ -180,7 +180,7 @@ class StoredContent(NamedTuple):
 
     input: bytes | None = None
     shown_reply: bytes | None = None
-    full: bytes | None = None
+    full_reply: bytes | None = None
 
 
 # How often rules are called with more contents than before. They ask for contents at four places at most (compared

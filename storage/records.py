@@ -228,11 +228,11 @@ class Exchange(Struct, frozen=True):
     input: bytes | None = None
     # The reply as the client has it, as a JSON message; None in a tombstone.
     shown_reply: bytes | None = None
-    # {"messages": [...], "gateway_calls": [call ids], "step": true in an agent's step}, only where it differs from
-    # `shown_reply`.
-    full: bytes | None = None
-    # There is a `full`, though the record may be loaded without its content.
-    has_full: bool = False
+    # Column `full`: all messages of the reply, {"messages": [...], "gateway_calls": [call ids], "step": true in an
+    # agent's step}; None: it is `shown_reply` alone.
+    full_reply: bytes | None = None
+    # There is a `full_reply`, though the record may be loaded without its content.
+    has_full_reply: bool = False
     # The reply has fields that only its provider reads.
     opaque: bool = False
     # Upstream and model that made the reply.
@@ -274,7 +274,7 @@ class Exchange(Struct, frozen=True):
     @property
     def has_additions(self) -> bool:
         """True if the exchange has additions that are sent again: a note, hidden rounds, a provider's own fields."""
-        return self.has_full or self.opaque or any(self.notes.values())
+        return self.has_full_reply or self.opaque or any(self.notes.values())
 
     @property
     def ends_with_user(self) -> bool:
@@ -299,7 +299,7 @@ def make_tombstone(exchange: Exchange) -> Exchange:
     """Returns the tombstone of an exchange: its place and its hashes, without its content and without quotations."""
     return replace(
         exchange, state=State.FORGOTTEN, active=False, edits=False, opaque=False, notes={}, section=None, size=0,
-        evicted=None, input=None, shown_reply=None, full=None, has_full=False,
+        evicted=None, input=None, shown_reply=None, full_reply=None, has_full_reply=False,
     )  # fmt: skip
 
 

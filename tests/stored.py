@@ -237,7 +237,7 @@ class Speaker:
     async def commit(
         self,
         turn: StoredTurn,
-        full: Sequence[WireMessage],
+        full_reply: Sequence[WireMessage],
         edited: Sequence[str] = (),
         how: Callable[[Tree, Plan, settle.RequestEnd], Exchange] = settle.finish,
         *,
@@ -254,10 +254,10 @@ class Speaker:
         """
         plan, key, now = turn.plan, turn.key, self.now()
         ours = frozenset(
-            c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
+            c["id"] for m in full_reply for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
         ended = settle.RequestEnd(
-            row, full, visible_reply(full, ours), now, turn.notes, ours, edits=bool(edited)
+            row, full_reply, visible_reply(full_reply, ours), now, turn.notes, ours, edits=bool(edited)
         )
         plain = None
         if turn.is_plain and how is settle.finish and turn.snapshot.conversation is not None:
@@ -311,7 +311,7 @@ class Speaker:
                 got = await connection.rows(exchanges.SQL["exchange_get"], (row, agent.id))
                 (e,) = exchanges.make_exchanges_with_content(got)
                 content = await exchanges.load_contents(connection, agent.id, [row])
-                found.append(replace(e, full=content[row].full))
+                found.append(replace(e, full_reply=content[row].full_reply))
             return found
 
         return await self.store.database.read(read)

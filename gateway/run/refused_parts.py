@@ -97,13 +97,13 @@ class RefusedParts:
     def outcome_to_save(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns an outcome as it is stored, so that later prompts leave out the same."""
         if self._round_messages:  # the messages of hidden rounds come first
-            outcome = replace(outcome, full=self.rounds_without(outcome.full))
+            outcome = replace(outcome, full_reply=self.rounds_without(outcome.full_reply))
         if self._left_out:
             # Of hidden rounds the shown reply alone has the note.
-            is_noted = self.saves_steps or len(outcome.full) == 1
-            full = tuple(map(self._noted, outcome.full)) if is_noted else outcome.full
+            is_noted = self.saves_steps or len(outcome.full_reply) == 1
+            full_reply = tuple(map(self._noted, outcome.full_reply)) if is_noted else outcome.full_reply
             shown_reply = outcome.shown_reply and self._noted(outcome.shown_reply)
-            outcome = replace(outcome, full=full, shown_reply=shown_reply)
+            outcome = replace(outcome, full_reply=full_reply, shown_reply=shown_reply)
         return outcome
 
     def _noted(self, reply: WireMessage) -> WireMessage:

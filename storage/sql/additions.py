@@ -58,11 +58,11 @@ class Gone(Struct, frozen=True):
         Rounds after the erased part in its conversation may repeat it in other words, and so may all rounds if a block
         lost something. These rounds are erased without being read.
         """
-        if exchange.full is None or exchanges.is_step(exchange):
+        if exchange.full_reply is None or exchanges.is_step(exchange):
             return False
         is_after = exchange.seq > self.lowest_by_conversation.get(exchange.conversation_row, exchange.seq)
         is_unread = is_after or self.erased.blocks
-        return is_unread or rules.may_quote(exchange.full.decode(errors="replace"), self.erased)
+        return is_unread or rules.may_quote(exchange.full_reply.decode(errors="replace"), self.erased)
 
 
 @dataclass(slots=True)
@@ -100,7 +100,11 @@ async def erase_additions(
             continue
         calling_step = None if step is None else await exchanges.load_exchange(connection, agent_row, step)
         emptied = _without_quotes(exchange, calling_step, gone, rules)
-        if (emptied.notes, emptied.full, emptied.input) != (exchange.notes, exchange.full, exchange.input):
+        if (emptied.notes, emptied.full_reply, emptied.input) != (
+            exchange.notes,
+            exchange.full_reply,
+            exchange.input,
+        ):
             await exchanges.update_exchange(connection, agent_row, emptied, is_whole=True)
     return rows[-1][0] if len(rows) == limit else None
 
@@ -143,6 +147,6 @@ def _without_quotes(exchange: Exchange, calling_step: Exchange | None, gone: Gon
         place: "" if note and rules.may_quote(note, gone.erased) else note
         for place, note in exchange.notes.items()
     }
-    full = None if gone.may_be_used_by(exchange, rules) else exchange.full
-    emptied = replace(exchange, notes=notes, full=full, has_full=full is not None)
+    full_reply = None if gone.may_be_used_by(exchange, rules) else exchange.full_reply
+    emptied = replace(exchange, notes=notes, full_reply=full_reply, has_full_reply=full_reply is not None)
     return emptied if calling_step is None else rules.without_quotations(emptied, calling_step, gone.erased)

@@ -240,11 +240,12 @@ async def _erase_message(connection: Connection, agent_row: int, id: int, seq: i
     if place != REPLY and place < len(messages):
         messages[place] = {"role": messages[place].get("role"), "content": ""}
     # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
-    full = exchange.full if place != REPLY and exchanges.is_step(exchange) else None
+    full_reply = exchange.full_reply if place != REPLY and exchanges.is_step(exchange) else None
     reduced = replace(
-        exchange, redactions=redactions, edits=False, has_full=full is not None, section=None,
+        exchange, redactions=redactions, edits=False, has_full_reply=full_reply is not None, section=None,
         opaque=False if place == REPLY else exchange.opaque, notes=dict.fromkeys(exchange.notes, ""),
-        input=orjson.dumps(messages), shown_reply=None if place == REPLY else exchange.shown_reply, full=full,
+        input=orjson.dumps(messages), shown_reply=None if place == REPLY else exchange.shown_reply,
+        full_reply=full_reply,
     )  # fmt: skip
     await exchanges.update_exchange(connection, agent_row, reduced, is_whole=True)
 

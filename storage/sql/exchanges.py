@@ -131,7 +131,7 @@ def unpack_notes(data: bytes | None) -> dict[int, str]:
 
 
 def make_exchange(
-    row: Row, input_: bytes | None = None, shown_reply: bytes | None = None, full: bytes | None = None
+    row: Row, input_: bytes | None = None, shown_reply: bytes | None = None, full_reply: bytes | None = None
 ) -> Exchange:
     """Makes the record of a row that begins with the columns of `{skeleton}`."""
     (
@@ -166,7 +166,7 @@ def make_exchange(
         Evicted(*orjson.loads(evicted)) if evicted else None,
         input_,
         shown_reply,
-        full,
+        full_reply,
         bool(hidden),
         bool(opaque),
         model,
@@ -217,7 +217,7 @@ def _values(exchange: Exchange) -> list[Any]:
         pack_notes(exchange.notes),
         exchange.input,
         exchange.shown_reply,
-        exchange.full,
+        exchange.full_reply,
     ]
 
 
@@ -449,7 +449,7 @@ async def update_exchange(
 
 def update_values(exchange: Exchange, *, is_whole: bool = False) -> list[Any]:
     """Returns the values of an update, up to the exchange's id."""
-    return [*_values(exchange), int(exchange.has_full), int(not is_whole)]
+    return [*_values(exchange), int(exchange.has_full_reply), int(not is_whole)]
 
 
 async def add_conversation(
@@ -485,7 +485,7 @@ def is_step(exchange: Exchange) -> bool:
 
     Its calls stay with it: their results are messages of their own, which no provider takes without them.
     """
-    return exchange.full is not None and bool(orjson.loads(exchange.full).get("step"))
+    return exchange.full_reply is not None and bool(orjson.loads(exchange.full_reply).get("step"))
 
 
 def make_exchanges(rows: Iterable[Sequence[Any]]) -> list[Exchange]:

@@ -156,10 +156,10 @@ class _UnreadBatch:
     tools_used: dict[int, Sequence[str]] = field(default_factory=dict)
     _chars: int = 0
 
-    def add(self, exchange: Exchange, full: bytes | None, *, is_shared: bool, is_repeat: bool) -> bool:
+    def add(self, exchange: Exchange, full_reply: bytes | None, *, is_shared: bool, is_repeat: bool) -> bool:
         """Adds the messages of an exchange. Returns False where they have no room.
 
-        full: the turn as the model had it.
+        full_reply: the turn as the model had it.
         is_repeat: all that was read before is read again.
         """
         new = self.rules.messages_of(exchange, is_shared, None, None)
@@ -167,7 +167,7 @@ class _UnreadBatch:
         if self.messages and self._chars > self.limit_chars and not is_repeat:
             return False
         self.messages += new
-        if tools := self.rules.tools_used(replace(exchange, full=full)):
+        if tools := self.rules.tools_used(replace(exchange, full_reply=full_reply)):
             self.tools_used[exchange.id] = tools
         return True
 

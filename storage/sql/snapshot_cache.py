@@ -308,7 +308,7 @@ def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, committed: Com
         end.additions = replace(end.additions, rounds=rounds)
     if exchange.has_additions:
         end.additions = end.additions.extended(exchange)
-    end.exchange = replace(exchange, input=None, shown_reply=None, full=None, notes=NO_NOTES)
+    end.exchange = replace(exchange, input=None, shown_reply=None, full_reply=None, notes=NO_NOTES)
     end.has_rivals = False
     if committed.section != (end.section.id if end.section is not None else None):
         end.section = _stored_section(write, committed)
@@ -329,7 +329,7 @@ def _path_end_bytes(end: _PathEnd) -> int:
         size += len(note.utf8)
     for exchange in additions.rounds:
         size += _ROUNDS_BYTES + 45 * sum(map(len, exchange.inputs))
-        size += sum(len(part or b"") for part in (exchange.input, exchange.shown_reply, exchange.full))
+        size += sum(len(part or b"") for part in (exchange.input, exchange.shown_reply, exchange.full_reply))
     return size
 
 

@@ -172,7 +172,9 @@ class StoredPaths(Group):
             Unavailable.
         """
         exchange = write.exchange
-        size = 2 * sum(len(part or b"") for part in (exchange.input, exchange.shown_reply, exchange.full))
+        size = 2 * sum(
+            len(part or b"") for part in (exchange.input, exchange.shown_reply, exchange.full_reply)
+        )
         ending = self._database.write(
             lambda connection: end_step(connection, self._jobs, write), size_bytes=size
         )

@@ -416,16 +416,16 @@ async def _exchange_page(
     while size <= PAGE_BYTES and len(page) < limit:
         count = min(_ROWS_AT_ONCE, limit - len(page))
         rows = await connection.rows(SQL["exchanges"], (agent_row, page[-1][0] if page else cursor, count))
-        for input_, shown_reply, full, uid, parent, prior, *skeleton in rows:
+        for input_, shown_reply, full_reply, uid, parent, prior, *skeleton in rows:
             (exchange,) = exchanges.make_exchanges([skeleton])
-            exchange = replace(exchange, input=input_, shown_reply=shown_reply, full=full)
+            exchange = replace(exchange, input=input_, shown_reply=shown_reply, full_reply=full_reply)
             page.append(
                 (
                     exchange.seq,
                     TransferRecord({"conversation": uid, "parent": parent, "prior": prior}, exchange),
                 )
             )
-            size += sum(len(part or b"") for part in (input_, shown_reply, full))
+            size += sum(len(part or b"") for part in (input_, shown_reply, full_reply))
         if len(rows) < count:
             break
     return page

@@ -222,7 +222,7 @@ def _write_bytes(write: TurnWrite) -> int:
     planned = write.plain or write.change
     if planned is None or planned.exchange is None:
         return _WRITE_BYTES + 2 * write.chars
-    contents = (planned.exchange.input, planned.exchange.shown_reply, planned.exchange.full)
+    contents = (planned.exchange.input, planned.exchange.shown_reply, planned.exchange.full_reply)
     return _WRITE_BYTES + 2 * sum(len(content or b"") for content in contents)
 
 

@@ -280,7 +280,7 @@ async def test_replies_are_changed_with_their_hidden_rounds_and_calls_are_not(
     await messages.rewrite(ann.agent, at(2), "Paris.")
     assert texts(await messages.list(ann.agent, newest_first=False)) == ["Where?", None, "Rome.", "Paris."]
     (e,) = await ann.rows()
-    assert orjson.loads(e.full or b"")["messages"][-1]["content"] == "Paris."
+    assert orjson.loads(e.full_reply or b"")["messages"][-1]["content"] == "Paris."
     await ann.say([user("Pay.")], assistant(None, call("c9", "pay", "{}")), "b")
     with pytest.raises(BadRequest, match="a tool call"):
         await messages.rewrite(ann.agent, at(4), "x")

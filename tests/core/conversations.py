@@ -155,7 +155,7 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
     plan, fill = request.plan, [m for kind, m in request.sent if kind == "+ "]
     assert fill == [each.message for each in request.composition.inserted]
     assert plan is not None
-    if not fill or any(e.has_full for e in tree.chain(plan.match.match_point)):
+    if not fill or any(e.has_full_reply for e in tree.chain(plan.match.match_point)):
         return
     elements = tree.elements(plan.match.match_point)
     path = [_sent_before(tree, element) for element in elements]
@@ -243,7 +243,7 @@ class Memory:
 
     def ask(self, key: str | None, rules: Callable[[Tree], T]) -> tuple[Tree, T]:
         """The rules' answer, of a tree with as much content as they ask for, and no more. It takes few calls."""
-        skeletons = [replace(e, input=None, shown_reply=None, full=None) for e in self.found(key)]
+        skeletons = [replace(e, input=None, shown_reply=None, full_reply=None) for e in self.found(key)]
         contents: dict[int, StoredContent] = {}
         for _ in range(MAX_RULE_CALLS):
             tree = Tree(skeletons, contents)
@@ -273,8 +273,10 @@ class Memory:
         old = self.records.get(e.id)
         if old is None:
             return e
-        full = (e.full or old.full) if e.has_full else None
-        return replace(e, input=e.input or old.input, shown_reply=e.shown_reply or old.shown_reply, full=full)
+        full_reply = (e.full_reply or old.full_reply) if e.has_full_reply else None
+        return replace(
+            e, input=e.input or old.input, shown_reply=e.shown_reply or old.shown_reply, full_reply=full_reply
+        )
 
     def settle(self, key: str | None, now: float) -> None:
         """Applies the edits of confirmed turns to the blocks."""
@@ -293,7 +295,7 @@ class Memory:
 
 
 def content_of(e: Exchange) -> StoredContent:
-    return StoredContent(e.input, e.shown_reply, e.full)
+    return StoredContent(e.input, e.shown_reply, e.full_reply)
 
 
 def memory_insert(exchange: int, id: str, text: str) -> BlockOp:
@@ -446,8 +448,10 @@ class World:
     ) -> Request:
         """Ends a request. reply: its text, its message, or all its messages as the upstream saw them."""
         self.now += 1
-        full = [assistant(reply)] if isinstance(reply, str) else [reply] if isinstance(reply, dict) else reply
-        return self._end(request, full, edits, settle.finish)
+        full_reply = (
+            [assistant(reply)] if isinstance(reply, str) else [reply] if isinstance(reply, dict) else reply
+        )
+        return self._end(request, full_reply, edits, settle.finish)
 
     def cancel(self, request: Request, got: Sequence[WireMessage] = (), edits: Sequence[str] = ()) -> Request:
         """Lets the client leave. got: the text that it had received by then."""
@@ -457,7 +461,7 @@ class World:
     def _end(
         self,
         request: Request,
-        full: list[WireMessage],
+        full_reply: list[WireMessage],
         new_edits: Sequence[str],
         how: Callable[[Tree, Plan, settle.RequestEnd], Exchange],
     ) -> Request:
@@ -468,12 +472,12 @@ class World:
         if request.key is not None and plan.match.match_point is None:
             plan = request.plan = replace(plan, conversation_row=memory.keys.get(request.key))
         ours = frozenset(
-            c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
+            c["id"] for m in full_reply for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
         ended = settle.RequestEnd(
             id=request.exchange if plan.follows_head else len(memory.records) + 1,
-            full=full,
-            shown_reply=visible_reply(full, ours),
+            full_reply=full_reply,
+            shown_reply=visible_reply(full_reply, ours),
             now=self.now,
             notes=dict(request.notes),
             gateway_calls=ours,
@@ -527,8 +531,8 @@ class World:
         gone: dict[str, Any] = {
             "input": None,
             "shown_reply": None,
-            "full": None,
-            "has_full": False,
+            "full_reply": None,
+            "has_full_reply": False,
             "notes": {},
         }
         memory.records[exchange] = replace(e, state=State.FORGOTTEN, edits=False, **gone)

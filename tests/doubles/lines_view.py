@@ -115,7 +115,7 @@ class LinesView(ClientView):
 
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         tokens = outcome.usage and outcome.usage["completion_tokens"]
-        return f"whole {outcome.text} {outcome.finish_reason} {len(outcome.full)} {tokens}".encode()
+        return f"whole {outcome.text} {outcome.finish_reason} {len(outcome.full_reply)} {tokens}".encode()
 
     def error_reply(self, status: int, body: bytes) -> bytes:
         return f"refused {status} {orjson.loads(body)['error']['message']}".encode()

@@ -239,7 +239,7 @@ async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_st
         gone.inputs,
         gone.reply,
     )
-    assert (tomb.input, tomb.shown_reply, tomb.full, tomb.notes, tomb.active) == (
+    assert (tomb.input, tomb.shown_reply, tomb.full_reply, tomb.notes, tomb.active) == (
         None,
         None,
         None,

@@ -158,7 +158,7 @@ async def test_hidden_rounds_after_what_is_forgotten_go_in_forks_too(talk: Talk)
     agent = talk.writer.agent.id
     said = orjson.loads(three.shown_reply or b"")
     rounds = {"messages": [assistant(None, call("1")), result("1", "x"), said], "ours": ["1"]}
-    hidden = replace(three, full=orjson.dumps(rounds), has_full=True)
+    hidden = replace(three, full_reply=orjson.dumps(rounds), has_full_reply=True)
 
     async def write(connection: Connection) -> None:
         await connection.lock(agent)

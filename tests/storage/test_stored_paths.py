@@ -153,7 +153,7 @@ class Writer:
             e,
             MessageHasher(self.agent.secret),
             above,
-            full=[reply] if reply else [],
+            full_reply=[reply] if reply else [],
             shown_reply=None,
             model="up/m",
             evicted=e.evicted,
@@ -223,7 +223,7 @@ async def long_path(writer: Writer, steps: int) -> None:
             assert opened.run is not None
             e = finish_step(
                 opened.exchange, MessageHasher(writer.agent.secret), path[-1].path_hash,
-                full=[assistant("Yes.")], shown_reply=None, model="up/m", evicted=evicted, now=100.0,
+                full_reply=[assistant("Yes.")], shown_reply=None, model="up/m", evicted=evicted, now=100.0,
             )  # fmt: skip
             step = RunStep(e.id, writer.agent.id, opened.run.id, 1, 100.0, 100.0, stop="end_turn")
             await stored_paths.end_step(connection, writer.store.jobs, StepEnd(writer.agent, e, step))

@@ -352,7 +352,7 @@ class ItemTurns:
             output=counts.completion,
             rounds=len(opened.texts.rounds) + (tokens > 0 or ending.state is RunState.COMPLETED),
         )
-        if outcome is None or not (outcome.full or outcome.text):
+        if outcome is None or not (outcome.full_reply or outcome.text):
             return end
         messages, state = opened.texts.request.messages, opened.texts.state
         assert state is not None  # there was a request, since there is a reply
@@ -392,7 +392,7 @@ def _ending_of(
     versions: Mapping[int, int],
 ) -> ItemEnding:
     """Returns the end of an item whose turn has ended. The other parameters are fields of `ItemEnding`."""
-    stop, message = outcome.stop, STOP_MESSAGES.get(outcome.stop, "The reply was an error.")
+    stop, message = outcome.stop_reason, STOP_MESSAGES.get(outcome.stop_reason, "The reply was an error.")
     if outcome.waiting:
         stop = StopReason.REQUIRES_APPROVAL
         message = UNKNOWN_TOOL if "client" in outcome.waiting.values() else NEEDS_APPROVAL
@@ -429,7 +429,7 @@ def _turn_to_write(
         write.exchange,
         hasher,
         hash_exchanges(context.path, hasher),
-        full=outcome.full or (shown_reply,),
+        full_reply=outcome.full_reply or (shown_reply,),
         shown_reply=shown_reply,
         model=context.plan.query.model,
         now=now,

@@ -173,7 +173,7 @@ class RuleState(Struct, frozen=True):
         must = self.style == "message" or any(limit.must for limit in limits)
         return Offer(
             names=names if limits else None,
-            must=must and self._can_be_asked(names),
+            must_call=must and self._can_be_asked(names),
             one_at_a_time=any(rule.kind in _ORDERING_KINDS for rule in self.rules),
         )
 
@@ -270,7 +270,7 @@ def _choice(names: Sequence[str]) -> str:
 
 
 def _nudged(follows: Offer, nudge: str) -> Offer:
-    return Offer(follows.names, follows.must, follows.one_at_a_time, nudge=nudge)
+    return Offer(follows.names, follows.must_call, follows.one_at_a_time, nudge=nudge)
 
 
 # A turn

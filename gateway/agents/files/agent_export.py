@@ -79,8 +79,8 @@ def _portable_messages(exchange: Exchange) -> Iterator[PortableMessage]:
             yield PortableMessage(message, exchange.begun)
     if exchange.shown_reply is None or REPLY in exchange.redactions:
         return
-    if exchange.full is not None:
-        messages = orjson.loads(exchange.full)["messages"]
+    if exchange.full_reply is not None:
+        messages = orjson.loads(exchange.full_reply)["messages"]
     else:
         messages = [orjson.loads(exchange.shown_reply)]
     for message in messages:

@@ -83,7 +83,7 @@ class _StepResult(Struct, frozen=True):
     """The result of a step."""
 
     # The messages of the reply, as they go upstream again; empty: there is no reply.
-    full: Sequence[WireMessage] = ()
+    full_reply: Sequence[WireMessage] = ()
     # The part of the reply that the client got; None: all of the reply.
     shown_reply: WireMessage | None = None
     # The token counts that the upstream sent.
@@ -219,7 +219,7 @@ class RunMemory:
 
     async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
         if step.reply is not None:
-            result = _StepResult((step.reply,), step.shown_reply, step.usage, waiting=step.waits)
+            result = _StepResult((step.reply,), step.shown_reply, step.usage, waiting=step.waiting)
             exchange = await self._end_step(prompt, result)
             await self._reload_blocks()
             if not (step.results or step.nudge):
@@ -248,7 +248,7 @@ class RunMemory:
         assert self.opened is not None  # callers end a step only while it is open
         context = self.context
         now = self.keeper.now()
-        exchange = self._finished_exchange(self.opened, prompt, result.full, result.shown_reply)
+        exchange = self._finished_exchange(self.opened, prompt, result.full_reply, result.shown_reply)
         if result.is_refused:
             exchange = mark_refused(exchange, context.path)
         counts = reported_counts(result.usage) or TokenCounts()
@@ -301,15 +301,19 @@ class RunMemory:
         return [reading_run(reader, memory, now) for reader in due_readers]
 
     def _finished_exchange(
-        self, exchange: Exchange, prompt: Prompt, full: Sequence[WireMessage], shown_reply: WireMessage | None
+        self,
+        exchange: Exchange,
+        prompt: Prompt,
+        full_reply: Sequence[WireMessage],
+        shown_reply: WireMessage | None,
     ) -> Exchange:
-        """Returns the exchange of a step with its reply. full, shown_reply: as in `_StepResult`."""
+        """Returns the exchange of a step with its reply. full_reply, shown_reply: as in `_StepResult`."""
         context, hasher = self.context, MessageHasher(self.context.agent.secret)
         return finish_step(
             exchange,
             hasher,
             hash_exchanges(context.path, hasher),
-            full=full,
+            full_reply=full_reply,
             shown_reply=shown_reply,
             model=context.plan.query.model,
             evicted=prompt.window.evicted,
@@ -520,16 +524,16 @@ class RunMemory:
 
     def _result_of(self, outcome: TurnOutcome, stop: StopReason, error: str | None) -> _StepResult:
         """Returns the result of a run's last step. A reply that was cut off is stored as far as it came."""
-        full, shown_reply = outcome.full, outcome.shown_reply
-        if not full and outcome.text and shown_reply is not None:
-            full = (shown_reply := with_private(shown_reply, cut=True),)
+        full_reply, shown_reply = outcome.full_reply, outcome.shown_reply
+        if not full_reply and outcome.text and shown_reply is not None:
+            full_reply = (shown_reply := with_private(shown_reply, cut=True),)
         # The error's message may quote another memory, and forgetting there would not find it here.
         error_message = outcome.error_message
         if error_message and self.reading is not None:
             error_message = ERROR_WITHHELD
         return _StepResult(
-            full,
-            shown_reply if full else None,
+            full_reply,
+            shown_reply if full_reply else None,
             outcome.step_usage,
             waiting=outcome.waiting,
             results=outcome.results if outcome.waiting else (),
@@ -593,7 +597,7 @@ class RunMemory:
 
 def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopReason]:
     """Returns how a run stands after its turn, and why it stopped."""
-    state, stop = _STATES[outcome.state], outcome.stop
+    state, stop = _STATES[outcome.state], outcome.stop_reason
     # Where the agent's own prompt fills the window, leaving out messages makes no room.
     window = prompt.target.context_window
     is_full = window is not None and estimate_tokens(prompt.system) >= window

@@ -160,12 +160,12 @@ def rest_after(text: str, beginning: str) -> str | None:
     return text[at:]
 
 
-def visible_reply(full: Sequence[WireMessage], gateway_calls: Container[str] = ()) -> WireMessage:
+def visible_reply(full_reply: Sequence[WireMessage], gateway_calls: Container[str] = ()) -> WireMessage:
     """Returns what the client sees of a reply's messages: the text as it was streamed, and its own calls.
 
     gateway_calls: ids of the calls that the gateway ran itself.
     """
-    assistants = [m for m in full if m["role"] == "assistant"]
+    assistants = [m for m in full_reply if m["role"] == "assistant"]
     calls = [c for m in assistants for c in call_objects(m) if call_id(c) not in gateway_calls]
     reply: WireMessage = {"role": "assistant", "content": join_texts(map(text_of, assistants))}
     return {**reply, "tool_calls": calls} if calls else reply

@@ -59,7 +59,7 @@ class RequestEnd(Struct, frozen=True):
     # The id of the exchange to be written (negative: not yet stored).
     id: int
     # Our reply's messages as the upstream saw them.
-    full: Sequence[WireMessage]
+    full_reply: Sequence[WireMessage]
     # The reply as the client has it.
     shown_reply: WireMessage
     now: float
@@ -253,12 +253,12 @@ def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
         stopped=request_end.now,
         **content_fields(plan, request_end, exchange.redactions),
     )
-    if request_end.full:
+    if request_end.full_reply:
         exchange = replace(
             exchange, edits=request_end.edits, size=len(without_space(text_of(request_end.shown_reply)))
         )
     else:
-        exchange = replace(exchange, shown_reply=None, full=None, has_full=False, opaque=False)
+        exchange = replace(exchange, shown_reply=None, full_reply=None, has_full_reply=False, opaque=False)
     return tree.add(exchange)
 
 
@@ -417,16 +417,18 @@ def content_fields(plan: Plan, request_end: RequestEnd, redactions: frozenset[in
         return {
             "input": _redact_input(plan.messages, redactions),
             "shown_reply": None,
-            "full": None,
+            "full_reply": None,
             "model": plan.query.model,
         }
-    has_rounds = len(request_end.full) > 1
-    shown_reply = request_end.full[0] if len(request_end.full) == 1 else request_end.shown_reply
+    has_rounds = len(request_end.full_reply) > 1
+    shown_reply = request_end.full_reply[0] if len(request_end.full_reply) == 1 else request_end.shown_reply
     return {
         "input": _redact_input(plan.messages, redactions),
         "shown_reply": orjson.dumps(shown_reply),
-        "full": dump_full_reply(request_end.full, request_end.gateway_calls) if has_rounds else None,
-        "has_full": has_rounds,
+        "full_reply": dump_full_reply(request_end.full_reply, request_end.gateway_calls)
+        if has_rounds
+        else None,
+        "has_full_reply": has_rounds,
         # The results that it was made without are left out by its content.
         "opaque": has_opaque(shown_reply) or bool(private_of(shown_reply).get("unread_earlier")),
         "model": plan.query.model,

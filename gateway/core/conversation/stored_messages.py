@@ -34,7 +34,7 @@ _INDEX_AFTER_HIDDEN = 2**31
 
 
 class _FullReply(Struct, frozen=True):
-    """All messages of a reply (`Exchange.full`).
+    """All messages of a reply (`Exchange.full_reply`).
 
     In a step the model's message comes first, then the results of its calls that were not executed. Otherwise the
     model's message is the last one, after the hidden rounds; a reply that was cut after a round has none.
@@ -45,7 +45,7 @@ class _FullReply(Struct, frozen=True):
 
     @classmethod
     def of(cls, exchange: Exchange) -> _FullReply | None:
-        return cls(orjson.loads(exchange.full)) if exchange.full else None
+        return cls(orjson.loads(exchange.full_reply)) if exchange.full_reply else None
 
     @property
     def messages(self) -> list[WireMessage]:
@@ -145,14 +145,14 @@ def list_messages(exchange: Exchange) -> list[ListedMessage]:
     if exchange.shown_reply is None or REPLY in exchange.redactions:
         return listed
     seq, reply_at = exchange.reply_seq, exchange.ended or exchange.begun
-    full = _FullReply.of(exchange)
-    if full is not None and full.is_step:
-        reply, *results = full.messages
+    full_reply = _FullReply.of(exchange)
+    if full_reply is not None and full_reply.is_step:
+        reply, *results = full_reply.messages
         return [*listed, ListedMessage(exchange, seq, None, reply, reply_at, is_reply=True, results=results)]
-    if full is not None:
+    if full_reply is not None:
         listed += [
             ListedMessage(exchange, seq, n, message, reply_at, is_reply=True)
-            for n, message in enumerate(full.hidden_messages, 1)
+            for n, message in enumerate(full_reply.hidden_messages, 1)
         ]
     shown_reply = orjson.loads(exchange.shown_reply)
     return [*listed, ListedMessage(exchange, seq, None, shown_reply, reply_at, is_reply=True)]
@@ -160,9 +160,9 @@ def list_messages(exchange: Exchange) -> list[ListedMessage]:
 
 def tool_names_by_call(exchange: Exchange) -> dict[str, str]:
     """Returns the calls of an exchange's reply: id -> the tool's name."""
-    full = _FullReply.of(exchange)
-    if full is not None:
-        messages = full.messages
+    full_reply = _FullReply.of(exchange)
+    if full_reply is not None:
+        messages = full_reply.messages
     else:
         messages = [] if exchange.shown_reply is None else [orjson.loads(exchange.shown_reply)]
     return {
@@ -175,11 +175,11 @@ def tool_names_by_call(exchange: Exchange) -> dict[str, str]:
 
 def has_open_calls(exchange: Exchange) -> bool:
     """Returns whether an exchange ends with calls that have no results in it. exchange: with its content."""
-    full = _FullReply.of(exchange)
-    if full is None or not full.is_step:
+    full_reply = _FullReply.of(exchange)
+    if full_reply is None or not full_reply.is_step:
         return has_calls(exchange.reply)  # calls of hidden rounds have their results
     # A step's call may be shown as text, so `exchange.reply` may lack it.
-    reply, *results = full.messages
+    reply, *results = full_reply.messages
     answered = {m.get("tool_call_id") for m in results}
     return any(call.get("id") not in answered for call in reply.get("tool_calls") or ())
 
@@ -205,18 +205,18 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
         return replace(exchange, input=orjson.dumps(messages), notes=notes)
     if exchange.shown_reply is None:
         raise CannotRewrite("there is no reply")
-    shown_reply, full = orjson.loads(exchange.shown_reply), _FullReply.of(exchange)
+    shown_reply, full_reply = orjson.loads(exchange.shown_reply), _FullReply.of(exchange)
     if not text_of(shown_reply) and shown_reply.get("tool_calls"):
         raise CannotRewrite("it is a tool call, and those cannot be changed")
-    if full is not None:
-        if len(full.text_calls) > 1:
+    if full_reply is not None:
+        if len(full_reply.text_calls) > 1:
             raise CannotRewrite("it was sent in several tool calls")
-        full = full.with_text(text)
+        full_reply = full_reply.with_text(text)
     return replace(
         exchange,
         shown_reply=orjson.dumps({**without_private_fields(shown_reply, "fillers"), "content": text}),
-        full=None if full is None else orjson.dumps(full.fields),
-        has_full=full is not None,
+        full_reply=None if full_reply is None else orjson.dumps(full_reply.fields),
+        has_full_reply=full_reply is not None,
     )
 
 
@@ -226,29 +226,29 @@ def cut_reply(exchange: Exchange, heard: str) -> Exchange:
     A reply without calls of which nothing was heard is gone then. One with calls stays: they were made, and the next
     exchange may have their results.
     """
-    shown_reply, full = orjson.loads(exchange.shown_reply or b"{}"), _FullReply.of(exchange)
+    shown_reply, full_reply = orjson.loads(exchange.shown_reply or b"{}"), _FullReply.of(exchange)
     cut = {**without_private_fields(shown_reply, "fillers"), "content": heard or None}
     cut = with_fillers_of(cut, shown_reply)
     text = text_of(without_fillers(cut))
-    if _has_calls_to_retain(full, shown_reply):
-        full = full and full.with_reply(_cut_calling_message(full.reply, heard))
+    if _has_calls_to_retain(full_reply, shown_reply):
+        full_reply = full_reply and full_reply.with_reply(_cut_calling_message(full_reply.reply, heard))
     elif text or has_open_calls(exchange):
-        full = full and full.with_text(text)
+        full_reply = full_reply and full_reply.with_text(text)
     else:
         return _without_reply(exchange)
     return replace(
         exchange,
         size=len(without_space(heard)),
         shown_reply=orjson.dumps(cut),
-        full=None if full is None else orjson.dumps(full.fields),
+        full_reply=None if full_reply is None else orjson.dumps(full_reply.fields),
     )
 
 
-def _has_calls_to_retain(full: _FullReply | None, shown_reply: WireMessage) -> bool:
+def _has_calls_to_retain(full_reply: _FullReply | None, shown_reply: WireMessage) -> bool:
     """Returns whether a reply has calls, and not because a step sent its text by one."""
-    if full is None:
+    if full_reply is None:
         return bool(shown_reply.get("tool_calls"))
-    return bool(full.reply.get("tool_calls")) and not full.text_calls
+    return bool(full_reply.reply.get("tool_calls")) and not full_reply.text_calls
 
 
 def _cut_calling_message(message: WireMessage, heard: str) -> WireMessage:
@@ -265,8 +265,8 @@ def _without_reply(exchange: Exchange) -> Exchange:
         reply_key=None,
         size=0,
         shown_reply=None,
-        full=None,
-        has_full=False,
+        full_reply=None,
+        has_full_reply=False,
         opaque=False,
     )
 

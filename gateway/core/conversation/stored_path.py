@@ -123,7 +123,7 @@ def finish_step(
     hasher: MessageHasher,
     parent_path_hash: bytes,
     *,
-    full: Sequence[WireMessage],
+    full_reply: Sequence[WireMessage],
     shown_reply: WireMessage | None,
     model: str,
     evicted: Evicted | None,
@@ -132,16 +132,16 @@ def finish_step(
     """Returns the exchange as it has ended.
 
     parent_path_hash: the hash of the path before it.
-    full: the messages of the reply, as they go upstream again; empty: there is no reply.
+    full_reply: the messages of the reply, as they go upstream again; empty: there is no reply.
     shown_reply: the part of it that the client got; None: all of it.
     now: seconds since the epoch.
     """
     exchange = replace(_end_step(exchange, now), model=model, evicted=evicted)
-    if not full:
+    if not full_reply:
         return replace(exchange, path_hash=hasher.hash_path(flat(exchange), parent_path_hash))
-    shown = full[0] if shown_reply is None else shown_reply
+    shown = full_reply[0] if shown_reply is None else shown_reply
     atoms = hasher.atoms(shown)
-    is_hidden = list(full) != [shown]
+    is_hidden = list(full_reply) != [shown]
     return replace(
         exchange,
         reply=atoms,
@@ -149,9 +149,9 @@ def finish_step(
         reply_key=hasher.reply_key(atoms),
         size=len(without_space(text_of(shown))),
         shown_reply=orjson.dumps(shown),
-        full=dump_full_reply(full, is_step=True) if is_hidden else None,
-        has_full=is_hidden,
-        opaque=any(map(has_opaque, full)),
+        full_reply=dump_full_reply(full_reply, is_step=True) if is_hidden else None,
+        has_full_reply=is_hidden,
+        opaque=any(map(has_opaque, full_reply)),
     )
 
 
@@ -160,7 +160,7 @@ def finish_turn(
     hasher: MessageHasher,
     parent_path_hash: bytes,
     *,
-    full: Sequence[WireMessage],
+    full_reply: Sequence[WireMessage],
     shown_reply: WireMessage,
     model: str,
     now: float,
@@ -168,24 +168,27 @@ def finish_turn(
     """Returns the exchange of a turn that is written as a whole, with its rounds of tools hidden.
 
     parent_path_hash, now: as of `finish_step`.
-    full: the messages of all rounds.
+    full_reply: the messages of all rounds.
     shown_reply: the reply that the client got.
     """
     exchange = finish_step(
         exchange,
         hasher,
         parent_path_hash,
-        full=(shown_reply,),
+        full_reply=(shown_reply,),
         shown_reply=shown_reply,
         model=model,
         evicted=exchange.evicted,
         now=now,
     )
-    if len(full) < 2:
+    if len(full_reply) < 2:
         return exchange
-    gateway_calls = {str(call.get("id")) for m in full for call in m.get("tool_calls") or ()}
+    gateway_calls = {str(call.get("id")) for m in full_reply for call in m.get("tool_calls") or ()}
     return replace(
-        exchange, full=dump_full_reply(full, gateway_calls), has_full=True, opaque=any(map(has_opaque, full))
+        exchange,
+        full_reply=dump_full_reply(full_reply, gateway_calls),
+        has_full_reply=True,
+        opaque=any(map(has_opaque, full_reply)),
     )
 
 

@@ -34,19 +34,19 @@ class Content(NamedTuple):
     # Our reply as the client has it.
     shown_reply: WireMessage | None = None
     # The reply as the upstream saw it, hidden rounds included; None where there were none.
-    full: list[WireMessage] | None = None
+    full_reply: list[WireMessage] | None = None
     # Ids of the calls in it that the gateway ran itself.
     gateway_calls: frozenset[str] = frozenset()
-    # `full` is what goes upstream, and `shown_reply` what the reader got of it, nothing of which goes there.
+    # `full_reply` is what goes upstream, and `shown_reply` what the reader got of it, nothing of which goes there.
     is_step: bool = False
 
 
 def dump_full_reply(
     messages: Sequence[WireMessage], gateway_calls: Iterable[str] = (), *, is_step: bool = False
 ) -> bytes:
-    """Returns all messages of a reply as `Exchange.full` stores them. The parameters are fields of `Content`."""
-    full = {"messages": [*messages], "gateway_calls": sorted(gateway_calls)}
-    return orjson.dumps({**full, "step": True} if is_step else full)
+    """Returns all messages of a reply as `Exchange.full_reply` stores them. The parameters are fields of `Content`."""
+    full_reply = {"messages": [*messages], "gateway_calls": sorted(gateway_calls)}
+    return orjson.dumps({**full_reply, "step": True} if is_step else full_reply)
 
 
 class PathElement(NamedTuple):
@@ -183,7 +183,7 @@ class Tree:
         """Replaces fields of an exchange, which keeps its position in the tree."""
         new = self.by_id[exchange_id] = replace(self.by_id[exchange_id], **fields)
         self.changed.add(exchange_id)
-        if not fields.keys().isdisjoint(("input", "shown_reply", "full", "state")):
+        if not fields.keys().isdisjoint(("input", "shown_reply", "full_reply", "state")):
             self._decoded.pop(exchange_id, None)
         self._clear_caches()
         return new
@@ -231,9 +231,9 @@ class Tree:
             content = Content(
                 _decode(exchange.input or stored.input), _decode(exchange.shown_reply or stored.shown_reply)
             )
-            if (full_reply := _decode(exchange.full or stored.full)) is not None:
+            if (full_reply := _decode(exchange.full_reply or stored.full_reply)) is not None:
                 content = content._replace(
-                    full=full_reply.get("messages"),
+                    full_reply=full_reply.get("messages"),
                     # "ours": before it was renamed
                     gateway_calls=frozenset(full_reply.get("gateway_calls") or full_reply.get("ours", ())),
                     is_step=bool(full_reply.get("step")),

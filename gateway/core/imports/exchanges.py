@@ -272,7 +272,7 @@ def _exchange(
         exchange,
         hasher,
         parent_path_hash,
-        full=(reply,),
+        full_reply=(reply,),
         shown_reply=None,
         model="",
         evicted=None,

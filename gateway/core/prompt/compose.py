@@ -36,7 +36,7 @@ _MAX_STRETCHES = 8
 
 def _shown_in_rounds(content: Content) -> Shown:
     """Returns what the hidden rounds of a reply show of memory blocks."""
-    return last_shown(map(shown_in, content.full or ()), NOTHING_SHOWN)
+    return last_shown(map(shown_in, content.full_reply or ()), NOTHING_SHOWN)
 
 
 def known_note(tree: Tree, plan: Plan, index: int) -> str | None:
@@ -184,7 +184,7 @@ def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[
     Returns None where the reply has no hidden rounds, or where they cannot be put back.
     """
     match_point, messages = plan.match.match_point, plan.query.listing.messages[: plan.heard_count]
-    if match_point is None or not match_point.has_full or not messages:
+    if match_point is None or not match_point.has_full_reply or not messages:
         return None
     reply = _as_clients_resend(visible_reply(messages) if len(messages) > 1 else messages[0])
     is_same = _is_of_same_model(match_point, plan)
@@ -204,7 +204,7 @@ def _compose_after_head(
         messages = put_results_after_calls([*map(SentMessage, omitted), *messages])
         omitted = []
     is_unrestored = (
-        match_point is not None and match_point.has_full and plan.heard_count > 0 and heard is None
+        match_point is not None and match_point.has_full_reply and plan.heard_count > 0 and heard is None
     )
     composition = Composition(unrestored_rounds=int(is_unrestored))
     staying = _messages_that_stay(messages, listing.positions)
@@ -316,10 +316,10 @@ class _StoredExchange(NamedTuple):
         if content.shown_reply is None:
             return []
         if content.is_step:
-            return [*map(_as_clients_resend, content.full or ())]
+            return [*map(_as_clients_resend, content.full_reply or ())]
         reply = _as_clients_resend(content.shown_reply)
         with_rounds = None
-        if content.full:
+        if content.full_reply:
             with_rounds = put_back(
                 content, reply, after=None, offered=offered, is_same_model=self.is_same_model
             )
@@ -351,13 +351,13 @@ def _restore_rounds(
     listing = plan.query.listing
     restored: list[tuple[int, Exchange]] = []
     for i, exchange in replies.items():
-        if not (exchange.has_full or exchange.opaque):
+        if not (exchange.has_full_reply or exchange.opaque):
             continue
         if _is_one_message(i, exchange, replies):
             restored.append((i, exchange))
         else:
             # What the client has in two messages stays so, and breaks the provider's cache once, too.
-            composition.unrestored_rounds += exchange.has_full and i == plan.match.last
+            composition.unrestored_rounds += exchange.has_full_reply and i == plan.match.last
     tree.group_for_loading(exchange for _, exchange in restored)
     # The results before this message are not sent again.
     read_from = max(
@@ -366,7 +366,7 @@ def _restore_rounds(
     for i, exchange in restored:
         message, content = listing.messages[i], tree.content(exchange)
         is_same = _is_of_same_model(exchange, plan) and listing.atoms[i] == exchange.reply
-        if exchange.has_full:
+        if exchange.has_full_reply:
             messages = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
             # A reply that came back cut is sent cut from then on, so that it breaks the provider's cache once: in the
             # request that follows it directly. A tool that is missing breaks it in each request.
@@ -380,7 +380,7 @@ def _restore_rounds(
         position = listing.positions[i]
         sent_messages = map(without_result, messages) if i < read_from else messages
         composition.replacements[position] = [*map(without_private, sent_messages)]
-        if exchange.has_full:
+        if exchange.has_full_reply:
             composition.stored_rounds[position] = messages
             if listing.message_at(end_offset(exchange) - len(exchange.reply or ())) != i:
                 composition.moves_rounds = True

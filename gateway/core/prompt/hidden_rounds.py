@@ -40,7 +40,7 @@ def put_back(
     after: the messages after it; None: the history is stored here.
     is_same_model: what only the provider reads may go with it.
     """
-    all_messages = content.full or []
+    all_messages = content.full_reply or []
     end = 1 + max((i for i, each in enumerate(all_messages) if each["role"] == "tool"), default=-1)
     rounds = all_messages[:end]
     if not is_same_model:
@@ -86,15 +86,15 @@ def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[
 
 def is_offered(content: Content, offered: Container[str]) -> bool:
     """Returns whether the tools of a reply's hidden rounds are all there."""
-    full = content.full or []
+    full_reply = content.full_reply or []
     # Calls by a name that no tool had: none can be offered now, and none was then.
     without_result = {
         str(message.get("tool_call_id"))
-        for message in full
+        for message in full_reply
         if message["role"] == "tool" and text_of(message).startswith(NO_TOOL)
     }
     gateway_calls = content.gateway_calls - without_result
-    calls = (call for message in full for call in message.get("tool_calls") or [])
+    calls = (call for message in full_reply for call in message.get("tool_calls") or [])
     return all(call["function"]["name"] in offered for call in calls if call_id(call) in gateway_calls)
 
 

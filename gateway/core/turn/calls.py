@@ -133,7 +133,7 @@ class GatewayCalls:
                 self.waiting[call.id] = "approval"
             elif isinstance(verdict, Forbidden):
                 self._results[call.id] = ToolResult(
-                    call.id, verdict.words, "error", was_run=False, is_unapproved=verdict.is_unapproved
+                    call.id, verdict.result_text, "error", was_run=False, is_unapproved=verdict.is_unapproved
                 )
                 self._forbidden.append(call.id)
             elif spoken := self._result_of_speaking(call, arguments):

@@ -88,7 +88,7 @@ class SaveStep(Struct, frozen=True):
     # The upstream's usage of this reply; None: it reported none.
     usage: Json | None = None
     # Ids of client calls in this reply (call id -> "client"). Gateway calls run, then the turn waits for the client.
-    waits: Mapping[str, str] = field(default_factory=dict)
+    waiting: Mapping[str, str] = field(default_factory=dict)
     # The results of the calls, in the order of the calls.
     results: tuple[ToolResult, ...] = ()
     # A message of the gateway's for the model; "": none.
@@ -152,14 +152,14 @@ FINISHED: Final = End.FINISHED
 class TurnOutcome(Struct, frozen=True):
     """The outcome of a turn.
 
-    Of a turn that saves each step, `full` and `shown_reply` are those of the last reply alone. They are empty
-    where it is stored already; then `results` belong to it, and so does `waiting`.
+    If a turn saves each step, `full_reply` and `shown_reply` are those of the last reply alone. They are empty if
+    that reply is stored already; then `results` and `waiting` belong to it.
     """
 
     state: End
     # The messages of the turn as the upstream got or sent them, hidden rounds included. They end with results of
     # gateway tools where the last round had client calls too, or where the budget was used up.
-    full: tuple[Json, ...] = ()
+    full_reply: tuple[Json, ...] = ()
     # The one assistant message that the client got; in an unfinished turn the text generated so far.
     shown_reply: Json | None = None
     # The finish_reason for the client.
@@ -168,10 +168,10 @@ class TurnOutcome(Struct, frozen=True):
     usage: Json | None = None
     # How many replies of the model began.
     rounds: int = 0
-    # `full` has results of gateway tools, which the client does not get.
+    # `full_reply` has results of gateway tools, which the client does not get.
     has_hidden_results: bool = False
     # Why the turn ended.
-    stop: StopReason = StopReason.END_TURN
+    stop_reason: StopReason = StopReason.END_TURN
     # Calls that wait, by id: "approval" for a person, "client" for the client, "held" for the other calls.
     waiting: Mapping[str, str] = field(default_factory=dict)
     # Results of calls in the last reply that are saved with no step yet.

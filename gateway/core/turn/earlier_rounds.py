@@ -48,17 +48,17 @@ class EarlierRounds:
         """Returns the one reply that the client has of all rounds. shown_reply: the last one's."""
         return join_messages([*self._shown_replies, shown_reply])
 
-    def with_own_ids(self, full: tuple[Json, ...], shown_reply: Json | None) -> tuple[Json, ...]:
+    def with_own_ids(self, full_reply: tuple[Json, ...], shown_reply: Json | None) -> tuple[Json, ...]:
         """Returns the messages of a turn, in which no hidden call has the id of a call that the client has.
 
-        full: begins with the messages of these rounds.
+        full_reply: begins with the messages of these rounds.
         """
         clashes = self.call_ids & _call_ids([shown_reply or {}]) if self.messages else ()
         if not clashes:
-            return full
+            return full_reply
         names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
         hidden = len(self.messages)
-        return (*(_rename_calls(message, names) for message in full[:hidden]), *full[hidden:])
+        return (*(_rename_calls(message, names) for message in full_reply[:hidden]), *full_reply[hidden:])
 
 
 def _call_ids(messages: Iterable[Json]) -> set[str]:

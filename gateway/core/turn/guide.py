@@ -67,7 +67,7 @@ class Offer(Struct, frozen=True):
     # Names of the tools that may be called; None: all.
     names: tuple[str, ...] | None = None
     # One of them has to be called.
-    must: bool = False
+    must_call: bool = False
     # The model is asked for no more than one call a reply.
     one_at_a_time: bool = False
     # A message of the gateway to the model, in the system's role; "": none.
@@ -86,7 +86,7 @@ class Offer(Struct, frozen=True):
         if self.is_final or (self.names == () and not has_client_tools):
             return {"tool_choice": "none"}
         fields: Json = {}
-        if self.must and can_force:
+        if self.must_call and can_force:
             fields["tool_choice"] = "required"
             if self.names is not None and len(self.names) == 1:
                 fields["tool_choice"] = {"type": "function", "function": {"name": self.names[0]}}
@@ -175,7 +175,7 @@ class Forbidden(Struct, frozen=True):
     """The call is not run."""
 
     # Its result, with the reason and what may be called.
-    words: str
+    result_text: str
     # The call needs an approval that no one can give.
     is_unapproved: bool = False
 

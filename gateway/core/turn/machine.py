@@ -570,16 +570,18 @@ class Turn:
         is_cut = read_finish_reason(draft.finish_reason) in CUT
         client_calls = [] if terms.saves_steps and is_cut else self._round.client_calls
         shown_reply = self._round.shown_reply(client_calls)
-        full = self._last_messages(shown_reply, client_calls)
+        full_reply = self._last_messages(shown_reply, client_calls)
         if self._round.is_hidden:
             # The upstream's finish_reason is of a round with calls that the client never saw.
             self._client_finish = "stop"
         finish = self._client_finish or draft.finish_reason
         joined = self._earlier.joined_with(shown_reply) if self._earlier.messages else shown_reply
-        messages = (*self._earlier.messages, *full)
+        messages = (*self._earlier.messages, *full_reply)
         outcome = self._make_outcome(FINISHED, reason, messages, joined, finish, waiting)
         self._outcome = outcome
-        save = commands.Save(self._last_step(outcome, shown_reply, full) if terms.saves_steps else outcome)
+        save = commands.Save(
+            self._last_step(outcome, shown_reply, full_reply) if terms.saves_steps else outcome
+        )
         self._state = SAVING_TURN
         if terms.hold_end:
             return [*self._flush(), save]
@@ -597,17 +599,21 @@ class Turn:
             return ({**shown_reply, NATIVE_REPLY: native},)
         return (shown_reply,)
 
-    def _last_step(self, outcome: TurnOutcome, shown_reply: Json, full: tuple[Json, ...]) -> TurnOutcome:
+    def _last_step(
+        self, outcome: TurnOutcome, shown_reply: Json, full_reply: tuple[Json, ...]
+    ) -> TurnOutcome:
         """Returns the outcome where steps are saved: of the last reply alone, or of what followed on it."""
         reply, results = self._round, self._calls.results
         if reply.is_stored:
-            return replace(outcome, full=(), shown_reply=None, results=results)
-        outcome = replace(outcome, full=full, shown_reply=shown_reply, step_usage=reply.draft.usage)
+            return replace(outcome, full_reply=(), shown_reply=None, results=results)
+        outcome = replace(
+            outcome, full_reply=full_reply, shown_reply=shown_reply, step_usage=reply.draft.usage
+        )
         if not outcome.waiting:
             return outcome
         message = reply.upstream_message()
         shown_reply = shown_reply if reply.spoken.text else message
-        return replace(outcome, full=(message,), shown_reply=shown_reply, results=results)
+        return replace(outcome, full_reply=(message,), shown_reply=shown_reply, results=results)
 
     def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns an outcome as it is written, with what the client's dialect stores of its reply.
@@ -622,8 +628,8 @@ class Turn:
         )
         if noted is shown_reply:
             return outcome
-        full = (noted,) if outcome.full == (shown_reply,) else outcome.full
-        return replace(outcome, shown_reply=noted, full=full)
+        full_reply = (noted,) if outcome.full_reply == (shown_reply,) else outcome.full_reply
+        return replace(outcome, shown_reply=noted, full_reply=full_reply)
 
     def _release_end(self, saved: events.Saved) -> list[Command]:
         """Sends the end of the reply."""
@@ -635,7 +641,7 @@ class Turn:
             view.note_stop(StopReason.ERROR, {})
             view.fail(Conflict(saved.loss))
             return [*self._flush(), _FINISH]
-        view.note_stop(outcome.stop, outcome.waiting, self._unshown_calls(outcome.waiting))
+        view.note_stop(outcome.stop_reason, outcome.waiting, self._unshown_calls(outcome.waiting))
         if not (saved.durable or saved.is_late):
             view.note_not_stored()
         if reply.form is AS_BODY:
@@ -708,18 +714,27 @@ class Turn:
         self,
         end: End,
         reason: StopReason,
-        full: tuple[Json, ...],
+        full_reply: tuple[Json, ...],
         shown_reply: Json | None,
         finish: str | None = None,
         waiting: Mapping[str, str] = _NONE_WAIT,
         results: tuple[ToolResult, ...] = (),
     ) -> TurnOutcome:
-        full = self._earlier.with_own_ids(full, shown_reply)
+        full_reply = self._earlier.with_own_ids(full_reply, shown_reply)
         usage = self._earlier.ledger.turn_usage(self._round.draft.usage)
-        has_hidden_results = len(full) > 1 and any(message["role"] == "tool" for message in full)
+        has_hidden_results = len(full_reply) > 1 and any(message["role"] == "tool" for message in full_reply)
         # By position, since keywords take longer than all the rest of it (measured).
         return TurnOutcome(
-            end, full, shown_reply, finish, usage, self._replies, has_hidden_results, reason, waiting, results
+            end,
+            full_reply,
+            shown_reply,
+            finish,
+            usage,
+            self._replies,
+            has_hidden_results,
+            reason,
+            waiting,
+            results,
         )
 
 

@@ -77,9 +77,9 @@ def _reply_record(exchange: Exchange, request: str | None, *, is_whole: bool) ->
         return _record_without_text(exchange, seq, role, at, "forgotten")
     if reply is None:
         return None
-    full = orjson.loads(exchange.full) if exchange.full else {}
+    full_reply = orjson.loads(exchange.full_reply) if exchange.full_reply else {}
     record = _record(exchange, seq, reply, at, is_whole=is_whole)
-    calls = _reply_calls(full.get("messages") or (), is_whole=is_whole)
+    calls = _reply_calls(full_reply.get("messages") or (), is_whole=is_whole)
     return replace(record, rounds=calls or record.rounds, request=request)
 
 

@@ -68,7 +68,7 @@ def line_of(record: TransferRecord) -> dict[str, Any]:
     line |= {
         "input": _parse_or_none(exchange.input),
         "shown_reply": _parse_or_none(exchange.shown_reply),
-        "full": _parse_or_none(exchange.full),
+        "full": _parse_or_none(exchange.full_reply),
         "has_reply": exchange.reply is not None,
     }
     line["notes"] = {str(index): note for index, note in exchange.notes.items()}
@@ -248,13 +248,14 @@ class LineReader:
 
 def _with_mark(line: dict[str, Any], mark: str) -> dict[str, Any]:
     """Returns an exchange whose notes bear the mark of its new memory."""
-    full = line["full"]
-    if full is not None:
-        full = {**full, "messages": [_with_own_mark(message, mark) for message in full["messages"]]}
+    full_reply = line["full"]
+    if full_reply is not None:
+        messages = [_with_own_mark(message, mark) for message in full_reply["messages"]]
+        full_reply = {**full_reply, "messages": messages}
     return {
         **line,
         "input": line["input"] and [_with_own_mark(message, mark) for message in line["input"]],
-        "full": full,
+        "full": full_reply,
         "notes": {index: with_mark(note, mark) for index, note in line["notes"].items()},
     }
 
@@ -276,8 +277,8 @@ def _content_fields(line: dict[str, Any]) -> dict[str, Any]:
     return {
         "input": None if line["input"] is None else orjson.dumps(line["input"] or []),
         "shown_reply": None if line["shown_reply"] is None else orjson.dumps(line["shown_reply"]),
-        "full": None if line["full"] is None else orjson.dumps(line["full"]),
-        "has_full": line["full"] is not None,
+        "full_reply": None if line["full"] is None else orjson.dumps(line["full"]),
+        "has_full_reply": line["full"] is not None,
         "notes": {int(index): note for index, note in line["notes"].items()},
         "redactions": frozenset(map(int, line["redactions"])),
     }

@@ -371,8 +371,8 @@ def _sizes(path: Sequence[Exchange]) -> list[ExchangeSize]:
 def _size(exchange: Exchange, count: Callable[[str], int]) -> ExchangeSize:
     content = Tree([exchange]).content(exchange)
     messages = content.messages or []
-    # `full` has all replies of a turn, those of hidden rounds among them.
-    replies = content.full or ([content.shown_reply] if content.shown_reply is not None else [])
+    # `full_reply` has all replies of a turn, those of hidden rounds among them.
+    replies = content.full_reply or ([content.shown_reply] if content.shown_reply is not None else [])
     tokens = sum(message_tokens(m, count) for m in (*messages, *replies))
     # A nudge, which an agent's rules send to its model, begins no turn: the run goes on.
     begins_turn = bool(messages) and messages[0].get("role") == "user" and not is_nudge(messages[0])

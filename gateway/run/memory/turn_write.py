@@ -68,7 +68,7 @@ def make_turn_write(
         defaults=() if context.agent.is_stored else context.request.spec.own_blocks,
         shared=() if context.agent.is_stored else context.request.spec.shared_blocks,
         opening=None if context.is_plain else opening_of(plan, request_end.now),
-        chars=sum(map(len, map(text_of, (*plan.messages, *request_end.full)))),
+        chars=sum(map(len, map(text_of, (*plan.messages, *request_end.full_reply)))),
         recall=None if receipt is None or plan.off_record else recall_row_maker(prompt, outcome, receipt),
     )
 
@@ -105,16 +105,16 @@ def _request_end(
 ) -> settle.RequestEnd:
     shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
     has_words = outcome.state is FINISHED or bool(outcome.text)
-    full = outcome.full if has_words or outcome.has_hidden_results else ()
-    if has_words and not full:
-        full = (shown_reply,)
+    full_reply = outcome.full_reply if has_words or outcome.has_hidden_results else ()
+    if has_words and not full_reply:
+        full_reply = (shown_reply,)
     gateway_calls: frozenset[str] = frozenset()
-    if full != (shown_reply,):  # else the client has all of the reply
+    if full_reply != (shown_reply,):  # else the client has all of the reply
         # The calls in `shown_reply` are the client's. The gateway ran the others.
-        gateway_calls = frozenset(_call_ids(full) - _call_ids([shown_reply]))
+        gateway_calls = frozenset(_call_ids(full_reply) - _call_ids([shown_reply]))
     return settle.RequestEnd(
         id=context.row,
-        full=full,
+        full_reply=full_reply,
         shown_reply=shown_reply,
         now=now,
         notes=prompt.new_notes,

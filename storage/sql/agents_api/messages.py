@@ -211,7 +211,7 @@ async def _get_exchange(connection: Connection, agent_row: int, seq: int) -> Lis
 
 
 def _make_record(row: Row) -> ListedExchange:
-    input_, shown_reply, full, conversation, key, is_last, run, waiting, *skeleton = row
-    exchange = exchanges.make_exchange(skeleton, input_, shown_reply, full)
+    input_, shown_reply, full_reply, conversation, key, is_last, run, waiting, *skeleton = row
+    exchange = exchanges.make_exchange(skeleton, input_, shown_reply, full_reply)
     waiting_calls = orjson.loads(waiting) if waiting and is_last else {}
     return ListedExchange(exchange, conversation, key, run, waiting_calls)

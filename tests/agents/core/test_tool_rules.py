@@ -114,7 +114,7 @@ def test_rules_decide_which_tools_are_offered(
     rules: list[Raw], before: list[CalledTool], names: str | None, must: bool
 ) -> None:
     found = RuleState(read_rules(rules), before, TOOLS).offer()
-    assert (found.names if found.names is None else "".join(found.names), found.must) == (names, must)
+    assert (found.names if found.names is None else "".join(found.names), found.must_call) == (names, must)
 
 
 def test_nothing_may_be_called_where_the_intersection_is_empty() -> None:
@@ -174,7 +174,7 @@ def test_the_result_of_a_forbidden_call_says_why_and_what_may_be_called() -> Non
     )
     verdict = RuleState(read_rules([STRICT]), called("a"), TOOLS).judge("d")
     assert isinstance(verdict, Forbidden)
-    assert verdict.words.endswith("nothing follows. No tool may be called now: answer.")
+    assert verdict.result_text.endswith("nothing follows. No tool may be called now: answer.")
     unknown = RuleState([], [], TOOLS).judge("z")
     assert unknown == Forbidden("Error: there is no tool 'z'.")
 
@@ -198,7 +198,7 @@ def test_a_call_that_cannot_be_approved_is_not_demanded_again(demand: Raw) -> No
     assert isinstance(guide.judge(ProposedCall("1", "a", {})), Forbidden)
     follows = guide.decide_next()
     assert isinstance(follows, Offer)
-    assert not follows.must
+    assert not follows.must_call
     assert guide.decide_next() == Stop(END)
 
 
@@ -278,7 +278,7 @@ def test_a_reply_without_a_call_that_is_due_is_nudged() -> None:
     first = RuleState(read_rules([FIRST]), [], TOOLS).decide_next([])
     assert isinstance(first, Offer)
     assert first.nudge == "You have to call a tool now. You may call: a."
-    assert first.must
+    assert first.must_call
 
 
 def test_a_tool_that_a_person_denied_is_not_required_any_more() -> None:
@@ -295,7 +295,7 @@ def test_an_agent_may_speak_where_a_person_denied_what_it_has_to_call(style: Spe
     guide.take_answer("a", ToolResult("1", "Denied.", "error"), is_denied=True)
     follows = guide.decide_next()
     assert isinstance(follows, Offer)
-    assert (follows.names, follows.must) == (("a",), False)
+    assert (follows.names, follows.must_call) == (("a",), False)
     assert guide.decide_next() == Stop(END)
 
 
@@ -488,7 +488,7 @@ def test_every_pair_of_rules_allows_what_the_oracle_allows(pair: tuple[int, int]
                     wanted = [n for n in (*TOOLS, "z") if may_call([one, other], history, TOOLS, n)]
                     found = RuleState(rules, before, TOOLS).offer()
                     assert list(TOOLS if found.names is None else found.names) == wanted
-                    assert found.must <= bool(wanted)
+                    assert found.must_call <= bool(wanted)
                     for name in (*TOOLS, "z"):
                         verdict = RuleState(rules, before, TOOLS).judge(name)
                         assert isinstance(verdict, Forbidden) is (name not in wanted)

@@ -67,7 +67,7 @@ class Conversation:
                 e,
                 HASHER,
                 above,
-                full=[reply] if reply else [],
+                full_reply=[reply] if reply else [],
                 shown_reply=said,
                 model="up/m",
                 evicted=evicted,

@@ -319,7 +319,7 @@ def test_a_repeat_that_hid_a_round_is_known_to_what_went_on_from_it(world: World
     again = world.say([user("Hi")], kept("Hello!"), "c1")
     assert again.exchange == 1
     first, then = world.memory().records[1], world.memory().records[2]
-    assert first.has_full
+    assert first.has_full_reply
     assert then.prior == first.id
 
 
@@ -328,7 +328,7 @@ def test_a_turn_that_was_off_takes_no_notes_nor_edits(world: World) -> None:
     world.say([user("a secret")], kept("Sorry."), mode=MemoryUse.OFF, edits=["secret"])
     world.wait(500)
     (e,) = world.memory().records.values()
-    assert (e.input, e.shown_reply, e.full, e.notes, e.edits) == (None, None, None, {}, False)
+    assert (e.input, e.shown_reply, e.full_reply, e.notes, e.edits) == (None, None, None, {}, False)
     assert world.learned() == []
 
 

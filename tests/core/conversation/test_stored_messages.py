@@ -27,7 +27,7 @@ def exchange(inputs: list[Any], said: Any, full: dict[str, Any] | None = None, *
     made = Exchange(
         1, 1, None, 0, 0, (ATOM,) * len(inputs), (b"",) * len(inputs), ATOM, b"path", None, 1.0, 1.0, ended=2.0, seq=10,
         input=orjson.dumps(inputs), shown_reply=None if said is None else orjson.dumps(said),
-        full=None if full is None else orjson.dumps(full),
+        full_reply=None if full is None else orjson.dumps(full),
     )  # fmt: skip
     return replace(made, **fields)
 
@@ -82,7 +82,7 @@ def test_what_is_redacted_or_not_there_is_left_out() -> None:
 
 
 def test_a_text_is_replaced_and_the_atoms_stay() -> None:
-    e = exchange([user("one")], SAID, HIDDEN, has_full=True, notes={0: "a note that quotes it"})
+    e = exchange([user("one")], SAID, HIDDEN, has_full_reply=True, notes={0: "a note that quotes it"})
     asked = rewrite_message(e, 10, "uno")
     assert places(asked)[0] == (10, None, "uno")
     assert (asked.inputs, asked.path_hash, asked.reply, asked.notes) == (
@@ -93,13 +93,13 @@ def test_a_text_is_replaced_and_the_atoms_stay() -> None:
     )
     told = rewrite_message(e, 11, "It is Tom.")
     assert places(told)[1:] == [(11, 1, None), (11, 2, "Found."), (11, None, "It is Tom.")]
-    assert b"Miso" not in (told.full or b"")
-    assert b"Let me look" not in (told.full or b"")
-    assert orjson.loads(told.full or b"")["messages"][-1]["content"] == "It is Tom."
+    assert b"Miso" not in (told.full_reply or b"")
+    assert b"Let me look" not in (told.full_reply or b"")
+    assert orjson.loads(told.full_reply or b"")["messages"][-1]["content"] == "It is Tom."
 
 
 def test_a_reply_that_was_cut_after_its_rounds_keeps_their_results() -> None:
-    e = exchange([user("one")], SAID, {**HIDDEN, "messages": HIDDEN["messages"][:-1]}, has_full=True)
+    e = exchange([user("one")], SAID, {**HIDDEN, "messages": HIDDEN["messages"][:-1]}, has_full_reply=True)
     rounds = [(11, 1, None), (11, 2, "Found.")]
     assert places(e)[1:] == [*rounds, (11, None, SAID["content"])]
     assert places(rewrite_message(e, 11, "It is Tom."))[1:] == [*rounds, (11, None, "It is Tom.")]
@@ -111,10 +111,10 @@ def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
         [user("one")],
         assistant("Hi."),
         {"messages": [spoken], "gateway_calls": [], "step": True},
-        has_full=True,
+        has_full_reply=True,
     )
     told = rewrite_message(e, 11, "Bye.")
-    (m,) = orjson.loads(told.full or b"")["messages"]
+    (m,) = orjson.loads(told.full_reply or b"")["messages"]
     assert orjson.loads(m["tool_calls"][0]["function"]["arguments"]) == {"message": "Bye.", "thinking": "t"}
     assert orjson.loads(told.shown_reply or b"")["content"] == "Bye."
 
@@ -125,12 +125,14 @@ def test_a_tool_of_the_client_that_is_named_as_the_one_that_speaks_keeps_its_arg
 ) -> None:
     last = assistant("I will write to her.", call("c9", "send_message", arguments))
     said = assistant("Let me look.\n\nI will write to her.", call("c9", "send_message", arguments))
-    e = exchange([user("one")], said, {**HIDDEN, "messages": [*HIDDEN["messages"][:-1], last]}, has_full=True)
+    e = exchange(
+        [user("one")], said, {**HIDDEN, "messages": [*HIDDEN["messages"][:-1], last]}, has_full_reply=True
+    )
     for changed, text in (
         (rewrite_message(e, 11, "I wrote."), "I wrote."),
         (cut_reply(e, "Let me"), "Let me"),
     ):
-        *rounds, message = orjson.loads(changed.full or b"")["messages"]
+        *rounds, message = orjson.loads(changed.full_reply or b"")["messages"]
         assert (message["content"], message["tool_calls"]) == (text, last["tool_calls"])
         assert [each["content"] for each in rounds] == [None, "Found."]
 
@@ -142,7 +144,7 @@ def test_the_text_next_to_a_call_that_cannot_be_read_is_replaced(arguments: str)
         [user("one")], assistant("One moment."), {"messages": [step], "gateway_calls": [], "step": True}
     )
     told = rewrite_message(e, 11, "Bye.")
-    assert orjson.loads(told.full or b"")["messages"] == [{**step, "content": "Bye."}]
+    assert orjson.loads(told.full_reply or b"")["messages"] == [{**step, "content": "Bye."}]
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_what_a_summary_request_has_of_an_exchange() -> None:
         input=b'[{"role":"tool","content":"' + b"x" * 5000 + b'"},{"role":"user","content":"And Miso?"}]',
         shown_reply=b'{"role":"assistant","content":"I look.","tool_calls":[{"id":"1","type":"function",'
         b'"function":{"name":"find","arguments":"{\\"cat\\":1}"}}]}',
-        full=b'{"messages":[{"role":"tool","content":"hidden"}],"gateway_calls":[]}',
+        full_reply=b'{"messages":[{"role":"tool","content":"hidden"}],"gateway_calls":[]}',
         notes={1: "a note"},
     )
     lines = spoken_lines([x])

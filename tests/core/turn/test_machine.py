@@ -97,7 +97,7 @@ class TestPlain:
         assert playbook
         assert playbook.outcome.state is End.FINISHED
         assert playbook.outcome.shown_reply == {"role": "assistant", "content": "Hello"}
-        assert playbook.outcome.full == (playbook.outcome.shown_reply,)
+        assert playbook.outcome.full_reply == (playbook.outcome.shown_reply,)
         assert not playbook.outcome.has_hidden_results
         assert playbook.outcome.finish_reason == "stop"
 
@@ -245,7 +245,7 @@ class TestPlain:
         turn = chat_turn(TurnTerms(hold_end=True))
         turn.feed(ReplyStarted(200, SSE))
         (save,) = [command for command in turn.feed(Received(events)) if isinstance(command, Save)]
-        assert save.outcome.full == (
+        assert save.outcome.full_reply == (
             {
                 "role": "assistant",
                 "reasoning_content": "hmm",
@@ -329,7 +329,7 @@ class TestHiddenRounds:
             }
         ]
         outcome = playbook.outcome
-        assert [message["role"] for message in outcome.full] == ["assistant", "tool", "assistant"]
+        assert [message["role"] for message in outcome.full_reply] == ["assistant", "tool", "assistant"]
         assert outcome.shown_reply == {"role": "assistant", "content": "Noted"}
         assert outcome.has_hidden_results
 
@@ -362,7 +362,7 @@ class TestHiddenRounds:
         assert played.ran[2].name == "search"
         assert [len(call.messages) for call in played.called] == [2, 5]
         assert played.called[1].messages[:2] == played.called[0].messages
-        assert [message["role"] for message in played.outcome.full] == [
+        assert [message["role"] for message in played.outcome.full_reply] == [
             *("assistant", "tool"),
             *("assistant", "tool", "tool"),
             "assistant",
@@ -458,7 +458,7 @@ class TestHiddenRounds:
         assert played.ran == []
         assert client_message(played, stream) == {"text": "Hm. Well. ", "calls": []}
         assert client_finish(played, stream) == "stop"
-        assert played.outcome.full[-1] == {"role": "assistant", "content": "Well. "}
+        assert played.outcome.full_reply[-1] == {"role": "assistant", "content": "Well. "}
 
     def test_usage_of_hidden_rounds_is_reported_only_where_it_was_asked_for(self) -> None:
         rounds = [completion(None, (ours_call(),)), completion("ok")]
@@ -491,7 +491,7 @@ class TestMixed:
         theirs = [call for call in made if call[1] not in OURS]
         assert client_message(played, stream) == {"text": "Both. ", "calls": theirs}
         assert client_finish(played, stream) == "tool_calls"
-        assistant, *results = played.outcome.full
+        assistant, *results = played.outcome.full_reply
         assert [call["id"] for call in assistant["tool_calls"]] == [call[0] for call in made]
         assert [(m["role"], m["tool_call_id"]) for m in results] == [
             ("tool", call[0]) for call in made if call[1] in OURS
@@ -620,7 +620,7 @@ class TestBudget:
         assert played.ran == []
         assert client_message(played, stream) == {"text": "Well, ", "calls": []}
         assert client_finish(played, stream) == "length"
-        assert played.outcome.full == ({"role": "assistant", "content": "Well, "},)
+        assert played.outcome.full_reply == ({"role": "assistant", "content": "Well, "},)
 
     @BOTH
     def test_with_nothing_left_the_reply_ends_after_its_last_call(self, stream: bool) -> None:
@@ -629,4 +629,4 @@ class TestBudget:
         assert [run.call_id for run in played.ran] == ["call_a"]
         assert client_message(played, stream) == {"text": "", "calls": []}
         assert client_finish(played, stream) == "length"
-        assert [message["role"] for message in played.outcome.full] == ["assistant", "tool"]
+        assert [message["role"] for message in played.outcome.full_reply] == ["assistant", "tool"]

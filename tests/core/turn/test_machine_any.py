@@ -125,7 +125,7 @@ def test_however_a_reply_is_cut_client_and_memory_get_the_same(
 def kept(outcome: TurnOutcome) -> Any:
     return (
         outcome.state,
-        outcome.full,
+        outcome.full_reply,
         outcome.shown_reply,
         outcome.finish_reason,
         outcome.rounds,
@@ -245,4 +245,4 @@ def test_no_json_of_an_upstream_breaks_the_machine(
     assert sum(isinstance(command, Save) for command in seen) == 1
     for command in seen:
         if isinstance(command, Save):
-            orjson.dumps([command.outcome.full, command.outcome.shown_reply, command.outcome.usage])
+            orjson.dumps([command.outcome.full_reply, command.outcome.shown_reply, command.outcome.usage])

@@ -147,7 +147,7 @@ class TestErrors:
         )
         assert playbook
         assert playbook.outcome.state is End.FAILED
-        assert playbook.outcome.full == ()
+        assert playbook.outcome.full_reply == ()
 
     def test_an_error_after_a_hidden_round_is_still_a_status(self) -> None:
         playbook = after_hidden_round(ROLE) >> ReplyStarted(429, LIMITED) >> ReceivedWhole(TOO_MANY)
@@ -339,7 +339,7 @@ class TestClientGone:
             assert playbook.outcome.state is End.CANCELLED
             assert playbook.outcome.text == text
             # The call, once it is made, with its result or that it was interrupted.
-            assert len(playbook.outcome.full) == (2 if k > 3 else 0)
+            assert len(playbook.outcome.full_reply) == (2 if k > 3 else 0)
             for late in [
                 *happened[k:],
                 Saved(),

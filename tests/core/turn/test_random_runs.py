@@ -121,8 +121,8 @@ def play(seed: int) -> list[Command]:
                     outcome = command.outcome
                     todo.append(Saved())
                     if terms.saves_steps:
-                        assert not (open_reply and outcome.full)
-                    assert bool(outcome.waiting) <= (outcome.stop is StopReason.REQUIRES_APPROVAL)
+                        assert not (open_reply and outcome.full_reply)
+                    assert bool(outcome.waiting) <= (outcome.stop_reason is StopReason.REQUIRES_APPROVAL)
 
     if dice.random() < 0.2 and terms.saves_steps:
         open_reply = True
@@ -161,7 +161,7 @@ def test_every_run_is_saved_once_and_ends_once(block_row: int) -> None:
         assert [isinstance(command, Finish) for command in seen].count(True) == 1
         # One step more than there may be: a resumed one was counted before.
         assert [isinstance(command, CallModel) for command in seen].count(True) <= MAX_STEPS
-        stops.add(saves[0].outcome.stop)
+        stops.add(saves[0].outcome.stop_reason)
     assert {StopReason.END_TURN, StopReason.MAX_TOKENS, StopReason.REQUIRES_APPROVAL} <= stops
 
 

@@ -72,14 +72,14 @@ def test_words_stream_and_are_what_was_said(cut: Any) -> None:
     assert playbook << Save
     outcome = playbook.outcome
     assert outcome.shown_reply == {"role": "assistant", "content": 'Hello "Anna"\n'}
-    reply, result = outcome.full
+    reply, result = outcome.full_reply
     assert (
         reply["tool_calls"][0]["function"]["arguments"] == speak('Hello "Anna"\n', thinking="She is new.")[2]
     )
     asides = {"send_message": ["pre_exec_msg", "request_heartbeat", "thinking"]}
     assert reply["mnemogate"] == {"spoken": 'Hello "Anna"\n', "asides": asides}
     assert result == {"role": "tool", "tool_call_id": "m", "content": SPOKEN_RESULT}
-    assert outcome.stop is StopReason.END_TURN
+    assert outcome.stop_reason is StopReason.END_TURN
     lines = playbook.sent.decode().splitlines()
     thoughts = [line.removeprefix("thought ") for line in lines if line.startswith("thought")]
     assert "".join(thoughts) == "She is new."
@@ -124,7 +124,7 @@ def test_plain_text_is_taken_as_said() -> None:
     playbook = talk() >> ReplyStarted(200, SSE) >> Received(streamed(completion("Hi.")))
     assert skip(playbook) << Save
     assert playbook.outcome.text == "Hi."
-    assert playbook.outcome.stop is StopReason.END_TURN
+    assert playbook.outcome.stop_reason is StopReason.END_TURN
 
 
 def test_words_that_are_missing_are_an_error_and_go_on() -> None:
@@ -167,5 +167,5 @@ def test_a_cut_reply_keeps_the_words_that_were_shown() -> None:
     skip(playbook >> Received([*pieces, chunk({}, "length")]))
     skip(playbook >> Received(streamed(completion("", tokens=None))[-1:]))
     assert playbook << Save
-    assert playbook.outcome.full == ({"role": "assistant", "content": "Hm. Hel"},)
-    assert playbook.outcome.stop is StopReason.MAX_TOKENS
+    assert playbook.outcome.full_reply == ({"role": "assistant", "content": "Hm. Hel"},)
+    assert playbook.outcome.stop_reason is StopReason.MAX_TOKENS

@@ -119,7 +119,7 @@ def test_a_reply_is_stored_before_its_tools_run_and_their_results_before_the_nex
     assert first.reply is not None
     assert first.reply["content"] == "Let me see."
     assert [call["id"] for call in first.reply["tool_calls"]] == ["a"]
-    assert (first.results, first.nudge, first.waits) == ((), "", {})
+    assert (first.results, first.nudge, first.waiting) == ((), "", {})
     assert first.usage is not None
     assert first.usage["prompt_tokens"] == 10
     playbook << SaveStep >> StepSaved(7, 8) << RunTool("a", "memory_insert", orjson.loads(ARGS))
@@ -133,9 +133,9 @@ def test_a_reply_is_stored_before_its_tools_run_and_their_results_before_the_nex
     reply(playbook, "Noted.", tokens=(30, 4))
     assert skip(playbook) << Save
     outcome = playbook.outcome
-    assert outcome.full == ({"role": "assistant", "content": "Noted."},)
-    assert outcome.shown_reply == outcome.full[0]
-    assert (outcome.stop, outcome.results, dict(outcome.waiting)) == (StopReason.END_TURN, (), {})
+    assert outcome.full_reply == ({"role": "assistant", "content": "Noted."},)
+    assert outcome.shown_reply == outcome.full_reply[0]
+    assert (outcome.stop_reason, outcome.results, dict(outcome.waiting)) == (StopReason.END_TURN, (), {})
     assert outcome.step_usage is not None
     assert outcome.step_usage["prompt_tokens"] == 30
     assert outcome.usage is not None
@@ -172,7 +172,7 @@ def test_a_reply_with_calls_that_are_not_run_is_stored_with_their_results_at_onc
 def test_an_unknown_name_is_a_gateway_call_and_a_client_tool_is_not() -> None:
     calls = (("a", "nobody", "{}"), ("b", "search", "{}"))
     playbook = skip(reply(steps(client=("search",)), None, calls))
-    assert playbook << (lambda c: isinstance(c, SaveStep) and c.waits == {"b": "client"})
+    assert playbook << (lambda c: isinstance(c, SaveStep) and c.waiting == {"b": "client"})
     (
         playbook
         >> StepSaved(1, 2)
@@ -180,11 +180,11 @@ def test_an_unknown_name_is_a_gateway_call_and_a_client_tool_is_not() -> None:
         >> ToolFinished(ToolResult("a", "There is no such tool.", "error"))
     )
     assert skip(playbook) << Save
-    assert playbook.outcome.full == ()
+    assert playbook.outcome.full_reply == ()
     assert playbook.outcome.shown_reply is None
     assert playbook.outcome.results == (ToolResult("a", "There is no such tool.", "error"),)
     assert dict(playbook.outcome.waiting) == {"b": "client"}
-    assert playbook.outcome.stop is StopReason.REQUIRES_APPROVAL
+    assert playbook.outcome.stop_reason is StopReason.REQUIRES_APPROVAL
 
 
 def test_the_other_calls_wait_for_an_approval() -> None:
@@ -195,8 +195,8 @@ def test_the_other_calls_wait_for_an_approval() -> None:
     outcome = playbook.outcome
     assert dict(outcome.waiting) == {"a": "held", "b": "approval", "d": "client"}
     assert [result.call_id for result in outcome.results] == ["c"]
-    assert [call["id"] for call in outcome.full[0]["tool_calls"]] == ["a", "b", "c", "d"]
-    assert outcome.full[0] == outcome.shown_reply
+    assert [call["id"] for call in outcome.full_reply[0]["tool_calls"]] == ["a", "b", "c", "d"]
+    assert outcome.full_reply[0] == outcome.shown_reply
     assert not [command for command in playbook.seen if isinstance(command, RunTool)]
 
 
@@ -213,7 +213,7 @@ def test_after_a_call_to_be_approved_what_a_rule_forbids_is_judged_again() -> No
     assert dict(outcome.waiting) == {"a": "held", "b": "approval"}
     # What cannot be read never will be, and no answer changes what came before.
     assert [(result.call_id, result.was_run) for result in outcome.results] == [("z", False), ("c", False)]
-    resumed = ResumedCalls(tuple(outcome.full[0]["tool_calls"]), outcome.results, frozenset("b"))
+    resumed = ResumedCalls(tuple(outcome.full_reply[0]["tool_calls"]), outcome.results, frozenset("b"))
     commands = steps(Script()).turn.feed(resumed)
     assert [each.name for each in commands if isinstance(each, RunTool)] == ["pay", "memory_insert"]
 
@@ -222,7 +222,7 @@ def test_an_answered_pause_goes_on_with_all_results_in_the_order_of_the_calls() 
     calls = (CALL, ("b", "pay", "{}"), ("d", "search", "{}"))
     guide = Script({"pay": [NeedsApproval()]})
     playbook = skip(reply(steps(guide, client=("search",)), None, calls)) << Save
-    message = playbook.outcome.full[0]
+    message = playbook.outcome.full_reply[0]
     answer = ToolResult("d", "found")
     next_turn = steps(guide)
     commands = next_turn.turn.feed(ResumedCalls(tuple(message["tool_calls"]), (answer,), frozenset("b")))
@@ -253,7 +253,7 @@ def test_a_turn_that_ends_after_its_tools_has_no_reply() -> None:
     playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished(ToolResult("a", "done"))
     assert skip(playbook) << Save
     outcome = playbook.outcome
-    assert (outcome.full, outcome.shown_reply, outcome.stop) == ((), None, StopReason.TOOL_RULE)
+    assert (outcome.full_reply, outcome.shown_reply, outcome.stop_reason) == ((), None, StopReason.TOOL_RULE)
     assert outcome.results == (ToolResult("a", "done"),)
     assert outcome.usage is not None
     assert outcome.usage["completion_tokens"] == 5
@@ -328,7 +328,7 @@ def test_a_call_of_a_chat_that_was_not_reached_is_said_to_be_not_made() -> None:
     turn._guide = Script({"second": [Undecided()]})
     playbook = skip(reply(Playbook(turn), None, (("a", "first", "{}"), ("b", "second", "{}")))) << RunTool
     assert playbook >> ClientLeft() << CloseUpstream << Save << Finish
-    *_, last = playbook.outcome.full
+    *_, last = playbook.outcome.full_reply
     assert last["content"] == "Error: the call was not made, since the turn ended before it."
 
 
@@ -337,7 +337,7 @@ def test_an_approval_after_a_result_leaves_what_has_run() -> None:
     playbook = skip(reply(steps(guide), None, (("a", "first", "{}"), ("b", "second", "{}"))))
     playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished(ToolResult("a", "1"))
     assert skip(playbook) << Save
-    assert (playbook.outcome.full, dict(playbook.outcome.waiting)) == ((), {"b": "approval"})
+    assert (playbook.outcome.full_reply, dict(playbook.outcome.waiting)) == ((), {"b": "approval"})
     assert playbook.outcome.results == (ToolResult("a", "1"),)
 
 
@@ -362,7 +362,7 @@ def test_an_error_after_a_stored_step_is_no_status(status: int, stop: StopReason
     playbook << SaveStep >> StepSaved(2, 3) << CallModel
     playbook >> ReplyStarted(status, JSON) >> ReceivedWhole(b'{"error":{"message":"no"}}')
     assert playbook << Save << Finish
-    assert playbook.outcome.stop is stop
+    assert playbook.outcome.stop_reason is stop
     assert playbook.outcome.state is End.FAILED
 
 
@@ -377,7 +377,7 @@ def test_a_cut_reply_keeps_its_text_and_no_calls(event: Any) -> None:
     skip(playbook >> Received(streamed(completion("Let me", (CALL,)))[:-3]))
     skip(playbook >> event) << CloseUpstream << Save
     assert playbook.outcome.shown_reply == {"role": "assistant", "content": "Let me"}
-    assert playbook.outcome.full == ()
+    assert playbook.outcome.full_reply == ()
     assert playbook.outcome.state is (End.FAILED if isinstance(event, ReplyFailed) else End.CANCELLED)
 
 
@@ -386,7 +386,7 @@ def test_a_stopped_turn_has_an_end_for_its_client() -> None:
     skip(playbook >> Received([chunk({"content": "Let"})]))
     playbook >> Stopped() << CloseUpstream << Save >> Saved()
     assert skip(playbook) << Finish
-    assert playbook.outcome.stop is StopReason.CANCELLED
+    assert playbook.outcome.stop_reason is StopReason.CANCELLED
     assert playbook.sent.decode().splitlines()[-1].startswith("end stop")
 
 
@@ -400,7 +400,7 @@ def test_a_turn_that_is_stopped_among_its_tools_keeps_the_results_that_are_there
     )
     skip(playbook >> ToolFinished(ToolResult("b", "found")))
     assert playbook >> Stopped() << CloseUpstream << Save
-    assert (playbook.outcome.full, playbook.outcome.shown_reply) == ((), None)
+    assert (playbook.outcome.full_reply, playbook.outcome.shown_reply) == ((), None)
     interrupted = ToolResult(CALL[0], INTERRUPTED_RESULT, "error")
     assert playbook.outcome.results == (interrupted, ToolResult("b", "found"))
 
@@ -408,14 +408,14 @@ def test_a_turn_that_is_stopped_among_its_tools_keeps_the_results_that_are_there
 def test_a_step_that_cannot_be_stored_ends_the_turn() -> None:
     playbook = skip(reply(steps(), None, (CALL,))) << SaveStep
     assert playbook >> Stopped(StopReason.ERROR) << CloseUpstream << Save
-    assert (playbook.outcome.state, playbook.outcome.stop) == (End.FAILED, StopReason.ERROR)
+    assert (playbook.outcome.state, playbook.outcome.stop_reason) == (End.FAILED, StopReason.ERROR)
 
 
 def test_a_reply_that_is_too_long_loses_its_calls() -> None:
     playbook = skip(reply(steps(client=("search",)), "So", (CALL, ("b", "search", "{")), "length"))
     assert playbook << Save
-    assert playbook.outcome.full == ({"role": "assistant", "content": "So"},)
-    assert playbook.outcome.stop is StopReason.MAX_TOKENS
+    assert playbook.outcome.full_reply == ({"role": "assistant", "content": "So"},)
+    assert playbook.outcome.stop_reason is StopReason.MAX_TOKENS
     assert dict(playbook.outcome.waiting) == {}
 
 
@@ -427,7 +427,7 @@ def test_calls_decide_what_follows_and_the_finish_reason_does_not() -> None:
 def test_a_reply_that_says_nothing_ends_the_turn() -> None:
     playbook = skip(reply(steps(), None))
     assert playbook << Save
-    assert playbook.outcome.stop is StopReason.END_TURN
+    assert playbook.outcome.stop_reason is StopReason.END_TURN
 
 
 def test_a_tool_that_runs_alone_is_commanded_so() -> None:
@@ -446,9 +446,9 @@ def test_a_tool_that_runs_alone_is_commanded_so() -> None:
     [
         (Offer(), {}),
         (Offer(("a", "b")), {}),
-        (Offer(("a", "b"), must=True), {"tool_choice": "required"}),
-        (Offer(None, must=True), {"tool_choice": "required"}),
-        (Offer(("a",), must=True), {"tool_choice": {"type": "function", "function": {"name": "a"}}}),
+        (Offer(("a", "b"), must_call=True), {"tool_choice": "required"}),
+        (Offer(None, must_call=True), {"tool_choice": "required"}),
+        (Offer(("a",), must_call=True), {"tool_choice": {"type": "function", "function": {"name": "a"}}}),
         (Offer(()), {"tool_choice": "none"}),
         (Offer(is_final=True, one_at_a_time=True), {"tool_choice": "none"}),
         (Offer(one_at_a_time=True), {"parallel_tool_calls": False}),
@@ -459,7 +459,7 @@ def test_an_offer_says_as_little_as_it_can(offer: Offer, fields: dict[str, Any])
 
 
 def test_a_model_that_cannot_be_forced_is_asked() -> None:
-    assert Offer(("a",), must=True, one_at_a_time=True).fields(can_force=False) == {
+    assert Offer(("a",), must_call=True, one_at_a_time=True).fields(can_force=False) == {
         "parallel_tool_calls": False
     }
     assert Offer(()).fields(can_force=False) == {"tool_choice": "none"}

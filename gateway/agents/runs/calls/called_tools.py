@@ -28,7 +28,7 @@ def calls_on_path(context: MemoryContext) -> list[CalledTool]:
     for exchange in context.path:
         content = context.tree.content(exchange)
         stored += content.messages or ()
-        stored += _without_nudges(content.full or [content.shown_reply or {}])
+        stored += _without_nudges(content.full_reply or [content.shown_reply or {}])
     return _calls_of_last_turn([*stored, *new])
 
 
