@@ -14,8 +14,11 @@ class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def screens(operations: PageOperations) -> list[Screen | Action]:
     async def overview(request: ScreenRequest, query: NoFields) -> View:
         record = await operations.overview.show(request.visitor.project)
-        resent = operations.requests.find_resent(record.replies)
-        return View(record, "overview.html", "Overview", {"resent": resent})
+        context = {
+            "resent": operations.requests.find_resent(record.replies),
+            "unsearched": operations.requests.find_unsearched(record.replies),
+        }
+        return View(record, "overview.html", "Overview", context)
 
     async def audit(request: ScreenRequest, query: _AuditQuery) -> View:
         page = await operations.audit.list(

@@ -120,6 +120,7 @@ class _RequestScreens(Struct, frozen=True):
             # What was asked, by the ids of requests; None: the requests of all memories are listed, without questions.
             "questions": questions,
             "resent": requests.find_resent(page.items),
+            "unsearched": requests.find_unsearched(page.items),
             "is_first": query.after is None,
             "keep": f"{requests.keep_why_days:g} days",
         }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -43,6 +44,15 @@ class StoredRecall(Struct, frozen=True):
     def request(self) -> str | None:
         """The id of its request; None if it was too long to be stored."""
         return unpack_request_id(self.packed_request)
+
+
+class FirstRecall(NamedTuple):
+    """The recall of the first of several requests with a question."""
+
+    # The id of its request; None if it was too long to be stored.
+    request: str | None
+    # The record of the recall, packed (storage/recall_record.py).
+    data: bytes
 
 
 async def note_recall(
@@ -86,15 +96,15 @@ class Recalls(Group):
         return {exchange: id for exchange, id in requests.items() if id is not None}
 
     @reads
-    async def first_request(
+    async def first_of_question(
         self, connection: Connection, agent_row: int, exchange: int, since: float
-    ) -> str | None:
-        """Returns the id of the request that looked for memory for the question of an exchange; None: it is not known.
+    ) -> FirstRecall | None:
+        """Returns the recall for the question of an exchange; None: it is not known.
 
         The same question may have been asked again, with another reply.
         """
-        packed = await connection.value(SQL["recall_of_question"], (agent_row, exchange, since))
-        return None if packed is None else unpack_request_id(packed)
+        row = await connection.row(SQL["recall_of_question"], (agent_row, exchange, since))
+        return None if row is None else FirstRecall(unpack_request_id(row[0]), row[1])
 
     @long_reads
     async def exchanges(

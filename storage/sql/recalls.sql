@@ -29,8 +29,8 @@ SELECT {recall_read} WHERE r.agent = ?1 AND r.exchange < ?2 AND r.at >= ?3 ORDER
 SELECT exchange, request FROM recalls WHERE agent = ?1 AND at >= ?2 AND exchange {in:3:BIGINT:64}
 
 -- name: recall_of_question
--- Finds the first request with the question of an exchange, at the same place.
-SELECT r.request FROM exchanges e JOIN exchanges s ON s.agent = e.agent AND s.conversation = e.conversation
+-- Finds the first recall for the question of an exchange, at the same place.
+SELECT r.request, r.data FROM exchanges e JOIN exchanges s ON s.agent = e.agent AND s.conversation = e.conversation
 AND s.depth = e.depth AND coalesce(s.parent, 0) = coalesce(e.parent, 0) AND s.inputs = e.inputs
 JOIN recalls r ON r.exchange = s.id AND r.agent = s.agent
 WHERE e.id = ?2 AND +e.agent = ?1 AND r.at >= ?3 ORDER BY r.exchange LIMIT 1

@@ -12,8 +12,9 @@ from gateway.core.dates import minute_text
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.request_records import ExplainedRequest, PartTokens, Why, WindowPart, WindowRecord
 from gateway.run.request_log import LoggedRequest
-from storage.recall_record import PROMPT_PARTS, REASONS, RecallRecord
+from storage.recall_record import PROMPT_PARTS, REASONS, RecallRecord, unpack
 from storage.records import Exchange
+from storage.sql.recalls import FirstRecall
 
 # Why a hit was left out, in words.
 _REASON_WORDS = {
@@ -77,14 +78,14 @@ def explain_logged(
     conversation: str | None,
     paused: float | None,
     exchange: Exchange | None,
-    repeats: str | None,
+    first: FirstRecall | None,
 ) -> ExplainedRequest:
     """Explains a request that has no recall.
 
     conversation: the conversation in which the request can be read; None: it can be read in none.
     paused: since when the memory was paused at the time of the request; None: it was not paused.
     exchange: the exchange of the request's turn, with content; None: it is not known, or has no words.
-    repeats: the id of the request that searched memory for the same exchange; None: it is not known.
+    first: the recall of the request that searched memory for the same question; None: it is not known.
     """
     whys: Mapping[str, Why] = {"none": "nobody", "off": "off", "unavailable": "failed", "read": "off"}
     why = whys.get(logged.mode, "nothing_found")
@@ -103,12 +104,12 @@ def explain_logged(
         sentence = f"No sources are noted: the request ended with status {logged.status}."
     elif why == "nothing_found":
         note = None if exchange is None else exchange.last_note
-        sentence = _sentence_without_search(exchange)
+        sentence = _sentence_without_search(exchange, None if first is None else unpack(first.data))
     return ExplainedRequest(
         **summarize_logged(logged),
         conversation=conversation,
         exchange=None if exchange is None else exchange.seq,
-        repeats=UNSET if repeats is None else repeats,
+        repeats=UNSET if first is None or first.request is None else first.request,
         tries=logged.tries,
         why=why,
         sentence=sentence,
@@ -117,8 +118,11 @@ def explain_logged(
     )
 
 
-def _sentence_without_search(exchange: Exchange | None) -> str:
-    """Returns the sentence that says why memory was not searched for a request. exchange: as for `explain_logged`."""
+def _sentence_without_search(exchange: Exchange | None, first: RecallRecord | None) -> str:
+    """Returns the sentence that says why memory was not searched for a request.
+
+    exchange, first: as for `explain_logged`.
+    """
     if exchange is None:
         return (
             "Memory was not searched: the request brings no new words of a person. It asks once more what its "
@@ -131,10 +135,13 @@ def _sentence_without_search(exchange: Exchange | None) -> str:
             "as the first time."
         )
     if exchange.notes:
-        return (
-            "This question was asked once more, so memory was not searched again. It had nothing that answers this, "
-            "or what it had was forgotten since."
-        )
+        repeated = "This question was asked once more, so memory was not searched again."
+        if first is None:
+            return f"{repeated} It had nothing that answers this, or what it had was forgotten since."
+        if any(not entry.reason for entry in first.entries):
+            return f"{repeated} What it had was forgotten since."
+        nothing = _NOTHING_RECALLED.get(first.outcome, _NOTHING_RECALLED["nothing_found"])
+        return f"{repeated} The first time n{nothing[1:]}"
     if exchange.inputs and is_result(exchange.inputs[-1]):
         return "The conversation went on with what a tool returned: nobody asked anything, so memory was not searched."
     return "The request brings no new words of a person, so memory was not searched."

@@ -128,7 +128,7 @@ class RequestOperations(Struct, frozen=True):
         Raises: UnknownId: its reply was forgotten, or what it recalled is gone.
         """
         agent = None if logged.memory_uid is None else await self.store.agents.by_uid(logged.memory_uid)
-        exchange = repeats = None
+        exchange = first = None
         if agent is not None and logged.exchange_row:
             exchange = await self.store.turns.exchange(agent, logged.exchange_row)
             if exchange is None or exchange.state is State.FORGOTTEN:
@@ -144,9 +144,9 @@ class RequestOperations(Struct, frozen=True):
         if exchange is not None and is_tombstone(exchange):
             exchange = None
         if agent is not None and exchange is not None and exchange.notes:
-            repeats = await self.store.recalls.first_request(agent.id, exchange.id, self._since)
+            first = await self.store.recalls.first_of_question(agent.id, exchange.id, self._since)
         conversation = await self._find_conversation(logged, agent)
-        return explain_logged(logged, conversation, _pause_of(logged, agent), exchange, repeats)
+        return explain_logged(logged, conversation, _pause_of(logged, agent), exchange, first)
 
     def find_logged(self, memory: str, ids: Collection[str]) -> list[LoggedRequest]:
         """Returns the requests of the log with these ids that read a memory. memory: its uid."""
@@ -162,6 +162,11 @@ class RequestOperations(Struct, frozen=True):
             for each in ended
             if each.id in ids and turns[each.memory_uid, each.exchange_row] != each.id
         }
+
+    def find_unsearched(self, requests: Iterable[RequestRecord]) -> set[str]:
+        """Returns the ids of those of some requests for which memory was on and not searched: nothing new was asked."""
+        ids = {each.id for each in requests if each.mode in ("on", "strict") and not each.recalled}
+        return {each.id for each in self._ended_with_turn() if each.id in ids and not each.has_recall_record}
 
     def list_later(self, request: str, memory: str | None) -> Sequence[RequestRecord]:
         """Returns the requests of the log that sent a request again later, the newest first. memory: its uid."""

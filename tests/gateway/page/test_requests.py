@@ -337,7 +337,26 @@ def test_a_question_asked_again_says_that_its_note_may_be_forgotten(operator: Op
     operator.twin(f"m/{agent.uid}/forget?message=1", {})
     explained = operator.twin(f"r/{again}")
     assert explained["note"] is None
-    assert explained["sentence"].endswith("or what it had was forgotten since.")
+    assert explained["sentence"].endswith(
+        "so memory was not searched again. What it had was forgotten since."
+    )
+    # For another reply, a list of all says of it that nothing was searched for.
+    listed = operator.get("requests").body.decode()
+    (row,) = (each for each in listed.split("<tr>") if f"r/{again}" in each)
+    assert "not searched" in row
+    assert listed.count("not searched") == 1
+
+
+def test_a_question_asked_again_says_that_memory_had_nothing(operator: Operator) -> None:
+    speak(operator.world, "My cat is called Miso.")
+    for _ in range(2):
+        agent = speak(operator.world, "Where is my tea?")
+    again = operator.twin(f"requests?memory={agent.uid}")["items"][0]["id"]
+    sentence = operator.twin(f"r/{again}")["sentence"]
+    assert sentence.startswith(
+        "This question was asked once more, so memory was not searched again. The first time"
+    )
+    assert sentence.endswith("nothing was recalled: memory has nothing that answers this.")
 
 
 def test_a_request_with_what_a_tool_returned_says_so(operator: Operator) -> None:
