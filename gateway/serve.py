@@ -20,10 +20,8 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
-import uvloop
-
+from gateway import event_loop
 from gateway.agents.services import AgentServices
-from gateway.agents.tools.descriptors import close_in_children
 from gateway.app import Gateway, WorkerHealth
 from gateway.errors import GatewayError, SettingsError
 from gateway.limits import Limits
@@ -56,11 +54,10 @@ def serve(settings: Settings, limits: Limits | None = None, *, performs_jobs: bo
     Raises: SettingsError: the gateway cannot start; GatewayError: it cannot start now, and may later.
     """
     configure_logging()
-    close_in_children()
     if not performs_jobs:
         _require_shared_database(settings, "--no-work")
     _allow_connections()
-    return uvloop.run(_serve(settings, limits, performs_jobs, load_otlp_settings(os.environ)))
+    return event_loop.run(_serve(settings, limits, performs_jobs, load_otlp_settings(os.environ)))
 
 
 def work(settings: Settings, limits: Limits | None = None, *, listens: bool = False) -> int:
@@ -71,9 +68,8 @@ def work(settings: Settings, limits: Limits | None = None, *, listens: bool = Fa
     Raises: SettingsError: the process cannot start; GatewayError: it cannot start now, and may later.
     """
     configure_logging()
-    close_in_children()
     _require_shared_database(settings, "a worker of its own")
-    return uvloop.run(_work(settings, limits, load_otlp_settings(os.environ), listens))
+    return event_loop.run(_work(settings, limits, load_otlp_settings(os.environ), listens))
 
 
 async def migrate(settings: Settings) -> None:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-import uvloop
 from msgspec.structs import replace
 
+from gateway import event_loop
 from gateway.app import Gateway
 from gateway.limits import Limits
 from gateway.log import AccessLog
@@ -285,7 +285,7 @@ def serve(
 
     def run() -> None:
         try:
-            uvloop.run(live())
+            event_loop.run(live())
         except BaseException as error:
             failures.append(error)
         finally:

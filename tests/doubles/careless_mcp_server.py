@@ -49,8 +49,7 @@ def _open_files() -> list[str]:
     for number in range(256):
         with suppress(OSError):
             found.append(os.readlink(f"/proc/self/fd/{number}"))
-    # uvloop leaves a second descriptor of each stream open.
-    return [each for each in found if each not in found[:3]]
+    return found[3:]
 
 
 def main() -> None:

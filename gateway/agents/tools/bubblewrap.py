@@ -8,7 +8,6 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.agents.tools.descriptors import close_in_children
 from gateway.agents.tools.syscall_filter import filter_program
 
 # The user of the processes in the sandbox.
@@ -29,7 +28,6 @@ _FIRST_VICTIM_SCRIPT = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; un
 
 async def prefixes_of(python: str) -> Sequence[str]:
     """Returns where an interpreter has its files. Raises: OSError, TimeoutError, ValueError."""
-    close_in_children()
     process = await asyncio.create_subprocess_exec(
         *(python, "-I", "-S", "-c", "import sys; print(sys.prefix); print(sys.base_prefix)"),
         stdin=DEVNULL,

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.agents.tools.child import READY
-from gateway.agents.tools.descriptors import close_in_children
 from gateway.core import exact_json
 
 _log = logging.getLogger("mnemogate")
@@ -115,7 +114,6 @@ class Child:
 
 async def _start_process(function: str, seconds: float) -> Process:
     limits = {"AS": MEMORY_BYTES, "CPU": int(seconds) + 2, "CORE": 0}
-    close_in_children()
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", "-B", "-c", _PROGRAM),
         *(json.dumps(sys.path), function, json.dumps(limits)),

@@ -24,7 +24,6 @@ from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, Implementation
 
-from gateway.agents.tools.descriptors import close_in_children
 from gateway.agents.tools.hosts import HostError, HostReply, StatusFault, ToolHosts
 from gateway.agents.tools.mcp_report import SessionReport
 
@@ -91,7 +90,6 @@ async def stdio_session(
     )
     # Opening /dev/null does not wait for anything.
     with open(os.devnull, "w") as nowhere:  # noqa: ASYNC230
-        close_in_children()
         async with asyncio.timeout(None) as session_timeout:
 
             def end_session() -> None:

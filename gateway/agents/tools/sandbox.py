@@ -31,7 +31,6 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.agents.tools import sandbox_program
 from gateway.agents.tools.bubblewrap import NOBODY, TMP_BYTES, open_filter, prefixes_of, sandbox_command
-from gateway.agents.tools.descriptors import close_in_children
 from gateway.agents.tools.process_memory import can_be_counted, memory_of
 from gateway.agents.tools.sandbox_probe import PROBE
 from gateway.agents.tools.syscall_filter import filter_program
@@ -192,7 +191,6 @@ class Sandbox:
             opened += os.pipe()
             opened.append(open_filter())
             receive, send, filter_ = opened
-            close_in_children()
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 *("--seccomp", str(filter_), "--", self._python, "-I", "-B", "-c", self._program),

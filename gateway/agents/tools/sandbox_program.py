@@ -32,7 +32,7 @@ _MODULES = ("base64", "hashlib", "pickle", "struct", "sys")
 
 def main() -> None:
     pipe, limits = int(sys.argv[1]), json.loads(sys.argv[2])
-    # Of what started it: uvloop leaves a second descriptor of each standard stream open.
+    # Nothing is expected there; a file that was left open would be a way out.
     os.closerange(3, pipe)
     os.closerange(pipe + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     for name, value in limits.items():

@@ -16,11 +16,11 @@ from typing import Literal
 import orjson
 import pytest
 import uvicorn
-import uvloop
 from msgspec.structs import replace
 
 import gateway.agents.tools
 import tests.doubles.mcp_server as double
+from gateway import event_loop
 from gateway.agents.core.mcp_server import McpSecrets
 from gateway.agents.tools import mcp, mcp_session
 from gateway.agents.tools.hosts import ToolHosts
@@ -216,7 +216,7 @@ def careless(*options: str) -> tuple[McpServers, McpServerDefinition]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@pytest.mark.parametrize("run", [asyncio.run, event_loop.run])
 def test_a_program_gets_no_file_that_was_left_open(run: Callable[..., ToolAnswer], tmp_path: Path) -> None:
     secret = os.open(tmp_path / "secret", os.O_CREAT, 0o600)
     os.set_inheritable(secret, True)

@@ -19,8 +19,8 @@ from typing import Any
 
 import orjson
 import pytest
-import uvloop
 
+from gateway import event_loop
 from gateway.agents.tools import sandbox as module
 from gateway.agents.tools import syscall_filter
 from gateway.agents.tools.sandbox import OUTPUT_BYTES, Sandbox
@@ -355,7 +355,7 @@ def tool():
 
 
 @needs_bwrap
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@pytest.mark.parametrize("run", [asyncio.run, event_loop.run])
 def test_it_gets_no_file_that_was_left_open(run: Callable[..., ToolAnswer], tmp_path: Path) -> None:
     """A descriptor of a folder is a way to all that lies below it, whatever walls stand around."""
     left = [os.open(tmp_path / "secret", os.O_CREAT, 0o600), os.open("/", os.O_RDONLY)]
@@ -416,7 +416,7 @@ def test_a_call_that_is_given_up_at_any_moment_closes_its_own_files() -> None:
                 await given_up
         await asyncio.to_thread(wait, before)
 
-    uvloop.run(main())
+    event_loop.run(main())
 
 
 # A gateway with a call whose walls are not set up before somebody writes to a pipe. argv: the interpreter, pipe, marker
@@ -520,11 +520,11 @@ async def test_without_bubblewrap_there_are_no_such_tools(monkeypatch: pytest.Mo
     assert answer == ToolAnswer(f"Error: tool cannot be run. {refusal}", "error")
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("run", [asyncio.run, event_loop.run], ids=["asyncio", "gateway"])
 def test_a_bwrap_that_may_not(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Callable[[Coroutine[Any, Any, str | None]], str]
 ) -> None:
-    """As in a container, where user namespaces are not allowed. A gateway runs on uvloop."""
+    """As in a container, where user namespaces are not allowed."""
     bwrap = tmp_path / "bwrap"
     bwrap.write_text("#!/bin/sh\necho 'bwrap: No permissions to create a new namespace' >&2\nexit 1\n")
     bwrap.chmod(0o755)
