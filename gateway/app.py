@@ -188,7 +188,7 @@ class Gateway:
             # processes can perform it.
             store.jobs.stop_claiming()
         self._stop_began_at = time.monotonic()
-        self._active_at_stop = self._edge.active
+        self._active_at_stop = self._edge.active_count
         cause = f" after {signal_name}" if signal_name else ""
         shutdown_s = self.services.settings.server.shutdown_s
         _log.info("Stopping%s: waiting up to %d s for %d requests.", cause, shutdown_s, self._active_at_stop)
@@ -210,7 +210,7 @@ class Gateway:
                 "Stopped after %.1f s: waited for %d requests, cut %d.",
                 took_s,
                 self._active_at_stop,
-                self._edge.cut,
+                self._edge.cut_count,
             )
 
 

@@ -131,17 +131,18 @@ def parse_form(data: bytes, boundary: bytes) -> list[FormPart] | None:
         head, blank, value = piece.lstrip(b" \t").removeprefix(b"\r\n").partition(b"\r\n\r\n")
         if not blank or len(head) > _MAX_HEAD_BYTES:
             return None
-        name, file_name, type = _NAME.search(head), _FILE_NAME.search(head), _TYPE.search(head)
+        name = _read_name(_NAME, head)
         if name is not None:
-            parts.append(
-                FormPart(
-                    name=_decode_text(name[1] or name[2] or b""),
-                    file_name=_decode_text(file_name[1] or file_name[2] or b"") if file_name else None,
-                    type=type[1].decode("latin-1").strip() if type else "",
-                    data=value,
-                )
-            )
+            type_match = _TYPE.search(head)
+            content_type = type_match[1].decode("latin-1").strip() if type_match else ""
+            parts.append(FormPart(name, _read_name(_FILE_NAME, head), content_type, data=value))
     return None
+
+
+def _read_name(pattern: re.Pattern[bytes], head: bytes) -> str | None:
+    """Returns the name, quoted or not, that a pattern finds in a part's head; None: there is no such name."""
+    match = pattern.search(head)
+    return _decode_text(match[1] or match[2] or b"") if match else None
 
 
 def _decode_text(value: bytes) -> str:

@@ -155,15 +155,15 @@ class Edge:
         self._app = app
         self._guard = guard
         self._metrics = metrics
-        self._access = log
+        self._access_log = log
         self._now = now
-        # The number of requests that are being answered.
-        self.active = 0
-        # The number of requests that the server's shutdown has cut.
-        self.cut = 0
+        # How many requests are being answered.
+        self.active_count = 0
+        # How many requests the server's shutdown has cut.
+        self.cut_count = 0
         self.idle = idle or asyncio.Event()
         self.idle.set()
-        metrics.add_gauge("requests_in_flight", "Requests being answered.", lambda: {(): self.active})
+        metrics.add_gauge("requests_in_flight", "Requests being answered.", lambda: {(): self.active_count})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -187,8 +187,8 @@ class Edge:
                 info.is_complete = not message.get("more_body", False)
             return send(message)
 
-        self.active += 1
-        if self.active == 1:
+        self.active_count += 1
+        if self.active_count == 1:
             self.idle.clear()
         try:
             path = scope["path"]
@@ -204,16 +204,16 @@ class Edge:
         except asyncio.CancelledError:
             # The server cancels what still runs when it ends. Raised again, the server would log its traceback.
             info.is_cut = not info.is_complete
-            self.cut += info.is_cut
+            self.cut_count += info.is_cut
             await self._answer_error(Overloaded("The gateway is shutting down."), scope, info, answer)
         except Exception as error:
             await self._answer_error(_as_gateway_error(error, scope, info, self._paths), scope, info, answer)
         finally:
-            self.active -= 1
-            if not self.active:
+            self.active_count -= 1
+            if not self.active_count:
                 self.idle.set()
             self._metrics.requests.inc(info.route, str(info.status))
-            if self._access.is_enabled:
+            if self._access_log.is_enabled:
                 self._log_access(scope, info)
             self._hand_on_receipt(scope, info)
 
@@ -314,7 +314,7 @@ class Edge:
         }
         if info.trace_context is not None:
             line["trace_id"] = info.trace_context.trace_hex
-        self._access.add(line)
+        self._access_log.add(line)
 
 
 def _complete_headers(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list[tuple[bytes, bytes]]:

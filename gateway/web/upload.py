@@ -18,9 +18,8 @@ from gateway.run.sink import ClientGone
 from gateway.web.body import SLOWEST_BYTES_PER_S, ByteQuota, content_length
 from gateway.web.form import FieldSearch
 
-PIECE_BYTES = (
-    256 * 1024
-)  # held data is passed on in such pieces, so that the loop is not blocked; no measurement
+# Held data is passed on in pieces of this size, so that the loop is not blocked. No measurement.
+PIECE_BYTES = 256 * 1024
 
 
 class UploadBody:
@@ -30,15 +29,15 @@ class UploadBody:
         """Reads the announced length. Raises: BodyTooLarge, BadRequest."""
         # The error with which `pieces` ended. The upstream's client, which reads the pieces, raises another error.
         self.error: Exception | None = None
-        # The bytes that have arrived.
-        self.count = 0
+        self._arrived_bytes = 0
         # The announced length; None: the body is chunked.
         self.size = content_length(scope)
-        self._limit = limit_bytes
+        self._limit_bytes = limit_bytes
         if self.size is not None and self.size > limit_bytes:
             raise self._too_large()
         self._receive = receive
         self._time_left_s = self._timeout_s = timeout_s
+        # The bytes that `read_until` has read, and the span in them of the field's value; None: no field was found.
         self._head = b""
         self._span: tuple[int, int] | None = None
         self._search: FieldSearch | None = None
@@ -85,7 +84,6 @@ class UploadBody:
         head, self._head = self._head, b""
         for start in range(0, len(head), PIECE_BYTES):
             yield head[start : start + PIECE_BYTES]
-
         while not self._ended.is_set():
             if piece := await self._next_piece():
                 yield piece
@@ -112,17 +110,17 @@ class UploadBody:
                 message = await self._receive()
         except TimeoutError:
             raise BodyTimeout(
-                f"The request body did not arrive in time ({self.count} bytes were there). Send it faster."
+                f"The request body did not arrive in time ({self._arrived_bytes} bytes were there). Send it faster."
             ) from None
         if message["type"] == "http.disconnect":
             raise ClientGone
         piece: bytes = message.get("body", b"")
-        self.count += len(piece)
+        self._arrived_bytes += len(piece)
         # Bytes earn time at the slowest rate allowed, but never more than the timeout: a fast client earns no long
         # pause.
         earned_s = len(piece) / SLOWEST_BYTES_PER_S - (loop.time() - began_at)
         self._time_left_s = min(self._timeout_s, self._time_left_s + earned_s)
-        if self.count > self._limit:
+        if self._arrived_bytes > self._limit_bytes:
             raise self._too_large()
         if self._search is not None:
             self._search.feed(piece)
@@ -135,5 +133,5 @@ class UploadBody:
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(
-            f"The upload has more than the limit of {self._limit} bytes (server.max_upload_bytes)."
+            f"The upload has more than the limit of {self._limit_bytes} bytes (server.max_upload_bytes)."
         )

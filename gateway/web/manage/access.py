@@ -39,7 +39,7 @@ class Access:
         """
         if self._is_owner(request):
             return Manager(project=None, may_write=True)
-        key = await self.key_of(request)
+        key = await self.find_key(request)
         if not key.is_operator:
             raise NotAllowed(
                 "This key does not open /v1/manage. `mnemogate keys create --operator` makes one that does."
@@ -49,7 +49,7 @@ class Access:
             raise NotAllowed("This key of an operator changes nothing.")
         return manager
 
-    async def key_of(self, request: Request) -> Key:
+    async def find_key(self, request: Request) -> Key:
         """Returns the gateway key that a request presents. Raises: NotAuthenticated, Overloaded."""
         return await self._guard.find_key(request.scope["headers"])
 

@@ -1,4 +1,4 @@
-"""The routes of keys, with those that other records have not: a rotation, and `/v1/manage/me` for a key's holder."""
+"""The routes of keys: those of all records, a rotation, and `/v1/manage/me` for the holder of a key."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ME_PATH: Final = "/v1/manage/me"
 def key_routes(
     operations: KeyManagement, report: KeyReport, access: Access, bodies: BodyReader
 ) -> list[Route]:
-    """Returns the routes of keys, and the one that is for their holders."""
+    """Returns the routes of keys, and the route for their holders."""
 
     async def rotate(manager: Manager, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         return await operations.rotate(number_in(request), body, project=manager.project)
 
     async def show_own_key(request: Request) -> Response:
         info_of(request.scope).route = "manage"
-        key = await access.key_of(request)
+        key = await access.find_key(request)
         if key.opens is not None:
             raise NotAllowed("This is for keys of applications.")
         user = read_query(request.scope).get("user") or key.user or ""

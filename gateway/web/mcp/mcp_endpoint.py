@@ -125,8 +125,8 @@ class McpEndpoint:
         if query.get("profile"):
             headers.append((_AGENT_HEADER, query["profile"].encode()))
         rules = self._rules(caller.project, caller.memory)
-        named = {"user": query["user"]} if query.get("user") else {}
-        return identify(headers, named, rules, caller.project, time.time())
+        names = {"user": query["user"]} if query.get("user") else {}
+        return identify(headers, names, rules, caller.project, time.time())
 
     async def _perform(self, context: CallContext, tool: str, arguments: Mapping[str, Any]) -> McpAnswer:
         assert context.request is not None  # of HTTP

@@ -21,11 +21,11 @@ Perform: TypeAlias = Callable[[CallContext, str, Mapping[str, Any]], Awaitable[M
 
 
 def make_server(perform: Perform) -> Server[Any]:
-    """Returns the server of a transport. perform: answers a call of one of TOOLS."""
-    listed = types.ListToolsResult(tools=[_list_entry(tool) for tool in TOOLS.values()])
+    """Returns a server for one transport. perform: answers a call of one of TOOLS."""
+    tool_list = types.ListToolsResult(tools=[_list_entry(tool) for tool in TOOLS.values()])
 
     async def list_tools(_: CallContext, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
-        return listed
+        return tool_list
 
     async def call_tool(context: CallContext, params: types.CallToolRequestParams) -> types.CallToolResult:
         if params.name not in TOOLS:

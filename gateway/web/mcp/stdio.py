@@ -47,12 +47,12 @@ async def _serve(ask: AsksCommand, owner: Mapping[str, Any]) -> None:
     server = make_server(perform)
     # The SDK's type asks for a file, of which it reads nothing but the lines.
     lines = cast("anyio.AsyncFile[str]", _read_lines())
-    async with stdio_server(stdin=lines) as (received, sent):
-        await server.run(_ClientMessages(received, sent), sent, server.create_initialization_options())
+    async with stdio_server(stdin=lines) as (reader, writer):
+        await server.run(_ClientMessages(reader, writer), writer, server.create_initialization_options())
 
 
-class _Received(Protocol):
-    """The SDK's stream of messages."""
+class _MessageReader(Protocol):
+    """The SDK's stream of a client's messages."""
 
     @property
     def last_context(self) -> contextvars.Context | None: ...
@@ -62,7 +62,7 @@ class _Received(Protocol):
     async def aclose(self) -> None: ...
 
 
-class _Sent(Protocol):
+class _MessageWriter(Protocol):
     async def send(self, item: SessionMessage, /) -> None: ...
 
 
@@ -72,23 +72,23 @@ class _ClientMessages:
     This stream answers a line that is no message, since the SDK does not.
     """
 
-    def __init__(self, received: _Received, sent: _Sent) -> None:
-        self._received = received
-        self._sent = sent
+    def __init__(self, reader: _MessageReader, writer: _MessageWriter) -> None:
+        self._reader = reader
+        self._writer = writer
 
     @property
     def last_context(self) -> contextvars.Context | None:
         """The context variables of the task that read the last message."""
-        return self._received.last_context
+        return self._reader.last_context
 
     async def receive(self) -> SessionMessage:
         """Returns the next message. Raises: anyio.EndOfStream."""
-        while isinstance(message := await self._received.receive(), Exception):
-            await self._sent.send(SessionMessage(_error_of(message)))
+        while isinstance(message := await self._reader.receive(), Exception):
+            await self._writer.send(SessionMessage(_error_of(message)))
         return message
 
     async def aclose(self) -> None:
-        await self._received.aclose()
+        await self._reader.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -53,6 +53,9 @@ _BETA_HEADER: Final = b"openai-beta"
 _RETRY_HEADERS: Final = frozenset((b"retry-after", b"retry-after-ms", b"x-request-id"))
 _log = logging.getLogger("mnemogate")
 
+# Responses that come one after another; the first is under way.
+_Queue = deque[QueuedResponse]
+
 
 class HandshakeRoute:
     """The route of a handshake. A plain GET is answered with 405.
@@ -95,17 +98,13 @@ class ResponsesSockets:
                 await send({**message, "type": f"websocket.{message['type']}"})
 
         path = RESPONSES_PATH if scope["path"] in _SOCKET_PATHS else scope["path"]
-        handshake = _request(
+        handshake = _request_scope(
             scope, method="GET", path=path, state={"opens_socket": True}, headers=scope["headers"]
         )
         await self.edge(handshake, receive, answer)
         if is_open:
             await send({"type": "websocket.accept"})
             await _Session(self, scope, receive, send).run()
-
-
-# Responses that come one after another; the first is under way.
-_Queue = deque[QueuedResponse]
 
 
 class _EndedResponse(NamedTuple):
@@ -139,7 +138,7 @@ class _Session:
     async def run(self) -> None:
         """Receives events and makes responses, until the client or the server closes the socket."""
         self._connection.on_shutdown = self._close_when_idle
-        self._connection.arrival = Arrival(self._sockets.bodies, self._fail_late)
+        self._connection.arrival = Arrival(self._sockets.bodies, self._refuse_slow_message)
         if self._sockets.is_draining():
             await self._close()
         try:
@@ -169,7 +168,7 @@ class _Session:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._close()
 
-    def _fail_late(self) -> None:
+    def _refuse_slow_message(self) -> None:
         self._connection.fail(_POLICY_VIOLATION, "The message did not arrive in time. Send it faster.")
 
     async def _handle(self, event: ClientEvent) -> None:
@@ -279,7 +278,7 @@ class _Session:
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
         ]
-        scope = _request(
+        scope = _request_scope(
             self._scope,
             method="POST",
             path=RESPONSES_PATH,
@@ -349,23 +348,24 @@ class _EventSender:
             if not message.get("more_body", False):
                 await self._refuse()
 
-    async def _note_and_send(self, kind: str, data: bytes) -> None:
+    async def _note_and_send(self, event_type: str, data: bytes) -> None:
         response = self._response
         if response.has_ended or data == b"[DONE]":
             return
-        is_end = kind in server_events.END_EVENTS
-        if kind == server_events.CREATED_EVENT:
+        is_end = event_type in server_events.END_EVENTS
+        if event_type == server_events.CREATED_EVENT:
             response.begin(server_events.response_in(data))
-        elif kind in server_events.CONTINUABLE_END_EVENTS:
+        elif event_type in server_events.CONTINUABLE_END_EVENTS:
             self._session.unstored.cache(self._pending, server_events.response_in(data))
         elif is_end:
             # As at OpenAI a failed turn drops the response that it continued.
             self._session.unstored.drop(response.create.previous_id)
-            data = server_events.break_event(data) if kind == server_events.ERROR_EVENT else data
+            if event_type == server_events.ERROR_EVENT:
+                data = server_events.break_event(data)
         await self._session.send_event(data, self._stream_id)
         # Noted after the sending: a client that does not read may cancel the response, and the event is not sent then.
         response.sent_events += 1
-        response.output.take(kind, data)
+        response.output.take(event_type, data)
         response.has_ended = is_end
 
     async def _refuse(self) -> None:
@@ -392,7 +392,7 @@ class _BodyReceiver:
         return {"type": "http.request", "body": body, "more_body": False}
 
 
-def _request(
+def _request_scope(
     scope: Scope, method: str, path: str, state: dict[str, Any], headers: RawHeaders, query: bytes = b""
 ) -> Scope:
     """Returns the scope of a request that came over a socket. scope: the socket's."""

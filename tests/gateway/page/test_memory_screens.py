@@ -80,7 +80,7 @@ def test_searches_that_wait_hold_up_no_other_screen(
     path = f"m/{memory_of(world).uid}/search?q=What+is+my+cat+called"
     with ThreadPoolExecutor() as pool:
         searches = [pool.submit(page, operator, path) for _ in range(3)]
-        becomes(lambda: waiting and world.gateway.app._edge.active == 3)
+        becomes(lambda: waiting and world.gateway.app._edge.active_count == 3)
         shown = pool.submit(page, operator, "people")
         try:
             assert shown.result(PATIENCE_S)
@@ -107,7 +107,7 @@ def test_no_more_than_two_screens_are_read_at_once(
     with ThreadPoolExecutor() as pool:
         screens = [pool.submit(page, operator, "people") for _ in range(5)]
         try:
-            becomes(lambda: world.gateway.app._edge.active == 5 and len(reading) > 1)
+            becomes(lambda: world.gateway.app._edge.active_count == 5 and len(reading) > 1)
         finally:
             gate.open()
         assert all(each.result(PATIENCE_S) for each in screens)
