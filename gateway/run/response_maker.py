@@ -148,7 +148,7 @@ class ResponseMaker:
             await job.finish(lambda connection: add(connection, RESPONSE_JOB, job.job.key, agent_row, later))
 
     async def _make(self, job: JobContext, agent_row: int, number: int) -> None:
-        """Makes a response. agent, number: the rows of its memory and of its run."""
+        """Makes a response. agent_row, number: the rows of its memory and of its run."""
         run = await self.store.runs.load_run(agent_row, number)
         if run is None or run.is_over:
             self._drop(number)

@@ -40,7 +40,7 @@ T = TypeVar("T")
 MergePayloads = Callable[[bytes, bytes], bytes]
 SQL = load("jobs.sql")
 
-# As `Job.agent`: it belongs to no memory.
+# As `Job.agent_row`: it belongs to no memory.
 NO_AGENT = 0
 # The longest pause between two reads of a queue that processes share, since a notification may be lost.
 _LONGEST_WAIT_S = 60.0

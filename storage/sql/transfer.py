@@ -191,7 +191,8 @@ class Transfer(GrowingGroup):
     async def export_end(self, connection: Connection, agent: Agent) -> dict[str, int]:
         """Returns the end of an export that begins now, for `page`: part -> its last row. Raises: NotFound.
 
-        seq: the last number that was given out. learner, rule: how far learning with and without a model has come.
+        The part `seq` has the last number that was given out; `learner` and `rule` have how far learning with and
+        without a model has come.
         """
         row = await connection.row(SQL["export_end"], (agent.id,))
         if row is None:

@@ -173,7 +173,10 @@ class ToolRoutes:
         return tried_json(name, answer, at=self._api.now())
 
     async def _new_tool(self, create: ToolSource) -> tuple[str, ToolDefinition]:
-        """Returns the name and definition of a new tool. Raises: BadRequest if it cannot be run here."""
+        """Returns the name and definition of a new tool.
+
+        Raises: BadRequest if it cannot be run here; Unprocessable if it has no name.
+        """
         tool = with_source(ToolDefinition({}), create)
         await self._check_runnable(tool)
         name = tool_name(tool)

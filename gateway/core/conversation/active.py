@@ -154,7 +154,7 @@ def _is_same_chat(tree: Tree, pair: _Judged, query: Query) -> bool:
     """Returns whether two alternatives with different questions are of one chat.
 
     Without an id another question begins a new chat once the idle time has passed. An exchange without a question is no
-    chat: it continued a reply, and the winner has its words now.
+    chat, since it continued a reply, and the winner has its words now.
     """
     pause = tree.touched_at(pair.winner) - tree.turn_end(pair.loser)
     return query.is_named or not pair.loser.inputs or pause <= query.idle_s

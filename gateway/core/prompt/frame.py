@@ -19,7 +19,7 @@ def without_frame(text: str) -> str:
     """Returns a person's own words, without the text that applications put around them.
 
     Coding agents put that between these tags (Letta Code, Claude Code, opencode). A message of nothing else stays as it
-    is: some wrap the person's later words. Of a framework's own text in the user's role nothing is left.
+    is, since some wrap the person's later words. Of a framework's own text in the user's role nothing is left.
     """
     bare = _without_added(text)
     if question := _question_in_template(bare.strip()):

@@ -105,7 +105,7 @@ def choose(
     shared: lines that stand in the question too, and are not shown.
     budget_tokens: for the whole note as `render_note` makes it, without the line that names its mark.
     cut_chars: how much of one message is shown.
-    is_selection: the candidates are a selection of the whole memory (`most_telling` of the store), which the
+    is_selection: the candidates are a selection of the whole memory (`Recall.find_most_telling`), which the
         note says. A message mostly covered by facts is left out for them.
     is_order: the query asks for the order of many events. One sentence states each.
     """

@@ -36,9 +36,8 @@ _ANNOTATIONS: Final = frozenset(("title", "description", "$comment", "default", 
 def estimate_cost(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> float:
     """Returns an upper bound of the work of a check: bytes of the schema times bytes of the arguments.
 
-    The schema is counted with its references written out, and without annotations.
-
-    inf: no bound is known. 0: `repair_arguments` refuses the arguments by their depth alone.
+    The schema is counted with its references written out, and without annotations. The bound is infinite if none is
+    known, and 0 if `repair_arguments` refuses the arguments by their depth alone.
     """
     if is_too_deep(arguments):
         return 0
@@ -64,7 +63,7 @@ def _has_large_exponent(data: bytes) -> bool:
 
 
 class _Expansion:
-    """The size in bytes of a schema with each reference replaced by its target. inf: it has no end."""
+    """The size in bytes of a schema with each reference replaced by its target; infinite if it has no end."""
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root

@@ -58,9 +58,10 @@ class AddedTime(Struct, frozen=True):
 
 
 class UpstreamRecord(Struct, frozen=True):
-    """An upstream with one of its keys. rests: it is passed over for a while, because it failed."""
+    """An upstream with one of its keys."""
 
     name: str
+    # "rests": it is passed over for a while, because it failed.
     state: Literal["well", "rests"]
 
 

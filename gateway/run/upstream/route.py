@@ -90,7 +90,7 @@ def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route
 
 
 def split_model(settings: Settings, model: str | None) -> tuple[str | None, str | None]:
-    """Returns the upstream and the model that an agent's model name means. upstream: None where the name has none.
+    """Returns the upstream that an agent's model name means, if it names one, and the model.
 
     The upstream is the part before the first slash, if that is its name or its kind, as here or as Letta's server calls
     it.
