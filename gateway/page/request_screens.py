@@ -12,6 +12,7 @@ from msgspec import Struct
 from gateway.errors import UnknownId
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
+from gateway.run.admin.audit_operations import AuditRecord
 from gateway.run.admin.block_views import BlocksSince
 from gateway.run.admin.hits import fact_href
 from gateway.run.admin.memory_names import name_of
@@ -128,7 +129,10 @@ class _RequestScreens(Struct, frozen=True):
 
     async def show_request(self, request: ScreenRequest, query: NoFields) -> View:
         id = request.params["id"]
-        explained = await self.operations.requests.explain(id, request.visitor.project)
+        try:
+            explained = await self.operations.requests.explain(id, request.visitor.project)
+        except UnknownId as error:
+            return await self._view_forgotten(request, error)
         if explained.memory is not None:
             await request.note_read(explained.memory)
         if request.is_twin:
@@ -148,6 +152,21 @@ class _RequestScreens(Struct, frozen=True):
             "standing": standing,
         }
         return View(explained, "request.html", f"Request {id}", context)
+
+    async def _view_forgotten(self, request: ScreenRequest, error: UnknownId) -> View:
+        """Returns the screen of a request of which something was forgotten: by whom, and whose it was.
+
+        Raises: UnknownId: the error, where no more is known.
+        """
+        id, project = request.params["id"], request.visitor.project
+        forgotten = await self.operations.requests.find_forgotten(id, project)
+        if forgotten is None or request.is_twin:
+            raise error
+        forgettings = await self.operations.audit.forgettings(forgotten.memory)
+        fitting = [each for part, each in forgettings.items() if part in forgotten.parts]
+        forgetting = min((each for each in fitting if each.at >= forgotten.at), key=_time_of, default=None)
+        context = {"request": forgotten, "forgetting": forgetting, "back": request.referrer}
+        return View(None, "request_forgotten.html", error.message, context, error)
 
     async def _read_turn(self, explained: ExplainedRequest) -> list[MessageRecord]:
         """Returns the question and the reply of a request; without one that is not stored."""
@@ -189,6 +208,10 @@ class _RequestScreens(Struct, frozen=True):
             return await self.operations.memories.facts.standing(explained.memory, _began_at(explained))
         except UnknownId:
             return ()  # the memory was forgotten meanwhile
+
+
+def _time_of(record: AuditRecord) -> float:
+    return record.at
 
 
 def _has_section(explained: ExplainedRequest) -> bool:

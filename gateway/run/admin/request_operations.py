@@ -57,6 +57,18 @@ class RequestPage(Struct, frozen=True):
     process: int | None = None
 
 
+class ForgottenRequest(Struct, frozen=True):
+    """A request of the log of whose turn a part was forgotten."""
+
+    # The uid and the name of its memory.
+    memory: str
+    name: str
+    # When it began.
+    at: float
+    # What was forgotten is one of these, as the audit names it ("message 4").
+    parts: frozenset[str]
+
+
 class _ListedRequest(NamedTuple):
     """A request of a list, from the log or from the store."""
 
@@ -147,6 +159,25 @@ class RequestOperations(Struct, frozen=True):
             first = await self.store.recalls.first_of_question(agent.id, exchange.id, self._since)
         conversation = await self._find_conversation(logged, agent)
         return explain_logged(logged, conversation, _pause_of(logged, agent), exchange, first)
+
+    async def find_forgotten(self, id: str, project: str | None) -> ForgottenRequest | None:
+        """Returns the newest request of the log with this id that cannot be explained, as far as its memory is there.
+
+        project: as for `explain`.
+        """
+        logged = None if self.log is None else self.log.find(id, project)
+        if logged is None or logged.memory_uid is None or logged.scope is None:
+            return None
+        agent = await self.store.agents.by_uid(logged.memory_uid)
+        if agent is None:
+            return None
+        exchange = (
+            await self.store.turns.exchange(agent, logged.exchange_row) if logged.exchange_row else None
+        )
+        numbers = [] if exchange is None else range(exchange.seq, exchange.reply_seq + 1)
+        parts = {f"{kind} {number}" for kind in ("message", "exchange") for number in numbers}
+        parts.add(f"conversation {logged.conversation_uid}")
+        return ForgottenRequest(agent.uid, name_of(logged.scope), logged.at, frozenset(parts))
 
     def find_logged(self, memory: str, ids: Collection[str]) -> list[LoggedRequest]:
         """Returns the requests of the log with these ids that read a memory. memory: its uid."""

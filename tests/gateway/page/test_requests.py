@@ -359,6 +359,30 @@ def test_a_question_asked_again_says_that_memory_had_nothing(operator: Operator)
     assert sentence.endswith("nothing was recalled: memory has nothing that answers this.")
 
 
+def test_the_request_of_a_reply_that_was_forgotten_says_who_forgot_it(operator: Operator) -> None:
+    """It was an end without a way on."""
+    agent = speak(operator.world, "My tea is in the red tin.", "Where is my tea?")
+    speak(operator.world, "Hello.", talk="c2")
+    hello, where, _ = (each["id"] for each in operator.twin(f"requests?memory={agent.uid}")["items"])
+    operator.post(f"m/{agent.uid}/forget?exchange=3")
+    reply = operator.get(f"r/{where}")
+    html = reply.body.decode()
+    shown = " ".join(re.sub("<[^>]+>", "", html).split())
+    assert reply.status == 404
+    assert "There is nothing to show: the reply was forgotten." in shown
+    assert "operator forgot message 3 and its reply " in shown
+    assert f'href="../m/{agent.uid}">' in html
+    assert f"audit?memory={agent.uid}" in html
+    assert 'role="alert"' not in html
+    assert operator.get(f"r/{hello}").status == 200
+    assert operator.program("GET", f"r/{where}.json").status == 404
+    # One of another project learns nothing of it.
+    other = operator_of(operator.world, "shop").get(f"r/{where}")
+    assert (other.status, agent.uid in other.body.decode()) == (404, False)
+    operator.twin(f"m/{agent.uid}/forget?all=1", {"confirm": "4"})
+    assert "There is no such request." in operator.get(f"r/{where}").body.decode()
+
+
 def test_a_request_with_what_a_tool_returned_says_so(operator: Operator) -> None:
     world = operator.world
     world.upstream.queue(call_tools(Call("find_tea", {})), say("In the red tin."))
