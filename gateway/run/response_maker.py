@@ -20,8 +20,8 @@ from adapters.types import Json
 from gateway.core.request.identity import Identity
 from gateway.core.turn_name import TurnName
 from gateway.core.usage.limit_rules import LimitReservation
-from gateway.errors import CallerError, Conflict, GatewayError, MemoryUnavailable, UnknownId
-from gateway.run.background.worker import JobContext
+from gateway.errors import CallerError, Conflict, GatewayError, MemoryUnavailable, UnknownId, UnknownModel
+from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.call import TurnRecord
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventLog
@@ -56,6 +56,10 @@ GIVEN_UP_ERROR: Final = (
 FORGOTTEN_ERROR: Final = "Something of its memory was forgotten before the response was made."
 # The pause before an attempt queries its state again.
 _STATE_POLL_S: Final = 1.0
+# How long a response whose model is not known here is left to other gateways, as while all get new settings one after
+# the other, and the pause before the next look. No measurement.
+_ELSEWHERE_S: Final = 600.0
+_ELSEWHERE_POLL_S: Final = 1.0
 # How long a response waits for the commit of its turn: no client waits for it.
 _DISK_WAIT_S: Final = 3600.0
 # The accepted responses of which the caller is in memory, or the hash of the request. No measurement.
@@ -310,6 +314,8 @@ class ResponseMaker:
         except MemoryUnavailable:
             raise  # for the next attempt
         except GatewayError as error:
+            if isinstance(error, UnknownModel) and self._may_be_known_elsewhere(run):
+                raise Postponed("another gateway has its model", _ELSEWHERE_POLL_S, is_planned=True) from None
             code = error.code if isinstance(error, CallerError) else None
             await self._end(run, log, self.dialect.as_failed(shown, code, error.message))
             return
@@ -332,6 +338,11 @@ class ResponseMaker:
                 raise MemoryUnavailable("The turn of a response could not be stored.")
             final, name = self.dialect.as_failed(shown, code=None, message=NOT_STORED_ERROR), None
         await self._end(run, log, final, name)
+
+    def _may_be_known_elsewhere(self, run: Run) -> bool:
+        """Returns whether another gateway may know the model of a response: it has accepted the response lately."""
+        is_elsewhere = self.store.database.is_shared and run.id not in self._accepted
+        return is_elsewhere and self.now() - run.created < _ELSEWHERE_S
 
     async def _is_stored(self, identity: Identity, receipt: Receipt, name: TurnName) -> bool:
         """Returns whether the turn of an answer is on disk."""

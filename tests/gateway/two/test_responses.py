@@ -35,12 +35,12 @@ class Gateways:
         self._settings = settings
         self.count = 0
 
-    def start(self) -> tuple[Process, openai.OpenAI]:
+    def start(self, *arguments: str, more_settings: str = "") -> tuple[Process, openai.OpenAI]:
         where, place = self._folder / f"gateway{self.count}", Place(self._folder / "none", self._url)
         where.mkdir()
         self.count += 1
-        settings = self._settings.format(base_url=self._upstream.base_url)
-        served = serving(where, settings=settings, module=MODULE, environ=place.environ)
+        settings = self._settings.format(base_url=self._upstream.base_url) + more_settings
+        served = serving(where, *arguments, settings=settings, module=MODULE, environ=place.environ)
         process = self._stack.enter_context(served)
         return process, self._stack.enter_context(process.client())
 
@@ -142,6 +142,28 @@ def test_a_response_in_the_background_survives_a_kill_of_its_process(
     assert rest[-1].response.to_dict() == done.to_dict()
     second = left.responses.create(model="m", input="And?", previous_response_id=made.id, user="alice")
     assert second.output_text == "Ok."
+
+
+def test_a_gateway_that_does_not_know_the_model_leaves_a_response_to_one_that_does(
+    gateways: Gateways, upstream: StrictUpstream
+) -> None:
+    """As while gateways get new settings one after the other."""
+    profile = """
+        [[profiles]]
+        name = "helper"
+        model = "m"
+    """
+    _, old = gateways.start()
+    _, new = gateways.start("--no-work", more_settings=profile)
+    asked: Any = {"model": "agent/helper", "input": "Hi.", "user": "alice", "background": True}
+    made = new.responses.create(**asked)
+    until = time.monotonic() + PATIENCE_S
+    while (found := old.responses.retrieve(made.id)).status == "queued":
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert found.status == "in_progress"
+    gateways.start(more_settings=profile)
+    assert ended(new, made.id).output_text == "Ok."
 
 
 def test_after_a_kill_the_items_of_a_conversation_are_asked_once(
