@@ -64,7 +64,7 @@ class TurnMachine(Protocol):
     def feed(self, event: TurnEvent) -> list[Command]:
         """Returns the commands that follow from an event, in order. An event that comes too late has none."""
 
-    def take_texts(self, read: list[Event]) -> bytes | None:
+    def take_texts(self, batch: list[Event]) -> bytes | None:
         """Takes events that only add text, and returns the client's bytes.
 
         Returns None, and takes nothing, where an event does more: then the events have to be fed.

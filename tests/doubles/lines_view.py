@@ -66,7 +66,7 @@ class LinesView(ClientView):
         if event.chunk is not None:
             self._usage = event.usage or event.chunk.get("usage") or self._usage
 
-    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+    def show_texts(self, batch: Sequence[Event], texts: Sequence[str]) -> bool:
         for text in filter(None, texts):
             self._line("text", text)
         return True

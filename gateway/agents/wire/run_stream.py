@@ -183,7 +183,7 @@ class StepView(ClientView):
             # Some upstreams report the usage so far with each chunk: the last report counts.
             self._step_counts = reported_counts(usage) or TokenCounts()
 
-    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+    def show_texts(self, batch: Sequence[Event], texts: Sequence[str]) -> bool:
         for text in filter(None, texts):
             self.add_text(text)
         return True

@@ -29,10 +29,10 @@ BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {argument
 SPOKEN_RESULT = "The user has read it."
 INTERRUPTED_RESULT = "Error: the call was interrupted; it may or may not have been done."
 NOT_MADE_RESULT = "Error: the call was not made, since the turn ended before it."
+NOT_SPOKEN_RESULT = "Error: {name} needs `{key}`, a text. Nothing was said."
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
-_NO_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
-_NAME_CHARS: Final = 64
-NO_WORDS = "Error: {name} needs `{key}`, a text. Nothing was said."
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]")
+_MAX_NAME_CHARS: Final = 64
 
 
 class ResumedCalls(Struct, frozen=True):
@@ -67,7 +67,7 @@ class GatewayCalls:
         self._guide = guide
         self._approved = frozenset() if resumed is None else resumed.approved
         self._results: dict[str, ToolResult | None] = {}  # by call id; None: the call is running
-        self._forbidden: list[str] = []
+        self._forbidden_ids: list[str] = []
         self._unjudged = [*calls]
         if resumed is not None:
             self._take_answers(resumed)
@@ -83,15 +83,15 @@ class GatewayCalls:
     @property
     def interrupted_results(self) -> tuple[ToolResult, ...]:
         """The results so far, and an error for each call that is still running."""
-        begun = [call.id for call in self.calls if call.id in self._results]
-        return tuple(self._results[id] or ToolResult(id, INTERRUPTED_RESULT, "error") for id in begun)
+        begun_ids = [call.id for call in self.calls if call.id in self._results]
+        return tuple(self._results[id] or ToolResult(id, INTERRUPTED_RESULT, "error") for id in begun_ids)
 
     @property
     def all_results(self) -> tuple[ToolResult, ...]:
-        """The results of all calls of a turn that ends now: an error for each that is running, or was not begun."""
-        begun = {result.call_id: result for result in self.interrupted_results}
+        """The results of all calls of a turn that ends now. A call that is running or was not begun has an error."""
+        results = {result.call_id: result for result in self.interrupted_results}
         return tuple(
-            begun.get(call.id) or ToolResult(call.id, NOT_MADE_RESULT, "error", was_run=False)
+            results.get(call.id) or ToolResult(call.id, NOT_MADE_RESULT, "error", was_run=False)
             for call in self.calls
         )
 
@@ -127,18 +127,18 @@ class GatewayCalls:
                 break
             self._unjudged.pop(0)
             if arguments is None:
-                words = BAD_ARGUMENTS.format(name=call.name, arguments=quoted(call.text[:500]))
-                self._results[call.id] = ToolResult(call.id, words, "error", was_run=False)
+                error_text = BAD_ARGUMENTS.format(name=call.name, arguments=quoted(call.text[:500]))
+                self._results[call.id] = ToolResult(call.id, error_text, "error", was_run=False)
             elif isinstance(verdict, NeedsApproval):
                 self.waiting[call.id] = "approval"
             elif isinstance(verdict, Forbidden):
                 self._results[call.id] = ToolResult(
                     call.id, verdict.result_text, "error", was_run=False, is_unapproved=verdict.is_unapproved
                 )
-                self._forbidden.append(call.id)
-            elif spoken := self._result_of_speaking(call, arguments):
-                self._results[call.id] = spoken
-                self._guide.take_result(spoken)
+                self._forbidden_ids.append(call.id)
+            elif result := self._result_of_speaking(call, arguments):
+                self._results[call.id] = result
+                self._guide.take_result(result)
             else:
                 self._results[call.id] = None
                 arguments = {**arguments, **verdict.prefilled}
@@ -148,7 +148,7 @@ class GatewayCalls:
         return runs
 
     def finish(self, result: ToolResult) -> ToolResult | None:
-        """Takes the result of a running call. Returns the result with who allowed the call; None: no such call runs."""
+        """Takes the result of a running call. Returns it with the approval of the call; None: no such call runs."""
         if result.call_id not in self._results or self._results[result.call_id] is not None:
             return None
         if result.call_id in self._approved:
@@ -158,47 +158,50 @@ class GatewayCalls:
         return result
 
     def hold(self) -> None:
-        """Makes calls wait that would run, since another call has to be approved first.
+        """Makes the calls that would run wait, since another call has to be approved first.
 
-        A call that a rule forbids after that one waits as well: the rules go by the calls that were run, and
-        whether that one will be is not known yet.
+        A call that is forbidden by a rule and comes after the one to be approved waits as well: the rules go by the
+        calls that were run, and it is not known yet whether the approved call will be among them.
         """
-        running = [id for id, result in self._results.items() if result is None]
+        running_ids = [id for id, result in self._results.items() if result is None]
         ids = [call.id for call in self.calls]
-        first = next((n for n, id in enumerate(ids) if self.waiting.get(id) == "approval"), len(ids))
-        forbidden = [id for id in self._forbidden if id in ids[first:]]
-        for id in (*running, *forbidden, *(call.id for call in self._unjudged)):
+        first_approval = next((n for n, id in enumerate(ids) if self.waiting.get(id) == "approval"), len(ids))
+        forbidden_ids = [id for id in self._forbidden_ids if id in ids[first_approval:]]
+        unjudged_ids = [call.id for call in self._unjudged]
+        for id in (*running_ids, *forbidden_ids, *unjudged_ids):
             self._results.pop(id, None)
             self.waiting[id] = "held"
 
     def _arguments_of(self, call: ToolCall) -> tuple[Json | None, Json]:
-        """Returns a call's arguments as its tool gets them (None: unreadable), and our asides among them."""
+        """Returns a call's arguments as its tool gets them (None: unreadable), and the asides among them."""
         arguments, asides = read_arguments(call.text), self._terms.asides
-        return (arguments, {}) if arguments is None or asides is None else asides.split(call.name, arguments)
+        if arguments is None or asides is None:
+            return arguments, {}
+        return asides.split(call.name, arguments)
 
     def _result_of_speaking(self, call: ToolCall, arguments: Json) -> ToolResult | None:
-        """Returns the result of a call that speaks to the user, which was done by saying it; None for other tools."""
+        """Returns the result of a call that speaks to the user; None: another tool. Its text has been shown already."""
         key = None if self._terms.asides is None else self._terms.asides.spoken_arguments.get(call.name)
         if key is None:
             return None
         if not isinstance(arguments.get(key), str):
-            return ToolResult(call.id, NO_WORDS.format(name=call.name, key=key), "error")
+            return ToolResult(call.id, NOT_SPOKEN_RESULT.format(name=call.name, key=key), "error")
         return ToolResult(call.id, SPOKEN_RESULT)
 
 
-# For a reply that calls no gateway tool. Nothing is ever noted in it.
+# The calls of a reply without gateway calls. It never changes.
 NO_CALLS: Final = GatewayCalls(TurnTerms(), FreeGuide(0))
 
 
 def valid_tool_name(name: str) -> str:
     """Returns a name of a call as every provider takes it."""
-    return _NO_NAME.sub("_", name)[:_NAME_CHARS] or "_"
+    return _NOT_IN_NAMES.sub("_", name)[:_MAX_NAME_CHARS] or "_"
 
 
 def _make_valid(call: ToolCall, *, has_arguments: bool) -> None:
-    """Replaces a name and arguments for which strict servers would refuse all requests that have the call.
+    """Replaces a name and arguments that strict servers refuse, which would refuse every later request, too.
 
-    has_arguments: its arguments are an object.
+    has_arguments: the arguments of the call are an object.
     """
     call.name = valid_tool_name(call.name)
     if not has_arguments or not call.text.strip():
@@ -217,10 +220,9 @@ def name_calls(
 
     Some servers restart their count with each reply ("call_0"), but an id stands for one call of the turn.
 
-    taken_ids: of earlier calls in the turn.
-    number: of the reply.
-    names_client_calls: the client's calls are stored by their ids; else they have been sent already, and stay
-        as they are.
+    taken_ids: the ids of earlier calls in the turn.
+    number: the number of the reply.
+    names_client_calls: the client's calls may get new ids. They may not if the client has them already.
     """
     if names_client_calls:
         _give_ids(client_calls, set(), f"call_client_{number}")
@@ -229,8 +231,8 @@ def name_calls(
 
 def _give_ids(calls: Iterable[ToolCall], taken_ids: Set[str], prefix: str) -> None:
     """Gives a new id to each call without one, and to each call whose id is taken or repeats an earlier call's."""
-    used = {*taken_ids}
+    used_ids = {*taken_ids}
     for n, call in enumerate(calls):
-        if not call.id or call.id in used:
+        if not call.id or call.id in used_ids:
             call.fields["id"] = f"{prefix}_{n}"
-        used.add(call.id)
+        used_ids.add(call.id)

@@ -97,7 +97,7 @@ class ClientView(ABC):
         """Shows an event of the round that is read."""
 
     @abstractmethod
-    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+    def show_texts(self, batch: Sequence[Event], texts: Sequence[str]) -> bool:
         """Shows events that have these texts and nothing else. Returns False: the view needs each event by `show`."""
 
     @abstractmethod
@@ -166,7 +166,7 @@ class ClientView(ABC):
         """Shows results of the gateway's tools as they are stored.
 
         first: the number of the first result; None: they are a part of the reply, since nothing was run for it.
-        is_last: no step is opened with them.
+        is_last: no step is opened with these results.
         """
 
     def begin_step(self, first: int, reply: int) -> None:
@@ -192,7 +192,7 @@ class ClientView(ABC):
         """Ends the stream with an error of the upstream's.
 
         error: message, type, param, code, and the upstream's other fields.
-        raw: the upstream's event, where it has that very form.
+        raw: the upstream's event, if it has the form of `error`; else None.
         """
 
     @abstractmethod
@@ -205,21 +205,21 @@ class ClientView(ABC):
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the body of a reply that is no stream, or of a stream of which the view has shown nothing.
 
-        body: the last one that `take_whole` took, for fields beside the reply; the reply is in `outcome`.
+        body: the last body that `take_whole` took, for fields beside the reply; the reply is in `outcome`.
         is_unchanged: the body holds exactly what the client gets.
         """
 
     @abstractmethod
     def error_reply(self, status: int, body: bytes) -> bytes | None:
-        """Returns the body that the client gets for an upstream's error, or for no chat completion under a 200.
+        """Returns the body that the client gets for an upstream's error, or for a 200 that is no chat completion.
 
-        None: the body has nothing that this dialect could show. An error then comes once more in OpenAI's form, and
-        for anything else the gateway answers with a 502 of its own.
+        None: the body has nothing that this dialect could show. The machine then calls this method again with the error
+        in OpenAI's form; for a 200 it answers with a 502 of the gateway's.
         """
 
 
 class UnseenView(ClientView):
-    """Shows nothing: for a turn without a reader, with its result taken from the store.
+    """Shows nothing: for a turn without a reader, whose result is taken from the store.
 
     `ClientView` documents the methods.
     """
@@ -233,7 +233,7 @@ class UnseenView(ClientView):
 
     def show(self, event: ReplyEvent) -> None: ...
 
-    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+    def show_texts(self, batch: Sequence[Event], texts: Sequence[str]) -> bool:
         return True
 
     def add_text(self, text: str) -> None: ...

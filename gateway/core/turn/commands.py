@@ -77,8 +77,8 @@ class RunTool(Struct, frozen=True):
 class SaveStep(Struct, frozen=True):
     """Commit a step of the turn, open the next one, or both at once, then feed `StepSaved` or `StepFailed`.
 
-    It comes with `reply` before the tools of that reply run, and with `results` or a `nudge`, the next step's
-    input, before the model is called again; with both at once if no tool had to run.
+    Before the tools of a reply run, it has the `reply`. Before the model is called again, it has `results` or a
+    `nudge`, the next step's input. If no tool had to run, one command has both.
     """
 
     # The model's message, with all its calls; None: it is stored already.
@@ -174,20 +174,20 @@ class TurnOutcome(Struct, frozen=True):
     stop_reason: StopReason = StopReason.END_TURN
     # Calls that wait, by id: "approval" for a person, "client" for the client, "held" for the other calls.
     waiting: Mapping[str, str] = field(default_factory=dict)
-    # Results of calls in the last reply that are saved with no step yet.
+    # Results of calls in the last reply that no step has saved yet.
     results: tuple[ToolResult, ...] = ()
     # The upstream's usage of the last reply.
     step_usage: Json | None = None
     # The upstream refused the messages of the turn (of its last step, where steps are saved) and would again.
     is_refused: bool = False
-    # The id of a response that the upstream makes in the background; the turn is CANCELLED until it ends. None: it does
-    # not.
+    # The id of a response that the upstream makes in the background; the turn is CANCELLED until the response ends.
+    # None: the reply is not made in the background.
     background_id: str | None = None
-    # What a step says of the error that ended it, where that is no upstream's; "": why the turn ended.
+    # The word for the error in the step that it ended, if the error is no upstream's; "": `stop_reason` says it.
     error_kind: str = ""
     # The message of the error that ended the turn, which may quote the user; "": there was none.
     error_message: str = ""
-    # The HTTP status of that error, as its turn alone would have been answered with; 0: it had none.
+    # The HTTP status of that error, with which its turn alone would have been answered; 0: there is none.
     error_status: int = 0
 
     @property

@@ -1,4 +1,4 @@
-"""The rounds of a turn before the one under way: what goes upstream again, what the client got, and their tokens."""
+"""The rounds of a turn that have ended: what goes upstream again, what the client got, and their tokens."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class EarlierRounds:
         # The replies as the client got them.
         self._shown_replies: list[Json] = []
 
-    def add(self, ended: Round, step: SaveStep, ledger: Ledger) -> None:
-        """Adds a round. step: with its results and its nudge. ledger: that of all rounds, this one included."""
-        self.messages += [ended.upstream_message(), *(result.stored() for result in step.results)]
+    def add(self, ended_round: Round, step: SaveStep, ledger: Ledger) -> None:
+        """Adds a round. step: has its results and its nudge. ledger: that of all rounds, this round included."""
+        self.messages += [ended_round.upstream_message(), *(result.stored() for result in step.results)]
         if step.nudge:
             self.messages.append(framed_system_message(step.nudge, sender=NUDGE_SENDER))
-        self._shown_replies.append(ended.shown_reply())
+        self._shown_replies.append(ended_round.shown_reply())
         self.ledger = ledger
 
     @property
@@ -41,11 +41,11 @@ class EarlierRounds:
         return text
 
     def turn_usage(self) -> Callable[[Json | None], Json | None] | None:
-        """Returns `Ledger.turn_usage`; None: there was no round before this one, so its own usage is the turn's."""
+        """Returns `Ledger.turn_usage`; None: no round has ended, so the usage of the first round is the turn's."""
         return self.ledger.turn_usage if self.ledger.rounds else None
 
     def joined_with(self, shown_reply: Json) -> Json:
-        """Returns the one reply that the client has of all rounds. shown_reply: the last one's."""
+        """Returns the one reply in which the client gets all rounds. shown_reply: that of the last round."""
         return join_messages([*self._shown_replies, shown_reply])
 
     def with_own_ids(self, full_reply: tuple[Json, ...], shown_reply: Json | None) -> tuple[Json, ...]:
@@ -57,8 +57,9 @@ class EarlierRounds:
         if not clashes:
             return full_reply
         names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
-        hidden = len(self.messages)
-        return (*(_rename_calls(message, names) for message in full_reply[:hidden]), *full_reply[hidden:])
+        hidden_count = len(self.messages)
+        hidden_messages = [_rename_calls(message, names) for message in full_reply[:hidden_count]]
+        return (*hidden_messages, *full_reply[hidden_count:])
 
 
 def _call_ids(messages: Iterable[Json]) -> set[str]:

@@ -43,16 +43,16 @@ class StopReason(StrEnum):
 
     @property
     def is_proper(self) -> bool:
-        """Returns whether the turn came to a regular end."""
-        return self in _PROPER
+        """True where the turn came to a regular end."""
+        return self in _PROPER_REASONS
 
 
-_PROPER: Final = frozenset(
+_PROPER_REASONS: Final = frozenset(
     {StopReason.END_TURN, StopReason.TOOL_RULE, StopReason.MAX_STEPS, StopReason.REQUIRES_APPROVAL}
 )
 
 
-# Why a turn failed, for the reader of its run or item, where no error of an upstream says it.
+# Why a turn failed, for the reader of its run or item, if no error of an upstream says it.
 STOP_MESSAGES: Final[Mapping[str, str]] = {
     StopReason.MAX_TOKENS: "The reply was cut off at the limit of its tokens.",
     StopReason.BAD_REPLY: "The reply cannot be read, or a filter of the upstream cut it off.",
@@ -76,9 +76,9 @@ class Offer(Struct, frozen=True):
     is_final: bool = False
 
     def fields(self, *, can_force: bool = True, has_client_tools: bool = False) -> Json:
-        """Returns the fields of a request that ask for it; `tools` never changes, because providers cache it.
+        """Returns the fields of a request for this offer. `tools` is not among them, because providers cache it.
 
-        No field says that only some tools may be called: a call of another one gets an error as its result.
+        No field names the tools that may be called: a call of another tool gets an error as its result.
 
         can_force: the model can be made to call a tool.
         has_client_tools: the request has tools of the client's, which the offer does not cover.
@@ -104,11 +104,11 @@ class ProposedCall(Struct, frozen=True):
     arguments: Json | None
     # The asides that the model gave.
     asides: Mapping[str, object] = field(default_factory=dict)
-    # A person has approved it.
+    # A person has approved the call.
     is_approved: bool = False
 
 
-# Fields of a result that are stored with its message where they are set.
+# Fields of a result that are stored with its message if they are set.
 _STORED_FIELDS = ("stdout", "stderr", "approval", "reason")
 
 
@@ -133,7 +133,7 @@ class ToolResult(Struct, frozen=True):
     is_unapproved: bool = False
     # A note of what has changed in memory meanwhile, which stands after the content.
     changes: str = ""
-    # What content and changes show of memory blocks.
+    # The memory blocks that content and changes show.
     shown: Shown = field(default_factory=dict)
 
     def message(self) -> Json:

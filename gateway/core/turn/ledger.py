@@ -39,16 +39,16 @@ class Ledger(Struct, frozen=True):
     def turn_usage(self, last_usage: Json | None) -> Json | None:
         """Returns the usage that the client gets if one more round is the last; None: no round reported any.
 
-        The client's conversation holds one reply, so it gets the last round's prompt and the completions of all.
-        What the hidden rounds cost besides stands in a field of its own. Unknown fields are those of the last round.
+        The client's conversation holds one reply, so it gets the last round's prompt and the completions of all rounds.
+        `BILLED_FIELD` has what all rounds cost. Unknown fields are those of the last round.
 
-        last_usage: what that round reported.
+        last_usage: the usage that this last round reported.
         """
         if last_usage is None:
             return self.usage
         if not self.rounds:
             return last_usage
-        # Added up from what the ledger knows, because a round that reported nothing is in it as an estimate.
+        # Added up from the ledger's counts, because `usage` lacks the rounds that reported none.
         prompt = token_count(last_usage, "prompt_tokens")
         completion = self.completion_tokens + completion_count(last_usage)
         return {
@@ -68,7 +68,7 @@ EMPTY_LEDGER: Final = Ledger()
 
 
 def _added_details(earlier: Any, last: Any) -> Json:
-    """Returns the details of the completions, added up; those of the prompt stay the last round's."""
+    """Returns the details of the completions, added up. The details of the prompt stay those of the last round."""
     if not isinstance(earlier, dict) or not (isinstance(last, dict) or last is None):
         return {}
     last = last or {}

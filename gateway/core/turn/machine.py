@@ -77,7 +77,8 @@ from gateway.core.turn.upstream_error import openai_error_of_reply, stream_excep
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
 
-# After these the last call may lack its end, so gateway calls are dropped instead of run.
+# The finish_reasons of a reply that was cut off, with the reason why its turn ends. The last call may lack its end, so
+# gateway calls are dropped instead of run.
 CUT = {
     "length": StopReason.MAX_TOKENS,
     "content_filter": StopReason.BAD_REPLY,
@@ -107,7 +108,7 @@ class Turn:
         # What waits
         self._after_step: list[Command] = []  # for the commit of a step
         self._filler = terms.filler  # for tools that take long; None: there is none, or it was sent
-        self._next_filler = ""  # for the next reply, since the one before it was saved without it
+        self._next_filler = ""  # was sent after its reply was saved, so it is stored with the next reply
         # The end
         # The client's finish_reason, where it differs from the upstream's
         self._client_finish: str | None = None
@@ -131,12 +132,12 @@ class Turn:
             else commands.CallModel(messages=(), budget_tokens=None, offer=self._offer)
         )
 
-    def take_texts(self, read: list[Event]) -> bytes | None:
+    def take_texts(self, batch: list[Event]) -> bytes | None:
         """Takes events that add text and do nothing else, as nearly all of a stream do.
 
         Returns the bytes that the client gets; None: the events have to be fed.
         """
-        is_taken = self._state is READING and self._round.take_texts(read)
+        is_taken = self._state is READING and self._round.take_texts(batch)
         return self._view.take() if is_taken else None
 
     def feed(self, event: TurnEvent) -> list[Command]:
@@ -210,73 +211,76 @@ class Turn:
         is_refused = self._is_refused(orjson.dumps({"error": error}))
         message = str(error.get("message") or "")
         ending = self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)
-        shown = self._flush()
-        broke = stream_exception(error)
-        if not shown and not self._is_past_status:  # a view that reads no stream
-            shown = [commands.SendError(broke)]
-        return [*shown, commands.CloseUpstream(broke), *ending]
+        shown_commands = self._flush()
+        exception = stream_exception(error)
+        if not shown_commands and not self._is_past_status:  # a view that reads no stream
+            shown_commands = [commands.SendError(exception)]
+        return [*shown_commands, commands.CloseUpstream(exception), *ending]
 
     def _error_reply(self, body: bytes) -> list[Command]:
-        """Answers with the upstream's error, or its body that is none: as a status, while one can be sent."""
-        reply = self._round
-        if reply.is_success:
+        """Answers with the upstream's error, or with an error in place of a body that is no chat completion.
+
+        The error is sent as a status, as long as a status can be sent.
+        """
+        status, is_success = self._round.status, self._round.is_success
+        if is_success:
             reason = StopReason.BAD_REPLY
         else:
-            reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
-        is_refused, fields = self._is_refused(body), openai_error_of_reply(reply.status, body)
+            reason = StopReason.NO_CREDITS if status == 402 else StopReason.UPSTREAM_ERROR
+        is_refused, fields = self._is_refused(body), openai_error_of_reply(status, body)
         message = str(fields["message"])
         # A success status cannot carry an error; where steps are shown the reader waits for events.
-        if self._is_past_status or (self.terms.shows_steps and reply.is_success):
+        if self._is_past_status or (self.terms.shows_steps and is_success):
             self._view.note_stop(reason, {})
             self._view.show_upstream_error(fields, raw=None)
-            shown_events = self._flush()
+            shown_commands = self._flush()
             ending = self._end_unfinished(
-                End.FAILED, reason, message, is_refused=is_refused, error_status=reply.status
+                End.FAILED, reason, message, is_refused=is_refused, error_status=status
             )
-            return [*shown_events, *ending]
-        shown, headers = self._view.error_reply(reply.status, body), reply.headers
-        if shown is None and reply.status >= 400:  # a page of a server before the upstream: its status counts
-            shown = self._view.error_reply(reply.status, orjson.dumps({"error": fields}))
-        if shown is None:
+            return [*shown_commands, *ending]
+        client_body, headers = self._view.error_reply(status, body), self._round.headers
+        if client_body is None and status >= 400:  # a page of a server before the upstream: its status counts
+            client_body = self._view.error_reply(status, orjson.dumps({"error": fields}))
+        if client_body is None:
             error = UpstreamBroke("The upstream's answer is not a chat completion.")
             ending = self._end_unfinished(End.FAILED, reason, error.message, is_refused=is_refused)
             return [commands.SendError(error), *ending]
-        if shown != body:  # in a dialect's own form, whatever form it came in
+        if client_body != body:  # in a dialect's own form, whatever form it came in
             headers = _with_json(headers)
-        whole = commands.SendWhole(reply.status, headers, shown)
+        whole = commands.SendWhole(status, headers, client_body)
         return [whole, *self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)]
 
     def _is_refused(self, body: bytes) -> bool:
         """Returns whether an error is a refusal of the input, before there was anything of a reply."""
-        reply = self._round
-        has_reply = self._replies > 1 and not self.terms.saves_steps
-        return not (has_reply or reply.has_text or reply.draft.calls) and is_permanent_refusal(
-            reply.status, body
-        )
+        if self._replies > 1 and not self.terms.saves_steps:
+            return False
+        if self._round.has_text or self._round.draft.calls:
+            return False
+        return is_permanent_refusal(self._round.status, body)
 
     def _fail(self, error: GatewayError) -> list[Command]:
-        """Ends the turn with an error of the gateway's: as a status, while one can be sent."""
+        """Ends the turn with an error of the gateway's: as a status, as long as a status can be sent."""
         reason = StopReason.UPSTREAM_ERROR if isinstance(error, UpstreamError) else StopReason.ERROR
-        kind = OUT_OF_QUOTA if isinstance(error, LimitReached) else ""
+        error_kind = OUT_OF_QUOTA if isinstance(error, LimitReached) else ""
         is_event = self._is_past_status
         if is_event:
             self._round.show_tail()
             self._view.note_stop(reason, {})
             self._view.fail(error)
         ending = self._end_unfinished(
-            End.FAILED, reason, error.message, error_kind=kind, error_status=error.status
+            End.FAILED, reason, error.message, error_kind=error_kind, error_status=error.status
         )
-        shown = self._flush() if is_event else [commands.SendError(error)]
-        return [*shown, commands.CloseUpstream(error), *ending]
+        shown_commands = self._flush() if is_event else [commands.SendError(error)]
+        return [*shown_commands, commands.CloseUpstream(error), *ending]
 
     @property
     def _is_past_status(self) -> bool:
-        """True where no status can carry an error any more. On one a client would resend what is stored already."""
+        """True where no error can be sent as a status: one was sent, or the client would resend what is stored."""
         terms = self.terms
         return self._head_sent or terms.has_status or (terms.shows_steps and self._steps > 0)
 
     def _on_client_left(self) -> list[Command]:
-        if self._state is SAVING_TURN:  # its outcome is on its way already
+        if self._state is SAVING_TURN:  # the command to save it was given
             self._state = DONE
             return [commands.CloseUpstream(), _FINISH]
         return [commands.CloseUpstream(), *self._end_unfinished(End.CANCELLED, StopReason.CANCELLED)]
@@ -328,8 +332,8 @@ class Turn:
         shown_reply = self._earlier.joined_with(self._round.shown_reply(self._round.client_calls))
         messages = self._earlier.messages
         if self._state is RUNNING_TOOLS and not self._round.spoken.text:
-            # The model has to know what may be done, else it calls it again in another turn. But text that a call
-            # speaks would be stored whole, in its arguments, and the user may have heard a part of it.
+            # The calls are stored, so that the model does not repeat in another turn what they may have done. But a
+            # call that speaks would be stored with its whole text, of which the user may have heard a part.
             results = self._calls.all_results
             messages = [*messages, self._round.upstream_message(), *(each.stored() for each in results)]
         return self._make_outcome(end, reason, tuple(messages), shown_reply)
@@ -340,21 +344,22 @@ class Turn:
         if not self.terms.notes_replies:
             return self._decide_on_reply()
         # As it came, since judging its calls changes them.
-        noted = commands.NoteReply(self._replies - 1, self._round.as_received())
-        return [noted, *self._decide_on_reply()]
+        note_reply = commands.NoteReply(self._replies - 1, self._round.as_received())
+        return [note_reply, *self._decide_on_reply()]
 
     def _decide_on_reply(self) -> list[Command]:
         draft = self._round.draft
-        if (cut := CUT.get(read_finish_reason(draft.finish_reason))) is not None:
-            return self._end(cut)
+        cut_reason = CUT.get(read_finish_reason(draft.finish_reason))
+        if cut_reason is not None:
+            return self._end(cut_reason)
         if draft.calls:
             if self.terms.shows_steps:
                 self._round.take_unreadable_calls()
             return self._on_calls(self._round.gateway_calls, self._round.client_calls)
-        follows = self._guide.decide_next()
-        if isinstance(follows, Stop):
-            return self._end(follows.reason)
-        return [*self._hide_round(), *self._begin_next_round(follows)]
+        decision = self._guide.decide_next()
+        if isinstance(decision, Stop):
+            return self._end(decision.reason)
+        return [*self._hide_round(), *self._begin_next_round(decision)]
 
     def _on_calls(self, gateway_calls: list[ToolCall], client_calls: list[ToolCall]) -> list[Command]:
         name_calls(
@@ -373,7 +378,7 @@ class Turn:
         return self._begin_tools(gateway_calls) if gateway_calls else self._pause()
 
     def _begin_tools(self, gateway_calls: list[ToolCall]) -> list[Command]:
-        """Runs gateway calls; those that cannot be run have their result at once."""
+        """Runs gateway calls. A call that cannot be run gets its result at once."""
         client_calls = self._round.client_calls
         self._calls = GatewayCalls(self.terms, self._guide, gateway_calls)
         runs = self._calls.judge()
@@ -393,7 +398,7 @@ class Turn:
         if not self.terms.saves_steps:
             self._state = RUNNING_TOOLS
             return [*shown_commands, *runs]
-        step = self._make_step(waits={call.id: "client" for call in client_calls})
+        step = self._make_step(waiting={call.id: "client" for call in client_calls})
         self._round.stored = Stored.IN_THIS_TURN
         self._state = SAVING_CALLS
         return [*shown_commands, *self._save_step(step, runs)]
@@ -401,8 +406,8 @@ class Turn:
     @property
     def _is_last_round(self) -> bool:
         """True where the client has calls to answer, or no tokens of its budget are left for another reply."""
-        left = self._budget_left(self._ledger_with_round())
-        return bool(self._round.client_calls) or (left is not None and left <= 0)
+        remaining_tokens = self._remaining_budget(self._ledger_with_round())
+        return bool(self._round.client_calls) or (remaining_tokens is not None and remaining_tokens <= 0)
 
     def _on_tool_finished(self, result: ToolResult) -> list[Command]:
         finished = self._calls.finish(result)
@@ -413,20 +418,23 @@ class Turn:
 
     def _send_filler(self) -> list[Command]:
         """Sends the fixed sentence, once a turn and where the reply has no text itself."""
-        filler, reply = self._filler, self._round
-        if filler is None or reply.form is not AS_EVENTS or reply.has_text or self._is_last_round:
+        filler = self._filler
+        if filler is None or self._round.form is not AS_EVENTS:
+            return []
+        if self._round.has_text or self._is_last_round:
             return []
         self._filler = None
-        reply.add_filler(filler.say)
-        if reply.is_stored:
+        self._round.add_filler(filler.say)
+        if self._round.is_stored:
             self._next_filler = filler.say
         return self._flush()
 
     def _keep_alive(self) -> list[Command]:
-        """Sends a comment, unless its status would be one that the next round may still change.
+        """Sends a comment, unless the status that goes with it may still change.
 
-        While tools run that is outweighed: they may take longer than a proxy waits. But before its first reply a turn
-        may still be answered with a body, unless its steps are shown.
+        While a reply is read that could lead to another round, the status may change. While tools run, the comment is
+        sent nevertheless, since tools may take longer than a proxy waits. Before its first reply a turn may still be
+        answered with a body, unless its steps are shown.
         """
         if self._round.form is AS_BODY:
             return []
@@ -456,30 +464,32 @@ class Turn:
                 self._view.show_tool_result(result)
 
     def _on_tools_finished(self) -> list[Command]:
-        """Judges the calls that depend on these results; without any it ends the turn or begins the next round."""
+        """Judges the calls that depend on these results. If there are none, ends the turn or begins the next round."""
         if not self._calls.is_judged:
             return self._judge_dependent_calls()
         if self._round.client_calls:
             return self._pause()
         if self._is_last_round:
             return self._end(StopReason.MAX_TOKENS)
-        follows = self._guide.decide_next()
-        return self._end(follows.reason) if isinstance(follows, Stop) else self._begin_next_round(follows)
+        decision = self._guide.decide_next()
+        if isinstance(decision, Stop):
+            return self._end(decision.reason)
+        return self._begin_next_round(decision)
 
     def _judge_dependent_calls(self) -> list[Command]:
-        known = {result.call_id for result in self._calls.results}
+        shown_ids = {result.call_id for result in self._calls.results}
         runs = self._calls.judge()
         if self._calls.waiting:
             return self._pause()
-        self._show_results(result for result in self._calls.results if result.call_id not in known)
-        shown = self._flush()
+        self._show_results(result for result in self._calls.results if result.call_id not in shown_ids)
+        shown_commands = self._flush()
         if not runs:
-            return [*shown, *self._on_tools_finished()]
+            return [*shown_commands, *self._on_tools_finished()]
         self._state = RUNNING_TOOLS
-        return [*shown, *runs]
+        return [*shown_commands, *runs]
 
     def _pause(self) -> list[Command]:
-        """Ends the turn with calls that wait for an answer. With an approval among them the gateway's wait, too."""
+        """Ends the turn with calls that wait for an answer. If one waits for an approval, all gateway calls wait."""
         if self._calls.waiting:
             self._calls.hold()
         waiting = self._calls.waiting | {call.id: "client" for call in self._round.client_calls}
@@ -504,51 +514,54 @@ class Turn:
 
     def _begin_next_round(self, offer: Offer) -> list[Command]:
         """Saves the round, where steps are saved, and calls the model again."""
-        terms, ended = self.terms, self._round
         step = replace(self._make_step(), results=self._calls.results, nudge=offer.nudge)
-        self._earlier.add(ended, step, self._ledger_with_round())
+        self._earlier.add(self._round, step, self._ledger_with_round())
         self._calls = NO_CALLS
         self._offer = offer
         # At once, since the next round may fail before it has begun.
-        self._round = self._new_round(ended, offer)
-        left = self._budget_left(self._earlier.ledger)
-        if terms.saves_steps:
+        self._round = self._new_round(self._round, offer)
+        remaining_tokens = self._remaining_budget(self._earlier.ledger)
+        if self.terms.saves_steps:
             self._state = SAVING_RESULTS
-            return self._save_step(step, [commands.CallModel((), left, offer)])
+            return self._save_step(step, [commands.CallModel((), remaining_tokens, offer)])
         self._state = WAITING
-        return [commands.CallModel(tuple(map(without_private, self._earlier.messages)), left, offer)]
+        messages = tuple(map(without_private, self._earlier.messages))
+        return [commands.CallModel(messages, remaining_tokens, offer)]
 
-    def _new_round(self, ended: Round, offer: Offer) -> Round:
+    def _new_round(self, previous: Round, offer: Offer) -> Round:
         terms = self.terms
         if offer.is_final:  # a call that comes nevertheless is not run, so its asides are not shown either
             terms = replace(terms, asides=None)
         text_before = "" if terms.shows_steps else self._earlier.text
         filler, self._next_filler = self._next_filler, ""
-        return Round(terms, self._view, ended.form, self._earlier.turn_usage(), text_before, filler)
+        return Round(terms, self._view, previous.form, self._earlier.turn_usage(), text_before, filler)
 
-    def _save_step(self, step: commands.SaveStep, then: Sequence[Command]) -> list[Command]:
-        """Returns the command to save a step. then: the commands that follow when it is saved."""
-        self._after_step = [*then]
+    def _save_step(self, step: commands.SaveStep, after_step: Sequence[Command]) -> list[Command]:
+        """Returns the command to save a step. after_step: the commands that follow when it is saved."""
+        self._after_step = [*after_step]
         self._steps += step.reply is not None
         return [step]
 
     def _on_step_saved(self, saved: events.StepSaved) -> list[Command]:
-        then, self._after_step = self._after_step, []
+        after_step, self._after_step = self._after_step, []
         if self._state is SAVING_CALLS:
             self._state = RUNNING_TOOLS
-            return then
+            return after_step
         self._state = WAITING
         self._view.show_results(saved.first, saved.results)
         self._view.begin_step(saved.first, saved.reply)
-        return [*self._flush(), *then]
+        return [*self._flush(), *after_step]
 
-    def _make_step(self, waits: Mapping[str, str] | None = None) -> commands.SaveStep:
-        """Returns the reply of the round as a step to be saved; nothing if it is stored already."""
-        reply = self._round
-        if reply.is_stored:
+    def _make_step(self, waiting: Mapping[str, str] | None = None) -> commands.SaveStep:
+        """Returns the reply of the round as a step to be saved; an empty step if the reply is stored already."""
+        if self._round.is_stored:
             return commands.SaveStep()
-        shown_reply = reply.shown_reply() if reply.spoken.text else None
-        return commands.SaveStep(reply.upstream_message(), shown_reply, reply.draft.usage, waits or {})
+        return commands.SaveStep(
+            reply=self._round.upstream_message(),
+            shown_reply=self._round.shown_reply() if self._round.spoken.text else None,
+            usage=self._round.draft.usage,
+            waiting=waiting or {},
+        )
 
     def _ledger_with_round(self) -> Ledger:
         """Returns the ledger of all rounds of this turn, the present one included."""
@@ -556,110 +569,118 @@ class Turn:
             return self._earlier.ledger
         return self._earlier.ledger.with_round(self._round.draft, self.terms.estimate)
 
-    def _budget_left(self, ledger: Ledger) -> int | None:
-        return (
-            None if self.terms.budget_tokens is None else self.terms.budget_tokens - ledger.completion_tokens
-        )
+    def _remaining_budget(self, ledger: Ledger) -> int | None:
+        """Returns the tokens that are left of the client's budget; None: it is not limited."""
+        budget_tokens = self.terms.budget_tokens
+        return None if budget_tokens is None else budget_tokens - ledger.completion_tokens
 
     # The turn ends
 
     def _end(self, reason: StopReason, waiting: Mapping[str, str] = _NONE_WAIT) -> list[Command]:
-        """Ends a complete reply. The turn is saved first; without `TurnTerms.hold_end` the end leaves before that."""
+        """Ends a complete reply. Its end leaves after the turn is saved, or before if `TurnTerms.hold_end` is False."""
         draft, terms = self._round.draft, self.terms
         # Among the client's calls a cut one may be broken, and where steps are saved it could not be repaired.
         is_cut = read_finish_reason(draft.finish_reason) in CUT
         client_calls = [] if terms.saves_steps and is_cut else self._round.client_calls
         shown_reply = self._round.shown_reply(client_calls)
-        full_reply = self._last_messages(shown_reply, client_calls)
+        last_messages = self._last_messages(shown_reply, client_calls)
         if self._round.is_hidden:
             # The upstream's finish_reason is of a round with calls that the client never saw.
             self._client_finish = "stop"
         finish = self._client_finish or draft.finish_reason
-        joined = self._earlier.joined_with(shown_reply) if self._earlier.messages else shown_reply
-        messages = (*self._earlier.messages, *full_reply)
-        outcome = self._make_outcome(FINISHED, reason, messages, joined, finish, waiting)
+        joined_reply = self._earlier.joined_with(shown_reply) if self._earlier.messages else shown_reply
+        full_reply = (*self._earlier.messages, *last_messages)
+        outcome = self._make_outcome(FINISHED, reason, full_reply, joined_reply, finish, waiting)
         self._outcome = outcome
-        save = commands.Save(
-            self._last_step(outcome, shown_reply, full_reply) if terms.saves_steps else outcome
-        )
+        saved_outcome = outcome
+        if terms.saves_steps:
+            saved_outcome = self._last_step(outcome, shown_reply, last_messages)
+        save = commands.Save(saved_outcome)
         self._state = SAVING_TURN
         if terms.hold_end:
             return [*self._flush(), save]
-        *sends, finished = self._release_end(events.Saved())
-        return [*sends, save, finished]
+        *sends, finish_command = self._release_end(events.Saved())
+        return [*sends, save, finish_command]
 
     def _last_messages(self, shown_reply: Json, client_calls: list[ToolCall]) -> tuple[Json, ...]:
         """Returns the messages of the last round as they go upstream again."""
-        reply, results, saves_steps = self._round, self._calls.results, self.terms.saves_steps
+        results, spoken, draft = self._calls.results, self._round.spoken, self._round.draft
         if results:
-            return (reply.upstream_message(), *(result.stored() for result in results))
-        if saves_steps and reply.spoken.filler and reply.draft.text:
-            return (reply.upstream_message(client_calls),)  # the filler is no part of it upstream
-        if self._earlier.messages and (native := reply.draft.message().get(NATIVE_REPLY)):
-            return ({**shown_reply, NATIVE_REPLY: native},)
+            return (self._round.upstream_message(), *(result.stored() for result in results))
+        if self.terms.saves_steps and spoken.filler and draft.text:
+            return (self._round.upstream_message(client_calls),)  # the filler is no part of it upstream
+        if self._earlier.messages and (native_reply := draft.message().get(NATIVE_REPLY)):
+            return ({**shown_reply, NATIVE_REPLY: native_reply},)
         return (shown_reply,)
 
     def _last_step(
-        self, outcome: TurnOutcome, shown_reply: Json, full_reply: tuple[Json, ...]
+        self, outcome: TurnOutcome, shown_reply: Json, last_messages: tuple[Json, ...]
     ) -> TurnOutcome:
-        """Returns the outcome where steps are saved: of the last reply alone, or of what followed on it."""
-        reply, results = self._round, self._calls.results
-        if reply.is_stored:
+        """Returns the outcome where steps are saved: that of the last reply alone.
+
+        If this reply is stored already, the outcome has only the results that followed it.
+        """
+        results = self._calls.results
+        if self._round.is_stored:
             return replace(outcome, full_reply=(), shown_reply=None, results=results)
         outcome = replace(
-            outcome, full_reply=full_reply, shown_reply=shown_reply, step_usage=reply.draft.usage
+            outcome,
+            full_reply=last_messages,
+            shown_reply=shown_reply,
+            step_usage=self._round.draft.usage,
         )
         if not outcome.waiting:
             return outcome
-        message = reply.upstream_message()
-        shown_reply = shown_reply if reply.spoken.text else message
+        message = self._round.upstream_message()
+        shown_reply = shown_reply if self._round.spoken.text else message
         return replace(outcome, full_reply=(message,), shown_reply=shown_reply, results=results)
 
     def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
-        """Returns an outcome as it is written, with what the client's dialect stores of its reply.
+        """Returns an outcome as it is written: its reply has the fields that the client's dialect stores.
 
-        The view prepares that now (`ClientView.prepare_stored_fields`).
+        It changes the view, which prepares these fields (`ClientView.prepare_stored_fields`).
         """
         shown_reply = outcome.shown_reply
         if shown_reply is None:
             return outcome
-        noted = with_private(
-            with_transcript(shown_reply), **self._view.prepare_stored_fields(outcome, self._tail())
-        )
-        if noted is shown_reply:
+        fields = self._view.prepare_stored_fields(outcome, self._tail())
+        stored_reply = with_private(with_transcript(shown_reply), **fields)
+        if stored_reply is shown_reply:
             return outcome
-        full_reply = (noted,) if outcome.full_reply == (shown_reply,) else outcome.full_reply
-        return replace(outcome, shown_reply=noted, full_reply=full_reply)
+        full_reply = (stored_reply,) if outcome.full_reply == (shown_reply,) else outcome.full_reply
+        return replace(outcome, shown_reply=stored_reply, full_reply=full_reply)
 
     def _release_end(self, saved: events.Saved) -> list[Command]:
         """Sends the end of the reply."""
         self._state = DONE
         assert self._outcome is not None  # it was set before the turn was saved
-        outcome, reply, view = self._outcome, self._round, self._view
+        outcome, last_round, view = self._outcome, self._round, self._view
         if saved.loss is not None and self.terms.shows_steps:
-            # Its messages have ids here, which no stored message has.
+            # The client was shown ids of messages that will never be stored.
             view.note_stop(StopReason.ERROR, {})
             view.fail(Conflict(saved.loss))
             return [*self._flush(), _FINISH]
         view.note_stop(outcome.stop_reason, outcome.waiting, self._unshown_calls(outcome.waiting))
         if not (saved.durable or saved.is_late):
             view.note_not_stored()
-        if reply.form is AS_BODY:
-            is_unchanged = self._replies == 1 and not reply.gateway_calls
-            data = view.render_body(reply.body, outcome, is_unchanged=is_unchanged)
-            return [commands.SendWhole(reply.status, reply.headers, data), _FINISH]
+        if last_round.form is AS_BODY:
+            is_unchanged = self._replies == 1 and not last_round.gateway_calls
+            client_body = view.render_body(last_round.body, outcome, is_unchanged=is_unchanged)
+            return [commands.SendWhole(last_round.status, last_round.headers, client_body), _FINISH]
         if saved.after_stop is not None:
             view.show_results(saved.after_stop.first, saved.after_stop.results, is_last=True)
-        elif self.terms.saves_steps and not (reply.is_stored or outcome.waiting):
+        elif self.terms.saves_steps and not (last_round.is_stored or outcome.waiting):
             view.show_results(first=None, results=[result.stored() for result in self._calls.results])
         if not saved.durable:
             view.note_not_durable()
-        view.end(self._tail(), self._client_finish, reply.done_event)
-        shown = self._flush()
-        if not shown and not self._head_sent:  # a view that reads no stream
-            data = view.render_body(reply.stream_as_body(reply.client_calls), outcome, is_unchanged=False)
-            shown = [commands.SendWhole(reply.status, _with_json(reply.headers), data)]
-        return [*shown, _FINISH]
+        view.end(self._tail(), self._client_finish, last_round.done_event)
+        shown_commands = self._flush()
+        if not shown_commands and not self._head_sent:  # a view that reads no stream
+            body = last_round.stream_as_body(last_round.client_calls)
+            client_body = view.render_body(body, outcome, is_unchanged=False)
+            headers = _with_json(last_round.headers)
+            shown_commands = [commands.SendWhole(last_round.status, headers, client_body)]
+        return [*shown_commands, _FINISH]
 
     def _unshown_calls(self, waiting: Mapping[str, str]) -> Sequence[ToolCall]:
         """Returns the calls that wait, and other calls that were not shown yet."""
@@ -670,32 +691,26 @@ class Turn:
         return [call for call in self._round.draft.calls if call.id in waiting or not is_shown]
 
     def _tail(self) -> list[ReplyEvent]:
-        """Returns the last events of the stream. Of a round that is hidden only its usage is left to send.
+        """Returns the last events of the stream. If the round is hidden, only the event with its usage.
 
-        A view that shows each round has sent that usage already.
+        A view that shows each round has sent the usage of a hidden round already.
         """
         if not self._round.is_hidden:
             return self._round.tail
         if self.terms.shows_steps:
             return []
-        last = [
+        usage_events = [
             event for event in self._round.tail if event.chunk and isinstance(event.chunk.get("usage"), dict)
         ]
-        if not last or not self.terms.wants_usage:
+        if not usage_events or not self.terms.wants_usage:
             return []
-        return [
-            ReplyEvent(
-                raw=None,
-                name=None,
-                chunk={**(last[-1].chunk or {}), "choices": []},
-                calls=None,
-                usage=last[-1].usage,
-            )
-        ]
+        last_event = usage_events[-1]
+        chunk = {**(last_event.chunk or {}), "choices": []}
+        return [ReplyEvent(raw=None, chunk=chunk, usage=last_event.usage)]
 
     def _flush(self) -> list[Command]:
-        """Sends what the view has ready; the head leaves with the first of it."""
-        if self._round.form is AS_BODY:  # leaves as a whole, unless a later round turns out to be a stream
+        """Sends the bytes that the view has ready. The head leaves with the first bytes."""
+        if self._round.form is AS_BODY:  # the reply leaves as a whole, unless a later round is a stream
             return []
         data = self._view.take()
         if not data:
@@ -723,7 +738,7 @@ class Turn:
         full_reply = self._earlier.with_own_ids(full_reply, shown_reply)
         usage = self._earlier.ledger.turn_usage(self._round.draft.usage)
         has_hidden_results = len(full_reply) > 1 and any(message["role"] == "tool" for message in full_reply)
-        # By position, since keywords take longer than all the rest of it (measured).
+        # By position, since keywords take longer than the rest of this function (measured).
         return TurnOutcome(
             end,
             full_reply,

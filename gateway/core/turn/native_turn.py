@@ -38,10 +38,10 @@ class NativeTurn:
         self._has_begun = False
         self._error: UpstreamBroke | None = None  # from an event of the upstream's that reports one
         self._is_saved = False  # the command to save the turn was given
-        self._is_id_saved = False  # so was the one to save the id of a background response
+        self._is_id_saved = False  # the command to save the id of a background response was given
         self._after_save: list[Command] = []
 
-    def take_texts(self, read: list[Event]) -> bytes | None:
+    def take_texts(self, batch: list[Event]) -> bytes | None:
         """Returns None: there is no fast path, all events have to be fed."""
         return None
 
@@ -58,8 +58,8 @@ class NativeTurn:
 
     def _feed(self, event: TurnEvent) -> list[Command]:
         match event:
-            case events.Received(read):
-                return self._on_received(read)
+            case events.Received(batch):
+                return self._on_received(batch)
             case events.ReplyStarted(status, headers):
                 self._status, self._headers = status, headers
                 return []
@@ -68,8 +68,8 @@ class NativeTurn:
             case events.Silence():
                 return self._send(commands.KEEP_ALIVE)
             case events.Saved():
-                after, self._after_save = self._after_save, []
-                return after
+                after_save, self._after_save = self._after_save, []
+                return after_save
             case events.ReplyEnded():
                 # A complete reply is saved by now, with its dialect's last event. Any other broke off too early.
                 return self._end_early(b"", self._error or UpstreamBroke(_EARLY_END))
@@ -82,11 +82,11 @@ class NativeTurn:
             case _:  # without tools and steps, their events never come
                 return []
 
-    def _on_received(self, read: list[Event]) -> list[Command]:
-        data = b"".join(map(self._change.event, read))
+    def _on_received(self, batch: list[Event]) -> list[Command]:
+        data = b"".join(map(self._change.event, batch))
         self.usage.take_events(data)
         sends = self._send(data)
-        for event in read:
+        for event in batch:
             self._reader.take(event)
             if event.name in ("error", RESPONSE_FAILED):
                 self._error = self._error or find_stream_exception(event.raw)
@@ -116,9 +116,9 @@ class NativeTurn:
         self._has_begun = True
         return [*head, *([commands.SendBody(data)] if data else [])]
 
-    def _save(self, after: list[Command]) -> list[Command]:
-        """Saves the turn of a reply that is over. after: the commands that wait for it."""
-        self._is_saved, self._after_save = True, after
+    def _save(self, after_save: list[Command]) -> list[Command]:
+        """Saves the turn of a reply that is over. after_save: the commands that wait for it."""
+        self._is_saved, self._after_save = True, after_save
         reply = self._reader.reply()
         outcome = TurnOutcome(
             reply.end, shown_reply=reply.shown_reply, background_id=self._reader.background_id

@@ -99,7 +99,7 @@ class BrokeOff(Struct, frozen=True):
 
 _COMPLETE = Complete()
 # Fields of a delta with which a reply goes on.
-_CONTENT: Final = ("content", "tool_calls", "reasoning_content", "reasoning", "refusal")
+_CONTENT_FIELDS: Final = ("content", "tool_calls", "reasoning_content", "reasoning", "refusal")
 _TOO_MANY_CALLS: Final = f"The upstream's reply has more than {MAX_CALLS:,} tool calls"
 RoundEnd = Complete | ErrorReply | ErrorEvent | BrokeOff
 
@@ -108,10 +108,10 @@ class Round:
     """One call of the model with its reply.
 
     form: the form in which the client is answered so far; None: the reply decides.
-    turn_usage: returns the usage for the client if this reply is the last one, given its own (`Ledger.turn_usage`);
-        None: it is the first reply.
+    turn_usage: takes the usage of this reply and returns the client's, if no other reply follows
+        (`Ledger.turn_usage`); None: this is the first reply.
     text_before: the text of the rounds before.
-    filler: a filler that was sent after the reply before was stored.
+    filler: a filler that was sent after the previous reply was stored.
     """
 
     def __init__(
@@ -144,14 +144,16 @@ class Round:
         self._first_chunk: Json = {}  # of a stream, with id, model and time of its reply
         self._has_finish = False  # a finish_reason came
         # The indices of the choices that had their finish_reason, and no content after it.
-        self._ended: set[str] = set()
-        self._went_on = False  # content came after a finish_reason, so that none of them shows the end
+        self._ended_choices: set[str] = set()
+        self._went_on = (
+            False  # content came after a finish_reason, so no finish_reason shows the end of the reply
+        )
         self._text_events: TextEvents | None = None  # the form of events that add text and do nothing else
         self._error_body: list[bytes] = []  # an error reply that comes as events
 
     @property
     def _has_ended(self) -> bool:
-        return len(self._ended) >= self._terms.choices
+        return len(self._ended_choices) >= self._terms.choices
 
     @property
     def _is_in_tail(self) -> bool:
@@ -176,7 +178,7 @@ class Round:
         return [call for call in self.draft.calls if call.owner is not CallOwner.GATEWAY]
 
     def take_unreadable_calls(self) -> None:
-        """Makes client calls whose arguments are no JSON gateway calls, so that they get an error as their result.
+        """Takes over client calls whose arguments are no JSON. As gateway calls they get an error as their result.
 
         Strict servers parse the arguments of earlier calls, and would refuse every later request.
         """
@@ -188,7 +190,7 @@ class Round:
 
     @property
     def has_text(self) -> bool:
-        """The user has got text of the reply."""
+        """True where the user has got text of the reply."""
         return bool(self.spoken.text or self.draft.text)
 
     def shown_reply(self, calls: Iterable[ToolCall] = ()) -> Json:
@@ -198,20 +200,22 @@ class Round:
         filler, words = self.spoken.filler, self.spoken.words
         if not (filler or words):
             return message
-        before = [filler_message(filler)] if filler else []
-        return join_messages([*before, message, {"content": words or None}])
+        filler_messages = [filler_message(filler)] if filler else []
+        return join_messages([*filler_messages, message, {"content": words or None}])
 
     def upstream_message(self, calls: Iterable[ToolCall] | None = None) -> Json:
-        """Returns the reply as it goes upstream again, with all its calls or these.
+        """Returns the reply as it goes upstream again.
 
         Private fields of the message hold what was shown to the user beyond its text.
+
+        calls: those that the message has; None: all.
         """
-        sent = [*(self.draft.calls if calls is None else calls)]
-        asides = (
-            None if self._terms.asides is None else self._terms.asides.asides_in(call.name for call in sent)
-        )
+        sent_calls = [*(self.draft.calls if calls is None else calls)]
+        asides = None
+        if self._terms.asides is not None:
+            asides = self._terms.asides.asides_in(call.name for call in sent_calls)
         return with_private(
-            self.draft.message(sent),
+            self.draft.message(sent_calls),
             filler=self.spoken.filler or None,
             spoken=self.spoken.words or None,
             asides=asides or None,
@@ -226,9 +230,9 @@ class Round:
         if self.form is AS_BODY:
             return self.body
         whole = chunk_of(self._as_completion(self.draft.message(self.draft.calls)))
-        ending: Json = {"index": 0, "delta": {}, "finish_reason": self.draft.finish_reason}
-        begun = {**whole, "choices": [{**whole["choices"][0], "finish_reason": None}], "usage": None}
-        chunks = begun, {**whole, "choices": [ending]}
+        first_chunk = {**whole, "choices": [{**whole["choices"][0], "finish_reason": None}], "usage": None}
+        last_choice: Json = {"index": 0, "delta": {}, "finish_reason": self.draft.finish_reason}
+        chunks = first_chunk, {**whole, "choices": [last_choice]}
         return b"".join([*(b"data: %b\n\n" % orjson.dumps(chunk) for chunk in chunks), DONE_EVENT])
 
     def _as_completion(self, message: Json) -> Json:
@@ -243,7 +247,7 @@ class Round:
     def resume(self, calls: Iterable[Json], unanswered: Collection[str]) -> None:
         """Takes the calls of a stored reply in place of a new one.
 
-        unanswered: ids of those that the client has to answer; the gateway answers all others.
+        unanswered: ids of the calls that the client has to answer; the gateway answers all others.
         """
         self.stored = Stored.IN_EARLIER_TURN
         self.draft.take_calls([*calls], AllBut(), is_over=True)
@@ -255,32 +259,32 @@ class Round:
         self.status, self.headers = status, headers
         self.is_success = 200 <= status < 300
 
-    # Input. A returned RoundEnd says how the reply ended; None: it goes on.
+    # Input. A returned RoundEnd says how the reply ended; None: the reply goes on.
 
-    def take_texts(self, read: list[Event]) -> bool:
-        """Takes events that add text and do nothing else. Returns False, and takes none, where one does more."""
-        form = self._text_events
-        if form is None:
+    def take_texts(self, batch: list[Event]) -> bool:
+        """Takes events that add text and do nothing else. Returns False, and takes none, if any of them does more."""
+        text_events = self._text_events
+        if text_events is None:
             return False
         texts: list[str] = []
-        for event in read:
-            text = form.text_of(event.raw)
+        for event in batch:
+            text = text_events.text_of(event.raw)
             if text is None:
                 return False
             texts.append(text)
-        if not self._view.show_texts(read, texts):
+        if not self._view.show_texts(batch, texts):
             return False
         self.draft.add_texts(texts)
         return True
 
-    def take(self, read: list[Event]) -> RoundEnd | None:
-        """Takes events, all that one read of the upstream brought."""
+    def take(self, batch: list[Event]) -> RoundEnd | None:
+        """Takes the events that one read of the upstream brought."""
         if not self.is_success:
-            self._error_body.extend(event.raw for event in read)
+            self._error_body.extend(event.raw for event in batch)
             return None
         if self.form is not AS_EVENTS:
             self._begin_events()
-        for event in read:
+        for event in batch:
             end = self._read_event(event)
             if end is not None:
                 return end
@@ -330,13 +334,13 @@ class Round:
         return self._end_complete()
 
     def fail(self, error: GatewayError) -> RoundEnd:
-        """Ends a reply that broke off. It is complete all the same if each choice had ended."""
+        """Ends a reply that broke off. If each choice had ended before, the reply is complete."""
         if self.form is AS_EVENTS and self._has_ended and not self._went_on:
             return self._end_complete()
         return BrokeOff(error)
 
     def show_tail(self) -> None:
-        """Shows the events that waited for the end, since an error comes in its place: they may have the last text."""
+        """Shows the events that waited for the end of the reply. They may have its last text."""
         while self.tail:
             self._view.show(self.tail.pop(0))
 
@@ -364,7 +368,7 @@ class Round:
             return end
         lines = data.split(b"\n")
         if len(lines) > 1 and all(map(_is_whole, lines)):  # the blank lines between them are missing
-            # Each alone, since a tail or a hidden round may begin with any of them.
+            # One at a time, since a tail or a hidden round may begin with any of them.
             ends = (self._read_event(Event(b"data: %b\n\n" % line, line, event.name)) for line in lines)
             return next((end for end in ends if end is not None), None)
         if data.startswith(b"{") and not self._view.shows_unread:
@@ -377,9 +381,9 @@ class Round:
         if "error" in chunk or not chunk.get("choices") or event.name == "error":
             error = openai_error(chunk, event.name)
             if error is not None:
-                own = chunk.get("error")
-                is_shaped = isinstance(own, dict) and own.get("message") == error["message"]
-                return ErrorEvent(error, event.raw if is_shaped else None)
+                fields = chunk.get("error")
+                is_openai_form = isinstance(fields, dict) and fields.get("message") == error["message"]
+                return ErrorEvent(error, event.raw if is_openai_form else None)
         deltas, has_more = as_deltas(chunk), False
         if deltas is not chunk and chunk.get("object") == "chat.completion" and self.draft.generated_text():
             # MiniMax ends its streams with the whole reply, for the usage that it has.
@@ -387,15 +391,14 @@ class Round:
                 {**choice, "delta": self._undelivered_part(choice["delta"])} for choice in deltas["choices"]
             ]
             has_more = any(choice["delta"] for choice in deltas["choices"])
-        # Clients look for it in deltas.
+        # An event with more than its deltas loses its own bytes: clients look for content in deltas alone.
         self._take_chunk(deltas, None if has_more else event.raw, event.name)
         return None
 
     def _undelivered_part(self, message: Json) -> Json:
-        """Returns what a whole reply at the end of a stream has, and the deltas before it had not."""
-        draft = self.draft
-        has_come = {"content": bool(draft.text), "tool_calls": bool(draft.calls)}
-        return {key: value for key, value in message.items() if value and not has_come.get(key, True)}
+        """Returns the fields of a whole reply at the end of a stream that the deltas before it did not have."""
+        is_delivered = {"content": bool(self.draft.text), "tool_calls": bool(self.draft.calls)}
+        return {key: value for key, value in message.items() if value and not is_delivered.get(key, True)}
 
     def _pass_on(self, event: Event) -> None:
         """Shows an event that is no chunk, at its place in the stream."""
@@ -405,7 +408,10 @@ class Round:
             self._view.show(ReplyEvent(event.raw))
 
     def _take_chunk(self, chunk: Json, raw: bytes | None, name: str | None = None) -> None:
-        """Adds a chunk to the draft, and shows it or puts it into the tail. raw: its event; None: none has it."""
+        """Adds a chunk to the draft, and shows it or puts it into the tail.
+
+        raw: the event of which the chunk is the data; None: the chunk was made here.
+        """
         calls: list[Json] | None = None
         goes_on = False
         choices = chunk.get("choices")
@@ -419,16 +425,16 @@ class Round:
                 calls = self._take_delta(choice.get("delta"), reason, calls)
         self._first_chunk = self._first_chunk or (chunk if choices else {})
         usage = usage_of(chunk)
-        total: Json | None = None
+        turn_usage: Json | None = None
         if isinstance(usage, dict):
             self.draft.take_usage(usage)
             if self._turn_usage is not None:
-                total = self._turn_usage(self.draft.usage)
+                turn_usage = self._turn_usage(self.draft.usage)
         if not self._has_begun:
             # Azure's first chunk has the verdict on the prompt, without choices and without the reply's id.
             self._has_begun = bool(choices)
             self._view.begin(chunk)
-        event = ReplyEvent(raw, name, chunk, calls, total)
+        event = ReplyEvent(raw, name, chunk, calls, turn_usage)
         # Some upstreams never give a finish_reason; with most of them usage is what ends a round.
         is_tail = self._is_in_tail or (usage is not None and self._has_gateway_tools and event.is_usage)
         if goes_on or not is_tail:
@@ -445,17 +451,22 @@ class Round:
         Some proxies give a finish_reason with the first chunk already, or with each.
         """
         delta, index = choice.get("delta"), str(choice.get("index") or 0)
-        goes_on = index in self._ended and isinstance(delta, dict) and any(map(delta.get, _CONTENT))
+        goes_on = (
+            index in self._ended_choices and isinstance(delta, dict) and any(map(delta.get, _CONTENT_FIELDS))
+        )
         if goes_on:
-            self._ended.remove(index)
+            self._ended_choices.remove(index)
             self._went_on = True
         if reason:
-            self._ended.add(index)
+            self._ended_choices.add(index)
             self._has_finish = True
         return goes_on
 
     def _take_delta(self, delta: Any, reason: Any, calls: list[Json] | None) -> list[Json] | None:
-        """Adds a delta of the first choice. Returns the pieces of calls that the client gets, else those given."""
+        """Adds a delta of the first choice. Returns the pieces of calls that the client gets.
+
+        calls: is returned if the delta has no calls.
+        """
         draft = self.draft
         if reason and (draft.finish_reason is None or self._went_on):
             draft.finish_reason = str(reason)
@@ -463,8 +474,9 @@ class Round:
             return calls
         if self.spoken.text_before and (text := delta.get("content")):
             # The words of two rounds must not run together in the one message that the client gets.
-            if self.form is AS_EVENTS and (between := separator(self.spoken.text_before, text)):
-                self._view.add_text(between)
+            blanks = separator(self.spoken.text_before, text)
+            if blanks and self.form is AS_EVENTS:
+                self._view.add_text(blanks)
             self.spoken.text_before = ""
         draft.add(delta)
         pieces = delta.get("tool_calls")
@@ -475,7 +487,7 @@ class Round:
         return calls
 
     def _show_asides(self) -> None:
-        """Shows what has come of the asides in the arguments of calls."""
+        """Shows the asides in the arguments of calls, as far as they have come."""
         if self._terms.asides is not None:
             self.spoken.read(self.draft, is_shown=self.form is AS_EVENTS)
 
@@ -487,7 +499,7 @@ class Round:
         if self.draft.calls:
             calls = self.draft.take_calls([], self._terms.gateway_tools, is_over=True)
             if calls and self.form is AS_EVENTS:
-                # Only the end shows whose they are, and no finish_reason has announced it.
+                # Without a finish_reason only the end of the stream shows that these are the client's calls.
                 self._view.add_calls(calls)
         self._show_asides()
         return _COMPLETE

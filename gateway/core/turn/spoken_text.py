@@ -28,14 +28,14 @@ class SpokenText:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """All spoken text: the filler, then the words."""
         return self.filler + separator(self.filler, self.words) + self.words
 
     def read(self, draft: MessageDraft, *, is_shown: bool) -> None:
-        """Takes what has come of the thoughts, words and fillers in the arguments of calls.
+        """Takes the thoughts, words and fillers in the arguments of calls, as far as they have come.
 
         draft: the reply so far.
-        is_shown: the client gets it at once; else it is only collected.
+        is_shown: the client gets the text at once; else the text is only collected.
         """
         if self._reader is None:
             return
@@ -47,9 +47,9 @@ class SpokenText:
                 self._add(voice, text, "", index, is_shown=is_shown)
             elif voice is Voice.WORDS:
                 self._speaker = (index, voice)
-                between = separator(self.text or draft.text or self.text_before, text)
+                blanks = separator(self.text or draft.text or self.text_before, text)
                 self.words += separator(self.words, text)
-                self._add(voice, text, between, index, is_shown=is_shown)
+                self._add(voice, text, blanks, index, is_shown=is_shown)
             elif not (self.text or draft.text) and text.strip():
                 # A filler fills the silence before a tool: there is none once the reply has text. Blanks are no text.
                 self._speaker = (index, voice)
@@ -59,8 +59,8 @@ class SpokenText:
         """Adds a filler, or the beginning of one. is_shown: as for `read`."""
         self._add(Voice.FILLER, text, separator(self.text_before, text), is_shown=is_shown)
 
-    def _add(self, voice: Voice, text: str, between: str, call: int = 0, *, is_shown: bool) -> None:
-        """Adds text that is spoken to the user, and shows it after `between`. call: its index in the reply."""
+    def _add(self, voice: Voice, text: str, blanks: str, call: int = 0, *, is_shown: bool) -> None:
+        """Adds text that is spoken to the user. blanks: are shown before it. call: the call's index in the reply."""
         if voice is Voice.FILLER:
             self.filler += text
         else:
@@ -69,6 +69,6 @@ class SpokenText:
         if not is_shown:
             return
         if voice is Voice.FILLER:
-            self._view.add_text(between + text)
+            self._view.add_text(blanks + text)
         else:
-            self._view.add_words(text, between, call)
+            self._view.add_words(text, blanks, call)

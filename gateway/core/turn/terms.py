@@ -16,7 +16,7 @@ class TurnTerms(Struct, frozen=True):
 
     # The client asked for the usage chunk of its stream (a whole reply has its usage anyway).
     wants_usage: bool = False
-    # The gateway asked for that chunk; unless the client did, it is withheld from the client.
+    # The gateway asked for that chunk. If the client did not, the chunk is withheld from the client.
     usage_added: bool = False
     # Names of the tools that the gateway runs; `AllBut` holds all but the client's. Empty: calls are not read.
     gateway_tools: Collection[str] = ()
@@ -34,11 +34,11 @@ class TurnTerms(Struct, frozen=True):
     saves_steps: bool = False
     # The client gets each round as messages of its own, always as events; else it gets all rounds as one reply.
     shows_steps: bool = False
-    # The status was sent before the turn, so that no error can be one.
+    # The status was sent before the turn, so no error can be sent as a status.
     has_status: bool = False
     # Names of gateway tools that never run at the same time.
     serial_tools: Collection[str] = ()
-    # Each complete reply is noted (`NoteReply`), since another attempt may have to go on with it.
+    # Each complete reply is noted (`NoteReply`), since another attempt may have to go on from it.
     notes_replies: bool = False
     # The arguments of gateway tools that the gateway takes for itself or shows to the user while the model writes them;
     # None: there are none.

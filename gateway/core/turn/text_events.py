@@ -1,7 +1,7 @@
 """Recognises the events of a stream that differ in their text alone, so that each need not be parsed.
 
-Nearly all events of a stream say a word or two between bytes that are the same in all of them: id, model, time. Where
-they are the same, what is between them is the text, and no field needs to be looked at.
+Nearly all events of a stream have a word or two between bytes that are the same in all events: id, model, time. If
+these bytes are the same, the bytes between them are the text, and no field needs to be looked at.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class TextEvents(Struct, frozen=True):
 
     # The bytes before the text.
     before: bytes
-    # Those after it, up to the padding or the end.
+    # The bytes after the text, up to the padding or the end.
     after: bytes
-    # Those after the padding; None: there is no padding.
+    # The bytes after the padding; None: there is no padding.
     end: bytes | None
 
     @classmethod
     def like(cls, raw: bytes, chunk: Json) -> TextEvents | None:
-        """Returns the form of an event, if another one of that form adds its text to the reply and does nothing else.
+        """Returns the form of an event, if each event of that form adds its text to the reply and does nothing else.
 
-        raw: its bytes.
-        chunk: the same parsed.
+        raw: the bytes of the event.
+        chunk: its parsed data.
         """
         text = (_only_text(chunk) or "").encode()
         marks = [*_CONTENT.finditer(raw)] if text else []
@@ -51,8 +51,8 @@ class TextEvents(Struct, frozen=True):
         """Returns the text of an event of this form; None where the event has another form and has to be parsed."""
         if not raw.startswith(self.before):
             return None
-        at = len(self.before)
-        text_end = end = _end_of_string(raw, at)
+        text_start = len(self.before)
+        text_end = end = _end_of_string(raw, text_start)
         after = self.after
         if self.end is not None:
             if not raw.startswith(after, end):
@@ -61,15 +61,15 @@ class TextEvents(Struct, frozen=True):
         if raw[end:] != after:
             return None
         try:
-            return raw[at:text_end].decode()
+            return raw[text_start:text_end].decode()
         except UnicodeDecodeError:
             return None
 
 
-def _end_of_string(raw: bytes, at: int) -> int:
-    """Returns where a string without escapes ends that begins at `at`."""
-    found = _CHARACTERS.match(raw, at)
-    return at if found is None else found.end()
+def _end_of_string(raw: bytes, start: int) -> int:
+    """Returns where a string without escapes ends that begins at `start`."""
+    characters = _CHARACTERS.match(raw, start)
+    return start if characters is None else characters.end()
 
 
 def _only_text(chunk: Json) -> str | None:

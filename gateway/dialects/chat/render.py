@@ -65,10 +65,10 @@ class ChatView(ClientView):
         else:
             self._show_changed(event)
 
-    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+    def show_texts(self, batch: Sequence[Event], texts: Sequence[str]) -> bool:
         # Nearly every event of every stream is shown here: its bytes pass as they came.
         if self._passes_events:
-            raw = [event.raw for event in read]
+            raw = [event.raw for event in batch]
             if self._strips_usage:
                 raw = [*map(without_null_usage, raw)]
             self._unsent.extend(raw)

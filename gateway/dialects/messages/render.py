@@ -70,7 +70,7 @@ class MessagesView(ClientView):
             self._message = NativeMessage(self._gateway_tools, self._buffer)
         self._message.show(event)
 
-    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+    def show_texts(self, batch: Sequence[Event], texts: Sequence[str]) -> bool:
         return self._message.show_texts(texts)
 
     def add_text(self, text: str) -> None:

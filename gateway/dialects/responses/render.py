@@ -95,7 +95,7 @@ class ResponsesView(ClientView):
     def show(self, event: ReplyEvent) -> None:
         self._show_event(event, is_hidden=False)
 
-    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+    def show_texts(self, batch: Sequence[Event], texts: Sequence[str]) -> bool:
         for text in filter(None, texts):
             self._output.add_text(text, [])
         return True

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.agents.core.tool_rules import RuleGuide
 from gateway.core.turn.asides import HEARTBEAT, Asides
-from gateway.core.turn.calls import NO_WORDS, SPOKEN_RESULT
+from gateway.core.turn.calls import NOT_SPOKEN_RESULT, SPOKEN_RESULT
 from gateway.core.turn.commands import CallModel, Finish, RunTool, Save, SaveStep
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.events import Received, ReceivedWhole, ReplyStarted, Saved, StepSaved, ToolFinished
@@ -130,7 +130,7 @@ def test_plain_text_is_taken_as_said() -> None:
 def test_words_that_are_missing_are_an_error_and_go_on() -> None:
     playbook = talk() >> ReplyStarted(200, SSE)
     skip(playbook >> Received(streamed(completion(None, (("m", "send_message", '{"text":"Hi."}'),)))))
-    wrong = ToolResult("m", NO_WORDS.format(name="send_message", key="message"), "error")
+    wrong = ToolResult("m", NOT_SPOKEN_RESULT.format(name="send_message", key="message"), "error")
     assert playbook << (lambda c: isinstance(c, SaveStep) and c.results == (wrong,))
 
 
