@@ -46,7 +46,7 @@ class ResponsesErrors(ChatErrors):
 def translate_error(body: bytes) -> bytes | None:
     """Returns the body of an upstream's error with the names of the Responses API; None: the body is no error."""
     json = parse_error_body(body)
-    if json is None:
+    if json is None or json.get("choices"):  # a completion under a status of failure
         return None
     error = json.get("error")
     # Some servers put the error's fields into the body itself.

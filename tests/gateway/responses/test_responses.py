@@ -1007,6 +1007,7 @@ def test_what_is_no_chat_completion_is_an_error_that_says_so(
         (429, b"", "text/plain"),
         (400, b"no", "text/plain"),
         (404, b"[]", "application/json"),
+        (500, b'{"choices": [{"message": {"role": "assistant", "content": "Hm."}}]}', "application/json"),
     ],
 )
 @both_ways
