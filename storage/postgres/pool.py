@@ -49,6 +49,7 @@ class ConnectionPool:
         self._idle: list[RawConnection] = []
         self._open: set[RawConnection] = set()  # idle or in use
         self._opening = 0  # connections that are being made
+        self._openings: set[asyncio.Task[RawConnection | None]] = set()
         self._bulk = 0  # connections that bulk work has, or waits for in `_waiting`
         # When each read or write of a turn began to wait for a connection.
         self._acquiring: dict[object, float] = {}
@@ -110,15 +111,20 @@ class ConnectionPool:
         """Returns a new connection, or the next that comes free; None if the caller is to ask again."""
         if len(self._open) + self._opening >= self._limits.size:
             return await self._waiting.wait()
-        raw = await self._open_another()
+        # A caller that gives up leaves its connection to the next one. Else the pool would never grow where opening
+        # one takes longer than a read waits.
+        opening = self._loop.create_task(self._open_another())
+        self._openings.add(opening)
+        opening.add_done_callback(self._openings.discard)
+        try:
+            raw = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._keep_opened)
+            raise
         if raw is None:
             # One may have come free meanwhile, and would not be handed on.
             return self.acquire_idle() or (await self._waiting.wait() if self._open else None)
-        if self.server.fault is not None or self.server.is_closed:
-            raw.terminate()
-            return None
-        self._open.add(raw)
-        return raw
+        return raw if self._take_opened(raw) else None
 
     async def _open_another(self) -> RawConnection | None:
         """Returns a new connection; None if the server has no more for us, but answers on those that we have."""
@@ -131,12 +137,29 @@ class ConnectionPool:
             fault = as_unavailable(error)
             self.server.fail(fault)
             raise fault from error
-        except asyncio.CancelledError:
-            # A waiting request may open another connection in its place.
-            self._waiting.hand(None)
-            raise
         finally:
             self._opening -= 1
+
+    def _take_opened(self, raw: RawConnection) -> bool:
+        """Counts a new connection among the pool's. Returns False if the server has failed meanwhile.
+
+        After a failure it may be one too many: the server's own attempt to connect has given the pool another one.
+        """
+        is_full = len(self._open) >= self._limits.size
+        if is_full or self.server.fault is not None or self.server.is_closed:
+            raw.terminate()
+            return False
+        self._open.add(raw)
+        return True
+
+    def _keep_opened(self, opening: asyncio.Task[RawConnection | None]) -> None:
+        """Hands the connection of a caller that gave up to the first that waits."""
+        failed = opening.cancelled() or opening.exception() is not None
+        raw = None if failed else opening.result()
+        if raw is not None and self._take_opened(raw):
+            self.release(raw)
+        else:
+            self._waiting.hand(None)
 
     def release(self, raw: RawConnection, *, is_bulk: bool = False) -> None:
         """Takes a connection back, and hands it to the first that waits. is_bulk: as it was taken."""
@@ -205,9 +228,10 @@ class ConnectionPool:
     async def close(self, timeout_s: float) -> None:
         """Closes all connections. Idempotent."""
         await self.server.close()
-        for task in self._releasing:
+        ending = [*self._releasing, *self._openings]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._releasing, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         self.wake_all()
         opened, self._open, self._idle = self._open, set(), []
         await asyncio.gather(*(_close_connection(raw, timeout_s) for raw in opened))

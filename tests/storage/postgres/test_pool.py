@@ -44,11 +44,13 @@ class Server:
         self.most = 100
         self.down = False
         self.asked = asyncio.Event()
+        self.openings = 0
         self.go_on = asyncio.Event()
         self.go_on.set()
 
     async def connect(self, place: PostgresTarget) -> Any:
         self.asked.set()
+        self.openings += 1
         await self.go_on.wait()
         await asyncio.sleep(0)
         if self.down:
@@ -80,6 +82,35 @@ async def turn(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+async def test_a_connection_whose_caller_gave_up_while_it_was_opened_is_there_for_the_next(
+    server: Server,
+) -> None:
+    """Else a pool whose connections take longer to open than a read waits would never grow."""
+    pool = await open_pool(size=2)
+    first = await pool.acquire()
+    server.go_on.clear()
+    for _ in range(3):
+        with pytest.raises(Busy):
+            await pool.acquire(wait_s=0.001)
+    server.go_on.set()
+    async with asyncio.timeout(PATIENCE_S):
+        second = await pool.acquire()
+    assert [first, second] == server.sessions
+    assert server.openings == 2
+    await pool.close(1)
+
+
+async def test_a_pool_that_closes_opens_nothing_any_more(server: Server) -> None:
+    pool = await open_pool(size=2)
+    await pool.acquire()
+    server.go_on.clear()
+    with pytest.raises(Busy):
+        await pool.acquire(wait_s=0.001)
+    async with asyncio.timeout(PATIENCE_S):
+        await pool.close(1)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_a_waiter_for_a_connection_whose_opening_was_given_up_opens_one(server: Server) -> None:
