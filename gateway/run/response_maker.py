@@ -302,9 +302,12 @@ class ResponseMaker:
                     # The others are in a turn already: another response's, or that of an earlier attempt.
                     request = request.with_waiting({item["id"] for item in continued.items})
                 make_view = request.view_maker(
-                    receipt.begun_turn, receipt.count_usage, receipt.answering_model, log.next_number,
+                    turn_name=receipt.begun_turn,
+                    count_usage=receipt.count_usage,
+                    answering_model=receipt.answering_model,
+                    first_number=log.next_number,
                     has_begun=log.has_events,
-                )  # fmt: skip
+                )
                 accepted = self._accepted.get(run.id)
                 context = RequestContext((), identity.project) if accepted is None else accepted.caller
                 await self.chat.answer(request.chat, context, log, receipt, make_view, continued, record)

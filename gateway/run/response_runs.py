@@ -60,18 +60,19 @@ class BackgroundRequest(Protocol):
 
     def view_maker(
         self,
-        turn: Callable[[], TurnName | None],
-        count: Callable[[str], Json | None],
-        model: Callable[[], str],
-        number: int,
+        turn_name: Callable[[], TurnName | None],
+        count_usage: Callable[[str], Json | None],
+        answering_model: Callable[[], str],
+        first_number: int,
         *,
         has_begun: bool,
     ) -> MakesView:
         """Returns the maker of the response's view.
 
-        turn: returns the name of the response's turn; None: the turn is not stored.
-        count: returns the usage of a reply with a text.
-        number: of its first event.
+        turn_name: returns the name of the response's turn; None: the turn is not stored.
+        count_usage: returns the usage of a reply with a text.
+        answering_model: returns the model that answers.
+        first_number: the number of the response's first event.
         has_begun: an earlier attempt has sent the first event.
         """
 

@@ -190,7 +190,7 @@ class MessagesRoute:
             model=request.chat.model,
             input_tokens=len(request.raw) // BYTES_PER_TOKEN,
             request_id=info.request_id,
-            count=receipt.count_usage,
+            count_usage=receipt.count_usage,
             stop_sequences=stops if isinstance(stops, list) else (),
             has_thread=request.json.get("thread") is not None,
         )

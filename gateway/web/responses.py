@@ -127,8 +127,8 @@ class ResponsesRoute(ForwardedRoute):
         make_view = MakesResponses(
             request.echo,
             receipt.stored_turn,
-            count=receipt.count_usage,
-            model=receipt.answering_model,
+            count_usage=receipt.count_usage,
+            answering_model=receipt.answering_model,
             forms=request.forms,
             shows_sealed_thoughts=request.shows_sealed_thoughts,
             messages=request.turn_messages,
@@ -378,11 +378,11 @@ def _render_compaction(request: ResponsesRequest, compacted: Compacted) -> tuple
     return [JSON_TYPE], orjson.dumps(shown)
 
 
-def _with_conversation(headers: RawHeaders, conversation: str | None) -> RawHeaders:
+def _with_conversation(headers: RawHeaders, conversation_id: str | None) -> RawHeaders:
     """Returns a request's headers with the conversation that its body names, in append mode. Raises: BadRequest."""
-    if conversation is None:
+    if conversation_id is None:
         return headers
-    value_in_body = conversation.encode()
+    value_in_body = conversation_id.encode()
     if any(
         name == _CONVERSATION_HEADER and value.strip() not in (b"", value_in_body) for name, value in headers
     ):

@@ -58,12 +58,12 @@ class GrowingBlocks:
     def add_text(self, text: str) -> None:
         self._texts.append(text)
         self._open("text", {"type": "text", "text": ""})
-        self._delta({"type": "text_delta", "text": text})
+        self._emit_delta({"type": "text_delta", "text": text})
 
     def add_thought(self, text: str) -> None:
         self._texts.append(text)
         self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
-        self._delta({"type": "thinking_delta", "thinking": text})
+        self._emit_delta({"type": "thinking_delta", "thinking": text})
 
     def add_call(self, piece: Json) -> None:
         """Takes a piece of a call.
@@ -98,7 +98,7 @@ class GrowingBlocks:
     def _show_arguments(self, call: ToolCall) -> None:
         """Shows the arguments of the open call that were not shown yet."""
         for piece in filter(None, call.arguments[self._shown_count :]):
-            self._delta({"type": "input_json_delta", "partial_json": piece})
+            self._emit_delta({"type": "input_json_delta", "partial_json": piece})
         self._shown_count = len(call.arguments)
 
     def _open(self, block_type: str, block: Json) -> None:
@@ -109,7 +109,7 @@ class GrowingBlocks:
         self._block_type, self._index = block_type, self._claim_index()
         self._emit("content_block_start", index=self._index, content_block=block)
 
-    def _delta(self, delta: Json) -> None:
+    def _emit_delta(self, delta: Json) -> None:
         self._emit("content_block_delta", index=self._index, delta=delta)
 
     def _close(self) -> None:

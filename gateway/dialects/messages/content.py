@@ -110,7 +110,7 @@ class MessageOrigin(Struct, frozen=True):
     """The part of a request that a message of the chat completion is made of, by indexes."""
 
     # -1: the system prompt.
-    message: int
+    message_index: int
     # The block with the person's words, before which a note goes; None: the message has no such words.
     words_block: int | None = None
     # The block with the result of a call; None: the message is no result.
@@ -169,28 +169,31 @@ def _check_calls(messages: Sequence[Json], origins: Sequence[MessageOrigin]) -> 
     Results before the first reply pass: in append mode memory may have their calls.
     """
     # The indexes of messages with calls that have no result so far, by the calls' ids. None: no reply has come yet.
-    calls: dict[str, int] | None = None
+    open_calls: dict[str, int] | None = None
     role_before = ""
     for message, origin in zip(messages, origins, strict=True):
         role = message["role"]
         if role == "system":
             continue
         if role == "assistant":
-            if calls is None or role_before != role:
-                _check_answered(calls or {})
-                calls = {}
+            if open_calls is None or role_before != role:
+                _refuse_open_calls(open_calls or {})
+                open_calls = {}
             for call in message.get("tool_calls", ()):
-                calls[call["id"]] = origin.message
-        elif role == "tool" and calls is not None and calls.pop(message["tool_call_id"], None) is None:
-            raise invalid_field(
-                f"messages.{origin.message}.content.{origin.result_block}",
-                _NO_CALL_MESSAGE.format(message["tool_call_id"][:80]),
-            )
+                open_calls[call["id"]] = origin.message_index
+        elif role == "tool" and open_calls is not None:
+            call_id = message["tool_call_id"]
+            if call_id not in open_calls:
+                raise invalid_field(
+                    f"messages.{origin.message_index}.content.{origin.result_block}",
+                    _NO_CALL_MESSAGE.format(call_id[:80]),
+                )
+            del open_calls[call_id]
         role_before = role
-    _check_answered(calls or {})
+    _refuse_open_calls(open_calls or {})
 
 
-def _check_answered(calls: Mapping[str, int]) -> None:
+def _refuse_open_calls(calls: Mapping[str, int]) -> None:
     """Refuses calls without results. calls: the indexes of their messages, by their ids. Raises: BadRequest."""
     if calls:
         first_index = min(calls.values())

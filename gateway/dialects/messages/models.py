@@ -63,7 +63,7 @@ def _read_limit(text: str | None) -> int:
     return int(text)
 
 
-def _find_index(ids: Sequence[str], id_: str, name: str) -> int:
-    if id_ not in ids:
-        raise invalid_field(name, "there is no such model in the list")
-    return ids.index(id_)
+def _find_index(ids: Sequence[str], id: str, param: str) -> int:
+    if id not in ids:
+        raise invalid_field(param, "there is no such model in the list")
+    return ids.index(id)

@@ -131,7 +131,7 @@ class NativeMessages(Struct, frozen=True):
         """Returns the messages for the upstream: the same list where nothing is added or left out."""
         messages: list[Json] = self.json["messages"]
         replacements = {
-            self.origins[index].message: replacement
+            self.origins[index].message_index: replacement
             for index, replacement in changes.replacements.items()
             # A reply of one round stays as the client has sent it, with the thoughts that the client still has.
             if len(replacement) > 1
@@ -167,20 +167,22 @@ class NativeMessages(Struct, frozen=True):
         for index, note in notes.items():
             origin = self.origins[index]
             if note and origin.words_block is not None:
-                placed_notes[origin.message] = _PlacedNote(origin.words_block, note)
+                placed_notes[origin.message_index] = _PlacedNote(origin.words_block, note)
         return placed_notes
 
     def _split_dropped(self, dropped: Set[int]) -> tuple[set[int], dict[int, set[int]]]:
         """Returns the messages that are left out whole, and the result blocks that other messages lose, by indexes."""
-        remaining = {origin.message for index, origin in enumerate(self.origins) if index not in dropped}
-        messages: set[int] = set()
-        results: dict[int, set[int]] = {}
+        remaining = {
+            origin.message_index for index, origin in enumerate(self.origins) if index not in dropped
+        }
+        message_indexes: set[int] = set()
+        result_blocks: dict[int, set[int]] = {}
         for origin in (self.origins[index] for index in dropped):
-            if origin.message not in remaining:
-                messages.add(origin.message)
+            if origin.message_index not in remaining:
+                message_indexes.add(origin.message_index)
             elif origin.result_block is not None:
-                results.setdefault(origin.message, set()).add(origin.result_block)
-        return messages, results
+                result_blocks.setdefault(origin.message_index, set()).add(origin.result_block)
+        return message_indexes, result_blocks
 
     def _may_move_thoughts(self, changes: NativeChanges) -> bool:
         """Returns whether the messages before a thought may differ from those that the model had when it thought."""
@@ -191,17 +193,19 @@ class NativeMessages(Struct, frozen=True):
         return has_thoughts(self._edit_messages(replace(changes, hidden_rounds=())))
 
 
-def _edit_message(message: Json, dropped_results: Collection[int], note: _PlacedNote | None) -> Json | None:
+def _edit_message(
+    message: Json, dropped_results: Collection[int], placed_note: _PlacedNote | None
+) -> Json | None:
     """Returns a message without some results, and with a note before the person's words; None: no block remains."""
     if dropped_results:
         remaining = [block for n, block in enumerate(message["content"]) if n not in dropped_results]
         if not remaining:
             return None
         message = {**message, "content": remaining}
-    if note is None:
+    if placed_note is None:
         return message
-    dropped_before = sum(n < note.words_block for n in dropped_results)
-    return _insert_note(message, note.words_block - dropped_before, note.text)
+    dropped_before = sum(n < placed_note.words_block for n in dropped_results)
+    return _insert_note(message, placed_note.words_block - dropped_before, placed_note.text)
 
 
 def _insert_note(message: Json, index: int, note: str) -> Json:

@@ -140,8 +140,8 @@ def parse(
     if system := read_system(json.get("system"), checker):
         translated.messages.insert(0, {"role": "system", "content": "\n\n".join(system)})
         translated.origins.insert(0, MessageOrigin(-1))
-    chat, metadata = _translate_fields(json, translated.messages, checker, has_limit=has_limit)
-    request = make_chat_request(orjson.dumps(chat), chat, translated.messages)
+    chat_json, metadata = _translate_fields(json, translated.messages, checker, has_limit=has_limit)
+    request = make_chat_request(orjson.dumps(chat_json), chat_json, translated.messages)
     request.wants_usage = request.is_translated = True
     # Claude's `max_tokens` is a field of chat completions as well. A model that refuses it takes
     # `max_completion_tokens`, so the limit may be renamed.
@@ -179,30 +179,30 @@ def _translate_fields(
     json: Json, messages: list[Json], checker: FieldChecker, *, has_limit: bool
 ) -> tuple[Json, Json]:
     """Returns the body of a chat completion, and the fields of `metadata` that name user and conversation."""
-    chat: Json = {"model": json.get("model"), "messages": messages}
+    chat_json: Json = {"model": json.get("model"), "messages": messages}
     if json.get("stream") is not None:
-        chat["stream"] = json["stream"]
+        chat_json["stream"] = json["stream"]
     metadata: Json = {}
     with checker.reading("metadata", json):
         metadata = _read_user(json.get("metadata"))
     with checker.reading("tools", json):
-        add_tools(chat, json, checker)
+        add_tools(chat_json, json, checker)
     with checker.reading("tool_choice", json):
-        add_tool_choice(chat, json, checker)
+        add_tool_choice(chat_json, json, checker)
     with checker.reading("output_config", json):
-        add_output_config(chat, json, checker)
+        add_output_config(chat_json, json, checker)
     if has_limit:
         with checker.reading("max_tokens", json):
-            add_limit(chat, json)
-        add_sampling(chat, json)
+            add_limit(chat_json, json)
+        add_sampling(chat_json, json)
         with checker.reading("stop_sequences", json):
-            add_stops(chat, json)
+            add_stops(chat_json, json)
     if not checker.is_lenient:
         check_context_management(json.get("context_management"), checker)
         checker.check(json.get("metadata") or {}, _METADATA_FIELDS, "metadata")
     if isinstance(user := metadata.get("user_id"), str) and user:
-        chat["user"] = user
-    return chat, metadata
+        chat_json["user"] = user
+    return chat_json, metadata
 
 
 def _read_user(metadata: Any) -> Json:
@@ -241,27 +241,29 @@ def _split_user(user: str) -> Json:
     return fields
 
 
-def _names_left_out(json: Json, headers: Mapping[bytes, bytes], checker: FieldChecker) -> tuple[str, ...]:
+def _names_left_out(
+    json: Json, headers_by_name: Mapping[bytes, bytes], checker: FieldChecker
+) -> tuple[str, ...]:
     """Returns the names of fields and headers that are left out without an effect on the reply.
 
     checker: has noted the fields of blocks and tools as the request was read.
     """
     names = {key: None for key in _FIELDS_NAMED_IN_REPLY if json.get(key) is not None}
-    if _BETA_HEADER in headers:
+    if _BETA_HEADER in headers_by_name:
         names[_BETA_HEADER.decode()] = None
     return tuple(names | checker.left_out)
 
 
-def _find_side_request(json: Json, metadata: Json, headers: Mapping[bytes, bytes]) -> str | None:
+def _find_side_request(json: Json, metadata: Json, headers_by_name: Mapping[bytes, bytes]) -> str | None:
     """Returns the name of a request that Claude Code makes by itself; None: a user has written the request."""
-    if _is_sub_agent(json, headers):
+    if _is_sub_agent(json, headers_by_name):
         return SUB_AGENT
     return PROBE if json.get("max_tokens") == 1 and "conversation_id" in metadata else None
 
 
-def _is_sub_agent(json: Json, headers: Mapping[bytes, bytes]) -> bool:
+def _is_sub_agent(json: Json, headers_by_name: Mapping[bytes, bytes]) -> bool:
     """Returns whether a model has written this request to a sub-agent of Claude Code's."""
     if _SUB_AGENT_MARK in read_attribution(json.get("system")):
         return True
-    agent_id = headers.get(_SUB_AGENT_HEADER, b"")
+    agent_id = headers_by_name.get(_SUB_AGENT_HEADER, b"")
     return bool(header_text(agent_id, _SUB_AGENT_HEADER.decode()).strip())

@@ -8,7 +8,7 @@ Messages of an upstream that speaks this dialect pass (`native_message`), and ch
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import orjson
 
@@ -129,9 +129,12 @@ class MessagesView(ClientView):
         message = (
             fields.get("message") or body_json.get("detail") or error or "The upstream reported an error"
         )
-        text = (
-            FIELD_NAMES.translate_sentence(message)
-            if isinstance(message, str)
-            else orjson.dumps(message).decode()
-        )
+        text = _describe_error(message)
         return orjson.dumps(error_object(status, text, self._terms.request_id, code=fields.get("code")))
+
+
+def _describe_error(message: Any) -> str:
+    """Returns the text of an upstream's error. message: a text, or any other value."""
+    if isinstance(message, str):
+        return FIELD_NAMES.translate_sentence(message)
+    return orjson.dumps(message).decode()

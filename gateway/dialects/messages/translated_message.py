@@ -39,7 +39,7 @@ class MessageTerms(Struct, frozen=True):
     # The gateway's id of the request.
     request_id: str
     # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
-    count: Callable[[str], Json | None] = no_usage
+    count_usage: Callable[[str], Json | None] = no_usage
     stop_sequences: Sequence[str] = ()
     # The client may continue from the reply by its id.
     has_thread: bool = False
@@ -151,7 +151,7 @@ class TranslatedMessage:
         self._finish_reason = finish or self._finish_reason
         self._events.begin()
         self._blocks.end()
-        usage = self._usage or self._terms.count(self._blocks.generated_text()) or {}
+        usage = self._usage or self._terms.count_usage(self._blocks.generated_text()) or {}
         ending = self._ending(has_calls=self._blocks.has_calls)
         self._events.emit(
             "message_delta", delta=ending, usage=_message_usage(usage, self._terms.input_tokens)
@@ -169,7 +169,7 @@ class TranslatedMessage:
         shown_reply = without_private(outcome.shown_reply or {})
         self._finish_reason = outcome.finish_reason
         self._is_refused = bool(shown_reply.get("refusal"))
-        usage = outcome.usage or self._terms.count(generated_in(shown_reply)) or {}
+        usage = outcome.usage or self._terms.count_usage(generated_in(shown_reply)) or {}
         content = render_blocks(shown_reply)
         message = {
             **self._events.empty_message(),

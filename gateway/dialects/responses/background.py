@@ -108,25 +108,25 @@ class RestoredRequest(Struct, frozen=True):
 
     def view_maker(
         self,
-        turn: Callable[[], TurnName | None],
-        count: Callable[[str], Json | None],
-        model: Callable[[], str],
-        number: int,
+        turn_name: Callable[[], TurnName | None],
+        count_usage: Callable[[str], Json | None],
+        answering_model: Callable[[], str],
+        first_number: int,
         *,
         has_begun: bool,
     ) -> MakesView:
         request = self.request
         return MakesResponses(
             request.echo,
-            turn,
-            count=count,
-            model=model,
+            turn_name,
+            count_usage=count_usage,
+            answering_model=answering_model,
             forms=request.forms,
             shows_sealed_thoughts=request.shows_sealed_thoughts,
             messages=request.turn_messages,
             tag=self.tag,
             created=self.created,
-            first_number=number,
+            first_number=first_number,
             has_sent_created=has_begun,
         )
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-import orjson
-
 from adapters.types import Json
+from gateway.dialects.lenient import decode_object
 
 SUB_AGENT: Final = "codex sub-agent"
 # A longer `x-codex-turn-metadata` is not read: Codex names workspaces there, in a few thousand characters.
@@ -28,15 +27,10 @@ def codex_side_request(json: Json) -> str | None:
     if not isinstance(metadata, dict):
         return None
     turn_json = metadata.get("x-codex-turn-metadata")
-    try:
-        turn = (
-            orjson.loads(turn_json)
-            if isinstance(turn_json, str) and len(turn_json) <= _MAX_TURN_CHARS
-            else {}
-        )
-    except orjson.JSONDecodeError:
-        turn = {}
-    source = turn.get("thread_source") if isinstance(turn, dict) else None
+    turn_metadata: Json = {}
+    if isinstance(turn_json, str) and len(turn_json) <= _MAX_TURN_CHARS:
+        turn_metadata = decode_object(turn_json)
+    source = turn_metadata.get("thread_source")
     if isinstance(source, str) and source in _SIDE_REQUESTS:
         return _SIDE_REQUESTS[source]
     return SUB_AGENT if metadata.get("x-openai-subagent") else None

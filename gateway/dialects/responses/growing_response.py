@@ -29,9 +29,9 @@ class ResponseTerms(Struct, frozen=True):
     # Returns the name of the turn, once the upstream was called; None: the turn is not stored.
     turn_name: Callable[[], TurnName | None]
     # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
-    count: Callable[[str], Json | None] = no_usage
+    count_usage: Callable[[str], Json | None] = no_usage
     # Returns the model that answers, under the name with which its turn is stored. Called for sealed thoughts.
-    model: Callable[[], str] = str
+    answering_model: Callable[[], str] = str
     # The forms of calls, by the names that their tools have upstream.
     forms: Mapping[str, CallForm] = NO_FORMS
     # Thoughts are shown with `encrypted_content`, in which they can be sent back.
@@ -145,7 +145,9 @@ class GrowingResponse:
 
     def sealing_model(self) -> str | None:
         """Returns the model that makes the thoughts; None: the thoughts are shown without `encrypted_content`."""
-        return self.terms.model() if self.terms.shows_sealed_thoughts or not self.is_stored else None
+        return (
+            self.terms.answering_model() if self.terms.shows_sealed_thoughts or not self.is_stored else None
+        )
 
     @property
     def model(self) -> str:

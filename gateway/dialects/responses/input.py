@@ -93,30 +93,30 @@ def read_items(
             messages=[message], references=[], places=[0], models={}, left_out=LeftOutFields()
         )
     where = ItemPath("", field)
-    messages = _Messages(messages_before, upstream_tools, where, is_lenient=is_lenient)
+    builder = _MessageBuilder(messages_before, upstream_tools, where, is_lenient=is_lenient)
     for index, item in enumerate(items):
-        messages.item_index = index
-        if not (item.__class__ is dict and len(item) == 2 and messages.add_if_plain(item)):
+        builder.item_index = index
+        if not (item.__class__ is dict and len(item) == 2 and builder.add_if_plain(item)):
             where.index = index - items_before
-            _read_item(item, messages, where, is_lenient=is_lenient)
-    return messages.end()
+            _read_item(item, builder, where, is_lenient=is_lenient)
+    return builder.end()
 
 
-def _read_item(item: Any, messages: _Messages, where: ItemPath, *, is_lenient: bool) -> None:
-    """Adds an item to messages. where: the item's path. is_lenient: as in `read_items`. Raises: BadRequest."""
+def _read_item(item: Any, builder: _MessageBuilder, where: ItemPath, *, is_lenient: bool) -> None:
+    """Adds an item to the messages. where: the item's path. is_lenient: as in `read_items`. Raises: BadRequest."""
     if not isinstance(item, dict):
         raise wrong_type(f"{where}", "an object", item)
     item_type = item.get("type") or _type_of_untyped(item)
     reading = _ITEM_READINGS.get(item_type) if isinstance(item_type, str) else None
     if reading is not None:
         try:
-            reading.add(messages, item)
+            reading.add(builder, item)
         except BadRequest:
             if not is_lenient:
                 raise
-        messages.left_out.add_rest(item, reading.read_fields, where)
+        builder.left_out.add_rest(item, reading.read_fields, where)
     elif isinstance(item_type, str) and item_type in _TYPES_LEFT_OUT:
-        messages.left_out.add(f"{where}.{item_type}")
+        builder.left_out.add(f"{where}.{item_type}")
     elif not (is_lenient or (isinstance(item_type, str) and item_type in _TYPES_READ_ELSEWHERE)):
         if item_type is None:
             raise missing_field(f"{where}.type")
@@ -139,7 +139,8 @@ class _Reply:
         self._parts: list[Json] = []  # the parts of the content that are no texts
         self._refusals: list[str] = []
         self._calls: list[Json] = []
-        self._thoughts: dict[str, list[Any]] = {}
+        # The values of the fields with thoughts, by the fields.
+        self._thought_values: dict[str, list[Any]] = {}
         # The model that made the thoughts; "": it is not known; None: there are no thoughts.
         self.model: str | None = None
         # For each thought that is only named: its id, and the path to it.
@@ -178,11 +179,11 @@ class _Reply:
         self._ends_with_text = False
         model = str(thoughts.get("model") or "") if thoughts else self.model
         if model != self.model:
-            self._thoughts.clear()  # a model reads only its own thoughts
+            self._thought_values.clear()  # a model reads only its own thoughts
             self.model = model
         for key in THOUGHTS:
             if thoughts.get(key) is not None:
-                self._thoughts.setdefault(key, []).append(thoughts[key])
+                self._thought_values.setdefault(key, []).append(thoughts[key])
 
     def build_message(self) -> Json | None:
         """Returns the message; None: the reply has nothing but thoughts."""
@@ -199,7 +200,7 @@ class _Reply:
             message["refusal"] = "".join(self._refusals)
         if not content and (self._calls or self._refusals):
             message["content"] = None
-        for key, values in self._thoughts.items():
+        for key, values in self._thought_values.items():
             message[key] = _join_values(values)
         if self._calls:
             message["tool_calls"] = self._calls
@@ -215,7 +216,7 @@ def _join_values(values: list[Any]) -> Any:
     return values[-1]
 
 
-class _Messages:
+class _MessageBuilder:
     """Builds messages of items. Successive items may be one reply, which stays open until another message begins."""
 
     def __init__(
@@ -411,7 +412,7 @@ class _ItemReading(Struct, frozen=True):
     """How the items of one type are read."""
 
     # Adds an item to the messages.
-    add: Callable[[_Messages, Json], None]
+    add: Callable[[_MessageBuilder, Json], None]
     # The fields that are read, and fields that say nothing to a model; all others are left out.
     read_fields: frozenset[str]
 
@@ -419,21 +420,21 @@ class _ItemReading(Struct, frozen=True):
 _ITEM_READINGS = {
     item_type: _ItemReading(add, _COMMON_FIELDS | set(fields.split()))
     for item_type, add, fields in (
-        ("message", _Messages.add_message, "role content"),
-        ("item_reference", _Messages.add_reference, ""),
-        ("configuration_update", _Messages.add_configuration, ""),
-        ("reasoning", _Messages.add_thoughts, "summary content encrypted_content"),
-        ("function_call", _Messages.add_call, "call_id name arguments namespace"),
-        ("custom_tool_call", _Messages.add_call, "call_id name input namespace"),
-        ("tool_search_call", _Messages.add_call, "call_id arguments execution"),
-        ("local_shell_call", _Messages.add_call, "call_id action"),
-        ("shell_call", _Messages.add_call, "call_id action"),
-        ("apply_patch_call", _Messages.add_call, "call_id operation"),
-        ("function_call_output", _Messages.add_result, "call_id output"),
-        ("custom_tool_call_output", _Messages.add_result, "call_id output"),
-        ("tool_search_output", _Messages.add_result, "call_id tools execution"),
-        ("local_shell_call_output", _Messages.add_result, "call_id output"),
-        ("shell_call_output", _Messages.add_result, "call_id output"),
-        ("apply_patch_call_output", _Messages.add_result, "call_id output"),
+        ("message", _MessageBuilder.add_message, "role content"),
+        ("item_reference", _MessageBuilder.add_reference, ""),
+        ("configuration_update", _MessageBuilder.add_configuration, ""),
+        ("reasoning", _MessageBuilder.add_thoughts, "summary content encrypted_content"),
+        ("function_call", _MessageBuilder.add_call, "call_id name arguments namespace"),
+        ("custom_tool_call", _MessageBuilder.add_call, "call_id name input namespace"),
+        ("tool_search_call", _MessageBuilder.add_call, "call_id arguments execution"),
+        ("local_shell_call", _MessageBuilder.add_call, "call_id action"),
+        ("shell_call", _MessageBuilder.add_call, "call_id action"),
+        ("apply_patch_call", _MessageBuilder.add_call, "call_id operation"),
+        ("function_call_output", _MessageBuilder.add_result, "call_id output"),
+        ("custom_tool_call_output", _MessageBuilder.add_result, "call_id output"),
+        ("tool_search_output", _MessageBuilder.add_result, "call_id tools execution"),
+        ("local_shell_call_output", _MessageBuilder.add_result, "call_id output"),
+        ("shell_call_output", _MessageBuilder.add_result, "call_id output"),
+        ("apply_patch_call_output", _MessageBuilder.add_result, "call_id output"),
     )
 }

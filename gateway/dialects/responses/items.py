@@ -193,17 +193,8 @@ def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
     Raises: BadRequest.
     """
     parameters = parse_qs(query, keep_blank_values=True)
-    order = parameters.get("order", ["desc"])[-1]
-    if order not in ("asc", "desc"):
-        raise BadRequest(
-            f"Invalid value: {order[:40]!r}. Supported values are: 'asc' and 'desc'.",
-            param="order",
-            code="invalid_value",
-        )
-    limit = parameters.get("limit", [str(_DEFAULT_LIMIT)])[-1]
-    if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MAX_ITEMS):
-        raise BadRequest(f"Invalid 'limit': expected a number from 1 to {MAX_ITEMS}.", param="limit")
-    step = 1 if order == "asc" else -1
+    step = _read_step(parameters.get("order", ["desc"])[-1])
+    limit = _read_limit(parameters.get("limit", [str(_DEFAULT_LIMIT)])[-1])
     groups = groups[::step]
     first_group = 0
     after_id = parameters.get("after", [""])[-1]
@@ -214,13 +205,30 @@ def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
         first_group, _ = group_and_item
     items = chain.from_iterable(group.render()[::step] for group in groups[first_group:])
     if after_id:
-        next(item for item in items if item["id"] == after_id)
-    with_next = list(islice(items, int(limit) + 1))
-    data = with_next[: int(limit)]
+        next(item for item in items if item["id"] == after_id)  # the items after it are left
+    data_and_next = list(islice(items, limit + 1))
+    data = data_and_next[:limit]
     return {
         "object": "list",
         "data": data,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
-        "has_more": len(with_next) > len(data),
+        "has_more": len(data_and_next) > len(data),
     }
+
+
+def _read_step(order: str) -> int:
+    """Returns the step through a list that is oldest first. Raises: BadRequest."""
+    if order not in ("asc", "desc"):
+        raise BadRequest(
+            f"Invalid value: {order[:40]!r}. Supported values are: 'asc' and 'desc'.",
+            param="order",
+            code="invalid_value",
+        )
+    return 1 if order == "asc" else -1
+
+
+def _read_limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MAX_ITEMS):
+        raise BadRequest(f"Invalid 'limit': expected a number from 1 to {MAX_ITEMS}.", param="limit")
+    return int(text)

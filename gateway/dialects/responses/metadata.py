@@ -28,10 +28,10 @@ def read_metadata(json: Json) -> Json:
         param = f"metadata.{key[:_KEY_CHARS]}"
         if not isinstance(value, str):
             raise wrong_type(param, "a string", value)
-        for text, most in ((key, _KEY_CHARS), (value, _VALUE_CHARS)):
-            if len(text) > most:
+        for text, max_chars in ((key, _KEY_CHARS), (value, _VALUE_CHARS)):
+            if len(text) > max_chars:
                 raise BadRequest(
-                    f"Invalid '{param}': string too long. Expected a string with maximum length {most}, but got "
+                    f"Invalid '{param}': string too long. Expected a string with maximum length {max_chars}, but got "
                     f"a string with length {len(text)} instead.",
                     param=param,
                     code="string_above_max_length",

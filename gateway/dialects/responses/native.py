@@ -159,8 +159,8 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     if not translated.messages and previous_id is None:
         return None
     # An input of nothing but results of OpenAI's own tools has no messages; an empty message stands in for them.
-    chat = _translate(json, [*head, *(translated.messages or _NO_WORDS)])
-    request = parse_chat(orjson.dumps(chat), max_messages + 1)
+    chat_json = _translate(json, [*head, *(translated.messages or _NO_WORDS)])
+    request = parse_chat(orjson.dumps(chat_json), max_messages + 1)
     request.side_request = codex_side_request(json)
     if json.get("tool_choice") in (None, "auto"):
         # The model has chosen its calls itself, so a call may be the task of a sub-agent.
@@ -191,15 +191,15 @@ def _is_readable(body: bytes, json: Json, max_messages: int) -> bool:
 def _translate(json: Json, messages: list[Json]) -> Json:
     """Returns a request as a chat completion with these messages."""
     # With this choice no gateway tool is offered: its calls could not be hidden.
-    chat: Json = {"model": json.get("model"), "messages": messages, "tool_choice": "none"}
+    chat_json: Json = {"model": json.get("model"), "messages": messages, "tool_choice": "none"}
     for key, value in json.items():
         if value is not None and key not in _TRANSLATED_FIELDS:
-            chat.setdefault(key, value)
+            chat_json.setdefault(key, value)
     if json.get("text") is not None:
-        chat.update(translate_text_format(json["text"]))
+        chat_json.update(translate_text_format(json["text"]))
     if functions := _read_functions(json.get("tools")):
-        chat["tools"] = functions
-    return chat
+        chat_json["tools"] = functions
+    return chat_json
 
 
 def _read_functions(tools: Any) -> list[Json]:
@@ -303,5 +303,5 @@ class ResponseReader:
         return [items[index] for index in sorted(items)]
 
 
-def _response_in(event: bytes) -> Json:
-    return as_object(decode_object(event).get("response"))
+def _response_in(event_data: bytes) -> Json:
+    return as_object(decode_object(event_data).get("response"))

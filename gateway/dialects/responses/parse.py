@@ -143,15 +143,15 @@ def parse(
     )
     included = checked_included(read_strings(json, "include"))
     tools = read_tools(json, upstream_tools, translated.left_out, waiting_items, found_tools)
-    chat: Json = {"model": json.get("model"), "messages": translated.messages}
+    chat_json: Json = {"model": json.get("model"), "messages": translated.messages}
     if LOGPROBS in included or json.get("top_logprobs") is not None:
-        chat["logprobs"] = True
+        chat_json["logprobs"] = True
     if tools.chat:
-        chat["tools"] = tools.chat
+        chat_json["tools"] = tools.chat
     if json.get("tool_choice") is not None:
-        chat.update(read_choice(json["tool_choice"], tools, upstream_tools))
-    add_translated(chat, json)
-    request = _make_chat_request(json, chat, translated)
+        chat_json.update(read_choice(json["tool_choice"], tools, upstream_tools))
+    add_translated(chat_json, json)
+    request = _make_chat_request(json, chat_json, translated)
     conversation = read_conversation_id(json)
     return ResponsesRequest(
         chat=request,
@@ -167,9 +167,12 @@ def parse(
     )
 
 
-def _make_chat_request(json: Json, chat: Json, translated: InputMessages) -> ChatRequest:
-    """Returns a request as a chat completion. chat: the value of the chat completion's body. Raises: BadRequest."""
-    request = make_chat_request(orjson.dumps(chat), chat, translated.messages)
+def _make_chat_request(json: Json, chat_json: Json, translated: InputMessages) -> ChatRequest:
+    """Returns a request as a chat completion. Raises: BadRequest.
+
+    chat_json: the value of the chat completion's body.
+    """
+    request = make_chat_request(orjson.dumps(chat_json), chat_json, translated.messages)
     # Fields that no chat completion has, such as `client_metadata`, may name user and conversation.
     request.dialect_fields = {key: json[key] for key in FIELDS_NOT_PASSED_ON if key in json} or None
     request.side_request = codex_side_request(json)

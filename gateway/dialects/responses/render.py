@@ -166,7 +166,7 @@ class ResponsesView(ClientView):
             reason = _INCOMPLETE_REASONS.get(read_finish_reason(outcome.finish_reason))
             usage = outcome.usage or self._usage
             if not usage:
-                usage = self._terms.count(generated_in(outcome.shown_reply or {}))
+                usage = self._terms.count_usage(generated_in(outcome.shown_reply or {}))
             self._usage = usage
         # The status of the reply as it is stored; `end` decides the same.
         if response.error:
@@ -245,7 +245,7 @@ class ResponsesView(ClientView):
         status = "incomplete" if reason else "completed"
         self._output.end(status)
         if self._usage is None:
-            self._usage = self._terms.count(self._output.generated_text())
+            self._usage = self._terms.count_usage(self._output.generated_text())
         if status == "completed":
             self._response.complete()
         return self._response.json(
@@ -273,7 +273,7 @@ def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: boo
     terms = ResponseTerms(
         stored.full_echo,
         lambda: TurnName.from_tag(tag),
-        model=lambda: private_of(reply).get("model", ""),
+        answering_model=lambda: private_of(reply).get("model", ""),
         forms=stored.call_forms,
         shows_sealed_thoughts=shows_sealed_thoughts,
     )

@@ -217,17 +217,17 @@ class _ToolReader:
         self._upstream_tools = upstream_tools
         self._max_calls = max_calls
 
-    def add(self, tool: Any, where: str, namespace: _Namespace = _NO_NAMESPACE) -> bool:
+    def add(self, tool: Any, where: str, in_namespace: _Namespace = _NO_NAMESPACE) -> bool:
         """Adds a tool. Returns False if the tool is left out. Raises: BadRequest: a chat completion cannot have it."""
         if not isinstance(tool, dict):
             raise wrong_type(where, "an object", tool)
         tool_type = tool.get("type")
         match tool_type:
             case "function":
-                self._add_function(tool, where, namespace)
+                self._add_function(tool, where, in_namespace)
             case "custom":
-                self._add_custom(tool, where, namespace)
-            case "namespace" if namespace.name is None:
+                self._add_custom(tool, where, in_namespace)
+            case "namespace" if in_namespace.name is None:
                 text = read_optional(tool, "description", str, where) or ""
                 inner_namespace = _Namespace(read_text(tool, "name", where), text)
                 for n, inner_tool in enumerate(read_optional(tool, "tools", list, where) or ()):
@@ -256,34 +256,39 @@ class _ToolReader:
                 for k, tool in enumerate(read_optional(item, "tools", list, f"{field}[{n}]") or ()):
                     self.add(tool, f"{field}[{n}].tools[{k}]")
 
-    def _add_function(self, tool: Json, where: str, namespace: _Namespace) -> None:
+    def _add_function(self, tool: Json, where: str, in_namespace: _Namespace) -> None:
         name = read_text(tool, "name", where)
         read_optional(tool, "description", str, where)
         function = {
-            "name": flat_name(namespace.name, name),
+            "name": flat_name(in_namespace.name, name),
             **_set_fields(tool, "description", "parameters", "strict"),
         }
-        _add_description(function, namespace.description)
+        _add_description(function, in_namespace.description)
         form = None
-        if namespace.name is not None:
-            form = CallForm("function_call", name, namespace.name)
+        if in_namespace.name is not None:
+            form = CallForm("function_call", name, in_namespace.name)
         self._append_function(function, form)
 
-    def _add_custom(self, tool: Json, where: str, namespace: _Namespace) -> None:
+    def _add_custom(self, tool: Json, where: str, in_namespace: _Namespace) -> None:
         name, syntax = read_text(tool, "name", where), read_optional(tool, "format", dict, where)
         read_optional(tool, "description", str, where)
-        custom: Json = {"name": flat_name(namespace.name, name), **_set_fields(tool, "description")}
-        _add_description(custom, namespace.description)
-        form = CallForm("custom_tool_call", name, namespace.name)
+        custom_tool: Json = {"name": flat_name(in_namespace.name, name), **_set_fields(tool, "description")}
+        _add_description(custom_tool, in_namespace.description)
+        form = CallForm("custom_tool_call", name, in_namespace.name)
         if not self._upstream_tools.custom:
-            self._append_function(_custom_as_function(custom, syntax), form)
+            self._append_function(_custom_as_function(custom_tool, syntax), form)
             return
         if syntax is not None:
-            custom["format"] = syntax
+            custom_tool["format"] = syntax
             if syntax.get("type") == "grammar":
-                custom["format"] = {"type": "grammar", "grammar": _set_fields(syntax, "definition", "syntax")}
-        has_other_name = namespace.name is not None
-        self._offer(custom["name"], {"type": "custom", "custom": custom}, form if has_other_name else None)
+                custom_tool["format"] = {
+                    "type": "grammar",
+                    "grammar": _set_fields(syntax, "definition", "syntax"),
+                }
+        has_other_name = in_namespace.name is not None
+        self._offer(
+            custom_tool["name"], {"type": "custom", "custom": custom_tool}, form if has_other_name else None
+        )
 
     def _check_environment(self, tool: Json, where: str) -> None:
         """Refuses a shell in a container of OpenAI's, since the client does not run such shells. Raises: BadRequest."""
@@ -328,9 +333,9 @@ class _ToolReader:
             self.forms[name] = form
 
 
-def _custom_as_function(custom: Json, syntax: Json | None) -> Json:
+def _custom_as_function(custom_tool: Json, syntax: Json | None) -> Json:
     """Returns a custom tool as a function with one text as its argument. syntax: the `format` of the tool."""
-    function = dict(custom)
+    function = dict(custom_tool)
     if syntax is not None and syntax.get("type") == "grammar":
         syntax_name, grammar = syntax.get("syntax") or "a", syntax.get("definition")
         rule = f"`{INPUT_ARGUMENT}` has to match this {syntax_name} grammar:\n{grammar}"

@@ -92,7 +92,7 @@ def cancelled_event(first_sent: bytes, output: bytes, sequence_number: int) -> b
     output: the items until the cancellation, as a JSON array.
     """
     response = {**_decode_members_leniently(first_sent), "output": output}
-    return _of_response("response.incomplete", response, "cancelled", sequence_number)
+    return _response_event("response.incomplete", response, "cancelled", sequence_number)
 
 
 def empty_response_events(create: Create) -> tuple[bytes, bytes]:
@@ -115,8 +115,8 @@ def empty_response_events(create: Create) -> tuple[bytes, bytes]:
         "usage": b"null",
         "store": b"false",
     }
-    first = _of_response(CREATED_EVENT, response, "in_progress", 0)
-    return first, _of_response("response.completed", {**response, "completed_at": now}, "completed", 1)
+    first = _response_event(CREATED_EVENT, response, "in_progress", 0)
+    return first, _response_event("response.completed", {**response, "completed_at": now}, "completed", 1)
 
 
 def steer_refusal_event(steer: Steer) -> bytes:
@@ -133,11 +133,12 @@ def steer_refusal_event(steer: Steer) -> bytes:
     )
 
 
-def _of_response(event_type: str, response: Mapping[str, bytes], status: str, sequence_number: int) -> bytes:
-    fields = {**response, "status": orjson.dumps(status)}
-    return _event(
-        event_type, {"response": encode_members(fields), "sequence_number": b"%d" % sequence_number}
-    )
+def _response_event(
+    event_type: str, members: Mapping[str, bytes], status: str, sequence_number: int
+) -> bytes:
+    """Returns an event with a response. members: those of the response, but for its status."""
+    response = encode_members({**members, "status": orjson.dumps(status)})
+    return _event(event_type, {"response": response, "sequence_number": b"%d" % sequence_number})
 
 
 def _event(event_type: str, fields: Mapping[str, bytes]) -> bytes:

@@ -66,7 +66,7 @@ class UnstoredResponses:
     def translate(self, create: Create) -> tuple[bytes, PendingResponse]:
         """Returns an equivalent request body for HTTP, and the facts that `cache` needs with the response."""
         fields = {**create.fields, "stream": b"true"}
-        new_items = _items(fields.get("input", b"null"))
+        new_items = _read_input_items(fields.get("input", b"null"))
         previous_id = create.previous_id
         cached_response = self._by_id.get(previous_id) if previous_id is not None else None
         items: Sequence[bytes] | None = new_items
@@ -92,28 +92,27 @@ class UnstoredResponses:
             items = [*pending.items, *_as_input(_array.decode(fields.get("output", b"[]")))]
         except (*NOT_READABLE, orjson.JSONDecodeError):
             return  # an upstream may send anything, such as a response of another form
-        self._put(
-            id, _CachedResponse(pending.base_id, items, sum(map(len, items)) + _ITEM_BYTES * len(items))
-        )
+        size = sum(map(len, items)) + _ITEM_BYTES * len(items)
+        self._put(id, _CachedResponse(pending.base_id, items, size))
 
     def drop(self, id: str | None) -> None:
         """Drops a response, since the request that continued it has failed. id: None: it continued no response."""
         if id is not None and (dropped := self._by_id.pop(id, None)) is not None:
             self._bytes -= dropped.size
 
-    def _put(self, id: str, response: _CachedResponse) -> None:
-        if response.size > self._limit_bytes:
+    def _put(self, id: str, cached_response: _CachedResponse) -> None:
+        if cached_response.size > self._limit_bytes:
             return
         if (earlier := self._by_id.pop(id, None)) is not None:
             self._bytes -= earlier.size
-        self._by_id[id] = response
-        self._bytes += response.size
+        self._by_id[id] = cached_response
+        self._bytes += cached_response.size
         while self._bytes > self._limit_bytes or len(self._by_id) > _MAX_CACHED_RESPONSES:
             _, oldest = self._by_id.popitem(last=False)
             self._bytes -= oldest.size
 
 
-def _items(raw: bytes) -> list[bytes]:
+def _read_input_items(raw: bytes) -> list[bytes]:
     """Returns the items of an `input`; []: the input is missing."""
     if raw.startswith(b'"'):
         return [b'{"role":"user","content":%b}' % raw]
