@@ -100,7 +100,7 @@ class Anthropic(OpenAICompatible):
 
     async def _send_chat(self, request: ModelRequest) -> ModelReply:
         try:
-            chat, wire, wire_body = self._translate(request)
+            chat, wire, wire_body = self._translate_request(request)
         except _TranslationFailed as error:
             return error.reply
         # The newest version refuses temperature, top_p and top_k; the version before it takes them.
@@ -119,13 +119,13 @@ class Anthropic(OpenAICompatible):
     async def _send_count(self, request: ModelRequest) -> ModelReply:
         """Asks Anthropic for the number of tokens of a chat completion."""
         try:
-            _, wire, wire_body = self._translate(request, _COUNTED_FIELDS)
+            _, wire, wire_body = self._translate_request(request, _COUNTED_FIELDS)
         except _TranslationFailed as error:
             return error.reply
         reply = await self._call(_with_binding_beta(request, wire), _COUNT_PATH, wire_body, DEFAULT_VERSION)
         return _TranslatedReply(reply, _translate_count, "the upstream's answer is no count")
 
-    def _translate(
+    def _translate_request(
         self, request: ModelRequest, fields: Collection[str] | None = None
     ) -> tuple[Json, Json, bytes]:
         """Returns the chat completion of a request, and the message request made of it, as a value and as JSON.
@@ -188,7 +188,7 @@ class _TranslatedReply(WholeReply):
         self.status = reply.status
         self.headers = _with_request_id(reply.headers)
         self._reply = reply
-        self._translate = translate
+        self._translate_body = translate
         self._complaint = complaint
 
     async def read(self, limit_bytes: int) -> bytes:
@@ -196,7 +196,7 @@ class _TranslatedReply(WholeReply):
         if not body or self.status != 200:
             return translate_error_body(body)
         try:
-            return orjson.dumps(self._translate(read_json_exactly(body)))
+            return orjson.dumps(self._translate_body(read_json_exactly(body)))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ProviderBroke(self._complaint) from error
 
@@ -207,16 +207,19 @@ class _TranslatedReply(WholeReply):
 class _StreamedReply(WrappedStream):
     """A stream with events that are translated as they come.
 
-    translate: a method of the translator, which returns the events for one of the upstream's.
+    translate_event: a method of the translator, which returns the events for one of the upstream's.
     """
 
     def __init__(
-        self, reply: ModelReply, translator: StreamTranslator, translate: Callable[[Event], list[Event]]
+        self,
+        reply: ModelReply,
+        translator: StreamTranslator,
+        translate_event: Callable[[Event], list[Event]],
     ) -> None:
         super().__init__(reply)
         self.headers = _with_request_id(reply.headers)
         self._translator = translator
-        self._translated = self._translate(translate)
+        self._translated_events = self._read_translated(translate_event)
         self._peeked: list[Event] = []  # events that `peek` has read, and `events` has not yielded yet
 
     @property
@@ -236,22 +239,24 @@ class _StreamedReply(WrappedStream):
         if self._peeked:
             peeked, self._peeked = self._peeked, []
             yield peeked
-        async for events in self._translated:
+        async for events in self._translated_events:
             yield events
 
     async def peek(self) -> Event | None:
         first = await self._reply.peek()  # an error, or the first event with content
-        self._peeked = await anext(self._translated, [])
+        self._peeked = await anext(self._translated_events, [])
         events = [event for event in self._peeked if event.data is not None] or self._peeked
         is_error = first is not None and first.name == "error"
         return events[-1 if is_error else 0] if events else None
 
-    async def _translate(self, translate: Callable[[Event], list[Event]]) -> AsyncIterator[list[Event]]:
+    async def _read_translated(
+        self, translate_event: Callable[[Event], list[Event]]
+    ) -> AsyncIterator[list[Event]]:
         decoder = NamedEventDecoder()
         async for data in self._reply.chunks():
-            if translated := [each for event in decoder.feed(data) for each in translate(event)]:
+            if translated := [each for event in decoder.feed(data) for each in translate_event(event)]:
                 yield translated
-        if translated := [each for event in decoder.finish() for each in translate(event)]:
+        if translated := [each for event in decoder.finish() for each in translate_event(event)]:
             yield translated
         self._translator.finish()
 

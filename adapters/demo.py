@@ -80,7 +80,7 @@ def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
     if messages and messages[-1].get("role") == "tool":
         text = f"The tool answered: {_text(messages[-1]).strip()}"
         return _make_reply(text, body, speaks_by_tool=speaks_by_tool)
-    question = _question(messages)
+    question = _read_question(messages)
     memory_tool = next((name for name in tools if _INSERT_TOOL.search(name)), None)
     if calls := (*_memory_calls(question, memory_tool), *_asked_calls(question, tools)):
         return ScriptedMessage(None, calls)
@@ -92,9 +92,9 @@ def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
 
 def _memory_calls(question: str, tool: str | None) -> Iterator[ScriptedCall]:
     if tool is not None:
-        text = "content" if "append" in tool else "new_string"
+        parameter = "content" if "append" in tool else "new_string"
         for fact in _REMEMBER.findall(question):
-            yield _make_call(tool, {"label": "human", text: fact.rstrip()})
+            yield _make_call(tool, {"label": "human", parameter: fact.rstrip()})
 
 
 def _asked_calls(question: str, tools: Sequence[str]) -> Iterator[ScriptedCall]:
@@ -149,7 +149,7 @@ def _text(message: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _question(messages: Sequence[Mapping[str, Any]]) -> str:
+def _read_question(messages: Sequence[Mapping[str, Any]]) -> str:
     """Returns the last user message's own words, without a recalled note, which could repeat an old command."""
     users = [message for message in messages if message.get("role") == "user"]
     return _NOTE.sub("", _text(users[-1])).strip() if users else ""
@@ -196,15 +196,17 @@ def _candidate_lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
         role = message.get("role")
         if role in ("system", "developer", "user"):
             for section in _SECTION.finditer(text):
-                shown = section[2] if section[1] == "summary" else _HEADING.sub("", section[2])
-                lines += _section_lines(shown)
+                content = section[2] if section[1] == "summary" else _HEADING.sub("", section[2])
+                lines += _section_lines(content)
         if role == "user" and message is not users[-1]:
             lines += _NOTE.sub("", text).splitlines()
     # A question or a command is no answer, and the assistant's own lines would repeat its guesses.
-    stated = (line.strip() for line in lines if not _TAG_LINE.match(line) and not _ASSISTANT_LINE.match(line))
+    statements = (
+        line.strip() for line in lines if not _TAG_LINE.match(line) and not _ASSISTANT_LINE.match(line)
+    )
     return [
         line
-        for line in stated
+        for line in statements
         if line and not line.endswith(_QUESTION_MARKS) and not _CALL.match(line.removeprefix("user: "))
     ]
 

@@ -39,14 +39,14 @@ def end_to_end(headers: Iterable[Header]) -> list[Header]:
     return [pair for pair in passed_on if pair[0] not in dropped] if dropped else passed_on
 
 
-def response_headers(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
+def response_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
     """Returns the headers of a response that a proxy passes on.
 
     Hop-by-hop headers are left out, and so is the content coding, since the body is decoded.
     """
     passed_on: list[Header] = []
     dropped: frozenset[str] = frozenset()
-    for raw_name, raw_value in raw:
+    for raw_name, raw_value in raw_headers:
         name = _NAME_CACHE.get(raw_name)
         if name is None:
             name = _decode_name(raw_name)
@@ -74,11 +74,11 @@ def _tokens(value: str) -> frozenset[str]:
     return frozenset(token.strip().lower() for token in value.split(","))
 
 
-def _decode_name(raw: bytes) -> str:
+def _decode_name(raw_name: bytes) -> str:
     """Returns the name of a header in lower case, and caches it; "": the header is not passed on."""
-    name = raw.decode("latin-1").lower()
+    name = raw_name.decode("latin-1").lower()
     if name in _HOP_BY_HOP_HEADERS and name != "connection":
         name = ""
-    if len(raw) <= _MAX_NAME_BYTES and len(_NAME_CACHE) < _MAX_CACHED_NAMES:
-        _NAME_CACHE[raw] = name
+    if len(raw_name) <= _MAX_NAME_BYTES and len(_NAME_CACHE) < _MAX_CACHED_NAMES:
+        _NAME_CACHE[raw_name] = name
     return name

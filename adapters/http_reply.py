@@ -260,24 +260,19 @@ class HttpReply:
             self._begin_wait()
             data = await content.readany()
             self._bytes_taken += len(data)
-            turn = self._pace.turn()
-            if turn is not None:
+            wait = self._pace.enter()
+            if wait is not None:
                 self._unread = data  # so that nothing is lost if this wait is cancelled
-                await turn
+                await wait
                 self._unread = b""
                 if content.exception() is None:  # an error comes after what came before it
-                    more = content.read_nowait()
-                    self._bytes_taken += len(more)
-                    data += more
+                    later_data = content.read_nowait()
+                    self._bytes_taken += len(later_data)
+                    data += later_data
             return self._limit_piece(data)
         except TimeoutError as error:
             self._abort()
-            timeouts = self._timeouts
-            if self._pace.loop.time() >= self._total_ends_at:
-                why = f"the upstream's reply took longer than {timeouts.total_s} s"
-                raise ProviderTimeout(why, phase="total") from error
-            why = f"the upstream was silent for {timeouts.between_chunks_s} s within its reply"
-            raise ProviderTimeout(why, phase="between chunks") from error
+            raise self._timeout_error() from error
         except (aiohttp.ClientError, OSError) as error:
             self._abort()
             raise ProviderBroke(
@@ -285,6 +280,18 @@ class HttpReply:
             ) from error
         finally:
             self._waits_since = None
+
+    def _timeout_error(self) -> ProviderTimeout:
+        """Returns the error of a wait that took too long."""
+        timeouts = self._timeouts
+        if self._pace.loop.time() >= self._total_ends_at:
+            return ProviderTimeout(
+                f"the upstream's reply took longer than {timeouts.total_s} s", phase="total"
+            )
+        return ProviderTimeout(
+            f"the upstream was silent for {timeouts.between_chunks_s} s within its reply",
+            phase="between chunks",
+        )
 
     def _begin_wait(self) -> None:
         """Begins a wait. One timer checks the waits of a reply now and then; a timer for each would slow each event."""

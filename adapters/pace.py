@@ -20,35 +20,35 @@ LONGEST_WAIT_S: Final = 0.02
 class Pace:
     """Lets few streams go on in each pass of the running loop."""
 
-    __slots__ = ("_streams_left", "_waiting_turns", "loop")
+    __slots__ = ("_streams_left", "_waiting_streams", "loop")
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         # How many streams may still go on in this pass.
         self._streams_left = STREAMS_PER_PASS
-        # The streams that wait, each with the time at which it goes on in any case.
-        self._waiting_turns: deque[tuple[float, asyncio.Future[None]]] = deque()
+        # For each stream that waits the time at which it goes on in any case, and what it waits for.
+        self._waiting_streams: deque[tuple[float, asyncio.Future[None]]] = deque()
 
-    def turn(self) -> asyncio.Future[None] | None:
-        """Returns what a stream with new bytes has to wait for; None: it may go on at once."""
-        if self._streams_left and not self._waiting_turns:
+    def enter(self) -> asyncio.Future[None] | None:
+        """Lets a stream with new bytes into this pass. Returns None, or what the stream has to wait for."""
+        if self._streams_left and not self._waiting_streams:
             self._streams_left -= 1
             if not self._streams_left:
                 self.loop.call_soon(self._begin_pass)
             return None
-        turn = self.loop.create_future()
-        self._waiting_turns.append((self.loop.time() + LONGEST_WAIT_S, turn))
-        return turn
+        wait = self.loop.create_future()
+        self._waiting_streams.append((self.loop.time() + LONGEST_WAIT_S, wait))
+        return wait
 
     def _begin_pass(self) -> None:
         """Lets the next streams go on, and calls itself in the next pass while all that may go on in a pass do so."""
-        turns, streams_left = self._waiting_turns, STREAMS_PER_PASS
-        if turns:
+        waiting, streams_left = self._waiting_streams, STREAMS_PER_PASS
+        if waiting:
             now = self.loop.time()
-            while turns and (streams_left > 0 or turns[0][0] < now):
-                turn = turns.popleft()[1]
-                if not turn.done():  # it is done where the waiting task was cancelled
-                    turn.set_result(None)
+            while waiting and (streams_left > 0 or waiting[0][0] < now):
+                _, wait = waiting.popleft()
+                if not wait.done():  # it is done where the waiting task was cancelled
+                    wait.set_result(None)
                     streams_left -= 1
         self._streams_left = max(0, streams_left)
         if not self._streams_left:

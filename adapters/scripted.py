@@ -255,7 +255,7 @@ def _split_tokens(scripted: ScriptedMessage) -> list[str]:
     return _TOKEN_PATTERN.findall(scripted.text or "")
 
 
-def _call(call: ScriptedCall, number: int, k: int, arguments: str) -> dict[str, Any]:
+def _render_call(call: ScriptedCall, number: int, k: int, arguments: str) -> dict[str, Any]:
     return {
         "id": call.id or f"call_{int(time.time()):x}{number:04x}{k}",
         "type": "function",
@@ -270,7 +270,9 @@ def _finish_reason_of(scripted: ScriptedMessage) -> str:
 def _render_whole(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": scripted.text, "refusal": None}
     if scripted.calls:
-        message["tool_calls"] = [_call(c, number, k, c.arguments) for k, c in enumerate(scripted.calls)]
+        message["tool_calls"] = [
+            _render_call(c, number, k, c.arguments) for k, c in enumerate(scripted.calls)
+        ]
     choice = {"message": message, "logprobs": None, "finish_reason": _finish_reason_of(scripted)}
     return {
         **_frame(body, number, "chat.completion"),
@@ -289,7 +291,7 @@ def _render_stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: i
     deltas: list[tuple[dict[str, Any], str | None]] = [(head, None)]
     deltas += [({"content": token}, None) for token in _split_tokens(scripted)]
     for k, call in enumerate(scripted.calls):
-        deltas.append(({"tool_calls": [{"index": k, **_call(call, number, k, "")}]}, None))
+        deltas.append(({"tool_calls": [{"index": k, **_render_call(call, number, k, "")}]}, None))
         for piece in _TOKEN_PATTERN.findall(call.arguments):
             deltas.append(({"tool_calls": [{"index": k, "function": {"arguments": piece}}]}, None))
     deltas.append(({}, _finish_reason_of(scripted)))

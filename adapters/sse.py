@@ -202,7 +202,7 @@ def _parse_event(raw: bytes, text: bytes) -> Event:
     """Returns the event of these bytes. text: `raw` without a byte order mark. Raises: ProviderTooLarge."""
     if max(text.count(b"\n"), text.count(b"\r")) > MAX_EVENT_LINES:
         raise ProviderTooLarge(f"an event has more than {MAX_EVENT_LINES} lines")
-    data: list[bytes] = []
+    data_lines: list[bytes] = []
     name: str | None = None
     for line in _LINE_END.split(text):
         if not line or line.startswith(b":"):
@@ -211,7 +211,7 @@ def _parse_event(raw: bytes, text: bytes) -> Event:
         if value.startswith(b" "):
             value = value[1:]
         if field == b"data":
-            data.append(value)
+            data_lines.append(value)
         elif field == b"event":
             name = value.decode("utf-8", "replace")
-    return Event(raw, b"\n".join(data) if data else None, name)
+    return Event(raw, b"\n".join(data_lines) if data_lines else None, name)

@@ -128,10 +128,10 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
 
-def _make_socket(address: tuple[Any, ...]) -> socket.socket:
+def _make_socket(socket_address: tuple[Any, ...]) -> socket.socket:
     """Makes the socket of a new connection."""
     _current_attempt.get().is_new = True
-    return socket.socket(*address[:3])
+    return socket.socket(*socket_address[:3])
 
 
 class HttpTransport:
@@ -147,11 +147,11 @@ class HttpTransport:
         """
         self.timeouts = timeouts or Timeouts()
         self._replies = replies
-        self._proxy: URL | None = None
+        self._proxy_url: URL | None = None
         self._login: dict[str, str] = {}
         if proxy is not None:
             proxy_url = URL(proxy)
-            self._proxy = proxy_url.with_user(None)
+            self._proxy_url = proxy_url.with_user(None)
             if proxy_url.user is not None:
                 login = aiohttp.encode_basic_auth(proxy_url.user, proxy_url.password or "")
                 self._login["Proxy-Authorization"] = login
@@ -224,14 +224,14 @@ class HttpTransport:
             skip_auto_headers=_AUTO_HEADERS,
             max_line_size=_HEADER_BYTES,
             max_field_size=_HEADER_BYTES,
-            proxy=self._proxy,
+            proxy=self._proxy_url,
         )
 
     async def _send_in_time(
         self,
         session: aiohttp.ClientSession,
         method: str,
-        url: URL,
+        address: URL,
         headers: Mapping[str, str],
         body: bytes | Upload | None,
         *,
@@ -239,26 +239,28 @@ class HttpTransport:
     ) -> aiohttp.ClientResponse:
         """Returns the response to a request, with its head."""
         times = self.timeouts
-        if self._login and url.scheme == "http":  # the proxy is handed the request itself (RFC 9112 3.2.2)
+        if (
+            self._login and address.scheme == "http"
+        ):  # the proxy is handed the request itself (RFC 9112 3.2.2)
             headers = CIMultiDict([*headers.items(), *self._login.items()])
         if body is None or (isinstance(body, bytes) and len(body) <= _SMALL_BODY_BYTES):
             async with asyncio.timeout(times.headers_s):
                 return await self._send_with_retry(
-                    session, method, url, headers, lambda: body, sends_once=sends_once
+                    session, method, address, headers, lambda: body, sends_once=sends_once
                 )
         pieces = body if isinstance(body, Upload) else _LargeBody(body)
         if pieces.size is not None:
             headers = CIMultiDict(headers, **{"Content-Length": str(pieces.size)})
         async with asyncio.timeout(times.headers_s) as timer:
             return await self._send_with_retry(
-                session, method, url, headers, lambda: pieces.begin(timer, times), sends_once=sends_once
+                session, method, address, headers, lambda: pieces.begin(timer, times), sends_once=sends_once
             )
 
     async def _send_with_retry(
         self,
         session: aiohttp.ClientSession,
         method: str,
-        url: URL,
+        address: URL,
         headers: Mapping[str, str],
         make_data: Callable[[], bytes | AsyncGenerator[bytes] | None],
         *,
@@ -276,7 +278,7 @@ class HttpTransport:
             try:
                 response = await session.request(
                     method,
-                    url,
+                    address,
                     headers=headers,
                     data=make_data(),
                     allow_redirects=False,

@@ -144,40 +144,40 @@ def _drop_unanswered_calls(history: ClaudeMessages) -> None:
 
     In the last assistant message such calls stay if nothing but tool results follows: there the API runs them.
     """
-    calls = _find_unanswered_calls(history)
-    if not calls:
+    unanswered_calls = _find_unanswered_calls(history)
+    if not unanswered_calls:
         return
     last_reply = max(
         index for index, message in enumerate(history.messages) if message["role"] == "assistant"
     )
     later_blocks = [block for message in history.messages[last_reply + 1 :] for block in message["content"]]
     is_continued = all(block.get("type") == "tool_result" for block in later_blocks)
-    for index in {index for index in calls.values() if index < last_reply or not is_continued}:
-        content = _without_calls(history.messages[index]["content"], calls)
+    for index in {index for index in unanswered_calls.values() if index < last_reply or not is_continued}:
+        content = _without_calls(history.messages[index]["content"], unanswered_calls)
         history.messages[index]["content"] = content or [{"type": "text", "text": BROKEN_OFF}]
 
 
 def _find_unanswered_calls(history: ClaudeMessages) -> dict[str, int]:
     """Returns, by the ids of the calls of Anthropic's own tools that have no result, the index of their message."""
-    calls: dict[str, int] = {}
+    unanswered_calls: dict[str, int] = {}
     for index, message in enumerate(history.messages):
         if message["role"] != "assistant":
             continue
         for block in message["content"]:
             block_type = block.get("type")
             if block_type in _PROVIDER_CALLS:
-                calls[str(block.get("id"))] = index
-            elif calls and isinstance(block_type, str) and block_type.endswith("_tool_result"):
-                calls.pop(str(block.get("tool_use_id")), None)
-    return calls
+                unanswered_calls[str(block.get("id"))] = index
+            elif unanswered_calls and isinstance(block_type, str) and block_type.endswith("_tool_result"):
+                unanswered_calls.pop(str(block.get("tool_use_id")), None)
+    return unanswered_calls
 
 
-def _without_calls(blocks: list[Json], calls: Container[str]) -> list[Json]:
+def _without_calls(blocks: list[Json], call_ids: Container[str]) -> list[Json]:
     """Returns blocks without calls with these ids, and without the thoughts that count only after them."""
     remaining: list[Json] = []
     is_after_call = False
     for block in blocks:
-        if block.get("type") in _PROVIDER_CALLS and str(block.get("id")) in calls:
+        if block.get("type") in _PROVIDER_CALLS and str(block.get("id")) in call_ids:
             is_after_call = True
         elif not (is_after_call and block.get("type") in THINKING_TYPES):
             remaining.append(block)

@@ -48,12 +48,12 @@ class UnionMerger:
         for union in _UNIONS:
             branches = [self._resolve(branch) for branch in _value_or_empty(list, schema.get(union))]
             for branch in branches:
-                self._count(merged.add_properties(branch) + len(_required_names(branch)))
+                self._charge(merged.add_properties(branch) + len(_required_names(branch)))
             merged.add_requirements(branches, needs_all=union != "allOf")
         return merged.schema()
 
-    def _count(self, count: int) -> None:
-        """Counts merged properties and names. Raises: Untranslatable: the request has too much to merge."""
+    def _charge(self, count: int) -> None:
+        """Counts further merged properties and names. Raises: Untranslatable: the request has too much to merge."""
         self._remaining -= count
         if self._remaining < 0:
             raise Untranslatable("The unions of this schema have too many branches.", self._where)
@@ -77,9 +77,9 @@ class _MergedSchema:
 
     def __init__(self, schema: Json) -> None:
         self._schema = {key: value for key, value in schema.items() if key not in _UNIONS}
-        # The schemas of a property in the branches, each once, by the property's name. A property of several branches,
+        # By a property's name its schemas in the branches, each once, by their texts. A property of several branches,
         # usually a discriminator, may follow the schema of any branch.
-        self._alternatives: dict[str, dict[str, Any]] = {}
+        self._schemas_by_property: dict[str, dict[str, Any]] = {}
         self._required = _required_names(schema)
 
     def add_properties(self, branch: Json) -> int:
@@ -88,7 +88,9 @@ class _MergedSchema:
         for name, value in _value_or_empty(dict, branch.get("properties")).items():
             schemas = _alternatives(value)
             schema_count += len(schemas)
-            self._alternatives.setdefault(name, {}).update((repr(schema), schema) for schema in schemas)
+            self._schemas_by_property.setdefault(name, {}).update(
+                (repr(schema), schema) for schema in schemas
+            )
         return schema_count
 
     def add_requirements(self, branches: Sequence[Json], *, needs_all: bool) -> None:
@@ -102,8 +104,8 @@ class _MergedSchema:
     def schema(self) -> Json:
         """Returns the merged schema. A property that the schema itself has stays as it is."""
         properties: Json = {}
-        for name, by_text in self._alternatives.items():
-            schemas = [*by_text.values()]
+        for name, schemas_by_text in self._schemas_by_property.items():
+            schemas = [*schemas_by_text.values()]
             properties[name] = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         properties |= _value_or_empty(dict, self._schema.get("properties"))
         schema = {**self._schema, "properties": properties}

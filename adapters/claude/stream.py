@@ -188,12 +188,12 @@ class StreamTranslator:
         if not self._wants_usage:
             return [_DONE_EVENT]
         chunk = {**self._identity, "choices": [], "usage": translate_usage(self._usage)}
-        return [_event(orjson.dumps(chunk)), _DONE_EVENT]
+        return [_make_event(orjson.dumps(chunk)), _DONE_EVENT]
 
     def _fail(self, event_json: Json) -> list[Event]:
         self.is_over = True
         body = to_openai(event_json) or error_body("The upstream reported an error", "api_error")
-        return [_event(orjson.dumps(body))]
+        return [_make_event(orjson.dumps(body))]
 
     def _add_usage(self, usage: Any) -> None:
         """Merges counts, which are running totals: a later count replaces an earlier one, but null replaces nothing."""
@@ -330,7 +330,7 @@ class StreamTranslator:
         chunk = {**self._identity, "choices": [choice], **(chunk_fields or {})}
         if self._wants_usage:
             chunk["usage"] = None
-        return _event(orjson.dumps(chunk))
+        return _make_event(orjson.dumps(chunk))
 
 
 def _whole_block(block: _ContentBlock) -> Json:
@@ -355,5 +355,5 @@ def _parse_input(text: str) -> Any:
         return text  # JSON that the end of the message has cut off stays a text
 
 
-def _event(data: bytes) -> Event:
+def _make_event(data: bytes) -> Event:
     return Event(b"data: " + data + b"\n\n", data)

@@ -21,8 +21,8 @@ def begun(count: int, done: list[int | str]) -> list[asyncio.Task[None]]:
     one = Pace()
 
     async def stream(number: int) -> None:
-        if (turn := one.turn()) is not None:
-            await turn
+        if (wait := one.enter()) is not None:
+            await wait
         done.append(number)
 
     return [asyncio.create_task(stream(number)) for number in range(count)]
@@ -51,25 +51,25 @@ async def test_what_is_new_waits_for_two_passes_at_most() -> None:
 async def test_who_waited_long_enough_goes_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "LONGEST_WAIT_S", -1.0)
     one = Pace()
-    turns = [turn for _ in range(100) if (turn := one.turn()) is not None]
-    assert len(turns) == 100 - STREAMS_PER_PASS
+    waits = [wait for _ in range(100) if (wait := one.enter()) is not None]
+    assert len(waits) == 100 - STREAMS_PER_PASS
     await asyncio.sleep(0)
-    assert all(turn.done() for turn in turns)
+    assert all(wait.done() for wait in waits)
 
 
-async def test_whoever_is_cancelled_takes_no_turn() -> None:
+async def test_a_stream_that_is_cancelled_takes_no_place() -> None:
     one = Pace()
-    turns = [turn for _ in range(3 * STREAMS_PER_PASS) if (turn := one.turn()) is not None]
-    for turn in turns[:STREAMS_PER_PASS]:
-        turn.cancel()
+    waits = [wait for _ in range(3 * STREAMS_PER_PASS) if (wait := one.enter()) is not None]
+    for wait in waits[:STREAMS_PER_PASS]:
+        wait.cancel()
     await asyncio.sleep(0)
-    assert [turn.done() for turn in turns] == [True] * len(turns)
+    assert [wait.done() for wait in waits] == [True] * len(waits)
 
 
 async def test_who_comes_in_a_later_pass_does_not_wait() -> None:
     one = Pace()
     for _ in range(3 * STREAMS_PER_PASS):
-        assert one.turn() is None
+        assert one.enter() is None
         await asyncio.sleep(0)
 
 
@@ -87,7 +87,7 @@ async def test_a_stream_that_waited_hands_on_what_came_meanwhile(
             await reply._response.content.wait_eof()
 
     class Held(Pace):
-        def turn(self) -> asyncio.Future[None] | None:
+        def enter(self) -> asyncio.Future[None] | None:
             return asyncio.ensure_future(until_its_end()) if first else None
 
     monkeypatch.setattr("adapters.transport.Pace", Held)
