@@ -147,14 +147,11 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Sets the garbage collector nearly as a gateway's process does: what thousands of tests are made of stays.
-
-    It runs less often: each test's gateway leaves thousands of objects that are freed together.
-    """
+    """Sets the garbage collector as a gateway's process does: what thousands of tests are made of stays."""
     gc.enable()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
+    gc.set_threshold(20_000, 20, 20)
 
 
 @cache
