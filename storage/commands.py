@@ -243,7 +243,7 @@ class LearnedFact(Struct, frozen=True):
     # The key of its text: facts with an equal key are the same fact.
     key: str
     valid_from: float
-    exchange: int | None
+    exchange_row: int | None
     sources: Sequence[int]
     # The ids of the facts that are no longer true because of it.
     replaces: Sequence[int] = ()
@@ -324,8 +324,7 @@ class Committed(Struct, frozen=True):
 
     # The agent as it is stored now.
     agent: Agent
-    # The row of the turn's exchange.
-    exchange: int
+    exchange_row: int
     # Of the turn's conversation.
     conversation_row: int
     # The turn was written as planned, without `decide`.
@@ -504,7 +503,7 @@ class RunEnd(Struct, frozen=True):
     stop: str
     at: float
     # The exchange of the step with which the run ended; None: the step stays as it is.
-    exchange: int | None = None
+    exchange_row: int | None = None
     # The epoch of the memory when the run's last step was written.
     epoch: int = 0
     # The calls that wait for an answer, as in `RunStep`.

@@ -427,7 +427,7 @@ class SizedConversation(Struct, frozen=True):
 class Branch(Struct, frozen=True):
     """A path of a conversation, by the exchange with which it ends."""
 
-    exchange: int
+    exchange_row: int
     seq: int
     # The number of messages on the path.
     messages: int

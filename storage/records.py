@@ -332,7 +332,7 @@ class Revision(Struct, frozen=True):
     # The writer of the value: `default`, `tool:<call>`, `undo`, `forget`, or a name of the writer's own; `-`: the value
     # was forgotten.
     origin: str
-    exchange: int | None
+    exchange_row: int | None
     # The exchanges that the value came from.
     sources: tuple[int, ...]
     value: str
@@ -342,7 +342,7 @@ class BlockOp(Struct, frozen=True):
     """A memory edit of a turn, as an operation (not a value): merged when the turn is confirmed."""
 
     id: int
-    exchange: int
+    exchange_row: int
     call_id: str
     # The kind of the edit: `insert`, `replace` and others that change a block; `archival_insert` and `remember_fact`,
     # which make a passage and a fact.
@@ -410,7 +410,7 @@ class Message(Struct, frozen=True, eq=False):
 
     # The message's number in the agent's one order.
     seq: int
-    exchange: int
+    exchange_row: int
     role: str
     text: str
     at: float
@@ -459,7 +459,7 @@ class Fact(Struct, frozen=True):
     # The time of its message.
     valid_from: float
     # The exchange of its message.
-    exchange: int | None = None
+    exchange_row: int | None = None
     # All exchanges that it may quote.
     sources: tuple[int, ...] = ()
     # Since when the fact is no longer true; None: it is.
@@ -700,7 +700,7 @@ class Run(Struct, frozen=True):
 class RunStep(Struct, frozen=True):
     """A model call of a run, and the exchange that it made."""
 
-    exchange: int
+    exchange_row: int
     agent_row: int
     run_row: int
     # From 1 on, in the run's order.

@@ -160,7 +160,7 @@ class TurnSaving:
         if isinstance(written, Committed):
             # A memory that began with this turn has had no row before.
             self.call.receipt.agent_row = written.agent.id
-            self.call.receipt.exchange_row = written.exchange
+            self.call.receipt.exchange_row = written.exchange_row
         self.call.receipt.note_write(begun)
         return events.Saved(after_stop=written) if isinstance(written, events.StepSaved) else SAVED_EVENT
 

@@ -110,7 +110,7 @@ async def write_block(
     *,
     at: float,
     origin: str,
-    exchange: int | None = None,
+    exchange_row: int | None = None,
     sources: Sequence[int] = (),
     restores: int | None = None,
     is_bounded: bool = True,
@@ -146,7 +146,7 @@ async def write_block(
         at=at,
         origin=origin,
         restores=restores,
-        exchange=exchange,
+        exchange_row=exchange_row,
         sources=padded_sources,
     )
     await connection.run(SQL["block_advance"], (version_row, block_row, version))
@@ -242,13 +242,13 @@ def emptied_section(known: Mapping[str, Any]) -> dict[str, Any]:
 async def add_op(connection: Connection, agent_row: int, op: BlockOp) -> bool:
     """Adds a memory edit of a turn. Returns False if the edit of this call of the turn is there already."""
     seen = op.seen if op.state == "pending" else None
-    values = (agent_row, op.exchange, op.call_id, op.state, op.at, op.op, op.label, op.arguments, seen)
+    values = (agent_row, op.exchange_row, op.call_id, op.state, op.at, op.op, op.label, op.arguments, seen)
     return await connection.row(SQL["op_insert"], values) is not None
 
 
-async def load_ops(connection: Connection, agent_row: int, exchange: int) -> tuple[BlockOp, ...]:
+async def load_ops(connection: Connection, agent_row: int, exchange_row: int) -> tuple[BlockOp, ...]:
     """Returns all memory edits of one turn."""
-    rows = await connection.rows(SQL["op_of_exchange"], (agent_row, exchange))
+    rows = await connection.rows(SQL["op_of_exchange"], (agent_row, exchange_row))
     return tuple(BlockOp(*row) for row in rows)
 
 
@@ -367,8 +367,8 @@ class Blocks(Group):
 
 def make_revision(row: Row) -> Revision:
     """Makes the record of a row of the table `block_history`."""
-    version, restores, at, origin, exchange, sources, value = row
-    return Revision(version, restores, at, origin, exchange, tuple(orjson.loads(sources)), value)
+    version, restores, at, origin, exchange_row, sources, value = row
+    return Revision(version, restores, at, origin, exchange_row, tuple(orjson.loads(sources)), value)
 
 
 def make_block(row: Row) -> Block:
@@ -393,9 +393,9 @@ async def _add_version(
     at: float,
     origin: str,
     restores: int | None = None,
-    exchange: int | None = None,
+    exchange_row: int | None = None,
     sources: bytes = b"[]",
 ) -> int:
     """Adds a version of a block. Returns the version's row."""
-    values = (block_row, version, restores, at, origin, exchange, sources, value)
+    values = (block_row, version, restores, at, origin, exchange_row, sources, value)
     return int(await connection.value(SQL["block_history_insert"], values))

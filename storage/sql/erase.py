@@ -117,7 +117,7 @@ async def read_ids(connection: Connection, statement: str, values: Sequence[obje
 async def exchange_of(connection: Connection, agent_row: int, seq: int) -> int | None:
     """Returns the exchange that has a message."""
     rows = await exchanges.exchange_of_message(connection, agent_row, seq)
-    return None if rows is None else rows.exchange
+    return None if rows is None else rows.exchange_row
 
 
 # -- exchanges
@@ -329,7 +329,7 @@ class _SourcedRow(NamedTuple):
     # When it was written; of a fact, since when it is true.
     at: float
     # The exchange in which it was made; None for a fact, and for a passage that no turn has made.
-    exchange: int | None
+    exchange_row: int | None
     # The exchanges that it came from, as JSON.
     sources: bytes
     # The file that a passage is a part of; None if it is of no file.
@@ -386,7 +386,7 @@ async def _gone_among(
     connection: Connection, rows: Sequence[_SourcedRow], named: Collection[int], before: float | None
 ) -> list[_SourcedRow]:
     """Returns the rows to erase: named rows, rows from before a time, and rows that came from an erased exchange."""
-    origins = {row.id: origins_of(row.exchange, row.sources) for row in rows}
+    origins = {row.id: origins_of(row.exchange_row, row.sources) for row in rows}
     erased = await erased_among(connection, chain.from_iterable(origins.values()))
     return [
         row
@@ -411,9 +411,9 @@ async def _erase_files(connection: Connection, work: ErasingWork, after: int) ->
 async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Marks named facts, so that they are not learned again, and takes their sentences out of blocks and edits."""
     rows = await rows_of(connection, SQL["facts_named"], work.target.facts, work.agent_row)
-    for _, key, exchange, sources in rows:
+    for _, key, exchange_row, sources in rows:
         # One that was imported comes from no exchange.
-        for origin in origins_of(exchange, sources) or (0,):
+        for origin in origins_of(exchange_row, sources) or (0,):
             await exchanges.add_marks(connection, work.agent_row, UNLEARNED_MARK, (key,), origin)
     if rows:
         texts = frozenset(text.strip().casefold() for text, *_ in rows) - {""}
@@ -425,10 +425,10 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
 async def _drop_pending(connection: Connection, agent_row: int, texts: Collection[str]) -> None:
     """Empties the edits that would bring texts in when their turns are confirmed. texts: in small letters."""
     is_gone = False
-    for exchange, call, arguments in await connection.rows(SQL["ops_pending"], (agent_row,)):
+    for exchange_row, call, arguments in await connection.rows(SQL["ops_pending"], (agent_row,)):
         words = "\n".join(map(str, orjson.loads(arguments).values())).casefold()
         if any(has_words(words, text) for text in texts):
-            await connection.run(SQL["op_erase"], (exchange, call, b"{}"))
+            await connection.run(SQL["op_erase"], (exchange_row, call, b"{}"))
             is_gone = True
     if is_gone:
         await _empty_sections(connection, agent_row)

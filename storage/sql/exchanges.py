@@ -280,8 +280,8 @@ def add_snapshot_row(
         case "op":
             call, op, label = row[_TEXT : _TEXT + 3]
             assert at is not None  # rows of this kind have a time
-            id, exchange, seen = row[_NUMBER : _NUMBER + 3]
-            snapshot.ops.append(BlockOp(id, exchange, call, op, label, row[_CONTENT], at=at, seen=seen))
+            id, exchange_row, seen = row[_NUMBER : _NUMBER + 3]
+            snapshot.ops.append(BlockOp(id, exchange_row, call, op, label, row[_CONTENT], at=at, seen=seen))
         case "standing":
             assert at is not None  # rows of this kind have a time
             snapshot.standing.append(StandingFact(row[_NUMBER], row[_TEXT], at))
@@ -338,7 +338,7 @@ async def load_exchange(connection: Connection, agent_row: int, id: int) -> Exch
 class MessageRows(NamedTuple):
     """The rows of the exchange that has a message, and of its conversation."""
 
-    exchange: int
+    exchange_row: int
     conversation_row: int
 
 
@@ -354,14 +354,14 @@ async def find_tombs(connection: Connection, agent_row: int, hashes: Sequence[by
 
 
 async def load_contents(
-    connection: Connection, agent_row: int, exchanges: Sequence[int]
+    connection: Connection, agent_row: int, exchange_rows: Sequence[int]
 ) -> dict[int, StoredContent]:
     """Returns the contents of an agent's exchanges, by row. An exchange that is gone has an empty entry."""
-    contents = dict.fromkeys(exchanges, StoredContent())
-    if len(exchanges) == 1:
-        rows = await connection.rows(SQL["content"], (exchanges[0], agent_row))
+    contents = dict.fromkeys(exchange_rows, StoredContent())
+    if len(exchange_rows) == 1:
+        rows = await connection.rows(SQL["content"], (exchange_rows[0], agent_row))
     else:
-        rows = await rows_of(connection, SQL["contents"], exchanges, agent_row)
+        rows = await rows_of(connection, SQL["contents"], exchange_rows, agent_row)
     contents.update((row[0], StoredContent(*row[1:])) for row in rows)
     return contents
 
@@ -470,11 +470,11 @@ async def add_section(connection: Connection, agent_row: int, section: SentSecti
 
 
 async def add_marks(
-    connection: Connection, agent_row: int, kind: str, hashes: Iterable[bytes], exchange: int
+    connection: Connection, agent_row: int, kind: str, hashes: Iterable[bytes], exchange_row: int
 ) -> None:
     """Marks an exchange by hashes under which it is found. kind: PREFIX, tomb, stale, or of moving or forgetting."""
     for each in hashes:
-        await connection.run(SQL["mark"], (agent_row, kind, each, exchange))
+        await connection.run(SQL["mark"], (agent_row, kind, each, exchange_row))
 
 
 # -- rows to records

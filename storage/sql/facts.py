@@ -130,7 +130,7 @@ class Facts(GrowingGroup):
             if old_fact.ended_at is not None:
                 raise WriteConflict(f"fact {seq} is no longer true: fact {old_fact.successor} took its place")
             fact = LearnedFact(
-                text, old_fact.about, key, at, old_fact.exchange, old_fact.sources, [old_fact.id],
+                text, old_fact.about, key, at, old_fact.exchange_row, old_fact.sources, [old_fact.id],
                 standing=old_fact.standing,
             )  # fmt: skip
             await add_fact(connection, agent, fact, at, origin, is_asked=True)
@@ -155,7 +155,7 @@ class Facts(GrowingGroup):
         async def write(connection: Connection) -> tuple[Fact, bool]:
             await connection.lock(agent.id)
             equal_row = await connection.value(SQL["same"], (agent.id, hash_key(agent.secret, key)))
-            fact = LearnedFact(text, about="", key=key, valid_from=at, exchange=None, sources=())
+            fact = LearnedFact(text, about="", key=key, valid_from=at, exchange_row=None, sources=())
             fact_row = equal_row or await add_fact(connection, agent, fact, at, origin, is_asked=True)
             values = await connection.row(SQL["of_row"], (agent.id, fact_row))
             assert values is not None  # it was just written, or found
@@ -239,10 +239,10 @@ async def add_fact(
     id: int | None = await connection.value(SQL["same"], (agent.id, key))
     replaces = list(fact.replaces)
     standing = fact.standing
-    if not is_asked and fact.exchange is not None:
+    if not is_asked and fact.exchange_row is not None:
         if id is None:
             # The exchange is read once more, as after an import: a fact from it that has ended since stays ended.
-            if await connection.value(SQL["learned_before"], (agent.id, key, fact.exchange)) is not None:
+            if await connection.value(SQL["learned_before"], (agent.id, key, fact.exchange_row)) is not None:
                 return None
         else:
             was_standing = await connection.value(SQL["outlived"], (id, agent.id, since - _AGAIN_S))
@@ -253,7 +253,7 @@ async def add_fact(
         seq = await take_seq(connection, agent.id)
         sources = orjson.dumps(list(fact.sources))
         values = (
-            agent.id, seq, now, since, key, fact.exchange, sources, fact.about, fact.text, origin,
+            agent.id, seq, now, since, key, fact.exchange_row, sources, fact.about, fact.text, origin,
             int(standing),
         )  # fmt: skip
         id = int(await connection.value(SQL["insert"], values))
@@ -266,7 +266,7 @@ async def add_fact(
 async def _was_unlearned(connection: Connection, agent_row: int, key: bytes, fact: LearnedFact) -> bool:
     """Returns whether an equal fact was forgotten that came from the same messages."""
     unlearned = {row[0] for row in await connection.rows(SQL["unlearned"], (agent_row, key))}
-    origins = {*fact.sources, *([] if fact.exchange is None else [fact.exchange])}
+    origins = {*fact.sources, *([] if fact.exchange_row is None else [fact.exchange_row])}
     return bool(unlearned) and origins <= unlearned
 
 
@@ -293,11 +293,23 @@ def hash_key(secret: bytes, key: str) -> bytes:
 
 
 def _fact(row: Row) -> Fact:
-    id, seq, text, about, at, valid_from, exchange, sources, ended_at, successor, origin, muted, standing = (
-        row
-    )
+    (
+        id,
+        seq,
+        text,
+        about,
+        at,
+        valid_from,
+        exchange_row,
+        sources,
+        ended_at,
+        successor,
+        origin,
+        muted,
+        standing,
+    ) = row
     origins = tuple(orjson.loads(sources))
     return Fact(
-        id, seq, text, about, at, valid_from, exchange, origins, ended_at, successor, origin, bool(muted),
+        id, seq, text, about, at, valid_from, exchange_row, origins, ended_at, successor, origin, bool(muted),
         bool(standing),
     )  # fmt: skip

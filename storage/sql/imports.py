@@ -388,7 +388,9 @@ def _place_after(exchange: Exchange, above: Exchange | None) -> Exchange:
 
 
 async def _note_exchange(
-    connection: Connection, write: ImportWrite, exchange: int, conversation_row: int
+    connection: Connection, write: ImportWrite, exchange_row: int, conversation_row: int
 ) -> None:
     """Notes that an exchange is from this import, so that the import can be undone."""
-    await connection.run(SQL["add"], ("exchange", exchange, write.row, conversation_row, int(write.learns)))
+    await connection.run(
+        SQL["add"], ("exchange", exchange_row, write.row, conversation_row, int(write.learns))
+    )

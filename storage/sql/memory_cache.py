@@ -195,7 +195,7 @@ class CachedMemory:
             if self.unindexed.setdefault(message.seq, message) is message:
                 self.uncounted.append(message)
         self.numbers, self.unread_from = now, changes.unread_from
-        self._unindexed_exchanges = len({message.exchange for message in self.unindexed.values()})
+        self._unindexed_exchanges = len({message.exchange_row for message in self.unindexed.values()})
         self._unindexed_bytes, self.has_grown = sum(map(_message_bytes, self.unindexed.values())), True
         return True
 
@@ -261,7 +261,7 @@ class CachedMemory:
     def _as_read(self, message: Message) -> Message:
         """Returns a message as it is read by its number: without `previous`, if that is of another exchange."""
         before = None if message.previous is None else self.unindexed.get(message.previous)
-        is_known = before is not None and before.exchange == message.exchange
+        is_known = before is not None and before.exchange_row == message.exchange_row
         return message if is_known else replace(message, previous=None)
 
 

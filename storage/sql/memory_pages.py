@@ -135,19 +135,19 @@ class MemoryPages(Group):
 
     @long_reads
     async def path(
-        self, connection: Connection, agent_row: int, exchange: int, *, limit: int
+        self, connection: Connection, agent_row: int, exchange_row: int, *, limit: int
     ) -> list[Exchange]:
         """Returns an exchange and those before it on its path with their content, the newest first."""
-        rows = await connection.rows(SQL["path"], (agent_row, exchange, limit))
+        rows = await connection.rows(SQL["path"], (agent_row, exchange_row, limit))
         return [exchanges.make_exchange(row[2:], row[0], row[1], row[-1]) for row in rows]
 
     @long_reads
     async def following(
-        self, connection: Connection, agent_row: int, exchange: int, conversation_row: int, *, steps: int
+        self, connection: Connection, agent_row: int, exchange_row: int, conversation_row: int, *, steps: int
     ) -> int | None:
         """Returns the exchange some steps after another of a conversation, or the last one; None: none follows."""
         exchange_id: int | None = await connection.value(
-            SQL["following"], (agent_row, exchange, conversation_row, steps)
+            SQL["following"], (agent_row, exchange_row, conversation_row, steps)
         )
         return exchange_id
 

@@ -339,7 +339,7 @@ async def _moved_version(connection: Connection, version: BlockVersion) -> Moved
     """Returns a version as it is moved."""
     found = [await _address(connection, id) for id in orjson.loads(version.sources)]
     addresses = [each for each in found if each is not None]
-    address = None if version.exchange is None else await _address(connection, version.exchange)
+    address = None if version.exchange_row is None else await _address(connection, version.exchange_row)
     return MovedVersion(
         version.number, version.restores, version.at, version.origin, address, addresses, version.value
     )
@@ -364,9 +364,9 @@ async def _add_version(connection: Connection, block_row: int, added: MovedVersi
     await connection.run(SQL["block_point"], (added.version, row, block_row))
 
 
-async def _address(connection: Connection, exchange: int) -> ExchangeAddress | None:
+async def _address(connection: Connection, exchange_row: int) -> ExchangeAddress | None:
     """Returns the address of an exchange; None if it is gone. exchange: its row."""
-    row = await connection.row(SQL["exchange_place"], (exchange,))
+    row = await connection.row(SQL["exchange_place"], (exchange_row,))
     return None if row is None else ExchangeAddress(Scope(*row[:3]), row[3])
 
 

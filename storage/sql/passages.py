@@ -31,7 +31,7 @@ async def insert_passage(
     text: str,
     *,
     at: float,
-    exchange: int | None = None,
+    exchange_row: int | None = None,
     sources: Sequence[int] = (),
     file: int | None = None,
     tags: Sequence[str] = (),
@@ -41,7 +41,7 @@ async def insert_passage(
     seq = await take_seq(connection, agent_row)
     named = orjson.dumps(list(tags)).decode() if tags else None
     details = orjson.dumps(metadata).decode() if metadata else None
-    values = (agent_row, seq, at, exchange, orjson.dumps(list(sources)), file, named, details, text)
+    values = (agent_row, seq, at, exchange_row, orjson.dumps(list(sources)), file, named, details, text)
     id = await connection.value(SQL["passage_insert"], values)
     return Passage(id, seq, text, at, tuple(sources), file, tuple(tags), dict(metadata or {}))
 
@@ -55,9 +55,11 @@ async def add_saved_passage(
     sources: the exchanges that the passage came from; None: the exchange of the edit.
     """
     tags = orjson.loads(op.arguments).get("tags") or ()
-    exchange = op.exchange if sources is None else None
-    origins = (op.exchange,) if sources is None else sources
-    await insert_passage(connection, agent_row, text, at=op.at, exchange=exchange, sources=origins, tags=tags)
+    exchange_row = op.exchange_row if sources is None else None
+    origins = (op.exchange_row,) if sources is None else sources
+    await insert_passage(
+        connection, agent_row, text, at=op.at, exchange_row=exchange_row, sources=origins, tags=tags
+    )
 
 
 async def load_passages_and_facts(

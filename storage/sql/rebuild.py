@@ -27,14 +27,14 @@ _NO_SOURCES, _NO_ARGUMENTS = b"[]", b"{}"
 _LONGER_LENGTHS = (58, 8186, 1048570)
 
 
-async def erased_among(connection: Connection, exchanges: Iterable[int]) -> set[int]:
+async def erased_among(connection: Connection, exchange_rows: Iterable[int]) -> set[int]:
     """Returns the exchanges among these that are being forgotten, in any memory."""
-    return {row[0] for row in await rows_of(connection, SQL["erased_among"], sorted(set(exchanges)))}
+    return {row[0] for row in await rows_of(connection, SQL["erased_among"], sorted(set(exchange_rows)))}
 
 
-def origins_of(exchange: int | None, sources: bytes) -> set[int]:
+def origins_of(exchange_row: int | None, sources: bytes) -> set[int]:
     """Returns the exchanges that something came from."""
-    return {*orjson.loads(sources), *([] if exchange is None else [exchange])}
+    return {*orjson.loads(sources), *([] if exchange_row is None else [exchange_row])}
 
 
 class BlockVersion(Struct, frozen=True):
@@ -45,21 +45,21 @@ class BlockVersion(Struct, frozen=True):
     restores: int | None
     at: float
     origin: str
-    # The row of the exchange in which it was written.
-    exchange: int | None
+    # Of the exchange in which it was written.
+    exchange_row: int | None
     # The rows of the exchanges that it came from, as JSON.
     sources: bytes
     value: str
 
     @property
     def origins(self) -> set[int]:
-        return origins_of(self.exchange, self.sources)
+        return origins_of(self.exchange_row, self.sources)
 
     @property
     def edit(self) -> tuple[int, str] | None:
         """The exchange and the call of the edit that wrote it; None: no edit of an exchange did."""
         call = call_of_origin(self.origin)
-        return None if call is None or self.exchange is None else (self.exchange, call[1])
+        return None if call is None or self.exchange_row is None else (self.exchange_row, call[1])
 
     @property
     def repeats(self) -> bool:
@@ -109,7 +109,7 @@ async def rebuild_block(
         replace(stored, value=base), [revised for _, revised in later], pending
     )
     for op in repeating:
-        await connection.run(SQL["op_erase"], (op.exchange, op.call_id, _NO_ARGUMENTS))
+        await connection.run(SQL["op_erase"], (op.exchange_row, op.call_id, _NO_ARGUMENTS))
     # The versions that stay: in their rows, or once a row has no room for its value, as versions that follow.
     staying = [(version, version.value) for version in clean]
     following = list[tuple[BlockVersion, str]]()
@@ -170,8 +170,9 @@ async def _write_following(
     numbers: dict[int | None, int] = {version.number: version.number for version, _ in staying}
     for version, value in following:
         await write_block(
-            connection, block.id, number, value, at=version.at, origin=version.origin, exchange=version.exchange,
-            sources=orjson.loads(version.sources), restores=numbers.get(version.restores), is_bounded=False,
+            connection, block.id, number, value, at=version.at, origin=version.origin,
+            exchange_row=version.exchange_row, sources=orjson.loads(version.sources),
+            restores=numbers.get(version.restores), is_bounded=False,
         )  # fmt: skip
         number += 1
         numbers[version.number] = number

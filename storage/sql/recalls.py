@@ -25,7 +25,7 @@ SQL = load("recalls.sql")
 class StoredRecall(Struct, frozen=True):
     """A recall as it is stored, with its memory and its turn."""
 
-    exchange: int
+    exchange_row: int
     agent_row: int
     at: float
     # The id of the recall's request, packed (storage/recall_record.py).
@@ -56,15 +56,15 @@ class FirstRecall(NamedTuple):
 
 
 async def note_recall(
-    connection: Connection, agent_row: int, exchange: int, at: float, recall: RecallRow
+    connection: Connection, agent_row: int, exchange_row: int, at: float, recall: RecallRow
 ) -> None:
     """Stores the recall of a turn, once its exchange is stored. An earlier one of the exchange stays."""
-    await connection.run(SQL["recall_add"], (exchange, agent_row, at, recall.request, recall.data))
+    await connection.run(SQL["recall_add"], (exchange_row, agent_row, at, recall.request, recall.data))
 
 
-async def delete_recall(connection: Connection, agent_row: int, exchange: int) -> None:
+async def delete_recall(connection: Connection, agent_row: int, exchange_row: int) -> None:
     """Deletes the recall of a turn."""
-    await connection.run(SQL["recall_delete"], (exchange, agent_row))
+    await connection.run(SQL["recall_delete"], (exchange_row, agent_row))
 
 
 class Recalls(Group):
@@ -88,22 +88,22 @@ class Recalls(Group):
 
     @reads
     async def requests(
-        self, connection: Connection, agent_row: int, exchanges: Sequence[int], since: float
+        self, connection: Connection, agent_row: int, exchange_rows: Sequence[int], since: float
     ) -> dict[int, str]:
         """Returns the ids of the requests that these exchanges answer, by their rows, as far as they are known."""
-        rows = await rows_of(connection, SQL["recall_requests"], exchanges, agent_row, since)
-        requests = {exchange: unpack_request_id(request) for exchange, request in rows}
-        return {exchange: id for exchange, id in requests.items() if id is not None}
+        rows = await rows_of(connection, SQL["recall_requests"], exchange_rows, agent_row, since)
+        requests = {exchange_row: unpack_request_id(request) for exchange_row, request in rows}
+        return {exchange_row: id for exchange_row, id in requests.items() if id is not None}
 
     @reads
     async def first_of_question(
-        self, connection: Connection, agent_row: int, exchange: int, since: float
+        self, connection: Connection, agent_row: int, exchange_row: int, since: float
     ) -> FirstRecall | None:
         """Returns the recall for the question of an exchange; None: it is not known.
 
         The same question may have been asked again, with another reply.
         """
-        row = await connection.row(SQL["recall_of_question"], (agent_row, exchange, since))
+        row = await connection.row(SQL["recall_of_question"], (agent_row, exchange_row, since))
         return None if row is None else FirstRecall(unpack_request_id(row[0]), row[1])
 
     @long_reads
@@ -125,6 +125,6 @@ class Recalls(Group):
 
 
 def _make_recall(row: Row) -> StoredRecall:
-    exchange, agent_row, at, request, data, uid, project, profile, subject, conversation, seq, model = row
+    exchange_row, agent_row, at, request, data, uid, project, profile, subject, conversation, seq, model = row
     scope = Scope(project, profile, subject)
-    return StoredRecall(exchange, agent_row, at, request, data, uid, scope, conversation, seq, model)
+    return StoredRecall(exchange_row, agent_row, at, request, data, uid, scope, conversation, seq, model)

@@ -152,8 +152,8 @@ class SearchIndex(GrowingGroup):
         documents += [make_document(m) for m in passages if m.seq <= end]
         if not await _merge_terms(connection, agent.id, blob.encode(documents, agent.secret, counted)):
             return True
-        for exchange in stale:
-            await connection.run(exchanges.SQL["stale_done"], (agent.id, exchange))
+        for exchange_row in stale:
+            await connection.run(exchanges.SQL["stale_done"], (agent.id, exchange_row))
         if end > indexed:
             await set_indexed(connection, agent.id, end)
         return not is_last or len(stale) == _STEP_EXCHANGES

@@ -297,7 +297,7 @@ def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, committed: Com
     gapless_from = exchange.gapless_from if committed.seq == exchange.seq else committed.seq
     exchange = replace(
         exchange,
-        id=committed.exchange,
+        id=committed.exchange_row,
         seq=committed.seq,
         gapless_from=gapless_from,
         section=committed.section,

@@ -301,7 +301,7 @@ async def write_edits(
         try:
             await write_block(
                 connection, block, versions[block], value, at=now, origin=f"tool:{op.call_id}",
-                exchange=op.exchange, sources=(op.exchange,) if reading is None else reading.exchanges,
+                exchange_row=op.exchange_row, sources=(op.exchange_row,) if reading is None else reading.exchanges,
             )  # fmt: skip
         except NotFound as error:
             raise WriteConflict(error.message) from error
@@ -311,7 +311,7 @@ async def write_edits(
     memory, facts = agent_row, merged.facts
     if reading is not None:
         memory, sources = reading.memory, tuple(reading.exchanges)
-        facts = [(replace(fact, exchange=None, sources=sources), op) for fact, op in facts]
+        facts = [(replace(fact, exchange_row=None, sources=sources), op) for fact, op in facts]
     for text, op in merged.passages:
         await add_saved_passage(connection, memory, text, op, None if reading is None else reading.exchanges)
     await add_saved_facts(connection, memory, facts, now)
@@ -364,14 +364,14 @@ async def _end_run(connection: Connection, write: RunEnd) -> Run:
         await connection.lock_sharers(write.agent_row, *_read_memories(write.reading))
     else:
         await connection.lock(write.agent_row)
-    if write.exchange is not None:
+    if write.exchange_row is not None:
         run = await load_run(connection, write.agent_row, write.run_row)
         if run is not None and run.state is RunState.FAILED:
             raise RunOver(_TAKEN_OVER)
         values = (
             write.stop,
             orjson.dumps(write.waiting) if write.waiting else None,
-            write.exchange,
+            write.exchange_row,
             write.agent_row,
             write.epoch,
         )

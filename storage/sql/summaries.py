@@ -31,9 +31,9 @@ class Summaries(Group):
         ]
 
     @reads
-    async def of_exchange(self, connection: Connection, agent_row: int, exchange: int) -> Summary | None:
+    async def of_exchange(self, connection: Connection, agent_row: int, exchange_row: int) -> Summary | None:
         """Returns the summary of the path up to an exchange."""
-        row = await connection.row(SQL["of_exchange"], (agent_row, exchange))
+        row = await connection.row(SQL["of_exchange"], (agent_row, exchange_row))
         return None if row is None else _summary(row)
 
     @reads
@@ -55,14 +55,14 @@ class Summaries(Group):
 
     @long_reads
     async def path(
-        self, connection: Connection, agent_row: int, exchange: int, limit: int = 2000
+        self, connection: Connection, agent_row: int, exchange_row: int, limit: int = 2000
     ) -> list[Exchange]:
         """Returns the path to an exchange, oldest first, with content.
 
         It begins with the newest exchange that has a summary, or else with the root.
         """
         return exchanges.make_exchanges_with_content(
-            reversed(await connection.rows(SQL["path"], (agent_row, exchange, limit)))
+            reversed(await connection.rows(SQL["path"], (agent_row, exchange_row, limit)))
         )
 
     @effect

@@ -124,9 +124,9 @@ class Turns(Group):
         return await exchanges.load_contents(connection, agent.id, ids)
 
     @reads
-    async def exchange(self, connection: Connection, agent: Agent, exchange: int) -> Exchange | None:
+    async def exchange(self, connection: Connection, agent: Agent, exchange_row: int) -> Exchange | None:
         """Returns an exchange with its content."""
-        return await exchanges.load_exchange(connection, agent.id, exchange)
+        return await exchanges.load_exchange(connection, agent.id, exchange_row)
 
     @reads
     async def section(self, connection: Connection, agent: Agent, section: int) -> SentSection | None:
@@ -313,7 +313,7 @@ async def _commit_plain(
     if added is None:
         return None
     for op in write.ops:
-        await add_op(connection, agent.id, replace(op, exchange=added.id))
+        await add_op(connection, agent.id, replace(op, exchange_row=added.id))
     return Committed(
         agent,
         added.id,
@@ -413,7 +413,7 @@ async def _write_change(
     # A turn off the record has no edits. Edits that were merged before the turn was asked again stay.
     if exchange.edits and (not exchange.merged or exchange.id in change.merge):
         for op in write.ops:
-            await add_op(connection, agent_row, replace(op, exchange=exchange.id))
+            await add_op(connection, agent_row, replace(op, exchange_row=exchange.id))
     await _add_marks(connection, agent_row, resolved, exchange)
     return _AppliedChange(exchange, is_added, begun)
 
@@ -445,8 +445,8 @@ async def merge_edits(
     for block, value, op in merge.writes:
         origin = f"tool:{op.call_id}"
         await write_block(
-            connection, block, versions[block], value, at=now, origin=origin, exchange=op.exchange,
-            sources=(op.exchange,),
+            connection, block, versions[block], value, at=now, origin=origin, exchange_row=op.exchange_row,
+            sources=(op.exchange_row,),
         )  # fmt: skip
         versions[block] += 1
     for text, op in merge.passages:

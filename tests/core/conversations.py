@@ -93,7 +93,7 @@ class Request:
     composition: Composition = field(default_factory=Composition)
     notes: dict[int, str] = field(default_factory=dict)
     sent: list[tuple[str, WireMessage]] = field(default_factory=list)
-    exchange: int = 0
+    exchange_row: int = 0
 
     @property
     def lines(self) -> list[str]:
@@ -169,7 +169,7 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
         return
     listed = listing.atoms[: plan.match.last + 1 if plan.match.altered else listing.answered]
     # The last replies came back altered, or for the first time.
-    spans = {a.exchange: slice(*a.reply) for a in plan.amendments if a.reply}
+    spans = {a.exchange_row: slice(*a.reply) for a in plan.amendments if a.reply}
     forms = {id: [atom for atoms in listing.atoms[span] for atom in atoms] for id, span in spans.items()}
     elements = [
         PathElement(x, i, tuple(atoms), 0)  # no check asks for its offset
@@ -262,7 +262,7 @@ class Memory:
         for x in list(tree.changed):
             self.records[x] = self._with_content(tree.by_id[x])
         if is_repeated:
-            self.ops = [o for o in self.ops if o.exchange != e.id or o.state != "pending"]
+            self.ops = [o for o in self.ops if o.exchange_row != e.id or o.state != "pending"]
         if not (is_repeated and e.merged):
             self.ops += [memory_insert(e.id, f"{now}-{i}", text) for i, text in enumerate(new_edits)]
         self.settle(request.key, now)
@@ -283,7 +283,7 @@ class Memory:
         tree = Tree(self.found(key))
         for x, why in find_mergeable(tree, now, IDLE_S, is_named=key is not None):
             self.records[x.id] = replace(x, merged=why)
-            mine = [o for o in self.ops if o.exchange == x.id and o.state == "pending"]
+            mine = [o for o in self.ops if o.exchange_row == x.id and o.state == "pending"]
             for block, value, _ in edits.merge_operations(self.blocks, mine).writes:
                 self.blocks = [replace(b, value=value) if b.id == block else b for b in self.blocks]
             self.ops = [replace(o, state="merged") if o in mine else o for o in self.ops]
@@ -298,9 +298,9 @@ def content_of(e: Exchange) -> StoredContent:
     return StoredContent(e.input, e.shown_reply, e.full_reply)
 
 
-def memory_insert(exchange: int, id: str, text: str) -> BlockOp:
+def memory_insert(exchange_row: int, id: str, text: str) -> BlockOp:
     arguments = orjson.dumps({"label": "human", "new_string": text})
-    return BlockOp(0, exchange, id, "insert", "human", arguments)
+    return BlockOp(0, exchange_row, id, "insert", "human", arguments)
 
 
 class Verified:
@@ -475,7 +475,7 @@ class World:
             c["id"] for m in full_reply for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
         ended = settle.RequestEnd(
-            id=request.exchange if plan.follows_head else len(memory.records) + 1,
+            id=request.exchange_row if plan.follows_head else len(memory.records) + 1,
             full_reply=full_reply,
             shown_reply=visible_reply(full_reply, ours),
             now=self.now,
@@ -496,7 +496,7 @@ class World:
         plan, memory = request.plan, self.memory(request.who, request.key)
         assert plan is not None
         tree, e = memory.ask(request.key, lambda tree: how(tree, plan, ended))
-        request.exchange = e.id
+        request.exchange_row = e.id
         memory.write(request, tree, e, new_edits, self.now)
 
     def say(
@@ -525,9 +525,9 @@ class World:
             messages.append(assistant(answer))
         return messages
 
-    def forget(self, exchange: int, who: str | None = "alice") -> None:
+    def forget(self, exchange_row: int, who: str | None = "alice") -> None:
         memory = self.memory(who)
-        e = memory.records[exchange]
+        e = memory.records[exchange_row]
         gone: dict[str, Any] = {
             "input": None,
             "shown_reply": None,
@@ -535,7 +535,7 @@ class World:
             "has_full_reply": False,
             "notes": {},
         }
-        memory.records[exchange] = replace(e, state=State.FORGOTTEN, edits=False, **gone)
+        memory.records[exchange_row] = replace(e, state=State.FORGOTTEN, edits=False, **gone)
         tree = Tree(memory.records.values())
         for x in tree:
             memory.records[x.id] = tree.change(x.id, prior=tree.prior(x))

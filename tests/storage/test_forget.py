@@ -639,10 +639,10 @@ async def test_what_a_turn_looked_up_goes_that_was_opened_before_it_was_said(
     turn = await alice.begin([user("What is it?")], "c1")
     opened = await alice.end(turn, [assistant("")], how=settle.open_)
     await talk(alice, ["one"], "c2")
-    await alice.end(turn, lookup("one"), row=opened.exchange)
+    await alice.end(turn, lookup("one"), row=opened.exchange_row)
     await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
     assert left(holds, "before", "one") == ["before"]
-    assert before.exchange < opened.exchange
+    assert before.exchange_row < opened.exchange_row
 
 
 def lookup(mark: str) -> list[WireMessage]:
@@ -737,7 +737,7 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
             continue
         if kind < 0.25:  # written before the model was asked, and again when it has answered
             opened = await alice.end(turn, [], how=settle.open_)
-            assert opened.exchange
+            assert opened.exchange_row
             continue
         hidden = [assistant("", call("m1", "memory_insert")), result("m1", words(f"{number}h", 80))]
         full = [*hidden, assistant(reply)] if kind < 0.4 else [assistant(reply)]

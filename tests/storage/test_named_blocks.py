@@ -261,7 +261,7 @@ async def test_forgetting_a_message_reaches_the_blocks_that_its_agent_shares(
     (e,) = await ann.rows()
     block = (await store.named_blocks.get(PROJECT, uid)).block
     await store.blocks.write(
-        block.id, 1, "Brief. zqsaidx", at=2.0, origin="tool:1", exchange=e.id, sources=[e.id]
+        block.id, 1, "Brief. zqsaidx", at=2.0, origin="tool:1", exchange_row=e.id, sources=[e.id]
     )
     before = await store.agents.find(bob.agent.scope)
     assert before is not None
@@ -294,7 +294,7 @@ async def test_a_deleted_agent_leaves_what_it_wrote_to_those_who_see_it_and_noth
     block = (await store.named_blocks.get(PROJECT, uid)).block
     for target, version in ((block, block.version), (lent, lent.version)):
         await store.blocks.write(
-            target.id, version, "Written.", at=2.0, origin="tool:1", exchange=e.id, sources=[e.id]
+            target.id, version, "Written.", at=2.0, origin="tool:1", exchange_row=e.id, sources=[e.id]
         )
     id = await store.forgetting.begin(ann.agent.id, ForgetTarget(is_all=True))
     with pytest.raises(NotFound):

@@ -249,11 +249,11 @@ async def test_a_recall_is_written_with_its_turn_and_found_by_its_request(
     second = await noted(alice, "Two.", "customer-7")
     await alice.say([user("Three.")], assistant("No recall."))
     (one,) = await store.recalls.find("req_0123456789abcdef01234567", 0.0)
-    assert (one.exchange, one.request) == (first, "req_0123456789abcdef01234567")
+    assert (one.exchange_row, one.request) == (first, "req_0123456789abcdef01234567")
     assert unpack(one.data) == record(*ENTRIES)
     assert (one.scope, one.seq, one.at) == (ALICE, 1, NOW)
     listed = await store.recalls.list(alice.agent.id, 0.0, before=1 << 40)
-    assert [each.exchange for each in listed] == [second, first]
+    assert [each.exchange_row for each in listed] == [second, first]
     assert await store.recalls.requests(alice.agent.id, [first, second, 99], 0.0) == {
         first: "req_0123456789abcdef01234567", second: "customer-7",
     }  # fmt: skip
@@ -272,7 +272,7 @@ async def test_a_recall_of_a_turn_in_a_conversation_is_written_with_it(store: St
     history += [assistant("Second."), user("Three.")]
     await alice.say(history, assistant("Third."), recall_row=row)
     first, second = await store.recalls.find("a", 0.0)
-    assert first.exchange > second.exchange
+    assert first.exchange_row > second.exchange_row
 
 
 async def test_forgetting_a_turn_takes_its_recall_and_what_others_note_of_it(

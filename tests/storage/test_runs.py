@@ -114,9 +114,10 @@ async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
         TokenCounts(100, 10, 80, 5, 2),
     )
     await put_step(
-        store, replace(step, exchange=second, number=2, ended=7.0, stop="requires_approval", waiting=CALLS)
+        store,
+        replace(step, exchange_row=second, number=2, ended=7.0, stop="requires_approval", waiting=CALLS),
     )
-    await put_step(store, replace(step, exchange=late, number=3, ended=9.0, stop="error", error="Stale"))
+    await put_step(store, replace(step, exchange_row=late, number=3, ended=9.0, stop="error", error="Stale"))
     entry = await store.runs.get("default", "r1")
     assert entry.run.counts == TokenCounts(300, 30, 240, 15, 6)
     assert (entry.run.state, entry.run.stop, entry.run.ended) == (
@@ -125,7 +126,7 @@ async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
         7.0,
     )
     steps = await store.runs.load_steps(entry.run)
-    assert [(s.step.exchange, s.step.number, s.step.waiting) for s in steps] == [
+    assert [(s.step.exchange_row, s.step.number, s.step.waiting) for s in steps] == [
         (first, 1, {}),
         (second, 2, CALLS),
         (late, 3, {}),
@@ -149,7 +150,7 @@ async def test_calls_wait_while_their_step_is_the_last(store: Store, alice: Spea
     await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (last,))
     waiting = await store.runs.load_waiting_step(run.agent_row, 1)
     assert waiting is not None
-    assert (waiting.exchange, waiting.waiting) == (last, CALLS)
+    assert (waiting.exchange_row, waiting.waiting) == (last, CALLS)
     await alice.say([user("one"), assistant("First."), user("two")], assistant("Second."), "c1")
     assert await store.runs.load_waiting_step(run.agent_row, 1) is None, "the conversation went on"
 
@@ -224,10 +225,10 @@ async def test_lists_by_page_and_filter_stay_within_the_project(
     for number, exchange in enumerate(exchanges, 1):
         await put_step(store, RunStep(exchange, last.agent_row, last.id, number, 5.0))
     page = Page(after=exchanges[0], newest_first=False)
-    assert [s.step.exchange for s in await store.runs.list_steps("default", page)] == exchanges[1:]
+    assert [s.step.exchange_row for s in await store.runs.list_steps("default", page)] == exchanges[1:]
     page = Page(limit=2)
     assert [
-        s.step.exchange for s in await store.runs.list_steps("default", page, agent_row=last.agent_row)
+        s.step.exchange_row for s in await store.runs.list_steps("default", page, agent_row=last.agent_row)
     ] == exchanges[:0:-1]
     assert await store.runs.list_steps("elsewhere", page) == []
     assert await store.runs.list_steps("elsewhere", page, agent_row=last.agent_row) == []

@@ -424,7 +424,7 @@ async def test_edits_are_written_with_their_results_or_not_at_all(writer: Writer
     (block,) = (await writer.read()).snapshot.blocks
     assert block.value == "Bob was here\nAnn"
     (newest, *_) = await writer.store.blocks.revisions(block.id)
-    assert (newest.exchange, newest.sources) == (made.id, (made.id,))
+    assert (newest.exchange_row, newest.sources) == (made.id, (made.id,))
 
 
 async def test_a_step_that_ended_while_the_index_passed_it_is_indexed_again(writer: Writer) -> None:

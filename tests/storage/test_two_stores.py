@@ -89,7 +89,7 @@ async def test_two_turns_on_one_conversation_are_both_stored(stores: tuple[Store
             )
         )
         assert sorted(each.is_plain for each in ended) == [False, True]
-        assert len({each.exchange for each in ended}) == 2
+        assert len({each.exchange_row for each in ended}) == 2
     kept = await speakers[0].rows()
     assert len(kept) == 15
     assert_numbered(kept)

@@ -84,7 +84,7 @@ class MessageRenderer(Struct, frozen=True):
     async def _waiting_calls(self, run: Run) -> list[dict[str, Any]]:
         """Returns the calls of a run that still wait for an answer."""
         step = await self.store.runs.load_waiting_step(self.agent.id, run.conversation_row)
-        exchange = None if step is None else await self.store.turns.exchange(self.agent, step.exchange)
+        exchange = None if step is None else await self.store.turns.exchange(self.agent, step.exchange_row)
         messages = [] if exchange is None else await self.run_messages(run, [exchange], with_input=False)
         return [each for each in messages if each["message_type"] == "approval_request_message"]
 
@@ -128,7 +128,7 @@ class MessageRenderer(Struct, frozen=True):
         if run.stop != StopReason.REQUIRES_APPROVAL:
             return {}
         step = await self.store.runs.load_waiting_step(self.agent.id, last_step.conversation_row)
-        if step is None or step.exchange != last_step.id:
+        if step is None or step.exchange_row != last_step.id:
             return {}
         return await load_waiting_calls(self.store, step, last_step)
 

@@ -217,7 +217,7 @@ async def _find_waiting_step(api: AgentsApi, view: AgentView, own: RunStep | Non
 
 async def _pending_message(api: AgentsApi, agent: Agent, step: RunStep) -> dict[str, Any] | None:
     """Returns the message with the calls that wait for an answer at a step; None if they no longer wait."""
-    exchange = await api.store.turns.exchange(agent, step.exchange)
+    exchange = await api.store.turns.exchange(agent, step.exchange_row)
     if exchange is None:
         return None
     run = await api.store.runs.find_newest_waiting_run(agent.id, exchange.conversation_row, step.run_row)

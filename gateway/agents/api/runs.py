@@ -255,7 +255,7 @@ class RunRoutes:
     async def _step_row(self, project: str, id: str) -> int:
         """Returns the row of a step, which is that of its exchange."""
         place = place_of("step", id)
-        return (await self._runs.get_step(project, place.uid, place.seq)).step.exchange
+        return (await self._runs.get_step(project, place.uid, place.seq)).step.exchange_row
 
     async def _messages(
         self, entry: RunEntry, step: StepEntry | None, query: PageQuery

@@ -450,7 +450,9 @@ def _op_as_list(op: BlockOp) -> list[Any]:
 
 def _op_of_list(values: Sequence[Any]) -> BlockOp:
     call_id, op, label, arguments, at = values
-    return BlockOp(id=0, exchange=0, call_id=call_id, op=op, label=label, arguments=arguments.encode(), at=at)
+    return BlockOp(
+        id=0, exchange_row=0, call_id=call_id, op=op, label=label, arguments=arguments.encode(), at=at
+    )
 
 
 def _edit_of_list(values: Sequence[Any]) -> tuple[int, int, BlockOp]:

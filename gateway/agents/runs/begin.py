@@ -230,7 +230,7 @@ class RunStarter:
             return RunBeginning(memory, prompt)
         step = await keeper.store.runs.load_last_step(run.agent_row, run.id)
         last = context.path[-1] if context.path else None
-        if step is None or last is None or last.id != step.exchange or last.state is State.FORGOTTEN:
+        if step is None or last is None or last.id != step.exchange_row or last.state is State.FORGOTTEN:
             raise MessageGone
         return RunBeginning(memory, prompt, interrupted_calls(context, step))
 
@@ -308,7 +308,7 @@ class RunStarter:
         if conversation is not None:
             step = await runs.load_waiting_step(context.agent.id, conversation.id)
         last = context.path[-1] if context.path else None
-        if step is None or last is None or last.id != step.exchange:
+        if step is None or last is None or last.id != step.exchange_row:
             error = "No tool call is currently awaiting approval in this conversation, nor a result."
             raise BadRequest(error, param="messages")
         if not is_resent(context.plan, last):

@@ -110,7 +110,7 @@ async def conversation_end(store: Store, agent: Agent, name: str) -> Conversatio
 
 async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
     entries = await store.runs.load_steps(run)
-    exchanges = [await store.turns.exchange(marks.agent, entry.step.exchange) for entry in entries]
+    exchanges = [await store.turns.exchange(marks.agent, entry.step.exchange_row) for entry in entries]
     steps = tuple(e for e in exchanges if e is not None)
     is_completed = run.state is RunState.COMPLETED
     answered = tuple(await exchanges_of(store, marks.agent, run)) if is_completed else steps
@@ -193,7 +193,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
     request = await _approval_request(store, marks.agent, exchange)
     step = await store.runs.load_waiting_step(marks.agent.id, exchange.conversation_row)
     # A step stays known as waiting after its calls are answered, until another step waits.
-    waits = {} if step is None or step.exchange == exchange.parent else step.waiting
+    waits = {} if step is None or step.exchange_row == exchange.parent else step.waiting
     for each in marks.send.decisions:
         if each.request is not None and request != place_of("message", each.request):
             return False

@@ -64,12 +64,12 @@ class StepEdits:
             for each in results
         ]
 
-    def pending_merge(self, exchange: int) -> tuple[BlockMerge, dict[int, int]]:
+    def pending_merge(self, exchange_row: int) -> tuple[BlockMerge, dict[int, int]]:
         """Returns the edits to be written, and the versions that the blocks must still have (compare-and-set).
 
-        exchange: the row of the step's exchange.
+        exchange_row: the row of the step's exchange.
         """
-        ops = [replace(op, exchange=exchange) for op in self.block_edits.ops]
+        ops = [replace(op, exchange_row=exchange_row) for op in self.block_edits.ops]
         return merge_operations(self.blocks_read, ops), _versions(self.blocks_read)
 
     def messages(self, results: Sequence[ToolResult], mark: str, now: float) -> list[WireMessage]:

@@ -253,7 +253,7 @@ class RunMemory:
             exchange = mark_refused(exchange, context.path)
         counts = reported_counts(result.usage) or TokenCounts()
         step = RunStep(
-            exchange=exchange.id,
+            exchange_row=exchange.id,
             agent_row=context.agent.id,
             run_row=self.run.id,
             number=self.run.steps + 1,

@@ -135,7 +135,7 @@ class AgentTools:
             answer,
             at=memory.now(),
             origin=origin_of_call(run, call.call_id) if step is None else f"tool:{call.call_id}",
-            exchange=None if step is None else step.id,
+            exchange_row=None if step is None else step.id,
             edited=self._edited_labels(),
             by=memory.context.agent,
         )
@@ -158,7 +158,8 @@ class AgentTools:
         context, block_edits = self.memory.context, self.memory.block_edits
         path = context.path_ids
         return {
-            op.label for op in (*(op for op in context.snapshot.ops if op.exchange in path), *block_edits.ops)
+            op.label
+            for op in (*(op for op in context.snapshot.ops if op.exchange_row in path), *block_edits.ops)
         }
 
     def _foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:

@@ -25,13 +25,13 @@ async def write_blocks(
     *,
     at: float,
     origin: str,
-    exchange: int | None = None,
+    exchange_row: int | None = None,
     edited: Collection[str] = (),
     by: Agent | None = None,
 ) -> ToolAnswer:
     """Writes the blocks that code has changed. Returns the code's answer, with an error for each block not written.
 
-    exchange: the row of the exchange with the call. When it is forgotten, the written values are forgotten, too.
+    exchange_row: the row of the exchange with the call. When it is forgotten, the written values are forgotten, too.
     edited: labels of blocks that are not written, since the store does not have all their edits yet.
     by: the agent that called the code, as its turn has read it.
     """
@@ -45,8 +45,8 @@ async def write_blocks(
         else:
             try:
                 await store.blocks.write(
-                    block.id, block.version, value, at=at, origin=origin, exchange=exchange,
-                    sources=[] if exchange is None else [exchange], room=SOURCES_ROOM, by=by,
+                    block.id, block.version, value, at=at, origin=origin, exchange_row=exchange_row,
+                    sources=[] if exchange_row is None else [exchange_row], room=SOURCES_ROOM, by=by,
                 )  # fmt: skip
             except BlockOverLimit:
                 reason = f"takes {block.limit} characters at most, not {len(value)}, and was not changed"

@@ -32,7 +32,7 @@ from storage.records import Atom, Exchange
 class Amendment(Struct, frozen=True):
     """The form in which a stored exchange came back."""
 
-    exchange: int
+    exchange_row: int
     # Where the messages of its input are in the list (end excluded); None: they came back as they are stored.
     inputs: tuple[int, int] | None
     # Where its reply is in the list (end excluded); None: it came back as it is stored.

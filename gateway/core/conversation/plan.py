@@ -175,7 +175,7 @@ def lowest_change_depth(tree: Tree, plan: Plan) -> int | None:
     if match_point is None:
         return None
     changed = [
-        exchange for a in plan.amendments for exchange in [tree.get(a.exchange)] if exchange is not None
+        exchange for a in plan.amendments for exchange in [tree.get(a.exchange_row)] if exchange is not None
     ]
     return min(exchange.depth for exchange in (match_point, tree.turn_start(match_point), *changed))
 
@@ -370,7 +370,7 @@ def as_they_came_back(
     elements: Iterable[PathElement], listing: HashedList, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
     """Returns a path with its replies in the form in which they came back. A cancelled reply may have come back too."""
-    replies = {a.exchange: range(*a.reply) for a in amendments if a.reply}
+    replies = {a.exchange_row: range(*a.reply) for a in amendments if a.reply}
     path: list[PathElement] = []
     for element in elements:
         exchange = element.exchange

@@ -85,14 +85,14 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     Raises: Missing.
     """
     tree.group_for_loading(
-        other for a in plan.amendments if a.reply and (other := tree.get(a.exchange)) is not None
+        other for a in plan.amendments if a.reply and (other := tree.get(a.exchange_row)) is not None
     )
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
     unanswered = _find_unanswered(tree, plan)
     for amendment in unanswered:
         _amend(tree, plan, amendment)
-    revived = {a.exchange for a in (*plan.amendments, *unanswered) if _revive(tree, a)}
+    revived = {a.exchange_row for a in (*plan.amendments, *unanswered) if _revive(tree, a)}
     exchange, is_new = _write_finished(tree, plan, request_end)
     changed = revived | {exchange.id} if is_new and not plan.is_inactive else revived
     active.supersede_along_path(tree, exchange, changed, plan.query)
@@ -117,7 +117,7 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
     caller typed and spoke at once). Their replies were not found in the list, but their messages are as true as others.
     """
     chain, listing = tree.chain(tree.get(plan.exchange.parent)), plan.query.listing
-    heard = {amendment.exchange for amendment in plan.amendments if amendment.reply}
+    heard = {amendment.exchange_row for amendment in plan.amendments if amendment.reply}
     cut = [each for each in chain if _is_cut(each) and each.id not in heard]
     siblings = [
         other
@@ -481,7 +481,7 @@ def _count_prefix(tree: Tree, exchange: Exchange) -> int:
 
 def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
     """Gives a stored exchange the form in which it came back. A tombstone gets its hashes, and no words."""
-    exchange = tree.get(amendment.exchange)
+    exchange = tree.get(amendment.exchange_row)
     if exchange is None:
         return
     listing = plan.query.listing
@@ -549,7 +549,7 @@ def _revive(tree: Tree, amendment: Amendment) -> bool:
 
     Returns False, and marks nothing, where the turn has ended already or is gone.
     """
-    exchange = tree.get(amendment.exchange)
+    exchange = tree.get(amendment.exchange_row)
     if exchange is None or amendment.reply is None or exchange.ended is not None:
         return False
     state = exchange.state if is_tombstone(exchange) else State.FINISHED

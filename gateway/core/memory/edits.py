@@ -42,7 +42,7 @@ def blocks_on_path(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collec
     """
     seen = list(blocks)
     for op in ops:
-        if op.exchange in path and op.op not in STORED_SOURCES:
+        if op.exchange_row in path and op.op not in STORED_SOURCES:
             seen, _ = apply_operation(seen, op)
     return seen
 
@@ -80,6 +80,6 @@ def _fact(text: str, op: BlockOp) -> LearnedFact:
         about="",
         key=fact_key(text),
         valid_from=op.at,
-        exchange=op.exchange,
-        sources=(op.exchange,),
+        exchange_row=op.exchange_row,
+        sources=(op.exchange_row,),
     )

@@ -302,7 +302,7 @@ class _Changes:
         if len(replaced) < len(old) or any(f.ended_at is not None for f in replaced):
             return None
         first = self._origins.first_of(edit.messages) or self._origins.closest(text)
-        sources = {*self._origins.of(f"{text} {edit.about}"), *([first.exchange] if first else [])}
+        sources = {*self._origins.of(f"{text} {edit.about}"), *([first.exchange_row] if first else [])}
         for f in replaced:
             sources.update(f.sources)
         return LearnedFact(
@@ -310,7 +310,7 @@ class _Changes:
             about=edit.about,
             key=key,
             valid_from=first.at if first else 0.0,
-            exchange=first.exchange if first else None,
+            exchange_row=first.exchange_row if first else None,
             sources=tuple(sorted(sources)),
             replaces=tuple(f.id for f in replaced),
             standing=edit.is_standing,
@@ -386,17 +386,14 @@ class _Origins:
         self._all_keys = frozenset().union(*(keys for _, keys in self._message_keys))
 
     def of(self, text: str) -> set[int]:
-        """Returns the exchanges that a text may come from."""
+        """Returns the rows of the exchanges that a text may come from."""
         keys = recognising_words(text)
-        exchanges = {message.exchange for message, message_keys in self._message_keys if keys & message_keys}
+        rows = {message.exchange_row for message, message_keys in self._message_keys if keys & message_keys}
         new_keys = keys - self._all_keys
-        exchanges.update(
-            exchange
-            for fact, fact_keys in self._fact_keys
-            if new_keys & fact_keys
-            for exchange in fact.sources
+        rows.update(
+            row for fact, fact_keys in self._fact_keys if new_keys & fact_keys for row in fact.sources
         )
-        return exchanges or {message.exchange for message in self._messages}
+        return rows or {message.exchange_row for message in self._messages}
 
     def first_of(self, numbers: Collection[int]) -> Message | None:
         """Returns the first message that these numbers name; None: none was shown by one of them."""

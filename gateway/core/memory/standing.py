@@ -81,8 +81,8 @@ def learn_standing(
             about="",
             key=key,
             valid_from=message.at,
-            exchange=message.exchange,
-            sources=(message.exchange,),
+            exchange_row=message.exchange_row,
+            sources=(message.exchange_row,),
             replaces=tuple(fact.id for fact in related),
             standing=True,
         )

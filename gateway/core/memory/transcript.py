@@ -97,9 +97,10 @@ def transcript(messages: Sequence[Message], used: Mapping[int, Sequence[str]]) -
     for message in messages:
         # What an exchange called stands in front of its reply; of one without words, in its place.
         due = [
-            exchange
-            for exchange in remaining
-            if exchange < message.exchange or (exchange == message.exchange and message.role == "assistant")
+            exchange_row
+            for exchange_row in remaining
+            if exchange_row < message.exchange_row
+            or (exchange_row == message.exchange_row and message.role == "assistant")
         ]
         lines += [_tools_line(remaining.pop(exchange)) for exchange in due]
         text = "\n  ".join(message.text.splitlines())

@@ -83,7 +83,7 @@ def compose(
         replies[match.last] = match.match_point
     # Where only cancelled requests went on after an altered reply, its stored words are still those that were made.
     for amendment in plan.amendments:
-        exchange = tree.get(amendment.exchange)
+        exchange = tree.get(amendment.exchange_row)
         if amendment.reply and exchange is not None and exchange.id != match.match_point.id:
             replies.update(dict.fromkeys(range(*amendment.reply), exchange))
     if replies:

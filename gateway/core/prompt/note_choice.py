@@ -340,11 +340,11 @@ def _with_facts_first(candidates: Sequence[Message]) -> Sequence[Message]:
     by_facts: dict[int, Message] = {}
     for message in candidates:
         in_place = [message]
-        if message.source == "message" and message.exchange in facts:
+        if message.source == "message" and message.exchange_row in facts:
             words = _words(message.text)
-            fact_words = frozenset().union(*(_words(f.text) for f in facts[message.exchange]))
+            fact_words = frozenset().union(*(_words(f.text) for f in facts[message.exchange_row]))
             if words and len(words & fact_words) >= _FACT_SHARE * len(words):
-                in_place = [f for f in facts[message.exchange] if words & _words(f.text)]
+                in_place = [f for f in facts[message.exchange_row] if words & _words(f.text)]
         for each in in_place:
             by_facts.setdefault(each.seq, each)
     return [*by_facts.values()]

@@ -163,7 +163,7 @@ class ConversationViews(Struct, frozen=True):
         recalls = await self.store.recalls.list(
             memory.id, self.noted_since(), before=LAST_NUMBER, limit=_LAST_RECALLS
         )
-        rows = [each.exchange for each in recalls]
+        rows = [each.exchange_row for each in recalls]
         shown = await self.store.memory_pages.short_exchanges(memory.id, rows, _OPENING_BYTES) if rows else {}
         questions = [_question(*shown[row][:2], is_again=False) for row in rows if row in shown]
         return [*dict.fromkeys(each.text for each in questions if each and each.text)][:most]
@@ -221,7 +221,7 @@ class ConversationViews(Struct, frozen=True):
             agent_row, conversation_row
         ):
             return None
-        return rows.exchange
+        return rows.exchange_row
 
     async def _newest_first(
         self, agent_row: int, path: Sequence[Exchange], before: int | None
@@ -246,7 +246,7 @@ class ConversationViews(Struct, frozen=True):
         memory = await find_memory(self.store, project, uid)
         pages = self.store.memory_pages
         rows = await pages.exchange_of_message(memory.id, seq)
-        path = [] if rows is None else await pages.path(memory.id, rows.exchange, limit=1)
+        path = [] if rows is None else await pages.path(memory.id, rows.exchange_row, limit=1)
         return [
             replace(record, speaker=record.speaker or user_of(memory.scope))
             if record.role == "user"
@@ -270,7 +270,7 @@ class ConversationViews(Struct, frozen=True):
         rows = await pages.exchange_of_message(memory.id, last)
         if rows is None:
             return None
-        place = (await pages.places(memory.id, [rows.exchange])).get(rows.exchange)
+        place = (await pages.places(memory.id, [rows.exchange_row])).get(rows.exchange_row)
         if place is None or place.conversation_uid != page.conversation.id:
             return None  # a fork has the message of another conversation, which went on by itself
         if is_cut and last < place.reply_seq:
@@ -279,7 +279,7 @@ class ConversationViews(Struct, frozen=True):
         next_row = await pages.following(memory.id, *rows, steps=1)
         end_row = await pages.following(memory.id, *rows, steps=max(1, limit // 2))
         places = await pages.places(
-            memory.id, sorted({row for row in (next_row, end_row) if row not in (None, rows.exchange)})
+            memory.id, sorted({row for row in (next_row, end_row) if row not in (None, rows.exchange_row)})
         )
         next_place, end_place = places.get(next_row or 0), places.get(end_row or 0)
         if next_place is None or end_place is None:
@@ -294,7 +294,7 @@ class ConversationViews(Struct, frozen=True):
         if rows is None:
             raise _no_message()
         last = await pages.following(memory.id, *rows, steps=limit // 2)
-        place = (await pages.places(memory.id, [rows.exchange])).get(rows.exchange)
+        place = (await pages.places(memory.id, [rows.exchange_row])).get(rows.exchange_row)
         if last is None or place is None:
             raise _no_message()
         path = await pages.path(memory.id, last, limit=2 * limit)

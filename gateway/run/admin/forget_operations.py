@@ -85,7 +85,7 @@ async def find_target(store: Store, agent_row: int, part: Part) -> ForgetTarget 
     if rows is None:
         return None
     is_message = part.kind == "message"
-    return ForgetTarget(messages=[part.value]) if is_message else ForgetTarget(exchanges=[rows.exchange])
+    return ForgetTarget(messages=[part.value]) if is_message else ForgetTarget(exchanges=[rows.exchange_row])
 
 
 @dataclass(eq=False)

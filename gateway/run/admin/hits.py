@@ -29,7 +29,7 @@ async def hit_records(
     """
     seqs = dict.fromkeys(entry.seq for entry in entries if not entry.is_forgotten)
     messages = await store.recall.load(agent_row, [*seqs])
-    exchanges = {message.exchange for message in messages.values() if message.exchange}
+    exchanges = {message.exchange_row for message in messages.values() if message.exchange_row}
     places = await store.memory_pages.places(agent_row, sorted(exchanges))
     records: list[HitRecord | LeftOutRecord] = []
     for entry in entries:
@@ -48,7 +48,7 @@ async def hit_records(
             tokens=entry.tokens,
         )
         if message is not None:
-            href = text_href(uid, message, places.get(message.exchange))
+            href = text_href(uid, message, places.get(message.exchange_row))
             hit = replace(hit, text=message.text, at=message.at, href=href)
         elif not entry.is_forgotten and (fact := await store.facts.find(agent_row, entry.seq)) is not None:
             # The fact was corrected or superseded since the search, so searches do not find it any more.

@@ -274,7 +274,7 @@ class ImportPerformer(Struct, frozen=True):
                 about="",
                 key=fact_key(fact.text),
                 valid_from=min(now, fact.at or now),
-                exchange=None,
+                exchange_row=None,
                 sources=(),
             )
             for _, fact in facts

@@ -238,7 +238,7 @@ def _found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
         shorten(hit.text, TEXT_CHARS),
         iso_text(hit.at),
         hit.role if is_message else None,
-        conversations.get(hit.exchange) if is_message else None,
+        conversations.get(hit.exchange_row) if is_message else None,
     )
 
 

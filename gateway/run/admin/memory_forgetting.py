@@ -377,7 +377,7 @@ class MemoryForgetting:
         rows = await self._store.memory_pages.exchange_of_message(memory.id, seq)
         if rows is None or not extent.messages:
             raise _unknown(kind)
-        (exchange,) = await self._store.memory_pages.path(memory.id, rows.exchange, limit=1)
+        (exchange,) = await self._store.memory_pages.path(memory.id, rows.exchange_row, limit=1)
         conversation = extent.conversation or ""
         records = [each for each in message_records(exchange, None) if each.text is not None]
         stays = []
@@ -406,7 +406,7 @@ class MemoryForgetting:
         """
         messages = await self._load_texts(memory, seqs)
         target = _target_of(messages)
-        exchanges = {each.exchange for each in messages if each.seq in target.messages}
+        exchanges = {each.exchange_row for each in messages if each.seq in target.messages}
         places = await self._store.memory_pages.places(memory.id, sorted(exchanges))
         texts = tuple(
             SourceRecord(
@@ -414,7 +414,7 @@ class MemoryForgetting:
                 each.seq,
                 each.text,
                 each.at,
-                href=text_href(memory.uid, each, places.get(each.exchange)),
+                href=text_href(memory.uid, each, places.get(each.exchange_row)),
                 speaker=speaker_of(each),
             )
             for each in messages
@@ -482,7 +482,7 @@ class MemoryForgetting:
         """Returns the newest exchanges whose replies had one of some messages or facts in their note."""
         since = self._views.conversations.noted_since()
         recalls = await self._store.recalls.list(memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS)
-        return [each.exchange for each in recalls if _has_in_note(each, seqs)]
+        return [each.exchange_row for each in recalls if _has_in_note(each, seqs)]
 
     async def _list_replies(
         self,
@@ -590,7 +590,9 @@ def _has_in_note(recall: StoredRecall, seqs: Collection[int]) -> bool:
 def _replies_with(messages: Sequence[Message], letters: str) -> list[int]:
     """Returns the exchanges of the replies among some messages that have these letters in a row."""
     return [
-        each.exchange for each in messages if each.role == "assistant" and letters in letters_of(each.text)
+        each.exchange_row
+        for each in messages
+        if each.role == "assistant" and letters in letters_of(each.text)
     ]
 
 

@@ -95,7 +95,7 @@ class SearchOperation(Struct, frozen=True):
             )
         except TooSlow:
             return FoundTexts(has_timed_out=True)
-        exchange_ids = sorted({m.exchange for m in hits if m.source == "message"})
+        exchange_ids = sorted({m.exchange_row for m in hits if m.source == "message"})
         places = await store.memory_pages.places(agent.id, exchange_ids)
         return FoundTexts(hits, {id: place.conversation_uid for id, place in places.items()})
 

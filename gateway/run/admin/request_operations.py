@@ -75,21 +75,24 @@ class _ListedRequest(NamedTuple):
     record: RequestRecord
     # Its number in the log; None: it is from the store.
     number: int | None = None
-    # The row of its exchange in the store; None: it is from the log.
-    exchange: int | None = None
+    # None: the request is from the log.
+    exchange_row: int | None = None
 
 
 class _PageEnd(NamedTuple):
     """Where a page ends in the log and in the store. The requests of the next page have lower numbers."""
 
     number: int = LAST_NUMBER
-    exchange: int = LAST_NUMBER
+    exchange_row: int = LAST_NUMBER
 
     def after(self, page: Iterable[_ListedRequest]) -> _PageEnd:
         """Returns the end of a page that begins at this one."""
         return _PageEnd(
             min((each.number for each in page if each.number is not None), default=self.number),
-            min((each.exchange for each in page if each.exchange is not None), default=self.exchange),
+            min(
+                (each.exchange_row for each in page if each.exchange_row is not None),
+                default=self.exchange_row,
+            ),
         )
 
 
@@ -123,7 +126,7 @@ class RequestOperations(Struct, frozen=True):
             if not stored.scope.is_open_to(user):
                 continue
             agent = await self.store.agents.load(stored.agent_row)
-            exchange = None if agent is None else await self.store.turns.exchange(agent, stored.exchange)
+            exchange = None if agent is None else await self.store.turns.exchange(agent, stored.exchange_row)
             if exchange is not None:
                 return await self._explain_stored(id, stored, logged, exchange.last_note)
         if log is None or logged is None or await self._find_forgotten(log, [logged]):
@@ -240,7 +243,7 @@ class RequestOperations(Struct, frozen=True):
         listed = [_ListedRequest(_record_of_logged(each), number=each.number) for each in older]
         if agent is not None:
             in_log = {pack_request_id(each.id) for each in logged if each.has_recall_record}
-            stored = await self._list_stored(agent.id, start.exchange, limit + 1, without=in_log)
+            stored = await self._list_stored(agent.id, start.exchange_row, limit + 1, without=in_log)
             # Merged and not sorted: the next page continues either list after a number, so neither is reordered.
             listed = [*merge(listed, stored, key=lambda each: each.record.at, reverse=True)]
         page = listed[:limit]
@@ -250,7 +253,7 @@ class RequestOperations(Struct, frozen=True):
             in_flight = self.log.in_flight(project=project, memory=memory)
         return RequestPage(
             items=tuple(each.record for each in page),
-            next=f"{end.number}.{end.exchange}" if len(listed) > limit else None,
+            next=f"{end.number}.{end.exchange_row}" if len(listed) > limit else None,
             in_flight=tuple(map(_record_of_logged, in_flight)),
             process=None if self.log is None else os.getpid(),
         )
@@ -298,13 +301,13 @@ class RequestOperations(Struct, frozen=True):
         while len(listed) < limit:
             page = await self.store.recalls.list(agent_row, self._since, before=before, limit=limit)
             listed += [
-                _ListedRequest(_record_of_recall(each), exchange=each.exchange)
+                _ListedRequest(_record_of_recall(each), exchange_row=each.exchange_row)
                 for each in page
                 if each.packed_request not in without
             ]
             if len(page) < limit:
                 break
-            before = page[-1].exchange
+            before = page[-1].exchange_row
         return listed[:limit]
 
     @property
@@ -356,10 +359,10 @@ def _read_page_end(after: str | None) -> _PageEnd:
     """Reads `next` of the page before; None: the first page is asked for. Raises: BadRequest."""
     if after is None:
         return _PageEnd()
-    number, _, exchange = after.partition(".")
-    if not (_NUMBER.fullmatch(number) and _NUMBER.fullmatch(exchange)):
+    number, _, exchange_row = after.partition(".")
+    if not (_NUMBER.fullmatch(number) and _NUMBER.fullmatch(exchange_row)):
         raise unreadable_cursor()
-    return _PageEnd(int(number), int(exchange))
+    return _PageEnd(int(number), int(exchange_row))
 
 
 def _summarize_recall(stored: StoredRecall, record: RecallRecord) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class RunOperations(Struct, frozen=True):
         page_steps = steps[:limit]
         has_more = len(steps) > limit
         # The results of a step's calls begin the exchange after it.
-        next_exchanges = [step.step.exchange for step in steps[1 : limit + 1]]
+        next_exchanges = [step.step.exchange_row for step in steps[1 : limit + 1]]
         last_exchange = None if has_more else await runs.find_unanswered_exchange(entry.run)
         records = [
             await self._step_record(agent, step, next_exchange)
@@ -130,7 +130,7 @@ class RunOperations(Struct, frozen=True):
     async def _step_record(self, agent: Agent, entry: StepEntry, next_exchange: int | None) -> StepRecord:
         """Returns a step. next_exchange: the row of the exchange with the results of its calls; None: there is none."""
         step, turns = entry.step, self.store.turns
-        exchange = await turns.exchange(agent, step.exchange)
+        exchange = await turns.exchange(agent, step.exchange_row)
         answered_by = None if next_exchange is None else await turns.exchange(agent, next_exchange)
         calls = () if exchange is None else _calls(exchange, _results(answered_by), step.waiting)
         return StepRecord(

@@ -209,11 +209,11 @@ def _import_line(format: str, at: float) -> str:
     return f"import ({format}, {minute_text(at)[:10]})"
 
 
-async def _quoted_sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list[str]:
+async def _quoted_sources(store: Store, agent: Agent, exchange_rows: Sequence[int]) -> list[str]:
     """Returns lines that quote the user messages of the first `MAX_SOURCES` of these exchanges."""
     lines = []
     # A shared block may come from another user's memory. Nothing is shown of that: its exchange is not found here.
-    for id in exchanges[:MAX_SOURCES]:
+    for id in exchange_rows[:MAX_SOURCES]:
         exchange = await store.turns.exchange(agent, id)
         messages = []
         if exchange is not None:
@@ -221,8 +221,8 @@ async def _quoted_sources(store: Store, agent: Agent, exchanges: Sequence[int]) 
         lines += [f"from message {_one_line(_message_line(m))}" for m in messages if m.role == "user"]
         if exchange is None:
             lines.append("from a message that is not in this memory")
-    if len(exchanges) > MAX_SOURCES:
-        lines.append(f"and {len(exchanges) - MAX_SOURCES} more")
+    if len(exchange_rows) > MAX_SOURCES:
+        lines.append(f"and {len(exchange_rows) - MAX_SOURCES} more")
     return lines
 
 

@@ -64,5 +64,5 @@ def _source_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...
 
 def _source_exchanges(item: Fact | Revision) -> list[int]:
     """Returns the exchanges from which a fact or version came; the exchange that states it comes first."""
-    stated = [] if item.exchange is None else [item.exchange]
+    stated = [] if item.exchange_row is None else [item.exchange_row]
     return list(dict.fromkeys([*stated, *item.sources]))

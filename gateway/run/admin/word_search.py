@@ -300,12 +300,12 @@ class WordSearches(Struct, frozen=True):
     async def _records(
         self, agent: Agent, messages: Sequence[Message], query: str
     ) -> tuple[TextWithWords, ...]:
-        exchanges = sorted({each.exchange for each in messages if each.source == "message"})
+        exchanges = sorted({each.exchange_row for each in messages if each.source == "message"})
         places = await self.views.store.memory_pages.places(agent.id, exchanges) if exchanges else {}
         # In a thread, since a long text takes some milliseconds.
         return await asyncio.to_thread(
             lambda: tuple(
-                self._record(agent.uid, each, places.get(each.exchange), query) for each in messages
+                self._record(agent.uid, each, places.get(each.exchange_row), query) for each in messages
             )
         )
 

@@ -63,12 +63,19 @@ StepRunner = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 
 class CompactJob(
-    Struct, frozen=True, rename={"keep_tokens": "keep", "max_tokens": "size", "keep_messages": "messages"}
+    Struct,
+    frozen=True,
+    rename={
+        "exchange_row": "exchange",
+        "keep_tokens": "keep",
+        "max_tokens": "size",
+        "keep_messages": "messages",
+    },
 ):
     """The payload of a job, which is stored as JSON under the names of `rename`."""
 
-    # The id of the last exchange of the path.
-    exchange: int
+    # Of the last exchange of the path.
+    exchange_row: int
     # The fewest tokens at the end of the path that stay word for word.
     keep_tokens: int
     # The most tokens of the summary.
@@ -185,7 +192,7 @@ class Compactor:
 
     async def _enqueue(self, turn: Committed, wanted: WantedSummary) -> None:
         payload = CompactJob(
-            turn.exchange, wanted.keep_tokens, wanted.max_tokens, wanted.keep_messages, wanted.newest
+            turn.exchange_row, wanted.keep_tokens, wanted.max_tokens, wanted.keep_messages, wanted.newest
         ).payload
         agent, conversation = turn.agent, str(turn.conversation_row)
         try:
@@ -203,7 +210,7 @@ class Compactor:
         """Summarises what may leave the window, and stores the summary. Raises: JobFailed, Postponed, StoreError."""
         compact_job = CompactJob.read(job.payload)
         project = await self.store.summaries.project(job.agent_row)
-        exchanges = await self.store.summaries.path(job.agent_row, compact_job.exchange)
+        exchanges = await self.store.summaries.path(job.agent_row, compact_job.exchange_row)
         if project is None or not exchanges:
             return
         terms = await read_summary_terms(self.store, job.agent_row)

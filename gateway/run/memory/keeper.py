@@ -164,7 +164,7 @@ class MemoryKeeper:
         is_as_read = committed.seq == context.snapshot.next_seq and change is not None and change.is_alone
         return replace(
             context,
-            row=committed.exchange,
+            row=committed.exchange_row,
             agent=committed.agent,
             plan=plan,
             opened=committed.added if is_as_read else None,

@@ -254,7 +254,7 @@ class _NoteSearch(Struct, frozen=True):
         if not context.is_plain:  # a plain list has nothing in another form
             rule = partial(superseded_exchanges, context, self.recaller.settings.idle_s)
             superseded = await with_contents(self.recaller.store.turns, context.agent, context.tree, rule)
-            found = found.rule_out("superseded", lambda m: m.exchange in superseded)
+            found = found.rule_out("superseded", lambda m: m.exchange_row in superseded)
         found = found.without_statements([f for f in context.snapshot.standing if f.seq in self.standing])
         window = self.prompt.window
         return found.rule_out("shown", lambda m: m.source == "fact" and shows_origin(context, window, m))

@@ -19,7 +19,7 @@ def superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
     """
     tree, plan = context.tree, context.plan
     # A reply that came back cut is stored as it was generated until then.
-    superseded = {amendment.exchange for amendment in plan.amendments}
+    superseded = {amendment.exchange_row for amendment in plan.amendments}
     # The request repeats what no later one has continued yet, and may have changed it.
     uncontinued = [
         exchange

@@ -140,7 +140,7 @@ class MemoryTools(Struct, frozen=True):
     ) -> BlockOp:
         return BlockOp(
             id=0,
-            exchange=0,
+            exchange_row=0,
             call_id=edit_id(call_id, number),
             op=operation,
             label=label,
@@ -169,7 +169,7 @@ class MemoryTools(Struct, frozen=True):
     def _pending_passages(self, lookup: Lookup) -> list[Message]:
         """Returns what edits of this path and of this turn have stored, oldest first. They are not confirmed."""
         path = self.context.path_ids
-        ops = [*(op for op in self.context.snapshot.ops if op.exchange in path), *self.block_edits.ops]
+        ops = [*(op for op in self.context.snapshot.ops if op.exchange_row in path), *self.block_edits.ops]
         stored = [
             op for op in ops if STORED_SOURCES.get(op.op) in lookup.sources and lookup.matches_time(op.at)
         ]
@@ -228,7 +228,7 @@ class MemoryTools(Struct, frozen=True):
         return [
             Message(
                 p.seq,
-                exchange=0,
+                exchange_row=0,
                 role="assistant",
                 text=p.text,
                 at=p.at,
@@ -279,7 +279,14 @@ def _pending_passage(op: BlockOp, number: int) -> Message:
     """A passage of a turn that is not confirmed. number: in the order of the turns' edits."""
     text = str(orjson.loads(op.arguments).get("content", ""))
     return Message(
-        number, op.exchange, "assistant", text, op.at, conversation_row=0, source="passage", tags=_tags(op)
+        number,
+        op.exchange_row,
+        "assistant",
+        text,
+        op.at,
+        conversation_row=0,
+        source="passage",
+        tags=_tags(op),
     )
 
 

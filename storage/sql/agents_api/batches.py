@@ -228,8 +228,8 @@ class Batches(Group):
     @reads
     async def exchange_of(self, connection: Connection, run: Run) -> int | None:
         """Returns the exchange that an item's run became; None where it has none."""
-        exchange: int | None = await connection.value(SQL["exchange_of"], (run.id, run.agent_row))
-        return exchange
+        exchange_row: int | None = await connection.value(SQL["exchange_of"], (run.id, run.agent_row))
+        return exchange_row
 
     @reads
     async def agents_named(self, connection: Connection, project: str, uids: Sequence[str]) -> dict[str, int]:
@@ -431,19 +431,21 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
     agent_row = run.agent_row
     if end.turn is not None:
         opened = await open_step(connection, end.turn, rules)
-        exchange = opened.exchange.id
+        exchange_row = opened.exchange.id
         origin = origin_of_call(run.uid)
         await connection.run(
-            SQL["origins"], (agent_row, exchange, _padded_sources(exchange), len(origin), origin)
+            SQL["origins"], (agent_row, exchange_row, _padded_sources(exchange_row), len(origin), origin)
         )
         for block, version, op in end.edits:
-            await connection.run(SQL["origin"], (block, version, exchange, _padded_sources(exchange)))
-            await add_op(connection, agent_row, _merged_op(op, exchange))
-        await write_edits(connection, agent_row, _with_exchange(end.merged, exchange), end.versions, end.now)
+            await connection.run(SQL["origin"], (block, version, exchange_row, _padded_sources(exchange_row)))
+            await add_op(connection, agent_row, _merged_op(op, exchange_row))
+        await write_edits(
+            connection, agent_row, _with_exchange(end.merged, exchange_row), end.versions, end.now
+        )
         assert end.step is not None  # an item with a turn has its step
         s = end.step
         step = RunStep(
-            exchange, agent_row, run.id, 1, s.begun, s.ended, s.counts, end.stop, None,
+            exchange_row, agent_row, run.id, 1, s.begun, s.ended, s.counts, end.stop, None,
             end.stop if end.state is RunState.FAILED else None,
         )  # fmt: skip
         await add_step(connection, step)
@@ -453,26 +455,26 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
     await add_error_message(connection, agent_row, run.id, end.error_message)
 
 
-def _with_exchange(merged: BlockMerge, exchange: int) -> BlockMerge:
+def _with_exchange(merged: BlockMerge, exchange_row: int) -> BlockMerge:
     """Returns the edits of an item as edits of this exchange: the row that its turn has become."""
     return BlockMerge(
-        [(block, value, _merged_op(op, exchange)) for block, value, op in merged.writes],
-        [(text, _merged_op(op, exchange)) for text, op in merged.passages],
+        [(block, value, _merged_op(op, exchange_row)) for block, value, op in merged.writes],
+        [(text, _merged_op(op, exchange_row)) for text, op in merged.passages],
         [
-            (replace(fact, exchange=exchange, sources=(exchange,)), _merged_op(op, exchange))
+            (replace(fact, exchange_row=exchange_row, sources=(exchange_row,)), _merged_op(op, exchange_row))
             for fact, op in merged.facts
         ],
     )
 
 
-def _merged_op(op: BlockOp, exchange: int) -> BlockOp:
+def _merged_op(op: BlockOp, exchange_row: int) -> BlockOp:
     """Returns an edit of an exchange that is in its block already."""
-    return BlockOp(0, exchange, op.call_id, op.op, op.label, op.arguments, "merged", op.at)
+    return BlockOp(0, exchange_row, op.call_id, op.op, op.label, op.arguments, "merged", op.at)
 
 
-def _padded_sources(exchange: int) -> bytes:
+def _padded_sources(exchange_row: int) -> bytes:
     """Returns the sources of a value once its exchange is known: with its number they take the room of before."""
-    return f"[{exchange}]".ljust(SOURCES_ROOM - _row_bytes(exchange)).encode()
+    return f"[{exchange_row}]".ljust(SOURCES_ROOM - _row_bytes(exchange_row)).encode()
 
 
 def _row_bytes(number: int) -> int:

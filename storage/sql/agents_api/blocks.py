@@ -150,13 +150,13 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
     The values lose their links to the agent's exchanges. The agent's own blocks lose their owner.
     """
     for (block_row,) in await connection.rows(SQL["shared_with"], (agent_row,)):
-        for version, exchange, listed in await connection.rows(SQL["history"], (block_row,)):
-            origins = sorted(origins_of(exchange, listed))
+        for version, exchange_row, listed in await connection.rows(SQL["history"], (block_row,)):
+            origins = sorted(origins_of(exchange_row, listed))
             own = {row[0] for row in await rows_of(connection, SQL["exchanges_among"], origins, agent_row)}
             if own:
                 remaining = orjson.dumps([id for id in orjson.loads(listed) if id not in own])
                 sources = remaining.ljust(len(listed))  # its row keeps its length
-                source = None if exchange in own else exchange
+                source = None if exchange_row in own else exchange_row
                 await connection.run(SQL["version_hand_over"], (source, sources, block_row, version))
     await connection.run(SQL["hand_over"], (agent_row,))
 

@@ -80,9 +80,11 @@ class Messages(Group):
         return None if row is None else (make_agent_record(row[:AGENT_COLUMNS]), row[AGENT_COLUMNS])
 
     @long_reads
-    async def path_to(self, connection: Connection, agent_row: int, exchange: int) -> list[ListedExchange]:
+    async def path_to(
+        self, connection: Connection, agent_row: int, exchange_row: int
+    ) -> list[ListedExchange]:
         """Returns an exchange and all exchanges before it on its path, oldest first, whatever their state."""
-        return [_make_record(row) for row in await connection.rows(SQL["path_to"], (agent_row, exchange))]
+        return [_make_record(row) for row in await connection.rows(SQL["path_to"], (agent_row, exchange_row))]
 
     @long_reads
     async def newest(

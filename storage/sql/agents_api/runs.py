@@ -182,7 +182,7 @@ async def add_step(connection: Connection, step: RunStep, recall: RecallRow | No
     recall: what was recalled for the step, stored with it.
     """
     values = (
-        step.exchange, step.agent_row, step.run_row, step.number, step.begun, step.ended, *step.counts, step.stop,
+        step.exchange_row, step.agent_row, step.run_row, step.number, step.begun, step.ended, *step.counts, step.stop,
         step.error, orjson.dumps(step.waiting) if step.waiting else None, *(recall or NO_RECALL),
     )  # fmt: skip
     await connection.run(SQL["step_insert"], values)
@@ -331,7 +331,7 @@ class Runs(Group):
     async def rate_step(self, connection: Connection, step: RunStep, feedback: str | None) -> None:
         """Stores a user's rating of a step; None takes the rating away."""
         await connection.lock(step.agent_row)
-        await connection.run(SQL["feedback"], (feedback, step.exchange, step.agent_row))
+        await connection.run(SQL["feedback"], (feedback, step.exchange_row, step.agent_row))
 
     @reads
     async def find_first_exchange(self, connection: Connection, run: Run) -> int | None:
@@ -376,9 +376,9 @@ def _run_entry(row: Row) -> RunEntry:
 
 
 def _step(row: Row) -> RunStep:
-    exchange, agent_row, run_row, number, begun, ended, *counts, stop, feedback, error, waiting = row
+    exchange_row, agent_row, run_row, number, begun, ended, *counts, stop, feedback, error, waiting = row
     return RunStep(
-        exchange, agent_row, run_row, number, begun, ended, TokenCounts(*counts), stop, feedback, error,
+        exchange_row, agent_row, run_row, number, begun, ended, TokenCounts(*counts), stop, feedback, error,
         orjson.loads(waiting) if waiting else {},
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from tests.core.conversations import (
 both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 
 
-def path_texts(world: World, exchange: int) -> list[str]:
+def path_texts(world: World, exchange_row: int) -> list[str]:
     tree = Tree(world.memory().records.values())
-    contents = [tree.content(e) for e in tree.chain(tree.by_id[exchange])]
+    contents = [tree.content(e) for e in tree.chain(tree.by_id[exchange_row])]
     return [text_of(m) for c in contents for m in [*(c.messages or []), c.shown_reply] if m and text_of(m)]

@@ -286,7 +286,7 @@ def test_a_result_whose_call_was_forgotten_is_left_out() -> None:
     first = world.say([user("one")], [assistant("Let me look.", call("k1"))], "c1", append=True)
     world.say([user("two")], "Still looking.", "c1", append=True)
     world.say([result("k1", "sunny")], "It is sunny.", "c1", append=True)
-    world.forget(first.exchange)
+    world.forget(first.exchange_row)
     request = world.begin([user("three")], "c1", append=True)
     assert request.texts == ["two", "Still looking.", "It is sunny.", "three"]
     check_sent(request)

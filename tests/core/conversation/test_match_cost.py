@@ -277,7 +277,7 @@ def test_any_number_of_replies_in_a_row_may_be_cut(world: World) -> None:
         world.cancel(world.begin(history, "c1"), [assistant(f"Answer {number} and much more")])
         history.append(assistant(f"Answer {number}"))
     last = world.say([*history, user("bye")], "Bye.", "c1")
-    assert path_texts(world, last.exchange) == [*map(text_of, history), "bye", "Bye."]
+    assert path_texts(world, last.exchange_row) == [*map(text_of, history), "bye", "Bye."]
 
 
 def test_the_questions_of_many_short_replies_are_asked_for_together(world: World) -> None:

@@ -373,7 +373,7 @@ def test_a_path_is_what_the_client_had_however_short_its_replies_were_cut(
     world = World(adds_nothing=True)
     history, _ = _barge_in(world, key, cuts, reply)
     last = world.say([*history, user("bye now")], "Bye bye then.", key)
-    assert path_texts(world, last.exchange) == [*map(text_of, history), "bye now", "Bye bye then."]
+    assert path_texts(world, last.exchange_row) == [*map(text_of, history), "bye now", "Bye bye then."]
     spoken = set(map(text_of, history))
     assert spoken <= set(world.active()), "every word that was had stands"
 

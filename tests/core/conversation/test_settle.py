@@ -147,7 +147,7 @@ def test_two_finished_requests_for_one_turn_give_one_turn(
 
 def test_the_same_answer_twice_is_stored_once(world: World) -> None:
     first, again = (world.say([user("I like tea")], "Noted.") for _ in range(2))
-    assert first.exchange == again.exchange
+    assert first.exchange_row == again.exchange_row
     assert world.tree() == "stands: I like tea > Noted."
 
 
@@ -317,7 +317,7 @@ def test_edits_of_parallel_turns_enter_in_the_order_in_which_they_were_asked(wor
 def test_a_repeat_that_hid_a_round_is_known_to_what_went_on_from_it(world: World) -> None:
     world.chat(("Hi", "Hello!"), ("go on", "Fine."), key="c1")
     again = world.say([user("Hi")], kept("Hello!"), "c1")
-    assert again.exchange == 1
+    assert again.exchange_row == 1
     first, then = world.memory().records[1], world.memory().records[2]
     assert first.has_full_reply
     assert then.prior == first.id

@@ -13,20 +13,20 @@ HUMAN = Block(1, "human", "The user", "Name: Ann", 100)
 NOTES = Block(2, "notes", "What matters", "", 20)
 
 
-def op(id: int, op: str, exchange: int = 1, **arguments: str) -> BlockOp:
-    return BlockOp(id, exchange, f"call_{id}", op, arguments.get("label", ""), orjson.dumps(arguments))
+def op(id: int, op: str, exchange_row: int = 1, **arguments: str) -> BlockOp:
+    return BlockOp(id, exchange_row, f"call_{id}", op, arguments.get("label", ""), orjson.dumps(arguments))
 
 
-def insert(id: int, text: str, label: str = "human", exchange: int = 1) -> BlockOp:
-    return op(id, "insert", exchange, label=label, new_string=text)
+def insert(id: int, text: str, label: str = "human", exchange_row: int = 1) -> BlockOp:
+    return op(id, "insert", exchange_row, label=label, new_string=text)
 
 
-def replaced(id: int, old: str, new: str, exchange: int = 1) -> BlockOp:
-    return op(id, "replace", exchange, label="human", old_string=old, new_string=new)
+def replaced(id: int, old: str, new: str, exchange_row: int = 1) -> BlockOp:
+    return op(id, "replace", exchange_row, label="human", old_string=old, new_string=new)
 
 
 def test_a_path_sees_its_own_edits_and_no_others() -> None:
-    ops = [insert(1, "likes tea", exchange=1), insert(2, "likes beer", exchange=2)]
+    ops = [insert(1, "likes tea", exchange_row=1), insert(2, "likes beer", exchange_row=2)]
     assert blocks_on_path([HUMAN, NOTES], ops, {1})[0].value == "Name: Ann\nlikes tea"
     assert blocks_on_path([HUMAN, NOTES], ops, {2})[0].value == "Name: Ann\nlikes beer"
     assert blocks_on_path([HUMAN, NOTES], ops, set()) == [HUMAN, NOTES]

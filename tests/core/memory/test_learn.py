@@ -16,8 +16,8 @@ DAY = 86_400.0
 HUMAN = replace(learn.HUMAN, id=7, version=3, value="Name: Alice")
 
 
-def said(exchange: int, text: str, role: str = "user") -> Message:
-    return Message(exchange * 2, exchange, role, text, exchange * DAY, 1)
+def said(exchange_row: int, text: str, role: str = "user") -> Message:
+    return Message(exchange_row * 2, exchange_row, role, text, exchange_row * DAY, 1)
 
 
 def fact(id: int, text: str, sources: tuple[int, ...] = ()) -> Fact:
@@ -137,14 +137,19 @@ def test_a_fact_is_dated_and_knows_the_message_it_came_from() -> None:
         read(call("remember_fact", text="The cat is Miso.", about="cat")), MESSAGES, {}, [HUMAN]
     )
     (found,) = learned.facts
-    assert (found.text, found.about, found.exchange, found.valid_from) == ("The cat is Miso.", "cat", 1, DAY)
+    assert (found.text, found.about, found.exchange_row, found.valid_from) == (
+        "The cat is Miso.",
+        "cat",
+        1,
+        DAY,
+    )
     assert found.sources == (1,)
 
 
 def test_sources_are_decided_by_words_and_not_by_the_model() -> None:
     reading = read(call("remember_fact", text="Moved to Bergen with Miso.", messages=[2]))
     (found,) = learn.changes_from(reading, MESSAGES, {}, []).facts
-    assert (found.exchange, found.sources) == (2, (1, 2))
+    assert (found.exchange_row, found.sources) == (2, (1, 2))
     (vague,) = learn.changes_from(
         read(call("remember_fact", text="Qqq.", messages=[99, -1])), MESSAGES, {}, []
     ).facts

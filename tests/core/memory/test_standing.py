@@ -87,7 +87,7 @@ def kept(*texts: str) -> list[str]:
 def test_the_sentences_of_a_message_that_state_it_are_stored_with_their_origin() -> None:
     found = learn_standing([message("Hi! How are you? I never eat meat. Bye.", 7)], ())
     (fact,) = found.facts
-    assert (fact.text, fact.exchange, tuple(fact.sources)) == ("User said: I never eat meat.", 7, (7,))
+    assert (fact.text, fact.exchange_row, tuple(fact.sources)) == ("User said: I never eat meat.", 7, (7,))
     assert fact.standing
     assert fact.valid_from == 1.76e9 + 7
     assert learn_standing([message("I never eat meat.", role="assistant")], ()).facts == []

@@ -373,7 +373,7 @@ async def test_a_copy_knows_which_value_a_pending_edit_overwrites(store: Store, 
     write, done = await alice.commit(
         await alice.begin([user("Hello")], "c1"), [assistant("Hi.")], ["likes tea"]
     )
-    edit = replace(write.ops[0], exchange=done.exchange, call_id="x", seen=-7)
+    edit = replace(write.ops[0], exchange_row=done.exchange_row, call_id="x", seen=-7)
     await put_edit(store, done.agent.id, edit)
     await fill(other, await export(store))
     assert await rows(other, "SELECT seen FROM block_ops ORDER BY id") == [(None,), (-7,)]

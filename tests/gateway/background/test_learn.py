@@ -38,7 +38,7 @@ def test_what_was_said_once_is_recalled_in_another_conversation(learner: Learner
     learner.rest()
     (found,) = learner.facts()
     assert (found.text, found.about) == (MISO, "cat")
-    assert learner.world.query("SELECT id FROM exchanges WHERE id = ?", found.exchange or 0)
+    assert learner.world.query("SELECT id FROM exchanges WHERE id = ?", found.exchange_row or 0)
     assert "learned: The cat is called Miso." in learner.recalled("What is my cat called?")
 
 

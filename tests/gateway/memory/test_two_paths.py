@@ -100,7 +100,7 @@ class Pair:
         how: Callable[[Tree, Plan, settle.RequestEnd], Exchange],
     ) -> None:
         committed = await self.speaker.end(self.stored.pop(id(request)), full, edits, how)
-        assert committed.exchange == request.exchange
+        assert committed.exchange_row == request.exchange_row
         await self._compare()
 
     async def _compare(self) -> None:

@@ -80,7 +80,7 @@ async def test_a_turn_whose_answer_is_lost_is_there_once(
     committed = await alice.end(turn, [assistant("Third.")])
     assert lost.is_open
     rows = await alice.rows()
-    assert [e.id for e in rows if e.shown_reply and b"Third." in e.shown_reply] == [committed.exchange]
+    assert [e.id for e in rows if e.shown_reply and b"Third." in e.shown_reply] == [committed.exchange_row]
     assert len(rows) == 3
     assert await alice.store.drain(PATIENCE_S)
 
