@@ -130,8 +130,8 @@ class PageApp:
         }
         self._most_slashes = max(each.path.count("/") for each in routes)
         self._answers = Answers(now, {each.path for each in routes})
-        self._signing = SignInPages(settings, operations.sign_in, bodies, self._answers, now)
-        self.sessions = self._signing.sessions
+        self._sign_in_pages = SignInPages(settings, operations.sign_in, bodies, self._answers, now)
+        self.sessions = self._sign_in_pages.sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -188,16 +188,16 @@ class PageApp:
         if not request.is_read and bearer is None:
             await self._check_origin(request)
         if not request.is_for_person:
-            request.visitor = await self._signing.find_visitor(request, bearer)
+            request.visitor = await self._sign_in_pages.find_visitor(request, bearer)
         if request.path in PATHS:
-            return await self._signing.respond(request)
+            return await self._sign_in_pages.respond(request)
         return await self._serve(request)
 
     async def _check_origin(self, request: PageRequest) -> None:
         """Raises: NotAllowed: a change comes from another origin, or names none where it has to."""
         is_same = origin_verdict(request.scope["headers"], has_tls=self._has_tls)
         needs_origin = request.is_for_person or (
-            request.path != "login" and await self._signing.bears_session(request)
+            request.path != "login" and await self._sign_in_pages.bears_session(request)
         )
         if is_same is False or (is_same is None and needs_origin):
             raise NotAllowed(
@@ -218,7 +218,7 @@ class PageApp:
         """Returns the reply of the screen or the action at a path."""
         if request.visitor is None and not request.is_for_person:
             return await self._send_to_sign_in(request)
-        route, params = self._match(request)
+        route, params = self._find_route(request)
         if request.method not in ("GET", "HEAD", "POST"):
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         if request.is_for_person:
@@ -278,7 +278,7 @@ class PageApp:
             with suppress(CallerError):  # the form is refused in any case
                 request.unsaved_text = typed_text(await read_form(self._bodies, request))
 
-    def _match(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
+    def _find_route(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
         """Returns the route of a request, and the parts of its path by their names."""
         path = _route_path(request)
         screens, actions = self._screens, self._actions

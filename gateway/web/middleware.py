@@ -172,21 +172,7 @@ class Edge:
         info = RequestInfo("", time.perf_counter())
         _note_headers(scope, info)
         scope.setdefault("state", {})["request_info"] = info
-
-        async def receive_counted() -> Message:
-            message = await receive()
-            info.bytes_in += len(message.get("body", b""))
-            return message
-
-        def answer(message: Message) -> Awaitable[None]:
-            if message["type"] == "http.response.start":
-                info.status = message["status"]
-                message["headers"] = _complete_headers(message["headers"], info)
-            else:
-                info.bytes_out += len(message.get("body", b""))
-                info.is_complete = not message.get("more_body", False)
-            return send(message)
-
+        answer = _noting_send(send, info)
         self.active_count += 1
         if self.active_count == 1:
             self.idle.clear()
@@ -194,7 +180,7 @@ class Edge:
             path = scope["path"]
             if path not in OPEN_PATHS and not path.startswith(self._open_prefixes):
                 await self._admit(scope, path, info)
-            await self._app(scope, receive_counted, answer)
+            await self._app(scope, _counting_receive(receive, info), answer)
         except (ClientGone, ClientDisconnect):
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.
             self._metrics.clients_gone.inc()
@@ -209,13 +195,16 @@ class Edge:
         except Exception as error:
             await self._answer_error(_as_gateway_error(error, scope, info, self._paths), scope, info, answer)
         finally:
-            self.active_count -= 1
-            if not self.active_count:
-                self.idle.set()
-            self._metrics.requests.inc(info.route, str(info.status))
-            if self._access_log.is_enabled:
-                self._log_access(scope, info)
-            self._hand_on_receipt(scope, info)
+            self._end_request(scope, info)
+
+    def _end_request(self, scope: Scope, info: RequestInfo) -> None:
+        self.active_count -= 1
+        if not self.active_count:
+            self.idle.set()
+        self._metrics.requests.inc(info.route, str(info.status))
+        if self._access_log.is_enabled:
+            self._log_access(scope, info)
+        self._hand_on_receipt(scope, info)
 
     async def _admit(self, scope: Scope, path: str, info: RequestInfo) -> None:
         """Checks the key of a request, and notes its caller. Raises: GatewayError."""
@@ -315,6 +304,32 @@ class Edge:
         if info.trace_context is not None:
             line["trace_id"] = info.trace_context.trace_hex
         self._access_log.add(line)
+
+
+def _counting_receive(receive: Receive, info: RequestInfo) -> Receive:
+    """Returns a `receive` that counts the bytes of the request's body in `info`."""
+
+    async def receive_counted() -> Message:
+        message = await receive()
+        info.bytes_in += len(message.get("body", b""))
+        return message
+
+    return receive_counted
+
+
+def _noting_send(send: Send, info: RequestInfo) -> Send:
+    """Returns a `send` that completes the reply's headers, and notes in `info` what is sent."""
+
+    def answer(message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            info.status = message["status"]
+            message["headers"] = _complete_headers(message["headers"], info)
+        else:
+            info.bytes_out += len(message.get("body", b""))
+            info.is_complete = not message.get("more_body", False)
+        return send(message)
+
+    return answer
 
 
 def _complete_headers(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list[tuple[bytes, bytes]]:

@@ -263,6 +263,7 @@ class _Session:
             await self._close()
 
     async def _respond(self, response: QueuedResponse) -> None:
+        """Makes a response: sends its events to the client, the last one included."""
         create = response.create
         if self._model is not None:
             create.fields.setdefault("model", orjson.dumps(self._model))
@@ -287,21 +288,23 @@ class _Session:
             query=self._query,
         )
         await self._sockets.edge(scope, _BodyReceiver(body), _EventSender(self, pending, response))
-        if response.has_ended:
-            return
-        if response.is_cancelled:
-            first_sent = response.first_sent or server_events.response_in(
-                server_events.empty_response_events(create)[0]
-            )
-            end_event = server_events.cancelled_event(
-                first_sent, response.output.render(), response.sent_events
-            )
-            self.unstored.cache(pending, server_events.response_in(end_event))
-            await self.send_event(end_event, create.stream_id)
-        else:
+        if response.is_cancelled and not response.has_ended:
+            await self._end_cancelled(response, pending)
+        elif not response.has_ended:
             await self.send_failure(
                 create, server_events.error_event(UpstreamBroke("The reply ended in the middle."))
             )
+
+    async def _end_cancelled(self, response: QueuedResponse, pending: PendingResponse) -> None:
+        """Sends the end of a response that its client has cancelled, with the output until then."""
+        create = response.create
+        first_sent = response.first_sent
+        if not first_sent:
+            first_event, _ = server_events.empty_response_events(create)
+            first_sent = server_events.response_in(first_event)
+        end_event = server_events.cancelled_event(first_sent, response.output.render(), response.sent_events)
+        self.unstored.cache(pending, server_events.response_in(end_event))
+        await self.send_event(end_event, create.stream_id)
 
     async def send_failure(self, create: Create, event: bytes) -> None:
         """Sends the error that a response ends with, and drops the unstored response that it continued."""
