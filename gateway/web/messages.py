@@ -159,7 +159,7 @@ class MessagesRoute:
             path=incoming.upstream_path,
             with_model=lambda model: read_request_body(body).with_model(model),
             thread=thread,
-            untranslatable=request.left_out,
+            untranslatable=request.untranslatable,
         )
         return request
 

@@ -81,7 +81,7 @@ class MessagesRequest(Struct, frozen=True):
     # For each message of `chat`, the part of the request of which it is made.
     origins: Sequence[MessageOrigin]
     # The names of parts that `chat` lacks, though an answer depends on them: no model of another dialect can answer.
-    left_out: tuple[str, ...]
+    untranslatable: tuple[str, ...]
 
 
 def parse_body(body: bytes) -> Json:
@@ -153,11 +153,11 @@ def parse(
     # User and conversation are read from the request's own `metadata`, not from the field `user` of `chat`.
     request.dialect_fields = {"user": None, **unread_fields, "metadata": metadata}
     request.side_request = _find_side_request(json, metadata, headers_by_name)
-    left_out: list[str] = []
+    untranslatable: list[str] = []
     if is_lenient:
-        left_out = [*checker.left_out, *(key for key in _PROVIDER_FIELDS if json.get(key))]
+        untranslatable = [*checker.left_out, *(key for key in _PROVIDER_FIELDS if json.get(key))]
     return MessagesRequest(
-        raw=body, json=json, chat=request, origins=translated.origins, left_out=tuple(left_out)
+        raw=body, json=json, chat=request, origins=translated.origins, untranslatable=tuple(untranslatable)
     )
 
 

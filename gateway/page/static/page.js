@@ -1,8 +1,10 @@
 // What HTML alone cannot do: signing in with the code of an address, lists that follow what happens, and forms that are
 // sent once however often they are clicked.
 const POLL_MS = 2500;
-// Longer than between the clicks of a person who means one; then a form that was stopped can be sent again.
+// A form is sent once in this time, which is longer than between the clicks of a person who means one click. After it a
+// form whose sending was stopped can be sent again.
 const SENT_MS = 3000;
+// The button that forgets the next text does nothing for this time after the page has come.
 const NEXT_MS = 600;
 
 function signIn(form) {
@@ -13,73 +15,75 @@ function signIn(form) {
   form.requestSubmit();
 }
 
-// An element with `data-live` and an id is taken anew from the same page. `#live` has the button that pauses it.
+// Reads the same page again and again, and replaces the elements with these ids. `#live` has the button that pauses it.
 function follow(ids) {
   const bar = document.getElementById("live");
-  const pause = bar?.querySelector("button");
-  let paused = false;
+  const pauseButton = bar?.querySelector("button");
+  let isPaused = false;
   if (bar) bar.hidden = false;
   document.querySelectorAll("[data-still]").forEach((each) => each.remove());
-  pause?.addEventListener("click", () => {
-    paused = !paused;
-    pause.setAttribute("aria-pressed", String(paused));
-    pause.nextElementSibling.textContent = paused ? "The list stands still." : "The list follows what happens.";
+  pauseButton?.addEventListener("click", () => {
+    isPaused = !isPaused;
+    pauseButton.setAttribute("aria-pressed", String(isPaused));
+    pauseButton.nextElementSibling.textContent = isPaused ? "The list stands still." : "The list follows what happens.";
   });
-  const take = async () => {
-    if (!paused && !document.hidden) {
+  const poll = async () => {
+    if (!isPaused && !document.hidden) {
       try {
-        // The header: nobody has asked for this, so that it keeps no session from ending.
+        // The header says that no person has asked, so that polling keeps no session from ending.
         const reply = await fetch(location.href, { headers: { "x-mnemogate-poll": "1" } });
         if (reply.redirected) return location.reload(); // signed out
         if (reply.ok) {
           const page = new DOMParser().parseFromString(await reply.text(), "text/html");
-          for (const id of ids) swap(document.getElementById(id), page.getElementById(id));
+          for (const id of ids) replaceElement(document.getElementById(id), page.getElementById(id));
         }
       } catch {
-        // The gateway is away; the next look may find it.
+        // The gateway cannot be reached; the next poll may reach it.
       }
     }
-    setTimeout(take, POLL_MS);
+    setTimeout(poll, POLL_MS);
   };
-  setTimeout(take, POLL_MS);
+  setTimeout(poll, POLL_MS);
 }
 
-// Replaces an element unless someone is in the middle of it, or has sent a form, whose answer replaces the page.
-function swap(old, fresh) {
-  if (!old || !fresh || sent.size || old.innerHTML === fresh.innerHTML) return;
-  if (old.contains(document.activeElement)) return;
+// Replaces an element, unless a person has the focus or a selection in it, or has sent a form: then the answer replaces
+// the page.
+function replaceElement(shown, fresh) {
+  if (!shown || !fresh || sentForms.size || shown.innerHTML === fresh.innerHTML) return;
+  if (shown.contains(document.activeElement)) return;
   const selection = getSelection();
-  if (selection && !selection.isCollapsed && selection.containsNode(old, true)) return;
-  old.replaceWith(document.adoptNode(fresh));
+  if (selection && !selection.isCollapsed && selection.containsNode(shown, true)) return;
+  shown.replaceWith(document.adoptNode(fresh));
 }
 
 // The forms that were sent within `SENT_MS`.
-const sent = new Set();
+const sentForms = new Set();
 
 function sendOnce() {
   document.addEventListener("submit", (event) => {
     const form = event.target;
-    if (sent.has(form)) return event.preventDefault();
-    sent.add(form);
-    setTimeout(() => sent.delete(form), SENT_MS);
+    if (sentForms.has(form)) return event.preventDefault();
+    sentForms.add(form);
+    setTimeout(() => sentForms.delete(form), SENT_MS);
   });
 }
 
 // A conversation is opened at its end. `scrollIntoView` would also have Tab begin there, and not at "Skip to content".
-const end = document.querySelector("[data-open-at]");
-if (end && !location.hash) scrollBy(0, end.getBoundingClientRect().top);
+const openingPoint = document.querySelector("[data-open-at]");
+if (openingPoint && !location.hash) scrollBy(0, openingPoint.getBoundingClientRect().top);
 
 sendOnce();
-// What is forgotten next stands about where the last click was. The second click of a hand is not meant for it.
-const next = document.querySelector(".next button.danger");
-if (next) {
-  next.disabled = true;
-  setTimeout(() => (next.disabled = false), NEXT_MS);
+// The button that forgets the next text stands about where the last click was. The second of two quick clicks is not
+// meant for it.
+const nextButton = document.querySelector(".next button.danger");
+if (nextButton) {
+  nextButton.disabled = true;
+  setTimeout(() => (nextButton.disabled = false), NEXT_MS);
 }
-const form = document.querySelector("form[data-sign-in]");
-if (form) {
-  signIn(form);
-  addEventListener("hashchange", () => signIn(form)); // a fresh link in the tab of an old one
+const signInForm = document.querySelector("form[data-sign-in]");
+if (signInForm) {
+  signIn(signInForm);
+  addEventListener("hashchange", () => signIn(signInForm)); // a fresh link in the tab of an old one
 }
-const live = [...document.querySelectorAll("[data-live]")].map((each) => each.id).filter(Boolean);
-if (live.length) follow(live);
+const liveIds = [...document.querySelectorAll("[data-live]")].map((each) => each.id).filter(Boolean);
+if (liveIds.length) follow(liveIds);

@@ -144,7 +144,7 @@ def test_a_field_that_only_its_upstream_can_read_is_left_out_alone_and_named(
     raw = orjson.dumps(BODY)
     whole = parse(raw, parse_body(raw), (), 100, is_lenient=True)
     assert set(whole.chat.json) - set(request.chat.json) == translated
-    assert request.left_out == (*whole.left_out, name)
+    assert request.untranslatable == (*whole.untranslatable, name)
 
 
 @pytest.mark.parametrize(
