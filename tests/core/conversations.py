@@ -332,7 +332,7 @@ def check_columns(
 
     for e in sorted(tree, key=lambda e: e.depth):
         is_told = any(k.ends_with_user and k.ended is not None for k in tree.children(e))
-        assert e.continued == continued[e.id] or (is_told and not e.continued), f"carried of {e.id}"
+        assert e.continued == continued[e.id] or (is_told and not e.continued), f"continued of {e.id}"
         assert e.active == tree.is_active(e, is_named=e.conversation_row in names), f"active of {e.id}"
         parent = tree.parent(e)
         before, above = verified.get(e.id), None if parent is None else verified[parent.id]
@@ -545,8 +545,8 @@ class World:
     def tree(self, who: str | None = "alice", key: str | None = None) -> str:
         """Returns a line for each exchange, deeper ones indented; `--` between conversations.
 
-        The states are: carried (confirmed by a later turn), stands, replaced, waits (finished, but detached),
-        cut (cancelled), and off (the record).
+        The states are those of docs/conversations.md: continued, active, superseded, cancelled, detached (finished,
+        but not active until it is continued), open, forgotten, and off (the record).
         """
         tree = Tree(self.memory(who, key).records.values())
 
@@ -600,10 +600,10 @@ def _state(tree: Tree, e: Exchange) -> str:
     if is_tombstone(e):
         return "off" if e.state is State.OFF else "forgotten"
     if e.active:
-        return "carried" if tree.is_continued(e) else "stands"
+        return "continued" if tree.is_continued(e) else "active"
     if e.ended is None:
-        return "open" if e.state is State.OPEN else "cut"
-    return "replaced" if e.superseded else "waits"
+        return "open" if e.state is State.OPEN else "cancelled"
+    return "superseded" if e.superseded else "detached"
 
 
 def _content(tree: Tree, e: Exchange) -> str:

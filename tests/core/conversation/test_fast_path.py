@@ -115,7 +115,7 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     others = [tree.by_id[i] for i in tree.changed if i != 99]
     moved = [e.id for e in others if _without_words(e) != _without_words(world.memory().records[e.id])]
     assert written.ends_with_user
-    assert moved == []  # not even marked as carried
+    assert moved == []  # not even marked as continued
 
 
 def _without_words(e: Exchange) -> Exchange:

@@ -33,8 +33,8 @@ def test_a_full_resend_goes_on(world: World, key: str | None) -> None:
     first = world.begin(history[:1], key)
     then = world.say([*history, user("bye now")], "Bye.", key)
     assert world.tree() == drawn("""
-        carried: my cat is Tom > Nice cat.
-          stands: bye now > Bye.
+        continued: my cat is Tom > Nice cat.
+          active: bye now > Bye.
     """)
     assert then.is_untouched
     assert goes_on_from(then, first)
@@ -60,7 +60,7 @@ def test_what_a_trimmed_history_left_out_is_put_before_it(filling: World, key: s
         last = filling.finish(request, f"step {k} is done")
         history.append(assistant(f"step {k} is done"))
     assert filling.tree() == "\n".join(
-        f"{'  ' * k}{'carried' if k < 5 else 'stands'}: step {k} > step {k} is done" for k in range(6)
+        f"{'  ' * k}{'continued' if k < 5 else 'active'}: step {k} > step {k} is done" for k in range(6)
     )
 
 
@@ -91,7 +91,7 @@ def test_of_two_chats_that_are_as_near_none_goes_on(world: World) -> None:
         world.chat((head, f"Noted: {head}."), ("go on", said), ("more", "More."), ("bye", "Bye."))
     rewritten = [user("the word was another"), assistant("Was it?"), user("go on"), assistant(said)]
     world.say([*rewritten, user("and now?")], "Now.")
-    assert world.tree().splitlines()[-1].startswith("stands: the word was another")
+    assert world.tree().splitlines()[-1].startswith("active: the word was another")
 
 
 @both
@@ -104,9 +104,9 @@ def test_a_clock_in_the_system_prompt_changes_nothing(world: World, key: str | N
         assert [m for _, m in request.sent] == [clock, *history]
         history.append(assistant("Ok."))
     assert world.tree() == drawn("""
-        carried: key 0 > Ok.
-          carried: key 1 > Ok.
-            stands: key 2 > Ok.
+        continued: key 0 > Ok.
+          continued: key 1 > Ok.
+            active: key 2 > Ok.
     """)
     assert not any("12:0" in text for text in world.active())
 
@@ -120,9 +120,9 @@ def test_a_retry_is_one_turn(world: World, key: str | None) -> None:
         again = world.say(asked, "Nice dog.", key, retry=True)
         assert again.is_untouched
     assert world.tree() == drawn("""
-        carried: hello there > Good day.
-          cut: my dog is Rex
-          stands: my dog is Rex > Nice dog.
+        continued: hello there > Good day.
+          cancelled: my dog is Rex
+          active: my dog is Rex > Nice dog.
     """)
     assert world.active().count("my dog is Rex") == 1
     assert world.confirmed() == ["hello there", "Good day."]
@@ -138,9 +138,9 @@ def test_a_regenerated_reply_replaces_the_old_one(world: World, key: str | None)
     old, new = world.say(asked, "OLD", key), world.say(asked, "NEW", key)
     assert old.lines == new.lines
     assert world.tree() == drawn("""
-        carried: hello there > Good day.
-          replaced: name for my parrot? > OLD
-          stands: name for my parrot? > NEW
+        continued: hello there > Good day.
+          superseded: name for my parrot? > OLD
+          active: name for my parrot? > NEW
     """)
     world.say([*asked, assistant("NEW"), user("good")], "Yes.", key)
     assert world.confirmed() == ["hello there", "Good day.", "name for my parrot?", "NEW"]
@@ -154,10 +154,10 @@ def test_going_on_from_the_reply_that_was_replaced_brings_it_back(world: World, 
     world.say(asked, "NEW", key)
     world.say([*asked, assistant("OLD"), user("I prefer the first")], "Fine.", key)
     assert world.tree() == drawn("""
-        carried: hello there > Good day.
-          carried: name for my parrot? > OLD
-            stands: I prefer the first > Fine.
-          replaced: name for my parrot? > NEW
+        continued: hello there > Good day.
+          continued: name for my parrot? > OLD
+            active: I prefer the first > Fine.
+          superseded: name for my parrot? > NEW
     """)
 
 
@@ -171,10 +171,10 @@ def test_after_an_empty_reply_a_question_asked_again_replaces_the_old_one(
     world.wait(1)
     world.say([*history[:4], user(again)], "By the river.", key)
     assert world.tree() == drawn(f"""
-        carried: hi > Hello.
-          carried: plan a trip > {""}
-            replaced: where do I eat > At Ada's.
-            stands: {again} > By the river.
+        continued: hi > Hello.
+          continued: plan a trip > {""}
+            superseded: where do I eat > At Ada's.
+            active: {again} > By the river.
     """)
 
 
@@ -184,21 +184,21 @@ def test_a_regenerated_first_reply_stays_in_its_conversation(world: World, key: 
     world.say(asked, "OLD", key)
     world.say(asked, "NEW", key)
     assert world.tree() == drawn("""
-        replaced: name for my parrot? > OLD
-        stands: name for my parrot? > NEW
+        superseded: name for my parrot? > OLD
+        active: name for my parrot? > NEW
     """)
 
 
 @both
-def test_an_edit_of_an_earlier_message_leaves_what_was_carried(world: World, key: str | None) -> None:
+def test_an_edit_of_an_earlier_message_leaves_what_was_continued(world: World, key: str | None) -> None:
     history = world.chat(("one", "r1"), ("two", "r2"), ("three", "r3"), key=key)
     edited = world.say([*history[:2], user("two EDITED")], "r2b", key)
     assert edited.is_untouched
     assert world.tree() == drawn("""
-        carried: one > r1
-          carried: two > r2
-            stands: three > r3
-          stands: two EDITED > r2b
+        continued: one > r1
+          continued: two > r2
+            active: three > r3
+          active: two EDITED > r2b
     """)
     world.say([*history[:2], user("two EDITED"), assistant("r2b"), user("more")], "r3b", key)
     assert world.confirmed() == ["one", "r1", "two", "r2", "two EDITED", "r2b"]
@@ -209,13 +209,13 @@ def test_an_edit_of_the_last_message_replaces_it(world: World, key: str | None) 
     history = world.chat(("one", "r1"), ("all WRONG", "r2"), key=key)
     world.say([*history[:2], user("now RIGHT")], "r2b", key)
     assert world.tree() == drawn("""
-        carried: one > r1
-          replaced: all WRONG > r2
-          stands: now RIGHT > r2b
+        continued: one > r1
+          superseded: all WRONG > r2
+          active: now RIGHT > r2b
     """)
 
 
-@pytest.mark.parametrize(("key", "state"), [("c1", "replaced"), (None, "stands")], ids=["named", "found"])
+@pytest.mark.parametrize(("key", "state"), [("c1", "superseded"), (None, "active")], ids=["named", "found"])
 def test_an_edit_after_the_idle_time_replaces_only_under_an_id(
     world: World, key: str | None, state: str
 ) -> None:
@@ -229,9 +229,9 @@ def test_an_edited_first_message_stands_once_it_is_continued(world: World) -> No
     world.chat(("alpha WRONG", "r1"), key="c1")
     world.chat(("beta RIGHT", "r1b"), ("on", "r2"), key="c1")
     assert world.tree() == drawn("""
-        waits: alpha WRONG > r1
-        carried: beta RIGHT > r1b
-          stands: on > r2
+        detached: alpha WRONG > r1
+        continued: beta RIGHT > r1b
+          active: on > r2
     """)
 
 
@@ -250,9 +250,9 @@ def test_a_template_on_the_last_message_only(world: World, key: str | None, repl
     assert (
         world.tree()
         == drawn(f"""
-        carried: my boat is Ada > {said[0]}
-          carried: the capital of Peru > {said[1]}
-            stands: Documents: DOC2 lorem.
+        continued: my boat is Ada > {said[0]}
+          continued: the capital of Peru > {said[1]}
+            active: Documents: DOC2 lorem.
     """)
         + f"\nQuestion: thanks > {said[2]}"
     )
@@ -265,8 +265,8 @@ def test_the_clients_own_summary_in_place_of_the_head(world: World, key: str | N
     request = world.say([user("Summary: four facts"), *history[-4:], user("next")], "Next.", key)
     assert request.is_untouched
     assert world.tree().splitlines()[-2:] == [
-        "      carried: fact 3 > reply number 3",
-        "        stands: next > Next.",
+        "      continued: fact 3 > reply number 3",
+        "        active: next > Next.",
     ]
     assert not any("Summary" in text for text in world.active())
 
@@ -329,11 +329,11 @@ def test_a_reply_that_comes_back_named_is_not_that_of_another_conversation(world
     world.say([user("Good morning")], greeting)
     world.say([user("Good morning"), named, user("I live in Oslo")], "Fine.")
     assert world.tree() == drawn("""
-        carried: Hi > Hello! How can I assist you today, my friend?
-          stands: I live in Turku > Nice.
+        continued: Hi > Hello! How can I assist you today, my friend?
+          active: I live in Turku > Nice.
         --
-        carried: Good morning > Hello! How can I assist you today, my friend?
-          stands: I live in Oslo > Fine.
+        continued: Good morning > Hello! How can I assist you today, my friend?
+          active: I live in Oslo > Fine.
     """)
 
 
@@ -392,7 +392,7 @@ def test_a_fixed_few_shot_head_is_nobodys_memory(world: World, key: str | None) 
         world.chat(*turns, key=f"c{k}" if key else None, start=shots())
     head = "My name is Zoe / Extracted: name. / I am 30 / Extracted: age."
     assert world.tree() == "\n--\n".join(
-        f"carried: {head} / I like tea {k} > Extracted: tea {k}.\n  stands: Bye > Bye." for k in range(3)
+        f"continued: {head} / I like tea {k} > Extracted: tea {k}.\n  active: Bye > Bye." for k in range(3)
     )
     assert world.active() == [
         text for k in range(3) for text in (f"I like tea {k}", f"Extracted: tea {k}.", "Bye", "Bye.")
@@ -406,7 +406,7 @@ def test_a_few_shot_answer_that_the_model_repeats_is_no_evidence(world: World, a
     for k in range(3):
         world.say([*shots()[:3], assistant(answer), user(f"born in {1970 + k}")], answer)
     assert world.tree().count("--") == 2
-    assert world.tree().count("stands:") == 3
+    assert world.tree().count("active:") == 3
 
 
 @both
@@ -420,7 +420,7 @@ def test_a_turn_under_way_that_was_not_stored_when_it_began_is_the_users_own(
 
 
 @both
-def test_an_imported_history_is_shown_once_it_was_carried_on(world: World, key: str | None) -> None:
+def test_an_imported_history_is_shown_once_it_was_continued(world: World, key: str | None) -> None:
     start = [user("my boat is Ada"), assistant("A boat.")]
     history = world.chat(("one", "r1"), key=key, start=start)
     world.wait(900)
@@ -443,11 +443,11 @@ def test_a_greeting_of_the_app_that_the_model_also_said_elsewhere(world: World) 
     world.chat(("Hi", greeting), ("my pin is 1234", "Noted."), ("say that again", greeting))
     assert world.say([assistant(greeting), user("what is the weather?")], "Fine.").is_untouched
     assert world.tree() == drawn("""
-        carried: Hi > Hello! How can I help?
-          carried: my pin is 1234 > Noted.
-            stands: say that again > Hello! How can I help?
+        continued: Hi > Hello! How can I help?
+          continued: my pin is 1234 > Noted.
+            active: say that again > Hello! How can I help?
         --
-        stands: Hello! How can I help? / what is the weather? > Fine.
+        active: Hello! How can I help? / what is the weather? > Fine.
     """)
 
 
@@ -457,9 +457,9 @@ def test_another_image_with_the_same_words_is_another_question(world: World, key
     world.say([*history, picture("what is this?", "data:1")], "A cat.", key)
     world.say([*history, picture("what is this?", "data:2")], "A dog.", key)
     assert world.tree() == drawn("""
-        carried: hello there > Good day.
-          replaced: what is this? > A cat.
-          stands: what is this? > A dog.
+        continued: hello there > Good day.
+          superseded: what is this? > A cat.
+          active: what is this? > A dog.
     """)
 
 
@@ -467,9 +467,9 @@ def test_another_image_opens_another_conversation(world: World) -> None:
     world.say([picture("what is this?", "data:1")], "A cat.")
     world.say([picture("what is this?", "data:2")], "A dog.")
     assert world.tree() == drawn("""
-        stands: what is this? > A cat.
+        active: what is this? > A cat.
         --
-        stands: what is this? > A dog.
+        active: what is this? > A dog.
     """)
 
 
@@ -489,11 +489,11 @@ def test_append_mode_puts_the_conversation_before_the_message(filling: World) ->
     assert request.lines[-2:] == ["+ user: lost?", "user: and now?"]
     filling.finish(request, "Now.")
     assert filling.tree() == drawn("""
-        carried: word 0 > got 0
-          carried: word 1 > got 1
-            carried: word 2 > got 2
-              cut: lost?
-              stands: lost? / and now? > Now.
+        continued: word 0 > got 0
+          continued: word 1 > got 1
+            continued: word 2 > got 2
+              cancelled: lost?
+              active: lost? / and now? > Now.
     """)
     again = filling.say([user("and now?")], "Again.", "c1", append=True, retry=True)
     assert again.lines == request.lines
@@ -561,6 +561,6 @@ def test_an_appending_client_that_resends_after_all_is_taken_at_its_word(world: 
     request = world.say([user("one"), assistant("r1"), user("two")], "r2", "c1", append=True)
     assert request.is_untouched
     assert world.tree() == drawn("""
-        carried: one > r1
-          stands: two > r2
+        continued: one > r1
+          active: two > r2
     """)

@@ -33,8 +33,8 @@ def test_a_turn_that_was_off_stays_so_when_it_is_resent(
     assert world.confirmed() == ["my bicycle is red", "Good."]
     assert world.tree() == drawn("""
         off: ... > ...
-          carried: my bicycle is red > Good.
-            stands: bye > Bye.
+          continued: my bicycle is red > Good.
+            active: bye > Bye.
     """)
 
 
@@ -138,8 +138,8 @@ def test_what_was_forgotten_stays_forgotten(world: World) -> None:
     assert request.is_untouched
     assert world.tree() == drawn("""
         forgotten: ... > ...
-          carried: bye > Bye.
-            stands: again > Again.
+          continued: bye > Bye.
+            active: again > Again.
     """)
     assert not any("1234" in text for text in world.active())
     trimmed = world.begin([history[-1], user("again")])

@@ -35,9 +35,9 @@ def test_parallel_calls_that_come_back_one_by_one(world: World, key: str | None)
     then = world.say([*split, assistant("Sunny and rain."), user("thanks")], "Welcome.", key)
     assert goes_on_from(then, request)
     assert world.tree() == drawn("""
-        carried: weather? > get_weather() get_weather()
-          carried: =sunny / =rain > Sunny and rain.
-            stands: thanks > Welcome.
+        continued: weather? > get_weather() get_weather()
+          continued: =sunny / =rain > Sunny and rain.
+            active: thanks > Welcome.
     """)
 
 
@@ -52,10 +52,10 @@ def test_tool_outputs_that_were_pruned_later(world: World, key: str | None) -> N
     request = world.say([*asked, assistant("That is it."), user("bye now")], "Bye.", key)
     assert request.is_untouched
     assert world.tree() == drawn("""
-        carried: weather? > get_weather()
-          carried: =[pruned] > Sunny.
-            carried: and? > That is it.
-              stands: bye now > Bye.
+        continued: weather? > get_weather()
+          continued: =[pruned] > Sunny.
+            continued: and? > That is it.
+              active: bye now > Bye.
     """)
     assert not any("OUTPUT" in text for text in world.active())  # results are never recalled
 
@@ -68,9 +68,9 @@ def test_arguments_dumped_again_and_ids_renamed(world: World, key: str | None) -
     assert world.say(list_, "Sunny.", key).is_untouched
     assert world.say([*list_, assistant("Sunny."), user("ok")], "Ok.", key).is_untouched
     assert world.tree() == drawn("""
-        carried: weather? > get_weather()
-          carried: =sunny > Sunny.
-            stands: ok > Ok.
+        continued: weather? > get_weather()
+          continued: =sunny > Sunny.
+            active: ok > Ok.
     """)
 
 
@@ -89,8 +89,8 @@ def test_text_and_calls_merged_or_split(world: World, key: str | None, middle: l
     request = world.say([user("weather?"), *middle, result("1", "sunny")], "Sunny.", key)
     assert request.is_untouched
     assert world.tree() == drawn("""
-        stands: weather? > Let me look. get_weather()
-          stands: =sunny > Sunny.
+        active: weather? > Let me look. get_weather()
+          active: =sunny > Sunny.
     """)
 
 
@@ -103,8 +103,8 @@ def test_two_replies_merged_into_one_message(world: World, key: str | None) -> N
         [user("weather?"), assistant("Let me look.Not yet.", call("1")), result("1", "sunny")], "Sun.", key
     )
     assert world.tree() == drawn("""
-        stands: weather? > Let me look. Not yet. get_weather()
-          stands: =sunny > Sun.
+        active: weather? > Let me look. Not yet. get_weather()
+          active: =sunny > Sun.
     """)
 
 
@@ -119,10 +119,10 @@ def test_only_the_final_text_of_a_tool_turn(world: World, key: str | None) -> No
     then = world.say([*short, assistant("Welcome."), user("bye")], "Bye.", key)
     assert goes_on_from(then, request)
     assert world.tree() == drawn("""
-        carried: weather? > Let me look. get_weather()
-          carried: =sunny > Sunny, then.
-            carried: thanks > Welcome.
-              stands: bye > Bye.
+        continued: weather? > Let me look. get_weather()
+          continued: =sunny > Sunny, then.
+            continued: thanks > Welcome.
+              active: bye > Bye.
     """)
 
 
@@ -181,10 +181,10 @@ def test_a_list_that_begins_between_results_changes_none_of_those_before_them(
         "+ tool: =rain",
     ]
     assert filling.tree() == drawn("""
-        carried: weather? > get_weather()
-          carried: =sunny > get_weather() get_weather()
-            carried: =rain / =snow > Sun, rain and snow.
-              stands: thanks > You are welcome.
+        continued: weather? > get_weather()
+          continued: =sunny > get_weather() get_weather()
+            continued: =rain / =snow > Sun, rain and snow.
+              active: thanks > You are welcome.
     """)
 
 

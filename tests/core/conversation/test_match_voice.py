@@ -64,7 +64,7 @@ def test_a_growing_message_is_one_turn(world: World, key: str | None, is_first: 
     world.say([*whole, assistant("A table."), user("for two")], "Two.", key)
     assert world.confirmed() == [*before, "I would like a table", "A table."]
     states = [line.strip().split(":")[0] for line in world.tree().splitlines()]
-    fallen = {"finished": "replaced", "overlapping": "replaced", "cancelled": "cut"}[end]
+    fallen = {"finished": "superseded", "overlapping": "superseded", "cancelled": "cancelled"}[end]
     assert states.count(fallen) == 3
     assert "--" not in states
 
@@ -75,9 +75,9 @@ def test_a_transcript_that_shrank_again_stands_as_it_was_sent_last(world: World,
     for text, reply in (("a table", "said"), ("a table for", "UNSPOKEN"), ("a table", "said")):
         world.say([*history, user(text)], reply, key)
     assert world.tree() == drawn("""
-        carried: hello there > Good day.
-          stands: a table > said
-          replaced: a table for > UNSPOKEN
+        continued: hello there > Good day.
+          active: a table > said
+          superseded: a table for > UNSPOKEN
     """)
 
 
@@ -120,9 +120,9 @@ def test_a_short_beginning_in_another_chat_takes_nothing_away(world: World) -> N
     world.say([user("I would like a table at eight")], "At eight.")
     world.say([user("I would")], "Yes?")
     assert world.tree() == drawn("""
-        stands: I would like a table at eight > At eight.
+        active: I would like a table at eight > At eight.
         --
-        stands: I would > Yes?
+        active: I would > Yes?
     """)
 
 
@@ -141,8 +141,8 @@ def test_a_reply_cut_by_barge_in_is_what_was_spoken(
     request = world.say([*spoken, user("stop, I like tea")], "Tea, good.", key)
     assert request.is_untouched
     assert world.tree() == drawn(f"""
-        carried: which hotel did you book? > {cut}
-          stands: stop, I like tea > Tea, good.
+        continued: which hotel did you book? > {cut}
+          active: stop, I like tea > Tea, good.
     """)
     assert world.confirmed() == [asked, cut]
     assert world.learned() == ["hotel"]  # the turn was had, and so were its edits: once
@@ -158,9 +158,9 @@ def test_a_reply_that_came_back_altered_is_the_one_that_was_asked_for(world: Wor
     world.say(asked, "<think>UNSPOKEN</think>It is so.", key)
     world.say([*asked, assistant("So it is, yes."), user("thanks")], "Welcome.", key)
     assert world.tree() == drawn("""
-        carried: hello there > Good day.
-          carried: and so? > So it is, yes.
-            stands: thanks > Welcome.
+        continued: hello there > Good day.
+          continued: and so? > So it is, yes.
+            active: thanks > Welcome.
     """)
 
 
@@ -178,10 +178,10 @@ def test_a_cut_reply_whose_question_a_trimmed_list_left_out(
         said.append(assistant(f"This is a long answer number {k}"))
     filling.say([*said[trimmed:], user("thanks")], "Welcome.", key)
     assert filling.tree() == drawn("""
-        carried: what is thing 0? > This is a long answer number 0
-          carried: what is thing 1? > This is a long answer number 1
-            carried: what is thing 2? > This is a long answer number 2
-              stands: thanks > Welcome.
+        continued: what is thing 0? > This is a long answer number 0
+          continued: what is thing 1? > This is a long answer number 1
+            continued: what is thing 2? > This is a long answer number 2
+              active: thanks > Welcome.
     """)
 
 
@@ -267,9 +267,9 @@ def test_what_was_spoken_of_a_cancelled_reply_counts(world: World, key: str | No
     assert world.active() == ["hello there", "Good day."]
     world.say([*asked, assistant("Noted, tea"), user("wait, coffee")], "Yes?", key)
     assert world.tree() == drawn("""
-        carried: hello there > Good day.
-          carried: I like tea > Noted, tea
-            stands: wait, coffee > Yes?
+        continued: hello there > Good day.
+          continued: I like tea > Noted, tea
+            active: wait, coffee > Yes?
     """)
     assert world.learned() == ["tea"]
 
@@ -282,9 +282,9 @@ def test_of_an_assistant_message_that_vanished_nothing_stays(world: World, key: 
     both_ = world.say([*second, user("third thing")], "Both.", key)
     assert goes_on_from(both_, first)
     assert world.tree() == drawn("""
-        carried: hello there > Good day.
-          replaced: second thing > UNSPOKEN
-          stands: second thing / third thing > Both.
+        continued: hello there > Good day.
+          superseded: second thing > UNSPOKEN
+          active: second thing / third thing > Both.
     """)
     world.say([*second, user("third thing"), assistant("Both."), user("fine")], "Fine.", key)
     world.wait(500)

@@ -23,13 +23,13 @@ def test_the_same_greeting_on_monday_and_on_tuesday(world: World, key: str | Non
         world.chat(*turns, key=day if key else None)
         world.wait(gap)
     assert world.tree() == drawn("""
-        carried: Hi > Hello! How can I help?
-          carried: My cat is Monday > Nice.
-            stands: That is all > Bye.
+        continued: Hi > Hello! How can I help?
+          continued: My cat is Monday > Nice.
+            active: That is all > Bye.
         --
-        carried: Hi > Hello! How can I help?
-          carried: My cat is Tuesday > Nice.
-            stands: That is all > Bye.
+        continued: Hi > Hello! How can I help?
+          continued: My cat is Tuesday > Nice.
+            active: That is all > Bye.
     """)
 
 
@@ -65,11 +65,11 @@ def test_the_same_opening_in_two_tabs_keeps_both_once_they_go_on(world: World) -
     for tab in (one, two):
         assert world.say([*tab, user("more")], "More.").is_untouched
     assert world.tree() == drawn("""
-        carried: Hi > Hello!
-          carried: my pet is a cat > A cat.
-            stands: more > More.
-          carried: my pet is a dog > A dog.
-            stands: more > More.
+        continued: Hi > Hello!
+          continued: my pet is a cat > A cat.
+            active: more > More.
+          continued: my pet is a dog > A dog.
+            active: more > More.
     """)
 
 
@@ -82,9 +82,9 @@ def test_of_two_openings_under_way_at_once_one_goes_on_before_the_other_ends(
     world.say([user("Hi"), assistant("Hello!"), user("more")], "More.")
     world.finish(tabs[1 - first], "Good day!")
     assert world.tree() == drawn("""
-        carried: Hi > Hello!
-          stands: more > More.
-        replaced: Hi > Good day!
+        continued: Hi > Hello!
+          active: more > More.
+        superseded: Hi > Good day!
     """)
 
 
@@ -93,9 +93,9 @@ def test_a_short_opening_in_another_tab_is_no_part_of_a_longer_one(world: World)
     world.say([user("Hi")], "Hello!")
     world.finish(longer, "Good day!")
     assert world.tree() == drawn("""
-        stands: Hi > Hello!
+        active: Hi > Hello!
         --
-        stands: Hi there you > Good day!
+        active: Hi there you > Good day!
     """)
 
 
@@ -105,10 +105,10 @@ def test_an_opening_that_was_asked_again_meanwhile_takes_no_other_with_it(world:
     world.say([user("Hi there you")], "Good day!")
     world.finish(shorter, "Yes?")
     assert world.tree() == drawn("""
-        replaced: Hi there you > Hello!
-        stands: Hi there you > Good day!
+        superseded: Hi there you > Hello!
+        active: Hi there you > Good day!
         --
-        stands: Hi > Yes?
+        active: Hi > Yes?
     """)
 
 
@@ -118,11 +118,11 @@ def test_a_whole_path_comes_before_the_end_of_another(world: World) -> None:
     request = world.say([user("go on"), assistant("Hello!"), user("where is it?")], "There.")
     assert request.is_untouched
     assert world.tree() == drawn("""
-        carried: go on > Hello!
-          stands: where is it? > There.
+        continued: go on > Hello!
+          active: where is it? > There.
         --
-        carried: something else > Fine.
-          stands: go on > Hello!
+        continued: something else > Fine.
+          active: go on > Hello!
     """)
 
 
@@ -131,12 +131,12 @@ def test_of_two_chats_that_went_alike_the_newer_goes_on(world: World) -> None:
     world.wait(5000)
     world.chat(("Hi", "Hello!"), ("my cat is Tom", "Nice."))
     assert world.tree() == drawn("""
-        carried: Hi > Hello!
-          carried: my cat is Tom > Nice.
-            stands: and a dog > Two!
+        continued: Hi > Hello!
+          continued: my cat is Tom > Nice.
+            active: and a dog > Two!
         --
-        carried: Hi > Hello!
-          stands: my cat is Tom > Nice.
+        continued: Hi > Hello!
+          active: my cat is Tom > Nice.
     """)
 
 
@@ -147,8 +147,8 @@ def test_two_users_with_the_same_opening_share_nothing(world: World, key: str | 
     request = world.say([user("Hi"), assistant("Hello!"), user("what is my pin?")], "No idea.", key)
     assert request.is_untouched
     assert world.tree() == drawn("""
-        carried: Hi > Hello!
-          stands: what is my pin? > No idea.
+        continued: Hi > Hello!
+          active: what is my pin? > No idea.
     """)
     assert world.active("bob")[2] == "my pin is 1234"
 
@@ -183,16 +183,16 @@ def test_a_lone_message_in_a_known_conversation_waits_until_it_is_continued(worl
     lone = [user("something else")]
     assert world.say(lone, "Sure.", "c1").is_untouched
     assert world.tree() == drawn("""
-        carried: the word is W1 > Noted.
-          stands: go on > Going.
-        waits: something else > Sure.
+        continued: the word is W1 > Noted.
+          active: go on > Going.
+        detached: something else > Sure.
     """)
     world.say([*lone, assistant("Sure."), user("more")], "More.", "c1")
     assert world.tree() == drawn("""
-        carried: the word is W1 > Noted.
-          stands: go on > Going.
-        carried: something else > Sure.
-          stands: more > More.
+        continued: the word is W1 > Noted.
+          active: go on > Going.
+        continued: something else > Sure.
+          active: more > More.
     """)
 
 
@@ -209,10 +209,10 @@ def test_a_title_request_inside_a_named_conversation_never_stands(world: World) 
     world.wait(500)
     world.chat(("and carrots", "Those too."), key="c1", start=history)
     assert world.tree() == drawn("""
-        carried: my horse is Bo > A fine horse.
-          carried: he likes apples > Good.
-            stands: and carrots > Those too.
-        waits: Write a HEADING for this chat: my horse > Horses
+        continued: my horse is Bo > A fine horse.
+          continued: he likes apples > Good.
+            active: and carrots > Those too.
+        detached: Write a HEADING for this chat: my horse > Horses
     """)
     assert not any("HEADING" in text for text in world.confirmed())
 
@@ -223,7 +223,7 @@ def test_a_title_request_as_one_more_question_falls_with_the_next(world: World, 
     world.say([*history, user("Give this chat a HEADING")], "Horses", key)
     world.say([*history, user("and carrots")], "Those too.", key)
     assert world.tree() == drawn("""
-        carried: my horse is Bo > A fine horse.
-          replaced: Give this chat a HEADING > Horses
-          stands: and carrots > Those too.
+        continued: my horse is Bo > A fine horse.
+          superseded: Give this chat a HEADING > Horses
+          active: and carrots > Those too.
     """)

@@ -32,18 +32,18 @@ def test_parallel_sends_all_stand(world: World, key: str | None) -> None:
     for request in reversed(requests):
         world.finish(request, "Socks.")
     assert world.tree() == drawn("""
-        carried: hello there > Good day.
-          stands: My drawer three holds socks > Socks.
-          stands: My drawer two holds socks > Socks.
-          stands: My drawer one holds socks > Socks.
+        continued: hello there > Good day.
+          active: My drawer three holds socks > Socks.
+          active: My drawer two holds socks > Socks.
+          active: My drawer one holds socks > Socks.
     """)
     world.say([*lists[1], assistant("Socks."), user("ok")], "Ok.", key)
     assert [line.split(":")[0] for line in world.tree().splitlines()] == [
-        "carried",
-        "  stands",
-        "  carried",
-        "    stands",
-        "  stands",
+        "continued",
+        "  active",
+        "  continued",
+        "    active",
+        "  active",
     ]
 
 
@@ -136,9 +136,9 @@ def test_two_finished_requests_for_one_turn_give_one_turn(
         world.finish(first, "one")
     world.finish(second, "two")
     assert world.tree() == drawn("""
-        carried: hello there > Good day.
-          replaced: I like tea > one
-          stands: I like tea > two
+        continued: hello there > Good day.
+          superseded: I like tea > one
+          active: I like tea > two
     """)
     world.say([*asked, assistant("one"), user("ok")], "Ok.", key)
     assert world.confirmed() == ["hello there", "Good day.", "I like tea", "one"]
@@ -148,7 +148,7 @@ def test_two_finished_requests_for_one_turn_give_one_turn(
 def test_the_same_answer_twice_is_stored_once(world: World) -> None:
     first, again = (world.say([user("I like tea")], "Noted.") for _ in range(2))
     assert first.exchange_row == again.exchange_row
-    assert world.tree() == "stands: I like tea > Noted."
+    assert world.tree() == "active: I like tea > Noted."
 
 
 @both
@@ -188,8 +188,8 @@ def test_a_request_that_was_cancelled_confirms_nothing(world: World) -> None:
     history = world.chat(("hello there", "Good day."))
     world.cancel(world.begin([*history, user("and")]))
     assert world.tree() == drawn("""
-        stands: hello there > Good day.
-          cut: and
+        active: hello there > Good day.
+          cancelled: and
     """)
     assert world.confirmed() == []
 

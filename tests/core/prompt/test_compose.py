@@ -46,7 +46,7 @@ def world() -> World:
 def test_a_hidden_round_is_put_back_byte_for_byte(world: World, key: str | None) -> None:
     first = world.begin([user("I like tea")], key)
     world.finish(first, HIDDEN, ["tea"])
-    assert world.tree() == f"stands: I like tea > {SAID}"
+    assert world.tree() == f"active: I like tea > {SAID}"
     history = [user("I like tea"), assistant(SAID)]
     second = world.begin([*history, user("and?")], key)
     assert [m for _, m in second.sent] == [user("I like tea"), *HIDDEN, user("and?")]
@@ -160,7 +160,7 @@ def test_each_message_of_a_round_that_is_filled_in_shows_its_own_edit(world: Wor
 def test_of_a_mixed_round_both_halves_go_back_or_none(world: World, key: str | None) -> None:
     theirs, ours = call("w1"), call("m1", "memory_insert", "{}")
     world.say([user("weather, and I like tea")], [assistant(None, ours, theirs), result("m1", "ok")], key)
-    assert world.tree() == "stands: weather, and I like tea > get_weather()"
+    assert world.tree() == "active: weather, and I like tea > get_weather()"
     asked = [user("weather, and I like tea"), assistant(None, theirs)]
     answered = world.begin([*asked, result("w1", "sunny")], key)
     assert answered.lines == [
@@ -306,8 +306,8 @@ def test_there_is_no_note_after_tool_results(world: World) -> None:
     assert second.notes == {}
     assert goes_on_from(second, first)
     assert world.tree() == drawn("""
-        stands: weather? > get_weather()
-          stands: =sunny > Sunny.
+        active: weather? > get_weather()
+          active: =sunny > Sunny.
     """)
 
 
