@@ -365,7 +365,7 @@ async def _add_version(connection: Connection, block_row: int, added: MovedVersi
 
 
 async def _address(connection: Connection, exchange_row: int) -> ExchangeAddress | None:
-    """Returns the address of an exchange; None if it is gone. exchange: its row."""
+    """Returns the address of the exchange of a row; None if it is gone."""
     row = await connection.row(SQL["exchange_place"], (exchange_row,))
     return None if row is None else ExchangeAddress(Scope(*row[:3]), row[3])
 
