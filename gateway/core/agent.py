@@ -51,15 +51,17 @@ SpeakingStyle = Literal["reply", "message"]
 
 
 class MessageBounds(Struct, frozen=True):
-    """The most messages that a window may have, and the least that stay when it is cut above that."""
+    """The bounds of a window in messages."""
 
-    most: int
-    least: int
+    # A window with more messages is cut.
+    max_messages: int
+    # At least so many messages stay when it is cut.
+    min_messages: int
 
     @property
     def early(self) -> int:
-        """The number above which the next turn may be too much: a summary is made then, so that it is ready."""
-        return self.most - max(2, self.most // 10)
+        """The number of messages from which on a summary is made, so that it is ready when the window is cut."""
+        return self.max_messages - max(2, self.max_messages // 10)
 
 
 class AgentSpec(Struct, frozen=True):
@@ -122,10 +124,12 @@ class AgentSpec(Struct, frozen=True):
     @property
     def window_bounds(self) -> MessageBounds | None:
         """The bounds of its window in messages; None: tokens count alone."""
-        most, least = self.definition.most_messages, self.definition.least_messages
-        if most is None:
+        max_messages, min_messages = self.definition.most_messages, self.definition.least_messages
+        if max_messages is None:
             return None
-        return MessageBounds(most, min(most, most // 2 if least is None else least))
+        if min_messages is None:
+            min_messages = max_messages // 2
+        return MessageBounds(max_messages, min(max_messages, min_messages))
 
     @property
     def own_blocks(self) -> list[Block]:

@@ -34,7 +34,7 @@ class ToolRule(Struct, frozen=True):
     outcomes: tuple[tuple[str, str], ...] = ()  # (result, tool that follows it) (CONDITIONAL)
     default: str | None = None  # the tool that follows any other result (CONDITIONAL)
     is_strict: bool = False  # without a default nothing follows another result, else anything (CONDITIONAL)
-    most: int = 0  # how often the tool may run (AT_MOST)
+    max_calls: int = 0  # how often the tool may run (AT_MOST)
     # tool -> arguments that the gateway sets (RUN_FIRST, CHILDREN)
     arguments: dict[str, dict[str, object]] = {}
 
@@ -70,6 +70,6 @@ def _read(raw: RawRule) -> ToolRule:
         outcomes=tuple((raw.child_output_mapping or {}).items()),
         default=raw.default_child,
         is_strict=bool(raw.require_output_mapping),
-        most=raw.max_count_limit or 0,
+        max_calls=raw.max_count_limit or 0,
         arguments=arguments,
     )

@@ -39,24 +39,24 @@ _BETA_HEADER = "anthropic-beta"
 
 
 class Forwarded(Struct, frozen=True):
-    """The headers, the credential and the bounds of a caller, which hold for all that its request sets off."""
+    """The headers, the credential and the bounds of a caller, which hold for all calls that its request leads to."""
 
     headers: tuple[tuple[str, str], ...] = ()
     credential: str | None = None
     # Patterns of the models that the caller's key may ask for; None: all.
     models: tuple[str, ...] | None = None
-    # The id of that key; 0: it has none.
+    # The id of the caller's key; 0: the caller has no key.
     key: int = 0
-    # The upstream that the caller's own request asked, which the credential is for; empty: it is not known yet.
+    # The upstream that the caller's own request asked. The credential is for it. "": it is not known yet.
     upstream: str = ""
 
 
 class TurnRecord(Struct, frozen=True):
-    """The record of a turn with which another process goes on if this one ends."""
+    """The record of a turn from which another process goes on if this process ends."""
 
     # Takes the name of the turn, before anything of the turn is written.
     note_turn: Callable[[TurnName], Awaitable[None]]
-    # Of the calls that leave the gateway.
+    # The journal of the calls that leave the gateway.
     journal: CallJournal
     # The replies that earlier attempts have written down, in their order.
     replies: Sequence[bytes] = ()
@@ -77,20 +77,20 @@ class ChatCall:
     make_view: MakesView
     sink: Sink
     receipt: Receipt
-    # As in its reply's header, once it is known: on, read, off, none or unavailable.
+    # The value of the reply's header for memory: on, read, off, none or unavailable; "": it is not known yet.
     memory_state: str = ""
-    # Is awaited where the upstream refuses the messages, before the client learns of it.
+    # Is awaited if the upstream refuses the messages, before the client gets the error.
     when_refused: Callable[[], Awaitable[None]] | None = None
-    # The request in its own dialect, if it goes upstream in that whatever the endpoint is. `ChatRequest.native_body`
-    # goes to endpoints that speak its dialect.
+    # The request in its own dialect, if it goes upstream in its dialect whatever the endpoint is. (The `native_body` of
+    # a `ChatRequest` goes only to endpoints that speak its dialect.)
     native: NativeRequest | None = None
-    # The record of the turn, where it has to be stored and may outlive its process.
+    # The record of the turn, if the turn has to be stored and may go on in another process.
     record: TurnRecord | None = None
-    # What of the prompt was left out because the upstream refuses it, as `x-mnemogate-adapted` names it.
+    # The parts of the prompt that were left out because the upstream refuses them, as `x-mnemogate-adapted` names them.
     left_out: tuple[str, ...] = ()
 
     async def request_without_memory(self, target: Target, endpoint: Endpoint) -> ModelRequest:
-        """Returns the request where memory adds nothing: as it came, as far as the endpoint takes it so."""
+        """Returns the request if memory adds nothing to it: as it came, as far as the endpoint takes it so."""
         self.receipt.hides_usage = False
         if self.native is not None:
             self.receipt.headers["x-mnemogate-memory"] = self.memory_state
@@ -177,8 +177,8 @@ class ChatCall:
     ) -> None:
         """Fills the receipt: the memory, the conversation, and the changes to the request, for this endpoint.
 
-        prompt: None where the request goes as it came.
-        context: None where memory has no part in it.
+        prompt: None: the request goes as it came.
+        context: None: the request has no memory.
         """
         headers = self.receipt.headers
         headers["x-mnemogate-memory"] = self.memory_state

@@ -129,13 +129,13 @@ class Chat:
 
         Raises: LimitReached, UnknownModel.
         """
-        other = await self._limiter.admit(
+        other_model = await self._limiter.admit(
             call.receipt,
             PlannedCall.for_request(call.request, call.route.first),
             may_answer=partial(self._may_answer, call),
         )
-        if other is not None:
-            route = self.route_of(other)
+        if other_model is not None:
+            route = self.route_of(other_model)
             if asks_agent(call.request.model):
                 route = route.with_window(call.spec.context_window)
             call.route = route.in_place_of(call.route)
@@ -143,31 +143,28 @@ class Chat:
     def _may_answer(self, call: ChatCall, model: str) -> bool:
         """Returns whether another model may answer a request.
 
-        It may not for an agent's, nor where its upstreams do not take the request's tools. For a native one it may,
-        if its upstream takes such requests as well.
+        The upstreams of the model have to take the request as it is. The request of an agent goes to its own model.
         """
         if call.native is not None:
             upstream = self.route_of(model).upstream
+            if not self._takes_responses(upstream):
+                return False
             # What a request refers to is stored at the upstream that was asked.
-            refers = call.native.referenced_ids or call.native.conversation_id is not None
-            return self._takes_responses(upstream) and (not refers or upstream == call.route.upstream)
+            has_references = call.native.referenced_ids or call.native.conversation_id is not None
+            return not has_references or upstream == call.route.upstream
         return call.kind is not ConversationKind.AGENT and self._takes_whole(model, call.request)
 
     def _takes_whole(self, model: str, request: ChatRequest) -> bool:
-        """Returns whether all upstreams of a model take the tools of a request, and what else its answer needs."""
+        """Returns whether all upstreams of a model take a request: its tools, and fields that have no translation."""
         endpoints = [*self.failover.endpoints_of(self.route_of(model))]
         body = request.native_body
-        if (
-            body is not None
-            and body.untranslatable
-            and None in [native_body_for(request, e) for e in endpoints]
-        ):
+        is_untranslatable = body is not None and bool(body.untranslatable)
+        if is_untranslatable and any(native_body_for(request, endpoint) is None for endpoint in endpoints):
             return False
-        kinds = {str(tool.get("type")) for tool in request.json.get("tools") or () if isinstance(tool, dict)}
-        takes = [capability for kind, capability in _TOOL_CAPABILITIES.items() if kind in kinds]
-        return not takes or all(
-            capability(endpoint.provider.capabilities) for endpoint in endpoints for capability in takes
-        )
+        tools = [tool for tool in request.json.get("tools") or () if isinstance(tool, dict)]
+        tool_types = {str(tool.get("type")) for tool in tools}
+        has_capability = [has for tool_type, has in _TOOL_CAPABILITIES.items() if tool_type in tool_types]
+        return all(has(endpoint.provider.capabilities) for endpoint in endpoints for has in has_capability)
 
     def _takes_responses(self, upstream: str) -> bool:
         """Returns whether an upstream takes requests for responses as they are."""
@@ -183,7 +180,7 @@ class Chat:
     ) -> tuple[Identity, Agent]:
         """Admits a response in the background. Returns its identity, and the memory in which it will be stored.
 
-        Raises: BadRequest: nothing of it would be stored; LimitReached, UnknownModel, MemoryUnavailable.
+        Raises: BadRequest: the response would not be stored; LimitReached, UnknownModel, MemoryUnavailable.
         """
         resolved = await self.resolver.resolve(request, context)
         request, identity, spec = resolved.request, resolved.identity, resolved.spec
@@ -214,7 +211,7 @@ class Chat:
             return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.keeper.now())
 
     def _route_for(self, resolved: Resolved) -> Route:
-        """Returns the route to the model that a request asks for: the agent's where it names an agent as its model."""
+        """Returns the route to the model that a request asks for. A request that names an agent asks for its model."""
         if resolved.identity.agent is not None and asks_agent(resolved.request.model):
             return agent_route(self._settings, resolved.spec)
         return self.route_of(resolved.request.model)
@@ -260,9 +257,9 @@ class Chat:
         receipt: Receipt,
         change: ReplyChange | None = None,
     ) -> int | None:
-        """Returns the tokens of the prompt that a request would have, by our count. Nothing of it is stored.
+        """Returns the tokens of the prompt that a request would have, by the gateway's count. Nothing is stored.
 
-        None: an upstream that speaks the client's dialect has counted them, and its reply went to the client.
+        Returns None if an upstream that speaks the client's dialect has counted them. Its reply went to the client.
 
         change: changes the reply of an upstream that counts chat completions to the client's form. None: no such
             upstream is asked.
@@ -277,8 +274,11 @@ class Chat:
         # A fallback may have no such endpoint, and would be asked for a reply.
         attempts = self.failover.at_first_key(call.route, receipt)
         with QueueTicket() as ticket:
-            begun = await self.memory.begin(call, attempts, ticket, TreeMemory, opens=False)
-            _, prompt = begun or (None, await _prompt_without_memory(call.request, attempts, call.spec))
+            memory_and_prompt = await self.memory.begin(call, attempts, ticket, TreeMemory, opens=False)
+            if memory_and_prompt is None:
+                prompt = await _prompt_without_memory(call.request, attempts, call.spec)
+            else:
+                _, prompt = memory_and_prompt
             receipt.headers["x-mnemogate-memory"] = call.memory_state
             counts_chat = attempts.endpoint.provider.capabilities.counts_tokens and call.request.messages
             if request.native_body is not None or (change is not None and counts_chat):
@@ -291,7 +291,7 @@ class Chat:
     def is_for_native_upstream(self, names: Mapping[str, Any], context: RequestContext) -> bool:
         """Returns whether a request in Anthropic's dialect goes to its upstream in that dialect.
 
-        One for an agent that was made over REST does not: it becomes a run.
+        A request for an agent that was made over REST does not: it becomes a run.
 
         names: the request's fields that name model, user and conversation.
         Raises: BadRequest, UnknownModel.
@@ -309,7 +309,7 @@ class Chat:
         return bool(endpoints) and endpoints[0].provider.capabilities.speaks_messages
 
     async def await_reply(self, call: ChatCall, attempts: Attempts, reply: Awaitable[object]) -> str:
-        """Waits for a reply, and measures it. Returns the state of memory for it."""
+        """Waits for a reply, and measures what the gateway has added to its time. Returns the state of memory."""
         try:
             with attempts:
                 await reply
@@ -323,12 +323,12 @@ class Chat:
         """Answers a request in a client conversation. Returns the state of memory for it."""
         request, receipt = call.request, call.receipt
         attempts = await self._begin_attempts(call)
-        # Whatever happens here, the next request of the conversation does not wait for ever.
+        # When the block ends, the next request of the conversation goes on, whatever has happened here.
         with QueueTicket() as ticket:
-            begun = await self.memory.begin(call, attempts, ticket, TreeMemory)
-            memory, prompt = begun or (None, None)
+            memory_and_prompt = await self.memory.begin(call, attempts, ticket, TreeMemory)
+            memory, prompt = memory_and_prompt or (None, None)
             if call.kind is ConversationKind.APPENDED:
-                # It may have waited for minutes, since when other endpoints rest.
+                # The request may have waited for minutes: other endpoints may be passed over now.
                 attempts = await self._begin_attempts(call)
             if continued is not None and memory is not None and call.identity.mode in STORING_MODES:
                 await self.conversations.remove_answered(continued, memory.context.agent)
@@ -346,8 +346,7 @@ class Chat:
     async def _begin_attempts(self, call: ChatCall) -> Attempts:
         """Returns the attempts of a request.
 
-        If nothing of it may be left out, a fallback that would be asked first is skipped where its window is too small.
-        Where none is left, the model's own endpoints are asked although they are passed over.
+        If nothing of the request may be left out, fallbacks with too small a window are skipped (see `skip_fallback`).
         """
         attempts = self.failover.attempts(call.route, lambda: _conversation_key(call), call.receipt)
         while attempts.target.rank and not call.request.may_evict:
@@ -360,7 +359,10 @@ class Chat:
         return attempts
 
     async def _put_back(self, continued: ContinuedConversation, scope: Scope) -> None:
-        """Has the items of a request whose messages were refused wait again. It goes on if the client leaves."""
+        """Puts back the items of a request whose messages were refused: they wait for the next request again.
+
+        The write goes on if the client leaves.
+        """
         writing = asyncio.ensure_future(self.conversations.put_back(continued))
         self.turns.pending.add(writing, "Items of a conversation", awaited_by=scope)
         await asyncio.wait([writing])
@@ -443,15 +445,16 @@ async def _counting_request(
 
 
 def _conversation_key(call: ChatCall) -> int:
-    """Returns a hash that all turns of a conversation share: of its name, else of its messages up to the user's first.
+    """Returns a hash that all turns of a conversation share.
 
-    The system messages at its beginning do not count, since they may tell the time, unless there are no others.
+    It is a hash of the conversation's name, or else of its messages up to the user's first. The system messages at the
+    beginning do not count, since they may tell the time, unless there are no other messages.
     """
     if call.identity.conversation is not None:
         return crc32(repr((call.identity.scope, call.identity.conversation)).encode())
-    first, messages = [], call.request.messages
+    first_messages, messages = [], call.request.messages
     for message in messages[first_after_system(messages) :] or messages:
-        first.append(message)
+        first_messages.append(message)
         if message["role"] == "user":
             break
-    return crc32(orjson.dumps(first))
+    return crc32(orjson.dumps(first_messages))

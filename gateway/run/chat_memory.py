@@ -80,11 +80,13 @@ class ChatMemory:
         if identity.scope is None:
             call.memory_state = self._state_without_scope(identity)
             return None
-        # Without memory the upstream would get the new messages of such a conversation, and none before them.
+        # In append mode the upstream would get the new messages alone if there were no memory.
         is_appended = call.kind is ConversationKind.APPENDED and call.native is None
         needs_memory = identity.mode is _STRICT or is_appended or call.record is not None
-        # A store that cannot be written may still be read, but then the turn would not be stored.
-        status = None if not needs_memory or (health := self.keeper.store.health).ok else health.status
+        health, status = self.keeper.store.health, None
+        if needs_memory and not health.ok:
+            # A store that cannot be written may still be read, but then the turn would not be stored.
+            status = health.status
         if status is None:
             await self.turns.wait_written(identity.scope)
             try:
@@ -93,8 +95,8 @@ class ChatMemory:
                 )
             except CallerError:
                 if needs_memory:
-                    raise  # it does not fit, and may not be cut
-                # The client's own list may fit.
+                    raise  # the prompt does not fit, and may not be cut
+                # Without memory the client's list may fit.
                 call.memory_state = "unavailable"
                 return None
             except StoreError as error:
@@ -104,7 +106,7 @@ class ChatMemory:
             except ClientGone:
                 raise
             except Exception:
-                # Memory never breaks chat: an error in its code must not either.
+                # Memory never breaks chat, not even by an error in its code.
                 _log.exception("A request was answered without memory, by a fault in the gateway.")
                 status = StoreError.status
         if needs_memory:
@@ -167,11 +169,11 @@ class ChatMemory:
             prompt = replace(prompt, changes_prefix=_changes_prefix(memory_context, prompt))
         if prompt.composition.unrestored_rounds:
             self.turns.metrics.prefix_breaks.inc()
-        self._note(call, prompt)
+        self._note_recall(call, prompt)
         mode = call.identity.mode
         call.memory_state = str(mode)
         if mode in STORING_MODES:
-            # What repeats a turn that was off the record is not stored either.
+            # A request that repeats a turn off the record is off the record as well.
             call.memory_state = "read" if memory_context.plan.off_record else "on"
         memory = make_memory(
             keeper=keeper,
@@ -182,8 +184,8 @@ class ChatMemory:
         )
         return memory, prompt
 
-    def _note(self, call: ChatCall, prompt: Prompt) -> None:
-        """Notes in the metrics and in the receipt the memory of a request and its recall."""
+    def _note_recall(self, call: ChatCall, prompt: Prompt) -> None:
+        """Notes the memory of a request and its recall in the metrics and in the receipt."""
         receipt, recall = call.receipt, prompt.recall
         if recall.ms:
             self.turns.metrics.recall_s.observe(recall.ms / 1000)
@@ -203,8 +205,8 @@ def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     # without the gateway's tools.
     if not continues_thread and (prompt.section.has_changed_prefix or (pinned is None and context.offered)):
         return True
-    before = prompt.system if pinned is None else pinned.text
-    if prompt.system != before or prompt.window.left_out != WHOLE_WINDOW.left_out:
+    system_before = prompt.system if pinned is None else pinned.text
+    if prompt.system != system_before or prompt.window.left_out != WHOLE_WINDOW.left_out:
         return True
-    # The path has a reply at each depth. What the list has beyond these was answered elsewhere, or without memory.
+    # The path has a reply at each depth. Further replies of the list were made elsewhere, or without memory.
     return plan.query.listing.reply_group_count > match_point.depth + 1

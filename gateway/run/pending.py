@@ -51,13 +51,13 @@ class PendingWrites:
                 del self._open_turns[scope]
             end.set_result(None)
 
-    def add(self, work: Awaitable[object], what: str, awaited_by: Scope | None = None) -> None:
+    def add(self, work: Awaitable[object], subject: str, awaited_by: Scope | None = None) -> None:
         """Takes over a write, or other work.
 
-        what: its name, which begins a line of the log.
+        subject: its name, which begins a line of the log.
         awaited_by: the scope of the turn that is written; its next request waits for the write. None: no turn is.
         """
-        task = asyncio.ensure_future(self._run(work, what))
+        task = asyncio.ensure_future(self._run(work, subject))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if awaited_by is not None:
@@ -102,13 +102,13 @@ class PendingWrites:
         turns = [turn for scope in scopes for turn in self._open_turns.get(scope, {}).items()]
         return [end for end, client in turns if client.is_gone]
 
-    async def _run(self, work: Awaitable[object], what: str) -> None:
+    async def _run(self, work: Awaitable[object], subject: str) -> None:
         try:
             await work
         except StoreError as error:
-            _log.warning("%s could not be stored: %s", what, error.message)
+            _log.warning("%s could not be stored: %s", subject, error.message)
         except Exception:
-            _log.exception("%s could not be stored, by a fault in the gateway.", what)
+            _log.exception("%s could not be stored, by a fault in the gateway.", subject)
 
     async def drain(self, timeout_s: float) -> None:
         if self._tasks:

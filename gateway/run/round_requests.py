@@ -26,11 +26,11 @@ _log = logging.getLogger("mnemogate")
 class RoundRequests:
     """Makes the requests of one turn. Implements `RequestMender`, which documents `mend_request` and `note_answer`.
 
-    The prompt was made for one endpoint; for another it is made again.
+    The prompt was made for one endpoint. For another endpoint it is made again.
     """
 
     call: ChatCall
-    # None where nothing is remembered of the turn.
+    # None: nothing is remembered of the turn.
     memory: TurnMemory | None
     # The prompt for the target that is asked.
     prompt: Prompt
@@ -47,27 +47,27 @@ class RoundRequests:
         self._fill_receipt(self.prompt)
 
     def take_prompt(self, prompt: Prompt) -> None:
-        """Takes the prompt of the rounds that follow; what was refused of the one before is left out of it too."""
+        """Takes the prompt of the next rounds. The parts that the upstream has refused are left out of it."""
         self.prompt = self.refused_parts.without(prompt)
 
     async def make(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the round's request for a target. Raises: ContextExceeded, and nothing has changed then."""
         receipt = self.call.receipt
         is_other = target != self.prompt.target or endpoint is not self.endpoint
-        whole = await self._prompt_for(target, endpoint) if is_other else self.prompt
-        rounds = self.refused_parts.rounds_without(self.model_call.messages)
-        prompt = self.refused_parts.without(whole)
-        if rounds:
-            prompt = await fit_rounds(prompt, rounds)
+        whole_prompt = await self._prompt_for(target, endpoint) if is_other else self.prompt
+        hidden_rounds = self.refused_parts.rounds_without(self.model_call.messages)
+        prompt = self.refused_parts.without(whole_prompt)
+        if hidden_rounds:
+            prompt = await fit_rounds(prompt, hidden_rounds)
         if is_other:
-            self._take_target(whole, endpoint)
+            self._take_target(whole_prompt, endpoint)
         else:
             receipt.upstream_called()
-        if rounds:
+        if hidden_rounds:
             receipt.prompt = replace(receipt.prompt, tokens=0)  # these messages are not counted
         receipt.hides_usage = prompt.adds_usage and not self.call.request.wants_usage
         return self.call.request_with_prompt(
-            target, endpoint, prompt, rounds, self.model_call.budget_tokens, self.model_call.offer
+            target, endpoint, prompt, hidden_rounds, self.model_call.budget_tokens, self.model_call.offer
         )
 
     async def mend_request(

@@ -62,12 +62,12 @@ class TurnMachine(Protocol):
         """The usage of the reply that is being read; it is filled in as the reply arrives."""
 
     def feed(self, event: TurnEvent) -> list[Command]:
-        """Returns the commands that follow from an event, in order. An event that comes too late has none."""
+        """Returns the commands that follow from an event, in order: none, if the event comes too late."""
 
     def take_texts(self, batch: list[Event]) -> bytes | None:
         """Takes events that only add text, and returns the client's bytes.
 
-        Returns None, and takes nothing, where an event does more: then the events have to be fed.
+        Returns None, and takes nothing, if any of the events does more: then the events have to be fed.
         """
 
     def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
@@ -81,9 +81,9 @@ class RunTerms(Struct, frozen=True):
     resumed: ResumedCalls | None = None
     # The reason for which the turn ends before the model is called; None: it is called.
     ends: StopReason | None = None
-    # Is awaited before each call of the model, where limits hold for it. Raises: LimitReached.
+    # Is awaited before each call of the model; None: no limits hold for it. Raises: LimitReached.
     admit: Callable[[], Awaitable[None]] | None = None
-    # Another attempt resumes it. So a shutdown, a failing store or a forgetting leaves it as it is on disk.
+    # Another attempt resumes the turn. So a shutdown, a failing store or a forgetting leaves it as it is on disk.
     is_resumable: bool = False
 
 
@@ -95,14 +95,15 @@ class TurnRun:
     attempts: ModelSource
     # The prompt for the target that is expected to answer.
     prompt: InitVar[Prompt]
-    # None where nothing is remembered of the turn.
+    # None: nothing is remembered of the turn.
     memory: TurnMemory | None
     services: TurnServices
     # None: a turn without rules.
     guide: InitVar[Guide | None] = None
     terms: TurnTerms = field(default_factory=TurnTerms)
     run_terms: RunTerms = field(default_factory=RunTerms)
-    # Takes the place of a `Turn` of these terms. It has its own bound on what is remembered of a stream.
+    # The machine in place of a `Turn` of these terms, with its own bound on what is remembered of a stream; None: a
+    # `Turn`.
     machine: TurnMachine | None = None
     # The status that the client got; 0: none yet.
     status: int = 0
@@ -110,8 +111,8 @@ class TurnRun:
     sink: Sink = field(init=False)
     _turn: TurnMachine = field(init=False)
     _requests: RoundRequests = field(init=False)
-    _saving: TurnSaving | None = field(init=False, default=None)  # None where nothing is remembered
-    # The streams of all rounds, where they are remembered.
+    _saving: TurnSaving | None = field(init=False, default=None)  # None: nothing is remembered
+    # The bytes of the streams of all rounds, if they are remembered.
     _reservation: StreamReservation = field(init=False)
 
     # The round under way. A cancellation leaves the reply open until `run` closes it.
@@ -124,10 +125,10 @@ class TurnRun:
     _error: GatewayError | None = None  # `run` raises it in place of the rest of the reply
     _is_finished: bool = False  # the client has all that it gets
 
-    # `stop` cancels this task; None: it is too late for that.
+    # `stop` cancels this task; None: it is too late to stop the turn.
     _task: asyncio.Task[Any] | None = None
-    _stop_reason: StopReason | None = None  # of the `stop` that has cancelled it
-    # The commands that a cancellation has cut off. The machine takes them for performed.
+    _stop_reason: StopReason | None = None  # of the `stop` that has cancelled the task
+    # The commands that a cancellation has cut off. For the machine they are performed.
     _unperformed: Sequence[Command] = ()
 
     def __post_init__(self, prompt: Prompt, guide: Guide | None) -> None:
@@ -191,13 +192,13 @@ class TurnRun:
 
     async def _perform_saves(self) -> None:
         """Performs the saves among the commands that a cancellation has cut off: for the machine they are performed."""
-        undone, self._unperformed = self._unperformed, ()
-        for n, command in enumerate(undone):
+        unperformed, self._unperformed = self._unperformed, ()
+        for n, command in enumerate(unperformed):
             match command:
                 case commands.SaveStep() if self._saving is not None:
                     self.services.pending.add(self._begin_step(self._saving, command), "A step of a run")
                 case commands.Save():
-                    await self._perform_all([*undone[n:]])
+                    await self._perform_all([*unperformed[n:]])
                     return
 
     # -- a round of the model
@@ -217,12 +218,12 @@ class TurnRun:
             if reply.is_stream:
                 await self._take_stream(reply)
             else:
-                whole = await reply.read(MAX_REPLY_BYTES)
-                self.attempts.call.note_piece(whole)
-                await self._feed(events.ReceivedWhole(whole))
+                body = await reply.read(MAX_REPLY_BYTES)
+                self.attempts.call.note_piece(body)
+                await self._feed(events.ReceivedWhole(body))
         except ProviderError as error:
-            rest = error.rest if isinstance(error, UnfinishedEvent) else b""
-            await self._feed(events.ReplyFailed(translate(error), rest))
+            unfinished_event = error.rest if isinstance(error, UnfinishedEvent) else b""
+            await self._feed(events.ReplyFailed(translate(error), unfinished_event))
         except CallerError as error:
             if self._reply is not None:
                 raise
@@ -263,7 +264,7 @@ class TurnRun:
             await self._feed(events.ReplyEnded())
 
     async def _send(self) -> ModelReply:
-        # It is set here, so that it is closed even if the waiting task is cancelled at this moment.
+        # The field is set here, so that the reply is closed even if the waiting task is cancelled at this moment.
         self._reply = await self.attempts.send(self._requests.make, self._requests)
         return self._reply
 
@@ -294,8 +295,8 @@ class TurnRun:
     async def _perform_all(self, due: list[Command]) -> None:
         """Performs commands in their order, and then the commands that follow from them."""
         while due:
-            later: list[Command] = []
-            calls: list[commands.RunTool] = []
+            next_commands: list[Command] = []
+            tool_calls: list[commands.RunTool] = []
             for n, command in enumerate(due):
                 try:
                     match command:  # the most frequent first
@@ -308,21 +309,21 @@ class TurnRun:
                             self.call.receipt.upstream_answered()  # a whole reply ends here
                             self._task = None  # from now on `stop` does nothing
                             self._report_prompt_tokens(outcome)
-                            follow = self._turn.feed(await self._save_turn(outcome))
+                            after_save = self._turn.feed(await self._save_turn(outcome))
                             # In place of a reply that could not be saved, `run` raises an error.
-                            later += follow if self._error is None else [commands.Finish()]
+                            next_commands += after_save if self._error is None else [commands.Finish()]
                         case commands.Finish():
                             await self._finish_reply()
                         case commands.SendHead(status, headers):
                             self._start_reply(status, headers)
                         case commands.RunTool():
-                            calls.append(command)  # the calls of a round are run together
+                            tool_calls.append(command)  # the calls of a round are run together
                         case commands.CallModel():
                             self._next_call = command
                         case commands.NoteReply(number, reply) if self.call.record is not None:
                             self.call.record.journal.note_reply(number, reply)
                         case commands.SaveStep():
-                            later += await self._save_step(command)
+                            next_commands += await self._save_step(command)
                         case commands.SendError(error):
                             self._error = error
                         case commands.CloseUpstream(error):
@@ -330,9 +331,9 @@ class TurnRun:
                 except (ClientGone, asyncio.CancelledError):
                     self._unperformed = due[n + 1 :]
                     raise
-            if calls:
-                later += await self._run_tools(calls)
-            due = later
+            if tool_calls:
+                next_commands += await self._run_tools(tool_calls)
+            due = next_commands
 
     async def _run_tools(self, calls: Sequence[commands.RunTool]) -> list[Command]:
         """Runs the calls of a round and feeds the machine their results, in the order of the calls."""
@@ -342,7 +343,7 @@ class TurnRun:
             await self._await_tools(run_tools(self.memory.toolbox, calls, answers, self.call.receipt))
             await self.memory.note_changes(self._requests.prompt, answers)
         except (ClientGone, asyncio.CancelledError):
-            # The answers that came before the others were cut off.
+            # Some answers may have come before the other calls were cut off.
             self._unperformed = self._feed_answers(calls, answers)
             raise
         return self._feed_answers(calls, answers)
@@ -350,14 +351,14 @@ class TurnRun:
     def _feed_answers(
         self, calls: Sequence[commands.RunTool], answers: Mapping[int, ToolAnswer]
     ) -> list[Command]:
-        """Feeds the machine the answers that there are, in the order of the calls."""
-        due: list[Command] = []
+        """Feeds the machine the answers that have come, in the order of the calls. answers: by the call's index."""
+        next_commands: list[Command] = []
         for n in sorted(answers):
-            due += self._turn.feed(events.ToolFinished(answers[n].result(calls[n].call_id)))
-        return due
+            next_commands += self._turn.feed(events.ToolFinished(answers[n].result(calls[n].call_id)))
+        return next_commands
 
     async def _await_tools(self, running: Coroutine[Any, Any, list[ToolAnswer]]) -> list[ToolAnswer]:
-        """Waits for tools. Where they take long, the client gets a filler meanwhile."""
+        """Waits for tools. If they take long, the client gets a filler meanwhile."""
         filler = self.terms.filler
         if filler is None or not self._sends_at_once:
             return await self._with_comments(running)
@@ -401,7 +402,7 @@ class TurnRun:
         if self.run_terms.is_resumable:
             await self._finish_saving_step()
             return
-        # The machine expects all commands to be performed. Those that send are dropped, others performed.
+        # The machine expects all commands to be performed. Here only those that save or close are.
         for command in (*self._unperformed, *self._turn.feed(events.ClientLeft())):
             match command:
                 case commands.SaveStep() if self._saving is not None:
@@ -427,9 +428,9 @@ class TurnRun:
         """Reports the upstream's count of the prompt's tokens, which corrects the gateway's."""
         window = self._requests.prompt.window
         if window.tokens and outcome.usage and outcome.rounds == 1:
-            counted = outcome.usage.get("prompt_tokens")
-            if isinstance(counted, int):
-                self.attempts.note_prompt_tokens(window.tokens, counted, window.most)
+            actual = outcome.usage.get("prompt_tokens")
+            if isinstance(actual, int):
+                self.attempts.note_prompt_tokens(window.tokens, actual, window.max_tokens)
 
     # -- the store
 

@@ -49,24 +49,24 @@ class TurnMemory(Protocol):
         """Changes the context to the target of a prompt that `retarget` has returned: it is asked now."""
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
-        """Adds a note to the last answer of a round: of the memory blocks that the model has not seen as they are now.
+        """Adds a note to the last answer of a round: of memory blocks that have changed since the model has seen them.
 
         Does nothing for a run, whose steps get such notes when they are stored.
 
-        answers: by the position of the call in the round; the last one is replaced.
+        answers: by the index of the call in the round. The last answer is replaced.
         """
 
     async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
         """Commits a step, opens the next one, or both. Raises: StoreError, which ends the turn.
 
-        Returns also the prompt of the model's next call, which has all stored rounds, so its `body` takes no `more`. If
-        no step was opened, it is the given prompt.
+        Returns also the prompt of the model's next call, which has all stored rounds. If no step was opened, it is the
+        given prompt.
         """
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        """Begins the write of a turn that has ended.
+        """Begins the write of a turn that has ended. Returns an awaitable of its result.
 
-        Its result is a `StepSaved`, if the machine waits for one after the last step.
+        The result is a `StepSaved`, if the machine waits for one after the last step.
         Raises, when it is awaited: StoreError.
         """
 
@@ -80,13 +80,13 @@ class TurnSaving:
     services: TurnServices
     # Each step is saved. So a turn that failed has steps to end, and its end waits for the commit as well.
     saves_steps: bool = False
-    # A later attempt resumes the turn as it is on disk, so a fault of the store ends this one.
+    # A later attempt resumes the turn as it is on disk, so a fault of the store ends this attempt.
     is_resumable: bool = False
     # The write of the turn has begun.
     is_written: bool = False
     # The error that the client gets in place of the reply; None: the client gets the reply.
     error: GatewayError | None = None
-    _step: asyncio.Future[tuple[events.StepSaved, Prompt]] | None = None  # the newest one
+    _step_write: asyncio.Future[tuple[events.StepSaved, Prompt]] | None = None  # the write of the newest step
 
     @property
     def _scope(self) -> Scope:
@@ -99,28 +99,28 @@ class TurnSaving:
     def begin_step(
         self, prompt: Prompt, step: commands.SaveStep
     ) -> asyncio.Future[tuple[events.StepSaved, Prompt]]:
-        self._step = asyncio.ensure_future(self.memory.save_step(prompt, step))
-        return self._step
+        self._step_write = asyncio.ensure_future(self.memory.save_step(prompt, step))
+        return self._step_write
 
     async def wait_step(self) -> None:
         """Waits for the write of a step, if there is one."""
-        if self._step is not None:
-            await asyncio.wait([self._step])
+        if self._step_write is not None:
+            await asyncio.wait([self._step_write])
 
-    def write_unwaited(self, prompt: Prompt, outcome: TurnOutcome, what: str) -> None:
+    def write_unwaited(self, prompt: Prompt, outcome: TurnOutcome, subject: str) -> None:
         """Begins the write of the turn, unless it has begun. The client's next request waits for it.
 
-        what: as in `PendingWrites.add`.
+        subject: as in `PendingWrites.add`.
         """
         if not self.is_written:
-            self.services.pending.add(self._write(prompt, outcome), what, awaited_by=self._scope)
+            self.services.pending.add(self._write(prompt, outcome), subject, awaited_by=self._scope)
 
     async def save(self, prompt: Prompt, outcome: TurnOutcome) -> events.Saved:
         """Writes the turn, and waits for the commit up to a limit.
 
-        Returns how the turn stands then: durable, still being written (`is_late`), or lost; after a run's last step
-        also what is opened next.
-        Sets `error` where it is not durable and the client asked for strict memory.
+        Returns whether the turn is durable, is still being written (`is_late`) or was lost; after a run's last step
+        also the results that were saved then (`after_stop`).
+        Sets `error` if the turn is not durable and the client asked for strict memory.
         Raises: StoreError: the turn is resumable.
         """
         if outcome.state is not FINISHED and not self.saves_steps and outcome.background_id is None:
@@ -133,43 +133,43 @@ class TurnSaving:
             if not writing.done():
                 await _done_or_timeout(writing, self.services.limits.commit_wait_s)
             if writing.done():
-                return self._durable(writing.result(), begun_at)
+                return self._note_durable(writing.result(), begun_at)
             is_late = True
             self.services.pending.add(writing, "A turn that was answered already", awaited_by=self._scope)
         except StoreError as error:
             if self.is_resumable:
                 raise
             _log.warning("A turn was answered and could not be stored: %s", error.message)
-            loss = _loss(error)
+            loss = _loss_of(error)
         except asyncio.CancelledError:
             self.services.pending.add(
                 writing, "A turn that its client left at its end", awaited_by=self._scope
             )
             if self.is_resumable:
-                await asyncio.wait([writing])  # the next attempt begins after it
+                await asyncio.wait([writing])  # the next attempt begins after this write
             raise
         except Exception:
             # Memory never breaks chat: an error in writing must not take the answer with it.
             _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
         finally:
             self.services.metrics.commit_s.observe(time.perf_counter() - begun_at)
-        return self._not_durable(begun_at, loss, is_late=is_late)
+        return self._note_not_durable(begun_at, loss, is_late=is_late)
 
-    def _durable(self, written: object, begun: float) -> events.Saved:
-        """Notes that the turn is on disk. written: the result of `TurnMemory.write`."""
-        if isinstance(written, Committed):
+    def _note_durable(self, result: object, begun_at: float) -> events.Saved:
+        """Notes that the turn is on disk. result: that of `TurnMemory.write`."""
+        if isinstance(result, Committed):
             # A memory that began with this turn has had no row before.
-            self.call.receipt.agent_row = written.agent.id
-            self.call.receipt.exchange_row = written.exchange_row
-        self.call.receipt.note_write(begun)
-        return events.Saved(after_stop=written) if isinstance(written, events.StepSaved) else SAVED_EVENT
+            self.call.receipt.agent_row = result.agent.id
+            self.call.receipt.exchange_row = result.exchange_row
+        self.call.receipt.note_write(begun_at)
+        return events.Saved(after_stop=result) if isinstance(result, events.StepSaved) else SAVED_EVENT
 
-    def _not_durable(self, begun: float, loss: str | None, *, is_late: bool) -> events.Saved:
+    def _note_not_durable(self, begun_at: float, loss: str | None, *, is_late: bool) -> events.Saved:
         """Notes that the reply leaves although the turn is not on disk.
 
-        loss: why it never will be; None: it may still be.
+        loss: why the turn will never be on disk; None: it may still be.
         """
-        self.call.receipt.note_write(begun, is_durable=False)
+        self.call.receipt.note_write(begun_at, is_durable=False)
         self.services.metrics.not_durable.inc()
         self.call.receipt.headers["x-mnemogate-durable"] = "false"
         if self.memory.context.request.identity.mode is Mode.STRICT and not self.call.sink.has_started:
@@ -180,17 +180,17 @@ class TurnSaving:
     def _write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         """Begins the write of the turn, which goes on even if nothing waits for it any more."""
         self.is_written = True
-        # At once, since it takes over the ticket of the request, which may end before the step is written.
+        # At once, since the write takes over the ticket of the request, which may end before the step is written.
         writing = self.memory.write(prompt, outcome)
-        return writing if self._step is None else self._after_step(writing)
+        return writing if self._step_write is None else self._after_step(writing)
 
     async def _after_step(self, writing: Awaitable[object]) -> object:
         await self.wait_step()
         return await writing
 
 
-def _loss(error: StoreError) -> str | None:
-    """Returns for the client why the turn will never be stored; None: by this error, it still may be."""
+def _loss_of(error: StoreError) -> str | None:
+    """Returns for the client why the turn will never be stored; None: after this error it still may be."""
     match error:
         case Stale():
             return events.FORGOTTEN_LOSS

@@ -163,7 +163,7 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
         # The last reply as it was heard may come with the list.
         moved = [i for i, at in enumerate(listing.positions) if at in request.composition.replacements]
         heard = [listing.messages[i] for i in moved if i < plan.heard_count]
-        new = [listing.messages[i] for i in moved if i in plan.new]
+        new = [listing.messages[i] for i in moved if i in plan.new_indices]
         path = [m for m in path if m is not None][: -1 if plan.heard_count else None]
         assert _talk_of(fill) == _talk_of([*path, *heard, *plan.pending, *new])
         return

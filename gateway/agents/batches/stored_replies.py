@@ -53,7 +53,7 @@ class StoredReplies:
         self.taken += 1
         return BufferedReply(200, (("content-type", "application/json"),), self.replies[self.taken - 1])
 
-    def note_prompt_tokens(self, estimated: int, actual: int, most: int) -> None:
+    def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
         """Does nothing: the reply came long ago."""
 
     def note_broken(self, error: GatewayError) -> None:

@@ -464,7 +464,7 @@ class RunMemory:
             snapshot=snapshot,
             pinned=opened.section,
             unended=None,
-            row=exchange.id,
+            exchange_row=exchange.id,
         )
         self.opened, self._step_begun, self.after_results = exchange, begun, ()
         self.run = opened.run or self.run

@@ -15,15 +15,15 @@ from storage.commands import Change, Pool
 from storage.records import Atom, Exchange, State, message_key
 
 
-def plan_change(pool: Pool, plan: Plan, ended: settle.RequestEnd, rule: settle.SettleRule) -> Change:
+def plan_change(pool: Pool, plan: Plan, request_end: settle.RequestEnd, rule: settle.SettleRule) -> Change:
     """Returns a turn's changes to the tree as it is now, inside the writing transaction. Raises: Missing."""
     query = plan.query
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)
     before = {each.id: each for each in tree}
     if query.is_named and plan.match.match_point is None:
         plan = replace(plan, conversation_row=pool.conversation_row)
-    exchange = rule(tree, plan, ended)
-    merging = find_mergeable(tree, ended.now, query.idle_s, is_named=query.is_named)
+    exchange = rule(tree, plan, request_end)
+    merging = find_mergeable(tree, request_end.now, query.idle_s, is_named=query.is_named)
     for each, why in merging:
         tree.change(each.id, merged=why)
     exchange = tree.by_id[exchange.id]  # merging may have changed it

@@ -1,8 +1,8 @@
 """The fast path for a plain turn: the list is exactly what is stored, and goes on from its end.
 
-Most turns are plain, and one indexed look-up shows it. The decision is the one that plan.py and settle.py would come
-to, from the `MemorySnapshot` alone. Whatever they would have to weigh (forks, tool rounds, first turns, edits to be
-confirmed) is not plain. docs/conversations.md has the argument.
+Most turns are plain, and one indexed look-up shows it. From the `MemorySnapshot` alone the fast path comes to the
+decision of plan.py and settle.py. A turn for which these have to weigh something (forks, tool rounds, first turns,
+edits to be confirmed) is not plain. docs/conversations.md has the argument.
 """
 
 from __future__ import annotations
@@ -27,36 +27,11 @@ _ON, _FINISHED = MemoryUse.ON, State.FINISHED
 def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
     """Plans a plain turn. Returns None where the turn is not plain."""
     last_exchange, listing = snapshot.exchange, query.listing
-    # The path has one end, without followers or siblings.
-    if last_exchange is None or snapshot.is_continued or snapshot.has_rivals or snapshot.matches_prefix:
+    if last_exchange is None or not _is_plain(snapshot, last_exchange, query):
         return None
-    answered, messages = listing.answered, listing.messages
+    answered, messages, inputs = listing.answered, listing.messages, listing.new_atoms
     new_indices = tuple(range(answered, len(messages)))
-    if (
-        query.kind is not ConversationKind.CLIENT
-        or query.mode is not _ON
-        or not new_indices
-        or (snapshot.has_tombs and len(new_indices) > 1)
-    ):
-        return None
-    # The last exchange is as the rules would leave it: no tombstone, no prefix made elsewhere, no edits that this turn
-    # would confirm.
-    if (
-        last_exchange.state is not _FINISHED
-        or not last_exchange.active
-        or last_exchange.prefix_length
-        or (last_exchange.edits and not last_exchange.merged)
-    ):
-        return None
-    inputs = listing.new_atoms
-    if any(map(is_user, inputs)):
-        # A turn of several exchanges is continued as a whole, and more rows than one would have to be marked.
-        if last_exchange.parent is not None and not any(map(is_user, last_exchange.inputs)):
-            return None
-    # Results of tools that answer something off the record are off the record as well.
-    elif last_exchange.redactions:
-        return None
-    # Without names, which cost as much again as all the rest of it.
+    # Without names, which cost as much again as the rest of this function.
     exchange = Exchange(
         0,
         last_exchange.conversation_row,
@@ -88,6 +63,30 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
     )
 
 
+def _is_plain(snapshot: MemorySnapshot, last_exchange: Exchange, query: Query) -> bool:
+    """Returns whether a turn is plain. last_exchange: the end of the path that the list has."""
+    # The path has one end, without followers or siblings.
+    if snapshot.is_continued or snapshot.has_rivals or snapshot.matches_prefix:
+        return False
+    if query.kind is not ConversationKind.CLIENT or query.mode is not _ON:
+        return False
+    listing = query.listing
+    new_count = len(listing.messages) - listing.answered
+    if not new_count or (snapshot.has_tombs and new_count > 1):
+        return False
+    # The last exchange is as the rules would leave it: no tombstone, no prefix made elsewhere, no edits that this turn
+    # would confirm.
+    if last_exchange.state is not _FINISHED or not last_exchange.active or last_exchange.prefix_length:
+        return False
+    if last_exchange.edits and not last_exchange.merged:
+        return False
+    if any(map(is_user, listing.new_atoms)):
+        # A turn of several exchanges is continued as a whole, and more rows than one would have to be marked.
+        return last_exchange.parent is None or any(map(is_user, last_exchange.inputs))
+    # Results of tools that answer something off the record are off the record as well.
+    return not last_exchange.redactions
+
+
 def plan_opening(query: Query) -> Plan | None:
     """Plans a list to which nothing stored matters, as `plan_turn` does in an empty tree.
 
@@ -96,15 +95,14 @@ def plan_opening(query: Query) -> Plan | None:
     listing = query.listing
     if listing.answered or query.kind is not ConversationKind.CLIENT or query.mode is not _ON:
         return None
-    new = tuple(range(len(listing)))
-    conversation = query.conversation_row if query.is_named else None
+    new_indices = tuple(range(len(listing)))
     return Plan(
         query,
         Match(),
-        new,
-        conversation,
-        new_exchange(query, match_point=None, pending=(), new=new),
-        listing.messages,
+        new_indices,
+        conversation_row=query.conversation_row if query.is_named else None,
+        exchange=new_exchange(query, match_point=None, pending=(), new_indices=new_indices),
+        messages=listing.messages,
     )
 
 
@@ -116,7 +114,7 @@ def finish_plain(plan: Plan, request_end: RequestEnd, section: int | None = None
     exchange, match_point, hasher = plan.exchange, plan.match.match_point, plan.query.listing.hasher
     text = without_space_utf8(text_of(request_end.shown_reply))
     reply = hasher.atoms(request_end.shown_reply, text)
-    # Made in one go: `replace` takes three times as long for so many fields, and names half as long again.
+    # By position: names take half as long again for so many fields, and `replace` three times as long.
     return Exchange(
         exchange.id,
         exchange.conversation_row,

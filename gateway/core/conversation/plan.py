@@ -48,7 +48,7 @@ class Plan(Struct, frozen=True):
     query: Query
     match: Match
     # Indices of the list's new messages.
-    new: tuple[int, ...]
+    new_indices: tuple[int, ...]
     # None for a new conversation.
     conversation_row: int | None
     # The exchange that the turn will write. It has the id 0 until then.
@@ -93,7 +93,7 @@ class _Continuation(NamedTuple):
     """The place from which a request goes on, and what of its list is new there. The fields are those of `Plan`."""
 
     match: Match
-    new: tuple[int, ...]
+    new_indices: tuple[int, ...]
     omitted: Sequence[PathElement] = ()
     amendments: Sequence[Amendment] = ()
     pending: Sequence[WireMessage] = ()
@@ -110,8 +110,8 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         _continue_match(tree, listing, match) if head is None else _continue_head(tree, listing, head)
     )
     match_point, pending = continuation.match.match_point, continuation.pending
-    messages = [*pending, *(listing.messages[i] for i in continuation.new)]
-    exchange = new_exchange(query, match_point, pending, continuation.new)
+    messages = [*pending, *(listing.messages[i] for i in continuation.new_indices)]
+    exchange = new_exchange(query, match_point, pending, continuation.new_indices)
     tree.provide_messages(0, messages)
     if match_point is not None:
         conversation_row: int | None = match_point.conversation_row
@@ -125,7 +125,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     return Plan(
         query=query,
         match=continuation.match,
-        new=continuation.new,
+        new_indices=continuation.new_indices,
         conversation_row=conversation_row,
         exchange=exchange,
         messages=messages,
@@ -143,18 +143,20 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
 
 def _continue_head(tree: Tree, listing: HashedList, head: PathHead) -> _Continuation:
     """Returns how a list of new messages goes on from the head of its conversation (append mode)."""
-    new = tuple(range(head.leading, len(listing)))
+    new_indices = tuple(range(head.leading, len(listing)))
     omitted: Sequence[PathElement] = tree.elements(head.exchange)
     if head.repeated not in HEARD:
         resent = head.leading if head.repeated is RepeatedReply.RESENT else 0
-        return _Continuation(Match(head.exchange), new, omitted, pending=head.pending, resent_count=resent)
+        return _Continuation(
+            Match(head.exchange), new_indices, omitted, pending=head.pending, resent_count=resent
+        )
     amendments: Sequence[Amendment] = ()
     if head.exchange is not None and head.leading:
         # The last reply came back as it was spoken, before the message that interrupted it.
         omitted = omitted[:-1]
         amendments = [Amendment(head.exchange.id, None, (0, head.leading))]
     return _Continuation(
-        Match(head.exchange), new, omitted, amendments, head.pending, heard_count=head.leading
+        Match(head.exchange), new_indices, omitted, amendments, head.pending, heard_count=head.leading
     )
 
 
@@ -162,11 +164,11 @@ def _continue_match(tree: Tree, listing: HashedList, match: Match) -> _Continuat
     """Returns how a client's list goes on from the stored reply that was found in it."""
     # Results of tools that came back within an altered reply are new as well.
     results = [i for i in range(match.first + 1, max(match.last, 0)) if listing.role(i) in RESULT_ROLES]
-    new = (*results, *range(match.last + 1, len(listing)))
+    new_indices = (*results, *range(match.last + 1, len(listing)))
     if match.match_point is None:
-        return _Continuation(match, new)
+        return _Continuation(match, new_indices)
     amendments = [*find_amendments(tree, listing, match)]
-    return _Continuation(match, new, _find_omitted(tree, listing, match, amendments), amendments)
+    return _Continuation(match, new_indices, _find_omitted(tree, listing, match, amendments), amendments)
 
 
 def lowest_change_depth(tree: Tree, plan: Plan) -> int | None:
@@ -181,12 +183,12 @@ def lowest_change_depth(tree: Tree, plan: Plan) -> int | None:
 
 
 def new_exchange(
-    query: Query, match_point: Exchange | None, pending: Sequence[WireMessage], new: Sequence[int]
+    query: Query, match_point: Exchange | None, pending: Sequence[WireMessage], new_indices: Sequence[int]
 ) -> Exchange:
     """Returns the exchange of this request, with a temporary id that no stored one has."""
     listing, hasher = query.listing, query.listing.hasher
-    inputs = [hasher.atoms(m) for m in pending] + [listing.atoms[i] for i in new]
-    media = [hasher.media_digest(m) for m in pending] + [listing.media_digest(i) for i in new]
+    inputs = [hasher.atoms(m) for m in pending] + [listing.atoms[i] for i in new_indices]
+    media = [hasher.media_digest(m) for m in pending] + [listing.media_digest(i) for i in new_indices]
     return Exchange(
         id=0,
         conversation_row=0 if match_point is None else match_point.conversation_row,

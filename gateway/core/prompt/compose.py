@@ -71,7 +71,7 @@ def compose(
     composition = Composition([*_omitted_messages(tree, plan, offered)] if plan.omitted else ())
     for i, note in fresh.items():
         if note:
-            composition.put_note(listing.positions[plan.new[i]], note, estimate_tokens(note))
+            composition.put_note(listing.positions[plan.new_indices[i]], note, estimate_tokens(note))
     if match.match_point is None:
         return composition
     if additions is not None:
@@ -256,7 +256,7 @@ def _messages_without_reply(plan: Plan, fresh: Mapping[int, str]) -> Iterator[Se
     yield from map(SentMessage, inputs[:pending])
     start = plan.heard_count or plan.resent_count
     # What may be heard of a reply that was off the record is sent, and not stored.
-    unstored = range(start, len(listing) - len(plan.new))
+    unstored = range(start, len(listing) - len(plan.new_indices))
     others = [InsertedMessage.of(listing.messages[i], listing.atoms[i], None) for i in unstored]
     for i, message in enumerate([*others, *inputs[pending:]], start):
         yield SentMessage(message, i)

@@ -45,8 +45,8 @@ class Eviction(Struct, frozen=True):
             return None
         listing = plan.query.listing
         i = bisect_left(listing.positions, index)
-        if i in plan.new:
-            before = plan.exchange.inputs[: len(plan.pending) + plan.new.index(i)]
+        if i in plan.new_indices:
+            before = plan.exchange.inputs[: len(plan.pending) + plan.new_indices.index(i)]
             return plan.exchange.depth, plan.exchange.offset + sum(map(len, before))
         if not self.is_plain:
             element = composition.list_at.get(index)

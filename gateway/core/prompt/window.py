@@ -37,12 +37,12 @@ NUDGE_ROLE = "nudge"  # a nudge is a part of its turn, like a reply
 class Budget(Struct, frozen=True):
     """The tokens that the list may take."""
 
-    # The most of the list without the system message.
+    # The most tokens of the list without the system message.
     high: int
     # A cut goes this far below `high`.
     step: int
-    # The most of the list and a note together.
-    most: int
+    # The most tokens of the list and a note together.
+    max_with_note: int
 
 
 class WindowItem(Struct, frozen=True):
@@ -92,13 +92,13 @@ def plan_budget(
     step = max(1, capacity // STEP_SHARE)
     # A clock in the system message must not move the cut.
     grain = max(1, step // 8)
-    most = max(0, capacity - reserve - fixed_tokens)
+    max_with_note = max(0, capacity - reserve - fixed_tokens)
     # A note may use what the rounding leaves, too.
-    high = max(0, min(capacity - reserve - -(-fixed_tokens // grain) * grain, most - note_tokens))
+    high = max(0, min(capacity - reserve - -(-fixed_tokens // grain) * grain, max_with_note - note_tokens))
     while step > 1 and step > high // 2:
         # A large system message leaves little room. Halving keeps the possible steps multiples of each other.
         step //= 2
-    return Budget(high, step, most)
+    return Budget(high, step, max_with_note)
 
 
 def window_item(message: Mapping[str, Any], bound: int, *, is_nudge: bool = False) -> WindowItem:
@@ -149,10 +149,10 @@ def window_start(items: Sequence[WindowItem], bounds: MessageBounds) -> int:
     not taken apart.
     """
     size = len(items)
-    if size <= bounds.most:
+    if size <= bounds.max_messages:
         return 0
     split = _splits_a_call(items)
-    found = (i for i in range(size - bounds.least, 0, -1) if items[i].role == "user" and not split[i])
+    found = (i for i in range(size - bounds.min_messages, 0, -1) if items[i].role == "user" and not split[i])
     return next(found, 0)
 
 

@@ -336,7 +336,7 @@ def _note_target(context: MemoryContext) -> NoteTarget | None:
     index = _last_own_words_index(plan)
     name = new[index].get("name")
     # The new messages end with those of the list, so an index from the end is the same in both.
-    list_index = plan.new[index - len(new)] if plan.new else None
+    list_index = plan.new_indices[index - len(new)] if plan.new_indices else None
     return NoteTarget(text_of(new[index]), name if isinstance(name, str) else None, list_index, index)
 
 
@@ -349,7 +349,7 @@ def _last_own_words_index(plan: Plan) -> int:
     last = len(new) - 1
     if [m.get("role") for m in new[-2:]] != ["user", "user"]:
         return last
-    for index in range(last, last - len(plan.new), -1):
+    for index in range(last, last - len(plan.new_indices), -1):
         if new[index].get("role") != "user":
             break
         if own_words(text_of(new[index])):
@@ -374,7 +374,7 @@ def _question_before_results(context: MemoryContext) -> NoteTarget | None:
         return None
     while index >= 0 and listing.role(index) != "user":
         index -= 1
-    is_stored = index not in plan.new and (match_point is None or not is_forgotten(match_point))
+    is_stored = index not in plan.new_indices and (match_point is None or not is_forgotten(match_point))
     return None if index < 0 or is_stored else NoteTarget(listing.text(index), None, index, None)
 
 

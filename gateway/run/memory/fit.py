@@ -72,7 +72,7 @@ async def fit_prompt(
     """
     context_window = prompt.target.context_window
     # Bytes are an upper bound of tokens: most requests are never counted.
-    added_tokens = note.most + sum(message_tokens(m, upper_bound) for m in rounds)
+    added_tokens = note.max_tokens + sum(message_tokens(m, upper_bound) for m in rounds)
     may_fill = is_crowded(prompt) or (
         bool(context_window) and may_exceed(prompt, context_window or 0, added_tokens)
     )
@@ -110,8 +110,10 @@ def _fit(
         window = fit_window(room.items()[start:], room.budget(cut), lambda: room.sizes()[start:])
     ranges = [range(start + part.start, start + part.stop) for part in window.ranges]
     note_tokens = room.note_tokens(ranges, cut)
-    tokens, most = room.total_tokens(ranges, cut)
-    fitted = FittedWindow(tokens=tokens, most=most, wanted_summary=wanted_summary, note_tokens=note_tokens)
+    tokens, max_tokens = room.total_tokens(ranges, cut)
+    fitted = FittedWindow(
+        tokens=tokens, max_tokens=max_tokens, wanted_summary=wanted_summary, note_tokens=note_tokens
+    )
     if not start and window.is_whole and cut is None and evicted is None:
         return fitted
     if context_window is not None and not prompt.request.may_evict:
@@ -145,7 +147,7 @@ async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
         return prompt
     if window.tokens:
         tokens = await with_counter(target.model, lambda count: sum(message_tokens(m, count) for m in rounds))
-        if window.tokens + tokens <= window.most:
+        if window.tokens + tokens <= window.max_tokens:
             return prompt
     before = prompt.system, *window.left_out
     window = await fit_prompt(prompt, rounds=rounds)
@@ -348,7 +350,7 @@ class _WindowRoom:
             self._context,
             max_tokens=self._prompt.request.max_tokens,
             fixed_tokens=self._fixed_with(cut),
-            note_tokens=self._note.least,
+            note_tokens=self._note.reserved_tokens,
         )
 
     def usable_summaries(self) -> list[_UsableSummary]:
@@ -400,16 +402,16 @@ class _WindowRoom:
             return 0, 0
         fixed = self._fixed_with(cut)
         tokens = sum(self.tokens(part.start, part.stop) for part in staying)
-        return fixed + tokens, fixed + self.budget(cut).most
+        return fixed + tokens, fixed + self.budget(cut).max_with_note
 
     def note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
         """Returns the tokens that a note may take: all that these messages leave free, up to a note's bound."""
-        free = self.budget(cut).most
+        free = self.budget(cut).max_with_note
         bounds = self._bounds_before
-        if free - sum(bounds[part.stop] - bounds[part.start] for part in staying) >= self._note.most:
-            return self._note.most
+        if free - sum(bounds[part.stop] - bounds[part.start] for part in staying) >= self._note.max_tokens:
+            return self._note.max_tokens
         return max(
-            0, min(self._note.most, free - sum(self.tokens(part.start, part.stop) for part in staying))
+            0, min(self._note.max_tokens, free - sum(self.tokens(part.start, part.stop) for part in staying))
         )
 
     def surplus(self, start: int) -> int:
@@ -423,17 +425,17 @@ class _WindowRoom:
 
     def _is_crowded(self, start: int = 0, share: float = 1.0) -> bool:
         bounds = self._eviction.bounds
-        return bounds is not None and len(self.entries) - start > bounds.most * share
+        return bounds is not None and len(self.entries) - start > bounds.max_messages * share
 
     def is_over(self, start: int = 0, cut: SummaryCut | None = None, share: float = 1.0) -> bool:
         """Returns whether the entries from `start` on take more than that share of the window."""
         if self._is_crowded(start, share):
             return True
-        most = self.budget(cut).high * share
-        # Bytes are an upper bound of tokens: where they fit, nothing has to be counted.
-        if self._bounds_before[-1] - self._bounds_before[start] <= most:
+        max_tokens = self.budget(cut).high * share
+        # Bytes are an upper bound of tokens: if they fit, nothing has to be counted.
+        if self._bounds_before[-1] - self._bounds_before[start] <= max_tokens:
             return False
-        return self.tokens(start, len(self.entries)) > most
+        return self.tokens(start, len(self.entries)) > max_tokens
 
     def wanted_summary(self, summaries: Sequence[_UsableSummary], *, is_due: bool) -> WantedSummary | None:
         """Returns the summary that is wanted, because the window fills up and there is enough after the newest one.
@@ -445,7 +447,7 @@ class _WindowRoom:
         # Where the window has no limit of tokens, the bounds of messages decide what stays.
         eviction, bounds = self._eviction, self._eviction.bounds
         keep = 0 if self._context == ANY_WINDOW else int(high * eviction.retained_share)
-        least = 0 if bounds is None else bounds.least
+        least = 0 if bounds is None else bounds.min_messages
         newest_id = max((cut.id for cut in eviction.cuts), default=0)
         wanted = WantedSummary(keep, summary_tokens(self._context), least, newest_id)
         is_early = bounds is not None and len(self.entries) - start > bounds.early

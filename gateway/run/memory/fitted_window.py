@@ -14,10 +14,12 @@ from storage.records import Evicted
 
 
 class NoteRoom(Struct, frozen=True):
-    """The tokens for the note of a request: `least` are reserved, and up to `most` are given if they are free."""
+    """The room for the note of a request."""
 
-    least: int = 0
-    most: int = 0
+    # The tokens that the window leaves free in any case.
+    reserved_tokens: int = 0
+    # The tokens that the note may take if the window has them free.
+    max_tokens: int = 0
 
 
 NO_NOTE = NoteRoom()
@@ -41,8 +43,8 @@ class FittedWindow(Struct, frozen=True):
     evicted_tokens: int = 0
     # The tokens of the whole prompt, by our count; 0: it was not counted, or is not text alone.
     tokens: int = 0
-    # The tokens for which the window had room.
-    most: int = 0
+    # The tokens for which the window has room, with a note.
+    max_tokens: int = 0
     # The window fills up, and a summary is wanted.
     wanted_summary: WantedSummary | None = None
     # The tokens that a note may take; None: nothing limits it.

@@ -47,18 +47,16 @@ from storage.sql.store import Store
 INDEX_EVERY = 16
 # Or when a turn adds this many characters: every query reads them until they are indexed.
 INDEX_CHARS = 32_000
-# Append mode needs the disk, and treats one that is slower than this as down. No measurement.
+# Append mode needs the disk, and treats a disk that is slower than this as down. No measurement.
 OPEN_WAIT_S = 5.0
+# The functions in the path of a turn whose caches hold people's words or names. The store clears its own caches.
+_WORD_CACHES = (query_keys, short_words, name_pattern, quoted_name, shown_label)
 _log = logging.getLogger("mnemogate")
 
 
-# The tables of pure functions in the path of a turn that hold people's words or names. storage empties its own.
-_TABLES_OF_WORDS = (query_keys, short_words, name_pattern, quoted_name, shown_label)
-
-
-def _forget_words() -> None:
-    for table in _TABLES_OF_WORDS:
-        table.cache_clear()
+def _clear_word_caches() -> None:
+    for function in _WORD_CACHES:
+        function.cache_clear()
 
 
 class TurnEvents(Protocol):
@@ -71,7 +69,7 @@ class TurnEvents(Protocol):
     def index_outdated(self, agent_row: int, messages: int | None = None) -> None:
         """Reports that the search index of a memory is outdated.
 
-        messages: how many it lacks; None: more than queries should read.
+        messages: how many messages the index lacks; None: more than queries should read.
         """
 
     def edits_pending(self) -> None:
@@ -82,9 +80,9 @@ class TurnEvents(Protocol):
     ) -> None:
         """Reports a turn.
 
-        messages: how many it adds to the memory.
-        sleeptime: the agents that read them later.
-        seq: the number of the first of them, or near it.
+        messages: how many messages the turn adds to the memory.
+        sleeptime: the agents that read these messages later.
+        seq: the number of the first of these messages, or a number near it.
         """
 
     def window_filling(self, turn: Committed, wanted: WantedSummary) -> None:
@@ -108,7 +106,7 @@ class MemoryKeeper:
     resent: ResentLists = field(init=False, default_factory=ResentLists)
     queues: Queues = field(init=False)
     delegated: DelegatedTasks = field(init=False, default_factory=DelegatedTasks)
-    # Steps that write their edits again take turns: in parallel the slowest would be overtaken each time.
+    # Held by a step that writes its edits again. In parallel the slowest step would be overtaken each time.
     editing: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     # Turns that are committed and are cached after their replies, or before the next request is read.
     _uncached: deque[Callable[[], None]] = field(init=False, default_factory=deque)
@@ -117,7 +115,7 @@ class MemoryKeeper:
         self.leases = Leases(self.store.conversation_locks)
         self.queues = Queues(self.leases)
         self.store.forgetting.when_gone(self.resent.clear)
-        self.store.forgetting.when_gone(_forget_words)
+        self.store.forgetting.when_gone(_clear_word_caches)
         recaller = Recaller(self.store, self.settings, self.embed_query)
         self.composer = Composer(self.store, recaller, self.settings.cache_s, self.events.makes_summaries)
 
@@ -126,7 +124,7 @@ class MemoryKeeper:
     async def begin(self, request: MemoryRequest, *, opens: bool = True) -> MemoryContext:
         """Reads the context of a request. opens: a turn follows.
 
-        In append mode the turns of one conversation queue: each waits until the one before has left the queue.
+        In append mode the turns of one conversation queue: each waits until the previous turn has left the queue.
         Raises: StoreError: memory cannot be read.
         """
         if self._uncached:
@@ -160,14 +158,14 @@ class MemoryKeeper:
         self.store.agents.cache(committed.agent)
         plan = replace(context.plan, conversation_row=committed.conversation_row)
         change = write.change
-        # No other exchange was written since the tree was read, and writing this one has changed none.
+        # No other exchange was written since the tree was read, and this write has changed no other exchange.
         is_as_read = committed.seq == context.snapshot.next_seq and change is not None and change.is_alone
         return replace(
             context,
-            row=committed.exchange_row,
+            exchange_row=committed.exchange_row,
             agent=committed.agent,
             plan=plan,
-            opened=committed.added if is_as_read else None,
+            opened_exchange=committed.added if is_as_read else None,
         )
 
     # -- when a turn ends
@@ -190,7 +188,7 @@ class MemoryKeeper:
         request.ticket.hand_on()
         if reply is not None and "tool_calls" in reply and request.identity.scope is not None:
             self.delegated.note_calls(request.identity.scope, request.chat.identity_fields, reply, self.now())
-        if context.row < 0 and _leaves_nothing(context, outcome):
+        if context.exchange_row < 0 and _leaves_nothing(context, outcome):
             return self._end_unwritten(context)
         try:
             write = make_turn_write(context, prompt, block_edits, outcome, self.now(), receipt=receipt)
@@ -203,27 +201,31 @@ class MemoryKeeper:
             self.resent.cache_reply(
                 request.chat, listing, reply or {}, exchange.reply or (), exchange.path_hash
             )
-        wanted = prompt.window.wanted_summary if outcome.state is FINISHED else None
-        writing.add_done_callback(partial(self._written, context, write, wanted))
+        wanted_summary = prompt.window.wanted_summary if outcome.state is FINISHED else None
+        writing.add_done_callback(partial(self._on_written, context, write, wanted_summary))
         return writing
 
     def _end_unwritten(self, context: MemoryContext, error: Exception | None = None) -> asyncio.Future[None]:
         """Lets the next request begin, without a write. Returns a future that is done, with the error if any."""
         context.request.ticket.leave()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None) if error is None else done.set_exception(error)
-        return done
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if error is None:
+            ended.set_result(None)
+        else:
+            ended.set_exception(error)
+        return ended
 
-    def _written(
+    def _on_written(
         self,
         context: MemoryContext,
         write: TurnWrite,
-        wanted: WantedSummary | None,
+        wanted_summary: WantedSummary | None,
         writing: asyncio.Future[Committed],
     ) -> None:
-        """Caches a committed turn. A plain turn is cached after its reply, and the reply waits for the commit.
+        """Caches a committed turn: a plain turn after its reply, since the reply waits for this callback.
 
-        An opening is cached with its words, and so at once: later they might be forgotten already.
+        Any other turn is cached at once. It may be an opening, which is cached with its words: later these might be
+        forgotten already.
         """
         if writing.cancelled() or writing.exception() is not None:
             context.request.ticket.leave()
@@ -231,7 +233,7 @@ class MemoryKeeper:
         committed = writing.result()
         if not self._uncached:
             _after_reply(self._cache_all)
-        self._uncached.append(partial(self._cache_and_report, context, write, wanted, committed))
+        self._uncached.append(partial(self._cache_and_report, context, write, wanted_summary, committed))
         if not committed.is_plain:
             self._cache_all()
 
@@ -239,7 +241,7 @@ class MemoryKeeper:
         while self._uncached:
             try:
                 self._uncached.popleft()()
-            except Exception:  # the others are turns of other users
+            except Exception:  # the next turns are other users' turns
                 _log.exception("A stored turn could not be put into the caches, by a fault in the gateway.")
 
     def _cache_and_report(
@@ -273,9 +275,9 @@ class MemoryKeeper:
         chars: the characters that the turn has added.
         """
         # The counts at the beginning of the turn are near enough for work that is done later.
-        waiting = snapshot.next_seq - snapshot.indexed_seq
-        if waiting >= INDEX_EVERY or chars > INDEX_CHARS:
-            self.events.index_outdated(agent_row, waiting)
+        unindexed = snapshot.next_seq - snapshot.indexed_seq
+        if unindexed >= INDEX_EVERY or chars > INDEX_CHARS:
+            self.events.index_outdated(agent_row, unindexed)
 
 
 def _leaves_nothing(context: MemoryContext, outcome: TurnOutcome) -> bool:

@@ -58,7 +58,7 @@ class MemoryRequest(Struct, frozen=True):
 
     chat: ChatRequest
     identity: Identity
-    # The agent it asks for.
+    # The agent that it asks for.
     spec: AgentSpec
     # Seconds since the epoch.
     now: float
@@ -89,16 +89,17 @@ class MemoryContext(Struct, frozen=True):
     is_plain: bool
     # The conversation's public name, a new one if it is new.
     conversation_uid: str
-    # The memory section that the path has; None: it has none yet.
+    # The memory section that the path has; None: the path has no section yet.
     pinned: SentSection | None = None
-    # As the path sees them: with its own pending edits.
+    # The memory blocks with the path's own pending edits.
     blocks: tuple[Block, ...] = ()
     # The gateway's tools for the model: name in this request -> tool.
     offered: Mapping[str, str] = field(default_factory=dict)
-    # The row id of the exchange, once its user message is written; negative before.
-    row: int = -1
-    # The exchange as it was written then, where nothing else of the memory has changed since it was read.
-    opened: Exchange | None = None
+    # The row of the exchange, once its user message is written; negative before.
+    exchange_row: int = -1
+    # This exchange as it was written then; None: it was not written, or more of the memory has changed since it was
+    # read.
+    opened_exchange: Exchange | None = None
     # The summaries of the conversation, newest first; None: they were not read.
     summaries: Sequence[Summary] | None = None
     # An exchange that a process left open when it died, in the form in which it ends. It is written with the next one.
@@ -122,7 +123,7 @@ class MemoryContext(Struct, frozen=True):
 
     @property
     def path_ids(self) -> set[int]:
-        return {x.id for x in self.path}
+        return {exchange.id for exchange in self.path}
 
     @property
     def evicted(self) -> Evicted | None:
@@ -170,8 +171,9 @@ async def read_context(
         return await _read_and_plan(store, request, agent, snapshot, query)
     # The snapshot has all that a plain turn needs.
     rounds = snapshot.additions.rounds
-    chain = rounds if rounds and rounds[-1].id == snapshot.exchange.id else (*rounds, snapshot.exchange)
-    blocks = blocks_on_path(request, snapshot, chain) if snapshot.blocks or snapshot.ops else ()
+    has_last = bool(rounds) and rounds[-1].id == snapshot.exchange.id
+    path = rounds if has_last else (*rounds, snapshot.exchange)
+    blocks = blocks_on_path(request, snapshot, path) if snapshot.blocks or snapshot.ops else ()
     offered = offer_tools(request, agent, snapshot.section, request.chat.json)
     return MemoryContext(
         request,
@@ -179,7 +181,7 @@ async def read_context(
         snapshot,
         plan,
         tree=Tree(rounds),
-        path=chain,
+        path=path,
         is_plain=True,
         conversation_uid=conversation.uid,
         pinned=snapshot.section,
@@ -196,10 +198,13 @@ def _memory_use(identity: Identity) -> MemoryUse:
 async def _read_snapshot(
     store: Store, resent: ResentLists, request: MemoryRequest
 ) -> tuple[Agent, HashedList, MemorySnapshot]:
-    """Returns the memory's owner, the request's list, and what one round trip reads of both. Raises: StoreError."""
+    """Returns the memory's owner, the request's list, and the snapshot, which one round trip reads.
+
+    Raises: StoreError.
+    """
     scope, key = request.identity.scope, request.identity.conversation
     assert scope is not None  # only requests with memory come here
-    # Another process may have forgotten the cached agent, so it is looked for once more.
+    # Another process may have forgotten the cached agent. Then the agent is looked for once more.
     for _ in range(2):
         agent = await find_agent(store, request)
         listing = resent.listing(MessageHasher(agent.secret), request.chat)
@@ -242,7 +247,7 @@ async def _read_and_plan(
 async def find_agent(store: Store, request: MemoryRequest) -> Agent:
     """Returns the agent of the memory as it is stored, or a draft of it.
 
-    Gateways that share a database would make different drafts: there the agent is stored before anything is cached.
+    Gateways that share a database would make different drafts, so with them the agent is stored before it is cached.
     Raises: NotFound: the agent was made over REST, and is gone.
     """
     scope, spec = request.identity.scope, request.spec
@@ -250,7 +255,7 @@ async def find_agent(store: Store, request: MemoryRequest) -> Agent:
     agents = store.agents
     if not store.database.is_shared:
         return agents.find_cached(scope) or await agents.find_or_draft(scope, must_exist=not spec.is_profile)
-    # A turn off the record leaves hashes under the agent's secret, so it needs a stored one as well.
+    # A turn off the record leaves hashes under the agent's secret, so it needs a stored agent as well.
     if spec.is_profile and not request.identity.leaves_nothing:
         return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, request.now)
     return await agents.find_or_draft(scope, must_exist=not spec.is_profile)
@@ -275,11 +280,13 @@ def check_not_paused(agent: Agent) -> None:
 
 
 def _omitted_by_client(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
-    """Returns what goes before the client's list: what the client left out, without what has left the window."""
+    """Returns the messages that the client left out of its list, without those that have left the window."""
     if request.spec.history == "client":
         return ()
-    omitted, gone = plan.omitted, evicted_before(plan.match.match_point, request.target.context_window)
-    return omitted if gone is None else tuple(element for element in omitted if element.at[1] >= gone.offset)
+    evicted = evicted_before(plan.match.match_point, request.target.context_window)
+    if evicted is None:
+        return plan.omitted
+    return tuple(element for element in plan.omitted if element.at[1] >= evicted.offset)
 
 
 async def _plan(
@@ -287,8 +294,9 @@ async def _plan(
 ) -> tuple[Plan, Tree]:
     """Loads as much of a conversation as it takes to plan the turn.
 
-    The conversation's end is nearly always enough: as many exchanges as the list has replies, and some more. If it is
-    not, the part back to where the window began is loaded, and if that is not, all. A new conversation needs nothing.
+    The conversation's end is nearly always enough: as many exchanges as the list has replies, and some more. If that is
+    not enough, the part back to where the window began is loaded, and at last all of the conversation. A new
+    conversation needs nothing.
     """
     tree = Tree()
     openings = None if snapshot.has_tombs else store.turns.openings(agent, snapshot)
@@ -300,7 +308,8 @@ async def _plan(
     while True:
         tree, last_at = await _load_tree(store, agent, query, request.identity.conversation, tree, reach)
         # In append mode the path goes upstream from where its window began.
-        needs_window = query.kind is ConversationKind.APPENDED and reach.most is not None and tree.is_partial
+        is_end = reach.max_exchanges is not None
+        needs_window = query.kind is ConversationKind.APPENDED and is_end and tree.is_partial
         if needs_window and not any(evicted_before(each, window) for each in tree):
             reach = _WHOLE_CONVERSATION  # nothing has left the window
             continue
@@ -312,25 +321,23 @@ async def _plan(
             return plan, tree
         if is_loaded_enough(tree, plan, evicted, last_at, snapshot.exchange):
             return plan, tree
-        # What has left the window is not sent, so nothing further up is needed to compose the request.
-        only_end = reach.most is not None
-        reach = (
-            _Reach(None, max(0, evicted.depth - 1))
-            if only_end and evicted is not None
-            else _WHOLE_CONVERSATION
-        )
+        if is_end and evicted is not None:
+            # Exchanges before the window are not sent, so they are not needed to compose the request.
+            reach = _Reach(max_exchanges=None, min_depth=max(0, evicted.depth - 1))
+        else:
+            reach = _WHOLE_CONVERSATION
 
 
 class _Reach(NamedTuple):
     """How far up a conversation is loaded from its end."""
 
     # The most exchanges; None: any number.
-    most: int | None
+    max_exchanges: int | None
     # The depth of the first exchange; None: the conversation's beginning.
-    low: int | None = None
+    min_depth: int | None = None
 
 
-_WHOLE_CONVERSATION = _Reach(None)
+_WHOLE_CONVERSATION = _Reach(max_exchanges=None)
 
 
 async def _load_tree(
@@ -339,15 +346,15 @@ async def _load_tree(
     """Returns the exchanges that a list may go on from, and when their conversation was last written to (`Pool`).
 
     key: the client's own name for the conversation.
-    loaded: what was loaded with less reach.
+    loaded: the exchanges that were loaded with less reach.
     """
-    # A client's id names one conversation, of which nothing is loaded twice but its first exchanges.
+    # A client's id names one conversation. Only its first exchanges are loaded twice.
     loaded_before = tuple(loaded) if query.is_named else ()
     probes = probes_for_list(
         query,
         key,
-        max_exchanges=reach.most,
-        min_depth=reach.low,
+        max_exchanges=reach.max_exchanges,
+        min_depth=reach.min_depth,
         loaded_depth=min((exchange.depth for exchange in loaded_before if exchange.depth), default=None),
         with_contents=query.kind is ConversationKind.APPENDED,
     )
@@ -363,12 +370,12 @@ async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot
 
     Returns None where the plan begins one, or where the conversation is gone.
     """
-    continued, read = plan.conversation_row, snapshot.conversation
-    if read is not None and read.id == continued:
-        return read.uid
-    if continued is None or continued <= 0 or not agent.is_stored:
+    conversation_row, conversation = plan.conversation_row, snapshot.conversation
+    if conversation is not None and conversation.id == conversation_row:
+        return conversation.uid
+    if conversation_row is None or conversation_row <= 0 or not agent.is_stored:
         return None
-    return await store.turns.conversation_uid(agent, continued)
+    return await store.turns.conversation_uid(agent, conversation_row)
 
 
 def _uid_from_opening(
@@ -376,15 +383,14 @@ def _uid_from_opening(
 ) -> str:
     """Returns the public name of a conversation that begins.
 
-    Requests that begin one at the same time must give their clients the same name, before any of them is written. So it
-    is a hash of the client's own name for it; without one, of its messages and the memory's next number, since an
-    earlier conversation may have begun alike. The epoch is hashed too: after a forgetting it is another conversation.
+    Requests that begin the same conversation at the same time must give their clients the same name, before any of them
+    is written. So the name is a hash of the client's own name for the conversation. If the client gives no name, it is
+    a hash of the messages and of the memory's next number, since an earlier conversation may have begun alike. The
+    epoch is hashed too: after a forgetting it is another conversation.
     """
     key = request.identity.conversation
     seed = (
-        b"k" + key.encode()
-        if key is not None
-        else b"m%d " % snapshot.next_seq + listing.hash_path(len(listing))
+        b"m%d " % snapshot.next_seq + listing.hash_path(len(listing)) if key is None else b"k" + key.encode()
     )
     return blake2b(b"%d %b" % (agent.epoch, seed), key=agent.secret, digest_size=16).hexdigest()
 
@@ -395,7 +401,7 @@ def new_conversation_uid() -> str:
 
 
 def in_prompt_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block]:
-    """Returns blocks in their order in the prompt: as the agent declares them, then those that were made since."""
+    """Returns blocks in their order in the prompt: as the agent declares them, then blocks that were made since."""
     if len(blocks) < 2:
         return list(blocks)
     order = {block.label: n for n, block in enumerate(spec.blocks)}
@@ -407,7 +413,9 @@ def blocks_on_path(
 ) -> tuple[Block, ...]:
     """Returns the blocks of a snapshot as a path sees them, its own pending edits included."""
     blocks = in_prompt_order(request.spec, snapshot.blocks)
-    return tuple(edits.blocks_on_path(blocks, snapshot.ops, {x.id for x in path}) if snapshot.ops else blocks)
+    if not snapshot.ops:
+        return tuple(blocks)
+    return tuple(edits.blocks_on_path(blocks, snapshot.ops, {exchange.id for exchange in path}))
 
 
 async def initial_blocks(store: Store, request: MemoryRequest, agent: Agent) -> tuple[Block, ...]:
@@ -433,16 +441,20 @@ def offer_tools(
     body: of the chat completion.
     """
     chat, identity, spec = request.chat, request.identity, request.spec
-    wanted = spec.offers_tools and (identity.agent is not None or chat.has_tools)
-    if own := spec.definition.sampling:
-        # What an agent's definition asks of its replies, such as a response_format, does not rule out its tools.
-        body = {name: value for name, value in body.items() if name not in own or own[name] != value}
-    agreed = pinned.known.get("tools") if pinned else None
-    only_reads = identity.mode is Mode.READ
-    if not wanted or not allows_hidden_tools(body) or (only_reads and (not spec.is_profile or not agreed)):
+    if not spec.offers_tools or (identity.agent is None and not chat.has_tools):
+        return {}
+    if sampling := spec.definition.sampling:
+        # Fields that come from the agent's definition, such as a response_format, do not rule out its tools.
+        body = {
+            name: value for name, value in body.items() if name not in sampling or sampling[name] != value
+        }
+    if not allows_hidden_tools(body):
+        return {}
+    agreed_names = pinned.known.get("tools") if pinned else None
+    if identity.mode is Mode.READ and (not spec.is_profile or not agreed_names):
         return {}
     if not spec.is_profile:
         # On a clash of names the client's tool wins.
         return {tool.name: tool.name for tool in spec.tools if tool.name not in chat.tools}
     enabled = MEMORY_TOOLS if agent.scope.spans_conversations else BLOCK_TOOLS
-    return choose_tool_names(enabled, frozenset(chat.tools), agreed)
+    return choose_tool_names(enabled, frozenset(chat.tools), agreed_names)

@@ -38,9 +38,9 @@ def make_turn_write(
 ) -> TurnWrite:
     """Returns the write of a turn.
 
-    now: when it ended.
-    rule: settles it; None: the rule for its outcome.
-    receipt: of its reply; None: the record of its recall is not written.
+    now: when the turn ended.
+    rule: settles the turn; None: the rule for its outcome.
+    receipt: that of the reply; None: the record of the turn's recall is not written.
     """
     rule = rule or _rule_for(outcome)
     request_end = _request_end(context, prompt, block_edits.ops, outcome, now)
@@ -49,10 +49,11 @@ def make_turn_write(
     plain: PlainTurn | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
     if context.is_plain and rule is settle.finish and snapshot.conversation is not None:
-        stored = None if section is None or not section.is_stored else section.id
-        plain = PlainTurn(finish_plain(plan, request_end, stored), snapshot.conversation.rev)
+        section_row = None if section is None or not section.is_stored else section.id
+        plain = PlainTurn(finish_plain(plan, request_end, section_row), snapshot.conversation.rev)
     probes = partial(probes_for_plain_turn, plan, key) if context.is_plain else partial(_probes, context, key)
-    decide = partial(plan_change, plan=plan, ended=request_end, rule=rule)
+    decide = partial(plan_change, plan=plan, request_end=request_end, rule=rule)
+    next_seq = snapshot.next_seq if context.opened_exchange is None else context.opened_exchange.next_seq
     return TurnWrite(
         agent=context.agent,
         key=key,
@@ -62,7 +63,7 @@ def make_turn_write(
         probes=probes,
         decide=decide,
         change=None if context.is_plain else _decide_ahead(context, key, request_end, rule, decide),
-        planned_at=(snapshot.next_seq if context.opened is None else context.opened.next_seq, snapshot.rev),
+        planned_at=(next_seq, snapshot.rev),
         ops=block_edits.ops,
         section=section,
         defaults=() if context.agent.is_stored else context.request.spec.own_blocks,
@@ -113,7 +114,7 @@ def _request_end(
         # The calls in `shown_reply` are the client's. The gateway ran the others.
         gateway_calls = frozenset(_call_ids(full_reply) - _call_ids([shown_reply]))
     return settle.RequestEnd(
-        id=context.row,
+        id=context.exchange_row,
         full_reply=full_reply,
         shown_reply=shown_reply,
         now=now,
@@ -131,28 +132,28 @@ def _call_ids(messages: Iterable[WireMessage]) -> set[str]:
 def _decide_ahead(
     context: MemoryContext,
     key: str | None,
-    ended: settle.RequestEnd,
+    request_end: settle.RequestEnd,
     rule: settle.SettleRule,
     decide: Callable[[Pool], Change],
 ) -> Change | None:
-    """Returns what a turn changes if its memory is still as it was read when the turn began, and opened since.
+    """Returns what a turn changes if its memory is still as it was read, but for the exchange that was opened since.
 
-    None: the decision needs contents that were not loaded, or more of a long conversation.
+    Returns None if the decision needs contents that were not loaded, or more of a long conversation.
     """
-    tree, conversation, opened = context.tree, context.snapshot.conversation, context.opened
-    if tree.is_partial or (context.row >= 0 and opened is None):
+    tree, conversation, opened_exchange = context.tree, context.snapshot.conversation, context.opened_exchange
+    if tree.is_partial or (context.exchange_row >= 0 and opened_exchange is None):
         return None
-    opening = finish_opening(tree, context.plan, ended) if rule is settle.finish else None
+    opening = finish_opening(tree, context.plan, request_end) if rule is settle.finish else None
     if opening is not None:
         return Change(opening)
-    named = None if key is None or conversation is None else conversation.id
-    low = _lowest_depth(context) or 0
-    exchanges = [each for each in tree if each.depth >= low or not each.depth]
-    if opened is not None:
-        exchanges.append(opened)
-        named = opened.conversation_row
+    conversation_row = None if key is None or conversation is None else conversation.id
+    min_depth = _min_depth(context) or 0
+    exchanges = [each for each in tree if each.depth >= min_depth or not each.depth]
+    if opened_exchange is not None:
+        exchanges.append(opened_exchange)
+        conversation_row = opened_exchange.conversation_row
     try:
-        return decide(Pool(exchanges, named, contents=tree.contents, tombs=tree.tombs))
+        return decide(Pool(exchanges, conversation_row, contents=tree.contents, tombs=tree.tombs))
     except Missing:
         return None
 
@@ -167,16 +168,16 @@ def _section(context: MemoryContext, prompt: Prompt) -> SentSection | None:
     return prompt.section.sent
 
 
-def _lowest_depth(context: MemoryContext) -> int | None:
-    """Returns the depth from which on a turn's exchanges matter, besides first ones; None: any may."""
-    low = lowest_change_depth(context.tree, context.plan)
-    return None if low is None else max(0, low - RECENT_EXCHANGES)
+def _min_depth(context: MemoryContext) -> int | None:
+    """Returns the depth from which on exchanges matter to a turn, besides first exchanges; None: any may matter."""
+    change_depth = lowest_change_depth(context.tree, context.plan)
+    return None if change_depth is None else max(0, change_depth - RECENT_EXCHANGES)
 
 
 def _probes(context: MemoryContext, key: str | None) -> Probes:
     """Returns what the transaction that writes the turn has to read again."""
-    low = _lowest_depth(context)
-    if low is not None:
-        return probes_for_list(context.plan.query, key, min_depth=low)
-    most = RECENT_EXCHANGES if context.tree.is_partial else None
-    return probes_for_list(context.plan.query, key, max_exchanges=most)
+    min_depth = _min_depth(context)
+    if min_depth is not None:
+        return probes_for_list(context.plan.query, key, min_depth=min_depth)
+    max_exchanges = RECENT_EXCHANGES if context.tree.is_partial else None
+    return probes_for_list(context.plan.query, key, max_exchanges=max_exchanges)

@@ -203,7 +203,7 @@ class ModelSource(Protocol):
         mender: makes it again where its content is refused.
         """
 
-    def note_prompt_tokens(self, estimated: int, actual: int, most: int) -> None:
+    def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""
 
     def note_broken(self, error: GatewayError) -> None:
@@ -498,9 +498,9 @@ class Attempts:
         call.sent_tokens = estimate_prompt_tokens(request.body)
         call.prompt, call.hides_usage = receipt.prompt, receipt.hides_usage
 
-    def note_prompt_tokens(self, estimated: int, actual: int, most: int) -> None:
+    def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""
-        self._failover.context_windows.note_count(self.target[:2], estimated, actual, most)
+        self._failover.context_windows.note_count(self.target[:2], estimated, actual, fitting)
 
     def note_broken(self, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off. An error before a reply is noted already."""

@@ -57,8 +57,8 @@ class ReplayedReplies:
         is_stream = reply.startswith(b"data: ")
         return _BufferedStream(200, _STREAM, reply) if is_stream else BufferedReply(200, _JSON, reply)
 
-    def note_prompt_tokens(self, estimated: int, actual: int, most: int) -> None:
-        self.attempts.note_prompt_tokens(estimated, actual, most)
+    def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
+        self.attempts.note_prompt_tokens(estimated, actual, fitting)
 
     def note_broken(self, error: GatewayError) -> None:
         self.attempts.note_broken(error)

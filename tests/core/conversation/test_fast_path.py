@@ -100,7 +100,7 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     tree, snapshot, query, plain = planned(world, messages)
     assert plain is not None
     general = plan_turn(tree, query)
-    assert (plain.match.match_point, plain.new) == (general.match.match_point, general.new)
+    assert (plain.match.match_point, plain.new_indices) == (general.match.match_point, general.new_indices)
     assert (plain.omitted, plain.off_record, plain.redactions) == (
         general.omitted,
         general.off_record,

@@ -124,7 +124,7 @@ def test_the_window_has_room_for_a_note_of_changes_alone(
         note, question, _ = upstream.last.messages[-1]["content"].partition("What is my name?")
         assert "Her name is Alice." in note
         assert question
-        assert fitted[0][0].least >= count(note)
+        assert fitted[0][0].reserved_tokens >= count(note)
 
 
 def test_a_note_takes_what_the_window_leaves_free(
