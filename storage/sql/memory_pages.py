@@ -34,8 +34,9 @@ LAST_CHARACTER = chr(sys.maxunicode)
 _CONVERSATIONS_PER_READ = 64
 # Branches that end further up in a conversation are not found: its exchanges are not counted.
 _DEEPEST = 2_000
-# Of texts that no index has: the numbers of messages among which they are looked for, the newest; how many of each kind
-# are read, and how many bytes of each kind: words are looked for in a megabyte in some 100 ms of processor time.
+# Exchanges, and texts that no index has, are looked for among so many numbers of messages, the newest. Of these texts,
+# how many of each kind are read, and how many bytes: words are looked for in a megabyte in some 100 ms of processor
+# time.
 _NEWEST, _MOST_UNINDEXED, _MOST_BYTES = 4_000, 200, 1 << 18
 # The index has the first 4,000 different terms of a text. A shorter exchange has no more.
 _LONG_BYTES = 8_000
@@ -178,6 +179,12 @@ class MemoryPages(Group):
         """Returns some exchanges by their rows. most_bytes: longer ones, as they are stored, are left out."""
         rows = await rows_of(connection, SQL["short_exchanges"], ids, agent_row, most_bytes)
         return {each.exchange.id: each for each in exchanges.make_shown_exchanges(rows)}
+
+    @long_reads
+    async def newest_exchanges(self, connection: Connection, agent_row: int, *, limit: int) -> list[int]:
+        """Returns the rows of the newest exchanges that stand, the newest first."""
+        rows = await connection.rows(SQL["newest_exchanges"], (agent_row, limit, _NEWEST))
+        return [row[0] for row in rows]
 
     @long_reads
     async def openings(

@@ -122,6 +122,11 @@ WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 -- Reads some exchanges, forgotten ones too. What is longer than ?2 bytes as it is stored is left out.
 SELECT {shown} FROM exchanges p WHERE +p.agent = ?1 AND coalesce(length(p.input), 0) <= ?2 AND p.id {in:3:BIGINT:64}
 
+-- name: newest_exchanges
+-- Finds the exchanges that stand among the last ?3 messages of a memory, the newest first.
+SELECT p.id FROM exchanges p WHERE p.agent = ?1 AND p.seq >= (SELECT a.next_seq - ?3 FROM agents a WHERE a.id = ?1)
+AND p.active = 1 AND p.state = 'finished' ORDER BY p.seq DESC LIMIT ?2
+
 -- name: openings
 -- Reads the first exchange of some conversations that stands. What is longer than ?3 bytes as it is stored is left out.
 SELECT c.uid, {shown} FROM conversations c CROSS JOIN exchanges p ON p.id = (

@@ -18,7 +18,7 @@ from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.request_records import HitRecord
 from gateway.run.request_log import LoggedRequest
-from storage.listing import LAST_NUMBER, SizedConversation
+from storage.listing import SizedConversation
 from storage.records import Exchange, State
 from storage.sql.store import Store
 
@@ -26,8 +26,8 @@ from storage.sql.store import Store
 _OPENING_CHARS = 80
 # No opening words, and no question, are looked for in an exchange that is stored in more bytes than these.
 _OPENING_BYTES = 100_000
-# The last recalls among which questions are looked for: the same one may have been asked several times.
-_LAST_RECALLS = 10
+# The last exchanges among which questions are looked for: the same one may have been asked several times.
+_LAST_EXCHANGES = 10
 _DAY_S = 86_400.0
 
 
@@ -158,12 +158,9 @@ class ConversationViews(Struct, frozen=True):
         return {id: question for id, question in questions.items() if question is not None}
 
     async def last_questions(self, project: str | None, uid: str, most: int) -> list[str]:
-        """Returns the first words of the last questions for which memory was searched, the newest first."""
+        """Returns the first words of the last questions, the newest first."""
         memory = await find_memory(self.store, project, uid)
-        recalls = await self.store.recalls.list(
-            memory.id, self.noted_since(), before=LAST_NUMBER, limit=_LAST_RECALLS
-        )
-        rows = [each.exchange_row for each in recalls]
+        rows = await self.store.memory_pages.newest_exchanges(memory.id, limit=_LAST_EXCHANGES)
         shown = await self.store.memory_pages.short_exchanges(memory.id, rows, _OPENING_BYTES) if rows else {}
         questions = [_question(*shown[row][:2], is_again=False) for row in rows if row in shown]
         return [*dict.fromkeys(each.text for each in questions if each and each.text)][:most]

@@ -20,15 +20,15 @@ from storage.sql.recalls import FirstRecall
 _REASON_WORDS = {
     "no_room": "for want of room",
     "weak": "too weak",
-    "shown": "that the model sees anyway",
-    "repeats": "repeating another one",
+    "shown": "in the conversation already",
+    "repeats": "saying the same as another",
     "muted": "muted",
     "superseded": "out of date",
 }
 # Why nothing was recalled, in words.
 _NOTHING_RECALLED = {
     "nothing_found": "Nothing was recalled: memory has nothing that answers this.",
-    "all_shown": "Nothing was recalled: the model sees anyway what memory has.",
+    "all_shown": "Nothing was recalled: what memory has stands in the conversation already.",
     "no_room": "Nothing was recalled: there was no room in the window.",
     "late": "Nothing was recalled: the search took too long.",
     "failed": "Nothing was recalled: memory could not be searched.",

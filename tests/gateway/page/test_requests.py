@@ -370,7 +370,8 @@ def test_the_request_of_a_reply_that_was_forgotten_says_who_forgot_it(operator: 
     shown = " ".join(re.sub("<[^>]+>", "", html).split())
     assert reply.status == 404
     assert "There is nothing to show: the reply was forgotten." in shown
-    assert "operator forgot message 3 and its reply " in shown
+    assert "Message 3 and its reply were forgotten " in shown
+    assert " by operator." in shown
     assert f'href="../m/{agent.uid}">' in html
     assert f"audit?memory={agent.uid}" in html
     assert 'role="alert"' not in html
@@ -446,4 +447,4 @@ def test_what_stayed_out_for_one_reason_is_counted_once(upstream: StrictUpstream
         speak(operator.world, "My train to Lyon leaves on 4 May.", talk=f"c{n}")
     speak(operator.world, "When does my train to Lyon leave?", talk="c3")
     id = operator.twin("requests")["items"][0]["id"]
-    assert operator.twin(f"r/{id}")["sentence"].endswith(" 3 stayed out: repeating another one.")
+    assert operator.twin(f"r/{id}")["sentence"].endswith(" 3 stayed out: saying the same as another.")

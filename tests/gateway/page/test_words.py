@@ -929,3 +929,14 @@ def test_a_preview_of_many_long_texts_is_no_long_page(operator: Operator) -> Non
     reply = operator.get(f"m/{agent.uid}/forget?{every}")
     assert "Forget 25 texts" in reply.body.decode()
     assert len(reply.body) < 100_000
+
+
+def test_the_last_question_is_tried_though_its_replies_are_forgotten(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    """With a reply goes what it recalled, and an older question was tried."""
+    upstream.queue(say("Noted."), say("Peanuts."))
+    agent = speak(operator.world, "Hello.", "What may I not eat?")
+    words = f"m/{agent.uid}/words?q=peanuts"
+    gone = operator.post(f"m/{agent.uid}/forget?message=4", came_from=words).body.decode()
+    assert 'search?q=What+may+I+not+eat%3F">Try what a reply would be told now' in gone
