@@ -33,6 +33,8 @@ EXIT_REFUSED = 2
 EXIT_PIPE = 141
 # The variable with which shells ask for completions, as click names the variable.
 COMPLETION_VARIABLE = "_MNEMOGATE_COMPLETE"
+# The longest time that an option takes. Dates that are later cannot be shown.
+_CENTURY_S = 36_500 * 86_400
 
 _Function = Callable[..., Any]
 _Decorator = Callable[[_Function], _Function]
@@ -93,18 +95,18 @@ def _drop_output() -> None:
 
 def _refuse(error: click.UsageError, arguments: list[str]) -> NoReturn:
     """Prints what is wrong with the command line, and ends the process."""
-    path = "mnemogate"
+    command_path = "mnemogate"
     message = error.format_message()
     if error.ctx is not None:
-        path = error.ctx.command_path
+        command_path = error.ctx.command_path
         print(error.ctx.get_usage(), file=sys.stderr)
     if isinstance(error, click.NoSuchOption):
         if error.possibilities:
             print(f"Did you mean {error.possibilities[0]}?", file=sys.stderr)
         name = error.option_name
-        typed = next((each for each in arguments if each.partition("=")[0] == name), name)
-        message = f"unrecognized arguments: {typed}"
-    print_error(f"error: {escape_controls(message)}", path)
+        argument = next((each for each in arguments if each.partition("=")[0] == name), name)
+        message = f"unrecognized arguments: {argument}"
+    print_error(f"error: {escape_controls(message)}", command_path)
     sys.exit(EXIT_REFUSED)
 
 
@@ -118,8 +120,9 @@ def _report_settings(error: SettingsError, config: str | None) -> int:
         print_error(f"{prefix}{each.message}")
     if file is not None:
         # Variables override the file, so the variables that are set are named, too.
-        others = ", ".join(sorted(name for name in os.environ if name.startswith("MNEMOGATE_")))
-        print_error(f"the settings file is {file}{f'; set besides it: {others}' if others else ''}")
+        variables = ", ".join(sorted(name for name in os.environ if name.startswith("MNEMOGATE_")))
+        set_besides = f"; set besides it: {variables}" if variables else ""
+        print_error(f"the settings file is {file}{set_besides}")
     return EXIT_REFUSED
 
 
@@ -141,12 +144,12 @@ def _choice(name: str, text: str, *values: str) -> _Decorator:
 def _file(name: str, text: str) -> click.Option:
     """Makes an option that names a file. The option may stand before a command, after it, and after its action."""
 
-    def note(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    def note_file(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:
             context.meta[name] = value
 
     return click.Option(
-        [f"--{name}"], metavar="FILE", type=click.Path(), expose_value=False, callback=note, help=text
+        [f"--{name}"], metavar="FILE", type=click.Path(), expose_value=False, callback=note_file, help=text
     )
 
 
@@ -235,10 +238,6 @@ def _memory_options(function: _Function) -> _Function:
         add = _option(name, text, type=lambda value: value.strip(" \t"), default=default)
         function = add(function)
     return function
-
-
-# The longest time that an option takes. Dates that are later cannot be shown.
-_CENTURY_S = 36_500 * 86_400
 
 
 def _seconds(text: str) -> int:

@@ -287,16 +287,15 @@ class Commands:
         arguments = without_none(arguments)
         pages = self.client.pages("memory-export", arguments)
         first_page = next(pages)
-        other_memories = first_page.get(
-            "others"
-        )  # a gateway of an older version leaves out `others` and `messages`
+        # A gateway of an older version leaves out `others` and `messages`.
+        other_memories = first_page.get("others")
         messages: int | None = 0
         with Progress("Exporting messages") as progress, open_output(path, may_replace=may_replace) as file:
             page: Any = first_page
             while page is not None:
                 file.writelines(f"{line}\n" for line in page["lines"])
                 if messages is not None:
-                    messages = messages + page["messages"] if "messages" in page else None
+                    messages = (messages + page["messages"]) if "messages" in page else None
                 if path or not sys.stdout.isatty():  # a bar would mix with the lines
                     progress.show(messages or 0)
                 page = next(pages, None)
@@ -309,20 +308,20 @@ class Commands:
     def import_memory(self, arguments: _Arguments, path: str | None) -> None:
         """Imports an exported memory from a file, or from the standard input."""
         position = None
-        line = 1
-        size = 0
+        line_number = 1
+        read_bytes = 0
         file_size = os.path.getsize(path) if path and os.path.isfile(path) else None
         with Progress("Importing", "bytes") as progress, open_input(path) as file:
             for lines in split_lines(file):
-                page = {**arguments, "lines": lines, "line": line, "at": position}
+                page = {**arguments, "lines": lines, "line": line_number, "at": position}
                 position = self.perform("memory-import", page)["at"]
-                line += len(lines)
-                size += sum(len(text.encode()) + 1 for text in lines)
-                progress.show(size, file_size)
+                line_number += len(lines)
+                read_bytes += sum(len(line.encode()) + 1 for line in lines)
+                progress.show(read_bytes, file_size)
         if position is None:
             raise BadRequest("There is nothing to import.")
         self.perform("memory-import", {**arguments, "lines": [], "at": position, "end": True})
-        print(outcome_text.describe_import(without_none(arguments), path, size), file=sys.stderr)
+        print(outcome_text.describe_import(without_none(arguments), path, read_bytes), file=sys.stderr)
 
     def import_file(self, path: str, arguments: _Arguments, *, as_json: bool) -> int:
         """Imports a file that another application exported, with a bar on a terminal. Returns the exit code."""
@@ -334,14 +333,17 @@ class Commands:
                 counts = record["facts" if record["facts"]["found"] else "conversations"]
                 progress.show(counts["new"] + counts["known"] + counts["skipped"], counts["found"])
 
-            ended = self._import(os.path.abspath(path), arguments, report)
-        printed.show_import(ended, as_json=as_json)
-        return EXIT_FAILED if ended["status"] in ("failed", "stopped") else 0
+            last_record = self._import(os.path.abspath(path), arguments, report)
+        printed.show_import(last_record, as_json=as_json)
+        return EXIT_FAILED if last_record["status"] in ("failed", "stopped") else 0
 
     def _import(
         self, path: str, arguments: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
     ) -> dict[str, Any]:
-        """Imports a file: the process that serves the database imports it, or this process if none serves."""
+        """Has a file imported by the process that serves the database, or imports it here if none serves.
+
+        report: called with the import's record while it goes on. Returns its last record.
+        """
 
         def import_here() -> dict[str, Any]:
             with loading():
@@ -355,8 +357,7 @@ class Commands:
         self, path: str, arguments: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
     ) -> dict[str, Any]:
         """Has the process that serves import a file, and waits for the end. Returns the import's last record."""
-        begin = {**arguments, "path": path}
-        record: dict[str, Any] = self.perform("imports-begin", begin, FILE_ANSWER_S)
+        record: dict[str, Any] = self.perform("imports-begin", {**arguments, "path": path}, FILE_ANSWER_S)
         same_import = {"import": record["id"], "preview": arguments.get("preview")}
         while record["status"] == "running":
             report(record)
