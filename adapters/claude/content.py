@@ -69,6 +69,10 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
     """Returns the blocks of an assistant message: its text, its calls, and the blocks that only Anthropic can read.
 
     Thinking is left out where the API refuses it: without a signature, and where nothing follows it.
+
+    where: the path of the message in the request.
+
+    Raises: Untranslatable.
     """
     if message.get("function_call") is not None:
         raise Untranslatable(

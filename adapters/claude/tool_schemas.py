@@ -28,7 +28,10 @@ _SUPPORTED_VALUES: Final[dict[str, tuple[Any, ...]]] = {
 
 
 def to_tools(tools: Any) -> list[Json]:
-    """Returns tools as Anthropic takes them. Tools in Anthropic's form (`input_schema`, or a type of its own) pass."""
+    """Returns tools as Anthropic takes them. Tools in Anthropic's form (`input_schema`, or a type of its own) pass.
+
+    Raises: Untranslatable.
+    """
     if not isinstance(tools, list):
         raise Untranslatable("`tools` is a list of tools.", "tools", "invalid_type")
     merger = UnionMerger()

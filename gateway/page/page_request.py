@@ -152,7 +152,12 @@ def cookies_of(headers: Iterable[RawHeader]) -> dict[str, str]:
 
 
 def query_of(scope: Scope, repeated: Collection[str] = ()) -> dict[str, Any]:
-    """Returns the fields of the query by their names. repeated: those that may come several times, and are lists."""
+    """Returns the fields of the query by their names.
+
+    repeated: those that may come several times, and are lists.
+
+    Raises: BadRequest.
+    """
     try:
         pairs = _read_pairs(scope["query_string"])
         lists: dict[str, list[str]] = {}

@@ -158,7 +158,12 @@ class ForwardedRoute:
     async def send(
         self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
     ) -> None:
-        """Sends a request upstream, and its reply to the client. change: changes the reply; None: no change."""
+        """Sends a request upstream, and its reply to the client.
+
+        change: changes the reply; None: no change.
+
+        Raises: NotAllowed: the key is limited to models, and the request names none.
+        """
         info = incoming.info
         if info.model is None and info.caller.models is not None and _uses_model(outgoing):
             raise NotAllowed(

@@ -144,7 +144,12 @@ class ResponsesRoute(ForwardedRoute):
     async def compact(
         self, call: ResponseCall, render: Callable[[Compacted], tuple[Sequence[Header], bytes]]
     ) -> None:
-        """Answers with a summary of the sent messages. Nothing is remembered. render: returns headers and body."""
+        """Answers with a summary of the sent messages. Nothing is remembered.
+
+        render: returns headers and body.
+
+        Raises: BadRequest for a stored conversation.
+        """
         if call.request.conversation is not None:
             raise BadRequest(
                 "A stored conversation is not compacted: the gateway cuts it to the model's window itself.",

@@ -137,7 +137,12 @@ class Folders:
     async def save(
         self, memory: int, upload: SentFile, text: str, handling: Handling
     ) -> tuple[StoredFile, bool]:
-        """Saves a file with a known text, whatever its type, as `upload` does. memory: the folder's."""
+        """Saves a file with a known text, whatever its type, as `upload` does.
+
+        memory: the row of the folder's memory.
+
+        Raises: Conflict if the name is taken.
+        """
         files = self._store.files
         if (
             handling in ("skip", "error")

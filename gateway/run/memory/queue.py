@@ -142,13 +142,14 @@ class Queues:
             ticket.hold_lock(partial(self._leases.release, lock))
         return True
 
-    async def enter(self, name: QueueName, ticket: QueueTicket, most: int | None = None) -> None:
+    async def enter(self, name: QueueName, ticket: QueueTicket, most_waiting: int | None = None) -> None:
         """Waits until the requests before this one have left.
 
-        most: how many requests that have such a limit may be in the queue; None: this request has no limit.
+        most_waiting: how many requests that have such a limit may be in the queue; None: this request has no limit.
+
         Raises: TooManySends, Unavailable.
         """
-        await self.enter_here(name, ticket, most)
+        await self.enter_here(name, ticket, most_waiting)
         try:
             await self._take_lock(name, ticket)
         except BaseException:
@@ -163,7 +164,10 @@ class Queues:
             ticket.hold_lock(partial(self._leases.release, lock))
 
     async def enter_here(self, name: QueueName, ticket: QueueTicket, most_waiting: int | None = None) -> None:
-        """Waits until the requests of this process have left, and no others. The arguments are as for `enter`."""
+        """Waits until the requests of this process have left, and no others.
+
+        The arguments are as for `enter`. Raises: TooManySends.
+        """
         if most_waiting is not None:
             if self._limited_counts[name] >= most_waiting:
                 raise TooManySends(
