@@ -149,6 +149,8 @@ class _TargetDetails(Struct, frozen=True):
     id: str
     text: str | None = None
     texts: tuple[SourceRecord, ...] = ()
+    # The rows of the exchanges that several texts are of, which need not be looked up for each.
+    exchange_rows: Sequence[int] = ()
 
 
 class MemoryForgetting:
@@ -283,6 +285,8 @@ class MemoryForgetting:
         words: str = "",
     ) -> ForgetPreview:
         details = await self._read_details(memory, kind, target, value, words)
+        if details.exchange_rows:
+            target = replace(target, messages=(), exchanges=details.exchange_rows)
         extent = await self._store.forget_previews.counts(memory.id, target, details.messages)
         stays = [*details.stays]
         if extent.remade:
@@ -406,8 +410,8 @@ class MemoryForgetting:
         """
         messages = await self._load_texts(memory, seqs)
         target = _target_of(messages)
-        exchanges = {each.exchange_row for each in messages if each.seq in target.messages}
-        places = await self._store.memory_pages.places(memory.id, sorted(exchanges))
+        exchange_rows = sorted({each.exchange_row for each in messages if each.seq in target.messages})
+        places = await self._store.memory_pages.places(memory.id, exchange_rows)
         texts = tuple(
             SourceRecord(
                 kind_of(each),
@@ -419,16 +423,18 @@ class MemoryForgetting:
             )
             for each in messages
         )
+        with_going_reply = {each.exchange_row for each in messages if each.role == "assistant"}
         noted = await self._find_made_with(memory, {each.seq for each in messages})
-        replies = await self._list_replies(memory, noted, (), words)
-        stays = [each for each in replies if each.message not in target.messages]
+        stays = await self._list_replies(
+            memory, [row for row in noted if row not in with_going_reply], (), words
+        )
         if target.messages:
             stays.append(
                 RemainingRecord("The rest of their conversations, also what answers these messages.")
             )
         stays.append(_other_mentions(memory.uid, words or messages[0].text))
         numbers = " ".join(str(each.seq) for each in texts)
-        return _TargetDetails(len(target.messages), stays, numbers, texts=texts)
+        return _TargetDetails(len(target.messages), stays, numbers, texts=texts, exchange_rows=exchange_rows)
 
     def _other_half(
         self,

@@ -919,6 +919,16 @@ def test_ticks_are_for_those_who_may_forget(operator: Operator) -> None:
     assert operator.program("GET", f"{memory}/forget.json?texts=1&message=1").status == 400
 
 
+def test_a_preview_of_many_messages_reads_no_more_often_than_one_of_two(operator: Operator) -> None:
+    agent = speak(operator.world, *(f"Zxqv {n}." for n in range(20)))
+    counts = []
+    for number in (2, 20):
+        path = f"m/{agent.uid}/forget?" + "&".join(f"texts={2 * n + 1}" for n in range(number))
+        page(operator, path)  # which notes the read, and fills caches
+        counts.append(len(operator.world.statements_of(lambda path=path: page(operator, path))))
+    assert counts == [17, 17]
+
+
 def test_a_preview_of_many_long_texts_is_no_long_page(operator: Operator) -> None:
     agent = speak(operator.world, *(f"Zxqv {n} " + "& " * 3_000 for n in range(25)))
     for words in (f"m/{agent.uid}/words?q=Zxqv",):
