@@ -553,7 +553,7 @@ class RunMemory:
             write = self._run_end(
                 RunState.COMPLETED,
                 stop,
-                exchange=exchange.id,
+                exchange_row=exchange.id,
                 epoch=self.context.agent.epoch,
                 waiting=outcome.waiting,
                 results=_results_by_number(exchange, results),
