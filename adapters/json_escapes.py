@@ -13,6 +13,7 @@ import orjson
 
 # What stands in a text in place of a character that cannot be read.
 REPLACEMENT: Final = "\ufffd"
+# The escapes of the first and the second half of a character, without their backslash.
 _HIGH: Final = rb"u[dD][89abAB][0-9a-fA-F]{2}"
 _LOW: Final = rb"u[dD][c-fC-F][0-9a-fA-F]{2}"
 # Larger JSON is read by the fast parser alone: the lenient one would block the loop.
@@ -37,12 +38,14 @@ def read_json(data: bytes) -> tuple[Any, bytes]:
     try:
         return orjson.loads(data), data
     except orjson.JSONDecodeError:
-        whole = without_lone_surrogates(data)
+        repaired = without_lone_surrogates(data)
     try:
-        return orjson.loads(whole), whole
+        return orjson.loads(repaired), repaired
     except orjson.JSONDecodeError:
-        strict = _as_strict(whole)
-    return (orjson.loads(strict), strict) if strict is not None else (None, data)
+        strict = _as_strict(repaired)
+    if strict is None:
+        return None, data
+    return orjson.loads(strict), strict
 
 
 def read_json_exactly(data: bytes) -> Any:
@@ -94,10 +97,10 @@ def replace_lone_surrogates(data: bytes) -> tuple[bytes, bytes]:
     Returns the piece without the escape at its end that the next piece may complete, and that escape (b"": none).
     """
     end = _complete_length(data)
-    whole, cut = data[:end], data[end:]
-    if b"\\ud" in whole or b"\\uD" in whole:
-        whole = _ESCAPES.sub(lambda match: match[0] if match["lone"] is None else rb"\ufffd", whole)
-    return whole, cut
+    complete, cut_escape = data[:end], data[end:]
+    if b"\\ud" in complete or b"\\uD" in complete:
+        complete = _ESCAPES.sub(lambda match: match[0] if match["lone"] is None else rb"\ufffd", complete)
+    return complete, cut_escape
 
 
 def _complete_length(data: bytes) -> int:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PACKAGE = "wordllama"
-_TABLE = "weights/l2_supercat_256.safetensors"
+_TABLE_FILE = "weights/l2_supercat_256.safetensors"
 _TENSOR = "embedding.weight"
-_PIECES = "tokenizers/l2_supercat_tokenizer_config.json"
+_TOKENIZER_FILE = "tokenizers/l2_supercat_tokenizer_config.json"
 # Texts that the thread embeds at once. It holds the interpreter for about 0.2 ms for each text.
 _TEXTS_AT_ONCE = 8
 # A question of this length takes no longer than the hop to a thread, and less on a busy machine.
@@ -49,7 +49,7 @@ class LocalEmbedder:
         self._files = _find_files()
         self._pool = ThreadPoolExecutor(_THREADS, "mnemogate-embedder")
         self._table: NDArray[np.float16] | None = None
-        self._pieces: Any = None
+        self._tokenizer: Any = None
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
         """Returns the vectors. Raises: EmbedderMissing: a file has other content than expected."""
@@ -68,10 +68,10 @@ class LocalEmbedder:
     def _embed(self, texts: Sequence[str]) -> list[bytes]:
         import numpy as np
 
-        pieces, table = self._open()
+        tokenizer, table = self._open()
         vectors = []
         for text in texts:
-            ids = pieces.encode(text, add_special_tokens=False).ids
+            ids = tokenizer.encode(text, add_special_tokens=False).ids
             mean = table[ids].mean(axis=0, dtype=np.float32) if ids else np.zeros(table.shape[1], np.float32)
             length = float(np.linalg.norm(mean))
             vectors.append((mean / (length or 1.0)).astype("<f4").tobytes())
@@ -82,28 +82,29 @@ class LocalEmbedder:
         if self._table is None:
             from tokenizers import Tokenizer  # type: ignore[import-not-found, unused-ignore]
 
-            table, pieces = self._files
-            self._pieces = Tokenizer.from_file(str(pieces))
-            self._pieces.no_truncation()
-            self._pieces.no_padding()
-            self._table = _read_table(table)
-        return self._pieces, self._table
+            table_file, tokenizer_file = self._files
+            self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self._table = _read_table(table_file)
+        return self._tokenizer, self._table
 
 
 def _find_files() -> tuple[Path, Path]:
+    """Returns the files of the table and of the tokenizer. Raises: EmbedderMissing."""
     spec = find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations or find_spec("tokenizers") is None:
         raise EmbedderMissing(
             "it needs the extra `local`: in the clone run pip install -e '.[local]', or uv sync --extra local"
         )
     folder = Path(spec.submodule_search_locations[0])
-    table, pieces = folder / _TABLE, folder / _PIECES
-    for path in (table, pieces):
+    table_file, tokenizer_file = folder / _TABLE_FILE, folder / _TOKENIZER_FILE
+    for path in (table_file, tokenizer_file):
         if not path.is_file():
             raise EmbedderMissing(
                 f"the installed {_PACKAGE} has no {path.relative_to(folder)}; version 0.4 has"
             )
-    return table, pieces
+    return table_file, tokenizer_file
 
 
 def _read_table(path: Path) -> NDArray[np.float16]:

@@ -60,12 +60,13 @@ def azures_effort_with_tools(model: str) -> str | None:
 UNKNOWN: Final = Capabilities(
     can_force=can_force, refused_fields=refused_fields, effort_with_tools=effort_with_tools
 )
-_COUNTS: Final = replace(UNKNOWN, stream_usage=True)
-_NEWER: Final = replace(_COUNTS, max_completion_tokens=True)
-_OPENAI: Final = replace(_NEWER, developer_role=True)
+# Each set of capabilities is the one before it, and one more.
+_WITH_STREAM_USAGE: Final = replace(UNKNOWN, stream_usage=True)
+_WITH_COMPLETION_LIMIT: Final = replace(_WITH_STREAM_USAGE, max_completion_tokens=True)
+_OPENAI: Final = replace(_WITH_COMPLETION_LIMIT, developer_role=True)
 # DeepSeek and Mistral answer `developer` with a 400 or 422; most chat templates that vLLM and LM Studio run raise an
 # error, and Ollama silently leaves the message out. llama.cpp renders the role in a way of its own.
-_NO_DEVELOPER: Final = replace(_COUNTS, developer_role=False)
+_NO_DEVELOPER: Final = replace(_WITH_STREAM_USAGE, developer_role=False)
 # The Messages API has no place for `untranslatable_fields`: of `metadata` it takes `user_id` only, a prefix to cache is
 # named by marks and not by a key, an image has one size, only users have names
 # (tests/golden/anthropic/requests/names.json), and few tools can be strict. With thinking on it refuses a `tool_choice`
@@ -123,8 +124,8 @@ PROVIDERS: Final[dict[str, ProviderSpec]] = {
             "https://openrouter.ai/api/v1",
             replace(_OPENAI, metadata=True, effort_with_tools=any_effort),
         ),
-        ProviderSpec("groq", "https://api.groq.com/openai/v1", _NEWER),
-        ProviderSpec("together", "https://api.together.xyz/v1", _COUNTS),
+        ProviderSpec("groq", "https://api.groq.com/openai/v1", _WITH_COMPLETION_LIMIT),
+        ProviderSpec("together", "https://api.together.xyz/v1", _WITH_STREAM_USAGE),
         ProviderSpec("mistral", "https://api.mistral.ai/v1", replace(_NO_DEVELOPER, any_call_id=False)),
         ProviderSpec(
             "deepseek", "https://api.deepseek.com/v1", replace(_NO_DEVELOPER, replies_without_thoughts=False)
@@ -132,13 +133,13 @@ PROVIDERS: Final[dict[str, ProviderSpec]] = {
         ProviderSpec(
             "gemini",
             "https://generativelanguage.googleapis.com/v1beta/openai",
-            replace(_NEWER, omits_call_index=True, requires_call_signatures=True),
+            replace(_WITH_COMPLETION_LIMIT, omits_call_index=True, requires_call_signatures=True),
         ),
-        ProviderSpec("xai", "https://api.x.ai/v1", replace(_NEWER, responses="stored")),
-        ProviderSpec("fireworks", "https://api.fireworks.ai/inference/v1", _COUNTS),
+        ProviderSpec("xai", "https://api.x.ai/v1", replace(_WITH_COMPLETION_LIMIT, responses="stored")),
+        ProviderSpec("fireworks", "https://api.fireworks.ai/inference/v1", _WITH_STREAM_USAGE),
         ProviderSpec("vllm", "http://127.0.0.1:8000/v1", _NO_DEVELOPER, is_server=True),
         ProviderSpec("ollama", "http://127.0.0.1:11434/v1", _NO_DEVELOPER, is_server=True),
         ProviderSpec("lmstudio", "http://127.0.0.1:1234/v1", _NO_DEVELOPER, is_server=True),
-        ProviderSpec("llama.cpp", "http://127.0.0.1:8080/v1", _COUNTS, is_server=True),
+        ProviderSpec("llama.cpp", "http://127.0.0.1:8080/v1", _WITH_STREAM_USAGE, is_server=True),
     )
 }

@@ -117,29 +117,27 @@ class OpenAIBatches(SdkBatches):
     async def results(self, id: str) -> AsyncGenerator[PartResult]:
         with self._map_errors():
             batch = await self._client.batches.retrieve(id)
-            garbled: ProviderGarbled | None = None
-            for file in (batch.output_file_id, batch.error_file_id):
-                if not file:
-                    continue
+            garbled_error: ProviderGarbled | None = None
+            for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
                 try:
-                    async with self._client.files.with_streaming_response.content(file) as reply:
+                    async with self._client.files.with_streaming_response.content(file_id) as reply:
                         async for result in read_results(reply.iter_bytes(), _read_result):
                             yield result
                 except ProviderGarbled as error:
-                    garbled = error
-            if garbled is not None:
-                raise garbled
+                    garbled_error = error
+            # The other file is read first, even if one has lines that are no results.
+            if garbled_error is not None:
+                raise garbled_error
 
     async def cancel(self, id: str) -> None:
         await self._await_ending(self._client.batches.cancel(id))
 
     async def discard(self, id: str, part: BatchPart) -> None:
-        files = await self._look_up(self._client.batches.retrieve(id), _file_ids)
-        if files is None:
+        file_ids = await self._look_up(self._client.batches.retrieve(id), _file_ids)
+        if file_ids is None:
             await self._delete_upload(part)
-        for file in files or ():
-            if file:
-                await self._await_ending(self._client.files.delete(file))
+        for file_id in file_ids or ():
+            await self._await_ending(self._client.files.delete(file_id))
 
 
 def _read_state(batch: Batch) -> PartState:
@@ -154,16 +152,17 @@ def _read_state(batch: Batch) -> PartState:
         unreported = batch.status
     return PartState(
         is_over,
-        is_over and has_results,
-        message[:MAX_MESSAGE_CHARS],
+        has_results=is_over and has_results,
+        message=message[:MAX_MESSAGE_CHARS],
         exceeds_queue=exceeds_queue,
         queue_tokens=_read_queue_tokens(message),
         unreported=unreported,
     )
 
 
-def _file_ids(batch: Batch) -> tuple[str | None, ...]:
-    return batch.input_file_id, batch.output_file_id, batch.error_file_id
+def _file_ids(batch: Batch) -> list[str]:
+    """Returns the ids of the files that a batch has."""
+    return [*filter(None, (batch.input_file_id, batch.output_file_id, batch.error_file_id))]
 
 
 def _file_name(part: BatchPart) -> str:

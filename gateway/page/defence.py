@@ -1,6 +1,7 @@
 """The defence of the page, as pure functions: the headers of each answer, and the origin of a request.
 
-A write from a page of another origin is refused (`origin_verdict`, which gateway.page.page_app asks)."""
+A write from a page of another origin is refused (`origin_verdict`, which gateway.page.page_app asks).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from collections.abc import Collection, Iterable, Sequence
 from urllib.parse import urlsplit
 
 RawHeader = tuple[bytes, bytes]
-_CSP = (
+# The origins of `frame-ancestors` follow it.
+_CSP_BEGINNING = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors "
 )
@@ -17,7 +19,7 @@ _CSP = (
 def security_headers(frame_origins: Sequence[str] = ()) -> list[RawHeader]:
     """Returns the headers of each answer. frame_origins: the origins of pages that may show it in a frame."""
     headers = {
-        "content-security-policy": _CSP + (" ".join(frame_origins) or "'none'"),
+        "content-security-policy": _CSP_BEGINNING + (" ".join(frame_origins) or "'none'"),
         "x-content-type-options": "nosniff",
         "x-frame-options": "DENY",
         "referrer-policy": "same-origin",

@@ -38,7 +38,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
             "kind": query.kind,
             "q": query.q,
             "tabs": _HEADINGS,
-            "called": namesakes,
+            "namesakes": namesakes,
             "looked_at": PEOPLE_LOOKED_AT,
         }
         return View(page, "people.html", _HEADINGS[query.kind], context)

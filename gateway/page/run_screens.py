@@ -15,6 +15,6 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         longest_s = max(
             (step.ended - step.begun for step in page.steps if step.ended is not None), default=0.0
         )
-        return View(page, "run.html", f"Run {page.run.id}", {"uid": uid, "longest": longest_s})
+        return View(page, "run.html", f"Run {page.run.id}", {"uid": uid, "longest_s": longest_s})
 
     return [Screen("runs/{id}", show, ListQuery)]

@@ -99,7 +99,8 @@ class StoredRoute(ForwardedRoute):
         """Returns a `send` that writes the turn of a response that has ended, before the response's end is sent."""
 
         async def send_after(message: Message) -> None:
-            id, response, background_end.response = background_end.id, background_end.response, None
+            id, response = background_end.ended_id, background_end.ended_response
+            background_end.ended_response = None
             if id is not None and response is not None:
                 await self.upstream_responses.save_ended(incoming.scope, id, response)
             await incoming.send(message)

@@ -21,8 +21,8 @@ class BackgroundEnd:
     """
 
     # The id and the body of the response that has ended; None: no response has ended.
-    id: str | None = None
-    response: bytes | None = None
+    ended_id: str | None = None
+    ended_response: bytes | None = None
 
     def __init__(self, change: ReplyChange) -> None:
         self._change = change
@@ -48,4 +48,4 @@ class BackgroundEnd:
     def _note_end(self, response: dict[str, Any], body: bytes) -> None:
         id = response.get("id")
         if isinstance(id, str) and response.get("background") is True and not is_pending(response):
-            self.id, self.response = id, body
+            self.ended_id, self.ended_response = id, body

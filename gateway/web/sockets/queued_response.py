@@ -47,26 +47,26 @@ class QueuedResponse:
     """A response that was asked for."""
 
     def __init__(
-        self, create: Create, quota: ByteQuota, connection: ResponseConnection, ended_before: str | None
+        self, create: Create, quota: ByteQuota, connection: ResponseConnection, ended_before_id: str | None
     ) -> None:
         self.create = create
         # Counts the bytes of the request.
         self.quota = quota
         self.connection = connection
         # The id of the response that had ended just before this response was asked for; None: no response had ended.
-        self.ended_before = ended_before
+        self.ended_before_id = ended_before_id
         self.is_cancelled = False
         self.has_ended = False
         self.id: str | None = None
         # The response as it was first sent; b"": nothing was sent.
-        self.first_sent = b""
-        self.sent_events = 0
+        self.first_response = b""
+        self.sent_event_count = 0
         # The part of the output that was sent.
         self.output = PartialOutput()
 
     def begin(self, response: bytes) -> None:
         """Notes the response as it is first sent."""
-        self.first_sent, self.id = response, server_events.id_of(response)
+        self.first_response, self.id = response, server_events.id_of(response)
 
     @property
     def client_id(self) -> str | None:
@@ -74,7 +74,7 @@ class QueuedResponse:
 
         Before this response begins, the client does not know its id: Pipecat then names the response that ended before.
         """
-        return self.id if self.id is not None else self.ended_before
+        return self.id if self.id is not None else self.ended_before_id
 
     def matches(self, cancel: Cancel) -> bool:
         """Returns whether a client's `response.cancel` means this response."""

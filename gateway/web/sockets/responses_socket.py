@@ -298,11 +298,13 @@ class _Session:
     async def _end_cancelled(self, response: QueuedResponse, pending: PendingResponse) -> None:
         """Sends the end of a response that its client has cancelled, with the output until then."""
         create = response.create
-        first_sent = response.first_sent
-        if not first_sent:
+        first_response = response.first_response
+        if not first_response:
             first_event, _ = server_events.empty_response_events(create)
-            first_sent = server_events.response_in(first_event)
-        end_event = server_events.cancelled_event(first_sent, response.output.render(), response.sent_events)
+            first_response = server_events.response_in(first_event)
+        end_event = server_events.cancelled_event(
+            first_response, response.output.render(), response.sent_event_count
+        )
         self.unstored.cache(pending, server_events.response_in(end_event))
         await self.send_event(end_event, create.stream_id)
 
@@ -367,7 +369,7 @@ class _EventSender:
                 data = server_events.break_event(data)
         await self._session.send_event(data, self._stream_id)
         # Noted after the sending: a client that does not read may cancel the response, and the event is not sent then.
-        response.sent_events += 1
+        response.sent_event_count += 1
         response.output.take(event_type, data)
         response.has_ended = is_end
 

@@ -82,18 +82,18 @@ def read_client_event(data: bytes) -> ClientEvent:
 def _read_create(fields: dict[str, bytes], stream_id: str | None) -> Create:
     if fields.get("background") == b"true":
         raise BadRequest("`background` is not supported over a WebSocket.", param="background")
-    generate = fields.get("generate", b"null")
-    if generate not in (b"true", b"false", b"null"):
-        raise wrong_type("generate", "a boolean", orjson.loads(generate))
-    input = fields.get("input", b"null")
-    if not input.startswith((b'"', b"[", b"null")):
-        raise wrong_type("input", "a string or an array", orjson.loads(input))
+    generate_json = fields.get("generate", b"null")
+    if generate_json not in (b"true", b"false", b"null"):
+        raise wrong_type("generate", "a boolean", orjson.loads(generate_json))
+    input_json = fields.get("input", b"null")
+    if not input_json.startswith((b'"', b"[", b"null")):
+        raise wrong_type("input", "a string or an array", orjson.loads(input_json))
     request_fields = {key: value for key, value in fields.items() if key not in _ENVELOPE_FIELDS}
     return Create(
         stream_id=stream_id,
         fields=request_fields,
         previous_id=text_of(fields, "previous_response_id"),
-        is_generated=generate != b"false",
+        is_generated=generate_json != b"false",
     )
 
 

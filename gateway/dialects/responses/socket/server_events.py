@@ -85,13 +85,13 @@ def error_event(error: GatewayError) -> bytes:
     return refusal_event(error.status, _ERROR_FORM.body(error), {})
 
 
-def cancelled_event(first_sent: bytes, output: bytes, sequence_number: int) -> bytes:
+def cancelled_event(first_response: bytes, output: bytes, sequence_number: int) -> bytes:
     """Returns the end of a response that its client has cancelled.
 
-    first_sent: the response as it began.
+    first_response: the response as it began.
     output: the items until the cancellation, as a JSON array.
     """
-    response = {**_decode_members_leniently(first_sent), "output": output}
+    response = {**_decode_members_leniently(first_response), "output": output}
     return _response_event("response.incomplete", response, "cancelled", sequence_number)
 
 
