@@ -919,6 +919,20 @@ def test_ticks_are_for_those_who_may_forget(operator: Operator) -> None:
     assert operator.program("GET", f"{memory}/forget.json?texts=1&message=1").status == 400
 
 
+def test_a_person_forgets_several_texts_by_a_link_that_allows_it(operator: Operator) -> None:
+    agent = peanuts(operator)
+    path = tick(operator, f"m/{agent.uid}/words?q=peanuts").partition("/forget")[2]
+    person = person_of(operator.world)
+    shown = plain(person.page(f"/forget{path}"))
+    assert "I am allergic to peanuts." in shown
+    assert "Type 3 to confirm" in shown
+    assert agent.uid not in person.page(f"/forget{path}")
+    assert person.send(f"forget{path}", confirm="2").status == 409
+    assert person_of(operator.world, rights=["see"]).send(f"forget{path}", confirm="3").status == 403
+    assert person.send(f"forget{path}", confirm="3").status == 200
+    assert operator.twin(f"m/{agent.uid}/words?q=peanuts")["items"] == []
+
+
 def test_a_preview_of_many_messages_reads_no_more_often_than_one_of_two(operator: Operator) -> None:
     agent = speak(operator.world, *(f"Zxqv {n}." for n in range(20)))
     counts = []
