@@ -120,7 +120,9 @@ class Gateway:
             user_paths=frozenset(dialect.path for dialect in dialects if dialect.is_for_users),
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
-        self._sockets = ResponsesSockets(self._edge, bodies, lambda: self.readiness.draining)
+        self._sockets = ResponsesSockets(
+            self._edge, bodies, lambda: self.readiness.draining, self._endpoints.owners.read_user
+        )
 
     def _make_edge(
         self,

@@ -67,6 +67,8 @@ class Endpoints(NamedTuple):
     # Answers POSTs to the paths of chat completions.
     chat: ChatRoute
     dialects: Sequence[DialectPath]
+    # Reads the users of requests for stored responses.
+    owners: ResponseOwners
     # All other routes but those of health and MCP, in the order in which the router tries them.
     routes: list[Route]
 
@@ -147,7 +149,7 @@ def make_endpoints(
         *_manage_routes(services, bodies, Access(guard, admin_token)),
         *([] if admin_token is None else admin_routes(_operations(services), admin_token)),
     ]
-    return Endpoints(chat_route, dialects, routes)
+    return Endpoints(chat_route, dialects, owners, routes)
 
 
 def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> list[Route]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
+import orjson
 from starlette.types import Scope
 
 from adapters.types import Json
@@ -28,6 +29,15 @@ class ResponseOwners:
         self._rules = lru_cache(maxsize=256)(lambda project: replace(rules(project), default_user=None))
         # Rules hold the last system prompt of their project, which is to be forgotten with the rest.
         store.forgetting.when_gone(self._rules.cache_clear)
+
+    def read_user(self, scope: Scope, members: Mapping[str, bytes]) -> str | None:
+        """Returns the user whom a request names; None: it names none. Raises: BadRequest, NotAllowed.
+
+        scope: of the handshake.
+        members: of the request's body, each value as it is written.
+        """
+        fields = self._rules(info_of(scope).caller.project).source_fields
+        return self.read(scope, {name: orjson.loads(members[name]) for name in fields & members.keys()}).user
 
     def read(self, scope: Scope, body: Json | None = None) -> ResponseOwner:
         """Returns the project and the user of a request, which `body` may name, too. Raises: BadRequest."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode
@@ -71,19 +71,27 @@ class HandshakeRoute:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+# Takes the scope of the handshake, and the members of the request's body as they are written. Raises: GatewayError.
+ReadsUser = Callable[[Scope, Mapping[str, bytes]], str | None]
+
+
 class ResponsesSockets:
     """The application's part that serves WebSockets."""
 
-    def __init__(self, edge: ASGIApp, bodies: BodyReader, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, edge: ASGIApp, bodies: BodyReader, is_draining: Callable[[], bool], read_user: ReadsUser
+    ) -> None:
         """Begins without a socket.
 
         edge: the application, which answers requests.
         bodies: bounds messages as it bounds bodies.
         is_draining: returns whether the server takes no new requests.
+        read_user: returns the user whom a request names; None: it names none.
         """
         self.edge = edge
         self.bodies = bodies
         self.is_draining = is_draining
+        self.read_user = read_user
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
@@ -104,7 +112,7 @@ class ResponsesSockets:
         await self.edge(handshake, receive, answer)
         if is_open:
             await send({"type": "websocket.accept"})
-            await _Session(self, scope, receive, send).run()
+            await _Session(self, handshake, scope, receive, send).run()
 
 
 class _EndedResponse(NamedTuple):
@@ -118,8 +126,11 @@ class _EndedResponse(NamedTuple):
 class _Session:
     """One open socket, with an independent queue for each `stream_id`."""
 
-    def __init__(self, sockets: ResponsesSockets, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, sockets: ResponsesSockets, handshake: Scope, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self._sockets = sockets
+        self._handshake = handshake
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -267,7 +278,12 @@ class _Session:
         create = response.create
         if self._model is not None:
             create.fields.setdefault("model", orjson.dumps(self._model))
-        body, pending = self.unstored.translate(create)
+        try:
+            user = self._sockets.read_user(self._handshake, create.fields)
+        except GatewayError as error:
+            await self.send_failure(create, server_events.error_event(error))
+            return
+        body, pending = self.unstored.translate(create, user)
         if not create.is_generated:
             first_event, end_event = server_events.empty_response_events(create)
             await self.send_event(first_event, create.stream_id)

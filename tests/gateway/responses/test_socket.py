@@ -287,6 +287,29 @@ def test_another_connection_does_not_know_what_is_not_stored(world: World, talk:
     assert error["error"]["param"] == "previous_response_id"
 
 
+def test_an_unstored_response_is_not_continued_for_another_user(
+    ways: World, upstream: StrictUpstream
+) -> None:
+    """As with a response that is stored. A request that names no user continues it."""
+    with open_socket(ways.gateway) as socket:
+        talk = Talk(socket, {"store": False})
+        first = talk.ask(input="My cat is called Zqmiso.")["id"]
+        asked = len(upstream.seen)
+        refused = talk.ask(input="What did I say?", previous_response_id=first, user="bob")
+        assert (refused["status"], refused["error"]["code"]) == (400, "previous_response_not_found")
+        assert [each for each in upstream.seen[asked:] if b"Zqmiso" in each.body] == []
+        second = talk.ask(input="My dog is called Rex.")["id"]
+        talk.ask(input="What did I say?", previous_response_id=second, user=None)
+        assert b"Rex" in upstream.last.body
+
+
+@pytest.mark.parametrize("user", [3, "a\nb"])
+def test_a_user_that_cannot_be_read_is_an_error(talk: Talk, user: object) -> None:
+    wrong = talk.ask(input="Hi", user=user)
+    assert (wrong["type"], wrong["status"], wrong["error"]["param"]) == ("error", 400, "user")
+    assert talk.ask(input="Hi")["status"] == "completed"
+
+
 def test_a_response_may_be_prepared_without_a_model(
     upstream: StrictUpstream, openai_keeps: StoredResponses, talk: Talk
 ) -> None:
@@ -1039,7 +1062,7 @@ def test_what_a_connection_keeps_is_bounded() -> None:
 
     def go_on(n: int, text: str, previous: str | None = None) -> bytes:
         fields = {} if previous is None else {"previous_response_id": previous}
-        body, pending = unstored.translate(create(input=text, store=False, **fields))
+        body, pending = unstored.translate(create(input=text, store=False, **fields), None)
         unstored.cache(pending, orjson.dumps({"id": f"r{n}", "output": []}))
         return body
 
@@ -1052,7 +1075,7 @@ def test_what_a_connection_keeps_is_bounded() -> None:
     go_on(5, "f" * 2000)
     assert b"fff" not in go_on(6, "g", "r5")
     # Each item is an object, however short it is.
-    _, pending = unstored.translate(create(input=[0] * 100, store=False))
+    _, pending = unstored.translate(create(input=[0] * 100, store=False), None)
     unstored.cache(pending, orjson.dumps({"id": "many", "output": []}))
     assert b'"many"' in go_on(6, "h", "many")
     for n in range(7, 107):

@@ -27,6 +27,8 @@ _array = msgspec.json.Decoder(list[msgspec.Raw])
 class _CachedResponse(Struct, frozen=True):
     """A response that is not stored."""
 
+    # The user of its request; None: the request named none.
+    user: str | None
     # The id of the stored response that comes before the items; None: the items begin the conversation.
     base_id: str | None
     # The input and the output since then, as an input has them.
@@ -34,10 +36,16 @@ class _CachedResponse(Struct, frozen=True):
     # The bytes that the items take in memory.
     size: int
 
+    def is_open_to(self, user: str | None) -> bool:
+        """Returns whether a request may continue the response. user: None: it names none, as with stored responses."""
+        return user is None or self.user in (None, user)
+
 
 class PendingResponse(Struct, frozen=True):
     """The facts about a request that are needed when its response has ended."""
 
+    # The user of the request; None: the request names none.
+    user: str | None
     # The id of the stored response that comes before the items; None: the items begin the conversation.
     base_id: str | None
     # The input since then; None: it continues a conversation at the upstream, whose items are not known here.
@@ -63,14 +71,17 @@ class UnstoredResponses:
         self._by_id: OrderedDict[str, _CachedResponse] = OrderedDict()
         self._bytes = 0
 
-    def translate(self, create: Create) -> tuple[bytes, PendingResponse]:
-        """Returns an equivalent request body for HTTP, and the facts that `cache` needs with the response."""
+    def translate(self, create: Create, user: str | None) -> tuple[bytes, PendingResponse]:
+        """Returns an equivalent request body for HTTP, and the facts that `cache` needs with the response.
+
+        user: of the request; None: it names none.
+        """
         fields = {**create.fields, "stream": b"true"}
         new_items = _read_input_items(fields.get("input", b"null"))
         previous_id = create.previous_id
         cached_response = self._by_id.get(previous_id) if previous_id is not None else None
         items: Sequence[bytes] | None = new_items
-        if cached_response is not None:
+        if cached_response is not None and cached_response.is_open_to(user):
             items = [*cached_response.items, *new_items]
             previous_id = cached_response.base_id
             fields["input"] = b"[%b]" % b",".join(items)
@@ -78,7 +89,7 @@ class UnstoredResponses:
         if fields.get("conversation", b"null") != b"null":
             items = None  # the earlier items of the upstream's conversation are not known here
         is_stored = fields.get("store") != b"false"
-        return encode_members(fields), PendingResponse(previous_id, items, is_stored)
+        return encode_members(fields), PendingResponse(user, previous_id, items, is_stored)
 
     def cache(self, pending: PendingResponse, response: bytes) -> None:
         """Caches a response that has ended, unless it is stored elsewhere. response: as in its last event."""
@@ -93,7 +104,7 @@ class UnstoredResponses:
         except (*NOT_READABLE, orjson.JSONDecodeError):
             return  # an upstream may send anything, such as a response of another form
         size = sum(map(len, items)) + _ITEM_BYTES * len(items)
-        self._put(id, _CachedResponse(pending.base_id, items, size))
+        self._put(id, _CachedResponse(pending.user, pending.base_id, items, size))
 
     def drop(self, id: str | None) -> None:
         """Drops a response, since the request that continued it has failed. id: None: it continued no response."""
