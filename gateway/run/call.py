@@ -89,6 +89,11 @@ class ChatCall:
     # The parts of the prompt that were left out because the upstream refuses them, as `x-mnemogate-adapted` names them.
     left_out: tuple[str, ...] = ()
 
+    @property
+    def may_have_had_memory(self) -> bool:
+        """Earlier replies of its conversation may have been made with memory, which a request may lack."""
+        return self.identity.scope is not None
+
     async def request_without_memory(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request if memory adds nothing to it: as it came, as far as the endpoint takes it so."""
         self.receipt.hides_usage = False
@@ -98,7 +103,9 @@ class ChatCall:
         native = native_body_for(self.request, endpoint)
         if native is not None:
             self.fill_receipt(NATIVE_FORM)
-            changes = replace(NO_CHANGES, is_fallback=self._is_fallback(target))
+            changes = replace(
+                NO_CHANGES, is_fallback=self._is_fallback(target), changes_prefix=self.may_have_had_memory
+            )
             return self._native_body_request(target, native.path, native.render(target.model, changes))
         form = endpoint_form_for(self.request, endpoint, target.model)
         prompt = Prompt(self.request, target, form)

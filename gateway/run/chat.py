@@ -276,7 +276,7 @@ class Chat:
         with QueueTicket() as ticket:
             memory_and_prompt = await self.memory.begin(call, attempts, ticket, TreeMemory, opens=False)
             if memory_and_prompt is None:
-                prompt = await _prompt_without_memory(call.request, attempts, call.spec)
+                prompt = await _prompt_without_memory(call, attempts)
             else:
                 _, prompt = memory_and_prompt
             receipt.headers["x-mnemogate-memory"] = call.memory_state
@@ -351,7 +351,7 @@ class Chat:
         attempts = self.failover.attempts(call.route, lambda: _conversation_key(call), call.receipt)
         while attempts.target.rank and not call.request.may_evict:
             try:
-                await _prompt_without_memory(call.request, attempts, call.spec)
+                await _prompt_without_memory(call, attempts)
                 break
             except ContextExceeded:
                 if not attempts.skip_fallback():
@@ -399,7 +399,7 @@ class Chat:
     ) -> None:
         """Answers a request by the turn machine. memory, prompt: as `ChatMemory.begin` returns them."""
         request, spec = call.request, call.spec
-        prompt = prompt or await _prompt_without_memory(request, attempts, spec)
+        prompt = prompt or await _prompt_without_memory(call, attempts)
         tools = prompt.tools
         terms = _terms(
             wants_usage=request.wants_usage,
@@ -423,13 +423,15 @@ class Chat:
         await TurnRun(call, source, prompt, memory, self.turns, guide, terms).run()
 
 
-async def _prompt_without_memory(request: ChatRequest, attempts: Attempts, spec: AgentSpec) -> Prompt:
+async def _prompt_without_memory(call: ChatCall, attempts: Attempts) -> Prompt:
     """Returns the prompt of a request without memory."""
+    request, target = call.request, attempts.target
     prompt = Prompt(
         request,
-        attempts.target,
-        endpoint_form_for(request, attempts.endpoint, attempts.target.model),
-        spec.system,
+        target,
+        endpoint_form_for(request, attempts.endpoint, target.model),
+        call.spec.system,
+        changes_prefix=call.may_have_had_memory,
     )
     return replace(prompt, window=await fit_prompt(prompt))
 

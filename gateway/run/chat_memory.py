@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from msgspec.structs import replace
 
 from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.tree import is_tombstone
 from gateway.core.request.identity import STORING_MODES, Identity, Mode
 from gateway.errors import BadRequest, CallerError, ContextExceeded, MemoryUnavailable
 from gateway.run.call import ChatCall
@@ -164,7 +165,7 @@ class ChatMemory:
         if memory_context.plan.follows_head and opens:
             memory_context = await keeper.open(memory_context, prompt)
         if request.native_body is not None:
-            if prompt.composition.unrestored_rounds:
+            if prompt.composition.unrestored_rounds or _follows_tombstone(memory_context):
                 prompt = replace(prompt, section=prompt.section.with_changed_prefix())
             prompt = replace(prompt, changes_prefix=_changes_prefix(memory_context, prompt))
         if prompt.composition.unrestored_rounds:
@@ -193,10 +194,18 @@ class ChatMemory:
         receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
 
 
+def _follows_tombstone(context: MemoryContext) -> bool:
+    """Returns whether the turn before is off the record, or was forgotten."""
+    match_point = context.plan.match.match_point
+    return match_point is not None and is_tombstone(match_point)
+
+
 def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     """Returns whether something before the thoughts of the conversation may differ from the request before."""
     pinned, plan, composition = context.pinned, context.plan, prompt.composition
     match_point = plan.match.match_point
+    if context.is_off or _follows_tombstone(context):
+        return True  # one of the replies may have been made with memory, and another one without
     if match_point is None or composition.unrestored_rounds or composition.moves_rounds:
         return True
     body = context.request.chat.native_body

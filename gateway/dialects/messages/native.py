@@ -187,10 +187,20 @@ class NativeMessages(Struct, frozen=True):
     def _may_move_thoughts(self, changes: NativeChanges) -> bool:
         """Returns whether the messages before a thought may differ from those that the model had when it thought."""
         # A stored message may have another form than it had when it came.
-        if not (changes.changes_prefix or changes.stored_messages):
-            return False
-        # Of this turn's own rounds the model has seen all messages as they are.
-        return has_thoughts(self._edit_messages(replace(changes, hidden_rounds=())))
+        if changes.changes_prefix or changes.stored_messages:
+            # Of this turn's own rounds the model has seen all messages as they are.
+            return has_thoughts(self._edit_messages(replace(changes, hidden_rounds=())))
+        # What the client has changed is its own, but it cannot mend thoughts that it has not sent.
+        return any(
+            has_thoughts(_translate_to_turns(replacement)) and not has_thoughts([self._message_at(index)])
+            for index, replacement in changes.replacements.items()
+            if len(replacement) > 1
+        )
+
+    def _message_at(self, index: int) -> Json:
+        """Returns the client's message of which a message of the chat completion is made."""
+        message: Json = self.json["messages"][self.origins[index].message_index]
+        return message
 
 
 def _edit_message(

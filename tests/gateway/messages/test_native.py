@@ -991,6 +991,42 @@ def test_thoughts_of_rounds_that_are_put_back_after_a_summary_may_be_dropped(
     assert b'"prefix_mismatch_behavior":"drop_block"' in upstream.last.body
 
 
+def test_thoughts_of_rounds_may_be_dropped_where_the_client_sends_none(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    """The client has a clock in its system prompt, and has dropped all thoughts, so that it cannot repair its list."""
+    talk = Talk(world, model="agent/bound")
+    upstream.queue(
+        think("Tea.", text="One moment.", calls=[insert("Likes tea.")]),
+        think("So.", text="I have noted that you like tea."),
+    )
+    talk.say("I like tea.", system="It is nine o'clock.")
+    talk.messages[-1]["content"] = [
+        block for block in talk.messages[-1]["content"] if block["type"] == "text"
+    ]
+    assert talk.say("Good?", system="It is ten o'clock.") == "Ok."
+    assert b'"name":"memory_insert","input"' in upstream.last.body
+
+
+def test_thoughts_made_with_memory_may_be_dropped_in_a_turn_without(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    """And the other way round. The client cannot know with what they were made."""
+    Talk(world, model="agent/bound").say("My cat is called Miso.")
+    world.pass_time(1000)
+    talk = Talk(world, model="agent/bound")
+    upstream.queue(*(think("Hm.", text="Fine.") for _ in range(4)))
+    talk.say("How is my cat?")
+    assert b"Miso" in upstream.last.body
+    talk.headers["x-mnemogate-memory"] = "off"
+    assert talk.say("And now?") == "Fine."
+    assert b"Miso" not in upstream.last.body
+    talk.headers.clear()
+    for words in ("And then?", "And tomorrow?"):
+        assert talk.say(words) == "Fine."
+        assert b"Miso" in upstream.last.body
+
+
 def serve_with_fallback(upstream: StrictAnthropic, folder: Path, other: str) -> AbstractContextManager[World]:
     """Serves the model `smart`, whose fallback `other` is another model of Claude's at an upstream of its own."""
     upstreams = tuple(
