@@ -169,7 +169,7 @@ def make_section(
     pinned: SentSection | None,
     last_shown: Shown = NOTHING_SHOWN,
     is_continued: bool,
-    is_due: bool,
+    may_rebuild: bool,
     takes_note: bool,
 ) -> Section:
     """Returns the section for one request.
@@ -177,11 +177,11 @@ def make_section(
     pinned: the path's snapshot.
     last_shown: what the texts after the section show last of each block, without this request's note.
     is_continued: the conversation exists already.
-    is_due: to render it again costs nothing, or the agent asks for that.
+    may_rebuild: to render the section again costs nothing, or the agent asks for that.
     takes_note: a note can be attached to this request.
     """
-    # A conversation that began without one has the profile's prompt alone. One of an agent over REST may begin with
-    # messages that no provider has seen: its first ones, or those of an import.
+    # A conversation that began without a section has the profile's prompt alone. The conversation of an agent over REST
+    # may begin with messages that no provider has seen: the agent's first messages, or imported ones.
     if pinned is None and is_continued and not parts.definition:
         pinned = SentSection(0, parts.system, {**parts.record(), "blocks": {}, "summary": 0})
     if pinned is None and not parts.has_any:
@@ -190,9 +190,10 @@ def make_section(
         pinned = _note_change(pinned)
     if pinned is None or not parts.has_same_source(pinned.known):
         return _render(parts, pinned, last_shown, takes_note=takes_note)
-    if is_due:
+    if may_rebuild:
         rendered = _render(parts, pinned, last_shown, takes_note=takes_note)
-        # An older text after the section may show a block otherwise. If no note can follow it, the section waits.
+        # An older text after the section may show a block in another version. If no note can follow it, the section
+        # waits.
         if takes_note or not changes_since(rendered.shown, parts.blocks)[0]:
             return rendered
     return _with_changes(pinned, parts, last_shown, takes_note=takes_note)

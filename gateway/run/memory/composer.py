@@ -45,16 +45,15 @@ _log = logging.getLogger("mnemogate")
 _COUNTED_SHARE = 0.75
 
 
-class NoteTarget(Struct, frozen=True):
-    """The user's message that a request's note is made for."""
+class NotedMessage(Struct, frozen=True):
+    """The user's message that the note of a request is made for."""
 
-    # Its words.
     text: str
-    # Its speaker, where the client names one.
+    # The speaker's name; None: the client names no speaker.
     name: str | None
     # Its index in the client's list; None: a stored conversation, where it is the last inserted message.
     list_index: int | None
-    # Its index among the new messages; None: it is not new, and its note is not stored.
+    # Its index among the new messages; None: the message is not new, and its note is not stored.
     new_index: int | None
 
 
@@ -77,32 +76,32 @@ class Composer(Struct, frozen=True):
     ) -> Prompt:
         """Returns the prompt for the target that is expected to answer.
 
-        made_notes: the notes of this request, where an earlier call has made them; None: they are looked up.
+        made_notes: the notes of this request that an earlier call has made; None: they are looked up.
         """
         request, plan = context.request, context.plan
         if context.is_off:
             return await self._make_prompt_off(context, form)
-        # A note is made once: a retry, or the same question again, gets the same.
+        # A note is made once: a retry, or the same question again, gets the same note.
         notes = dict(made_notes or ())
         if made_notes is None and not context.is_plain:  # the new messages of a plain list have no notes yet
             notes = _known_notes(context)
-        target, vectors = _note_target(context), QueryVectors(self.recaller.embed_query)
-        is_due = self._is_due(context, binds_thoughts=form.binds_thoughts)
+        noted, vectors = _noted_message(context), QueryVectors(self.recaller.embed_query)
+        may_rebuild = self._may_rebuild(context, binds_thoughts=form.binds_thoughts)
         begins = plan.match.match_point is None
-        if target is not None and (is_due or begins or _shown_standing(context) is None):
-            context = await self.recaller.with_nearest_facts(context, vectors, target.text, target.name)
+        if noted is not None and (may_rebuild or begins or _shown_standing(context) is None):
+            context = await self.recaller.with_nearest_facts(context, vectors, noted.text, noted.name)
         composition = await self._compose(context, notes)
         section = self._make_section(
-            context, composition, takes_note=target is not None, binds_thoughts=form.binds_thoughts
+            context, composition, takes_note=noted is not None, binds_thoughts=form.binds_thoughts
         )
-        if target is not None and target.new_index is not None and target.new_index in notes:
+        if noted is not None and noted.new_index is not None and noted.new_index in notes:
             if section.changes:
                 # The note stays, and what has changed in the blocks since is appended to it.
-                notes[target.new_index] += render_changes(
+                notes[noted.new_index] += render_changes(
                     context, section, WHOLE_WINDOW.fitting_notes(composition)
                 )
                 composition = await self._compose(context, notes)
-            target = None
+            noted = None
         prompt = Prompt(
             request=request.chat,
             target=request.target,
@@ -117,19 +116,19 @@ class Composer(Struct, frozen=True):
             recall=NO_RECALL,
             tools_first=not request.spec.is_profile or context.is_stored,
         )
-        prompt = await self._fit(context, prompt, takes_note=target is not None)
-        return prompt if target is None else await self._with_recall(context, prompt, vectors, target)
+        prompt = await self._fit(context, prompt, takes_note=noted is not None)
+        return prompt if noted is None else await self._with_recall(context, prompt, vectors, noted)
 
     async def _with_recall(
-        self, context: MemoryContext, prompt: Prompt, vectors: QueryVectors, target: NoteTarget
+        self, context: MemoryContext, prompt: Prompt, vectors: QueryVectors, noted: NotedMessage
     ) -> Prompt:
-        """Returns the prompt with a note of what memory has for the target's message."""
-        recall = await self.recaller.recall(context, prompt, vectors, target.text, target.name)
-        if target.new_index is not None and not context.plan.off_record:
+        """Returns the prompt with a note of what memory has for a message."""
+        recall = await self.recaller.recall(context, prompt, vectors, noted.text, noted.name)
+        if noted.new_index is not None and not context.plan.off_record:
             # An empty note is stored as well, so that nothing is searched twice.
-            prompt = replace(prompt, new_notes={**prompt.new_notes, target.new_index: recall.note})
+            prompt = replace(prompt, new_notes={**prompt.new_notes, noted.new_index: recall.note})
         if recall.note:
-            prompt = _with_note(context, prompt, recall, target.list_index)
+            prompt = _with_note(context, prompt, recall, noted.list_index)
         return replace(prompt, recall=recall)
 
     async def _make_prompt_off(self, context: MemoryContext, form: EndpointForm) -> Prompt:
@@ -142,25 +141,24 @@ class Composer(Struct, frozen=True):
     async def retarget_prompt(
         self, context: MemoryContext, prompt: Prompt, target: Target, form: EndpointForm
     ) -> Prompt:
-        """Returns the prompt for another target than was expected, which may have another window.
+        """Returns the prompt for another target than the one that was expected. It may have another window.
 
-        What only the expected model can read is left out. Note and memory section stay as they are.
+        Parts that only the expected model can read are left out. Note and memory section stay as they are.
         """
         prompt = replace(prompt, target=target, form=form)
         if context.is_off:
             prompt = replace(prompt, composition=await self._compose_without_memory(context))
         else:
-            old = prompt.composition
-            composition = replace(
-                await self._compose(context, prompt.new_notes), notes=old.notes, note_tokens=old.note_tokens
-            )
+            expected = prompt.composition
+            composition = await self._compose(context, prompt.new_notes)
+            composition = replace(composition, notes=expected.notes, note_tokens=expected.note_tokens)
             eviction = self._make_eviction(context, composition)
             prompt = replace(prompt, composition=composition, eviction=eviction)
             prompt = await self._with_summaries(context, prompt)
         return await self._with_window(context, prompt, await fit_prompt(prompt))
 
     async def shown_blocks(self, context: MemoryContext) -> Shown:
-        """Returns what the prompt of a request shows last of each memory block. A note of its own is left out."""
+        """Returns what the prompt of a request shows last of each memory block, without a note for the request."""
         composition = await self._compose(context, _known_notes(context))
         return self._make_section(context, composition, takes_note=False).shown
 
@@ -187,17 +185,16 @@ class Composer(Struct, frozen=True):
     ) -> Section:
         """Returns the memory section, and how the blocks have changed since the prompt last showed them.
 
-        summary: the id of the summary that follows the section, 0: none; None: the one that the last request used.
+        summary: the id of the summary that follows the section, 0: no summary; None: that of the last request.
         takes_note: a note can state changes.
         prefix_changes: the beginning of the prompt changes anyway, so a new section costs nothing.
         binds_thoughts: as in `EndpointForm`.
         """
         is_continued, spec = context.plan.match.match_point is not None, context.request.spec
-        is_due = self._is_due(context, binds_thoughts=binds_thoughts)
-        # The facts are chosen for a message; a request without one shows what the last one did.
-        blocks, standing = self._section_blocks(
-            context, chooses_facts=not is_continued or (is_due and takes_note)
-        )
+        may_rebuild = self._may_rebuild(context, binds_thoughts=binds_thoughts)
+        # The facts are chosen for a message; a request without a message shows the facts of the last request.
+        chooses_facts = not is_continued or (may_rebuild and takes_note)
+        blocks, standing = self._section_blocks(context, chooses_facts=chooses_facts)
         parts = SectionParts(
             blocks,
             context.tools_in_section if context.offered else {},
@@ -213,11 +210,11 @@ class Composer(Struct, frozen=True):
             pinned=context.pinned,
             last_shown=window.shown(composition),
             is_continued=is_continued,
-            is_due=is_due or prefix_changes,
+            may_rebuild=may_rebuild or prefix_changes,
             takes_note=takes_note,
         )
 
-    def _is_due(self, context: MemoryContext, *, binds_thoughts: bool) -> bool:
+    def _may_rebuild(self, context: MemoryContext, *, binds_thoughts: bool) -> bool:
         """Returns whether the memory section may be rendered again: it costs nothing, or the agent asks for that."""
         return context.request.spec.rebuilds_section or (not binds_thoughts and self._is_cache_gone(context))
 
@@ -240,7 +237,8 @@ class Composer(Struct, frozen=True):
             return context.blocks, ()
         already_shown = None if chooses_facts else _shown_standing(context)
         block, standing = standing_block(context.snapshot.standing, context.blocks, already_shown)
-        return context.blocks if block is None else (*context.blocks, block), standing
+        blocks = context.blocks if block is None else (*context.blocks, block)
+        return blocks, standing
 
     def _make_eviction(self, context: MemoryContext, composition: Composition) -> Eviction:
         """Returns what may leave the window, and what has left it. The summaries are added by `_with_summaries`."""
@@ -261,13 +259,13 @@ class Composer(Struct, frozen=True):
         )
 
     async def _with_summaries(self, context: MemoryContext, prompt: Prompt) -> Prompt:
-        """Adds the newest summaries on this path: read only where the conversation may not fit whole."""
+        """Adds the newest summaries on this path. Call it only if the whole conversation may not fit."""
         match_point = context.plan.match.match_point
         if match_point is None or not context.agent.is_stored or not context.request.spec.summarises:
             return prompt
         if context.summaries is not None:
-            # All of a stored conversation is on the path, though not all of it was loaded.
-            summaries, covered = context.summaries, {each.exchange.id for each in context.summaries}
+            # All exchanges of a stored conversation are on the path, though not all of them were loaded.
+            summaries, path_ids = context.summaries, {each.exchange.id for each in context.summaries}
         else:
             try:
                 summaries = await self.store.summaries.of_conversation(
@@ -278,8 +276,8 @@ class Composer(Struct, frozen=True):
                     "Summaries could not be read, so a request was made without them: %s", error.message
                 )
                 return prompt
-            covered = context.path_ids
-        eviction = prompt.eviction.with_summaries(summaries, covered, prompt.composition)
+            path_ids = context.path_ids
+        eviction = prompt.eviction.with_summaries(summaries, path_ids, prompt.composition)
         return replace(prompt, eviction=eviction)
 
     async def _fit(self, context: MemoryContext, prompt: Prompt, *, takes_note: bool) -> Prompt:
@@ -297,15 +295,17 @@ class Composer(Struct, frozen=True):
         elif not has_changes:
             return prompt
         eviction = prompt.eviction
-        newer = next((cut.id for cut in eviction.cuts if cut.id != eviction.in_use), None)
+        newer_summary = next((cut.id for cut in eviction.cuts if cut.id != eviction.in_use), None)
         newer_system = None
-        if newer is not None:
-            newer_system = self._make_section(context, composition, summary=newer, takes_note=takes_note).text
+        if newer_summary is not None:
+            newer_system = self._make_section(
+                context, composition, summary=newer_summary, takes_note=takes_note
+            ).text
         note = self.recaller.note_room(context, section) if takes_note else NO_NOTE
         window = await fit_prompt(prompt, newer_system=newer_system, note=note)
         if window.summary_id in (0, eviction.in_use):
             return await self._with_window(context, prompt, window, takes_note=takes_note)
-        # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
+        # With another summary the prompt's beginning changes anyway, so the memory section is rendered again as well.
         section = self._make_section(context, composition, window, window.summary_id, takes_note=takes_note)
         return replace(prompt, window=window, section=section, system=section.text)
 
@@ -314,7 +314,7 @@ class Composer(Struct, frozen=True):
     ) -> Prompt:
         """Returns the prompt with a window.
 
-        Where the window leaves out what the prompt shows last of a block, the section is rendered again to show it.
+        If the window leaves out the text that shows a block last, the section is rendered again to show the block.
         """
         if not prompt.hides_shown_blocks(window):
             return replace(prompt, window=window)
@@ -325,42 +325,45 @@ class Composer(Struct, frozen=True):
         return replace(prompt, window=await fit_prompt(prompt, note=note))
 
 
-def _note_target(context: MemoryContext) -> NoteTarget | None:
+def _noted_message(context: MemoryContext) -> NotedMessage | None:
     """Returns the message that the request's note is made for; None: the request takes no note."""
-    plan, new = context.plan, context.plan.messages
+    plan, messages = context.plan, context.plan.messages
     # Recall is for a person's words, not for a nudge of an agent's rules.
-    if not new or new[-1].get("role") != "user" or is_nudge(new[-1]) or are_results(new)[-1]:
+    has_words = bool(messages) and messages[-1].get("role") == "user"
+    if not has_words or is_nudge(messages[-1]) or are_results(messages)[-1]:
         return _question_before_results(context)
-    if plan.is_quote:  # what only quotes its conversation is a front end's request for a title or the like
+    if (
+        plan.is_quote
+    ):  # a message that only quotes its conversation is a front end's request, for a title or the like
         return None
     index = _last_own_words_index(plan)
-    name = new[index].get("name")
+    name = messages[index].get("name")
     # The new messages end with those of the list, so an index from the end is the same in both.
-    list_index = plan.new_indices[index - len(new)] if plan.new_indices else None
-    return NoteTarget(text_of(new[index]), name if isinstance(name, str) else None, list_index, index)
+    list_index = plan.new_indices[index - len(messages)] if plan.new_indices else None
+    return NotedMessage(text_of(messages[index]), name if isinstance(name, str) else None, list_index, index)
 
 
 def _last_own_words_index(plan: Plan) -> int:
     """Returns the index of the last new message with the user's own words, in the run of user messages at the end.
 
-    Some applications (OpenClaw) append a text that they do not send again. A note put there would be lost.
+    Some applications (OpenClaw) append a text that they do not send again. A note before that text would be lost.
     """
-    new = plan.messages
-    last = len(new) - 1
-    if [m.get("role") for m in new[-2:]] != ["user", "user"]:
-        return last
-    for index in range(last, last - len(plan.new_indices), -1):
-        if new[index].get("role") != "user":
+    messages = plan.messages
+    last_index = len(messages) - 1
+    if [message.get("role") for message in messages[-2:]] != ["user", "user"]:
+        return last_index
+    for index in range(last_index, last_index - len(plan.new_indices), -1):
+        if messages[index].get("role") != "user":
             break
-        if own_words(text_of(new[index])):
+        if own_words(text_of(messages[index])):
             return index
-    return last
+    return last_index
 
 
-def _question_before_results(context: MemoryContext) -> NoteTarget | None:
-    """Returns the question whose tool results the request brings, where its turn is not stored.
+def _question_before_results(context: MemoryContext) -> NotedMessage | None:
+    """Returns the question whose tool results the request brings, if the turn of the question is not stored.
 
-    Its note is not stored either, and is made once more: the model had it before it called the tools.
+    Its note is not stored either. It is made again, since the model had a note before it called the tools.
     """
     plan = context.plan
     listing, match_point = plan.query.listing, plan.match.match_point
@@ -375,13 +378,15 @@ def _question_before_results(context: MemoryContext) -> NoteTarget | None:
     while index >= 0 and listing.role(index) != "user":
         index -= 1
     is_stored = index not in plan.new_indices and (match_point is None or not is_forgotten(match_point))
-    return None if index < 0 or is_stored else NoteTarget(listing.text(index), None, index, None)
+    if index < 0 or is_stored:
+        return None
+    return NotedMessage(listing.text(index), name=None, list_index=index, new_index=None)
 
 
 def _with_note(
     context: MemoryContext, prompt: Prompt, recall: RecallResult, list_index: int | None
 ) -> Prompt:
-    """Returns the prompt with a note before the text of a message. list_index: as in `NoteTarget`."""
+    """Returns the prompt with a note before the text of a message. list_index: as in `NotedMessage`."""
     composition, window = prompt.composition, prompt.window
     # The note alone is estimated: counting a new text takes as long as finding it.
     tokens = recall.tokens or estimate_tokens(recall.note)
@@ -393,9 +398,9 @@ def _with_note(
             note_tokens=composition.note_tokens + tokens,
         )
     else:
-        *before, last = composition.inserted
-        noted = replace(last, message=with_text_before(last.message, recall.note), note=recall.note)
-        composition = replace(composition, inserted=[*before, noted])
+        *earlier, last = composition.inserted
+        with_note = replace(last, message=with_text_before(last.message, recall.note), note=recall.note)
+        composition = replace(composition, inserted=[*earlier, with_note])
     if window.tokens:
         window = replace(window, tokens=window.tokens + tokens)
     return replace(prompt, composition=composition, window=window)
@@ -412,7 +417,7 @@ def _summary_in_use(context: MemoryContext) -> int:
 
 
 def _known_notes(context: MemoryContext) -> dict[int, str]:
-    """Returns the stored notes of the new user messages, by their index: "" where nothing was found for one."""
-    users = [i for i, m in enumerate(context.plan.messages) if m.get("role") == "user"]
-    found = {i: known_note(context.tree, context.plan, i) for i in users}
-    return {i: note for i, note in found.items() if note is not None}
+    """Returns the stored notes of the new user messages, by the message's index; "": nothing was found for it."""
+    user_indices = [i for i, m in enumerate(context.plan.messages) if m.get("role") == "user"]
+    notes = {i: known_note(context.tree, context.plan, i) for i in user_indices}
+    return {i: note for i, note in notes.items() if note is not None}

@@ -40,8 +40,8 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# The most hits that are read of a client's list of which a part has left the window: many are visible anyway then, and
-# are left out only when they are read.
+# The most hits that are read if a part of a client's list has left the window. Many of them are visible in the window,
+# and are left out only when they are read.
 MAX_HITS = 40
 # Short messages are read for this many times the budget, since some of them repeat others.
 SPARE_BUDGETS = 2
@@ -76,8 +76,8 @@ class Recaller(Struct, frozen=True):
 
         A note stays in the conversation, so in a small window it has to be small as well.
 
-        naming_tokens: of the line that names the note's mark. They are part of `memory.recall_tokens`, but not of the
-            share of a small window, where the note would hold nothing else.
+        naming_tokens: the tokens of the line that names the note's mark. They are part of `memory.recall_tokens`, but
+            not of the share of a small window, where the note would hold nothing else.
         """
         scope, context_window = context.request.identity.scope, context.request.target.context_window
         if scope is None or not scope.spans_conversations:
@@ -104,14 +104,14 @@ class Recaller(Struct, frozen=True):
     async def with_nearest_facts(
         self, context: MemoryContext, vectors: QueryVectors, text: str, name: str | None
     ) -> MemoryContext:
-        """Returns the context with its standing facts in the order in which its section takes them for a message.
+        """Returns the context with the standing facts in the order in which the memory section takes them.
 
         text, name: as for `recall`.
         """
         if self.embed_query is None or self.note_budget(context) <= 0:
             return context
         query = _query_of(text, _names(context, name))
-        limit_ms, begun = self.limit_ms(context), time.perf_counter()
+        limit_ms, begun_at = self.limit_ms(context), time.perf_counter()
         try:
             facts = await nearest_facts(
                 self.store,
@@ -119,7 +119,7 @@ class Recaller(Struct, frozen=True):
                 context.snapshot,
                 vectors,
                 query,
-                # The search for the note, which has the rest, takes the same vector.
+                # The search for the note has the rest of the time, and takes the same vector.
                 limit_ms - limit_ms / WORDS_TIME_PARTS,
             )
         except StoreError as error:
@@ -128,7 +128,7 @@ class Recaller(Struct, frozen=True):
             )
             return context
         finally:
-            vectors.choosing_s = time.perf_counter() - begun
+            vectors.choosing_s = time.perf_counter() - begun_at
         return replace(context, snapshot=replace(context.snapshot, standing=facts))
 
     async def recall(
@@ -141,9 +141,9 @@ class Recaller(Struct, frozen=True):
     ) -> RecallResult:
         """Returns the note for the user's last message, which also states changed blocks.
 
-        prompt: what is visible already.
+        prompt: the prompt without the note. Recall leaves out what it shows.
         text: the message.
-        name: its speaker, where the message has one.
+        name: the name of its speaker; None: the message names no speaker.
         """
         naming_tokens = 0 if prompt.names_mark(mark_of(context.agent.secret)) else note_text.NAMING_TOKENS
         budget = self._budget_in_window(context, prompt, naming_tokens)
@@ -160,13 +160,13 @@ class Recaller(Struct, frozen=True):
                 budget=budget,
                 naming_tokens=naming_tokens,
                 names=_names(context, name),
-                begun=begun_at,
+                begun_at=begun_at,
                 trace=trace,
             )
             outcome = await search.find_and_choose(text)
             ms = (time.perf_counter() - begun_at) * 1000
         found, choice, failure = outcome
-        rendered = _render(
+        note = _render(
             context,
             choice.hits,
             prompt.section.changes,
@@ -174,8 +174,8 @@ class Recaller(Struct, frozen=True):
             is_selection=found.is_selection,
         )
         return RecallResult(
-            rendered,
-            tokens=note_text.estimate_tokens(rendered) if choice.hits else 0,
+            note,
+            tokens=note_text.estimate_tokens(note) if choice.hits else 0,
             ms=ms,
             begun=begun_at,
             count=len(choice.hits),
@@ -197,12 +197,13 @@ class Recaller(Struct, frozen=True):
         budget, room = self.note_budget(context, naming_tokens), prompt.window.note_tokens
         if room is None:
             return budget
-        # The size of a note is estimated, and may be up to 3% more.
+        # The size of a note is estimated, and may be up to 3% larger.
         return min(budget, (room - naming_tokens - _change_tokens(context, prompt.section)) * 31 // 32)
 
     def limit_ms(self, context: MemoryContext) -> float:
         """Returns the time for recall."""
-        return self.settings.recall_deadline_ms / (STREAM_TIME_PARTS if context.request.chat.stream else 1)
+        deadline_ms = self.settings.recall_deadline_ms
+        return deadline_ms / STREAM_TIME_PARTS if context.request.chat.stream else deadline_ms
 
 
 class _NoteSearch(Struct, frozen=True):
@@ -219,8 +220,8 @@ class _NoteSearch(Struct, frozen=True):
     naming_tokens: int
     # The names of the speaker and of the user.
     names: Sequence[str]
-    # When it began, by `time.perf_counter`.
-    begun: float
+    # When the recall began, by `time.perf_counter`.
+    begun_at: float
     # Takes the ranking of the last search by words.
     trace: SearchTrace | None
 
@@ -238,7 +239,7 @@ class _NoteSearch(Struct, frozen=True):
             choice = await self._choose(found) if found.messages else note_choice.NO_CHOICE
             return SearchOutcome(found, choice, "")
         except StoreError as error:
-            # A memory that answers late or not at all is one without hits; the reply does not wait for it.
+            # The reply does not wait for a memory that answers late or not at all: the memory has no hits then.
             _log.warning(
                 "Memory could not be searched for a reply, which was made without: %s", error.message
             )
@@ -246,7 +247,7 @@ class _NoteSearch(Struct, frozen=True):
             return SearchOutcome(found, note_choice.NO_CHOICE, failure)
 
     async def _find(self, text: str) -> FoundMessages:
-        """Returns what memory has for a message and the prompt does not show. Raises: StoreError."""
+        """Returns the messages that memory has for a message and the prompt does not show. Raises: StoreError."""
         context, query = self.context, _query_of(text, self.names)
         if self._is_all_shown(text, query):
             return _ALL_MESSAGES_SHOWN
@@ -271,16 +272,16 @@ class _NoteSearch(Struct, frozen=True):
         choice = found.choose(budget, cut_chars, self.visible)
         # The estimate is too low for some languages, and a full window has no room for a token more.
         while choice.hits and (excess := await _excess(self.prompt, render(choice.hits, changes))) > 1:
-            # A note that takes less than its budget would be the same with a slightly smaller one.
-            taken = note_text.estimate_tokens(render(choice.hits, ()))
-            budget = min(budget - 1, int(taken / excess) - self.naming_tokens)
+            # If the note takes less than its budget, a slightly smaller budget would give the same note.
+            note_tokens = note_text.estimate_tokens(render(choice.hits, ()))
+            budget = min(budget - 1, int(note_tokens / excess) - self.naming_tokens)
             choice = found.choose(budget, cut_chars, self.visible)
         return choice
 
     def _is_all_shown(self, text: str, query: str) -> bool:
         """Returns whether the conversation's notes show all of a young memory, so that no search finds more."""
         context, visible = self.context, self.visible
-        # The lines of a message may be a template's, and without them others are shown in another form.
+        # The lines of a message may be a template's. Without these lines, other messages are shown in another form.
         if not visible.notes or "\n" in text:
             return False
         messages = self.recaller.store.recall.all_cached_messages(
@@ -339,7 +340,7 @@ class _NoteSearch(Struct, frozen=True):
 
     def _remaining_ms(self) -> float:
         """Returns what is left of the time for recall; at least 1, so that a search ends as too slow."""
-        return max(1.0, self.recaller.limit_ms(self.context) - (time.perf_counter() - self.begun) * 1000)
+        return max(1.0, self.recaller.limit_ms(self.context) - (time.perf_counter() - self.begun_at) * 1000)
 
 
 def _names(context: MemoryContext, name: str | None) -> list[str]:
@@ -356,7 +357,7 @@ def _may_find_more(context: MemoryContext, window: FittedWindow) -> bool:
     """Returns whether the memory may have messages that the prompt does not show."""
     match_point = context.plan.match.match_point
     in_other_conversations = context.snapshot.next_seq - 1 - (match_point.length if match_point else 0)
-    # What its client leaves out of a list is not put back, and may have to be recalled.
+    # Messages that the client leaves out of its list are not put back, and may have to be recalled.
     is_trimmed = context.request.spec.history == "client" and not context.plan.follows_head
     return in_other_conversations > 0 or window.evicted_tokens > 0 or is_trimmed
 
@@ -367,12 +368,12 @@ def _opens_conversation(context: MemoryContext) -> bool:
     return context.plan.match.match_point is None and len(list(user_messages)) == 1
 
 
-async def _excess(prompt: Prompt, rendered: str) -> float:
+async def _excess(prompt: Prompt, note: str) -> float:
     """Returns the tokens of a note as a multiple of its room in the window; 0: the window was not counted."""
-    most, target = prompt.window.note_tokens, prompt.target
-    if not most or target.context_window is None:
+    room, target = prompt.window.note_tokens, prompt.target
+    if not room or target.context_window is None:
         return 0.0
-    return await count_tokens(target.model, rendered) / most
+    return await count_tokens(target.model, note) / room
 
 
 def _change_tokens(context: MemoryContext, section: Section) -> int:
@@ -383,7 +384,7 @@ def _change_tokens(context: MemoryContext, section: Section) -> int:
 
 
 def render_changes(context: MemoryContext, section: Section, notes: Sequence[str]) -> str:
-    """Returns a note that only states the changed blocks. notes: those in the prompt."""
+    """Returns a note that only states the changed blocks. notes: the notes in the prompt."""
     is_named = is_mark_named((section.text, *notes), mark_of(context.agent.secret))
     return _render(context, (), section.changes, names_mark=not is_named)
 

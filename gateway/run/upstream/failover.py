@@ -107,8 +107,12 @@ class Failover:
                 for name in names
                 if name in providers
             ]
-        about = "Whether an upstream is passed over, for one model at least, while there is another."
-        metrics.add_gauge("upstream_resting", about, self._passed_over_figures, "upstream")
+        metrics.add_gauge(
+            "upstream_resting",
+            "Whether an upstream is passed over, for one model at least, while there is another.",
+            self._passed_over_figures,
+            "upstream",
+        )
 
     def with_providers(self, providers: Mapping[str, Provider]) -> Failover:
         """Returns the endpoints with other connections to them. Both share the health of each endpoint."""
@@ -144,10 +148,11 @@ class Failover:
         ]
         members = [RouteMember(f"{e.name}/{t.model}", t.rank, e.health, t.model) for e, t in candidates]
         order = order_members(members, self.now(), key())
-        first, *rest = [candidates[i] for i in order]
+        # The route's own upstream serves the path, so there is a first candidate.
+        first, *following = [candidates[i] for i in order]
         passed_over = [i for i, member in enumerate(members) if not member.rank and i not in order]
         passed_over.sort(key=lambda i: members[i].available_at)
-        return Attempts(self, *first, rest, receipt, [candidates[i] for i in passed_over])
+        return Attempts(self, *first, following, receipt, [candidates[i] for i in passed_over])
 
     def at_first_key(self, route: Route, receipt: Receipt) -> Attempts:
         """Returns attempts at the first key alone, the account with an upstream's files and the like."""
@@ -155,7 +160,7 @@ class Failover:
         return Attempts(self, self.endpoints[route.upstream][0], target, [], receipt)
 
     def passed_over(self) -> dict[str, bool]:
-        """Returns of each endpoint, by its name, whether it is passed over, for one model at least."""
+        """Returns by the name of each endpoint whether it is passed over, for one model at least."""
         now = self.now()
         return {
             endpoint.name: endpoint.health.is_passed_over(now)
@@ -167,7 +172,7 @@ class Failover:
         return {(name,): int(is_passed_over) for name, is_passed_over in self.passed_over().items()}
 
 
-class _Failed(Struct, frozen=True):
+class _FailedAttempt(Struct, frozen=True):
     """An attempt that failed."""
 
     failure: Failure
@@ -177,17 +182,17 @@ class _Failed(Struct, frozen=True):
     error: ProviderError | None = None
 
 
-class _Following(Struct, frozen=True):
-    """The attempt after a failed one."""
+class _PreparedAttempt(Struct, frozen=True):
+    """The attempt after a failed one, before it is made."""
 
     request: ModelRequest
-    # None: the same one is asked again.
+    # The candidate that is asked; None: the same one again.
     candidate: Candidate | None = None
     wait_s: float = 0.0
 
 
 class ModelSource(Protocol):
-    """Where the replies of one turn come from: `Attempts` at an upstream, or what is stored of an earlier one."""
+    """The source of the replies of one turn: `Attempts` at an upstream, or the stored replies of an earlier attempt."""
 
     @property
     def endpoint(self) -> Endpoint:
@@ -200,7 +205,7 @@ class ModelSource(Protocol):
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
         """Returns the reply to the request that `make` returns. Raises: ProviderError.
 
-        mender: makes it again where its content is refused.
+        mender: makes the request again if its content is refused.
         """
 
     def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
@@ -218,22 +223,22 @@ class Attempts:
     """
 
     _failover: Failover
-    # Of the next attempt; after an answer, the one that answered.
+    # The endpoint of the next attempt; after an answer, the endpoint that answered.
     endpoint: Endpoint
-    # As `endpoint`.
+    # The target at that endpoint.
     target: Target
     # The candidates that follow.
-    _rest: list[Candidate]
+    _following: list[Candidate]
     _receipt: Receipt
     # The model's own endpoints that are passed over. They are asked if no fallback has room for the request.
     _passed_over: list[Candidate] = field(default_factory=list)
     # The last attempt had a reply, whatever its status.
     is_answered: bool = False
-    # A request that may have had an effect is not sent again (a 429 has none).
+    # A request that may have had an effect is not sent again (a request that got a 429 had none).
     sends_once: bool = False
-    # It counts as in flight at its endpoint.
+    # The request counts as in flight at its endpoint.
     _is_in_flight: bool = False
-    # Returns why the request could not be sent to its end, if its caller broke it off; no upstream is to blame then.
+    # Returns the error of a caller that broke its request off, else None. No upstream is to blame for such a request.
     caller_error: Callable[[], Exception | None] = no_caller_error
     # The call of the receipt that is under way, or was the last one.
     call: UpstreamCall = field(init=False)
@@ -243,7 +248,7 @@ class Attempts:
     _failures: int = 0
     # An endpoint has answered; further rounds of the turn go to it.
     _is_settled: bool = False
-    # Of the request for the present endpoint.
+    # The cuts of the prompt for the present endpoint.
     _cuts: PromptCuts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -271,10 +276,10 @@ class Attempts:
     @property
     def may_ask_usage(self) -> bool:
         """True where an endpoint may answer whose streams are asked for their usage."""
-        return self.endpoint.asks_usage or any(endpoint.asks_usage for endpoint, _ in self._rest)
+        return self.endpoint.asks_usage or any(endpoint.asks_usage for endpoint, _ in self._following)
 
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
-        """Returns the first reply that is no failure, or the last failure's. Raises: ProviderError: the last error.
+        """Returns the first reply that is no failure, else that of the last failure. Raises: ProviderError.
 
         mender: as in `ModelSource.send`.
         """
@@ -289,11 +294,11 @@ class Attempts:
         The other candidates follow, and at last the model's own endpoints that were passed over. Returns False if the
         first candidate is no fallback, or if there is no other. It may be called before the `with` block, and within.
         """
-        if not self._rest:
-            self._rest, self._passed_over = self._passed_over, []
-        if not self.target.rank or not self._rest:
+        if not self._following:
+            self._following, self._passed_over = self._passed_over, []
+        if not self.target.rank or not self._following:
             return False
-        self._move_to(*self._rest.pop(0))
+        self._move_to(*self._following.pop(0))
         return True
 
     async def _first_request(self, make: RequestMaker) -> ModelRequest:
@@ -305,7 +310,7 @@ class Attempts:
             try:
                 return await make(self.target, self.endpoint)
             except ContextExceeded:
-                # Hidden rounds of one turn stay where the first was answered.
+                # Hidden rounds of one turn stay at the endpoint that answered the first round.
                 if self._is_settled or not self.skip_fallback():
                     raise
 
@@ -315,57 +320,58 @@ class Attempts:
         """As `send`, beginning with this request."""
         while True:
             outcome = await self._attempt(request, make, mender)
-            # The error has shown what the endpoint refuses: it gets the same request without that.
             if isinstance(outcome, ModelRequest):
+                # The error has shown what the endpoint refuses. This is the request without it.
                 request = outcome
-            elif not isinstance(outcome, _Failed):
+                continue
+            if not isinstance(outcome, _FailedAttempt):
                 return outcome
-            elif (following := await self._request_after(outcome, request, make)) is None:
+            next_request = await self._request_after(outcome, request, make)
+            if next_request is None:
                 return self._give_up(outcome)
-            else:
-                request = following
+            request = next_request
 
     async def _request_after(
-        self, failed: _Failed, request: ModelRequest, make: RequestMaker
+        self, failed: _FailedAttempt, request: ModelRequest, make: RequestMaker
     ) -> ModelRequest | None:
-        """Returns the request of the attempt after a failed one, when its time has come; None: there is none."""
+        """Waits for the attempt after a failed one, and returns its request; None: there is no further attempt."""
         self._failures += 1
         try:
-            following = await self._find_following(failed.failure, request, make)
+            prepared = await self._prepare_attempt(failed.failure, request, make)
         except BaseException:
             if failed.reply is not None:
                 await failed.reply.aclose()
             raise
-        if following is None:
+        if prepared is None:
             return None
         self._count_outcome(failed.failure.kind, is_error=True)
         self.call.tries.append(FailedTry(self.endpoint.name, failed.failure.kind, time.perf_counter()))
-        # The error is dropped only now, because the last one goes to the client.
+        # The error is dropped only now, because the error of the last attempt goes to the client.
         if failed.reply is not None:
             await discard(failed.reply)
-        if following.wait_s:
-            await self._failover.sleep(following.wait_s)
-        if following.candidate is not None:
-            self._move_to(*following.candidate)
-        return following.request
+        if prepared.wait_s:
+            await self._failover.sleep(prepared.wait_s)
+        if prepared.candidate is not None:
+            self._move_to(*prepared.candidate)
+        return prepared.request
 
-    async def _find_following(
+    async def _prepare_attempt(
         self, failure: Failure, request: ModelRequest, make: RequestMaker
-    ) -> _Following | None:
-        """Returns the attempt after a failed one; None: there is none.
+    ) -> _PreparedAttempt | None:
+        """Prepares the attempt after a failed one; None: there is no further attempt.
 
-        A candidate is taken off the list, and its request is made. The client may want nothing left out for a smaller
-        window; where a candidate's window is too small, the step is chosen again without it.
+        A candidate is taken off the list, and its request is made. If the candidate's window is too small for a request
+        of which nothing may be left out, the step is chosen again without the candidate.
         """
         while True:
             step, wait_s = self._choose_and_charge(failure, request)
             if step is NextAttempt.STOP:
                 return None
             if step is NextAttempt.RETRY:
-                return _Following(request, wait_s=wait_s)
-            endpoint, target = self._rest.pop(0)
+                return _PreparedAttempt(request, wait_s=wait_s)
+            endpoint, target = self._following.pop(0)
             with suppress(ContextExceeded):
-                return _Following(await make(target, endpoint), (endpoint, target), wait_s)
+                return _PreparedAttempt(await make(target, endpoint), (endpoint, target), wait_s)
 
     def _move_to(self, endpoint: Endpoint, target: Target) -> None:
         """Makes this candidate the present one."""
@@ -377,7 +383,7 @@ class Attempts:
 
     async def _attempt(
         self, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
-    ) -> ModelReply | ModelRequest | _Failed:
+    ) -> ModelReply | ModelRequest | _FailedAttempt:
         """Sends a request once. Returns the reply, the failure of the attempt, or another request to send instead."""
         health = self.endpoint.health
         self.is_answered = False
@@ -388,9 +394,8 @@ class Attempts:
                 reply = begun.reply
                 if reply.status in TRANSIENT:
                     retry_after_s = read_retry_after(reply.headers, self._failover.wall())
-                    return self._blame(
-                        _Failed(Failure(str(reply.status), retry_after_s=retry_after_s), reply)
-                    )
+                    failure = Failure(str(reply.status), retry_after_s=retry_after_s)
+                    return self._blame(_FailedAttempt(failure, reply))
                 # Any other status is an answer, even if it refuses the request.
                 health.record_answer(self.target.model)
                 return await self._take_answer(begun, request, make, mender)
@@ -398,10 +403,10 @@ class Attempts:
                 # An upload that the caller broke off is no failure of the upstream.
                 if (caller_error := self.caller_error()) is not None:
                     raise caller_error from error
-                return self._blame(_Failed(failure_of(error), error=error))
+                return self._blame(_FailedAttempt(failure_of(error), error=error))
 
     async def _send_once(self, request: ModelRequest) -> BegunReply:
-        """Returns the reply to a request. One that is an error under a status of success gets the error's status."""
+        """Returns the reply to a request. An error under a status of success gets the status of the error."""
         if self.sends_once:
             request = request._replace(sends_once=True)
         propagates = self.endpoint.propagates
@@ -420,7 +425,7 @@ class Attempts:
     async def _take_answer(
         self, begun: BegunReply, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
     ) -> ModelReply | ModelRequest:
-        """Returns an answer, or another request to send in its place where it refuses the request for its content."""
+        """Returns an answer, or another request to send instead if the answer refuses the request for its content."""
         reply = begun.reply
         replacement, outcome = None, str(reply.status)
         if reply.status in _REFUSALS and (mender is not None or request.path == CHAT):
@@ -442,11 +447,15 @@ class Attempts:
             if mender is not None:
                 mender.note_answer()
         self.call.is_streamed = reply.is_stream
-        if begun.is_replaceable and request.path == CHAT and (self._rest or self.endpoint.policy.retries):
+        if (
+            begun.is_replaceable
+            and request.path == CHAT
+            and (self._following or self.endpoint.policy.retries)
+        ):
             reply = UnbegunStream(reply, partial(self._replace, request, make, mender, self._is_settled))
         self._note_end(str(reply.status), is_error=reply.status >= 400, status=reply.status)
         if reply.status == 401 and self.endpoint.has_key:
-            # The caller, who gets the answer, cannot mend it.
+            # The caller gets the answer, but cannot mend the key.
             _log.warning(
                 "The upstream %s refuses the key of the settings (401). Set another `api_key` for it.",
                 self.endpoint.name,
@@ -464,13 +473,13 @@ class Attempts:
         """Returns the reply in place of a stream that failed before its first event; None: the failure is the last.
 
         request, make, mender: those of the stream.
-        was_settled: whether an endpoint had answered before.
+        was_settled: an endpoint had answered before the stream.
 
-        Raises: ProviderError: the last error of what was tried in its place.
+        Raises: ProviderError: the error of the last attempt after the stream.
         """
         self._is_settled = was_settled
-        following = await self._request_after(self._blame(_Failed(failure)), request, make)
-        return None if following is None else await self._send_until_answered(following, make, mender)
+        next_request = await self._request_after(self._blame(_FailedAttempt(failure)), request, make)
+        return None if next_request is None else await self._send_until_answered(next_request, make, mender)
 
     async def _without_refused(
         self, error: BufferedReply, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
@@ -488,12 +497,8 @@ class Attempts:
 
     def _describe_call(self, request: ModelRequest) -> None:
         """Notes in the receipt what is sent, and where."""
-        call, receipt = self.call, self._receipt
-        call.upstream, call.provider, call.model = (
-            self.endpoint.upstream,
-            self.endpoint.kind,
-            self.target.model,
-        )
+        call, receipt, endpoint = self.call, self._receipt, self.endpoint
+        call.upstream, call.provider, call.model = endpoint.upstream, endpoint.kind, self.target.model
         call.path, call.method = request.path, request.method
         call.sent_tokens = estimate_prompt_tokens(request.body)
         call.prompt, call.hides_usage = receipt.prompt, receipt.hides_usage
@@ -518,7 +523,7 @@ class Attempts:
         if self.is_answered and self.call.status < 300:
             self.endpoint.health.record_success(self.target.model)
 
-    def _blame(self, failed: _Failed) -> _Failed:
+    def _blame(self, failed: _FailedAttempt) -> _FailedAttempt:
         """Notes a failure of the endpoint, unless it was a limit of the caller's own."""
         endpoint, failure = self.endpoint, failed.failure
         model, now = self.target.model, self._failover.now()
@@ -538,8 +543,8 @@ class Attempts:
         # A request that got a 429 had no effect, so it may be sent again.
         if self.sends_once and failure.was_sent and failure.kind != "429":
             return NextAttempt.STOP, 0.0
-        # Hidden rounds of one turn stay where the first was answered.
-        candidates = [] if self._is_settled else self._rest
+        # Hidden rounds of one turn stay at the endpoint that answered the first round.
+        candidates = [] if self._is_settled else self._following
         health = self.endpoint.health
         step, wait_s = choose_next(
             failure,
@@ -554,15 +559,14 @@ class Attempts:
             health.retries_left -= 1
         return step, wait_s
 
-    def _give_up(self, failed: _Failed) -> ModelReply:
+    def _give_up(self, failed: _FailedAttempt) -> ModelReply:
         """Returns the upstream's own error, which the client gets. Raises: ProviderError: no reply was sent."""
-        reply = failed.reply
-        if reply is None:
-            self.call.failure = failed.failure.kind
-        self._note_end(failed.failure.kind, is_error=True, status=0 if reply is None else reply.status)
         if failed.reply is None:
-            assert failed.error is not None
+            self.call.failure = failed.failure.kind
+            self._note_end(failed.failure.kind, is_error=True, status=0)
+            assert failed.error is not None  # an attempt without a reply has an error
             raise failed.error
+        self._note_end(failed.failure.kind, is_error=True, status=failed.reply.status)
         return failed.reply
 
     def _note_end(self, outcome: str, *, is_error: bool, status: int) -> None:

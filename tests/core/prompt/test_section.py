@@ -18,7 +18,7 @@ OFFERED = {"memory_insert": "memory_insert"}
 def make(blocks: list[Block], pinned: SentSection | None = None, **how: Any) -> Section:
     made: dict[str, Any] = {"offered": OFFERED, "system": "Be kind.", "epoch": 1, "mark": "a2b3c4d5"}
     made |= {name: how.pop(name) for name in (*made, "summary", "definition") if name in how}
-    usual: dict[str, Any] = {"is_continued": pinned is not None, "is_due": False, "takes_note": True}
+    usual: dict[str, Any] = {"is_continued": pinned is not None, "may_rebuild": False, "takes_note": True}
     return make_section(SectionParts(blocks, **made), pinned=pinned, **{**usual, **how})
 
 
@@ -42,8 +42,8 @@ def test_the_first_turn_takes_it(pinned: SentSection) -> None:
 
 
 def test_nothing_changed_keeps_the_stored_one(pinned: SentSection) -> None:
-    for is_due in (False, True):
-        section = make([HUMAN], pinned, is_due=is_due)
+    for may_rebuild in (False, True):
+        section = make([HUMAN], pinned, may_rebuild=may_rebuild)
         assert section.sent is pinned
         assert section.changes == ()
 
@@ -74,7 +74,7 @@ def test_new_and_removed_blocks_are_stated(pinned: SentSection) -> None:
 
 RENEWED: list[dict[str, Any]] = [
     {"epoch": 2},  # it may show what is to be forgotten
-    {"is_due": True},  # the provider's cache is gone
+    {"may_rebuild": True},  # the provider's cache is gone
     {"summary": 3},  # the prefix breaks anyway
     {"mark": "other234"},  # it names another mark than the notes have
 ]
@@ -100,15 +100,15 @@ def test_taken_again_it_does_not_leave_the_last_word_to_an_older_note(
 def test_where_no_note_can_follow_it_waits_with_the_older_note(pinned: SentSection) -> None:
     """The state of the turn's beginning is whole; a section of now before an older note would contradict itself."""
     older = shown_by_block(replace(HUMAN, value="Name: Annie"))
-    section = make([CHANGED], pinned, last_shown=older, is_due=True, takes_note=False)
+    section = make([CHANGED], pinned, last_shown=older, may_rebuild=True, takes_note=False)
     assert section.sent is pinned
-    assert "Name: Anna" in make([CHANGED], pinned, is_due=True, takes_note=False).text
+    assert "Name: Anna" in make([CHANGED], pinned, may_rebuild=True, takes_note=False).text
 
 
 def test_it_notes_for_good_that_something_before_the_conversation_has_changed(pinned: SentSection) -> None:
     """A model may bind its thoughts to it, and they come back with each later request."""
     assert not make([CHANGED], pinned).has_changed_prefix
-    for how in ({"is_due": True}, {"epoch": 2}, {"offered": {}}):
+    for how in ({"may_rebuild": True}, {"epoch": 2}, {"offered": {}}):
         changed = make([CHANGED], pinned, **how)
         assert changed.sent is not None
         assert changed.has_changed_prefix
@@ -122,7 +122,7 @@ def test_a_conversation_that_began_without_one_gets_no_blocks_in_its_middle() ->
     assert section.text == "Be kind."  # the profile's own prompt, which does not change
     assert "Name: Ann" in "".join(section.changes)
     assert make([HUMAN], None, is_continued=True, system="").sent is None
-    assert "Name: Ann" in make([HUMAN], None, is_continued=True, is_due=True).text
+    assert "Name: Ann" in make([HUMAN], None, is_continued=True, may_rebuild=True).text
 
 
 NOTHING: dict[str, Any] = {"offered": {}, "system": ""}
