@@ -75,7 +75,7 @@ class BackgroundResponses:
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Returns the tasks that perform responses until they are cancelled."""
         limits = WorkerLimits(
-            concurrency=RESPONSES_AT_ONCE, tries=_UNLIMITED_TRIES, backoff_first_s=1.0, backoff_most_s=10.0
+            concurrency=RESPONSES_AT_ONCE, tries=_UNLIMITED_TRIES, backoff_first_s=1.0, backoff_max_s=10.0
         )
         return [Worker(self.store.jobs, {RESPONSE_JOB: self.maker.perform}, limits, self.count).run()]
 

@@ -104,7 +104,7 @@ class Resolver:
     async def resolve(self, request: ChatRequest, context: RequestContext) -> Resolved:
         """Returns a request with its user, its agent and the kind of its conversation.
 
-        Messages, responses and threads that it names by their ids are read, and take the place of the ids.
+        Messages, responses and threads that the request names by their ids are read, and take the place of the ids.
         Raises: BadRequest, NotAllowed, UnknownModel, MemoryUnavailable, ThreadUnsupported, ThreadNotFound.
         """
         request = await self.resolve_references(request, context)
@@ -131,7 +131,7 @@ class Resolver:
         if is_stored and identity.scope is not None and await self.is_paused(identity.scope):
             identity = replace(identity, mode=_OFF)
         if is_stored and identity.mode not in STORING_MODES:
-            # A request of the application's own, or one off the record, is answered outside of the conversation.
+            # An application's own request, or a request off the record, is answered outside of the conversation.
             identity = replace(identity, scope=None, conversation=None)
             kind = ConversationKind.CLIENT
         return Resolved(request, identity, spec, kind)
@@ -139,12 +139,12 @@ class Resolver:
     async def resolve_references(self, request: ChatRequest, context: RequestContext) -> ChatRequest:
         """Returns a request in which the messages and responses take the place of the ids that name them.
 
-        They are read from the caller's memory first, since the whole list decides what kind of request it is.
+        Call it first, since the whole list decides what kind of request it is.
         Raises: BadRequest, NotAllowed, UnknownModel, MemoryUnavailable.
         """
         if not request.references:
             return request
-        # Without `memory_choice`: it comes from the ids, which must not decide whose memory they are read from.
+        # Without `memory_choice`, which comes from the ids: these must not decide from whose memory they are read.
         identity = self.identify(replace(request, memory_choice=None), context)
         if self._directory.spec_for(identity) is None:
             _, identity = await self._find_stored_agent(identity, request.model, context)
@@ -163,10 +163,10 @@ class Resolver:
         return self._directory.spec_for(self.identify_names({"model": model}, context)) is None
 
     def memory_state(self, request: ChatRequest, context: RequestContext) -> str:
-        """Returns the state of memory by the request alone: on, off, or none where no user is named.
+        """Returns the state of memory by the request alone: on, off, or none if no user is named.
 
-        It is also on for a request off the record, whose words memory recognises in a later list without storing them,
-        and where a profile has a system prompt, which goes upstream whoever the user is.
+        The state is also on for a request off the record, since memory stores its hashes, and for a profile with a
+        system prompt, which goes upstream whoever the user is.
         Raises: BadRequest.
         """
         identity = self.identify(request, context)
@@ -181,7 +181,7 @@ class Resolver:
         return "none"
 
     def with_delegated_task(self, identity: Identity, request: ChatRequest) -> Identity:
-        """Returns the identity; where the request is a task that a model gave to a sub-agent, memory is only read."""
+        """Returns the identity of a request. For a task that a model gave to a sub-agent, memory is only read."""
         scope, keeper = identity.scope, self._keeper
         if scope is None:
             return identity
@@ -191,7 +191,7 @@ class Resolver:
         return replace(identity, mode=_READ, side_request=SUB_AGENT, leaves_nothing=True)
 
     async def is_paused(self, scope: Scope) -> bool:
-        """Returns whether a memory is paused, by any process; False also where the store cannot be read."""
+        """Returns whether a memory is paused, by any process. Returns False if the store cannot be read."""
         if not scope.is_person:
             return False  # only a person pauses a memory
         try:
@@ -201,7 +201,7 @@ class Resolver:
         return agent is not None and agent.paused is not None
 
     def warn_of_no_user(self) -> None:
-        """Logs once that a request named no user, since memory is off then and nothing else shows it."""
+        """Logs once that a request named no user: it has no memory, and nothing else shows that."""
         if self._has_warned_of_no_user:
             return
         self._has_warned_of_no_user = True
@@ -211,7 +211,7 @@ class Resolver:
         )
 
     async def _kind_of(self, identity: Identity, spec: AgentSpec) -> ConversationKind:
-        """Returns the kind of the conversation that a request names. One without a name is the client's."""
+        """Returns the kind of the conversation that a request names; CLIENT, if the request names none."""
         if identity.conversation is None:
             return ConversationKind.CLIENT
         if await self._agents.owns(identity, spec):
@@ -221,12 +221,12 @@ class Resolver:
 
     def _with_unnamed_memory(self, identity: Identity, request: ChatRequest) -> Identity:
         """Returns an identity, with the memory that the request chose if it names no user or asks to be stored."""
-        chosen = request.memory_choice
-        if chosen is None or self._directory.spec_for(identity) is None:
+        choice = request.memory_choice
+        if choice is None or self._directory.spec_for(identity) is None:
             return identity
-        if identity.scope is not None and (identity.user is not None or chosen.scope is None):
-            return identity.with_history() if chosen.asks_to_be_stored else identity
-        return identity.with_memory(chosen.conversation, chosen.scope)
+        if identity.scope is not None and (identity.user is not None or choice.scope is None):
+            return identity.with_history() if choice.asks_to_be_stored else identity
+        return identity.with_memory(choice.conversation, choice.scope)
 
     async def _with_thread(
         self, request: ChatRequest, native: NativeBody, thread: MessageThread, context: RequestContext
@@ -234,8 +234,8 @@ class Resolver:
         """Returns a request of a message thread with the thread's earlier messages, as memory has them.
 
         Raises:
-            ThreadUnsupported: its client sends all messages each time from then on.
-            ThreadNotFound: its client sends all messages once, in a new thread.
+            ThreadUnsupported: the client then sends all messages each time.
+            ThreadNotFound: the client then sends all messages once, in a new thread.
         """
         scope = self.identify(request, context).stored_scope
         if scope is None:
@@ -276,43 +276,43 @@ class Resolver:
         """
         assert identity.agent is not None  # an identity without an agent has a spec
         try:
-            found = await self._agents.find(identity.project, identity.agent)
+            spec_and_scope = await self._agents.find(identity.project, identity.agent)
         except StoreError as error:
             if not is_known(error):
                 _log.warning("A request was refused, since the database could not be used: %s", error.message)
             raise MemoryUnavailable.since(error.status) from error
-        if found is None:
+        if spec_and_scope is None:
             raise unknown_agent_error(identity, model)
         if context.bound_user is not None:
             raise NotAllowed(
                 "This key is bound to a user, and all who ask this agent share its memory.",
                 code="user_not_allowed",
             )
-        spec, scope = found
+        spec, scope = spec_and_scope
         return spec, replace(identity, profile=scope.profile, scope=scope)
 
 
-def _with_turn_apart(identity: Identity, chosen: MemoryChoice | None) -> Identity:
-    """Returns the identity, with a turn of its own where the client may continue a request that leaves nothing.
+def _with_turn_apart(identity: Identity, choice: MemoryChoice | None) -> Identity:
+    """Returns the identity. If the client may continue a request that leaves nothing, the request has a turn apart.
 
-    Such a turn is stored for its id alone. No client continues an application's own requests, such as one for a title.
+    Such a turn is stored for its id alone. No client continues an application's own request, such as that for a title.
     """
     is_turn = identity.mode_with_history in STORING_MODES or identity.side_request == SUB_AGENT
-    if chosen is None or chosen.scope is not None or not (is_turn and identity.leaves_nothing):
+    if choice is None or choice.scope is not None or not (is_turn and identity.leaves_nothing):
         return identity
-    return identity.with_turn_apart(chosen.conversation)
+    return identity.with_turn_apart(choice.conversation)
 
 
 def rules_of(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:
     """Returns the rules by which a project's requests are read. key_mode: the memory mode of the caller's key."""
     memory = settings.memory
-    of_project = settings.projects.get(project)
+    project_settings = settings.projects.get(project)
     return IdentityRules(
         # With `single_user` there is one person, whoever a request names.
         user_order=() if memory.single_user else memory.user_order or USER_ORDER,
         default_user=settings.default_user,
         default_profile=settings.default_profile(project),
-        default_mode=Mode(key_mode or (of_project and of_project.memory) or memory.default),
+        default_mode=Mode(key_mode or (project_settings and project_settings.memory) or memory.default),
         profile_modes={p.name: Mode(p.memory) for p in settings.profiles if p.memory and key_mode is None},
         conversation_order=memory.conversation_order or CONVERSATION_ORDER,
         jwt_secret=None if memory.single_user else memory.openwebui_jwt_secret,

@@ -135,9 +135,9 @@ class ResponseMaker:
         number: the row of its run.
         reservation: of its request; None: the response was accepted before, and has its reservation.
         """
-        before = self._accepted.pop(number, None)
+        accepted_before = self._accepted.pop(number, None)
         if reservation is None:
-            reservation = LimitReservation() if before is None else before.reservation
+            reservation = LimitReservation() if accepted_before is None else accepted_before.reservation
         self._accepted[number] = _Accepted(caller, reservation)
         if len(self._accepted) > MAX_ACCEPTED_RESPONSES:  # other processes may perform those that stay
             self._drop(next(iter(self._accepted)))
@@ -145,11 +145,13 @@ class ResponseMaker:
     async def perform(self, job: JobContext) -> None:
         """Makes the first response of a job. The other responses get a new job, which counts its own attempts."""
         payload = orjson.loads(job.payload)
-        agent_row, later = payload["agent"], payload.get("later")
+        agent_row, later_runs = payload["agent"], payload.get("later")
         await self._make(job, agent_row, payload["run"])
-        if later:
-            add = self.store.responses.enqueue
-            await job.finish(lambda connection: add(connection, RESPONSE_JOB, job.job.key, agent_row, later))
+        if later_runs:
+            enqueue = self.store.responses.enqueue
+            await job.finish(
+                lambda connection: enqueue(connection, RESPONSE_JOB, job.job.key, agent_row, later_runs)
+            )
 
     async def _make(self, job: JobContext, agent_row: int, number: int) -> None:
         """Makes a response. agent_row, number: the rows of its memory and of its run."""
@@ -157,7 +159,7 @@ class ResponseMaker:
         if run is None or run.is_over:
             self._drop(number)
             return
-        # A request that cannot be read, as after an upgrade, fails each attempt, and is given up like any other.
+        # A request that cannot be read, as after an upgrade, fails each attempt, and is given up in the end.
         is_given_up = job.job.tries > MAX_TRIES
         request = None if is_given_up else await self.runs.request(run)
         shown = await self.runs.shown(run)
@@ -173,8 +175,9 @@ class ResponseMaker:
         )
         try:
             is_begun = bool(await self.store.responses.turns(run.agent_row, run.id))
-            if is_begun and (made := await self._find_made(run)) is not None:
-                await self._end(run, log, *made)
+            made_response = await self._find_made_response(run) if is_begun else None
+            if made_response is not None:
+                await self._end(run, log, *made_response)
             elif request is None:
                 await self._end(run, log, self.dialect.as_failed(shown, code=None, message=GIVEN_UP_ERROR))
             else:
@@ -184,23 +187,23 @@ class ResponseMaker:
                 watch.cancel()
             await log.close()
             del self.logs[run.id]
-            now = await self.store.runs.load_run(run.agent_row, run.id)
-            if now is None or now.is_over:
+            current_run = await self.store.runs.load_run(run.agent_row, run.id)
+            if current_run is None or current_run.is_over:
                 self._drop(run.id)
 
     def _drop(self, number: int) -> None:
-        """Drops what is in memory of a response that has ended. number: the row of its run."""
+        """Drops from this process what it holds of a response that has ended. number: the row of its run."""
         if (accepted := self._accepted.pop(number, None)) is not None:
             self.limiter.release(accepted.reservation)
 
     async def drop_ended(self) -> None:
-        """Drops what is in memory of responses that were cancelled, or that other processes have made.
+        """Drops from this process what it holds of responses that were cancelled, or that other processes have made.
 
         Raises: StoreError.
         """
         if self._accepted:
-            known = [*self._accepted]
-            for number in {*known} - await self.store.responses.open_among(known):
+            numbers = [*self._accepted]
+            for number in {*numbers} - await self.store.responses.open_among(numbers):
                 self._drop(number)
 
     async def _open_log(self, run: Run, job: Job) -> ResponseLog:
@@ -217,8 +220,8 @@ class ResponseMaker:
         while True:
             await asyncio.sleep(_STATE_POLL_S)
             with suppress(StoreError):
-                now = await self.store.runs.load_run(run.agent_row, run.id)
-                if now is None or now.is_over:
+                current_run = await self.store.runs.load_run(run.agent_row, run.id)
+                if current_run is None or current_run.is_over:
                     log.leave()
                     return
 
@@ -226,8 +229,8 @@ class ResponseMaker:
         self, run: Run, log: ResponseLog, request: BackgroundRequest, shown: Json, *, is_begun: bool
     ) -> None:
         """Shows a response as one in progress, and makes it. is_begun: an earlier attempt has begun a turn."""
-        begun = await self.store.runs.begin_run(run.agent_row, run.id, self.now())
-        if begun.is_over:
+        begun_run = await self.store.runs.begin_run(run.agent_row, run.id, self.now())
+        if begun_run.is_over:
             await self._end(run, log, self.dialect.as_cancelled(shown))
             return
         shown = {**shown, "status": "in_progress"}
@@ -245,7 +248,7 @@ class ResponseMaker:
                 accepted.reservation = LimitReservation()
             await self._answer(run, log, request, shown, identity, receipt, record)
 
-    async def _find_made(self, run: Run) -> tuple[Json, TurnName] | None:
+    async def _find_made_response(self, run: Run) -> tuple[Json, TurnName] | None:
         """Returns the response that an earlier attempt has made without ending the run, and the name of its turn."""
         for turn in await self.runs.read_turns(run):
             if turn.exchange.state is State.FINISHED:
@@ -262,7 +265,7 @@ class ResponseMaker:
     async def _record_of(self, run: Run, job: Job, *, is_begun: bool) -> TurnRecord | None:
         """Returns the record of a response's turn, with what earlier attempts have done.
 
-        Returns None where the record was erased, since something of the memory was forgotten.
+        Returns None if the record was erased, because something of the memory was forgotten.
 
         is_begun: an earlier attempt has begun a turn.
         """
@@ -299,7 +302,7 @@ class ResponseMaker:
             with QueueTicket() as ticket:
                 continued = await self._reserve(identity.project, request, ticket)
                 if continued is not None:
-                    # The others are in a turn already: another response's, or that of an earlier attempt.
+                    # All other items are in a turn already: another response's, or that of an earlier attempt.
                     request = request.with_waiting({item["id"] for item in continued.items})
                 make_view = request.view_maker(
                     turn_name=receipt.begun_turn,
@@ -332,56 +335,54 @@ class ResponseMaker:
         final = log.final or self.dialect.as_failed(
             shown, code=None, message="The upstream's answer has no end."
         )
-        name = receipt.begun_turn()
+        turn_name = receipt.begun_turn()
         if final["status"] in ("completed", "incomplete") and (
-            name is None or not await self._is_stored(identity, receipt, name)
+            turn_name is None or not await self._is_stored(identity, receipt, turn_name)
         ):
-            if name is not None and await self.store.responses.epoch(run.agent_row) == log.epoch:
+            if turn_name is not None and await self.store.responses.epoch(run.agent_row) == log.epoch:
                 # Nothing was forgotten: the database has failed meanwhile, and another attempt is made.
                 raise MemoryUnavailable("The turn of a response could not be stored.")
-            final, name = self.dialect.as_failed(shown, code=None, message=NOT_STORED_ERROR), None
-        await self._end(run, log, final, name)
+            final, turn_name = self.dialect.as_failed(shown, code=None, message=NOT_STORED_ERROR), None
+        await self._end(run, log, final, turn_name)
 
     def _may_be_known_elsewhere(self, run: Run) -> bool:
         """Returns whether another gateway may know the model of a response: it has accepted the response lately."""
         is_elsewhere = self.store.database.is_shared and run.id not in self._accepted
         return is_elsewhere and self.now() - run.created < _ELSEWHERE_S
 
-    async def _is_stored(self, identity: Identity, receipt: Receipt, name: TurnName) -> bool:
+    async def _is_stored(self, identity: Identity, receipt: Receipt, turn_name: TurnName) -> bool:
         """Returns whether the turn of an answer is on disk."""
         if receipt.headers.get("x-mnemogate-durable") != "false":
             return True
         if identity.scope is not None:
             await self.chat.turns.pending.wait_written(identity.scope, _DISK_WAIT_S)
-        return (
-            await self.store.messages.find_begun(
-                identity.project, name.conversation_uid, turn_begun(name.turn)
-            )
-            is not None
+        exchange = await self.store.messages.find_begun(
+            identity.project, turn_name.conversation_uid, turn_begun(turn_name.turn)
         )
+        return exchange is not None
 
-    async def _end(self, run: Run, log: ResponseLog, final: Json, name: TurnName | None = None) -> None:
-        """Ends a run and its log. name: of the turn that has the response; None: no turn has it."""
+    async def _end(self, run: Run, log: ResponseLog, final: Json, turn_name: TurnName | None = None) -> None:
+        """Ends a run and its log. turn_name: of the turn that has the response; None: no turn has it."""
         status = final["status"]
         state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
-        turn = name.encode() if name is not None and state is RunState.COMPLETED else None
+        turn = turn_name.encode() if turn_name is not None and state is RunState.COMPLETED else None
         number = log.next_number
         if final is log.final and log.last_events:
             last_events = log.last_events
         elif number > log.first_number:
             last_events = self.dialect.last_events(final, number)
-        else:  # those of earlier attempts are not stored any more
+        else:  # the events of earlier attempts are not stored any more
             last_events = self.dialect.whole_events(final, number)
-        # A reader in another process takes a run that has ended for one of which no event follows.
+        # For a reader in another process, no event follows once the run has ended.
         await log.flush()
         last_number = number + len(self.dialect.number_events(last_events, number)) - 1
         end = ResponseEnd(state, self.now(), orjson.dumps(final), turn, last_events, last_number, log.epoch)
         try:
-            now = await self.store.responses.finish(run, end, log.job)
+            ended_run = await self.store.responses.finish(run, end, log.job)
         except NotFound:
             return
-        # Else it was cancelled, or another attempt has ended it: `events` reads how.
-        if (now.state, now.otid) == (state, turn):
+        # If the run was cancelled, or ended by another attempt, `events` reads how it ended.
+        if (ended_run.state, ended_run.otid) == (state, turn):
             log.add_stored(last_events)
 
     async def _reserve(

@@ -164,7 +164,7 @@ class MemorySettings(Table, frozen=True):
     default_user: Text | None = None
     single_user: bool = False
     max_tool_rounds: PositiveInt = 10
-    # Days, fractions too; 0: nothing is noted of why a turn recalled what it did.
+    # Days, fractions are allowed; 0: no record says why a turn recalled what it did.
     keep_why_days: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] = 7.0
     compaction: Compaction = "summary"
     embedder: Text | None = None
@@ -178,21 +178,22 @@ class MemorySettings(Table, frozen=True):
 
 
 class HostRule(Struct, frozen=True):
-    """A host that tools may speak to. name: in lower case; `*.example.org`: each below it; `*`: each."""
+    """A host that tools may speak to."""
 
     scheme: str
+    # In lower case. `*.example.org` stands for each host below example.org, `*` for each host.
     name: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> HostRule | None:
-        """Reads `[http[s]://]name[:port]`; None: the text is no such rule. Without a scheme it is https."""
-        found = _HOST_RULE.fullmatch(text.lower())
-        if found is None:
+        """Reads `[http[s]://]name[:port]`, https without a scheme. Returns None if the text is no such rule."""
+        match = _HOST_RULE.fullmatch(text.lower())
+        if match is None:
             return None
-        scheme = found[1] or "https"
-        port = int(found[3]) if found[3] else {"http": 80, "https": 443}[scheme]
-        return cls(scheme, found[2].strip("[]"), port) if port < 65536 else None
+        scheme = match[1] or "https"
+        port = int(match[3]) if match[3] else {"http": 80, "https": 443}[scheme]
+        return cls(scheme, match[2].strip("[]"), port) if port < 65536 else None
 
     def allows(self, scheme: str, host: str, port: int) -> bool:
         if (self.scheme, self.port) != (scheme, port):
@@ -230,7 +231,7 @@ class ToolSettings(Table, frozen=True):
     python_timeout_s: Annotated[float, Meta(ge=1.0, le=180.0)] = 30.0
     # Command lines of MCP servers.
     mcp_stdio: tuple[Text, ...] = ()
-    # The variables that these may be given over REST.
+    # The environment variables that may be given to these servers over REST.
     mcp_stdio_env: tuple[Text, ...] = ()
     headers: tuple[ToolHeader, ...] = ()
 
@@ -254,14 +255,16 @@ class UsageSettings(Table, frozen=True):
 
 
 class ResponsesSettings(Table, frozen=True):
-    """The table [responses]. keep_days: of stored responses where no user is named."""
+    """The table [responses]."""
 
+    # How many days a stored response stays if its request named no user.
     keep_days: Annotated[float, Meta(ge=1, le=MAX_NUMBER)] = 30
 
 
 class TraceSettings(Table, frozen=True):
-    """The table [traces]. user: how spans name a user."""
+    """The table [traces]."""
 
+    # How spans name a user.
     user: Literal["hash", "plain", "none"] = "hash"
 
 
@@ -277,7 +280,7 @@ class UiSettings(Table, frozen=True):
     idle_s: Annotated[float, Meta(ge=60.0, le=MAX_NUMBER)] = 1_800.0
     # The origins of applications that may show "about me" in a frame.
     frame_origins: tuple[Text, ...] = ()
-    # How long it is noted what operators did; fractions too.
+    # How many days the audit holds what operators did; fractions are allowed.
     audit_days: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] = 90.0
 
 
@@ -309,21 +312,21 @@ class UpstreamSettings(Table, frozen=True):
     idle_timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] = 300.0
     total_timeout_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] | None = None
     retries: Annotated[int, Meta(ge=0, le=10)] = 0
-    # Capability -> whether the upstream has it, where its kind leaves that open.
+    # Capability -> whether the upstream has it, for capabilities that its kind leaves open.
     takes: dict[Capability, bool | ResponsesSupport] = field(default_factory=dict)
     headers: Annotated[dict[str, Text], HIDDEN_SETTING] = field(default_factory=dict)
     models: tuple[Text, ...] = ()
     context_window: PositiveInt | None = None
-    # The provider of its batch API; None: as its kind has it.
+    # Whose batch API it has; None: its kind and its address decide.
     batches: Literal["openai", "anthropic", "none"] | None = None
     # The HTTP proxy before it, or `env:NAME`.
     proxy: Secret | None = None
-    # Whether the upstream gets the headers of a trace; None: its address decides, and whether the client has sent some.
+    # Whether the upstream gets the headers of a trace; None: its address decides, and whether the client has sent them.
     propagate: Literal["always", "never"] | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Its keys; none where callers bring their own."""
+        """Its keys; empty if callers bring their own."""
         if self.api_key is None:
             return ()
         return (self.api_key,) if isinstance(self.api_key, str) else self.api_key
@@ -337,24 +340,25 @@ class UpstreamSettings(Table, frozen=True):
 
     @property
     def has_key(self) -> bool:
-        """True if the settings may hold a key of its account. Every header counts that is not known to be no key.
+        """True if the settings may hold a key of its account. A header counts as a key unless it is known to be none.
 
-        It guards what lies in the account. `is_keyless` decides who has to bring a key: next to a
-        header of their own, some upstreams take the caller's.
+        With a key the account's files and the like are guarded. Whether callers have to bring a key is decided by
+        `is_keyless`: some upstreams take the caller's key next to a header of the settings.
         """
         return bool(self.keys) or not {name.lower() for name in self.headers} <= _HEADERS_WITHOUT_KEY
 
     @property
     def is_keyless(self) -> bool:
         """True if the upstream gets the caller's key."""
-        own = {name.lower() for name in self.headers} & {"authorization", "x-api-key", "api-key"}
-        return self.kind != "scripted" and not self.keys and not own
+        key_headers = {name.lower() for name in self.headers} & {"authorization", "x-api-key", "api-key"}
+        return self.kind != "scripted" and not self.keys and not key_headers
 
 
 class DeploymentSettings(Table, frozen=True):
-    """A further place where a model is served. model: its name there; None means the same name."""
+    """A further upstream that serves a model."""
 
     upstream: Text
+    # The model's name there; None: the same name.
     model: Text | None = None
     context_window: PositiveInt | None = None
 
@@ -458,31 +462,34 @@ class Settings(Table, frozen=True):
 
     @property
     def background_model(self) -> str | None:
-        """The model for background work: the named one, else the cheapest with a price; None without either."""
-        named, embedder = self.memory.background_model, self.memory.embedder
-        if named is not None:
-            return None if named == NO_MODEL else named
-        # An embedder may have a price, too. It costs least, and writes nothing.
-        writers = [each for each in self.models if each.alias != embedder]
-        priced = [(sum(each.rates[:2]), each.alias) for each in writers if each.rates is not None]
-        return min(priced, key=lambda each: each[0])[1] if priced else None
+        """The model for background work: the model that the settings name for it, else the cheapest with a price.
+
+        None: there is no such model, or the settings want none.
+        """
+        named_model, embedder = self.memory.background_model, self.memory.embedder
+        if named_model is not None:
+            return None if named_model == NO_MODEL else named_model
+        # The embedder is left out: it may have the lowest price, but it writes no text.
+        writers = [model for model in self.models if model.alias != embedder]
+        prices = [(sum(model.rates[:2]), model.alias) for model in writers if model.rates is not None]
+        return min(prices, key=lambda price: price[0])[1] if prices else None
 
     def default_profile(self, project: str) -> str:
-        """Returns the profile of this project's requests that name none."""
-        own = self.projects.get(project)
-        return (own.profile if own else None) or DEFAULT_PROFILE
+        """Returns the profile of this project's requests that name no profile."""
+        project_settings = self.projects.get(project)
+        return (project_settings.profile if project_settings else None) or DEFAULT_PROFILE
 
     def profile(self, name: str) -> ProfileSettings | None:
         return next((each for each in self.profiles if each.name == name), None)
 
 
-# With the scripted model, so that memory tools can be watched without a settings file. It is the profile of requests
-# that name none: what is remembered in the first minute is known under any model's name, to the command line's
-# defaults, and to the real model that comes later.
+# With the scripted model, so that memory tools can be watched without a settings file. It is the default profile: what
+# is remembered in the first minute is known under any model's name, to the command line's defaults, and to the real
+# model that comes later.
 DEMO_PROFILE = ProfileSettings(
     DEFAULT_PROFILE,
     model="scripted",
-    # Named, since a list of aliases hides what is not in it.
+    # Named, because a list of aliases hides models that are not in it.
     upstream="scripted",
     memory_tools=True,
     blocks=(BlockSettings("human", "What is known about the person you talk to.", limit=2000),),

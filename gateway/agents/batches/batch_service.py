@@ -46,7 +46,7 @@ class BatchService:
         self._jobs = jobs
         # A job that crashes the process is tried again without limit: its progress is on disk. Its failures add up over
         # days, so the wait for the next attempt grows no longer than that for a poll.
-        limits = WorkerLimits(concurrency=4, tries=1_000_000, backoff_most_s=settings.poll_s)
+        limits = WorkerLimits(concurrency=4, tries=1_000_000, backoff_max_s=settings.poll_s)
         self._worker = Worker(
             store.jobs,
             {BATCH_JOB: jobs.run},

@@ -58,12 +58,13 @@ class RequestEnd(Struct, frozen=True):
 
     # The id of the exchange to be written (negative: not yet stored).
     id: int
-    # Our reply's messages as the upstream saw them.
+    # All messages of the reply, as the upstream saw them.
     full_reply: Sequence[WireMessage]
     # The reply as the client has it.
     shown_reply: WireMessage
+    # Seconds since the epoch.
     now: float
-    # Index in the exchange's input -> text.
+    # The notes of the input's messages: index in the input -> text.
     notes: Mapping[int, str]
     # Ids of the calls that the gateway ran.
     gateway_calls: frozenset[str] = frozenset()
@@ -78,9 +79,9 @@ SettleRule = Callable[[Tree, Plan, RequestEnd], Exchange]
 
 
 def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
-    """Writes a request that went to its end.
+    """Writes a request that went to its end, and returns its exchange.
 
-    Returns its exchange. Where a request that was sent twice has an exchange already, that one is returned.
+    If the same request was sent before, this is the exchange of that request.
 
     Raises: Missing.
     """
@@ -98,7 +99,7 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     active.supersede_along_path(tree, exchange, changed, plan.query)
     if plan.is_inactive and not tree.is_continued(exchange):
         tree.change(exchange.id, superseded=True)
-    # Elsewhere than at the end of a stored path (docs/conversations.md, "The fast path").
+    # True if the request does not just go on from the end of a stored path (docs/conversations.md, "The fast path").
     has_replies = bool(plan.amendments) or any(map(is_assistant, exchange.inputs))
     if has_replies and tree.is_active(tree.by_id[exchange.id], is_named=plan.query.is_named):
         path = as_they_came_back(tree.elements(exchange), plan.query.listing, plan.amendments)
@@ -113,12 +114,12 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
     """Returns the cancelled exchanges whose messages the client's list has, as exchanges without a reply.
 
-    They are those that the request goes on from, and their siblings with a message that no other exchange has (a
-    caller typed and spoke at once). Their replies were not found in the list, but their messages are as true as others.
+    These are the cancelled exchanges that the request goes on from, and their cancelled siblings with a message that no
+    other exchange has (a caller typed and spoke at once). Their replies are not in the list, but their messages count.
     """
     chain, listing = tree.chain(tree.get(plan.exchange.parent)), plan.query.listing
-    heard = {amendment.exchange_row for amendment in plan.amendments if amendment.reply}
-    cut = [each for each in chain if _is_cut(each) and each.id not in heard]
+    heard_rows = {amendment.exchange_row for amendment in plan.amendments if amendment.reply}
+    unanswered = [each for each in chain if _is_cut(each) and each.id not in heard_rows]
     siblings = [
         other
         for each in chain
@@ -126,27 +127,28 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
         if _is_cut(other) and not is_tombstone(other) and not other.redactions
     ]
     if siblings:
-        listed = set(listing.atoms)
-        stored = {
+        listed_atoms = set(listing.atoms)
+        stored_atoms = {
             atoms
-            for each in (plan.exchange, *cut, *(each for each in tree if each.ended is not None))
+            for each in (plan.exchange, *unanswered, *(each for each in tree if each.ended is not None))
             if not each.superseded
             for atoms in each.inputs
         }
         for other in siblings:
-            if other.inputs and listed.issuperset(other.inputs) and other.inputs[-1] not in stored:
-                cut.append(other)
-                stored.add(other.inputs[-1])
+            is_listed = other.inputs and listed_atoms.issuperset(other.inputs)
+            if is_listed and other.inputs[-1] not in stored_atoms:
+                unanswered.append(other)
+                stored_atoms.add(other.inputs[-1])
     return [
         Amendment(each.id, inputs=None, reply=(0, 0))
-        for each in cut
-        # Words that were forgotten, or off the record, elsewhere in the memory stay out of it.
+        for each in unanswered
+        # Words that were forgotten, or off the record, elsewhere in the memory stay out of the conversation.
         if tree.tombs.isdisjoint(map(message_key, each.inputs))
     ]
 
 
 def _is_cut(exchange: Exchange) -> bool:
-    """Returns whether the client left before the exchange had ended, and has not sent its reply since."""
+    """Returns whether the client left before the exchange had ended, and has not sent the reply since."""
     return exchange.ended is None and exchange.stopped is not None
 
 
@@ -207,15 +209,17 @@ def _write_into_twin(
     exchange = tree.change(twin.id, touched=max(exchange.begun, twin.touched), ended=request_end.now)
     if is_tombstone(exchange):
         return exchange
-    # A note stays, with what a request for the same has added to it.
-    longer = {i: note for i, note in request_end.notes.items() if note.startswith(twin.notes.get(i, ""))}
+    # A note stays, with the text that the repeated request has added to it.
+    longer_notes = {
+        i: note for i, note in request_end.notes.items() if note.startswith(twin.notes.get(i, ""))
+    }
     content = content_fields(plan, request_end, exchange.redactions)
     if content["shown_reply"] is not None and "ids" in private_of(request_end.shown_reply):
         replies = (tree.shown_reply(twin) or {}, request_end.shown_reply)
         ids = [id for reply in replies for id in private_of(reply).get("ids", ())]
         content["shown_reply"] = orjson.dumps(with_private(request_end.shown_reply, ids=ids[-MAX_IDS:]))
-    exchange = tree.change(exchange.id, **content, notes={**twin.notes, **longer})
-    # Edits that were merged into the blocks already are not merged once more.
+    exchange = tree.change(exchange.id, **content, notes={**twin.notes, **longer_notes})
+    # Edits that were merged into the blocks already are not merged again.
     if not exchange.merged:
         exchange = tree.change(exchange.id, edits=request_end.edits)
     _refresh_prior(tree, exchange)
@@ -225,8 +229,8 @@ def _write_into_twin(
 def open_(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Writes the user's message before the model is asked, in append mode.
 
-    If the process dies, the message stays like that of a cancelled request. What was heard of the reply before it is
-    known from now on, since the client sends it once.
+    If the process dies, the message stays like that of a cancelled request. The part of the last reply that was heard
+    is known from now on, since the client sends it once.
     """
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
@@ -263,14 +267,14 @@ def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 
 
 def refuse(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
-    """Writes a request that the upstream refused for what is in it, so that nothing of it is sent again."""
+    """Writes a request that the upstream refused for its content, so that this content is not sent again."""
     return tree.change(cancel(tree, plan, request_end).id, superseded=True)
 
 
 def _exchange_to_write(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Returns the new exchange at its place, without its words.
 
-    Where its match point is not among what was loaded now, it begins a new tree.
+    If its match point is not among the loaded exchanges, it begins a new tree.
     """
     exchange = _after_parent(tree, plan, request_end)
     tree.provide_messages(exchange.id, plan.messages)
@@ -281,16 +285,14 @@ def _exchange_to_write(tree: Tree, plan: Plan, request_end: RequestEnd) -> Excha
     # Another request, which was off the record, may have ended since this one was planned.
     redactions = find_redactions(tree, exchange, plan.messages, len(plan.pending), tree.siblings(exchange))
     exchange = replace(exchange, redactions=plan.redactions | redactions)
-    again = [
+    repeated = [
         other
         for other in tree.siblings(exchange)
         if is_asked_again(tree, other, exchange, follows_head=plan.follows_head)
     ]
-    return (
-        _off_the_record(tree, plan, exchange)
-        if plan.off_record or any(map(is_forgotten, again))
-        else exchange
-    )
+    if plan.off_record or any(map(is_forgotten, repeated)):
+        return _off_the_record(tree, plan, exchange)
+    return exchange
 
 
 def _after_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
@@ -312,7 +314,7 @@ def _after_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
         length=len(plan.exchange.inputs) + 1,
     )
     if parent is None:
-        # Its place on the path before it means nothing without that path.
+        # Its place on a path means nothing without the path.
         is_cut_off = plan.exchange.parent is not None
         return replace(exchange, depth=0, offset=0, prior=None, evicted=None) if is_cut_off else exchange
     exchange = replace(
@@ -321,13 +323,13 @@ def _after_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
         offset=end_offset(parent),
         length=parent.length + exchange.length,
     )
-    # The window may begin among the new messages, and their places move with the form of those before them.
+    # The window may begin among the new messages, whose offsets move with the number of messages before them.
     if exchange.evicted is not None and exchange.evicted.depth == exchange.depth:
         begin = exchange.evicted.offset + exchange.offset - plan.exchange.offset
         exchange = replace(exchange, evicted=exchange.evicted._replace(offset=begin))
     if draft:
         return exchange
-    # Its numbers go on from its parent's, unless another conversation took the next ones; the store checks that.
+    # Its numbers go on from its parent's. The store checks whether another conversation has taken them meanwhile.
     return replace(exchange, seq=parent.next_seq, gapless_from=parent.gapless_from)
 
 
@@ -342,24 +344,27 @@ def _conversation_of(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:
 
 
 def _off_the_record(tree: Tree, plan: Plan, exchange: Exchange) -> Exchange:
-    """Returns the new exchange as one that is off the record.
+    """Returns the new exchange as one that is off the record: its state is OFF, and its text is not stored.
 
-    Its state is OFF, and nothing of its text is stored. But if the request itself asks to be off the record and holds
-    messages on the record that no sibling has, these stay there, and the other ones and the reply are redacted.
+    But if the request itself asks to be off the record and has messages on the record that no sibling has, the exchange
+    keeps its state. These messages stay, and the other messages and the reply are redacted.
     """
     is_asked = plan.query.mode is not MemoryUse.ON and not plan.follows_head
     if is_asked and (only_here := _recorded_only_here(tree, exchange, is_named=plan.query.is_named)):
-        # Its messages on the record that no sibling has stay on the record; its reply was not heard.
         return replace(
             exchange,
             notes={},
             redactions=exchange.redactions | ({REPLY, *range(len(exchange.inputs))} - only_here),
         )
-    # What was held back for it is stored already, and goes with the next request on the record.
-    own = len(plan.pending)
-    inputs, media = exchange.inputs[own:], exchange.media[own:]
+    # The pending messages are stored already, and go with the next request on the record.
+    pending_count = len(plan.pending)
     return replace(
-        exchange, state=State.OFF, notes={}, inputs=inputs, media=media, length=exchange.length - own
+        exchange,
+        state=State.OFF,
+        notes={},
+        inputs=exchange.inputs[pending_count:],
+        media=exchange.media[pending_count:],
+        length=exchange.length - pending_count,
     )
 
 
@@ -387,19 +392,21 @@ def _recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> se
 def _later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:
     """Returns an opening that began later than the exchange and extends it.
 
-    Of two openings that overlap, the one that began later joins the earlier one. But the earlier one may end later,
-    and is then written when the other is stored already. One that belongs to an older conversation repeats or extends
+    If two openings overlap, the later opening joins the earlier one. But the earlier opening may end later, and is then
+    written when the other is stored already. An opening in an older conversation is not meant: it repeats or extends
     another opening.
     """
     openings = [opening for opening in tree if opening.parent is None]
     tree.group_for_loading(openings)
-    old = {opening.conversation_row for opening in openings if opening.begun <= exchange.begun}
-    later = (
+    older_conversations = {
+        opening.conversation_row for opening in openings if opening.begun <= exchange.begun
+    }
+    later_openings = (
         opening
         for opening in openings
-        if opening.conversation_row not in old and tree.extends(opening, exchange)
+        if opening.conversation_row not in older_conversations and tree.extends(opening, exchange)
     )
-    return min(later, key=lambda opening: opening.begun, default=None)
+    return min(later_openings, key=lambda opening: opening.begun, default=None)
 
 
 def _redact_input(messages: Sequence[WireMessage], redactions: frozenset[int]) -> bytes:
@@ -412,7 +419,7 @@ def _redact_input(messages: Sequence[WireMessage], redactions: frozenset[int]) -
 
 
 def content_fields(plan: Plan, request_end: RequestEnd, redactions: frozenset[int]) -> dict[str, Any]:
-    """Returns the fields of an exchange that hold content. redactions: what is not stored."""
+    """Returns the fields of an exchange that hold content. redactions: the parts that are not stored."""
     if REPLY in redactions:
         return {
             "input": _redact_input(plan.messages, redactions),
@@ -420,16 +427,17 @@ def content_fields(plan: Plan, request_end: RequestEnd, redactions: frozenset[in
             "full_reply": None,
             "model": plan.query.model,
         }
-    has_rounds = len(request_end.full_reply) > 1
-    shown_reply = request_end.full_reply[0] if len(request_end.full_reply) == 1 else request_end.shown_reply
+    shown_reply, full_reply = request_end.shown_reply, None
+    if len(request_end.full_reply) > 1:
+        full_reply = dump_full_reply(request_end.full_reply, request_end.gateway_calls)
+    elif request_end.full_reply:
+        shown_reply = request_end.full_reply[0]
     return {
         "input": _redact_input(plan.messages, redactions),
         "shown_reply": orjson.dumps(shown_reply),
-        "full_reply": dump_full_reply(request_end.full_reply, request_end.gateway_calls)
-        if has_rounds
-        else None,
-        "has_full_reply": has_rounds,
-        # The results that it was made without are left out by its content.
+        "full_reply": full_reply,
+        "has_full_reply": full_reply is not None,
+        # The reply may have been made without some results. Only its content shows that they are left out again.
         "opaque": has_opaque(shown_reply) or bool(private_of(shown_reply).get("unread_earlier")),
         "model": plan.query.model,
     }

@@ -81,11 +81,13 @@ CONVERSATION_ORDER = (
 # OpenAI's own fields must be texts. Fields of other vendors may be numbers.
 _TEXT_FIELDS = frozenset(("user", "safety_identifier"))
 _CALLER_NUMBER = "customer.number"
-# What stands there for callers who withhold their numbers, in words or on a telephone's keys (as Twilio has it). They
-# are not one person.
-_WITHHELD = frozenset(("anonymous", "blocked", "private", "restricted", "unavailable", "unknown", "withheld"))
+# The words in place of a number that its caller withholds. Such callers are not one person.
+_WITHHELD_WORDS = frozenset(
+    ("anonymous", "blocked", "private", "restricted", "unavailable", "unknown", "withheld")
+)
 _TELEPHONE_KEYS = str.maketrans("abcdefghijklmnopqrstuvwxyz", "22233344455566677778889999")
-_WITHHELD_NUMBERS = _WITHHELD | {word.translate(_TELEPHONE_KEYS) for word in _WITHHELD}
+# Twilio types these words on a telephone's keys.
+_WITHHELD_NUMBERS = _WITHHELD_WORDS | {word.translate(_TELEPHONE_KEYS) for word in _WITHHELD_WORDS}
 
 _MEMORY_HEADER = b"x-mnemogate-memory"
 _HISTORY_HEADER = b"x-mnemogate-history"
@@ -93,16 +95,17 @@ _AGENT_HEADER = b"x-mnemogate-agent"
 _SIGNED_USER_HEADER = SIGNED_USER.encode()
 _RETRY_COUNT = b"x-stainless-retry-count"
 _OPEN_WEBUI_CHAT = b"x-openwebui-chat-id"
-_TEMPORARY = (b"temporary:", b"local:")  # how such an id begins: in Open WebUI, and in its older versions
+# The beginnings of a temporary chat's id: in Open WebUI, and in its older versions.
+_TEMPORARY_PREFIXES = (b"temporary:", b"local:")
 USER_NAME = "x-mnemogate-user-name"
-# Both may be percent-encoded, as Open WebUI does.
+# The values of both may be percent-encoded, as Open WebUI does.
 _USER_NAME_HEADER, _OPEN_WEBUI_NAME = USER_NAME.encode(), b"x-openwebui-user-name"
 
 AGENT_PREFIX = "agent/"  # of a model's name that asks for an agent
 _AGENT_ID = re.compile(r"agent-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 MAX_ID_CHARS = 256  # far above a UUID or an e-mail address, which front ends send
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-# How the names of conversations begin that are made for stored responses where nobody is named.
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# The beginning of the names of conversations that are made for stored responses without a user.
 UNNAMED_PREFIX: Final = "mnemogate-response-"
 # Returns the fields of a body that name model, user and conversation as those of a chat completion do.
 ReadNames = Callable[[dict[str, Any]], dict[str, Any]]
@@ -122,17 +125,18 @@ class _Source(NamedTuple):
 class IdentityRules:
     """The rules by which a project's requests are read; built once."""
 
-    # The profile of requests that name none.
+    # The profile of requests that name no profile.
     default_profile: str
-    # Sources of the user, the first that has one wins. Names with a dash are headers, others paths in the body.
+    # The sources of the user; the first source with an id wins. Names with a dash are headers, others paths in the
+    # body.
     user_order: tuple[str, ...] = USER_ORDER
-    # Sources of the conversation, likewise.
+    # The sources of the conversation, in the same form.
     conversation_order: tuple[str, ...] = CONVERSATION_ORDER
-    # The user of requests that name none; None: they have no user.
+    # The user of requests that name no user; None: such requests have no user.
     default_user: str | None = None
-    # The mode of requests without a control header.
+    # The mode of requests without the header for it.
     default_mode: Mode = Mode.ON
-    # The same for single profiles.
+    # The modes of profiles that have their own, by the profile's name.
     profile_modes: Mapping[str, Mode] = field(default_factory=dict)
     side_rules: tuple[SideRule, ...] = APPLICATIONS.side_requests
     # The secret with which Open WebUI signs its user; None: signatures are not read.
@@ -185,12 +189,11 @@ class Identity(Struct, frozen=True):
     project: str
     # The profile that the request names, or the default.
     profile: str
-    # The agent's name or id in the request; None: it names none.
+    # The agent's name or id in the request; None: the request names no agent.
     agent: str | None
     user: str | None
     conversation: str | None
-    # The scope of the memory; None when neither a user nor a conversation is named, and then nothing is
-    # remembered.
+    # The scope of the memory; None: neither a user nor a conversation is named, so nothing is remembered.
     scope: Scope | None
     mode: Mode
     # The client sends its new message only, without the history.
@@ -199,29 +202,32 @@ class Identity(Struct, frozen=True):
     retry: bool = False
     # The name of the rule that took the request for the application's own, and so set the mode.
     side_request: str | None = None
-    # A rule has found that no user asks here, and nothing is stored of it, since the user's own turn
-    # may have the same words under another prompt.
+    # A rule has found that no user asks here. Nothing of the request is stored, since the user's own turn may have the
+    # same words under another prompt.
     leaves_nothing: bool = False
     # The mode is `read`, and the turn is stored for its id alone: it is neither recalled nor learned from.
     is_apart: bool = False
-    # The mode where the gateway has the history; None: the same. The form of a request (`is_single_structured_turn`)
-    # changes the mode only where the client has the history.
+    # The mode if the gateway has the history; None: the same mode. The form of a request (`is_single_structured_turn`)
+    # changes the mode only if the client has the history.
     mode_with_history: Mode | None = msgspec.field(default=None, name="own")  # its name in stored requests
     # What people call the user; None: not known.
     name: str | None = None
 
     @property
     def stored_scope(self) -> Scope | None:
-        """The scope in which the turn of the request is stored; None: nothing of it is."""
+        """The scope in which the turn of the request is stored; None: the turn is not stored."""
         is_stored = self.is_apart if self.mode is Mode.READ else self.mode in STORING_MODES
         return self.scope if is_stored and not self.leaves_nothing else None
 
     def with_turn_apart(self, conversation: str | None) -> Identity:
-        """Returns the identity with which a turn that leaves nothing is stored for its id. conversation: its own."""
+        """Returns the identity of a turn that leaves nothing, but is stored for its id.
+
+        conversation: the turn's own conversation.
+        """
         return replace(self, conversation=conversation, leaves_nothing=False, is_apart=True)
 
     def with_history(self) -> Identity:
-        """Returns the identity for a stored history, where no later list brings back what was not stored."""
+        """Returns the identity for a stored history: no later list brings back messages that were not stored."""
         if self.mode_with_history is None:
             return self
         return replace(self, mode=self.mode_with_history, leaves_nothing=False, mode_with_history=None)
@@ -229,21 +235,21 @@ class Identity(Struct, frozen=True):
     def with_memory(self, conversation: str | None, scope: Scope | None) -> Identity:
         """Returns the identity with the memory of a request that names neither a user nor a conversation.
 
-        The identity stays without a memory where nothing would be stored, and where it names another agent.
+        The identity stays without a memory if nothing would be stored, or if it names another agent.
 
         conversation: the client's own id, or one that was made for it; None: the memory belongs to a person.
         scope: the scope of the memory; None: the memory belongs to that conversation alone.
         """
-        own = self.with_history()
+        identity = self.with_history()
         if scope is None:
-            if own.mode not in STORING_MODES:
+            if identity.mode not in STORING_MODES:
                 return self
             scope = Scope(self.project, self.profile, f"conversation:{conversation}")
         elif self.agent is None:
-            own = replace(own, profile=scope.profile)
+            identity = replace(identity, profile=scope.profile)
         elif self.profile != scope.profile:
             return self
-        return replace(own, conversation=conversation, scope=scope)
+        return replace(identity, conversation=conversation, scope=scope)
 
 
 def identify(
@@ -251,7 +257,7 @@ def identify(
 ) -> Identity:
     """Returns the identity of a request. now: seconds since the epoch; without it every signed user has expired.
 
-    Raises: BadRequest naming the header or field; NotAuthenticated: the user is signed, but not by us.
+    Raises: BadRequest naming the header or field; NotAuthenticated: the user's signature is not valid.
     """
     header_values: dict[bytes, bytes] = {}
     read_headers = rules.read_headers
@@ -312,9 +318,9 @@ def _wants_append(headers: Mapping[bytes, bytes], conversation: str | None) -> b
 def user_of(
     headers: RawHeaders, body: bytes, rules: IdentityRules, now: float, read_names: ReadNames | None = None
 ) -> str:
-    """Returns the user of a request that memory has no part in; "" where it names none that can be read.
+    """Returns the user of a request without memory; "": the request names no user that can be read.
 
-    body: "" where it is not known, as of an upload.
+    body: empty if it is not known, as of an upload.
     read_names: reads the names in a request of its dialect; None: the request names users as chat completions do.
     Raises: NotAllowed: the key belongs to another user.
     """
@@ -323,31 +329,31 @@ def user_of(
         members = _MEMBERS.decode(body) if body else {}
         values = {name: bytes(members[name]) for name in rules.source_fields & members.keys()}
         check_values(*values.values())
-        named = {name: orjson.loads(value) for name, value in values.items()}
+        fields = {name: orjson.loads(value) for name, value in values.items()}
         if read_names is not None:
-            named = {**named, **read_names(named)}
+            fields = {**fields, **read_names(fields)}
         user, _ = _read_signed_user(header_values, rules, now)
-        user = user or _first_id(rules.user_sources, header_values, named)
+        user = user or _first_id(rules.user_sources, header_values, fields)
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
-        user, named = None, {}
-    return _bound_or_default(user, header_values, rules, named) or ""
+        user, fields = None, {}
+    return _bound_or_default(user, header_values, rules, fields) or ""
 
 
 def _bound_or_default(
-    named: str | None, headers: Mapping[bytes, bytes], rules: IdentityRules, body: Mapping[str, Any]
+    named_user: str | None, headers: Mapping[bytes, bytes], rules: IdentityRules, body: Mapping[str, Any]
 ) -> str | None:
-    """Returns the user that the key is bound to, else the one that the request names, else the default.
+    """Returns the user that the key is bound to, else the user that the request names, else the default user.
 
-    Raises: NotAllowed: the request names another user than its key's.
+    Raises: NotAllowed: the request names another user than that of its key.
     """
     if BOUND_USER not in headers:
-        return named or rules.default_user
-    bound = headers[BOUND_USER].decode()
+        return named_user or rules.default_user
+    bound_user = headers[BOUND_USER].decode()
     metadata = body.get("metadata")
     installation = metadata.get(INSTALLATION) if isinstance(metadata, dict) else None
-    if named not in (None, bound, installation):
+    if named_user not in (None, bound_user, installation):
         raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
-    return bound
+    return bound_user
 
 
 # -- ids
@@ -365,7 +371,7 @@ def _parse_order(order: Iterable[str]) -> tuple[_Source, ...]:
 def _read_signed_user(
     headers: Mapping[bytes, bytes], rules: IdentityRules, now: float
 ) -> tuple[str | None, str | None]:
-    """Returns id and name of the user that a signature vouches for, whatever else the request names."""
+    """Returns id and name of the user that a signature vouches for; None, None: the request has no signature."""
     if rules.jwt_secret is None or _SIGNED_USER_HEADER not in headers:
         return None, None
     user = signed_user(headers[_SIGNED_USER_HEADER].strip(), rules.jwt_secret, now)
@@ -393,16 +399,13 @@ def _first_id(
         elif keys[0] not in body:
             continue
         else:
-            inner: Any = body
+            member: Any = body
             for key in keys:
-                inner = inner.get(key) if isinstance(inner, dict) else None
-            value = checked_id(inner, name) if isinstance(inner, str) else _number_id(inner, name)
-            if (
-                name == _CALLER_NUMBER
-                and value is not None
-                and value.lstrip("+").lower() in _WITHHELD_NUMBERS
-            ):
-                continue
+                member = member.get(key) if isinstance(member, dict) else None
+            value = checked_id(member, name) if isinstance(member, str) else _number_id(member, name)
+            if name == _CALLER_NUMBER and value is not None:
+                is_withheld = value.lstrip("+").lower() in _WITHHELD_NUMBERS
+                value = None if is_withheld else value
         if value is not None:
             return value
     return None
@@ -435,9 +438,9 @@ def _json_type(value: Any) -> str:
 
 
 def checked_id(text: str, name: str) -> str | None:
-    """Returns an id without blanks around it; None for an empty one.
+    """Returns an id without the blanks around it; None: it is empty.
 
-    name: of its header or field.
+    name: the name of its header or field.
     Raises: BadRequest.
     """
     text = text.strip(" \t")
@@ -447,14 +450,14 @@ def checked_id(text: str, name: str) -> str | None:
         raise BadRequest(
             f"`{name}` is too long: {len(text)} characters, at most {MAX_ID_CHARS} are accepted.", param=name
         )
-    if not text.isprintable() and _CONTROL.search(text):
+    if not text.isprintable() and _CONTROL_CHARACTER.search(text):
         raise BadRequest(f"`{name}` contains a control character.", param=name)
     return text
 
 
 def asks_agent(model: str) -> bool:
     """Returns whether a model's name asks for an agent: `agent/<name or id>`, or an agent's id by itself."""
-    # Nearly all names are of models, and need one look.
+    # Nearly all names are those of models, for which the first comparison is enough.
     return model.startswith("agent") and (
         model.startswith(AGENT_PREFIX) or _AGENT_ID.fullmatch(model) is not None
     )
@@ -462,25 +465,25 @@ def asks_agent(model: str) -> bool:
 
 def _read_agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
     raw = headers.get(_AGENT_HEADER)
-    by_header = None if raw is None else _header_id(raw, "x-mnemogate-agent")
+    header_agent = None if raw is None else _header_id(raw, "x-mnemogate-agent")
     model = body.get("model")
     if not isinstance(model, str) or not asks_agent(model):
-        return by_header
-    by_model = checked_id(model.removeprefix(AGENT_PREFIX), "model")
-    if by_model is None:
+        return header_agent
+    model_agent = checked_id(model.removeprefix(AGENT_PREFIX), "model")
+    if model_agent is None:
         raise UnknownModel("`model` names no agent: expected `agent/<name or id>`.", param="model")
-    if by_header is not None and by_header != by_model:
+    if header_agent is not None and header_agent != model_agent:
         raise BadRequest(
             "`model` and `x-mnemogate-agent` name two different agents.", param="x-mnemogate-agent"
         )
-    return by_model
+    return model_agent
 
 
 # -- the memory mode
 
 
 class _ModeChoice(NamedTuple):
-    """The memory mode of a request. The others are fields of `Identity`."""
+    """The memory mode of a request. The fields are those of `Identity`."""
 
     mode: Mode
     side_request: str | None = None
@@ -491,29 +494,28 @@ class _ModeChoice(NamedTuple):
 def _choose_mode(
     headers: Mapping[bytes, bytes], body: Mapping[str, Any], rules: IdentityRules, profile: str
 ) -> _ModeChoice:
-    """Returns the memory mode of a request, and why it is another one than was asked for."""
+    """Returns the memory mode of a request, and why it is not the mode that was asked for."""
     asked_mode = _asked_mode(headers[_MEMORY_HEADER]) if _MEMORY_HEADER in headers else None
     mode = asked_mode or rules.profile_modes.get(profile, rules.default_mode)
-    if _OPEN_WEBUI_CHAT in headers and headers[_OPEN_WEBUI_CHAT].startswith(_TEMPORARY):
-        # The front end promised the person that this chat is off the record; a header that its operator set for all
-        # chats takes nothing of that back.
+    if _OPEN_WEBUI_CHAT in headers and headers[_OPEN_WEBUI_CHAT].startswith(_TEMPORARY_PREFIXES):
+        # The front end promised the person that this chat is off the record. A header that its operator set for all
+        # chats does not change that.
         return _ModeChoice(_OFF)
     if mode is _OFF:
         return _ModeChoice(mode)
-    # A rule may take from what memory may do, and never add to it. The header takes nothing of that back: a client's
-    # library sends it with each request, titles among them. It counts more than a schema alone, which may well stand in
-    # the user's own turn.
-    if (side := rules.side_requests.find(body.get("messages") or ())) is not None:
-        # An application's text in the user's role mostly comes back in later lists, and is known again by its
-        # hashes.
-        return _ModeChoice(Mode(side.memory), side.name, side.leaves_nothing)
+    # A rule may restrict what memory does, and never extend it. The header does not change that: a client's library
+    # sends the header with each request, also with requests for titles. But the header counts more than a schema, which
+    # may well stand in the user's own turn.
+    if (side_request := rules.side_requests.find(body.get("messages") or ())) is not None:
+        # An application's text in the user's role mostly comes back in later lists, where its hashes recognise it.
+        return _ModeChoice(Mode(side_request.memory), side_request.name, side_request.leaves_nothing)
     if asked_mode is None and is_single_structured_turn(body):
         return _ModeChoice(Mode.READ, leaves_nothing=True, mode_with_history=mode)
     return _ModeChoice(mode)
 
 
 def refuse_unstored(headers: RawHeaders) -> None:
-    """Refuses a request that asks not to be stored, where each one is. Raises: BadRequest."""
+    """Refuses a request that asks not to be stored, for a route that stores each request. Raises: BadRequest."""
     for name, value in headers:
         if name == _MEMORY_HEADER and (_asked_mode(value) or Mode.ON) not in STORING_MODES:
             raise BadRequest(
@@ -522,17 +524,17 @@ def refuse_unstored(headers: RawHeaders) -> None:
             )
 
 
-@lru_cache(maxsize=64)  # nearly all are written alike
+@lru_cache(maxsize=64)  # nearly all requests have one of a few values
 def _asked_mode(raw: bytes) -> Mode | None:
-    """Returns the mode that the header's value asks for, None for an empty one. Raises: BadRequest."""
+    """Returns the mode that the header's value asks for; None: the value is empty. Raises: BadRequest."""
     return _MODES[_known_word(_MEMORY_HEADER, raw, _MODES, "on, read, off or strict")]
 
 
-def _known_word(header: bytes, raw: bytes, known: Collection[str], expected: str) -> str:
+def _known_word(header: bytes, raw: bytes, known_words: Collection[str], expected: str) -> str:
     """Returns the value of a header with one word. Raises: BadRequest: the word is not known."""
     name = header.decode()
     text = header_text(raw, name).strip().lower()
-    if text not in known:
+    if text not in known_words:
         raise BadRequest(
             f"Invalid value for the header `{name}`: {text[:40]!r}; expected {expected}.", param=name
         )

@@ -1,6 +1,6 @@
-"""The background services put together: the worker with its jobs, what makes them due, maintenance, retention.
+"""The background services put together: the worker and its jobs, the schedules of jobs, maintenance, retention.
 
-No reply waits for any of it, but for the vector of a question (gateway.run.background.embed).
+The only thing of theirs that a reply waits for is the vector of a question (gateway.run.background.embed).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from gateway.settings import Settings
 from storage.commands import Committed
 from storage.sql.store import Store
 
-# Processes that serve one memory in turns, by estimate: each counts so small a part of its turns.
+# How many processes may serve one memory in turns, by estimate. Each process counts only its own turns.
 _PROCESSES = 4
 # The interval at which work of processes that have ended is recovered; no measurement.
 _RECOVERY_INTERVAL_S = 600.0
@@ -62,7 +62,7 @@ class BackgroundServices:
         """Makes the services; `start` runs them.
 
         now: seconds since the epoch.
-        make_provider, embedder: never those of live turns.
+        make_provider, embedder: with connections that no live turn uses.
 
         Raises: SettingsError.
         """
@@ -70,7 +70,7 @@ class BackgroundServices:
         self._store = store
         self._is_shared = store.database.is_shared
         self.count_attempt = job_metrics.attempts.inc
-        # What durable jobs do, by kind; filled by `_add_handlers`.
+        # The handlers of durable jobs, by kind. `_add_handlers` adds those of these services, the agents add theirs.
         self.handlers: dict[str, Handler] = {}
         self.worker = Worker(
             store.jobs,
@@ -89,7 +89,7 @@ class BackgroundServices:
             settings, make_provider, accounting.meter, now, limits.background_calls, job_metrics.call
         )
         route = background_route(settings)
-        # The one that the settings name; None: they name none.
+        # The background model that the settings name; None: they name none.
         self.model = None if route is None else self.models.for_route(route)
         self.embedding: EmbeddingService | None = None
         if embedder is not None:
@@ -113,7 +113,7 @@ class BackgroundServices:
         self._add_handlers()
 
     def _add_handlers(self) -> None:
-        """Adds what the jobs of these services do."""
+        """Adds the handlers for the jobs of these services."""
         self.handlers[RETENTION] = self._retain
         self.handlers[COMPACT_JOB] = self.compactor.run_job
         if self.embedding is not None:
@@ -147,7 +147,10 @@ class BackgroundServices:
         return [asyncio.create_task(each) for each in runs]
 
     async def recover(self) -> float:
-        """Finds what processes that ended have left. Returns the seconds until the next time. Raises: StoreError."""
+        """Finds the work that processes have left undone when they ended. Returns the seconds until the next time.
+
+        Raises: StoreError.
+        """
         await self.indexing.find_outdated()
         if self.embedding is not None:
             await self.embedding.schedule.recover()
@@ -165,7 +168,7 @@ class BackgroundServices:
         return self.embedding.pause_s if self.embedding is not None and kind == EMBED_JOB else 0.0
 
     async def drain(self, timeout_s: float) -> None:
-        """Waits until the jobs that turns asked for are in the queue, up to a limit."""
+        """Waits until the summaries that turns have asked for are in the queue as jobs, up to a limit."""
         await self.compactor.drain(timeout_s)
 
     async def aclose(self) -> None:
@@ -177,7 +180,7 @@ class BackgroundServices:
         return None if self.embedding is None else self.embedding.embed_query
 
     def _memory_grew(self, agent_row: int, added: int) -> None:
-        """Takes note of a memory that has grown otherwise than by a turn, as `Growth` reports it."""
+        """Notes that a memory has grown other than by a turn, as `Growth` reports it."""
         self.indexing.check(agent_row)
         if self.embedding is not None:
             self.embedding.schedule.add(agent_row, added)
@@ -202,14 +205,15 @@ class BackgroundServices:
         if self.embedding is not None:
             self.embedding.schedule.add(agent_row, messages, seq=seq)
         if sleeptime is not None and self.sleeptime is not None:
-            # Its turns are counted here only to look at the store when it may be due: earlier where others count, too.
+            # The turns are counted here only to know when to look at the store. If other processes count as well, this
+            # process looks earlier.
             every = sleeptime.every or _NEVER
             self.sleeptime.add(agent_row, 1, max(1, every // _PROCESSES) if self._is_shared else every)
         elif self.learning is not None:
             self.learning.schedule.add(agent_row, messages, seq=seq)
 
-    def window_filling(self, turn: Committed, wanted: WantedSummary) -> None:
-        self.compactor.enqueue_after(turn, wanted)
+    def window_filling(self, turn: Committed, wanted_summary: WantedSummary) -> None:
+        self.compactor.enqueue_after(turn, wanted_summary)
 
     async def _retain(self, job: JobContext) -> None:
         await self.retention.perform(job.job.key)

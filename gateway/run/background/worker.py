@@ -65,9 +65,9 @@ class GiveUp(JobFailed):
 
 
 class Postponed(JobFailed):
-    """The job cannot run now, by no fault of its own: it runs after delay_s, and this attempt does not count.
+    """The job cannot run now, by no fault of its own. It runs after delay_s, and this attempt does not count.
 
-    is_planned: jobs of this kind wait as a matter of course, so that it is not logged.
+    is_planned: jobs of this kind wait as a matter of course, so the wait is not logged.
     """
 
     def __init__(self, message: str, delay_s: float, *, is_planned: bool = False) -> None:
@@ -84,11 +84,12 @@ class WorkerLimits(Struct, frozen=True):
     lease_s: float = 30.0
     # The interval at which a worker renews the leases of its jobs.
     heartbeat_s: float = 10.0
-    # The most attempts at a job; with these waits the eighth comes some ten minutes after the first.
+    # The most attempts at a job; with these waits the eighth attempt comes some ten minutes after the first.
     tries: int = 8
-    # The wait after the first failure, which doubles with each, and the longest wait.
+    # The wait after the first failure. It doubles with each failure.
     backoff_first_s: float = 5.0
-    backoff_most_s: float = 3600.0
+    # The longest wait.
+    backoff_max_s: float = 3600.0
 
 
 LIMITS = WorkerLimits()
@@ -105,7 +106,7 @@ class JobContext:
     jobs: Jobs
     # True from the moment when the end is being committed.
     ended: bool = False
-    # The worker sets it when the lease is lost: nothing of this attempt would be committed any more.
+    # Set by the worker when the lease is lost: nothing of this attempt would be committed any more.
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     # The last heartbeat failed, since the database did not answer.
     is_overdue: bool = False
@@ -124,22 +125,22 @@ class JobContext:
         perform: Callable[[], Awaitable[bytes]],
         make_effect: Callable[[bytes], Effect] | None = None,
     ) -> bytes:
-        """Returns the journaled result; without one, performs the step and journals it.
+        """Returns the journaled result of a step. If there is none, performs the step and journals its result.
 
-        make_effect: makes of the result what is written in the transaction of the journal.
+        make_effect: makes the effect of the result, which is committed together with the journal.
         """
-        known = await self.jobs.step(self.job, name)
-        if known is not None:
-            return known
+        journaled_result = await self.jobs.step(self.job, name)
+        if journaled_result is not None:
+            return journaled_result
         result = await perform()
         return await self.jobs.journal(self.job, name, result, make_effect(result) if make_effect else None)
 
     async def commit(self, effect: Effect) -> None:
-        """Commits an effect now. It is repeated if the process is killed before the job ends, and must bear that."""
+        """Commits an effect now. If the process is killed before the job ends, the effect is committed again."""
         await self.jobs.commit(self.job, effect)
 
     async def finish(self, effect: Effect | None = None, enqueues: Sequence[str] = ()) -> None:
-        """Commits the last effect and the job's end in one transaction. Without it, a job ends with its handler.
+        """Commits the last effect and the job's end in one transaction. Else the job ends when its handler returns.
 
         enqueues: the other kinds of jobs that the effect enqueues.
         """
@@ -164,11 +165,11 @@ class Worker:
     limits: WorkerLimits = LIMITS
     # Called with the kind of job and the outcome of each attempt.
     count_outcome: Callable[[str, str], None] = lambda kind, outcome: None
-    # Returns how many of its jobs only wait for others, which may be jobs queued after them. These do not count
-    # towards the concurrency; a change of the number has to be followed by `Jobs.wake_here`.
+    # Returns how many running jobs only wait for other jobs, which may be queued after them. The waiting jobs do not
+    # count towards the concurrency. Call `Jobs.wake_here` after a change of the number.
     count_waiting: Callable[[], int] = lambda: 0
-    # Returns for how many seconds no job of a kind is claimed, because all of them would wait for the same; 0 or less:
-    # they are claimed.
+    # Returns for how many seconds no job of a kind is claimed, because all jobs of the kind would wait for the same
+    # thing; 0 or less: they are claimed.
     pause_s: Callable[[str], float] = lambda kind: 0.0
     # Waits for some seconds, by a clock that does not jump.
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -212,7 +213,7 @@ class Worker:
                 self._running.add(context)
                 tasks.create_task(self._run_job(context), name=f"job-{job.id}")
         except Exception as error:
-            # Whatever it is, background work must not end for good.
+            # Background work must not end for good, whatever the error is.
             if not is_known(error):
                 _log.warning("Jobs could not be read; trying again: %s", _describe(error))
             return _AFTER_FAULT_S
@@ -220,7 +221,7 @@ class Worker:
         return None
 
     async def _claim(self, kinds: Sequence[str]) -> Job | None:
-        """Claims the next job. One that is being claimed while this is cancelled is given back."""
+        """Claims the next job. If this is cancelled meanwhile, the job is given back."""
         limits, running = self.limits, [each.job.id for each in self._running]
         claiming = asyncio.ensure_future(
             self.jobs.claim(kinds, lease_s=limits.lease_s, tries=limits.tries, running=running)
@@ -242,7 +243,7 @@ class Worker:
 
         The serial group of a lost job may be free in the database already, but none of its jobs may run before this one
         ends.
-        Leases that an outage has kept from being renewed are renewed, before another process takes these jobs over.
+        Renews the leases that could not be renewed during an outage, before another process takes these jobs over.
         """
         for context in tuple(self._running):
             if context.is_overdue:
@@ -301,7 +302,7 @@ class Worker:
             return "finished"
         except Postponed as error:
             if not error.is_planned:
-                # Without the job's number: of many that wait for one thing the log has one line.
+                # Without the job's number: if many jobs wait for one thing, the log has one line.
                 _log.warning("Jobs of the kind %r wait: %s", job.kind, error)
             return await self.jobs.release(job, error.delay_s, str(error))
         except Exception as error:
@@ -325,7 +326,7 @@ class Worker:
                     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     heartbeat.cancel()
-                # Once its end is being written, the job is gone from the queue, and its lease is not lost.
+                # A job whose end is being written is gone from the queue, but its lease is not lost.
                 if work.done() or context.ended:
                     continue
                 if lost.done():
@@ -346,14 +347,14 @@ class Worker:
         return True
 
     def _backoff(self, tries: int) -> float:
-        """Returns the seconds before the next attempt, which double with each.
+        """Returns the seconds before the next attempt. They double with each attempt.
 
-        Half of them are chance, so that jobs that failed together are not tried again together.
+        Up to half of them are left to chance, so that jobs that failed together are not tried again together.
         """
         limits = self.limits
         doublings = min(tries - 1, 64)  # a job that is never given up may have failed thousands of times
-        most = min(limits.backoff_most_s, limits.backoff_first_s * 2.0**doublings)
-        return most * (0.5 + self.jitter() / 2)
+        longest_s = min(limits.backoff_max_s, limits.backoff_first_s * 2.0**doublings)
+        return longest_s * (0.5 + self.jitter() / 2)
 
 
 def receipt_opener(
@@ -379,7 +380,7 @@ async def _wait_for_first(*waits: Awaitable[object]) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    """Returns an error in words: the gateway's own as they are, any other one by its type and line of code."""
+    """Returns an error in words: the gateway's own error by its message, any other by its type and line of code."""
     if isinstance(error, JobFailed | GatewayError | Unavailable | Stale):
         return str(error)[:_ERROR_CHARS]
     where = ""

@@ -85,7 +85,7 @@ class TurnEvents(Protocol):
         seq: the number of the first of these messages, or a number near it.
         """
 
-    def window_filling(self, turn: Committed, wanted: WantedSummary) -> None:
+    def window_filling(self, turn: Committed, wanted_summary: WantedSummary) -> None:
         """Reports that a conversation needs a summary soon."""
 
 

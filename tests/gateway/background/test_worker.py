@@ -350,7 +350,7 @@ async def test_a_job_that_has_failed_thousands_of_times_waits_no_longer_than_all
 
     id = await bench.jobs.enqueue("learn", 0, "k")
     await bench.store.database.write_one("UPDATE jobs SET tries = ? WHERE id = ?", (5_000, id))
-    bench.start({"learn": broken}, replace(LIMITS, tries=1_000_000, backoff_most_s=60))
+    bench.start({"learn": broken}, replace(LIMITS, tries=1_000_000, backoff_max_s=60))
     await bench.settled(1)
     assert (bench.outcomes, bench.time.asleep) == (["retrying"], [60.0])
 

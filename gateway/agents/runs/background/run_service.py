@@ -52,7 +52,7 @@ class RunService:
         self._store = store
         self._is_shared = store.database.is_shared
         limits = WorkerLimits(
-            concurrency=MAX_RUNS_AT_ONCE, tries=_ANY_NUMBER, backoff_first_s=1.0, backoff_most_s=BACKOFF_S
+            concurrency=MAX_RUNS_AT_ONCE, tries=_ANY_NUMBER, backoff_first_s=1.0, backoff_max_s=BACKOFF_S
         )
         self.worker = Worker(store.jobs, {RUN_JOB: self._handle}, limits, count, idle)
         # Callbacks without an answer must not take the slots of runs.
