@@ -515,7 +515,7 @@ class RunMemory:
         self, results: Sequence[ToolResult], state: RunState, stop: StopReason, error_message: str = ""
     ) -> events.StepSaved:
         """Ends the run with a step that has the results of its tools, and no reply. Returns its messages."""
-        end = self._run_end(state, stop, reading=self.reading, error_message=error_message)
+        end = self._run_end(state, stop, error_message)
         await self._begin_step(results, nudge="", end=end)
         assert self.opened is not None  # by `_begin_step`
         after_results = _step_saved(self.opened, self.context.plan.messages)
@@ -550,11 +550,15 @@ class RunMemory:
         async def end(results: Sequence[ToolResult]) -> Run:
             exchange = self.context.path[-1]
             merged, versions = self._edits.pending_merge(exchange.id)
-            write = self._run_end(
+            write = RunEnd(
+                self.context.agent.id,
+                self.run.id,
                 RunState.COMPLETED,
                 stop,
+                self.keeper.now(),
                 exchange_row=exchange.id,
                 epoch=self.context.agent.epoch,
+                job=self.job,
                 waiting=outcome.waiting,
                 results=_results_by_number(exchange, results),
                 edits=merged,
@@ -565,14 +569,14 @@ class RunMemory:
         self._adopt_end(await self._write_with_edits(outcome.results, end))
 
     async def _end_run(self, state: RunState, stop: StopReason, error_message: str = "") -> None:
-        end = self._run_end(state, stop, reading=self.reading, error_message=error_message)
+        end = self._run_end(state, stop, error_message)
         self._adopt_end(await asyncio.shield(self.keeper.store.stored_paths.end(end)))
 
-    def _run_end(self, state: RunState, stop: StopReason, **fields: Any) -> RunEnd:
-        """Returns the end of the run. fields: further ones of `RunEnd`."""
+    def _run_end(self, state: RunState, stop: StopReason, error_message: str) -> RunEnd:
         return RunEnd(
-            self.context.agent.id, self.run.id, state, stop, self.keeper.now(), job=self.job, **fields
-        )
+            self.context.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading,
+            error_message=error_message, job=self.job,
+        )  # fmt: skip
 
     def _adopt_end(self, run: Run) -> None:
         """Copies how the stored run has ended."""
