@@ -89,7 +89,7 @@ class BatchItem(Struct, frozen=True):
     last_exchange: int | None
     epoch: int | None
     # The name of the item's conversation, or "" if it is gone.
-    conversation: str = ""
+    conversation_name: str = ""
 
     def failure_reason(self, error_message: str | None) -> str | None:
         """Returns why the item failed, or None. error_message: the stored message of the error."""

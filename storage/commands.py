@@ -558,7 +558,7 @@ class Extent(Struct, frozen=True):
     # The number of messages that stay of exchanges of which a part is forgotten.
     remaining: int = 0
     # The public name of the conversation that is the target; None: another target.
-    conversation: str | None = None
+    conversation_uid: str | None = None
 
 
 class Erased(Struct, frozen=True):

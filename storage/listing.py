@@ -74,8 +74,8 @@ class RunEntry(Struct, frozen=True):
     key: str | None
 
     @property
-    def conversation(self) -> str:
-        """The name that all sends to the conversation use: `default`, or its public one."""
+    def conversation_name(self) -> str:
+        """The name of its conversation, as `Conversation.name`."""
         return DEFAULT_CONVERSATION if self.key == DEFAULT_CONVERSATION else self.conversation_uid
 
 

@@ -132,7 +132,7 @@ class Conversation(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The name that all sends to it use: `default`, or its public one."""
+        """Its name for sends and look-ups: `default` for an agent's own conversation, else its uid."""
         return DEFAULT_CONVERSATION if self.key == DEFAULT_CONVERSATION else self.uid
 
 

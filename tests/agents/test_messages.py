@@ -80,13 +80,13 @@ async def test_all_conversations_are_one_order_and_one_is_its_own(
     assert texts(everything) == ["a1", "A1", "b1", "B1", "a2", "A2"]
     assert [v.listed.seq for v in everything] == [1, 2, 3, 4, 5, 6]
     assert texts(await messages.list(ann.agent)) == texts(everything)[::-1]
-    assert texts(await messages.list(ann.agent, conversation="a")) == ["A2", "a2", "A1", "a1"]
-    uid = everything[2].conversation
-    assert texts(await messages.list(ann.agent, conversation=uid, newest_first=False)) == ["b1", "B1"]
+    assert texts(await messages.list(ann.agent, conversation_name="a")) == ["A2", "a2", "A1", "a1"]
+    uid = everything[2].conversation_uid
+    assert texts(await messages.list(ann.agent, conversation_name=uid, newest_first=False)) == ["b1", "B1"]
     assert everything[2].key == "b"
-    assert await messages.list(ann.agent, conversation="default") == []
+    assert await messages.list(ann.agent, conversation_name="default") == []
     with pytest.raises(NotFound):
-        await messages.list(ann.agent, conversation="nowhere")
+        await messages.list(ann.agent, conversation_name="nowhere")
     assert await messages.numbers(ann.agent, "a") == [1, 2, 5, 6]
 
 
@@ -105,7 +105,7 @@ async def test_pages_have_every_message_once_hidden_ones_too(
     seen: list[MessageView] = []
     after = None
     while page := await messages.list(
-        ann.agent, conversation=conversation, after=after, limit=limit, newest_first=newest_first
+        ann.agent, conversation_name=conversation, after=after, limit=limit, newest_first=newest_first
     ):
         assert len(page) <= limit
         seen += page
@@ -187,7 +187,7 @@ async def test_anothers_messages_are_not_there(messages: AgentMessages, ann: Spe
         lambda: messages.get(bob, at(1)),
         lambda: messages.rewrite(bob, at(1), "x"),
         lambda: messages.delete(bob, at(1)),
-        lambda: messages.list(bob, conversation="a"),
+        lambda: messages.list(bob, conversation_name="a"),
         lambda: messages.reset(bob, "a"),
     ):
         with pytest.raises(NotFound):
@@ -346,14 +346,14 @@ async def test_a_reset_conversation_is_empty_and_what_was_learned_stays(
     left = [word for word in ("one", "two", "saved", "learned") if f"zq{word}x".encode() in data]
     assert left == ["saved", "learned"]
     assert texts(await messages.list(ann.agent)) == ["Stays.", "stays"]
-    assert await messages.list(ann.agent, conversation="default") == []
+    assert await messages.list(ann.agent, conversation_name="default") == []
     assert (await store.runs.get("default", "r1")).run.state is RunState.CANCELLED
     assert run.state is RunState.RUNNING
     assert [f.text for f in await store.facts.list(ann.agent.id)] == ["zqlearnedx"]
     await talk(ann, "default", ("new", "New."))
-    assert texts(await messages.list(ann.agent, conversation="default")) == ["New.", "new"]
+    assert texts(await messages.list(ann.agent, conversation_name="default")) == ["New.", "new"]
     await messages.reset(ann.agent)
     await messages.reset(ann.agent)  # nothing has begun
     # The words of the first one may be said again.
     await talk(ann, "default", ("zqonex", "zqtwox"))
-    assert texts(await messages.list(ann.agent, conversation="default")) == ["zqtwox", "zqonex"]
+    assert texts(await messages.list(ann.agent, conversation_name="default")) == ["zqtwox", "zqonex"]

@@ -628,7 +628,7 @@ def test_a_send_to_a_conversation_that_is_not_there(life: Life) -> None:
     life.send("Hi")
     name = f"conv-{'0' * 32}"
     with pytest.raises(UnknownId, match=name):
-        life.send("Are you there?", conversation=name)
+        life.send("Are you there?", conversation_name=name)
 
 
 @pytest.mark.parametrize("by", ["otid", "is_retry"])

@@ -33,16 +33,16 @@ class MessagePages:
         self._messages = AgentMessages(api.store, api.now)
 
     async def of_agent(
-        self, agent: Agent, query: ShownMessagesQuery, conversation: str | None
+        self, agent: Agent, query: ShownMessagesQuery, conversation_name: str | None
     ) -> list[dict[str, Any]]:
         """Returns a page of an agent's messages, with cursors in its order. Raises: UnknownId, NotFound.
 
-        conversation: its lookup key; None: the messages of all conversations, and the system message of `default`.
+        conversation_name: None: the messages of all conversations, and the system message of `default`.
         """
         before = await _cursor(self._api, agent, query.before)
         after = await _cursor(self._api, agent, query.after)
         return await self._page(
-            query, after, partial(self._entries_of_agent, agent, conversation, query, before)
+            query, after, partial(self._entries_of_agent, agent, conversation_name, query, before)
         )
 
     async def of_project(self, project: str, query: ShownMessagesQuery) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ class MessagePages:
     async def _entries_of_agent(
         self,
         agent: Agent,
-        conversation: str | None,
+        conversation_name: str | None,
         query: ShownMessagesQuery,
         before: Place | None,
         after: Place | None,
@@ -72,10 +72,10 @@ class MessagePages:
         )
         leads: list[_Entry] = []
         if with_system and not newest_first:
-            leads.append((agent, await self._system_message(agent, conversation)))
+            leads.append((agent, await self._system_message(agent, conversation_name)))
         views = await self._messages.list(
             agent,
-            conversation=conversation,
+            conversation_name=conversation_name,
             after=after,
             before=before,
             limit=limit - len(leads),
@@ -83,11 +83,11 @@ class MessagePages:
         )
         entries = [*leads, *((agent, view) for view in views)]
         if with_system and newest_first and len(entries) < limit:
-            entries.append((agent, await self._system_message(agent, conversation)))
+            entries.append((agent, await self._system_message(agent, conversation_name)))
         return entries
 
-    async def _system_message(self, agent: Agent, conversation: str | None) -> SystemMessage:
-        return await self._api.system_messages.render(agent, conversation or DEFAULT_CONVERSATION)
+    async def _system_message(self, agent: Agent, conversation_name: str | None) -> SystemMessage:
+        return await self._api.system_messages.render(agent, conversation_name or DEFAULT_CONVERSATION)
 
     async def _page(
         self,

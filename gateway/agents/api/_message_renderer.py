@@ -64,16 +64,16 @@ class MessageRenderer(Struct, frozen=True):
         return message_object_json(view.listed.message, self._origin(view), agent_id)
 
     def _system_origin(self, message: SystemMessage) -> Origin:
-        name = message.conversation
+        name = message.conversation_name
         conversation = conversation_id(name, DEFAULT_CONVERSATION if name == DEFAULT_CONVERSATION else None)
-        return Origin(message.id, message.at, conversation=conversation)
+        return Origin(message.id, message.at, conversation_id=conversation)
 
     def _origin(self, view: MessageView) -> Origin:
         listed = view.listed
         run = None if view.run is None else ids.id_of("run", view.run)
         step = None if view.step is None else ids.id_at("step", self.agent.uid, view.step)
         id = ids.id_at("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
-        return Origin(id, listed.at, run, step, conversation_id(view.conversation, view.key))
+        return Origin(id, listed.at, run, step, conversation_id(view.conversation_uid, view.key))
 
     async def output_messages(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
         """Returns the output messages of a run. A run without steps that waits for answers shows the waiting calls."""

@@ -276,14 +276,14 @@ def _requested_item(request: BatchRequest, n: int) -> RequestedItem:
     if content.answers:
         raise BadRequest("A batch takes new messages; answer a call with a send.", param="requests")
     fields = sent_fields(request)
-    lookup_key = DEFAULT_CONVERSATION
+    conversation_name = DEFAULT_CONVERSATION
     if (public_id := fields.get("conversation_id")) not in (None, DEFAULT_CONVERSATION):
-        lookup_key = uid_in("conv", public_id)
+        conversation_name = uid_in("conv", public_id)
     return RequestedItem(
         uid_in("agent", request.agent_id),
         content.messages,
         request.max_steps,
-        lookup_key,
+        conversation_name,
         model=fields.get("override_model"),
         system=fields.get("override_system"),
     )

@@ -196,14 +196,11 @@ def conversation_json(
 
 
 class NamedConversation(Struct, frozen=True):
-    """The conversation that a request names.
-
-    lookup_key: what its messages are found by: `default` for an agent's own, else its uid.
-    entry: None for an agent's own, which may not have begun.
-    """
+    """The conversation that a request names."""
 
     agent: Agent
-    lookup_key: str
+    conversation_name: str
+    # None for an agent's own conversation, which may not have begun.
     entry: ConversationEntry | None
 
     @property
@@ -316,14 +313,14 @@ class ConversationRoutes:
         named = await self._find(request, sent_or_none(body.agent_id) or query.agent_id)
         if not query.dry_run and (row := await self._find_row(named)) is not None:
             await self._api.store.blocks.invalidate_snapshots(named.agent.id, row)
-        run_request = RunRequest(await self._spec(request, named), named.agent.scope, named.lookup_key)
+        run_request = RunRequest(await self._spec(request, named), named.agent.scope, named.conversation_name)
         return (await self._api.runs.preview(run_request)).system
 
     async def compact(self, request: ApiRequest, compact: CompactConversation) -> dict[str, Any]:
         """Summarise a conversation now."""
         named = await self._find(request, compact.agent_id)
         spec = await self._spec(request, named)
-        run_request = RunRequest(spec, named.agent.scope, named.lookup_key)
+        run_request = RunRequest(spec, named.agent.scope, named.conversation_name)
         return await compact_as_asked(self._api, request, compact, named.agent.uid, run_request)
 
     async def cancel(self, request: ApiRequest, query: ConversationQuery) -> dict[str, str]:
@@ -338,7 +335,7 @@ class ConversationRoutes:
     async def messages(self, request: ApiRequest, query: ConversationMessagesQuery) -> list[dict[str, Any]]:
         """List a conversation's messages."""
         named = await self._find(request, query.agent_id)
-        return await self._pages.of_agent(named.agent, query, named.lookup_key)
+        return await self._pages.of_agent(named.agent, query, named.conversation_name)
 
     async def send(
         self, request: ApiRequest, send: ConversationSend
@@ -350,7 +347,7 @@ class ConversationRoutes:
             send,
             named.agent.uid,
             is_stream=send.streaming,
-            conversation=named.lookup_key,
+            conversation_name=named.conversation_name,
             conversation_definition=named.definition,
         )
 
@@ -366,7 +363,7 @@ class ConversationRoutes:
             run: Run | None = (await runs.get(request.project, uid_in("run", stream.run_id))).run
         elif isinstance(stream.otid, str):
             run = await runs.find_run_by_otid(
-                named.agent.id, otid_digest(named.agent, named.lookup_key, stream.otid)
+                named.agent.id, otid_digest(named.agent, named.conversation_name, stream.otid)
             )
         else:
             run = None if row is None else await runs.find_newest_run(named.agent.id, row)
@@ -416,7 +413,7 @@ class ConversationRoutes:
         if named.entry is not None:
             return named.entry.conversation.id
         messages = AgentMessages(self._api.store, self._api.now)
-        conversation = await messages.conversation(named.agent, named.lookup_key)
+        conversation = await messages.conversation(named.agent, named.conversation_name)
         return None if conversation is None else conversation.id
 
     async def _conversation_json(self, entry: ConversationEntry) -> dict[str, Any]:
@@ -432,7 +429,7 @@ class ConversationRoutes:
 def _seq_in(named: NamedConversation, message: str) -> int:
     """Returns the number of a message of a conversation; 0: its system message. Raises: UnknownId."""
     place = ids.place_of("message", message)
-    if ids.first_try(message) == system_id(named.agent, named.lookup_key):
+    if ids.first_try(message) == system_id(named.agent, named.conversation_name):
         return SYSTEM_SEQ
     if place is None or not place.seq or place.uid != named.agent.uid:
         raise UnknownId(f"There is no message {message!r} in this conversation.", param="message_id")

@@ -66,11 +66,11 @@ class MessageRoutes:
 
     async def index_all(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
         """List the messages of all agents."""
-        conversation = _conversation_name(query.conversation_id)
-        if conversation is None:
+        conversation_name = _conversation_name(query.conversation_id)
+        if conversation_name is None:
             return await self._pages.of_project(request.project, query)
-        agent = await self._agent_of_conversation(request.project, conversation)
-        return await self._pages.of_agent(agent, query, conversation)
+        agent = await self._agent_of_conversation(request.project, conversation_name)
+        return await self._pages.of_agent(agent, query, conversation_name)
 
     async def of_agent(self, request: ApiRequest) -> list[dict[str, Any]]:
         """Return a message."""
@@ -89,7 +89,7 @@ class MessageRoutes:
             found_json(
                 message,
                 ids.id_of("agent", agent.uid),
-                conversation_id(view.conversation, view.key),
+                conversation_id(view.conversation_uid, view.key),
             )
             for agent, view in await self._search_hits(request.project, search)
             for message in MessageRenderer(self._api.store, agent, Showing()).message(view)
@@ -109,7 +109,7 @@ class MessageRoutes:
         """Returns what a search finds, best first. Raises: BadRequest."""
         if search.search_mode == "vector" and self._api.keeper.embed_query is None:
             raise BadRequest("There is no embedder (memory.embedder), so messages are searched by words.")
-        agents, conversation = await self._searched_agents(project, search)
+        agents, conversation_name = await self._searched_agents(project, search)
         return await self._messages.search(
             agents,
             search.query,
@@ -118,18 +118,18 @@ class MessageRoutes:
             until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
             limit=search.limit,
             by_meaning=search.search_mode != "fts",
-            conversation=conversation,
+            conversation_name=conversation_name,
         )
 
     async def _searched_agents(
         self, project: str, search: SearchMessages
     ) -> tuple[Sequence[Agent], str | None]:
         """Returns the agents to search, and the conversation, or None for all of theirs. Raises: BadRequest."""
-        conversation = _conversation_name(search.conversation_id)
+        conversation_name = _conversation_name(search.conversation_id)
         if isinstance(search.agent_id, str):
-            return [await self._api.named_agent(project, search.agent_id)], conversation
-        if conversation is not None:
-            return [await self._agent_of_conversation(project, conversation)], conversation
+            return [await self._api.named_agent(project, search.agent_id)], conversation_name
+        if conversation_name is not None:
+            return [await self._agent_of_conversation(project, conversation_name)], conversation_name
         all_agents = AgentFilter(with_hidden=True, order="completed")
         entries = await self._api.store.defined_agents.list(
             project, all_agents, limit=_MAX_SEARCHED_AGENTS + 1
@@ -141,20 +141,20 @@ class MessageRoutes:
             )
         return [entry.agent for entry in entries], None
 
-    async def _agent_of_conversation(self, project: str, conversation: str) -> Agent:
+    async def _agent_of_conversation(self, project: str, conversation_name: str) -> Agent:
         """Returns the agent of a conversation. Raises: NotFound; BadRequest for `default`, which each agent has."""
-        if conversation == DEFAULT_CONVERSATION:
+        if conversation_name == DEFAULT_CONVERSATION:
             raise BadRequest(
                 "Each agent has a conversation `default`: name it by its id.", param="conversation_id"
             )
-        return (await self._api.store.conversations.get(project, conversation)).agent
+        return (await self._api.store.conversations.get(project, conversation_name)).agent
 
     async def _message_json(self, project: str, place: Place) -> list[dict[str, Any]]:
         """Returns what a message is shown as. Raises: UnknownId."""
         view: MessageView | SystemMessage
         if place.seq == SYSTEM_SEQ:
-            agent, conversation = await self._api.system_messages.owner_of(project, place.uid)
-            view = await self._api.system_messages.render(agent, conversation)
+            agent, conversation_name = await self._api.system_messages.owner_of(project, place.uid)
+            view = await self._api.system_messages.render(agent, conversation_name)
         else:
             agent = (await self._api.registry.get_entry(project, place.uid)).agent
             view = await self._messages.get(agent, place)
@@ -216,7 +216,7 @@ class MessageRoutes:
         if entry.run.stop != StopReason.REQUIRES_APPROVAL:
             return await self._api.runs.cancel(entry.run)
         resolved = await self._api.registry.resolver.resolve_uid(project, entry.agent_uid)
-        run_request = RunRequest(resolved.spec, resolved.scope, entry.conversation)
+        run_request = RunRequest(resolved.spec, resolved.scope, entry.conversation_name)
         return await self._api.runs.cancel_waiting(run_request, entry.run)
 
     async def _changeable_place(self, agent: Agent, request: ApiRequest) -> Place:

@@ -92,18 +92,18 @@ class RunRoutes:
         agent = None
         if agent_ids:
             agent = await self._api.named_agent(request.project, agent_ids[0])
-        conversation = None
+        conversation_row = None
         if isinstance(query.conversation_id, str):
             stored = await self._conversation(request.project, agent, query.conversation_id)
             if stored is None:
                 return []
-            conversation = stored.id
+            conversation_row = stored.id
         states = sent_or_none(query.statuses) or (
             [each.value for each in _LIVE] if query.active else list(RunState)
         )
         where = RunFilter(
             agent_row=None if agent is None else agent.id,
-            conversation_row=conversation,
+            conversation_row=conversation_row,
             states=sorted({RunState(each) for each in states}),
             background=sent_or_none(query.background),
             stop=sent_or_none(query.stop_reason),
@@ -111,25 +111,27 @@ class RunRoutes:
         page = await read_page(query, partial(self._run_row, request.project), size=100)
         return await self._runs_json(await self._runs.list_runs(request.project, where, page))
 
-    async def _conversation(self, project: str, agent: Agent | None, name: str) -> Conversation | None:
-        """Returns a conversation by its public id, or an agent's own by the agent's; None where that has not begun.
+    async def _conversation(self, project: str, agent: Agent | None, id: str) -> Conversation | None:
+        """Returns a conversation. None: an agent's own conversation has not begun.
+
+        id: the public id of the conversation; of an agent's own: `default`, or the public id of the agent.
 
         Raises: NotFound, UnknownId, BadRequest.
         """
-        if (uid := ids.uid_of("agent", name)) is not None:
+        if (uid := ids.uid_of("agent", id)) is not None:
             named = (await self._api.registry.get_entry(project, uid)).agent
             if agent is not None and agent.id != named.id:
-                raise UnknownId(f"There is no conversation {name!r} of this agent.")
-            agent, name = named, DEFAULT_CONVERSATION
-        if name == DEFAULT_CONVERSATION:
+                raise UnknownId(f"There is no conversation {id!r} of this agent.")
+            agent, id = named, DEFAULT_CONVERSATION
+        if id == DEFAULT_CONVERSATION:
             if agent is None:
                 raise BadRequest(
                     "Name the agent whose conversation it is: `agent_id`.", param="conversation_id"
                 )
-            return await AgentMessages(self._api.store, self._api.now).conversation(agent, name)
-        entry = await self._api.store.conversations.get(project, uid_in("conv", name))
+            return await AgentMessages(self._api.store, self._api.now).conversation(agent, id)
+        entry = await self._api.store.conversations.get(project, uid_in("conv", id))
         if agent is not None and agent.id != entry.agent.id:
-            raise UnknownId(f"There is no conversation {name!r} of this agent.")
+            raise UnknownId(f"There is no conversation {id!r} of this agent.")
         return entry.conversation
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:

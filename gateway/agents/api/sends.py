@@ -51,13 +51,12 @@ class Sends:
         uid: str,
         *,
         is_stream: bool,
-        conversation: str = DEFAULT_CONVERSATION,
+        conversation_name: str = DEFAULT_CONVERSATION,
         conversation_definition: ConversationDefinition | None = None,
     ) -> dict[str, Any] | SendReply | RunStream:
         """Returns the reply to a send.
 
         uid: that of the agent.
-        conversation: `default`, or a public name.
         conversation_definition: the model and settings that the conversation has of its own, if any.
         """
         if sent_fields(send).get("callback_url") and not send.background:
@@ -65,7 +64,11 @@ class Sends:
                 "Only runs in the background call back: send `background`.", param="callback_url"
             )
         run_request = await self.run_request(
-            request, send, uid, conversation=conversation, conversation_definition=conversation_definition
+            request,
+            send,
+            uid,
+            conversation_name=conversation_name,
+            conversation_definition=conversation_definition,
         )
         if not send.background:
             return SendReply(self._api, request, send, run_request, is_stream)
@@ -112,7 +115,7 @@ class Sends:
         send: Send,
         uid: str,
         *,
-        conversation: str = DEFAULT_CONVERSATION,
+        conversation_name: str = DEFAULT_CONVERSATION,
         conversation_definition: ConversationDefinition | None = None,
     ) -> RunRequest:
         """Returns what a send asks of an agent. The parameters are those of `begin`."""
@@ -138,7 +141,7 @@ class Sends:
         return RunRequest(
             spec,
             resolved.scope,
-            conversation,
+            conversation_name,
             messages=content.messages,
             decisions=content.answers,
             fields=spec.definition.sampling,

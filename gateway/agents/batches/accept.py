@@ -38,8 +38,7 @@ class RequestedItem(Struct, frozen=True):
     agent: str
     messages: tuple[WireMessage, ...]
     max_steps: int
-    # The conversation's uid, or `default`.
-    conversation: str = DEFAULT_CONVERSATION
+    conversation_name: str = DEFAULT_CONVERSATION
     # The model and the system prompt in place of the agent's; None: the agent's own.
     model: str | None = None
     system: str | None = None
@@ -111,7 +110,7 @@ class BatchRequests(Struct, frozen=True):
         Raises: BadRequest.
         """
         resolved = await self.resolver.resolve_for_send(
-            project, item.agent, item.conversation, model=item.model, system=item.system
+            project, item.agent, item.conversation_name, model=item.model, system=item.system
         )
         try:
             route = agent_route(self.settings, resolved.spec)
@@ -134,20 +133,20 @@ class BatchRequests(Struct, frozen=True):
 
     async def _make_draft(self, item: RequestedItem, agent_row: int, now: float) -> ItemDraft:
         """Returns the draft of an item. Raises: NotFound if there is no such conversation."""
-        conversation = 0
-        if item.conversation != DEFAULT_CONVERSATION:
+        conversation_row = 0
+        if item.conversation_name != DEFAULT_CONVERSATION:
             owner = await self.store.agents.load(agent_row)
             stored = (
                 None
                 if owner is None
-                else await self.store.stored_paths.conversation(owner, item.conversation)
+                else await self.store.stored_paths.conversation(owner, item.conversation_name)
             )
             if stored is None:
-                raise NotFound(f"there is no conversation {ids.id_of('conv', item.conversation)!r}")
-            conversation = stored.id
+                raise NotFound(f"there is no conversation {ids.id_of('conv', item.conversation_name)!r}")
+            conversation_row = stored.id
         request = ItemRequest(item.messages, item.max_steps, item.model, item.system)
         run = Run(
-            id=0, uid=ids.new_uid(), agent_row=agent_row, conversation_row=conversation, state=RunState.CREATED,
+            id=0, uid=ids.new_uid(), agent_row=agent_row, conversation_row=conversation_row, state=RunState.CREATED,
             created=now, background=True,
         )  # fmt: skip
         return ItemDraft(run, request.dump(), ids.new_uid())

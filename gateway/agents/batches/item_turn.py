@@ -52,7 +52,7 @@ class ItemTurn:
 
     @property
     def serial_group(self) -> tuple[str, str]:
-        return self.context.agent.uid, self.item.conversation
+        return self.context.agent.uid, self.item.conversation_name
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         return prompt

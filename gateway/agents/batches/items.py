@@ -120,7 +120,7 @@ class ItemTurns:
         composes: the replay makes the request for the next reply.
         """
         run, store = item.run, self._keeper.store
-        if run is None or not item.conversation:
+        if run is None or not item.conversation_name:
             raise ItemFailed(AGENT_GONE)
         texts_of = partial(store.batches.texts, run.agent_row, run.id)
         texts = await ItemTexts.load(store, run)
@@ -202,7 +202,7 @@ class ItemTurns:
         """Returns what memory is asked for an item, and the route to its model. Raises: ItemFailed, StoreError."""
         try:
             resolved = await self._resolver.resolve_for_send(
-                item.project, item.agent, item.conversation, model=request.model, system=request.system
+                item.project, item.agent, item.conversation_name, model=request.model, system=request.system
             )
         except NotFound as error:
             raise ItemFailed(AGENT_GONE) from error
@@ -213,7 +213,9 @@ class ItemTurns:
         except UnknownModel as error:
             raise ItemFailed(error.message) from error
         target = self._failover.context_windows.with_known_window(route.first)
-        run_request = RunRequest(spec, resolved.scope, item.conversation, fields=spec.definition.sampling)
+        run_request = RunRequest(
+            spec, resolved.scope, item.conversation_name, fields=spec.definition.sampling
+        )
         kind = ConversationKind.AGENT
         now = self._keeper.now()
         chat_request = chat_request_of(run_request, stream=False)

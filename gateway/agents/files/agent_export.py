@@ -24,13 +24,13 @@ class AgentExport:
         self._store = store
 
     async def messages(
-        self, agent: Agent, conversation: str = DEFAULT_CONVERSATION
+        self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION
     ) -> Sequence[PortableMessage]:
         """Returns the messages of a conversation, oldest first; hidden rounds as messages."""
         try:
-            stored = await self._store.messages.conversation(agent.id, conversation)
+            stored = await self._store.messages.conversation(agent.id, conversation_name)
         except NotFound:
-            if conversation == DEFAULT_CONVERSATION:
+            if conversation_name == DEFAULT_CONVERSATION:
                 return []
             raise
         messages: list[PortableMessage] = []

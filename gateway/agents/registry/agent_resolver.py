@@ -87,19 +87,18 @@ class AgentResolver:
         return ResolvedAgent(self.profile_spec(agent), agent.scope)
 
     async def resolve_for_send(
-        self, project: str, uid: str, conversation: str, *, model: str | None, system: str | None
+        self, project: str, uid: str, conversation_name: str, *, model: str | None, system: str | None
     ) -> ResolvedAgent:
         """Returns an agent with what a send and its conversation set. Raises: NotFound.
 
         uid: the agent's.
-        conversation: `default`, or the uid of a conversation.
         model: the model that the send names; None: the agent's.
         system: the system prompt of the send; None: the agent's.
         """
         resolved = await self.resolve_uid(project, uid)
         spec = resolved.spec
-        if conversation != DEFAULT_CONVERSATION:
-            spec = await self.in_conversation(project, ids.id_of("conv", conversation), spec)
+        if conversation_name != DEFAULT_CONVERSATION:
+            spec = await self.in_conversation(project, ids.id_of("conv", conversation_name), spec)
         if model is not None:
             spec = self.with_model(spec, model)
         if system is not None:

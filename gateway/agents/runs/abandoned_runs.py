@@ -36,7 +36,7 @@ class AbandonedRuns:
     async def _find(self, own_queue: QueueName | None = None) -> list[Run]:
         """Returns the live runs whose queues no process uses, but for `own_queue`."""
         live = await self._keeper.store.runs.list_live()
-        queues = {each.run.id: (each.agent_uid, each.conversation) for each in live}
+        queues = {each.run.id: (each.agent_uid, each.conversation_name) for each in live}
         in_use = await self._queues_in_use({*queues.values()}) - {own_queue}
         return [each.run for each in live if queues[each.run.id] not in in_use]
 

@@ -197,7 +197,7 @@ class AgentRuns:
             await self._refuse_if_waiting(send)
             if accepted.replaces is not None:
                 agent = await self._agent_of(send)
-                marks = SendMarks(agent, send.conversation, send, accepted.run.otid)
+                marks = SendMarks(agent, send.conversation_name, send, accepted.run.otid)
                 earlier = await match_earlier_send(self.keeper.store, marks, accepted.replaces)
                 send = _in_place_of(send, earlier)
         reading = run_request.reading
@@ -389,7 +389,7 @@ class AgentRuns:
     async def _find_earlier(self, send: RoutedSend) -> EarlierSend | None:
         """Returns the earlier send that this send repeats, or None."""
         agent = await self._agent_of(send)
-        name = send.conversation
+        name = send.conversation_name
         if not agent.is_stored or not (send.otid or send.is_retry):
             return None
         # The end of a run is perhaps not on disk yet if its client has left.
@@ -417,7 +417,7 @@ class AgentRuns:
         if not send.spares_pauses:
             return
         agent = await self._agent_of(send)
-        if agent.is_stored and await awaits_answers(self.keeper.store, agent, send.conversation):
+        if agent.is_stored and await awaits_answers(self.keeper.store, agent, send.conversation_name):
             raise Conflict("This conversation waits for answers to calls.")
 
     async def _agent_of(self, send: RoutedSend) -> Agent:
@@ -540,7 +540,7 @@ def _in_place_of(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:
 def _sender(send: RoutedSend, context: MemoryContext) -> Sender:
     """Returns an agent as the sender of messages to other agents while it answers a send."""
     uid = context.agent.uid
-    waiter = Waiter(uid, (uid, send.conversation), send.depth, send.awaited_by)
+    waiter = Waiter(uid, (uid, send.conversation_name), send.depth, send.awaited_by)
     return Sender.of(context, waiter, send.forwarded, holds_slot=send.accepted is not None)
 
 

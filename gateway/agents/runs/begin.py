@@ -202,7 +202,7 @@ class RunStarter:
         if send.accepted is not None:
             return send.accepted.run
         agent = await self._keeper.store.agents.find_or_draft(send.scope)
-        otid = otid_digest(agent, send.conversation, send.otid)
+        otid = otid_digest(agent, send.conversation_name, send.otid)
         now = self._keeper.now()
         return Run(
             id=0, uid=new_uid(), agent_row=0, conversation_row=0, state=RunState.CREATED, created=now,

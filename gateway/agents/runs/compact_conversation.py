@@ -50,13 +50,13 @@ async def compact_conversation(
         paused; UpstreamError, Overloaded: the model gave no summary; NotFound; LimitReached; TooManySends; StoreError.
     """
     keeper = runs.keeper
-    store, conversation = keeper.store, run_request.conversation
+    store, conversation_name = keeper.store, run_request.conversation_name
     with QueueTicket() as ticket:
-        await keeper.queues.enter((agent_uid, conversation), ticket, MAX_SENDS)
+        await keeper.queues.enter((agent_uid, conversation_name), ticket, MAX_SENDS)
         agent = (await store.defined_agents.get(run_request.scope.project, agent_uid)).agent
         check_not_paused(agent)
         prompt_before = await runs.preview(run_request)
-        stored = await store.stored_paths.conversation(agent, conversation)
+        stored = await store.stored_paths.conversation(agent, conversation_name)
         if stored is None or not stored.last_exchange:
             raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
         summary = await compactor.compact_now(

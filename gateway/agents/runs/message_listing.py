@@ -38,8 +38,7 @@ class MessageView(Struct, frozen=True):
     """A stored message as lists show it."""
 
     listed: ListedMessage
-    # The public id of the conversation.
-    conversation: str
+    conversation_uid: str
     # The client's key of the conversation.
     key: str | None
     # The public id of the message's run.
@@ -65,7 +64,7 @@ class AgentMessages:
         self,
         agent: Agent,
         *,
-        conversation: str | None = None,
+        conversation_name: str | None = None,
         after: Place | None = None,
         before: Place | None = None,
         limit: int = 100,
@@ -73,12 +72,12 @@ class AgentMessages:
     ) -> Sequence[MessageView]:
         """Returns a page.
 
-        conversation: its lookup key; None: all conversations.
+        conversation_name: None: all conversations.
         after, before: the messages between which the page lies, in the order asked for. They may be gone.
         """
         row: int | None = None
-        if conversation is not None:
-            stored = await self.conversation(agent, conversation)
+        if conversation_name is not None:
+            stored = await self.conversation(agent, conversation_name)
             if stored is None:
                 return []
             row = stored.id
@@ -155,12 +154,12 @@ class AgentMessages:
         until: float | None = None,
         limit: int = 10,
         by_meaning: bool = True,
-        conversation: str | None = None,
+        conversation_name: str | None = None,
     ) -> Sequence[tuple[Agent, MessageView]]:
         """Returns messages of these agents that answer a query, best first, with the agent of each.
 
         since, until: bounds of the messages' times.
-        conversation: `default` or the public name of the messages' conversation; None: any.
+        conversation_name: None: all conversations.
         by_meaning: by vectors as well as words, if there is an embedder.
         """
         embed = self._embed_query if by_meaning else None
@@ -171,7 +170,10 @@ class AgentMessages:
             return hit.source == "message" and hit.role in roles and in_time
 
         ranked = [
-            [(agent, view) for view in await self._search(agent, query, takes, limit, conversation, vector)]
+            [
+                (agent, view)
+                for view in await self._search(agent, query, takes, limit, conversation_name, vector)
+            ]
             for agent in agents
         ]
         return interleave(ranked)[:limit]
@@ -182,7 +184,7 @@ class AgentMessages:
         query: str,
         takes: Callable[[Message], bool],
         limit: int,
-        conversation: str | None,
+        conversation_name: str | None,
         vector: Vector | None,
     ) -> Sequence[MessageView]:
         loaded = await self._store.agents.load(agent.id)
@@ -190,9 +192,9 @@ class AgentMessages:
             return []
         # The last number that is looked at in each conversation; None: in all to their ends.
         past = None
-        if conversation is not None:
+        if conversation_name is not None:
             try:
-                stored = await self.conversation(loaded, conversation)
+                stored = await self.conversation(loaded, conversation_name)
             except NotFound:
                 stored = None
             if stored is None:
@@ -229,12 +231,12 @@ class AgentMessages:
         await self._get_changeable(agent, place)
         await self._store.forgetting.forget(agent.id, ForgetTarget(messages=[place.seq]))
 
-    async def reset(self, agent: Agent, conversation: str = DEFAULT_CONVERSATION) -> None:
+    async def reset(self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) -> None:
         """Resets a conversation under its name: its runs end and its messages are erased.
 
         What was learned, saved and written into blocks stays.
         """
-        stored = await self.conversation(agent, conversation)
+        stored = await self.conversation(agent, conversation_name)
         if stored is None:
             return
         forgetting = await self._store.conversations.release(
@@ -243,9 +245,9 @@ class AgentMessages:
         self._store.agents.uncache(agent.scope)
         await self._store.forgetting.finish(forgetting)
 
-    async def numbers(self, agent: Agent, conversation: str = DEFAULT_CONVERSATION) -> Sequence[int]:
+    async def numbers(self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) -> Sequence[int]:
         """Returns the numbers of the messages in a conversation's window, oldest first: of `NUMBERS` at most."""
-        stored = await self.conversation(agent, conversation)
+        stored = await self.conversation(agent, conversation_name)
         return [] if stored is None else await self._store.messages.numbers(agent.id, stored.id, NUMBERS)
 
     async def numbers_of(self, agents: Sequence[Agent]) -> Mapping[int, Sequence[int]]:

@@ -30,8 +30,7 @@ class SendMarks(Struct, frozen=True):
     """The marks by which a send is known again."""
 
     agent: Agent
-    # The conversation's name.
-    conversation: str
+    conversation_name: str
     # The send, with the messages or the answers to calls by which it is known.
     send: RunRequest
     # `otid_digest` of the send. None: a send is the same if it has the messages or answers of the newest run.
@@ -66,14 +65,14 @@ class _EndedRun(Struct, frozen=True):
         return self.run.state is RunState.COMPLETED
 
 
-def otid_digest(agent: Agent, conversation: str, otid: str | None) -> bytes | None:
+def otid_digest(agent: Agent, conversation_name: str, otid: str | None) -> bytes | None:
     """Returns the digest of the id that a client gives a send; None: it gives none.
 
-    conversation: its name. The same id in another conversation is another send.
+    conversation_name: the same id in another conversation is another send.
     """
     if not otid:
         return None
-    in_agent = otid if conversation == DEFAULT_CONVERSATION else f"{conversation} {otid}"
+    in_agent = otid if conversation_name == DEFAULT_CONVERSATION else f"{conversation_name} {otid}"
     return MessageHasher(agent.secret).digest(in_agent.encode())
 
 
@@ -88,7 +87,7 @@ async def find_candidate_run(store: Store, marks: SendMarks, now: float) -> Run 
     """
     if marks.otid is not None:
         return await store.runs.find_run_by_otid(marks.agent.id, marks.otid)
-    conversation = await store.stored_paths.conversation(marks.agent, marks.conversation)
+    conversation = await store.stored_paths.conversation(marks.agent, marks.conversation_name)
     run = None if conversation is None else await store.runs.find_newest_run(marks.agent.id, conversation.id)
     if run is None or run.state is not RunState.COMPLETED or run.ended is None:
         return run
@@ -219,7 +218,7 @@ async def _is_passed(store: Store, marks: SendMarks, ended: _EndedRun) -> bool:
     answered since.
     """
     exchange = ended.first_exchanges[0]
-    end = await conversation_end(store, marks.agent, marks.conversation)
+    end = await conversation_end(store, marks.agent, marks.conversation_name)
     path = () if end is None else end.path
     if exchange.superseded or exchange.id in refused_ids(path):
         return True

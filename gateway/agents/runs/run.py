@@ -44,8 +44,8 @@ class RunRequest(Struct, frozen=True):
     spec: AgentSpec
     # The scope of the agent's memory.
     scope: Scope
-    # The conversation's id, or `default`.
-    conversation: str = DEFAULT_CONVERSATION
+    # As `Conversation.name`, or the public id until the send is in its queue.
+    conversation_name: str = DEFAULT_CONVERSATION
     # The messages as they are stored, with the gateway's private fields.
     messages: tuple[WireMessage, ...] = ()
     # Answers to calls that wait; the messages follow the results of these.
@@ -159,7 +159,7 @@ def reading_run(reader: int, memory: int, now: float) -> RunAccept:
 def identity_of(run_request: RunRequest) -> Identity:
     scope = run_request.scope
     return Identity(
-        scope.project, scope.profile, run_request.spec.name, None, run_request.conversation, scope, Mode.STRICT,
+        scope.project, scope.profile, run_request.spec.name, None, run_request.conversation_name, scope, Mode.STRICT,
         retry=run_request.is_retry,
     )  # fmt: skip
 

@@ -39,7 +39,7 @@ class SendQueue:
             return _in_conversation(send, name)
         # Sends that wait for a server's answers queue in the order in which they came.
         with QueueTicket() as arrival:
-            await queues.enter_here((f"arriving {send.scope}", send.conversation), arrival, MAX_SENDS)
+            await queues.enter_here((f"arriving {send.scope}", send.conversation_name), arrival, MAX_SENDS)
             agent, name = await self._queue_of(send)
             await self._ends.wait_for_accepted(agent, name)
             entering = asyncio.ensure_future(queues.enter((agent.uid, name), ticket, MAX_SENDS))
@@ -54,7 +54,7 @@ class SendQueue:
     async def _queue_of(self, send: RoutedSend) -> tuple[Agent, str]:
         """Returns the agent, and the name of the conversation that all sends to it use. Raises: NotFound."""
         agent = await self._keeper.store.agents.find_or_draft(send.scope)
-        name = send.conversation
+        name = send.conversation_name
         if name == DEFAULT_CONVERSATION:
             return agent, name
         uid = uid_of("conv", name) or name
@@ -66,4 +66,4 @@ class SendQueue:
 
 def _in_conversation(send: RoutedSend, name: str) -> RoutedSend:
     """Returns a send to a conversation of this name."""
-    return replace(send, conversation=name, identity=replace(send.identity, conversation=name))
+    return replace(send, conversation_name=name, identity=replace(send.identity, conversation=name))

@@ -197,7 +197,7 @@ class Sleeping:
     # -- one run
 
     async def _perform_run(
-        self, job: JobContext, memory: Agent, reader: ReaderEntry, run: Run, conversation: str
+        self, job: JobContext, memory: Agent, reader: ReaderEntry, run: Run, conversation_name: str
     ) -> _Batch | None:
         """Performs a run to its end. Returns what it has read; None if it has read nothing.
 
@@ -218,7 +218,7 @@ class Sleeping:
         else:
             await self._budget.check(project)
             try:
-                await self._ask(resolved, run, conversation, batch, job.job)
+                await self._ask(resolved, run, conversation_name, batch, job.job)
             except MessageGone:
                 await self._fail_run(job, run, StopReason.ERROR)
             except GatewayError as error:
@@ -303,14 +303,14 @@ class Sleeping:
         return unread
 
     async def _ask(
-        self, resolved: ResolvedAgent, run: Run, conversation: str, batch: _Batch, attempt: Job
+        self, resolved: ResolvedAgent, run: Run, conversation_name: str, batch: _Batch, attempt: Job
     ) -> None:
         """Has the model read and edit, as far as that was not done. Raises: GatewayError, StoreError, MessageGone."""
         span, spec = batch.span, resolved.spec
         request = RunRequest(
             spec,
             resolved.scope,
-            conversation,
+            conversation_name,
             messages=({"role": "user", "content": batch.text},),
             fields=spec.definition.sampling,
             max_steps=MAX_STEPS,
@@ -320,7 +320,7 @@ class Sleeping:
             "cursor": span.cursor, "upto": span.upto, "exchanges": span.exchanges, "is_more": batch.is_more,
         }  # fmt: skip
         with QueueTicket() as ticket:
-            await self._keeper.queues.enter((spec.uid, conversation), ticket)
+            await self._keeper.queues.enter((spec.uid, conversation_name), ticket)
             accepted = AcceptedRun(run, orjson.dumps(noted), attempt)
             await self._runs.perform_accepted(
                 request, accepted, ticket, lambda _: MakesUnseen(), UnseenSink()

@@ -32,14 +32,13 @@ class SystemMessage(Struct, frozen=True):
     text: str
     # Seconds since the epoch, before the first message of its list.
     at: float
-    # The uid of its conversation, or `default`.
-    conversation: str
+    conversation_name: str
 
 
-def system_id(agent: Agent, conversation: str = DEFAULT_CONVERSATION) -> str:
-    """Returns the id of a conversation's system message. conversation: `default`, or a uid."""
+def system_id(agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) -> str:
+    """Returns the id of a conversation's system message."""
     return ids.id_at(
-        "message", agent.uid if conversation == DEFAULT_CONVERSATION else conversation, SYSTEM_SEQ
+        "message", agent.uid if conversation_name == DEFAULT_CONVERSATION else conversation_name, SYSTEM_SEQ
     )
 
 
@@ -51,7 +50,7 @@ class SystemMessageRenderer(Struct, frozen=True):
     runs: AgentRuns
 
     async def owner_of(self, project: str, uid: str) -> tuple[Agent, str]:
-        """Returns the agent and the conversation (`default`, or a uid) of a system message. Raises: NotFound.
+        """Returns the agent and the conversation's name of a system message. Raises: NotFound.
 
         uid: the part of the message's id that names its owner.
         """
@@ -59,27 +58,24 @@ class SystemMessageRenderer(Struct, frozen=True):
             return (await self.registry.get_entry(project, uid)).agent, DEFAULT_CONVERSATION
         except NotFound:
             entry = await self.store.conversations.get(project, uid)
-            return (
-                entry.agent,
-                DEFAULT_CONVERSATION if entry.conversation.key == DEFAULT_CONVERSATION else uid,
-            )
+            return entry.agent, entry.conversation.name
 
-    async def render(self, agent: Agent, conversation: str = DEFAULT_CONVERSATION) -> SystemMessage:
-        """Renders the system message of a conversation: `default`, or a uid. Raises: NotFound, StoreError."""
+    async def render(self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) -> SystemMessage:
+        """Renders the system message of a conversation. Raises: NotFound, StoreError."""
         project = agent.scope.project
         # Without a row, the first message of all conversations is read: the list of an agent has them all.
         conversation_row = None
         begun = agent.created
         spec = (await self.registry.resolver.resolve_uid(project, agent.uid)).spec
-        if conversation != DEFAULT_CONVERSATION:
-            entry = await self.store.conversations.get(project, conversation)
+        if conversation_name != DEFAULT_CONVERSATION:
+            entry = await self.store.conversations.get(project, conversation_name)
             conversation_row, begun = entry.conversation.id, entry.begun
             spec = await self.registry.resolver.in_conversation(
-                project, ids.id_of("conv", conversation), spec
+                project, ids.id_of("conv", conversation_name), spec
             )
-        text = (await self.runs.preview(RunRequest(spec, agent.scope, conversation))).system
+        text = (await self.runs.preview(RunRequest(spec, agent.scope, conversation_name))).system
         oldest = Page(limit=1, newest_first=False)
         first = await self.store.messages.page(agent.id, oldest, conversation_row=conversation_row)
         # Imported messages may be older than the agent here, so the date of the first one counts.
         at = first[0].exchange.begun - _BEFORE_S if first else begun
-        return SystemMessage(system_id(agent, conversation), text, at, conversation)
+        return SystemMessage(system_id(agent, conversation_name), text, at, conversation_name)

@@ -50,7 +50,7 @@ class Origin(Struct, frozen=True):
     run_id: str | None = None
     step_id: str | None = None
     # The id of the conversation, if a list may hold messages of several conversations.
-    conversation: str | None = None
+    conversation_id: str | None = None
 
 
 def showing_of(body: msgspec.Struct) -> Showing:
@@ -139,7 +139,7 @@ def part_json(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> d
         "sender_id": None,
         "step_id": origin.step_id,
         "run_id": origin.run_id,
-        "conversation_id": origin.conversation,
+        "conversation_id": origin.conversation_id,
         "is_err": None,
         **fields,
     }
@@ -182,7 +182,7 @@ def message_object_json(message: WireMessage, origin: Origin, agent_id: str) -> 
         "agent_id": agent_id,
         "step_id": origin.step_id,
         "run_id": origin.run_id,
-        "conversation_id": origin.conversation,
+        "conversation_id": origin.conversation_id,
     }
 
 

@@ -47,18 +47,18 @@ _FAILED_STOPS = frozenset(
 
 
 def run_json(
-    run: Run, agent_uid: str, conversation: str | None, error_message: str | None = None
+    run: Run, agent_uid: str, conversation_id: str | None, error_message: str | None = None
 ) -> dict[str, Any]:
     """Returns a run.
 
-    conversation: the public id of its conversation; "default": the agent's own.
+    conversation_id: the public id of its conversation; "default": the agent's own.
     error_message: of the error that ended it.
     """
     message = error_message or failure_message(run)
     return {
         "id": ids.id_of("run", run.uid),
         "agent_id": ids.id_of("agent", agent_uid),
-        "conversation_id": conversation,
+        "conversation_id": conversation_id,
         "status": run.state.value,
         "stop_reason": run.stop,
         "background": run.background,

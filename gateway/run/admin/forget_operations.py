@@ -148,7 +148,11 @@ class ForgetOperations:
             swept = await forgetting.sweep()
             # A forgetting of an earlier call that was interrupted counts as left, too: the next call resumes it.
             left_ids = await forgetting.list_unfinished()
-        sizes = {"messages": extent.messages, "kept": extent.remaining, "conversation": extent.conversation}
+        sizes = {
+            "messages": extent.messages,
+            "kept": extent.remaining,
+            "conversation": extent.conversation_uid,
+        }
         return {
             "memories": len(begun_ids),
             "left": left_ids,

@@ -382,7 +382,7 @@ class MemoryForgetting:
         if rows is None or not extent.messages:
             raise _unknown(kind)
         (exchange,) = await self._store.memory_pages.path(memory.id, rows.exchange_row, limit=1)
-        conversation = extent.conversation or ""
+        conversation = extent.conversation_uid or ""
         records = [each for each in message_records(exchange, None) if each.text is not None]
         stays = []
         if kind == "message" and extent.remaining:

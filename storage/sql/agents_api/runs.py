@@ -276,9 +276,13 @@ class Runs(Group):
         return [(_run_entry(row[:-1]), bool(row[-1])) for row in rows]
 
     @reads
-    async def list_accepted(self, connection: Connection, agent_row: int, conversation: str) -> list[Run]:
+    async def list_accepted(
+        self, connection: Connection, agent_row: int, conversation_name: str
+    ) -> list[Run]:
         """Returns the open runs of a conversation that jobs perform, oldest first. conversation: its key or uid."""
-        return [make_run(row) for row in await connection.rows(SQL["accepted"], (agent_row, conversation))]
+        return [
+            make_run(row) for row in await connection.rows(SQL["accepted"], (agent_row, conversation_name))
+        ]
 
     @reads
     async def load_newest_runs(self, connection: Connection, agent_rows: Sequence[int]) -> dict[int, Run]:

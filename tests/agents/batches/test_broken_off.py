@@ -446,7 +446,7 @@ def test_a_conversation_that_is_deleted_as_its_item_ends_costs_the_others_nothin
     real = ItemTurns.compose_end
 
     async def compose_end(turns: ItemTurns, ending: ItemEnding) -> ItemEnd:
-        if ending.turn.item.conversation != DEFAULT_CONVERSATION:
+        if ending.turn.item.conversation_name != DEFAULT_CONVERSATION:
             await asyncio.to_thread(s.world.letta.conversations.delete, conversation)
         return await real(turns, ending)
 

@@ -66,8 +66,7 @@ class _RunAttempt(Struct, frozen=True):
 
     agent: Agent
     run: Run
-    # The name of the run's conversation.
-    conversation: str
+    conversation_name: str
     open_run: OpenRun
     ticket: QueueTicket
     job: Job
@@ -121,9 +120,11 @@ class BackgroundRuns:
         if agent is None:
             raise NotFound("there is no such agent")
         check_not_paused(agent)
-        name, conversation = await self._find_conversation(agent, run_request.conversation)
+        conversation_name, conversation_row = await self._find_conversation(
+            agent, run_request.conversation_name
+        )
         digest = send_digest(agent, run_request)
-        earlier = await self._find_earlier(agent, name, run_request, digest)
+        earlier = await self._find_earlier(agent, conversation_name, run_request, digest)
         replaces = None
         if earlier is not None:
             if earlier.is_answered:
@@ -131,16 +132,17 @@ class BackgroundRuns:
             # Other sends may be answered before this one is performed, so the rest is decided then.
             replaces = earlier.run.id
         draft = Run(
-            id=0, uid=new_uid(), agent_row=agent.id, conversation_row=conversation, state=RunState.CREATED,
+            id=0, uid=new_uid(), agent_row=agent.id, conversation_row=conversation_row, state=RunState.CREATED,
             created=self._keeper.now(), parent=run_request.parent, depth=run_request.depth, background=True,
-            otid=otid_digest(agent, name, run_request.otid),
+            otid=otid_digest(agent, conversation_name, run_request.otid),
         )  # fmt: skip
         request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()
         command = RunAccept(
             draft, request, DEFAULT_CONVERSATION, new_conversation_uid(), replaces=replaces, listing=listing
         )
         # Before the write, since the job may begin as soon as it is committed.
-        open_run = self._open.add(draft.uid, (agent.uid, name), run_request.forwarded, RunPhase.ACCEPTING)
+        queue = (agent.uid, conversation_name)
+        open_run = self._open.add(draft.uid, queue, run_request.forwarded, RunPhase.ACCEPTING)
         # If another process may perform the run, the process that does begins the log.
         if shown is not None and not self._ends.is_shared:
             open_run.log = self._logs.make(draft, agent)
@@ -185,9 +187,9 @@ class BackgroundRuns:
             return None
         waiting = self._open.find(run.uid)
         # An open run stays in its conversation's queue, even if the conversation was deleted and its name used again.
-        conversation = (agent.uid, entry.conversation)
-        open_run = waiting or self._open.add(run.uid, conversation, phase=RunPhase.PERFORMED)
-        attempt = _RunAttempt(agent, run, entry.conversation, open_run, QueueTicket(), job)
+        queue = (agent.uid, entry.conversation_name)
+        open_run = waiting or self._open.add(run.uid, queue, phase=RunPhase.PERFORMED)
+        attempt = _RunAttempt(agent, run, entry.conversation_name, open_run, QueueTicket(), job)
         if run.is_over and waiting is None:
             # A process that died had ended the run. The work after the end needs no ticket.
             try:
@@ -235,7 +237,7 @@ class BackgroundRuns:
             if not has_job:
                 dropped.append(entry.run)
             elif self._open.find(entry.run.uid) is None:  # else its job began before this was called
-                self._open.add(entry.run.uid, (entry.agent_uid, entry.conversation))
+                self._open.add(entry.run.uid, (entry.agent_uid, entry.conversation_name))
         for run in dropped:
             await self._fail(run, ABANDONED_ERROR)
         # Lets each reservation enter its queue.
@@ -407,11 +409,11 @@ class BackgroundRuns:
 
         sink: Sink = UnseenSink() if log is None else log
         try:
-            conversation = attempt.conversation
+            conversation_name = attempt.conversation_name
             resolved = await self._resolver.resolve_for_send(
-                agent.scope.project, agent.uid, conversation, model=stored.model, system=stored.system
+                agent.scope.project, agent.uid, conversation_name, model=stored.model, system=stored.system
             )
-            run_request = stored.run_request(resolved, conversation, attempt.open_run.forwarded)
+            run_request = stored.run_request(resolved, conversation_name, attempt.open_run.forwarded)
             replaced = await self._store.runs.load_run(agent.id, stored.replaces) if stored.replaces else None
             accepted = AcceptedRun(run, stored.encode(with_messages=False), attempt.job, replaced)
             await self._runs.perform_accepted(run_request, accepted, attempt.ticket, view, sink)

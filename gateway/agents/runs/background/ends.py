@@ -66,16 +66,14 @@ class RunEnds:
                     async with asyncio.timeout(_READ_INTERVAL_S):
                         await end_event.wait()
 
-    async def wait_for_accepted(self, agent: Agent, conversation: str) -> None:
+    async def wait_for_accepted(self, agent: Agent, conversation_name: str) -> None:
         """Waits for the ends of the runs of a conversation that were accepted before this moment, by any process.
 
         Each process has its own queue, so only the database has the order in which the runs were accepted.
 
-        conversation: its key, or its uid.
-
         Raises: StoreError.
         """
-        for run in await self._store.runs.list_accepted(agent.id, conversation):
+        for run in await self._store.runs.list_accepted(agent.id, conversation_name):
             await self.wait_for(run)
 
     def _on_notification(self, payload: str | None) -> None:

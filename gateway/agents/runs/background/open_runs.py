@@ -36,7 +36,8 @@ class OpenRun:
     """A run that has not ended. `OpenRuns` alone changes its phase."""
 
     uid: str
-    conversation: QueueName
+    # That of its conversation.
+    queue: QueueName
     phase: RunPhase
     # What its request passes on to the upstream; only the process that accepted the run has it.
     forwarded: Forwarded = field(default_factory=Forwarded)
@@ -70,14 +71,14 @@ class OpenRuns:
     def add(
         self,
         uid: str,
-        conversation: QueueName,
+        queue: QueueName,
         forwarded: Forwarded | None = None,
         phase: RunPhase = RunPhase.WAITING,
     ) -> OpenRun:
         """Adds a run and reserves a ticket for it. A run that is performed already needs no ticket."""
         if phase is not RunPhase.PERFORMED:
-            self._tickets.setdefault(conversation, deque()).append(self._queues.reserve(conversation))
-        run = self._runs[uid] = OpenRun(uid, conversation, phase, forwarded or Forwarded())
+            self._tickets.setdefault(queue, deque()).append(self._queues.reserve(queue))
+        run = self._runs[uid] = OpenRun(uid, queue, phase, forwarded or Forwarded())
         return run
 
     def accepted(self, run: OpenRun) -> None:
@@ -88,7 +89,7 @@ class OpenRuns:
     def begin(self, run: OpenRun) -> Reservation:
         """Returns the next ticket of the run's conversation for its job, which has begun."""
         run.phase = RunPhase.QUEUED
-        return self._pop_ticket(run.conversation) or self._queues.reserve(run.conversation)
+        return self._pop_ticket(run.queue) or self._queues.reserve(run.queue)
 
     async def wait(self, run: OpenRun, reserved: Reservation) -> QueueTicket | None:
         """Waits for a run's turn in its conversation. Returns its ticket; None if the run was closed meanwhile.
@@ -121,7 +122,7 @@ class OpenRuns:
         if run.phase is RunPhase.ENDED:
             reserved.drop()
         else:
-            self._tickets.setdefault(run.conversation, deque()).appendleft(reserved)
+            self._tickets.setdefault(run.queue, deque()).appendleft(reserved)
 
     def close(self, run: OpenRun) -> None:
         """Forgets a run that has ended and wakes the callers that wait for its end. Idempotent.
@@ -131,18 +132,18 @@ class OpenRuns:
         if run.phase is RunPhase.ENDED:
             return
         if run.phase in (RunPhase.ACCEPTING, RunPhase.WAITING):
-            ticket = self._pop_ticket(run.conversation, newest=True)
+            ticket = self._pop_ticket(run.queue, newest=True)
             if ticket is not None:
                 ticket.drop()
         run.phase = RunPhase.ENDED
         del self._runs[run.uid]
         run.ended.set()
 
-    def _pop_ticket(self, conversation: QueueName, *, newest: bool = False) -> Reservation | None:
-        tickets = self._tickets.get(conversation)
+    def _pop_ticket(self, queue: QueueName, *, newest: bool = False) -> Reservation | None:
+        tickets = self._tickets.get(queue)
         if not tickets:
             return None
         ticket = tickets.pop() if newest else tickets.popleft()
         if not tickets:
-            del self._tickets[conversation]
+            del self._tickets[queue]
         return ticket

@@ -81,12 +81,14 @@ class StoredRequest(Struct, frozen=True):
     def encode(self, *, with_messages: bool = True) -> bytes:
         return msgspec.json.encode(self if with_messages else replace(self, messages=(), decisions=()))
 
-    def run_request(self, resolved: ResolvedAgent, conversation: str, forwarded: Forwarded) -> RunRequest:
+    def run_request(
+        self, resolved: ResolvedAgent, conversation_name: str, forwarded: Forwarded
+    ) -> RunRequest:
         """Returns the request as it was made. resolved: the agent, with the model and prompt of this request."""
         return RunRequest(
             resolved.spec,
             resolved.scope,
-            conversation,
+            conversation_name,
             messages=self.messages,
             decisions=self.decisions,
             fields=self.fields or {},

@@ -75,14 +75,14 @@ async def load_waiting_calls(store: Store, step: RunStep, exchange: Exchange) ->
     return {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered}
 
 
-async def awaits_answers(store: Store, agent: Agent, conversation: str) -> bool:
+async def awaits_answers(store: Store, agent: Agent, conversation_name: str) -> bool:
     """Returns whether a call of the step with which a conversation ends waits for an answer.
 
     All may have one where the run that goes on with them was broken off.
 
-    conversation: its name. Raises: StoreError.
+    Raises: StoreError.
     """
-    stored = await store.stored_paths.conversation(agent, conversation)
+    stored = await store.stored_paths.conversation(agent, conversation_name)
     step = None if stored is None else await store.runs.load_waiting_step(agent.id, stored.id)
     if step is None:
         return False
