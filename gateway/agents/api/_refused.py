@@ -57,17 +57,16 @@ UNSERVED_ROUTES: Final = (
 )
 
 
-def refused_rows() -> list[AgentsRoute]:
-    """Returns the routes that answer with their reason."""
-    return [
-        AgentsRoute(method, path, _refuse_with(reason), f"Refused: {reason}", is_served=False)
-        for methods, path, reason in UNSERVED_ROUTES
-        for method in methods
-    ]
-
-
 def _refuse_with(reason: str) -> RouteHandler:
     async def refuse(request: ApiRequest) -> NoReturn:
         raise BadRequest(reason)
 
     return refuse
+
+
+# The routes that answer with their reason.
+REFUSED_ROWS: Final = tuple(
+    AgentsRoute(method, path, _refuse_with(reason), f"Refused: {reason}", is_served=False)
+    for methods, path, reason in UNSERVED_ROUTES
+    for method in methods
+)
