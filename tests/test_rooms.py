@@ -183,11 +183,12 @@ FLOORS: dict[str, list[set[str]]] = {
         {"stored_responses"},
         {"response_input", "upstream_responses"},
         {"response_conversations", "response_finder", "response_owners"},
+        {"turn_items"},
         {"server", "completions", "forwarding", "admin", "manage", "memory_api"},
         {"incoming", "sockets"},
         {"middleware", "upload"},
         {"auth", "client_reply", "body", "form", "request_body", "health", "uvicorn_protocol"},
-        {"raw_headers", "query", "path_hints"},
+        {"raw_headers", "query", "path_hints", "json_response"},
     ],
     "gateway.page": [
         {"page_app"},

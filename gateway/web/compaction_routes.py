@@ -18,9 +18,9 @@ from gateway.dialects.responses.token_count import CountChange, render_count
 from gateway.run.response_compaction import Compacted
 from gateway.web.forwarding import ForwardedHead
 from gateway.web.incoming import Incoming
+from gateway.web.json_response import JSON_TYPE
 from gateway.web.request_body import RequestBody
 from gateway.web.responses import ResponseCall, ResponsesRoute, without_memory
-from gateway.web.stored_responses import JSON_TYPE
 
 INPUT_TOKENS_PATH: Final = "/v1/responses/input_tokens"
 COMPACT_PATH: Final = "/v1/responses/compact"

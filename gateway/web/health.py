@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.metrics import Metrics
+from gateway.web.json_response import JsonResponse
 
 HOME = """\
 This is Mnemogate, an OpenAI-compatible gateway that remembers.
@@ -71,16 +71,12 @@ def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
     """Returns the routes for load balancers and for collectors of metrics."""
 
     async def live(_: Request) -> Response:
-        return _json({"status": "ok"})
+        return JsonResponse({"status": "ok"})
 
     async def ready(_: Request) -> Response:
-        return _json(readiness.report(), 200 if readiness.is_ready else 503)
+        return JsonResponse(readiness.report(), 200 if readiness.is_ready else 503)
 
     async def scrape(_: Request) -> Response:
         return Response(await metrics.scrape(), headers={"content-type": metrics.content_type})
 
     return [Route("/health", live), Route("/health/ready", ready), Route("/metrics", scrape)]
-
-
-def _json(body: dict[str, Any], status: int = 200) -> Response:
-    return Response(orjson.dumps(body), status, media_type="application/json")

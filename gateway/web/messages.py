@@ -31,6 +31,7 @@ from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import forward, refuse_required_memory
 from gateway.web.incoming import Incoming
+from gateway.web.json_response import JSON_TYPE
 from gateway.web.raw_headers import find_header
 from gateway.web.request_body import RequestBody, read_request_body
 
@@ -210,4 +211,4 @@ class CountRoute(MessagesRoute):
             tokens = await self.chats.chat.count_prompt(request.chat, context, reply, receipt)
             if tokens is not None:
                 body = orjson.dumps({"input_tokens": tokens})
-                await reply.send_body(200, [("content-type", "application/json"), *receipt.note_head()], body)
+                await reply.send_body(200, [JSON_TYPE, *receipt.note_head()], body)

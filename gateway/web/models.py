@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,6 +18,7 @@ from gateway.core.ids import id_of
 from gateway.core.request.identity import AGENT_PREFIX, asks_agent
 from gateway.dialects.messages.models import render_model, render_page
 from gateway.run.upstream.model_list import ModelList
+from gateway.web.json_response import JsonResponse
 from gateway.web.messages import is_anthropic_client
 from gateway.web.middleware import RequestInfo, info_of
 from gateway.web.raw_headers import read_upstream_name
@@ -53,8 +53,8 @@ def model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
         entries = (*agent_entries, *upstream_entries)
         allowed_entries = [entry for entry in entries if info.caller.may_ask(str(entry.get("id")))]
         if is_anthropic_client(request.scope):
-            return _json(render_page(allowed_entries, request.query_params))
-        return _json({"object": "list", "data": allowed_entries})
+            return JsonResponse(render_page(allowed_entries, request.query_params))
+        return JsonResponse({"object": "list", "data": allowed_entries})
 
     async def show_model(request: Request) -> Response:
         info = info_of(request.scope)
@@ -67,7 +67,7 @@ def model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
             entry = next((agent_entry for agent_entry in agent_entries if name == agent_entry["id"]), None)
         if entry is None:
             entry = await models.find(name, info.caller.credential)
-        return _json(render_model(entry) if is_anthropic_client(request.scope) else entry)
+        return JsonResponse(render_model(entry) if is_anthropic_client(request.scope) else entry)
 
     return [Route("/v1/models", list_models), Route("/v1/models/{name:path}", show_model)]
 
@@ -89,7 +89,3 @@ async def agent_models(list_agents: NamesAgents, project: str) -> list[dict[str,
         }
         for agent in named_agents
     ]
-
-
-def _json(body: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(body), media_type="application/json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
@@ -16,28 +16,19 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import SYSTEM_ROLES
-from gateway.core.conversation.directions import Direction
 from gateway.dialects.fields import check_depth, check_length, missing_field, read_object, read_optional
 from gateway.dialects.responses.compaction import summaries_in
 from gateway.dialects.responses.input import read_items
-from gateway.dialects.responses.items import (
-    ItemGroup,
-    ItemList,
-    find_item,
-    item_tag,
-    paginate,
-    render_created_item,
-)
+from gateway.dialects.responses.items import ItemGroup, find_item, paginate, render_created_item
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
 from gateway.dialects.responses.response_ids import parse_input_place
-from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.dialects.responses.tools import check_item_tools
 from gateway.errors import BadRequest, BodyTooLarge, Conflict, UnknownId, UnknownPath
-from gateway.run.memory.named_turns import NamedTurn
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web.body import BodyReader
+from gateway.web.turn_items import group_turns, render_turn, system_items
 
 CONVERSATIONS_PATH: Final = "/v1/conversations"
 # The most items that one request may create, as OpenAI has it.
@@ -167,47 +158,6 @@ class GatewayConversations:
             )
         index = len(turn.exchange.inputs) if place is None else place
         await self.conversations.forget_message(conversation, turn.exchange.seq + index)
-
-
-def system_items(waiting_items: Sequence[Json]) -> list[Json]:
-    """Returns the system and developer messages of a conversation, which each response reads."""
-    return [item for item in waiting_items if item.get("role") in SYSTEM_ROLES]
-
-
-def group_turns(
-    turns: Sequence[NamedTurn], render: Callable[[NamedTurn, NamedTurn | None], Sequence[Json]]
-) -> list[ItemGroup]:
-    """Returns the items of a path's turns. render: returns the items of a turn, given it and the turn before it."""
-    return [
-        ItemGroup(partial(render, turn, before), turn.name.tag)
-        for before, turn in zip((None, *turns), turns, strict=False)
-    ]
-
-
-def render_turn(
-    turn: NamedTurn,
-    before: NamedTurn | None,
-    *,
-    directions: Sequence[Direction] = (),
-    is_answered: bool = True,
-    shows_sealed_thoughts: bool = False,
-) -> list[Json]:
-    """Returns the items of a turn, as clients have them.
-
-    before: the turn with the calls whose results are among the inputs; None: the turn is the first.
-    directions: the system and developer messages of the turn that are shown.
-    is_answered: the reply is among the items, too.
-    shows_sealed_thoughts: as in `ResponseTerms`.
-    """
-    items = ItemList(shows_sealed_thoughts=shows_sealed_thoughts)
-    reply = turn.reply
-    if before is not None:
-        items.record_calls(before.reply)
-    tag = item_tag(turn.name, reply)
-    items.add_inputs(tag, turn.inputs, directions, read_call_forms(reply))
-    if reply and is_answered:
-        items.add_reply(tag, reply)
-    return items.items
 
 
 def _read_new_items(body: Json) -> list[Json]:

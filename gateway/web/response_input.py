@@ -1,7 +1,7 @@
 """The input items of a response: the items before its reply.
 
 Items come from turns that are stored, from the request of a response in the background that has no turn yet, and from
-the system messages of its conversation. `gateway.web.response_conversations` renders them.
+the system messages of its conversation. `gateway.web.turn_items` renders them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from gateway.errors import UnknownId
 from gateway.run.memory.named_turns import NamedTurn, TurnLocation
 from gateway.run.response_conversations import ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
-from gateway.web.response_conversations import group_turns, render_turn, system_items
 from gateway.web.response_finder import LocatedResponse, ResponseFinder
+from gateway.web.turn_items import group_turns, render_turn, system_items
 from storage.records import Run
 
 

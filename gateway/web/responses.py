@@ -52,10 +52,11 @@ from gateway.run.response_runs import NewResponse
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedRoute
 from gateway.web.incoming import Incoming
+from gateway.web.json_response import JSON_TYPE
 from gateway.web.middleware import info_of
 from gateway.web.raw_headers import find_header
 from gateway.web.request_body import RequestBody, read_request_body
-from gateway.web.stored_responses import JSON_TYPE, GatewayResponses
+from gateway.web.stored_responses import GatewayResponses
 from storage.records import Run
 
 RESPONSES_PATH: Final = "/v1/responses"

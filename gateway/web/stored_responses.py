@@ -8,12 +8,10 @@ from contextlib import aclosing
 from typing import Final
 from urllib.parse import parse_qs
 
-import orjson
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from adapters.types import Header, Json
+from adapters.types import Json
 from gateway.core.turn.round import EVENT_STREAM
 from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
@@ -23,13 +21,13 @@ from gateway.run.response_conversations import ResponseConversations
 from gateway.run.stored_responses import ResponseOwner, StoredResponses
 from gateway.web.body import BodyReader
 from gateway.web.incoming import Incoming
+from gateway.web.json_response import JsonResponse
 from gateway.web.response_conversations import CONVERSATIONS_PATH, GatewayConversations
 from gateway.web.response_finder import LocatedResponse, ResponseFinder, unknown_response
 from gateway.web.response_input import ResponseInput
 from gateway.web.response_owners import ResponseOwners
 from storage.records import Run
 
-JSON_TYPE: Final[Header] = ("content-type", "application/json")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,10}")
 
 _Query = Mapping[str, Sequence[str]]
@@ -136,4 +134,4 @@ class GatewayResponses:
 
 
 async def answer_json(value: Json | Sequence[Json], scope: Scope, receive: Receive, send: Send) -> None:
-    await Response(orjson.dumps(value), media_type="application/json")(scope, receive, send)
+    await JsonResponse(value)(scope, receive, send)

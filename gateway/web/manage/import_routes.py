@@ -6,7 +6,6 @@ import asyncio
 import tempfile
 from typing import IO, Any, Final
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,6 +14,7 @@ from gateway.errors import BadRequest, GatewayError
 from gateway.run.admin.import_operations import ImportOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
+from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Access, Manager
 from gateway.web.manage.record_routes import managed_route
 from gateway.web.middleware import info_of
@@ -46,7 +46,7 @@ def import_routes(
             if import_request.is_preview and running.task is not None:
                 await running.task
         status = 200 if import_request.is_preview else 202
-        return Response(orjson.dumps(running.shown()), status, media_type="application/json")
+        return JsonResponse(running.shown(), status)
 
     async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
         return await operations.show_all(read_query(request.scope), project=manager.project)

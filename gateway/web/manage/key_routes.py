@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -13,6 +12,7 @@ from gateway.errors import NotAllowed
 from gateway.run.admin.key_management import KeyManagement, KeyReport
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
+from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Access, Manager
 from gateway.web.manage.record_routes import KEYS_PATH, managed_route, number_in, record_routes
 from gateway.web.middleware import info_of
@@ -39,7 +39,7 @@ def key_routes(
             raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
         with map_store_errors():
             shown = await report.show(key, user)
-        return Response(orjson.dumps(shown), media_type="application/json")
+        return JsonResponse(shown)
 
     return [
         *record_routes(KEYS_PATH, operations, access, bodies),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,6 +14,7 @@ from gateway.errors import UnknownId
 from gateway.run.admin.operation_arguments import RawArguments, record_number
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
+from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Access, Manager
 from gateway.web.middleware import info_of
 from gateway.web.query import read_query
@@ -81,7 +81,7 @@ def managed_route(
             body = read_object(bytes(raw)) if raw else {}
         with map_store_errors():
             answer_body = await perform(manager, request, body)
-        return Response(orjson.dumps(answer_body), status, media_type="application/json")
+        return JsonResponse(answer_body, status)
 
     return Route(path, answer, methods=[method])
 

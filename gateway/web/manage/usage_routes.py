@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlencode
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,6 +18,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin.usage_csv import usage_csv
 from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.store_errors import map_store_errors
+from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import MANAGE_PREFIX, Access
 from gateway.web.middleware import info_of
 from gateway.web.query import read_query
@@ -42,7 +42,7 @@ def usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
             page = await operations.show(query, project=manager.project)
         if page_format == "csv":
             return Response(usage_csv(page), headers=_next_link(query, page["next"]), media_type=_CSV_TYPE)
-        return Response(orjson.dumps(page), media_type="application/json")
+        return JsonResponse(page)
 
     return [Route(USAGE_PATH, show_usage, methods=["GET"])]
 
