@@ -279,7 +279,10 @@ class Runs(Group):
     async def list_accepted(
         self, connection: Connection, agent_row: int, conversation_name: str
     ) -> list[Run]:
-        """Returns the open runs of a conversation that jobs perform, oldest first. conversation: its key or uid."""
+        """Returns the open runs of a conversation that jobs perform, oldest first.
+
+        conversation_name: its key or uid.
+        """
         return [
             make_run(row) for row in await connection.rows(SQL["accepted"], (agent_row, conversation_name))
         ]
