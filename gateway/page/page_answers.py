@@ -46,7 +46,7 @@ class Answers:
                 return _file_reply(answer)
             case HtmlDownload():
                 return _file_reply(
-                    Download("text/html; charset=utf-8", self._rendered(answer), answer.filename)
+                    Download("text/html; charset=utf-8", self._render_parts(answer), answer.filename)
                 )
             case ActionResult():
                 return _action_reply(request, answer)
@@ -57,17 +57,17 @@ class Answers:
             case View():
                 return self._html(request, answer)
 
-    async def _rendered(self, answer: HtmlDownload) -> AsyncIterator[bytes]:
+    async def _render_parts(self, answer: HtmlDownload) -> AsyncIterator[bytes]:
         made_at = self._now()
-        async for part in answer.parts:
-            text = await asyncio.to_thread(
-                self._pages.render, answer.template, "", {}, made_at=made_at, **part
+        async for context in answer.parts:
+            html = await asyncio.to_thread(
+                self._pages.render, answer.template, "", {}, made_at=made_at, **context
             )
-            yield text.encode("utf-8", "replace")
+            yield html.encode("utf-8", "replace")
 
     def _html(self, request: PageRequest, view: View) -> PageReply:
         visitor, error = request.visitor, view.error
-        text = self._pages.render(
+        html = self._pages.render(
             view.template,
             request.raw_path,
             request.query,
@@ -80,7 +80,7 @@ class Answers:
             theme=theme_of(request.cookies),
             **view.context,
         )
-        reply = PageReply(200, "text/html; charset=utf-8", text.encode("utf-8", "replace"))
+        reply = PageReply(200, "text/html; charset=utf-8", html.encode("utf-8", "replace"))
         if error is not None:
             reply.status = error.status
             add_retry(reply, error)
@@ -94,10 +94,12 @@ class Answers:
         if visitor.project is None and visitor.may_write:
             names["keys"] = "Keys"
         names["audit"] = "Audit"
-        first = request.path.partition("/")[0]
-        above = {"m": "people", "runs": "people", "r": "requests"}.get(first)
-        current = {first: "page", above: "true"}
-        return [(name, path, current.get(path, "")) for path, name in names.items() if path in self._paths]
+        first_part = request.path.partition("/")[0]
+        list_path = {"m": "people", "runs": "people", "r": "requests"}.get(first_part)
+        aria_current = {first_part: "page", list_path: "true"}
+        return [
+            (name, path, aria_current.get(path, "")) for path, name in names.items() if path in self._paths
+        ]
 
     def error(self, request: PageRequest, error: GatewayError) -> PageReply:
         """Returns the page or the JSON of an error."""
@@ -106,7 +108,7 @@ class Answers:
             reply = PageReply(error.status, JSON, msgspec.json.encode({"error": body}))
         elif isinstance(error, NotSignedIn):
             return self.login_page(
-                request, to=request.referrer, error=error, unsaved_text=request.unsaved_text
+                request, next_path=request.referrer, error=error, unsaved_text=request.unsaved_text
             )
         else:
             reply = self._html(
@@ -127,17 +129,21 @@ class Answers:
         return PageReply(200, content_type, data, may_be_cached=True)
 
     def login_page(
-        self, request: PageRequest, *, to: str, error: GatewayError | None = None, unsaved_text: str = ""
+        self,
+        request: PageRequest,
+        *,
+        next_path: str,
+        error: GatewayError | None = None,
+        unsaved_text: str = "",
     ) -> PageReply:
         """Returns the page to sign in at.
 
-        to: the page that follows, relative to /ui/.
+        next_path: the page that follows the sign-in, relative to /ui/.
         unsaved_text: a text that was not saved, since the session had ended.
         """
         request.visitor = None
-        return self._html(
-            request, View(None, "login.html", "Sign in", {"next": to, "unsaved_text": unsaved_text}, error)
-        )
+        context = {"next": next_path, "unsaved_text": unsaved_text}
+        return self._html(request, View(None, "login.html", "Sign in", context, error))
 
     @property
     def _pages(self) -> Any:
@@ -177,22 +183,22 @@ def theme_of(cookies: Mapping[str, str]) -> str | None:
 
 
 def _error_context(request: PageRequest, error: GatewayError) -> dict[str, Any]:
-    """Returns the context of an error's page: a text that was not saved, and where to go on (path and text)."""
+    """Returns the context of an error's page: a text that was not saved, and where to go on."""
+    return {"unsaved_text": request.unsaved_text, "home": _way_on(request, error)}
+
+
+def _way_on(request: PageRequest, error: GatewayError) -> tuple[str, str] | None:
+    """Returns the path and the text of the link on an error's page; None: nobody has signed in."""
     visitor = request.visitor
-    home = None
-    first, *rest = request.raw_path.split("/")
-    if visitor is not None and visitor.link is not None:
-        home = f"{first}/{rest[0]}", "What is remembered about you"
-    elif (
-        visitor is not None
-        and first == "m"
-        and rest[1:]
-        and not isinstance(error, MemoryNotFound | UnknownPath)
-    ):
-        home = f"m/{rest[0]}", "Back to the memory"
-    elif visitor is not None and first == "r" and request.referrer:
+    if visitor is None:
+        return None
+    first_part, *other_parts = request.raw_path.split("/")
+    if visitor.link is not None:
+        return f"{first_part}/{other_parts[0]}", "What is remembered about you"
+    is_in_memory = first_part == "m" and len(other_parts) > 1
+    if is_in_memory and not isinstance(error, MemoryNotFound | UnknownPath):
+        return f"m/{other_parts[0]}", "Back to the memory"
+    if first_part == "r" and request.referrer:
         # A list still has what was forgotten since.
-        home = request.referrer, "Back"
-    elif visitor is not None:
-        home = "", "Back to the overview"
-    return {"unsaved_text": request.unsaved_text, "home": home}
+        return request.referrer, "Back"
+    return "", "Back to the overview"

@@ -132,37 +132,37 @@ def paragraph(text: str) -> Markup:
     return Markup(f'<div class="words text" dir="auto" lang="">{escape(_finalize(text))}</div>')
 
 
-def cut(text: str, most: int) -> Markup:
-    """Returns a text as HTML, ended with "…" where it would take more bytes than it may."""
-    html = str(escape(visible(text[: most + 1]))).encode("utf-8", "replace")
-    if len(html) <= most:
+def cut(text: str, max_bytes: int) -> Markup:
+    """Returns a text as HTML, ended with "…" where it would take more bytes."""
+    html = str(escape(visible(text[: max_bytes + 1]))).encode("utf-8", "replace")
+    if len(html) <= max_bytes:
         return Markup(html.decode())
-    return Markup(_HALF_REFERENCE.sub("", html[:most].decode("utf-8", "ignore")) + "…")
+    return Markup(_HALF_REFERENCE.sub("", html[:max_bytes].decode("utf-8", "ignore")) + "…")
 
 
-def marked(text: str, spans: Sequence[tuple[int, int]], most: int) -> Markup:
-    """Returns what `words` does of a text that is cut as by `cut`, with parts of it marked.
+def marked(text: str, spans: Sequence[tuple[int, int]], max_bytes: int) -> Markup:
+    """Returns what `words` does for a text that is cut as by `cut`, with parts of it marked.
 
-    spans: start and end of each part, in order.
+    spans: start and end of each marked part, in order.
     """
-    html, left, end = Markup(), most, 0
+    html, bytes_left, end = Markup(), max_bytes, 0
     for start, next_end in (*spans, (len(text), len(text))):
         for part, form in ((text[end:start], "{}"), (text[start:next_end], "<mark>{}</mark>")):
-            if part and left > 0:
-                html += Markup(form).format(cut(part, left))
-                left = most - len(html.encode())
+            if part and bytes_left > 0:
+                html += Markup(form).format(cut(part, bytes_left))
+                bytes_left = max_bytes - len(html.encode())
         end = next_end
     return Markup('<span class="words" dir="auto" lang="">{}</span>').format(html)
 
 
 def next_in(loop: Any, kind: str = "", list: str = "forget") -> str | None:
-    """Returns the id of the link `forget_link` of the next item in a loop, after the last one of the one before.
+    """Returns the id of the `forget_link` of the next item in a loop; at the last item, that of the item before it.
 
-    loop: Jinja's.
-    kind: of all items; "": each has its own.
-    list: as of the links.
+    None: there is no other item, or the other item is forgotten.
 
-    None: there is no other item, or none of it is there to forget.
+    loop: Jinja's loop.
+    kind: the kind of all items; "": each item has its own.
+    list: as in `forget_link`.
     """
     if loop.first and loop.last:
         return None
@@ -189,16 +189,16 @@ def when(at: float | None, *, form: str = "%-d %b %Y, %H:%M") -> str:
 
 
 def ago(at: float | None, now: float) -> str:
-    """Returns a time of the last week as HTML in words, such as "3 h ago", and any other one as a date."""
+    """Returns a time of the last week as HTML in words, such as "3 h ago", and any other time as a date."""
     if at is None:
         return _UNKNOWN
-    passed = now - at
-    if passed >= 7 * 86_400 or passed < -60:
+    passed_s = now - at
+    if passed_s >= 7 * 86_400 or passed_s < -60:
         return when(at, form="%-d %b %Y")
     text = "just now"
-    for seconds, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if passed >= seconds:
-            text = f"{int(passed // seconds)} {unit} ago"
+    for unit_s, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if passed_s >= unit_s:
+            text = f"{int(passed_s // unit_s)} {unit} ago"
             break
     return _time_element(datetime.fromtimestamp(at, UTC), text)
 

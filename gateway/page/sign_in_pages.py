@@ -89,7 +89,7 @@ class SignInPages:
         name = request.path.removesuffix(".json")
         if request.is_read and name == "login":
             query = read_fields(query_of(request.scope), _LoginQuery, is_text=True)
-            return self._answers.login_page(request, to=safe_next(query.next))
+            return self._answers.login_page(request, next_path=safe_next(query.next))
         if request.method != "POST":
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         form = await read_form(self._bodies, request)
@@ -108,7 +108,7 @@ class SignInPages:
                 )
 
     async def _log_in(self, request: PageRequest, form: _Login) -> PageReply:
-        to = safe_next(form.next)
+        next_path = safe_next(form.next)
         key = form.key.strip()
         operator = await self._sign_in.admit(key)
         if operator is None:
@@ -129,11 +129,13 @@ class SignInPages:
                         "This link has expired or was used: it works once, for a minute. Ask for a new one."
                     )
                 error = NotSignedIn(message)
-            return self._answers.login_page(request, to=to, error=error, unsaved_text=form.typed)
+            return self._answers.login_page(
+                request, next_path=next_path, error=error, unsaved_text=form.typed
+            )
         token = self.sessions.begin(operator)
         await self._sign_in.note(operator.actor, "login")
         cookie = f"{await self._cookie_name()}={token}; HttpOnly{self._cookie_attributes}"
-        return self._answers.reply(request, ActionResult({}, to, (cookie,)))
+        return self._answers.reply(request, ActionResult({}, next_path, (cookie,)))
 
     async def _log_out(self, request: PageRequest) -> PageReply:
         if request.visitor is None or request.token is None:
