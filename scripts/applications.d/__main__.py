@@ -82,7 +82,8 @@ VOLATILE = re.compile(
     r"|\ba[0-9a-f]{16}\b|\bduration_ms: \d+|\bsubagent_tokens: \d+"
 )
 REPLY = re.compile(r"Reply [0-9a-f]{8}")
-KEPT = ("LANG", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")  # of the environment
+# Variables of the environment that an application gets.
+KEPT_VARIABLES = ("LANG", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 Json = dict[str, Any]
 
 
@@ -103,12 +104,18 @@ class Application:
 
 @dataclass(slots=True)
 class Row:
+    """A row of the table; "-" stands for nothing."""
+
     title: str
     version: str = "-"
+    # "yes", "no", or why that was not found out.
     works: str = "not tried"
+    # The headers and fields by which a user and a conversation are found.
     user: str = "-"
     conversation: str = "-"
+    # The rules by which requests were taken for the application's own.
     side: str = "-"
+    # The parts of the scene that the upstream has seen.
     seen: str = "-"
     notes: list[str] = field(default_factory=list)
 
@@ -125,26 +132,26 @@ def answer(seen: Seen) -> Reply:
     body = seen.json
     # Claude Code ends its list with a system message.
     last = next(each for each in reversed(body["messages"]) if each["role"] not in ("system", "developer"))
-    text = strip_notes(said_last(body["messages"])).strip()
+    text = strip_notes(last_user_text(body["messages"])).strip()
     forced = body.get("tool_choice")
     tools = {
         tool["function"]["name"]: tool["function"] for tool in body.get("tools") or () if "function" in tool
     }
     if isinstance(forced, dict):
-        return called(tools[forced["function"]["name"]])
+        return call_reply(tools[forced["function"]["name"]])
     if forced == "required":
-        return called(next(iter(tools.values())))
+        return call_reply(next(iter(tools.values())))
     if last["role"] == "user" and SCENE["DELEGATE"] in text and "Agent" in tools:
-        return delegated()
+        return delegation_reply()
     if last["role"] == "user" and "weather" in text:
         for word in ("weather", "bash", "shell", "terminal", "timestamp", "exec_command"):
             for name in tools:
                 if word in name.lower():
-                    return called(tools[name])
+                    return call_reply(tools[name])
     reply = f"Reply {zlib.crc32(text.encode()):08x}"
     form = (body.get("response_format") or {}).get("json_schema")
     if form:
-        return say(json.dumps(made_up(form["schema"])))
+        return say(json.dumps(make_value(form["schema"])))
     if text.startswith("### Task:"):  # Open WebUI asks for JSON of one of these forms
         return say(json.dumps({"title": reply, "follow_ups": [f"{reply}?"], "tags": ["cats"], "queries": []}))
     if "[[ ## completed ## ]]" in text:  # DSPy
@@ -152,7 +159,8 @@ def answer(seen: Seen) -> Reply:
     return say(f"{reply}: I heard that, and I have nothing to add.")
 
 
-def delegated() -> Reply:
+def delegation_reply() -> Reply:
+    """Returns a reply that gives `TASK` to a sub-agent."""
     arguments = {
         "description": "Look",
         "prompt": TASK,
@@ -162,11 +170,12 @@ def delegated() -> Reply:
     return call_tools(Call("Agent", arguments, id="call_2"))
 
 
-def called(function: Json) -> Reply:
-    return call_tools(Call(function["name"], made_up(function.get("parameters") or {}), id="call_1"))
+def call_reply(function: Json) -> Reply:
+    """Returns a reply that calls a function with made-up arguments."""
+    return call_tools(Call(function["name"], make_value(function.get("parameters") or {}), id="call_1"))
 
 
-def made_up(schema: Json) -> Any:
+def make_value(schema: Json) -> Any:
     """Returns a value of this form with what it requires. A command is one that harms nothing."""
     kind = schema.get("type", "object")
     if kind != "object":
@@ -179,13 +188,13 @@ def made_up(schema: Json) -> Any:
         }
         return examples.get(str(kind))
     parts = schema.get("properties") or {}
-    required = {name: made_up(parts[name]) for name in schema.get("required", ()) if name in parts}
+    required = {name: make_value(parts[name]) for name in schema.get("required", ()) if name in parts}
     return required | {
         name: "echo Rain" for name in ("command", "code", "cmd") if required.get(name) == "Rome"
     }
 
 
-def said_last(messages: Sequence[Json]) -> str:
+def last_user_text(messages: Sequence[Json]) -> str:
     for message in reversed(messages):
         if message["role"] == "user":
             return text_of(message)
@@ -256,7 +265,7 @@ def play(app: Application, folder: Path, url: str, key: str, model: str = MODEL)
     runners = {".py": [python], ".sh": ["bash", "-eu"], ".mjs": ["node"]}
     command = ["nice", *runners[app.driver.suffix], str(driver)]
     bins = f"{folder / 'bin'}:{folder / 'node_modules/.bin'}:{os.environ['PATH']}"
-    clean = {name: value for name, value in clean_environment().items() if name in KEPT}
+    clean = {name: value for name, value in clean_environment().items() if name in KEPT_VARIABLES}
     more = {"PATH": bins, "HOME": str(work / "home"), "URL": url, "KEY": key, "MODEL": model, "WHO": "alice"}
     environment = {**clean, **more, **SCENE, "OPENAI_API_KEY": key}
     run(command, work, environment, work / "printed", LIMIT_S)
@@ -291,14 +300,14 @@ def run(command: list[str], folder: Path, environment: dict[str, str], log: Path
 # --- comparing
 
 
-def bare(value: Any) -> Any:
-    """Returns a part of a request without memory and without what changes by itself."""
+def without_memory(value: Any) -> Any:
+    """Returns a part of a request without what memory has added, and without what changes from run to run."""
     if isinstance(value, str):
         return VOLATILE.sub("#", strip_notes(value))
     if isinstance(value, dict):
-        return {name: bare(part) for name, part in value.items()}
+        return {name: without_memory(part) for name, part in value.items()}
     if isinstance(value, list):
-        parts = [(part, bare(part)) for part in value]
+        parts = [(part, without_memory(part)) for part in value]
         return [after for part, after in parts if not (is_note(part) and not after["text"].strip())]
     return value
 
@@ -307,11 +316,12 @@ def is_note(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") == "text" and strip_notes(part["text"]) != part["text"]
 
 
-def asked(upstream: StrictUpstream) -> list[Seen]:
+def posts_of(upstream: StrictUpstream) -> list[Seen]:
+    """Returns the POSTs that an upstream has seen."""
     return [seen for seen in upstream.seen if seen.method == "POST"]
 
 
-def parsed(seen: Seen) -> Any:
+def parse_body(seen: Seen) -> Any:
     try:
         return json.loads(seen.body)
     except ValueError:
@@ -323,12 +333,13 @@ def differences(direct: Sequence[Seen], through: Sequence[Seen]) -> list[str]:
     if len(direct) != len(through):
         return [f"{len(through)} requests instead of {len(direct)}"]
     ordered = [
-        sorted(json.dumps(bare(parsed(s)), sort_keys=True) for s in seen) for seen in (direct, through)
+        sorted(json.dumps(without_memory(parse_body(s)), sort_keys=True) for s in seen)
+        for seen in (direct, through)
     ]
     return [f"request {n} differs" for n, pair in enumerate(zip(*ordered, strict=True)) if pair[0] != pair[1]]
 
 
-def named_by(names: Sequence[str], requests: Sequence[Seen], kind: str) -> str:
+def find_names(names: Sequence[str], requests: Sequence[Seen], kind: str) -> str:
     """Returns the headers and fields by which the gateway would find a user or a conversation, the first of each."""
     found: dict[str, None] = {}
     for seen in requests:
@@ -362,14 +373,14 @@ def parts_of(chats: Sequence[Seen]) -> str:
     return ", ".join(name for name, was in parts.items() if was)
 
 
-def stored(database: Path) -> dict[int, tuple[int | None, str]]:
+def read_exchanges(database: Path) -> dict[int, tuple[int | None, str]]:
     """Returns what was said, by exchange, with the exchange before it."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
         rows = connection.execute("SELECT id, parent, input FROM exchanges").fetchall()
     return {id: (parent, (data or b"").decode()) for id, parent, data in rows}
 
 
-def goes_on(exchanges: Mapping[int, tuple[int | None, str]]) -> bool:
+def second_turn_continues(exchanges: Mapping[int, tuple[int | None, str]]) -> bool:
     """Returns whether the scene's second turn goes on from the first."""
     for at, text in exchanges.values():
         while SCENE["MORE"] in text and at is not None:
@@ -379,10 +390,12 @@ def goes_on(exchanges: Mapping[int, tuple[int | None, str]]) -> bool:
     return False
 
 
-def tells(requests: Sequence[Seen], question: str, word: str) -> bool:
+def has_word(requests: Sequence[Seen], question: str, word: str) -> bool:
     """Returns whether a request with this question as the newest message has a word of an earlier chat."""
     chats = [seen for seen in requests if seen.json and "messages" in seen.json]
-    return any(SCENE[question] in said_last(s.json["messages"]) and word in s.body.decode() for s in chats)
+    return any(
+        SCENE[question] in last_user_text(s.json["messages"]) and word in s.body.decode() for s in chats
+    )
 
 
 def judge(row: Row, app: Application, direct: list[Seen], through: list[Seen], database: Path) -> None:
@@ -394,17 +407,17 @@ def judge(row: Row, app: Application, direct: list[Seen], through: list[Seen], d
     else:
         side = {rule: None for seen in chats if (rule := rule_of(seen))}
         spoken = [seen for seen in chats if not rule_of(seen)]
-        row.user = named_by(USER_ORDER, spoken, "user") or "`memory.default_user`"
-        row.conversation = named_by(CONVERSATION_ORDER, spoken, "conversation") or "its messages"
+        row.user = find_names(USER_ORDER, spoken, "user") or "`memory.default_user`"
+        row.conversation = find_names(CONVERSATION_ORDER, spoken, "conversation") or "its messages"
         row.side, row.seen = ", ".join(side) or "-", parts_of(chats)
         row.works = "yes"
-        wanted, exchanges = app.memory == "on", stored(database)
+        wanted, exchanges = app.memory == "on", read_exchanges(database)
         for is_so, right, text in (
-            (tells(through, "ASK", "Miso"), wanted, "the second chat knows"),
-            (goes_on(exchanges), wanted, "the second turn is found to go on from the first"),
+            (has_word(through, "ASK", "Miso"), wanted, "the second chat knows"),
+            (second_turn_continues(exchanges), wanted, "the second turn is found to go on from the first"),
             (SCENE["HIDE"] in str(exchanges), False, "a chat off the record is stored"),
-            (tells(through, "SEEK", "Purple"), False, "a chat off the record is remembered"),
-            (tells(through, "OTHER", "Miso"), False, "another person is told"),
+            (has_word(through, "SEEK", "Purple"), False, "a chat off the record is remembered"),
+            (has_word(through, "OTHER", "Miso"), False, "another person is told"),
         ):
             if is_so is not right:
                 row.works = "no"
@@ -416,7 +429,7 @@ def judge(row: Row, app: Application, direct: list[Seen], through: list[Seen], d
     row.notes += [f"the upstream refused: {text[:80]}" for text in sorted(refused)]
 
 
-def try_one(app: Application, cache: Path) -> Row:
+def try_application(app: Application, cache: Path) -> Row:
     row = Row(app.title, notes=[app.note] if app.note else [])
     folder = cache / app.driver.stem
     try:
@@ -433,25 +446,25 @@ def try_one(app: Application, cache: Path) -> Row:
             home, settings = Path(place), SETTINGS.format(url=upstream.base_url)
             if app.api != "chat":
                 settings += "takes = { responses = false }\n"
-                printed = play_without_memory(app, folder, home / "direct", settings)
+                direct_output = play_without_memory(app, folder, home / "direct", settings)
             else:
-                printed = play(app, folder, upstream.base_url, "sk-app")
-            direct, upstream.seen = asked(upstream), []
+                direct_output = play(app, folder, upstream.base_url, "sk-app")
+            direct, upstream.seen = posts_of(upstream), []
             key = make_key(home, app.memory)
             with gateway(home, settings) as served:
-                again = play(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
-            through = asked(upstream)
+                gateway_output = play(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
+            through = posts_of(upstream)
             for name, requests in (("direct", direct), ("through", through)):
-                shown = [{"path": s.path, "headers": s.headers, "body": parsed(s)} for s in requests]
+                shown = [{"path": s.path, "headers": s.headers, "body": parse_body(s)} for s in requests]
                 (folder / f"{name}.json").write_text(json.dumps(shown, indent=1))
             shutil.copy(home / "log", folder / "gateway.log")
             judge(row, app, direct, through, home / "mnemogate.db")
-            if any(key in json.dumps([s.headers, parsed(s)]) for s in through):
+            if any(key in json.dumps([s.headers, parse_body(s)]) for s in through):
                 row.works, row.notes = "no", [*row.notes, "the gateway's key went upstream"]
             if app.also == "claude":
                 row.notes += play_over_claude(app, folder, home / "claude")
                 row.works = "no" if "over Claude: " in " ".join(row.notes) else row.works
-            if sorted(set(REPLY.findall(printed))) != sorted(set(REPLY.findall(again))):
+            if set(REPLY.findall(direct_output)) != set(REPLY.findall(gateway_output)):
                 row.works, row.notes = "no", [*row.notes, "other replies were printed"]
     except Failed as error:
         row.works = "no"
@@ -474,13 +487,14 @@ def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
         settings = SETTINGS.format(url=claude.base_url) + 'kind = "anthropic"\napi_key = "none"\n'
         with gateway(home, settings) as served:
             play(app, folder, f"http://127.0.0.1:{served.port}/v1", key, CLAUDE)
-        kept = str(stored(home / "mnemogate.db"))
-        seen = [each.json for each in claude.seen if each.json and "messages" in each.json]
-    last = [(json.dumps(spoken_last(body)), json.dumps(body)) for body in seen]
+        stored_text = str(read_exchanges(home / "mnemogate.db"))
+        bodies = [each.json for each in claude.seen if each.json and "messages" in each.json]
+    # The last message of each request, and the whole request.
+    requests = [(json.dumps(last_spoken_message(body)), json.dumps(body)) for body in bodies]
     claims = {
-        "what a model writes to a sub-agent is nobody's words": TASK not in kept,
-        "the second chat knows": any(SCENE["ASK"] in text and "Miso" in whole for text, whole in last),
-        "a tool's result came back": any("tool_result" in text for text, _ in last),
+        "what a model writes to a sub-agent is nobody's words": TASK not in stored_text,
+        "the second chat knows": any(SCENE["ASK"] in last and "Miso" in whole for last, whole in requests),
+        "a tool's result came back": any("tool_result" in last for last, _ in requests),
         "no request is refused": not any(each.refusal for each in claude.seen),
     }
     return [f"over Claude: not: {claim}" for claim, holds in claims.items() if not holds]
@@ -488,22 +502,22 @@ def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
 
 def answer_as_claude(seen: Seen) -> Reply:
     """Returns a reply that hangs on the question alone; calls a tool about the weather."""
-    content = spoken_last(seen.json)["content"]
+    content = last_spoken_message(seen.json)["content"]
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     text = strip_notes(" ".join(block.get("text", "") for block in blocks)).strip()
     if any(block["type"] == "tool_result" for block in blocks):
         return say("So it is.")
     names = [tool["name"] for tool in seen.json.get("tools") or ()]
     if SCENE["DELEGATE"] in text and "Agent" in names:
-        return delegated()
+        return delegation_reply()
     if "weather" in text:
         for tool in seen.json.get("tools") or ():
             if "exec_command" in tool["name"] or tool["name"] == "Bash":
-                return called({"name": tool["name"], "parameters": tool["input_schema"]})
+                return call_reply({"name": tool["name"], "parameters": tool["input_schema"]})
     return say(f"Reply {zlib.crc32(text.encode()):08x}: I heard that, and I have nothing to add.")
 
 
-def spoken_last(body: Json) -> Json:
+def last_spoken_message(body: Json) -> Json:
     """Returns the last message that is no system message, with which Claude Code ends its list."""
     return next(each for each in reversed(body["messages"]) if each["role"] != "system")
 
@@ -545,7 +559,7 @@ def main() -> int:
     failed = False
     for app in known:
         if app.driver.stem in (options.names or names):
-            row = try_one(app, options.into.resolve())
+            row = try_application(app, options.into.resolve())
             failed = failed or row.works == "no"
             show(row)
     for title, why in NOT_TRIED.items() if not options.names else ():
