@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -1182,7 +1183,10 @@ def test_the_clients_values_go_upstream_as_they_came(world: World) -> None:
         assert arrived[key] == came[key]
 
 
-@pytest.mark.parametrize(("levels", "status"), [(400, 200), (1_020, 400)])
+# Python 3.12 writes all levels that orjson reads.
+@pytest.mark.parametrize(
+    ("levels", "status"), [(400, 200), (1_020, 400 if sys.version_info < (3, 12) else 200)]
+)
 def test_a_member_that_is_too_deep_to_be_written_goes_as_it_came_or_is_refused(
     world: World, levels: int, status: int
 ) -> None:
