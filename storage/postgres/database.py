@@ -55,8 +55,11 @@ class PostgresLimits(PoolLimits, frozen=True):
 
     # The connections that neither bulk work nor long reads may have, if the pool has as many.
     turns: int = 2
-    # The seconds that a read waits for a connection.
+    # The seconds that a read waits for a connection that others use.
     wait_s: float = 0.25
+    # The seconds that a read waits for a connection that is opened for it. A gateway that has just started on a busy
+    # machine needed 0.3 s and more.
+    opening_s: float = 1.0
     # The bytes of all writes that wait; a write beyond them is refused.
     queue_bytes: int = 64 << 20
     # The seconds after which a read of a turn is given up.
@@ -200,7 +203,9 @@ class PostgresDatabase:
         pool = self._pool
         until = self._loop.time() + seconds
         pool.server.check()
-        raw = pool.acquire_idle() or await pool.acquire(wait_s=min(seconds, self._limits.wait_s))
+        raw = pool.acquire_idle() or await pool.acquire(
+            wait_s=min(seconds, self._limits.wait_s), opening_s=min(seconds, self._limits.opening_s)
+        )
         try:
             result = await operation(kind(raw, until, self._loop))
         except (TimeoutError, asyncio.CancelledError) as error:

@@ -75,14 +75,20 @@ class ConnectionPool:
             self._open.discard(raw)
         return None
 
-    async def acquire(self, *, is_bulk: bool = False, wait_s: float | None = None) -> RawConnection:
-        """Returns a connection, which must be given back. Raises: Unavailable (Busy if none was free in time)."""
+    async def acquire(
+        self, *, is_bulk: bool = False, wait_s: float | None = None, opening_s: float | None = None
+    ) -> RawConnection:
+        """Returns a connection, which must be given back. Raises: Unavailable (Busy if none was free in time).
+
+        wait_s: how long the caller waits for one that others use; None: as long as it takes.
+        opening_s: how long it waits for one that is opened for it; None: no longer than for the others.
+        """
         waiting = object()
         if not is_bulk:
             self._acquiring[waiting] = self._loop.time()
         try:
-            async with asyncio.timeout(wait_s):
-                return await self._acquire_when_up(is_bulk)
+            async with asyncio.timeout(wait_s) as timeout:
+                return await self._acquire_when_up(is_bulk, timeout, opening_s)
         except TimeoutError:
             self.server.check()
             # Without the time, which differs each time: the log counts the lines that are alike.
@@ -90,7 +96,9 @@ class ConnectionPool:
         finally:
             self._acquiring.pop(waiting, None)
 
-    async def _acquire_when_up(self, is_bulk: bool) -> RawConnection:
+    async def _acquire_when_up(
+        self, is_bulk: bool, timeout: asyncio.Timeout, opening_s: float | None
+    ) -> RawConnection:
         while True:
             await self.server.wait_until_known()
             if is_bulk and self._bulk >= self._limits.bulk:
@@ -100,17 +108,19 @@ class ConnectionPool:
             self._bulk += is_bulk
             raw = None
             try:
-                raw = self.acquire_idle() or await self._open_or_wait()
+                raw = self.acquire_idle() or await self._open_or_wait(timeout, opening_s)
             finally:
                 if raw is None and is_bulk:
                     self._free_bulk()
             if raw is not None:
                 return raw
 
-    async def _open_or_wait(self) -> RawConnection | None:
+    async def _open_or_wait(self, timeout: asyncio.Timeout, opening_s: float | None) -> RawConnection | None:
         """Returns a new connection, or the next that comes free; None if the caller is to ask again."""
         if len(self._open) + self._opening >= self._limits.size:
             return await self._waiting.wait()
+        if opening_s is not None:
+            timeout.reschedule(self._loop.time() + opening_s)
         # A caller that gives up leaves its connection to the next one. Else the pool would never grow where opening
         # one takes longer than a read waits.
         opening = self._loop.create_task(self._open_another())

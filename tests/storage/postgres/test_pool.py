@@ -102,6 +102,22 @@ async def test_a_connection_whose_caller_gave_up_while_it_was_opened_is_there_fo
     await pool.close(1)
 
 
+async def test_a_connection_that_is_opened_is_waited_for_longer(server: Server) -> None:
+    """Else the first turns after a start have no memory where opening takes long."""
+    pool = await open_pool(size=2)
+    await pool.acquire()
+    server.go_on.clear()
+    server.asked.clear()
+    opening = asyncio.create_task(pool.acquire(wait_s=0.001, opening_s=PATIENCE_S))
+    await server.asked.wait()
+    with pytest.raises(Busy):  # the pool is full, and this caller has waited longer than that
+        await pool.acquire(wait_s=0.002, opening_s=PATIENCE_S)
+    server.go_on.set()
+    async with asyncio.timeout(PATIENCE_S):
+        assert await opening is server.sessions[1]
+    await pool.close(1)
+
+
 async def test_a_pool_that_closes_opens_nothing_any_more(server: Server) -> None:
     pool = await open_pool(size=2)
     await pool.acquire()
