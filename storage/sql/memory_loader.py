@@ -7,7 +7,7 @@ changed since.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -100,23 +100,36 @@ class MemoryLoader:
         if now.next_seq <= _LONG_MEMORY:
             return await self._database.read(read, deadline_ms=deadline_ms)
         # A query after a forgetting must not get a reading from before it.
-        key = ("memory", agent_row, now.epoch, self._memories.drop_count)
-        async with _search_timeout(deadline_ms):
-            return await self.read_once(key, read)
+        drop_count = self._memories.drop_count
 
-    async def read_once(self, key: tuple[object, ...], read: Operation[T]) -> T:
+        def cache(memory: CachedMemory) -> None:
+            if drop_count == self._memories.drop_count:
+                self._memories.put(memory)
+
+        async with _search_timeout(deadline_ms):
+            return await self.read_once(("memory", agent_row, now.epoch, drop_count), read, cache)
+
+    async def read_once(
+        self, key: tuple[object, ...], read: Operation[T], cache: Callable[[T], None] = lambda _: None
+    ) -> T:
         """Returns the result of a long read. Queries that need the same read at one time wait for one reading.
 
         The reading goes on when no query waits for it any more, or the next query would be too slow as well.
 
         key: names what is read.
+        cache: is called with the result, also if no query waits for it any more; left out if `read` caches it.
         """
         reading = self._reading.get(key)
         if reading is None:
-            reading = asyncio.create_task(self._database.long_read(read, deadline_ms=_READ_MS))
+            reading = asyncio.create_task(self._read_and_cache(read, cache))
             self._reading[key] = reading
             reading.add_done_callback(lambda _: self._reading.pop(key, None))
         result: T = await asyncio.shield(reading)
+        return result
+
+    async def _read_and_cache(self, read: Operation[T], cache: Callable[[T], None]) -> T:
+        result = await self._database.long_read(read, deadline_ms=_READ_MS)
+        cache(result)
         return result
 
     async def load_with_buckets(

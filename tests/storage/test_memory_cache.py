@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.core.conversation import settle
 from gateway.core.memory.rules import RULES
 from storage.commands import ForgetTarget
-from storage.errors import Corrupt
+from storage.errors import Corrupt, TooSlow
 from storage.listing import PassageDraft, PassageFilter
 from storage.records import Message
 from storage.search import tokens
@@ -376,6 +376,23 @@ async def test_a_search_that_joins_a_reading_finds_what_came_since(
     await asyncio.sleep(0.05)  # it has read its numbers
     goes_on.set()
     assert (await first, await joined) == ([1], [1, 3])
+
+
+async def test_a_memory_that_is_read_too_slowly_for_one_search_is_there_for_the_next(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read was dropped where no search waited for it any more, so that each search began anew."""
+    await alice.say([user("My dog is called Rex.")], assistant("Nice."))
+    store.recall._memories.clear()
+    has_read, goes_on = hold_long_reads(store, monkeypatch)
+    with pytest.raises(TooSlow):
+        await hits(store, alice, "dog", deadline_ms=1)
+    await has_read.wait()
+    (reading,) = store.recall._loader._reading.values()
+    goes_on.set()
+    await reading
+    monkeypatch.setattr(store.database, "long_read", None)  # nothing is read anew
+    assert await hits(store, alice, "dog", deadline_ms=50_000) == [1]
 
 
 async def test_nobody_waits_for_a_reading_from_before_a_forgetting(
