@@ -1,6 +1,6 @@
 """The texts that an object leads to, for claims that a process has let go of something.
 
-assert texts_with("Miso", world.gateway.app) == []
+assert [*texts_with("Miso", world.gateway.app)] == []
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 PACKAGES = frozenset(("gateway", "storage", "adapters"))
 
 
-def texts_with(word: str, of: object) -> list[str | bytes]:
-    """Returns the texts with a word that an object, or a global of the product, leads to."""
+def texts_with(word: str, of: object) -> Iterator[str | bytes]:
+    """Yields the texts with a word that an object leads to, and then those of globals of the product."""
     gc.collect()
-    return [text for text in _texts_of(of) if _has(text, word)]
+    return (text for text in _texts_of(of) if _has(text, word))
 
 
 def _has(text: str | bytes, word: str) -> bool:
@@ -31,7 +31,7 @@ def _texts_of(of: object) -> Iterator[str | bytes]:
         id(vars(each)) for each in modules
     }
     seen = set(globals_of_others)
-    left: list[object] = [of, *map(vars, modules)]
+    left: list[object] = [*map(vars, modules), of]
     while left:
         each = left.pop()
         if id(each) in seen:

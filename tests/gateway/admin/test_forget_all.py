@@ -269,7 +269,7 @@ def test_the_process_lets_go_of_it(scene: Scene) -> None:
     scene.chat("c2").say(QUESTION)
     scene.world.settle()
     app = scene.world.gateway.app
-    assert texts_with(WORD, app) != []
+    assert any(texts_with(WORD, app))
     scene.forget("message")
     scene.world.settle()
-    assert texts_with(WORD, app) == []
+    assert [*texts_with(WORD, app)] == []
