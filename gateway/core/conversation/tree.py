@@ -29,15 +29,15 @@ _TOMBSTONES = frozenset({State.OFF, State.FORGOTTEN})
 class Content(NamedTuple):
     """The words of an exchange."""
 
-    # The client's input.
+    # The client's input; None: it is not stored.
     messages: list[WireMessage] | None = None
-    # Our reply as the client has it.
+    # The reply as the client has it; None: there is no reply, or it is not stored.
     shown_reply: WireMessage | None = None
-    # The reply as the upstream saw it, hidden rounds included; None where there were none.
+    # The reply as the upstream saw it, hidden rounds included; None: it had no hidden rounds.
     full_reply: list[WireMessage] | None = None
-    # Ids of the calls in it that the gateway ran itself.
+    # Ids of the calls in `full_reply` that the gateway ran itself.
     gateway_calls: frozenset[str] = frozenset()
-    # `full_reply` is what goes upstream, and `shown_reply` what the reader got of it, nothing of which goes there.
+    # The exchange is a step of a run: `full_reply` goes upstream as it is, and `shown_reply` only went to the reader.
     is_step: bool = False
 
 
@@ -56,7 +56,7 @@ class PathElement(NamedTuple):
     # Its index in the exchange's input, -1 for the reply.
     position: int
     atoms: tuple[Atom, ...]
-    # How many atoms the path has in front of it.
+    # How many atoms the path has before this message.
     offset: int
 
     @property
@@ -87,7 +87,7 @@ def is_tombstone(exchange: Exchange) -> bool:
 
 
 def is_forgotten(exchange: Exchange) -> bool:
-    """Returns whether its last message or its reply was forgotten. Asked again, it stays off the record."""
+    """Returns whether its last message or its reply was forgotten. If it is asked again, it stays off the record."""
     return (
         is_tombstone(exchange)
         or REPLY in exchange.redactions
@@ -101,9 +101,9 @@ def forgotten_parts(exchange: Exchange) -> tuple[bool, bool]:
 
 
 def moved_at(exchange: Exchange) -> float:
-    """Returns when an exchange last moved its conversation: it ended or was cut, or it began and is under way."""
-    own = exchange.stopped if exchange.ended is None else exchange.ended
-    return own if own is not None else exchange.begun
+    """Returns when an exchange last moved its conversation: when it ended or was cut, else when it began."""
+    end = exchange.stopped if exchange.ended is None else exchange.ended
+    return end if end is not None else exchange.begun
 
 
 def _depth(exchange: Exchange) -> int:
@@ -123,7 +123,7 @@ class Tree:
         contents: Mapping[int, StoredContent] | None = None,
         tombs: frozenset[bytes] = frozenset(),
     ) -> None:
-        """contents: of exchanges that do not carry it themselves; None: all do.
+        """contents: those of exchanges that are loaded without content; None: all exchanges have their content.
 
         tombs: hashes of messages that were forgotten, in any conversation.
         """
@@ -133,7 +133,7 @@ class Tree:
         self._roots: dict[int, list[int]] = {}
         self._contents = None if contents is None else dict(contents)
         self._groups: list[list[int]] = []
-        # The contents that were decoded; a change of an exchange drops its own.
+        # The decoded contents. A change of an exchange drops its content here.
         self._decoded: dict[int, Content] = {}
         # Cached results; every change of the tree drops them.
         self._elements: dict[int, tuple[PathElement, ...]] = {}
@@ -143,7 +143,7 @@ class Tree:
         self._continued: dict[int, bool] = {}
         self._continued_roots: dict[int, list[Exchange]] = {}
         self._active: dict[tuple[int, bool], bool] = {}
-        # The ids of what was added or changed.
+        # The ids of the exchanges that were added or changed.
         self.changed: set[int] = set()
         for exchange in exchanges:
             self._link(exchange)
@@ -158,10 +158,10 @@ class Tree:
             self._children.setdefault(exchange.parent, []).append(exchange.id)
 
     def add(self, exchange: Exchange) -> Exchange:
-        """Adds an exchange, or replaces the one with its id: a message that was written before its reply."""
-        old = self.by_id.get(exchange.id)
-        if old is not None:
-            self.remove(old)
+        """Adds an exchange. It replaces an exchange with the same id: a message that was written before its reply."""
+        draft = self.by_id.get(exchange.id)
+        if draft is not None:
+            self.remove(draft)
         self._link(exchange)
         self.changed.add(exchange.id)
         self._clear_caches()
@@ -207,16 +207,16 @@ class Tree:
         return None if exchange_id is None else self.by_id.get(exchange_id)
 
     def group_for_loading(self, group: Iterable[Exchange]) -> None:
-        """Groups exchanges. A rule that needs the content of one raises `Missing` for all that are not loaded."""
+        """Groups exchanges. If a rule needs the content of one, `Missing` names all of the group without content."""
         self._groups.append([exchange.id for exchange in group])
 
     def take_contents(self, contents: Mapping[int, StoredContent]) -> None:
-        """Adds what was loaded because it was `Missing`."""
+        """Adds contents that were loaded because they were `Missing`."""
         self._contents = {**(self._contents or {}), **contents}
 
     @property
     def contents(self) -> Mapping[int, StoredContent]:
-        """Those that were loaded with the exchanges."""
+        """The contents that were loaded beside the exchanges, by the exchange's id."""
         return self._contents or {}
 
     def content(self, exchange: Exchange) -> Content:
@@ -234,7 +234,7 @@ class Tree:
             if (full_reply := _decode(exchange.full_reply or stored.full_reply)) is not None:
                 content = content._replace(
                     full_reply=full_reply.get("messages"),
-                    # "ours": before it was renamed
+                    # "ours": the name of the field in older records
                     gateway_calls=frozenset(full_reply.get("gateway_calls") or full_reply.get("ours", ())),
                     is_step=bool(full_reply.get("step")),
                 )
@@ -242,7 +242,7 @@ class Tree:
         return content
 
     def shown_reply(self, exchange: Exchange) -> WireMessage | None:
-        """Returns our reply as the client has it, also of an exchange that was just added. Raises: Missing."""
+        """Returns the reply as the client has it, also of an exchange that was just added. Raises: Missing."""
         return _decode(exchange.shown_reply or self._stored_content(exchange).shown_reply)  # type: ignore[no-any-return]
 
     def _stored_content(self, exchange: Exchange) -> StoredContent | Exchange:
@@ -295,11 +295,11 @@ class Tree:
 
     def chain(self, exchange: Exchange | None) -> list[Exchange]:
         """Returns the path to the exchange, oldest first, as far as it is loaded."""
-        found: list[Exchange] = []
+        newest_first: list[Exchange] = []
         while exchange is not None:
-            found.append(exchange)
+            newest_first.append(exchange)
             exchange = self.parent(exchange)
-        return found[::-1]
+        return newest_first[::-1]
 
     def elements(self, exchange: Exchange | None) -> tuple[PathElement, ...]:
         """Returns the path to the exchange, message by message."""
@@ -338,19 +338,19 @@ class Tree:
 
     def turn_start(self, exchange: Exchange) -> Exchange:
         """Returns the exchange with which the turn of the exchange began, as far as it is loaded."""
-        below: list[int] = []
-        while (top := self._turn_starts.get(exchange.id)) is None:
+        visited: list[int] = []
+        while (start := self._turn_starts.get(exchange.id)) is None:
             parent = self.parent(exchange) if self.continues_turn(exchange) else None
-            below.append(exchange.id)
+            visited.append(exchange.id)
             if parent is None:
-                top = exchange
+                start = exchange
                 break
             exchange = parent
-        self._turn_starts.update(dict.fromkeys(below, top))
-        return top
+        self._turn_starts.update(dict.fromkeys(visited, start))
+        return start
 
     def goes_on_after(self, exchange: Exchange) -> bool:
-        """Returns whether the exchange has finished with a new user message, so that what it follows is continued."""
+        """Returns whether the exchange has finished and has a new user message, and so continues its parent's turn."""
         return exchange.ended is not None and not self.continues_turn(exchange)
 
     def question(self, exchange: Exchange) -> str:
@@ -364,17 +364,17 @@ class Tree:
         return [c for c in self.children(exchange) if c.ended is not None and self.continues_turn(c)]
 
     def _uncached(self, exchange: Exchange, cache: Container[int]) -> list[Exchange]:
-        """Returns the exchanges of a turn from this one on that a cache lacks, the last ones first.
+        """Returns the exchanges of a turn, from this exchange on, that a cache lacks. Descendants come first.
 
-        Each gets a result of its own in the cache, so a turn of a thousand rounds is walked once, not once for each.
+        Each gets its own result in the cache, so a turn of a thousand rounds is walked once, not once for each round.
         """
-        found, todo = [], [exchange]
+        uncached, todo = [], [exchange]
         while todo:
             descendant = todo.pop()
             if descendant.id not in cache:
-                found.append(descendant)
+                uncached.append(descendant)
                 todo += self._turn_children(descendant)
-        return found[::-1]
+        return uncached[::-1]
 
     def is_continued(self, exchange: Exchange) -> bool:
         """Returns whether a request with a new user message has finished on the turn of the exchange."""
@@ -408,7 +408,7 @@ class Tree:
         cache = self._touched
         if not cache:
             cache.update((each.id, each.touched) for each in self)
-            # The deepest first: each then knows what went on from it.
+            # The deepest first, so that each exchange has the times of its descendants when its parent takes its time.
             for each in sorted(self, key=_depth, reverse=True):
                 parent = each.parent
                 if parent in cache and each.ended is not None and cache[parent] < cache[each.id]:
@@ -416,7 +416,7 @@ class Tree:
         return cache
 
     def may_change(self, exchange: Exchange) -> bool:
-        """Returns whether the exchange may still take another form: nothing that was continued rests on it."""
+        """Returns whether the exchange may still take another form: none of its children was continued."""
         children = self.children(exchange)
         # The exchanges that continued the exchange may not be loaded.
         if not children and exchange.continued:
@@ -426,25 +426,25 @@ class Tree:
     # -- comparing
 
     def extends(self, new: Exchange, old: Exchange) -> bool:
-        """Returns whether new has old's messages, and as its last message the same or a transcript that went on."""
-        k = len(old.inputs)
-        if not k or len(new.inputs) < k or new.inputs[: k - 1] != old.inputs[: k - 1]:
+        """Returns whether `new` has the messages of `old`. The last of these may be a transcript that has grown."""
+        last = len(old.inputs) - 1
+        if last < 0 or len(new.inputs) <= last or new.inputs[:last] != old.inputs[:last]:
             return False
-        # A client that goes on may drop pictures of earlier messages; one that asks again has to show the same.
-        if len(new.inputs) == k and [d for d in new.media if d] != [d for d in old.media if d]:
+        # A client that goes on may drop pictures of earlier messages. A client that asks again has to show the same.
+        if len(new.inputs) == len(old.inputs) and [d for d in new.media if d] != [d for d in old.media if d]:
             return False
-        if new.inputs[k - 1] == old.inputs[k - 1]:
+        if new.inputs[last] == old.inputs[last]:
             return True
         if (
-            not (is_user(new.inputs[k - 1]) and is_user(old.inputs[k - 1]))
-            or new.media[k - 1] != old.media[k - 1]
+            not (is_user(new.inputs[last]) and is_user(old.inputs[last]))
+            or new.media[last] != old.media[last]
         ):
             return False
         # Only here are words compared: hashes cannot show that a text has grown.
-        longer, shorter = self.content(new).messages, self.content(old).messages
-        if not longer or not shorter:
+        new_messages, old_messages = self.content(new).messages, self.content(old).messages
+        if not new_messages or not old_messages:
             return False
-        return is_grown_transcript(text_of(longer[k - 1]), text_of(shorter[k - 1]))
+        return is_grown_transcript(text_of(new_messages[last]), text_of(old_messages[last]))
 
     def is_same_input(self, a: Exchange, b: Exchange) -> bool:
         """Returns whether two exchanges have the same messages and media, whichever messages the media are in."""
@@ -457,33 +457,34 @@ class Tree:
     # -- what is active
 
     def is_active(self, exchange: Exchange, *, is_named: bool) -> bool:
-        """Returns whether the exchange has finished and nothing took its place.
+        """Returns whether the exchange has finished and no other exchange took its place.
 
         Results of tools are active with the turn that they belong to.
 
         is_named: its conversation has an id of the client's.
         """
-        below: list[tuple[int, bool]] = []
-        while (found := self._active.get((exchange.id, is_named))) is None:
-            below.append((exchange.id, is_named))
+        # From the exchange up to the first of its turn; all of them have the same result.
+        visited: list[tuple[int, bool]] = []
+        while (is_active := self._active.get((exchange.id, is_named))) is None:
+            visited.append((exchange.id, is_named))
             is_in_place = exchange.ended is not None and not exchange.superseded
             parent = self.parent(exchange) if is_in_place and self.continues_turn(exchange) else None
             if parent is None:
-                found = is_in_place and self._is_attached(exchange, is_named=is_named)
+                is_active = is_in_place and self._is_attached(exchange, is_named=is_named)
                 break
             exchange = parent
-        self._active.update(dict.fromkeys(below, found))
-        return found
+        self._active.update(dict.fromkeys(visited, is_active))
+        return is_active
 
     def _is_attached(self, exchange: Exchange, *, is_named: bool) -> bool:
         """Returns False for a second root of a named conversation that went on elsewhere before or after it.
 
-        Such a root waits to be continued before it is active. What is off the record detaches nothing before it.
+        Such a root is active only once it is continued. A root off the record detaches no root before it.
         """
         if exchange.parent is not None or not is_named or self.is_continued(exchange):
             return True
         roots = self._continued_roots.get(exchange.conversation_row)
-        if roots is None:  # each of the others asks for them
+        if roots is None:  # cached, since each root of the conversation asks for them
             roots = [other for other in self.roots(exchange.conversation_row) if self.is_continued(other)]
             self._continued_roots[exchange.conversation_row] = roots
         return not any(

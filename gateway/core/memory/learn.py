@@ -83,7 +83,7 @@ _SMALL = frozenset(
         "but that this it its he she they his her their user users s said"
     )
 )
-# Small words that distinguish what is from what was.
+# Small words that distinguish a present state from a past one.
 _TENSES = frozenset({"was", "were", "had", "did", "would", "will"})
 # Sentences that look like orders to an assistant. English only: the prompt asks for the same in any language.
 _ORDER = re.compile(
@@ -106,7 +106,7 @@ class BlockEdit(Struct, frozen=True):
 
 
 class FactEdit(Struct, frozen=True):
-    """A fact that the model wants to be stored. Its numbers may name what the model was not shown."""
+    """A fact that the model wants to be stored. Its numbers may be wrong: no fact or message may have them."""
 
     text: str
     # Its subject, in a word or two.
@@ -120,9 +120,10 @@ class FactEdit(Struct, frozen=True):
 
 
 class Reading(Struct, frozen=True):
-    """Edits read from a reply. ignored: how many of its calls made no sense."""
+    """The edits of a reply."""
 
     edits: tuple[BlockEdit | FactEdit, ...]
+    # How many of the reply's calls made no sense.
     ignored: int = 0
 
 
@@ -143,12 +144,10 @@ def build_request(
 ) -> list[dict[str, Any]]:
     """Returns the request's `messages`. Facts and messages are numbered by their place in these lists, from 1 on."""
     lines = [f"Today is {day_text(now)}.", "", "# Memory blocks"]
-    for b in blocks:
-        kind = ", read-only" if b.read_only else ""
-        lines.append(
-            f"## {on_one_line(b.label)} ({len(b.value)} of {b.limit} characters{kind}): {on_one_line(b.description)}"
-        )
-        lines += [f"> {line}" for line in b.value.splitlines()] or ["> (empty)"]
+    for block in blocks:
+        size = f"{len(block.value)} of {block.limit} characters{', read-only' if block.read_only else ''}"
+        lines.append(f"## {on_one_line(block.label)} ({size}): {on_one_line(block.description)}")
+        lines += [f"> {line}" for line in block.value.splitlines()] or ["> (empty)"]
     lines += ["", "# Known facts"]
     lines += [f"{i}. [{day_text(f.valid_from)}] {on_one_line(f.text)}" for i, f in enumerate(facts, 1)] or [
         "none"
@@ -164,9 +163,9 @@ def build_request(
 
 
 def read_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Returns name and arguments of a reply's calls, which is all that is read of it later."""
+    """Returns name and arguments of a reply's calls. Nothing else of the reply is read later."""
     calls = message.get("tool_calls")
-    found = []
+    read = []
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
@@ -174,8 +173,8 @@ def read_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
         # Some servers send the object itself.
         if isinstance(arguments, dict) and not is_too_deep(arguments):
             arguments = orjson.dumps(arguments).decode()
-        found.append({"name": str(name or ""), "arguments": arguments if isinstance(arguments, str) else ""})
-    return found
+        read.append({"name": str(name or ""), "arguments": arguments if isinstance(arguments, str) else ""})
+    return read
 
 
 def read_reply(calls: Sequence[Mapping[str, str]]) -> Reading:
@@ -193,8 +192,8 @@ def _read_edit(name: str, text: str) -> BlockEdit | FactEdit | None:
     if arguments is None:
         return None
     if name in memory_tools.BLOCK_TOOLS:
-        wrong = memory_tools.argument_error(name, arguments)
-        return None if wrong else BlockEdit(memory_tools.BLOCK_TOOLS[name], arguments)
+        error = memory_tools.argument_error(name, arguments)
+        return None if error else BlockEdit(memory_tools.BLOCK_TOOLS[name], arguments)
     if name != "remember_fact":
         return None
     fact, about = arguments.get("text"), arguments.get("about")
@@ -220,7 +219,7 @@ def _read_numbers(value: object) -> tuple[int, ...]:
 
 
 def with_human(blocks: Sequence[Block]) -> list[Block]:
-    """Returns the blocks with the one for the person, which is stored when it is first written to."""
+    """Returns the blocks with the block `human`, which is stored when it is first written to."""
     return [*blocks] if any(b.label == HUMAN.label for b in blocks) else [*blocks, HUMAN]
 
 
@@ -265,10 +264,11 @@ class _Changes:
         self._known_facts = known
         self._keeps_secrets = keeps_secrets
         self._facts: dict[str, LearnedFact] = {}  # by their keys
-        self._before = {block.label: block.value for block in blocks}
-        # As the edits so far leave them, and the exchanges that these come from.
+        self._values_before = {block.label: block.value for block in blocks}
+        # The blocks as the edits so far leave them.
         self._blocks = with_human(blocks)
-        self._sources: dict[str, set[int]] = {}  # by label
+        # The rows of the exchanges from which the edits come, by the block's label.
+        self._sources: dict[str, set[int]] = {}
 
     def facts(self) -> list[LearnedFact]:
         """Returns the facts to be stored, each once."""
@@ -279,7 +279,7 @@ class _Changes:
         return [
             (block, block.value, tuple(sorted(self._sources[block.label])))
             for block in self._blocks
-            if block.label in self._sources and block.value != self._before.get(block.label, "")
+            if block.label in self._sources and block.value != self._values_before.get(block.label, "")
         ]
 
     def add_fact(self, edit: FactEdit) -> None:
@@ -295,29 +295,33 @@ class _Changes:
         if not self._keeps_secrets and (has_secret(text) or has_secret(edit.about)):
             return None
         key = fact_key(text)
-        old = [self._known_facts[n] for n in dict.fromkeys(edit.replaces) if n in self._known_facts]
-        replaced = [f for f in old if fact_key(f.text) != key]
-        # A fact that "replaces" its own words adds nothing. One that replaces a fact that has ended since, as by a
-        # person's correction, would be true along with the fact that took its place.
-        if len(replaced) < len(old) or any(f.ended_at is not None for f in replaced):
+        replaced = [self._known_facts[n] for n in dict.fromkeys(edit.replaces) if n in self._known_facts]
+        # A fact that "replaces" its own words adds nothing.
+        if any(fact_key(fact.text) == key for fact in replaced):
             return None
-        first = self._origins.first_of(edit.messages) or self._origins.closest(text)
-        sources = {*self._origins.of(f"{text} {edit.about}"), *([first.exchange_row] if first else [])}
-        for f in replaced:
-            sources.update(f.sources)
+        # A replaced fact may have ended since, as by a person's correction. Then the new fact would be true along with
+        # the fact that took its place.
+        if any(fact.ended_at is not None for fact in replaced):
+            return None
+        origin = self._origins.first_of(edit.messages) or self._origins.closest(text)
+        sources = self._origins.of(f"{text} {edit.about}")
+        if origin is not None:
+            sources.add(origin.exchange_row)
+        for fact in replaced:
+            sources.update(fact.sources)
         return LearnedFact(
             text=text,
             about=edit.about,
             key=key,
-            valid_from=first.at if first else 0.0,
-            exchange_row=first.exchange_row if first else None,
+            valid_from=0.0 if origin is None else origin.at,
+            exchange_row=None if origin is None else origin.exchange_row,
             sources=tuple(sorted(sources)),
-            replaces=tuple(f.id for f in replaced),
+            replaces=tuple(fact.id for fact in replaced),
             standing=edit.is_standing,
         )
 
     def edit_block(self, edit: BlockEdit, shown_versions: Mapping[str, int] | None) -> None:
-        """Edits a block as the edits before have left it, unless the edit is refused."""
+        """Edits a block as the previous edits have left it, unless the edit is refused."""
         label = edit.arguments["label"]
         block = next((block for block in self._blocks if block.label == label), None)
         if edit.op in memory_tools.REWRITE_OPERATIONS and not _may_rewrite(edit, block, shown_versions):
@@ -329,13 +333,13 @@ class _Changes:
         if result.value is None or block is None or (not self._keeps_secrets and has_secret(new_text)):
             self.refused += 1
             return
-        changed = replace(block, value=result.value)
-        self._blocks = [changed if each is block else each for each in self._blocks]
+        edited_block = replace(block, value=result.value)
+        self._blocks = [edited_block if each is block else each for each in self._blocks]
         self._sources.setdefault(label, set()).update(self._origins.of(new_text))
 
 
 def _may_rewrite(edit: BlockEdit, block: Block | None, shown_versions: Mapping[str, int] | None) -> bool:
-    """Returns whether an edit may rewrite a block as a whole: it has text, and was made of the block as it is."""
+    """Returns whether an edit may rewrite a block as a whole: it has text, and the block has not changed since."""
     if not str(edit.arguments["new_memory"]).strip():
         return False
     return block is not None and (shown_versions is None or shown_versions.get(block.label) == block.version)
@@ -355,18 +359,16 @@ def _mark_orders(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:
 
 
 def as_statement(line: str) -> str:
-    """Returns the line; if it looks like an order, marked as the user's statement."""
-    return (
-        f"{STATEMENT}{line.strip()}"
-        if _ORDER.search(line) and not line.strip().startswith(STATEMENT)
-        else line
-    )
+    """Returns a line. If it looks like an order, it is marked as the user's statement."""
+    if _ORDER.search(line) and not line.strip().startswith(STATEMENT):
+        return f"{STATEMENT}{line.strip()}"
+    return line
 
 
 def fact_key(text: str) -> str:
-    """Returns the key of a fact: facts that differ only in small words, case and punctuation have the same one.
+    """Returns the key of a fact. Facts that differ only in small words, case and punctuation have the same key.
 
-    Numbers stay apart, since 1.5 is not 15 and 1/11 not 11/1.
+    Numbers are separated in the key, since 1.5 is not 15 and 1/11 not 11/1.
     """
     words = [f" {w}" if w[0].isdecimal() else w for w in words_with_signs(text)]
     return "".join(w for w in words if w not in _SMALL or w in _TENSES) or "".join(words)
@@ -375,8 +377,8 @@ def fact_key(text: str) -> str:
 class _Origins:
     """The exchanges that a text may come from: those that share a telling word with the text.
 
-    A word that only a known fact has comes from where that fact came from. A text that shares no word with anything
-    may come from any of the exchanges.
+    A word that only a known fact has comes from the sources of that fact. A text that shares no word with any message
+    or fact may come from any of the exchanges.
     """
 
     def __init__(self, messages: Sequence[Message], shown: Iterable[Fact]) -> None:
@@ -396,16 +398,18 @@ class _Origins:
         return rows or {message.exchange_row for message in self._messages}
 
     def first_of(self, numbers: Collection[int]) -> Message | None:
-        """Returns the first message that these numbers name; None: none was shown by one of them."""
+        """Returns the first message that these numbers name; None: they name no message."""
         return next((self._messages[n - 1] for n in numbers if 0 < n <= len(self._messages)), None)
 
     def closest(self, text: str) -> Message | None:
-        """Returns the message that shares the most words with a text, of several a user's; None: there are none."""
+        """Returns the message that shares the most words with a text, if possible a user's; None: no messages."""
         keys = recognising_words(text)
-        best = max(
-            self._message_keys, key=lambda one: (len(keys & one[1]), one[0].role == "user"), default=None
-        )
-        return None if best is None else best[0]
+
+        def rank(message_keys: tuple[Message, frozenset[str]]) -> tuple[int, bool]:
+            message, message_words = message_keys
+            return len(keys & message_words), message.role == "user"
+
+        return max(self._message_keys, key=rank)[0] if self._message_keys else None
 
 
 def recognising_words(text: str) -> frozenset[str]:

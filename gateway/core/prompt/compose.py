@@ -53,23 +53,23 @@ def compose(
     tree: Tree,
     plan: Plan,
     offered: Container[str],
-    fresh: Mapping[int, str],
+    new_notes: Mapping[int, str],
     additions: Additions | None = None,
 ) -> Composition:
     """Returns what goes around the client's list.
 
     offered: names of the gateway tools in this request.
-    fresh: index among the new messages -> note.
-    additions: to a list that equals its path word for word; positions are counted then. None: what stands
-        where is found by comparing list and path.
+    new_notes: the notes of new messages: index among the new messages -> note.
+    additions: those to a list that equals its path word for word, so that positions are counted. None: positions are
+        found by comparing list and path.
 
     Raises: Missing.
     """
     if plan.follows_head:
-        return _compose_after_head(tree, plan, offered, fresh)
+        return _compose_after_head(tree, plan, offered, new_notes)
     listing, match = plan.query.listing, plan.match
     composition = Composition([*_omitted_messages(tree, plan, offered)] if plan.omitted else ())
-    for i, note in fresh.items():
+    for i, note in new_notes.items():
         if note:
             composition.put_note(listing.positions[plan.new_indices[i]], note, estimate_tokens(note))
     if match.match_point is None:
@@ -81,7 +81,7 @@ def compose(
         replies = _put_notes_by_comparison(listing, match.last + 1, path, composition)
     if match.altered:
         replies[match.last] = match.match_point
-    # Where only cancelled requests went on after an altered reply, its stored words are still those that were made.
+    # If only cancelled requests went on after an altered reply, its stored words are still those that were made.
     for amendment in plan.amendments:
         exchange = tree.get(amendment.exchange_row)
         if amendment.reply and exchange is not None and exchange.id != match.match_point.id:
@@ -94,9 +94,9 @@ def compose(
 def _put_notes_by_count(
     listing: HashedList, additions: Additions, composition: Composition
 ) -> dict[int, Exchange]:
-    """Puts the notes of a path into its list, which is that path word for word. Returns replies by their messages.
+    """Puts the notes of a path into a list that equals the path word for word. Returns the replies by their messages.
 
-    Both have the same atoms, so the number of those before a message identifies it.
+    Both have the same atoms, so the number of atoms before a message identifies the message.
     """
     replies: dict[int, Exchange] = {}
     for earlier in additions.notes:
@@ -116,7 +116,7 @@ def _put_notes_by_count(
 def _put_notes_by_comparison(
     listing: HashedList, end: int, path: Sequence[PathElement], composition: Composition
 ) -> dict[int, Exchange]:
-    """Puts the notes of a path into any list, before message `end`. Returns the replies by their messages."""
+    """Puts the notes of a path into any list, up to the message `end`. Returns the replies by their messages."""
     replies: dict[int, Exchange] = {}
     for i, element in _align_with_path(listing, end, path):
         composition.list_at.setdefault(listing.positions[i], element)
@@ -139,13 +139,13 @@ def _align_with_path(
 
 
 def _sendable(elements: Sequence[PathElement], listing: HashedList) -> list[PathElement]:
-    """Returns the elements that may be sent: without what was forgotten or off the record, and what needs that.
+    """Returns the elements that may be sent: without those forgotten or off the record, and those that need them.
 
     Chat templates refuse an answer without its question, two questions in a row, and a result without its call.
     """
     if not any(map(_is_gone, elements)):
         return [*elements]
-    # Each group has a user's messages and what answers them.
+    # Each group has a user's messages and the messages that answer them.
     groups: list[list[PathElement]] = []
     for element in elements:
         if not groups or (is_user(element.atoms) and not is_user(groups[-1][-1].atoms)):
@@ -163,13 +163,13 @@ def _sendable(elements: Sequence[PathElement], listing: HashedList) -> list[Path
         ):
             sendable += staying
         elif is_continued_by_list and group is groups[-1]:
-            # What the list begins with belongs to this group, so nothing older may stand right before it.
+            # The first messages of the list belong to this group, so nothing older may stand right before them.
             return []
     return sendable
 
 
 def is_resent(plan: Plan, exchange: Exchange) -> bool:
-    """Returns whether a reply of the path goes upstream again: not where the question that it answers is gone."""
+    """Returns whether a reply of the path goes upstream again. It does not if the question that it answers is gone."""
     return any(each.exchange.id == exchange.id for each in _sendable(plan.omitted, plan.query.listing))
 
 
@@ -181,7 +181,7 @@ def _is_gone(element: PathElement) -> bool:
 def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[WireMessage] | None:
     """Returns the last reply as it was heard, with its hidden rounds, as it is sent from now on (append mode).
 
-    Returns None where the reply has no hidden rounds, or where they cannot be put back.
+    Returns None if the reply has no hidden rounds, or if they cannot be put back.
     """
     match_point, messages = plan.match.match_point, plan.query.listing.messages[: plan.heard_count]
     if match_point is None or not match_point.has_full_reply or not messages:
@@ -192,25 +192,23 @@ def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[
 
 
 def _compose_after_head(
-    tree: Tree, plan: Plan, offered: Container[str], fresh: Mapping[int, str]
+    tree: Tree, plan: Plan, offered: Container[str], new_notes: Mapping[int, str]
 ) -> Composition:
     """Returns what goes around a list that goes on from a head. The end of the list that is in order stays there."""
     listing, match_point = plan.query.listing, plan.match.match_point
-    heard = _heard_with_rounds(tree, plan, offered)
+    heard_with_rounds = _heard_with_rounds(tree, plan, offered)
     omitted = _omitted_messages(tree, plan, offered)
-    messages = [*_heard_messages(plan, heard), *_messages_without_reply(plan, fresh)]
-    # As a rule there are none, and a history may have thousands of messages.
+    messages = [*_heard_messages(plan, heard_with_rounds), *_messages_without_reply(plan, new_notes)]
+    # As a rule there are no calls and results, and a history may have thousands of messages.
     if has_calls_or_results(omitted) or has_calls_or_results(each.content for each in messages):
         messages = put_results_after_calls([*map(SentMessage, omitted), *messages])
         omitted = []
-    is_unrestored = (
-        match_point is not None and match_point.has_full_reply and plan.heard_count > 0 and heard is None
-    )
-    composition = Composition(unrestored_rounds=int(is_unrestored))
+    had_rounds = match_point is not None and match_point.has_full_reply and plan.heard_count > 0
+    composition = Composition(unrestored_rounds=int(had_rounds and heard_with_rounds is None))
     staying = _messages_that_stay(messages, listing.positions)
     moved = set(range(len(listing)))
     for message, index in staying:
-        assert index is not None
+        assert index is not None  # only messages of the client's list stay
         if message.note:
             tokens = estimate_tokens(message.note)
             composition.put_note(listing.positions[index], message.note, tokens, message.shown)
@@ -222,7 +220,10 @@ def _compose_after_head(
 
 
 def _messages_that_stay(messages: Sequence[SentMessage], positions: Sequence[int]) -> Sequence[SentMessage]:
-    """Returns the messages at the end that stay in the client's list. positions: in its request, of all of the list."""
+    """Returns the messages at the end that stay in the client's list.
+
+    positions: the position in the request of each message of the list.
+    """
     start, next_index = len(messages), len(positions)
     while start and (index := messages[start - 1].list_index) is not None and index < next_index:
         start, next_index = start - 1, index
@@ -233,7 +234,7 @@ def _messages_that_stay(messages: Sequence[SentMessage], positions: Sequence[int
 
 
 def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> Iterator[SentMessage]:
-    """Yields the last reply as it was heard. with_rounds: with its hidden rounds; None: without any."""
+    """Yields the last reply as it was heard. with_rounds: the reply with its hidden rounds; None: it has none."""
     match_point, listing = plan.match.match_point, plan.query.listing
     if match_point is None or not plan.heard_count:
         return
@@ -245,20 +246,22 @@ def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> It
         yield SentMessage(InsertedMessage.of(message, atoms, at), i if with_rounds is None else None)
 
 
-def _messages_without_reply(plan: Plan, fresh: Mapping[int, str]) -> Iterator[SentMessage]:
-    """Yields the messages that have no reply yet: held ones, then those of the list that do not repeat the last one."""
-    listing, exchange, pending = plan.query.listing, plan.exchange, len(plan.pending)
-    ends = accumulate(map(len, exchange.inputs), initial=exchange.offset)
+def _messages_without_reply(plan: Plan, new_notes: Mapping[int, str]) -> Iterator[SentMessage]:
+    """Yields the messages without a reply: pending messages, then those of the list after a repeated last reply."""
+    listing, exchange, pending_count = plan.query.listing, plan.exchange, len(plan.pending)
+    offsets = accumulate(map(len, exchange.inputs), initial=exchange.offset)
     inputs = [
-        InsertedMessage.of(message, atoms, (exchange.depth, offset), fresh.get(i, ""))
-        for i, (message, atoms, offset) in enumerate(zip(plan.messages, exchange.inputs, ends, strict=False))
+        InsertedMessage.of(message, atoms, (exchange.depth, offset), new_notes.get(i, ""))
+        for i, (message, atoms, offset) in enumerate(
+            zip(plan.messages, exchange.inputs, offsets, strict=False)
+        )
     ]
-    yield from map(SentMessage, inputs[:pending])
+    yield from map(SentMessage, inputs[:pending_count])
     start = plan.heard_count or plan.resent_count
-    # What may be heard of a reply that was off the record is sent, and not stored.
-    unstored = range(start, len(listing) - len(plan.new_indices))
-    others = [InsertedMessage.of(listing.messages[i], listing.atoms[i], None) for i in unstored]
-    for i, message in enumerate([*others, *inputs[pending:]], start):
+    # The heard part of a reply that was off the record is sent, and not stored.
+    unstored_indices = range(start, len(listing) - len(plan.new_indices))
+    unstored = [InsertedMessage.of(listing.messages[i], listing.atoms[i], None) for i in unstored_indices]
+    for i, message in enumerate([*unstored, *inputs[pending_count:]], start):
         yield SentMessage(message, i)
 
 
@@ -307,11 +310,11 @@ class _StoredExchange(NamedTuple):
         if self.content.messages is None:
             return []
         message = self.content.messages[position]
-        # The call itself stays, so its model has read what it made of a block.
+        # The call of the result stays, and with it what the model has made of a block.
         return [without_result(message) if self.has_refused_results else message]
 
     def reply(self, offered: Container[str]) -> list[WireMessage]:
-        """Returns the reply with its hidden rounds, as far as these can be put back; []: there is none."""
+        """Returns the reply with its hidden rounds, as far as these can be put back; []: there is no reply."""
         content = self.content
         if content.shown_reply is None:
             return []
@@ -327,7 +330,7 @@ class _StoredExchange(NamedTuple):
 
 
 def _is_made_without_earlier(reply: WireMessage | None) -> bool:
-    """Returns whether a reply was made without the results before the reply before it: its upstream refused them."""
+    """Returns whether a reply was made without the results before the previous reply: its upstream refused them."""
     return reply is not None and bool(private_of(reply).get("unread_earlier"))
 
 
@@ -347,7 +350,7 @@ def _as_clients_resend(shown_reply: WireMessage) -> WireMessage:
 def _restore_rounds(
     tree: Tree, plan: Plan, replies: dict[int, Exchange], offered: Container[str], composition: Composition
 ) -> None:
-    """Puts back hidden rounds and provider fields, where a reply is one message of the list."""
+    """Puts back hidden rounds and provider fields of replies that are one message of the list."""
     listing = plan.query.listing
     restored: list[tuple[int, Exchange]] = []
     for i, exchange in replies.items():
@@ -356,7 +359,7 @@ def _restore_rounds(
         if _is_one_message(i, exchange, replies):
             restored.append((i, exchange))
         else:
-            # What the client has in two messages stays so, and breaks the provider's cache once, too.
+            # A reply that the client has in two messages stays so. It breaks the provider's cache once as well.
             composition.unrestored_rounds += exchange.has_full_reply and i == plan.match.last
     tree.group_for_loading(exchange for _, exchange in restored)
     # The results before this message are not sent again.
@@ -368,8 +371,8 @@ def _restore_rounds(
         is_same = _is_of_same_model(exchange, plan) and listing.atoms[i] == exchange.reply
         if exchange.has_full_reply:
             messages = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
-            # A reply that came back cut is sent cut from then on, so that it breaks the provider's cache once: in the
-            # request that follows it directly. A tool that is missing breaks it in each request.
+            # A reply that came back cut is sent cut from then on. So it breaks the provider's cache once, in the
+            # request that follows the reply directly. A tool that is missing breaks the cache in each request.
             is_new = i == plan.match.last or not is_offered(content, offered)
             composition.unrestored_rounds += messages is None and is_new
         else:

@@ -42,7 +42,7 @@ from storage.records import ANY_WINDOW, Evicted
 class _Entry(NamedTuple):
     """A message that would be sent."""
 
-    # In the client's list; None: a stored one, which goes before the list.
+    # Its index in the client's list; None: a stored message, which goes before the list.
     client_index: int | None
     message: WireMessage
 
@@ -50,8 +50,8 @@ class _Entry(NamedTuple):
 class _UsableSummary(NamedTuple):
     """A summary that may stand for the beginning of the conversation."""
 
-    # The first entry after it.
-    first: int
+    # The index of the first entry after it.
+    first_index: int
     cut: SummaryCut
 
 
@@ -90,20 +90,21 @@ def _fit(
     note: NoteRoom,
     rounds: Sequence[WireMessage],
 ) -> FittedWindow:
-    """Returns what `fit_prompt` does for a prompt that may not fit. count: gives the tokens of a text."""
+    """Returns the part that fits, as `fit_prompt`, for a prompt that may be too long. count: counts a text's tokens."""
     context_window, evicted = prompt.target.context_window, prompt.eviction.evicted
     room = _WindowRoom(
         prompt, context_window or ANY_WINDOW, count, newer_system=newer_system, note=note, rounds=rounds
     )
     summaries = room.usable_summaries()
-    chosen = None
+    cut, start = None, 0
     if evicted is not None or room.is_over():
-        chosen = _choose_summary(room, summaries, evicted, prompt.eviction.in_use)
-    cut, start = (None, 0) if chosen is None else (chosen.cut, chosen.first)
+        summary = _choose_summary(room, summaries, evicted, prompt.eviction.in_use)
+        if summary is not None:
+            cut, start = summary.cut, summary.first_index
     wanted_summary = None
     if prompt.eviction.summarises:
         wanted_summary = room.wanted_summary(summaries, is_due=evicted is not None and not summaries)
-    # The messages after the summary may still be too many; then the oldest of them leave too.
+    # The messages after the summary may still be too many. Then the oldest of them leave, too.
     start += room.surplus(start)
     window = Window((range(len(room.entries) - start),))
     if room.is_over(start, cut):
@@ -118,13 +119,12 @@ def _fit(
         return fitted
     if context_window is not None and not prompt.request.may_evict:
         raise ContextExceeded(context_window)
-    evicted_tokens = (
-        window.evicted_tokens + room.tokens(0, start) + (0 if evicted is None else evicted.tokens)
-    )
+    evicted_before = 0 if evicted is None else evicted.tokens
+    evicted_tokens = evicted_before + room.tokens(0, start) + window.evicted_tokens
     staying = [*chain.from_iterable(ranges)]
     dropped, replacements = _find_left_out(prompt, room.entries, frozenset(staying))
-    # The next request leaves out everything before the first entry that stays, too.
-    first = min(staying, default=len(room.entries))
+    # The next request leaves out all entries before the first entry that stays here.
+    first_index = min(staying, default=len(room.entries))
     return replace(
         fitted,
         dropped=dropped,
@@ -132,7 +132,7 @@ def _fit(
         replacements=replacements,
         summary="" if cut is None else cut.text,
         summary_id=0 if cut is None else cut.id,
-        evicted=_evicted_after(prompt, room, first, room.evicting_window(window)),
+        evicted=_evicted_after(prompt, room, first_index, room.evicting_window(window)),
         evicted_tokens=evicted_tokens,
     )
 
@@ -140,7 +140,7 @@ def _fit(
 async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
     """Returns the prompt for a call after hidden rounds of its own turn.
 
-    Where there is no room for all, more of the conversation stays out of this call.
+    If there is no room for all hidden rounds, more of the conversation is left out of this call.
     """
     window, target = prompt.window, prompt.target
     if target.context_window is None:
@@ -149,20 +149,20 @@ async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
         tokens = await with_counter(target.model, lambda count: sum(message_tokens(m, count) for m in rounds))
         if window.tokens + tokens <= window.max_tokens:
             return prompt
-    before = prompt.system, *window.left_out
+    prefix_before = prompt.system, *window.left_out
     window = await fit_prompt(prompt, rounds=rounds)
     parts = prompt.section.parts
     if parts is not None and prompt.hides_shown_blocks(window):
         prompt = replace(prompt, system=parts.render())
         window = await fit_prompt(prompt, rounds=rounds)
-    changes_prefix = prompt.changes_prefix or (prompt.system, *window.left_out) != before
+    changes_prefix = prompt.changes_prefix or (prompt.system, *window.left_out) != prefix_before
     return replace(prompt, window=window, changes_prefix=changes_prefix)
 
 
 def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> bool:
     """Returns whether a request may be too long with the gateway's additions, so that its tokens have to be counted.
 
-    Bytes are an upper bound of a text's tokens. A link to an image has few, and stands for many tokens.
+    Bytes are an upper bound of a text's tokens. A link to an image has few bytes, and stands for many tokens.
     """
     request, composition = prompt.request, prompt.composition
     added = [each.message for each in composition.inserted]
@@ -187,11 +187,10 @@ def is_crowded(prompt: Prompt) -> bool:
     bounds = prompt.eviction.bounds
     if bounds is None:
         return False
-    after = len(prompt.request.messages) - max(
-        prompt.eviction.start, first_after_system(prompt.request.messages)
-    )
-    more = sum(len(rounds) - 1 for rounds in prompt.composition.replacements.values())
-    return len(prompt.composition.inserted) + after + more > bounds.early
+    messages, composition = prompt.request.messages, prompt.composition
+    listed = len(messages) - max(prompt.eviction.start, first_after_system(messages))
+    added_by_rounds = sum(len(rounds) - 1 for rounds in composition.replacements.values())
+    return len(composition.inserted) + listed + added_by_rounds > bounds.early
 
 
 def _choose_summary(
@@ -201,22 +200,25 @@ def _choose_summary(
 
     The summary in use stays, so that the prompt begins as before, if the rest fits and no message after its end is
     missing. Otherwise the oldest summary that leaves enough room is taken, and otherwise the newest that fits.
+
+    in_use: the id of the summary in use; 0: none.
     """
-    fitting = [each for each in summaries if not room.is_over(each.first, each.cut)]
+    fitting = [each for each in summaries if not room.is_over(each.first_index, each.cut)]
     without_gap = [
         each for each in fitting if evicted is None or each.cut.covered_atoms >= evicted.offset
     ] or fitting
     used = [each for each in without_gap if each.cut.id == in_use]
-    roomy = [each for each in without_gap if not room.is_over(each.first, each.cut, ROOMY_SHARE)]
-    return next(iter((*used, *roomy, *reversed(without_gap), *reversed(summaries))), None)
+    roomy = [each for each in without_gap if not room.is_over(each.first_index, each.cut, ROOMY_SHARE)]
+    by_preference = (*used, *roomy, *reversed(without_gap), *reversed(summaries))
+    return next(iter(by_preference), None)
 
 
 def _find_left_out(
     prompt: Prompt, entries: Sequence[_Entry], staying: frozenset[int]
 ) -> tuple[frozenset[int], dict[int, list[WireMessage]]]:
-    """Returns the client's messages that are dropped if these entries stay, and the hidden rounds that are not.
+    """Returns the client's messages that are dropped if these entries stay, and the hidden rounds that stay.
 
-    A message that hidden rounds stand for is dropped when none of them stays.
+    A message that is replaced by hidden rounds is dropped if none of the rounds stays.
     """
     dropped = set(range(first_after_system(prompt.request.messages), prompt.eviction.start))
     replacements: dict[int, list[WireMessage]] = {index: [] for index in prompt.composition.replacements}
@@ -233,21 +235,20 @@ def _find_left_out(
     return frozenset(dropped), {index: rounds for index, rounds in replacements.items() if rounds}
 
 
-def _evicted_after(prompt: Prompt, room: _WindowRoom, first: int, window_tokens: int) -> Evicted | None:
+def _evicted_after(prompt: Prompt, room: _WindowRoom, first_index: int, window_tokens: int) -> Evicted | None:
     """Returns the part of the path that the next request leaves out, too.
 
-    first: the first entry that stays.
+    first_index: the index of the first entry that stays.
     window_tokens: the size of the window that the part has left.
     """
-    evicted, tokens = prompt.eviction.evicted, room.tokens(0, first)
+    evicted, tokens = prompt.eviction.evicted, room.tokens(0, first_index)
     position: tuple[int, int] | None = None
-    if first < len(room.entries):
-        index = room.entries[first].client_index
-        position = (
-            prompt.composition.inserted[first].at
-            if index is None
-            else prompt.eviction.offset_of(index, prompt.composition)
-        )
+    if first_index < len(room.entries):
+        client_index = room.entries[first_index].client_index
+        if client_index is None:
+            position = prompt.composition.inserted[first_index].at
+        else:
+            position = prompt.eviction.offset_of(client_index, prompt.composition)
     if position is None or not tokens:
         return evicted
     # Messages that left a smaller window may come back in a larger one, so the size of the smallest is stored too.
@@ -274,7 +275,7 @@ def _is_hidden_nudge(prompt: Prompt, index: int | None, message: WireMessage) ->
 
 
 def _items(prompt: Prompt, entries: Sequence[_Entry], bounds: Sequence[int]) -> list[WindowItem]:
-    """Returns the entries as the window sees them. bounds: of the tokens of each."""
+    """Returns the entries as the window sees them. bounds: the upper bound of each entry's tokens."""
     nudges = {n for n, each in enumerate(prompt.composition.inserted) if each.is_nudge}
     items = []
     results = are_results(message for _, message in entries)
@@ -313,29 +314,29 @@ class _WindowRoom:
         self._system = count(system) if system else 0
         self._newer_system = self._system if newer_system is None else count(newer_system)
         self._fixed = self._count_fixed() + sum(message_tokens(m, count) for m in rounds)
-        # The bounds of the tokens of each entry, and those before each.
+        # The upper bound of each entry's tokens, and of all tokens before each entry.
         self._bounds = [message_tokens(m, upper_bound) for _, m in self.entries]
         self._bounds_before = [0, *accumulate(self._bounds)]
-        # The tokens of each entry, those before each, and the entries as the window sees them; None: not needed yet.
+        # The tokens of each entry, and all tokens before each entry; None: not counted yet.
         self._sizes: list[int] | None = None
-        self._before: list[int] | None = None
+        self._sizes_before: list[int] | None = None
+        # The entries as the window sees them; None: not needed yet.
         self._items: list[WindowItem] | None = None
 
     def _count_fixed(self) -> int:
-        """Counts what is sent whatever stays: the client's leading system messages, its schemas, and all tools."""
+        """Counts the parts that are always sent: the client's leading system messages, its schemas, and all tools."""
         request, count = self._prompt.request, self._count
         lead = request.messages[: first_after_system(request.messages)]
         fields = request.json
         # Upstreams put the schema of a structured reply into the prompt, too.
-        named = [
+        schemas = [
             fields.get("tools"),
             fields.get("functions"),
             fields.get("response_format"),
             self._prompt.tools,
         ]
-        return sum(message_tokens(m, count) for m in lead) + sum(
-            count(orjson.dumps(each).decode()) for each in named if each
-        )
+        schema_tokens = sum(count(orjson.dumps(each).decode()) for each in schemas if each)
+        return sum(message_tokens(m, count) for m in lead) + schema_tokens
 
     def _fixed_with(self, cut: SummaryCut | None) -> int:
         if cut is None:
@@ -345,7 +346,7 @@ class _WindowRoom:
         return self._fixed + system + self._count(cut.text)
 
     def budget(self, cut: SummaryCut | None = None) -> Budget:
-        """Returns what the messages may take with this summary in front of them."""
+        """Returns the tokens that the messages may take after this summary."""
         return plan_budget(
             self._context,
             max_tokens=self._prompt.request.max_tokens,
@@ -354,16 +355,17 @@ class _WindowRoom:
         )
 
     def usable_summaries(self) -> list[_UsableSummary]:
-        """Returns the summaries after which the list may begin, and that stand for something."""
-        return [
-            _UsableSummary(first, cut)
-            for cut in self._eviction.cuts
-            if ((first := self._first_after(cut)) or self._eviction.evicted is not None)
-            and may_begin(self.items(), first)
-        ]
+        """Returns the summaries after which the list may begin, and that stand for at least one message."""
+        summaries = []
+        for cut in self._eviction.cuts:
+            first_index = self._first_after(cut)
+            stands_for_some = first_index > 0 or self._eviction.evicted is not None
+            if stands_for_some and may_begin(self.items(), first_index):
+                summaries.append(_UsableSummary(first_index, cut))
+        return summaries
 
     def _first_after(self, cut: SummaryCut) -> int:
-        """Returns the first entry after a summary."""
+        """Returns the index of the first entry after a summary."""
         inserted = len(self._prompt.composition.inserted)
         if cut.covered_inserted < inserted:
             return cut.covered_inserted
@@ -385,14 +387,14 @@ class _WindowRoom:
     def tokens(self, start: int, end: int) -> int:
         if start == end:
             return 0
-        if self._before is None:
-            self._before = [0, *accumulate(self.sizes())]
-        return self._before[end] - self._before[start]
+        if self._sizes_before is None:
+            self._sizes_before = [0, *accumulate(self.sizes())]
+        return self._sizes_before[end] - self._sizes_before[start]
 
     def total_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> tuple[int, int]:
-        """Returns the prompt's tokens if these entries stay, and how many there may be.
+        """Returns the prompt's tokens if these entries stay, and how many tokens it may have.
 
-        0: nothing was counted, or not all of it is text.
+        Both are 0 if nothing was counted, or if not all entries are text.
         """
         if (
             self._context == ANY_WINDOW
@@ -405,14 +407,13 @@ class _WindowRoom:
         return fixed + tokens, fixed + self.budget(cut).max_with_note
 
     def note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
-        """Returns the tokens that a note may take: all that these messages leave free, up to a note's bound."""
-        free = self.budget(cut).max_with_note
+        """Returns the tokens that a note may take: those that these entries leave free, up to the bound of a note."""
+        budget, max_tokens = self.budget(cut).max_with_note, self._note.max_tokens
         bounds = self._bounds_before
-        if free - sum(bounds[part.stop] - bounds[part.start] for part in staying) >= self._note.max_tokens:
-            return self._note.max_tokens
-        return max(
-            0, min(self._note.max_tokens, free - sum(self.tokens(part.start, part.stop) for part in staying))
-        )
+        if budget - sum(bounds[part.stop] - bounds[part.start] for part in staying) >= max_tokens:
+            return max_tokens
+        free = budget - sum(self.tokens(part.start, part.stop) for part in staying)
+        return max(0, min(max_tokens, free))
 
     def surplus(self, start: int) -> int:
         """Returns how many messages from `start` on leave because they are too many."""
@@ -438,25 +439,25 @@ class _WindowRoom:
         return self.tokens(start, len(self.entries)) > max_tokens
 
     def wanted_summary(self, summaries: Sequence[_UsableSummary], *, is_due: bool) -> WantedSummary | None:
-        """Returns the summary that is wanted, because the window fills up and there is enough after the newest one.
+        """Returns the summary that is wanted, if the window fills up and there is enough after the newest summary.
 
-        is_due: something has left the window, and no summary stands for it.
+        is_due: messages have left the window, and no summary stands for them.
         """
-        start, newest = summaries[-1] if summaries else (0, None)
-        high = self.budget(newest).high
-        # Where the window has no limit of tokens, the bounds of messages decide what stays.
+        start, newest_cut = summaries[-1] if summaries else (0, None)
+        high = self.budget(newest_cut).high
+        # If the window has no limit of tokens, the bounds of messages decide what stays.
         eviction, bounds = self._eviction, self._eviction.bounds
-        keep = 0 if self._context == ANY_WINDOW else int(high * eviction.retained_share)
-        least = 0 if bounds is None else bounds.min_messages
+        retained_tokens = 0 if self._context == ANY_WINDOW else int(high * eviction.retained_share)
+        min_messages = 0 if bounds is None else bounds.min_messages
         newest_id = max((cut.id for cut in eviction.cuts), default=0)
-        wanted = WantedSummary(keep, summary_tokens(self._context), least, newest_id)
+        wanted = WantedSummary(retained_tokens, summary_tokens(self._context), min_messages, newest_id)
         is_early = bounds is not None and len(self.entries) - start > bounds.early
         if is_due or is_early:
             return wanted
-        if not self.is_over(start, newest, EARLY_SHARE):
+        if not self.is_over(start, newest_cut, EARLY_SHARE):
             return None
-        # A summary covers whole turns, and leaves the last ones as they are.
+        # A summary covers whole turns, and leaves the last turns as they are.
         items, count = self.items(), len(self.entries)
-        turns = (i for i in range(count - 1, start, -1) if items[i].role == "user")
-        end = next((i for i in turns if self.tokens(i, count) >= keep), start)
+        turn_starts = (i for i in range(count - 1, start, -1) if items[i].role == "user")
+        end = next((i for i in turn_starts if self.tokens(i, count) >= retained_tokens), start)
         return wanted if self.tokens(start, end) >= high * WORTHWHILE_SHARE else None

@@ -44,16 +44,17 @@ _log = logging.getLogger("mnemogate")
 
 # Tokens of output that are reserved for a request without a limit of its own.
 UNNAMED_TOKENS: Final = 1000
-# The most that are reserved: clients send what a model can write at most, 128,000. Chosen; no measurement.
-MOST_RESERVED_TOKENS: Final = 4000
-# Processes that have written within this time share limits of a minute; or within so many of the times between writes,
-# where these are longer.
+# The most tokens that are reserved: as their limit, clients send all that a model can write, 128,000. Chosen; no
+# measurement.
+MAX_RESERVED_TOKENS: Final = 4000
+# Processes that have written usage within this time share the limits of a minute.
 SHARED_S: Final = 90.0
+# The same time as a multiple of the time between two writes; the longer of both counts.
 _SHARED_WRITES: Final = 1.5
 # The time after which limits that could not be read are read again.
 _RETRY_S: Final = 1.0
-# Rounds of the event loop from a connection that closes to the end of its request. Measured: up to 11, where several
-# tools run.
+# Rounds of the event loop from a connection that closes to the end of its request. Measured: up to 11, if several tools
+# run.
 _ENDING_TICKS: Final = 30
 # The callers whose limits need not be looked for. Chosen; no measurement.
 _MAX_CALLERS: Final = 4096
@@ -65,7 +66,7 @@ class PlannedCall(Struct, frozen=True):
     """A call of a model, as far as its use is estimated before it is made."""
 
     body: bytes
-    # Of output; None: the request has no bound.
+    # The bound of its output; None: the request has no bound.
     max_tokens: int | None
     # The model that would answer.
     target: Target
@@ -115,9 +116,14 @@ class Limiter:
         self._aliases = aliases
         self._read_s = read_s
         self._shared_s = max(SHARED_S, _SHARED_WRITES * write_s)
-        about = "Requests that a limit refused, or had answered by another model."
-        self._limited = metrics.add_counter("limited", about, "unit", "per", "then")
-        # The limits by project, and by their key and user; a project without any is no key.
+        self._limited = metrics.add_counter(
+            "limited",
+            "Requests that a limit refused, or had answered by another model.",
+            "unit",
+            "per",
+            "then",
+        )
+        # The limits by project, then by key and user. Only projects with limits are in it.
         self._limits: dict[str, dict[tuple[int | None, str | None], list[UsageLimit]]] = {}
         # The same limits by their ids.
         self._limits_by_id: dict[int, UsageLimit] = {}
@@ -128,7 +134,7 @@ class Limiter:
         self._limits_lock = asyncio.Lock()
         self._buckets = LimitBuckets(store.usage, meter, now)
         self._reservations: dict[Receipt, LimitReservation] = {}
-        # As others know the process; None: it takes no requests.
+        # The name by which other processes know this one; None: it takes no requests.
         self._process_name = secrets.token_hex(8) if takes_requests else None
         # How many processes share the limits.
         self._processes = 1
@@ -152,22 +158,24 @@ class Limiter:
     def _replace_limits(self, limits: Sequence[UsageLimit]) -> None:
         self._limits = {}
         for limit in limits:
-            of_project = self._limits.setdefault(limit.project, {})
-            of_project.setdefault((limit.key, limit.user), []).append(limit)
-        known = {limit.id: limit for limit in limits}
-        new, self._limits_by_id = known.keys() - self._limits_by_id.keys(), known
+            project_limits = self._limits.setdefault(limit.project, {})
+            project_limits.setdefault((limit.key, limit.user), []).append(limit)
+        limits_by_id = {limit.id: limit for limit in limits}
+        new_ids = limits_by_id.keys() - self._limits_by_id.keys()
+        self._limits_by_id = limits_by_id
         self._named_holders = {name for limit in limits for name in (limit.key, limit.user)}
         self._cached_limits.cache_clear()
-        self._buckets.replace_limits(known, self._processes)
-        if new:
-            self._reserve_under_way(new)
+        self._buckets.replace_limits(limits_by_id, self._processes)
+        if new_ids:
+            self._reserve_under_way(new_ids)
 
-    def _reserve_under_way(self, new: Set[int]) -> None:
-        """Counts requests that are under way towards new limits, as if they had been let in by them. new: ids."""
+    def _reserve_under_way(self, new_ids: Set[int]) -> None:
+        """Counts requests that are under way towards new limits, as if these limits had let them in."""
         for receipt, reservation in self._reservations.items():
-            limits = [limit for limit in self._limits_of(receipt) if limit.id in new]
+            limits = [limit for limit in self._limits_of(receipt) if limit.id in new_ids]
             for bucket in self._buckets.get(limits, receipt.user):
-                reservation.reserve(bucket, _NO_TOKENS[bucket.column])  # these are counted when it ends
+                # Its tokens are counted when the request ends.
+                reservation.reserve(bucket, _NO_TOKENS[bucket.column])
 
     async def run(self) -> None:
         """Reads the limits again when they have changed, until it is cancelled."""
@@ -212,17 +220,19 @@ class Limiter:
 
     def _limits_for(self, project: str, key: int, user: str) -> Sequence[UsageLimit]:
         """Returns the limits that hold for requests of a key and a user, by their ids."""
-        # Those that no limit names are looked for as one, and their names are not cached.
+        # All callers that no limit names are looked up as one caller, so their names are not cached.
         named = self._named_holders
         return self._cached_limits(project, key if key in named else 0, user if user in named else "")
 
     def _find_limits(self, project: str, key: int, user: str) -> Sequence[UsageLimit]:
-        of_project = self._limits.get(project)
-        if of_project is None:
+        project_limits = self._limits.get(project)
+        if project_limits is None:
             return []
-        # A project may have a limit for each of thousands of keys or users.
-        holders = [(of_key, of_user) for of_key in (None, key) for of_user in {None, EACH_USER, user}]
-        limits = [limit for holder in holders for limit in of_project.get(holder, ())]
+        # Looked up by holder: a project may have a limit for each of thousands of keys or users.
+        holders = [
+            (holder_key, holder_user) for holder_key in (None, key) for holder_user in {None, EACH_USER, user}
+        ]
+        limits = [limit for holder in holders for limit in project_limits.get(holder, ())]
         return limits_for(sorted(limits, key=_ID), key, user)
 
     # -- a request begins
@@ -236,13 +246,13 @@ class Limiter:
     ) -> str | None:
         """Lets a request in, and reserves what it may use until `settle`.
 
-        call: the call that it plans; None: it calls no model.
-        may_answer: returns whether a model may answer in its place.
+        call: the call that the request plans; None: it calls no model.
+        may_answer: returns whether another model may answer the request.
 
-        Returns the name of the model that answers in its place; None: the one that was asked. Raises: LimitReached.
+        Returns the name of another model that is to answer; None: the model that was asked. Raises: LimitReached.
         """
-        if (before := self._reservations.get(receipt)) is not None:
-            return before.substitute  # its request was let in already
+        if (reservation := self._reservations.get(receipt)) is not None:
+            return reservation.substitute  # the request was let in already
         if self._change_read != self._change:
             await self._try_load()
         if receipt.project not in self._limits:
@@ -251,12 +261,12 @@ class Limiter:
         wanted_tokens = _NO_TOKENS if call is None else self._estimate(call)
         buckets, substitute = self._buckets_of(receipt), None
         if receipt.work is not None:
-            # The request that has begun this work was let in, and what it reserved is not known here.
+            # The request that has begun this work was let in. Its reservation is not known here.
             self._reserve(receipt, buckets, wanted_tokens)
             return None
         if not have_room(buckets, wanted_tokens):
             buckets = await self._wait_for_room(receipt, wanted_tokens)
-            # The settings may have lost the alias of a limit since.
+            # The alias of a limit may be gone from the settings.
             refusing, substituting = find_full_buckets(
                 buckets, wanted_tokens, lambda alias: alias in self._aliases and may_answer(alias)
             )
@@ -269,18 +279,18 @@ class Limiter:
                 substitute = limit.then
                 receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(limit.id), limit.id
                 self._count_limited(limit, "alias")
-        # Nothing has waited since the buckets were seen, so what is seen is what is reserved.
+        # Nothing was awaited since the buckets were checked, so they still have the room that is reserved now.
         self._reserve(receipt, buckets, wanted_tokens, substitute)
         receipt.rate_limits = rate_headers(buckets, self._now())
         return substitute
 
     async def admit_step(self, receipt: Receipt, call: PlannedCall) -> None:
-        """Lets a run go on with another call of the model, and reserves what that may use with what it has used.
+        """Lets a run go on with another call of the model. Reserves what the run has used and what the call may use.
 
         Raises: LimitReached.
         """
         if receipt.work_agent_row or (receipt in self._reservations and receipt.last_call is None):
-            return  # it is work of the background, or was just let in
+            return  # the receipt is that of background work, or was just let in
         if self._change_read != self._change:
             await self._try_load()
         limits = [limit for limit in self._limits_of(receipt) if limit.unit in MEASURED_UNITS]
@@ -289,25 +299,26 @@ class Limiter:
         reservation = self._reservations.get(receipt) or LimitReservation()
         used, wanted = self._meter.used_so_far(receipt), self._estimate(call)
         reservation.count_ended_minutes(used, self._now())
-        own = {bucket.limit.id: bucket for bucket in reservation.amounts}
-        buckets = [own.get(each.limit.id, each) for each in self._buckets.get(limits, receipt.user)]
+        reserved_buckets = {bucket.limit.id: bucket for bucket in reservation.amounts}
+        present_buckets = self._buckets.get(limits, receipt.user)
+        buckets = [reserved_buckets.get(bucket.limit.id, bucket) for bucket in present_buckets]
         await self._buckets.load(buckets, self._read_s)
-        # From here on nothing waits, as in `admit`.
+        # From here on nothing is awaited, as in `admit`.
         amounts = {}
         for bucket in buckets:
-            reserved = reservation.amounts.get(bucket, 0)
-            used_here, wanted_here = reservation.uncounted(used, bucket), wanted[bucket.column]
-            if not bucket.lets_go_on(reserved, used_here, wanted_here):
-                raise refusal_by(bucket, self._now(), used_here)
-            amounts[bucket] = used_here + wanted_here
+            reserved_amount = reservation.amounts.get(bucket, 0)
+            used_amount, wanted_amount = reservation.uncounted(used, bucket), wanted[bucket.column]
+            if not bucket.lets_go_on(reserved_amount, used_amount, wanted_amount):
+                raise refusal_by(bucket, self._now(), used_amount)
+            amounts[bucket] = used_amount + wanted_amount
         for bucket, amount in amounts.items():
             reservation.reserve(bucket, amount)
         self._reservations[receipt] = reservation
 
     async def _wait_for_room(self, receipt: Receipt, wanted: Amounts) -> list[Bucket]:
-        """Returns the buckets of a request, loaded if they can be. wanted: what it may use.
+        """Returns the buckets of a request, loaded if they can be. wanted: the amounts that it may use.
 
-        Where other requests have reserved all, this waits a moment for requests whose clients have just hung up. So a
+        If other requests have reserved all, this waits a moment for requests whose clients have just hung up. So a
         voice agent that interrupts a reply is let in.
         """
         buckets = self._buckets_of(receipt)
@@ -319,15 +330,15 @@ class Limiter:
         while not all(bucket.is_loaded for bucket in buckets):
             await self._buckets.load(buckets, self._read_s)
             # Meanwhile limits may be made or removed, a period may end, and buckets may be dropped.
-            waited_for, buckets = buckets, self._buckets_of(receipt)
-            if buckets == waited_for:
-                break  # what could not be read is counted from now on
+            loaded_buckets, buckets = buckets, self._buckets_of(receipt)
+            if buckets == loaded_buckets:
+                break  # a bucket that could not be loaded counts from 0
         return buckets
 
     def _reserve(
         self, receipt: Receipt, buckets: Iterable[Bucket], wanted: Amounts, substitute: str | None = None
     ) -> None:
-        """Reserves until `settle` what is wanted of buckets. substitute: as in `LimitReservation`."""
+        """Reserves amounts in buckets until `settle`. substitute: as in `LimitReservation`."""
         amounts: dict[Bucket, int] = {}
         for bucket in buckets:
             amounts[bucket] = amount = wanted[bucket.column]
@@ -335,11 +346,14 @@ class Limiter:
         self._reservations[receipt] = LimitReservation(amounts, substitute)
 
     def _estimate(self, call: PlannedCall) -> Amounts:
-        """Returns what a call may use."""
-        output = UNNAMED_TOKENS if call.max_tokens is None else min(call.max_tokens, MOST_RESERVED_TOKENS)
-        prompt = estimate_prompt_tokens(call.body)
+        """Returns the amounts that a call may use."""
+        output_tokens = UNNAMED_TOKENS
+        if call.max_tokens is not None:
+            output_tokens = min(call.max_tokens, MAX_RESERVED_TOKENS)
+        prompt_tokens = estimate_prompt_tokens(call.body)
         price = self._meter.price_of(call.target.upstream, call.target.model)
-        return wanted_amounts(prompt + output, 0 if price is None else price.of(prompt, output))
+        cost = 0 if price is None else price.of(prompt_tokens, output_tokens)
+        return wanted_amounts(prompt_tokens + output_tokens, cost)
 
     def _count_limited(self, limit: UsageLimit, then: str) -> None:
         self._limited.inc(limit.unit, limit.per or "", then)
@@ -351,17 +365,17 @@ class Limiter:
         return self._reservations[receipt].take_measured()
 
     def give(self, receipt: Receipt, held: LimitReservation) -> None:
-        """Gives work what its request has reserved, until `settle`."""
+        """Gives work the reservation of its request, until `settle`."""
         self._reservations[receipt] = held
 
     def release(self, held: LimitReservation) -> None:
-        """Gives back what was reserved for work that is not done here."""
+        """Gives back a reservation for work that is not done here."""
         held.settle(used_amounts())
 
     # -- a request ends
 
     def settle(self, receipt: Receipt, used: Amounts) -> None:
-        """Counts what was used in place of what was reserved. A receipt that was not let in here counts as well."""
+        """Counts the used amounts in place of the reserved ones. A receipt that was not let in here counts as well."""
         reservation = self._reservations.pop(receipt, None)
         if reservation is not None:
             reservation.settle(used)
@@ -383,20 +397,19 @@ class Limiter:
         await self.load()
         buckets = self._buckets.get(self._limits_for(project, key, user), user)
         await self._buckets.load(buckets, wait_s=None)
-        states = []
-        for bucket in buckets:
-            limit = bucket.limit
-            used, left = bucket.used + bucket.reserved, bucket.left()
-            resets = None if limit.per is None else bucket.period.end
-            states.append(
-                LimitState(
-                    limit, bucket.user, displayed_amount(limit, used), displayed_amount(limit, left), resets
-                )
+        return [
+            LimitState(
+                limit=bucket.limit,
+                user=bucket.user,
+                used=displayed_amount(bucket.limit, bucket.used + bucket.reserved),
+                remaining=displayed_amount(bucket.limit, bucket.left()),
+                resets_at=None if bucket.limit.per is None else bucket.period.end,
             )
-        return states
+            for bucket in buckets
+        ]
 
     async def refresh(self) -> None:
-        """Reads again what others have used, where gateways share a database. Raises: StoreError."""
+        """Reads again what other gateways have used, if gateways share the database. Raises: StoreError."""
         if not self._store.database.is_shared:
             return
         now = self._now()
@@ -407,6 +420,6 @@ class Limiter:
         await self._buckets.refresh()
 
     async def leave(self) -> None:
-        """Leaves this process's part of what holds for a minute to the others. Raises: StoreError."""
+        """Leaves this process's part of the limits of a minute to the other processes. Raises: StoreError."""
         if self._store.database.is_shared and self._process_name is not None:
             await self._store.usage.drop_writer(self._process_name)

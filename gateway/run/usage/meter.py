@@ -40,13 +40,14 @@ from storage.usage_records import (
 _log = logging.getLogger("mnemogate")
 
 DAY_S: Final = 86_400
-# Keys in memory from which on new ones have no user; from twice as many on they have no model. Callers name both.
+# If there are so many keys in memory, new keys have no user; from twice as many on they have no model. Callers can make
+# up both.
 MAX_KEYS: Final = 50_000
 # Characters of a model's name. Chosen: more than a real one has.
 _NAME_CHARS: Final = 256
 # The age of the newest counts of this process that readers of usage are shown.
 READ_S: Final = 1.0
-# How often counters are looked for that are too old to have a user.
+# The interval at which old counters lose their users.
 _FOLD_S: Final = 3600.0
 # The places of the counters in a row.
 (
@@ -69,27 +70,27 @@ def prices_of(settings: Settings) -> PriceOf:
         prices.setdefault((alias.upstream or settings.upstreams[0].name, alias.model), price)
         for deployment in alias.deployments:
             prices.setdefault((deployment.upstream, deployment.model or alias.model), price)
-    # A caller may ask any upstream for the model of an alias that names none.
-    named = {(alias.upstream, alias.model) for alias in settings.models}
+    # A caller may ask any upstream for the model of an alias that names no upstream.
+    named_models = {(alias.upstream, alias.model) for alias in settings.models}
     for alias, price in priced:
         for upstream in settings.upstreams if alias.upstream is None else ():
-            if (upstream.name, alias.model) not in named:
+            if (upstream.name, alias.model) not in named_models:
                 prices.setdefault((upstream.name, alias.model), price)
     return lambda upstream, model: prices.get((upstream, model))
 
 
 def user_of(scope: Scope | None) -> str:
-    """Returns the user whose memory it is; "" for one that is no person's."""
+    """Returns the user of a memory; "": the memory is no person's."""
     return scope.subject.removeprefix(_USER) if scope is not None and scope.is_person else ""
 
 
 class _BackgroundKey(NamedTuple):
-    """The key of what background calls used."""
+    """The key of the tokens that background calls used."""
 
     day: int
-    # "": that of the memory, which is looked up, for a question.
+    # "": a question to a memory, whose project is looked up.
     project: str
-    # 0: of no memory.
+    # The row of the memory; 0: the call is for no memory.
     agent_row: int
     upstream: str
     model: str
@@ -113,13 +114,13 @@ class Meter:
         self._write_s = settings.usage.write_s
         self._keep_days = settings.usage.keep_users_days
         self._counters: dict[UsageKey, list[int]] = {}
-        # Their keys by user: a user's limits ask for these alone.
+        # The keys of the counters by user, for the limits of one user.
         self._keys_of_user: dict[str, set[UsageKey]] = {}
-        # The part whose write has failed: it may be in the table or not. It is written again before any other.
+        # The part whose write has failed. It may be in the table or not, and is written again before any other part.
         self._unconfirmed: UsagePart | None = None
         self._process_name = uuid.uuid4().hex
         self._parts = itertools.count(1)
-        # What was used for memories; their users are looked up when it is written.
+        # The tokens that were used for memories. Their users are looked up when the tokens are written.
         self._background: dict[_BackgroundKey, TokenCounts] = {}
         # The tokens of background calls that are written, by project, with their day.
         self._background_written: dict[str, tuple[int, int]] = {}
@@ -138,7 +139,7 @@ class Meter:
     # -- what is counted
 
     def count(self, receipt: Receipt) -> Amounts:
-        """Adds a request that has ended, or work that has no request. Returns what it has used."""
+        """Adds a request that has ended, or work that has no request. Returns the amounts that it has used."""
         day = self._day_of(receipt)
         project, user, key = receipt.project, receipt.user, receipt.key
         counters: list[int] | None = None  # of the last call
@@ -175,7 +176,7 @@ class Meter:
         return used
 
     def used_so_far(self, receipt: Receipt) -> Amounts:
-        """Returns the tokens and the cost that work has used which has not ended."""
+        """Returns the tokens and the cost that work under way has used so far."""
         counters = [0] * len(COUNTERS)
         for call in receipt.calls:
             if call.is_answered and call.costs_tokens and not call.is_background:
@@ -183,12 +184,12 @@ class Meter:
         return used_amounts(counters[INPUT] + counters[OUTPUT], counters[COST])
 
     def correct(self, receipt: Receipt, before: UpstreamCall, after: UpstreamCall) -> Amounts:
-        """Counts the tokens of a call in place of those that were counted when its request ended.
+        """Counts the tokens of a call in place of the tokens that were counted when its request ended.
 
         receipt: the request's.
         before, after: the call as it was counted, and as it is now.
 
-        Returns by how much more it has used.
+        Returns how much more it has used than was counted.
         """
         change = [0] * len(COUNTERS)
         self._add_tokens(change, before)
@@ -245,7 +246,7 @@ class Meter:
                 for key, used in self._background.items()
                 if (key.day, key.project) == (today, project)
             )
-            # What a write has attributed to users, and has not come to yet.
+            # Tokens that a write has attributed to users, and not written yet.
             for row in self.unwritten_counters(today, today, {"project": project}):
                 unwritten += row[BACKGROUND_INPUT] + row[BACKGROUND_OUTPUT] - row[QUESTIONS]
             return written + unwritten
@@ -255,7 +256,7 @@ class Meter:
         return int(self._now() // DAY_S)
 
     def price_of(self, upstream: str, model: str) -> Price | None:
-        """Returns the price of an upstream's model, by its name there; None for one without a price."""
+        """Returns the price of an upstream's model, by its name there; None: the model has no price."""
         return self._price(upstream, model)
 
     @asynccontextmanager
@@ -292,15 +293,18 @@ class Meter:
     def _counters_of(
         self, day: int, project: str, user: str, key: int, upstream: str, model: str
     ) -> list[int]:
-        """Returns the counters of a key, which begin here. Of too many keys some lose their user or model."""
+        """Returns the counters of a key, and makes them if there are none.
+
+        If there are too many keys (`MAX_KEYS`), a new key loses its user or its model.
+        """
         counters = self._counters.get(UsageKey(day, project, user, key, upstream, model))
         if counters is None:
             size, model = len(self._counters), mask_keys_in_name(model[:_NAME_CHARS])
             user = "" if size >= MAX_KEYS else user
             model = "" if size >= 2 * MAX_KEYS else model
-            whole = UsageKey(day, project, user, key, upstream, model)
-            counters = self._counters.setdefault(whole, [0] * len(COUNTERS))
-            self._keys_of_user.setdefault(user, set()).add(whole)
+            usage_key = UsageKey(day, project, user, key, upstream, model)
+            counters = self._counters.setdefault(usage_key, [0] * len(COUNTERS))
+            self._keys_of_user.setdefault(user, set()).add(usage_key)
         return counters
 
     def _take_counters(self, key: UsageKey) -> list[int]:
@@ -322,16 +326,16 @@ class Meter:
         folded_at = -_FOLD_S
         while True:
             await asyncio.sleep(self._write_s)
-            with suppress(StoreError):  # it was reported, and is tried again
+            with suppress(StoreError):  # the error was logged, and the write is tried again
                 await self.write()
-                for each in self._after_write:
-                    await each()
+                for listener in self._after_write:
+                    await listener()
                 if time.monotonic() - folded_at >= _FOLD_S:
                     folded_at = time.monotonic()
                     await self._anonymize_old()
 
     async def write(self) -> None:
-        """Writes what was counted up to now. Raises: StoreError: the counts that are left are written another time."""
+        """Writes the counts up to now. Raises: StoreError: the counts that are not written stay for the next write."""
         self._wrote_at = time.monotonic()
         try:
             await self._attribute_background()
@@ -352,7 +356,7 @@ class Meter:
     async def _write_part(self, keys: Sequence[UsageKey]) -> None:
         """Writes the unconfirmed part, if there is one, and the counters of some keys. Raises: StoreError.
 
-        Who pauses writes waits for no more than that.
+        A caller of `pause_writes` waits for no more than one part.
         """
         async with self._write_lock:
             await self._unpaused.wait()
@@ -365,7 +369,7 @@ class Meter:
             await self._add(self._unconfirmed)
 
     async def _add(self, part: UsagePart) -> None:
-        """Adds a part to the table. After an error, or where this is cancelled, it is the unconfirmed one."""
+        """Adds a part to the table. After an error or a cancellation it is the unconfirmed part."""
         self._unconfirmed = None
         self._background_written.clear()
         try:
@@ -375,14 +379,13 @@ class Meter:
             raise
 
     async def flush(self) -> None:
-        """Writes, unless that was done within `READ_S`. Raises: StoreError."""
-        if (
-            self._counters or self._background or self._unconfirmed
-        ) and time.monotonic() - self._wrote_at >= READ_S:
+        """Writes, unless the last write was within `READ_S`. Raises: StoreError."""
+        has_counts = self._counters or self._background or self._unconfirmed
+        if has_counts and time.monotonic() - self._wrote_at >= READ_S:
             await self.write()
 
     async def _attribute_background(self) -> None:
-        """Adds what was used for memories to the counters of their users. Raises: StoreError."""
+        """Adds the tokens that were used for memories to the counters of their users. Raises: StoreError."""
         for agent_row in {key.agent_row for key in self._background}:
             agent = await self._load_memory(agent_row) if agent_row else None
             scope = None if agent is None else agent.scope
@@ -396,7 +399,7 @@ class Meter:
                     counters[QUESTIONS] += used.prompt + used.completion
 
     def _forget(self, project: str, user: str) -> None:
-        """Takes a user's name off what is still in memory."""
+        """Takes a user's name off the counters that are still in memory."""
         for key in [key for key in self._keys_of_user.get(user, ()) if key.project == project]:
             counters = self._take_counters(key)
             add_counters(self._counters_of(*key._replace(user=FORGOTTEN_USER)), counters)
