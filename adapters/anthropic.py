@@ -246,8 +246,10 @@ class _StreamedReply(WrappedStream):
         first = await self._reply.peek()  # an error, or the first event with content
         self._peeked = await anext(self._translated_events, [])
         events = [event for event in self._peeked if event.data is not None] or self._peeked
+        if not events:
+            return None
         is_error = first is not None and first.name == "error"
-        return events[-1 if is_error else 0] if events else None
+        return events[-1] if is_error else events[0]
 
     async def _read_translated(
         self, translate_event: Callable[[Event], list[Event]]

@@ -232,7 +232,12 @@ class PageApp:
             query = replace(query, limit=min(query.limit, query.page_limit))
         note_read = partial(self._note_read, request.visitor)
         screen_request = ScreenRequest(
-            request.visitor, params, query, request.is_twin, note_read, request.referrer
+            visitor=request.visitor,
+            params=params,
+            query=query,
+            is_twin=request.is_twin,
+            note_read=note_read,
+            referrer=request.referrer,
         )
         if isinstance(route, Screen):
             reply = await self._show(request, route, screen_request)

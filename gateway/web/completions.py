@@ -85,7 +85,7 @@ class ChatRoute:
         with self._begin_reply(incoming, request, receipt) as reply:
             context = info.caller.context(headers)
             info.memory = await self.chat.answer(
-                request, context, reply, receipt, make_view, continued_conversation
+                request, context, reply, receipt, make_view, continued=continued_conversation
             )
 
     async def answer_native(

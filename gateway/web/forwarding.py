@@ -170,7 +170,7 @@ class ForwardedRoute:
                 "This key is limited to certain models, and this request names none that can be read.",
                 code="model_not_allowed",
             )
-        await forward(self.forwarder, incoming, route, outgoing, self.limits.send_timeout_s, change)
+        await forward(self.forwarder, incoming, route, outgoing, self.limits.send_timeout_s, change=change)
 
 
 async def forward(

@@ -139,7 +139,12 @@ class ResponsesRoute(ForwardedRoute):
         if conversation is not None:
             continued_conversation = ContinuedConversation(conversation, conversation.items)
         await self.chats.answer(
-            call.incoming, request.chat, call.headers, make_view, receipt, continued_conversation
+            call.incoming,
+            request.chat,
+            call.headers,
+            make_view,
+            receipt,
+            continued_conversation=continued_conversation,
         )
 
     async def compact(
@@ -164,7 +169,13 @@ class ResponsesRoute(ForwardedRoute):
         with call.incoming.begin_reply(self.chats.send_timeout_s) as reply:
             try:
                 compacted = await compact(
-                    self.chats.chat, call.request.chat, context, reply, receipt, ChatView, read_summary
+                    self.chats.chat,
+                    call.request.chat,
+                    context,
+                    reply,
+                    receipt,
+                    make_view=ChatView,
+                    read_summary=read_summary,
                 )
             except CompactionFailed as error:
                 await reply.send_body(error.status, [JSON_TYPE, *receipt.note_head()], error.body)

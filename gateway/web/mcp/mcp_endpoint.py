@@ -129,7 +129,7 @@ class McpEndpoint:
         return identify(headers, names, rules, caller.project, time.time())
 
     async def _perform(self, context: CallContext, tool: str, arguments: Mapping[str, Any]) -> McpAnswer:
-        assert context.request is not None  # of HTTP
+        assert context.request is not None  # each call of this endpoint comes with a request over HTTP
         caller: McpCaller = context.request.scope["state"]["mcp"]
         return await self._memory.call(
             replace(caller, client=client_of(context) or caller.client), tool, arguments
