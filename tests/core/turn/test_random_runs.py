@@ -152,9 +152,9 @@ def play(seed: int) -> list[Command]:
 
 
 @pytest.mark.parametrize("block", range(10))
-def test_every_run_is_saved_once_and_ends_once(block_row: int) -> None:
+def test_every_run_is_saved_once_and_ends_once(block: int) -> None:
     stops = set()
-    for seed in range(block_row * 300, block_row * 300 + 300):
+    for seed in range(block * 300, block * 300 + 300):
         seen = play(seed)
         saves = [command for command in seen if isinstance(command, Save)]
         assert len(saves) == 1, seed
