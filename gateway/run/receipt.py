@@ -43,13 +43,13 @@ class GatewayStep(Struct, frozen=True):
     ended: float
     # The name of a tool, as it was offered.
     name: str = ""
-    # Why a tool failed, from a closed list; "": it did not.
+    # Why a tool failed, from a closed list; "": it did not fail.
     failure: str = ""
-    # Of a search: how many hits went into the note.
+    # How many hits of a search went into the note.
     count: int = 0
-    # The tokens of the note.
+    # The tokens of that note.
     tokens: int = 0
-    # The search took too long.
+    # A search took too long.
     is_late: bool = False
     # A write was on disk when the reply ended.
     is_durable: bool = True
@@ -78,71 +78,74 @@ class Receipt(Struct, eq=False, weakref=True):
 
     # When the request arrived, by `time.perf_counter()`.
     begun: float
-    # "": it is not noted.
+    # The id of the request; "": it is not noted.
     request_id: str = ""
-    # The caller's project, and the id of its key; 0: it has none.
+    # The caller's project.
     project: str = "default"
+    # The id of the caller's key; 0: the caller has no key.
     key: int = 0
-    # The user as the request or the settings name it; "": none.
+    # The user as the request or the settings name it; "": no user.
     user: str = ""
-    # In the order in which they were made.
+    # The calls of upstreams, in the order in which they were made.
     calls: list[UpstreamCall] = field(default_factory=list)
-    # The last of them that was made for the reply; None: none was.
+    # The last call that was made for the reply; None: no call was.
     last_call: UpstreamCall | None = None
-    # In the order in which they ended.
+    # The gateway's own steps, in the order in which they ended.
     steps: list[GatewayStep] = field(default_factory=list)
-    # Of the next call of an upstream.
+    # The facts of the prompt for the next call of an upstream.
     prompt: PromptFacts = NO_PROMPT
-    # The usage of the next stream is asked for, and the client did not ask for it.
+    # The next stream is asked for its usage, though the client did not ask for usage.
     hides_usage: bool = False
-    # None: it is of a request.
+    # The work that the receipt is for; None: it is for a request.
     work: Work | None = None
-    # False: no model is called, as in a call over MCP, or it is called by work with a receipt of its own.
+    # False: no model is called, as in a call over MCP, or work with a receipt of its own calls the model.
     asks_model: bool = True
     # The `x-ratelimit-*` headers of the limits that hold for the request. They replace the upstream's.
     rate_limits: Sequence[Header] = ()
     # A limit has refused the request.
     is_refused: bool = False
-    # The id of the limit that has refused it, or had another model answer; 0: none has.
+    # The id of the limit that has refused the request, or had another model answer it; 0: no limit has.
     limit_id: int = 0
     # The status of the reply; 0: there was none.
     status: int = 0
     # The gateway has cut the reply when it stopped.
     is_cut: bool = False
-    # The memory of the request, once it is known, and its mode.
+    # The scope of the request's memory; None: it is not known yet, or there is no memory.
     scope: Scope | None = None
+    # The memory mode of the request.
     mode: str = "on"
     # How many hits went into the note.
     recalled: int = 0
-    # A record of why they were recalled is stored with the turn.
+    # A record of why the hits were recalled is stored with the turn.
     has_recall_record: bool = False
-    # The milliseconds until the reply's head left; None: it has not.
+    # The milliseconds until the reply's head left; None: it has not left.
     first_ms: float | None = None
-    # The gateway's share of them.
+    # The gateway's share of these milliseconds.
     added_ms: float | None = None
-    # The `x-mnemogate-*` headers of the reply; one that is None is not sent.
+    # The `x-mnemogate-*` headers of the reply. A header that is None is not sent.
     headers: dict[str, str | None] = field(default_factory=dict)
-    # The turn's part of its `TurnName`; None: no client may refer to it.
+    # The turn's part of its `TurnName`; None: no client may refer to the turn.
     turn: str | None = None
-    # Of this turn no text is stored, as it repeats one that was off the record.
+    # The turn repeats a turn off the record, so its text is not stored.
     is_off_record: bool = False
-    # None: the request is not traced.
+    # The request's place in its trace; None: it is not traced.
     trace: TraceContext | None = None
-    # The fields below are for the trace. None: the work belongs to no request.
+    # The fields from here on are for the trace. None: the receipt is for work without a request.
     request_line: RequestLine | None = None
-    # When it ended, by `time.perf_counter()`.
+    # When the request ended, by `time.perf_counter()`.
     ended: float = 0.0
-    # None: no agent runs.
+    # The run of an agent that the request is; None: it is no run.
     agent_run: AgentRun | None = None
     # The row of the request's memory.
     agent_row: int = 0
     # The row of the exchange as which the turn was stored before its reply ended; 0: it is not known.
     exchange_row: int = 0
-    # Returns the usage of a reply with a text, by our count; None: the prompt is not known.
+    # Returns the usage of a reply with a text, by the gateway's count; None: the prompt is not known.
     usage_counter: Callable[[str], Json] | None = None
-    # When an upstream was first called, and when the head of the last reply came.
-    _sent: float = 0.0
-    _came: float = 0.0
+    # When an upstream was first called, by `time.perf_counter()`; 0: none was.
+    _first_called_at: float = 0.0
+    # When the head of the last reply came; 0: an upstream is being called.
+    _answered_at: float = 0.0
 
     @property
     def work_agent_row(self) -> int:
@@ -159,12 +162,12 @@ class Receipt(Struct, eq=False, weakref=True):
         return TurnName(conversation, turn) if conversation is not None and turn is not None else None
 
     def answering_model(self) -> str:
-        """Returns the model that was asked last, under the name with which its turn is stored; "": none was."""
+        """Returns the model that was asked last, by the name that is stored with its turn; "": no model was asked."""
         call = self.last_call
         return "" if call is None else stored_model_name(call.upstream, call.model)
 
     def count_usage(self, text: str) -> Json | None:
-        """Returns the usage of a reply with a text, by our count; None: the prompt is not known."""
+        """Returns the usage of a reply with a text, by the gateway's count; None: the prompt is not known."""
         return None if self.usage_counter is None else self.usage_counter(text)
 
     def begin_call(self) -> UpstreamCall:
@@ -201,19 +204,19 @@ class Receipt(Struct, eq=False, weakref=True):
     @property
     def has_failed(self) -> bool:
         """The reply is an error, or an upstream or the gateway broke it off."""
-        last = self.last_call
-        return self.status >= 400 or self.is_cut or (last is not None and bool(last.failure))
+        call_has_failed = self.last_call is not None and bool(self.last_call.failure)
+        return self.status >= 400 or self.is_cut or call_has_failed
 
     def upstream_called(self) -> None:
-        """Notes that an upstream is called now: what follows is its time, until `upstream_answered`."""
-        now = time.perf_counter()
-        self._sent = self._sent or now
-        # The time between two calls counts as the upstream's, also that of the round's tools.
-        self._came = 0.0
+        """Notes that an upstream is called now. From now on the time is the upstream's, until `upstream_answered`."""
+        if not self._first_called_at:
+            self._first_called_at = time.perf_counter()
+        # The time between two calls counts as the upstream's, also the time of the round's tools.
+        self._answered_at = 0.0
 
     def upstream_answered(self) -> None:
-        """Notes that the head of a reply has come: what follows is the gateway's time."""
-        self._came = time.perf_counter()
+        """Notes that the head of a reply has come. From now on the time is the gateway's."""
+        self._answered_at = time.perf_counter()
 
     def note_head(self) -> list[Header]:
         """Notes that the reply's head leaves now. Returns the `x-mnemogate-*` headers for it.
@@ -228,13 +231,18 @@ class Receipt(Struct, eq=False, weakref=True):
         return headers
 
     def reply_headers(self, upstream: Sequence[Header]) -> list[Header]:
-        """Notes that the reply's head leaves now. Returns all its headers. upstream: the upstream's, for the client."""
-        if not self.rate_limits:
-            return [*upstream, *self.note_head()]
-        own = {name for name, _ in self.rate_limits}
-        return [*(each for each in upstream if each[0] not in own), *self.rate_limits, *self.note_head()]
+        """Notes that the reply's head leaves now. Returns all its headers.
+
+        upstream: the upstream's headers that the client gets.
+        """
+        limit_names = {name for name, _ in self.rate_limits}
+        if limit_names:
+            upstream = [header for header in upstream if header[0] not in limit_names]
+        return [*upstream, *self.rate_limits, *self.note_head()]
 
     def added_so_far(self, now: float | None = None) -> float:
         """Returns the gateway's share of the time until now, in milliseconds. now: by `time.perf_counter()`."""
         now = time.perf_counter() if now is None else now
-        return ((self._sent or now) - self.begun + (now - self._came if self._came else 0.0)) * 1000
+        before_call_s = (self._first_called_at or now) - self.begun
+        after_answer_s = now - self._answered_at if self._answered_at else 0.0
+        return (before_call_s + after_answer_s) * 1000

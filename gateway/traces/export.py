@@ -28,11 +28,11 @@ from gateway.metrics import Counter
 from gateway.traces.otlp import OtlpSettings
 
 _log = logging.getLogger("mnemogate")
-# The specification's own list of answers after which a request may be sent again.
-_BUSY: Final = frozenset((429, 502, 503, 504))
+# The statuses after which a request may be sent again, by the specification.
+_BUSY_STATUSES: Final = frozenset((429, 502, 503, 504))
 _FIRST_WAIT_S: Final = 1.0
 _GIVE_UP_AFTER_S: Final = 60.0
-# The most bytes of an answer that are read: it says at most how many spans were rejected.
+# The most bytes of an answer that are read. An answer only says how many spans were rejected.
 _ANSWER_BYTES: Final = 64 * 1024
 
 
@@ -40,9 +40,9 @@ class _Refusal(Exception):
     """A collector has not taken the spans."""
 
     def __init__(self, status: int, wait_s: float | None = None) -> None:
-        # Of its answer; 0: there was none.
+        # The status of its answer; 0: there was no answer.
         self.status = status
-        # The seconds that it asks to wait; None: it names none.
+        # The seconds that it asks to wait; None: it asks for none.
         self.wait_s = wait_s
 
 
@@ -63,7 +63,7 @@ class Exporter:
         self._pause = pause
         self._connection: http.client.HTTPConnection | None = None
         self._has_failed = False
-        # When everything has to be over; None: the gateway goes on.
+        # When the last request has to end, by `time.monotonic`; None: the gateway does not stop.
         self.ends_at: float | None = None
 
     def send(self, request: ExportTraceServiceRequest) -> None:
@@ -76,7 +76,7 @@ class Exporter:
             if refusal.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and count > 1:
                 self._send_halves(request)
                 return
-            reason = "refused" if refusal.status and refusal.status not in _BUSY else "unreachable"
+            reason = "refused" if refusal.status and refusal.status not in _BUSY_STATUSES else "unreachable"
             self._drop(reason, count)
             self._report(refusal.status)
             return
@@ -104,7 +104,7 @@ class Exporter:
             self.send(half)
 
     def _send_patiently(self, request: ExportTraceServiceRequest) -> int:
-        """Returns how many spans were rejected. Raises: _Refusal: the collector refuses, or is not there for long."""
+        """Returns how many spans were rejected. Raises: _Refusal: it refuses, or is not reached for long."""
         data = request.SerializeToString()
         if self._otlp.is_compressed:
             data = gzip.compress(data, compresslevel=1)
@@ -114,10 +114,11 @@ class Exporter:
             try:
                 return self._post(data)
             except _Refusal as refusal:
-                if refusal.status and refusal.status not in _BUSY:
+                if refusal.status and refusal.status not in _BUSY_STATUSES:
                     raise
                 self._report(refusal.status)
-                # Part of a wait is chance, so that gateways do not ask all at once. "Retry-After: 0" ends no wait.
+                # Part of a wait is left to chance, so that gateways do not ask all at once. A "Retry-After: 0" does not
+                # shorten it.
                 pause_s = max(wait_s * random.uniform(0.8, 1.2), refusal.wait_s or 0.0)
                 if time.monotonic() + pause_s > (gives_up_at if self.ends_at is None else self.ends_at):
                     raise
@@ -143,9 +144,10 @@ class Exporter:
             if response.will_close or not response.isclosed():
                 self.close()
         except (OSError, UnicodeError, http.client.HTTPException) as error:
-            self.close()  # UnicodeError: the host is no name
+            # (UnicodeError: the host is no valid name.)
+            self.close()
             if not is_new and isinstance(error, ConnectionError | http.client.RemoteDisconnected):
-                return self._post(data)  # the connection was closed while it rested
+                return self._post(data)  # the collector had closed the idle connection
             raise _Refusal(0) from error
         if not 200 <= response.status < 300:
             fields = [(name.lower(), value) for name, value in response.getheaders()]
@@ -173,7 +175,7 @@ class Exporter:
         self._dropped.inc(reason, by=count)
 
     def _report(self, status: int) -> None:
-        """Logs once that spans do not arrive, until they do again."""
+        """Logs that spans do not arrive: once, until they arrive again."""
         if self._has_failed:
             return
         self._has_failed = True

@@ -46,14 +46,14 @@ class RouteTemplates:
     """Finds the template of a path, so that no id of a path stands in a span."""
 
     def __init__(self, routes: Iterable[tuple[str, re.Pattern[str]]]) -> None:
-        """routes: templates with what matches their paths, in the order in which they are tried."""
+        """routes: templates with the patterns of their paths, in the order in which they are tried."""
         routes = [*routes]
-        self._patterns = [each for each in routes if "{" in each[0]]
-        self._fixed = {template for template, _ in routes if "{" not in template}
+        self._patterns = [(template, pattern) for template, pattern in routes if "{" in template]
+        self._fixed_paths = {template for template, _ in routes if "{" not in template}
 
     def find(self, path: str) -> str:
-        """Returns the template of a path; "": no route has it."""
-        if path in self._fixed:
+        """Returns the template of a path; "": no route has the path."""
+        if path in self._fixed_paths:
             return path
         return next((template for template, pattern in self._patterns if pattern.match(path)), "")
 
@@ -69,7 +69,7 @@ class SpanMaker:
         self._models = models
         self._servers = {name: _host_and_port(url) for name, url in addresses.items()}
         self._users = users
-        # The key of the hash of users' names; None: it is not known yet, and no span names a user.
+        # The key with which users' names are hashed; None: it is not known yet, so no span names a user.
         self.user_key: bytes | None = None
         # The newest turns of memories, by the memories' rows.
         self._turns: OrderedDict[int, deque[TraceContext]] = OrderedDict()
@@ -79,7 +79,7 @@ class SpanMaker:
         self._templates = RouteTemplates(routes)
 
     def make(self, receipt: Receipt, new_span: Callable[[], Span], to_epoch_s: float) -> None:
-        """Makes all spans of a receipt. to_epoch_s: what is added to a time of `perf_counter` for one of the epoch."""
+        """Makes all spans of a receipt. to_epoch_s: added to a time of `perf_counter`, it gives a time of the epoch."""
         context = receipt.trace
         assert context is not None  # receipts without a trace are not given to the tracer
         receipt_spans = _ReceiptSpans(receipt, context, new_span, to_epoch_s)
@@ -144,7 +144,7 @@ class SpanMaker:
                 link.trace_id, link.span_id = _trace_bytes(turn.trace_id), _span_bytes(turn.span_id)
 
     def _remember_turn(self, agent_row: int, context: TraceContext) -> None:
-        """Remembers a turn, which later work for its memory is linked to."""
+        """Remembers a turn, so that later work for its memory can be linked to it."""
         turns = self._turns.setdefault(agent_row, deque(maxlen=_LINKS_PER_MEMORY))
         turns.append(context)
         self._turns.move_to_end(agent_row)
@@ -152,7 +152,7 @@ class SpanMaker:
             self._turns.popitem(last=False)
 
     def _user_label(self, user: str) -> str:
-        """Returns what a span says of a user; "": nothing."""
+        """Returns the name of a user in a span; "": the span does not name the user."""
         if not user or self._users == "none":
             return ""
         if self._users == "plain":
@@ -203,7 +203,7 @@ class _ReceiptSpans:
         return int((at + self._to_epoch_s) * 1e9)
 
     def add(self, name: str, kind: Any, id: int, parent: int, begun: float, ended: float) -> _SpanWriter:
-        """Adds a span. id, parent: of spans; 0: no parent. begun, ended: times of `perf_counter`."""
+        """Adds a span. id, parent: ids of spans; 0: no parent. begun, ended: times of `perf_counter`."""
         span = self._new_span()
         span.trace_id, span.span_id = self._trace_id, _span_bytes(id)
         if parent:
@@ -224,7 +224,7 @@ class _ReceiptSpans:
         return self.add(name, Span.SPAN_KIND_CLIENT, id, self.parent_id, call.begun, ended)
 
     def add_agent(self) -> None:
-        """Adds the span of a run of an agent, if it is one, above those that follow."""
+        """Adds the span of an agent's run, if the request is one. The spans that are added later are below it."""
         run, ended = self.receipt.agent_run, self.receipt.ended
         if run is None:
             return
@@ -289,7 +289,7 @@ class _SpanWriter:
         attribute.key, attribute.value.bool_value = key, value
 
     def fail(self, failure: str) -> None:
-        """Marks the span as failed. failure: of a closed list; "" marks nothing."""
+        """Marks the span as failed. failure: a word of a closed list; "": the span has not failed."""
         if failure:
             self.text(names.ERROR_TYPE, failure)
             self.proto.status.code = Status.STATUS_CODE_ERROR
@@ -298,7 +298,7 @@ class _SpanWriter:
 def _describe_operation(
     span: _SpanWriter, receipt: Receipt, call: UpstreamCall, operation: str, model: str
 ) -> None:
-    """Writes what a model was asked for, and what it answered, with the attributes of OpenTelemetry's GenAI."""
+    """Writes the attributes of OpenTelemetry's GenAI: what a model was asked for, and what it answered."""
     span.text(names.OPERATION, operation)
     span.text(names.PROVIDER, provider_of(call.provider))
     span.text(names.MODEL, model)

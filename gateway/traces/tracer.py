@@ -62,7 +62,10 @@ class Tracer:
     # -- in the event loop
 
     def begin(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> TraceContext | None:
-        """Returns the trace of what begins now; None where no trace is sampled. headers: of the request."""
+        """Returns the trace of a request or of work that begins now; None: it is not sampled.
+
+        headers: those of the request.
+        """
         caller = caller_trace(headers)
         if caller is None:
             trace_id = self._random.getrandbits(128) or 1
@@ -77,10 +80,10 @@ class Tracer:
         return _MIN_SPAN + self._random.getrandbits(_SPAN_BITS)
 
     def enqueue(self, receipt: Receipt) -> None:
-        """Queues the receipt of what has ended and is traced, with the facts of its replies but without their text."""
+        """Queues the receipt of traced work that has ended, with the facts of its replies but without their text."""
         receipt.ended = time.perf_counter()
         for call in receipt.calls:
-            call.read_reply()
+            call.read_reply()  # reads the facts, and drops the pieces
         count = _span_count(receipt)
         if self._queued_spans - self._dequeued_spans + count > self._otlp.queue_spans:
             self._dropped.inc("queue", by=count)
@@ -94,7 +97,7 @@ class Tracer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Sends what is queued, for `FLUSH_S` at most. It blocks; nothing that is queued afterwards is sent."""
+        """Sends the queued receipts, for `FLUSH_S` at most. It blocks. Receipts that are queued later are not sent."""
         if not self._thread.is_alive():
             return
         self._exporter.ends_at = time.monotonic() + FLUSH_S
@@ -115,27 +118,28 @@ class Tracer:
     def _pause(self, seconds: float) -> None:
         """Waits for some seconds, or until the gateway stops."""
         until = time.monotonic() + seconds
-        while not self._is_stopping and (left := until - time.monotonic()) > 0:
-            self._wake.wait(left)
+        while not self._is_stopping and (remaining_s := until - time.monotonic()) > 0:
+            self._wake.wait(remaining_s)
             if not self._is_stopping:
                 self._wake.clear()
 
     def _dequeue_batch(self) -> ExportTraceServiceRequest:
         """Takes the first receipts out of the queue, and returns their spans, as many as a request may have."""
         request = ExportTraceServiceRequest()
-        of_resource = request.resource_spans.add()
+        resource_spans = request.resource_spans.add()
         for name, value in self._resource.items():
-            attribute = of_resource.resource.attributes.add()
+            attribute = resource_spans.resource.attributes.add()
             attribute.key, attribute.value.string_value = name, value
-        of_scope = of_resource.scope_spans.add()
-        of_scope.scope.name, of_scope.scope.version = names.SCOPE, self._resource[names.SERVICE_VERSION]
+        scope_spans = resource_spans.scope_spans.add()
+        scope_spans.scope.name, scope_spans.scope.version = names.SCOPE, self._resource[names.SERVICE_VERSION]
         to_epoch_s = time.time() - time.perf_counter()
-        taken = 0
-        while self._queue and (not taken or taken + _span_count(self._queue[0]) <= self._otlp.batch_spans):
-            receipt = self._queue.popleft()
-            count = _span_count(receipt)
-            self._make_spans(receipt, of_scope.spans.add, to_epoch_s)
-            taken += count
+        batch_count = 0
+        while self._queue:
+            count = _span_count(self._queue[0])
+            if batch_count and batch_count + count > self._otlp.batch_spans:
+                break
+            self._make_spans(self._queue.popleft(), scope_spans.spans.add, to_epoch_s)
+            batch_count += count
             self._dequeued_spans += count
             time.sleep(0)  # the loop's thread gets the interpreter between two receipts
         return request
@@ -144,7 +148,7 @@ class Tracer:
         try:
             self.maker.make(receipt, new_span, to_epoch_s)
         except Exception as error:
-            # A fault in one record must not end the thread for all. Its message may have words of a user.
+            # A fault in one receipt must not end the thread. The error's message is not logged: it may quote a user.
             _log.error("A request has no trace, by a fault in the gateway: %s", type(error).__name__)
 
 

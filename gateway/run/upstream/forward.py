@@ -44,7 +44,7 @@ _RESPONSES_HINT: Final = (
 # The body is sent as it came, so the caller's own headers describe it.
 _BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
 # Codex's headers, but for those that begin with `x-codex-` (seen on the wire of 0.169).
-_CODEX: Final = frozenset((b"originator", b"session-id", b"thread-id", b"version"))
+_CODEX_HEADERS: Final = frozenset((b"originator", b"session-id", b"thread-id", b"version"))
 # Paths that list all objects of one kind in an account. (A caller that names one object by its id was given the id.)
 _LISTS: Final = (
     "/files",
@@ -76,23 +76,24 @@ _WITHOUT_MODEL: Final = (
 
 def with_body_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, ...]:
     """Returns the caller's headers that go upstream with a body that is the caller's own."""
-    described = [
+    body_headers = [
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name in _BODY_HEADERS
     ]
-    return (*headers_for_upstream(headers), *described)
+    return (*headers_for_upstream(headers), *body_headers)
 
 
 def with_codex_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, ...]:
-    """Returns the same with Codex's own, for an upstream that gets a request for a response as it came.
+    """Returns the headers of `with_body_headers` and Codex's own, for a request for a response that goes as it came.
 
-    By way of chat completions none pass: they name paths and commits, which are no other provider's business.
+    A response that is made by chat completions takes none of Codex's headers along: they name paths and commits, which
+    are no other provider's business.
     """
-    own = [
+    codex_headers = [
         (name.decode("latin-1"), value.decode("latin-1"))
         for name, value in headers
-        if name in _CODEX or name.startswith(b"x-codex-")
+        if name in _CODEX_HEADERS or name.startswith(b"x-codex-")
     ]
-    return (*with_body_headers(headers), *own)
+    return (*with_body_headers(headers), *codex_headers)
 
 
 class WholeBody(Protocol):
@@ -103,28 +104,28 @@ class WholeBody(Protocol):
         """The body as it came."""
 
     def value(self, key: str) -> Any:
-        """Returns the value of a field; None where there is none, or one that cannot be read."""
+        """Returns the value of a field; None: the body has no such field, or its value cannot be read."""
 
     def with_model(self, model: str) -> bytes:
-        """Returns the body with this model's name, where it names one."""
+        """Returns the body with this model's name, if it names a model."""
 
     def with_usage(self) -> Self:
         """Returns the body with the wish for the usage of its stream.
 
-        Returns the body itself where it has that wish already, or asks for no stream.
+        Returns the body itself if it has that wish already, or asks for no stream.
         """
 
 
 class StreamedBody(Protocol):
     """A body that is still arriving."""
 
-    # In bytes; None: not announced.
+    # The announced size in bytes; None: the caller has announced none.
     size: int | None
-    # Why it ended early, if it did.
+    # Why the body ended early; None: it did not.
     error: Exception | None
 
     def replace_model(self, model: str) -> None:
-        """Sets the model's name, where the body names one."""
+        """Sets the model's name, if the body names a model."""
 
     def pieces(self) -> AsyncIterator[bytes]: ...
 
@@ -135,14 +136,15 @@ class Outgoing(Struct, frozen=True):
     method: str
     # Below the base URL, with the query.
     path: str
-    # The caller's, as ASGI has them.
+    # The caller's headers, as ASGI has them.
     headers: Sequence[tuple[bytes, bytes]]
-    # The caller's.
+    # The caller's project.
     project: str
+    # The caller's own credential.
     credential: str | None
     body: WholeBody | None = None
     upload: StreamedBody | None = None
-    # As of `user_of`.
+    # As in `user_of`.
     read_names: ReadNames | None = None
 
     @property
@@ -152,7 +154,7 @@ class Outgoing(Struct, frozen=True):
 
     @property
     def sends_once(self) -> bool:
-        """A second POST could create a second batch, although the first one had seemed to fail."""
+        """True if a second attempt could create an object twice, when the first attempt has only seemed to fail."""
         if self.method == "GET" or not self.is_about_stored:
             return False
         body = self.body
@@ -168,7 +170,7 @@ class Outgoing(Struct, frozen=True):
     ) -> ModelRequest:
         """Returns the request for one target.
 
-        upstream: that of the caller's credential.
+        upstream: the upstream that the caller's credential is for.
         receipt: notes whether the usage of a stream is hidden from the client, which has not asked for it.
         """
         if self.upload is not None:
@@ -202,7 +204,7 @@ class Forwarder:
         rules: Callable[[str], IdentityRules],
         limiter: Limiter,
     ) -> None:
-        """rules: returns those by which a project's requests are read."""
+        """rules: returns the rules by which a project's requests are read."""
         self._limiter = limiter
         self._settings = settings
         self._route_of = lru_cache(maxsize=_CACHED_ROUTES)(partial(resolve_route, settings))
@@ -215,12 +217,12 @@ class Forwarder:
     def route_for(
         self, path: str, model: str | None, upstream_name: str | None, *, is_searched: bool = True
     ) -> Route:
-        """Returns the route of a request, to an upstream that has the endpoint. Its model is "" where none is named.
+        """Returns the route of a request, to an upstream that has the endpoint. Its model is "" if none is named.
 
         path: below the base URL.
         upstream_name: the upstream that the caller asks for. If no upstream and no model is named, the first upstream
             with such an endpoint answers.
-        is_searched: whether the body was searched for a model, to where it may stand.
+        is_searched: the body was searched for a model, as far as one may stand in it.
 
         Raises: BadRequest, UnknownModel, UnknownPath.
         """
@@ -257,9 +259,13 @@ class Forwarder:
     ) -> bool:
         """Returns whether a request for a response is answered by way of chat completions.
 
-        That is so for agents, for upstreams that do not store responses, and where the request continues a response
-        that the gateway stores (continues_here). A header that names another upstream than the model's rules this out.
-        The other arguments are those of `route_for`. Raises: UnknownModel, BadRequest.
+        It is so for agents, and for upstreams that do not store responses. A header that names another upstream than
+        the model's rules this out.
+
+        continues_here: the request continues a response that the gateway stores, so that it is so as well.
+        path, model, upstream_name: as for `route_for`.
+
+        Raises: UnknownModel, BadRequest.
         """
         if model is not None and asks_agent(model):
             return True
@@ -304,7 +310,10 @@ class Forwarder:
         return next((name for name in names if self._providers[name].has_endpoint(path)), names[0])
 
     def _check_may_list(self, project: str) -> None:
-        """Refuses a list of what an account has to a project that only shares the account. Raises: NotAllowed."""
+        """Checks that a project may list all objects of an upstream's account, which projects share.
+
+        Raises: NotAllowed.
+        """
         settings = self._settings.projects.get(project)
         may_list = None if settings is None else settings.lists_account
         if not (project == DEFAULT_PROJECT if may_list is None else may_list):
@@ -321,10 +330,10 @@ class Forwarder:
         receipt: Receipt,
         change: ReplyChange | None = None,
     ) -> None:
-        """Answers `sink` with the upstream's reply. change: of a reply that is whole, or a stream.
+        """Answers `sink` with the upstream's reply. change: changes the reply; None: the reply passes as it is.
 
-        Raises: NotAllowed; LimitReached; UpstreamError and below; ClientGone, with the upstream's connection closed;
-        where the upload failed, the upload's error instead.
+        Raises: NotAllowed; LimitReached; UpstreamError and below; ClientGone, with the upstream's connection closed.
+            If the upload failed, its error is raised instead of the upstream's.
         """
         body = b"" if outgoing.body is None else outgoing.body.raw
         rules, now = self._rules(outgoing.project), self._failover.wall()

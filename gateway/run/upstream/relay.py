@@ -30,7 +30,7 @@ from gateway.run.upstream.provider_errors import translate
 # pages (access-control-*) and the receipt (x-mnemogate-*).
 _WITHHELD_HEADERS: Final = frozenset(("date", "set-cookie"))
 _RESERVED_PREFIXES: Final = ("access-control-", "x-mnemogate-")
-# Events have some hundred bytes; only one with an image may be larger than this.
+# Events have some hundred bytes; only an event with an image may be larger than this.
 _MAX_EVENT_BYTES: Final = 1024 * 1024
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")  # the longest last
 # How the last piece of a whole stream ends.
@@ -49,9 +49,9 @@ async def relay(
     """Answers `sink` with the upstream's reply.
 
     make: makes the request, which is sent only if the client is still there.
-    keep_alive_s: the silence after which a comment is sent in an event stream; 0: none is sent.
+    keep_alive_s: the silence after which a comment is sent in an event stream; 0: no comments are sent.
     json_bytes: a body of JSON is held until it is whole, up to this size; other bodies go on as they arrive.
-        None: every body that is no event stream is held, which a change of it needs.
+        None: every body that is no event stream is held, as `change` needs it.
     change: changes a successful reply; None: it goes on in its own bytes.
 
     Raises: UpstreamError and below; ClientGone, with the upstream's connection closed.
@@ -107,9 +107,9 @@ async def _pass_stream(
             raise
     if not sink.has_started:
         _start(reply, sink, receipt)
-    rest = events.rest()
-    reader.take_events(rest)
-    await sink.write(without_usage(rest) if call.hides_usage else rest)
+    last_bytes = events.take_rest()
+    reader.take_events(last_bytes)
+    await sink.write(without_usage(last_bytes) if call.hides_usage else last_bytes)
     reader.end()
     await sink.end()
 
@@ -129,7 +129,7 @@ async def _pass_body(reader: _ReplyReader, sink: Sink, receipt: Receipt, json_by
             receipt.upstream_answered()
             await _send_whole(reply, held, sink, receipt)
             return
-        # It is too large to hold, or empty: the reply to a HEAD has the length of a GET's.
+        # The body is too large to hold, or empty. (The reply to a HEAD is empty, but has the length of a GET's.)
         _start(reply, sink, receipt)
         reader.take_piece(held)
         await sink.write(held)
@@ -181,7 +181,7 @@ def _is_forwarded(name: str) -> bool:
 
 
 class _ReplyReader:
-    """Reads what a reply reports, as it passes."""
+    """Reads the usage and the errors of a reply, as it passes."""
 
     def __init__(self, attempts: Attempts, reply: ModelReply) -> None:
         self._attempts = attempts
@@ -204,7 +204,7 @@ class _ReplyReader:
             self._usage.take_body(body)
 
     def take_piece(self, data: bytes) -> None:
-        """Takes a piece of a body of which no more than the usage is read."""
+        """Takes a piece of a body. Only its usage is read."""
         self.call.note_piece(b"")
         if self._usage is not None:
             self._usage.take_piece(data)
@@ -214,13 +214,13 @@ class _ReplyReader:
             self._usage.end()
 
     def note_usage(self) -> None:
-        """Notes in the call of the reply what it has reported, as far as it came."""
+        """Notes the usage of the reply in its call, as far as it came."""
         if self._usage is not None:
             self.call.note_usage(self._usage, self.reply.prompt_usage)
 
 
 class ChangedEvents:
-    """Changes the events of a stream, which it cuts out of the pieces that arrive."""
+    """Cuts the events of a stream out of the pieces that arrive, and changes them."""
 
     def __init__(self, change: ReplyChange) -> None:
         self._change = change
@@ -230,8 +230,8 @@ class ChangedEvents:
         """Returns the events that are whole now. Raises: ProviderTooLarge, UpstreamError."""
         return b"".join([self._change.event(event) for event in self._decoder.feed(data)])
 
-    def rest(self) -> bytes:
-        """Returns what is left at the end. Raises: UpstreamError."""
+    def take_rest(self) -> bytes:
+        """Returns the changed events that are left at the end. Raises: UpstreamError."""
         try:
             return b"".join([self._change.event(event) for event in self._decoder.finish()])
         except UnfinishedEvent as error:
@@ -239,7 +239,7 @@ class ChangedEvents:
 
 
 class WholeEvents:
-    """Holds back the end of a stream that is no whole event yet, in which no comment of the gateway's may stand.
+    """Holds back an event until it is whole, so that no comment of the gateway's stands in it.
 
     An event that is larger than `_MAX_EVENT_BYTES`, or that ends with lone carriage returns, is not held back.
     """
@@ -251,24 +251,26 @@ class WholeEvents:
 
     def feed(self, data: bytes) -> bytes:
         """Returns the events that are whole now."""
-        # The common piece ends with its event, and is passed on without a search.
+        # Nearly all pieces end with their event, and are passed on without a search.
         if not self._held and data.endswith(b"\n\n"):
             return data
         searched = self._searched + data
         end = max(searched.rfind(mark) + len(mark) if mark in searched else 0 for mark in _EVENT_ENDS)
         whole = b""
         if end:
-            at = end - len(self._searched)
-            whole, data, searched = self.rest() + data[:at], data[at:], searched[end:]
+            cut = end - len(self._searched)
+            whole, data, searched = self.take_rest() + data[:cut], data[cut:], searched[end:]
         if data:
             self._held.append(data)
             self._size += len(data)
             self._searched = searched[1 - len(_EVENT_ENDS[-1]) :]
-        return whole + self.rest() if b"\r\r" in searched or self._size > _MAX_EVENT_BYTES else whole
+        if b"\r\r" in searched or self._size > _MAX_EVENT_BYTES:
+            whole += self.take_rest()
+        return whole
 
-    def rest(self) -> bytes:
-        """Returns what is held back, and drops it."""
-        rest = b"".join(self._held)
+    def take_rest(self) -> bytes:
+        """Returns the bytes that are held back, and drops them."""
+        held_bytes = b"".join(self._held)
         self._held.clear()
         self._size, self._searched = 0, b""
-        return rest
+        return held_bytes

@@ -33,7 +33,7 @@ def with_response(kind: str, instructions: Any, **more: Any) -> Json:
 
 def passed(change: ClientInstructions, *pieces: bytes) -> bytes:
     events = ChangedEvents(change)
-    return b"".join([*map(events.feed, pieces), events.rest()])
+    return b"".join([*map(events.feed, pieces), events.take_rest()])
 
 
 DELTA = b'event: x.delta\ndata: {"type":"x.delta", "delta":"\\"instructions\\""}\n\n'
