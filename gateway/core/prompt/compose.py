@@ -21,7 +21,7 @@ from gateway.core.conversation.private import private_of, without_private
 from gateway.core.conversation.provider_fields import for_another_model, refill
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
 from gateway.core.prompt.composition import Composition, InsertedMessage, shown_in, without_result
-from gateway.core.prompt.hidden_rounds import is_offered, put_back
+from gateway.core.prompt.hidden_rounds import is_offered, put_back, without_rounds
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.result_order import SentMessage, has_calls_or_results, put_results_after_calls
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown, shown_by_note
@@ -326,7 +326,7 @@ class _StoredExchange(NamedTuple):
             with_rounds = put_back(
                 content, reply, after=None, offered=offered, is_same_model=self.is_same_model
             )
-        return with_rounds or [reply]
+        return with_rounds or [without_rounds(content, reply)]
 
 
 def _is_made_without_earlier(reply: WireMessage | None) -> bool:
@@ -378,9 +378,11 @@ def _restore_rounds(
         else:
             refilled_reply = refill(message, content.shown_reply or {}) if is_same else None
             messages = None if refilled_reply is None else [refilled_reply]
-        if messages is None:
-            continue
         position = listing.positions[i]
+        if messages is None:
+            if (alone := without_rounds(content, message)) is not message:
+                composition.replacements[position] = [without_private(alone)]
+            continue
         sent_messages = map(without_result, messages) if i < read_from else messages
         composition.replacements[position] = [*map(without_private, sent_messages)]
         if exchange.has_full_reply:

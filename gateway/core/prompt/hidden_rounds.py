@@ -71,6 +71,18 @@ def put_back(
     return [*rounds, reply] if text_after or resent_calls else [*rounds]
 
 
+def without_rounds(content: Content, message: WireMessage) -> WireMessage:
+    """Returns a reply as it goes upstream without its hidden rounds.
+
+    The provider's fields name places in the text of their own round, so they go where an earlier round has text.
+
+    message: the reply, as the client has it or as it is stored.
+    """
+    replies = [each for each in content.full_reply or () if each["role"] == "assistant"]
+    is_misplaced = not message.keys().isdisjoint(FIELDS) and any(map(text_of, replies[:-1]))
+    return _without_provider_fields(message) if is_misplaced else message
+
+
 def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[WireMessage]) -> str | None:
     """Returns the text of a reply after its hidden rounds.
 

@@ -325,6 +325,23 @@ def test_a_reply_of_hidden_rounds_that_was_cut_brings_no_blocks_back(world: Worl
         messages.append({"role": "assistant", "content": reply["content"]})
 
 
+@both_ways
+def test_a_reply_without_its_hidden_rounds_brings_no_blocks_back(world: World, stream: bool) -> None:
+    """Their places are counted in the text of the last round, and the client has the text of all rounds."""
+    last = [text("I look. "), *SEARCH_BLOCKS, thought("b"), text("Cats are grey.")]
+    world.upstream.queue(
+        message(text("Noting. "), INSERT, text=None, finish_reason="tool_calls"), message(*last, text=None)
+    )
+    messages: list[Any] = [{"role": "user", "content": "I like tea. Which colour are cats?"}]
+    ask: Json = {"model": "agent/helper", "tools": [WEATHER], "extra_body": ADAPTIVE}
+    reply = kept_by(raw_reply(world, stream, messages=messages, **ask), "all")
+    assert reply["thinking_blocks"]
+    messages += [reply, {"role": "user", "content": "Sure?"}]
+    # The tools of the rounds are not offered.
+    assert raw_reply(world, stream, messages=messages, tool_choice="none", **ask)["content"] == "Ok."
+    assert blocks(world.upstream.last, "assistant") == [text("Noting. I look. Cats are grey.")]
+
+
 @models
 def test_a_search_that_was_broken_off_does_not_lock_the_conversation(world: World, model: str) -> None:
     """The user stopped the reply before the search had found anything. The API refuses such a call."""

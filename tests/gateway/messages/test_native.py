@@ -1027,6 +1027,26 @@ def test_thoughts_made_with_memory_may_be_dropped_in_a_turn_without(
         assert b"Miso" in upstream.last.body
 
 
+def test_a_stored_reply_whose_rounds_cannot_go_back_has_its_words_alone(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    """Its thoughts and searches have their places between the rounds."""
+    talk = Talk(world, model="agent/helper", headers={"x-mnemogate-conversation": "c"})
+    thought = {"type": "thinking", "thinking": "So.", "signature": sign("So.")}
+    upstream.queue(
+        Message(text="I make a note.", calls=[insert("Likes tea.")]),
+        Message(text="Green is best.", blocks=[{"type": "text", "text": "I look. "}, SEARCH, FOUND, thought]),
+    )
+    talk.say("I like tea.")
+    talk.say("Thanks.")
+    talk.messages = talk.messages[2:]  # without the first turn
+    talk.say("And now?", tool_choice={"type": "none"}, tools=[WEATHER])
+    assert upstream.last.json["messages"][1] == {
+        "role": "assistant",
+        "content": [{"type": "text", "text": "I make a note. I look. Green is best."}],
+    }
+
+
 def serve_with_fallback(upstream: StrictAnthropic, folder: Path, other: str) -> AbstractContextManager[World]:
     """Serves the model `smart`, whose fallback `other` is another model of Claude's at an upstream of its own."""
     upstreams = tuple(
