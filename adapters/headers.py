@@ -17,7 +17,7 @@ _HOP_BY_HOP_HEADERS: Final = frozenset(
 )
 # Control characters but the tab become blanks (RFC 9110 5.5).
 _CONTROLS_TO_BLANKS: Final = dict.fromkeys((*range(9), *range(10, 32), 127), " ")
-# Content codings that aiohttp decodes. It raises an error for a body that it cannot decode.
+# Content codings that aiohttp decodes. For a body that cannot be decoded, aiohttp raises an error.
 _DECODED_CODINGS: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
 # Upstreams send the same few names with every reply. Bytes of a name -> its text; "": the header is not passed on.
 _NAME_CACHE: dict[bytes, str] = {}

@@ -26,7 +26,7 @@ class Pace:
         self.loop = asyncio.get_running_loop()
         # How many streams may still go on in this pass.
         self._streams_left = STREAMS_PER_PASS
-        # For each stream that waits the time at which it goes on in any case, and what it waits for.
+        # An entry for each waiting stream: when it goes on at the latest, and the future that it waits for.
         self._waiting_streams: deque[tuple[float, asyncio.Future[None]]] = deque()
 
     def enter(self) -> asyncio.Future[None] | None:

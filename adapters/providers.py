@@ -60,7 +60,7 @@ def azures_effort_with_tools(model: str) -> str | None:
 UNKNOWN: Final = Capabilities(
     can_force=can_force, refused_fields=refused_fields, effort_with_tools=effort_with_tools
 )
-# Each set of capabilities is the one before it, and one more.
+# Each of these sets of capabilities extends another set by one capability.
 _WITH_STREAM_USAGE: Final = replace(UNKNOWN, stream_usage=True)
 _WITH_COMPLETION_LIMIT: Final = replace(_WITH_STREAM_USAGE, max_completion_tokens=True)
 _OPENAI: Final = replace(_WITH_COMPLETION_LIMIT, developer_role=True)

@@ -42,7 +42,7 @@ _CR = ord("\r")  # finding an integer in bytes takes a fifth of the time of find
 
 
 class EventDecoder:
-    """The decoder of one stream. `feed` it bytes as they come, and `finish` it when they end.
+    """The decoder of one stream. Call `feed` with the bytes as they come, and `finish` when the stream ends.
 
     A subclass that has a faster way for its provider's events overrides `make_event`. The faster way may assume that
     there is no byte order mark once `has_begun`, and no carriage return unless `has_cr`.

@@ -110,26 +110,27 @@ class Capabilities(Struct, frozen=True):
     the upstream answers.
     """
 
-    # It takes `max_completion_tokens`; otherwise the gateway's own calls send the older `max_tokens`.
+    # The upstream takes `max_completion_tokens`; otherwise the gateway's own calls send the older `max_tokens`.
     max_completion_tokens: bool = False
-    # False: it has no such role, so the gateway sends `system`; None: not known.
+    # The upstream has the role `developer`; False: the gateway sends `system` instead; None: not known.
     developer_role: bool | None = None
-    # It takes `metadata` without `store`; otherwise `metadata` is dropped from requests without `store`.
+    # The upstream takes `metadata` without `store`; otherwise `metadata` is dropped from requests without `store`.
     metadata: bool = False
-    # Whether it takes `stream_options.include_usage`. True: the gateway adds it where hidden rounds share a client's
-    # limit, and where a client always gets the usage. None: not known, so it is added only where a client always gets
-    # the usage.
+    # The upstream takes `stream_options.include_usage`. True: the gateway adds this field where hidden rounds share a
+    # client's limit, and where a client always gets the usage. None: not known, so the field is added only where a
+    # client always gets the usage.
     stream_usage: bool | None = None
-    # "stored": it has `/responses` and stores the responses, so requests go there as they are. For "stateless" (it
-    # stores no responses) and False (it has no `/responses`) the gateway answers by way of chat completions.
+    # "stored": the upstream has `/responses` and stores responses, so requests to `/responses` go upstream as they are.
+    # "stateless" (it stores no responses) and False (it has no `/responses`): the gateway answers by way of chat
+    # completions.
     responses: ResponsesEndpoint = False
     # Its chat completions take OpenAI's custom tools, and `allowed_tools` among the choices.
     custom_tools: bool = False
     # Its chat completions take Claude's web search among the tools.
     web_search: bool = False
-    # It speaks Anthropic's Messages API itself, so that requests in that dialect go there as they are.
+    # The upstream speaks Anthropic's Messages API itself, so requests in this dialect go upstream as they are.
     speaks_messages: bool = False
-    # It counts the tokens of a request (`COUNT_TOKENS`) without answering it.
+    # The upstream counts the tokens of a request (`COUNT_TOKENS`) without answering the request.
     counts_tokens: bool = False
     # Returns for a model's name whether its thoughts are valid only after the messages that they were about.
     binds_thoughts: Callable[[str], bool] = no_model
@@ -137,12 +138,12 @@ class Capabilities(Struct, frozen=True):
     thinks_when_asked: Callable[[str], bool] = no_model
     # Pieces of tool calls in its streams have no `index`, so the adapter adds one.
     omits_call_index: bool = False
-    # It takes tool calls with ids of any form; False: it takes only ids of the form that it makes itself.
+    # The upstream takes tool calls with ids of any form; False: only ids of the form that it makes itself.
     any_call_id: bool = True
-    # It refuses tool calls without its signature, unless they have the mark of unsigned calls.
+    # The upstream refuses tool calls without its signature, unless they have the mark of unsigned calls.
     requires_call_signatures: bool = False
-    # In a request with tools it takes replies without `reasoning_content`. False: each reply needs this field, which
-    # may be empty; the upstream's models then think without being asked, and cannot be forced to call a tool.
+    # In a request with tools the upstream takes replies without `reasoning_content`. False: each reply needs this
+    # field, perhaps empty, and the upstream's models think without being asked, and cannot be forced to call a tool.
     replies_without_thoughts: bool = True
     # Fields of a chat completion that the translation drops, since the upstream's dialect has no place for them.
     untranslatable_fields: tuple[str, ...] = ()

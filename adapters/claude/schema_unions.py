@@ -23,7 +23,8 @@ class UnionMerger:
     """Merges the unions of one request's schemas."""
 
     def __init__(self) -> None:
-        # How many properties and names may still be merged. Short definitions that name each other can have very many.
+        # How many properties and names may still be merged. A few short definitions that name each other can multiply
+        # to very many.
         self._remaining = _MAX_MERGED
         # The tool's schema with its definitions, and its place in the request.
         self._root: Json = {}

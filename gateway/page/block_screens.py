@@ -190,7 +190,7 @@ class _BlockScreens(Struct, frozen=True):
     async def _find_remaining(self, page: BlockPage, access: MemoryAccess, words: str) -> Remaining | None:
         """Returns which texts still have the words that a correction was for; None: no correction is shown.
 
-        These are the words that led to the correction, or else those that it took out of the block.
+        Looks for the words that led to the correction, or else for the words that it took out of the block.
         """
         if len(page.versions) < 2:
             return None
@@ -206,7 +206,7 @@ class _BlockScreens(Struct, frozen=True):
     async def _refuse(
         self, request: ScreenRequest, access: MemoryAccess, error: GatewayError, form: UndoForm
     ) -> Answer:
-        """Answers an undo or a restore that was refused. If its form was sent twice, the first one has done it."""
+        """Answers an undo or a restore that was refused. A form that was sent twice was done the first time."""
         page = await self._read_page(request, access)
         newest = page.versions[0]
         restored = form.to if isinstance(form, RestoreForm) else newest.restores

@@ -98,7 +98,7 @@ class _BeforeForgetting(NamedTuple):
     """Holds what was read before a forgetting for the page of its result."""
 
     memory_name: str = ""
-    # The words for which one text after the other is forgotten; "": they are not known.
+    # The words that the visitor wants to be rid of, text by text; "": they are not known.
     sought_words: str = ""
     # What stays of the part that is forgotten.
     stays: Sequence[RemainingRecord] = ()
@@ -239,7 +239,7 @@ class _ForgetScreens(Struct, frozen=True):
         return replace(preview, stays=stays), changes
 
     async def _find_sought_words(self, access: MemoryAccess, came_from: str) -> str:
-        """Returns the words for which one text after the other is forgotten; "": they are not known.
+        """Returns the words that the visitor wants to be rid of, text by text; "": they are not known.
 
         A search has looked for these words, or a correction has taken them out of a fact.
         """

@@ -28,7 +28,7 @@ class Answers:
     """Turns the answers of screens and actions, and errors, into replies.
 
     now: seconds since the epoch.
-    paths: of all screens and actions; the navigation links to those of them that it has a name for.
+    paths: the paths of all screens and actions. The navigation leaves out a link whose path is not among them.
     """
 
     def __init__(self, now: Callable[[], float], paths: Collection[str]) -> None:

@@ -158,7 +158,7 @@ def marked(text: str, spans: Sequence[tuple[int, int]], max_bytes: int) -> Marku
 def next_in(loop: Any, kind: str = "", list: str = "forget") -> str | None:
     """Returns the id of the `forget_link` of the next item in a loop; at the last item, that of the item before it.
 
-    None: there is no other item, or the other item is forgotten.
+    Returns None if there is no other item, or if the other item is forgotten.
 
     loop: Jinja's loop.
     kind: the kind of all items; "": each item has its own.

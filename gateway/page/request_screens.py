@@ -227,7 +227,7 @@ def _prompt_texts(
     blocks: BlocksSince,
     standing: Sequence[FactRecord],
 ) -> list[PromptText]:
-    """Returns the texts that a reply may repeat: those of its prompt, and the hits that one of these repeats."""
+    """Returns the texts that a reply may repeat: the texts of its prompt, and the hits that such a text repeats."""
     memory = explained.memory or ""
     ranked = [(hit, rank) for rank, hit in enumerate(explained.chosen, 1)]
     left_out = [(hit, None) for hit in explained.left_out if hit.reason == "repeats"]

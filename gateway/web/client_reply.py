@@ -36,7 +36,7 @@ class ClientConnection(Protocol):
 class ClientReply:
     """The reply to an ASGI request. Implements `Sink`, which documents the methods.
 
-    Use it in a `with` block, inside of which its watcher lives.
+    Use it in a `with` block. Its watcher ends with the block.
 
     The request's body must have been read before: the watcher takes all that `receive` still returns.
     """

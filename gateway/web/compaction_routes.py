@@ -27,7 +27,7 @@ COMPACT_PATH: Final = "/v1/responses/compact"
 
 
 class InputTokensRoute(ResponsesRoute):
-    """Counts the tokens of a request: its messages, the messages that it continues, and its tools, without memory."""
+    """Counts the tokens of a request without memory: of its messages, of the messages before them, and of its tools."""
 
     makes_response = False
 

@@ -227,7 +227,7 @@ class Edge:
         scope["headers"] = [*scope["headers"], (BOUND_USER, user.encode())]
 
     def _hand_on_receipt(self, scope: Scope, info: RequestInfo) -> None:
-        """Hands the receipt of a request on. A request that no upstream may answer gets one for its trace alone."""
+        """Hands the receipt of a request on. A request without a receipt gets one if it is traced."""
         receipt = info.receipt
         if receipt is None:
             if info.trace_context is None:

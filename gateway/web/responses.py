@@ -1,7 +1,7 @@
 """POST /v1/responses: goes upstream as it is if the model's upstream stores responses, else as a chat completion.
 
 The party that stores a response also stores the history of its conversation: the upstream, or for a chat completion
-the gateway. A response's id shows which of them stores it.
+the gateway. A response's id shows who stores the response.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class ChatView(ClientView):
         return body
 
     def _append(self, raw: bytes, *, has_content: bool = True) -> None:
-        """Appends bytes. has_content: they have content, so everything that was held back may leave."""
+        """Appends bytes. has_content: the bytes have content, so what was held back may leave."""
         if self._strips_usage:
             raw = without_null_usage(raw)  # where usage is asked for, every other chunk has `"usage": null`
         self._unsent.append(raw)

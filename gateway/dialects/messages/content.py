@@ -487,7 +487,7 @@ def _translate_call(block: Json, where: object) -> Json:
 
 
 def _pick_fields(block: Json, fields: frozenset[str]) -> Json:
-    """Returns a block with these fields alone: a block that stays in its own form loses its cache mark, which moves."""
+    """Returns a block with these fields alone. A block in its own form so loses its cache mark, since marks move."""
     return {key: value for key, value in block.items() if key in fields}
 
 

@@ -27,7 +27,7 @@ _BODY_DECODER = msgspec.json.Decoder(_NativeBody)
 class NativeMessage:
     """One message, whatever number of rounds made it. Its events are put into the buffer.
 
-    The methods are those of `ClientView`, by which `MessagesView` calls them.
+    The methods have the names of the methods of `ClientView` that call them, by way of `MessagesView`.
     """
 
     def __init__(self, gateway_tools: Collection[str], buffer: EventBuffer) -> None:

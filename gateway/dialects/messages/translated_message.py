@@ -85,7 +85,7 @@ class _MessageEvents:
 class TranslatedMessage:
     """One message, whatever number of rounds made it. Its events are put into the buffer.
 
-    The methods are those of `ClientView`, by which `MessagesView` calls them.
+    The methods have the names of the methods of `ClientView` that call them, by way of `MessagesView`.
     """
 
     def __init__(self, terms: MessageTerms, buffer: EventBuffer) -> None:

@@ -69,7 +69,7 @@ class ItemList:
         """Adds messages of a client, with the system and developer messages (directions) where they stood among them.
 
         tag: the part that the ids of the turn's items share.
-        inputs: the client's other messages, each with its place in the turn.
+        inputs: the client's other messages, each after its place in the turn.
         forms: the forms of calls, by the names that their tools have upstream.
         """
         end = 1 + max((place for place, _ in inputs), default=-1)

@@ -141,7 +141,7 @@ def flat_name(namespace: str | None, name: str) -> str:
 
 
 def tools_found(messages: Sequence[WireMessage]) -> list[Json]:
-    """Returns the tools that searches have found: they are in the results that the client sends in these messages."""
+    """Returns the tools that searches have found: the results in these messages have them."""
     searches = {
         call_id(call)
         for message in messages

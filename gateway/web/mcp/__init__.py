@@ -1,1 +1,1 @@
-"""MCP: a memory for other programs, over HTTP and over stdio. Loading it loads the SDK, so only who serves it does."""
+"""MCP: a memory for other programs, over HTTP and stdio. This loads the SDK, so only a gateway with MCP imports it."""

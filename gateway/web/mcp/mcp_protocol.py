@@ -30,7 +30,7 @@ def make_server(perform: Perform) -> Server[Any]:
     async def call_tool(context: CallContext, params: types.CallToolRequestParams) -> types.CallToolResult:
         if params.name not in TOOLS:
             raise MCPError(types.INVALID_PARAMS, "Unknown tool.")
-        # A call that is given up goes on to its end, so that it writes all or nothing.
+        # A call goes on to its end even if its client gives it up, so that the call writes all or nothing.
         with anyio.CancelScope(shield=True):
             answer = await perform(context, params.name, params.arguments or {})
         return _result(answer)

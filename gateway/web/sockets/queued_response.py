@@ -83,6 +83,6 @@ class QueuedResponse:
         return cancel.response == self.client_id
 
     def cancel(self) -> None:
-        """Ends this response for its client, whether it waits or is under way."""
+        """Ends a waiting response, or a response under way, for its client."""
         self.is_cancelled = True
         self.connection.leave()

@@ -1,7 +1,7 @@
 """The responses that are not stored (`store: false`), and are known to one connection alone.
 
 Over a WebSocket a client may continue such a response by its id. The upstream, which is asked over HTTP, knows only the
-responses that it has stored. So it gets the items of the response instead of its id.
+responses that it has stored. So the request that goes upstream has the items of the response instead of its id.
 """
 
 from __future__ import annotations
