@@ -114,8 +114,8 @@ async def read_ids(connection: Connection, statement: str, values: Sequence[obje
     return [row[0] for row in await connection.rows(SQL[statement], values)]
 
 
-async def exchange_of(connection: Connection, agent_row: int, seq: int) -> int | None:
-    """Returns the exchange that has a message."""
+async def find_exchange_row(connection: Connection, agent_row: int, seq: int) -> int | None:
+    """Returns the row of the exchange that has a message."""
     rows = await exchanges.exchange_of_message(connection, agent_row, seq)
     return None if rows is None else rows.exchange_row
 
@@ -131,55 +131,59 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
         return None
     # Messages that are named one by one come first, so that `after` counts them. A conversation's exchanges, and old
     # ones, are looked up for each page: the statements no longer find what is erased.
-    messages = target.messages[after : after + _PAGE]
-    if messages:
-        await _erase_messages(connection, agent_row, messages)
-        return after + len(messages)
+    named_seqs = target.messages[after : after + _PAGE]
+    if named_seqs:
+        await _erase_messages(connection, agent_row, named_seqs)
+        return after + len(named_seqs)
     start = after - len(target.messages)
-    named_exchanges = target.exchanges[start : start + _PAGE]
-    if named_exchanges:
-        await _erase_each(connection, agent_row, named_exchanges)
-        for id in named_exchanges:
-            await _erase_alternatives(connection, agent_row, id)
-        return after + len(named_exchanges)
+    named_rows = target.exchanges[start : start + _PAGE]
+    if named_rows:
+        await _erase_each(connection, agent_row, named_rows)
+        for exchange_row in named_rows:
+            await _erase_alternatives(connection, agent_row, exchange_row)
+        return after + len(named_rows)
     if target.imported is not None:
         return await _erase_imported(connection, work, after)
-    ids = await _find_exchanges(connection, agent_row, target)
-    if not ids:
+    exchange_rows = await _find_exchanges(connection, agent_row, target)
+    if not exchange_rows:
         return None
-    await _erase_each(connection, agent_row, ids, mark=_RESET_MARK if target.keeps_memory else _ERASED_MARK)
+    await _erase_each(
+        connection, agent_row, exchange_rows, mark=_RESET_MARK if target.keeps_memory else _ERASED_MARK
+    )
     return after
 
 
 async def _find_exchanges(connection: Connection, agent_row: int, target: StoredTarget) -> list[int]:
     """Returns a page of the exchanges of the target's conversation, else of those that are too old."""
-    ids: list[int] = []
+    exchange_rows: list[int] = []
     if target.conversation_row is not None:
-        ids = await read_ids(connection, "exchanges_of", (agent_row, target.conversation_row, _PAGE))
-    if target.before is not None and not ids:
-        ids = await read_ids(connection, "exchanges_before", (agent_row, target.before, _PAGE))
-    return ids
+        exchange_rows = await read_ids(
+            connection, "exchanges_of", (agent_row, target.conversation_row, _PAGE)
+        )
+    if target.before is not None and not exchange_rows:
+        exchange_rows = await read_ids(connection, "exchanges_before", (agent_row, target.before, _PAGE))
+    return exchange_rows
 
 
 async def _erase_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of an import's exchanges. They get no tombstones, since the file may be imported again."""
-    ids = await read_ids(connection, "imported_exchanges", (work.target.imported, after, _PAGE))
-    await _erase_each(connection, work.agent_row, ids, leaves_tombs=False)
-    return ids[-1] if len(ids) == _PAGE else None
+    exchange_rows = await read_ids(connection, "imported_exchanges", (work.target.imported, after, _PAGE))
+    await _erase_each(connection, work.agent_row, exchange_rows, leaves_tombs=False)
+    return exchange_rows[-1] if len(exchange_rows) == _PAGE else None
 
 
 async def _erase_each(
     connection: Connection,
     agent_row: int,
-    ids: Iterable[int],
+    exchange_rows: Iterable[int],
     *,
     leaves_tombs: bool = True,
     mark: str = _ERASED_MARK,
 ) -> None:
     """Erases whole exchanges. The other parameters are those of `_erase_exchange`."""
     seqs: list[int] = []
-    for id in ids:
-        exchange = await exchanges.load_exchange(connection, agent_row, id)
+    for exchange_row in exchange_rows:
+        exchange = await exchanges.load_exchange(connection, agent_row, exchange_row)
         if exchange is not None and exchange.state is not State.FORGOTTEN:
             seqs += await _erase_exchange(
                 connection, agent_row, exchange, leaves_tombs=leaves_tombs, mark=mark
@@ -212,16 +216,16 @@ async def _erase_exchange(
 async def _erase_messages(connection: Connection, agent_row: int, seqs: Iterable[int]) -> None:
     """Erases messages by their numbers, and what they took the place of."""
     for seq in seqs:
-        id = await exchange_of(connection, agent_row, seq)
-        if id is not None:
-            await _erase_message(connection, agent_row, id, seq)
-            await _erase_alternatives(connection, agent_row, id, seq)
+        exchange_row = await find_exchange_row(connection, agent_row, seq)
+        if exchange_row is not None:
+            await _erase_message(connection, agent_row, exchange_row, seq)
+            await _erase_alternatives(connection, agent_row, exchange_row, seq)
     await raise_epoch(connection, agent_row)
 
 
-async def _erase_message(connection: Connection, agent_row: int, id: int, seq: int) -> None:
+async def _erase_message(connection: Connection, agent_row: int, exchange_row: int, seq: int) -> None:
     """Erases one message of an exchange, which is among its redactions then; with the last one, the whole exchange."""
-    exchange = await exchanges.load_exchange(connection, agent_row, id)
+    exchange = await exchanges.load_exchange(connection, agent_row, exchange_row)
     if exchange is None or exchange.state in (State.FORGOTTEN, State.OFF):
         return
     place = seq - exchange.seq if seq < exchange.reply_seq else REPLY
@@ -251,7 +255,7 @@ async def _erase_message(connection: Connection, agent_row: int, id: int, seq: i
 
 
 async def _erase_alternatives(
-    connection: Connection, agent_row: int, id: int, seq: int | None = None
+    connection: Connection, agent_row: int, exchange_row: int, seq: int | None = None
 ) -> None:
     """Erases what an exchange has replaced: a transcript that grew, a cancelled request, an answer that was repeated.
 
@@ -260,22 +264,23 @@ async def _erase_alternatives(
     seq: the message that is forgotten; None for the whole exchange. If it is the reply, only the replies of the
         replaced exchanges are erased.
     """
-    exchange = await exchanges.load_exchange(connection, agent_row, id)
+    exchange = await exchanges.load_exchange(connection, agent_row, exchange_row)
     if exchange is None:
         return
     is_reply = seq == exchange.reply_seq
-    for (alternative,) in await connection.rows(
-        SQL["alternatives"], (agent_row, exchange.conversation_row, exchange.depth, exchange.parent, id)
+    for (replaced_row,) in await connection.rows(
+        SQL["alternatives"],
+        (agent_row, exchange.conversation_row, exchange.depth, exchange.parent, exchange_row),
     ):
         if is_reply:
-            replaced = await exchanges.load_exchange(connection, agent_row, alternative)
-            assert replaced is not None  # it was found in this transaction
-            await _erase_message(connection, agent_row, alternative, replaced.reply_seq)
+            replaced_exchange = await exchanges.load_exchange(connection, agent_row, replaced_row)
+            assert replaced_exchange is not None  # it was found in this transaction
+            await _erase_message(connection, agent_row, replaced_row, replaced_exchange.reply_seq)
         else:
             # Cancelled sends after it, whose replies were not heard: a later exchange has their messages as well.
-            values = (agent_row, exchange.conversation_row, alternative)
+            values = (agent_row, exchange.conversation_row, replaced_row)
             cancelled = await read_ids(connection, "cancelled_after", values)
-            await _erase_each(connection, agent_row, [alternative, *cancelled])
+            await _erase_each(connection, agent_row, [replaced_row, *cancelled])
 
 
 async def _erase_traces(
@@ -313,7 +318,10 @@ async def _erase_traces(
 
 
 async def _empty_sections(connection: Connection, agent_row: int) -> None:
-    """Empties the memory sections that may show edits which are gone: those of a turn's path show its edits at once."""
+    """Empties the memory sections that may show erased edits.
+
+    A turn's edits are shown at once in the sections of its own path, before they are merged.
+    """
     await exchanges.add_marks(connection, agent_row, "blocks", (b"",), 0)
     await empty_snapshots(connection, "snapshots_of", (agent_row,))
 
@@ -349,7 +357,7 @@ async def _erase_passages(connection: Connection, work: ErasingWork, after: int)
         await connection.run(SQL["passage_erase"], (row.id, work.agent_row))
         await _erase_from_index(connection, work.agent_row, row)
     if erased:
-        # A turn that has recalled one does not commit any more.
+        # So that a turn that has recalled one of these passages does not commit.
         await raise_epoch(connection, work.agent_row)
     return rows[-1].id if len(rows) == _READ_PAGE else None
 
@@ -369,7 +377,7 @@ async def _erase_facts(connection: Connection, work: ErasingWork, after: int) ->
             await connection.run(SQL[statement], (row.id, work.agent_row))
         await _erase_from_index(connection, work.agent_row, row)
     if erased:
-        # So that a turn that has recalled such a row does not commit. A memory section may show one, too.
+        # So that a turn that has recalled one of these facts does not commit. A memory section may show one, too.
         await raise_epoch(connection, work.agent_row)
         await empty_snapshots(connection, "snapshots_of", (work.agent_row,))
     return rows[-1].id if len(rows) == _READ_PAGE else None
@@ -412,7 +420,7 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
     """Marks named facts, so that they are not learned again, and takes their sentences out of blocks and edits."""
     rows = await rows_of(connection, SQL["facts_named"], work.target.facts, work.agent_row)
     for _, key, exchange_row, sources in rows:
-        # One that was imported comes from no exchange.
+        # An imported fact comes from no exchange.
         for origin in origins_of(exchange_row, sources) or (0,):
             await exchanges.add_marks(connection, work.agent_row, UNLEARNED_MARK, (key,), origin)
     if rows:
@@ -424,13 +432,13 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
 
 async def _drop_pending(connection: Connection, agent_row: int, texts: Collection[str]) -> None:
     """Empties the edits that would bring texts in when their turns are confirmed. texts: in small letters."""
-    is_gone = False
+    has_emptied = False
     for exchange_row, call, arguments in await connection.rows(SQL["ops_pending"], (agent_row,)):
         words = "\n".join(map(str, orjson.loads(arguments).values())).casefold()
         if any(has_words(words, text) for text in texts):
             await connection.run(SQL["op_erase"], (exchange_row, call, b"{}"))
-            is_gone = True
-    if is_gone:
+            has_emptied = True
+    if has_emptied:
         await _empty_sections(connection, agent_row)
         await raise_epoch(connection, agent_row)
 
@@ -440,24 +448,24 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
     agent_row = work.agent_row
     rows = await connection.rows(SQL["recalls_of"], (agent_row, after, _PAGE))
     seqs_by_kind: dict[str, set[int]] = {kind: set() for kind in KINDS}
-    turns: set[int] = set()
-    for id, data in rows:
-        exchange = await exchanges.load_exchange(connection, agent_row, id)
+    remaining_rows: set[int] = set()
+    for exchange_row, data in rows:
+        exchange = await exchanges.load_exchange(connection, agent_row, exchange_row)
         if exchange is None or exchange.state is State.FORGOTTEN or REPLY in exchange.redactions:
-            await delete_recall(connection, agent_row, id)
+            await delete_recall(connection, agent_row, exchange_row)
             continue
-        turns.add(id)
+        remaining_rows.add(exchange_row)
         for kind, seq in hits_in(data):
             # The last kind stands for any of the others.
             for possible_kind in KINDS[:-1] if kind == KINDS[-1] else (kind,):
                 seqs_by_kind[possible_kind].add(seq)
     existing = await _find_existing(connection, agent_row, seqs_by_kind)
-    for id, data in rows:
-        if id not in turns:
+    for exchange_row, data in rows:
+        if exchange_row not in remaining_rows:
             continue
         overwritten = overwrite_forgotten(data, lambda kind, seq: (kind, seq) in existing)
         if overwritten != data:
-            await connection.run(SQL["recall_set"], (overwritten, id, agent_row))
+            await connection.run(SQL["recall_set"], (overwritten, exchange_row, agent_row))
     return rows[-1][0] if len(rows) == _PAGE else None
 
 
@@ -478,7 +486,7 @@ async def _find_existing(
 
 
 async def _rebuild_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Rebuilds all blocks that an agent could write, at once: there are a few."""
+    """Rebuilds all blocks that an agent could write, at once, since they are few."""
     await _rebuild_all(connection, work)
     return None
 
@@ -493,7 +501,7 @@ async def _rebuild_all(
         row = await connection.row(SQL["scope_of"], (work.agent_row,))
         if row is None:
             return
-        project, profile = row[0], row[1]
+        project, profile, _ = row
     for block_row, owner in await connection.rows(SQL["blocks_seen"], (work.agent_row, project, profile)):
         if await rebuild_block(connection, work.agent_row, block_row, work.rules, work.now, texts):
             await exchanges.add_marks(connection, work.agent_row, "blocks", (b"",), 0)
@@ -524,7 +532,7 @@ async def _erase_run_texts(connection: Connection, work: ErasingWork, after: int
 
 
 async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Empties a page of the conversations with items that the target has."""
+    """Empties a page of the target's conversations that hold items."""
     target = work.target
     values = (work.agent_row, after, target.conversation_row, target.before, _PAGE)
     ids = await read_ids(connection, "item_holders", values)
@@ -572,7 +580,7 @@ async def _release_page(connection: Connection, agent_row: int, conversation_row
 
 
 async def _end_forgetting(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Drops the marks of this forgetting, and keeps out whatever began while it was under way."""
+    """Drops the marks of this forgetting, and raises the epoch, so that no turn commits that began meanwhile."""
     await raise_epoch(connection, work.agent_row)
     await connection.run(SQL["erased_done"], (work.agent_row, work.id))
     return None

@@ -17,7 +17,7 @@ import msgspec
 
 from storage.commands import Extent, ForgetTarget, Rules
 from storage.database import FORGOTTEN, Connection, Database, Row
-from storage.records import REPLY, Exchange, State
+from storage.records import REPLY, Block, Exchange, State
 from storage.sql import exchanges
 from storage.sql.additions import GoneReading, load_gone
 from storage.sql.agents import Agents, create_agent_with_blocks, load_agent, pause_agent
@@ -28,7 +28,7 @@ from storage.sql.erase import (
     SQL,
     ErasingWork,
     StoredTarget,
-    exchange_of,
+    find_exchange_row,
     phases_of,
     read_ids,
     wipe_shared,
@@ -138,10 +138,10 @@ class Forgetting(Group):
     @reads
     async def extent(self, connection: Connection, agent_row: int, target: ForgetTarget) -> Extent:
         """Returns the present size of a target that names messages and exchanges, or a conversation."""
-        ids = [await exchange_of(connection, agent_row, seq) for seq in target.messages]
+        exchange_rows = [await find_exchange_row(connection, agent_row, seq) for seq in target.messages]
         loaded = [
             await exchanges.load_exchange(connection, agent_row, id)
-            for id in (*ids, *target.exchanges)
+            for id in (*exchange_rows, *target.exchanges)
             if id is not None
         ]
         present = [e for e in loaded if e is not None]
@@ -150,8 +150,8 @@ class Forgetting(Group):
         messages = set(target.messages)
         seqs = [seq for e in present for seq in _remaining_seqs(e)]
         erased = [seq for seq in seqs if not messages or seq in messages]
-        name = await connection.value(SQL["name_of"], (present[0].conversation_row, agent_row))
-        return Extent(len(erased), len(seqs) - len(erased), name)
+        conversation_uid = await connection.value(SQL["name_of"], (present[0].conversation_row, agent_row))
+        return Extent(len(erased), remaining=len(seqs) - len(erased), conversation_uid=conversation_uid)
 
     @reads
     async def list_unfinished(self, connection: Connection) -> list[int]:
@@ -172,15 +172,17 @@ class Forgetting(Group):
             user = await connection.row(SQL["only_memory"], (agent_row,)) if target.is_all else None
             if user is not None:
                 await anonymize_user_rows(connection, *user)
-            paused = await load_agent(connection, agent_row) if keeps_pause and target.is_all else None
-            blocks = [] if paused is None else await default_blocks(connection, agent_row)
-            *before, id = await begin_forgetting(connection, agent_row, target, now)
-            if paused is not None and paused.paused is not None:
+            forgotten_agent, blocks = None, list[Block]()
+            if keeps_pause and target.is_all:
+                forgotten_agent = await load_agent(connection, agent_row)
+                blocks = await default_blocks(connection, agent_row)
+            *prerequisites, id = await begin_forgetting(connection, agent_row, target, now)
+            if forgotten_agent is not None and forgotten_agent.paused is not None:
                 empty = await create_agent_with_blocks(
-                    connection, self._agents.new(paused.scope), blocks, (), now
+                    connection, self._agents.new(forgotten_agent.scope), blocks, (), now
                 )
-                await pause_agent(connection, empty.id, paused.paused)
-            return id, before, user
+                await pause_agent(connection, empty.id, forgotten_agent.paused)
+            return id, prerequisites, user
 
         beginning = self._database.bulk(write)
 
@@ -193,8 +195,8 @@ class Forgetting(Group):
                 if user is not None:
                     self._usage.notify_forgotten(*user)
 
-        id, before, _ = await self._await_write(beginning, notify_begun)
-        self._prerequisites[id] = before
+        id, prerequisites, _ = await self._await_write(beginning, notify_begun)
+        self._prerequisites[id] = prerequisites
         return id
 
     async def forget(self, agent_row: int, target: ForgetTarget) -> None:
@@ -217,23 +219,25 @@ class Forgetting(Group):
 
     async def run(self, id: int, until: Callable[[], bool] = lambda: False) -> bool:
         """Runs a forgetting to its end, unless `until` ends it for now. Returns whether all is gone."""
-        for before in self._prerequisites.get(id, ()):
-            if not await self.run(before, until):
+        for prerequisite in self._prerequisites.get(id, ()):
+            if not await self.run(prerequisite, until):
                 return False
         self._prerequisites.pop(id, None)
         cursor: _Cursor | None = self._cursors.pop(id, None)
         reading = GoneReading()
         while True:
-            step = partial(_run_step, id=id, rules=self._rules, at=cursor, now=self.now(), reading=reading)
-            result = await self._database.bulk(step)
-            cursor = result.cursor
-            self._memories.drop(result.agent_row)
+            step = partial(
+                _run_step, id=id, rules=self._rules, cursor=cursor, now=self.now(), reading=reading
+            )
+            outcome = await self._database.bulk(step)
+            cursor = outcome.cursor
+            self._memories.drop(outcome.agent_row)
             self._agents.clear()  # epochs may have risen, also of agents that share a block with this one
             if cursor is None:
                 break
             if cursor == ("additions", 0):
                 # Reading a large part takes long. Within a transaction turns would wait for it.
-                reading.gone = await self._database.long_read(partial(load_gone, agent_row=result.agent_row))
+                reading.gone = await self._database.long_read(partial(load_gone, agent_row=outcome.agent_row))
             if until():
                 self._cursors[id] = cursor
                 return False
@@ -277,16 +281,13 @@ class Forgetting(Group):
 
 def _remaining_seqs(exchange: Exchange) -> list[int]:
     """Returns the numbers of an exchange's messages that are not forgotten. Inputs without atoms do not count."""
-
     if exchange.state in (State.FORGOTTEN, State.OFF):
         return []
     spoken = [i for i, atoms in enumerate(exchange.inputs) if i not in exchange.redactions and atoms]
-    reply_place = (
-        [len(exchange.inputs)]
-        if exchange.shown_reply is not None and REPLY not in exchange.redactions
-        else []
-    )
-    return [exchange.seq + place for place in (*spoken, *reply_place)]
+    seqs = [exchange.seq + place for place in spoken]
+    if exchange.shown_reply is not None and REPLY not in exchange.redactions:
+        seqs.append(exchange.reply_seq)
+    return seqs
 
 
 async def begin_forgetting(
@@ -306,7 +307,7 @@ async def _write_target(connection: Connection, agent_row: int, target: ForgetTa
     written: object = target
     if target.is_all:
         project, profile = await connection.row(SQL["agent_delete"], (agent_row,)) or ("", "")
-        await remove_definitions(connection, agent_row)  # it is not to be found by its name either
+        await remove_definitions(connection, agent_row)  # so that it is not found by its name either
         await connection.run(SQL["wipe_tags"], (agent_row,))
         await connection.run(SQL["imports_unname"], (agent_row,))
         written = {"all": [project, profile]}
@@ -322,18 +323,20 @@ async def _write_target(connection: Connection, agent_row: int, target: ForgetTa
 
 
 async def _run_step(
-    connection: Connection, id: int, rules: Rules, at: _Cursor | None, now: float, reading: GoneReading
+    connection: Connection, id: int, rules: Rules, cursor: _Cursor | None, now: float, reading: GoneReading
 ) -> _StepOutcome:
-    """Runs one transaction of a forgetting. at: where it begins; None for the first phase of its target."""
+    """Runs one transaction of a forgetting. cursor: where it begins; None: with the first phase of its target."""
     row = await connection.row(SQL["intended"], (id,))
     if row is None:  # another process has ended it
         return _StepOutcome(None, agent_row=0)
-    target = msgspec.json.decode(row[1], type=StoredTarget)
-    work = ErasingWork(id, row[0], target, rules, now, reading)
+    agent_row, target = row
+    work = ErasingWork(id, agent_row, msgspec.json.decode(target, type=StoredTarget), rules, now, reading)
     phases = phases_of(work.target)
     await connection.lock_sharers(work.agent_row)
     # If the file was restored meanwhile, the number may belong to another forgetting, with other phases.
-    phase, after = at if at is not None and at[0] in phases else (next(iter(phases)), 0)
+    if cursor is None or cursor[0] not in phases:
+        cursor = (next(iter(phases)), 0)
+    phase, after = cursor
     after_page = await phases[phase](connection, work, after)
     if after_page is not None:
         return _StepOutcome((phase, after_page), work.agent_row)

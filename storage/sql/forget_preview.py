@@ -11,7 +11,7 @@ from storage.listing import LAST_NUMBER, ErasedFact, ForgetCounts
 from storage.sql.additions import DAY_S
 from storage.sql.blocks import get_block
 from storage.sql.erase import SQL as FORGET_SQL
-from storage.sql.erase import exchange_of
+from storage.sql.erase import find_exchange_row
 from storage.sql.exchanges import unpack_notes
 from storage.sql.group import Group, long_reads
 from storage.sql.rebuild import load_versions, preview_text
@@ -279,7 +279,7 @@ class ForgetPreviews(Group):
     async def _find_erased(self, connection: Connection, agent_row: int, target: ForgetTarget) -> _Target:
         if target.conversation_row is not None:
             return _Target(agent_row, target.conversation_row, [])
-        ids = [await exchange_of(connection, agent_row, seq) for seq in target.messages]
+        ids = [await find_exchange_row(connection, agent_row, seq) for seq in target.messages]
         named = sorted({*target.exchanges, *(id for id in ids if id is not None)})
         return _Target(agent_row, _NO_CONVERSATION, named[:_LISTED_EXCHANGES])
 

@@ -2,7 +2,7 @@
 
     class Passages(Group):
         @reads
-        async def count(self, connection: Connection, agent: int) -> int: ...
+        async def count(self, connection: Connection, agent_row: int) -> int: ...
 
     await store.passages.count(agent)
 

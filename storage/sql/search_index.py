@@ -37,7 +37,7 @@ _STEP_EXCHANGES = 16
 # Passages and facts indexed in one write: a part of a file has 2,000 characters, which take 0.4 ms.
 _STEP_PASSAGES = 64
 # A round of the loop that takes longer shows that the loop is busy. So many messages are counted in a round then, in
-# 0.7 ms: with one each the index would lag.
+# 0.7 ms: with one message a round the index would lag.
 _BUSY_S, _BUSY_MESSAGES = 0.005, 16
 
 
@@ -51,7 +51,7 @@ class SearchIndex(GrowingGroup):
 
     @reads
     async def backlog(self, connection: Connection, agent_row: int) -> int:
-        """Returns how many messages, passages and facts the search index of an agent lacks; of one that is gone 0."""
+        """Returns how many messages, passages and facts the search index of an agent lacks; 0: the agent is gone."""
         numbers = await load_numbers(connection, agent_row)
         return 0 if numbers is None else numbers.next_seq - 1 - numbers.indexed_seq
 
@@ -68,9 +68,9 @@ class SearchIndex(GrowingGroup):
         unindexed = await self._read_unindexed(agent_row)
         if unindexed is None:
             return False
-        owner, documents = unindexed
+        agent, documents = unindexed
         counted = await self._count(agent_row, documents, give_way)
-        return await self._write_step(owner, counted) or await self._add_segment(agent_row)
+        return await self._write_step(agent, counted) or await self._add_segment(agent_row)
 
     async def mend(self, agent_row: int) -> None:
         """Empties what is damaged of the search index. The next steps of `advance` make it again."""
@@ -83,17 +83,17 @@ class SearchIndex(GrowingGroup):
     async def _read_unindexed(
         self, connection: Connection, agent_row: int
     ) -> tuple[Agent, list[Document]] | None:
-        """Returns an agent with the next messages that its index lacks; None if it is gone."""
-        owner = await load_agent(connection, agent_row)
-        if owner is None:
+        """Returns an agent with the next messages that its index lacks; None: the agent is gone."""
+        agent = await load_agent(connection, agent_row)
+        if agent is None:
             return None
-        first = owner.indexed_seq + 1
+        first = agent.indexed_seq + 1
         rows = await connection.rows(exchanges.SQL["shown_since"], (agent_row, first, _STEP_EXCHANGES))
         passages = await load_passages_and_facts(
             connection, exchanges.SQL["passages_and_facts_since"], (agent_row, first, _STEP_PASSAGES)
         )
         shown = exchanges.make_shown_exchanges(rows)
-        return owner, [*self._make_documents(shown), *map(make_document, passages)]
+        return agent, [*self._make_documents(shown), *map(make_document, passages)]
 
     async def _count(
         self, agent_row: int, documents: Sequence[Document], give_way: Callable[[], Awaitable[None]] | None
@@ -103,16 +103,16 @@ class SearchIndex(GrowingGroup):
         Counting takes most of a step's time. Within the transaction turns would wait for all of it.
         """
         memory = self._memories.get(agent_row)
-        known = dict[Document, CountedDocument]()
+        already_counted = dict[Document, CountedDocument]()
         if memory is not None:
-            known = dict(
+            already_counted = dict(
                 zip(map(make_document, memory.tail.documents), memory.tail.counted_documents(), strict=True)
             )
         counted = dict[Document, CountedDocument]()
         loop = asyncio.get_running_loop()
         is_busy = False
         for number, document in enumerate(documents):
-            counted[document] = with_names(known.get(document) or count_terms(document), document)
+            counted[document] = with_names(already_counted.get(document) or count_terms(document), document)
             if give_way is not None:
                 await give_way()
             elif not is_busy or number % _BUSY_MESSAGES == 0:
@@ -132,31 +132,37 @@ class SearchIndex(GrowingGroup):
         numbers = await lock_numbers(connection, agent.id)
         if numbers is None:
             return False
-        indexed, next_seq = numbers.indexed_seq, numbers.next_seq
-        stale = [e for (e,) in await connection.rows(exchanges.SQL["stale"], (agent.id, _STEP_EXCHANGES))]
-        rows = await connection.rows(exchanges.SQL["shown_since"], (agent.id, indexed + 1, _STEP_EXCHANGES))
+        indexed_seq, next_seq = numbers.indexed_seq, numbers.next_seq
+        stale_rows = [
+            exchange_row
+            for (exchange_row,) in await connection.rows(exchanges.SQL["stale"], (agent.id, _STEP_EXCHANGES))
+        ]
+        rows = await connection.rows(
+            exchanges.SQL["shown_since"], (agent.id, indexed_seq + 1, _STEP_EXCHANGES)
+        )
         fresh = exchanges.make_shown_exchanges(rows)
         is_last = len(rows) < _STEP_EXCHANGES
-        end = (
-            await _last_indexable(connection, agent.id, next_seq)
-            if is_last
-            else max(each.exchange.reply_seq for each in fresh)
-        )
-        again = await _remove_from_index(connection, agent.id, stale, indexed) if stale else []
+        if is_last:
+            end_seq = await _last_indexable(connection, agent.id, next_seq)
+        else:
+            end_seq = max(each.exchange.reply_seq for each in fresh)
+        outdated: list[exchanges.ShownExchange] = []
+        if stale_rows:
+            outdated = await _remove_from_index(connection, agent.id, stale_rows, indexed_seq)
         passages = await load_passages_and_facts(
-            connection, exchanges.SQL["passages_and_facts_since"], (agent.id, indexed + 1, _STEP_PASSAGES)
+            connection, exchanges.SQL["passages_and_facts_since"], (agent.id, indexed_seq + 1, _STEP_PASSAGES)
         )
-        if len(passages) == _STEP_PASSAGES and passages[-1].seq < end:
-            end, is_last = passages[-1].seq, False  # the rest comes with the next step
-        documents = self._make_documents(each for each in (*again, *fresh) if each.exchange.seq <= end)
-        documents += [make_document(m) for m in passages if m.seq <= end]
+        if len(passages) == _STEP_PASSAGES and passages[-1].seq < end_seq:
+            end_seq, is_last = passages[-1].seq, False  # the rest comes with the next step
+        documents = self._make_documents(each for each in (*outdated, *fresh) if each.exchange.seq <= end_seq)
+        documents += [make_document(passage) for passage in passages if passage.seq <= end_seq]
         if not await _merge_terms(connection, agent.id, blob.encode(documents, agent.secret, counted)):
             return True
-        for exchange_row in stale:
+        for exchange_row in stale_rows:
             await connection.run(exchanges.SQL["stale_done"], (agent.id, exchange_row))
-        if end > indexed:
-            await set_indexed(connection, agent.id, end)
-        return not is_last or len(stale) == _STEP_EXCHANGES
+        if end_seq > indexed_seq:
+            await set_indexed(connection, agent.id, end_seq)
+        return not is_last or len(stale_rows) == _STEP_EXCHANGES
 
     def _make_documents(self, shown: Iterable[exchanges.ShownExchange]) -> list[Document]:
         return [
@@ -170,10 +176,10 @@ class SearchIndex(GrowingGroup):
         """Makes a segment of the search index, if one can be made. Returns whether there is more to do."""
 
         async def make(connection: Connection) -> tuple[int, int, Segment] | None:
-            owner = await load_agent(connection, agent_row)
-            number = (
-                None if owner is None else await find_unsegmented(connection, agent_row, owner.indexed_seq)
-            )
+            agent = await load_agent(connection, agent_row)
+            if agent is None:
+                return None
+            number = await find_unsegmented(connection, agent_row, agent.indexed_seq)
             if number is None:
                 return None
             rows = await terms_between(connection, agent_row, chunks_of(number))
@@ -196,7 +202,7 @@ class SearchIndex(GrowingGroup):
         self, connection: Connection, agent_row: int, number: int, stamp: int, segment: Segment
     ) -> None:
         await connection.lock(agent_row)
-        # Of a memory that is gone by now nothing may stay.
+        # Nothing may stay of a memory that is gone by now.
         if await load_agent(connection, agent_row) is not None:
             await add_segment(connection, agent_row, number, stamp, segment)
 
@@ -204,8 +210,8 @@ class SearchIndex(GrowingGroup):
 async def _last_indexable(connection: Connection, agent_row: int, next_seq: int) -> int:
     """Returns the last number up to which messages can be indexed now. next_seq: the agent's.
 
-    A message that is being answered is indexed with its reply: else its chunk would be written twice, and what is
-    cached of the memory dropped for it.
+    A message that is being answered is indexed together with its reply. Otherwise its chunk would be written twice, and
+    the cached parts of the memory would be dropped for it.
     """
     under_way: int | None = await connection.value(exchanges.SQL["under_way"], (agent_row, next_seq))
     return (next_seq if under_way is None else under_way) - 1
@@ -217,24 +223,25 @@ async def _mend_index(connection: Connection, agent_row: int) -> None:
 
 
 async def _remove_from_index(
-    connection: Connection, agent_row: int, stale: Sequence[int], indexed: int
+    connection: Connection, agent_row: int, stale_rows: Sequence[int], indexed_seq: int
 ) -> list[exchanges.ShownExchange]:
     """Takes exchanges that have changed out of the index. Returns those to be indexed again.
 
-    indexed: the last number that the index knows; what it has not reached yet is indexed as it is then.
+    indexed_seq: the last number that the index knows. Later exchanges are left out: they are indexed as they are then.
     """
-    found = exchanges.make_shown_exchanges(
-        await connection.rows(exchanges.SQL["shown_stale"], (agent_row, stale))
+    shown = exchanges.make_shown_exchanges(
+        await connection.rows(exchanges.SQL["shown_stale"], (agent_row, stale_rows))
     )
-    again = [each for each in found if each.exchange.seq <= indexed]
-    for exchange in [each.exchange for each in again]:
+    outdated = [each for each in shown if each.exchange.seq <= indexed_seq]
+    for each in outdated:
+        exchange = each.exchange
         await forget_indexed(connection, agent_row, range(exchange.seq, exchange.next_seq))
         await connection.run(vectors.SQL["indexed_again"], (exchange.seq - 1, agent_row))
-    return again
+    return outdated
 
 
 async def _merge_terms(connection: Connection, agent_row: int, blobs: Mapping[int, bytes]) -> bool:
-    """Merges blobs into the chunks of the index. Returns False if one is damaged: the next steps make it again."""
+    """Merges blobs into the chunks of the index. Returns False if a chunk is damaged; the next steps make all again."""
     for chunk, data in blobs.items():
         try:
             merged = blob.merge(await get_terms(connection, agent_row, chunk), data)

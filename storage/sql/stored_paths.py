@@ -75,18 +75,26 @@ _PATH_CONTENT, _SKELETON = 6, 9
 async def read_path(
     connection: Connection,
     agent: Agent,
-    name: str,
-    context: int | None,
-    turns: int = 0,
+    conversation_name: str,
+    window_tokens: int | None,
+    max_unread_turns: int = 0,
 ) -> ConversationPath | None:
     """Returns a conversation from where its window begins; None where the agent is not stored any more.
 
-    name: `default`, or its public one.
-    context: tokens of the model's window; None if they are unknown: then all of the conversation is read.
-    turns: how many turns that sleeptime agents have not read are counted at most; 0 if none are.
+    conversation_name: as `Conversation.name`.
+    window_tokens: of the model's window; None: they are unknown, and all of the conversation is read.
+    max_unread_turns: up to how many the turns are counted that a sleeptime agent has not read; 0: none are counted.
     """
     scope = agent.scope
-    values = (agent.id, *_key_and_uid(name), scope.project, scope.profile, scope.subject, turns, TOOL_ATOM)
+    values = (
+        agent.id,
+        *_key_and_uid(conversation_name),
+        scope.project,
+        scope.profile,
+        scope.subject,
+        max_unread_turns,
+        TOOL_ATOM,
+    )
     rows = await connection.rows(SQL["head"], values)
     if not rows or rows[0][0] != "agent":
         return None
@@ -108,7 +116,7 @@ async def read_path(
     if last_row is None or snapshot.conversation is None:
         return ConversationPath(snapshot)
     evicted = Evicted(*orjson.loads(last_row[_CONTENT])) if last_row[_CONTENT] else None
-    first_depth = evicted.depth if evicted is not None and evicted.is_out_of(context) else 0
+    first_depth = evicted.depth if evicted is not None and evicted.is_out_of(window_tokens) else 0
     path_rows = await connection.rows(
         SQL["path"], (agent.id, snapshot.conversation.id, last_row[_NUMBER], first_depth, _MAX_SUMMARIES)
     )
@@ -122,8 +130,10 @@ async def read_path(
     return ConversationPath(snapshot, tuple(path), tuple(reversed(summaries)))
 
 
-def _key_and_uid(name: str) -> tuple[str | None, str | None]:
-    return (name, None) if name == DEFAULT_CONVERSATION else (None, name)
+def _key_and_uid(conversation_name: str) -> tuple[str | None, str | None]:
+    return (
+        (conversation_name, None) if conversation_name == DEFAULT_CONVERSATION else (None, conversation_name)
+    )
 
 
 class StoredPaths(Group):
@@ -138,9 +148,11 @@ class StoredPaths(Group):
     path = reads(as_method(read_path))
 
     @reads
-    async def conversation(self, connection: Connection, agent: Agent, name: str) -> Conversation | None:
-        """Returns a conversation by its name: `default`, or its public one."""
-        row = await connection.row(SQL["conversation_named"], (agent.id, *_key_and_uid(name)))
+    async def conversation(
+        self, connection: Connection, agent: Agent, conversation_name: str
+    ) -> Conversation | None:
+        """Returns a conversation by its name (`Conversation.name`); None: it has not begun, or it is gone."""
+        row = await connection.row(SQL["conversation_named"], (agent.id, *_key_and_uid(conversation_name)))
         return None if row is None else Conversation(*row)
 
     def open(self, write: StepOpen) -> Future[StepOpened]:
@@ -229,14 +241,14 @@ async def _lock_for_step(connection: Connection, write: StepOpen) -> None:
 
 
 async def _abandon(connection: Connection, agent_row: int, exchange: Exchange) -> None:
-    """Ends the open step before as it is now. Raises: WriteConflict if its own process has ended it."""
+    """Ends the previous step, which was left open. Raises: WriteConflict if its own process has ended it."""
     values = (*exchanges.update_values(exchange), exchange.id, agent_row)
     if not await connection.run(SQL["step_abandon"], values):
         raise WriteConflict("the step before was ended by its own process meanwhile")
 
 
 async def _begin_or_end_run(connection: Connection, write: StepOpen, conversation_row: int) -> Run | None:
-    """Begins the run of a step, ends it, or both. Returns it as it is then; None if the step does neither."""
+    """Begins the run of a step, ends the run, or both. Returns the run as it is then; None if the step does neither."""
     run = None
     if write.run is not None:
         draft = replace(write.run, agent_row=write.agent.id, conversation_row=conversation_row)
@@ -262,8 +274,8 @@ async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
         SQL["adopt"], (exchange.parent or -1, exchange.conversation_row, agent_row, write.rev)
     ):
         raise WriteConflict("the conversation was moved by another request meanwhile")
-    for each in write.continued:
-        await connection.run(SQL["continue"], (each, agent_row))
+    for exchange_row in write.continued:
+        await connection.run(SQL["continue"], (exchange_row, agent_row))
     await merge_edits(connection, agent_row, write.continued, rules, write.now)
 
 
@@ -308,13 +320,15 @@ async def write_edits(
         versions[block] += 1
         # Forgetting rebuilds the block from the edits that stay.
         await add_op(connection, agent_row, replace(op, state="merged"))
-    memory, facts = agent_row, merged.facts
+    owner_row, facts = agent_row, merged.facts
     if reading is not None:
-        memory, sources = reading.memory, tuple(reading.exchanges)
+        owner_row, sources = reading.memory, tuple(reading.exchanges)
         facts = [(replace(fact, exchange_row=None, sources=sources), op) for fact, op in facts]
     for text, op in merged.passages:
-        await add_saved_passage(connection, memory, text, op, None if reading is None else reading.exchanges)
-    await add_saved_facts(connection, memory, facts, now)
+        await add_saved_passage(
+            connection, owner_row, text, op, None if reading is None else reading.exchanges
+        )
+    await add_saved_facts(connection, owner_row, facts, now)
 
 
 async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run:

@@ -219,29 +219,28 @@ class Transfer(GrowingGroup):
         """
         if part == "attached":
             attached = await read_attached(connection, agent.id, cursor, limit)
-            return [(at, TransferRecord(values)) for at, values in attached]
+            return [(number, TransferRecord(values)) for number, values in attached]
         if part == "learned":
             # Learning goes on from its position when the export began: the importing gateway learns later facts again.
             positions = [(reader, export_end.get(reader)) for reader in _READERS]
             return [
-                (at, TransferRecord({"seq": seq, "reader": reader}))
-                for at, (reader, seq) in enumerate(positions, 1)
-                if seq and at > cursor
+                (number, TransferRecord({"seq": seq, "reader": reader}))
+                for number, (reader, seq) in enumerate(positions, 1)
+                if seq and number > cursor
             ]
-        records = (
-            await _exchange_page(connection, agent.id, cursor, limit)
-            if part == "exchange"
-            else await _record_page(connection, agent.id, part, cursor, limit, export_end)
-        )
-        last = export_end.get("seq" if part in _PAGED_BY_SEQ else part)
-        return records if last is None else [each for each in records if each[0] <= last]
+        if part == "exchange":
+            records = await _exchange_page(connection, agent.id, cursor, limit)
+        else:
+            records = await _record_page(connection, agent.id, part, cursor, limit, export_end)
+        last_cursor = export_end.get("seq" if part in _PAGED_BY_SEQ else part)
+        return records if last_cursor is None else [each for each in records if each[0] <= last_cursor]
 
     # -- import
 
     async def begin_import(self, draft: Agent) -> Agent:
-        """Makes a memory to be filled, which no request reaches. What an import before has left there is removed.
+        """Makes a memory to be filled, which no request reaches. What an earlier import has left there is removed.
 
-        draft: the agent to create, with the scope that it is to have in the end.
+        draft: the agent to create, with the scope that it gets at the end of the import.
 
         Raises: WriteConflict if that scope has a memory already, or another import for it begins.
         """
@@ -296,9 +295,9 @@ class Transfer(GrowingGroup):
     async def finish_import(
         self, agent: Agent, next_seq: int, uid: str | None = None, created: float | None = None
     ) -> None:
-        """Gives the imported memory its scope, in place of the empty memory there, paused if that is paused.
+        """Gives the imported memory its scope, in place of an empty memory there. It is paused if that memory was.
 
-        uid: its former public name, used if that is free.
+        uid: its former public name, which it gets if the name is free.
         created: when the memory began, in seconds since the epoch; None: with this import.
 
         Raises: WriteConflict if a turn has come meanwhile.
@@ -320,10 +319,13 @@ class Transfer(GrowingGroup):
             if created is not None:
                 await connection.run(SQL["set_created"], (created, agent.id))
             subject = api_subject(agent)
-            name = uid if subject is None else subject.uid
-            if name is None or await connection.row(SQL["agent_taken"], (name,)) is not None:
-                name = agent.uid
-            await connection.run(SQL["rename"], (scope.subject, name, agent.id))
+            published_uid = uid if subject is None else subject.uid
+            if (
+                published_uid is None
+                or await connection.row(SQL["agent_taken"], (published_uid,)) is not None
+            ):
+                published_uid = agent.uid
+            await connection.run(SQL["rename"], (scope.subject, published_uid, agent.id))
             await publish_definitions(connection, agent)
             return forgettings
 
@@ -334,7 +336,7 @@ class Transfer(GrowingGroup):
 
 
 async def _check_unfinished(connection: Connection, agent: Agent) -> None:
-    """Checks that an import is still under way. Raises: WriteConflict if another one has taken its place."""
+    """Checks that an import is still under way. Raises: WriteConflict if another import has taken its place."""
     if await load_agent(connection, agent.id) is None:
         subject = agent.scope.subject.removeprefix(IMPORTING_PREFIX)
         raise WriteConflict(f"another import for {subject} has begun meanwhile; this one ends here")
@@ -348,16 +350,16 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
     agent = await find_agent(connection, scope)
     if agent is None:
         return None
-    # A turn may be about to begin it, and who forgets or pauses it may be faster.
+    # A turn may be about to begin the memory, and a caller that forgets or pauses it may be faster.
     await connection.lock(agent.id)
-    there = await load_agent(connection, agent.id)
-    if there is None:
+    locked_agent = await load_agent(connection, agent.id)
+    if locked_agent is None:
         return None
-    if scope.profile == API_PROFILE or not await connection.value(SQL["is_empty"], (there.id,)):
+    if scope.profile == API_PROFILE or not await connection.value(SQL["is_empty"], (locked_agent.id,)):
         raise WriteConflict(
             f"{scope.subject} has a memory here already; forget it first, or import it for another user"
         )
-    return there
+    return locked_agent
 
 
 # -- export
@@ -394,19 +396,23 @@ def _make_values(part: str, columns: Sequence[Any]) -> dict[str, Any]:
 async def _number_exchanges(
     connection: Connection, agent_row: int, records: Sequence[dict[str, Any]]
 ) -> None:
-    """Puts the numbers of exchanges in place of their rows. Those that are gone are left out."""
-    wanted = {
-        id
+    """Puts the numbers of exchanges in place of their rows. Exchanges that are gone are left out."""
+    exchange_rows = {
+        exchange_row
         for values in records
-        for id in (values.get("exchange"), *values.get("sources", ()))
-        if id is not None
+        for exchange_row in (values.get("exchange"), *values.get("sources", ()))
+        if exchange_row is not None
     }
-    seqs = {row[0]: row[1] for row in await rows_of(connection, SQL["seqs_of"], sorted(wanted), agent_row)}
+    seqs = {
+        row[0]: row[1] for row in await rows_of(connection, SQL["seqs_of"], sorted(exchange_rows), agent_row)
+    }
     for values in records:
         if "exchange" in values:
             values["exchange"] = seqs.get(values["exchange"])
         if "sources" in values:
-            values["sources"] = [seqs[id] for id in values["sources"] if id in seqs]
+            values["sources"] = [
+                seqs[exchange_row] for exchange_row in values["sources"] if exchange_row in seqs
+            ]
 
 
 async def _exchange_page(
@@ -459,10 +465,12 @@ async def _resolve_fields(
         if kind.is_exported:
             fields[name] = values.get(name) if kind.is_optional else values[name]
     if "exchange" in fields:
-        ids = await _rows_by_seq(connection, agent_row, (fields["exchange"], *fields.get("sources", ())))
-        fields["exchange"] = ids[fields["exchange"]]
+        row_by_seq = await _rows_by_seq(
+            connection, agent_row, (fields["exchange"], *fields.get("sources", ()))
+        )
+        fields["exchange"] = row_by_seq[fields["exchange"]]
         if "sources" in fields:
-            fields["sources"] = [ids[seq] for seq in fields["sources"] if seq is not None]
+            fields["sources"] = [row_by_seq[seq] for seq in fields["sources"] if seq is not None]
     if "uid" in fields:
         fields["uid"] = await _free_uid(connection, agent_row, part, fields["uid"])
     return fields
@@ -493,8 +501,8 @@ async def _put_run(connection: Connection, agent: Agent, fields: dict[str, Any])
 
 
 async def _put_step(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    run = await _find_row(connection, agent.id, "run", fields["run"])
-    await put_step(connection, agent.id, fields, run)
+    run_row = await _find_row(connection, agent.id, "run", fields["run"])
+    await put_step(connection, agent.id, fields, run_row)
 
 
 async def _put_block(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
@@ -506,10 +514,12 @@ async def _put_block(connection: Connection, agent: Agent, fields: dict[str, Any
 
 
 async def _put_version(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    row = await _put_row(connection, agent.id, "version", fields)
-    if row is None:
+    written_version = await _put_row(connection, agent.id, "version", fields)
+    if written_version is None:
         raise NotFound(f"there is no block {fields['block']!r} that lacks version {fields['version']!r}")
-    await connection.run(SQL["version_point"], (fields["version"], row[0], row[1], agent.id))
+    await connection.run(
+        SQL["version_point"], (fields["version"], written_version[0], written_version[1], agent.id)
+    )
 
 
 async def _put_passage(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
@@ -551,13 +561,13 @@ async def _put_import(connection: Connection, agent: Agent, fields: dict[str, An
 
 
 async def _put_imported(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    row = await _find_row(connection, agent.id, "import", fields["import"])
-    await _put_row(connection, agent.id, "imported", {**fields, "import": row})
+    import_row = await _find_row(connection, agent.id, "import", fields["import"])
+    await _put_row(connection, agent.id, "imported", {**fields, "import": import_row})
 
 
 async def _put_imported_fact(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    row = await _find_row(connection, agent.id, "import", fields["import"])
-    await _put_row(connection, agent.id, "imported_fact", {**fields, "import": row})
+    import_row = await _find_row(connection, agent.id, "import", fields["import"])
+    await _put_row(connection, agent.id, "imported_fact", {**fields, "import": import_row})
 
 
 # The writers of parts that take more than the statement of their row.
@@ -580,12 +590,15 @@ _WRITERS: Mapping[str, Callable[[Connection, Agent, dict[str, Any]], Awaitable[N
 
 
 def _copy_uid(agent_row: int, uid: str) -> str:
-    """Returns the public name that a copy has where the name of the original is taken: the same each time."""
+    """Returns the public name of a copy, if the name of the original is taken. It is the same each time."""
     return blake2b(f"{agent_row} {uid}".encode(), digest_size=16).hexdigest()
 
 
 async def _free_uid(connection: Connection, agent_row: int, part: str, uid: str | None) -> str:
-    """Returns a public name, or its copy's where it is taken; a new one where an older export has none."""
+    """Returns a record's public name here: its own, or that of a copy if it is taken; a new one if `uid` is None.
+
+    uid: its name in the export; older exports have none.
+    """
     if uid is None:
         return uuid.uuid4().hex
     is_taken = await connection.row(SQL[f"{part}_taken"], (uid,)) is not None
@@ -593,7 +606,7 @@ async def _free_uid(connection: Connection, agent_row: int, part: str, uid: str 
 
 
 async def _find_row(connection: Connection, agent_row: int, part: str, uid: str) -> int:
-    """Returns the row of a conversation, a run, a file or an import, by the name it had. Raises: NotFound."""
+    """Returns the row of a conversation, a run, a file or an import. uid: its name in the export. Raises: NotFound."""
     row = await connection.value(SQL[f"{part}_at"], (agent_row, uid, _copy_uid(agent_row, uid)))
     if row is None:
         raise NotFound(f"there is no {part} {uid!r}")
@@ -601,7 +614,7 @@ async def _find_row(connection: Connection, agent_row: int, part: str, uid: str)
 
 
 async def _conversation_uid(connection: Connection, agent_row: int, uid: str) -> str:
-    """Returns the public name that a conversation was given here."""
+    """Returns the public name that a conversation was given here. uid: its name in the export."""
     row = await connection.value(SQL["conversation_at"], (agent_row, uid, uid))
     return uid if row is not None else _copy_uid(agent_row, uid)
 
@@ -611,25 +624,30 @@ async def _rows_by_seq(
 ) -> dict[int | None, int | None]:
     """Returns the row ids of exchanges by their numbers. Raises: NotFound."""
     numbers = sorted({seq for seq in seqs if seq is not None})
-    rows: dict[int | None, int | None] = {None: None}
-    rows.update(
+    row_by_seq: dict[int | None, int | None] = {None: None}
+    row_by_seq.update(
         (row[0], row[1]) for row in await rows_of(connection, SQL["exchanges_at"], numbers, agent_row)
     )
     for seq in numbers:
-        if seq not in rows:
+        if seq not in row_by_seq:
             raise NotFound(f"there is no exchange {seq}")
-    return rows
+    return row_by_seq
 
 
 async def _put_exchange(connection: Connection, agent_row: int, record: TransferRecord) -> None:
     exchange, values = record.exchange, record.values
     assert exchange is not None  # it is a record of an exchange
     conversation_row = await _find_row(connection, agent_row, "conversation", values["conversation"])
-    ids = await _rows_by_seq(connection, agent_row, (values["parent"], values["prior"]))
+    row_by_seq = await _rows_by_seq(connection, agent_row, (values["parent"], values["prior"]))
     exchange = replace(
-        exchange, conversation_row=conversation_row, parent=ids[values["parent"]], prior=ids[values["prior"]]
+        exchange,
+        conversation_row=conversation_row,
+        parent=row_by_seq[values["parent"]],
+        prior=row_by_seq[values["prior"]],
     )
-    id = await exchanges.add_numbered_exchange(connection, agent_row, exchange)
+    exchange_row = await exchanges.add_numbered_exchange(connection, agent_row, exchange)
     if exchange.parent is not None:
         await note_fork(connection, agent_row, conversation_row, exchange.parent)
-    await exchanges.add_marks(connection, agent_row, exchanges.PREFIX, values.get("prefixes", ()), id)
+    await exchanges.add_marks(
+        connection, agent_row, exchanges.PREFIX, values.get("prefixes", ()), exchange_row
+    )

@@ -104,7 +104,7 @@ class Turns(Group):
         return snapshot
 
     def openings(self, agent: Agent, snapshot: MemorySnapshot) -> list[Opening] | None:
-        """Returns the cached openings of a memory that is as in a snapshot of it; None if they are not cached."""
+        """Returns the cached openings of a memory; None if none are cached for the numbers that its snapshot has."""
         return self._cache.find_openings(agent.id, snapshot)
 
     def cache_openings(self, agent: Agent, snapshot: MemorySnapshot, openings: list[Opening]) -> None:
@@ -180,7 +180,10 @@ class Turns(Group):
         after: a time in the future. Conversations that last moved after it count, too: the clock was put back since.
         """
         rows = await connection.rows(exchanges.SQL["due"], (before, after, limit, before - _SUPERSEDED_S))
-        return [DueConversation(row[0], row[1], row[2] is not None, row[3]) for row in rows]
+        return [
+            DueConversation(conversation_row, agent_row, key is not None, last_at)
+            for conversation_row, agent_row, key, last_at in rows
+        ]
 
     @reads
     async def next_due(self, connection: Connection) -> float | None:
@@ -227,11 +230,15 @@ def _write_bytes(write: TurnWrite) -> int:
 
 
 async def _load_pool(
-    connection: Connection, agent: Agent, probes: Probes, planned: int | None = None, since: int | None = None
+    connection: Connection,
+    agent: Agent,
+    probes: Probes,
+    plain_conversation_row: int | None = None,
+    since: int | None = None,
 ) -> Pool:
     """Loads the exchanges that may matter.
 
-    planned: the conversation that a plain turn goes on with.
+    plain_conversation_row: of the conversation that a plain turn goes on with; it is loaded if the key has none.
     since: the agent's next number when the turn was planned. Openings from this number on matter, too: a conversation
         that began after this turn may extend it.
     """
@@ -239,10 +246,11 @@ async def _load_pool(
     if probes.key is not None:
         row = await connection.row(exchanges.SQL["conversation_of"], (agent.id, probes.key))
     conversation_row, last_at = (None, 0.0) if row is None else row
-    pool = await exchanges.load_pool(connection, agent.id, probes, conversation_row or planned, since)
+    loaded_row = conversation_row or plain_conversation_row
+    loaded_exchanges = await exchanges.load_pool(connection, agent.id, probes, loaded_row, since)
     # At epoch 0 nothing was forgotten yet.
     tombs = await exchanges.find_tombs(connection, agent.id, probes.maybe_tombs if agent.epoch else ())
-    return Pool(pool, conversation_row, last_at, tombs=tombs)
+    return Pool(loaded_exchanges, conversation_row, last_at, tombs=tombs)
 
 
 async def _decide(
@@ -331,7 +339,7 @@ class _ResolvedChange(NamedTuple):
 
     change: Change
     # The last number that the search index knows.
-    indexed: int
+    indexed_seq: int
 
 
 async def _resolve_change(
@@ -344,20 +352,25 @@ async def _resolve_change(
 
     Raises: Stale.
     """
-    indexed = 0
+    indexed_seq = 0
     if not is_new or write.change is not None:
         numbers = await lock_numbers(connection, agent.id)
         if numbers is None or numbers.epoch != agent.epoch:
             raise Stale("something was forgotten while this turn was under way")
-        indexed, next_seq = numbers.indexed_seq, numbers.next_seq
+        indexed_seq, next_seq = numbers.indexed_seq, numbers.next_seq
         # The blocks of a memory that begins have raised its `rev`.
         is_as_planned = (next_seq, numbers.rev) == write.planned_at or (is_new and next_seq == 1)
         if is_as_planned and write.change is not None:
-            return _ResolvedChange(write.change, indexed)
+            return _ResolvedChange(write.change, indexed_seq)
     # Another turn was faster: the rules decide on the tree as it is in this transaction.
-    planned = write.plain.exchange.conversation_row if write.plain else None
-    pool = await _load_pool(connection, agent, write.probes(), planned=planned, since=write.planned_at[0])
-    return _ResolvedChange(await _decide(connection, agent.id, pool, write.decide), indexed)
+    pool = await _load_pool(
+        connection,
+        agent,
+        write.probes(),
+        plain_conversation_row=write.plain.exchange.conversation_row if write.plain else None,
+        since=write.planned_at[0],
+    )
+    return _ResolvedChange(await _decide(connection, agent.id, pool, write.decide), indexed_seq)
 
 
 class _AppliedChange(NamedTuple):
@@ -380,7 +393,7 @@ async def _write_change(
     """Writes what a turn changes in the tree."""
     change = resolved.change
     exchange = change.exchange
-    assert exchange is not None  # a turn always has one; what idle time confirms has not
+    assert exchange is not None  # the change of a turn has its exchange; only a change by idle time has none
     # New exchanges and conversations have ids below 1.
     is_added = not exchange.is_stored
     begun: Conversation | None = None
@@ -425,17 +438,22 @@ async def _add_marks(
     change = resolved.change
     await exchanges.add_marks(connection, agent_row, exchanges.PREFIX, change.prefixes, exchange.id)
     await exchanges.add_marks(connection, agent_row, "tomb", change.tombs, exchange.id)
-    for x in (exchange, *change.others):
+    for each in (exchange, *change.others):
         # The index has not reached later exchanges, and will read them as they are by then.
-        if x.id in change.stale and x.seq <= resolved.indexed:
-            await exchanges.add_marks(connection, agent_row, "stale", (b"",), x.id)
+        if each.id in change.stale and each.seq <= resolved.indexed_seq:
+            await exchanges.add_marks(connection, agent_row, "stale", (b"",), each.id)
 
 
 async def merge_edits(
-    connection: Connection, agent_row: int, confirmed: Sequence[int], rules: Rules, now: float
+    connection: Connection, agent_row: int, confirmed_rows: Sequence[int], rules: Rules, now: float
 ) -> None:
     """Merges the pending edits of confirmed exchanges: they change blocks, and add passages and facts."""
-    ops = [op for x in confirmed for op in await load_ops(connection, agent_row, x) if op.state == "pending"]
+    ops = [
+        op
+        for exchange_row in confirmed_rows
+        for op in await load_ops(connection, agent_row, exchange_row)
+        if op.state == "pending"
+    ]
     if not ops:
         return
     await connection.lock_profile_blocks(agent_row)

@@ -113,13 +113,13 @@ async def find_newest_run(connection: Connection, agent_row: int, conversation_r
 
 
 async def find_newest_waiting_run(
-    connection: Connection, agent_row: int, conversation_row: int, maker: int
+    connection: Connection, agent_row: int, conversation_row: int, maker_row: int
 ) -> Run | None:
     """Returns the newest run of a conversation that waits for answers to calls, or None if it is gone.
 
-    maker: the row of the run that made the calls. It counts whether or not it waits.
+    maker_row: of the run that made the calls. This run counts whether or not it waits.
     """
-    row = await connection.row(SQL["newest_waiting"], (agent_row, conversation_row, maker))
+    row = await connection.row(SQL["newest_waiting"], (agent_row, conversation_row, maker_row))
     return None if row is None else make_run(row)
 
 
@@ -191,17 +191,17 @@ async def add_step(connection: Connection, step: RunStep, recall: RecallRow | No
 async def load_waiting_step(connection: Connection, agent_row: int, conversation_row: int) -> RunStep | None:
     """Returns the last step of a stored conversation if calls of it wait for answers, otherwise None."""
     row = await connection.row(SQL["waiting"], (conversation_row, agent_row))
-    return None if row is None else _step(row)
+    return None if row is None else _make_step(row)
 
 
 async def load_last_step(connection: Connection, agent_row: int, run_row: int) -> RunStep | None:
     """Returns the newest step of a run, or None if it has no step."""
     row = await connection.row(SQL["last_step"], (run_row, agent_row))
-    return None if row is None else _step(row)
+    return None if row is None else _make_step(row)
 
 
 class Runs(Group):
-    """Runs, for those who have no transaction of their own. A run's project is that of its agent."""
+    """Runs, for callers without a transaction of their own. A run's project is that of its agent."""
 
     def __init__(self, database: Database, jobs: Jobs) -> None:
         super().__init__(database)
@@ -245,7 +245,7 @@ class Runs(Group):
         row = await connection.row(SQL["find"], (uid, project))
         if row is None:
             raise NotFound(f"there is no run {uid!r}")
-        return _run_entry(row)
+        return _make_run_entry(row)
 
     @reads
     async def list_runs(
@@ -260,12 +260,12 @@ class Runs(Group):
             rows = await connection.rows(SQL[f"of_project_{page.direction}"], values)
         else:
             rows = await connection.rows(SQL[f"of_agent_{page.direction}"], (*values, where.agent_row))
-        return [_run_entry(row) for row in rows]
+        return [_make_run_entry(row) for row in rows]
 
     @reads
     async def list_live(self, connection: Connection) -> list[RunEntry]:
         """Returns the runs that clients wait for, or waited for when their process ended."""
-        return [_run_entry(row) for row in await connection.rows(SQL["live"])]
+        return [_make_run_entry(row) for row in await connection.rows(SQL["live"])]
 
     @reads
     async def list_open_background(
@@ -273,7 +273,7 @@ class Runs(Group):
     ) -> list[tuple[RunEntry, bool]]:
         """Returns a page of the open runs without a client that waits, oldest first, and whether each has a job."""
         rows = await connection.rows(SQL["open_background"], (after, limit))
-        return [(_run_entry(row[:-1]), bool(row[-1])) for row in rows]
+        return [(_make_run_entry(row[:-1]), bool(row[-1])) for row in rows]
 
     @reads
     async def list_accepted(
@@ -301,7 +301,7 @@ class Runs(Group):
         row = await connection.row(SQL["step_find"], (project, agent_uid, seq))
         if row is None:
             raise NotFound(f"there is no step {seq} of agent {agent_uid!r}")
-        return _step_entry(row)
+        return _make_step_entry(row)
 
     @reads
     async def list_steps(
@@ -319,12 +319,12 @@ class Runs(Group):
             rows = await connection.rows(SQL[f"steps_of_project_{page.direction}"], values)
         else:
             rows = await connection.rows(SQL[f"steps_of_agent_{page.direction}"], (*values, agent_row))
-        return [_step_entry(row) for row in rows]
+        return [_make_step_entry(row) for row in rows]
 
     @reads
     async def load_steps(self, connection: Connection, run: Run) -> list[StepEntry]:
         """Returns all steps of a run, in order."""
-        return [_step_entry(row) for row in await connection.rows(SQL["steps"], (run.id, run.agent_row))]
+        return [_make_step_entry(row) for row in await connection.rows(SQL["steps"], (run.id, run.agent_row))]
 
     @reads
     async def load_waiting_steps(
@@ -332,7 +332,7 @@ class Runs(Group):
     ) -> dict[int, RunStep]:
         """Returns `load_waiting_step` of these agents' conversations with a key, by agent."""
         rows = await rows_of(connection, SQL["waiting_of"], agent_rows, key)
-        return {step.agent_row: step for step in map(_step, rows)}
+        return {step.agent_row: step for step in map(_make_step, rows)}
 
     @writes
     async def rate_step(self, connection: Connection, step: RunStep, feedback: str | None) -> None:
@@ -343,18 +343,18 @@ class Runs(Group):
     @reads
     async def find_first_exchange(self, connection: Connection, run: Run) -> int | None:
         """Returns the row of the exchange with which a run began, or None if it has none."""
-        id: int | None = await connection.value(SQL["first_exchange"], (run.id, run.agent_row))
-        return id
+        exchange_row: int | None = await connection.value(SQL["first_exchange"], (run.id, run.agent_row))
+        return exchange_row
 
     @reads
     async def find_unanswered_exchange(self, connection: Connection, run: Run) -> int | None:
         """Returns the row of the exchange without a reply after a run's last step, which may hold results of its calls.
 
-        It is the exchange with which the run began if there is no step. Returns None if no exchange follows, or the
-        step's calls wait for answers.
+        If the run has no step, it is the exchange with which the run began. Returns None if no exchange follows, or if
+        the step's calls wait for answers.
         """
-        id: int | None = await connection.value(SQL["next_unanswered"], (run.id, run.agent_row))
-        return id
+        exchange_row: int | None = await connection.value(SQL["next_unanswered"], (run.id, run.agent_row))
+        return exchange_row
 
 
 async def require_run(connection: Connection, agent_row: int, run_row: int) -> Run:
@@ -368,21 +368,21 @@ async def require_run(connection: Connection, agent_row: int, run_row: int) -> R
 def make_run(row: Row) -> Run:
     """Makes the record of a row of `{run}`."""
     (
-        id, uid, agent_row, conversation, state, created, parent, depth, batch, background, stop, steps,
+        id, uid, agent_row, conversation_row, state, created, parent, depth, batch, background, stop, steps,
         prompt, completion, cached, written, reasoning, begun, ended, otid,
     ) = row  # fmt: skip
     counts = TokenCounts(prompt, completion, cached, written, reasoning)
     return Run(
-        id, uid, agent_row, conversation, RunState(state), created, parent, depth, batch, bool(background), stop, steps,
-        counts, begun, ended, otid,
+        id, uid, agent_row, conversation_row, RunState(state), created, parent, depth, batch,
+        bool(background), stop, steps, counts, begun, ended, otid,
     )  # fmt: skip
 
 
-def _run_entry(row: Row) -> RunEntry:
+def _make_run_entry(row: Row) -> RunEntry:
     return RunEntry(make_run(row[:-3]), *row[-3:])
 
 
-def _step(row: Row) -> RunStep:
+def _make_step(row: Row) -> RunStep:
     exchange_row, agent_row, run_row, number, begun, ended, *counts, stop, feedback, error, waiting = row
     return RunStep(
         exchange_row, agent_row, run_row, number, begun, ended, TokenCounts(*counts), stop, feedback, error,
@@ -390,5 +390,5 @@ def _step(row: Row) -> RunStep:
     )  # fmt: skip
 
 
-def _step_entry(row: Row) -> StepEntry:
-    return StepEntry(_step(row[:-4]), *row[-4:])
+def _make_step_entry(row: Row) -> StepEntry:
+    return StepEntry(_make_step(row[:-4]), *row[-4:])
