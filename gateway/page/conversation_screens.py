@@ -107,7 +107,7 @@ class _ConversationScreens(Struct, frozen=True):
             branch=branch,
             before=query.before,
             limit=query.limit,
-            most_chars=None if request.is_twin else _MAX_CHARS,
+            max_chars=None if request.is_twin else _MAX_CHARS,
         )
 
     async def _find_later(

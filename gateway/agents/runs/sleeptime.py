@@ -280,7 +280,7 @@ class Sleeping:
         unread = await self._read_unread(memory, reader, batch_chars)
         messages = clean_messages(
             unread.messages,
-            most_chars=message_chars,
+            max_chars=message_chars,
             keeps_secrets=self._settings.learn_secrets,
             keeps_repeats=True,
         )

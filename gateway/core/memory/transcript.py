@@ -36,13 +36,13 @@ most that it was said."""
 def clean_messages(
     messages: Iterable[Message],
     *,
-    most_chars: int = MESSAGE_CHARS,
+    max_chars: int = MESSAGE_CHARS,
     keeps_secrets: bool = False,
     keeps_repeats: bool = False,
 ) -> list[Message]:
     """Returns what may be read after the fact, oldest first: without marks and notes.
 
-    most_chars: a longer message is cut.
+    max_chars: a longer message is cut.
     keeps_secrets: whether what looks like a secret stays.
     keeps_repeats: whether a reply stays that comes again word for word; it adds nothing, but without it the
         question before it has no answer.
@@ -54,8 +54,8 @@ def clean_messages(
             continue
         text = strip_marks(note_text.own_words(message.text))
         if not keeps_secrets:
-            text = _withhold(text, most_chars)  # before it is cut: a part of a secret is not recognised
-        text = _cut(text, most_chars)
+            text = _withhold(text, max_chars)  # before it is cut: a part of a secret is not recognised
+        text = _cut(text, max_chars)
         key = without_space(text)
         if not key or (message.role == "assistant" and key in replies and not keeps_repeats):
             continue
@@ -65,12 +65,12 @@ def clean_messages(
     return cleaned
 
 
-def _withhold(text: str, most_chars: int) -> str:
+def _withhold(text: str, max_chars: int) -> str:
     """Returns a text without what looks like a secret.
 
     A long one is shortened to what `_cut` may use, since the patterns are slow.
     """
-    text, reach = withhold_private_keys(text), most_chars // 2 + MAX_SECRET_CHARS
+    text, reach = withhold_private_keys(text), max_chars // 2 + MAX_SECRET_CHARS
     if len(text) <= 2 * reach:
         return withhold(text)
     head, tail = withhold(text[:reach]), withhold(text[-reach:])
@@ -80,10 +80,10 @@ def _withhold(text: str, most_chars: int) -> str:
     return f"{head}{_LEFT_OUT}{tail}"
 
 
-def _cut(text: str, most_chars: int) -> str:
-    if len(text) <= most_chars:
+def _cut(text: str, max_chars: int) -> str:
+    if len(text) <= max_chars:
         return text
-    edge = (most_chars - len(_LEFT_OUT)) // 2
+    edge = (max_chars - len(_LEFT_OUT)) // 2
     return f"{text[:edge]}{_LEFT_OUT}{text[-edge:]}"
 
 

@@ -47,10 +47,10 @@ class BranchRecord(Struct, frozen=True):
     """A branch of a conversation, named by the number of its last exchange."""
 
     id: int
-    # Of its path.
+    # How many messages its path has.
     messages: int
     last_turn: float
-    # It is the one that was spoken in last.
+    # The last turn of the conversation was in this branch.
     current: bool
 
 
@@ -59,7 +59,7 @@ class ConversationPage(Struct, frozen=True):
 
     conversation: ConversationRecord
     branches: tuple[BranchRecord, ...]
-    # None: the conversation is empty.
+    # The number of the branch; None: the conversation is empty.
     branch: int | None
     items: tuple[MessageRecord, ...]
     # `before` of the page with earlier messages.
@@ -73,7 +73,7 @@ class LaterMessages(Struct, frozen=True):
     branch: int
     # The argument `before` of `ConversationViews.show` that reads this page.
     before: int | None
-    # The number of the first message of this page that the page before does not have.
+    # The number of the first message of this page that the previous page does not have.
     first: int
 
 
@@ -115,7 +115,7 @@ class ConversationViews(Struct, frozen=True):
     async def page(
         self, project: str | None, uid: str, *, after: str | None = None, limit: int = PAGE_LIMIT
     ) -> ListPage[ConversationRecord]:
-        """Returns a page of the conversations in which something is left, the newest first."""
+        """Returns a page of the conversations that have messages left, the newest first."""
         memory = await find_memory(self.store, project, uid)
         before = parse_page_end(after)
         conversations = await self.store.memory_pages.conversations(memory.id, before=before, limit=limit + 1)
@@ -128,7 +128,7 @@ class ConversationViews(Struct, frozen=True):
         return await self.openings_of(memory.id, conversations)
 
     async def openings_of(self, agent_row: int, conversations: Sequence[str]) -> dict[str, str]:
-        """Returns what `openings` returns."""
+        """Returns the same as `openings`, for the row of a memory."""
         openings = await self.store.memory_pages.openings(agent_row, conversations, _OPENING_BYTES)
         texts: dict[str, str] = {}
         for id, opening in openings.items():
@@ -140,30 +140,32 @@ class ConversationViews(Struct, frozen=True):
     async def questions(
         self, project: str | None, uid: str, requests: Sequence[str], logged: Iterable[LoggedRequest]
     ) -> dict[str, Question]:
-        """Returns the questions of some requests, by the requests' ids, where a question is noted and may be seen.
+        """Returns the questions of requests by the requests' ids, as far as a question is noted and may be seen.
 
         requests: the ids of the requests.
-        logged: those of the requests that the log has. Recalls say which exchanges have the turns of the others.
+        logged: those of the requests that the log has. The recalls of all others say which exchanges have their turns.
         """
         memory = await find_memory(self.store, project, uid)
-        searched = await self.store.recalls.exchanges(memory.id, requests, self.noted_since(), _OPENING_BYTES)
-        questions = {id: _question(*each[:2], is_again=False) for id, each in searched.items()}
-        others = [each for each in logged if each.exchange_row and each.id not in searched]
-        if others:
-            rows = sorted({each.exchange_row for each in others})
-            shown = await self.store.memory_pages.short_exchanges(memory.id, rows, _OPENING_BYTES)
-            for each in others:
-                if (found := shown.get(each.exchange_row)) is not None:
-                    questions[each.id] = _question(*found[:2], is_again=not each.has_recall_record)
+        recalled = await self.store.recalls.exchanges(memory.id, requests, self.noted_since(), _OPENING_BYTES)
+        questions = {id: _question(*each[:2], is_again=False) for id, each in recalled.items()}
+        without_recall = [each for each in logged if each.exchange_row and each.id not in recalled]
+        if without_recall:
+            rows = sorted({each.exchange_row for each in without_recall})
+            exchanges = await self.store.memory_pages.short_exchanges(memory.id, rows, _OPENING_BYTES)
+            for each in without_recall:
+                if (exchange := exchanges.get(each.exchange_row)) is not None:
+                    questions[each.id] = _question(*exchange[:2], is_again=not each.has_recall_record)
         return {id: question for id, question in questions.items() if question is not None}
 
-    async def last_questions(self, project: str | None, uid: str, most: int) -> list[str]:
+    async def last_questions(self, project: str | None, uid: str, max_count: int) -> list[str]:
         """Returns the first words of the last questions, the newest first."""
         memory = await find_memory(self.store, project, uid)
         rows = await self.store.memory_pages.newest_exchanges(memory.id, limit=_LAST_EXCHANGES)
-        shown = await self.store.memory_pages.short_exchanges(memory.id, rows, _OPENING_BYTES) if rows else {}
-        questions = [_question(*shown[row][:2], is_again=False) for row in rows if row in shown]
-        return [*dict.fromkeys(each.text for each in questions if each and each.text)][:most]
+        if not rows:
+            return []
+        exchanges = await self.store.memory_pages.short_exchanges(memory.id, rows, _OPENING_BYTES)
+        questions = [_question(*exchanges[row][:2], is_again=False) for row in rows if row in exchanges]
+        return [*dict.fromkeys(each.text for each in questions if each and each.text)][:max_count]
 
     async def show(
         self,
@@ -174,13 +176,13 @@ class ConversationViews(Struct, frozen=True):
         branch: int | None = None,
         before: str | None = None,
         limit: int = PAGE_LIMIT,
-        most_chars: int | None = None,
+        max_chars: int | None = None,
     ) -> ConversationPage:
-        """Returns a page of a conversation, the newest messages where `before` is None.
+        """Returns a page of a conversation.
 
-        branch: the number of the exchange with which the path ends; None: the branch that was spoken in last.
-        before: `next` of the page with the later messages.
-        most_chars: the most characters of all items together; a page has one item at least, however long it is.
+        branch: the number of the exchange with which the path ends; None: the branch with the last turn.
+        before: `next` of the page with the later messages; None: the page with the newest messages.
+        max_chars: the most characters of all items together; a page has one item at least, however long it is.
         """
         memory = await find_memory(self.store, project, uid)
         pages = self.store.memory_pages
@@ -195,18 +197,18 @@ class ConversationViews(Struct, frozen=True):
             if current is None:
                 return ConversationPage(record, branch_records, branch=None, items=(), next=None)
             branch = current.seq
-        # The path of the first message of the page before goes on above it; other numbers are of other conversations.
-        first = read_cursor(before, branch, "before")
-        end = await self._exchange_of(memory.id, conversation.id, first)
-        if end is None:
+        # The page ends before this message, or with the branch. A number of another conversation is refused.
+        end_seq = read_cursor(before, branch, "before")
+        end_row = await self._exchange_of(memory.id, conversation.id, end_seq)
+        if end_row is None:
             raise _no_conversation()
-        path = await pages.path(memory.id, end, limit=limit + 2)
-        newest_first = await self._newest_first(memory.id, path, None if before is None else first)
-        items, is_full = _take_messages(newest_first, limit, most_chars)
-        is_more = is_full or path[-1].parent is not None
-        oldest = items[-1].seq if items else path[-1].seq
-        earlier = str(oldest) if is_more else None
-        return ConversationPage(record, branch_records, branch, tuple(reversed(items)), earlier)
+        path = await pages.path(memory.id, end_row, limit=limit + 2)
+        newest_first = await self._newest_first(memory.id, path, None if before is None else end_seq)
+        items, is_full = _take_messages(newest_first, limit, max_chars)
+        has_earlier = is_full or path[-1].parent is not None
+        oldest_seq = items[-1].seq if items else path[-1].seq
+        next_page = str(oldest_seq) if has_earlier else None
+        return ConversationPage(record, branch_records, branch, tuple(reversed(items)), next_page)
 
     async def _exchange_of(self, agent_row: int, conversation_row: int, seq: int) -> int | None:
         """Returns the row of the exchange with a message of a conversation; None: the conversation has no such message.
@@ -223,7 +225,7 @@ class ConversationViews(Struct, frozen=True):
     async def _newest_first(
         self, agent_row: int, path: Sequence[Exchange], before: int | None
     ) -> Iterator[MessageRecord]:
-        """Returns messages of a path, the newest first, each reply with its request.
+        """Returns messages of a path, the newest first, each reply with the id of its request.
 
         before: only messages with a lower number; None: all messages.
         """
@@ -236,7 +238,7 @@ class ConversationViews(Struct, frozen=True):
         )
 
     async def read_exchange(self, project: str | None, uid: str, seq: int) -> list[MessageRecord]:
-        """Returns the messages of an exchange, in order, each of a user with a name.
+        """Returns the messages of an exchange, in order. Each message of a user has a name.
 
         seq: the number of its first message.
         """
@@ -263,16 +265,16 @@ class ConversationViews(Struct, frozen=True):
             return None
         memory = await find_memory(self.store, project, uid)
         pages = self.store.memory_pages
-        last = page.items[-1].seq
-        rows = await pages.exchange_of_message(memory.id, last)
+        last_seq = page.items[-1].seq
+        rows = await pages.exchange_of_message(memory.id, last_seq)
         if rows is None:
             return None
         place = (await pages.places(memory.id, [rows.exchange_row])).get(rows.exchange_row)
         if place is None or place.conversation_uid != page.conversation.id:
             return None  # a fork has the message of another conversation, which went on by itself
-        if is_cut and last < place.reply_seq:
-            before = last + 1 + limit
-            return LaterMessages(place.seq, before if before <= place.reply_seq else None, last + 1)
+        if is_cut and last_seq < place.reply_seq:
+            before = last_seq + 1 + limit
+            return LaterMessages(place.seq, before if before <= place.reply_seq else None, last_seq + 1)
         next_row = await pages.following(memory.id, *rows, steps=1)
         end_row = await pages.following(memory.id, *rows, steps=max(1, limit // 2))
         places = await pages.places(
@@ -290,11 +292,11 @@ class ConversationViews(Struct, frozen=True):
         rows = await pages.exchange_of_message(memory.id, seq)
         if rows is None:
             raise _no_message()
-        last = await pages.following(memory.id, *rows, steps=limit // 2)
+        end_row = await pages.following(memory.id, *rows, steps=limit // 2)
         place = (await pages.places(memory.id, [rows.exchange_row])).get(rows.exchange_row)
-        if last is None or place is None:
+        if end_row is None or place is None:
             raise _no_message()
-        path = await pages.path(memory.id, last, limit=2 * limit)
+        path = await pages.path(memory.id, end_row, limit=2 * limit)
         records = [
             record
             for exchange in reversed(path)
@@ -323,7 +325,7 @@ class ConversationViews(Struct, frozen=True):
         return text
 
     async def speakers(self, project: str | None, uid: str, hits: Iterable[HitRecord]) -> dict[int, str]:
-        """Returns the speakers of the messages among some hits, by the messages' numbers.
+        """Returns the speakers of the messages among hits, by the messages' numbers.
 
         A speaker without a name is called by the name of the memory's user, else by the role.
         """
@@ -346,7 +348,7 @@ def conversation_record(conversation: SizedConversation) -> ConversationRecord:
 
 
 def _question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool) -> Question | None:
-    """Returns the question of an exchange; None: no words of it may be seen. is_again: it was asked before."""
+    """Returns the question of an exchange; None: its words may not be seen. is_again: the question was asked before."""
     if exchange.inputs and is_result(exchange.inputs[-1]):
         return Question(None)
     asked = asked_messages(exchange, prefix_is_shared)
@@ -358,22 +360,22 @@ def _question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool) -> 
 
 
 def _first_words(text: str) -> str:
-    """Returns the beginning of a text in one line; "" where the text has no words."""
+    """Returns the beginning of a text in one line; "": the text has no words."""
     return shorten(" ".join(text[: 4 * _OPENING_CHARS].split()), _OPENING_CHARS)
 
 
 def _take_messages(
-    records: Iterable[MessageRecord], limit: int, most_chars: int | None
+    records: Iterable[MessageRecord], limit: int, max_chars: int | None
 ) -> tuple[list[MessageRecord], bool]:
     """Returns the first messages, and whether there are more.
 
-    most_chars: the most characters of all messages together; the first message is returned, however long it is.
+    max_chars: the most characters of all messages together; the first message is returned, however long it is.
     """
     items: list[MessageRecord] = []
     chars = 0
     for record in records:
         chars += _chars(record)
-        if len(items) == limit or (items and most_chars is not None and chars > most_chars):
+        if len(items) == limit or (items and max_chars is not None and chars > max_chars):
             return items, True
         items.append(record)
     return items, False

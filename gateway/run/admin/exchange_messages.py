@@ -131,20 +131,20 @@ def _own_calls(
     message: Mapping[str, Any], results: Mapping[str, str], *, is_whole: bool
 ) -> tuple[ShownCall, ...]:
     """Returns the calls of a message. results: the texts of the calls' results, by the ids of the calls."""
-    most_chars = sys.maxsize if is_whole else TOOL_CHARS
+    max_chars = sys.maxsize if is_whole else TOOL_CHARS
     shown_calls = []
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
         if (function := called_function(call)) is not None:
-            arguments = shorten(str(function.get("arguments", function.get("input", ""))), most_chars)
-            result = shorten(results.get(call_id(call), ""), most_chars)
+            arguments = shorten(str(function.get("arguments", function.get("input", ""))), max_chars)
+            result = shorten(results.get(call_id(call), ""), max_chars)
             shown_calls.append(ShownCall(str(function.get("name")), arguments, result))
     return tuple(shown_calls)
 
 
-def shorten(text: str, most_chars: int) -> str:
+def shorten(text: str, max_chars: int) -> str:
     """Returns a text, or its beginning with an ellipsis where it is longer than a number of characters."""
-    return text if len(text) <= most_chars else f"{text[:most_chars]}…"
+    return text if len(text) <= max_chars else f"{text[:max_chars]}…"
 
 
 def _media_line(part: Mapping[str, Any]) -> str:

@@ -58,14 +58,15 @@ class RequestPage(Struct, frozen=True):
 
 
 class ForgottenRequest(Struct, frozen=True):
-    """A request of the log of whose turn a part was forgotten."""
+    """A request of the log. A part of its turn was forgotten."""
 
-    # The uid and the name of its memory.
+    # The uid of its memory.
     memory: str
+    # The name of its memory.
     name: str
-    # When it began.
+    # When the request began.
     at: float
-    # What was forgotten is one of these, as the audit names it ("message 4").
+    # The parts of the turn as the audit names them ("message 4"). At least one of them was forgotten.
     parts: frozenset[str]
 
 
@@ -75,7 +76,7 @@ class _ListedRequest(NamedTuple):
     record: RequestRecord
     # Its number in the log; None: it is from the store.
     number: int | None = None
-    # None: the request is from the log.
+    # The row of its exchange; None: the request is from the log.
     exchange_row: int | None = None
 
 
@@ -86,7 +87,7 @@ class _PageEnd(NamedTuple):
     exchange_row: int = LAST_NUMBER
 
     def after(self, page: Iterable[_ListedRequest]) -> _PageEnd:
-        """Returns the end of a page that begins at this one."""
+        """Returns the end of a page that begins at this end."""
         return _PageEnd(
             min((each.number for each in page if each.number is not None), default=self.number),
             min(
@@ -115,8 +116,8 @@ class RequestOperations(Struct, frozen=True):
     async def explain(self, id: str, project: str | None = None, user: str | None = None) -> ExplainedRequest:
         """Explains the newest request with this id.
 
-        project: the only one in which it may be; None: in any.
-        user: the only person whose memory it may have read; None: anybody.
+        project: the project in which it has to be; None: any project.
+        user: the person whose memory it has to have read; None: any person.
 
         Raises: UnknownId: there is no such request, or it was forgotten, or is too old.
         """
@@ -140,10 +141,10 @@ class RequestOperations(Struct, frozen=True):
     async def _explain_logged(self, logged: LoggedRequest) -> ExplainedRequest:
         """Explains a request without a stored recall.
 
-        Raises: UnknownId: its reply was forgotten, or what it recalled is gone.
+        Raises: UnknownId: its reply was forgotten, or the record of its recall is gone.
         """
         agent = None if logged.memory_uid is None else await self.store.agents.by_uid(logged.memory_uid)
-        exchange = first = None
+        exchange = first_recall = None
         if agent is not None and logged.exchange_row:
             exchange = await self.store.turns.exchange(agent, logged.exchange_row)
             if exchange is None or exchange.state is State.FORGOTTEN:
@@ -159,12 +160,14 @@ class RequestOperations(Struct, frozen=True):
         if exchange is not None and is_tombstone(exchange):
             exchange = None
         if agent is not None and exchange is not None and exchange.notes:
-            first = await self.store.recalls.first_of_question(agent.id, exchange.id, self._since)
+            first_recall = await self.store.recalls.first_of_question(agent.id, exchange.id, self._since)
         conversation = await self._find_conversation(logged, agent)
-        return explain_logged(logged, conversation, _pause_of(logged, agent), exchange, first)
+        return explain_logged(logged, conversation, _pause_of(logged, agent), exchange, first_recall)
 
     async def find_forgotten(self, id: str, project: str | None) -> ForgottenRequest | None:
-        """Returns the newest request of the log with this id that cannot be explained, as far as its memory is there.
+        """Returns the newest request of the log with this id, which cannot be explained.
+
+        Returns None if the log has no such request, or if its memory is gone.
 
         project: as for `explain`.
         """
@@ -187,7 +190,7 @@ class RequestOperations(Struct, frozen=True):
         return [] if self.log is None else [each for each in self.log.ended(memory=memory) if each.id in ids]
 
     def find_resent(self, requests: Iterable[RequestRecord]) -> set[str]:
-        """Returns the ids of those of some requests that got the stored reply of an earlier one in the log."""
+        """Returns the ids of requests that got the stored reply of an earlier request in the log."""
         ended = self._ended_with_turn()
         turns = {(each.memory_uid, each.exchange_row): each.id for each in ended}
         ids = {each.id for each in requests}
@@ -198,17 +201,17 @@ class RequestOperations(Struct, frozen=True):
         }
 
     def find_unsearched(self, requests: Iterable[RequestRecord]) -> set[str]:
-        """Returns the ids of those of some requests for which memory was on and not searched: nothing new was asked."""
+        """Returns the ids of requests whose memory was on and was not searched, since they asked nothing new."""
         ids = {each.id for each in requests if each.mode in ("on", "strict") and not each.recalled}
         return {each.id for each in self._ended_with_turn() if each.id in ids and not each.has_recall_record}
 
     def list_later(self, request: str, memory: str | None) -> Sequence[RequestRecord]:
         """Returns the requests of the log that sent a request again later, the newest first. memory: its uid."""
         ended = [each for each in self._ended_with_turn() if each.memory_uid == memory]
-        row = next((each.exchange_row for each in ended if each.id == request), None)
-        same = [each for each in ended if each.exchange_row == row]
-        earlier = [number for number, each in enumerate(same) if each.id == request][:1]
-        return [_record_of_logged(each) for each in same[: earlier[0]]] if earlier else []
+        exchange_row = next((each.exchange_row for each in ended if each.id == request), None)
+        of_same_turn = [each for each in ended if each.exchange_row == exchange_row]
+        later = itertools.takewhile(lambda each: each.id != request, of_same_turn)
+        return [] if exchange_row is None else [_record_of_logged(each) for each in later]
 
     def _ended_with_turn(self) -> Sequence[LoggedRequest]:
         """Returns the requests of the log whose turns are known, the newest first."""
@@ -222,10 +225,10 @@ class RequestOperations(Struct, frozen=True):
         after: str | None = None,
         limit: int = 50,
     ) -> RequestPage:
-        """Returns a page of requests: of the log, and of one memory also older ones from the store.
+        """Returns a page of requests: of the log, and for one memory also older requests from the store.
 
-        memory: its uid; None: all.
-        after: `next` of the page before.
+        memory: the uid of the memory that the requests have read; None: any memory.
+        after: `next` of the previous page; None: the first page.
 
         Raises: UnknownId: there is no such memory; BadRequest: `after` cannot be read.
         """
@@ -238,13 +241,13 @@ class RequestOperations(Struct, frozen=True):
                 logged = self.log.ended(project=project, memory=memory)
         elif self.log is not None:
             logged = await self._list_logged(self.log, project)
-        # Of the 2,000 of the log only those of the page become records: this runs in the loop, for which replies wait.
+        # Only the requests of the page become records, not all 2,000 of the log: this runs in the event loop.
         older = itertools.islice((each for each in logged if each.number < start.number), limit + 1)
         listed = [_ListedRequest(_record_of_logged(each), number=each.number) for each in older]
         if agent is not None:
-            in_log = {pack_request_id(each.id) for each in logged if each.has_recall_record}
-            stored = await self._list_stored(agent.id, start.exchange_row, limit + 1, without=in_log)
-            # Merged and not sorted: the next page continues either list after a number, so neither is reordered.
+            ids_in_log = {pack_request_id(each.id) for each in logged if each.has_recall_record}
+            stored = await self._list_stored(agent.id, start.exchange_row, limit + 1, without=ids_in_log)
+            # Merged and not sorted: the next page continues each list after a number, so the order of each has to stay.
             listed = [*merge(listed, stored, key=lambda each: each.record.at, reverse=True)]
         page = listed[:limit]
         end = start.after(page)
@@ -277,21 +280,28 @@ class RequestOperations(Struct, frozen=True):
         return conversation.uid if conversation is not None and conversation.messages else None
 
     async def _list_logged(self, log: RequestLog, project: str | None) -> Sequence[LoggedRequest]:
-        """Drops requests of memories that are gone from the log. Returns the others that have ended.
+        """Returns the requests of the log that have ended. Drops requests from the log if their memories are gone.
 
         While the store is down, requests of memories that may be gone are left out.
         """
         try:
             log.drop_memories(await self._find_forgotten(log, log.ended()))
         except StoreError:
-            logged = log.ended(project=project)
-            return [e for e in logged if e.memory_uid is None or not log.is_before_forgetting(e)]
+            return [
+                each
+                for each in log.ended(project=project)
+                if each.memory_uid is None or not log.is_before_forgetting(each)
+            ]
         return log.ended(project=project)
 
     async def _find_forgotten(self, log: RequestLog, logged: Iterable[LoggedRequest]) -> set[str]:
         """Returns the uids of the requests' memories that are gone."""
-        suspects = {e.memory_uid for e in logged if e.memory_uid is not None and log.is_before_forgetting(e)}
-        return suspects - (await self.store.overview.scopes(suspects)).keys() if suspects else suspects
+        uids = {
+            each.memory_uid
+            for each in logged
+            if each.memory_uid is not None and log.is_before_forgetting(each)
+        }
+        return uids - (await self.store.overview.scopes(uids)).keys() if uids else uids
 
     async def _list_stored(
         self, agent_row: int, before: int, limit: int, *, without: Collection[bytes]
@@ -319,7 +329,7 @@ class RequestOperations(Struct, frozen=True):
     ) -> ExplainedRequest:
         """Explains a request whose recall is stored.
 
-        id: of the request; a long one is stored as a hash.
+        id: the id of the request (a long id is stored as a hash).
         logged: the request with this id in the log.
         note: the note of its turn.
         """
@@ -349,14 +359,14 @@ class RequestOperations(Struct, frozen=True):
 
 
 def _pause_of(logged: LoggedRequest, agent: Agent | None) -> float | None:
-    """Returns since when the memory of a request is paused; None: this is not why the request had memory off."""
+    """Returns since when the memory of a request is paused; None: the request had memory off for another reason."""
     if logged.mode != "off" or agent is None or agent.paused is None:
         return None
     return agent.paused if agent.paused <= logged.at else None
 
 
 def _read_page_end(after: str | None) -> _PageEnd:
-    """Reads `next` of the page before; None: the first page is asked for. Raises: BadRequest."""
+    """Reads `next` of the previous page; None: the first page is asked for. Raises: BadRequest."""
     if after is None:
         return _PageEnd()
     number, _, exchange_row = after.partition(".")

@@ -52,13 +52,13 @@ COMPACT_JOB = "compact"
 _SLACK = 2
 # The share of a conversation's tokens that stays when it is compacted at once, as Letta has it.
 _STAYING_SHARE = 0.30
-# For Letta's clients. Programs know the first clause, which is Letta's, and distinguish this from a failure by it.
+# For Letta's clients. The first clause is Letta's own: programs tell by it that this is no failure.
 _NOTHING_TO_SUMMARISE = (
     "Summarization failed to reduce the number of messages: there is nothing to summarise yet. The last turn stays as "
     "it is, unless the mode is 'all'."
 )
 
-# Takes the name of a step and what performs it, and returns its result, as `JobContext.step` does.
+# Takes the name of a step and the function that performs it, and returns its result, as `JobContext.step` does.
 StepRunner = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 
@@ -74,7 +74,7 @@ class CompactJob(
 ):
     """The payload of a job, which is stored as JSON under the names of `rename`."""
 
-    # Of the last exchange of the path.
+    # The row of the last exchange of the path.
     exchange_row: int
     # The fewest tokens at the end of the path that stay word for word.
     keep_tokens: int
@@ -82,7 +82,8 @@ class CompactJob(
     max_tokens: int
     # The fewest messages at the end of the path that stay word for word.
     keep_messages: int = 0
-    # The id of the newest summary when the turn was made, 0 without one; None: no turn, it is requested by hand.
+    # The id of the newest summary when the turn was made; 0: there was none. None: the job is requested by hand, not by
+    # a turn.
     newest: int | None = None
 
     @property
@@ -101,9 +102,9 @@ class CompactJob(
 class SummarySpan(Struct, frozen=True):
     """The part of a path that a summary is to cover."""
 
-    # The summary of what is before; None: the span begins the path.
+    # The summary of the path before the span; None: the span begins the path.
     earlier: Summary | None
-    # Oldest first.
+    # The exchanges of the span, oldest first.
     exchanges: Sequence[Exchange]
     # The tokens of the path up to the end of the span.
     path_tokens: int
@@ -133,10 +134,10 @@ class SummaryPath(Struct, frozen=True):
         return sum(each.tokens for each in self.sizes)
 
     def next_span(self, terms: SummaryTerms, keep_tokens: int, keep_messages: int = 0) -> SummarySpan | None:
-        """Returns what the next summary is to cover; None: there is nothing to cover.
+        """Returns the span that the next summary is to cover; None: there is nothing to cover.
 
-        keep_tokens, keep_messages: the fewest that stay. By the terms of mode `all` nothing stays, unless calls wait
-            for their results.
+        keep_tokens, keep_messages: the fewest that stay after the span. By the terms of mode `all` nothing stays,
+            unless calls wait for their results.
         """
         is_whole = terms.is_all and not self.sizes[-1].has_open_calls
         last = len(self.sizes) - 1 if is_whole else find_last_covered(self.sizes, keep_tokens, keep_messages)
@@ -148,18 +149,18 @@ class SummaryPath(Struct, frozen=True):
 
 
 class SummaryTask(Struct, frozen=True):
-    """How a summary is to be written, whatever it covers."""
+    """The terms on which a summary is written, whatever its span is."""
 
     project: str
-    # The id of the agent whose memory it is for.
+    # The row of the memory that it is for.
     agent_row: int
     model: BackgroundModel
     terms: SummaryTerms
     # The most tokens of the summary.
     max_tokens: int
-    # It was requested by hand, not by a turn.
+    # The summary was requested by hand, not by a turn.
     is_by_hand: bool
-    # Asks the limits of the client's request that waits for it, before each call; None: it is background work.
+    # Asks the limits before each call, for the request that waits for the summary; None: it is background work.
     admit: Callable[[PlannedCall], Awaitable[None]] | None = None
 
 
@@ -170,18 +171,18 @@ class Compactor:
     store: Store
     settings: Settings
     models: BackgroundModels
-    # Writes the summaries of agents that name no model of their own; None: these get none.
+    # Writes the summaries of agents that name no model of their own; None: such agents get no summaries.
     default_model: BackgroundModel | None
     # Seconds since the epoch.
     now: Callable[[], float]
     _enqueuing: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def enqueue_after(self, turn: Committed, wanted: WantedSummary) -> None:
+    def enqueue_after(self, turn: Committed, wanted_summary: WantedSummary) -> None:
         """Enqueues a summary of a conversation with a window that fills up. Returns at once.
 
-        A job of the conversation that still waits takes over this request.
+        If a job of the conversation still waits, it takes over this request.
         """
-        task = asyncio.ensure_future(self._enqueue(turn, wanted))
+        task = asyncio.ensure_future(self._enqueue(turn, wanted_summary))
         self._enqueuing.add(task)
         task.add_done_callback(self._enqueuing.discard)
 
@@ -198,7 +199,7 @@ class Compactor:
         try:
             await self.store.jobs.enqueue(COMPACT_JOB, agent.id, conversation, payload, epoch=agent.epoch)
         except Stale:
-            # Something was forgotten since; the next turn requests it again.
+            # Something was forgotten since. The next turn requests the summary again.
             pass
         except StoreError as error:
             _log.warning(
@@ -207,7 +208,7 @@ class Compactor:
             )
 
     async def run_job(self, job: JobContext) -> None:
-        """Summarises what may leave the window, and stores the summary. Raises: JobFailed, Postponed, StoreError."""
+        """Summarises the exchanges that may leave the window. Raises: JobFailed, Postponed, StoreError."""
         compact_job = CompactJob.read(job.payload)
         project = await self.store.summaries.project(job.agent_row)
         exchanges = await self.store.summaries.path(job.agent_row, compact_job.exchange_row)
@@ -220,21 +221,18 @@ class Compactor:
         path = await SummaryPath.measure(self.store, job.agent_row, exchanges)
         span = path.next_span(terms, compact_job.keep_tokens, compact_job.keep_messages)
         if span is None:
-            # All of it is covered already, or all of it stays.
+            # The whole path is covered already, or the whole path stays.
             return
-        if (
-            compact_job.newest is not None
-            and span.earlier is not None
-            and span.earlier.id > compact_job.newest
-        ):
-            # A summary has been written since this turn; another so soon would cover little more.
+        earlier_id = 0 if span.earlier is None else span.earlier.id
+        if compact_job.newest is not None and earlier_id > compact_job.newest:
+            # A summary has been written since this turn. Another one so soon would cover little more.
             return
         task = SummaryTask(
             project, job.agent_row, model, terms, compact_job.max_tokens, compact_job.is_by_hand
         )
         text = await _write_summary(span, task, job.step)
         if not text:
-            # Nothing of the span may be shown to a model.
+            # No message of the span may be shown to a model.
             return
         tokens = await asyncio.to_thread(tokenizer_for(span.end.model).count, text)
         await job.finish(
@@ -244,9 +242,9 @@ class Compactor:
         )
 
     def model_for(self, terms: SummaryTerms) -> BackgroundModel | None:
-        """Returns the model that writes an agent's summaries; None: there is none.
+        """Returns the model that writes an agent's summaries; None: there is no such model.
 
-        Raises: JobFailed: the agent names one that is not there.
+        Raises: JobFailed: the agent names an unknown model.
         """
         if terms.model is None:
             return self.default_model
@@ -264,13 +262,13 @@ class Compactor:
         max_tokens: int,
         admit: Callable[[PlannedCall], Awaitable[None]],
     ) -> str:
-        """Summarises a stored conversation now; its window begins after the summary from then on. Returns the text.
+        """Summarises a stored conversation now, and returns the text. From then on its window begins after the summary.
 
         Call it with the conversation locked.
 
-        terms: used instead of the agent's own.
-        fallback: returns the route of the model that is asked where neither the terms nor the settings name one.
-        max_tokens: of the summary.
+        terms: used instead of the agent's own terms.
+        fallback: returns the route of the model that is asked if neither the terms nor the settings name a model.
+        max_tokens: the most tokens of the summary.
         admit: as in `SummaryTask`.
 
         Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary; StoreError;
@@ -281,7 +279,7 @@ class Compactor:
         if not exchanges:
             raise BadRequest(_NOTHING_TO_SUMMARISE)
         path = await SummaryPath.measure(self.store, agent.id, exchanges)
-        # For a job the share is one of the model's window; here it is one of what the conversation has.
+        # For a job, it is a share of the model's window; here it is a share of the conversation's tokens.
         share = _STAYING_SHARE if terms.share is None else terms.share
         try:
             model = self.model_for(terms) or self.models.for_route(fallback())
@@ -310,19 +308,20 @@ async def _write_summary(span: SummarySpan, task: SummaryTask, run_step: StepRun
 
     run_step: asks for one part, under a name for the job's journal.
 
-    Raises: JobFailed: the model gave none; Postponed.
+    Raises: JobFailed: the model wrote no summary; Postponed.
     """
-    text, summarised = "" if span.earlier is None else span.earlier.text, 0
+    text = "" if span.earlier is None else span.earlier.text
+    summarised_lines = 0
     for part in split_lines(spoken_lines(span.exchanges), PART_TOKENS):
         # The step's name identifies its input, so that a later run of another span does not take its result.
-        name = f"{span.end.id}: {summarised} and {len(part)}"
+        name = f"{span.end.id}: {summarised_lines} and {len(part)}"
         text = (await run_step(name, partial(_ask_for_part, part, text, task))).decode()
-        summarised += len(part)
+        summarised_lines += len(part)
     return text
 
 
 async def read_summary_terms(store: Store, agent_row: int) -> SummaryTerms:
-    """Returns an agent's own terms for its summaries, or those of an agent that has none."""
+    """Returns an agent's own terms for its summaries, or the default terms."""
     entries = await store.defined_agents.among([agent_row])
     definition = entries[0].definition if entries else None
     return SummaryTerms.of({} if definition is None else definition.body.get("compaction") or {})
@@ -333,7 +332,7 @@ async def _run_directly(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
 
 
 async def _ask_for_part(part: Sequence[str], earlier_text: str, task: SummaryTask) -> bytes:
-    """Returns the earlier summary with this part added. Raises: JobFailed: the model gave none."""
+    """Returns the earlier summary with this part added. Raises: JobFailed: the model wrote no summary."""
     max_tokens = task.max_tokens
     question = summary_request(earlier_text, part, max_tokens, task.terms.instructions)
     reply = await _ask(task, question, _SLACK * max_tokens)
@@ -357,7 +356,7 @@ async def _ask_for_part(part: Sequence[str], earlier_text: str, task: SummaryTas
 
 
 async def _ask(task: SummaryTask, question: Sequence[dict[str, Any]], max_tokens: int | None) -> ModelAnswer:
-    """Asks the model of a task. max_tokens: of its reply; None: without a bound. Raises: JobFailed; Postponed."""
+    """Asks the model of a task. max_tokens: the most tokens of its reply; None: any. Raises: JobFailed; Postponed."""
     model = task.model
     if task.admit is not None:
         target = Target(model.upstream.name, model.model)

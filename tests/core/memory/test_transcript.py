@@ -55,12 +55,12 @@ def test_long_messages_are_shown_by_their_edges() -> None:
 
 def test_who_asks_for_long_messages_has_them_whole() -> None:
     text = "\n".join(f"line {i}" for i in range(2000))
-    assert [m.text for m in clean_messages([said(1, text)], most_chars=100_000)] == [text]
+    assert [m.text for m in clean_messages([said(1, text)], max_chars=100_000)] == [text]
 
 
 def test_of_a_longer_message_its_middle_is_left_out() -> None:
     text = "a" * 600 + "b" * 600
-    (found,) = clean_messages([said(1, text)], most_chars=1000)
+    (found,) = clean_messages([said(1, text)], max_chars=1000)
     assert len(found.text) <= 1000
     assert (found.text[:400], found.text[-400:]) == ("a" * 400, "b" * 400)
 

@@ -235,7 +235,7 @@ def test_a_conversation_is_read_from_its_end_and_branches_are_distinguished(worl
         )
     )
     assert [m.seq for m in (*earlier.items, *newest.items)] == [m.seq for m in other.items[-6:]]
-    short = call(read.conversations.show(None, of.uid, "conv-19", most_chars=20))
+    short = call(read.conversations.show(None, of.uid, "conv-19", max_chars=20))
     assert 0 < len(short.items) < len(page.items)
     assert short.next is not None
     assert call(read.conversations.read_text(None, of.uid, "conv-19", page.items[0].seq)) == "Message 1."
