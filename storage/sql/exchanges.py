@@ -82,11 +82,11 @@ def unpack_inputs(data: bytes) -> tuple[tuple[Atom, ...], ...]:
     if len(data) == 2 + ATOM_BYTES and data[1]:  # one message of one atom, as nearly always
         return ((data[2:],),)
     inputs = []
-    at = 0
-    while at < len(data):
-        end = at + 2 + ATOM_BYTES * int.from_bytes(data[at : at + 2], "big")
-        inputs.append(unpack_atoms(data[at + 2 : end]))
-        at = end
+    offset = 0
+    while offset < len(data):
+        end = offset + 2 + ATOM_BYTES * int.from_bytes(data[offset : offset + 2], "big")
+        inputs.append(unpack_atoms(data[offset + 2 : end]))
+        offset = end
     return tuple(inputs)
 
 
@@ -102,16 +102,16 @@ def _unpack_media(data: bytes) -> tuple[bytes, ...]:
     if data == b"\x00":  # one message without any, as nearly always
         return (b"",)
     media = []
-    at = 0
-    while at < len(data):
-        size = MEDIA_BYTES if data[at] else 0
-        media.append(data[at + 1 : at + 1 + size])
-        at += 1 + size
+    offset = 0
+    while offset < len(data):
+        size = MEDIA_BYTES if data[offset] else 0
+        media.append(data[offset + 1 : offset + 1 + size])
+        offset += 1 + size
     return tuple(media)
 
 
 def pack_notes(notes: Mapping[int, str]) -> bytes | None:
-    """Packs notes as JSON, deflated where that is shorter: notes quote people at length."""
+    """Packs notes as JSON, deflated if that is shorter, since notes quote people at length."""
     if not notes:
         return None
     data = orjson.dumps(notes, option=orjson.OPT_NON_STR_KEYS)
@@ -135,14 +135,14 @@ def make_exchange(
 ) -> Exchange:
     """Makes the record of a row that begins with the columns of `{skeleton}`."""
     (
-        id, conversation, parent, depth, seq, offset, length, begun, touched, ended, stopped,
+        id, conversation_row, parent, depth, seq, offset, length, begun, touched, ended, stopped,
         state, superseded, continued, active, edits, merged, size, head, evicted, prior, section,
         path_hash, reply_key, redactions, inputs, media, reply, notes, run, opaque, model, hidden, *_,
     ) = row  # fmt: skip
-    # Without names, which cost half as much again: a long conversation has hundreds of rows.
+    # By position: keywords would cost half as much again, and a long conversation has hundreds of rows.
     return Exchange(
         id,
-        conversation,
+        conversation_row,
         parent,
         depth,
         offset,
@@ -180,7 +180,7 @@ def make_exchange(
     )
 
 
-def _values(exchange: Exchange) -> list[Any]:
+def _row_values(exchange: Exchange) -> list[Any]:
     """Returns the values of a row in the order of `{columns}`: booleans as numbers, which sqlite3 need not adapt."""
     return [
         exchange.conversation_row,
@@ -288,7 +288,7 @@ def add_snapshot_row(
 
 
 def complete_snapshot(snapshot: MemorySnapshot, blocks: list[tuple[int, Block]]) -> None:
-    """Sorts what a snapshot's rows have added: no database promises an order for rows of a recursion or a union."""
+    """Sorts what a snapshot's rows have added, since no database promises an order for the rows of a union."""
     snapshot.ops.sort(key=lambda op: op.id)
     snapshot.standing.sort(key=lambda fact: -fact.seq)
     snapshot.blocks = visible_blocks(blocks)
@@ -310,10 +310,11 @@ async def load_pool(
 ) -> list[Exchange]:
     """Returns all exchanges that may matter, parents before their children.
 
-    They are skeletons, but for the last messages, unless the probes ask for contents.
+    They are skeletons, except for the last messages, unless the probes ask for contents.
 
-    conversation_row: the only one that matters, if it is known; if the probes name one, nothing else does.
-    since: openings from this number on matter, too; None if they do not.
+    conversation_row: of the only conversation that matters, if it is known. If the probes name a conversation, no other
+        matters, even if it is unknown.
+    since: openings from this number on matter, too; None: they do not matter.
     """
     if probes.key is not None or conversation_row is not None:
         rows = []
@@ -403,7 +404,7 @@ async def add_planned_exchange(
     recall: is stored with the turn.
     """
     values = (
-        *_values(exchange),
+        *_row_values(exchange),
         exchange.seq,
         exchange.gapless_from,
         agent_row,
@@ -423,7 +424,7 @@ async def add_exchange(
     """Adds an exchange that was decided in this transaction. recall: is stored with it."""
     row = await connection.row(
         SQL["exchange_add"],
-        (*_values(exchange), exchange.seq, exchange.gapless_from, agent_row, *(recall or NO_RECALL)),
+        (*_row_values(exchange), exchange.seq, exchange.gapless_from, agent_row, *(recall or NO_RECALL)),
     )
     assert row is not None  # it is inserted, or an error is raised
     return AddedExchange(*row)
@@ -433,7 +434,8 @@ async def add_numbered_exchange(connection: Connection, agent_row: int, exchange
     """Adds an exchange of an import under its own number (`seq`). Returns the id of the new row."""
     return int(
         await connection.value(
-            SQL["exchange_add_numbered"], (*_values(exchange), exchange.gapless_from, agent_row, exchange.seq)
+            SQL["exchange_add_numbered"],
+            (*_row_values(exchange), exchange.gapless_from, agent_row, exchange.seq),
         )
     )
 
@@ -449,7 +451,7 @@ async def update_exchange(
 
 def update_values(exchange: Exchange, *, is_whole: bool = False) -> list[Any]:
     """Returns the values of an update, up to the exchange's id."""
-    return [*_values(exchange), int(exchange.has_full_reply), int(not is_whole)]
+    return [*_row_values(exchange), int(exchange.has_full_reply), int(not is_whole)]
 
 
 async def add_conversation(

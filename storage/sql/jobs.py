@@ -40,11 +40,10 @@ T = TypeVar("T")
 MergePayloads = Callable[[bytes, bytes], bytes]
 SQL = load("jobs.sql")
 
-# As `Job.agent_row`: it belongs to no memory.
+# The `agent_row` of a job that belongs to no memory.
 NO_AGENT = 0
 # The longest pause between two reads of a queue that processes share, since a notification may be lost.
 _LONGEST_WAIT_S = 60.0
-
 
 # The outcome of an attempt. dropped: the job is deleted, since its memory has changed; lost: another attempt holds it.
 JobOutcome = Literal["retrying", "dead", "dropped", "lost"]
@@ -66,12 +65,12 @@ async def forget_jobs(
     keep: returns the payload with which a job starts again under the new epoch, or None to delete it; without it, all
         jobs are deleted. Results of steps and texts of errors are deleted in any case.
     """
-    epoch = await _epoch(connection, agent_row)
+    epoch = await _lock_epoch(connection, agent_row)
     for row in await connection.rows(SQL["of_agent"], (agent_row,)):
-        job = _job(row)
+        job = _make_job(row)
         payload = None if keep is None or epoch is None else keep(job)
         if payload is None:
-            await _delete(connection, job.id)
+            await _delete_job(connection, job.id)
             continue
         await connection.run(SQL["steps_delete"], (job.id,))
         await connection.run(SQL["renew"], (epoch, payload, job.id))
@@ -80,8 +79,8 @@ async def forget_jobs(
 async def drop_jobs(connection: Connection, agent_row: int, kind: str) -> None:
     """Deletes an agent's jobs of a kind. A job that is running loses its lease."""
     for row in await connection.rows(SQL["of_agent"], (agent_row,)):
-        if (job := _job(row)).kind == kind:
-            await _delete(connection, job.id)
+        if (job := _make_job(row)).kind == kind:
+            await _delete_job(connection, job.id)
 
 
 async def check_attempt(connection: Connection, job: Job | None) -> None:
@@ -138,21 +137,21 @@ class Jobs(Group):
         self._tick = tick
         # The name of the clock that leases are measured by.
         self._holder = "database" if database.is_shared else uuid.uuid4().hex
-        # Attempts to be released: (job, attempt) -> the end of the lease, or None. Attempts that ended while the
-        # database was out of reach have None. An attempt whose claim got no answer has the end of its lease, since
+        # Attempts to be released: (job, attempt) -> the end of the lease, or None. An attempt that ended while the
+        # database was out of reach has None. An attempt whose claim got no answer has the end of its lease, since
         # another process may have claimed the job with the same attempt number.
         self._released: dict[tuple[int, int], float | None] = {}
         self._may_claim = True
-        # What requests of this process wait for, (kind, agent): how many wait for each.
+        # (kind, agent row) of the jobs that requests of this process wait for -> the number of these requests.
         self._awaited: Counter[tuple[str, int]] = Counter()
-        # Callbacks with the kinds of jobs that each is for; None: all.
+        # Each callback with the kinds of jobs for which it is called; None: all kinds.
         self._watchers: list[tuple[Callable[[], None], Container[str] | None]] = []
         database.listen(WORK, lambda kinds: self.wake_here(*(kinds or "").split()))
 
     # -- waiting for jobs ---------------------------------------------------------------------------------------------
 
     def watch(self, callback: Callable[[], None], kinds: Container[str] | None = None) -> Callable[[], None]:
-        """Has a function called when there may be something to do. Returns the function that ends this.
+        """Has a function called when there may be something to do. Returns the function that removes it again.
 
         kinds: of the jobs for which `callback` is called; None: all.
         """
@@ -236,12 +235,12 @@ class Jobs(Group):
         payload: ids and numbers, never text of messages.
         due: when it may begin; None for now.
         epoch: the one that the caller read; None for the present one.
-        merge: makes the payload of a job that already waits; None if that takes over the new one.
+        merge: makes the payload of a job that already waits; None: that job takes over the new payload.
         postpone: a job that already waits takes over the new time, even if it is later.
 
         Raises: Stale if the agent is gone, or its epoch is another one now.
         """
-        current_epoch = await _epoch(connection, agent_row)
+        current_epoch = await _lock_epoch(connection, agent_row)
         if current_epoch is None or epoch not in (None, current_epoch):
             raise Stale(f"the memory of agent {agent_row} has changed since this {kind} job was thought of")
         now = self._now()
@@ -266,10 +265,10 @@ class Jobs(Group):
     async def claim(
         self, kinds: Sequence[str], *, lease_s: float, tries: int, running: Collection[int] = ()
     ) -> Job | None:
-        """Claims the next job of these kinds for the time of the lease; None: nothing is due in a free serial group.
+        """Claims the next job of these kinds for the time of the lease; None: no job is due in a free serial group.
 
-        A job with an expired lease is taken over, but not right after an outage, in which no process could renew its
-        own (`Database.is_settled`).
+        A job with an expired lease is taken over, but not right after an outage, during which no process could renew
+        its lease (`Database.is_settled`).
 
         tries: the most attempts of a job that never come to an end; after them it is dead.
         running: jobs that the caller runs itself, which are not taken over even if their leases have expired.
@@ -278,7 +277,7 @@ class Jobs(Group):
         claimed: dict[tuple[int, int], float | None] = {}
 
         async def take(connection: Connection) -> Job | None:
-            claimed.clear()  # by an attempt at this transaction that failed
+            claimed.clear()  # a failed attempt at this transaction may have added to it
             for (id, attempt), held_until in released.items():
                 await connection.run(SQL["release"], (id, attempt, held_until))
             if not self._may_claim:
@@ -289,7 +288,7 @@ class Jobs(Group):
             if row is None:
                 return None
             *columns, held_until, _ = row
-            job = _job(columns)
+            job = _make_job(columns)
             claimed[job.id, job.attempt] = held_until
             return job
 
@@ -316,13 +315,15 @@ class Jobs(Group):
         Returns the row of the job, as the piece `taken` names its columns.
         """
         tick = self._tick()
-        for id, tried, is_released in await connection.rows(SQL["expired"], (kinds, self._holder, tick)):
-            # Asked after the leases were looked at: the server may have paused in between.
+        for id, past_attempts, is_released in await connection.rows(
+            SQL["expired"], (kinds, self._holder, tick)
+        ):
+            # `is_settled` is asked after the leases were read, since the server may have paused in between.
             if id in running or not (is_released or self._database.is_settled):
                 continue
-            if tried >= tries:
+            if past_attempts >= tries:
                 await _make_dead_letter(
-                    connection, id, f"it did not end in {tried} attempts: killed, or hung"
+                    connection, id, f"it did not end in {past_attempts} attempts: killed, or hung"
                 )
                 continue
             row = await connection.row(SQL["take_over"], (id, self._holder, tick, lease_s))
@@ -382,7 +383,7 @@ class Jobs(Group):
         """
 
         async def write(connection: Connection) -> bytes:
-            await self._check(connection, job)
+            await self._check_current(connection, job)
             journaled: bytes | None = await connection.value(SQL["step"], (job.id, name))
             if journaled is not None:
                 return journaled
@@ -394,11 +395,11 @@ class Jobs(Group):
         return await asyncio.shield(self._database.bulk(write, size_bytes=len(result)))
 
     async def commit(self, job: Job, effect: Effect) -> None:
-        """Commits an effect without a step: if the process is killed before the job ends, it is repeated.
+        """Commits an effect without a step. If the process is killed before the job ends, the effect is repeated.
 
         Raises: Stale; what the effect raises.
         """
-        await asyncio.shield(self._database.bulk(lambda connection: self._perform(connection, job, effect)))
+        await asyncio.shield(self._database.bulk(lambda connection: self._apply(connection, job, effect)))
 
     async def finish(self, job: Job, effect: Effect | None = None, enqueues: Sequence[str] = ()) -> None:
         """Writes the last effect and the job's end in one transaction. Raises: Stale; what the effect raises.
@@ -407,8 +408,8 @@ class Jobs(Group):
         """
 
         async def write(connection: Connection) -> None:
-            await self._perform(connection, job, effect)
-            await _delete(connection, job.id)
+            await self._apply(connection, job, effect)
+            await _delete_job(connection, job.id)
 
         # Its serial group has jobs of its own kind.
         await self._write(write, job.kind, *enqueues)
@@ -419,14 +420,14 @@ class Jobs(Group):
         error: the reason, which never has content.
         retry_in_s: None if it is not tried again, but becomes a dead letter.
         """
-        return await self._end(job, error, retry_in_s, job.tries)
+        return await self._end_attempt(job, error, retry_in_s, job.tries)
 
     async def release(self, job: Job, delay_s: float = 0.0, reason: str | None = None) -> JobOutcome:
         """Gives the job back as if this attempt had not been made. Returns the outcome.
 
         reason: why it waits; None if its last error stays.
         """
-        return await self._end(job, reason or job.error, delay_s, job.tries - 1)
+        return await self._end_attempt(job, reason or job.error, delay_s, job.tries - 1)
 
     def release_later(self, job: Job) -> None:
         """Ends a lease while the database is out of reach. The next claim of this process writes the end."""
@@ -439,7 +440,9 @@ class Jobs(Group):
         self, connection: Connection, state: JobState | None = None, limit: int = 100
     ) -> tuple[Job, ...]:
         """Returns jobs, newest first."""
-        return tuple(map(_job, await connection.rows(SQL["list"], ("" if state is None else state, limit))))
+        return tuple(
+            map(_make_job, await connection.rows(SQL["list"], ("" if state is None else state, limit)))
+        )
 
     @reads
     async def page(
@@ -459,13 +462,13 @@ class Jobs(Group):
         """
         statement = SQL["page_dead" if is_dead else "page_open"]
         rows = await connection.rows(statement, (before, project, limit))
-        return [(_job(row[:12]), None if row[12] is None else Scope(*row[12:])) for row in rows]
+        return [(_make_job(row[:12]), None if row[12] is None else Scope(*row[12:])) for row in rows]
 
     @reads
     async def get(self, connection: Connection, id: int) -> Job | None:
         """Returns a job by its number; None: it is gone."""
         row = await connection.row(SQL["get"], (id,))
-        return None if row is None else _job(row)
+        return None if row is None else _make_job(row)
 
     @reads
     async def steps(self, connection: Connection, id: int) -> tuple[JobStep, ...]:
@@ -507,25 +510,25 @@ class Jobs(Group):
 
         Raises: NotFound; Stale if something was forgotten since the job was made.
         """
-        job = await _get(connection, id)
+        job = await _require_job(connection, id)
         now = self._now()
-        if await _epoch(connection, job.agent_row) != job.epoch:
+        if await _lock_epoch(connection, job.agent_row) != job.epoch:
             raise Stale(f"job {id} was made before something was forgotten: it cannot be tried again")
         if job.state is JobState.DEAD:
             newer = await connection.row(SQL["pending"], (job.agent_row, job.kind, job.key))
             if newer is None:
                 await connection.run(SQL["revive"], (now, id))
-                return await _get(connection, id)
-            await _delete(connection, id)
-            job = await _get(connection, newer[0])
+                return await _require_job(connection, id)
+            await _delete_job(connection, id)
+            job = await _require_job(connection, newer[0])
         await connection.run(SQL["hasten"], (now, job.id))
-        return await _get(connection, job.id)
+        return await _require_job(connection, job.id)
 
     @_wakes
     async def cancel(self, connection: Connection, id: int) -> Job:
-        """Deletes a job with its steps; one that runs commits nothing more. Raises: NotFound."""
-        job = await _get(connection, id)
-        await _delete(connection, id)
+        """Deletes a job with its steps. A job that is running commits nothing more. Raises: NotFound."""
+        job = await _require_job(connection, id)
+        await _delete_job(connection, id)
         return job
 
     async def enqueuing(self, operation: Operation[T]) -> T:
@@ -541,28 +544,30 @@ class Jobs(Group):
         """Writes, and calls the watchers. kinds: as for `wake`."""
         return await self._await_write(self._database.bulk(operation), partial(self.wake, *kinds))
 
-    async def _check(self, connection: Connection, job: Job) -> None:
+    async def _check_current(self, connection: Connection, job: Job) -> None:
         """Raises Stale if this attempt no longer holds the job, or its memory has changed."""
         # The agent is locked before the job, as everywhere, so that there is no deadlock.
-        epoch = await _epoch(connection, job.agent_row)
+        epoch = await _lock_epoch(connection, job.agent_row)
         await check_attempt(connection, job)
         if epoch != job.epoch:
             raise Stale(f"something was forgotten while job {job.id} was under way")
 
-    async def _perform(self, connection: Connection, job: Job, effect: Effect | None) -> None:
-        await self._check(connection, job)
+    async def _apply(self, connection: Connection, job: Job, effect: Effect | None) -> None:
+        await self._check_current(connection, job)
         if effect is not None:
             await effect(connection)
 
-    async def _end(self, job: Job, error: str | None, delay_s: float | None, tries: int) -> JobOutcome:
+    async def _end_attempt(
+        self, job: Job, error: str | None, delay_s: float | None, tries: int
+    ) -> JobOutcome:
         """Ends an attempt. Returns the outcome. delay_s: None: the job is dead."""
 
         async def write(connection: Connection) -> JobOutcome:
-            epoch = await _epoch(connection, job.agent_row)
+            epoch = await _lock_epoch(connection, job.agent_row)
             if await connection.row(SQL["fence"], (job.id, job.attempt)) is None:
                 return "lost"
             if epoch != job.epoch:
-                await _delete(connection, job.id)
+                await _delete_job(connection, job.id)
                 return "dropped"
             if delay_s is None:
                 await _make_dead_letter(connection, job.id, error or "")
@@ -573,37 +578,37 @@ class Jobs(Group):
         return await self._write(write, job.kind)
 
 
-async def _epoch(connection: Connection, agent_row: int) -> int | None:
-    """Returns the epoch on which an agent's jobs must have been made; None if the agent is gone. Locks its row."""
+async def _lock_epoch(connection: Connection, agent_row: int) -> int | None:
+    """Locks an agent, and returns the epoch that its jobs must have; None if the agent is gone."""
     return 0 if agent_row == NO_AGENT else await lock_epoch(connection, agent_row)
 
 
 async def _is_current(connection: Connection, row: Row) -> bool:
-    """Returns whether a job that was claimed may run. One made before something was forgotten is deleted instead."""
+    """Returns whether a job that was claimed may run. A job from before a forgetting is deleted instead."""
     if not row[-1]:
-        await _delete(connection, row[0])
+        await _delete_job(connection, row[0])
     return bool(row[-1])
 
 
-async def _get(connection: Connection, id: int) -> Job:
+async def _require_job(connection: Connection, id: int) -> Job:
     row = await connection.row(SQL["get"], (id,))
     if row is None:
         raise NotFound(f"there is no job {id}")
-    return _job(row)
+    return _make_job(row)
 
 
 async def _make_dead_letter(connection: Connection, id: int, error: str) -> None:
-    """Makes a dead letter of a job, and deletes an older one of its key."""
-    for (older,) in await connection.rows(SQL["older_dead"], (id,)):
-        await _delete(connection, older)
+    """Makes a dead letter of a job, and deletes an older dead letter of its key."""
+    for (older_id,) in await connection.rows(SQL["older_dead"], (id,)):
+        await _delete_job(connection, older_id)
     await connection.run(SQL["dead"], (error, id))
 
 
-async def _delete(connection: Connection, id: int) -> None:
+async def _delete_job(connection: Connection, id: int) -> None:
     await connection.run(SQL["steps_delete"], (id,))
     await connection.run(SQL["delete"], (id,))
 
 
-def _job(row: Sequence[Any]) -> Job:
+def _make_job(row: Sequence[Any]) -> Job:
     id, kind, agent_row, key, payload, epoch, state, *rest = row
     return Job(id, kind, agent_row, key, payload, epoch, JobState(state), *rest)

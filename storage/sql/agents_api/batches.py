@@ -83,12 +83,12 @@ class Batches(Group):
         return Batch(id, draft.uid, draft.project, draft.state, draft.created, None, draft.callback)
 
     @bulk_writes
-    async def add(self, connection: Connection, batch: int, drafts: Sequence[ItemDraft]) -> None:
+    async def add(self, connection: Connection, batch_row: int, drafts: Sequence[ItemDraft]) -> None:
         """Adds items. Raises: NotFound if a conversation is gone."""
         for agent_row in sorted({draft.run.agent_row for draft in drafts}):
             await connection.lock(agent_row)
         for draft in drafts:
-            run = replace(draft.run, batch=batch)
+            run = replace(draft.run, batch=batch_row)
             if not run.conversation_row:
                 conversation_row = await begin_conversation(
                     connection, run.agent_row, DEFAULT_CONVERSATION, draft.uid, run.created
@@ -98,7 +98,7 @@ class Batches(Group):
                 run = replace(run, conversation_row=conversation_row)
             stored = await create_run(connection, run)
             await add_text(connection, stored.agent_row, stored.id, "request", _REQUEST_SEQ, draft.request)
-            await connection.run(SQL["item_insert"], (stored.id, batch))
+            await connection.run(SQL["item_insert"], (stored.id, batch_row))
 
     async def start(self, batch: Batch) -> None:
         """Enqueues the job of a batch once all its items are there."""
@@ -130,7 +130,7 @@ class Batches(Group):
     async def is_over(self, connection: Connection, id: int) -> bool:
         """Returns whether the batch with this row has ended by now."""
         row = await connection.row(SQL["get"], (id,))
-        return row is not None and _batch(row).is_over
+        return row is not None and _make_batch(row).is_over
 
     @reads
     async def find(self, connection: Connection, project: str | None, uid: str) -> Batch:
@@ -138,18 +138,18 @@ class Batches(Group):
         row = await connection.row(SQL["find"], (uid, project))
         if row is None:
             raise NotFound(f"there is no batch {uid!r}")
-        return _batch(row)
+        return _make_batch(row)
 
     @reads
     async def list(self, connection: Connection, project: str | None, page: Page) -> list[Batch]:
         """Returns a page of the batches of a project or (None) of all. The cursors of the page are ids."""
         rows = await connection.rows(SQL[f"list_{page.direction}"], (project, *page.bounds, page.limit))
-        return [_batch(row) for row in rows]
+        return [_make_batch(row) for row in rows]
 
     @reads
-    async def counts(self, connection: Connection, batch: int) -> BatchCounts:
+    async def counts(self, connection: Connection, batch_row: int) -> BatchCounts:
         """Counts a batch's items by what became of them."""
-        return _counts(await connection.rows(SQL["counts"], (batch,)))
+        return _counts(await connection.rows(SQL["counts"], (batch_row,)))
 
     @reads
     async def open_counts(self, connection: Connection) -> tuple[dict[BatchState, int], BatchCounts]:
@@ -160,55 +160,63 @@ class Batches(Group):
 
     @reads
     async def items(
-        self, connection: Connection, batch: int, *, after: int = 0, limit: int = 50, part: int | None = None
+        self,
+        connection: Connection,
+        batch_row: int,
+        *,
+        after: int = 0,
+        limit: int = 50,
+        part: int | None = None,
     ) -> builtins.list[BatchItem]:
         """Returns a page of items in the order in which they were given. part: only those in it."""
         if part is None:
-            rows = await connection.rows(SQL["of_batch"], (batch, after, limit))
+            rows = await connection.rows(SQL["of_batch"], (batch_row, after, limit))
         else:
-            rows = await connection.rows(SQL["of_part"], (batch, part, after, limit))
-        return [_item(row) for row in rows]
+            rows = await connection.rows(SQL["of_part"], (batch_row, part, after, limit))
+        return [_make_item(row) for row in rows]
 
     @reads
-    async def item(self, connection: Connection, batch: int, run_uid: str) -> BatchItem | None:
+    async def item(self, connection: Connection, batch_row: int, run_uid: str) -> BatchItem | None:
         """Returns the item of a batch by its run's public name; None where it is gone."""
-        row = await connection.row(SQL["by_uid"], (batch, run_uid))
-        return None if row is None else _item(row)
+        row = await connection.row(SQL["by_uid"], (batch_row, run_uid))
+        return None if row is None else _make_item(row)
 
     @reads
-    async def item_at(self, connection: Connection, batch: int, row: int) -> BatchItem | None:
+    async def item_at(self, connection: Connection, batch_row: int, row: int) -> BatchItem | None:
         """Returns the item of a batch by its row."""
-        item_row = await connection.row(SQL["by_row"], (batch, row))
-        return None if item_row is None else _item(item_row)
+        item_row = await connection.row(SQL["by_row"], (batch_row, row))
+        return None if item_row is None else _make_item(item_row)
 
     @reads
-    async def of_agent(self, connection: Connection, batch: int, agent_uid: str) -> BatchItem | None:
+    async def of_agent(self, connection: Connection, batch_row: int, agent_uid: str) -> BatchItem | None:
         """Returns the item of a batch that is this agent's; None where there is none."""
-        row = await connection.row(SQL["of_agent"], (batch, agent_uid))
-        return None if row is None else _item(row)
+        row = await connection.row(SQL["of_agent"], (batch_row, agent_uid))
+        return None if row is None else _make_item(row)
 
     @reads
-    async def in_part(self, connection: Connection, batch: int, part: int) -> int:
+    async def in_part(self, connection: Connection, batch_row: int, part: int) -> int:
         """Counts the items that are in a part."""
-        return int(await connection.value(SQL["in_part"], (batch, part)))
+        return int(await connection.value(SQL["in_part"], (batch_row, part)))
 
     @reads
-    async def current(self, connection: Connection, batch: int, part: int) -> set[int]:
+    async def current(self, connection: Connection, batch_row: int, part: int) -> set[int]:
         """Returns the ids of the items in a part whose requests may be sent as they were composed.
 
-        The others have ended, or something of their memory was forgotten since.
+        The other items have ended, or something of their memory was forgotten since.
         """
-        return {row[0] for row in await connection.rows(SQL["current"], (batch, part))}
+        return {row[0] for row in await connection.rows(SQL["current"], (batch_row, part))}
 
     @reads
-    async def is_open(self, connection: Connection, batch: int) -> bool:
+    async def is_open(self, connection: Connection, batch_row: int) -> bool:
         """Returns whether an item has not ended."""
-        return await connection.value(SQL["left"], (batch,)) is not None
+        return await connection.value(SQL["left"], (batch_row,)) is not None
 
     @reads
-    async def open_items(self, connection: Connection, batch: int, limit: int) -> builtins.list[BatchItem]:
+    async def open_items(
+        self, connection: Connection, batch_row: int, limit: int
+    ) -> builtins.list[BatchItem]:
         """Returns some items that have not ended."""
-        return [_item(row) for row in await connection.rows(SQL["of_batch_open"], (batch, limit))]
+        return [_make_item(row) for row in await connection.rows(SQL["of_batch_open"], (batch_row, limit))]
 
     @reads
     async def texts(
@@ -219,15 +227,15 @@ class Batches(Group):
 
     @reads
     async def error_messages(
-        self, connection: Connection, batch: int, first: int, last: int
+        self, connection: Connection, batch_row: int, first: int, last: int
     ) -> dict[int, str]:
         """Returns why items failed, by their ids, for ids above `first` up to `last`."""
-        rows = await connection.rows(SQL["error_messages"], (batch, first, last))
+        rows = await connection.rows(SQL["error_messages"], (batch_row, first, last))
         return {row[0]: bytes(row[1]).decode() for row in rows if row[1]}
 
     @reads
     async def exchange_of(self, connection: Connection, run: Run) -> int | None:
-        """Returns the exchange that an item's run became; None where it has none."""
+        """Returns the row of the exchange that an item's run became; None: it has become none yet."""
         exchange_row: int | None = await connection.value(SQL["exchange_of"], (run.id, run.agent_row))
         return exchange_row
 
@@ -237,9 +245,9 @@ class Batches(Group):
         return {row[0]: row[1] for row in await rows_of(connection, SQL["agents_named"], uids, project)}
 
     @reads
-    async def journal(self, connection: Connection, job: int) -> dict[str, bytes]:
+    async def journal(self, connection: Connection, job_row: int) -> dict[str, bytes]:
         """Returns what a job has written down, by name."""
-        return {row[0]: row[1] for row in await connection.rows(SQL["journal"], (job,))}
+        return {row[0]: row[1] for row in await connection.rows(SQL["journal"], (job_row,))}
 
     @reads
     async def known_parts(self, connection: Connection) -> builtins.list[bytes]:
@@ -272,7 +280,6 @@ class Batches(Group):
         The effect skips an item that has ended meanwhile, and an outcome that is written already; its tokens count
         once. It raises WriteConflict if a block, a conversation or a memory was changed since it was read.
         """
-
         runs = [each.item.run for each in writes]
         await connection.lock_sharers(*{run.agent_row for run in runs if run is not None})
         tokens = output = 0
@@ -296,14 +303,16 @@ class Batches(Group):
     # -- a batch ends
 
     @effect
-    async def finish_effect(self, connection: Connection, batch: int, state: BatchState, at: float) -> None:
+    async def finish_effect(
+        self, connection: Connection, batch_row: int, state: BatchState, at: float
+    ) -> None:
         """Returns the effect that ends a batch, unless it has ended."""
-        await connection.run(SQL["set_state"], (batch, state, at))
+        await connection.run(SQL["set_state"], (batch_row, state, at))
 
-    async def mark_running(self, batch: int) -> None:
+    async def mark_running(self, batch_row: int) -> None:
         """Notes that a batch has begun."""
         await self._database.bulk(
-            lambda connection: connection.run(SQL["set_state"], (batch, BatchState.RUNNING, None))
+            lambda connection: connection.run(SQL["set_state"], (batch_row, BatchState.RUNNING, None))
         )
 
     async def cancel(self, batch: Batch, at: float, *, with_job: bool = False) -> Batch:
@@ -317,32 +326,35 @@ class Batches(Group):
         present = await self.find(None, batch.uid)
         job = await self._job(batch)
         if present.state is BatchState.CANCELLED:
-            which = "of_batch_open" if job is None or with_job else "of_batch_unheard"
-            while await self.end_page(batch.id, RunState.CANCELLED, "cancelled", at, which):
+            statement = "of_batch_open" if job is None or with_job else "of_batch_unheard"
+            while await self.end_page(batch.id, RunState.CANCELLED, "cancelled", at, statement):
                 pass
         if job is not None:
-            # It may have ended in this moment.
+            # The job may have ended meanwhile.
             with suppress(NotFound):
-                await (self._jobs.cancel(job) if with_job else self._jobs.retry(job))
+                if with_job:
+                    await self._jobs.cancel(job)
+                else:
+                    await self._jobs.retry(job)
         return present
 
     @bulk_writes
     async def end_page(
         self,
         connection: Connection,
-        batch: int,
+        batch_row: int,
         state: RunState,
         stop: str,
         at: float,
-        which: str = "of_batch_open",
+        statement: str = "of_batch_open",
     ) -> int:
         """Ends some of a batch's items that have not ended. Returns how many were found; 0: none is left.
 
-        which: the statement that finds them.
+        statement: the statement that finds them.
         """
 
         async def find() -> builtins.list[BatchItem]:
-            return [_item(row) for row in await connection.rows(SQL[which], (batch, _PAGE))]
+            return [_make_item(row) for row in await connection.rows(SQL[statement], (batch_row, _PAGE))]
 
         items = await find()
         agent_rows = {item.run.agent_row for item in items if item.run is not None}
@@ -360,13 +372,13 @@ class Batches(Group):
 
 
 async def _write_item(connection: Connection, write: ItemWrite, rules: Rules) -> bool:
-    """Writes what became of an item. Returns False where this was done before. Raises: WriteConflict."""
+    """Writes the outcome of an item. Returns False if it was written before. Raises: WriteConflict."""
     if not await _advance_item(connection, write):
         return False
     item, run = write.item, write.item.run
     epoch = None if run is None else await connection.value(SQL["is_open"], (run.id, run.agent_row))
     if run is None or epoch is None:
-        # It was cancelled, or its agent is gone; what the provider has billed counts nevertheless.
+        # The item was cancelled, or its agent is gone. The tokens that the provider has billed count nevertheless.
         await connection.run(SQL["close"], (item.id,))
         return True
     if isinstance(write, ItemRetry):
@@ -374,8 +386,8 @@ async def _write_item(connection: Connection, write: ItemWrite, rules: Rules) ->
     if write.epoch is not None and write.epoch != epoch:
         raise WriteConflict(GONE)  # something was forgotten meanwhile
     if isinstance(write, ItemRound):
-        made = await _write_round_edits(connection, run, write.edits, write.versions, write.now)
-        data = orjson.dumps({**write.data, "edits": made})
+        edits = await _write_round_edits(connection, run, write.edits, write.versions, write.now)
+        data = orjson.dumps({**write.data, "edits": edits})
         await add_text(connection, run.agent_row, run.id, "round", write.number, data)
         return True
     try:
@@ -386,18 +398,18 @@ async def _write_item(connection: Connection, write: ItemWrite, rules: Rules) ->
 
 
 async def _advance_item(connection: Connection, write: ItemWrite) -> bool:
-    """Moves an item to its next request, or to its end. Returns False where this was done before."""
-    number = following = write.item.request_number
+    """Moves an item to its next request, or to its end. Returns False if this was done before."""
+    number = write.item.request_number
     part, errors, expiries = READY_PART, 0, 0
     match write:
         case ItemRetry():
             part, errors, expiries = write.part, write.errors, write.expiries
         case ItemEnd():
             part = ENDED_PART
-    # After an end without a reply, one that the provider has made meanwhile still counts.
-    if not isinstance(write, ItemEnd) or write.tokens:
-        following += 1
-    values = (write.item.id, number, part, errors, expiries, following)
+    # If an item ends without a reply, a reply that the provider has made meanwhile still counts, under the same number.
+    ends_without_reply = isinstance(write, ItemEnd) and not write.tokens
+    next_number = number if ends_without_reply else number + 1
+    values = (write.item.id, number, part, errors, expiries, next_number)
     return await connection.row(SQL["advance"], values) is not None
 
 
@@ -443,9 +455,9 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
             connection, agent_row, _with_exchange(end.merged, exchange_row), end.versions, end.now
         )
         assert end.step is not None  # an item with a turn has its step
-        s = end.step
+        item_step = end.step
         step = RunStep(
-            exchange_row, agent_row, run.id, 1, s.begun, s.ended, s.counts, end.stop, None,
+            exchange_row, agent_row, run.id, 1, item_step.begun, item_step.ended, item_step.counts, end.stop, None,
             end.stop if end.state is RunState.FAILED else None,
         )  # fmt: skip
         await add_step(connection, step)
@@ -456,7 +468,7 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
 
 
 def _with_exchange(merged: BlockMerge, exchange_row: int) -> BlockMerge:
-    """Returns the edits of an item as edits of this exchange: the row that its turn has become."""
+    """Returns the edits of an item as edits of the exchange that its turn has become."""
     return BlockMerge(
         [(block, value, _merged_op(op, exchange_row)) for block, value, op in merged.writes],
         [(text, _merged_op(op, exchange_row)) for text, op in merged.passages],
@@ -473,7 +485,7 @@ def _merged_op(op: BlockOp, exchange_row: int) -> BlockOp:
 
 
 def _padded_sources(exchange_row: int) -> bytes:
-    """Returns the sources of a value once its exchange is known: with its number they take the room of before."""
+    """Returns the sources of a value whose exchange is known now, in as many bytes of the row as the sources before."""
     return f"[{exchange_row}]".ljust(SOURCES_ROOM - _row_bytes(exchange_row)).encode()
 
 
@@ -489,17 +501,17 @@ def _counts(rows: Sequence[Row]) -> BatchCounts:
     return BatchCounts(**counts)
 
 
-def _batch(row: Row) -> Batch:
+def _make_batch(row: Row) -> Batch:
     id, uid, project, state, created, ended, callback = row
     return Batch(id, uid, project, BatchState(state), created, ended, callback)
 
 
-def _item(row: Row) -> BatchItem:
+def _make_item(row: Row) -> BatchItem:
     id, part, request_number, errors, expiries, last_exchange, epoch, agent_row, project, key, uid, *run = row
-    found = make_run(run) if run[0] is not None and agent_row is not None else None
+    item_run = make_run(run) if run[0] is not None and agent_row is not None else None
     return BatchItem(
         id,
-        found,
+        item_run,
         agent_row or "",
         project or "",
         part,
