@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import IO, Any, TypeVar, cast
 
@@ -81,7 +81,9 @@ class _ProcessTransport(asyncio.SubprocessTransport):
         connect = self._loop.connect_read_pipe if number else self._loop.connect_write_pipe
         self._open_pipes.add(number)
         pipe, _ = await connect(lambda: _PipeProtocol(self, self._protocol, number), file)
-        self._pipes[number] = cast("asyncio.BaseTransport", pipe)
+        self._pipes[number] = cast(
+            "asyncio.BaseTransport", pipe if number else _InputPipe(cast("asyncio.WriteTransport", pipe))
+        )
 
     def _wait_for_end(self) -> None:
         self._process.wait()
@@ -142,6 +144,26 @@ class _ProcessTransport(asyncio.SubprocessTransport):
         for pipe in self._pipes.values():
             pipe.close()
         self._process.kill()
+
+
+class _InputPipe:
+    """The standard input of a program. It drops what is written after it has closed, as asyncio's pipes do.
+
+    uvloop's raises a RuntimeError, which no writer expects: a program may end at any time, and then the drain fails.
+    """
+
+    def __init__(self, pipe: asyncio.WriteTransport) -> None:
+        self._pipe = pipe
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipe, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._pipe.is_closing():
+            self._pipe.write(data)
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        self.write(b"".join(parts))
 
 
 class _PipeProtocol(asyncio.Protocol):

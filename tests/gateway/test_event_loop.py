@@ -85,6 +85,26 @@ def test_the_end_of_a_program_that_reads_nothing_breaks_its_pipe() -> None:
     event_loop.run(main())
 
 
+def test_what_is_written_to_a_program_that_has_ended_fails_the_drain() -> None:
+    async def main() -> None:
+        process = await asyncio.create_subprocess_exec("true", stdin=PIPE)
+        assert process.stdin is not None
+        await process.wait()
+
+        async def write_without_end(stdin: asyncio.StreamWriter) -> None:
+            while True:
+                stdin.write(b"x")
+                await stdin.drain()
+
+        for _ in range(2):
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                await write_without_end(process.stdin)
+        process.stdin.writelines([b"x"])
+        assert await process.communicate(b"x") == (None, None)
+
+    event_loop.run(main())
+
+
 def test_a_program_is_killed_and_ends_once() -> None:
     async def main() -> None:
         process = await asyncio.create_subprocess_exec("sleep", "600")
