@@ -234,7 +234,7 @@ class _ForgetScreens(Struct, frozen=True):
 
         The page itself links to a search, so the preview does not.
         """
-        preview, changes = await self._preview(access, text.kind, text.seq, sought_words)
+        preview, changes = await self._preview_with_changes(access, text.kind, text.seq, sought_words)
         stays = tuple(each for each in preview.stays if not _is_search(access, each.href))
         return replace(preview, stays=stays), changes
 
@@ -268,7 +268,7 @@ class _ForgetScreens(Struct, frozen=True):
         except UnknownId:
             return None
 
-    async def _preview(
+    async def _preview_with_changes(
         self, access: MemoryAccess, kind: TargetKind, value: TargetValue, sought_words: str
     ) -> tuple[ForgetPreview, list[_BlockChange]]:
         """Returns what a forgetting takes, and how it changes blocks."""
@@ -309,7 +309,7 @@ class _ForgetScreens(Struct, frozen=True):
         kind, value = request.query.target
         came_from = _screen_before(access, came_from)
         sought_words = await self._find_sought_words(access, came_from)
-        preview, changes = await self._preview(access, kind, value, sought_words)
+        preview, changes = await self._preview_with_changes(access, kind, value, sought_words)
         name = "you" if access.is_person else await self.views.name(access.project, access.uid)
         place = "" if kind == "texts" else f"#forget-{kind}-{value}"
         return access.view(

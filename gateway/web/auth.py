@@ -149,7 +149,7 @@ class Guard:
             project=key.project,
             credential=caller.credential,
             memory=key.memory,
-            only_path=_only_path(key),
+            only_path=_find_only_path(key),
             api_key=caller.api_key,
             key=key.id,
             key_name=key.name,
@@ -240,7 +240,7 @@ class Guard:
         return is_loopback(name) or name in self._hosts
 
 
-def _only_path(key: Key) -> str | None:
+def _find_only_path(key: Key) -> str | None:
     """Returns the only path that a key opens; None: the key is not limited to one path."""
     if key.is_operator:
         return PAGE_PATH

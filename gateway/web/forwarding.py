@@ -130,7 +130,7 @@ class ForwardedRoute:
         """Answers a request whose body was read, or a request without a body."""
         refuse_required_memory(incoming.headers)
         route = self.forwarder.route_for(head.path, request_body.model, head.upstream_name)
-        await self.send(incoming, route, _outgoing(incoming, head, body=request_body))
+        await self.send(incoming, route, _build_outgoing(incoming, head, body=request_body))
 
     async def _stream_through(self, incoming: Incoming, head: ForwardedHead) -> None:
         """Streams a body to the upstream. A form that may name a model is read up to its field `model`."""
@@ -152,7 +152,7 @@ class ForwardedRoute:
             route = self.forwarder.route_for(
                 head.path, info.model, head.upstream_name, is_searched=is_searched
             )
-            outgoing = _outgoing(incoming, head, upload=upload)
+            outgoing = _build_outgoing(incoming, head, upload=upload)
             await self.send(incoming._replace(receive=upload.receive_rest), route, outgoing)
 
     async def send(
@@ -210,7 +210,7 @@ def _read_head(incoming: Incoming) -> ForwardedHead:
     )
 
 
-def _outgoing(
+def _build_outgoing(
     incoming: Incoming,
     head: ForwardedHead,
     *,

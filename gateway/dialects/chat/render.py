@@ -164,7 +164,7 @@ class ChatView(ClientView):
             return
         if (self._strips_usage or is_hidden) and event.is_usage:
             return
-        changed_fields = self._changed_fields(chunk, event.usage, is_hidden=is_hidden)
+        changed_fields = self._find_changed_fields(chunk, event.usage, is_hidden=is_hidden)
         choices = [self._change_choice(choice, event.calls, finish, is_hidden) for choice in event.choices]
         has_role, has_content = _contents_of(choices)
         if any(new is not choice for new, choice in zip(choices, event.choices, strict=True)):
@@ -179,7 +179,7 @@ class ChatView(ClientView):
         self._append(raw, has_content=has_content)
         self._passes_events = self._has_role and not (self._holds_events or self._has_hidden_round)
 
-    def _changed_fields(self, chunk: Json, usage: Json | None, *, is_hidden: bool) -> Json:
+    def _find_changed_fields(self, chunk: Json, usage: Json | None, *, is_hidden: bool) -> Json:
         """Returns the fields of a chunk, besides its choices, that the client gets with other values."""
         changed_fields: Json = {}
         # The client sees one reply: the chunks of later rounds get the id, time and model of the first.

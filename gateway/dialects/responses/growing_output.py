@@ -51,7 +51,7 @@ class GrowingOutput:
             if isinstance(annotation, dict):
                 self._item_for(MessageItem).annotate(_flat_annotation(annotation))
         for citation in as_list(delta.get("citations")):
-            if (url_citation := _url_citation(citation, self._chars_before())) is not None:
+            if (url_citation := _url_citation(citation, self._count_chars_before())) is not None:
                 self._item_for(MessageItem).annotate(url_citation)
         for call in as_list(delta.get("tool_calls")):
             if isinstance(call, dict):
@@ -96,7 +96,7 @@ class GrowingOutput:
         self._close_item()
         self._add_item(partial(SearchItem, query=as_text(as_object(block.get("input")).get("query"))))
 
-    def _chars_before(self) -> int:
+    def _count_chars_before(self) -> int:
         """Returns how many characters of the reply's text come before the open item."""
         ended_messages = [
             item for item in self._items if isinstance(item, MessageItem) and item is not self._open_item

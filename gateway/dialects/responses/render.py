@@ -90,7 +90,7 @@ class ResponsesView(ClientView):
 
     def take_whole(self, body: bytes, reply: Json) -> None:
         choices = filter(is_first_choice, reply["choices"])
-        self._logprobs = _logprobs(next(choices, {}))
+        self._logprobs = _read_logprobs(next(choices, {}))
 
     def show(self, event: ReplyEvent) -> None:
         self._show_event(event, is_hidden=False)
@@ -229,7 +229,7 @@ class ResponsesView(ClientView):
             if isinstance(delta, dict):
                 if event.calls is not None:
                     delta = {**delta, "tool_calls": event.calls}
-                self._output.add_delta(delta, _logprobs(choice))
+                self._output.add_delta(delta, _read_logprobs(choice))
             if not is_hidden:
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
         usage = event.usage or usage_of(event.chunk)
@@ -332,5 +332,5 @@ def render_usage(usage: Json | None) -> Json | None:
     return {**item, BILLED_FIELD: usage[BILLED_FIELD]} if BILLED_FIELD in usage else item
 
 
-def _logprobs(choice: Json) -> list[Any]:
+def _read_logprobs(choice: Json) -> list[Any]:
     return as_list(as_object(choice.get("logprobs")).get("content"))
