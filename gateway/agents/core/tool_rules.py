@@ -97,7 +97,7 @@ def _children(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[s
 
 
 def _parent_last(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
-    """Returns which tools may be called by a rule whose children stand right after its tool; None if all may."""
+    """Returns the limit of a rule whose children may only be called right after its tool; None: it sets none."""
     if _is_last(rule, called):
         return _children(rule, called, attached)
     names = frozenset(attached) - frozenset(rule.children)
@@ -108,7 +108,7 @@ def _parent_last(rule: ToolRule, called: Sequence[CalledTool], attached: Sequenc
 
 
 def _conditional(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
-    """Returns which tool has to follow by the result of the last call; None if any may."""
+    """Returns the limit by the result of the last call, which decides the next tool; None: it sets none."""
     if not _is_last(rule, called):
         return None
     result = _value(called[-1].result or "")
@@ -169,7 +169,7 @@ class RuleState(Struct, frozen=True):
     def offer(self) -> Offer:
         """Returns what the model may call next."""
         limits = self._limits()
-        names = self._left(limits)
+        names = self._names_within(limits)
         must = self.style == "message" or any(limit.must for limit in limits)
         return Offer(
             names=names if limits else None,
@@ -180,15 +180,17 @@ class RuleState(Struct, frozen=True):
     def judge(self, name: str, *, approvals: Collection[str] = (), is_approved: bool = False) -> Verdict:
         """Judges one call. approvals: tools that ask without a rule."""
         if name not in self.attached:
-            # The request's own tools may be called as well, and these rules know nothing of them: no choice is named.
+            # No choice is named, since the request's own tools may be called as well, which these rules do not know.
             return Forbidden(f"{NO_TOOL} {quoted(name)}.")
-        last = self._counted()[-1:]
-        if any(each.result is None and self._has_rule(RuleKind.CONDITIONAL, each.name) for each in last):
+        last_calls = self._counted()[-1:]
+        if any(
+            each.result is None and self._has_rule(RuleKind.CONDITIONAL, each.name) for each in last_calls
+        ):
             return Undecided()
         limits = self._limits()
         broken = [limit.reason for limit in limits if name not in limit.names]
         if broken:
-            return Forbidden(f"Not run: {' '.join(broken)} {_choice(self._left(limits))}")
+            return Forbidden(f"Not run: {' '.join(broken)} {_choice(self._names_within(limits))}")
         if not is_approved and (name in approvals or self._has_rule(RuleKind.APPROVAL, name)):
             return NeedsApproval()
         arguments: dict[str, object] = {}
@@ -199,17 +201,19 @@ class RuleState(Struct, frozen=True):
     def decide_next(self, reply: Sequence[JudgedCall], *, is_last: bool = False) -> Offer | Stop:
         """Returns the next step once all calls of a reply have their results.
 
-        is_last: it was the last step that the turn may have.
+        is_last: the reply's step was the last that the turn may have.
         """
-        follows, ending = self.offer(), self._ending(reply)
+        next_step, ending = self.offer(), self._ending(reply)
         if ending is not None:
-            missing = self._missing()
+            missing = self._uncalled()
             if not missing:
                 return Stop(ending)
-            follows = _nudged(follows, f"Before you end your turn, you have to call: {', '.join(missing)}.")
+            next_step = _nudged(
+                next_step, f"Before you end your turn, you have to call: {', '.join(missing)}."
+            )
         elif not reply:
-            follows = _nudged(follows, f"You have to call a tool now. {_choice(follows.names or ())}")
-        return Stop(StopReason.MAX_STEPS) if is_last else follows
+            next_step = _nudged(next_step, f"You have to call a tool now. {_choice(next_step.names or ())}")
+        return Stop(StopReason.MAX_STEPS) if is_last else next_step
 
     def _counted(self) -> list[CalledTool]:
         return [each for each in self.called if each.status != "denied"]
@@ -218,32 +222,34 @@ class RuleState(Struct, frozen=True):
         return any(rule.kind is kind and rule.tool == name for rule in self.rules)
 
     def _limits(self) -> list[_Limit]:
-        """Returns the sets that hold now."""
+        """Returns the limits that hold now."""
         counted, attached = self._counted(), self.attached
         if not counted:
-            first = [rule for rule in self.rules if rule.kind is RuleKind.RUN_FIRST and rule.tool in attached]
-            if first:
-                names = frozenset(rule.tool for rule in first)
+            first_rules = [
+                rule for rule in self.rules if rule.kind is RuleKind.RUN_FIRST and rule.tool in attached
+            ]
+            if first_rules:
+                names = frozenset(rule.tool for rule in first_rules)
                 reason = f"one of these has to be called first: {', '.join(sorted(names))}."
-                arguments = {rule.tool: rule.arguments.get(rule.tool, {}) for rule in first}
+                arguments = {rule.tool: rule.arguments.get(rule.tool, {}) for rule in first_rules}
                 return [_Limit(names, reason, must=True, arguments=arguments)]
         limits = (_LIMITS[rule.kind](rule, counted, attached) for rule in self.rules if rule.kind in _LIMITS)
         return [limit for limit in limits if limit is not None]
 
-    def _left(self, limits: Sequence[_Limit]) -> tuple[str, ...]:
+    def _names_within(self, limits: Sequence[_Limit]) -> tuple[str, ...]:
         return tuple(name for name in self.attached if all(name in limit.names for limit in limits))
 
     def _can_be_asked(self, names: Sequence[str]) -> bool:
-        """Returns whether there is a call to be asked for: a tool that was not denied since the last counted call."""
+        """Returns whether one of these tools may be asked for: it was not denied since the last counted call."""
         denied = {
             each.name for each in takewhile(lambda each: each.status == "denied", reversed(self.called))
         }
         return not denied.issuperset(names)
 
     def _ending(self, reply: Sequence[JudgedCall]) -> StopReason | None:
-        """Returns why the turn would end, as far as this reply goes; None if it goes on."""
+        """Returns why this reply would end the turn, whatever is still uncalled; None: the turn goes on."""
         limits = self._limits()
-        has_duty = any(limit.must for limit in limits) and self._can_be_asked(self._left(limits))
+        has_duty = any(limit.must for limit in limits) and self._can_be_asked(self._names_within(limits))
         if not reply:
             return None if has_duty else StopReason.END_TURN
         would_go_on = (
@@ -258,8 +264,8 @@ class RuleState(Struct, frozen=True):
         ends = any(call.has_run and self._has_rule(RuleKind.EXIT, call.name) for call in reply)
         return StopReason.TOOL_RULE if ends else None
 
-    def _missing(self) -> list[str]:
-        """Returns the tools without which the turn may not end. One that a person denied is not asked for again."""
+    def _uncalled(self) -> list[str]:
+        """Returns the tools that must still be called before the turn ends, without those that a person denied."""
         done = {each.name for each in self.called}
         required = [rule.tool for rule in self.rules if rule.kind is RuleKind.BEFORE_EXIT]
         return [name for name in dict.fromkeys(required) if name in self.attached and name not in done]
@@ -269,8 +275,8 @@ def _choice(names: Sequence[str]) -> str:
     return f"You may call: {', '.join(names)}." if names else "No tool may be called now: answer."
 
 
-def _nudged(follows: Offer, nudge: str) -> Offer:
-    return Offer(follows.names, follows.must_call, follows.one_at_a_time, nudge=nudge)
+def _nudged(offer: Offer, nudge: str) -> Offer:
+    return Offer(offer.names, offer.must_call, offer.one_at_a_time, nudge=nudge)
 
 
 # A turn
@@ -303,11 +309,11 @@ class RuleGuide:
         self._has_later_message = has_later_message
         self._called = [*called]
         self._state = RuleState(tuple(rules), self._called, tuple(attached), style)
-        self._places: dict[str, int] = {}  # call id -> where it is among the called
+        self._indices: dict[str, int] = {}  # call id -> its index among the called
         self._reply: dict[str, JudgedCall] = {}  # the calls of the reply, by id
         self._bad_replies = 0
         self._steps = 0
-        self._is_resumed = False  # the reply is one of an earlier turn, which has counted it
+        self._is_resumed = False  # an earlier turn has made the reply, and has counted its step
 
     def offer(self) -> Offer:
         return self._state.offer()
@@ -332,7 +338,7 @@ class RuleGuide:
             goes_on=_is_true(call.asides.get(HEARTBEAT)),
         )
         if is_run:
-            self._places[call.id] = len(self._called)
+            self._indices[call.id] = len(self._called)
             self._called.append(CalledTool(call.name, result=None))
         return verdict
 
@@ -347,11 +353,11 @@ class RuleGuide:
         self._reply[result.call_id] = JudgedCall(name, has_run=not is_denied, goes_on=True)
 
     def take_result(self, result: ToolResult) -> None:
-        place = self._places.get(result.call_id)
-        if place is None:
+        index = self._indices.get(result.call_id)
+        if index is None:
             return
-        name, has_failed = self._called[place].name, result.status == "error"
-        self._called[place] = CalledTool(name, result.status, result.content)
+        name, has_failed = self._called[index].name, result.status == "error"
+        self._called[index] = CalledTool(name, result.status, result.content)
         judged = self._reply[result.call_id]
         self._reply[result.call_id] = JudgedCall(name, has_failed=has_failed, goes_on=judged.goes_on)
 
@@ -359,26 +365,26 @@ class RuleGuide:
         self._steps += not self._is_resumed
         self._is_resumed = False
         reply, self._reply = [*self._reply.values()], {}
-        follows = self._after(reply)
-        fault = self._fault_of(reply, follows)
+        next_step = self._advance(reply)
+        fault = self._fault_in(reply, next_step)
         self._bad_replies = 0 if fault is None else self._bad_replies + 1
-        return follows if fault is None or self._bad_replies < BAD_REPLIES else Stop(fault)
+        return next_step if fault is None or self._bad_replies < BAD_REPLIES else Stop(fault)
 
-    def _after(self, reply: Sequence[JudgedCall]) -> Offer | Stop:
+    def _advance(self, reply: Sequence[JudgedCall]) -> Offer | Stop:
         if self._has_later_message:
             self._has_later_message = False
             self._called.clear()
             return self.offer()
         return self._state.decide_next(reply, is_last=self._steps >= self._max_steps)
 
-    def _fault_of(self, reply: Sequence[JudgedCall], follows: Offer | Stop) -> StopReason | None:
-        """Returns what is wrong with a reply; None if nothing is. follows: what comes after it."""
+    def _fault_in(self, reply: Sequence[JudgedCall], next_step: Offer | Stop) -> StopReason | None:
+        """Returns the fault for which a reply can end the turn; None if it has none. next_step: the step after it."""
         if not reply:
-            has_to_call = isinstance(follows, Offer) and bool(follows.nudge)
+            has_to_call = isinstance(next_step, Offer) and bool(next_step.nudge)
             return StopReason.NO_TOOL_CALL if has_to_call else None
         if any(call.has_run for call in reply):
             return None
-        # Refused calls would let the turn go on to the limit of its steps; this ends it before.
+        # Refused calls would let the turn go on to the limit of its steps. `BAD_REPLIES` such replies end it before.
         is_readable = all(call.is_readable for call in reply)
         return StopReason.MAX_STEPS if is_readable else StopReason.BAD_TOOL_CALL
 

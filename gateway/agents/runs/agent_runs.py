@@ -127,8 +127,8 @@ class AgentRuns:
         self._receipts, self._limiter = accounting.receipts, accounting.limiter
         self.keeper = keeper
         self._with_client = _RunServices(failover, turns)
-        patient = replace(turns.limits, commit_wait_s=DISK_WAIT_S, keep_alive_s=0.0)
-        self._without_client = _RunServices(background, replace(turns, limits=patient))
+        patient_limits = replace(turns.limits, commit_wait_s=DISK_WAIT_S, keep_alive_s=0.0)
+        self._without_client = _RunServices(background, replace(turns, limits=patient_limits))
         self._run_starter = RunStarter(keeper, turns.pending, self._tools_of)
         # The tools that were defined over REST.
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
@@ -167,7 +167,7 @@ class AgentRuns:
         await self._admit(self._route_send(run_request), receipt)
 
     async def admit_call(self, receipt: Receipt, call: PlannedCall) -> None:
-        """Asks the limits for a call of a model that is no run's. Raises: LimitReached."""
+        """Asks the limits for a call of a model outside of runs. Raises: LimitReached."""
         await self._limiter.admit(receipt, call)
         await self._limiter.admit_step(receipt, call)
 
@@ -201,23 +201,23 @@ class AgentRuns:
                 earlier = await match_earlier_send(self.keeper.store, marks, accepted.replaces)
                 send = _in_place_of(send, earlier)
         reading = run_request.reading
-        memory = 0 if reading is None else reading.memory
-        kind = "sleeptime" if memory else "run"
+        read_memory = 0 if reading is None else reading.memory
+        kind = "sleeptime" if read_memory else "run"
         project, key = run_request.scope.project, run_request.forwarded.key
-        with suppress(RunOver), self._receipts.work(project, memory, kind, key=key) as receipt:
+        with suppress(RunOver), self._receipts.work(project, read_memory, kind, key=key) as receipt:
             await self._answer(send, ticket, _RunOutput(view_maker_of, sink, receipt))
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
-        """Refuses what could not run later either. Raises: BadRequest, UnknownModel."""
+        """Refuses a send that could not run in the background. Raises: BadRequest, UnknownModel."""
         agent_route(self._settings, run_request.spec)
-        if callback is not None and (why := self.foreign.host_refusal(callback)) is not None:
-            raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
+        if callback is not None and (refusal := self.foreign.host_refusal(callback)) is not None:
+            raise BadRequest(f"The URL cannot be called: {refusal}.", param="callback_url")
 
     def _route_send(self, run_request: RunRequest, *, is_answered: bool = True) -> RoutedSend:
         """Returns a send with its route. Raises: UnknownModel.
 
-        is_answered: a model is to answer the send. If none is, the agent's model need not be known: then the route
-            leads nowhere, and the context window is unknown.
+        is_answered: a model is to answer the send. Otherwise the agent's model may be unknown; then the route leads
+            nowhere, and the context window is unknown.
         """
         try:
             route = agent_route(self._settings, run_request.spec)
@@ -238,7 +238,7 @@ class AgentRuns:
         )
 
     async def preview(self, run_request: RunRequest) -> Prompt:
-        """Returns the prompt that a send goes on from, as it would be now. Raises: StoreError."""
+        """Returns the prompt that the model would get now, with the messages of a send. Raises: StoreError."""
         keeper = self.keeper
         send = self._route_send(run_request, is_answered=False)
         request = self._memory_request(send, QueueTicket())
@@ -252,7 +252,7 @@ class AgentRuns:
         """Returns what memory is asked for a send.
 
         ticket: in the queue of its conversation.
-        target: the upstream that answers the send; None where none does.
+        target: the upstream that answers the send; None: no upstream does.
         """
         return MemoryRequest(
             send.request,
@@ -281,11 +281,9 @@ class AgentRuns:
         store = self.keeper.store
         try:
             agent = await store.agents.find(scope)
-            stored = (
-                None
-                if agent is None
-                else await store.stored_paths.conversation(agent, uid or DEFAULT_CONVERSATION)
-            )
+            if agent is None:
+                return False
+            stored = await store.stored_paths.conversation(agent, uid or DEFAULT_CONVERSATION)
         except StoreError:
             return False
         return stored is not None and bool(stored.last_exchange)
@@ -297,8 +295,8 @@ class AgentRuns:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
         window = self._with_client.failover.context_windows.with_known_window(call.route.first).context_window
         messages = tuple(from_client(each, window) for each in new_messages(request.messages))
-        spoken = len(request.messages) - first_after_system(request.messages)
-        receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {spoken}"
+        spoken_count = len(request.messages) - first_after_system(request.messages)
+        receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {spoken_count}"
         if not messages:
             raise BadRequest(
                 "There is nothing new in `messages`: what follows the last assistant message is appended.",
@@ -389,14 +387,14 @@ class AgentRuns:
     async def _find_earlier(self, send: RoutedSend) -> EarlierSend | None:
         """Returns the earlier send that this send repeats, or None."""
         agent = await self._agent_of(send)
-        name = send.conversation_name
+        conversation_name = send.conversation_name
         if not agent.is_stored or not (send.otid or send.is_retry):
             return None
-        # The end of a run is perhaps not on disk yet if its client has left.
+        # If the client of a run has left, the end of the run may not be on disk yet.
         await self._with_client.turns.wait_written(send.scope)
-        if send.heard is not None and any(m.get("role") == "user" for m in send.messages):
-            # If a list has the answer to the same words, its client has got it: then these words are another send.
-            end = await conversation_end(self.keeper.store, agent, name)
+        if send.heard is not None and any(message.get("role") == "user" for message in send.messages):
+            # A client whose list has the answer to the same words has got that answer, so these words are a new send.
+            end = await conversation_end(self.keeper.store, agent, conversation_name)
             path = () if end is None else end.path
             hasher = MessageHasher(agent.secret)
             initial = send.spec.initial_messages
@@ -404,10 +402,10 @@ class AgentRuns:
             if not count:
                 return None
             send = replace(send, messages=send.messages[-count:])
-        marks = SendMarks(agent, name, send, otid_digest(agent, name, send.otid))
+        marks = SendMarks(agent, conversation_name, send, otid_digest(agent, conversation_name, send.otid))
         run = await find_candidate_run(self.keeper.store, marks, self.keeper.now())
         if run is not None and not run.is_over:
-            run = await self._abandoned.end_if_abandoned(run, (agent.uid, name))
+            run = await self._abandoned.end_if_abandoned(run, (agent.uid, conversation_name))
         if run is None or not run.is_over:
             return None
         return await match_earlier_send(self.keeper.store, marks, run)
@@ -470,8 +468,8 @@ class AgentRuns:
             send.request, send.forwarded, send.identity, send.spec, send.route, ConversationKind.AGENT,
             output.view_maker_of(_run_start(memory, prompt, send.accepted)), output.sink, receipt, "on",
         )  # fmt: skip
-        ends = StopReason.SYSTEM_OVERFLOW if send.shows_steps and await is_overfull(prompt) else None
-        turn = self._turn(send, beginning, call, attempts, ends)
+        stop = StopReason.SYSTEM_OVERFLOW if send.shows_steps and await is_overfull(prompt) else None
+        turn = self._turn(send, beginning, call, attempts, stop)
         try:
             status = await self.live.perform(turn, memory)
         finally:
@@ -493,9 +491,9 @@ class AgentRuns:
         beginning: RunBeginning,
         call: ChatCall,
         attempts: Attempts,
-        ends: StopReason | None,
+        stop: StopReason | None,
     ) -> TurnRun:
-        """Returns the turn that a run is. ends: as in `RunTerms`."""
+        """Returns the turn of a run. stop: why it ends before the model is asked; None: the model is asked."""
         memory, prompt = beginning.memory, beginning.prompt
         return TurnRun(
             call,
@@ -507,7 +505,7 @@ class AgentRuns:
             terms_of(send, prompt),
             RunTerms(
                 None if beginning.resumed is None else beginning.resumed.calls,
-                ends,
+                stop,
                 partial(self._admit_step, send, call.receipt),
                 is_resumable=send.accepted is not None,
             ),
@@ -520,7 +518,7 @@ class AgentRuns:
     async def _end(
         self, run: Run, state: RunState, stop: StopReason, error_message: str = "", job: Job | None = None
     ) -> Run:
-        """Ends a run now, if it has not ended. Returns it as it is then."""
+        """Ends a run now, if it has not ended. Returns the run as it is then."""
         return await self.keeper.store.runs.end_run(
             run.agent_row, run.id, state, stop, self.keeper.now(), error_message=error_message, job=job
         )
@@ -583,15 +581,15 @@ def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) 
 
 
 def _new_summary(context: MemoryContext, prompt: Prompt) -> Summary | None:
-    """Returns the summary that a prompt begins with, if the one before did not."""
-    id = prompt.window.summary_id
-    if id in (0, prompt.eviction.in_use):
+    """Returns the summary with which a prompt begins; None if the previous prompt began with it as well."""
+    summary_id = prompt.window.summary_id
+    if summary_id in (0, prompt.eviction.in_use):
         return None
-    return next((each for each in context.summaries or () if each.id == id), None)
+    return next((each for each in context.summaries or () if each.id == summary_id), None)
 
 
 def _error_for(error: StoreError) -> Exception:
-    """Returns the error for the caller: NotFound as it is, else that memory is not available."""
+    """Returns the error for the caller: UnknownId for NotFound, MemoryUnavailable for any other."""
     if isinstance(error, NotFound):
         return UnknownId(sentence(error.message), param="conversation_id")
     if not is_known(error):
