@@ -37,8 +37,8 @@ from gateway.core.conversation.tree import (
 from gateway.core.words import transcript_words
 from storage.records import Atom, Exchange, State, message_key
 
-# Of question and reply together, white space aside: "Hi" and "Hello" are in many messages that quote nothing. No
-# measurement.
+# A quoted turn has at least so many characters, white space aside: "Hi" and "Hello" are in many messages that quote
+# nothing. No measurement.
 _MIN_QUOTE_CHARS = 16
 
 
@@ -49,7 +49,7 @@ class Plan(Struct, frozen=True):
     match: Match
     # Indices of the list's new messages.
     new_indices: tuple[int, ...]
-    # None for a new conversation.
+    # The row of the conversation; None: the request begins one.
     conversation_row: int | None
     # The exchange that the turn will write. It has the id 0 until then.
     exchange: Exchange
@@ -77,7 +77,7 @@ class Plan(Struct, frozen=True):
 
     @property
     def is_inactive(self) -> bool:
-        """The exchange takes no other one's place, and is active only once a later turn follows it."""
+        """The exchange takes the place of no other exchange, and is active only once a later turn follows it."""
         return self.is_quote or self.query.mode is MemoryUse.APART
 
     @property
@@ -90,7 +90,7 @@ class Plan(Struct, frozen=True):
 
 
 class _Continuation(NamedTuple):
-    """The place from which a request goes on, and what of its list is new there. The fields are those of `Plan`."""
+    """The place from which a request goes on, and its new messages. The fields are those of `Plan`."""
 
     match: Match
     new_indices: tuple[int, ...]
@@ -176,16 +176,15 @@ def lowest_change_depth(tree: Tree, plan: Plan) -> int | None:
     match_point = plan.match.match_point
     if match_point is None:
         return None
-    changed = [
-        exchange for a in plan.amendments for exchange in [tree.get(a.exchange_row)] if exchange is not None
-    ]
-    return min(exchange.depth for exchange in (match_point, tree.turn_start(match_point), *changed))
+    amended = [tree.get(amendment.exchange_row) for amendment in plan.amendments]
+    changed = [match_point, tree.turn_start(match_point), *(each for each in amended if each is not None)]
+    return min(exchange.depth for exchange in changed)
 
 
 def new_exchange(
     query: Query, match_point: Exchange | None, pending: Sequence[WireMessage], new_indices: Sequence[int]
 ) -> Exchange:
-    """Returns the exchange of this request, with a temporary id that no stored one has."""
+    """Returns the exchange of this request, with a temporary id that no stored exchange has."""
     listing, hasher = query.listing, query.listing.hasher
     inputs = [hasher.atoms(m) for m in pending] + [listing.atoms[i] for i in new_indices]
     media = [hasher.media_digest(m) for m in pending] + [listing.media_digest(i) for i in new_indices]
@@ -260,17 +259,17 @@ def _repeats_off_record(
     follows_head: bool,
 ) -> bool:
     """Returns whether a turn that was off the record is asked again, or gets results of its tools."""
-    before = [other for other in rivals if is_asked_again(tree, other, exchange, follows_head=follows_head)]
+    repeated = [other for other in rivals if is_asked_again(tree, other, exchange, follows_head=follows_head)]
     if match_point is not None and not any(map(is_user, exchange.inputs)):
-        before.append(match_point)
-    return any(map(is_forgotten, before))
+        repeated.append(match_point)
+    return any(map(is_forgotten, repeated))
 
 
 def is_asked_again(tree: Tree, other: Exchange, exchange: Exchange, *, follows_head: bool) -> bool:
     """Returns whether a request repeats another at its position, so that both are on or off the record together.
 
-    A request that is off the record does not count where the client sends new messages alone: there each request
-    decides for itself. Nor does one count that began later, to ask about the same message.
+    If the client sends new messages alone, a request off the record does not count, since each request decides for
+    itself. A request off the record that began later, to ask about the same message, does not count either.
     """
     lacks_content = other.state is State.OFF and (follows_head or other.begun > exchange.begun)
     return tree.is_same_input(other, exchange) and not lacks_content
@@ -293,16 +292,16 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
         and exchange.reply
         and not is_tombstone(exchange)
     ]
-    last = max(
+    last_exchange = max(
         (exchange for exchange in answered if tree.is_active(exchange, is_named=True)),
         key=lambda exchange: (tree.touched_at(exchange), exchange.begun, exchange.id),
         default=None,
     )
-    if last is None:
+    if last_exchange is None:
         return False
-    tree.group_for_loading((tree.turn_start(last), last))
-    question = tree.question(last)
-    reply = without_space(text_of(tree.content(last).shown_reply or {}))
+    tree.group_for_loading((tree.turn_start(last_exchange), last_exchange))
+    question = tree.question(last_exchange)
+    reply = without_space(text_of(tree.content(last_exchange).shown_reply or {}))
     if not question or not reply or len(question) + len(reply) < _MIN_QUOTE_CHARS:
         return False
     text_before, quoted, text_after = without_space(text_of(spoken[0])).partition(question)
@@ -316,28 +315,28 @@ def find_redactions(
     pending_count: int,
     rivals: Iterable[Exchange],
 ) -> frozenset[int]:
-    """Returns the indices of those messages of an exchange that must not be stored; the last one is never among them.
+    """Returns the indices of the messages of an exchange that must not be stored. The last message is never among them.
 
-    Such a message matches something that was forgotten, or answers a message that does. The first `pending_count`
-    messages are on the record, and so are messages that a rival has stored.
+    Such a message equals a forgotten message, or answers such a message. The first `pending_count` messages are on the
+    record, and so are messages that a rival has stored.
     """
     tombs = _tombstone_atoms(tree, exchange.begun)
     if not tombs and not tree.tombs:
         return frozenset()
     recorded = recorded_indices(exchange, rivals)
-    gone = {
+    forgotten = {
         i
         for i, atoms in enumerate(exchange.inputs[:-1])
         if i >= pending_count and ((i not in recorded and atoms in tombs) or message_key(atoms) in tree.tombs)
     }
-    return frozenset(with_answers(gone, messages[:-1]))
+    return frozenset(with_answers(forgotten, messages[:-1]))
 
 
-def with_answers(gone: Container[int], messages: Sequence[WireMessage]) -> set[int]:
-    """Returns the indices of messages that are gone, and of all that answers them, up to the user's next message."""
+def with_answers(forgotten: Container[int], messages: Sequence[WireMessage]) -> set[int]:
+    """Returns the indices of forgotten messages and of their answers, up to the user's next message."""
     redactions: set[int] = set()
     for i, message in enumerate(messages):
-        if i in gone or (i - 1 in redactions and message.get("role") != "user"):
+        if i in forgotten or (i - 1 in redactions and message.get("role") != "user"):
             redactions.add(i)
     return redactions
 
@@ -361,7 +360,7 @@ def _find_omitted(
     """Returns the front of the match point's path that the client left out before its list."""
     assert match.match_point is not None  # else the list continues nothing
     elements = as_they_came_back(tree.elements(match.match_point), listing, amendments)
-    front = [a for el in elements[:-1] for a in el.atoms]
+    front = [atom for element in elements[:-1] for atom in element.atoms]
     if front and listing.flat(len(listing))[: len(front)] == front:
         # The list begins where the path begins, though the path may have the same messages twice.
         return []
@@ -371,17 +370,17 @@ def _find_omitted(
 def as_they_came_back(
     elements: Iterable[PathElement], listing: HashedList, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
-    """Returns a path with its replies in the form in which they came back. A cancelled reply may have come back too."""
+    """Returns a path with its replies, also cancelled ones, in the form in which they came back."""
     replies = {a.exchange_row: range(*a.reply) for a in amendments if a.reply}
     path: list[PathElement] = []
     for element in elements:
         exchange = element.exchange
         if element.position >= 0 or exchange.id not in replies:
             path.append(element)
-        if exchange.id in replies and element.position == (
-            len(exchange.inputs) - 1 if exchange.reply is None else -1
-        ):
-            atoms = tuple(a for i in replies[exchange.id] for a in listing.atoms[i])
+        # An exchange without a stored reply ends with its last input.
+        last_position = len(exchange.inputs) - 1 if exchange.reply is None else -1
+        if exchange.id in replies and element.position == last_position:
+            atoms = tuple(atom for i in replies[exchange.id] for atom in listing.atoms[i])
             path.append(PathElement(exchange, -1, atoms, exchange.offset + len(flat(exchange))))
     return path
 

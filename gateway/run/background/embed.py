@@ -52,21 +52,21 @@ TEXT_CHARS = 800
 BATCH_TEXTS = 64
 # Chosen: a local table answers in less than one millisecond, unless the machine has no time at all.
 LOCAL_WAIT_MS = 20.0
-# After failures in a row no question is asked for a while, as of an upstream that fails.
+# After failures in a row the embedder gets no question for a while, as an upstream that fails gets no requests.
 _QUESTION_POLICY = Policy()
 # The local embedder is asked again sooner: when it was late, the machine was busy.
 _LOCAL_QUESTION_POLICY = replace(_QUESTION_POLICY, breaker_s=1.0)
 # How long no memory is embedded after failures in a row.
 PAUSE_S = 30.0
-# How many failures these are. One among many means nothing: with a pause after each, an embedder that fails one call in
-# fifty would never catch up with a busy gateway.
+# How many failures these are. A single failure means nothing: with a pause after each, an embedder that fails one call
+# in fifty would never catch up with a busy gateway.
 MAX_FAILURES = 2
-# Statuses of a refusal for the text's sake: it is too long in the embedder's own counting, or filtered.
+# Statuses of a refusal because of the text: it is too long in the embedder's own counting, or filtered.
 _TEXT_REFUSED_STATUSES = (400, 413, 422)
 
 
 def embedder_route(settings: Settings) -> Route | None:
-    """Returns the route of memory.embedder; None: none is named, or it is local. Raises: SettingsError."""
+    """Returns the route of memory.embedder; None: no embedder is named, or it is local. Raises: SettingsError."""
     model = settings.memory.embedder
     if model is None or model == LOCAL_EMBEDDER:
         return None
@@ -106,14 +106,14 @@ class EmbeddingService:
 
         now: seconds since the epoch.
         concurrency: the most calls at a time.
-        meter: None: what is used is not counted.
-        kind: of the embedder's upstream, in the settings.
+        meter: counts the tokens that are used; None: they are not counted.
+        kind: the kind of the embedder's upstream, in the settings.
         """
         self._kind = kind
         self.embedder = embedder
         self._store = store
         self._wait_ms = LOCAL_WAIT_MS if embedder.is_local else float(settings.embedder_wait_ms)
-        # The local one costs nothing.
+        # The local embedder costs nothing.
         daily_tokens = 0 if embedder.is_local else settings.background_daily_tokens
         self._meter = meter
         self._budget = None if meter is None else DailyBudget(meter, now, daily_tokens, count_call)
@@ -124,8 +124,8 @@ class EmbeddingService:
         # Vectors of baseline texts (gateway.core.memory.baseline_texts); None: they are still to be made.
         self._baseline: Sequence[bytes] | None = None
         self._policy = _LOCAL_QUESTION_POLICY if embedder.is_local else _QUESTION_POLICY
-        # The health of the embedder as questions find it. Those with a short wait (voice agents) have their own, since
-        # an answer that is late for them is in time for the others.
+        # The health of the embedder as questions find it. Questions with a short wait (of voice agents) have a health
+        # of their own, since an answer that is too late for them is in time for other questions.
         self._health, self._hurried_health = EndpointHealth(), EndpointHealth()
         # Jobs do not call the embedder before this time.
         self._paused_until = 0.0
@@ -150,9 +150,9 @@ class EmbeddingService:
     async def warm(self) -> None:
         """Embeds the baseline texts, so that the first question does not wait for files or connections to open."""
         try:
-            made = await self._embed(BASELINE_TEXTS, CALL_S)
-            self._meter_call(0, made)  # it is for no memory
-            self._baseline = made.vectors
+            embedded = await self._embed(BASELINE_TEXTS, CALL_S)
+            self._meter_call(0, embedded)  # the call is for no memory
+            self._baseline = embedded.vectors
         except Exception as error:
             # Jobs will try again.
             why = error.message if isinstance(error, ProviderError) else repr(error)
@@ -178,7 +178,7 @@ class EmbeddingService:
     async def run_job(self, job: JobContext) -> None:
         """Embeds the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
         vectors, name = self._store.vectors, self.embedder.name
-        # Vectors stand in the order of the search index, which therefore comes first.
+        # Vectors are in the order of the search index, so the index is made first.
         while await self._store.search_index.advance(job.agent_row):
             pass
         unembedded = await vectors.read_unembedded(job.agent_row, name)
@@ -190,7 +190,7 @@ class EmbeddingService:
         try:
             if self._baseline is None:
                 self._baseline = await self._call(unembedded.agent, BASELINE_TEXTS)
-            added = await self._embed_messages(unembedded)
+            new_vectors = await self._embed_messages(unembedded)
         except Postponed:
             raise
         except JobFailed:
@@ -199,7 +199,7 @@ class EmbeddingService:
                 self._paused_until = self._clock() + PAUSE_S
             raise
         self._failures = 0
-        add = vectors.add_effect(unembedded, added)
+        add = vectors.add_effect(unembedded, new_vectors)
 
         async def add_and_go_on(connection: Connection) -> None:
             if await add(connection):
@@ -208,23 +208,25 @@ class EmbeddingService:
         await job.finish(add_and_go_on)
 
     async def _embed_messages(self, unembedded: Unembedded) -> dict[int, bytes]:
-        """Returns vectors by the messages' numbers, without those that the embedder refuses."""
-        added: dict[int, bytes] = {}
+        """Returns vectors by the messages' numbers, without messages that the embedder refuses."""
+        vectors: dict[int, bytes] = {}
         for start in range(0, len(unembedded.messages), BATCH_TEXTS):
             batch = unembedded.messages[start : start + BATCH_TEXTS]
             texts = [_text_to_embed(m.text) for m in batch]
-            made = await self._embed_texts(unembedded.agent, texts)
-            added.update({m.seq: data for m, data in zip(batch, made, strict=True) if data is not None})
-        if len({len(data) for data in added.values()}) > 1:
+            batch_vectors = await self._embed_texts(unembedded.agent, texts)
+            for message, vector in zip(batch, batch_vectors, strict=True):
+                if vector is not None:
+                    vectors[message.seq] = vector
+        if len(set(map(len, vectors.values()))) > 1:
             raise JobFailed("the embedder gave vectors of different lengths")
-        return added
+        return vectors
 
     async def _embed_texts(self, agent: Agent, texts: Sequence[str]) -> list[bytes | None]:
         """Returns the vector of each text; None for a text that the embedder refuses. Raises: JobFailed, Postponed."""
         try:
             return list(await self._call(agent, texts))
         except _RefusedText:
-            # If it refuses these as well, the cause is not the texts, but the settings or the account: the job fails.
+            # If the embedder refuses the baseline texts as well, the settings or the account are wrong: the job fails.
             await self._call(agent, BASELINE_TEXTS)
         if len(texts) == 1:
             return [None]
@@ -238,7 +240,7 @@ class EmbeddingService:
         return vectors
 
     async def _call(self, agent: Agent, texts: Sequence[str]) -> Sequence[bytes]:
-        """Makes vectors of some texts. Raises: _RefusedText: of these texts; JobFailed, Postponed."""
+        """Makes the vectors of texts. Raises: _RefusedText: the embedder refuses the texts; JobFailed, Postponed."""
         async with self._slots:
             project = agent.scope.project
             if self._budget is not None:
@@ -265,21 +267,21 @@ class EmbeddingService:
             return embeddings.vectors
 
     async def _embed(self, texts: Sequence[str], wait_s: float) -> Embedded:
-        """Calls the embedder; one of an upstream as a call in the receipt of what is under way.
+        """Calls the embedder. A call of an upstream is added to the receipt of the request or job under way.
 
         Raises: TimeoutError; ProviderError.
         """
         if self.embedder.is_local:
             async with asyncio.timeout(wait_s):
                 return await self.embedder.embed(texts)
-        # The embedder makes its request by itself: of that its path alone is known.
+        # The embedder makes its request by itself. Only the path of the request is known here.
         request = ModelRequest(b"", path="/embeddings")
         call = begin_memory_call(request, self._upstream, self._kind, self._model)
         try:
             async with asyncio.timeout(wait_s):
-                made = await self.embedder.embed(texts)
-            call.status, call.counts = 200, TokenCounts(made.tokens)
-            return made
+                embedded = await self.embedder.embed(texts)
+            call.status, call.counts = 200, TokenCounts(embedded.tokens)
+            return embedded
         except TimeoutError:
             call.failure = "timeout"
             raise
@@ -295,10 +297,11 @@ class EmbeddingService:
         finally:
             call.end()
 
-    def _meter_call(self, agent_row: int, made: Embedded) -> None:
-        """Counts what a call has used for a memory, which no budget bounds. agent_row: 0: of no memory."""
-        if made.tokens and self._meter is not None:
-            self._meter.add_background("", agent_row, self._upstream, self._model, TokenCounts(made.tokens))
+    def _meter_call(self, agent_row: int, embedded: Embedded) -> None:
+        """Counts the tokens of a call that no budget bounds. agent_row: the memory's row; 0: it was for no memory."""
+        if embedded.tokens and self._meter is not None:
+            counts = TokenCounts(embedded.tokens)
+            self._meter.add_background("", agent_row, self._upstream, self._model, counts)
 
     # -- a question
 
@@ -306,10 +309,10 @@ class EmbeddingService:
         """Returns the vector of a question; None: it came too late, or no memory has vectors yet.
 
         agent_rows: the rows of the memories that are searched; the call is counted for the first.
-        wait_ms: at most; the embedder's own bound may be shorter.
+        wait_ms: the longest wait; the embedder's own bound may be shorter.
         """
         wait_ms = min(wait_ms, self._wait_ms)
-        # One that the embedder refuses as too long would be searched for by words alone.
+        # Shortened, since the embedder may refuse a long question.
         query = make_query(query)
         health = self._hurried_health if wait_ms < self._wait_ms / 2 else self._health
         name = self.embedder.name
@@ -319,23 +322,23 @@ class EmbeddingService:
             try:
                 if not await self._store.vectors.has(agent_rows, name):
                     return None
-                made = await self._embed([query], wait_ms / 1000)
-                self._meter_call(agent_rows[0], made)
-                data = made.vectors[0]
+                embedded = await self._embed([query], wait_ms / 1000)
+                self._meter_call(agent_rows[0], embedded)
+                data = embedded.vectors[0]
                 vector = Vector(name, data, *self._compare_baseline(data))
             except Exception as error:
-                # Whatever went wrong, the question can be answered without vectors.
+                # The question can be answered without vectors, whatever the error is.
                 self._note_failure(health, error, wait_ms)
                 return None
         health.record_success(name)
         return vector
 
     def _note_failure(self, health: EndpointHealth, error: Exception, wait_ms: float) -> None:
-        """Notes why a question got no vector. After failures in a row, or with a Retry-After, questions rest."""
+        """Notes why a question got no vector. After failures in a row, or a Retry-After, no question is embedded."""
         retry_after_s = None
         match error:
             case StoreError():
-                return  # the search by words meets the same, and reports it
+                return  # the search by words meets the same error, and logs it
             case ProviderRefused(status=status) if status in _TEXT_REFUSED_STATUSES:
                 _log.info(
                     "The embedder refused a question with status %d; memory was searched by words alone.",
@@ -355,7 +358,7 @@ class EmbeddingService:
             _log.warning("Memory is searched by words alone until the embedder answers again: %s", why)
 
     def _compare_baseline(self, data: bytes) -> tuple[float, float]:
-        """Returns the mean and standard deviation of its similarity to the baseline; a deviation of 0: not known."""
+        """Returns the mean and standard deviation of a vector's similarity to the baseline; 0, 0: not known."""
         if self._baseline is None or len(self._baseline[0]) != len(data):
             # The embedder's vectors have another length than before: the next job embeds the baseline again.
             self._baseline = None
@@ -364,8 +367,8 @@ class EmbeddingService:
         import numpy as np
 
         baseline = np.frombuffer(b"".join(self._baseline), "<f4").reshape(len(self._baseline), -1)
-        alike = np.einsum("ij,j->i", baseline, np.frombuffer(data, "<f4"))
-        return float(alike.mean()), float(alike.std())
+        similarities = np.einsum("ij,j->i", baseline, np.frombuffer(data, "<f4"))
+        return float(similarities.mean()), float(similarities.std())
 
 
 class _RefusedText(JobFailed):
@@ -373,7 +376,7 @@ class _RefusedText(JobFailed):
 
 
 def _text_to_embed(text: str) -> str:
-    """Returns what is embedded of a text, cut between words."""
+    """Returns the part of a text that is embedded, cut between words."""
     text = " ".join(text[: 4 * TEXT_CHARS].split())
     if len(text) <= TEXT_CHARS:
         return text

@@ -34,11 +34,11 @@ from gateway.run.memory.recall_result import RecallResult
 
 
 class EndpointForm(Struct, frozen=True):
-    """How a request has to look for one endpoint."""
+    """The form that a request has to have for one endpoint."""
 
     # Fields of the client that are not for an upstream.
     consumed: tuple[str, ...] = ()
-    # Those that its dialect has no place for.
+    # Fields of the client for which the upstream's dialect has no place.
     untranslatable: tuple[str, ...] = ()
     # Indices of the developer messages, whose role the upstream calls `system`.
     as_system: tuple[int, ...] = ()
@@ -58,7 +58,7 @@ class EndpointForm(Struct, frozen=True):
     asks_usage: bool = False
     # Indices of the replies, among those of `ChatRequest.reply_models`, that another model made.
     foreign_replies: frozenset[int] = frozenset()
-    # Indices of the messages with files that it cannot read.
+    # Indices of the messages with files that the model cannot read.
     unreadable_files: frozenset[int] = frozenset()
     # Indices of the replies, among those of `ChatRequest.reply_models`, that have nothing in them.
     empty_replies: frozenset[int] = frozenset()
@@ -69,7 +69,7 @@ class EndpointForm(Struct, frozen=True):
         return self.foreign_replies | self.unreadable_files | self.empty_replies
 
 
-# The effort where thoughts are asked for without one; OpenAI's models take it for that, too.
+# The effort if thoughts are asked for without one. OpenAI's models have the same default.
 _DEFAULT_EFFORT: Final = "medium"
 _NO_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -80,19 +80,19 @@ class Prompt(Struct, frozen=True):
     request: ChatRequest
     target: Target
     form: EndpointForm = field(default_factory=EndpointForm)
-    # What the gateway appends to the leading system message: the agent's own prompt and the memory section. The summary
-    # that follows them is in `window`.
+    # The text that the gateway appends to the leading system message: the agent's own prompt and the memory section.
+    # The summary that follows them is in `window`.
     system: str = ""
     # The definitions of the gateway's tools.
     tools: Sequence[dict[str, Any]] = ()
     composition: Composition = field(default_factory=Composition)
-    # What may leave the window, and what has left it; empty where the prompt is short.
+    # The messages that may leave the window or have left it; empty if the prompt is short.
     eviction: Eviction = field(default_factory=Eviction)
     window: FittedWindow = field(default_factory=FittedWindow)
     # The memory section that `system` ends with.
     section: Section = field(default_factory=lambda: NO_SECTION)
-    # The notes of the new messages, by their index among these, which are written with the turn. `composition` has all
-    # notes that the prompt shows, those of earlier messages too.
+    # The notes of the new messages, by the index among these. They are written with the turn. (`composition` has all
+    # notes that the prompt shows, also those of earlier messages.)
     new_notes: Mapping[int, str] = field(default_factory=dict)
     recall: RecallResult = field(default_factory=RecallResult)
     # The gateway's tools stand before the client's. They change less, and a provider's cache begins with the tools.
@@ -101,7 +101,7 @@ class Prompt(Struct, frozen=True):
     needs_usage: bool = False
     # Indices of the request's messages that are sent without the media that an upstream would have to fetch.
     without_media: frozenset[int] = frozenset()
-    # Something before the conversation's messages may differ from the request before.
+    # The text before the conversation's messages may differ from that of the last request.
     changes_prefix: bool = False
 
     def client_message(self, index: int) -> WireMessage:
@@ -120,8 +120,8 @@ class Prompt(Struct, frozen=True):
         """Returns the prompt without memory section, notes and summary; None: the prompt has none of them."""
         section, composition = self.section.without_blocks(), self.composition.without_notes()
         system = self.system if section is self.section else section.text
-        fitting = self.window.fitting_notes(self.composition)
-        if not (fitting or self.window.summary or system != self.system):
+        has_notes = bool(self.window.fitting_notes(self.composition))
+        if not (has_notes or self.window.summary or system != self.system):
             return None
         return replace(
             self,
@@ -135,14 +135,13 @@ class Prompt(Struct, frozen=True):
         )
 
     def without_earlier_results(self) -> Prompt | None:
-        """Returns the prompt without the stored results that a reply has followed; None: the prompt has none."""
+        """Returns the prompt without the stored results before the last reply; None: the prompt has none."""
         composition = self.composition.without_results(last=False)
         if composition is self.composition:
             return None
-        fitting = self.window.replacements
-        window = replace(
-            self.window, replacements=None if fitting is None else rounds_without_results(fitting)
-        )
+        window, fitting_rounds = self.window, self.window.replacements
+        if fitting_rounds is not None:
+            window = replace(window, replacements=rounds_without_results(fitting_rounds))
         return replace(self, composition=composition, window=window, changes_prefix=True)
 
     def without_last_results(self) -> Prompt | None:
@@ -153,14 +152,14 @@ class Prompt(Struct, frozen=True):
     def without_stored_media(self) -> Prompt | None:
         """Returns the prompt without the stored media that an upstream has to fetch; None: the prompt has none."""
         inserted = self.composition.inserted
-        stored = frozenset(
+        with_media = frozenset(
             n for n in self.request.stored_messages if has_remote_media(self.request.messages[n])
         )
-        if stored <= self.without_media and not any(has_remote_media(each.message) for each in inserted):
+        if with_media <= self.without_media and not any(has_remote_media(each.message) for each in inserted):
             return None
-        remaining = [replace(each, message=without_remote_media(each.message)) for each in inserted]
-        composition = replace(self.composition, inserted=remaining)
-        return replace(self, composition=composition, without_media=stored, changes_prefix=True)
+        inserted = [replace(each, message=without_remote_media(each.message)) for each in inserted]
+        composition = replace(self.composition, inserted=inserted)
+        return replace(self, composition=composition, without_media=with_media, changes_prefix=True)
 
     @property
     def replacements(self) -> Mapping[int, list[WireMessage]]:
@@ -171,7 +170,7 @@ class Prompt(Struct, frozen=True):
         return is_mark_named((self.system, *self.window.fitting_notes(self.composition)), mark)
 
     def hides_shown_blocks(self, window: FittedWindow) -> bool:
-        """Returns whether a window leaves out what the prompt shows last of a memory block."""
+        """Returns whether a window leaves out a text of the prompt that shows a memory block last."""
         composition = self.composition
         return not window.is_whole and window.shown(composition) != WHOLE_WINDOW.shown(composition)
 
@@ -179,7 +178,7 @@ class Prompt(Struct, frozen=True):
     def offered_tools(self) -> Sequence[dict[str, Any]]:
         """The gateway's tools that go upstream.
 
-        A model that does not think with tools gets none where the client names an effort. An agent's tools take
+        A model that does not think with tools gets no tools if the client names an effort. An agent's tools take
         precedence over the effort of its definition.
         """
         request = self.request
@@ -196,15 +195,16 @@ class Prompt(Struct, frozen=True):
         """
         if self.form.effort_with_tools is None:
             return False
-        has_own = self.request.has_tools
-        return self.request.is_translated if has_own else bool(self.offered_tools)
+        if self.request.has_tools:
+            return self.request.is_translated
+        return bool(self.offered_tools)
 
     @property
     def adds_usage(self) -> bool:
-        """The gateway asks for the usage of a stream, for which the client's own request does not ask.
+        """The gateway asks for the usage of a stream, though the client's request does not.
 
-        The client's dialect may always report it, the receipt may need it, or hidden rounds share the client's limit of
-        tokens.
+        It asks if the client's dialect always reports usage, if the receipt needs it, or if hidden rounds share the
+        client's limit of tokens.
         """
         request = self.request
         if self.form.takes_usage is False or not request.stream:
@@ -257,8 +257,8 @@ class Prompt(Struct, frozen=True):
         """Returns the request's JSON, as a chat completion.
 
         hidden_rounds: the messages of this turn's rounds so far.
-        budget_tokens: what is left of the client's limit.
-        offer: what the model may call.
+        budget_tokens: the rest of the client's limit; None: not limited.
+        offer: the tools that the model may call.
         """
         edit = self.request.begin_edit()
         limit_field = self._adapt_fields(edit)
@@ -279,9 +279,9 @@ class Prompt(Struct, frozen=True):
         return edit.render()
 
     def _adapt_fields(self, edit: BodyEdit) -> str | None:
-        """Names the model, and changes the fields that it takes otherwise or not at all.
+        """Names the model, and changes the fields that it takes in another form or not at all.
 
-        Returns the field with the limit of the reply's tokens; None: there is none.
+        Returns the field with the limit of the reply's tokens; None: the request has no limit.
         """
         request, form = self.request, self.form
         if request.model != self.target.model:
@@ -302,7 +302,7 @@ class Prompt(Struct, frozen=True):
         return limit_field
 
     def _adapt_messages(self, edit: BodyEdit) -> None:
-        """Changes the client's messages that the endpoint reads otherwise."""
+        """Changes the client's messages that the endpoint takes in another form."""
         for index in self.form.as_system:
             if index not in self.window.dropped:
                 edit.set_role(index, "system")
@@ -316,7 +316,7 @@ class Prompt(Struct, frozen=True):
         return offer.fields(can_force=self.form.can_force, has_client_tools=bool(self.request.tools))
 
     def _put_additions(self, edit: BodyEdit) -> None:
-        """Puts the gateway's texts, messages and tools into the request, and takes out what is dropped."""
+        """Puts the gateway's texts, messages and tools into the request, and takes out the dropped messages."""
         dropped = self.window.dropped
         for text in (self.system, self.window.summary):
             if text:

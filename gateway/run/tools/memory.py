@@ -35,12 +35,12 @@ READ_ONLY_ERROR = "Error: this request only reads memory. Nothing was done."
 # The number of results of a search that names no limit.
 SEARCH_RESULTS = 5
 _NEWEST_EXCHANGES = 200  # that are read where a search has no query, but a time or a speaker
-# The budget of a search's results where automatic recall is switched off.
+# The budget of a search's results if automatic recall is switched off.
 DEFAULT_RESULT_TOKENS = 1000
 
 
 class SearchesPassages(Protocol):
-    """Searches an agent's own archive, and those that it has attached."""
+    """Searches an agent's own archive, and the archives that are attached to the agent."""
 
     async def searched_by(self, agent: Agent) -> Sequence[Agent]:
         """Returns the memories with the archives that an agent searches, its own first."""
@@ -48,7 +48,7 @@ class SearchesPassages(Protocol):
     async def passages(
         self, memory: Agent, query: str, wanted: PassageFilter, *, limit: int, vector: Vector | None
     ) -> Sequence[Passage]:
-        """Returns the passages of one memory, best first, or the newest where the query is blank."""
+        """Returns the passages of one memory, best first; if the query is blank, the newest passages."""
 
 
 class MemoryTools(Struct, frozen=True):
@@ -64,7 +64,7 @@ class MemoryTools(Struct, frozen=True):
     recall_tokens: int
     now: Callable[[], float]
     embed_query: EmbedQuery | None = None
-    # None: there are none but the memory's own passages.
+    # Searches archives; None: only the memory's own passages are searched.
     archives: SearchesPassages | None = None
 
     def definitions(self) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ class MemoryTools(Struct, frozen=True):
     ) -> ToolAnswer:
         """Edits a block as the path sees it.
 
-        number: the edit's among those of its call.
+        number: the number of the edit among the edits of its call.
         is_read: as for `BlockEdits.apply`.
         """
         edit = self.block_edits.apply(self._op(call_id, operation, label, arguments, number), is_read=is_read)
@@ -124,7 +124,7 @@ class MemoryTools(Struct, frozen=True):
         return ToolAnswer("Stored in archival memory.")
 
     def remember_fact(self, call_id: str, fact: str) -> ToolAnswer:
-        """Stores a fact: it is recalled by itself where it fits, and found by a search of all that is remembered."""
+        """Stores a fact. It is recalled when it fits a message, and a search of the whole memory finds it."""
         if not fact_key(fact):
             return failed_answer("Error: there is no fact to keep. Nothing was done.")
         if len(fact) > FACT_CHARS:
@@ -149,10 +149,10 @@ class MemoryTools(Struct, frozen=True):
         )
 
     async def look_up(self, lookup: Lookup) -> ToolAnswer:
-        """Searches memory. Returns a line for each hit, the best first; what is not found in a second is left out."""
+        """Searches memory. Returns a line for each hit, the best first. Searches that are late are left out."""
         hits, is_incomplete = await self._search_all(lookup)
         budget = self.recall_tokens or DEFAULT_RESULT_TOKENS
-        # Edits that are not confirmed are in no index. They come first, the newest before the others.
+        # Edits that are not confirmed are in no index. They come first, the newest edit at the top.
         newest_first = self._pending_passages(lookup)[: -lookup.limit - 1 : -1]
         lines = [
             f"- {_with_tags(each)}"
@@ -167,7 +167,7 @@ class MemoryTools(Struct, frozen=True):
         return searches.make_answer(lines, failed, is_incomplete=is_incomplete)
 
     def _pending_passages(self, lookup: Lookup) -> list[Message]:
-        """Returns what edits of this path and of this turn have stored, oldest first. They are not confirmed."""
+        """Returns the passages that unconfirmed edits of this path and this turn have stored, oldest first."""
         path = self.context.path_ids
         ops = [*(op for op in self.context.snapshot.ops if op.exchange_row in path), *self.block_edits.ops]
         stored = [
@@ -176,12 +176,12 @@ class MemoryTools(Struct, frozen=True):
         return [_pending_passage(op, n) for n, op in enumerate(stored) if lookup.matches_tags(_tags(op))]
 
     async def _search_all(self, lookup: Lookup) -> tuple[list[Message], bool]:
-        """Makes all searches at once. Returns the best of each in turn, and whether one failed or was too late."""
+        """Makes all searches at once. Returns their best hits in turns, and whether a search failed or was late."""
         agent = self.context.agent
         if not agent.scope.spans_conversations or not agent.is_stored:
             return [], False
         queries, archives = lookup.queries or ("",), self.archives
-        # The agent's own passages are searched as an archive, or with all else that its own memory has.
+        # The agent's own passages are searched as an archive, or together with the rest of its own memory.
         is_archival = archives is not None and lookup.sources == {"passage"}
         memories, has_failed = list[Agent](), False
         if archives is not None and (is_archival or (lookup.queries and "passage" in lookup.sources)):
@@ -205,7 +205,7 @@ class MemoryTools(Struct, frozen=True):
         return await asyncio.gather(*(embed(rows, query, searches.SEARCH_MS) for query in queries))
 
     async def _search_own(self, query: str, lookup: Lookup, vector: Vector | None) -> list[Message]:
-        """Returns what the agent's own memory has for one query; the newest where there is none."""
+        """Returns the hits of the agent's own memory for a query; if the query is empty, the newest messages."""
         hits = await (self._search_index(query, lookup, vector) if query else self._newest(lookup))
         seqs = [m.seq for m in hits if m.source == "passage"]
         passages = await self.store.passages.get(self.context.agent.id, seqs) if seqs else {}
@@ -221,10 +221,10 @@ class MemoryTools(Struct, frozen=True):
     ) -> list[Message]:
         """Returns the passages of one memory that answer one query."""
         assert self.archives is not None  # else no memory is searched as an archive
-        which = PassageFilter(
+        wanted = PassageFilter(
             since=lookup.since, until=lookup.until, tags=sorted(lookup.tags), needs_all_tags=lookup.needs_all
         )
-        found = await self.archives.passages(memory, query, which, limit=lookup.limit, vector=vector)
+        passages = await self.archives.passages(memory, query, wanted, limit=lookup.limit, vector=vector)
         return [
             Message(
                 p.seq,
@@ -236,11 +236,11 @@ class MemoryTools(Struct, frozen=True):
                 source="passage",
                 tags=p.tags,
             )
-            for p in found
+            for p in passages
         ]
 
     async def _search_index(self, query: str, lookup: Lookup, vector: Vector | None) -> list[Message]:
-        # Among better hits that the call has ruled out, a few that it asks for would not be seen.
+        # Filtered in the search: if better hits that the call rules out took the places, the wanted hits would be lost.
         return await self.store.recall.search(
             self.context.agent,
             query,
@@ -263,9 +263,9 @@ def _make_lookup(sources: frozenset[str], arguments: Mapping[str, Any]) -> Looku
 
 
 def _numbered_apart(hits: Sequence[Message]) -> list[Message]:
-    """Returns each hit once, passages with numbers of their own.
+    """Returns each hit once, and gives passages new numbers.
 
-    Numbers are each memory's own, and those of another's passages must not be taken for the agent's.
+    Each memory has its own numbers, so the passages of other memories could have the numbers of the agent's messages.
     """
     unique = {(m.seq, m.at, m.text): m for m in hits}.values()
     return [replace(m, seq=-n) if m.source == "passage" else m for n, m in enumerate(unique, 1)]
@@ -276,7 +276,7 @@ def _tags(op: BlockOp) -> tuple[str, ...]:
 
 
 def _pending_passage(op: BlockOp, number: int) -> Message:
-    """A passage of a turn that is not confirmed. number: in the order of the turns' edits."""
+    """Returns the passage of a turn that is not confirmed. number: its place in the order of the turns' edits."""
     text = str(orjson.loads(op.arguments).get("content", ""))
     return Message(
         number,
@@ -291,10 +291,11 @@ def _pending_passage(op: BlockOp, number: int) -> Message:
 
 
 def _result_line(hit: note_text.Recalled) -> str:
-    at = day_text(hit.message.at).split()[0]
-    speaker, role = hit.message.speaker, hit.message.role
-    who = quoted_name(speaker) if speaker else role
-    return f"- [{at}, {who}] {hit.text}" if hit.message.source == "message" else f"- [{at}] {_with_tags(hit)}"
+    day = day_text(hit.message.at).split()[0]
+    if hit.message.source != "message":
+        return f"- [{day}] {_with_tags(hit)}"
+    speaker = quoted_name(hit.message.speaker) if hit.message.speaker else hit.message.role
+    return f"- [{day}, {speaker}] {hit.text}"
 
 
 def _with_tags(hit: note_text.Recalled) -> str:

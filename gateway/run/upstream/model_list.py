@@ -112,17 +112,19 @@ class ModelList:
 
     async def _keep_fresh(self, name: str, provider: Provider) -> None:
         failures = 0
-        # An upstream that asks for the caller's key is not asked without one again.
+        # An upstream that asks for the caller's key is not asked without a key again.
         while name not in self._refusals:
             failures = 0 if await self.refresh(name, provider) else failures + 1
             await asyncio.sleep(self._pause(failures))
 
     def _pause(self, failures: int) -> float:
-        """Returns the seconds until an upstream is asked again. failures: those in a row."""
-        return min(RETRY_S * 2 ** min(failures - 1, 16), self._refresh_s) if failures else self._refresh_s
+        """Returns the seconds until an upstream is asked again. failures: how many it had in a row."""
+        if not failures:
+            return self._refresh_s
+        return min(RETRY_S * 2.0 ** min(failures - 1, 16), self._refresh_s)
 
     async def refresh(self, name: str, provider: Provider) -> bool:
-        """Fetches one upstream's list; returns False when it gave none."""
+        """Fetches the list of one upstream. Returns False if it gave no list."""
         entries, refusal = await self._fetch(name, provider, credential=None)
         if refusal is not None and name in self._keyless_upstreams():
             text = f"The upstream {name!r} lists its models for callers with a key. "
@@ -130,7 +132,7 @@ class ModelList:
             self._refusals[name] = refusal._replace(message=f"{text}{hint}It says: {refusal.message}")
             _log.info("The upstream %s lists its models only for callers with a key of their own.", name)
         elif refusal is not None:
-            # A key with a 403 may be one that is for chats alone.
+            # A key that gets a 403 may be for chats alone.
             is_down = refusal.status == 401
             # The upstream's own message may quote the key, in a form that the log does not mask.
             why = f"it refuses the key of the settings (status {refusal.status})"
@@ -149,13 +151,13 @@ class ModelList:
         """Returns the list as a caller sees it.
 
         credential: the caller's own `Authorization`.
-        upstream: the one that the caller names; without it the key goes to an upstream only where no other
-            could be meant.
+        upstream: the upstream that the caller names; None: the key goes to an upstream only if no other upstream could
+            be meant.
         has_others: the caller is shown other models as well.
 
-        Raises: NotAuthenticated, NotAllowed: the upstream refuses the key, or wants one, and no other has
-            models; UpstreamUnreachable: an upstream is down, and there is nothing else to list; BadRequest:
-            there is no such upstream, or several want a key and none was named.
+        Raises: NotAuthenticated, NotAllowed: the upstream refuses the key, or wants a key, and no other upstream has
+            models; UpstreamUnreachable: an upstream is down, and there is nothing else to list; BadRequest: there is no
+            such upstream, or several want a key and the caller named none.
         """
         entries = await self._choose_entries(credential, upstream, has_others=has_others)
         if not entries and not has_others:
@@ -187,13 +189,15 @@ class ModelList:
         return self._entries_with(name, answer)
 
     def _candidates(self, upstream: str | None) -> list[str]:
-        """Returns the upstreams that a caller's key may be meant for. upstream: the one that the caller names."""
+        """Returns the upstreams that a caller's key may be meant for. upstream: as for `entries_for`."""
         keyless = self._keyless_upstreams()
         if upstream is not None:
             return [upstream] if upstream in keyless else []
         unlisted = [name for name in keyless if name not in self._fetched]
-        # Of several the key is only for one that has asked for it.
-        return unlisted if len(unlisted) < 2 else [name for name in unlisted if name in self._refusals]
+        if len(unlisted) < 2:
+            return unlisted
+        # If there are several, the key is only for an upstream that has asked for it.
+        return [name for name in unlisted if name in self._refusals]
 
     async def find(self, name: str, credential: str | None) -> dict[str, Any]:
         """Returns the entry of one model.
@@ -226,14 +230,14 @@ class ModelList:
         return bool(built_in) and resolve_route(self._settings, name).upstream in built_in
 
     def _check_answers(self) -> None:
-        """Raises UpstreamUnreachable if an upstream is down, since it is unknown whether that has models."""
+        """Raises UpstreamUnreachable if an upstream is down, since it is unknown whether that upstream has models."""
         for name, why in self._failing.items():
             if why is not None:
                 text = f"The gateway has no list of models: the upstream {name!r} gave none, {why}."
                 raise UpstreamUnreachable(text)
 
     def _keyless_upstreams(self) -> list[str]:
-        """Returns the upstreams without a key in the settings: they get the caller's."""
+        """Returns the upstreams without a key in the settings. They get the caller's key."""
         return [each.name for each in self._settings.upstreams if each.is_keyless]
 
     def _entries_with(self, upstream: str, answer: _CachedAnswer) -> Entries:
@@ -243,7 +247,7 @@ class ModelList:
         return self._merge({**self._fetched, upstream: answer.entries})
 
     async def _ask(self, name: str, credential: str) -> _CachedAnswer:
-        """Returns the upstream's answer to this key, from the cache while that is valid.
+        """Returns the upstream's answer to this key, from the cache as long as it is valid.
 
         Concurrent callers with one key wait for one request.
         """
@@ -267,7 +271,7 @@ class ModelList:
     async def _fetch(
         self, name: str, provider: Provider, credential: str | None
     ) -> tuple[Entries | None, _Refusal | None]:
-        """Returns an upstream's list, or its refusal of the key; None, None where it gave no list, which is logged."""
+        """Returns an upstream's list, or its refusal of the key. Both are None if it gave no list, which is logged."""
         try:
             async with asyncio.timeout(LIST_WAIT_S if credential is not None else None):
                 request = ModelRequest(b"", credential=credential, path="/models", method="GET")
@@ -293,7 +297,7 @@ class ModelList:
         ], None
 
     def _hint_for(self, name: str) -> str:
-        """Returns the likely reason why an upstream's answer is no list, or ""."""
+        """Returns the likely reason why an upstream's answer is no list; "": it is not known."""
         url = next((each.base_url for each in self._settings.upstreams if each.name == name), None) or ""
         return "" if re.search(r"/v\d", url) else "; its base_url has no /v1, and most addresses need it"
 
@@ -313,17 +317,17 @@ class ModelList:
             merged[alias.alias] = self._entry(alias.alias)
         for name, entries in fetched.items():
             for entry in entries:
-                public = self._public_name(name, entry["id"])
-                # An alias hides a model of the same name, as it does when a request asks for it.
-                if public is not None and public not in merged:
-                    merged[public] = {**entry, "id": public}
+                public_name = self._public_name(name, entry["id"])
+                # An alias hides a model of the same name, as it does when a request asks for the name.
+                if public_name is not None and public_name not in merged:
+                    merged[public_name] = {**entry, "id": public_name}
         return list(merged.values())
 
     def _entry(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._created, "owned_by": "mnemogate"}
 
     def _public_name(self, upstream: str, model: str) -> str | None:
-        """Returns the name that routes a request to this model of an upstream, or None."""
+        """Returns the name that routes a request to this model of an upstream; None: there is no such name."""
         for name in (model, f"{upstream}/{model}"):
             try:
                 route = resolve_route(self._settings, name)
@@ -335,7 +339,7 @@ class ModelList:
 
 
 def _parse_list(body: bytes) -> list[Any] | None:
-    """Returns the list of an answer; None where it is something else, as a page of a web front end is."""
+    """Returns the list of an answer; None: the answer is no list, but the page of a web front end or the like."""
     try:
         answer = orjson.loads(body)
     except ValueError:
