@@ -103,7 +103,7 @@ def check_database(settings: Settings) -> DatabaseFindings:
         notes.append(f"the database has {_describe_schema(*inspection.upgrade)}")
     if (warning := network_warning(settings)) is not None:
         warnings.append(warning)
-    if inspection.is_open:
+    if inspection.is_shared_with_others:
         warnings.append(f"other accounts may read {settings.database.shown}; `chmod 600` closes it")
     return DatabaseFindings(inspection.is_keyed, tuple(notes), tuple(warnings))
 

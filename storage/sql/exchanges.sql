@@ -168,8 +168,9 @@ id, seq, {matches_prefix}
 a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 
 -- name: exchange_add_planned (sqlite)
--- Adds a turn that was planned on a conversation. Where that has moved since there is no number for it, and no row is returned.
--- A trigger on the new row (0020-0021_triggers.sql) raises the conversation's `rev` and the agent's next number.
+-- Adds a turn that was planned on a conversation. If the conversation has moved since, the last SELECT finds no row, so `seq` is
+-- NULL and the table refuses the new row. `WritingConnection.insert` (storage/sqlite/operations.py) then returns None.
+-- The trigger `exchanges_added` (storage/sqlite/schema.sql) raises the conversation's `rev` and the agent's next number.
 -- Since triggers follow, the rows of a SELECT and those of RETURNING would be gathered in a table each.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
 VALUES ({?1..35}, (SELECT CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END FROM agents WHERE id = ?38), ?38,

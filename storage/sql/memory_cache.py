@@ -6,8 +6,12 @@ date, also after writes of other processes. When a number has risen, so much is 
 
     epoch        everything: something was forgotten, or the memory was paused or resumed
     indexed_seq  chunks of the index written since; everything, if one of these chunks was in a segment
-    stamp        as for indexed_seq, and every message
+    stamp        the same chunks, and all messages that are not indexed; those that queries have read are dropped
     next_seq     messages written since, unless the query leaves them out anyway
+
+`stamp` rises with changes of what a search may find that take no new number: an exchange that is replaced, a fact that
+ends or is muted, a text that is edited, a step of the index (the triggers `stamp_...` in the `schema.sql` of each
+database, and `storage/sql/terms.sql`).
 
 The numbers are read before the parts, so a part may be newer than its number, and never older. A turn that this process
 has committed is handed on rather than read, if it opens a conversation. Only the event loop's thread uses the cache.

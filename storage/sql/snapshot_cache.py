@@ -1,10 +1,11 @@
 """The snapshots that a process caches between turns, so that a turn reads one row instead of the whole.
 
 A cached memory is right for one version: the epoch, the `rev` and the next number of its agent. Every change of rows
-that a snapshot reads raises one of these numbers (by the triggers `rev_...` in the `schema.sql` of each database). So a
-turn reads the numbers first, and takes the rest from the cache if they are unchanged. A process that owns its file need
-not read the numbers: it is notified of each changed row of an agent (storage/sqlite/watch.py). `apply_commit` brings a
-cached memory up to date with a committed turn.
+that a snapshot reads raises one of these numbers (by the triggers `rev_...` in the `schema.sql` of each database). The
+column `exchanges.continued` needs no trigger of its own: it is only written together with a new exchange, which takes a
+number. So a turn reads the numbers first, and takes the rest from the cache if they are unchanged. A process that owns
+its file need not read the numbers: it is notified of each changed row of an agent (storage/sqlite/watch.py).
+`apply_commit` brings a cached memory up to date with a committed turn.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ class SnapshotCache:
 
     def find(self, agent_row: int, key: str | None, path_hash: bytes | None) -> MemorySnapshot | None:
         """Returns a snapshot as it would be read now; None if the cache has no snapshot that is up to date.
+
+        Its lists (`blocks`, `ops`, `standing`) are the cache's own: callers do not change them.
 
         key, path_hash: as for `has_entry`.
         """

@@ -22,8 +22,8 @@ class FileFindings(Struct, frozen=True):
 
     # There are gateway keys in it.
     is_keyed: bool = False
-    # Other accounts may read it.
-    is_open: bool = False
+    # Accounts that are neither the file's owner nor in its group have some right to it, as a rule to read it.
+    is_shared_with_others: bool = False
     # The file's schema version and the one that a start brings it to; None if a start leaves the schema as it is.
     upgrade: tuple[int, int] | None = None
 

@@ -58,7 +58,11 @@ class _SentList(Struct, frozen=True):
 
 
 class ResentLists:
-    """The lists sent last, with their hashes. One for the process; only the event loop's thread uses it."""
+    """The lists sent last, with their hashes. One for the process; only the event loop's thread uses it.
+
+    There is one place for each memory and length: of two conversations whose lists are equally long, the later list
+    takes the place of the earlier one, which is then hashed anew when it comes again.
+    """
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes

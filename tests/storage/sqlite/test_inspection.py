@@ -38,7 +38,7 @@ async def test_a_sound_file_is_left_as_it_is_with_its_owner_and_without(open_sto
     await store.close()
     os.chmod(path, 0o604)
     before = left(path)
-    assert inspect(str(path)) == FileFindings(is_keyed=True, is_open=True)
+    assert inspect(str(path)) == FileFindings(is_keyed=True, is_shared_with_others=True)
     assert left(path) == before
     assert not list(path.parent.glob("*-shm"))
 
