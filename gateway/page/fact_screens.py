@@ -47,9 +47,10 @@ class _FactScreens(Struct, frozen=True):
         except (BadRequest, Conflict) as error:
             page = await self.views.facts.show(access.project, access.uid, seq)
             next_fact = page.after
-            if next_fact is None or next_fact.text != " ".join(form.text.split()) or request.is_twin:
-                return await self._view(access, page, unsaved_text=form.text, error=error)
-            return ActionResult(next_fact, access.path("f", next_fact.seq) + SAVED)  # the form was sent twice
+            is_resent = next_fact is not None and next_fact.text == " ".join(form.text.split())
+            if next_fact is not None and is_resent and not request.is_twin:
+                return ActionResult(next_fact, access.path("f", next_fact.seq) + SAVED)
+            return await self._view(access, page, unsaved_text=form.text, error=error)
         page = await self.views.facts.show(access.project, access.uid, new_fact.seq)
         return ActionResult(access.filter(page.fact), access.path("f", new_fact.seq) + SAVED)
 
@@ -92,7 +93,10 @@ class _FactScreens(Struct, frozen=True):
         return access.filter(await self.words.still_say(access.project, access.uid, old, page.fact.text))
 
     async def _find_restored(self, access: MemoryAccess, page: FactPage) -> FactRecord | None:
-        """Returns the fact with the same text that an undone correction had replaced; None: the fact undoes none."""
+        """Returns the fact that a correction had replaced, if this fact takes that correction back.
+
+        It then has the same text as this fact.
+        """
         if not page.before:
             return None
         # A correction that was undone is a fact, too, and its page has the fact that it replaced.

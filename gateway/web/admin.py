@@ -15,7 +15,7 @@ from gateway.run.admin.serving import ADMIN_HEADER
 from gateway.web.middleware import info_of
 
 ADMIN_PREFIX = "/admin/"
-MAX_BYTES = 128 << 20  # one line of an import may be a whole request, and JSON within JSON grows
+MAX_BYTES = 128 << 20  # one line of an import may be a whole request, and grows as JSON within JSON
 
 
 def admin_routes(operations: OperationTable, token: str) -> list[Route]:

@@ -47,6 +47,7 @@ class PingingSink:
         self._stop_pings()
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        """Begins the reply. After a ping its status and headers are dropped: those of the ping were sent."""
         if not self._has_head:
             self._has_head = True
             self.inner.start(status, headers)

@@ -15,7 +15,7 @@ from gateway.web.middleware import info_of
 
 
 class ModelAndTagRoutes:
-    """The routes of models, of tags and of health. version: of the gateway."""
+    """The routes of models, of tags and of the gateway's health. version: of the gateway."""
 
     def __init__(self, api: AgentsApi, version: str) -> None:
         self._api = api

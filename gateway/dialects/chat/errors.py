@@ -1,6 +1,7 @@
 """The form of an error in OpenAI's API: its error object, as a body and as the last event of a stream.
 
-(platform.openai.com/docs/guides/error-codes; the error object has the fields that OpenAI's SDKs read)
+(platform.openai.com/docs/guides/error-codes; the fields `message`, `type`, `param` and `code` are those that OpenAI's
+SDKs read)
 """
 
 from __future__ import annotations

@@ -21,7 +21,10 @@ Perform: TypeAlias = Callable[[CallContext, str, Mapping[str, Any]], Awaitable[M
 
 
 def make_server(perform: Perform) -> Server[Any]:
-    """Returns a server for one transport. perform: answers a call of one of TOOLS."""
+    """Returns a server for one transport. It silences the log of the SDK, for the whole process.
+
+    perform: answers a call of one of TOOLS.
+    """
     tool_list = types.ListToolsResult(tools=[_list_entry(tool) for tool in TOOLS.values()])
 
     async def list_tools(_: CallContext, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
