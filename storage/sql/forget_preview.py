@@ -132,7 +132,7 @@ class ForgetPreviews(Group):
         rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
         beginnings = [each for each in (_Beginning(*row) for row in rows) if each.exchanges]
         going = (*erased, *_row_range(beginnings))
-        versions = await self._count_versions(connection, agent_row, "versions", going, erased, texts)
+        versions = await self._count_versions(connection, agent_row, "versions", [going], erased, texts)
         facts = await connection.value(SQL["fact_count"], going)
         fact_rows = await connection.rows(SQL["facts"], (*going, min(facts, _NAMED_FACTS))) if facts else []
         counts = ForgetCounts(
@@ -153,24 +153,32 @@ class ForgetPreviews(Group):
         connection: Connection,
         agent_row: int,
         statement: str,
-        values: Sequence[object],
+        parameters: Sequence[Sequence[object]],
         erased: _Target,
         texts: Sequence[str],
     ) -> _Versions:
         """Counts the versions of all blocks that go by a statement.
 
-        values: of its parameters before the block.
+        parameters: those of each run of the statement before the block.
         erased, texts: all that goes: exchanges, and the texts of facts.
         """
         total = _Versions()
         for block in await self._visible_blocks(connection, agent_row):
-            gone, first, count = await connection.row(SQL[statement], (*values, block)) or (0, None, 0)
-            if gone:
-                later = await connection.value(SQL["versions_from"], (block, first))
-                is_short = count <= _MAX_VERSIONS
+            of_block, version_count = _Versions(), 0
+            for values in parameters:
+                gone, first, count = await connection.row(SQL[statement], (*values, block)) or (0, None, 0)
+                if gone:
+                    later = await connection.value(SQL["versions_from"], (block, first))
+                    of_block = _Versions(of_block.gone + gone, of_block.remade + later - gone)
+                    version_count = count
+            if of_block.gone:
+                is_short = version_count <= _MAX_VERSIONS
                 change = await self._rebuild(connection, block, erased, texts) if is_short else None
-                changes = total.changes if change is None else (*total.changes, change)
-                total = _Versions(total.gone + gone, total.remade + later - gone, changes)
+                total = _Versions(
+                    total.gone + of_block.gone,
+                    total.remade + of_block.remade,
+                    total.changes if change is None else (*total.changes, change),
+                )
         return total
 
     async def _rebuild(
@@ -240,16 +248,8 @@ class ForgetPreviews(Group):
         erased: the exchanges that go as well.
         texts: those of the facts.
         """
-        versions = _Versions()
-        for text in texts:
-            of_fact = await self._count_versions(
-                connection, agent_row, "versions_with", [ascii_lower(text)], erased, texts
-            )
-            versions = _Versions(
-                versions.gone + of_fact.gone,
-                versions.remade + of_fact.remade,
-                (*versions.changes, *of_fact.changes),
-            )
+        named = [[ascii_lower(text)] for text in texts]
+        versions = await self._count_versions(connection, agent_row, "versions_with", named, erased, texts)
         days = await rows_of(
             connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent_row
         )
@@ -265,7 +265,7 @@ class ForgetPreviews(Group):
             summaries=0,
             notes=notes,
         )
-        return PreviewedCounts(counts, (), versions.remade, tuple(dict.fromkeys(versions.changes)))
+        return PreviewedCounts(counts, (), versions.remade, versions.changes)
 
     async def _visible_blocks(self, connection: Connection, agent_row: int) -> list[int]:
         scope = await connection.row(FORGET_SQL["scope_of"], (agent_row,))
