@@ -75,7 +75,7 @@ class BatchItem(Struct, frozen=True):
     # The item's run; None: its agent was deleted.
     run: Run | None
     # The public name of the item's agent.
-    agent: str
+    agent_uid: str
     project: str
     # The part of the batch whose request to a provider has the item's, or READY_PART or ENDED_PART.
     part: int

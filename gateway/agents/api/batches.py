@@ -134,7 +134,7 @@ def item_json(item: BatchItem, error_message: str) -> dict[str, Any]:
     run = item.run
     counts, steps = (TokenCounts(), 0) if run is None else (run.counts, run.steps)
     return {
-        "agent_id": None if run is None else ids.id_of("agent", item.agent),
+        "agent_id": None if run is None else ids.id_of("agent", item.agent_uid),
         "run_id": None if run is None else ids.id_of("run", run.uid),
         "status": item.state,
         "stop_reason": None if run is None else run.stop,

@@ -154,8 +154,8 @@ def with_update(
     if "hidden" in sent:
         values["hidden"] = sent["hidden"] is True
     if "archived" in sent:
-        was = definition.archived
-        values["archived"] = None if sent["archived"] is not True else was or at
+        archived_before = definition.archived
+        values["archived"] = None if sent["archived"] is not True else archived_before or at
     if "model_settings" in sent:
         settings = sent["model_settings"] or {}
         values["sampling"], values["retained"] = {}, {"model_settings": settings} if settings else {}
@@ -173,7 +173,7 @@ def conversation_json(
     """
     body = {} if entry.definition is None else entry.definition.body
     definition = ConversationDefinition.of(body)
-    changed = entry.begun if entry.definition is None else entry.definition.updated
+    changed_at = entry.begun if entry.definition is None else entry.definition.updated
     return {
         "id": public_id,
         "agent_id": ids.id_of("agent", entry.agent.uid),
@@ -189,7 +189,7 @@ def conversation_json(
         "isolated_block_ids": [],
         "last_message_at": iso_time(entry.last_at) if entry.conversation.last_exchange != -1 else None,
         "created_at": iso_time(entry.begun),
-        "updated_at": iso_time(max(changed, entry.last_at)),
+        "updated_at": iso_time(max(changed_at, entry.last_at)),
         "created_by_id": None,
         "last_updated_by_id": None,
     }

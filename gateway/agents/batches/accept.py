@@ -34,8 +34,7 @@ _PAGE = 50
 class RequestedItem(Struct, frozen=True):
     """An item of a batch as it is requested: one send to one agent."""
 
-    # The agent's uid.
-    agent: str
+    agent_uid: str
     messages: tuple[WireMessage, ...]
     max_steps: int
     conversation_name: str = DEFAULT_CONVERSATION
@@ -67,17 +66,17 @@ class BatchRequests(Struct, frozen=True):
         """
         if not 0 < len(items) <= MAX_ITEMS:
             raise BadRequest(f"A batch has between 1 and {MAX_ITEMS} requests.", param="requests")
-        uid, count = Counter(item.agent for item in items).most_common(1)[0]
+        uid, count = Counter(item.agent_uid for item in items).most_common(1)[0]
         if count > 1:
             name = ids.id_of("agent", uid)
             raise BadRequest(
                 f"A batch has at most one request for an agent, saw {count} for {name}.", param="requests"
             )
         needs_check = has_credential or any(provider.missing_package for provider in self.providers.values())
-        agents = await self.store.batches.agents_named(project, [item.agent for item in items])
+        agents = await self.store.batches.agents_named(project, [item.agent_uid for item in items])
         for item in items:
-            if item.agent not in agents:
-                raise NotFound(f"there is no agent {ids.id_of('agent', item.agent)!r}")
+            if item.agent_uid not in agents:
+                raise NotFound(f"there is no agent {ids.id_of('agent', item.agent_uid)!r}")
             if needs_check:
                 await self._check_upstream(project, item, has_credential=has_credential)
         now = self.now()
@@ -85,7 +84,7 @@ class BatchRequests(Struct, frozen=True):
         for n, item in enumerate(items):
             if n % _PAGE == 0:
                 await asyncio.sleep(0)  # Live turns come in between.
-            drafts.append(await self._make_draft(item, agents[item.agent], now))
+            drafts.append(await self._make_draft(item, agents[item.agent_uid], now))
         return await self._store_batch(
             Batch(0, ids.new_uid(), project, BatchState.CREATED, now, callback=callback), drafts
         )
@@ -110,7 +109,7 @@ class BatchRequests(Struct, frozen=True):
         Raises: BadRequest.
         """
         resolved = await self.resolver.resolve_for_send(
-            project, item.agent, item.conversation_name, model=item.model, system=item.system
+            project, item.agent_uid, item.conversation_name, model=item.model, system=item.system
         )
         try:
             route = agent_route(self.settings, resolved.spec)

@@ -201,8 +201,9 @@ class ItemTurns:
     async def _memory(self, item: BatchItem, request: ItemRequest) -> tuple[MemoryRequest, Route]:
         """Returns what memory is asked for an item, and the route to its model. Raises: ItemFailed, StoreError."""
         try:
+            model, system = request.model, request.system
             resolved = await self._resolver.resolve_for_send(
-                item.project, item.agent, item.conversation_name, model=request.model, system=request.system
+                item.project, item.agent_uid, item.conversation_name, model=model, system=system
             )
         except NotFound as error:
             raise ItemFailed(AGENT_GONE) from error

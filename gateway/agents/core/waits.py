@@ -26,8 +26,7 @@ class WaitsInCircle(Exception):
 class Waiter:
     """A turn that may wait."""
 
-    # The uid of the agent.
-    agent: str
+    agent_uid: str
     # The queue that the turn holds, if any.
     queue: QueueName | None = None
     # The number of messages between agents that led to the turn.
@@ -82,11 +81,11 @@ class Waits:
         return False
 
 
-def _is_asked_by(waiter: Waiter, agent: str) -> bool:
+def _is_asked_by(waiter: Waiter, agent_uid: str) -> bool:
     """Returns whether a turn is the agent's own, or one that the agent waits for, directly or through others."""
     turn: Waiter | None = waiter
     while turn is not None:
-        if turn.agent == agent:
+        if turn.agent_uid == agent_uid:
             return True
         wait = turn.awaited_by
         turn = None if wait is None or wait.is_over else wait.waiter

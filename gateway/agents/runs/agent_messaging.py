@@ -89,8 +89,7 @@ class Sender(Struct, frozen=True):
     """A turn of an agent that sends messages to others."""
 
     project: str
-    # Its public id.
-    agent: str
+    agent_id: str
     name: str
     waiter: Waiter
     # What the sender's request hands on to the requests of the other agents.
@@ -111,7 +110,7 @@ class Sender(Struct, frozen=True):
 
 
 class Recipient(Struct, frozen=True):
-    """An agent that a message goes to."""
+    """The agent to which a message goes."""
 
     uid: str
     name: str
@@ -150,7 +149,7 @@ class AgentMessaging:
 
     @property
     def released_slots(self) -> int:
-        """The number of further background runs that may start, since as many runs only wait for answers."""
+        """The number of background runs that may start besides, in place of runs that only wait for answers."""
         return min(len(self._waiting_senders), MAX_RELEASED_SLOTS)
 
     def set_background_runs(self, background_runs: AcceptsRuns) -> None:
@@ -185,7 +184,7 @@ class AgentMessaging:
                 Recipient(each.agent.uid, each.name)
                 for each in page
                 if _is_conversational(each)
-                and ids.id_of("agent", each.agent.uid) != sender.agent
+                and ids.id_of("agent", each.agent.uid) != sender.agent_id
                 and _has_tags(tags_of[each.agent.id], match_all, match_some)
             ]
             if len(page) < _PAGE:
@@ -204,7 +203,7 @@ class AgentMessaging:
     async def _ask_until(
         self, sender: Sender, recipient: Recipient, text: str, deadline: float
     ) -> AgentAnswer:
-        """Returns an agent's answer. deadline: by the loop's clock."""
+        """Returns an agent's answer, as `ask`. deadline: by the loop's clock."""
         if sender.waiter.depth >= MAX_DEPTH:
             return recipient.failed(AnswerFailure.DEPTH, _TOO_DEEP)
         queue = recipient.uid, DEFAULT_CONVERSATION
@@ -252,24 +251,24 @@ class AgentMessaging:
         self, request: RunRequest, recipient: Recipient, wait: Wait, deadline: float
     ) -> AgentAnswer:
         sink = UnseenSink()
-        run = asyncio.ensure_future(self._run(request, recipient, sink, wait))
+        task = asyncio.ensure_future(self._run(request, recipient, sink, wait))
         # A stopping process waits for this run, even if the caller has stopped waiting.
-        self._pending.add(run, "An answer to an agent")
+        self._pending.add(task, "An answer to an agent")
         try:
             wait_s = max(0.0, deadline - asyncio.get_running_loop().time())
-            await asyncio.wait([run], timeout=wait_s)
+            await asyncio.wait([task], timeout=wait_s)
         except asyncio.CancelledError:
             sink.presence.leave()
             raise
-        if run.done():
-            return run.result()
+        if task.done():
+            return task.result()
         error = _LATE_ANSWER.format(name=recipient.name, seconds=self._wait_s)
         return recipient.failed(AnswerFailure.TIMEOUT, error)
 
     async def _run(
         self, request: RunRequest, recipient: Recipient, sink: UnseenSink, wait: Wait
     ) -> AgentAnswer:
-        """Performs a run, and returns its outcome as an answer, errors too."""
+        """Performs a run, and returns its outcome as an answer. An error is an answer, too."""
         try:
             project, key = request.scope.project, request.forwarded.key
             with self._receipts.work(project, key=key, is_awaited=True) as receipt:
@@ -288,7 +287,7 @@ class AgentMessaging:
         return _answer_of(result, recipient)
 
     async def send(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
-        """Sends an agent a message, and does not wait. The answer means that the message is stored, or is an error.
+        """Sends an agent a message, and does not wait. The answer says that the message is stored, or has an error.
 
         sender, recipient: as for `ask`.
         """
@@ -333,8 +332,8 @@ class AgentMessaging:
 
         recipients = await self._find_tagged(sender, match_all, match_some)
         async with asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(ask_in_slot(recipient)) for recipient in recipients]
-        return [each.result() for each in asked]
+            tasks_of_recipients = [tasks.create_task(ask_in_slot(recipient)) for recipient in recipients]
+        return [each.result() for each in tasks_of_recipients]
 
     def _deadline(self) -> float:
         """Returns the deadline of a wait that begins now, by the loop's clock."""
@@ -384,7 +383,7 @@ def _has_tags(tags: Collection[str], match_all: Sequence[str], match_some: Seque
 
 
 def _run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_awaited: bool) -> RunRequest:
-    """Returns the send of a message to another agent. is_awaited: its answer is waited for."""
+    """Returns the send of a message to another agent. is_awaited: the sender waits for an answer."""
     return RunRequest(
         resolved.spec,
         resolved.scope,
@@ -399,16 +398,14 @@ def _run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_await
 def _message_of(sender: Sender, text: str, *, is_awaited: bool) -> WireMessage:
     """Returns the message that the recipient gets. is_awaited: the sender waits for an answer."""
     how = "It waits for your answer: what you say in this turn." if is_awaited else "It waits for no answer."
-    return framed_system_message(
-        f"Message from the agent {sender.name} ({sender.agent}). {how}\n\n{text}", sender=sender.agent
-    )
+    introduction = f"Message from the agent {sender.name} ({sender.agent_id}). {how}"
+    return framed_system_message(f"{introduction}\n\n{text}", sender=sender.agent_id)
 
 
 def _answer_of(result: RunResult, recipient: Recipient) -> AgentAnswer:
     """Returns the answer of an agent that was asked, from the result of its run."""
-    replies = [
-        without_fillers_and_thoughts(orjson.loads(e.shown_reply)) for e in result.steps if e.shown_reply
-    ]
+    shown_replies = [each.shown_reply for each in result.steps if each.shown_reply]
+    replies = [without_fillers_and_thoughts(orjson.loads(each)) for each in shown_replies]
     text = "\n\n".join(each["content"] for each in replies if isinstance(each.get("content"), str))
     run = result.run
     if run.stop == StopReason.REQUIRES_APPROVAL:

@@ -80,7 +80,7 @@ class RunStarter:
             return await self._take_up_interrupted(send, accepted, request, form)
         run = await self._run_of(send)
         for _ in range(CONFLICT_TRIES):
-            # Messages that come with decisions follow the results of the calls (`after_results`).
+            # Messages that come with decisions are put after the results of the calls (`after_results`).
             first_messages = () if send.decisions else send.messages
             with sink.while_here():
                 context = await self._read(request, first_messages)
@@ -90,7 +90,7 @@ class RunStarter:
                     send = shortened
                     continue
                 resumed = await self._calls_to_resume(context, send)
-                memory = self._memory(send, context, form, run, resumed)
+                memory = self._make_memory(send, context, form, run, resumed)
                 prompt = await memory.prompt()
             if resumed is not None:
                 if resumed.waiting_run is None:
@@ -117,7 +117,7 @@ class RunStarter:
     async def _shorten(self, context: MemoryContext, send: RoutedSend) -> RoutedSend | None:
         """Returns a send without messages that say how much of a reply was heard, or without results that are stored.
 
-        Replies of which less was heard are cut. Returns None if the send has neither.
+        Replies of which less was heard are cut. Returns None if the send has no such message and no such result.
 
         Raises: StoreError.
         """
@@ -127,7 +127,7 @@ class RunStarter:
         return replace(send, messages=messages) if len(messages) < len(send.messages) else None
 
     async def deny(self, send: RoutedSend, request: MemoryRequest, run: Run) -> bool:
-        """Denies all calls of a pause that have no result. Returns whether this run waits. Raises: StoreError."""
+        """Denies the calls of a pause that have no result yet. Returns whether the run waits. Raises: StoreError."""
         store = self._keeper.store
         context = await self._read(request)
         step = await self._last_step(context)
@@ -148,7 +148,7 @@ class RunStarter:
     async def _read(self, request: MemoryRequest, messages: Sequence[WireMessage] = ()) -> MemoryContext:
         return await read_stored_context(self._keeper.store, request, messages, self._keeper.settings.idle_s)
 
-    def _memory(
+    def _make_memory(
         self,
         send: RoutedSend,
         context: MemoryContext,
@@ -156,7 +156,7 @@ class RunStarter:
         run: Run,
         resumed: CallsToResume | None,
     ) -> RunMemory:
-        """Returns memory's part of a run that begins. resumed: the calls with which it begins, if there are any."""
+        """Returns the memory of a run that begins. resumed: the calls with which the run begins, if there are any."""
         return RunMemory(
             self._keeper,
             context,
@@ -217,16 +217,16 @@ class RunStarter:
         keeper, run = self._keeper, accepted.run
         context = await self._read(request)
         check_not_paused(context.agent)
-        exchange = context.unended
-        if exchange is not None:
+        open_exchange = context.unended
+        if open_exchange is not None:
             context = resume_open_step(context)
         tools = self._tools_of(send, context)
         memory = RunMemory(
             keeper, context, form, run, tools, calling_run=run.id, reading=send.reading, job=accepted.job
         )
         prompt = await memory.prompt()
-        if exchange is not None:
-            await memory.take_up(exchange)
+        if open_exchange is not None:
+            await memory.take_up(open_exchange)
             return RunBeginning(memory, prompt)
         step = await keeper.store.runs.load_last_step(run.agent_row, run.id)
         last = context.path[-1] if context.path else None
@@ -257,16 +257,16 @@ class RunStarter:
     async def _write_missing_results(
         self, context: MemoryContext, send: RoutedSend, form: EndpointForm
     ) -> bool:
-        """Writes results of an earlier run's calls that the run itself did not come to write.
+        """Writes the results of an earlier run's calls which that run was broken off before writing.
 
-        Returns False if there are none. Raises: StoreError.
+        Returns False if there are no such results. Raises: StoreError.
         """
         store = self._keeper.store
         if not context.path or not tool_names_by_call(context.path[-1]):
             return False
         if (step := await self._last_step(context)) is None:
             return False
-        sent_ids = {str(m.get("tool_call_id")) for m in send.messages}
+        sent_ids = {str(message.get("tool_call_id")) for message in send.messages}
         results = await known_results(store, step, context.path[-1], sent_ids)
         return bool(results) and await self._write_results(context, send, form, step, results)
 
@@ -288,7 +288,7 @@ class RunStarter:
         return True
 
     async def _last_step(self, context: MemoryContext) -> RunStep | None:
-        """Returns the step with which a conversation ends; None if it ends otherwise."""
+        """Returns the step with which a conversation ends; None if it ends with no step."""
         last = context.path[-1] if context.path else None
         if last is None or last.state is State.FORGOTTEN:
             return None
@@ -296,7 +296,7 @@ class RunStarter:
             agent = context.agent
             return (await self._keeper.store.runs.get_step(agent.scope.project, agent.uid, last.seq)).step
         except NotFound:
-            # The exchange is a chat completion's, which was written as a whole.
+            # A chat completion has made the exchange, which was written as a whole.
             return None
 
     # -- answers to calls that wait
@@ -307,17 +307,17 @@ class RunStarter:
         step = None
         if conversation is not None:
             step = await runs.load_waiting_step(context.agent.id, conversation.id)
-        last = context.path[-1] if context.path else None
-        if step is None or last is None or last.id != step.exchange_row:
+        last_exchange = context.path[-1] if context.path else None
+        if step is None or last_exchange is None or last_exchange.id != step.exchange_row:
             error = "No tool call is currently awaiting approval in this conversation, nor a result."
             raise BadRequest(error, param="messages")
-        if not is_resent(context.plan, last):
+        if not is_resent(context.plan, last_exchange):
             error = "No tool call is currently awaiting approval: what these were made for is forgotten."
             raise BadRequest(error, param="messages")
-        waiting = Place(context.agent.uid, last.reply_seq)
+        waiting_place = Place(context.agent.uid, last_exchange.reply_seq)
         for each in send.decisions:
-            if each.request is not None and place_of("message", each.request) != waiting:
-                error = f"does not wait for an answer; {id_at('message', waiting.uid, waiting.seq)} does."
+            if each.request is not None and place_of("message", each.request) != waiting_place:
+                error = f"does not wait for an answer; {id_at('message', waiting_place.uid, waiting_place.seq)} does."
                 raise BadRequest(f"{each.request!r} {error}", param="messages")
         return step
 
@@ -328,24 +328,25 @@ class RunStarter:
         """
         step = await self._waiting_step(context, send)
         store = self._keeper.store
-        last = context.path[-1]
-        earlier = await load_answers(store, step, last)
+        exchange = context.path[-1]
+        earlier = await load_answers(store, step, exchange)
         may_repeat = send.accepted is not None or send.is_retry or bool(send.otid)
-        answered = [m["tool_call_id"] for m in earlier]
+        earlier_ids = [message["tool_call_id"] for message in earlier]
         window = context.request.target.context_window
         decisions = [
             each if each.result is None else replace(each, result=cut_to_window(each.result, window))
             for each in send.decisions
         ]
-        answers = stored_answers(step, answered, decisions, may_repeat=may_repeat)
-        calls = {*answered, *(message["tool_call_id"] for message in answers)}
-        if send.messages and any(kind != "held" and id not in calls for id, kind in step.waiting.items()):
+        answers = stored_answers(step, earlier_ids, decisions, may_repeat=may_repeat)
+        answered = {*earlier_ids, *(message["tool_call_id"] for message in answers)}
+        if send.messages and any(kind != "held" and id not in answered for id, kind in step.waiting.items()):
             error = "A message comes with answers to all calls that wait, or alone."
             raise BadRequest(error, param="messages")
         for message in answers:
-            number, data = call_number(last, message["tool_call_id"]), orjson.dumps(message)
+            number, data = call_number(exchange, message["tool_call_id"]), orjson.dumps(message)
             await store.run_texts.add_text(context.agent.id, step.run_row, "result", number, data)
-        run = await store.runs.find_newest_waiting_run(step.agent_row, last.conversation_row, step.run_row)
+        conversation_row = exchange.conversation_row
+        run = await store.runs.find_newest_waiting_run(step.agent_row, conversation_row, step.run_row)
         if run is None:
             raise NotFound("the run that waits is gone")
         return answered_calls(context, step, [*earlier, *answers], run)

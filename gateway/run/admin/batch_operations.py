@@ -51,7 +51,7 @@ class BatchOperations(Struct, frozen=True):
                 run = item.run
                 unsuccessful.append(
                     {
-                        "agent": ids.id_of("agent", item.agent) if item.agent else None,
+                        "agent": ids.id_of("agent", item.agent_uid) if item.agent_uid else None,
                         "run": None if run is None else ids.id_of("run", run.uid),
                         "state": item.state,
                         "stop": None if run is None else run.stop,

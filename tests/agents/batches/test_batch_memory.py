@@ -468,7 +468,7 @@ def test_an_internal_error_fails_one_item(tmp_path: Path, monkeypatch: pytest.Mo
     compose = ItemTurns.compose
 
     async def broken(self: ItemTurns, item: Any) -> Any:
-        if item.agent == bad:
+        if item.agent_uid == bad:
             raise RuntimeError("a secret")
         return await compose(self, item)
 

@@ -511,7 +511,7 @@ def test_no_item_goes_on_during_the_next_attempt(tmp_path: Path, monkeypatch: py
     real, taken, gate = ItemTurns.take_reply, list[str](), Gate()
 
     async def take(turns: ItemTurns, item: BatchItem, body: bytes) -> Any:
-        taken.append(item.agent)
+        taken.append(item.agent_uid)
         if len(taken) == 2:
             while not shop.bodies:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -1011,7 +1011,7 @@ def test_no_result_is_taken_once_a_batch_is_cancelled(
     take, taken = ItemTurns.take_reply, list[str]()
 
     async def cancelling(turns: ItemTurns, item: BatchItem, body: bytes) -> Any:
-        taken.append(item.agent)
+        taken.append(item.agent_uid)
         if len(taken) == 4:  # the first of the second round
             store = s.world.world.store
             found = await store.batches.find(None, batch["id"].removeprefix("job-"))
