@@ -162,7 +162,7 @@ class _BlockScreens(Struct, frozen=True):
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         changes = await asyncio.to_thread(_changes, page)
         undo = await self._find_undo(access, label)
-        remaining = await self._find_remaining(page, access, words)
+        remaining, is_taken_out = await self._find_remaining(page, access, words)
         editors = {} if access.is_person else await self.audit.editors(access.uid, label)
         return access.view(
             page,
@@ -177,6 +177,7 @@ class _BlockScreens(Struct, frozen=True):
             changes=changes,
             is_compared=is_compared,
             remaining=remaining,
+            is_taken_out=is_taken_out,
             editors=editors,
         )
 
@@ -187,21 +188,32 @@ class _BlockScreens(Struct, frozen=True):
         undo = (await self.views.blocks.list_undos(access.project, access.uid, label)).get(label)
         return None if undo is None else replace(undo, parts=shortened_diff(undo.parts))
 
-    async def _find_remaining(self, page: BlockPage, access: MemoryAccess, words: str) -> Remaining | None:
-        """Returns which texts still have the words that a correction was for; None: no correction is shown.
+    async def _find_remaining(
+        self, page: BlockPage, access: MemoryAccess, words: str
+    ) -> tuple[Remaining | None, bool]:
+        """Returns which other texts have some words, and whether the block's last change has taken these out of it.
 
-        Looks for the words that led to the correction, or else for the words that it took out of the block.
+        Looks for the words that led to the screen, or else for the words that the last change took out.
+
+        None: the last change corrects nothing.
         """
         if len(page.versions) < 2:
-            return None
+            return None, False
         newest, previous = page.versions[:2]
         if newest.origin not in _CORRECTIONS or newest.version != page.block.version:
-            return None
-        if words and not access.is_person:
-            return await self.words.remaining(access.project, access.uid, words)
-        return access.filter(
-            await self.words.still_say(access.project, access.uid, previous.value, newest.value)
-        )
+            return None, False
+        is_sought = bool(words) and not access.is_person
+        if is_sought:
+            remaining = await self.words.remaining(access.project, access.uid, words)
+        else:
+            remaining = access.filter(
+                await self.words.still_say(access.project, access.uid, previous.value, newest.value)
+            )
+        if remaining is None:
+            return None, False
+        others = tuple(each for each in remaining.blocks if each.label != page.block.label)
+        is_taken_out = not is_sought or await self.words.are_taken_out(words, previous.value, newest.value)
+        return replace(remaining, blocks=others), is_taken_out
 
     async def _refuse(
         self, request: ScreenRequest, access: MemoryAccess, error: GatewayError, form: UndoForm

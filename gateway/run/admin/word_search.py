@@ -241,6 +241,12 @@ class WordSearches(Struct, frozen=True):
         """Returns the words that a correction has taken out of a text, as a query; "" if it has taken out none."""
         return " ".join(self.views.store.recall.words_of(old, without=new))
 
+    async def are_taken_out(self, query: str, old: str, new: str) -> bool:
+        """Returns whether a text had all words of a query before a correction, and has not after it."""
+        has_words = self.views.store.recall.has_words
+        # In a thread, since a long text takes some milliseconds.
+        return await asyncio.to_thread(lambda: has_words(old, query) and not has_words(new, query))
+
     async def still_say(self, project: str | None, uid: str, old: str, new: str) -> Remaining | None:
         """Returns how many texts still have the words that a correction has taken out of a text.
 

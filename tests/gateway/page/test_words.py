@@ -157,6 +157,26 @@ def test_an_undo_takes_nothing_out_that_is_to_be_looked_for(operator: Operator) 
         assert "Where the old words still are" not in page(operator, f"{memory}/{screen}")
 
 
+def test_a_block_opened_after_a_search_calls_no_words_old_that_were_not_taken_out(operator: Operator) -> None:
+    """Searching to see what stays, one came to a right text whose block offered to forget it."""
+    agent = peanuts(operator)
+    memory = f"m/{agent.uid}"
+    version = operator.twin(f"{memory}/b/human")["block"]["version"]
+    operator.twin(f"{memory}/b/human", {"value": "Likes hazelnuts. My sister is Anu.", "version": version})
+    for words, heading, said in (
+        ("sister", "Where else “sister” is said", "1 message says “sister”."),
+        ("hazelnuts", "Where else “hazelnuts” is said", "No message, fact, passage or other block says “haz"),
+        ("peanuts", "Where the old words still are", "2 messages and 1 fact still say “peanuts”."),
+    ):
+        shown = plain(page(operator, f"{memory}/b/human?words={words}"))
+        notice = shown.partition("Undo goes back")[2].partition("History")[0]
+        assert heading in notice
+        assert said in notice
+        assert "block human" not in notice
+        # The message after a save has it in itself.
+        assert (f"{said} Look at" in shown) == said.endswith(".")
+
+
 def test_where_no_text_has_all_of_the_old_words_each_is_counted(operator: Operator) -> None:
     agent = speak(operator.world, "I live in Berlin.", "My mother is here.", "Mother sings.")
     (seq,) = learn(operator.world, agent, "Alice lives in Berlin with her mother.")
@@ -653,7 +673,7 @@ def test_a_correction_says_what_still_has_the_words_that_led_to_it(operator: Ope
     )
     assert sent.headers["location"].endswith(f"{link}#saved")
     saved = page(operator, link)
-    assert "2 messages still say “peanuts”." in plain(saved)
+    assert "Where else “peanuts” is said 2 messages say “peanuts”. What is written above" in plain(saved)
     # What is right in a text that goes may stand in a block, which the preview shows.
     preview = plain(page(operator, f"m/{agent.uid}/forget?message=1&back={quote(link, safe='')}"))
     assert "What stays Block human, which each reply is told: “Eats hazelnuts.” Look at it" in preview
