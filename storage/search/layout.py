@@ -181,7 +181,7 @@ class IndexLayout:
         """Puts the messages of a tail into their rows, which `make_room` has made. skip: numbers that are left out."""
         left_out: list[int] = []
         known = len(self.tail_rows)
-        if skip and skip.start <= tail.last:  # a request mostly shows the last messages
+        if skip and skip.start <= tail.last_seq:  # a request mostly shows the last messages
             left_out = [index for index, message in enumerate(tail.documents) if message.seq in skip]
         if tail is not self.tail or left_out[: bisect_left(left_out, known)] != self.left_out:
             self._remove_tail()

@@ -40,13 +40,13 @@ class _Names(dict[int, list[str]]):
 class Tail:
     """Messages that are not indexed yet, in the order in which they came."""
 
-    __slots__ = ("_row_numbers", "documents", "last", "names", "terms")
+    __slots__ = ("_row_numbers", "documents", "last_seq", "names", "terms")
 
     def __init__(self, documents: Iterable[Indexable] = ()) -> None:
         self.documents: list[Indexable] = []
-        # The greatest of their numbers.
-        self.last = 0
-        # The four numbers of a `DocumentRow` for each.
+        # The greatest number of a message in it.
+        self.last_seq = 0
+        # For each message the four numbers of its `DocumentRow`.
         self._row_numbers = array("H")
         # By term its occurrences, in order. Their rows are indices in the tail.
         self.terms: dict[str, tuple[int, ...]] = {}
@@ -64,7 +64,7 @@ class Tail:
         """Adds a message with a new number, and counts its terms."""
         counted, row, terms = count_terms(document), len(self.documents) << ROW_SHIFT, self.terms
         self.documents.append(document)
-        self.last = max(self.last, document.seq)
+        self.last_seq = max(self.last_seq, document.seq)
         self._row_numbers.extend(counted.row)
         for term, counted_term in counted.terms.items():
             terms[term] = _append(terms.get(term, ()), row | counted_term)

@@ -56,17 +56,17 @@ class ConversationLocks(Group):
         would find leases ended that could not be prolonged during the pause.
         """
         try:
-            ended = await self._database.read(
+            lease_end = await self._database.read(
                 lambda connection: connection.value(SQL["expired"], (name, now))
             )
         except (Busy, TooSlow):
-            return False  # who waits for the lock asks again
-        if ended is None or not self._database.is_settled:
+            return False  # the request that waits for the lock asks again
+        if lease_end is None or not self._database.is_settled:
             return False
-        return bool(await self._database.write_one(SQL["take_over"], (name, holder, now, seconds, ended)))
+        return bool(await self._database.write_one(SQL["take_over"], (name, holder, now, seconds, lease_end)))
 
     async def request(self, name: str) -> float | None:
-        """Asks the holder of a lock to hand it over to this process, unless another process asked before.
+        """Asks the holder of a lock to hand it over to this process, unless another process has asked for it before.
 
         Returns the seconds until its lease ends; None if no process holds it any more.
         """

@@ -130,11 +130,10 @@ class Store:
         self.conversations = Conversations(database, rules)
         self.named_blocks = NamedBlocks(database)
         self.sleepers = Sleepers(database, self.jobs)
-        database.when_recovered(self.agents.clear)
-        database.when_recovered(snapshots.clear)
         database.when_changed(snapshots.apply_changes)
-        database.when_recovered(memories.clear)
-        database.when_recovered(self.jobs.wake)  # jobs have become due while the database was away
+        # While the database was out of reach, other processes may have written, and jobs have become due.
+        for callback in (self.agents.clear, snapshots.clear, memories.clear, self.jobs.wake):
+            database.when_recovered(callback)
 
     def shared_now(self) -> float:
         """Returns the time by the clock of all processes that share the database, in seconds since the epoch."""

@@ -123,7 +123,7 @@ class McpServers:
                 result = await session.call_tool(tool, arguments)
         except McpFault as error:
             fault, is_sent = str(error), is_sent and not isinstance(error, McpRefusal)
-        # A result counts also where the end of its session fails.
+        # A result counts even if the end of its session has failed.
         if result is None:
             return lost_answer(tool, fault) if is_sent else unsent_answer(tool, fault)
         texts = [_text_of(each) for each in result.content]
@@ -141,7 +141,7 @@ class McpServers:
         report = SessionReport()
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                # It takes half a second to load, which must not be the loop's.
+                # The package takes half a second to load, which must not block the loop.
                 package = await asyncio.to_thread(_load_sessions)
                 if server.command:
                     opened = package.stdio_session(server.command, secrets.variables, report)
@@ -152,15 +152,15 @@ class McpServers:
                 async with opened as session:
                     yield session, report
         except TimeoutError as error:
-            late = f"its server did not answer within {TIMEOUT_S:.0f} s"
-            raise McpFault(str(report.faults[0]) if report.faults else late) from error
+            late_message = f"its server did not answer within {TIMEOUT_S:.0f} s"
+            raise McpFault(str(report.faults[0]) if report.faults else late_message) from error
         except McpFault:
             raise
         except Exception as error:
-            first = _first_error(error)
-            fault = McpRefusal if getattr(first, "code", None) in _REFUSALS else McpFault
+            cause = _first_error(error)
+            fault_type = McpRefusal if getattr(cause, "code", None) in _REFUSALS else McpFault
             mask = partial(self._mask_secrets, server, secrets)
-            raise fault(_error_message(first, report.faults, mask)) from error
+            raise fault_type(_error_message(cause, report.faults, mask)) from error
 
     def _headers_of(self, server: McpServerDefinition, secrets: McpSecrets) -> dict[str, str]:
         """Returns the headers of each request to a server. Raises: McpFault."""
@@ -205,7 +205,7 @@ def _stored_schema(schema: Any) -> Json | None:
 
 
 def _text_of(block: Any) -> str:
-    """Returns a block of a result as a model reads it. What is no text is named, with its address."""
+    """Returns a block of a result as a model reads it. A block that is no text is shown by its name and address."""
     if block.type == "text":
         return str(block.text)
     shown = block.resource if block.type == "resource" else block

@@ -83,7 +83,7 @@ def _read(source: str) -> tuple[ToolFunction, TypeSchemas]:
     if len(source) > _MAX_CHARS:
         raise BadRequest(f"The source has more than {_MAX_CHARS:,} characters.", param="source_code")
     try:
-        # An invalid escape in a string is a warning, which concerns nothing here.
+        # An invalid escape in a string raises a warning, which does not matter here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = ast.parse(source)
@@ -94,23 +94,23 @@ def _read(source: str) -> tuple[ToolFunction, TypeSchemas]:
     functions = [each for each in module.body if isinstance(each, ToolFunction)]
     if not functions:
         raise BadRequest("The source has no function at its top level.", param="source_code")
-    last = functions[-1]
-    if not _NAME.fullmatch(last.name):
-        raise refusal_of(last, f"{last.name!r} is no name for a tool: 1 to 64 of A-Z, a-z, 0-9, _")
+    function = functions[-1]
+    if not _NAME.fullmatch(function.name):
+        raise refusal_of(function, f"{function.name!r} is no name for a tool: 1 to 64 of A-Z, a-z, 0-9, _")
     lines = source.encode().splitlines(keepends=True)
     classes = {each.name: each for each in module.body if isinstance(each, ast.ClassDef)}
-    return last, TypeSchemas(classes, [0, *accumulate(map(len, lines))])
+    return function, TypeSchemas(classes, [0, *accumulate(map(len, lines))])
 
 
 def _parameters(function: ToolFunction) -> Sequence[tuple[ast.arg, ast.expr | None]]:
     """Returns the parameters that the model fills, each with its default."""
-    every = function.args
-    for star in (every.vararg, every.kwarg):
+    arguments = function.args
+    for star in (arguments.vararg, arguments.kwarg):
         if star is not None:
             raise refusal_of(star, f"a tool cannot take any number of arguments, as {star.arg!r} does")
-    for each in every.posonlyargs:
+    for each in arguments.posonlyargs:
         raise refusal_of(each, f"parameter {each.arg!r} must be one that can be named")
-    missing = len(every.args) - len(every.defaults)
-    pairs = list(zip(every.args, [*[None] * missing, *every.defaults], strict=True))
-    pairs += zip(every.kwonlyargs, every.kw_defaults, strict=True)
+    missing = len(arguments.args) - len(arguments.defaults)
+    pairs = list(zip(arguments.args, [*[None] * missing, *arguments.defaults], strict=True))
+    pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     return [(each, default) for each, default in pairs if each.arg not in _CALLERS]
