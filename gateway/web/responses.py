@@ -320,7 +320,7 @@ class ResponsesRoute(ForwardedRoute):
         continues_here = continues_gateway_response(
             request_body.value("previous_response_id"), request_body.value("conversation")
         )
-        if self.forwarder.answers_by_chat(
+        if self.forwarder.is_translated_to_chat(
             head.path, request_body.model, head.upstream_name, continues_here=continues_here
         ):
             return True
@@ -349,7 +349,7 @@ class ResponsesRoute(ForwardedRoute):
 
         A compressed body passes as a stream, unless chat completions may answer: then it is read, and refused.
         """
-        return not head.is_encoded or self.forwarder.may_answer_by_chat(head.path)
+        return not head.is_encoded or self.forwarder.some_upstream_lacks(head.path)
 
 
 def _is_retry(scope: Scope) -> bool:

@@ -144,7 +144,7 @@ class Outgoing(Struct, frozen=True):
     credential: str | None
     body: WholeBody | None = None
     upload: StreamedBody | None = None
-    # As in `user_of`.
+    # Reads the names of users in the body, in the request's dialect; None: as in chat completions.
     read_names: ReadNames | None = None
 
     @property
@@ -154,7 +154,10 @@ class Outgoing(Struct, frozen=True):
 
     @property
     def sends_once(self) -> bool:
-        """True if a second attempt could create an object twice, when the first attempt has only seemed to fail."""
+        """True: the request is not sent again after a failure.
+
+        A second attempt could create an object twice, when the first attempt has only seemed to fail.
+        """
         if self.method == "GET" or not self.is_about_stored:
             return False
         body = self.body
@@ -175,13 +178,18 @@ class Outgoing(Struct, frozen=True):
         """
         if self.upload is not None:
             self.upload.replace_model(target.model)
-        body, receipt.hides_usage = self.body, False
+        body = self.body
+        receipt.hides_usage = False
         if body is not None and endpoint.asks_usage and self.path.partition("?")[0] == _COMPLETIONS:
             body = body.with_usage()
             receipt.hides_usage = body is not self.body
+        if self.path.startswith("/responses"):
+            headers = with_codex_headers(self.headers)
+        else:
+            headers = with_body_headers(self.headers)
         return ModelRequest(
             b"" if body is None else body.with_model(target.model),
-            (with_codex_headers if self.path.startswith("/responses") else with_body_headers)(self.headers),
+            headers,
             self.credential if target.gets_credential(upstream) else None,
             path=self.path,
             method=self.method,
@@ -204,7 +212,7 @@ class Forwarder:
         rules: Callable[[str], IdentityRules],
         limiter: Limiter,
     ) -> None:
-        """rules: returns the rules by which a project's requests are read."""
+        """rules: returns the identity rules of a project."""
         self._limiter = limiter
         self._settings = settings
         self._route_of = lru_cache(maxsize=_CACHED_ROUTES)(partial(resolve_route, settings))
@@ -222,7 +230,8 @@ class Forwarder:
         path: below the base URL.
         upstream_name: the upstream that the caller asks for. If no upstream and no model is named, the first upstream
             with such an endpoint answers.
-        is_searched: the body was searched for a model, as far as one may stand in it.
+        is_searched: False if a part of the body was not read in which a model may be named, so that `model` may be None
+            although the request names one.
 
         Raises: BadRequest, UnknownModel, UnknownPath.
         """
@@ -250,19 +259,19 @@ class Forwarder:
         """Returns whether some upstream has an endpoint."""
         return any(self._providers[name].has_endpoint(path) for name in self._upstream_names)
 
-    def may_answer_by_chat(self, path: str) -> bool:
+    def some_upstream_lacks(self, path: str) -> bool:
         """Returns whether some upstream has no such endpoint, so that its models answer by chat completions."""
         return not all(self._providers[name].has_endpoint(path) for name in self._upstream_names)
 
-    def answers_by_chat(
+    def is_translated_to_chat(
         self, path: str, model: str | None, upstream_name: str | None, *, continues_here: bool = False
     ) -> bool:
         """Returns whether a request for a response is answered by way of chat completions.
 
-        It is so for agents, and for upstreams that do not store responses. A header that names another upstream than
-        the model's rules this out.
+        It is so for agents, for upstreams that do not store responses, and for a request that continues a response of
+        the gateway. A header that names another upstream than the model's rules out the last two.
 
-        continues_here: the request continues a response that the gateway stores, so that it is so as well.
+        continues_here: the request continues a response that the gateway stores.
         path, model, upstream_name: as for `route_for`.
 
         Raises: UnknownModel, BadRequest.
@@ -272,7 +281,10 @@ class Forwarder:
         upstream = self._resolve(path, model, upstream_name).upstream
         if self._providers[upstream].has_endpoint(path) and not continues_here:
             return False
-        return upstream_name is None or self._resolve(path, model, None).upstream == upstream_name
+        names_other_upstream = (
+            upstream_name is not None and self._resolve(path, model, None).upstream != upstream_name
+        )
+        return not names_other_upstream
 
     def capabilities_for(self, path: str, model: str | None, upstream_name: str | None) -> list[Capabilities]:
         """Returns the capabilities of all upstreams that may answer; empty: not known before an agent is loaded.
@@ -336,8 +348,8 @@ class Forwarder:
             If the upload failed, its error is raised instead of the upstream's.
         """
         body = b"" if outgoing.body is None else outgoing.body.raw
-        rules, now = self._rules(outgoing.project), self._failover.wall()
-        receipt.user = user_of(outgoing.headers, body, rules, now, outgoing.read_names)
+        rules = self._rules(outgoing.project)
+        receipt.user = user_of(outgoing.headers, body, rules, self._failover.wall(), outgoing.read_names)
         if costs_tokens(outgoing.method, outgoing.path):
             route = await self._admit(route, outgoing, body, receipt)
         keep_alive_s = self._settings.server.keep_alive_comment_s
@@ -357,11 +369,11 @@ class Forwarder:
         substitute = await self._limiter.admit(
             receipt,
             PlannedCall(body, None, route.first),
-            may_answer=partial(self._may_answer, outgoing.path),
+            may_answer=partial(self._has_endpoint_for_model, outgoing.path),
         )
         return route if substitute is None else self._route_of(substitute).in_place_of(route)
 
-    def _may_answer(self, path: str, model: str) -> bool:
+    def _has_endpoint_for_model(self, path: str, model: str) -> bool:
         """Returns whether another model may answer a request with this path: its upstream has the endpoint."""
         provider = self._providers[self._route_of(model).upstream]
         return path.startswith(_WITH_SUBSTITUTE) and provider.has_endpoint(path)
