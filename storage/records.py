@@ -131,6 +131,11 @@ class Conversation(Struct, frozen=True):
     last_exchange: int = 0
 
     @property
+    def has_stored_path(self) -> bool:
+        """The conversation is stored and has an exchange: its path ends with `last_exchange`."""
+        return self.last_exchange > 0
+
+    @property
     def name(self) -> str:
         """Its name for sends and look-ups: `default` for an agent's own conversation, else its uid."""
         return DEFAULT_CONVERSATION if self.key == DEFAULT_CONVERSATION else self.uid

@@ -98,8 +98,8 @@ class WantedSummary(Struct, frozen=True):
     max_tokens: int
     # The fewest messages that stay.
     keep_messages: int = 0
-    # The id of the newest summary when the request was made; 0: none.
-    newest: int = 0
+    # The row of the newest summary of the path when the request was made; 0: there was none.
+    newest_summary_row: int = 0
 
 
 class ExchangeSize(Struct, frozen=True):

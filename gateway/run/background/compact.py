@@ -70,6 +70,7 @@ class CompactJob(
         "keep_tokens": "keep",
         "max_tokens": "size",
         "keep_messages": "messages",
+        "newest_summary_row": "newest",
     },
 ):
     """The payload of a job, which is stored as JSON under the names of `rename`."""
@@ -82,13 +83,13 @@ class CompactJob(
     max_tokens: int
     # The fewest messages at the end of the path that stay word for word.
     keep_messages: int = 0
-    # The id of the newest summary when the turn was made; 0: there was none. None: the job is requested by hand, not by
-    # a turn.
-    newest: int | None = None
+    # The row of the newest summary of the path when the turn was made; 0: there was none. None: the job was requested
+    # by hand, without a turn.
+    newest_summary_row: int | None = None
 
     @property
     def is_by_hand(self) -> bool:
-        return self.newest is None
+        return self.newest_summary_row is None
 
     @property
     def payload(self) -> bytes:
@@ -164,6 +165,14 @@ class SummaryTask(Struct, frozen=True):
     admit: Callable[[PlannedCall], Awaitable[None]] | None = None
 
 
+class _WrittenSummary(Struct, frozen=True):
+    """The text of a summary as the model has written it."""
+
+    text: str
+    # Counted as the model of the span's last exchange counts.
+    tokens: int
+
+
 @dataclass(eq=False)
 class Compactor:
     """Enqueues summaries of conversations with windows that fill up, and makes them."""
@@ -193,7 +202,11 @@ class Compactor:
 
     async def _enqueue(self, turn: Committed, wanted: WantedSummary) -> None:
         payload = CompactJob(
-            turn.exchange_row, wanted.keep_tokens, wanted.max_tokens, wanted.keep_messages, wanted.newest
+            turn.exchange_row,
+            wanted.keep_tokens,
+            wanted.max_tokens,
+            keep_messages=wanted.keep_messages,
+            newest_summary_row=wanted.newest_summary_row,
         ).payload
         agent, conversation = turn.agent, str(turn.conversation_row)
         try:
@@ -223,21 +236,23 @@ class Compactor:
         if span is None:
             # The whole path is covered already, or the whole path stays.
             return
-        earlier_id = 0 if span.earlier is None else span.earlier.id
-        if compact_job.newest is not None and earlier_id > compact_job.newest:
-            # A summary has been written since this turn. Another one so soon would cover little more.
+        if _was_summarised_since(compact_job, span):
+            # Another summary so soon would cover little more.
             return
         task = SummaryTask(
             project, job.agent_row, model, terms, compact_job.max_tokens, compact_job.is_by_hand
         )
-        text = await _write_summary(span, task, job.step)
-        if not text:
-            # No message of the span may be shown to a model.
+        written = await _write_summary(span, task, job.step)
+        if written is None:
             return
-        tokens = await asyncio.to_thread(tokenizer_for(span.end.model).count, text)
         await job.finish(
             self.store.summaries.add_effect(
-                job.agent_row, span.end, text, tokens=tokens, at=self.now(), model=model.model
+                job.agent_row,
+                span.end,
+                written.text,
+                tokens=written.tokens,
+                at=self.now(),
+                model=model.model,
             )
         )
 
@@ -274,8 +289,9 @@ class Compactor:
         Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary; StoreError;
             what `fallback` and `admit` raise.
         """
-        last = conversation.last_exchange
-        exchanges = await self.store.summaries.path(agent.id, last) if last > 0 else []
+        exchanges: Sequence[Exchange] = []
+        if conversation.has_stored_path:
+            exchanges = await self.store.summaries.path(agent.id, conversation.last_exchange)
         if not exchanges:
             raise BadRequest(_NOTHING_TO_SUMMARISE)
         path = await SummaryPath.measure(self.store, agent.id, exchanges)
@@ -289,22 +305,42 @@ class Compactor:
             task = SummaryTask(
                 agent.scope.project, agent.id, model, terms, max_tokens, is_by_hand=True, admit=admit
             )
-            text = await _write_summary(span, task, _run_directly)
+            written = await _write_summary(span, task, _run_directly)
         except Postponed as error:
             raise Overloaded(f"There is no summary: {error.message}.", retry_after_s=error.delay_s) from error
         except JobFailed as error:
             raise UpstreamError(f"There is no summary: {error.message}.") from error
-        if not text:
+        if written is None:
             raise BadRequest(_NOTHING_TO_SUMMARISE)
-        tokens = await asyncio.to_thread(tokenizer_for(span.end.model).count, text)
-        summary = Summary(id=0, exchange=span.end, text=text, tokens=tokens, at=self.now(), model=model.model)
-        evicted = Evicted(span.end.depth + 1, end_offset(span.end), span.path_tokens, ANY_WINDOW)
+        summary = Summary(
+            id=0,
+            exchange=span.end,
+            text=written.text,
+            tokens=written.tokens,
+            at=self.now(),
+            model=model.model,
+        )
+        evicted = Evicted(
+            depth=span.end.depth + 1,
+            offset=end_offset(span.end),
+            tokens=span.path_tokens,
+            context=ANY_WINDOW,
+        )
         await self.store.summaries.put(agent, conversation, summary, evicted)
-        return text
+        return written.text
 
 
-async def _write_summary(span: SummarySpan, task: SummaryTask, run_step: StepRunner) -> str:
-    """Returns the text of a summary, which the model writes part by part.
+def _was_summarised_since(job: CompactJob, span: SummarySpan) -> bool:
+    """Returns whether the path has got a summary since the turn that enqueued a job. By hand: no."""
+    if job.newest_summary_row is None or span.earlier is None:
+        return False
+    return span.earlier.id > job.newest_summary_row
+
+
+async def _write_summary(
+    span: SummarySpan, task: SummaryTask, run_step: StepRunner
+) -> _WrittenSummary | None:
+    """Returns a summary, which the model writes part by part; None: no message of the span may be shown to a model.
 
     run_step: asks for one part, under a name for the job's journal.
 
@@ -317,7 +353,9 @@ async def _write_summary(span: SummarySpan, task: SummaryTask, run_step: StepRun
         name = f"{span.end.id}: {summarised_lines} and {len(part)}"
         text = (await run_step(name, partial(_ask_for_part, part, text, task))).decode()
         summarised_lines += len(part)
-    return text
+    if not text:
+        return None
+    return _WrittenSummary(text, await asyncio.to_thread(tokenizer_for(span.end.model).count, text))
 
 
 async def read_summary_terms(store: Store, agent_row: int) -> SummaryTerms:
