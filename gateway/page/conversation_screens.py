@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, ScreenRequest
-from gateway.run.admin.audit_operations import AuditOperations, AuditRecord
+from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, ScreenRequest, View
+from gateway.run.admin.audit_operations import AuditOperations, AuditRecord, audited_part
 from gateway.run.admin.conversation_views import ConversationPage, LaterMessages
 from gateway.run.admin.memory_names import name_of, user_of
 from gateway.run.admin.memory_views import MemoryViews
@@ -41,22 +42,22 @@ class _ConversationScreens(Struct, frozen=True):
     async def show(self, request: ScreenRequest, query: BranchQuery) -> Answer:
         access = access_of(request)
         if query.message is not None:
-            text = await self.views.conversations.read_text(
-                access.project, access.uid, str(request.params["id"]), query.message
-            )
-            await request.note_read(access.uid)
-            return _text_file(text)
-        page = await self._read(request, access, query, query.branch)
-        if request.is_twin:
-            await request.note_read(access.uid)
-            return access.twin(page)
-        later = await self._find_later(access, query, page)
-        if later is not None and page.next is None and query.before is None:
-            # A link to a message leads to the end of its exchange. Of a short conversation the rest is shown as well.
-            longer_page = await self._read(request, access, query, later.branch)
-            if longer_page.next is None:
-                page, later = longer_page, await self._find_later(access, query, longer_page)
+            answer: Answer = await self._show_message(request, access, query.message)
+        elif request.is_twin:
+            answer = access.twin(await self._read(request, access, query))
+        else:
+            answer = await self._show_branch(request, access, query)
         await request.note_read(access.uid)
+        return answer
+
+    async def _show_message(self, request: ScreenRequest, access: MemoryAccess, seq: int) -> Download:
+        """Returns the text of one message as a file."""
+        id = str(request.params["id"])
+        return _text_file(await self.views.conversations.read_text(access.project, access.uid, id, seq))
+
+    async def _show_branch(self, request: ScreenRequest, access: MemoryAccess, query: BranchQuery) -> View:
+        """Returns the screen of a branch."""
+        page, later = await self._read_to_end(request, access, query)
         scope = (await self.views.find(access.project, access.uid)).scope
         id = page.conversation.id
         openings: dict[str, str] = {}
@@ -88,7 +89,11 @@ class _ConversationScreens(Struct, frozen=True):
         forgettings = await self.audit.forgettings(access.uid)
         found: dict[int, AuditRecord | None] = {}
         for gap in gaps:
-            parts = (f"message {gap.seq}", f"exchange {gap.exchange}", f"conversation {page.conversation.id}")
+            parts = (
+                audited_part("message", gap.seq),
+                audited_part("exchange", gap.exchange),
+                audited_part("conversation", page.conversation.id),
+            )
             candidates = [forgettings[part] for part in parts if part in forgettings]
             # A conversation may go on after it was forgotten.
             forgetting = next((each for each in candidates if each.at >= gap.at), None)
@@ -96,15 +101,31 @@ class _ConversationScreens(Struct, frozen=True):
                 found[gap.seq] = forgetting
         return found
 
+    async def _read_to_end(
+        self, request: ScreenRequest, access: MemoryAccess, query: BranchQuery
+    ) -> tuple[ConversationPage, LaterMessages | None]:
+        """Returns the page that a query asks for, and the page after it; None: it is the last one.
+
+        A link to a message leads to the end of its exchange. Of a short conversation the rest is on the page as well.
+        """
+        page = await self._read(request, access, query)
+        later = await self._find_later(access, query, page)
+        if later is None or page.next is not None or query.before is not None:
+            return page, later
+        longer_page = await self._read(request, access, replace(query, branch=later.branch))
+        if longer_page.next is not None:
+            return page, later
+        return longer_page, await self._find_later(access, query, longer_page)
+
     async def _read(
-        self, request: ScreenRequest, access: MemoryAccess, query: BranchQuery, branch: int | None
+        self, request: ScreenRequest, access: MemoryAccess, query: BranchQuery
     ) -> ConversationPage:
         """Returns a page of a branch."""
         return await self.views.conversations.show(
             access.project,
             access.uid,
             str(request.params["id"]),
-            branch=branch,
+            branch=query.branch,
             before=query.before,
             limit=query.limit,
             max_chars=None if request.is_twin else _MAX_CHARS,

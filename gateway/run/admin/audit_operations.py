@@ -35,6 +35,11 @@ class AuditRecord(Struct, frozen=True):
     what: str
 
 
+def audited_part(kind: str, id: int | str) -> str:
+    """Returns a part of a memory as the audit names it ("message 4"). Whoever looks for a part has to name it so."""
+    return f"{kind} {id}"
+
+
 class AuditPage(Struct, frozen=True):
     """A page of the audit, the newest first. next: `after` of the next page."""
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 
 from gateway.errors import BadRequest
+from gateway.run.admin.audit_operations import audited_part
 from gateway.run.admin.memory_edits import COMMAND
 from gateway.run.admin.memory_names import MemoryOwner, nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
@@ -225,11 +226,11 @@ class ForgetOperations:
             kind = "conversation" if part.kind == "in" else part.kind
             raise BadRequest(f"There is no {kind} {part.value!r} here.", param=part.kind)
         extent = await self.store.forgetting.extent(agent, target)
-        what = f"{part.kind} {part.value}"
+        what = audited_part(part.kind, part.value)
         # The client's name for a conversation may be words, which no audit has.
         if isinstance(part.value, str):
             conversation = await self.store.memory_pages.conversation(agent, part.value)
-            what = "conversation" if conversation is None else f"conversation {conversation.uid}"
+            what = "conversation" if conversation is None else audited_part("conversation", conversation.uid)
         return await self._begin(agent, target, what), extent
 
     async def _begin(self, agent_row: int, target: ForgetTarget, what: str) -> int:

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from gateway.core.words import letters_of
 from gateway.errors import Conflict, UnknownId
+from gateway.run.admin.audit_operations import audited_part
 from gateway.run.admin.exchange_messages import message_records, shorten
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.forget_operations import CALL_S, Part, PartKind, find_target
@@ -223,8 +224,8 @@ class MemoryForgetting:
         task = asyncio.create_task(self._carry_out(id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        whole = "all" if kind == "all" else f"{kind} {preview.target.id}"
-        for what in [f"{each.kind} {each.seq}" for each in preview.texts or ()] or [whole]:
+        whole = "all" if kind == "all" else audited_part(kind, preview.target.id)
+        for what in [audited_part(each.kind, each.seq) for each in preview.texts or ()] or [whole]:
             await self._store.audit.add(self._now(), editor.actor, "forget", uid, what)
         done, _ = await asyncio.wait({task}, timeout=self._call_s)
         swept = task.result() if done else None

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.tree import is_tombstone
 from gateway.errors import UnknownId
+from gateway.run.admin.audit_operations import audited_part
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import hit_records
 from gateway.run.admin.memory_names import name_of
@@ -181,8 +182,9 @@ class RequestOperations(Struct, frozen=True):
             await self.store.turns.exchange(agent, logged.exchange_row) if logged.exchange_row else None
         )
         numbers = [] if exchange is None else range(exchange.seq, exchange.reply_seq + 1)
-        parts = {f"{kind} {number}" for kind in ("message", "exchange") for number in numbers}
-        parts.add(f"conversation {logged.conversation_uid}")
+        parts = {audited_part(kind, number) for kind in ("message", "exchange") for number in numbers}
+        if logged.conversation_uid is not None:
+            parts.add(audited_part("conversation", logged.conversation_uid))
         return ForgottenRequest(agent.uid, name_of(logged.scope), logged.at, frozenset(parts))
 
     def find_logged(self, memory: str, ids: Collection[str]) -> list[LoggedRequest]:
