@@ -1,7 +1,7 @@
-"""The headers of a client: as text where they are read here, and those that may go on to an upstream.
+"""The headers of a client: their values as text, and the headers that go on to an upstream.
 
-An allow-list decides what passes, since sign-on proxies and load balancers before a gateway add headers (names,
-addresses, tokens) that no list can name, and that do not concern a provider. Credentials are handled apart from these.
+An allow-list decides which headers pass, since sign-on proxies and load balancers before a gateway add headers (names,
+addresses, tokens) that no list can name, and that do not concern a provider. Credentials are handled elsewhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gateway.errors import BadRequest
 
 RawHeaders = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
 
-_PASS = frozenset(
+_PASSED_NAMES = frozenset(
     (
         *b"accept user-agent idempotency-key x-idempotency-key".split(),
         *b"traceparent tracestate x-request-id x-client-request-id".split(),
@@ -22,12 +22,12 @@ _PASS = frozenset(
         *b"range if-range".split(),  # the wanted part of a file
     )
 )
-_PASS_PREFIXES = (b"anthropic-", b"openai-", b"x-stainless-", b"x-openrouter-")
-# The gateway's headers in a request. Another one is refused: whoever misspells `x-mnemogate-memory: off` would be
-# remembered against their will.
+_PASSED_PREFIXES = (b"anthropic-", b"openai-", b"x-stainless-", b"x-openrouter-")
 _PREFIX = "x-mnemogate-"
-# How a name begins that is taken for one of these, with dashes in the place of underscores.
+# A name that begins like this is taken for one of the gateway's headers, also with underscores in place of dashes.
 _LIKE_PREFIX = (b"x-mnemogate-", b"mnemogate-")
+# The gateway's headers in a request. An unknown header of the gateway's is refused: a person whose application
+# misspells `x-mnemogate-memory: off` would be remembered against their will.
 _HEADERS = [
     _PREFIX + name
     for name in [
@@ -93,14 +93,15 @@ def refuse_misspelt(headers: RawHeaders) -> None:
 
 
 def _passing_name(raw: bytes) -> str:
-    """Returns the name of a header as text; "" where it does not go upstream.
+    """Returns the name of a header as text; "": it does not go upstream.
 
-    Raises: BadRequest: it begins as the gateway's headers do, and none of them has this name."""
+    Raises: BadRequest: it begins like the gateway's headers, and none of them has this name.
+    """
     is_gateways = raw.replace(b"_", b"-").startswith(_LIKE_PREFIX)
     if is_gateways and (name := raw.decode("latin-1")) not in _HEADERS:
-        close = nearest_name(name, _HEADERS) or "one of " + ", ".join(_HEADERS)
-        raise BadRequest(f"There is no header `{name[:64]}`; did you mean {close}?", param=name[:64])
-    name = raw.decode("latin-1") if raw in _PASS or raw.startswith(_PASS_PREFIXES) else ""
+        suggestion = nearest_name(name, _HEADERS) or "one of " + ", ".join(_HEADERS)
+        raise BadRequest(f"There is no header `{name[:64]}`; did you mean {suggestion}?", param=name[:64])
+    name = raw.decode("latin-1") if raw in _PASSED_NAMES or raw.startswith(_PASSED_PREFIXES) else ""
     if len(raw) <= 64 and len(_cached_names) < 1024:  # callers choose the names
         _cached_names[raw] = name
     return name

@@ -1,7 +1,7 @@
 """The user that Open WebUI vouches for: a JSON Web Token in the header `x-openwebui-user-jwt`.
 
-Open WebUI signs it with HS256 (RFC 7519, RFC 7518 3.2) for each request if FORWARD_USER_INFO_HEADER_JWT_SECRET is set,
-and leaves its plain headers out then. `sub` is the id that `x-openwebui-user-id` has otherwise.
+If FORWARD_USER_INFO_HEADER_JWT_SECRET is set, Open WebUI signs a token with HS256 (RFC 7519, RFC 7518 3.2) for each
+request, and leaves its plain headers out. `sub` is the id that `x-openwebui-user-id` would have.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class SignedUser(NamedTuple):
     """The user of a token."""
 
     id: str
-    # What people call them; None: the token does not say.
+    # What people call the user; None: the token does not say.
     name: str | None
 
 
@@ -34,8 +34,7 @@ def signed_user(token: bytes, secret: str, now: float) -> SignedUser:
     Raises: NotAuthenticated: the token is malformed, not signed with this secret, or expired.
     """
     signing_input, _, signature = token.rpartition(b".")
-    # The signature is compared before anything of the token is believed, and always as HS256, whatever its header
-    # names.
+    # The signature is checked before anything of the token is read, and always as HS256, whatever the header names.
     expected = hmac.digest(secret.encode(), signing_input, "sha256")
     if not hmac.compare_digest(_decode(signature), expected):
         raise _refusal("it is not signed with memory.openwebui_jwt_secret")

@@ -17,7 +17,7 @@ _HEADER_UNITS: Final = ("requests", "tokens")
 
 
 def refusal_by(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
-    """Returns the error for a request that a bucket has no room for. used: by this request so far."""
+    """Returns the error for a request for which a bucket has no room. used: what this request has used so far."""
     limit = bucket.limit
     # A request under way that ends gives back what it has reserved and not used.
     is_reserved = limit.unit in MEASURED_UNITS and bucket.used + used < bucket.bound
@@ -32,18 +32,15 @@ def refusal_by(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
 
 
 def rate_headers(buckets: Iterable[Bucket], now: float) -> list[Header]:
-    """Returns the headers of the limits per minute: for each unit, of the limit with the least left."""
-    least: dict[str, Bucket] = {}
+    """Returns the headers of the limits per minute: for each unit, those of the limit with the least left."""
+    fullest: dict[str, Bucket] = {}
     for bucket in buckets:
-        unit, per = bucket.limit.unit, bucket.limit.per
-        if per == "minute" and unit in _HEADER_UNITS:
-            other = least.get(unit)
-            if other is None or bucket.left() < other.left():
-                least[unit] = bucket
-    headers: list[Header] = []
-    for bucket in least.values():
-        headers += _headers_of(bucket, now)
-    return headers
+        unit = bucket.limit.unit
+        if bucket.limit.per != "minute" or unit not in _HEADER_UNITS:
+            continue
+        if unit not in fullest or bucket.left() < fullest[unit].left():
+            fullest[unit] = bucket
+    return [header for bucket in fullest.values() for header in _headers_of(bucket, now)]
 
 
 def _headers_of(bucket: Bucket, now: float) -> list[Header]:
@@ -57,10 +54,10 @@ def _headers_of(bucket: Bucket, now: float) -> list[Header]:
 
 def _refusal_message(limit: UsageLimit, period: Period, *, is_reserved: bool) -> str:
     """Returns the message of a refusal. is_reserved: requests under way have reserved what is left."""
-    most = f"{limit.most:.15g}"
+    amount = f"{limit.most:.15g}"
     plural = "" if limit.most == 1 else "s"
     unit = {"requests": f"request{plural}", "tokens": f"token{plural}", "cost": "of cost"}.get(limit.unit)
-    allowed = f"{most} concurrent request{plural}" if unit is None else f"{most} {unit} per {limit.per}"
+    allowed = f"{amount} concurrent request{plural}" if unit is None else f"{amount} {unit} per {limit.per}"
     if not limit.most:
         advice = "Nothing is allowed until it is raised."
     elif limit.per is None:

@@ -20,9 +20,9 @@ from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 _MINUTE_S: Final = 60
 _DAY_S: Final = 86_400
 _BILLION: Final = 1_000_000_000
-# Units of which a request may use more than it has reserved: its use is known at its end.
+# Units in which a request may use more than it has reserved: how much it uses is known only at its end.
 MEASURED_UNITS: Final = ("tokens", "cost")
-# Periods of which sums are stored. Each process knows its own part of a minute, and of what is under way.
+# Periods whose sums are stored. For a minute, and for requests under way, each process knows its own part alone.
 STORED_PERIODS: Final = ("day", "month")
 
 
@@ -47,7 +47,7 @@ def wanted_amounts(tokens: int = 0, cost: int = 0) -> Amounts:
 
 
 def used_amounts(tokens: int = 0, cost: int = 0, *, is_answered: bool = False) -> Amounts:
-    """Returns what a request has used. is_answered: a model has answered, or none was to be asked."""
+    """Returns what a request has used. is_answered: a model has answered, or no model was to be asked."""
     return Amounts(let_in=1, answered=int(is_answered), tokens=tokens, cost=cost, concurrent=0)
 
 
@@ -59,13 +59,13 @@ def _column_of(limit: UsageLimit) -> int:
 
 
 class Period(NamedTuple):
-    """One period of a limit; both ends in seconds since the epoch."""
+    """A period of a limit. Both ends are in seconds since the epoch."""
 
     begin: float
     end: float
 
     def has(self, now: float) -> bool:
-        """Returns whether a time is in it. A clock that was ahead and is put right leaves periods of the future."""
+        """Returns whether a time is in the period. (After a clock was ahead, a period may lie in the future.)"""
         return self.begin <= now < self.end
 
 
@@ -83,7 +83,10 @@ def period_of(per: str | None, now: float) -> Period:
 
 
 def bound_of(limit: UsageLimit, processes: int) -> int:
-    """Returns the amount up to which each of some processes may go; of cost in billionths, so that sums are exact."""
+    """Returns the amount up to which each process may go. A cost is in billionths, so that sums are exact.
+
+    processes: how many processes share the limit.
+    """
     part = limit.most if limit.per in STORED_PERIODS else limit.most / processes
     return round(part * _BILLION) if limit.unit == "cost" else math.ceil(part)
 
@@ -94,24 +97,25 @@ def displayed_amount(limit: UsageLimit, amount: int) -> float:
 
 
 class Bucket(Struct, eq=False):
-    """The amounts that count towards one limit in one period, for one subject; of cost in billionths."""
+    """The amounts that count towards one limit in one period, for one subject. A cost is in billionths."""
 
     limit: UsageLimit
     # The amount up to which this process may go.
     bound: int
-    # The user, where each user has a bucket; "": no user, or all users.
+    # The user, if each user has a bucket; "": no user, or all users.
     user: str
     period: Period
     # The index in `Amounts` of what it counts.
     column: int
     used: int = 0
     reserved: int = 0
-    # `used` has what was used before, by this and other processes.
+    # `used` includes what this and other processes have used before the bucket was made.
     is_loaded: bool = False
-    # The part of `used` from days that are not read again, and the first day that is; 0: all are read.
+    # The part of `used` from days that are not read again.
     earlier: int = 0
+    # The first day that is read again; 0: all days are.
     read_from: int = 0
-    # A request has asked for it since what others have used was last read.
+    # A request has asked for the bucket since the usage of other processes was last read.
     was_asked_for: bool = False
 
     @classmethod
@@ -147,13 +151,13 @@ class LimitReservation(Struct, eq=False):
     """The amounts that a request has reserved, until it is settled."""
 
     amounts: dict[Bucket, int] = field(default_factory=dict)
-    # The model that answers in place of the one that was asked; None: that one answers.
+    # The model that answers in place of the model that was asked; None: the model that was asked answers.
     substitute: str | None = None
     # How much it has used in minutes that were over before it ended, by the ids of their limits.
     counted: dict[int, int] = field(default_factory=dict)
 
     def reserve(self, bucket: Bucket, amount: int) -> None:
-        """Reserves an amount of a bucket, in place of what was reserved of it before."""
+        """Reserves an amount of a bucket, in place of the amount that was reserved before."""
         bucket.reserved += amount - self.amounts.get(bucket, 0)
         self.amounts[bucket] = amount
 
@@ -163,11 +167,11 @@ class LimitReservation(Struct, eq=False):
         return LimitReservation({bucket: self.amounts.pop(bucket) for bucket in measured})
 
     def uncounted(self, used: Amounts, bucket: Bucket) -> int:
-        """Returns what counts towards a bucket of what the request has used."""
+        """Returns the part of what the request has used that counts towards a bucket."""
         return used[bucket.column] - self.counted.get(bucket.limit.id, 0)
 
     def count_ended_minutes(self, used: Amounts, now: float) -> None:
-        """Counts what the request has used so far in a minute that is over; what follows is for another one."""
+        """Counts what the request has used so far in a minute that is over. What follows counts in a later minute."""
         for bucket in [*self.amounts]:
             limit = bucket.limit
             if limit.unit in MEASURED_UNITS and limit.per == "minute" and bucket.period.end <= now:
@@ -176,7 +180,7 @@ class LimitReservation(Struct, eq=False):
                 self.counted[limit.id] = used[bucket.column]
 
     def settle(self, used: Amounts) -> None:
-        """Replaces what was reserved by what was used."""
+        """Replaces the reserved amounts by the used amounts."""
         for bucket, amount in self.amounts.items():
             bucket.reserved -= amount
             bucket.used += self.uncounted(used, bucket)
@@ -192,11 +196,13 @@ def limits_for(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageL
         for limit in limits
         if limit.key in (None, key) and (limit.user in (None, EACH_USER) or (limit.user == user and user))
     ]
-    named = {(limit.unit, limit.per, limit.key) for limit in matching if limit.user not in (None, EACH_USER)}
+    of_named_user = {
+        (limit.unit, limit.per, limit.key) for limit in matching if limit.user not in (None, EACH_USER)
+    }
     return [
         limit
         for limit in matching
-        if limit.user != EACH_USER or (limit.unit, limit.per, limit.key) not in named
+        if limit.user != EACH_USER or (limit.unit, limit.per, limit.key) not in of_named_user
     ]
 
 
@@ -230,8 +236,8 @@ def find_full_buckets(
 @lru_cache(maxsize=64)
 def format_duration(seconds: int) -> str:
     """Returns a time as OpenAI's headers have it: 37s, 6m0s, 11h2m5s."""
-    minutes, rest = divmod(max(1, seconds), 60)
+    minutes, seconds = divmod(max(1, seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
-        return f"{hours}h{minutes}m{rest}s"
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+        return f"{hours}h{minutes}m{seconds}s"
+    return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"

@@ -50,7 +50,7 @@ class MemoryEdits(Struct, frozen=True):
     defaults: Defaults = NO_DEFAULTS
 
     async def edit_block(self, editor: Editor, uid: str, label: str, value: str, version: int) -> Block:
-        """Gives a block another value. version: the one that the editor saw. Raises: Conflict: it is not current."""
+        """Gives a block another value. version: the version that the editor saw. Raises: Conflict: it has changed."""
         block = await self._find_block(editor, uid, label, version)
         try:
             written = await self.store.blocks.write(
@@ -114,30 +114,31 @@ class MemoryEdits(Struct, frozen=True):
         return fact, is_known
 
     async def correct_fact(self, editor: Editor, uid: str, seq: int, text: str) -> Fact:
-        """Replaces a fact by one with another text. Returns the new fact. Raises: Conflict: the old one is not true."""
+        """Replaces a fact by a fact with another text, and returns the new fact. Raises: Conflict: it is not true."""
         agent = await find_agent(self.store, editor.project, uid)
-        old = await self.store.facts.find(agent.id, seq)
-        if old is None:
+        old_fact = await self.store.facts.find(agent.id, seq)
+        if old_fact is None:
             raise _unknown_fact()
         text = _read_fact_text(text)
-        if text == old.text:
+        if text == old_fact.text:
             raise BadRequest("The text is the same as before.", param="text")
         # A correction back to a text that this fact has replaced is an undo in the audit.
-        replaced = await self.store.facts.list_replaced(agent.id, old.id)
-        restored = next((fact for fact in replaced if fact.text == text), None)
+        replaced_facts = await self.store.facts.list_replaced(agent.id, old_fact.id)
+        restored_fact = next((fact for fact in replaced_facts if fact.text == text), None)
         try:
-            new = await self.store.facts.correct(
+            new_fact = await self.store.facts.correct(
                 agent, seq, text, fact_key(text) or text, editor.origin, self.now()
             )
         except NotFound as error:
             raise _unknown_fact() from error
         except WriteConflict as error:
             raise Conflict(f"Nothing was changed: {error.message}.", param="text") from error
-        if restored is None:
-            await self._audit(editor, "correct", uid, f"fact {seq} as {new.seq}")
+        change = f"fact {seq} as {new_fact.seq}"
+        if restored_fact is None:
+            await self._audit(editor, "correct", uid, change)
         else:
-            await self._audit(editor, "undo", uid, f"fact {seq} as {new.seq}, back to fact {restored.seq}")
-        return new
+            await self._audit(editor, "undo", uid, f"{change}, back to fact {restored_fact.seq}")
+        return new_fact
 
     async def mute_fact(self, editor: Editor, uid: str, seq: int, *, is_muted: bool) -> Fact:
         """Mutes a fact, so that only lists show it, or unmutes it."""

@@ -44,7 +44,7 @@ _First = TypeVar("_First", int, None)
 class Defaults(Struct, frozen=True):
     """The user and the profile of chat requests that name none. Operations use them, too, to mean the same memory."""
 
-    # None: such requests have no user.
+    # The user; None: such requests have no user.
     user: str | None = None
     # Returns the profile, given the project.
     profile: Callable[[str], str] = lambda project: DEFAULT_PROFILE
@@ -163,9 +163,9 @@ def check_project(project: str | None, visible: str | None) -> None:
 class RequestedPage(Struct, frozen=True):
     """The page of a list that a caller asks for; the list is in the order of its records' numbers."""
 
-    # The only project whose records are shown; None: all.
+    # The only project whose records are shown; None: all projects.
     project: str | None
-    # The number after which the page begins.
+    # The number after which the page begins; None: it is the first page.
     after: int | None
     limit: int
 

@@ -26,9 +26,9 @@ class PeriodicTask:
 
     # The name in the log.
     name: str
-    # Does what is due. Returns the seconds until more will be; None: not before it is woken.
+    # Does the work that is due. Returns the seconds until the next step is due; None: not before the task is woken.
     step: Callable[[], Awaitable[float | None]]
-    # Is set by `run`: it is not known when the next step is due, since the last one has named no time or is under way.
+    # Set by `run`. True: no time is known for the next step, since the last step has named none or is under way.
     sleeps_until_woken: bool = True
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -40,24 +40,24 @@ class PeriodicTask:
         while True:
             self.sleeps_until_woken = True
             try:
-                pause = await self.step()
+                pause_s = await self.step()
             except StoreError as error:
                 # A fault that the store's health shows has been logged once for all tasks.
                 if not is_known(error):
                     _log.warning(
                         "Background task %r failed and is repeated later: %s", self.name, error.message
                     )
-                pause = AFTER_FAULT_S
+                pause_s = AFTER_FAULT_S
             except Exception:
                 # No error may end the task, because nothing would start it again.
                 _log.exception(
                     "Background task %r failed by a fault in the gateway. It is repeated in %g s.",
                     self.name, AFTER_FAULT_S,
                 )  # fmt: skip
-                pause = AFTER_FAULT_S
-            self.sleeps_until_woken = pause is None
+                pause_s = AFTER_FAULT_S
+            self.sleeps_until_woken = pause_s is None
             try:
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(pause_s):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -88,7 +88,7 @@ async def _run_later(store: Store, work: Callable[[], Awaitable[None]], what: st
 
 
 async def _try_work(work: Callable[[], Awaitable[None]], what: str) -> bool:
-    """Does the work. Returns False, and logs the reason, where the store does not work."""
+    """Does the work. Returns False, and logs the reason, if the store does not work."""
     try:
         await work()
     except StoreError as error:

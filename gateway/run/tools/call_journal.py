@@ -1,8 +1,8 @@
-"""The journal of the calls that leave the gateway, of a turn that is written as a whole and outlives its process.
+"""The journal of the calls that leave the gateway, for a turn that is written as a whole and outlives its process.
 
-An item of a batch and a response in the background are such turns. A kill leaves of them what is written down here: a
-reply of the model before the first of its calls is made, each call before it is made, and its answer. Another attempt
-goes on with the same replies, so that it makes the same calls, each of them once.
+An item of a batch and a response in the background are such turns. The journal survives a kill. It has each reply of
+the model before its first call is made, each call before it is made, and each answer. Another attempt goes on with the
+same replies, so that it makes the same calls, each of them once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.errors import StoreError
 
-# The kinds of the texts of a run in which it lies.
+# The kinds of the texts of a run that hold the journal.
 REPLY: Final = "reply"
 CALL: Final = "call"
 RESULT: Final = "result"
@@ -34,12 +34,12 @@ _log = logging.getLogger("mnemogate")
 class CallJournal:
     """The calls of one turn that leave the gateway. Implements `DeduplicatesCalls`.
 
-    An upstream that gives its calls no ids of their own may repeat them, so a call is known by its arguments, too.
+    An upstream may repeat the ids of its calls, so a call is recognised by its arguments as well.
     """
 
-    # Adds a text of a kind under a number. False: there is one, or the turn does not go on.
+    # Adds a text of a kind under a number. Returns False if there is such a text, or if the turn does not go on.
     add: Callable[[str, int, bytes], Awaitable[bool]]
-    # The answers to the calls of earlier attempts; None: one that has none.
+    # The answers to the calls of earlier attempts, by the call's id and digest; None: the call has no answer.
     answers: dict[tuple[str, str], ToolAnswer | None] = field(default_factory=dict)
     # The numbers of replies that are written down.
     stored_replies: set[int] = field(default_factory=set)
@@ -52,16 +52,16 @@ class CallJournal:
     def take_calls(self, calls: Iterable[tuple[int, bytes]], results: Iterable[tuple[int, bytes]]) -> bool:
         """Takes the calls of earlier attempts, and their results: number and text of each.
 
-        Returns False where some were erased, since something of the memory was forgotten: then it is not known which
+        Returns False if calls were erased, because something of the memory was forgotten. Then it is not known which
         calls were made.
         """
-        answers = dict(results)
+        results_by_seq = dict(results)
         for seq, entry in calls:
             call = orjson.loads(entry)
             if "id" not in call:
                 return False
-            answer = answers.get(seq)
-            self.answers[call["id"], call["what"]] = None if answer is None else ToolAnswer.load(answer)
+            result = results_by_seq.get(seq)
+            self.answers[call["id"], call["what"]] = None if result is None else ToolAnswer.load(result)
             self.seq = seq + 1
         return True
 
@@ -75,12 +75,12 @@ class CallJournal:
 
         Raises: StoreError: the call could not be written down, so it was not made.
         """
-        what = sha256(exact_json.dumps([call.name, call.arguments], sort_keys=True)).hexdigest()
-        key = call.call_id, what
+        digest = sha256(exact_json.dumps([call.name, call.arguments], sort_keys=True)).hexdigest()
+        key = call.call_id, digest
         if key in self.answers:
             return self.answers[key] or failed_answer(INTERRUPTED_RESULT)
         seq, self.seq = self.seq, self.seq + 1
-        entry = orjson.dumps({"id": call.call_id, "what": what})
+        entry = orjson.dumps({"id": call.call_id, "what": digest})
         if not (await self._store_replies() and await self.add(CALL, seq, entry)):
             # The turn does not go on in this process: it has ended, or another process has taken it over.
             return failed_answer(INTERRUPTED_RESULT)
@@ -89,7 +89,7 @@ class CallJournal:
     async def _store_replies(self) -> bool:
         """Writes the replies that are not written yet.
 
-        Returns False where the turn does not go on, or not with these replies.
+        Returns False if the turn does not go on, or not with these replies.
         """
         async with self._writing:
             while self._unstored:
@@ -104,7 +104,7 @@ class CallJournal:
 async def perform_noted(
     perform: Callable[[], Awaitable[ToolAnswer]], store_result: Callable[[bytes], Awaitable[Any]]
 ) -> ToolAnswer:
-    """Performs a call that is noted. Returns its answer, also where that cannot be stored."""
+    """Performs a call that is noted. Returns its answer, even if the answer cannot be stored."""
     answer = await perform()
     try:
         await store_result(answer.dump())
