@@ -157,7 +157,7 @@ class ChatCall:
         self, native: NativeRequest, target: Target, system: str, notes: Mapping[int, str] | None = None
     ) -> ModelRequest:
         body = native.body(target.model, system, notes)
-        return self._model_request(target, body)._replace(path=native.path, query="")
+        return self._model_request(target, body)._replace(path=native.url_path, query="")
 
     def _native_body_request(self, target: Target, path: str, rendered: UpstreamBody) -> ModelRequest:
         request = self._model_request(target, rendered.body)

@@ -22,22 +22,25 @@ class HeardPath(Struct, frozen=True):
     path: Sequence[WireMessage]
     # The indices of the later messages that only repeat it.
     repeats: Sequence[int]
+    # The reply as far as it was heard; None: it was heard whole.
+    cut_reply: WireMessage | None
 
 
 def as_heard(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> HeardPath:
     """Returns a path, and the messages after it without repeats. path: ends with a reply."""
     again = _find_repeated(path, after)
-    heard, reply = path[-1], _Reply.of(path[-1])
+    whole_reply = _Reply.of(path[-1])
+    cut_reply: WireMessage | None = None
     for index in range(again[-1] + 1 if again else 0, len(after)):
         message = after[index]
         if message.get("role") not in ("assistant", "tool"):
             break
-        if heard is path[-1] and reply.was_heard_as(message):
-            heard = {**heard, "content": text_of(message)}
-        elif not reply.is_resent(message):
+        if cut_reply is None and whole_reply.was_heard_as(message):
+            cut_reply = {**path[-1], "content": text_of(message)}
+        elif not whole_reply.is_resent(message):
             continue
         again.append(index)
-    return HeardPath([*path[:-1], heard], again)
+    return HeardPath([*path[:-1], cut_reply or path[-1]], again, cut_reply)
 
 
 def _find_repeated(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> list[int]:

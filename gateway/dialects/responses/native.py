@@ -7,7 +7,7 @@ parts that chat completions have no place for; they go upstream in any case.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -55,6 +55,15 @@ _END_EVENTS: Final = {
 }
 
 
+class _PlacedMessage(NamedTuple):
+    """A message of a request's input, as a message of a chat completion."""
+
+    message: Json
+    # The index of its item in the input (0 for an input that is a text). -1: it is a reply, comes from several items,
+    # or has the media of results.
+    item_index: int
+
+
 class NativeResponse(Struct, frozen=True):
     """A request, and what memory reads in it. Implements `NativeRequest`, which documents the methods."""
 
@@ -63,14 +72,12 @@ class NativeResponse(Struct, frozen=True):
     # The parsed body.
     json: Json
     # The path below the upstream's base URL, with the query.
-    path: str
+    url_path: str
     # The request as a chat completion, without gateway tools.
     chat: ChatRequest
-    # The messages of `chat` that come from its input.
-    new_messages: Sequence[Json]
-    # For each message of `chat` the index of its input item (0 for an input that is a text); -1: the message is a
-    # reply, or does not come from the input.
-    places: Sequence[int]
+    # The messages of `chat` that come from its input, which are the last ones. Empty if the input has no messages: then
+    # an empty message stands in for them in `chat`.
+    input_messages: Sequence[_PlacedMessage]
     # Replies that the input only names, with their indexes in `chat`.
     references: Sequence[Reference]
     # The id of the conversation at OpenAI that the request continues.
@@ -88,32 +95,51 @@ class NativeResponse(Struct, frozen=True):
     def is_stored(self) -> bool:
         return self.json.get("store") is not False
 
+    @property
+    def new_messages(self) -> list[Json]:
+        return [each.message for each in self.input_messages]
+
+    @property
+    def _first_input_index(self) -> int:
+        """The index in `chat` of the input's first message."""
+        return len(self.chat.messages) - len(self.input_messages)
+
     def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeResponse:
         """Returns the request with a `chat` that has the messages to which it only refers, as far as they are known."""
-        head = self.chat.messages[:1] if self.json.get("instructions") else []
-        path: Sequence[Json] = known.path(memory, self.previous_id)
-        named_replies = {each.index - len(head): known.reply(memory, each.id) for each in self.references}
-        places = self.places[len(self.places) - len(self.new_messages) :]
-        # The new messages, each with its place. A reply that the input only names is put in; one that is not known is
-        # left out.
-        placed_messages = [
-            (message, place)
-            for n, (sent_message, place) in enumerate(zip(self.new_messages, places, strict=True))
-            if (message := named_replies.get(n, sent_message)) is not None
+        earlier_messages: Sequence[Json] = known.path(memory, self.previous_id)
+        input_messages = self._with_named_replies(known, memory)
+        cut_reply: Json | None = None
+        if earlier_messages and earlier_messages[-1]["role"] == "assistant":
+            heard_path = as_heard(earlier_messages, [each.message for each in input_messages])
+            earlier_messages = heard_path.path
+            cut_reply = heard_path.cut_reply
+            input_messages = [each for n, each in enumerate(input_messages) if n not in heard_path.repeats]
+        return replace(
+            self,
+            chat=self._make_chat(earlier_messages, input_messages),
+            input_messages=input_messages,
+            references=(),
+            heard=cut_reply,
+        )
+
+    def _with_named_replies(self, known: KnownReplies, memory: MemoryKey) -> list[_PlacedMessage]:
+        """Returns the input's messages with the replies that the input only names, without those that are not known."""
+        first = self._first_input_index
+        named_replies = {each.index - first: known.reply(memory, each.id) for each in self.references}
+        return [
+            each._replace(message=message)
+            for n, each in enumerate(self.input_messages)
+            if (message := named_replies.get(n, each.message)) is not None
         ]
-        heard: Json | None = None
-        if path and path[-1]["role"] == "assistant":
-            heard_path = as_heard(path, [message for message, _ in placed_messages])
-            if heard_path.path[-1] is not path[-1]:
-                heard = heard_path.path[-1]
-            path = heard_path.path
-            placed_messages = [pair for n, pair in enumerate(placed_messages) if n not in heard_path.repeats]
-        new_messages = [message for message, _ in placed_messages]
-        messages = [*head, *path, *new_messages]
+
+    def _make_chat(
+        self, earlier_messages: Sequence[Json], input_messages: Sequence[_PlacedMessage]
+    ) -> ChatRequest:
+        """Returns the request as a chat completion with these messages after its instructions."""
+        head = self.chat.messages[:1] if self.json.get("instructions") else []
+        messages = [*head, *earlier_messages, *(each.message for each in input_messages)]
         json = {**self.chat.json, "messages": messages}
-        chat = replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages)
-        places = [*[-1] * (len(head) + len(path)), *(place for _, place in placed_messages)]
-        return replace(self, chat=chat, new_messages=new_messages, places=places, references=(), heard=heard)
+        return replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages)
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream: the client's, with the memory section and the notes."""
@@ -125,13 +151,19 @@ class NativeResponse(Struct, frozen=True):
             edit.set_member("instructions", f"{instructions}\n\n{system}" if instructions else system)
         sent_input = self.json["input"]
         for index, note in (notes or {}).items():
-            if not note or self.places[index] < 0:
+            item_index = self._item_index(index)
+            if not note or item_index < 0:
                 continue
             if isinstance(sent_input, str):
                 edit.set_member("input", note + sent_input)
             else:
-                edit.prefix_text(self.places[index], note)
+                edit.prefix_text(item_index, note)
         return edit.render()
+
+    def _item_index(self, index: int) -> int:
+        """Returns the index of the item of the input with a message of `chat`; -1: no single item has the message."""
+        n = index - self._first_input_index
+        return self.input_messages[n].item_index if n >= 0 else -1
 
     def reader(self) -> ResponseReader:
         return ResponseReader(may_be_later=self.json.get("background") is True)
@@ -140,15 +172,15 @@ class NativeResponse(Struct, frozen=True):
         return restore_instructions(self.json.get("instructions"))
 
 
-def read_native(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
+def read_native(body: bytes, url_path: str, max_messages: int) -> NativeResponse | None:
     """Returns a request as memory reads it; None: memory cannot read it, and the upstream reports the mistake."""
     try:
-        return _read(body, path, max_messages)
+        return _read(body, url_path, max_messages)
     except (BadRequest, BodyTooLarge):
         return None
 
 
-def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
+def _read(body: bytes, url_path: str, max_messages: int) -> NativeResponse | None:
     json = read_object(body)
     if not _is_readable(body, json, max_messages):
         return None
@@ -165,13 +197,13 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     if json.get("tool_choice") in (None, "auto"):
         # The model has chosen its calls itself, so a call may be the task of a sub-agent.
         request.dialect_fields = {"tool_choice": "auto"}
+    sent_messages = request.messages[len(head) :] if translated.messages else []
     return NativeResponse(
         raw=body,
         json=json,
-        path=path,
+        url_path=url_path,
         chat=request,
-        new_messages=request.messages[len(head) :] if translated.messages else [],
-        places=[*[-1] * len(head), *translated.places],
+        input_messages=[*map(_PlacedMessage, sent_messages, translated.places)],
         references=translated.references,
         conversation_id=read_conversation_id(json),
         previous_id=previous_id,
