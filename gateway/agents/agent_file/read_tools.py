@@ -41,21 +41,21 @@ def read_tools(tools: Sequence[dict[str, Any]], *, is_own: bool) -> ToolsOfFile:
     for n, raw in enumerate(tools):
         path = (*FILE_FIELD, "tools", n)
         tool = convert(raw, FileTool, path)
-        # The gateway has its own tools, and the project has those of its MCP servers.
-        is_defined_here = tool.tool_type != "external_mcp" and tool.name not in BUILT_IN_TOOLS
-        if is_defined_here and tool.tool_type != "custom":
+        # Of other tools the file has only the names: they are the gateway's own, or those of the project's MCP servers.
+        is_file_tool = tool.tool_type != "external_mcp" and tool.name not in BUILT_IN_TOOLS
+        if is_file_tool and tool.tool_type != "custom":
             file_tools.names[tool.id] = None
             file_tools.left_out.append(f"tools.{tool.name}")
             continue
         file_tools.names[tool.id] = tool.name
-        if is_defined_here:
-            file_tools.definitions[tool.name] = _definition(tool, raw, path, is_own=is_own)
+        if is_file_tool:
+            file_tools.definitions[tool.name] = _make_definition(tool, raw, path, is_own=is_own)
             if raw.get("pip_requirements") or raw.get("npm_requirements"):
                 file_tools.left_out.append(f"tools.{tool.name}.requirements")
     return file_tools
 
 
-def _definition(tool: FileTool, raw: Mapping[str, Any], path: Path, *, is_own: bool) -> ToolDefinition:
+def _make_definition(tool: FileTool, raw: Mapping[str, Any], path: Path, *, is_own: bool) -> ToolDefinition:
     """Returns the definition of a tool. raw: the tool as JSON. Raises: Unprocessable."""
     fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
     schema = fields.get("json_schema")
@@ -69,7 +69,10 @@ def _definition(tool: FileTool, raw: Mapping[str, Any], path: Path, *, is_own: b
 
 
 def _without_heartbeat(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a schema without the argument that Letta's older agents added to each tool, which no tool is given."""
+    """Returns a schema without the argument that Letta's older agents added to each tool.
+
+    The gateway passes it to no tool.
+    """
     parameters = schema["parameters"]
     properties = dict(parameters.get("properties", {}))
     if properties.pop(HEARTBEAT, None) is None:

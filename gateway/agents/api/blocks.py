@@ -28,6 +28,11 @@ from storage.records import Block, Revision
 
 # Characters of a block without a limit of its own; Letta's number.
 DEFAULT_LIMIT = 100_000
+# Descriptions of blocks that are made without one, by label; Letta's labels, in other words.
+_DESCRIPTIONS = {
+    "human": "What you know of the person you talk with: who they are, what they like, what matters to them.",
+    "persona": "Who you are: how you think, speak and act.",
+}
 
 Label = Annotated[str, Meta(min_length=1, max_length=200)]
 _Limit = Annotated[int, Meta(ge=0, le=10_000_000)]
@@ -61,13 +66,6 @@ class CreateBlock(UpdateBlock):
     value: str
 
 
-# Descriptions of blocks that have none; the same labels as on Letta's server, in other words.
-_DESCRIPTIONS = {
-    "human": "What you know of the person you talk with: who they are, what they like, what matters to them.",
-    "persona": "Who you are: how you think, speak and act.",
-}
-
-
 class AgentBlock(CreateBlock):
     """A block that is made with an agent. A block that exists already is copied, as by Letta's server."""
 
@@ -78,13 +76,14 @@ class AgentBlock(CreateBlock):
 
 def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
     """Returns a new block with its details; its id is ignored."""
+    description, limit = sent_or_none(create.description), sent_or_none(create.limit)
     block = Block(
-        0,
-        create.label,
-        create.description if isinstance(create.description, str) else _DESCRIPTIONS.get(create.label, ""),
-        create.value,
-        DEFAULT_LIMIT if create.limit is UNSET or create.limit is None else create.limit,
-        create.read_only is True,
+        id=0,
+        label=create.label,
+        description=_DESCRIPTIONS.get(create.label, "") if description is None else description,
+        value=create.value,
+        limit=DEFAULT_LIMIT if limit is None else limit,
+        read_only=create.read_only is True,
     )
     return block, details_of(create)
 
@@ -190,7 +189,7 @@ class BlockRoutes:
             name=sent_or_none(query.name),
             with_hidden=query.show_hidden_blocks is True,
         )
-        page = await read_page(query, partial(self._row_of, request.project))
+        page = await read_page(query, partial(self._find_row, request.project))
         return [block_json(entry) for entry in await self._blocks.list(request.project, where, page)]
 
     async def count(self, request: ApiRequest) -> int:
@@ -206,7 +205,7 @@ class BlockRoutes:
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a block."""
-        return block_json(await self._named(request))
+        return block_json(await self._get(request))
 
     async def update(self, request: ApiRequest, update: UpdateBlock) -> dict[str, Any]:
         """Change a block for all who see it."""
@@ -219,12 +218,12 @@ class BlockRoutes:
 
     async def agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents that see a block."""
-        rows = await self._blocks.agents_seeing(await self._named(request))
+        rows = await self._blocks.agents_seeing(await self._get(request))
         return await self._api.agents_page(request.project, rows, query)
 
     async def history(self, request: ApiRequest, query: HistoryQuery) -> list[dict[str, Any]]:
         """List the values that a block had, newest first."""
-        block = (await self._named(request)).block
+        block = (await self._get(request)).block
         revisions = await self._api.store.blocks.revisions(block.id, before=query.before, limit=query.limit)
         return list(map(revision_json, revisions))
 
@@ -257,16 +256,16 @@ class BlockRoutes:
 
     async def retrieve_labelled(self, request: ApiRequest) -> dict[str, Any]:
         """Return an agent's block by its label."""
-        return block_json(await self._labelled(request))
+        return block_json(await self._get_labelled(request))
 
     async def update_labelled(self, request: ApiRequest, update: UpdateBlock) -> dict[str, Any]:
         """Change an agent's block by its label, for all who see it."""
-        return await self._change(request.project, (await self._labelled(request)).block.uid, update)
+        return await self._change(request.project, (await self._get_labelled(request)).block.uid, update)
 
-    async def _named(self, request: ApiRequest) -> BlockEntry:
+    async def _get(self, request: ApiRequest) -> BlockEntry:
         return await self._blocks.get(request.project, request.uid("block", "block_id"))
 
-    async def _labelled(self, request: ApiRequest) -> BlockEntry:
+    async def _get_labelled(self, request: ApiRequest) -> BlockEntry:
         agent = await self._api.agent(request)
         return await self._blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
 
@@ -274,7 +273,7 @@ class BlockRoutes:
         change = change_of(update)
         return block_json(await self._blocks.change(project, uid, change, at=self._api.now(), origin=ORIGIN))
 
-    async def _row_of(self, project: str, id: str) -> int:
+    async def _find_row(self, project: str, id: str) -> int:
         return (await self._blocks.get(project, uid_in("block", id))).block.id
 
 
@@ -286,8 +285,9 @@ def _agent_counts(query: BlocksQuery) -> tuple[int, int]:
         if len(counts) > 1:
             raise BadRequest(f"{name} takes one number.", param=name)
         return counts[0], counts[0]
-    above, below = query.connected_to_agents_count_gt, query.connected_to_agents_count_lt
+    above = sent_or_none(query.connected_to_agents_count_gt)
+    below = sent_or_none(query.connected_to_agents_count_lt)
     return (
-        above + 1 if isinstance(above, int) else 0,
-        below - 1 if isinstance(below, int) else BlockFilter().max_agents,
+        0 if above is None else above + 1,
+        BlockFilter().max_agents if below is None else below - 1,
     )

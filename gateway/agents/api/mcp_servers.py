@@ -69,7 +69,10 @@ class UpdateMcpServer(Body):
 
 
 class RefreshQuery(UrlQuery):
-    """agent_id: on Letta's server the agent with the variables; ignored: here the variables belong to the server."""
+    """A refresh of a server's tools.
+
+    agent_id: on Letta's server the agent with the variables; ignored: here the variables belong to the server.
+    """
 
     agent_id: NoEffect[str] = UNSET
 
@@ -120,10 +123,16 @@ def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None
 
 
 def _defaults_from(previous: McpServerDefinition | None, server_type: str) -> dict[str, Any]:
-    """Returns the fields that a config may leave out, as the server has them; {}: a program becomes an address."""
-    if previous is None or (server_type == "stdio") != bool(previous.command):
+    """Returns the fields that a config may leave out, as the server has them.
+
+    There are none for a new server, and where a program becomes an address, or an address a program.
+    """
+    if previous is None:
         return {}
-    if previous.command:
+    becomes_program, was_program = server_type == "stdio", bool(previous.command)
+    if becomes_program != was_program:
+        return {}
+    if was_program:
         command, *args = previous.command
         return {"command": command, "args": args}
     return {"server_url": previous.url}
@@ -313,6 +322,7 @@ class McpServerRoutes:
         """Call a tool of an MCP server by hand."""
         tool = await self._tool(request)
         assert tool.definition is not None  # only built-in tools have none
+        # It takes the arguments from the request's bytes and not from `_body`: integers of any size stay exact.
         answer = await self._api.call_by_hand(request, tool.name, ToolDefinition.of(tool.definition.body))
         return execution_json(answer)
 

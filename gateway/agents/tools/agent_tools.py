@@ -71,9 +71,9 @@ class AgentTools:
     # after its calls.
     step: Exchange | None = None
     # Sends messages to other agents; None: the tools are described and never called.
-    messages: SendsToAgents | None = None
+    agent_sender: SendsToAgents | None = None
     # The record of calls that leave the gateway; None: they are not recorded.
-    calls: DeduplicatesCalls | None = None
+    call_record: DeduplicatesCalls | None = None
     _tools: dict[str, AgentTool] = field(init=False)
     # The entries for a request's `tools`, by name, without asides.
     _plain_entries: dict[str, dict[str, Any]] = field(init=False)
@@ -100,24 +100,25 @@ class AgentTools:
         parameters = self._plain_entries[call.name]["function"].get("parameters") or {}
         arguments, fault = await check_arguments(self.foreign.children, call.name, parameters, call.arguments)
         if fault is not None:
+            # It may quote the arguments.
             return _sanitized(failed_answer(fault))
         call = replace(call, arguments=arguments)
         if tool.definition is None:
             if BUILT_IN_TOOLS[call.name].use is ToolUse.ASK_AGENT:
-                return await self._once(call, partial(self._speak, call))
-            if (fault := number_error(call.name, arguments)) is not None:
-                return failed_answer(fault)
-            return self._cut(await self._run_own(call), RESULT_CHARS)
-        answer = await self._once(call, partial(self._run_defined, call, tool.definition))
+                return await self._perform_once(call, partial(self._ask_agent, call))
+            if (wrong_number := number_error(call.name, arguments)) is not None:
+                return failed_answer(wrong_number)
+            return self._cut(await self._run_built_in(call), RESULT_CHARS)
+        answer = await self._perform_once(call, partial(self._run_defined, call, tool.definition))
         return edit_blocks(self.memory, answer, call.call_id) if answer.changed_blocks else answer
 
-    async def _once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+    async def _perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         """Performs a call that leaves the gateway, once. perform: returns the answer as the model reads it."""
-        return await (perform() if self.calls is None else self.calls.perform_once(call, perform))
+        return await (perform() if self.call_record is None else self.call_record.perform_once(call, perform))
 
-    async def _speak(self, call: RunTool) -> ToolAnswer:
-        assert self.messages is not None  # these tools are offered only with it
-        return _sanitized(await speak(self.messages, call, max_result_chars(RESULT_CHARS, self.window)))
+    async def _ask_agent(self, call: RunTool) -> ToolAnswer:
+        assert self.agent_sender is not None  # these tools are offered only with it
+        return _sanitized(await speak(self.agent_sender, call, max_result_chars(RESULT_CHARS, self.window)))
 
     async def _run_defined(self, call: RunTool, tool: ToolDefinition) -> ToolAnswer:
         """Performs a call of a tool that was defined.
@@ -127,14 +128,14 @@ class AgentTools:
         blocks = await self._load_blocks() if tool.source_type == "python" else []
         answer = _sanitized(await self.foreign.run(tool, self._foreign_call(call, blocks)))
         answer = self._cut(answer, min(RESULT_CHARS, tool.result_chars))
-        memory, step, run = self.memory, self.step, self.run_uid
-        if run is None or not answer.changed_blocks:
+        if self.run_uid is None or not answer.changed_blocks:
             return answer
+        memory, step = self.memory, self.step
         return await write_blocks(
             memory.store,
             answer,
             at=memory.now(),
-            origin=origin_of_call(run, call.call_id) if step is None else f"tool:{call.call_id}",
+            origin=origin_of_call(self.run_uid, call.call_id) if step is None else f"tool:{call.call_id}",
             exchange_row=None if step is None else step.id,
             edited=self._edited_labels(),
             by=memory.context.agent,
@@ -156,11 +157,9 @@ class AgentTools:
     def _edited_labels(self) -> set[str]:
         """Returns the labels of blocks with edits that are not in the store yet."""
         context, block_edits = self.memory.context, self.memory.block_edits
-        path = context.path_ids
-        return {
-            op.label
-            for op in (*(op for op in context.snapshot.ops if op.exchange_row in path), *block_edits.ops)
-        }
+        path_rows = context.path_ids
+        edited_before = {op.label for op in context.snapshot.ops if op.exchange_row in path_rows}
+        return edited_before | {op.label for op in block_edits.ops}
 
     def _foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
         """Returns a call as other parties get it. Its key is the same only for the same call of the same step."""
@@ -179,7 +178,7 @@ class AgentTools:
             project=self.memory.context.agent.scope.project,
         )
 
-    async def _run_own(self, call: RunTool) -> ToolAnswer:
+    async def _run_built_in(self, call: RunTool) -> ToolAnswer:
         name, arguments, memory = call.name, call.arguments, self.memory
         match BUILT_IN_TOOLS[name].use:
             case ToolUse.EDIT:

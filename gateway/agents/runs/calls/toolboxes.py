@@ -52,28 +52,28 @@ class Toolboxes:
         run: Run | None = None,
         calling_run: int = 0,
         sender: Sender | None = None,
-        calls: DeduplicatesCalls | None = None,
+        call_record: DeduplicatesCalls | None = None,
     ) -> Toolbox:
         """Returns the tools of one step of a run, or of one turn that is written as a whole (`run` is None).
 
         run: its id is 0 until it is stored.
         calling_run: the row of the run whose step made the calls; 0: the calls are not stored.
         sender: the turn as the sender of messages to other agents; None: the tools are only described, not called.
-        calls: the record of the calls that leave the gateway; None: that of the step, or of the chat completion.
+        call_record: the record of the calls that leave the gateway; None: that of the step, or of the chat completion.
         """
         if not context.offered:
             return NO_TOOLS
         memory = memory_tools(self._keeper, context, block_edits, self._archives)
         if context.request.spec.is_profile:
             return memory
-        return self._agent_tools(memory, run, calling_run, sender, calls)
+        return self._agent_tools(memory, run, calling_run, sender, call_record)
 
     def make_for_item(
-        self, context: MemoryContext, block_edits: BlockEdits, run: Run, calls: DeduplicatesCalls
+        self, context: MemoryContext, block_edits: BlockEdits, run: Run, call_record: DeduplicatesCalls
     ) -> Toolbox:
         """Returns the tools of an item of a batch, which holds no conversation's queue while they run."""
         sender = Sender.of(context, Waiter(context.agent.uid), Forwarded())
-        return self.make(context, block_edits, run, sender=sender, calls=calls)
+        return self.make(context, block_edits, run, sender=sender, call_record=call_record)
 
     def _agent_tools(
         self,
@@ -81,20 +81,20 @@ class Toolboxes:
         run: Run | None,
         calling_run: int,
         sender: Sender | None,
-        calls: DeduplicatesCalls | None,
+        call_record: DeduplicatesCalls | None,
     ) -> AgentTools:
         context = memory.context
         request = context.request
         step: Exchange | None = None
         if calling_run and context.path:
             step = context.path[-1]
-            calls = CallRecord(self._keeper.store, context.agent.id, calling_run, step)
-        elif calls is None and run is None and (place := _place(context)) is not None:
-            calls = self._recent.for_turn(place)
-        messages = None
+            call_record = CallRecord(self._keeper.store, context.agent.id, calling_run, step)
+        elif call_record is None and run is None and (place := _place(context)) is not None:
+            call_record = self._recent.for_turn(place)
+        agent_sender = None
         if sender is not None:
             row = run.id if run is not None and run.is_stored else None
-            messages = AgentOutbox(self._peers, replace(sender, run_row=row))
+            agent_sender = AgentOutbox(self._peers, replace(sender, run_row=row))
         return AgentTools(
             memory,
             self._foreign,
@@ -103,8 +103,8 @@ class Toolboxes:
             window=request.target.context_window,
             run_uid=None if run is None else run.uid,
             step=step,
-            messages=messages,
-            calls=calls,
+            agent_sender=agent_sender,
+            call_record=call_record,
         )
 
 
