@@ -20,6 +20,7 @@ from gateway.agents.api.folders import file_json, folder_json
 from gateway.agents.files.agent_export import AgentExport
 from gateway.agents.files.agent_import import AgentImport, ImportServices
 from gateway.agents.files.folders import Folders
+from gateway.agents.wire.sent_values import sent_or
 from gateway.agents.wire.struct_fields import Maybe, NoEffect, UrlQuery
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
@@ -62,9 +63,7 @@ class AgentFileRoutes:
         if query.use_legacy_format:
             raise BadRequest("Agents are exported in the newer form alone.", param="use_legacy_format")
         view = await self._api.agent_view(request)
-        conversation = (
-            query.conversation_id if isinstance(query.conversation_id, str) else DEFAULT_CONVERSATION
-        )
+        conversation = sent_or(query.conversation_id, DEFAULT_CONVERSATION)
         # A conversation is named by its id here, and by its key or its public name in the store.
         name = ids.uid_of("conv", conversation) or conversation
         definition = AgentDefinition.of(view.definition.body)

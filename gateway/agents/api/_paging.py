@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from msgspec import UNSET, Struct, field, structs
 
 from gateway.agents.api._query import PageQuery
+from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
 from gateway.errors import UnknownId
@@ -59,7 +60,7 @@ class Paging(Struct, frozen=True):
     def read(self, query: PageQuery) -> PageQuery:
         """Returns the query with which a list is read: with an order, and cursors in this order, `after` first."""
         query = self.cursors(_ordered(query, newest_first=query.newest_first(self.newest_first)))
-        if isinstance(query.before, str) and not isinstance(query.after, str):
+        if sent_or_none(query.before) is not None and sent_or_none(query.after) is None:
             query = _ordered(query, newest_first=not query.newest_first())
             query = structs.replace(query, after=query.before, before=UNSET)
         return query
@@ -102,8 +103,8 @@ def page_items(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[s
     if query.newest_first():
         ordered.reverse()
     names = list(dict.fromkeys(item["id"] for item in ordered))
-    for name, is_after in ((query.after, True), (query.before, False)):
-        if isinstance(name, str):
+    for cursor, is_after in ((query.after, True), (query.before, False)):
+        if (name := sent_or_none(cursor)) is not None:
             # An id that is not in the list leaves nothing, neither after it nor before it.
             index = names.index(name) if name in names else (len(names) if is_after else 0)
             names = names[index + 1 :] if is_after else names[:index]
@@ -117,14 +118,14 @@ async def read_page(query: PageQuery, find_row: Callable[[str], Awaitable[int]],
     find_row: returns the row that an id names.
     size: of the page if the query names none.
     """
-    cursors = (query.after, query.before)
-    after, before = [await find_row(id) if isinstance(id, str) else None for id in cursors]
+    cursors = (sent_or_none(query.after), sent_or_none(query.before))
+    after, before = [None if id is None else await find_row(id) for id in cursors]
     return Page(after, before, query.size(size), query.newest_first())
 
 
 def place_in(kind: str, id: Maybe[str]) -> ids.Place | None:
     """Returns the place that a parameter names, None where it was not sent. Raises: UnknownId."""
-    return place_of(kind, id) if isinstance(id, str) else None
+    return None if (sent := sent_or_none(id)) is None else place_of(kind, sent)
 
 
 def place_of(kind: str, id: str) -> ids.Place:

@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import MessageType
+from gateway.agents.wire.sent_values import sent_or, sent_or_none
 from gateway.agents.wire.struct_fields import NO_TEMPLATES, Maybe, NoEffect, UrlQuery, refused
 from gateway.checked import Fault
 from storage.listing import LAST_NUMBER
@@ -44,13 +45,13 @@ class PageQuery(UrlQuery):
 
     def newest_first(self, default: bool = True) -> bool:
         """Returns whether the newest come first. `order` counts before `ascending`."""
-        if isinstance(self.order, str):
-            return self.order == "desc"
-        return not self.ascending if isinstance(self.ascending, bool) else default
+        if order := sent_or_none(self.order):
+            return order == "desc"
+        return not sent_or(self.ascending, not default)
 
     def size(self, default: int = 50) -> int:
         """Returns how many rows the page has at most."""
-        return self.limit if isinstance(self.limit, int) else default
+        return sent_or(self.limit, default)
 
 
 class AgentsQuery(PageQuery):
@@ -76,9 +77,7 @@ class AgentsQuery(PageQuery):
     @property
     def sorting(self) -> str:
         """The name of the time by which agents are ordered: created, updated or completed. Raises: Unprocessable."""
-        by = self.order_by if isinstance(self.order_by, str) else self.sort_by
-        if not isinstance(by, str):
-            return "created"
+        by = sent_or(self.order_by, sent_or(self.sort_by, "created_at"))
         try:
             return {"created_at": "created", "updated_at": "updated", "last_run_completion": "completed"}[by]
         except KeyError:

@@ -18,6 +18,7 @@ from gateway.agents.api.tool_rule_bodies import ToolRuleBody
 from gateway.agents.core.kinds import DEFAULT_KIND
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import read_initial_messages
+from gateway.agents.wire.sent_values import sent_fields, sent_or
 from gateway.agents.wire.struct_fields import (
     HOSTED,
     MAX_PARTS,
@@ -30,7 +31,6 @@ from gateway.agents.wire.struct_fields import (
     check_size,
     honoured_in,
     refused,
-    sent_fields,
 )
 from gateway.checked import Fault
 from gateway.core.agent import FILLER_AFTER_MS
@@ -185,10 +185,9 @@ _NO_LEARNING = (
 
 def new_definition(create: CreateAgent) -> AgentDefinition:
     """Returns the definition that a new agent begins with. Raises: Unprocessable."""
-    kind = create.agent_type if isinstance(create.agent_type, str) else DEFAULT_KIND
-    initial = create.initial_message_sequence
-    messages = read_initial_messages(initial) if isinstance(initial, list) else ()
-    return with_update(AgentDefinition(kind, initial_messages=messages), create)
+    initial = read_initial_messages(sent_or(create.initial_message_sequence, []))
+    kind = sent_or(create.agent_type, DEFAULT_KIND)
+    return with_update(AgentDefinition(kind, initial_messages=initial), create)
 
 
 def with_update(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition:

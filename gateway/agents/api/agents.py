@@ -13,10 +13,10 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, models_of, new_definition, with_update
 from gateway.agents.api.blocks import block_of
 from gateway.agents.api.context import context_json
-from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
+from gateway.agents.api.dependencies import AgentsApi, uid_or_none
 from gateway.agents.registry.registry import AgentEdit, AgentParts, NewAgent
 from gateway.agents.runs.run import RunRequest
-from gateway.agents.wire.struct_fields import sent_fields
+from gateway.agents.wire.sent_values import sent_fields, sent_or_none
 from gateway.core.definition import AgentDefinition
 from gateway.run.memory.prompt import Prompt
 from storage.listing import AgentFilter

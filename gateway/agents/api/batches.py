@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,15 +17,16 @@ from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api._paging import place_in, read_page
 from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
+from gateway.agents.api.dependencies import AgentsApi, uid_or_none
 from gateway.agents.batches.accept import RequestedItem
 from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing, showing_of
 from gateway.agents.wire.run_json import usage_json
 from gateway.agents.wire.send import MaxSteps, MessageType, Send, read_send
+from gateway.agents.wire.sent_values import sent_or, sent_or_none
 from gateway.agents.wire.shown_values import duration_ns, iso_time
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, refused, sent_fields
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, refused
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.request.identity import refuse_unstored
@@ -43,7 +44,10 @@ _NO_CLIENT_TOOLS = (
 )
 _NO_SKILLS = "The client's own tools read its skills, and a batch has none of these."
 
-_PAGE = 20  # items that are read with their messages at once
+# Items that are read at once, each of which has its messages read next; no measurement.
+_ITEMS_PER_PAGE = 20
+# Requests of a new batch that are read before other tasks run; no measurement.
+_REQUESTS_PER_PASS = 20
 
 
 class BatchRequest(Body):
@@ -175,9 +179,9 @@ class BatchRoutes:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
         items = list[RequestedItem]()
         for n, each in enumerate(body.requests):
-            if n % _PAGE == 0:
+            if n % _REQUESTS_PER_PASS == 0:
                 await asyncio.sleep(0)  # Live turns come in between.
-            items.append(_requested_item(each, n))
+            items.append(_make_item(each, n))
         batch = await self._api.batches.accept(
             request.project, items, callback, has_credential=caller.credential is not None
         )
@@ -186,7 +190,7 @@ class BatchRoutes:
     async def index(self, request: ApiRequest, query: BatchesQuery) -> list[dict[str, Any]]:
         """List batches."""
         _refuse_anthropic(request)
-        page = await read_page(query, partial(self._batch_row, request.project))
+        page = await read_page(query, partial(self._find_batch_row, request.project))
         return [batch_json(*each) for each in await self._api.batches.list(request.project, page)]
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
@@ -209,27 +213,35 @@ class BatchRoutes:
         return [item_json(*each) for each in await self._api.batches.items(batch, after, query.limit)]
 
     async def messages(self, request: ApiRequest, query: BatchMessagesQuery) -> dict[str, Any]:
-        """List what the agents of a batch were told and said."""
+        """List what the agents of a batch were told and said.
+
+        Of one agent they are listed whole: `after` and `limit` are ignored.
+        """
         batch, _ = await self._api.batches.get(request.project, request.uid("job", "batch_id"))
         showing = showing_of(query)
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
             item = await self._api.store.batches.of_agent(batch.id, uid)
             return {"messages": [] if item is None else await self._item_messages(item, showing)}
-        after = await self._item_row_of_message(batch, query.after)
+        after = await self._find_item_row(batch, query.after)
         messages: list[dict[str, Any]] = []
-        while len(messages) < query.limit:
-            page = await self._api.store.batches.items(batch.id, after=after, limit=_PAGE)
-            for item in page:
-                after = item.id
-                messages += await self._item_messages(item, showing)
-                if len(messages) >= query.limit:
-                    break
-            if len(page) < _PAGE:
+        async for item in self._items_after(batch, after):
+            messages += await self._item_messages(item, showing)
+            if len(messages) >= query.limit:
                 break
         return {"messages": messages}
 
-    async def _item_row_of_message(self, batch: Batch, id: Maybe[str]) -> int:
-        """Returns the row of the item that a message belongs to; 0: no message is named."""
+    async def _items_after(self, batch: Batch, after: int) -> AsyncIterator[BatchItem]:
+        """Yields the items of a batch in their order. after: the row after which they begin."""
+        while True:
+            page = await self._api.store.batches.items(batch.id, after=after, limit=_ITEMS_PER_PAGE)
+            for item in page:
+                yield item
+            if len(page) < _ITEMS_PER_PAGE:
+                return
+            after = page[-1].id
+
+    async def _find_item_row(self, batch: Batch, id: Maybe[str]) -> int:
+        """Returns the row of the item that a message belongs to. id: the message's; 0 if none was sent."""
         place = place_in("message", id)
         if place is None:
             return 0
@@ -253,7 +265,7 @@ class BatchRoutes:
         shown = await MessageRenderer(store, agent, showing).run_messages(run, [exchange], with_input=True)
         return [{**each, "agent_id": ids.id_of("agent", agent.uid)} for each in shown]
 
-    async def _batch_row(self, project: str, id: str) -> int:
+    async def _find_batch_row(self, project: str, id: str) -> int:
         return (await self._api.store.batches.find(project, uid_in("job", id))).id
 
 
@@ -264,10 +276,10 @@ def _refuse_anthropic(request: ApiRequest) -> None:
         raise UnknownPath(f"Unknown path: {method} /v1/messages/batches of Anthropic's Messages API")
 
 
-def _requested_item(request: BatchRequest, n: int) -> RequestedItem:
+def _make_item(request: BatchRequest, n: int) -> RequestedItem:
     """Returns the item of the n-th request. Raises: Unprocessable, UnknownId, BadRequest."""
     path = ("body", "requests", n)
-    if not isinstance(request.agent_id, str):
+    if isinstance(request.agent_id, UnsetType):
         raise Unprocessable([Fault((*path, "agent_id"), "Field required", "missing")])
     try:
         content = read_send(Send(messages=request.messages, input=request.input, max_steps=request.max_steps))
@@ -275,15 +287,14 @@ def _requested_item(request: BatchRequest, n: int) -> RequestedItem:
         raise Unprocessable([replace(each, path=(*path, *each.path[1:])) for each in error.faults]) from error
     if content.answers:
         raise BadRequest("A batch takes new messages; answer a call with a send.", param="requests")
-    fields = sent_fields(request)
-    conversation_name = DEFAULT_CONVERSATION
-    if (public_id := fields.get("conversation_id")) not in (None, DEFAULT_CONVERSATION):
-        conversation_name = uid_in("conv", public_id)
+    conversation_name = sent_or(request.conversation_id, DEFAULT_CONVERSATION)
+    if conversation_name != DEFAULT_CONVERSATION:
+        conversation_name = uid_in("conv", conversation_name)
     return RequestedItem(
         uid_in("agent", request.agent_id),
         content.messages,
         request.max_steps,
         conversation_name,
-        model=fields.get("override_model"),
-        system=fields.get("override_system"),
+        model=sent_or_none(request.override_model),
+        system=sent_or_none(request.override_system),
     )

@@ -10,17 +10,10 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.agents.api._paging import OLDEST_FIRST, page_items, read_page
 from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, HistoryQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import ORIGIN, AgentsApi, sent_or_none
+from gateway.agents.api.dependencies import ORIGIN, AgentsApi
+from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none
 from gateway.agents.wire.shown_values import iso_time
-from gateway.agents.wire.struct_fields import (
-    MAX_PARTS,
-    NO_TEMPLATES,
-    ONE_PROJECT,
-    Body,
-    Maybe,
-    NoEffect,
-    sent_fields,
-)
+from gateway.agents.wire.struct_fields import MAX_PARTS, NO_TEMPLATES, ONE_PROJECT, Body, Maybe, NoEffect
 from gateway.core import ids
 from gateway.errors import BadRequest
 from storage.listing import BlockChange, BlockEntry, BlockFilter
@@ -76,13 +69,12 @@ class AgentBlock(CreateBlock):
 
 def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
     """Returns a new block with its details; its id is ignored."""
-    description, limit = sent_or_none(create.description), sent_or_none(create.limit)
     block = Block(
         id=0,
         label=create.label,
-        description=_DESCRIPTIONS.get(create.label, "") if description is None else description,
+        description=sent_or(create.description, _DESCRIPTIONS.get(create.label, "")),
         value=create.value,
-        limit=DEFAULT_LIMIT if limit is None else limit,
+        limit=sent_or(create.limit, DEFAULT_LIMIT),
         read_only=create.read_only is True,
     )
     return block, details_of(create)
@@ -285,9 +277,6 @@ def _agent_counts(query: BlocksQuery) -> tuple[int, int]:
         if len(counts) > 1:
             raise BadRequest(f"{name} takes one number.", param=name)
         return counts[0], counts[0]
-    above = sent_or_none(query.connected_to_agents_count_gt)
-    below = sent_or_none(query.connected_to_agents_count_lt)
-    return (
-        0 if above is None else above + 1,
-        BlockFilter().max_agents if below is None else below - 1,
-    )
+    above = sent_or(query.connected_to_agents_count_gt, -1)
+    below = sent_or(query.connected_to_agents_count_lt, BlockFilter().max_agents + 1)
+    return above + 1, below - 1

@@ -21,7 +21,7 @@ from gateway.agents.api.agent_bodies import (
     set_sampling,
 )
 from gateway.agents.api.compaction import Compact, CompactionBody, compact_as_asked
-from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
+from gateway.agents.api.dependencies import AgentsApi, uid_or_none
 from gateway.agents.api.runs import RunStream, run_stream
 from gateway.agents.api.sends import SendReply, Sends
 from gateway.agents.registry.conversation_registry import AgentConversations, definition_of
@@ -31,8 +31,9 @@ from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
 from gateway.agents.wire.run_json import StreamRun, run_states_json
 from gateway.agents.wire.send import Send
+from gateway.agents.wire.sent_values import sent_fields, sent_or_none
 from gateway.agents.wire.shown_values import iso_time
-from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, UrlQuery, refused, sent_fields
+from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, UrlQuery, refused
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
@@ -299,7 +300,8 @@ class ConversationRoutes:
     async def fork(self, request: ApiRequest, query: ForkConversationQuery) -> dict[str, Any]:
         """Make a conversation that shares the past of another one."""
         named = await self._find(request, query.agent_id)
-        upto = None if not isinstance(query.message_id, str) else _seq_in(named, query.message_id)
+        message_id = sent_or_none(query.message_id)
+        upto = None if message_id is None else _seq_in(named, message_id)
         definition = named.definition or ConversationDefinition()
         source = await self._find_row(named)
         return await self._conversation_json(
@@ -359,11 +361,11 @@ class ConversationRoutes:
         named = await self._find(request, stream.agent_id)
         row = await self._find_row(named)
         runs = self._api.store.runs
-        if isinstance(stream.run_id, str):
-            run: Run | None = (await runs.get(request.project, uid_in("run", stream.run_id))).run
-        elif isinstance(stream.otid, str):
+        if (run_id := sent_or_none(stream.run_id)) is not None:
+            run: Run | None = (await runs.get(request.project, uid_in("run", run_id))).run
+        elif (otid := sent_or_none(stream.otid)) is not None:
             run = await runs.find_run_by_otid(
-                named.agent.id, otid_digest(named.agent, named.conversation_name, stream.otid)
+                named.agent.id, otid_digest(named.agent, named.conversation_name, otid)
             )
         else:
             run = None if row is None else await runs.find_newest_run(named.agent.id, row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from msgspec import Struct, UnsetType
+from msgspec import Struct
 
 from gateway.agents.api._paging import read_page
 from gateway.agents.api._query import PageQuery
@@ -17,6 +17,7 @@ from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.system_message import SystemMessageRenderer
 from gateway.agents.tools.argument_check import check_arguments
+from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
@@ -172,11 +173,6 @@ class AgentsApi(Struct, frozen=True):
         )
 
 
-def sent_or_none(value: Any) -> Any:
-    """Returns a field or a parameter, or None if it was not sent."""
-    return None if isinstance(value, UnsetType) else value
-
-
 def uid_or_none(kind: str, id: Maybe[str]) -> str | None:
     """Returns the uid in a parameter's id, or None if none was sent. Raises: UnknownId."""
-    return uid_in(kind, id) if isinstance(id, str) else None
+    return None if (sent := sent_or_none(id)) is None else uid_in(kind, sent)

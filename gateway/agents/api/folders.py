@@ -12,13 +12,14 @@ from msgspec.structs import replace
 from gateway.agents.api._paging import OLDEST_FIRST, page_items, place_in, read_page
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import AgentsApi, sent_or_none
+from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.model import embedding_config_json
 from gateway.agents.api.passages import passage_json
 from gateway.agents.files.folders import FileView, Folders, SentFile
 from gateway.agents.registry.archives import Archives
+from gateway.agents.wire.sent_values import sent_fields, sent_or_none
 from gateway.agents.wire.shown_values import iso_time
-from gateway.agents.wire.struct_fields import Body, Form, Maybe, NoEffect, UrlQuery, refused, sent_fields
+from gateway.agents.wire.struct_fields import Body, Form, Maybe, NoEffect, UrlQuery, refused
 from gateway.core import ids
 from gateway.core.memory.file_text import clean_file_name
 from gateway.errors import BadRequest, Conflict, UnknownId

@@ -13,15 +13,8 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.core.kinds import VOICE_KIND, kind_of
 from gateway.agents.registry.registry import AgentEdit, AgentView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import (
-    ONE_PROJECT,
-    Body,
-    Maybe,
-    NoEffect,
-    convert,
-    refused,
-    sent_fields,
-)
+from gateway.agents.wire.sent_values import sent_fields
+from gateway.agents.wire.struct_fields import ONE_PROJECT, Body, Maybe, NoEffect, convert, refused
 from gateway.checked import Fault, Path
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from gateway.agents.api._query import AgentsOfQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
-from gateway.agents.api.dependencies import AgentsApi, sent_or_none
+from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.wire.sent_values import sent_fields, sent_or_none
 from gateway.agents.wire.struct_fields import (
     MAX_PARTS,
     ONE_PROJECT,
@@ -26,7 +27,6 @@ from gateway.agents.wire.struct_fields import (
     convert,
     parse,
     refused,
-    sent_fields,
 )
 from gateway.core import ids
 from gateway.core.definition import IdentityDefinition
@@ -94,8 +94,9 @@ class IdentitiesQuery(PageQuery):
     def takes(self, identity: Definition) -> bool:
         """Returns whether an identity matches the filters, its key aside."""
         definition = IdentityDefinition.of(identity.body)
-        filters = ((self.name, definition.name), (self.identity_type, definition.type))
-        return all(not isinstance(value, str) or value == has for value, has in filters)
+        name, identity_type = sent_or_none(self.name), sent_or_none(self.identity_type)
+        has_name = name is None or name == definition.name
+        return has_name and (identity_type is None or identity_type == definition.type)
 
 
 def properties_of(properties: list[PropertyBody]) -> tuple[dict[str, Any], ...]:
@@ -205,7 +206,7 @@ class IdentityRoutes:
 
         def edit(definition: IdentityDefinition) -> IdentityDefinition:
             # A list of properties replaces those of the identity; without a list they stay.
-            if isinstance(create.properties, list):
+            if sent_or_none(create.properties) is not None:
                 definition = replace(definition, properties=())
             return apply_update(definition, create)
 

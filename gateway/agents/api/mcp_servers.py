@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.api._route import AgentsRoute, ApiRequest
-from gateway.agents.api.dependencies import AgentsApi, sent_or_none
+from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.tool_json import execution_json, tool_json
 from gateway.agents.api.tools import ManualCall
 from gateway.agents.core.mcp_server import (
@@ -26,7 +26,8 @@ from gateway.agents.core.mcp_server import (
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, convert, sent_fields
+from gateway.agents.wire.sent_values import sent_fields, sent_or_none
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, convert
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
@@ -127,12 +128,10 @@ def _defaults_from(previous: McpServerDefinition | None, server_type: str) -> di
 
     There are none for a new server, and where a program becomes an address, or an address a program.
     """
-    if previous is None:
+    changes_transport = previous is not None and (server_type == "stdio") != bool(previous.command)
+    if previous is None or changes_transport:
         return {}
-    becomes_program, was_program = server_type == "stdio", bool(previous.command)
-    if becomes_program != was_program:
-        return {}
-    if was_program:
+    if previous.command:
         command, *args = previous.command
         return {"command": command, "args": args}
     return {"server_url": previous.url}

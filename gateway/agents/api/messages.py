@@ -20,7 +20,8 @@ from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
 from gateway.agents.wire.message import Showing
 from gateway.agents.wire.run_json import run_states_json
 from gateway.agents.wire.send import CancelRuns, ResetMessages, UpdateMessage, read_new_text
-from gateway.agents.wire.struct_fields import sent_fields
+from gateway.agents.wire.sent_values import sent_or_none
+from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
 from gateway.core.ids import Place
 from gateway.core.turn.guide import StopReason
@@ -113,7 +114,7 @@ class MessageRoutes:
         return await self._messages.search(
             agents,
             search.query,
-            roles=sent_fields(search).get("roles") or ("user", "assistant"),
+            roles=sent_or_none(search.roles) or ("user", "assistant"),
             since=moment_of(search.start_date, ("body", "start_date")),
             until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
             limit=search.limit,
@@ -126,8 +127,8 @@ class MessageRoutes:
     ) -> tuple[Sequence[Agent], str | None]:
         """Returns the agents to search, and the conversation, or None for all of theirs. Raises: BadRequest."""
         conversation_name = _conversation_name(search.conversation_id)
-        if isinstance(search.agent_id, str):
-            return [await self._api.named_agent(project, search.agent_id)], conversation_name
+        if (agent_id := sent_or_none(search.agent_id)) is not None:
+            return [await self._api.named_agent(project, agent_id)], conversation_name
         if conversation_name is not None:
             return [await self._agent_of_conversation(project, conversation_name)], conversation_name
         all_agents = AgentFilter(with_hidden=True, order="completed")
@@ -170,7 +171,7 @@ class MessageRoutes:
         showing = Showing(speaks=None) if view.listed.is_result else Showing()
         renderer = MessageRenderer(self._api.store, agent, showing)
         shown_types = [each["message_type"] for each in renderer.message(view)]
-        text_type = _text_type(shown_types, sent_fields(update).get("message_type"))
+        text_type = _text_type(shown_types, sent_or_none(update.message_type))
         rewritten = renderer.message(await self._messages.rewrite(agent, place, text))
         return next((each for each in rewritten if each["message_type"] == text_type), rewritten[-1])
 
@@ -200,7 +201,7 @@ class MessageRoutes:
     async def cancel(self, request: ApiRequest, cancel: CancelRuns) -> dict[str, str]:
         """End an agent's runs, or those of them that are named."""
         agent = await self._api.agent(request)
-        run_ids = sent_fields(cancel).get("run_ids")
+        run_ids = sent_or_none(cancel.run_ids)
         if not run_ids:
             return run_states_json(await self._api.runs.cancel_live(agent))
         states = {}
@@ -235,11 +236,10 @@ class MessageRoutes:
         return place
 
 
-def _conversation_name(id: Any) -> str | None:
+def _conversation_name(id: Maybe[str]) -> str | None:
     """Returns the name by which a conversation is looked up; None if all are asked for."""
-    if not isinstance(id, str):
-        return None
-    return DEFAULT_CONVERSATION if id == DEFAULT_CONVERSATION else uid_in("conv", id)
+    sent = sent_or_none(id)
+    return sent if sent in (None, DEFAULT_CONVERSATION) else uid_in("conv", sent)
 
 
 def _text_type(shown_types: Sequence[str], sent_type: str | None) -> str | None:

@@ -8,8 +8,9 @@ from typing import Any
 from gateway.agents.api._paging import OLDEST_FIRST
 from gateway.agents.api._query import ModelsQuery, TagsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
-from gateway.agents.api.dependencies import AgentsApi, sent_or_none
+from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.model import embedding_model_json, model_json
+from gateway.agents.wire.sent_values import sent_or_none
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.web.middleware import info_of
 

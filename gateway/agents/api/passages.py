@@ -9,9 +9,10 @@ from msgspec import UNSET, Meta
 from gateway.agents.api._paging import PASSAGES, page_items, place_of
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassageSearchQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import AgentsApi, sent_or_none
+from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.registry.archives import Archives, PassageView
 from gateway.agents.wire.faults import Unprocessable
+from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.shown_values import iso_time
 from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe, NoEffect
 from gateway.checked import Fault, Path
@@ -146,15 +147,16 @@ def moment_of(text: Maybe[str], path: Path, *, is_end: bool = False) -> float | 
     is_end: a day without a time means its end, not its beginning.
     Raises: Unprocessable.
     """
-    if not isinstance(text, str):
+    sent_text = sent_or_none(text)
+    if sent_text is None:
         return None
-    stripped = text.strip()
+    stripped = sent_text.strip()
     try:
         # The `+` of an offset that was not escaped in a query arrives as a blank.
         return parse_moment(stripped.replace(" ", "+") if "T" in stripped else stripped, is_end=is_end)
     except ValueError:
         message = "Expected a date or time of ISO 8601"
-        raise Unprocessable([Fault(path, message, "datetime_from_date_parsing", text[:100])]) from None
+        raise Unprocessable([Fault(path, message, "datetime_from_date_parsing", sent_text[:100])]) from None
 
 
 class PassageRoutes:
@@ -171,7 +173,7 @@ class PassageRoutes:
             AgentsRoute("POST", passages, self.create),
             AgentsRoute("GET", f"{passages}/search", self.search),
             AgentsRoute("DELETE", f"{passages}/{{memory_id}}", self.delete),
-            AgentsRoute("POST", "/v1/passages/search", self.search_all),
+            AgentsRoute("POST", "/v1/passages/search", self.search_by_body),
         ]
 
     async def index(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
@@ -208,7 +210,7 @@ class PassageRoutes:
         hits = await self._archives.search(agent, query.query, where, limit=limit)
         return {"results": list(map(hit_json, hits)), "count": len(hits)}
 
-    async def search_all(self, request: ApiRequest, search: SearchPassages) -> list[dict[str, Any]]:
+    async def search_by_body(self, request: ApiRequest, search: SearchPassages) -> list[dict[str, Any]]:
         """Search the passages of an archive, or those that an agent searches."""
         where = PassageFilter(
             since=moment_of(search.start_date, ("body", "start_date")),
@@ -216,15 +218,16 @@ class PassageRoutes:
             tags=sent_or_none(search.tags) or (),
             needs_all_tags=search.tag_match_mode == "all",
         )
-        if isinstance(search.agent_id, str):
-            agent = await self._api.named_agent(request.project, search.agent_id)
+        if (agent_id := sent_or_none(search.agent_id)) is not None:
+            agent = await self._api.named_agent(request.project, agent_id)
             memories = await self._archives.searched_by(agent)
-        elif isinstance(search.archive_id, str):
-            memories = [await self._archives.memory(request.project, uid_in("archive", search.archive_id))]
+        elif (archive_id := sent_or_none(search.archive_id)) is not None:
+            memories = [await self._archives.memory(request.project, uid_in("archive", archive_id))]
         else:
             raise BadRequest("Name the agent or the archive that is to be searched.", param="agent_id")
-        if isinstance(search.query, str) and search.query.strip():
-            hits = await self._archives.search_in(memories, search.query, where, limit=search.limit)
+        query = sent_or_none(search.query)
+        if query is not None and query.strip():
+            hits = await self._archives.search_in(memories, query, where, limit=search.limit)
         else:
             hits = await self._archives.newest(memories, where, limit=search.limit)
         # Scores of different memories cannot be compared, so the score is made of the rank.
@@ -268,16 +271,16 @@ class ArchiveRoutes:
         """List archives."""
         kind, definitions = DefinitionKind.ARCHIVE, self._api.store.definitions
         name = sent_or_none(query.name)
-        if not isinstance(query.agent_id, str):
+        agent_id = sent_or_none(query.agent_id)
+        if agent_id is None:
             page = await self._api.definition_page(request.project, kind, "archive", query)
             return list(map(archive_json, await definitions.list(request.project, kind, page, name=name)))
-        agent = await self._api.named_agent(request.project, query.agent_id)
+        agent = await self._api.named_agent(request.project, agent_id)
         rows = await self._api.store.attached.targets(agent.id, kind)
-        definitions_by_memory = (await definitions.find_by_memories(kind, rows)).values()
-        in_order = sorted(
-            (each for each in definitions_by_memory if name in (None, each.name)), key=lambda each: each.id
-        )
-        return page_items(list(map(archive_json, in_order)), query)
+        attached = (await definitions.find_by_memories(kind, rows)).values()
+        listed = [each for each in attached if name is None or each.name == name]
+        listed.sort(key=lambda each: each.id)
+        return page_items(list(map(archive_json, listed)), query)
 
     async def create(self, request: ApiRequest, create: CreateArchive) -> dict[str, Any]:
         """Make an archive."""
@@ -326,7 +329,7 @@ class ArchiveRoutes:
     async def add(self, request: ApiRequest, create: CreateArchivePassage) -> dict[str, Any]:
         """Save a text in an archive."""
         memory = await self._memory(request)
-        draft = self._draft(create, ("body",))
+        draft = self._make_draft(create, ("body",))
         first, *more = map(passage_json, await self._archives.add_all(memory, [draft]))
         # Clients expect one passage, so the first of a long text names them all.
         parts = [each["id"] for each in (first, *more)]
@@ -335,7 +338,7 @@ class ArchiveRoutes:
     async def add_many(self, request: ApiRequest, create: CreateArchivePassages) -> list[dict[str, Any]]:
         """Save several texts in an archive."""
         memory = await self._memory(request)
-        drafts = [self._draft(text, ("body", "passages", n)) for n, text in enumerate(create.passages)]
+        drafts = [self._make_draft(each, ("body", "passages", n)) for n, each in enumerate(create.passages)]
         return list(map(passage_json, await self._archives.add_all(memory, drafts)))
 
     async def remove(self, request: ApiRequest) -> dict[str, Any]:
@@ -360,20 +363,20 @@ class ArchiveRoutes:
     async def _memory(self, request: ApiRequest) -> Agent:
         return await self._archives.memory(request.project, request.uid("archive", "archive_id"))
 
-    def _draft(self, text: CreateArchivePassage, path: Path) -> PassageDraft:
-        """Returns a text as it is to be saved. path: where it is in the body, for errors. Raises: Unprocessable."""
-        created = moment_of(text.created_at, (*path, "created_at"))
-        check_text(text.text, (*path, "text"))
+    def _make_draft(self, passage: CreateArchivePassage, path: Path) -> PassageDraft:
+        """Returns a passage as it is to be saved. path: where it is in the body, for errors. Raises: Unprocessable."""
+        created = moment_of(passage.created_at, (*path, "created_at"))
+        check_text(passage.text, (*path, "text"))
         return PassageDraft(
-            text.text,
+            passage.text,
             self._api.now() if created is None else created,
-            sent_or_none(text.tags) or (),
-            sent_or_none(text.metadata) or {},
+            sent_or_none(passage.tags) or (),
+            sent_or_none(passage.metadata) or {},
         )
 
 
 def _seq_or_none(agent: Agent, id: Maybe[str]) -> int | None:
-    return _seq_of(agent, id) if isinstance(id, str) else None
+    return None if (sent := sent_or_none(id)) is None else _seq_of(agent, sent)
 
 
 def _seq_of(memory: Agent, id: str, *, owner: str = "agent") -> int:

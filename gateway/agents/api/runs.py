@@ -17,7 +17,7 @@ from gateway.agents.api._paging import RUN_MESSAGES, page_items, place_of, read_
 from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import AgentsApi, sent_or_none
+from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import failure_of, showing_of_run
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.stored_run import exchanges_of, last_counts
@@ -34,7 +34,7 @@ from gateway.agents.wire.run_json import (
     usage_json,
 )
 from gateway.agents.wire.run_stream import ping_event
-from gateway.agents.wire.struct_fields import sent_fields
+from gateway.agents.wire.sent_values import sent_or_none
 from gateway.core import ids
 from gateway.core.memory.visibility import tools_used
 from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
@@ -83,18 +83,16 @@ class RunRoutes:
 
     async def index(self, request: ApiRequest, query: RunsQuery) -> list[dict[str, Any]]:
         """List runs."""
-        agent_ids = [
-            *([query.agent_id] if isinstance(query.agent_id, str) else []),
-            *(sent_or_none(query.agent_ids) or ()),
-        ]
+        agent_id = sent_or_none(query.agent_id)
+        agent_ids = [*([] if agent_id is None else [agent_id]), *(sent_or_none(query.agent_ids) or ())]
         if len(set(agent_ids)) > 1:
             raise BadRequest("Runs are listed of one agent, or of all.", param="agent_ids")
         agent = None
         if agent_ids:
             agent = await self._api.named_agent(request.project, agent_ids[0])
         conversation_row = None
-        if isinstance(query.conversation_id, str):
-            stored = await self._conversation(request.project, agent, query.conversation_id)
+        if (conversation_id := sent_or_none(query.conversation_id)) is not None:
+            stored = await self._conversation(request.project, agent, conversation_id)
             if stored is None:
                 return []
             conversation_row = stored.id
@@ -202,8 +200,8 @@ class RunRoutes:
     async def index_steps(self, request: ApiRequest, query: StepsQuery) -> list[dict[str, Any]]:
         """List steps."""
         agent_row = None
-        if isinstance(query.agent_id, str):
-            agent_row = (await self._api.named_agent(request.project, query.agent_id)).id
+        if (agent_id := sent_or_none(query.agent_id)) is not None:
+            agent_row = (await self._api.named_agent(request.project, agent_id)).id
         entries = await self._runs.list_steps(
             request.project,
             await read_page(query, partial(self._step_row, request.project)),
@@ -239,7 +237,7 @@ class RunRoutes:
     async def give_feedback(self, request: ApiRequest, feedback: Feedback) -> dict[str, Any]:
         """Say how a step was."""
         step = await self._step(request)
-        await self._runs.rate_step(step.step, sent_fields(feedback).get("feedback"))
+        await self._runs.rate_step(step.step, sent_or_none(feedback.feedback))
         return await self.step(request)
 
     # -- look-ups by id

@@ -23,7 +23,7 @@ from gateway.agents.wire.message import Showing, showing_of, summary_json
 from gateway.agents.wire.run_json import end_events, result_json
 from gateway.agents.wire.run_stream import event, ping_event
 from gateway.agents.wire.send import Send, read_send, with_skills
-from gateway.agents.wire.struct_fields import sent_fields
+from gateway.agents.wire.sent_values import sent_fields
 from gateway.core.definition import ConversationDefinition
 from gateway.core.request.identity import refuse_unstored
 from gateway.core.request.request_headers import headers_for_upstream

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from gateway.agents.tools.signature import function_name, schema_of
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe, refused, sent_fields
+from gateway.agents.wire.sent_values import sent_fields
+from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe, refused
 from gateway.checked import Fault, Path
 from gateway.core.definition import MAX_SCHEMA_BYTES, ToolDefinition
 from gateway.errors import BadRequest

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.agents.api._paging import OLDEST_FIRST, page_items
 from gateway.agents.api._query import ApprovalQuery, Fragment, PageQuery, ToolsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
+from gateway.agents.api.dependencies import AgentsApi, uid_or_none
 from gateway.agents.api.tool_bodies import (
     CreateTool,
     ToolSource,
@@ -26,6 +26,7 @@ from gateway.agents.registry.registry import AgentEdit, AgentView
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.written_blocks import write_blocks
 from gateway.agents.wire.faults import Unprocessable
+from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe, NoEffect
 from gateway.checked import Fault
 from gateway.core.definition import AgentDefinition, ToolDefinition
@@ -58,8 +59,8 @@ class ApprovalBody(Body):
     def is_needed(self) -> bool:
         """Raises: Unprocessable if it is missing."""
         for result in (self.requires_approval, self.body_requires_approval):
-            if isinstance(result, bool):
-                return result
+            if (is_needed := sent_or_none(result)) is not None:
+                return is_needed
         raise Unprocessable([Fault(("body", "requires_approval"), "Field required", "missing")])
 
 

@@ -13,8 +13,8 @@ import msgspec
 import orjson
 from msgspec import Struct
 
+from gateway.agents.wire.sent_values import sent_fields
 from gateway.agents.wire.shown_values import iso_time, lines_of
-from gateway.agents.wire.struct_fields import sent_fields
 from gateway.core import exact_json, ids
 from gateway.core.conversation.canonical import WireMessage, called_function, is_system, join_texts, text_of
 from gateway.core.conversation.private import name_of, own_length, private_of, system_text

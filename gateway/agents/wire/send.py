@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
+from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, convert, refused
 from gateway.checked import Fault, Path
 from gateway.core.conversation.canonical import WireMessage
@@ -235,14 +236,15 @@ def read_send(send: Send) -> SendContent:
     if isinstance(send.input, str | list):
         whole = {"role": "user", "content": send.input}
         return SendContent((_stored_message(_read_plain(whole, ("body", "input"))),))
-    sent = send.messages if isinstance(send.messages, list) else []
+    sent = sent_or_none(send.messages)
     if not sent:
         raise Unprocessable([Fault(("body", "messages"), "Field required", "missing")])
     if len(sent) > _MAX_MESSAGES:
         raise Unprocessable([Fault(("body", "messages"), f"At most {_MAX_MESSAGES} messages in one send")])
     messages = [_read_any(each, ("body", "messages", n)) for n, each in enumerate(sent)]
     plain = [each for each in messages if isinstance(each, PlainMessage)]
-    otid = next((each.otid for each in messages if isinstance(each.otid, str)), None)
+    otids = (sent_or_none(each.otid) for each in messages)
+    otid = next((each for each in otids if each is not None), None)
     answers: list[CallDecision] = []
     for n, each in enumerate(messages):
         if not isinstance(each, PlainMessage):
@@ -330,8 +332,8 @@ def _stored_part(part: TextPart | ImagePart) -> dict[str, Any]:
     if isinstance(source, UrlSource):
         return {"type": "image_url", "image_url": {"url": source.url}}
     image: dict[str, Any] = {"url": f"data:{source.media_type};base64,{source.data}"}
-    if isinstance(source.detail, str):
-        image["detail"] = source.detail
+    if (detail := sent_or_none(source.detail)) is not None:
+        image["detail"] = detail
     return {"type": "image_url", "image_url": image}
 
 
@@ -359,10 +361,10 @@ def _decisions_of(message: Approvals | ToolReturns, path: Path) -> list[CallDeci
     """Returns the answers in a message. Raises: Unprocessable if there are none, which must not count as a denial."""
     if isinstance(message, ToolReturns):
         field, decisions = "tool_returns", [*map(_tool_decision, message.tool_returns)]
-    elif message.approvals or not isinstance(message.approve, bool):
+    elif message.approvals or (approve := sent_or_none(message.approve)) is None:
         field, decisions = "approvals", [*map(_decision_of, message.approvals or ())]
     else:
-        field, decisions = "approve", [CallDecision(None, message.approve, message.reason or None)]
+        field, decisions = "approve", [CallDecision(None, approve, message.reason or None)]
     if not decisions:
         raise Unprocessable([Fault((*path, field), "Expected at least one answer", "missing")])
     request = None if isinstance(message, ToolReturns) else message.approval_request_id or None

@@ -190,11 +190,6 @@ def _parts(body: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, msgspe
                 yield from _parts(each, f"{prefix}{name}.")
 
 
-def sent_fields(body: msgspec.Struct) -> dict[str, Any]:
-    """Returns the fields that were sent, by name."""
-    return {name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not UNSET}
-
-
 @cache
 def list_fields(struct_type: type[msgspec.Struct]) -> frozenset[str]:
     """Returns the names of the fields that hold a list."""

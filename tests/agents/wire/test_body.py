@@ -8,6 +8,7 @@ import pytest
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.wire.faults import LettaErrors, Unprocessable, fault_json
+from gateway.agents.wire.sent_values import sent_fields
 from gateway.agents.wire.struct_fields import (
     Body,
     NoEffect,
@@ -16,7 +17,6 @@ from gateway.agents.wire.struct_fields import (
     list_fields,
     read_body,
     refused,
-    sent_fields,
     sent_without_effect,
 )
 from gateway.errors import BadRequest
