@@ -45,6 +45,8 @@ _SCREEN_NAMES = {
     "search": "the search",
     "words": "the words",
 }
+# The fragment of the words on a screen that are shown once nothing was ticked there.
+_UNTICKED = "#unticked"
 # Characters of a block that stays.
 _BLOCK_CHARS = 200
 # The screen of each item of a list, and that of the list, by the kind of target.
@@ -129,12 +131,14 @@ class _ForgetScreens(Struct, frozen=True):
     words: WordSearches
     search: SearchOperation
 
-    async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> View:
+    async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> Answer:
         access = access_of(request)
         if request.is_twin:
             preview = await self.forgetting.preview(access.project, access.uid, *query.target)
             await request.note_read(access.uid)
             return access.twin(preview)
+        if query == ForgetQuery() and request.referrer.partition("?")[0] == access.path("words"):
+            return ActionResult(None, request.referrer + _UNTICKED)
         view = await self._view_preview(request, query.back or request.referrer)
         await request.note_read(access.uid)
         return view

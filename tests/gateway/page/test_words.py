@@ -848,10 +848,11 @@ def test_the_words_are_marked_in_what_has_them(operator: Operator) -> None:
 
 
 def tick(operator: Operator, words: str) -> str:
-    """Returns the preview of all texts that are ticked on a screen, as its form asks for it."""
+    """Returns the preview of all texts of a screen, as the form that forgets all of them asks for it."""
     shown = page(operator, words)
-    ticks = re.findall(r'<input type="checkbox" name="texts" value="(\d+)" form="ticked" checked', shown)
-    assert len(ticks) == shown.count('type="checkbox"')
+    ticks = re.findall(r'<input type="checkbox" name="texts" value="(\d+)" form="ticked" aria-label', shown)
+    assert ticks == re.findall(r'<input type="hidden" name="texts" value="(\d+)">', shown)
+    assert f">Forget all {len(ticks)}" in shown
     memory = words.partition("/words")[0]
     return f"{memory}/forget?{'&'.join(f'texts={seq}' for seq in ticks)}"
 
@@ -889,6 +890,7 @@ def test_all_texts_with_some_words_are_forgotten_at_once(operator: Operator) -> 
         "Forget 3 texts – Mnemogate",
         "I am allergic to peanuts.",
         "No peanut for me.",
+        "Each text goes whole, with all else that it says.",
         "Versions of blocks, at most",
         "Type 3 to confirm",
     ):
@@ -905,6 +907,51 @@ def test_all_texts_with_some_words_are_forgotten_at_once(operator: Operator) -> 
     forgotten = [e["what"] for e in operator.twin("audit")["items"] if e["action"] == "forget"]
     assert sorted(forgotten) == sorted(f"{each['kind']} {each['seq']}" for each in items)
     assert operator.program("GET", f"{path.replace('?', '.json?')}").status == 404
+
+
+def test_of_many_texts_those_of_a_page_are_forgotten_at_once(operator: Operator) -> None:
+    agent = speak(operator.world, *(f"Zxqv {n}." for n in range(55)))
+    assert ">Forget all 20 on this page<" in page(operator, f"m/{agent.uid}/words?q=zxqv&limit=200")
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_texts_are_ticked_by_hand_or_all_go(browser: Browser, operator: Operator, script: bool) -> None:
+    """All were ticked beforehand, also those that one searched for to see that they stay."""
+    uid = peanuts(operator).uid
+    with browser.open(operator, f"m/{uid}/words?q=peanuts", script=script) as shown:
+        boxes = shown.get_by_role("checkbox")
+        assert [each.is_checked() for each in boxes.all()] == [False] * 3
+        assert not shown.get_by_role("alert").is_visible()
+        shown.get_by_role("button", name="Forget the ticked ones").click()
+        assert shown.get_by_role("alert").inner_text().startswith("Nothing is ticked.")
+        assert boxes.count() == 3
+        if script:
+            browser.check_ways(shown, "nothing-ticked")
+        boxes.nth(0).check()
+        boxes.nth(2).check()
+        shown.get_by_role("button", name="Forget the ticked ones").click()
+        assert shown.get_by_role("textbox").get_attribute("name") == "confirm"
+        assert shown.get_by_role("heading", level=1).inner_text() == "Forget 2 texts"
+        shown.get_by_role("link", name="Cancel").click()
+        shown.get_by_role("button", name="Forget all 3").click()
+        assert shown.get_by_role("heading", level=1).inner_text() == "Forget 3 texts"
+        shown.get_by_role("link", name="What else is remembered").click()
+        shown.get_by_role("region", name="Blocks").wait_for()
+
+
+def test_ticks_stand_at_one_place_on_a_phone(browser: Browser, operator: Operator) -> None:
+    uid = speak(operator.world, "Zxqv.", "Zxqv again.", user="somebody.with.a.long.name@example.org").uid
+    with browser.open(operator, f"m/{uid}/words?q=zxqv") as shown:
+        shown.set_viewport_size({"width": 360, "height": 800})
+        rows = shown.get_by_role("checkbox").evaluate_all(
+            """(ticks) => ticks.map((tick) => {
+                const from = tick.closest("tr").children[1].getBoundingClientRect(), own = tick.getBoundingClientRect();
+                return [Math.round(own.left), from.left > own.right, from.top < own.bottom];
+            })"""
+        )
+    assert len(rows) > 1
+    assert {tuple(each[1:]) for each in rows} == {(True, True)}
+    assert len({each[0] for each in rows}) == 1
 
 
 def test_what_was_forgotten_meanwhile_is_not_among_the_ticked(operator: Operator) -> None:
