@@ -123,6 +123,7 @@ class ConnectionPool:
             timeout.reschedule(self._loop.time() + opening_s)
         # A caller that gives up leaves its connection to the next one. Else the pool would never grow where opening
         # one takes longer than a read waits.
+        self._opening += 1  # before the task begins: other callers may come first
         opening = self._loop.create_task(self._open_another())
         self._openings.add(opening)
         opening.add_done_callback(self._openings.discard)
@@ -138,7 +139,6 @@ class ConnectionPool:
 
     async def _open_another(self) -> RawConnection | None:
         """Returns a new connection; None if the server has no more for us, but answers on those that we have."""
-        self._opening += 1
         try:
             return await self.server.connect()
         except StoreError as error:

@@ -118,6 +118,22 @@ async def test_a_connection_that_is_opened_is_waited_for_longer(server: Server) 
     await pool.close(1)
 
 
+async def test_no_more_connections_are_opened_than_the_pool_has_room_for(server: Server) -> None:
+    """Also by callers that come at once."""
+    pool = await open_pool(size=3)
+
+    async def use() -> None:
+        raw = await pool.acquire()
+        await asyncio.sleep(0)
+        pool.release(raw)
+
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*(use() for _ in range(20)))
+    assert server.openings == len(server.sessions) == 3
+    assert not any(each.closed for each in server.sessions)
+    await pool.close(1)
+
+
 async def test_a_pool_that_closes_opens_nothing_any_more(server: Server) -> None:
     pool = await open_pool(size=2)
     await pool.acquire()
