@@ -13,7 +13,7 @@ from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.request_records import ExplainedRequest, PartTokens, Why, WindowPart, WindowRecord
 from gateway.run.request_log import LoggedRequest
 from storage.recall_record import PROMPT_PARTS, REASONS, RecallRecord, unpack
-from storage.records import Exchange
+from storage.records import REPLY, Exchange
 from storage.sql.recalls import FirstRecall
 
 # Why a hit was left out, in words.
@@ -136,6 +136,8 @@ def _sentence_without_search(exchange: Exchange | None, first: RecallRecord | No
         )
     if exchange.notes:
         repeated = "This question was asked once more, so memory was not searched again."
+        if first is None and REPLY in exchange.redactions:
+            return f"{repeated} The reply was forgotten since, and with it what is known of the first time."
         if first is None:
             return f"{repeated} It had nothing that answers this, or what it had was forgotten since."
         if any(not entry.reason for entry in first.entries):

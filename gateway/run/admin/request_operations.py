@@ -191,13 +191,13 @@ class RequestOperations(Struct, frozen=True):
         """Returns the requests of the log with these ids that read a memory. memory: its uid."""
         return [] if self.log is None else [each for each in self.log.ended(memory=memory) if each.id in ids]
 
-    def find_resent(self, requests: Iterable[RequestRecord]) -> set[str]:
-        """Returns the ids of requests that got the stored reply of an earlier request in the log."""
+    def find_resent(self, requests: Iterable[RequestRecord]) -> dict[str, str]:
+        """Returns, for requests that got the stored reply of an earlier request in the log, the id of the first one."""
         ended = self._ended_with_turn()
         turns = {(each.memory_uid, each.exchange_row): each.id for each in ended}
         ids = {each.id for each in requests}
         return {
-            each.id
+            each.id: turns[each.memory_uid, each.exchange_row]
             for each in ended
             if each.id in ids and turns[each.memory_uid, each.exchange_row] != each.id
         }

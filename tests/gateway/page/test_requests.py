@@ -194,7 +194,7 @@ def test_a_fact_that_was_corrected_since_is_shown_as_the_note_had_it(
         (forgotten,) = (each for each in operator.twin(f"r/{last}")["chosen"] if each["forgotten"])
         assert forgotten["text"] is None
         text = operator.get(f"r/{last}").body.decode()
-        assert "The text that the model was told is gone" in text
+        assert "It is gone, because a part of it was forgotten." in text
 
 
 def test_what_always_holds_is_shown_where_a_reply_is_explained(
@@ -319,8 +319,8 @@ def test_a_question_that_is_asked_again_leads_to_its_reply_and_to_the_first_time
     assert "Asked again at" not in operator.get(f"r/{again}").body.decode()
     for path in ("", "requests"):
         rows = operator.get(path).body.decode().split("<tr>")
-        tagged = [each for each in rows if ">asked again<" in each]
-        assert [again in each for each in tagged] == [True]
+        tagged = [each for each in rows if "</span>asked again<" in each]
+        assert [(again in each, first in each) for each in tagged] == [(True, True)]
     assert listed.count("Where is my tea?") == 3
     assert listed.count(">asked again<") == 2
     assert "not kept" not in listed
@@ -345,6 +345,18 @@ def test_a_question_asked_again_says_that_its_note_may_be_forgotten(operator: Op
     (row,) = (each for each in listed.split("<tr>") if f"r/{again}" in each)
     assert "not searched" in row
     assert listed.count("not searched") == 1
+
+
+def test_a_question_asked_again_says_that_its_reply_is_forgotten(operator: Operator) -> None:
+    """It said that memory had nothing, or that this was forgotten, of what was known to be the latter."""
+    speak(operator.world, "My tea is in the red tin.")
+    for _ in range(2):
+        agent = speak(operator.world, "Where is my tea?")
+    again = operator.twin(f"requests?memory={agent.uid}")["items"][0]["id"]
+    operator.twin(f"m/{agent.uid}/forget?message=4", {})
+    assert operator.twin(f"r/{again}")["sentence"].endswith(
+        "searched again. The reply was forgotten since, and with it what is known of the first time."
+    )
 
 
 def test_a_question_asked_again_says_that_memory_had_nothing(operator: Operator) -> None:
