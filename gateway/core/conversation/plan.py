@@ -208,7 +208,8 @@ def new_exchange(
 def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | None:
     """Returns the opening that an exchange repeats or extends, if nothing had continued it when the exchange began.
 
-    Both belong to one chat: a transcript grows, or a question is sent again within the idle time.
+    Both belong to one chat: a transcript grows, or a question is sent again within the idle time. An opening off the
+    record may be continued, if the exchange repeats it.
     """
     openings = [other for other in tree if other.parent is None and other.begun <= exchange.begun]
     tree.group_for_loading(openings)
@@ -216,7 +217,11 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
     def is_free(opening: Exchange) -> bool:
         # An opening that ended after the exchange began was under way then, so what continues it came later.
         end = tree.turn_end_or_now(opening, query.now)
-        return end > query.now or (query.now - end <= query.idle_s and not tree.is_continued(opening))
+        if query.now - end > query.idle_s:
+            return False
+        # What was off the record is so when it is asked again, whatever continued it meanwhile.
+        is_off = opening.state is State.OFF and tree.is_same_input(opening, exchange)
+        return end > query.now or is_off or not tree.is_continued(opening)
 
     repeated = [opening for opening in openings if is_free(opening) and tree.extends(exchange, opening)]
     if not repeated:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.match_query import MemoryUse
 from tests.core.conversation.keyed import both
 from tests.core.conversations import (
@@ -129,6 +130,23 @@ def test_a_turn_that_was_off_and_is_asked_again_stays_off_for_the_idle_time(worl
     world.wait(5000)
     world.say(asked, "Oh.")
     assert world.active() == ["my diagnosis is X", "Oh."]  # another day: said again
+
+
+@both
+@pytest.mark.parametrize("before", [[], [user("hello"), assistant("Good day.")]])
+def test_a_turn_that_was_off_and_went_on_stays_off_when_it_is_asked_again(
+    world: World, key: str | None, before: list[WireMessage]
+) -> None:
+    if before:
+        world.say(before[:1], "Good day.", key)
+    asked = [*before, user("my diagnosis is X")]
+    world.say(asked, "Sorry.", key, mode=MemoryUse.OFF)
+    world.say([*asked, assistant("Sorry."), user("my bicycle is red")], "Good.", key)
+    world.say(asked, "Oh.", key)
+    assert not any(b"diagnosis" in (e.input or b"") for e in world.memory().records.values())
+    world.say([*asked, assistant("Oh."), user("bye")], "Bye.", key)
+    said = [text for text in world.active() if text not in ("hello", "Good day.")]
+    assert said == ["my bicycle is red", "Good.", "bye", "Bye."]
 
 
 def test_what_was_forgotten_stays_forgotten(world: World) -> None:
