@@ -106,7 +106,7 @@ class ChatCall:
             changes = replace(
                 NO_CHANGES, is_fallback=self._is_fallback(target), changes_prefix=self.may_have_had_memory
             )
-            return self._native_body_request(target, native.path, native.render(target.model, changes))
+            return self._native_body_request(target, native.url_path, native.render(target.model, changes))
         form = endpoint_form_for(self.request, endpoint, target.model)
         prompt = Prompt(self.request, target, form)
         is_cut = target.context_window is not None
@@ -146,7 +146,7 @@ class ChatCall:
             return self._model_request(target, prompt.body(hidden_rounds, budget_tokens, offer))
         changes = prompt.changes(hidden_rounds, budget_tokens, offer)
         rendered = native.render(target.model, replace(changes, is_fallback=self._is_fallback(target)))
-        request = self._native_body_request(target, native.path, rendered)
+        request = self._native_body_request(target, native.url_path, rendered)
         return request._replace(native_first_block=rendered.first_block)
 
     def _is_fallback(self, target: Target) -> bool:

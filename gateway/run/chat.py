@@ -270,7 +270,8 @@ class Chat:
         call.identity = replace(call.identity, leaves_nothing=True)
         if call.kind is ConversationKind.AGENT:
             identity = replace(call.identity, scope=None, conversation=None)
-            call.identity, call.kind = identity, ConversationKind.CLIENT
+            call.identity = identity
+            call.kind = ConversationKind.CLIENT
         # A fallback may have no such endpoint, and would be asked for a reply.
         attempts = self.failover.at_first_key(call.route, receipt)
         with QueueTicket() as ticket:

@@ -191,7 +191,8 @@ class ChatMemory:
         if recall.ms:
             self.turns.metrics.recall_s.observe(recall.ms / 1000)
             receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
-        receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
+        receipt.scope = call.identity.scope
+        receipt.mode = str(call.identity.mode)
 
 
 def _follows_tombstone(context: MemoryContext) -> bool:

@@ -162,12 +162,14 @@ class NativeChat:
         with QueueTicket() as ticket:
             ticket.timeout_s = turns.limits.commit_wait_s
             # A request without messages refers to what is unknown here.
-            begun, call.memory_state = None, "unavailable"
+            begun = None
+            call.memory_state = "unavailable"
             if not all(map(is_system, call.request.messages)):
                 begun = await self._begin_memory(call, native, attempts, ticket)
             if begun is not None and looked_up_in not in (None, _key_of(begun[0].context.agent)):
                 # Another process has forgotten something since, which may be what the ids refer to.
-                begun, call.memory_state = None, "unavailable"
+                begun = None
+                call.memory_state = "unavailable"
             if begun is not None:
                 memory, prompt = begun
                 machine = NativeTurn(memory.reader, native.change(), native.url_path)

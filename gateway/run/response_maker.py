@@ -92,7 +92,8 @@ class ResponseLog(EventLog):
         if end is None and not self.last_events:
             self.add(data)
             return
-        self.last_events, self.final = self.last_events + data, end or self.final
+        self.last_events = self.last_events + data
+        self.final = end or self.final
 
     async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         if status >= 300:

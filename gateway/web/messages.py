@@ -157,7 +157,7 @@ class MessagesRoute:
             raw=request.raw,
             json=request.json,
             origins=request.origins,
-            path=incoming.upstream_path,
+            url_path=incoming.upstream_path,
             with_model=lambda model: read_request_body(body).with_model(model),
             thread=thread,
             untranslatable=request.untranslatable,

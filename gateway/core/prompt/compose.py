@@ -102,7 +102,8 @@ def _put_notes_by_count(
     for earlier in additions.notes:
         text = earlier.utf8.decode("utf-8", "surrogatepass")
         if not earlier.tokens:  # cached: the next turn has the same notes
-            earlier.tokens, earlier.shown = estimate_tokens(text), shown_by_note(text) or None
+            earlier.tokens = estimate_tokens(text)
+            earlier.shown = shown_by_note(text) or None
         index = listing.positions[listing.message_at(earlier.at)]
         composition.put_note(index, text, earlier.tokens, earlier.shown or NOTHING_SHOWN)
     for exchange in additions.rounds:

@@ -183,7 +183,8 @@ class MessageDraft(ReplyUsage):
         """Takes a usage, if it reports any tokens."""
         counts = reported_counts(usage)
         if counts is not None:
-            self.usage, self.counts = usage, counts
+            self.usage = usage
+            self.counts = counts
 
     def add_texts(self, texts: Iterable[str]) -> None:
         """Appends texts to the content, which has begun."""

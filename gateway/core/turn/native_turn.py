@@ -98,7 +98,8 @@ class NativeTurn:
             return sends
         # The id is on disk before the client has it, so that any process can find the reply by it. CANCELLED is the
         # state until the reply ends, as the client may never come back for it.
-        self._is_id_saved, self._after_save = True, sends
+        self._is_id_saved = True
+        self._after_save = sends
         return [commands.Save(TurnOutcome(End.CANCELLED, background_id=self._reader.background_id))]
 
     def _received_whole(self, body: bytes) -> list[Command]:
@@ -118,7 +119,8 @@ class NativeTurn:
 
     def _save(self, after_save: list[Command]) -> list[Command]:
         """Saves the turn of a reply that is over. after_save: the commands that wait for it."""
-        self._is_saved, self._after_save = True, after_save
+        self._is_saved = True
+        self._after_save = after_save
         reply = self._reader.reply()
         outcome = TurnOutcome(
             reply.end, shown_reply=reply.shown_reply, background_id=self._reader.background_id

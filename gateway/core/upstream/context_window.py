@@ -83,7 +83,8 @@ class ContextWindows:
         """Notes that a prompt cut to a guessed window was accepted after a longer one was refused."""
         learned = self._record_of(key)
         if learned.scale is None:
-            learned.scale, learned.is_guess = GUESS, True
+            learned.scale = GUESS
+            learned.is_guess = True
 
     def _record_of(self, key: ModelKey) -> _Learned:
         """Returns the record of a model, which the caller may change."""

@@ -89,7 +89,8 @@ class GrowingBlocks:
     def _begin_call(self, call: ToolCall) -> None:
         self._close()
         self._waiting_calls.remove(call)
-        self._open_call, self._shown_count = call, 0
+        self._open_call = call
+        self._shown_count = 0
         self._index = self._claim_index()
         block = {"type": "tool_use", "id": call_id(call.id, self._index), "name": call.name, "input": {}}
         self._emit("content_block_start", index=self._index, content_block=block)
@@ -106,7 +107,8 @@ class GrowingBlocks:
         if self._block_type == block_type:
             return
         self.end()
-        self._block_type, self._index = block_type, self._claim_index()
+        self._block_type = block_type
+        self._index = self._claim_index()
         self._emit("content_block_start", index=self._index, content_block=block)
 
     def _emit_delta(self, delta: Json) -> None:
@@ -115,7 +117,8 @@ class GrowingBlocks:
     def _close(self) -> None:
         if self._block_type or self._open_call is not None:
             self._emit("content_block_stop", index=self._index)
-        self._block_type, self._open_call = "", None
+        self._block_type = ""
+        self._open_call = None
 
 
 def call_id(upstream_id: str, index: int) -> str:

@@ -50,7 +50,7 @@ class NativeMessages(Struct, frozen=True):
     json: Json
     # For each message of the chat completion that memory reads, the part of `json` of which it is made.
     origins: Sequence[MessageOrigin]
-    path: str
+    url_path: str
     # Returns the body with another model's name.
     with_model: Callable[[str], bytes]
     thread: MessageThread | None = None

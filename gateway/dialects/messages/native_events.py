@@ -90,7 +90,8 @@ class NativeEvents:
                 self._read_delta(raw)
             elif name == "ping" or raw.startswith(b":"):
                 passed_on.append(raw)
-        self._earlier_usage, self._usage = add_usage(self._earlier_usage, self._usage), {}
+        self._earlier_usage = add_usage(self._earlier_usage, self._usage)
+        self._usage = {}
         return passed_on
 
     def end(self, tail: Sequence[bytes], finish: str | None) -> list[bytes]:

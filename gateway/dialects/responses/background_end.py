@@ -48,4 +48,5 @@ class BackgroundEnd:
     def _note_end(self, response: dict[str, Any], body: bytes) -> None:
         id = response.get("id")
         if isinstance(id, str) and response.get("background") is True and not is_pending(response):
-            self.ended_id, self.ended_response = id, body
+            self.ended_id = id
+            self.ended_response = body

@@ -81,7 +81,8 @@ class JsonStream:
         size = min(max(PIECE_BYTES, self._depth.string_bytes), _MAX_PIECE_BYTES)
         data = self._file.read(size)
         if not self._is_begun:
-            self._is_begun, data = True, data.removeprefix(BOM)
+            self._is_begun = True
+            data = data.removeprefix(BOM)
         self._total_bytes += len(data)
         self.item_bytes += len(data)
         if self._total_bytes > MAX_JSON_BYTES:

@@ -159,7 +159,8 @@ class BackgroundModel:
                 answer = _parse_reply(raw, len(request.body))
                 call.counts = answer.used if answer.is_reported else None
             except _UnreadableReply as error:
-                call.failure, call.counts = "broke", error.used
+                call.failure = "broke"
+                call.counts = error.used
                 count("failed", error.used)
                 raise
             except JobFailed:
@@ -215,7 +216,8 @@ class BackgroundModel:
         try:
             may_know = propagation_of(self.upstream, self.provider)
             reply = await self.provider.send(with_current_trace_headers(request, call, propagates=may_know))
-            call.status, call.answered = reply.status, time.perf_counter()
+            call.status = reply.status
+            call.answered = time.perf_counter()
             try:
                 body = await reply.read(_MAX_REPLY_BYTES)
                 call.note_piece(body)

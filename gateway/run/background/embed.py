@@ -280,7 +280,8 @@ class EmbeddingService:
         try:
             async with asyncio.timeout(wait_s):
                 embedded = await self.embedder.embed(texts)
-            call.status, call.counts = 200, TokenCounts(embedded.tokens)
+            call.status = 200
+            call.counts = TokenCounts(embedded.tokens)
             return embedded
         except TimeoutError:
             call.failure = "timeout"

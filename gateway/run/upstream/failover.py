@@ -378,8 +378,10 @@ class Attempts:
         if self._is_in_flight:
             self.endpoint.health.in_flight -= 1
             endpoint.health.in_flight += 1
-        self.endpoint, self.target = endpoint, target
-        self._failures, self._cuts = 0, PromptCuts(self._failover.context_windows, self._receipt)
+        self.endpoint = endpoint
+        self.target = target
+        self._failures = 0
+        self._cuts = PromptCuts(self._failover.context_windows, self._receipt)
 
     async def _attempt(
         self, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
@@ -498,10 +500,14 @@ class Attempts:
     def _describe_call(self, request: ModelRequest) -> None:
         """Notes in the receipt what is sent, and where."""
         call, receipt, endpoint = self.call, self._receipt, self.endpoint
-        call.upstream, call.provider, call.model = endpoint.upstream, endpoint.kind, self.target.model
-        call.path, call.method = request.path, request.method
+        call.upstream = endpoint.upstream
+        call.provider = endpoint.kind
+        call.model = self.target.model
+        call.path = request.path
+        call.method = request.method
         call.sent_tokens = estimate_prompt_tokens(request.body)
-        call.prompt, call.hides_usage = receipt.prompt, receipt.hides_usage
+        call.prompt = receipt.prompt
+        call.hides_usage = receipt.hides_usage
 
     def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""
@@ -573,7 +579,8 @@ class Attempts:
         """Notes how a call ended. status: of the reply; 0: there is none."""
         self.is_answered = bool(status)
         if status:
-            self.call.status, self.call.answered = status, time.perf_counter()
+            self.call.status = status
+            self.call.answered = time.perf_counter()
         self._count_outcome(outcome, is_error=is_error)
         if not self._is_settled:
             self._is_settled = True

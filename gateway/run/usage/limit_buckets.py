@@ -74,7 +74,8 @@ class LimitBuckets:
         bounds = {id: bound_of(limit, processes) for id, limit in limits.items()}
         self._buckets = {key: each for key, each in self._buckets.items() if key[0] in limits}
         for (id, _), bucket in self._buckets.items():
-            bucket.limit, bucket.bound = limits[id], bounds[id]
+            bucket.limit = limits[id]
+            bucket.bound = bounds[id]
 
     async def load(self, buckets: Iterable[Bucket], wait_s: float | None) -> None:
         """Reads what was used before of the buckets that do not know it yet.

@@ -271,7 +271,8 @@ class Limiter:
                 buckets, wanted_tokens, lambda alias: alias in self._aliases and may_answer(alias)
             )
             if refusing is not None:
-                receipt.is_refused, receipt.limit_id = True, refusing.limit.id
+                receipt.is_refused = True
+                receipt.limit_id = refusing.limit.id
                 self._count_limited(refusing.limit, REFUSE)
                 raise refusal_by(refusing, self._now())
             if substituting is not None:
