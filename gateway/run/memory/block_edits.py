@@ -81,7 +81,8 @@ class BlockEdits:
         """
         shown = last_shown(results, NOTHING_SHOWN)
         last = last_shown((shown,), self.shown)
-        changes, self.shown = changes_since(last, self.blocks)
+        changes, shown_now = changes_since(last, self.blocks)
+        self.shown = shown_now
         self._shown_in_round = NOTHING_SHOWN
         new = (
             {label: value for label, value in self.shown.items() if last.get(label) != value}

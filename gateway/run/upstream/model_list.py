@@ -259,8 +259,9 @@ class ModelList:
         async with answer.lock:
             if not self._refresh_s or self._clock() < answer.valid_until:
                 return answer
-            entries, answer.refusal = await self._fetch(name, self._providers[name], credential)
-            if entries is not None or answer.refusal is not None:
+            entries, refusal = await self._fetch(name, self._providers[name], credential)
+            answer.refusal = refusal
+            if entries is not None or refusal is not None:
                 answer.entries = entries
             answer.failures = 0 if entries is not None else answer.failures + 1
             answer.valid_until = self._clock() + self._pause(answer.failures)
