@@ -191,9 +191,8 @@ class BlockRoutes:
     async def create(self, request: ApiRequest, create: CreateBlock) -> dict[str, Any]:
         """Make a block that is attached to no agent yet."""
         block, details = block_of(create)
-        return block_json(
-            await self._blocks.create(request.project, block, details, at=self._api.now(), origin=ORIGIN)
-        )
+        at = self._api.now()
+        return block_json(await self._blocks.create(request.project, block, details, at=at, origin=ORIGIN))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a block."""
@@ -221,9 +220,8 @@ class BlockRoutes:
 
     async def undo(self, request: ApiRequest) -> dict[str, Any]:
         """Bring back the value that a block had before its last change."""
-        return block_json(
-            await self._blocks.undo(request.project, request.uid("block", "block_id"), at=self._api.now())
-        )
+        uid = request.uid("block", "block_id")
+        return block_json(await self._blocks.undo(request.project, uid, at=self._api.now()))
 
     async def memory(self, request: ApiRequest) -> dict[str, Any]:
         """Return an agent's blocks."""

@@ -300,8 +300,7 @@ class ConversationRoutes:
     async def fork(self, request: ApiRequest, query: ForkConversationQuery) -> dict[str, Any]:
         """Make a conversation that shares the past of another one."""
         named = await self._find(request, query.agent_id)
-        message_id = sent_or_none(query.message_id)
-        upto = None if message_id is None else _seq_in(named, message_id)
+        upto = None if (id := sent_or_none(query.message_id)) is None else _seq_in(named, id)
         definition = named.definition or ConversationDefinition()
         source = await self._find_row(named)
         return await self._conversation_json(
@@ -340,15 +339,15 @@ class ConversationRoutes:
         return await self._pages.of_agent(named.agent, query, named.conversation_name)
 
     async def send(
-        self, request: ApiRequest, send: ConversationSend
+        self, request: ApiRequest, body: ConversationSend
     ) -> dict[str, Any] | SendReply | RunStream:
         """Send a message in a conversation, and answer with what the agent says, by default as a stream."""
-        named = await self._find(request, send.agent_id)
-        return await self._sends.begin(
+        named = await self._find(request, body.agent_id)
+        return await self._sends.reply_to(
             request,
-            send,
+            body,
             named.agent.uid,
-            is_stream=send.streaming,
+            is_stream=body.streaming,
             conversation_name=named.conversation_name,
             conversation_definition=named.definition,
         )

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from gateway.agents.api._query import AgentsOfQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.wire.sent_values import sent_fields, sent_or_none
+from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none
 from gateway.agents.wire.struct_fields import (
     MAX_PARTS,
     ONE_PROJECT,
@@ -94,9 +94,8 @@ class IdentitiesQuery(PageQuery):
     def takes(self, identity: Definition) -> bool:
         """Returns whether an identity matches the filters, its key aside."""
         definition = IdentityDefinition.of(identity.body)
-        name, identity_type = sent_or_none(self.name), sent_or_none(self.identity_type)
-        has_name = name is None or name == definition.name
-        return has_name and (identity_type is None or identity_type == definition.type)
+        has_name = sent_or(self.name, definition.name) == definition.name
+        return has_name and sent_or(self.identity_type, definition.type) == definition.type
 
 
 def properties_of(properties: list[PropertyBody]) -> tuple[dict[str, Any], ...]:

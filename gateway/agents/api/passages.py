@@ -301,9 +301,8 @@ class ArchiveRoutes:
         body = dict(archive.body)
         if update.description is not UNSET:
             body["description"] = update.description
-        changed = await self._api.store.definitions.change(
-            archive, body, at=self._api.now(), name=sent_or_none(update.name)
-        )
+        name = sent_or_none(update.name)
+        changed = await self._api.store.definitions.change(archive, body, at=self._api.now(), name=name)
         return archive_json(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.wire.message import Showing, showing_of, summary_json
 from gateway.agents.wire.run_json import end_events, result_json
 from gateway.agents.wire.run_stream import event, ping_event
-from gateway.agents.wire.send import Send, read_send, with_skills
-from gateway.agents.wire.sent_values import sent_fields
+from gateway.agents.wire.send import ClientTool, Send, read_send, with_skills
+from gateway.agents.wire.sent_values import sent_or, sent_or_none
+from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
 from gateway.core.request.identity import refuse_unstored
 from gateway.core.request.request_headers import headers_for_upstream
@@ -44,44 +45,44 @@ class Sends:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
 
-    async def begin(
+    async def reply_to(
         self,
         request: ApiRequest,
-        send: Send,
+        body: Send,
         uid: str,
         *,
         is_stream: bool,
         conversation_name: str = DEFAULT_CONVERSATION,
         conversation_definition: ConversationDefinition | None = None,
     ) -> dict[str, Any] | SendReply | RunStream:
-        """Returns the reply to a send.
+        """Returns the reply to a send: one that writes itself, or that of a run in the background.
 
         uid: that of the agent.
         conversation_definition: the model and settings that the conversation has of its own, if any.
         """
-        if sent_fields(send).get("callback_url") and not send.background:
+        if sent_or_none(body.callback_url) and not body.background:
             raise BadRequest(
                 "Only runs in the background call back: send `background`.", param="callback_url"
             )
-        run_request = await self.run_request(
+        run_request = await self.make_run_request(
             request,
-            send,
+            body,
             uid,
             conversation_name=conversation_name,
             conversation_definition=conversation_definition,
         )
-        if not send.background:
-            return SendReply(self._api, request, send, run_request, is_stream)
-        run = await self.accept(request, send, run_request, by_token=is_stream and send.stream_tokens)
+        if not body.background:
+            return SendReply(self._api, request, body, run_request, is_stream)
+        run = await self.accept(request, body, run_request, by_token=is_stream and body.stream_tokens)
         if is_stream:
-            return RunStream(self._api, run, include_pings=send.include_pings, headers=request.headers)
+            return RunStream(self._api, run, include_pings=body.include_pings, headers=request.headers)
         run = await self._api.background.wait_for_end(run)
-        return await run_result_json(self._api, run, showing_of(send))
+        return await run_result_json(self._api, run, showing_of(body))
 
     async def accept(
         self,
         request: ApiRequest,
-        send: Send,
+        body: Send,
         run_request: RunRequest,
         *,
         by_token: bool,
@@ -100,59 +101,63 @@ class Sends:
         # The steps ask for themselves what they may use, and are counted as the run's.
         receipt.asks_model = False
         await self._api.runs.admit(run_request, receipt)
-        showing = showing_of(send)
+        showing = showing_of(body)
         shown = options_of(showing, by_token=by_token)
         return await self._api.background.accept(
             run_request,
-            callback=sent_fields(send).get("callback_url"),
+            callback=sent_or_none(body.callback_url),
             shown=shown if is_shown else None,
             listing=None if showing == Showing() else orjson.dumps(shown),
         )
 
-    async def run_request(
+    async def make_run_request(
         self,
         request: ApiRequest,
-        send: Send,
+        body: Send,
         uid: str,
         *,
         conversation_name: str = DEFAULT_CONVERSATION,
         conversation_definition: ConversationDefinition | None = None,
     ) -> RunRequest:
-        """Returns what a send asks of an agent. The parameters are those of `begin`."""
-        refuse_unstored(request.http.scope["headers"])
-        content = read_send(send)
-        resolved = await self._api.registry.resolver.resolve_uid(request.project, uid)
-        fields = sent_fields(send)
-        spec = resolved.spec
-        if conversation_definition is not None:
-            spec = self._api.registry.resolver.with_conversation(spec, conversation_definition)
-        if (model := fields.get("override_model")) is not None:
-            spec = self._api.registry.resolver.with_model(spec, model)
-        system = fields.get("override_system")
-        if skills := fields.get("client_skills"):
-            system = with_skills(spec.system if system is None else system, skills)
-        if system is not None:
-            spec = replace(spec, system=system)
+        """Returns what a send asks of an agent. The parameters are those of `reply_to`."""
         scope = request.http.scope
+        refuse_unstored(scope["headers"])
+        content = read_send(body)
+        resolved = await self._api.registry.resolver.resolve_uid(request.project, uid)
+        system = _system_of(body, resolved.spec.system)
+        spec = self._spec_for(resolved.spec, body, system, conversation_definition)
         caller = info_of(scope).caller
         forwarded = Forwarded(
             headers_for_upstream(scope["headers"]), caller.credential, caller.models, caller.key
         )
         return RunRequest(
-            spec,
-            resolved.scope,
-            conversation_name,
+            spec=spec,
+            scope=resolved.scope,
+            conversation_name=conversation_name,
             messages=content.messages,
             decisions=content.answers,
             fields=spec.definition.sampling,
-            client_tools=tuple(_offered(tool) for tool in fields.get("client_tools") or ()),
-            max_steps=send.max_steps,
+            client_tools=tuple(map(_tool_entry, sent_or_none(body.client_tools) or ())),
+            max_steps=body.max_steps,
             otid=content.otid,
             is_retry=request.http.headers.get("x-stainless-retry-count", "0") != "0",
             forwarded=forwarded,
-            model=fields.get("override_model"),
+            model=sent_or_none(body.override_model),
             system=system,
         )
+
+    def _spec_for(
+        self, spec: AgentSpec, body: Send, system: str | None, definition: ConversationDefinition | None
+    ) -> AgentSpec:
+        """Returns an agent as a send asks it: with what the conversation has of its own, then what the send has.
+
+        system: the system prompt of the send, None if it has none.
+        """
+        if definition is not None:
+            spec = self._api.registry.resolver.with_conversation(spec, definition)
+        if (model := sent_or_none(body.override_model)) is not None:
+            spec = self._api.registry.resolver.with_model(spec, model)
+        return spec if system is None else replace(spec, system=system)
 
 
 class SendRoutes:
@@ -171,26 +176,25 @@ class SendRoutes:
             AgentsRoute("POST", f"{agent_messages}/preview-raw-payload", self.preview),
         ]
 
-    async def preview(self, request: ApiRequest, send: Send) -> dict[str, Any]:
+    async def preview(self, request: ApiRequest, body: Send) -> dict[str, Any]:
         """Return what would go to the model with a message, and send nothing."""
-        run_request = await self._sends.run_request(request, send, request.uid("agent", "agent_id"))
+        run_request = await self._sends.make_run_request(request, body, request.uid("agent", "agent_id"))
         request_body: dict[str, Any] = orjson.loads((await self._api.runs.preview(run_request)).body())
         return request_body
 
-    async def send(self, request: ApiRequest, send: Send) -> dict[str, Any] | SendReply | RunStream:
+    async def send(self, request: ApiRequest, body: Send) -> dict[str, Any] | SendReply | RunStream:
         """Send a message to an agent, and answer with what it says."""
-        return await self._sends.begin(
-            request, send, request.uid("agent", "agent_id"), is_stream=send.streaming
-        )
+        uid = request.uid("agent", "agent_id")
+        return await self._sends.reply_to(request, body, uid, is_stream=body.streaming)
 
-    async def stream(self, request: ApiRequest, send: Send) -> dict[str, Any] | SendReply | RunStream:
+    async def stream(self, request: ApiRequest, body: Send) -> dict[str, Any] | SendReply | RunStream:
         """Send a message, and stream what it says."""
-        return await self._sends.begin(request, send, request.uid("agent", "agent_id"), is_stream=True)
+        return await self._sends.reply_to(request, body, request.uid("agent", "agent_id"), is_stream=True)
 
-    async def send_async(self, request: ApiRequest, send: Send) -> dict[str, Any]:
+    async def send_async(self, request: ApiRequest, body: Send) -> dict[str, Any]:
         """Send a message, and answer with the run that goes on without its client."""
-        run_request = await self._sends.run_request(request, send, request.uid("agent", "agent_id"))
-        run = await self._sends.accept(request, send, run_request, by_token=False, is_shown=False)
+        run_request = await self._sends.make_run_request(request, body, request.uid("agent", "agent_id"))
+        run = await self._sends.accept(request, body, run_request, by_token=False, is_shown=False)
         return run_entry_json(await self._api.store.runs.get(request.project, run.uid))
 
 
@@ -200,23 +204,25 @@ class SendReply:
 
     api: AgentsApi
     request: ApiRequest
-    send: Send
+    body: Send
     run_request: RunRequest
     is_stream: bool
-    # What is shown in front of the first reply.
-    _before: Sequence[dict[str, Any]] = ()
+    # The summary that the run begins with, as it is shown before the first reply. `_begin_view` sets it.
+    _summary_messages: Sequence[dict[str, Any]] = ()
 
-    async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, asgi_send: AsgiSend) -> None:
         info = info_of(scope)
         info.model, info.stream, info.memory = self.run_request.spec.model, self.is_stream, "on"
         receipt = info.begin_receipt()
         receipt.headers |= self.request.headers
-        with ClientReply(scope, receive, send, self.api.send_timeout_s) as reply:
-            await (self._streamed(reply, receipt) if self.is_stream else self._whole(reply, receipt))
+        with ClientReply(scope, receive, asgi_send, self.api.send_timeout_s) as reply:
+            await (
+                self._write_stream(reply, receipt) if self.is_stream else self._write_whole(reply, receipt)
+            )
 
-    async def _whole(self, reply: ClientReply, receipt: Receipt) -> None:
+    async def _write_whole(self, reply: ClientReply, receipt: Receipt) -> None:
         held = HeldSink(reply)
-        result = await self.api.runs.send(self.run_request, self._view, held, receipt)
+        result = await self.api.runs.send(self.run_request, self._begin_view, held, receipt)
         if result.status != 200:
             await reply.send_body(result.status, held.headers, bytes(held.body))
             return
@@ -226,15 +232,15 @@ class SendReply:
         headers = [*receipt.note_head(), ("content-type", "application/json")]
         await reply.send_body(200, headers, orjson.dumps(body))
 
-    async def _streamed(self, reply: ClientReply, receipt: Receipt) -> None:
-        interval_s = self.api.ping_s if self.send.include_pings else 0.0
+    async def _write_stream(self, reply: ClientReply, receipt: Receipt) -> None:
+        interval_s = self.api.ping_s if self.body.include_pings else 0.0
         with PingingSink(reply, interval_s, headers=[*self.request.headers.items(), EVENT_STREAM]) as sink:
 
-            def view(start: RunStart) -> MakesView:
+            def begin_view(start: RunStart) -> MakesView:
                 sink.ping = ping_event(start.run, self.api.now())
-                return self._view(start)
+                return self._begin_view(start)
 
-            result = await self.api.runs.send(self.run_request, view, sink, receipt)
+            result = await self.api.runs.send(self.run_request, begin_view, sink, receipt)
             if sink.has_started or result.status != 200:
                 return
             # Nothing was asked of the model: the send is answered already, or waits for more answers.
@@ -245,20 +251,28 @@ class SendReply:
             await sink.write(b"".join(map(event, events)) + DONE_EVENT)
             await sink.end()
 
-    def _view(self, start: RunStart) -> MakesView:
-        showing, by_token = showing_of(self.send), self.is_stream and self.send.stream_tokens
+    def _begin_view(self, start: RunStart) -> MakesView:
+        """Returns what makes the view of the run. It is called before the first reply."""
+        showing, by_token = showing_of(self.body), self.is_stream and self.body.stream_tokens
         if start.summary is not None:
-            self._before = summary_json(start.summary, start.agent.uid, showing)
-        return view_of(start, showing, self.api.now, by_token=by_token, before=self._before)
+            self._summary_messages = summary_json(start.summary, start.agent.uid, showing)
+        return view_of(start, showing, self.api.now, by_token=by_token, before=self._summary_messages)
 
     async def _messages_json(self, result: RunResult) -> list[dict[str, Any]]:
-        renderer = MessageRenderer(self.api.store, result.agent, showing_of(self.send))
-        return [*self._before, *await renderer.output_messages(result.run, result.steps)]
+        renderer = MessageRenderer(self.api.store, result.agent, showing_of(self.body))
+        return [*self._summary_messages, *await renderer.output_messages(result.run, result.steps)]
 
 
-def _offered(tool: Any) -> dict[str, Any]:
+def _system_of(body: Send, usual: str) -> str | None:
+    """Returns the system prompt of a send, with the client's skills; None if it is the usual one."""
+    system = sent_or_none(body.override_system)
+    if skills := sent_or_none(body.client_skills):
+        system = with_skills(usual if system is None else system, skills)
+    return system
+
+
+def _tool_entry(tool: ClientTool) -> dict[str, Any]:
     """Returns a client's tool as it goes upstream."""
-    fields = sent_fields(tool)
-    parameters = fields.get("parameters") or {"type": "object", "properties": {}}
-    function = {"name": tool.name, "description": fields.get("description") or "", "parameters": parameters}
+    parameters = sent_or_none(tool.parameters) or {"type": "object", "properties": {}}
+    function = {"name": tool.name, "description": sent_or(tool.description, ""), "parameters": parameters}
     return {"type": "function", "function": function}
