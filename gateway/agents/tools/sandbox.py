@@ -293,7 +293,7 @@ async def _send(stream: asyncio.StreamWriter, data: bytes) -> None:
 
 
 async def _drain(process: asyncio.subprocess.Process) -> None:
-    """Waits for the end of a process that was killed. asyncio sees it only once its pipes are read to their end."""
+    """Waits for the end of a process that was killed, with its pipes read to their end, which closes them."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_START_S):
             for stream in (process.stdout, process.stderr):
