@@ -126,7 +126,8 @@ class SignInPages:
                 )
                 if self._sign_in.is_code(key):
                     message = (
-                        "This link has expired or was used: it works once, for a minute. Ask for a new one."
+                        "This link has expired or was used: it works once, for a minute. "
+                        "`mnemogate ui` makes a new one: ask who runs the gateway."
                     )
                 error = NotSignedIn(message)
             return self._answers.login_page(

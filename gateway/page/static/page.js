@@ -73,6 +73,11 @@ const openingPoint = document.querySelector("[data-open-at]");
 if (openingPoint && !location.hash) scrollBy(0, openingPoint.getBoundingClientRect().top);
 
 sendOnce();
+// What was typed and not saved goes with the page, so that the browser asks before it leaves.
+addEventListener("beforeunload", (event) => {
+  const texts = [...document.querySelectorAll(".editor textarea")];
+  if (texts.some((each) => each.value !== each.defaultValue && !sentForms.has(each.form))) event.preventDefault();
+});
 // The button that forgets the next text stands about where the last click was. The second of two quick clicks is not
 // meant for it.
 const nextButton = document.querySelector(".next button.danger");

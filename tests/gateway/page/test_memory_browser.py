@@ -90,6 +90,25 @@ def test_each_line_of_a_text_has_its_own_direction(browser: Browser, operator: O
     assert min(first[1], second[0]) > 0
 
 
+def test_a_text_that_is_not_saved_is_not_left_without_a_question(
+    browser: Browser, operator: Operator
+) -> None:
+    uid = full(operator)[0]
+    asked = list[str]()
+    with browser.open(operator, f"m/{uid}/b/human") as page:
+        page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+        text = page.get_by_role("textbox", name="Text of human")
+        text.fill("Name: Alice, of Lyon.")
+        page.get_by_role("link", name="Audit").click(no_wait_after=True)
+        assert text.input_value() == "Name: Alice, of Lyon."
+        assert asked == ["beforeunload"]
+        page.get_by_role("button", name="Save").click()
+        page.locator("#saved").wait_for()
+        page.get_by_role("link", name="Audit").click()
+        page.get_by_role("heading", name="Audit").wait_for()
+        assert asked == ["beforeunload"]
+
+
 @pytest.mark.parametrize("script", [True, False])
 def test_of_a_search_one_hit_after_the_other_is_forgotten(
     browser: Browser, operator: Operator, script: bool

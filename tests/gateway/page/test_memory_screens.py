@@ -917,7 +917,7 @@ def test_an_undo_of_a_block_can_be_taken_back(operator: Operator) -> None:
     assert "Take the undo back" not in page(operator, block)
     operator.twin(f"{block}/undo", {"version": 3})
     shown = page(operator, block)
-    assert "The last change is undone: the text is that of version 2 again." in shown
+    assert "The last change is undone: the text is that of version 2 again: “" in shown
     assert "Take the undo back, to version 3</button>" in shown
     # What is the text already cannot be brought back.
     assert 'Bring back<span class="unseen"> version 3' in shown
