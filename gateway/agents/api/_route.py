@@ -2,7 +2,7 @@
 
     AgentsRoute("PATCH", "/v1/agents/{agent_id}", self.update)
 
-    async def update(self, request: ApiRequest, update: UpdateAgent) -> dict[str, Any]: ...
+    async def update(self, request: ApiRequest, body: UpdateAgent) -> dict[str, Any]: ...
 
 The annotations of a handler name what it takes: a `UrlQuery`, and a `Body` or a `Form`. The first line of its docstring
 is the route's summary. `/openapi.json` is made of the same annotations and docstrings (gateway.agents.api._openapi), so

@@ -57,10 +57,10 @@ class AgentRoutes:
         """Count agents."""
         return await self._api.registry.count(request.project, _filter_of(query))
 
-    async def create(self, request: ApiRequest, create: CreateAgent) -> dict[str, Any]:
+    async def create(self, request: ApiRequest, body: CreateAgent) -> dict[str, Any]:
         """Make an agent."""
-        sent = sent_fields(create)
-        definition = new_definition(create)
+        sent = sent_fields(body)
+        definition = new_definition(body)
         if definition.model is None:
             definition = replace(definition, model=self._api.first_model(request))
         self._api.check_models(request, models_of(definition))
@@ -78,12 +78,12 @@ class AgentRoutes:
         """Return an agent."""
         return await self._api.agent_json(request)
 
-    async def update(self, request: ApiRequest, update: UpdateAgent) -> dict[str, Any]:
+    async def update(self, request: ApiRequest, body: UpdateAgent) -> dict[str, Any]:
         """Change an agent."""
-        sent = sent_fields(update)
+        sent = sent_fields(body)
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
-            updated = with_update(definition, update)
+            updated = with_update(definition, body)
             self._api.check_models(request, models_of(updated) - models_of(definition))
             return updated
 

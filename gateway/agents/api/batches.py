@@ -159,8 +159,8 @@ class BatchRoutes:
             AgentsRoute("POST", batches, self.create),
             AgentsRoute("GET", batches, self.index),
             AgentsRoute("GET", batch, self.retrieve),
-            AgentsRoute("GET", f"{batch}/items", self.items),
-            AgentsRoute("GET", f"{batch}/messages", self.messages),
+            AgentsRoute("GET", f"{batch}/items", self.list_items),
+            AgentsRoute("GET", f"{batch}/messages", self.list_messages),
             AgentsRoute("PATCH", f"{batch}/cancel", self.cancel),
         ]
 
@@ -201,7 +201,7 @@ class BatchRoutes:
         """Cancel what has not ended of a batch."""
         return batch_json(*await self._api.batches.cancel(request.project, request.uid("job", "batch_id")))
 
-    async def items(self, request: ApiRequest, query: BatchItemsQuery) -> list[dict[str, Any]]:
+    async def list_items(self, request: ApiRequest, query: BatchItemsQuery) -> list[dict[str, Any]]:
         """List the items of a batch."""
         batch, _ = await self._api.batches.get(request.project, request.uid("job", "batch_id"))
         after = 0
@@ -212,7 +212,7 @@ class BatchRoutes:
             after = item.id
         return [item_json(*each) for each in await self._api.batches.items(batch, after, query.limit)]
 
-    async def messages(self, request: ApiRequest, query: BatchMessagesQuery) -> dict[str, Any]:
+    async def list_messages(self, request: ApiRequest, query: BatchMessagesQuery) -> dict[str, Any]:
         """List what the agents of a batch were told and said.
 
         Of one agent they are listed whole: `after` and `limit` are ignored.

@@ -155,11 +155,11 @@ class BlockRoutes:
             AgentsRoute("GET", block, self.retrieve),
             AgentsRoute("PATCH", block, self.update),
             AgentsRoute("DELETE", block, self.delete),
-            AgentsRoute("GET", f"{block}/agents", self.agents),
-            AgentsRoute("GET", f"{block}/history", self.history),
+            AgentsRoute("GET", f"{block}/agents", self.list_agents),
+            AgentsRoute("GET", f"{block}/history", self.list_history),
             AgentsRoute("POST", f"{block}/undo", self.undo),
-            AgentsRoute("GET", "/v1/agents/{agent_id}/core-memory", self.memory),
-            AgentsRoute("GET", agent_blocks, self.of_agent, pages=OLDEST_FIRST),
+            AgentsRoute("GET", "/v1/agents/{agent_id}/core-memory", self.retrieve_memory),
+            AgentsRoute("GET", agent_blocks, self.list_of_agent, pages=OLDEST_FIRST),
             AgentsRoute("PATCH", f"{agent_blocks}/attach/{{block_id}}", self.attach),
             AgentsRoute("PATCH", f"{agent_blocks}/detach/{{block_id}}", self.detach),
             AgentsRoute("GET", labelled_block, self.retrieve_labelled),
@@ -188,9 +188,9 @@ class BlockRoutes:
         """Count blocks."""
         return await self._blocks.count(request.project)
 
-    async def create(self, request: ApiRequest, create: CreateBlock) -> dict[str, Any]:
+    async def create(self, request: ApiRequest, body: CreateBlock) -> dict[str, Any]:
         """Make a block that is attached to no agent yet."""
-        block, details = block_of(create)
+        block, details = block_of(body)
         at = self._api.now()
         return block_json(await self._blocks.create(request.project, block, details, at=at, origin=ORIGIN))
 
@@ -198,21 +198,21 @@ class BlockRoutes:
         """Return a block."""
         return block_json(await self._get(request))
 
-    async def update(self, request: ApiRequest, update: UpdateBlock) -> dict[str, Any]:
+    async def update(self, request: ApiRequest, body: UpdateBlock) -> dict[str, Any]:
         """Change a block for all who see it."""
-        return await self._change(request.project, request.uid("block", "block_id"), update)
+        return await self._change(request.project, request.uid("block", "block_id"), body)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete a block, and take it from all who see it."""
         await self._blocks.delete(request.project, request.uid("block", "block_id"))
         return {"message": "The block is deleted."}
 
-    async def agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
+    async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents that see a block."""
         rows = await self._blocks.agents_seeing(await self._get(request))
         return await self._api.agents_page(request.project, rows, query)
 
-    async def history(self, request: ApiRequest, query: HistoryQuery) -> list[dict[str, Any]]:
+    async def list_history(self, request: ApiRequest, query: HistoryQuery) -> list[dict[str, Any]]:
         """List the values that a block had, newest first."""
         block = (await self._get(request)).block
         revisions = await self._api.store.blocks.revisions(block.id, before=query.before, limit=query.limit)
@@ -223,12 +223,12 @@ class BlockRoutes:
         uid = request.uid("block", "block_id")
         return block_json(await self._blocks.undo(request.project, uid, at=self._api.now()))
 
-    async def memory(self, request: ApiRequest) -> dict[str, Any]:
+    async def retrieve_memory(self, request: ApiRequest) -> dict[str, Any]:
         """Return an agent's blocks."""
         memory: dict[str, Any] = (await self._api.agent_json(request))["memory"]
         return memory
 
-    async def of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+    async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's blocks."""
         agent = await self._api.agent(request)
         visible = (await self._blocks.visible_to([agent.id]))[agent.id]
@@ -248,9 +248,9 @@ class BlockRoutes:
         """Return an agent's block by its label."""
         return block_json(await self._get_labelled(request))
 
-    async def update_labelled(self, request: ApiRequest, update: UpdateBlock) -> dict[str, Any]:
+    async def update_labelled(self, request: ApiRequest, body: UpdateBlock) -> dict[str, Any]:
         """Change an agent's block by its label, for all who see it."""
-        return await self._change(request.project, (await self._get_labelled(request)).block.uid, update)
+        return await self._change(request.project, (await self._get_labelled(request)).block.uid, body)
 
     async def _get(self, request: ApiRequest) -> BlockEntry:
         return await self._blocks.get(request.project, request.uid("block", "block_id"))

@@ -257,12 +257,12 @@ class ConversationRoutes:
         return [conversation_json(each, public_id=_id_of(each)) for each in entries]
 
     async def create(
-        self, request: ApiRequest, query: CreateConversationQuery, create: CreateConversation
+        self, request: ApiRequest, query: CreateConversationQuery, body: CreateConversation
     ) -> dict[str, Any]:
         """Make a conversation of an agent."""
         agent = await self._api.named_agent(request.project, query.agent_id)
-        self._check_model(request, create)
-        definition = with_update(ConversationDefinition(), create, at=self._api.now())
+        self._check_model(request, body)
+        definition = with_update(ConversationDefinition(), body, at=self._api.now())
         return await self._conversation_json(await self._conversations.create(agent, definition))
 
     def _check_model(self, request: ApiRequest, body: CreateConversation) -> None:
@@ -276,14 +276,14 @@ class ConversationRoutes:
         named = await self._find(request, query.agent_id)
         return await self._conversation_json(_made_entry(named))
 
-    async def update(self, request: ApiRequest, update: UpdateConversation) -> dict[str, Any]:
+    async def update(self, request: ApiRequest, body: UpdateConversation) -> dict[str, Any]:
         """Change a conversation."""
         named = await self._find(request, None)
         entry = _made_entry(named)
-        self._check_model(request, update)
+        self._check_model(request, body)
 
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
-            return with_update(definition, update, at=self._api.now())
+            return with_update(definition, body, at=self._api.now())
 
         return await self._conversation_json(
             await self._conversations.change(request.project, entry.conversation.uid, edit)
@@ -317,12 +317,12 @@ class ConversationRoutes:
         run_request = RunRequest(await self._spec(request, named), named.agent.scope, named.conversation_name)
         return (await self._api.runs.preview(run_request)).system
 
-    async def compact(self, request: ApiRequest, compact: CompactConversation) -> dict[str, Any]:
+    async def compact(self, request: ApiRequest, body: CompactConversation) -> dict[str, Any]:
         """Summarise a conversation now."""
-        named = await self._find(request, compact.agent_id)
+        named = await self._find(request, body.agent_id)
         spec = await self._spec(request, named)
         run_request = RunRequest(spec, named.agent.scope, named.conversation_name)
-        return await compact_as_asked(self._api, request, compact, named.agent.uid, run_request)
+        return await compact_as_asked(self._api, request, body, named.agent.uid, run_request)
 
     async def cancel(self, request: ApiRequest, query: ConversationQuery) -> dict[str, str]:
         """End a conversation's runs."""
@@ -352,17 +352,17 @@ class ConversationRoutes:
             conversation_definition=named.definition,
         )
 
-    async def stream(self, request: ApiRequest, stream: StreamConversation) -> RunStream:
+    async def stream(self, request: ApiRequest, body: StreamConversation) -> RunStream:
         """Stream what a conversation's run says.
 
         It follows the run that is named, also one that has ended; else the conversation's newest, if it is active.
         """
-        named = await self._find(request, stream.agent_id)
+        named = await self._find(request, body.agent_id)
         row = await self._find_row(named)
         runs = self._api.store.runs
-        if (run_id := sent_or_none(stream.run_id)) is not None:
+        if (run_id := sent_or_none(body.run_id)) is not None:
             run: Run | None = (await runs.get(request.project, uid_in("run", run_id))).run
-        elif (otid := sent_or_none(stream.otid)) is not None:
+        elif (otid := sent_or_none(body.otid)) is not None:
             run = await runs.find_run_by_otid(
                 named.agent.id, otid_digest(named.agent, named.conversation_name, otid)
             )
@@ -374,7 +374,7 @@ class ConversationRoutes:
                 )
         if run is None or run.conversation_row != row:
             raise UnknownId("There is no such run in this conversation.")
-        return run_stream(self._api, request, stream, run)
+        return run_stream(self._api, request, body, run)
 
     # -- what is named
 

@@ -167,7 +167,7 @@ class FolderRoutes:
         return [
             *self._rows("folders"),
             *sources,
-            AgentsRoute("GET", files, self.files_of_agent, pages=OLDEST_FIRST),
+            AgentsRoute("GET", files, self.list_files_of_agent, pages=OLDEST_FIRST),
         ]
 
     def _rows(self, name: str) -> list[AgentsRoute]:
@@ -182,12 +182,12 @@ class FolderRoutes:
             AgentsRoute("PATCH", folder, self.update),
             AgentsRoute("DELETE", folder, self.delete),
             AgentsRoute("POST", f"{folder}/upload", self.upload),
-            AgentsRoute("GET", f"{folder}/files", self.files),
-            AgentsRoute("GET", f"{folder}/files/{{file_id}}", self.file),
-            AgentsRoute("GET", f"{folder}/passages", self.passages, pages=OLDEST_FIRST),
-            AgentsRoute("GET", f"{folder}/agents", self.agents),
+            AgentsRoute("GET", f"{folder}/files", self.list_files),
+            AgentsRoute("GET", f"{folder}/files/{{file_id}}", self.retrieve_file),
+            AgentsRoute("GET", f"{folder}/passages", self.list_passages, pages=OLDEST_FIRST),
+            AgentsRoute("GET", f"{folder}/agents", self.list_agents),
             AgentsRoute("DELETE", f"{folder}/{{file_id}}", self.remove),
-            AgentsRoute("GET", agent_folders, self.folders_of_agent),
+            AgentsRoute("GET", agent_folders, self.list_folders_of_agent),
             AgentsRoute("PATCH", f"{agent_folders}/attach/{{folder_id}}", self.attach),
             AgentsRoute("PATCH", f"{agent_folders}/detach/{{folder_id}}", self.detach),
         ]
@@ -215,29 +215,29 @@ class FolderRoutes:
             raise UnknownId(f"There is no folder named {name!r}.")
         return ids.id_of("source", folders[0].uid)
 
-    async def create(self, request: ApiRequest, create: CreateFolder) -> dict[str, Any]:
+    async def create(self, request: ApiRequest, body: CreateFolder) -> dict[str, Any]:
         """Make a folder."""
-        sent = sent_fields(create)
-        body = {name: sent[name] for name in STORED_FIELDS if sent.get(name) is not None}
-        return folder_json(await self._folders.create(request.project, create.name, body))
+        sent = sent_fields(body)
+        stored = {name: sent[name] for name in STORED_FIELDS if sent.get(name) is not None}
+        return folder_json(await self._folders.create(request.project, body.name, stored))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a folder."""
         return folder_json(await self._folder(request))
 
-    async def update(self, request: ApiRequest, update: UpdateFolder) -> dict[str, Any]:
+    async def update(self, request: ApiRequest, body: UpdateFolder) -> dict[str, Any]:
         """Change a folder."""
         folder = await self._folder(request)
-        sent = sent_fields(update)
-        body = {**folder.body, **{name: sent[name] for name in STORED_FIELDS if name in sent}}
-        name = sent_or_none(update.name)
+        sent = sent_fields(body)
+        stored = {**folder.body, **{name: sent[name] for name in STORED_FIELDS if name in sent}}
+        name = sent_or_none(body.name)
         if name is not None and name != folder.name:
             same_name = await self._api.store.definitions.find_by_name(
                 request.project, DefinitionKind.FOLDER, name
             )
             if same_name:
                 raise Conflict(f"There is a folder named {name!r} already.", param="name")
-        changed = await self._api.store.definitions.change(folder, body, at=self._api.now(), name=name)
+        changed = await self._api.store.definitions.change(folder, stored, at=self._api.now(), name=name)
         return folder_json(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
@@ -263,7 +263,7 @@ class FolderRoutes:
         (view,) = await self._folders.view(folder, [stored])
         return file_json(folder, view)
 
-    async def files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:
+    async def list_files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:
         """List the files of a folder."""
         folder = await self._folder(request)
         page = await read_page(query, partial(self._file_row, folder))
@@ -271,7 +271,7 @@ class FolderRoutes:
         views = await self._folders.view(folder, files, with_content=query.include_content)
         return [file_json(folder, view) for view in views]
 
-    async def file(self, request: ApiRequest, query: FileQuery) -> dict[str, Any]:
+    async def retrieve_file(self, request: ApiRequest, query: FileQuery) -> dict[str, Any]:
         """Return a file."""
         folder = await self._folder(request)
         file = await self._folders.file(folder, request.uid("file", "file_id"))
@@ -284,7 +284,7 @@ class FolderRoutes:
         await self._folders.remove(await self._folders.file(folder, request.uid("file", "file_id")))
         return {"message": "The file is forgotten."}
 
-    async def passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
+    async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List the parts of a folder's files."""
         folder = await self._folder(request)
         after, before = place_in("passage", query.after), place_in("passage", query.before)
@@ -298,7 +298,7 @@ class FolderRoutes:
         )
         return list(map(passage_json, passages))
 
-    async def files_of_agent(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
+    async def list_files_of_agent(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
         """List the files that an agent can search."""
         folders = {each.memory: each for each in await self._attached(request)}
         files = await self._api.store.files.of_folders(list(folders))
@@ -309,12 +309,12 @@ class FolderRoutes:
 
     # -- agents
 
-    async def agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
+    async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents of a folder."""
         rows = await self._folders.agents(await self._folder(request))
         return [each["id"] for each in await self._api.agents_page(request.project, rows, query)]
 
-    async def folders_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+    async def list_folders_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List the folders of an agent."""
         return page_items(list(map(folder_json, await self._attached(request))), query)
 

@@ -170,9 +170,9 @@ class GroupRoutes:
         """Return an agent's group of sleeptime agents."""
         return _require_group(request, await self._manager(request))
 
-    async def update(self, request: ApiRequest, update: UpdateGroup) -> dict[str, Any]:
+    async def update(self, request: ApiRequest, body: UpdateGroup) -> dict[str, Any]:
         """Change how often an agent's sleeptime agents read, and the bounds of a voice agent's window."""
-        config = read_config(update)
+        config = read_config(body)
         view = await self._manager(request)
         group = _require_group(request, view)
         if config is None:

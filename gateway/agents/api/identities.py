@@ -158,7 +158,7 @@ class IdentityRoutes:
             AgentsRoute("PATCH", identity, self.update),
             AgentsRoute("DELETE", identity, self.delete),
             AgentsRoute("PUT", f"{identity}/properties", self.replace_properties, reads_body=True),
-            AgentsRoute("GET", f"{identity}/agents", self.agents),
+            AgentsRoute("GET", f"{identity}/agents", self.list_agents),
             AgentsRoute("PATCH", f"{agent_identities}/attach/{{identity_id}}", self.attach),
             AgentsRoute("PATCH", f"{agent_identities}/detach/{{identity_id}}", self.detach),
         ]
@@ -178,25 +178,25 @@ class IdentityRoutes:
             after = rows[-1].id
         return list(map(identity_json, identities[: page.limit]))
 
-    async def create(self, request: ApiRequest, create: CreateIdentity) -> dict[str, Any]:
+    async def create(self, request: ApiRequest, body: CreateIdentity) -> dict[str, Any]:
         """Make an identity."""
-        body = apply_update(IdentityDefinition(create.name), create).body()
-        draft = DefinitionDraft(request.project, _KIND, ids.new_uid(), body, create.identifier_key)
+        stored = apply_update(IdentityDefinition(body.name), body).body()
+        draft = DefinitionDraft(request.project, _KIND, ids.new_uid(), stored, body.identifier_key)
         return identity_json(await self._definitions.add(draft, at=self._api.now()))
 
-    async def put(self, request: ApiRequest, create: CreateIdentity) -> dict[str, Any]:
+    async def put(self, request: ApiRequest, body: CreateIdentity) -> dict[str, Any]:
         """Make an identity, or change the one of its key.
 
         Programs name their users so at each start.
         """
 
         async def find() -> list[Definition]:
-            return await self._definitions.find_by_name(request.project, _KIND, create.identifier_key)
+            return await self._definitions.find_by_name(request.project, _KIND, body.identifier_key)
 
         named = await find()
         if not named:
             try:
-                return await self.create(request, create)
+                return await self.create(request, body)
             except WriteConflict:
                 # Another request has made one meanwhile.
                 named = await find()
@@ -205,9 +205,9 @@ class IdentityRoutes:
 
         def edit(definition: IdentityDefinition) -> IdentityDefinition:
             # A list of properties replaces those of the identity; without a list they stay.
-            if sent_or_none(create.properties) is not None:
+            if sent_or_none(body.properties) is not None:
                 definition = replace(definition, properties=())
-            return apply_update(definition, create)
+            return apply_update(definition, body)
 
         return await self._change(request.project, named[0].uid, edit)
 
@@ -219,13 +219,13 @@ class IdentityRoutes:
         """Return an identity."""
         return identity_json(await self._named(request))
 
-    async def update(self, request: ApiRequest, update: UpdateIdentity) -> dict[str, Any]:
+    async def update(self, request: ApiRequest, body: UpdateIdentity) -> dict[str, Any]:
         """Change an identity."""
         return await self._change(
             request.project,
             request.uid("identity", "identity_id"),
-            lambda definition: apply_update(definition, update),
-            sent_or_none(update.identifier_key),
+            lambda definition: apply_update(definition, body),
+            sent_or_none(body.identifier_key),
         )
 
     async def replace_properties(self, request: ApiRequest) -> dict[str, Any]:
@@ -242,7 +242,7 @@ class IdentityRoutes:
         await self._api.store.attached.delete(await self._named(request), at=self._api.now())
         return {"message": "The identity is deleted; its agents stay."}
 
-    async def agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
+    async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents of an identity."""
         rows = await self._attached.agents_with(request.project, _KIND, (await self._named(request)).id)
         return await self._api.agents_page(request.project, rows, query)

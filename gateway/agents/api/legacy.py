@@ -30,9 +30,9 @@ class LegacyRoutes:
         agent_blocks, archive = f"{agent}/memory/block", f"{agent}/archival"
         block = f"{agent_blocks}/{{block_label:path}}"
         rows = [
-            AgentsRoute("GET", f"{agent}/memory", blocks.memory),
+            AgentsRoute("GET", f"{agent}/memory", blocks.retrieve_memory),
             AgentsRoute("PATCH", f"{agent}/memory", self.write_blocks, reads_body=True),
-            AgentsRoute("GET", agent_blocks, blocks.of_agent, pages=OLDEST_FIRST),
+            AgentsRoute("GET", agent_blocks, blocks.list_of_agent, pages=OLDEST_FIRST),
             AgentsRoute("POST", agent_blocks, self.add_block),
             AgentsRoute("GET", block, blocks.retrieve_labelled, title="Return an agent's block."),
             AgentsRoute("PATCH", block, blocks.update_labelled),
@@ -56,13 +56,13 @@ class LegacyRoutes:
             await self._named_blocks.change(
                 request.project, entry.block.uid, change, at=self._api.now(), origin=ORIGIN
             )
-        return await self._blocks.memory(request)
+        return await self._blocks.retrieve_memory(request)
 
-    async def add_block(self, request: ApiRequest, create: CreateBlock) -> dict[str, Any]:
+    async def add_block(self, request: ApiRequest, body: CreateBlock) -> dict[str, Any]:
         """Give an agent a new block."""
         agent = await self._api.agent(request)
         now = self._api.now()
-        block, details = block_of(create)
+        block, details = block_of(body)
         created = await self._named_blocks.create(request.project, block, details, at=now, origin=ORIGIN)
         try:
             await self._named_blocks.attach(agent, created.block.uid)
@@ -70,7 +70,7 @@ class LegacyRoutes:
             # Whatever the cause (the agent may have a block with this label), no block stays that no agent sees.
             await self._named_blocks.delete(request.project, created.block.uid)
             raise
-        return await self._blocks.memory(request)
+        return await self._blocks.retrieve_memory(request)
 
     async def remove_block(self, request: ApiRequest) -> dict[str, Any]:
         """Take a block from an agent, and delete it if nobody else sees it."""
@@ -79,4 +79,4 @@ class LegacyRoutes:
         left = await self._named_blocks.detach(agent, entry.block.uid)
         if left.owner is None and not left.profile and not await self._named_blocks.agents_seeing(left):
             await self._named_blocks.delete(request.project, left.block.uid)
-        return await self._blocks.memory(request)
+        return await self._blocks.retrieve_memory(request)

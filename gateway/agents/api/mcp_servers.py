@@ -270,8 +270,8 @@ class McpServerRoutes:
             AgentsRoute("PATCH", server, self.update),
             AgentsRoute("DELETE", server, self.delete),
             AgentsRoute("PATCH", f"{server}/refresh", self.refresh),
-            AgentsRoute("GET", tools, self.tools),
-            AgentsRoute("GET", tool, self.tool),
+            AgentsRoute("GET", tools, self.list_tools),
+            AgentsRoute("GET", tool, self.retrieve_tool),
             AgentsRoute("POST", f"{tool}/run", self.run),
         ]
 
@@ -309,11 +309,11 @@ class McpServerRoutes:
         """Ask an MCP server for its tools again, and update them."""
         return [tool_json(each) for each in await self._servers.refresh(request.project, _uid(request))]
 
-    async def tools(self, request: ApiRequest) -> list[dict[str, Any]]:
+    async def list_tools(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List the tools of an MCP server."""
         return [tool_json(each) for each in await self._servers.tools(request.project, _uid(request))]
 
-    async def tool(self, request: ApiRequest) -> dict[str, Any]:
+    async def retrieve_tool(self, request: ApiRequest) -> dict[str, Any]:
         """Return a tool of an MCP server."""
         return tool_json(await self._tool(request))
 

@@ -84,7 +84,7 @@ class MessageRoutes:
         """Return a message, whichever agent's it is."""
         return await self._message_json(request.project, place_of("message", request.path["message_id"]))
 
-    async def search(self, request: ApiRequest, search: SearchMessages) -> list[dict[str, Any]]:
+    async def search(self, request: ApiRequest, body: SearchMessages) -> list[dict[str, Any]]:
         """Search messages."""
         messages = [
             found_json(
@@ -92,16 +92,16 @@ class MessageRoutes:
                 ids.id_of("agent", agent.uid),
                 conversation_id(view.conversation_uid, view.key),
             )
-            for agent, view in await self._search_hits(request.project, search)
+            for agent, view in await self._search_hits(request.project, body)
             for message in MessageRenderer(self._api.store, agent, Showing()).message(view)
         ]
         return [message for message in messages if message is not None]
 
-    async def search_agents(self, request: ApiRequest, search: SearchAgents) -> list[dict[str, Any]]:
+    async def search_agents(self, request: ApiRequest, body: SearchAgents) -> list[dict[str, Any]]:
         """Search messages (0.16)."""
         messages = [
             ranked_json(message, rank)
-            for rank, (agent, view) in enumerate(await self._search_hits(request.project, search))
+            for rank, (agent, view) in enumerate(await self._search_hits(request.project, body))
             for message in MessageRenderer(self._api.store, agent, Showing()).message(view)
         ]
         return [message for message in messages if message is not None]
@@ -161,17 +161,17 @@ class MessageRoutes:
             view = await self._messages.get(agent, place)
         return MessageRenderer(self._api.store, agent, Showing()).message(view)
 
-    async def update(self, request: ApiRequest, update: UpdateMessage) -> dict[str, Any]:
+    async def update(self, request: ApiRequest, body: UpdateMessage) -> dict[str, Any]:
         """Give a message another text."""
         agent = await self._api.agent(request)
         place = await self._changeable_place(agent, request)
-        text = read_new_text(update)
+        text = read_new_text(body)
         view = await self._messages.get(agent, place)
         # Where a call is shown as text its result is left out, so for a result calls are shown as calls.
         showing = Showing(speaks=None) if view.listed.is_result else Showing()
         renderer = MessageRenderer(self._api.store, agent, showing)
         shown_types = [each["message_type"] for each in renderer.message(view)]
-        text_type = _text_type(shown_types, sent_or_none(update.message_type))
+        text_type = _text_type(shown_types, sent_or_none(body.message_type))
         rewritten = renderer.message(await self._messages.rewrite(agent, place, text))
         return next((each for each in rewritten if each["message_type"] == text_type), rewritten[-1])
 
@@ -191,17 +191,17 @@ class MessageRoutes:
         await self._messages.reset(agent)
         return await self._api.agent_json(request)
 
-    async def compact(self, request: ApiRequest, compact: Compact) -> dict[str, Any]:
+    async def compact(self, request: ApiRequest, body: Compact) -> dict[str, Any]:
         """Summarise an agent's own conversation now."""
         resolved = await self._api.resolved_agent(request)
         run_request = RunRequest(resolved.spec, resolved.scope)
         uid = request.uid("agent", "agent_id")
-        return await compact_as_asked(self._api, request, compact, uid, run_request)
+        return await compact_as_asked(self._api, request, body, uid, run_request)
 
-    async def cancel(self, request: ApiRequest, cancel: CancelRuns) -> dict[str, str]:
+    async def cancel(self, request: ApiRequest, body: CancelRuns) -> dict[str, str]:
         """End an agent's runs, or those of them that are named."""
         agent = await self._api.agent(request)
-        run_ids = sent_or_none(cancel.run_ids)
+        run_ids = sent_or_none(body.run_ids)
         if not run_ids:
             return run_states_json(await self._api.runs.cancel_live(agent))
         states = {}

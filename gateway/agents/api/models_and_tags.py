@@ -24,14 +24,14 @@ class ModelAndTagRoutes:
 
     def routes(self) -> list[AgentsRoute]:
         return [
-            AgentsRoute("GET", "/v1/tags", self.tags, pages=OLDEST_FIRST),
+            AgentsRoute("GET", "/v1/tags", self.list_tags, pages=OLDEST_FIRST),
             # Without the slash it is OpenAI's.
-            AgentsRoute("GET", "/v1/models", self.models, slashes=("/",)),
-            AgentsRoute("GET", "/v1/models/embedding", self.embedders),
+            AgentsRoute("GET", "/v1/models", self.list_models, slashes=("/",)),
+            AgentsRoute("GET", "/v1/models/embedding", self.list_embedders),
             AgentsRoute("GET", "/v1/health", self.health),
         ]
 
-    async def tags(self, request: ApiRequest, query: TagsQuery) -> Sequence[str]:
+    async def list_tags(self, request: ApiRequest, query: TagsQuery) -> Sequence[str]:
         """List the tags of agents."""
         return await self._api.store.defined_agents.tags(
             request.project,
@@ -42,7 +42,7 @@ class ModelAndTagRoutes:
             descending=query.newest_first(),
         )
 
-    async def models(self, request: ApiRequest, query: ModelsQuery) -> list[dict[str, Any]]:
+    async def list_models(self, request: ApiRequest, query: ModelsQuery) -> list[dict[str, Any]]:
         """List the models that the caller may ask."""
         caller = info_of(request.http.scope).caller
         resolver = self._api.registry.resolver
@@ -54,7 +54,7 @@ class ModelAndTagRoutes:
         ]
         return [model for model in shown if _matches(model, query)]
 
-    async def embedders(self, request: ApiRequest) -> list[dict[str, Any]]:
+    async def list_embedders(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List the embedding model, if there is one."""
         name = self._api.settings.memory.embedder
         return [] if not name else [embedding_model_json(name)]

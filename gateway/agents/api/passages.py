@@ -189,12 +189,12 @@ class PassageRoutes:
         )
         return list(map(passage_json, passages))
 
-    async def create(self, request: ApiRequest, create: CreatePassage) -> list[dict[str, Any]]:
+    async def create(self, request: ApiRequest, body: CreatePassage) -> list[dict[str, Any]]:
         """Save a text for an agent."""
         agent = await self._api.agent(request)
-        created = moment_of(create.created_at, ("body", "created_at"))
-        check_text(create.text, ("body", "text"))
-        added = await self._archives.add(agent, create.text, sent_or_none(create.tags) or (), at=created)
+        created = moment_of(body.created_at, ("body", "created_at"))
+        check_text(body.text, ("body", "text"))
+        added = await self._archives.add(agent, body.text, sent_or_none(body.tags) or (), at=created)
         return list(map(passage_json, added))
 
     async def search(self, request: ApiRequest, query: PassageSearchQuery) -> dict[str, Any]:
@@ -210,26 +210,26 @@ class PassageRoutes:
         hits = await self._archives.search(agent, query.query, where, limit=limit)
         return {"results": list(map(hit_json, hits)), "count": len(hits)}
 
-    async def search_by_body(self, request: ApiRequest, search: SearchPassages) -> list[dict[str, Any]]:
+    async def search_by_body(self, request: ApiRequest, body: SearchPassages) -> list[dict[str, Any]]:
         """Search the passages of an archive, or those that an agent searches."""
         where = PassageFilter(
-            since=moment_of(search.start_date, ("body", "start_date")),
-            until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
-            tags=sent_or_none(search.tags) or (),
-            needs_all_tags=search.tag_match_mode == "all",
+            since=moment_of(body.start_date, ("body", "start_date")),
+            until=moment_of(body.end_date, ("body", "end_date"), is_end=True),
+            tags=sent_or_none(body.tags) or (),
+            needs_all_tags=body.tag_match_mode == "all",
         )
-        if (agent_id := sent_or_none(search.agent_id)) is not None:
+        if (agent_id := sent_or_none(body.agent_id)) is not None:
             agent = await self._api.named_agent(request.project, agent_id)
             memories = await self._archives.searched_by(agent)
-        elif (archive_id := sent_or_none(search.archive_id)) is not None:
+        elif (archive_id := sent_or_none(body.archive_id)) is not None:
             memories = [await self._archives.memory(request.project, uid_in("archive", archive_id))]
         else:
             raise BadRequest("Name the agent or the archive that is to be searched.", param="agent_id")
-        query = sent_or_none(search.query)
+        query = sent_or_none(body.query)
         if query is not None and query.strip():
-            hits = await self._archives.search_in(memories, query, where, limit=search.limit)
+            hits = await self._archives.search_in(memories, query, where, limit=body.limit)
         else:
-            hits = await self._archives.newest(memories, where, limit=search.limit)
+            hits = await self._archives.newest(memories, where, limit=body.limit)
         # Scores of different memories cannot be compared, so the score is made of the rank.
         return [
             {"passage": passage_json(each), "score": 1 / (1 + rank), "metadata": {}}
@@ -259,7 +259,7 @@ class ArchiveRoutes:
             AgentsRoute("GET", archive, self.retrieve),
             AgentsRoute("PATCH", archive, self.update),
             AgentsRoute("DELETE", archive, self.delete),
-            AgentsRoute("GET", f"{archive}/agents", self.agents),
+            AgentsRoute("GET", f"{archive}/agents", self.list_agents),
             AgentsRoute("POST", passages, self.add),
             AgentsRoute("POST", f"{passages}/batch", self.add_many),
             AgentsRoute("DELETE", f"{passages}/{{passage_id}}", self.remove),
@@ -282,27 +282,27 @@ class ArchiveRoutes:
         listed.sort(key=lambda each: each.id)
         return page_items(list(map(archive_json, listed)), query)
 
-    async def create(self, request: ApiRequest, create: CreateArchive) -> dict[str, Any]:
+    async def create(self, request: ApiRequest, body: CreateArchive) -> dict[str, Any]:
         """Make an archive."""
         fields = {
-            "description": sent_or_none(create.description),
-            "embedding": sent_or_none(create.embedding),
-            "embedding_config": sent_or_none(create.embedding_config),
+            "description": sent_or_none(body.description),
+            "embedding": sent_or_none(body.embedding),
+            "embedding_config": sent_or_none(body.embedding_config),
         }
-        return archive_json(await self._archives.create(request.project, create.name, fields))
+        return archive_json(await self._archives.create(request.project, body.name, fields))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an archive."""
         return archive_json(await self._archive(request))
 
-    async def update(self, request: ApiRequest, update: UpdateArchive) -> dict[str, Any]:
+    async def update(self, request: ApiRequest, body: UpdateArchive) -> dict[str, Any]:
         """Change an archive."""
         archive = await self._archives.get_shared(request.project, request.uid("archive", "archive_id"))
-        body = dict(archive.body)
-        if update.description is not UNSET:
-            body["description"] = update.description
-        name = sent_or_none(update.name)
-        changed = await self._api.store.definitions.change(archive, body, at=self._api.now(), name=name)
+        stored = dict(archive.body)
+        if body.description is not UNSET:
+            stored["description"] = body.description
+        name = sent_or_none(body.name)
+        changed = await self._api.store.definitions.change(archive, stored, at=self._api.now(), name=name)
         return archive_json(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
@@ -310,7 +310,7 @@ class ArchiveRoutes:
         await self._archives.delete(request.project, request.uid("archive", "archive_id"))
         return {"message": "The archive is deleted."}
 
-    async def agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
+    async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents that have an archive.
 
         An archive that is an agent's own is searched by that agent alone.
@@ -325,19 +325,19 @@ class ArchiveRoutes:
             rows = [archive.memory]
         return await self._api.agents_page(request.project, rows, query)
 
-    async def add(self, request: ApiRequest, create: CreateArchivePassage) -> dict[str, Any]:
+    async def add(self, request: ApiRequest, body: CreateArchivePassage) -> dict[str, Any]:
         """Save a text in an archive."""
         memory = await self._memory(request)
-        draft = self._make_draft(create, ("body",))
+        draft = self._make_draft(body, ("body",))
         first, *more = map(passage_json, await self._archives.add_all(memory, [draft]))
         # Clients expect one passage, so the first of a long text names them all.
         parts = [each["id"] for each in (first, *more)]
         return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
 
-    async def add_many(self, request: ApiRequest, create: CreateArchivePassages) -> list[dict[str, Any]]:
+    async def add_many(self, request: ApiRequest, body: CreateArchivePassages) -> list[dict[str, Any]]:
         """Save several texts in an archive."""
         memory = await self._memory(request)
-        drafts = [self._make_draft(each, ("body", "passages", n)) for n, each in enumerate(create.passages)]
+        drafts = [self._make_draft(each, ("body", "passages", n)) for n, each in enumerate(body.passages)]
         return list(map(passage_json, await self._archives.add_all(memory, drafts)))
 
     async def remove(self, request: ApiRequest) -> dict[str, Any]:

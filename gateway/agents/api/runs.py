@@ -153,9 +153,9 @@ class RunRoutes:
         """List a run's messages."""
         return await self._messages(await self._run(request), None, query)
 
-    async def stream(self, request: ApiRequest, stream: StreamRun) -> RunStream:
+    async def stream(self, request: ApiRequest, body: StreamRun) -> RunStream:
         """Stream what a run in the background says, from any event on."""
-        return run_stream(self._api, request, stream, (await self._run(request)).run)
+        return run_stream(self._api, request, body, (await self._run(request)).run)
 
     async def run_steps(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a run's steps."""
@@ -234,10 +234,10 @@ class RunRoutes:
         """Return how long a step took."""
         return step_metrics_json(await self._step(request))
 
-    async def give_feedback(self, request: ApiRequest, feedback: Feedback) -> dict[str, Any]:
+    async def give_feedback(self, request: ApiRequest, body: Feedback) -> dict[str, Any]:
         """Say how a step was."""
         step = await self._step(request)
-        await self._runs.rate_step(step.step, sent_or_none(feedback.feedback))
+        await self._runs.rate_step(step.step, sent_or_none(body.feedback))
         return await self.step(request)
 
     # -- look-ups by id

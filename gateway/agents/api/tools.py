@@ -84,7 +84,7 @@ class ToolRoutes:
             AgentsRoute("GET", tool, self.retrieve),
             AgentsRoute("PATCH", tool, self.update),
             AgentsRoute("DELETE", tool, self.delete),
-            AgentsRoute("GET", agent_tools, self.of_agent, pages=OLDEST_FIRST),
+            AgentsRoute("GET", agent_tools, self.list_of_agent, pages=OLDEST_FIRST),
             AgentsRoute("PATCH", f"{agent_tools}/attach/{{tool_id}}", self.attach),
             AgentsRoute("PATCH", f"{agent_tools}/detach/{{tool_id}}", self.detach),
             AgentsRoute("PATCH", f"{agent_tools}/approval/{{tool_name}}", self.approve),
@@ -113,30 +113,30 @@ class ToolRoutes:
         """Return a tool."""
         return tool_json(await self._tools.get(request.project, request.uid("tool", "tool_id")))
 
-    async def put(self, request: ApiRequest, create: CreateTool) -> dict[str, Any]:
+    async def put(self, request: ApiRequest, body: CreateTool) -> dict[str, Any]:
         """Make a tool (Python, or a webhook), or change the one of its name.
 
         On Letta's server a program makes its tools at each start.
         """
-        name, new = await self._new_tool(create)
+        name, new = await self._new_tool(body)
 
         def merge(stored: ToolDefinition) -> ToolDefinition:
-            return upserted(create, new, stored)
+            return upserted(body, new, stored)
 
         return tool_json(await self._tools.put(request.project, name, new, merge))
 
-    async def update(self, request: ApiRequest, update: UpdateTool) -> dict[str, Any]:
+    async def update(self, request: ApiRequest, body: UpdateTool) -> dict[str, Any]:
         """Change a tool."""
         uid = request.uid("tool", "tool_id")
 
         def edit(definition: ToolDefinition) -> tuple[str | None, ToolDefinition]:
-            updated = with_source(definition, update)
+            updated = with_source(definition, body)
             return tool_name(updated), updated
 
         stored = (await self._tools.get(request.project, uid)).definition
         if stored is not None:
             before = ToolDefinition.of(stored.body)
-            after = with_source(before, update)
+            after = with_source(before, body)
             if (after.source_type, after.source) != (before.source_type, before.source):
                 await self._check_runnable(after)
         return tool_json(await self._tools.change(request.project, uid, edit))
@@ -146,10 +146,10 @@ class ToolRoutes:
         await self._tools.delete(request.project, request.uid("tool", "tool_id"))
         return {"message": "The tool is deleted."}
 
-    async def search(self, request: ApiRequest, search: SearchTools) -> list[dict[str, Any]]:
+    async def search(self, request: ApiRequest, body: SearchTools) -> list[dict[str, Any]]:
         """Search tools by words."""
-        words = set((sent_or_none(search.query) or "").lower().split())
-        types, tags = sent_or_none(search.tool_types), set(sent_or_none(search.tags) or ())
+        words = set((sent_or_none(body.query) or "").lower().split())
+        types, tags = sent_or_none(body.tool_types), set(sent_or_none(body.tags) or ())
         scored = []
         async for tool in self._select(request.project, ToolsQuery()):
             shown = tool_json(tool)
@@ -164,7 +164,7 @@ class ToolRoutes:
         fixed_fields = {"vector_rank": None, "embedded_text": None}
         return [
             {"tool": shown, "combined_score": score, "fts_rank": rank, **fixed_fields}
-            for rank, (score, shown) in enumerate(scored[: search.limit], 1)
+            for rank, (score, shown) in enumerate(scored[: body.limit], 1)
         ]
 
     async def try_out(self, request: ApiRequest, tried: TriedTool) -> dict[str, Any]:
@@ -191,10 +191,10 @@ class ToolRoutes:
         if (why := await self._api.runs.foreign.refusal(tool)) is not None:
             raise BadRequest(why, param="source_type")
 
-    async def approve(self, request: ApiRequest, _: ApprovalQuery, approval: ApprovalBody) -> dict[str, Any]:
+    async def approve(self, request: ApiRequest, _: ApprovalQuery, body: ApprovalBody) -> dict[str, Any]:
         """Say whether a person must approve an agent's calls of a tool."""
         name = request.path["tool_name"]
-        needed = approval.is_needed
+        needed = body.is_needed
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
             rule = {"tool_name": name, "type": "requires_approval"}
@@ -237,7 +237,7 @@ class ToolRoutes:
                 return tool
         raise UnknownId(f"The agent has no tool {name!r}.")
 
-    async def of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+    async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's tools."""
         view = await self._api.agent_view(request)
         return page_items([tool_json(tool) for tool in view.tools], query)
