@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from storage.commands import RunAccept
 from storage.sql.agents_api.run_texts import RunTexts
 from storage.sql.agents_api.runs import Runs
 from storage.sql.group import Group
@@ -75,8 +76,8 @@ def _row_of_text(agent_row: int, run_row: int, kind: str, *_: Any) -> str:
     return {"call": "sent", "result": "answered"}.get(kind, "") if agent_row == FIRST else ""
 
 
-def _row_of_acceptance(wanted: Any) -> str:
-    return "accepted" if wanted.run.agent == FIRST else ""
+def _row_of_acceptance(command: RunAccept) -> str:
+    return "accepted" if command.run.agent_row == FIRST else ""
 
 
 if __name__ == "__main__":
