@@ -1,6 +1,6 @@
 """The background services put together: the worker and its jobs, the schedules of jobs, maintenance, retention.
 
-The only thing of theirs that a reply waits for is the vector of a question (gateway.run.background.embed).
+A reply waits for one result of these services: the vector of a question (gateway.run.background.embed).
 """
 
 from __future__ import annotations

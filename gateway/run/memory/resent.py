@@ -60,8 +60,8 @@ class _SentList(Struct, frozen=True):
 class ResentLists:
     """The lists sent last, with their hashes. One for the process; only the event loop's thread uses it.
 
-    There is one place for each memory and length: of two conversations whose lists are equally long, the later list
-    takes the place of the earlier one, which is then hashed anew when it comes again.
+    Each memory has one entry for each length. If two of its conversations have lists of the same length, the later list
+    replaces the earlier list, which is hashed again the next time it is sent.
     """
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
