@@ -22,7 +22,7 @@ from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.items import ItemGroup, find_item, paginate, render_created_item
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
-from gateway.dialects.responses.response_ids import parse_input_place
+from gateway.dialects.responses.response_ids import parse_input_index
 from gateway.dialects.responses.tools import check_item_tools
 from gateway.errors import BadRequest, BodyTooLarge, Conflict, UnknownId, UnknownPath
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
@@ -148,16 +148,16 @@ class GatewayConversations:
             raise _unknown_item(id)
         turn = turns[group_and_item[0]]
         ids = [item["id"] for item in render_turn(turn, before=None)]
-        place = parse_input_place(id)  # None: the item is a part of the reply
-        siblings = [each for each in ids if parse_input_place(each) == place]
+        input_index = parse_input_index(id)  # None: the item is a part of the reply
+        siblings = [each for each in ids if parse_input_index(each) == input_index]
         if len(siblings) > 1:
             raise BadRequest(
                 f"The item {id!r} is a part of a message with {len(siblings)} items, which is forgotten as a whole. "
                 "Delete the response or the conversation.",
                 param="item_id",
             )
-        index = len(turn.exchange.inputs) if place is None else place
-        await self.conversations.forget_message(conversation, turn.exchange.seq + index)
+        message_index = len(turn.exchange.inputs) if input_index is None else input_index
+        await self.conversations.forget_message(conversation, turn.exchange.seq + message_index)
 
 
 def _read_new_items(body: Json) -> list[Json]:

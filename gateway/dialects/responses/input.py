@@ -24,7 +24,7 @@ from gateway.dialects.fields import ItemPath, missing_field, read_optional, read
 from gateway.dialects.responses.call_items import read_call, read_result
 from gateway.dialects.responses.input_parts import PART_KINDS, WORD_KINDS
 from gateway.dialects.responses.left_out import LeftOutFields
-from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_name
+from gateway.dialects.responses.response_ids import parse_input_index, parse_turn_name
 from gateway.dialects.responses.sealed import is_sealed, unseal
 from gateway.dialects.responses.tools import (
     FUNCTIONS_ALONE,
@@ -53,23 +53,23 @@ _TYPES_LEFT_OUT = frozenset(
 
 
 class InputMessages(Struct, frozen=True):
-    """The input of a request, translated into messages of a chat completion."""
+    """The leading messages of a chat completion, and after them the input of a request, translated into messages."""
 
     messages: list[Json]
     # The messages that stand for a reply which the client only names.
     references: list[Reference]
-    # For each message the index of its input item; 0 where the input is a text. -1: the message is a reply, which may
-    # come from several items, or has the media of results.
-    places: list[int]
+    # For each message the index of its input item; 0 where the input is a text. -1: the message comes from no single
+    # item, as a leading message, a reply, or a message with the media of results.
+    item_indices: list[int]
     # The models that made the thoughts of replies, by the index of the reply; "": the model is not known.
     models: dict[int, str]
-    # The fields without a place in these messages, among them thoughts of other providers, which cannot be read here.
+    # The fields that these messages lack, among them thoughts of other providers, which cannot be read here.
     left_out: LeftOutFields
 
 
 def read_items(
     items: str | list[Any],
-    messages_before: int = 0,
+    leading_messages: Sequence[Json] = (),
     *,
     upstream_tools: UpstreamTools = FUNCTIONS_ALONE,
     is_lenient: bool = False,
@@ -78,49 +78,22 @@ def read_items(
 ) -> InputMessages:
     """Returns items as messages of a chat completion.
 
-    messages_before: how many messages of the chat completion come before these.
+    leading_messages: the messages of the chat completion that come before these.
     upstream_tools: decides the form of calls.
-    is_lenient: items that are wrong or have no place in chat completions are skipped, since the items themselves go
+    is_lenient: items that are wrong or have no form in chat completions are skipped, since the items themselves go
         upstream.
     field: the request's field with the items, for errors.
     items_before: how many of the first items are not of this field.
 
-    Raises: BadRequest: an item is wrong, or has no place in chat completions.
+    Raises: BadRequest: an item is wrong, or has no form in chat completions.
     """
+    builder = _MessageBuilder(leading_messages, upstream_tools, ItemPath("", field), is_lenient=is_lenient)
     if isinstance(items, str):
-        message = {"role": "user", "content": items}
-        return InputMessages(
-            messages=[message], references=[], places=[0], models={}, left_out=LeftOutFields()
-        )
-    where = ItemPath("", field)
-    builder = _MessageBuilder(messages_before, upstream_tools, where, is_lenient=is_lenient)
-    for index, item in enumerate(items):
-        builder.item_index = index
-        if not (item.__class__ is dict and len(item) == 2 and builder.add_if_plain(item)):
-            where.index = index - items_before
-            _read_item(item, builder, where, is_lenient=is_lenient)
+        builder.add_item({"role": "user", "content": items}, 0, 0)
+    else:
+        for index, item in enumerate(items):
+            builder.add_item(item, index, index - items_before)
     return builder.end()
-
-
-def _read_item(item: Any, builder: _MessageBuilder, where: ItemPath, *, is_lenient: bool) -> None:
-    """Adds an item to the messages. where: the item's path. is_lenient: as in `read_items`. Raises: BadRequest."""
-    if not isinstance(item, dict):
-        raise wrong_type(f"{where}", "an object", item)
-    item_type = item.get("type") or _type_of_untyped(item)
-    reading = _ITEM_READINGS.get(item_type) if isinstance(item_type, str) else None
-    if reading is not None:
-        try:
-            reading.add(builder, item)
-        except BadRequest:
-            if not is_lenient:
-                raise
-        builder.left_out.add_rest(item, reading.read_fields, where)
-    elif isinstance(item_type, str) and item_type in _TYPES_LEFT_OUT:
-        builder.left_out.add(f"{where}.{item_type}")
-    elif not (is_lenient or (isinstance(item_type, str) and item_type in _TYPES_READ_ELSEWHERE)):
-        if item_type is None:
-            raise missing_field(f"{where}.type")
-        raise unsupported_value(f"{where}.type", item_type)
 
 
 def _type_of_untyped(item: Json) -> str | None:
@@ -220,16 +193,26 @@ class _MessageBuilder:
     """Builds messages of items. Successive items may be one reply, which stays open until another message begins."""
 
     def __init__(
-        self, messages_before: int, upstream_tools: UpstreamTools, where: ItemPath, *, is_lenient: bool
+        self,
+        leading_messages: Sequence[Json],
+        upstream_tools: UpstreamTools,
+        item_path: ItemPath,
+        *,
+        is_lenient: bool,
     ) -> None:
-        self.item_index = 0  # of the item that is being read
-        self._where = where  # the path to this item
-        self._part_path = ItemPath(where, ".content")
-        self._messages_before = messages_before
+        self._item_index = 0  # of the item that is being read
+        self._where = item_path  # the path to this item, for errors
+        self._part_path = ItemPath(item_path, ".content")
         self._upstream_tools = upstream_tools
         self._is_lenient = is_lenient
-        self.left_out = LeftOutFields()
-        self._input = InputMessages(messages=[], references=[], places=[], models={}, left_out=self.left_out)
+        self._left_out = LeftOutFields()
+        self._input = InputMessages(
+            messages=[*leading_messages],
+            references=[],
+            item_indices=[-1] * len(leading_messages),
+            models={},
+            left_out=self._left_out,
+        )
         self._open_reply: _Reply | None = None
         self._media: list[Json] = []  # of the newest results; a user's message after the results has them
 
@@ -250,27 +233,52 @@ class _MessageBuilder:
 
     def _reordered(self, order: Sequence[int]) -> InputMessages:
         """Returns the messages in another order. order: their indices."""
-        unordered, first = self._input, self._messages_before
-        new_indices = {first + old: new for new, old in enumerate(order, first)}
+        unordered = self._input
+        new_indices = {old: new for new, old in enumerate(order)}
         return replace(
             unordered,
             messages=[unordered.messages[i] for i in order],
-            places=[unordered.places[i] for i in order],
+            item_indices=[unordered.item_indices[i] for i in order],
             references=[
                 replace(each, index=new_indices.get(each.index, each.index)) for each in unordered.references
             ],
             models={new_indices[i]: model for i, model in unordered.models.items()},
         )
 
-    def add_if_plain(self, item: Json) -> bool:
+    def add_item(self, item: Any, index: int, index_in_field: int) -> None:
+        """Adds an item to the messages. index_in_field: its index in the request's field. Raises: BadRequest."""
+        self._item_index = index
+        if item.__class__ is dict and len(item) == 2 and self._add_plain(item):
+            return
+        where = self._where
+        where.index = index_in_field
+        if not isinstance(item, dict):
+            raise wrong_type(f"{where}", "an object", item)
+        item_type = item.get("type") or _type_of_untyped(item)
+        reading = _ITEM_READINGS.get(item_type) if isinstance(item_type, str) else None
+        if reading is not None:
+            try:
+                reading.add(self, item)
+            except BadRequest:
+                if not self._is_lenient:
+                    raise
+            self._left_out.add_rest(item, reading.read_fields, where)
+        elif isinstance(item_type, str) and item_type in _TYPES_LEFT_OUT:
+            self._left_out.add(f"{where}.{item_type}")
+        elif not (self._is_lenient or (isinstance(item_type, str) and item_type in _TYPES_READ_ELSEWHERE)):
+            if item_type is None:
+                raise missing_field(f"{where}.type")
+            raise unsupported_value(f"{where}.type", item_type)
+
+    def _add_plain(self, item: Json) -> bool:
         """Adds an item that is a user's or an assistant's text, as most are. Returns False for any other item."""
         role, content = item.get("role"), item.get("content")
         if content.__class__ is not str or (role != "user" and role != "assistant"):
             return False
         if role == "user":
             self._append_after_reply({"role": role, "content": content})
-            return True
-        self._add_reply_content(content)
+        else:
+            self._add_reply_content(content)
         return True
 
     def add_message(self, item: Json) -> None:
@@ -282,10 +290,10 @@ class _MessageBuilder:
         if content is None:
             raise missing_field(f"{self._where}.content")
         content = self._read_content(content, ".content")
-        if role != "assistant":
+        if role == "assistant":
+            self._add_reply_content(content)
+        else:
             self._append_after_reply({"role": role, "content": content})
-            return
-        self._add_reply_content(content)
 
     def add_thoughts(self, item: Json) -> None:
         content = read_optional(item, "encrypted_content", str, self._where)
@@ -296,7 +304,7 @@ class _MessageBuilder:
         elif content is None and not self._is_lenient and isinstance(id, str) and parse_turn_name(id):
             self._current_reply.thought_ids.append((id, f"{self._where}.id"))
         else:
-            self.left_out.add_rest(item, _COMMON_FIELDS, self._where)
+            self._left_out.add_rest(item, _COMMON_FIELDS, self._where)
         self._current_reply.add_thoughts(thoughts)
 
     def add_call(self, item: Json) -> None:
@@ -306,7 +314,7 @@ class _MessageBuilder:
         id, output = read_result(item, self._where)
         content = self._read_content(output, ".output")
         message = {"role": "tool", "tool_call_id": id, "content": content}
-        # A tool's message has no place for media.
+        # A tool's message cannot have media.
         if media := media_in(message):
             self._end_reply()  # the media of earlier results come before the reply
             self._media += media
@@ -324,17 +332,17 @@ class _MessageBuilder:
 
     def add_reference(self, item: Json) -> None:
         id = read_text(item, "id", self._where)
-        turn, place = parse_turn_name(id), parse_input_place(id)
+        turn, input_index = parse_turn_name(id), parse_input_index(id)
         self._end_reply()
         self._append_media()
         references = self._input.references
-        index = self._messages_before + len(self._input.messages)
+        index = len(self._input.messages)
         # The items of one reply are one message.
         if references:
-            last = references[-1]
-            if (last.index, last.turn, last.input_index) == (index - 1, turn, place):
+            previous = references[-1]
+            if (previous.index, previous.turn, previous.input_index) == (index - 1, turn, input_index):
                 return
-        references.append(Reference(index, id, turn, f"{self._where}.id", input_index=place))
+        references.append(Reference(index, id, turn, f"{self._where}.id", input_index=input_index))
         self._append({"role": "assistant", "content": ""})
 
     def _read_content(self, content: Any, key: str) -> str | list[Json]:
@@ -360,7 +368,7 @@ class _MessageBuilder:
             if part_kind is None:
                 raise unsupported_value(f"{where}.type", part_type)
             parts.append(part_kind.translate(part, where))
-            self.left_out.add_rest(part, part_kind.read_fields, where)
+            self._left_out.add_rest(part, part_kind.read_fields, where)
         return parts
 
     def _add_reply_content(self, content: str | list[Json]) -> None:
@@ -378,7 +386,7 @@ class _MessageBuilder:
         if reply is None or (message := reply.build_message()) is None:
             return
         self._append(message)
-        index = self._messages_before + len(self._input.messages) - 1
+        index = len(self._input.messages) - 1
         if reply.model is not None:
             self._input.models[index] = reply.model
         for id, param in reply.thought_ids:
@@ -388,14 +396,13 @@ class _MessageBuilder:
         if self._media:
             media, self._media = self._media, []
             self._input.messages.append({"role": "user", "content": media})
-            self._input.places.append(-1)
+            self._input.item_indices.append(-1)
 
     def _append(self, message: Json) -> None:
         if self._media and message["role"] != "tool":
             self._append_media()
         self._input.messages.append(message)
-        place = -1 if message["role"] == "assistant" else self.item_index
-        self._input.places.append(place)
+        self._input.item_indices.append(-1 if message["role"] == "assistant" else self._item_index)
 
 
 def _wrong_role(param: str, role: Any) -> BadRequest:

@@ -36,7 +36,6 @@ from gateway.errors import BadRequest, BodyTooLarge
 
 # Fields whose values are completed at OpenAI, so that memory cannot read all of the prompt.
 _OPENAI_FIELDS: Final = ("prompt",)
-_NO_WORDS: Final = [{"role": "user", "content": ""}]
 # Fields that memory reads in another form, or that would mean another thing in a chat completion.
 _TRANSLATED_FIELDS: Final = frozenset(
     ("input", "instructions", "text", "tool_choice", "tools", "stream_options")
@@ -185,25 +184,32 @@ def _read(body: bytes, url_path: str, max_messages: int) -> NativeResponse | Non
     if not _is_readable(body, json, max_messages):
         return None
     instructions = read_optional(json, "instructions", str)
-    head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
-    translated = read_items(json["input"], len(head), is_lenient=True)
+    leading_messages: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
+    translated = read_items(json["input"], leading_messages, is_lenient=True)
+    messages = translated.messages
     previous_id = read_optional(json, "previous_response_id", str)
-    if not translated.messages and previous_id is None:
-        return None
-    # An input of nothing but results of OpenAI's own tools has no messages; an empty message stands in for them.
-    chat_json = _translate(json, [*head, *(translated.messages or _NO_WORDS)])
+    has_input_messages = len(messages) > len(leading_messages)
+    if not has_input_messages:
+        if previous_id is None:
+            return None
+        # An input of nothing but results of OpenAI's own tools has no messages; an empty message stands in for them.
+        messages = [*leading_messages, {"role": "user", "content": ""}]
+    chat_json = _translate(json, messages)
     request = parse_chat(orjson.dumps(chat_json), max_messages + 1)
     request.side_request = codex_side_request(json)
     if json.get("tool_choice") in (None, "auto"):
         # The model has chosen its calls itself, so a call may be the task of a sub-agent.
         request.dialect_fields = {"tool_choice": "auto"}
-    sent_messages = request.messages[len(head) :] if translated.messages else []
+    input_messages: list[_PlacedMessage] = []
+    if has_input_messages:
+        first = len(leading_messages)
+        input_messages += map(_PlacedMessage, request.messages[first:], translated.item_indices[first:])
     return NativeResponse(
         raw=body,
         json=json,
         url_path=url_path,
         chat=request,
-        input_messages=[*map(_PlacedMessage, sent_messages, translated.places)],
+        input_messages=input_messages,
         references=translated.references,
         conversation_id=read_conversation_id(json),
         previous_id=previous_id,

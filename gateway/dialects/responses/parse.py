@@ -202,20 +202,23 @@ def _read_messages(
     """
     items = _read_input(json, max_messages, waiting_items, needs_input=needs_input)
     instructions = read_optional(json, "instructions", str)
-    head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
+    leading_messages: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     if isinstance(items, list):
-        head += summaries_in(items, items_before=len(waiting_items))
-    translated = read_items(items, len(head), upstream_tools=upstream_tools, items_before=len(waiting_items))
-    shared = _shared_messages(head, translated, waiting_items) if waiting_items else frozenset()
-    if needs_input and not translated.messages:
+        leading_messages += summaries_in(items, items_before=len(waiting_items))
+    translated = read_items(
+        items, leading_messages, upstream_tools=upstream_tools, items_before=len(waiting_items)
+    )
+    shared = _shared_messages(translated, waiting_items) if waiting_items else frozenset()
+    has_input_messages = len(translated.messages) > len(leading_messages)
+    if needs_input and not has_input_messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
-    previous_reference = _read_previous(json, len(head))
+    previous_reference = _read_previous(json, len(leading_messages))
     if previous_reference is not None:
         translated.references.insert(0, previous_reference)
     # A chat completion has at least one message, and a previous response needs a message before which it is inserted.
-    if not translated.messages and (previous_reference is not None or not head):
+    if not has_input_messages and (previous_reference is not None or not leading_messages):
         translated.messages.append({"role": "user", "content": ""})
-    translated.messages[:0] = head
+        translated.item_indices.append(-1)
     return translated, shared
 
 
@@ -252,15 +255,18 @@ def _read_previous(json: Json, index: int) -> Reference | None:
     return Reference(index, previous_id, parse_turn_name(previous_id), param, "path")
 
 
-def _shared_messages(
-    head: list[Json], translated: InputMessages, waiting_items: Sequence[Json]
-) -> frozenset[int]:
-    """Returns the indices of the messages that each response of a conversation has. head: what precedes the input."""
+def _shared_messages(translated: InputMessages, waiting_items: Sequence[Json]) -> frozenset[int]:
+    """Returns the indices of the messages that each response of a conversation has."""
     summaries = summaries_in(waiting_items)
-    shared = {n for n, message in enumerate(head) if message in summaries}
-    for n, place in enumerate(translated.places):
-        if 0 <= place < len(waiting_items) and translated.messages[n]["role"] in SYSTEM_ROLES:
-            shared.add(len(head) + n)
+    shared: set[int] = set()
+    for n, message in enumerate(translated.messages):
+        item_index = translated.item_indices[n]
+        if item_index < 0:
+            is_shared = message in summaries
+        else:
+            is_shared = item_index < len(waiting_items) and message["role"] in SYSTEM_ROLES
+        if is_shared:
+            shared.add(n)
     return frozenset(shared)
 
 

@@ -1,8 +1,8 @@
 """The ids of a response and of its items. They contain the name of the turn, so that a client may continue from them.
 
     resp_<conversation><turn>                    a response
-    msg_<conversation><turn>_<place>             an item of its reply
-    msg_<conversation><turn>_i<message>_<place>  an item of a client's message; with the place if it has several items
+    msg_<conversation><turn>_<item>              an item of its reply
+    msg_<conversation><turn>_i<message>_<item>   an item of a client's message; `_<item>` if the message has several
     msg_<conversation><turn>_s<number>           a system or developer message; from this id no turn is read
 
 If the turn is not stored, the ids are random and name no turn. Ids of any other form are an upstream's.
@@ -51,7 +51,7 @@ def parse_turn_name(id: str) -> TurnName | None:
     return TurnName(match[1], match[2]) if match else None
 
 
-def parse_input_place(id: str) -> int | None:
-    """Returns the place of an input item's message in its turn; None: the id names no input item."""
+def parse_input_index(id: str) -> int | None:
+    """Returns the index, in its turn's input, of an input item's message; None: the id names no input item."""
     match = _ID_WITH_TURN.fullmatch(id)
     return int(match[3]) if match and match[3] else None

@@ -240,8 +240,10 @@ def test_results_that_move_to_their_calls_move_what_is_noted_of_later_messages()
     reference = {"type": "item_reference", "id": "msg_1"}
     thought = thoughts(model="m", reasoning_content="Hm.")
     items = [call("1"), user("Hi"), reference, user("Bye"), thought, said("So."), result("1")]
-    read = read_items(items, 1)
+    instructions = {"role": "system", "content": "Be brief."}
+    read = read_items(items, [instructions])
     assert [m["role"] for m in read.messages] == [
+        "system",
         "assistant",
         "tool",
         "user",
@@ -249,11 +251,12 @@ def test_results_that_move_to_their_calls_move_what_is_noted_of_later_messages()
         "user",
         "assistant",
     ]
-    assert read.places == [-1, 6, 1, -1, 3, -1]
+    assert read.item_indices == [-1, -1, 6, 1, -1, 3, -1]
     assert [each.index for each in read.references] == [4]
     assert read.models == {6: "m"}
     # An upstream that stores responses gets the items as they are.
-    assert read_items(items, 1, is_lenient=True).places == [-1, 1, -1, 3, -1, 6]
+    lenient = read_items(items, [instructions], is_lenient=True)
+    assert lenient.item_indices == [-1, -1, 1, -1, 3, -1, 6]
 
 
 def test_images_of_results_follow_in_a_users_message() -> None:
@@ -272,11 +275,11 @@ def test_images_of_results_follow_in_a_users_message() -> None:
     assert [m["role"] for m in read.messages] == ["user", "assistant", "tool", "tool", "user", "assistant"]
     assert [m["content"] for m in read.messages[2:4]] == ["Seen.", ""]
     assert read.messages[4] == shown
-    assert read.places == [0, -1, 3, 4, -1, -1]
+    assert read.item_indices == [0, -1, 3, 4, -1, -1]
     assert read_items(items[:-1]).messages[-1] == shown
     native = read_items(items, is_lenient=True)
     assert [m["role"] for m in native.messages] == [m["role"] for m in read.messages]
-    assert native.places == read.places
+    assert native.item_indices == read.item_indices
 
 
 class Uncompared(dict[str, Any]):
