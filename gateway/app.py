@@ -121,7 +121,11 @@ class Gateway:
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._sockets = ResponsesSockets(
-            self._edge, bodies, lambda: self.readiness.draining, self._endpoints.owners.read_user
+            self._edge,
+            bodies,
+            lambda: self.readiness.draining,
+            self._endpoints.owners.read_user,
+            services.store.agents.exists,
         )
 
     def _make_edge(

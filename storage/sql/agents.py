@@ -167,6 +167,10 @@ class Agents:
         """Returns an agent with its present numbers; None where it is gone."""
         return await self._database.read(lambda connection: load_agent(connection, id))
 
+    async def exists(self, id: int) -> bool:
+        """Returns whether there is an agent of a row: it was not forgotten."""
+        return await self.load(id) is not None
+
     def new(self, scope: Scope) -> Agent:
         """Returns an agent that is not stored, with a name and a secret of its own."""
         return Agent(0, uuid.uuid4().hex, scope, secrets.token_bytes(16), 0, created=self._now())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode
@@ -36,6 +36,7 @@ from gateway.web.middleware import info_of
 from gateway.web.raw_headers import find_header
 from gateway.web.sockets.arrival import Arrival
 from gateway.web.sockets.queued_response import QueuedResponse, ResponseConnection
+from storage.errors import StoreError
 
 RESPONSES_PATH: Final = "/v1/responses"
 # LiveKit connects to its base URL, without the rest of the path.
@@ -79,7 +80,12 @@ class ResponsesSockets:
     """The application's part that serves WebSockets."""
 
     def __init__(
-        self, edge: ASGIApp, bodies: BodyReader, is_draining: Callable[[], bool], read_user: ReadsUser
+        self,
+        edge: ASGIApp,
+        bodies: BodyReader,
+        is_draining: Callable[[], bool],
+        read_user: ReadsUser,
+        has_memory: Callable[[int], Awaitable[bool]],
     ) -> None:
         """Begins without a socket.
 
@@ -87,11 +93,13 @@ class ResponsesSockets:
         bodies: bounds messages as it bounds bodies.
         is_draining: returns whether the server takes no new requests.
         read_user: returns the user whom a request names; None: it names none.
+        has_memory: returns whether the memory of a row is still there. Raises: StoreError.
         """
         self.edge = edge
         self.bodies = bodies
         self.is_draining = is_draining
         self.read_user = read_user
+        self.has_memory = has_memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
@@ -283,6 +291,7 @@ class _Session:
         except GatewayError as error:
             await self.send_failure(create, server_events.error_event(error))
             return
+        await self._drop_forgotten(create.previous_id)
         body, pending = self.unstored.translate(create, user)
         if not create.is_generated:
             first_event, end_event = server_events.empty_response_events(create)
@@ -304,12 +313,26 @@ class _Session:
             query=self._query,
         )
         await self._sockets.edge(scope, _BodyReceiver(body), _EventSender(self, pending, response))
+        if (receipt := info_of(scope).receipt) is not None and receipt.agent_row:
+            pending.memories.add(receipt.agent_row)
         if response.is_cancelled and not response.has_ended:
             await self._end_cancelled(response, pending)
         elif not response.has_ended:
             await self.send_failure(
                 create, server_events.error_event(UpstreamBroke("The reply ended in the middle."))
             )
+
+    async def _drop_forgotten(self, previous_id: str | None) -> None:
+        """Drops an unstored response if a memory that has a turn of it was forgotten.
+
+        A database that cannot be read drops nothing, since it would end all conversations.
+
+        previous_id: of the response that is continued; None: none is.
+        """
+        with suppress(StoreError):
+            for agent_row in self.unstored.list_memories(previous_id):
+                if not await self._sockets.has_memory(agent_row):
+                    self.unstored.drop_memory(agent_row)
 
     async def _end_cancelled(self, response: QueuedResponse, pending: PendingResponse) -> None:
         """Sends the end of a response that its client has cancelled, with the output until then."""

@@ -22,9 +22,11 @@ from gateway.dialects.responses.socket.client_events import Create, read_client_
 from gateway.dialects.responses.socket.unstored import UnstoredResponses
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.web.sockets import protocol
+from storage.commands import ForgetTarget
 from storage.sql.statements import make_statement
 from tests.doubles.responses_rules import StoredResponses, called, said, thought
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
+from tests.gateway.page.memories import memory_of
 from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S, becomes
@@ -300,6 +302,31 @@ def test_an_unstored_response_is_not_continued_for_another_user(
         assert [each for each in upstream.seen[asked:] if b"Zqmiso" in each.body] == []
         second = talk.ask(input="My dog is called Rex.")["id"]
         talk.ask(input="What did I say?", previous_response_id=second, user=None)
+        assert b"Rex" in upstream.last.body
+
+
+def test_an_unstored_response_is_not_continued_after_its_memory_was_forgotten(
+    ways: World, upstream: StrictUpstream
+) -> None:
+    """The memory has a part in a turn off the record, too. Another user's conversation goes on."""
+
+    def ask(text: str, previous_id: str | None = None, user: str = "alice") -> Json:
+        return Talk(socket, {"store": False, "user": user}).ask(input=text, previous_response_id=previous_id)
+
+    with open_socket(ways.gateway) as socket, open_socket(ways.gateway, x_mnemogate_memory="off") as off:
+        first = ask("My cat is called Zqmiso.")["id"]
+        second = ask("And it is grey.", first)["id"]
+        bobs = ask("My dog is called Rex.", user="bob")["id"]
+        unrecorded = Talk(off, {"store": False}).ask(input="My bird is called Zqkiwi.")["id"]
+        ways.gateway.call(
+            ways.store.forgetting.forget(memory_of(ways, "alice").id, ForgetTarget(is_all=True))
+        )
+        asked = len(upstream.seen)
+        for asks, id in ((socket, second), (socket, first), (off, unrecorded)):
+            refused = Talk(asks, {"store": False}).ask(input="What did I say?", previous_response_id=id)
+            assert refused["error"]["code"] == "previous_response_not_found"
+        assert [each for each in upstream.seen[asked:] if b"Zq" in each.body] == []
+        ask("What did I say?", bobs, user="bob")
         assert b"Rex" in upstream.last.body
 
 

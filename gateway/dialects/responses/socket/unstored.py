@@ -7,7 +7,7 @@ responses that it has stored. So the request that goes upstream has the items of
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Final
 
 import msgspec
@@ -35,6 +35,8 @@ class _CachedResponse(Struct, frozen=True):
     items: Sequence[bytes]
     # The bytes that the items take in memory.
     size: int
+    # The rows of the memories that have the items' turns.
+    memories: Set[int]
 
     def is_open_to(self, user: str | None) -> bool:
         """Returns whether a request may continue the response. user: None: it names none, as with stored responses."""
@@ -52,6 +54,8 @@ class PendingResponse(Struct, frozen=True):
     items: Sequence[bytes] | None
     # The request asks the upstream to store the response.
     is_stored: bool
+    # The rows of the memories that have the turns of the input. The memory of this turn is added when it is known.
+    memories: set[int]
 
 
 class UnstoredResponses:
@@ -81,15 +85,17 @@ class UnstoredResponses:
         previous_id = create.previous_id
         cached_response = self._by_id.get(previous_id) if previous_id is not None else None
         items: Sequence[bytes] | None = new_items
+        memories = set[int]()
         if cached_response is not None and cached_response.is_open_to(user):
             items = [*cached_response.items, *new_items]
             previous_id = cached_response.base_id
+            memories |= cached_response.memories
             fields["input"] = b"[%b]" % b",".join(items)
             fields["previous_response_id"] = orjson.dumps(previous_id)
         if fields.get("conversation", b"null") != b"null":
             items = None  # the earlier items of the upstream's conversation are not known here
         is_stored = fields.get("store") != b"false"
-        return encode_members(fields), PendingResponse(user, previous_id, items, is_stored)
+        return encode_members(fields), PendingResponse(user, previous_id, items, is_stored, memories)
 
     def cache(self, pending: PendingResponse, response: bytes) -> None:
         """Caches a response that has ended, unless it is stored elsewhere. response: as in its last event."""
@@ -104,7 +110,17 @@ class UnstoredResponses:
         except (*NOT_READABLE, orjson.JSONDecodeError):
             return  # an upstream may send anything, such as a response of another form
         size = sum(map(len, items)) + _ITEM_BYTES * len(items)
-        self._put(id, _CachedResponse(pending.user, pending.base_id, items, size))
+        self._put(id, _CachedResponse(pending.user, pending.base_id, items, size, pending.memories))
+
+    def list_memories(self, id: str | None) -> list[int]:
+        """Returns the rows of the memories that have the turns of a cached response. id: None: of no response."""
+        cached_response = self._by_id.get(id) if id is not None else None
+        return [] if cached_response is None else list(cached_response.memories)
+
+    def drop_memory(self, agent_row: int) -> None:
+        """Drops the responses with turns of a memory."""
+        for id in [id for id, each in self._by_id.items() if agent_row in each.memories]:
+            self.drop(id)
 
     def drop(self, id: str | None) -> None:
         """Drops a response, since the request that continued it has failed. id: None: it continued no response."""
