@@ -24,12 +24,12 @@ from gateway.run.admin.memory_forgetting import (
     ForgetPreview,
     ForgetResult,
     MemoryForgetting,
-    RemainingRecord,
     TargetKind,
     TargetValue,
 )
 from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.remaining_texts import RemainingRecord
 from gateway.run.admin.word_search import TextWithWords, WordSearches
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]

@@ -1,0 +1,269 @@
+"""Lists what stays of a memory after a forgetting: replies that repeat what goes, other facts, other mentions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from urllib.parse import quote
+
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
+
+from gateway.core.words import letters_of
+from gateway.run.admin.exchange_messages import message_records, shorten
+from gateway.run.admin.fact_views import FactPage
+from gateway.run.admin.hits import kind_of, message_href
+from gateway.run.admin.memory_lists import other_profiles
+from gateway.run.admin.memory_records import FactRecord, MessageRecord
+from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.page_paths import page_path
+from storage.errors import TooSlow
+from storage.listing import LAST_NUMBER, FoundMemory
+from storage.recall_record import unpack
+from storage.records import Exchange, Message
+from storage.sql.recalls import StoredRecall
+from storage.sql.store import Store
+
+# Characters of a text that is shown before it is forgotten.
+SHOWN_CHARS = 300
+# The characters of a text that a search for its repetitions is given.
+_QUERY_CHARS = 120
+# The most replaced facts that are listed.
+_MAX_REPLACED = 20
+# The newest recalls that are searched for replies made with what goes.
+_MAX_RECALLS = 100
+# The most replies that are listed.
+_MAX_REPLIES = 5
+# The most texts of which quotations are looked for. A client's first list may have hundreds of texts.
+_MAX_QUOTED_TEXTS = 8
+# A quotation is searched by so many of a text's first words. So many of the messages found are compared with the text.
+_QUOTED_WORDS = 8
+_MAX_COMPARED = 20
+# A text with fewer letters may stand in a reply by chance: quotations of it are not looked for.
+_MIN_QUOTED_LETTERS = 12
+_SEARCH_DEADLINE_MS = 50.0
+
+
+class RemainingRecord(Struct, frozen=True):
+    """Something that stays."""
+
+    text: str
+    # The page that shows it, relative to /ui/; None: no page does.
+    href: str | None = None
+    # For a reply: its number.
+    message: int | UnsetType = UNSET
+    # For a reply or a question: the beginning of its text.
+    quote: str | UnsetType = UNSET
+    # For a reply or a question: whether it has the words for which texts are forgotten. Not set if there are none.
+    has_words: bool | UnsetType = UNSET
+
+
+class RemainingTexts:
+    """Lists what stays of one memory after a forgetting."""
+
+    def __init__(self, store: Store, views: MemoryViews, memory: FoundMemory, words: str) -> None:
+        """words: the words for which one text after another is forgotten, as a query; "": they are not known."""
+        self._store = store
+        self._views = views
+        self._memory = memory
+        self._words = words
+
+    async def list_of_memory(self) -> list[RemainingRecord]:
+        """Returns what stays if the whole memory goes."""
+        profiles = await other_profiles(self._store, self._memory.scope)
+        stays = [
+            RemainingRecord(f"What the profile {name!r} remembers of the same user.") for name in profiles
+        ]
+        if any(block.is_shared for block in await self._store.memory_pages.blocks(self._memory.id)):
+            stays.append(RemainingRecord("What is shared with others, without what came from here."))
+        stays.append(RemainingRecord("A note that it was forgotten: the memory's number and no words."))
+        if self._memory.paused is not None:
+            paused = "That the memory is paused, and its name: nothing new is remembered."
+            stays.append(RemainingRecord(paused))
+        return stays
+
+    async def list_of_fact(self, page: FactPage) -> list[RemainingRecord]:
+        """Returns what stays if a fact goes: its sources, the facts before and after it, and other messages."""
+        stays = [
+            RemainingRecord(
+                f"Message {source.seq}, which it came from. It is not learned again from there.", source.href
+            )
+            for source in page.fact.sources
+            if not source.forgotten
+        ]
+        stays += await self._list_replies_made_with({page.fact.seq: page.fact.text})
+        facts = [(f"Fact {fact.seq}, which it replaced.", fact) for fact in await self._list_replaced(page)]
+        if page.after is not None:
+            facts.append((f"Fact {page.after.seq}, which is true instead.", page.after))
+        stays += [
+            RemainingRecord(text, page_path("m", self._memory.uid, "f", fact.seq)) for text, fact in facts
+        ]
+        return [*stays, self.other_mentions(page.fact.text)]
+
+    async def list_of_message(
+        self,
+        exchange: Exchange,
+        conversation_uid: str,
+        seq: int,
+        texts: Mapping[int, str],
+        rest: Sequence[MessageRecord],
+    ) -> list[RemainingRecord]:
+        """Returns what stays if one message of an exchange goes, or the whole exchange.
+
+        seq: the number of the message, or of any message of the exchange that goes.
+        texts: the texts that go, by the numbers of their messages.
+        rest: the messages of the exchange that stay and have a text.
+        """
+        stays = []
+        if rest:
+            stays.append(self._rest_of_exchange(exchange, conversation_uid, seq, texts.get(seq, ""), rest))
+        stays += await self._list_replies_made_with(texts, own_exchange=exchange.id)
+        href = message_href(self._memory.uid, conversation_uid, exchange, exchange.seq)
+        stays.append(RemainingRecord("The rest of the conversation.", href))
+        stays.append(self.other_mentions(next(iter(texts.values()), None)))
+        return stays
+
+    async def list_of_texts(self, texts: Sequence[Message]) -> list[RemainingRecord]:
+        """Returns what stays if several messages, facts and passages go.
+
+        Replies that quote the texts are not looked for: they have the same words, by which the texts were found.
+        """
+        going_replies = {text.exchange_row for text in texts if text.role == "assistant"}
+        noted = await self._find_made_with({text.seq for text in texts})
+        stays = await self._list_replies([row for row in noted if row not in going_replies], quoting=())
+        if any(kind_of(text) == "message" for text in texts):
+            stays.append(
+                RemainingRecord("The rest of their conversations, also what answers these messages.")
+            )
+        return [*stays, self.other_mentions(self._words or texts[0].text)]
+
+    def other_mentions(self, text: str | None) -> RemainingRecord:
+        """Returns the remark that other messages may mention what goes, and where to look for them.
+
+        text: what the page looks for; None: nothing yet.
+        """
+        remark = "Whatever says it elsewhere, or in other words."
+        search_page = page_path("m", self._memory.uid, "search")
+        query = " ".join((text or "").split())[:_QUERY_CHARS]
+        return RemainingRecord(remark, f"{search_page}?q={quote(query, safe='')}" if query else search_page)
+
+    async def _list_replaced(self, page: FactPage) -> list[FactRecord]:
+        """Returns the facts that a fact replaced, and those that they replaced: one of them may say the same."""
+        scope = self._memory.scope
+        replaced = [*page.before]
+        for fact in replaced:  # the list grows meanwhile
+            if len(replaced) >= _MAX_REPLACED:
+                break
+            replaced += (await self._views.facts.show(scope.project, self._memory.uid, fact.seq)).before
+        return replaced
+
+    def _rest_of_exchange(
+        self,
+        exchange: Exchange,
+        conversation_uid: str,
+        seq: int,
+        going_text: str,
+        rest: Sequence[MessageRecord],
+    ) -> RemainingRecord:
+        """Returns the record of the reply or of the questions that stay. It links to what should be done about them.
+
+        seq, going_text: the number and the text of the message that goes.
+        rest: the messages that stay.
+        """
+        last = rest[-1]
+        is_reply = all(record.role == "assistant" for record in rest)
+        numbers = ", ".join(str(record.seq) for record in rest)
+        text = f"Its {'reply' if is_reply else 'question'}: message {numbers}."
+        remaining = self._with_quote(RemainingRecord(text), last)
+        forget_page = page_path("m", self._memory.uid, "forget")
+        if not self._words or self._store.recall.has_words(going_text, self._words) == remaining.has_words:
+            href = f"{forget_page}?exchange={seq}"
+        # If only one of both has the words, they are not offered together: what is right would go too.
+        elif remaining.has_words:
+            href = f"{forget_page}?message={last.seq}"
+        else:
+            href = message_href(self._memory.uid, conversation_uid, exchange, last.seq)
+        return replace(remaining, href=href, message=last.seq if is_reply else UNSET)
+
+    async def _list_replies_made_with(
+        self, texts: Mapping[int, str], own_exchange: int | None = None
+    ) -> list[RemainingRecord]:
+        """Returns the newest replies that quote one of some texts, or that were made with one in their note.
+
+        texts: by the numbers of their messages or facts.
+        own_exchange: the exchange of the texts, whose reply is not listed.
+        """
+        quoting = [row for row in await self._find_quoting(texts.values()) if row != own_exchange]
+        noted = [row for row in await self._find_made_with(texts) if row != own_exchange]
+        return await self._list_replies(noted, quoting)
+
+    async def _find_made_with(self, seqs: Collection[int]) -> list[int]:
+        """Returns the newest exchanges whose replies had one of some messages or facts in their note."""
+        since = self._views.conversations.noted_since()
+        recalls = await self._store.recalls.list(
+            self._memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS
+        )
+        return [recall.exchange_row for recall in recalls if _has_in_note(recall, seqs)]
+
+    async def _find_quoting(self, texts: Iterable[str]) -> list[int]:
+        """Returns the exchanges of the newest replies that quote one of the last of some texts, letter by letter."""
+        agent = await self._store.agents.load(self._memory.id)
+        if agent is None:
+            return []
+        recall, rows = self._store.recall, list[int]()
+        with_letters = ((text, letters_of(text)) for text in reversed([*texts]))
+        quotable = ((text, letters) for text, letters in with_letters if len(letters) >= _MIN_QUOTED_LETTERS)
+        for text, letters in islice(quotable, _MAX_QUOTED_TEXTS):
+            with suppress(TooSlow):
+                query = " ".join(recall.words_of(text)[:_QUOTED_WORDS])
+                hits = await recall.find_containing(
+                    agent, query, limit=_MAX_COMPARED, deadline_ms=_SEARCH_DEADLINE_MS
+                )
+                # In a thread, since a long text takes some milliseconds.
+                rows += await asyncio.to_thread(_replies_with, hits.messages, letters)
+        return rows
+
+    async def _list_replies(self, noted: Sequence[int], quoting: Sequence[int]) -> list[RemainingRecord]:
+        """Returns the replies of the first of some exchanges.
+
+        noted: the exchanges that had one of the texts in their note.
+        quoting: the exchanges whose replies quote one of the texts.
+        """
+        rows = [*dict.fromkeys([*quoting, *noted])][:_MAX_REPLIES]
+        exchanges = await self._store.memory_pages.sources(self._memory.id, rows)
+        replies = list[RemainingRecord]()
+        for row in rows:
+            source = exchanges.get(row)
+            records = [] if source is None else message_records(source.exchange, None)
+            reply = next((r for r in reversed(records) if r.role == "assistant" and r.text), None)
+            if source is not None and reply is not None:
+                href = message_href(self._memory.uid, source.conversation_uid, source.exchange, reply.seq)
+                ways = [("was made with it", row in noted), ("quotes it", row in quoting)]
+                how = " and ".join(way for way, is_so in ways if is_so)
+                record = RemainingRecord(f"A reply that {how}: message {reply.seq}.", href)
+                replies.append(self._with_quote(record, reply))
+        return replies
+
+    def _with_quote(self, record: RemainingRecord, message: MessageRecord) -> RemainingRecord:
+        """Returns the record of a message with its number and the beginning of its text."""
+        text = message.text or ""
+        has_words = self._store.recall.has_words(text, self._words) if self._words else UNSET
+        beginning = shorten(" ".join(text.split()), SHOWN_CHARS)
+        return replace(record, message=message.seq, quote=beginning, has_words=has_words)
+
+
+def _has_in_note(recall: StoredRecall, seqs: Collection[int]) -> bool:
+    """Returns whether a message or fact with one of these numbers went into the note of a recall."""
+    entries = unpack(recall.data).entries
+    return any(entry.seq in seqs and not entry.reason and not entry.is_forgotten for entry in entries)
+
+
+def _replies_with(messages: Sequence[Message], letters: str) -> list[int]:
+    """Returns the exchanges of the replies among some messages that have these letters in a row."""
+    return [
+        message.exchange_row
+        for message in messages
+        if message.role == "assistant" and letters in letters_of(message.text)
+    ]
