@@ -24,7 +24,7 @@ from gateway.errors import BadRequest, NotAllowed, UnknownPath
 from gateway.limits import Limits
 from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
-from gateway.web.body import BodyReader
+from gateway.web.body import BodyReader, ByteQuota
 from gateway.web.form import FieldSearch, read_boundary
 from gateway.web.incoming import Incoming
 from gateway.web.raw_headers import read_upstream_name
@@ -140,20 +140,31 @@ class ForwardedRoute:
             incoming.scope, incoming.receive, self.max_upload_bytes, self.limits.body_timeout_s
         )
         with self.bodies.quota() as quota:
-            boundary = read_boundary(head.content_type) if not head.is_encoded else None
-            is_searched = False
-            if boundary is not None and _may_name_a_model(head.path):
-                search = FieldSearch(boundary, "model")
-                await upload.read_until(search, self.bodies.limit_bytes, quota)
-                if upload.field_value:
-                    check_model_name(upload.field_value)
-                    info.model = upload.field_value
-                is_searched = search.span is not None or search.is_whole
+            is_searched = await self._read_to_model(upload, head, quota)
+            info.model = upload.field_value or None
             route = self.forwarder.route_for(
                 head.path, info.model, head.upstream_name, is_searched=is_searched
             )
             outgoing = _build_outgoing(incoming, head, upload=upload)
             await self.send(incoming._replace(receive=upload.receive_rest), route, outgoing)
+
+    async def _read_to_model(self, upload: UploadBody, head: ForwardedHead, quota: ByteQuota) -> bool:
+        """Reads a form up to the model that it names, which then is `upload.field_value`.
+
+        quota: counts the bytes that are held.
+
+        Returns False if the body may name a model in the part that was not read.
+
+        Raises: GatewayError; BadRequest: the form has two models, or the name is none of a model.
+        """
+        boundary = read_boundary(head.content_type) if not head.is_encoded else None
+        if boundary is None or not _may_name_a_model(head.path):
+            return False
+        search = FieldSearch(boundary, "model")
+        await upload.read_until(search, self.bodies.limit_bytes, quota)
+        if upload.field_value:
+            check_model_name(upload.field_value)
+        return search.span is not None or search.is_whole
 
     async def send(
         self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
