@@ -1,8 +1,8 @@
 """A request to Anthropic's Messages API that goes upstream in this dialect, with memory put into its value.
 
 The memory section is a text block after the client's system blocks, a note is a text block before the person's words,
-and a reply with hidden rounds becomes the turns that the model had. No cache mark is added, moved or removed, and all
-other parts of the request stay as they came. (platform.claude.com/docs/en/api/messages)
+and a reply with hidden rounds becomes the messages that the model had. No cache mark is added, moved or removed, and
+all other parts of the request stay as they came. (platform.claude.com/docs/en/api/messages)
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class NativeMessages(Struct, frozen=True):
 
     raw: bytes
     json: Json
-    # For each message of the chat completion that memory reads, the part of `json` of which it is made.
+    # For each message of the chat completion that memory reads, the part of `json` of which it is made. (A `chat_index`
+    # is an index in that chat completion; other indexes of messages are those in `json`.)
     origins: Sequence[MessageOrigin]
     url_path: str
     # Returns the body with another model's name.
@@ -129,55 +130,64 @@ class NativeMessages(Struct, frozen=True):
 
     def _edit_messages(self, changes: NativeChanges) -> list[Json]:
         """Returns the messages for the upstream: the same list where nothing is added or left out."""
-        messages: list[Json] = self.json["messages"]
+        client_messages: list[Json] = self.json["messages"]
         replacements = {
-            self.origins[index].message_index: replacement
-            for index, replacement in changes.replacements.items()
+            self.origins[chat_index].message_index: replacement
+            for chat_index, replacement in changes.replacements.items()
             # A reply of one round stays as the client has sent it, with the thoughts that the client still has.
             if len(replacement) > 1
         }
-        dropped = changes.dropped | {index for index, new in changes.replacements.items() if not new}
+        dropped = changes.dropped | {
+            chat_index for chat_index, replacement in changes.replacements.items() if not replacement
+        }
         notes = self._place_notes(changes.notes)
         if not (replacements or notes or dropped or changes.stored_messages or changes.hidden_rounds):
-            return messages
+            return client_messages
         dropped_messages, dropped_results = self._split_dropped(dropped)
-        turns = _translate_to_turns([_split_note(m, note) for m, note in changes.stored_messages])
-        ends_with_added = bool(turns)
-        for index, message in enumerate(messages):
+        upstream_messages = _translate([_split_note(m, note) for m, note in changes.stored_messages])
+        ends_with_added = bool(upstream_messages)
+        for index, message in enumerate(client_messages):
             if index in dropped_messages:
                 continue
             if index in replacements:
-                turns += _move_cache_mark(_translate_to_turns(replacements[index]), message)
+                upstream_messages += _move_cache_mark(_translate(replacements[index]), message)
                 ends_with_added = True
                 continue
             edited_message = _edit_message(message, dropped_results.get(index, ()), notes.get(index))
             if edited_message is None:
                 continue
-            if ends_with_added and turns and turns[-1]["role"] == edited_message.get("role") == "user":
-                # The results of the gateway's tools and of the client's tools are one turn, the gateway's first.
-                turns[-1] = {"role": "user", "content": _join_results_first([turns[-1], edited_message])}
+            last_message = upstream_messages[-1] if ends_with_added and upstream_messages else None
+            if last_message is not None and last_message["role"] == edited_message.get("role") == "user":
+                # The results of the gateway's tools and of the client's tools are one message, the gateway's first.
+                content = _join_results_first([last_message, edited_message])
+                upstream_messages[-1] = {"role": "user", "content": content}
             else:
-                turns.append(edited_message)
+                upstream_messages.append(edited_message)
             ends_with_added = False
-        return [*turns, *_translate_to_turns(changes.hidden_rounds)]
+        return [*upstream_messages, *_translate(changes.hidden_rounds)]
 
     def _place_notes(self, notes: Mapping[int, str]) -> dict[int, _PlacedNote]:
-        """Returns the notes by the indexes of the messages in the request, each with its place in the message."""
+        """Returns the notes by the indexes of the client's messages, each with its place in the message."""
         placed_notes = {}
-        for index, note in notes.items():
-            origin = self.origins[index]
+        for chat_index, note in notes.items():
+            origin = self.origins[chat_index]
             if note and origin.words_block is not None:
                 placed_notes[origin.message_index] = _PlacedNote(origin.words_block, note)
         return placed_notes
 
     def _split_dropped(self, dropped: Set[int]) -> tuple[set[int], dict[int, set[int]]]:
-        """Returns the messages that are left out whole, and the result blocks that other messages lose, by indexes."""
+        """Returns the client's messages that are left out whole, and the result blocks that other messages lose.
+
+        dropped: indexes in the chat completion. The results are indexes in the request.
+        """
         remaining = {
-            origin.message_index for index, origin in enumerate(self.origins) if index not in dropped
+            origin.message_index
+            for chat_index, origin in enumerate(self.origins)
+            if chat_index not in dropped
         }
         message_indexes: set[int] = set()
         result_blocks: dict[int, set[int]] = {}
-        for origin in (self.origins[index] for index in dropped):
+        for origin in (self.origins[chat_index] for chat_index in dropped):
             if origin.message_index not in remaining:
                 message_indexes.add(origin.message_index)
             elif origin.result_block is not None:
@@ -192,14 +202,14 @@ class NativeMessages(Struct, frozen=True):
             return has_thoughts(self._edit_messages(replace(changes, hidden_rounds=())))
         # What the client has changed is its own, but it cannot mend thoughts that it has not sent.
         return any(
-            has_thoughts(_translate_to_turns(replacement)) and not has_thoughts([self._message_at(index)])
-            for index, replacement in changes.replacements.items()
+            has_thoughts(_translate(replacement)) and not has_thoughts([self._client_message(chat_index)])
+            for chat_index, replacement in changes.replacements.items()
             if len(replacement) > 1
         )
 
-    def _message_at(self, index: int) -> Json:
+    def _client_message(self, chat_index: int) -> Json:
         """Returns the client's message of which a message of the chat completion is made."""
-        message: Json = self.json["messages"][self.origins[index].message_index]
+        message: Json = self.json["messages"][self.origins[chat_index].message_index]
         return message
 
 
@@ -234,14 +244,14 @@ def _split_note(message: Json, note: str) -> Json:
     return {**message, "content": parts}
 
 
-def _translate_to_turns(messages: Sequence[Json]) -> list[Json]:
-    """Returns messages of a chat completion as turns; the results of a reply's calls are one turn.
+def _translate(chat_messages: Sequence[Json]) -> list[Json]:
+    """Returns messages of a chat completion in this dialect; the results of a reply's calls are one message.
 
     A message that has no form in this dialect becomes its text, and its calls and their results are left out.
     """
-    turns: list[Json] = []
+    translated: list[Json] = []
     calls_left_out: set[str] = set()
-    for index, message in enumerate(messages):
+    for index, message in enumerate(chat_messages):
         if message.get("tool_call_id") in calls_left_out:
             continue
         try:
@@ -252,11 +262,11 @@ def _translate_to_turns(messages: Sequence[Json]) -> list[Json]:
         role = "assistant" if message.get("role") == "assistant" else "user"
         if not blocks:
             continue
-        if turns and turns[-1]["role"] == role:
-            turns[-1] = {"role": role, "content": [*turns[-1]["content"], *blocks]}
+        if translated and translated[-1]["role"] == role:
+            translated[-1] = {"role": role, "content": [*translated[-1]["content"], *blocks]}
         else:
-            turns.append({"role": role, "content": blocks})
-    return turns
+            translated.append({"role": role, "content": blocks})
+    return translated
 
 
 def _translate_to_blocks(message: Json, where: str) -> list[Json]:
@@ -277,20 +287,21 @@ def _join_results_first(messages: Sequence[Json]) -> list[Json]:
     return sorted(blocks, key=lambda block: block.get("type") != "tool_result")
 
 
-def _move_cache_mark(turns: list[Json], message: Json) -> list[Json]:
-    """Returns the turns that replace a message. If the message ends with a cache mark, the last turn gets the mark."""
+def _move_cache_mark(replacement: list[Json], message: Json) -> list[Json]:
+    """Returns the messages that replace a message. If the message ends with a cache mark, their last one gets it."""
     content = message.get("content")
     last_block = content[-1] if isinstance(content, list) and content else {}
-    if _CACHE_MARK in last_block and turns and turns[-1]["content"][-1].get("type") not in THOUGHT_TYPES:
-        *earlier_blocks, last_new_block = turns[-1]["content"]
-        turns[-1] = {
-            **turns[-1],
-            "content": [*earlier_blocks, {**last_new_block, _CACHE_MARK: last_block[_CACHE_MARK]}],
-        }
-    return turns
+    if _CACHE_MARK not in last_block or not replacement:
+        return replacement
+    *earlier_messages, last_message = replacement
+    *earlier_blocks, last_new_block = last_message["content"]
+    if last_new_block.get("type") in THOUGHT_TYPES:
+        return replacement
+    marked_block = {**last_new_block, _CACHE_MARK: last_block[_CACHE_MARK]}
+    return [*earlier_messages, {**last_message, "content": [*earlier_blocks, marked_block]}]
 
 
-def _container_member(container: Any, rounds: Sequence[Json]) -> Json:
+def _container_member(container: Any, hidden_rounds: Sequence[Json]) -> Json:
     """Returns the member `container` for the call after hidden rounds: the last container that a round has used.
 
     container: the client's. A container with an id stays, so no member is returned. A container without an id names
@@ -298,8 +309,8 @@ def _container_member(container: Any, rounds: Sequence[Json]) -> Json:
     """
     if container is not None and not (isinstance(container, dict) and container.get("id") is None):
         return {}
-    for round_ in reversed(rounds):
-        used_container = (round_.get(NATIVE_REPLY) or {}).get("container")
+    for message in reversed(hidden_rounds):
+        used_container = (message.get(NATIVE_REPLY) or {}).get("container")
         if used_container:
             id = used_container["id"]
             return {"container": {**container, "id": id} if container is not None else id}
