@@ -279,7 +279,7 @@ class Commands:
         print(
             outcome_text.describe_forget_result({**files, **arguments}, count, first_answer), file=sys.stderr
         )
-        if not answer.get("swept", True):  # a gateway of an older version leaves out `swept`
+        if not answer["swept"]:
             print(outcome_text.describe_unswept(is_server), file=sys.stderr)
 
     def export(self, arguments: _Arguments, path: str | None, *, may_replace: bool) -> None:
@@ -287,17 +287,15 @@ class Commands:
         arguments = without_none(arguments)
         pages = self.client.pages("memory-export", arguments)
         first_page = next(pages)
-        # A gateway of an older version leaves out `others` and `messages`.
-        other_memories = first_page.get("others")
-        messages: int | None = 0
+        other_memories = first_page["others"]
+        messages = 0
         with Progress("Exporting messages") as progress, open_output(path, may_replace=may_replace) as file:
             page: Any = first_page
             while page is not None:
                 file.writelines(f"{line}\n" for line in page["lines"])
-                if messages is not None:
-                    messages = (messages + page["messages"]) if "messages" in page else None
+                messages += page["messages"]
                 if path or not sys.stdout.isatty():  # a bar would mix with the lines
-                    progress.show(messages or 0)
+                    progress.show(messages)
                 page = next(pages, None)
         if path:
             size = os.stat(path).st_size

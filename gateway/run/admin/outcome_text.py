@@ -86,14 +86,14 @@ def _describe_possible_quotes(arguments: dict[str, Any], seq: int, answer: dict[
     return "\n".join(lines)
 
 
-def describe_export(arguments: dict[str, Any], messages: int | None, path: str, size: int) -> str:
+def describe_export(arguments: dict[str, Any], messages: int, path: str, size: int) -> str:
     """Returns the sentence that says what an export has written.
 
-    messages: how many; None: that is not known.
+    messages: how many.
     size: the bytes of the file.
     """
-    count = "" if messages is None else f", {plural(messages, 'messages')}"
-    return escape_controls(f"Exported: {_count_owner(arguments)}{count}, to {path} ({size:,} bytes).")
+    count = plural(messages, "messages")
+    return escape_controls(f"Exported: {_count_owner(arguments)}, {count}, to {path} ({size:,} bytes).")
 
 
 def describe_import(arguments: dict[str, Any], path: str | None, size: int) -> str:

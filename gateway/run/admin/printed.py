@@ -80,9 +80,9 @@ def show_new_key(key: dict[str, Any]) -> None:
     print(key["secret"])
     project = f"project {key['project']!r}" if key["project"] else "all projects"
     print(f"Key {key['id']} for {project}. It is not shown again.", file=sys.stderr)
-    if key.get("is_new"):  # a gateway of an older version leaves it out
+    if key["is_new"]:
         print(f"This project is new: no other key and no setting names {key['project']!r}.", file=sys.stderr)
-    if key.get("is_first"):
+    if key["is_first"]:
         print(
             "It is the first key: from now on every request needs one, also when all are revoked.",
             file=sys.stderr,
@@ -137,7 +137,7 @@ def show_block(block: dict[str, Any]) -> None:
     size = len(block["value"])  # an empty line alone does not show that the block is empty
     print(f"{block['label']} (version {block['version']}, {size} characters)", file=sys.stderr)
     print(escape_controls(block["value"]))
-    if waiting := block.get("waiting"):  # a gateway of an older version leaves it out
+    if waiting := block["waiting"]:
         edits_are = "edit of it is" if waiting == 1 else "edits of it are"
         print(
             f"{waiting} newer {edits_are} not in the block until confirmed, and can be undone then.",

@@ -34,12 +34,12 @@ class RecordList(NamedTuple):
 def _key_state(key: Record) -> str:
     if key["revoked"] is not None:
         return "revoked"
-    expires = key.get("expires")
+    expires = key["expires"]
     return "expired" if expires is not None and expires <= datetime.now(UTC).timestamp() else "active"
 
 
 def _key_expiry(key: Record) -> str:
-    return _time_text(key["expires"]) if key.get("expires") else ""
+    return _time_text(key["expires"]) if key["expires"] else ""
 
 
 def _time_text(seconds: float, form: str = _MINUTES) -> str:
@@ -67,8 +67,7 @@ def _kilobytes(record: Record) -> str:
 
 
 def _last_use(key: Record) -> str:
-    used = key.get("used")  # a gateway of an older version does not record it
-    return _time_text(used) if used else "never"
+    return _time_text(key["used"]) if key["used"] else "never"
 
 
 _ID_COLUMN = Column("id", lambda record: str(record["id"]), is_number=True)
@@ -91,7 +90,7 @@ KEYS = RecordList(
         Column(
             "last used",
             _last_use,
-            lambda key: f"last used {_last_use(key)}" if key.get("used") else "never used",
+            lambda key: f"last used {_last_use(key)}" if key["used"] else "never used",
         ),
         _labelled_column("memory", lambda key: key["memory"] or ""),
         Column(
@@ -99,11 +98,9 @@ KEYS = RecordList(
             lambda key: key["opens"] or "",
             lambda key: f"{key['opens']} only" if key["opens"] else None,
         ),
-        Column(
-            "expires", _key_expiry, lambda key: f"expires {_key_expiry(key)}" if key.get("expires") else None
-        ),
-        _labelled_column("models", lambda key: ",".join(key.get("models") or ())),
-        _labelled_column("user", lambda key: key.get("user") or ""),
+        _labelled_column("expires", _key_expiry),
+        _labelled_column("models", lambda key: ",".join(key["models"] or ())),
+        _labelled_column("user", lambda key: key["user"] or ""),
     ),
     "There are no keys; only this machine can use the gateway.",
 )

@@ -674,7 +674,7 @@ def test_check_config_asks_the_database_for_keys_and_makes_none(
 
 
 def test_a_block_that_is_empty_again_says_so(capsys: Out) -> None:
-    show_block({"label": "human", "version": 3, "value": ""})
+    show_block({"label": "human", "version": 3, "value": "", "waiting": 0})
     assert capsys.readouterr() == ("\n", "human (version 3, 0 characters)\n")
 
 
