@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.dialects.responses.socket import server_events
-from gateway.dialects.responses.socket.client_events import Cancel, Create
+from gateway.dialects.responses.socket.client_events import CancelEvent, CreateEvent
 from gateway.dialects.responses.socket.partial_output import PartialOutput
 from gateway.web.body import ByteQuota
 
@@ -47,9 +47,13 @@ class QueuedResponse:
     """A response that was asked for."""
 
     def __init__(
-        self, create: Create, quota: ByteQuota, connection: ResponseConnection, ended_before_id: str | None
+        self,
+        request: CreateEvent,
+        quota: ByteQuota,
+        connection: ResponseConnection,
+        ended_before_id: str | None,
     ) -> None:
-        self.create = create
+        self.request = request
         # Counts the bytes of the request.
         self.quota = quota
         self.connection = connection
@@ -76,11 +80,11 @@ class QueuedResponse:
         """
         return self.id if self.id is not None else self.ended_before_id
 
-    def matches(self, cancel: Cancel) -> bool:
+    def matches(self, cancel: CancelEvent) -> bool:
         """Returns whether a client's `response.cancel` means this response."""
-        if cancel.response is None:
-            return self.create.stream_id == cancel.stream_id
-        return cancel.response == self.client_id
+        if cancel.response_id is None:
+            return self.request.stream_id == cancel.stream_id
+        return cancel.response_id == self.client_id
 
     def cancel(self) -> None:
         """Ends a waiting response, or a response under way, for its client."""

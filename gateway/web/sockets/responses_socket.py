@@ -23,10 +23,10 @@ from adapters.sse import EventDecoder
 from gateway.core.request.request_headers import RawHeaders
 from gateway.dialects.responses.socket import server_events
 from gateway.dialects.responses.socket.client_events import (
-    Cancel,
+    CancelEvent,
     ClientEvent,
-    Create,
-    Steer,
+    CreateEvent,
+    SteerEvent,
     read_client_event,
 )
 from gateway.dialects.responses.socket.unstored import PendingResponse, UnstoredResponses
@@ -105,7 +105,7 @@ class ResponsesSockets:
         await receive()  # websocket.connect
         is_open = False
 
-        async def answer(message: Message) -> None:
+        async def send_handshake_reply(message: Message) -> None:
             nonlocal is_open
             if message.get("status") == 101:
                 is_open = True
@@ -117,7 +117,7 @@ class ResponsesSockets:
         handshake = _request_scope(
             scope, method="GET", path=path, state={"opens_socket": True}, headers=scope["headers"]
         )
-        await self.edge(handshake, receive, answer)
+        await self.edge(handshake, receive, send_handshake_reply)
         if is_open:
             await send({"type": "websocket.accept"})
             await _Session(self, handshake, scope, receive, send).run()
@@ -192,32 +192,34 @@ class _Session:
 
     async def _handle(self, event: ClientEvent) -> None:
         match event:
-            case Cancel():
+            case CancelEvent():
                 self._cancel(event)
-            case Steer():
+            case SteerEvent():
                 await self.send_event(server_events.steer_refusal_event(event))
-            case Create():
+            case CreateEvent():
                 try:
                     self._enqueue(event)
                 except GatewayError as error:
                     await self.send_event(server_events.error_event(error), event.stream_id)
 
-    def _enqueue(self, create: Create) -> None:
+    def _enqueue(self, request: CreateEvent) -> None:
         if self._sockets.is_draining():
             raise Overloaded("The gateway is shutting down.")
         count = sum(map(len, self._queues.values()))
         if count >= _MAX_UNDER_WAY:
             raise Overloaded(f"{count} responses are under way or wait on this connection.", retry_after_s=1)
         quota = self._sockets.bodies.quota()
-        quota.grow(sum(map(len, create.fields.values())))
-        queue = self._queues.get(create.stream_id)
+        quota.grow(sum(map(len, request.fields.values())))
+        queue = self._queues.get(request.stream_id)
         connection = ResponseConnection(self._connection)
-        response = QueuedResponse(create, quota, connection, self._find_ended_before(create.stream_id, queue))
+        response = QueuedResponse(
+            request, quota, connection, self._find_ended_before(request.stream_id, queue)
+        )
         if queue is not None:
             queue.append(response)
         else:
-            queue = self._queues[create.stream_id] = _Queue((response,))
-            self._start_task(self._serve(create.stream_id, queue))
+            queue = self._queues[request.stream_id] = _Queue((response,))
+            self._start_task(self._serve(request.stream_id, queue))
 
     def _find_ended_before(self, stream_id: str | None, queue: _Queue | None) -> str | None:
         """Returns the id of the response that has ended just before a new one of a `stream_id`.
@@ -245,7 +247,7 @@ class _Session:
             )
             self._connection.abort()
 
-    def _cancel(self, cancel: Cancel) -> None:
+    def _cancel(self, cancel: CancelEvent) -> None:
         """Cancels a response, if it is the first of its queue that is not cancelled yet.
 
         A response that has ended meanwhile is no error: the client would take the error for the next response's.
@@ -283,35 +285,23 @@ class _Session:
 
     async def _respond(self, response: QueuedResponse) -> None:
         """Makes a response: sends its events to the client, the last one included."""
-        create = response.create
+        request = response.request
         if self._model is not None:
-            create.fields.setdefault("model", orjson.dumps(self._model))
+            request.fields.setdefault("model", orjson.dumps(self._model))
         try:
-            user = self._sockets.read_user(self._handshake, create.fields)
+            user = self._sockets.read_user(self._handshake, request.fields)
         except GatewayError as error:
-            await self.send_failure(create, server_events.error_event(error))
+            await self.send_failure(request, server_events.error_event(error))
             return
-        await self._drop_forgotten(create.previous_id)
-        body, pending = self.unstored.translate(create, user)
-        if not create.is_generated:
-            first_event, end_event = server_events.empty_response_events(create)
-            await self.send_event(first_event, create.stream_id)
-            await self.send_event(end_event, create.stream_id)
+        await self._drop_forgotten(request.previous_id)
+        body, pending = self.unstored.translate(request, user)
+        if not request.is_generated:
+            first_event, end_event = server_events.empty_response_events(request)
+            await self.send_event(first_event, request.stream_id)
+            await self.send_event(end_event, request.stream_id)
             self.unstored.cache(pending, server_events.response_in(end_event))
             return
-        headers = [
-            *self._headers,
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-        ]
-        scope = _request_scope(
-            self._scope,
-            method="POST",
-            path=RESPONSES_PATH,
-            state={"connection": response.connection},
-            headers=headers,
-            query=self._query,
-        )
+        scope = self._post_scope(response.connection, len(body))
         await self._sockets.edge(scope, _BodyReceiver(body), _EventSender(self, pending, response))
         if (receipt := info_of(scope).receipt) is not None and receipt.agent_row:
             pending.memories.add(receipt.agent_row)
@@ -319,15 +309,31 @@ class _Session:
             await self._end_cancelled(response, pending)
         elif not response.has_ended:
             await self.send_failure(
-                create, server_events.error_event(UpstreamBroke("The reply ended in the middle."))
+                request, server_events.error_event(UpstreamBroke("The reply ended in the middle."))
             )
+
+    def _post_scope(self, connection: ResponseConnection, body_length: int) -> Scope:
+        """Returns the scope of the POST by which a response is made."""
+        headers = [
+            *self._headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % body_length),
+        ]
+        return _request_scope(
+            self._scope,
+            method="POST",
+            path=RESPONSES_PATH,
+            state={"connection": connection},
+            headers=headers,
+            query=self._query,
+        )
 
     async def _drop_forgotten(self, previous_id: str | None) -> None:
         """Drops an unstored response if a memory that has a turn of it was forgotten.
 
         A database that cannot be read drops nothing, since it would end all conversations.
 
-        previous_id: of the response that is continued; None: none is.
+        previous_id: the id of the response that is continued; None: the request continues no response.
         """
         with suppress(StoreError):
             for agent_row in self.unstored.list_memories(previous_id):
@@ -336,21 +342,21 @@ class _Session:
 
     async def _end_cancelled(self, response: QueuedResponse, pending: PendingResponse) -> None:
         """Sends the end of a response that its client has cancelled, with the output until then."""
-        create = response.create
+        request = response.request
         first_response = response.first_response
         if not first_response:
-            first_event, _ = server_events.empty_response_events(create)
+            first_event, _ = server_events.empty_response_events(request)
             first_response = server_events.response_in(first_event)
         end_event = server_events.cancelled_event(
             first_response, response.output.render(), response.sent_event_count
         )
         self.unstored.cache(pending, server_events.response_in(end_event))
-        await self.send_event(end_event, create.stream_id)
+        await self.send_event(end_event, request.stream_id)
 
-    async def send_failure(self, create: Create, event: bytes) -> None:
+    async def send_failure(self, request: CreateEvent, event: bytes) -> None:
         """Sends the error that a response ends with, and drops the unstored response that it continued."""
-        self.unstored.drop(create.previous_id)
-        await self.send_event(event, create.stream_id)
+        self.unstored.drop(request.previous_id)
+        await self.send_event(event, request.stream_id)
 
     async def send_event(self, event: bytes, stream_id: str | None = None) -> None:
         """Sends an event, unless the client has gone."""
@@ -369,7 +375,7 @@ class _EventSender:
 
     def __init__(self, session: _Session, pending: PendingResponse, response: QueuedResponse) -> None:
         self._session = session
-        self._stream_id = response.create.stream_id
+        self._stream_id = response.request.stream_id
         self._pending = pending
         self._response = response
         self._decoder = EventDecoder()
@@ -403,7 +409,7 @@ class _EventSender:
             self._session.unstored.cache(self._pending, server_events.response_in(data))
         elif is_end:
             # As at OpenAI a failed turn drops the response that it continued.
-            self._session.unstored.drop(response.create.previous_id)
+            self._session.unstored.drop(response.request.previous_id)
             if event_type == server_events.ERROR_EVENT:
                 data = server_events.break_event(data)
         await self._session.send_event(data, self._stream_id)
@@ -420,7 +426,7 @@ class _EventSender:
             name.decode(): value.decode("latin-1") for name, value in self._headers if name in _RETRY_HEADERS
         }
         refusal = server_events.refusal_event(status, bytes(self._body), headers)
-        await self._session.send_failure(self._response.create, refusal)
+        await self._session.send_failure(self._response.request, refusal)
 
 
 class _BodyReceiver:

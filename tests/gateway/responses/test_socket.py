@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from gateway.core.conversation.canonical import text_of
 from gateway.core.json_limits import MAX_VALUES
-from gateway.dialects.responses.socket.client_events import Create, read_client_event
+from gateway.dialects.responses.socket.client_events import CreateEvent, read_client_event
 from gateway.dialects.responses.socket.unstored import UnstoredResponses
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.web.sockets import protocol
@@ -1078,9 +1078,9 @@ def let_go(world: World) -> None:
 # -- what a connection keeps
 
 
-def create(**fields: Any) -> Create:
+def create_event(**fields: Any) -> CreateEvent:
     event = read_client_event(orjson.dumps({"type": "response.create", **fields}))
-    assert isinstance(event, Create)
+    assert isinstance(event, CreateEvent)
     return event
 
 
@@ -1089,7 +1089,7 @@ def test_what_a_connection_keeps_is_bounded() -> None:
 
     def go_on(n: int, text: str, previous: str | None = None) -> bytes:
         fields = {} if previous is None else {"previous_response_id": previous}
-        body, pending = unstored.translate(create(input=text, store=False, **fields), None)
+        body, pending = unstored.translate(create_event(input=text, store=False, **fields), None)
         unstored.cache(pending, orjson.dumps({"id": f"r{n}", "output": []}))
         return body
 
@@ -1102,7 +1102,7 @@ def test_what_a_connection_keeps_is_bounded() -> None:
     go_on(5, "f" * 2000)
     assert b"fff" not in go_on(6, "g", "r5")
     # Each item is an object, however short it is.
-    _, pending = unstored.translate(create(input=[0] * 100, store=False), None)
+    _, pending = unstored.translate(create_event(input=[0] * 100, store=False), None)
     unstored.cache(pending, orjson.dumps({"id": "many", "output": []}))
     assert b'"many"' in go_on(6, "h", "many")
     for n in range(7, 107):

@@ -20,8 +20,8 @@ _MAX_ID_CHARS: Final = 256  # characters; ids of OpenAI and of the gateway have 
 _ENVELOPE_FIELDS: Final = frozenset(("type", "event_id", "stream_id", "generate"))
 
 
-class Create(Struct, frozen=True):
-    """`response.create`."""
+class CreateEvent(Struct, frozen=True):
+    """`response.create`: a request for a response."""
 
     # Responses with the same `stream_id` come one after another; None is such a stream, too.
     stream_id: str | None
@@ -29,26 +29,26 @@ class Create(Struct, frozen=True):
     fields: dict[str, bytes]
     # The id of the response that this response continues (`previous_response_id`); None: it continues no response.
     previous_id: str | None
-    # The model is to answer.
+    # The model is asked; False (`generate: false`): the response is empty.
     is_generated: bool
 
 
-class Cancel(Struct, frozen=True):
+class CancelEvent(Struct, frozen=True):
     """`response.cancel`."""
 
     stream_id: str | None
     # The id of the response to cancel; None: the response of the stream that is under way.
-    response: str | None
+    response_id: str | None
 
 
-class Steer(Struct, frozen=True):
+class SteerEvent(Struct, frozen=True):
     """`response.steer`."""
 
     # The fields of the event, each value as it is written. The refusal repeats some of them.
     fields: dict[str, bytes]
 
 
-ClientEvent = Create | Cancel | Steer
+ClientEvent = CreateEvent | CancelEvent | SteerEvent
 
 
 def read_client_event(data: bytes) -> ClientEvent:
@@ -56,7 +56,7 @@ def read_client_event(data: bytes) -> ClientEvent:
     check_values(data)
     try:
         fields = decode_members(data)
-        event_type, stream_id = text_of(fields, "type"), text_of(fields, "stream_id")
+        event_type, stream_id = _read_text(fields, "type"), _read_text(fields, "stream_id")
         if stream_id is not None and len(stream_id) > _MAX_ID_CHARS:
             raise BadRequest(
                 f"Invalid 'stream_id': longer than {_MAX_ID_CHARS} characters.", param="stream_id"
@@ -64,9 +64,9 @@ def read_client_event(data: bytes) -> ClientEvent:
         if event_type == "response.create":
             return _read_create(fields, stream_id)
         if event_type == "response.cancel":
-            return Cancel(stream_id, text_of(fields, "response_id"))
+            return CancelEvent(stream_id, _read_text(fields, "response_id"))
         if event_type == "response.steer":
-            return Steer(fields)
+            return SteerEvent(fields)
     except (*NOT_READABLE, orjson.JSONDecodeError) as error:
         raise BadRequest(f"We could not parse the JSON of your message: {error}") from error
     if event_type is None:
@@ -79,7 +79,7 @@ def read_client_event(data: bytes) -> ClientEvent:
     )
 
 
-def _read_create(fields: dict[str, bytes], stream_id: str | None) -> Create:
+def _read_create(fields: dict[str, bytes], stream_id: str | None) -> CreateEvent:
     if fields.get("background") == b"true":
         raise BadRequest("`background` is not supported over a WebSocket.", param="background")
     generate_json = fields.get("generate", b"null")
@@ -89,15 +89,15 @@ def _read_create(fields: dict[str, bytes], stream_id: str | None) -> Create:
     if not input_json.startswith((b'"', b"[", b"null")):
         raise wrong_type("input", "a string or an array", orjson.loads(input_json))
     request_fields = {key: value for key, value in fields.items() if key not in _ENVELOPE_FIELDS}
-    return Create(
+    return CreateEvent(
         stream_id=stream_id,
         fields=request_fields,
-        previous_id=text_of(fields, "previous_response_id"),
+        previous_id=_read_text(fields, "previous_response_id"),
         is_generated=generate_json != b"false",
     )
 
 
-def text_of(fields: dict[str, bytes], key: str) -> str | None:
+def _read_text(fields: dict[str, bytes], key: str) -> str | None:
     """Returns the text of a field; None: the field is missing or null. Raises: BadRequest: it is no text."""
     value = orjson.loads(fields.get(key, b"null"))
     if value is not None and not isinstance(value, str):

@@ -17,7 +17,7 @@ from gateway.dialects.lenient import as_text
 from gateway.dialects.responses.errors import ResponsesErrors
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
 from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
-from gateway.dialects.responses.socket.client_events import Create, Steer
+from gateway.dialects.responses.socket.client_events import CreateEvent, SteerEvent
 from gateway.errors import GatewayError
 
 CREATED_EVENT: Final = "response.created"
@@ -95,12 +95,14 @@ def cancelled_event(first_response: bytes, output: bytes, sequence_number: int) 
     return _response_event("response.incomplete", response, "cancelled", sequence_number)
 
 
-def empty_response_events(create: Create) -> tuple[bytes, bytes]:
+def empty_response_events(request: CreateEvent) -> tuple[bytes, bytes]:
     """Returns the first and the last event of a response that is not generated (`generate: false`).
 
     A later request can continue this response.
     """
-    echoed = {key: value for key, value in create.fields.items() if key in ECHO_DEFAULTS and value != b"null"}
+    echoed = {
+        key: value for key, value in request.fields.items() if key in ECHO_DEFAULTS and value != b"null"
+    }
     now = b"%d" % time.time()
     response = {
         **_ECHO_DEFAULTS,
@@ -110,7 +112,7 @@ def empty_response_events(create: Create) -> tuple[bytes, bytes]:
         "created_at": now,
         "error": b"null",
         "incomplete_details": b"null",
-        "model": create.fields.get("model", b"null"),
+        "model": request.fields.get("model", b"null"),
         "output": b"[]",
         "usage": b"null",
         "store": b"false",
@@ -119,7 +121,7 @@ def empty_response_events(create: Create) -> tuple[bytes, bytes]:
     return first, _response_event("response.completed", {**response, "completed_at": now}, "completed", 1)
 
 
-def steer_refusal_event(steer: Steer) -> bytes:
+def steer_refusal_event(steer: SteerEvent) -> bytes:
     """Returns the answer to `response.steer`, which the gateway does not support."""
     error = {
         "type": "invalid_request_error",

@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
-from gateway.dialects.responses.socket.client_events import Create
+from gateway.dialects.responses.socket.client_events import CreateEvent
 
 # A conversation needs its newest response alone; several or forked conversations need a few more. Chosen, not measured.
 _MAX_CACHED_RESPONSES: Final = 64
@@ -75,14 +75,14 @@ class UnstoredResponses:
         self._by_id: OrderedDict[str, _CachedResponse] = OrderedDict()
         self._bytes = 0
 
-    def translate(self, create: Create, user: str | None) -> tuple[bytes, PendingResponse]:
+    def translate(self, request: CreateEvent, user: str | None) -> tuple[bytes, PendingResponse]:
         """Returns an equivalent request body for HTTP, and the facts that `cache` needs with the response.
 
         user: of the request; None: it names none.
         """
-        fields = {**create.fields, "stream": b"true"}
+        fields = {**request.fields, "stream": b"true"}
         new_items = _read_input_items(fields.get("input", b"null"))
-        previous_id = create.previous_id
+        previous_id = request.previous_id
         cached_response = self._by_id.get(previous_id) if previous_id is not None else None
         items: Sequence[bytes] | None = new_items
         memories = set[int]()
