@@ -127,6 +127,8 @@ class ResponseMaker:
     logs: dict[int, ResponseLog] = field(default_factory=dict)
     # The responses that were accepted here and have not ended, as far as it is known here, by the same rows.
     _accepted: dict[int, _Accepted] = field(default_factory=dict)
+    # When this process first left a response to other gateways, by the same rows.
+    _left_at: dict[int, float] = field(default_factory=dict)
 
     def note_accepted(
         self, number: int, caller: RequestContext, reservation: LimitReservation | None
@@ -196,14 +198,14 @@ class ResponseMaker:
         """Drops from this process what it holds of a response that has ended. number: the row of its run."""
         if (accepted := self._accepted.pop(number, None)) is not None:
             self.limiter.release(accepted.reservation)
+        self._left_at.pop(number, None)
 
     async def drop_ended(self) -> None:
         """Drops from this process what it holds of responses that were cancelled, or that other processes have made.
 
         Raises: StoreError.
         """
-        if self._accepted:
-            numbers = [*self._accepted]
+        if numbers := [*self._accepted, *self._left_at]:
             for number in {*numbers} - await self.store.responses.open_among(numbers):
                 self._drop(number)
 
@@ -347,9 +349,14 @@ class ResponseMaker:
         await self._end(run, log, final, turn_name)
 
     def _may_be_known_elsewhere(self, run: Run) -> bool:
-        """Returns whether another gateway may know the model of a response: it has accepted the response lately."""
-        is_elsewhere = self.store.database.is_shared and run.id not in self._accepted
-        return is_elsewhere and self.now() - run.created < _ELSEWHERE_S
+        """Returns whether another gateway may know the model of a response: it has accepted the response.
+
+        It counts from the first look of this gateway: the response may have waited long for its upstream before.
+        """
+        if not self.store.database.is_shared or run.id in self._accepted:
+            return False
+        now = self.now()
+        return now - self._left_at.setdefault(run.id, now) < _ELSEWHERE_S
 
     async def _is_stored(self, identity: Identity, receipt: Receipt, turn_name: TurnName) -> bool:
         """Returns whether the turn of an answer is on disk."""

@@ -16,6 +16,7 @@ from gateway.run.response_maker import GIVEN_UP_ERROR
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import Process, serving
 from tests.gateway.two.world import MODULE, PATIENCE_S, Place
+from tests.postgres import execute
 
 SETTINGS = """
 [[upstreams]]
@@ -145,18 +146,19 @@ def test_a_response_in_the_background_survives_a_kill_of_its_process(
 
 
 def test_a_gateway_that_does_not_know_the_model_leaves_a_response_to_one_that_does(
-    gateways: Gateways, upstream: StrictUpstream
+    gateways: Gateways, upstream: StrictUpstream, url: str
 ) -> None:
-    """As while gateways get new settings one after the other."""
+    """As while gateways get new settings one after the other, also where the response has waited long before."""
     profile = """
         [[profiles]]
         name = "helper"
         model = "m"
     """
-    _, old = gateways.start()
     _, new = gateways.start("--no-work", more_settings=profile)
     asked: Any = {"model": "agent/helper", "input": "Hi.", "user": "alice", "background": True}
     made = new.responses.create(**asked)
+    execute(url, "UPDATE runs SET created = created - 3600")
+    _, old = gateways.start()
     until = time.monotonic() + PATIENCE_S
     while (found := old.responses.retrieve(made.id)).status == "queued":
         assert time.monotonic() < until
