@@ -8,6 +8,7 @@ but those that are passed.
 from __future__ import annotations
 
 import asyncio
+import errno
 import subprocess
 import threading
 from collections.abc import Callable, Coroutine, Iterable
@@ -66,9 +67,14 @@ class _ProcessTransport(asyncio.SubprocessTransport):
         self._early: list[Callable[[], None]] | None = []
 
     async def connect(self) -> None:
-        """Connects the pipes and then the protocol, and begins to wait for the end of the program."""
-        threading.Thread(target=self._wait_for_end, name="process", daemon=True).start()
+        """Connects the pipes and then the protocol, and begins to wait for the end of the program. Raises: OSError."""
         process = self._process
+        try:
+            threading.Thread(target=self._wait_for_end, name="process", daemon=True).start()
+        except RuntimeError as error:
+            with process:  # closes its pipes, and waits
+                process.kill()
+            raise OSError(errno.EAGAIN, "No thread can be started to wait for the program.") from error
         for number, file in enumerate((process.stdin, process.stdout, process.stderr)):
             if file is not None:
                 await self._connect_pipe(number, file)

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 
@@ -144,5 +145,26 @@ def test_a_start_that_is_given_up_leaves_no_program_and_no_file() -> None:
                 process.kill()
                 await process.communicate()
         await comes(lambda: open_files() == files and programs() == before)
+
+    event_loop.run(main())
+
+
+def test_a_start_without_a_thread_to_wait_for_the_program_is_an_os_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where the system has no more threads. The program is killed, and leaves no file open."""
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        files = os.listdir("/proc/self/fd")
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(BlockingIOError):
+            await asyncio.create_subprocess_exec("cat", stdin=PIPE, stdout=PIPE)
+        monkeypatch.undo()
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)  # noqa: ASYNC222  # there is no child to wait for
+        assert os.listdir("/proc/self/fd") == files
 
     event_loop.run(main())
