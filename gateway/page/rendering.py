@@ -134,10 +134,15 @@ def paragraph(text: str) -> Markup:
 
 def cut(text: str, max_bytes: int) -> Markup:
     """Returns a text as HTML, ended with "…" where it would take more bytes."""
+    return _cut(text, max_bytes)[0]
+
+
+def _cut(text: str, max_bytes: int) -> tuple[Markup, bool]:
+    """Returns what `cut` does, and whether the text was cut."""
     html = str(escape(visible(text[: max_bytes + 1]))).encode("utf-8", "replace")
     if len(html) <= max_bytes:
-        return Markup(html.decode())
-    return Markup(_HALF_REFERENCE.sub("", html[:max_bytes].decode("utf-8", "ignore")) + "…")
+        return Markup(html.decode()), False
+    return Markup(_HALF_REFERENCE.sub("", html[:max_bytes].decode("utf-8", "ignore")) + "…"), True
 
 
 def marked(text: str, spans: Sequence[tuple[int, int]], max_bytes: int) -> Markup:
@@ -149,8 +154,9 @@ def marked(text: str, spans: Sequence[tuple[int, int]], max_bytes: int) -> Marku
     for start, next_end in (*spans, (len(text), len(text))):
         for part, form in ((text[end:start], "{}"), (text[start:next_end], "<mark>{}</mark>")):
             if part and bytes_left > 0:
-                html += Markup(form).format(cut(part, bytes_left))
-                bytes_left = max_bytes - len(html.encode())
+                shown, is_cut = _cut(part, bytes_left)
+                html += Markup(form).format(shown)
+                bytes_left = 0 if is_cut else max_bytes - len(html.encode())
         end = next_end
     return Markup('<span class="words" dir="auto" lang="">{}</span>').format(html)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gateway.page
-from gateway.page.rendering import clock
+from gateway.page.rendering import clock, marked
 from tests.rows import each_row
 
 ROOT = Path(gateway.page.__file__).parent
@@ -59,3 +59,8 @@ def test_a_time_of_another_day_has_its_day() -> None:
     at = 1_795_756_464.0
     assert ">05:14:24<" in clock(at, at + 3_600)
     assert ">27 Nov, 05:14:24<" in clock(at, at + 86_400)
+
+
+def test_a_marked_text_is_cut_once() -> None:
+    """A cut within a character reference leaves a few bytes, in which nothing else is shown."""
+    assert marked('abcd"efgh', [(5, 9)], 8) == '<span class="words" dir="auto" lang="">abcd…</span>'
