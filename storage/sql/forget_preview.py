@@ -134,7 +134,9 @@ class ForgetPreviews(Group):
         going = (*erased, *_row_range(beginnings))
         versions = await self._count_versions(connection, agent_row, "versions", [going], erased, texts)
         facts = await connection.value(SQL["fact_count"], going)
-        fact_rows = await connection.rows(SQL["facts"], (*going, min(facts, _NAMED_FACTS))) if facts else []
+        # With facts that are named as well, all are read, so that none counts twice.
+        read_facts = facts if texts else min(facts, _NAMED_FACTS)
+        fact_rows = await connection.rows(SQL["facts"], (*going, read_facts)) if facts else []
         counts = ForgetCounts(
             messages=messages,
             facts=facts,
@@ -335,7 +337,7 @@ def _add_named(erased: PreviewedCounts, named: PreviewedCounts, target: ForgetTa
         notes=None if first.notes is None or second.notes is None else first.notes + second.notes,
     )
     changes = tuple(dict.fromkeys((*erased.changes, *named.changes)))
-    return PreviewedCounts(counts, erased.facts, erased.remade + named.remade, changes)
+    return PreviewedCounts(counts, erased.facts[:_NAMED_FACTS], erased.remade + named.remade, changes)
 
 
 def _row_range(beginnings: Sequence[_Beginning]) -> _RowRange:

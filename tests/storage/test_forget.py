@@ -1012,6 +1012,20 @@ async def test_a_preview_counts_a_fact_once_that_goes_with_its_message_and_by_na
     assert block.value == change.after
 
 
+async def test_a_preview_counts_the_oldest_of_many_facts_of_a_message_once(
+    store: Store, alice: Speaker
+) -> None:
+    await talk(alice, ["one"], "c1")
+    row = await row_of(alice, "oneu")
+    facts = [LearnedFact(f"Fact {n}.", "", f"fact {n}", 1.0, row.id, (row.id,)) for n in range(25)]
+    learned = Learned(writes=[], facts=facts)
+    await store.database.write(store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    oldest = min(fact.seq for fact in await store.facts.list(alice.agent.id))
+    target = ForgetTarget(messages=[row.seq], facts=[oldest])
+    found = await store.forget_previews.counts(alice.agent.id, target, 1)
+    assert (found.counts.facts, len(found.facts)) == (25, 20)
+
+
 async def test_a_preview_of_several_facts_rebuilds_a_block_once(
     store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
