@@ -502,6 +502,26 @@ class WordHits(Struct, frozen=True):
     is_incomplete: bool = False
 
 
+class PersonWithWords(Struct, frozen=True):
+    """A person in whose memory some words are."""
+
+    memory: SizedMemory
+    # The newest message, passage or fact that has all of the words.
+    message: Message
+
+
+class PeopleWithWords(Struct, frozen=True):
+    """People in whose memories some words are, those with the newest turns first."""
+
+    people: Sequence[PersonWithWords] = ()
+    # The end of the page; None: all memories were looked through.
+    next: PageEnd | None = None
+    # How many memories the page has looked through.
+    looked_through: int = 0
+    # False: of some of them not all was looked through.
+    is_complete: bool = True
+
+
 class StoredImport(Struct, frozen=True):
     """An import as it is stored."""
 

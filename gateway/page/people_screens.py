@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
 from gateway.run.admin.memory_records import MemoryKind, MemoryRecord
 from gateway.run.admin.memory_views import PEOPLE_LOOKED_AT
+from gateway.run.admin.word_search import MAX_PEOPLE
 
 _HEADINGS: dict[MemoryKind, str] = {
     "user": "People",
     "agent": "Agents",
     "conversation": "Conversations without a user",
 }
+
+
+class PeopleWordsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The words that are looked for in all memories of people."""
+
+    page_limit: ClassVar[int] = MAX_PEOPLE
+    q: str = ""
 
 
 class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -43,4 +53,16 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         }
         return View(page, "people.html", _HEADINGS[query.kind], context)
 
-    return [Screen("people", show, PeopleQuery)]
+    async def find_words(request: ScreenRequest, query: PeopleWordsQuery) -> View:
+        search = await operations.words.find_people(
+            request.visitor.project, query.q, after=query.after, limit=query.limit
+        )
+        for each in search.items:
+            await request.note_read(each.memory.uid)
+        context = {"spans": lambda text: operations.words.spans(text, query.q), "after": query.after}
+        return View(search, "people_words.html", "Search what people wrote", context)
+
+    return [
+        Screen("people", show, PeopleQuery),
+        Screen("people/words", find_words, PeopleWordsQuery, searches=True),
+    ]

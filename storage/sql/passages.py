@@ -6,7 +6,7 @@ Passages and messages of an agent are numbered in one order, so that the search 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -65,7 +65,12 @@ async def add_saved_passage(
 async def load_passages_and_facts(
     connection: Connection, statement: str, parameters: Sequence[object]
 ) -> list[Message]:
-    """Returns passages and facts as messages. A fact counts as a message of the user."""
+    """Returns passages and facts as messages."""
+    return make_passages_and_facts(await connection.rows(statement, parameters))
+
+
+def make_passages_and_facts(rows: Iterable[Row]) -> list[Message]:
+    """Makes messages of passages and facts. A fact counts as a message of the user."""
     return [
         Message(
             seq,
@@ -77,7 +82,7 @@ async def load_passages_and_facts(
             source=source,
             origins=tuple(orjson.loads(origins or b"[]")),
         )
-        for seq, text, at, source, origins, conversation in await connection.rows(statement, parameters)
+        for seq, text, at, source, origins, conversation in rows
     ]
 
 

@@ -46,6 +46,7 @@ from storage.sql.memory_pages import MemoryPages
 from storage.sql.moving import MoveSource, MoveTarget
 from storage.sql.overview import Overview
 from storage.sql.passages import Passages
+from storage.sql.people_search import PeopleSearch
 from storage.sql.readers import Readers
 from storage.sql.recall import Recall
 from storage.sql.recalls import Recalls
@@ -115,6 +116,7 @@ class Store:
         self.readers = Readers(database, rules)
         self.overview = Overview(database)
         self.memory_pages = MemoryPages(database)
+        self.people_search = PeopleSearch(database, rules, self.memory_pages, self.recall)
         self.recalls = Recalls(database)
         self.audit = Audit(database)
         self.links = Links(database)

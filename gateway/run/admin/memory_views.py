@@ -90,7 +90,7 @@ class MemoryViews:
         else:
             pages = self.store.memory_pages
             memories = await pages.memories(project, f"{kind}:{q}", before=before, limit=limit + 1)
-        items = tuple(map(_memory_record, memories[:limit]))
+        items = tuple(map(memory_record, memories[:limit]))
         return ListPage(items, next_cursor(memories, limit, lambda last: format_page_end(last.end)))
 
     async def people_called(self, project: str | None, name: str) -> list[tuple[MemoryRecord, str]]:
@@ -101,7 +101,7 @@ class MemoryViews:
         people = await self.store.memory_pages.people_called(
             project, name, among=PEOPLE_LOOKED_AT, limit=_SHOWN_PEOPLE
         )
-        return [(_memory_record(memory), _line_with(text, name)) for memory, text in people]
+        return [(memory_record(memory), _line_with(text, name)) for memory, text in people]
 
     async def show(self, project: str | None, uid: str) -> MemoryPage:
         """Returns a memory with all its blocks, and its newest facts, conversations and passages."""
@@ -113,7 +113,7 @@ class MemoryViews:
         conversations = await pages.conversations(memory.id, limit=_SHOWN_CONVERSATIONS)
         passages = await self.store.passages.page(memory.id, Page(limit=_SHOWN_PASSAGES), PassageFilter())
         return MemoryPage(
-            _memory_record(memory),
+            memory_record(memory),
             await self.blocks.list_of(memory.id),
             await self.facts.records(memory, facts),
             tuple(map(conversation_record, conversations)),
@@ -161,7 +161,8 @@ def _line_with(text: str, name: str) -> str:
     return shorten(" ".join(line.split()), _LINE_CHARS)
 
 
-def _memory_record(memory: SizedMemory) -> MemoryRecord:
+def memory_record(memory: SizedMemory) -> MemoryRecord:
+    """Returns a memory as lists show it."""
     scope = memory.scope
     return MemoryRecord(
         uid=memory.uid,

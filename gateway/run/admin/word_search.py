@@ -16,9 +16,9 @@ from gateway.core.conversation.canonical import RESULT_ROLES
 from gateway.run.admin.exchange_messages import message_records
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import fact_href, kind_of, message_href, speaker_of, text_href
-from gateway.run.admin.list_page import PAGE_LIMIT
-from gateway.run.admin.memory_records import BlockRecord, SourceKind, SourceRecord
-from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.list_page import PAGE_LIMIT, format_page_end, parse_page_end
+from gateway.run.admin.memory_records import BlockRecord, MemoryRecord, SourceKind, SourceRecord
+from gateway.run.admin.memory_views import MemoryViews, memory_record
 from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.page_paths import page_path
 from storage.errors import TooSlow
@@ -45,6 +45,8 @@ _STATE_WORDS: Mapping[str, str] = {
     "superseded": "replaced by another try",
     "cancelled": "broken off",
 }
+# The people that a page of them has at most.
+MAX_PEOPLE = 20
 # The most items that are counted.
 _MOST_COUNTED = 20
 
@@ -126,6 +128,29 @@ class Remaining(Struct, frozen=True):
         return sum(self.counts.values()) + len(self.blocks)
 
 
+class FoundPerson(Struct, frozen=True):
+    """A person in whose memory the words are."""
+
+    memory: MemoryRecord
+    # The newest message, passage or fact with the words.
+    newest: TextWithWords
+
+
+class FoundPeople(Struct, frozen=True):
+    """The people in whose memories some words are, those with the newest turns first."""
+
+    query: str
+    # The words that were looked for, without function words.
+    words: tuple[str, ...]
+    items: tuple[FoundPerson, ...]
+    # `after` of the next page; None: this is the last one.
+    next: str | None
+    # How many people this page has looked through.
+    looked_through: int
+    # False: of some of them not all was looked through.
+    is_complete: bool
+
+
 class WordSearches(Struct, frozen=True):
     """Searches memories for words. Nothing is written. All methods raise UnknownId and StoreError.
 
@@ -168,6 +193,31 @@ class WordSearches(Struct, frozen=True):
             hits.is_incomplete,
             hidden,
         )
+
+    async def find_people(
+        self, project: str | None, query: str, *, after: str | None = None, limit: int = MAX_PEOPLE
+    ) -> FoundPeople:
+        """Returns a page of the people in whose messages, passages or facts all words of a query are.
+
+        limit: at most `MAX_PEOPLE` count.
+
+        Raises: BadRequest: `after` cannot be read.
+        """
+        before = parse_page_end(after)
+        store = self.views.store
+        found = await store.people_search.find(project, query, before=before, limit=min(limit, MAX_PEOPLE))
+        # In a thread, since a long text takes some milliseconds.
+        items = await asyncio.to_thread(
+            lambda: tuple(
+                FoundPerson(
+                    memory_record(each.memory), self._record(each.memory.uid, each.message, None, query)
+                )
+                for each in found.people
+            )
+        )
+        next = None if found.next is None else format_page_end(found.next)
+        words = tuple(store.recall.words_of(query))
+        return FoundPeople(query, words, items, next, found.looked_through, found.is_complete)
 
     async def hidden(self, project: str | None, uid: str, query: str) -> HiddenTexts:
         """Returns the texts with all words of a query that no reply finds."""

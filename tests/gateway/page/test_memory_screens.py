@@ -133,6 +133,7 @@ def test_a_screen_reads_no_more_often_where_its_lists_are_longer(operator: Opera
             "overview": "",
             "people": "people",
             "name": "people?q=person",
+            "what people wrote": "people/words?q=number",
             "memory": f"m/{uid}",
             "facts": f"m/{uid}/facts?all=1",
             "conversations": f"m/{uid}/conversations",
@@ -165,8 +166,9 @@ def test_a_screen_reads_no_more_often_where_its_lists_are_longer(operator: Opera
     few, many = counts
     assert many == few
     assert few == {
-        "overview": 2, "people": 1, "name": 2, "memory": 18, "facts": 4, "conversations": 5, "passages": 3,
-        "search": 15, "words": 14, "block": 15, "fact": 5, "conversation": 15, "forget fact": 19,
+        "overview": 2, "people": 1, "name": 2, "what people wrote": 5, "memory": 18, "facts": 4,
+        "conversations": 5, "passages": 3, "search": 15, "words": 14, "block": 15, "fact": 5,
+        "conversation": 15, "forget fact": 19,
         "forget conversation": 16, "forget all": 8, "request": 11, "requests": 0, "its requests": 6, "audit": 2,
         "work": 4, "keys": 1, "about me": 11, "their block": 10,
     }  # fmt: skip

@@ -17,7 +17,7 @@ from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.page.person import person_of
-from tests.gateway.page.test_memory_screens import PROFILE, came_from, page
+from tests.gateway.page.test_memory_screens import PROFILE, actions, came_from, page
 from tests.gateway.sdk import remember
 
 
@@ -83,6 +83,44 @@ def test_each_place_with_the_words_is_shown_or_none_is_there(operator: Operator)
     assert (len(first["blocks"]), rest["blocks"], rest["next"]) == (1, [], None)
     assert lead(page(operator, f"{path}peanut&limit=2")) == "The newest first: what says “peanut”."
     assert operator.program("GET", f"m/{agent.uid}/words.json?q=peanut&after=x").status == 400
+
+
+@pytest.mark.both
+def test_a_person_is_found_by_a_name_that_they_only_wrote(operator: Operator) -> None:
+    """Whoever heard "Ferri" on the telephone found nobody: it stood in a message alone."""
+    world = operator.world
+    nadia = speak(world, "Nadia Ferri here.", "When do you open?", user="n-1")
+    speak(world, "Hello.", user="t-2")
+    text = page(operator, "people?q=Ferri")
+    assert "No name begins with “Ferri”, and no note of the 500 people who spoke last has it" in plain(text)
+    (link,) = re.findall(r'<a href="([^"]*)">Search what people wrote for', text)
+    text = page(operator, link)
+    assert lead(text) == "1 person with a text that says “Ferri”."
+    assert "Nadia <mark>Ferri</mark> here." in text
+    assert "Looked through: 2 people" in plain(text)
+    (to_words,) = re.findall(r'href="\.\./([^"]*)">All that says “', text)
+    assert lead(page(operator, to_words)) == "1 message says “Ferri”."
+    found = operator.twin("people/words?q=ferri")
+    assert [(each["memory"]["uid"], each["newest"]["text"]) for each in found["items"]] == [
+        (nadia.uid, "Nadia Ferri here.")
+    ]
+    assert (found["words"], found["next"], found["looked_through"], found["is_complete"]) == (
+        ["ferri"],
+        None,
+        2,
+        True,
+    )
+    assert lead(page(operator, "people/words?q=Novak")) == "Nobody’s memory has a text that says “Novak”."
+    assert 'role="status"' not in page(operator, "people/words")
+    # In pages; whose text is shown, their memory was read.
+    first = operator.twin("people/words?q=ok&limit=1")
+    rest = operator.twin(f"people/words?q=ok&limit=1&after={first['next']}")
+    assert [each["memory"]["name"] for each in first["items"] + rest["items"]] == ["t-2", "n-1"]
+    assert "Look through further people" in page(operator, "people/words?q=ok&limit=1")
+    assert operator.program("GET", "people/words.json?q=ok&after=x").status == 400
+    assert ("read", nadia.uid) in actions(operator)
+    shop = operator_of(world, "shop")
+    assert shop.twin("people/words?q=Ferri")["items"] == []
 
 
 @pytest.mark.both

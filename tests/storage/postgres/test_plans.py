@@ -152,7 +152,11 @@ async def test_the_ends_of_a_long_conversation_are_found_without_comparing_its_t
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [(file, name) for file in ("memory_pages.sql", "forget_preview.sql") for name in load(file)],
+    [
+        (file, name)
+        for file in ("memory_pages.sql", "forget_preview.sql", "people_search.sql")
+        for name in load(file)
+    ],
 )
 async def test_a_screen_finds_exchanges_by_their_memory_and_more(memories: str, file: str, name: str) -> None:
     """By its memory alone all that it ever said would be read.

@@ -1,0 +1,186 @@
+"""Finding the people in whose memories some words are, whoever of them it may be.
+
+The index of a memory has hashes that are keyed with the memory's own secret, so no statement can look for a word in
+all of them. Memories are looked through a page at a time, those with the newest turns first. What a page needs of them
+is read in a few statements; a memory with a long index is searched by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+
+from storage.commands import Rules
+from storage.database import Connection, Database
+from storage.errors import Corrupt, TooSlow
+from storage.listing import FIRST_PAGE, LAST_NUMBER, PageEnd, PeopleWithWords, PersonWithWords, SizedMemory
+from storage.records import Agent, Message
+from storage.search import blob
+from storage.search.containing import find_containing, has_terms, terms_of_query
+from storage.search.index import Index
+from storage.search.tail import Tail
+from storage.sql import exchanges
+from storage.sql.agents import AGENT_COLUMNS, make_agent_record
+from storage.sql.group import Group
+from storage.sql.memory_pages import MemoryPages
+from storage.sql.passages import make_passages_and_facts
+from storage.sql.recall import Recall
+from storage.sql.statements import load
+
+SQL = load("people_search.sql")
+
+# How many memories a page looks through at most.
+_MEMORIES = 200
+# How much a page reads: the texts that no index has, and the blobs of indexes. The words of these texts are counted,
+# which takes most of its time.
+_MOST_READ = 2_000
+# A memory whose index has so many blobs, or lacks so many texts, is searched by itself, which counts as `_LONG_READ`.
+_LONG_BLOBS, _LONG_UNREAD, _LONG_READ = 100, 500, 200
+# Texts of exchanges that are longer as they are stored are left to the index.
+_LONG_BYTES = 16_000
+# The texts of a memory that are checked for the words: the index also has words of dates and speakers.
+_CHECKED_HITS = 40
+_DEADLINE_MS = 1_000.0
+
+
+class _ReadMemory(Struct, frozen=True):
+    """A memory with what is searched of it."""
+
+    memory: SizedMemory
+    agent: Agent
+    # The blobs of its index with their chunks; None: it is searched by itself.
+    blobs: Sequence[tuple[int, bytes]] | None
+    # What its index does not know.
+    unread: Sequence[Message]
+
+
+class PeopleSearch(Group):
+    """Searches the memories of people for words."""
+
+    def __init__(self, database: Database, rules: Rules, pages: MemoryPages, recall: Recall) -> None:
+        super().__init__(database)
+        self._rules = rules
+        self._pages = pages
+        self._recall = recall
+
+    async def find(
+        self, project: str | None, query: str, *, before: PageEnd = FIRST_PAGE, limit: int = 20
+    ) -> PeopleWithWords:
+        """Returns people in whose memories a text has all words of a query, in any form, each with such a text.
+
+        A query without words finds nobody.
+
+        project: whose people; None for those of all projects.
+        before: the end of the page before.
+
+        Raises: TooSlow, Unavailable.
+        """
+        terms = terms_of_query(query)
+        if not terms:
+            return PeopleWithWords()
+        people = await self._pages.memories(project, "user:", before=before, limit=_MEMORIES + 1)
+        read = await self._database.long_read(lambda connection: self._read(connection, people[:_MEMORIES]))
+        # In a thread, since many texts take some milliseconds each.
+        candidates = await asyncio.to_thread(lambda: [_find_candidates(each, terms) for each in read])
+        found: list[PersonWithWords] = []
+        is_complete = True
+        looked_through = 0
+        for each, messages in zip(read, candidates, strict=True):
+            if len(found) == limit:
+                break
+            looked_through += 1
+            try:
+                message, is_complete_here = await self._check(each, messages, query, terms)
+            except (TooSlow, Corrupt):
+                message, is_complete_here = None, False
+            is_complete &= is_complete_here
+            if message is not None:
+                found.append(PersonWithWords(each.memory, message))
+        is_last = looked_through == len(people)
+        end = None if is_last or not looked_through else read[looked_through - 1].memory.end
+        return PeopleWithWords(found, end, looked_through, is_complete)
+
+    async def _read(self, connection: Connection, people: Sequence[SizedMemory]) -> list[_ReadMemory]:
+        """Reads the first of some memories, as many as a page affords."""
+        rows = await connection.rows(SQL["agents"], ([each.id for each in people],))
+        agents = {row[0]: make_agent_record(row[:AGENT_COLUMNS]) for row in rows}
+        chosen = [*_first([(each, agents[each.id]) for each in people if each.id in agents])]
+        ids = [agent.id for _, agent in chosen if not _is_long(agent)]
+        if not ids:
+            return [_ReadMemory(memory, agent, None, ()) for memory, agent in chosen]
+        # The indexes last: what is indexed meanwhile is read twice, and not left out.
+        unread = defaultdict[int, list[Message]](list)
+        for row in await connection.rows(SQL["unread_exchanges"], (ids, _LONG_BYTES)):
+            for shown in exchanges.make_shown_exchanges([row[1:]]):
+                unread[row[0]] += self._rules.messages_of(*shown, None)
+        for row in await connection.rows(SQL["unread_passages_and_facts"], (ids,)):
+            unread[row[0]] += make_passages_and_facts([row[1:]])
+        blobs = defaultdict[int, list[tuple[int, bytes]]](list)
+        for agent_row, chunk, data in await connection.rows(SQL["terms"], (ids,)):
+            blobs[agent_row].append((chunk, data))
+        return [
+            _ReadMemory(memory, agent, None if _is_long(agent) else blobs[agent.id], unread[agent.id])
+            for memory, agent in chosen
+        ]
+
+    async def _check(
+        self, read: _ReadMemory, candidates: Sequence[Message | int] | None, query: str, terms: Sequence[str]
+    ) -> tuple[Message | None, bool]:
+        """Returns the newest text of a memory that has the words, None if none has, and whether all texts were checked.
+
+        candidates: texts of the memory, or their numbers; None: the memory is to be searched by itself.
+
+        Raises: TooSlow, Corrupt, Unavailable.
+        """
+        if candidates is None:
+            hits = await self._recall.find_containing(read.agent, query, limit=1, deadline_ms=_DEADLINE_MS)
+            return next(iter(hits.messages), None), not hits.is_incomplete
+        seqs = [each for each in candidates if isinstance(each, int)]
+        loaded = await self._recall.load(read.agent.id, seqs) if seqs else {}
+        for each in candidates:
+            message = loaded.get(each) if isinstance(each, int) else each
+            if message is not None and has_terms(message.text, terms):
+                return message, True
+        return None, len(candidates) < _CHECKED_HITS
+
+
+def _is_long(agent: Agent) -> bool:
+    return blob.chunk_of(agent.indexed_seq) >= _LONG_BLOBS or _unread(agent) >= _LONG_UNREAD
+
+
+def _unread(agent: Agent) -> int:
+    """Returns how many texts the index of a memory lacks, at most."""
+    return agent.next_seq - 1 - agent.indexed_seq
+
+
+def _first(people: Sequence[tuple[SizedMemory, Agent]]) -> Iterator[tuple[SizedMemory, Agent]]:
+    """Yields the first memories that are little enough together; the first one is."""
+    left = _MOST_READ
+    for each in people:
+        agent = each[1]
+        left -= _LONG_READ if _is_long(agent) else blob.chunk_of(agent.indexed_seq) + 1 + _unread(agent)
+        if left < 0 and each is not people[0]:
+            return
+        yield each
+
+
+def _find_candidates(read: _ReadMemory, terms: Sequence[str]) -> Sequence[Message | int] | None:
+    """Returns the texts that may have all terms, the newest first; those that were not read as their numbers.
+
+    None: the memory is to be searched by itself.
+    """
+    if read.blobs is None:
+        return None
+    index = Index()
+    try:
+        index.put(read.blobs)
+    except blob.CorruptIndex:
+        return None  # which has it made again
+    unread = {message.seq: message for message in read.unread}
+    seqs = find_containing(
+        index, terms, read.agent.secret, tail=Tail(unread.values()), before=LAST_NUMBER, limit=_CHECKED_HITS
+    )
+    return [unread.get(seq, seq) for seq in seqs]

@@ -1,0 +1,54 @@
+-- The statements of the search for the people in whose memories some words are: what a search of many memories needs.
+
+-- name: agents
+-- Reads some memories.
+SELECT {agent} FROM agents a WHERE a.id {in:1:BIGINT:256}
+
+-- piece: stale
+-- The exchanges of some memories that their indexes know as they were. What is longer than ?2 bytes as it is stored is
+-- left out.
+SELECT p.agent, {shown} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange AND p.agent = m.agent
+WHERE m.kind = 'stale' AND m.agent {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished' AND length(p.input) <= ?2
+
+-- name: unread_exchanges (sqlite)
+-- Reads these, and the exchanges that the indexes do not know.
+{stale}
+UNION ALL
+SELECT p.agent, {shown} FROM agents a CROSS JOIN exchanges p ON p.agent = a.id AND p.seq > a.indexed_seq
+WHERE a.id {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished' AND length(p.input) <= ?2
+
+-- name: unread_exchanges (postgres)
+-- The same. Each memory is read by the index, however many exchanges it may have by the server's estimate.
+{stale}
+UNION ALL
+SELECT p.agent, {shown} FROM agents a CROSS JOIN LATERAL (
+    SELECT * FROM exchanges x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) p ON true
+WHERE a.id {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished' AND length(p.input) <= ?2
+
+-- piece: stands
+-- A fact `f` is true.
+NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
+
+-- name: unread_passages_and_facts (sqlite)
+-- Reads the passages and facts of some memories that their indexes do not know.
+SELECT p.agent, p.seq, p.text, p.at, 'passage', NULL, NULL
+FROM agents a CROSS JOIN passages p ON p.agent = a.id AND p.seq > a.indexed_seq WHERE a.id {in:1:BIGINT:256}
+UNION ALL
+SELECT f.agent, f.seq, f.text, f.valid_from, 'fact', f.sources, NULL
+FROM agents a CROSS JOIN facts f ON f.agent = a.id AND f.seq > a.indexed_seq WHERE a.id {in:1:BIGINT:256} AND {stands}
+
+-- name: unread_passages_and_facts (postgres)
+-- The same, by the index as well.
+SELECT p.agent, p.seq, p.text, p.at, 'passage', NULL, NULL
+FROM agents a CROSS JOIN LATERAL (
+    SELECT * FROM passages x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) p ON true
+WHERE a.id {in:1:BIGINT:256}
+UNION ALL
+SELECT f.agent, f.seq, f.text, f.valid_from, 'fact', f.sources, NULL
+FROM agents a CROSS JOIN LATERAL (
+    SELECT * FROM facts x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) f ON true
+WHERE a.id {in:1:BIGINT:256} AND {stands}
+
+-- name: terms
+-- Reads the indexes of some memories.
+SELECT agent, chunk, data FROM terms WHERE agent {in:1:BIGINT:256}

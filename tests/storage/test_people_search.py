@@ -1,0 +1,119 @@
+"""A person is found by words that stand in their memory alone, on both databases."""
+
+from __future__ import annotations
+
+import pytest
+
+from storage.commands import ForgetTarget
+from storage.listing import FIRST_PAGE
+from storage.records import Scope
+from storage.sql import people_search
+from storage.sql.store import Store
+from tests.core.conversations import assistant, user
+from tests.storage.conftest import OpenStore
+from tests.storage.test_forget import forget
+from tests.storage.test_page import fact, learn
+from tests.stored import Speaker, rows
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        self.now += 60
+        return self.now
+
+
+@pytest.fixture
+async def store(open_store: OpenStore) -> Store:
+    return await open_store(now=Clock())
+
+
+def speaker(store: Store, name: str, project: str = "default", kind: str = "user") -> Speaker:
+    return Speaker(store, Scope(project, "default", f"{kind}:{name}"), now=Clock())
+
+
+async def index(store: Store, *speakers: Speaker) -> None:
+    for each in speakers:
+        while await store.search_index.advance(each.agent.id):
+            pass
+
+
+async def find(store: Store, query: str, project: str | None = None) -> dict[str, str]:
+    """Returns the text found of each person, by their names."""
+    found = await store.people_search.find(project, query)
+    assert (found.next, found.is_complete) == (None, True)
+    return {each.memory.scope.subject: each.message.text for each in found.people}
+
+
+async def speak(store: Store) -> tuple[Speaker, Speaker]:
+    """Has Nadia and Tomas speak, an agent of that name, and somebody of another project."""
+    nadia, tomas = speaker(store, "n-1"), speaker(store, "t-2")
+    for each, text in ((nadia, "Nadia Ferri here."), (tomas, "My name is Tomas Novak, hello.")):
+        await each.say([user(text)], assistant("Good morning."))
+        await each.say([user("When do you open?")], assistant("At nine."))
+    for other in (speaker(store, "f-3", project="shop"), speaker(store, "f-4", kind="conversation")):
+        await other.say([user("Ferri again.")], assistant("Good morning."))
+    return nadia, tomas
+
+
+@pytest.mark.parametrize("is_indexed", [False, True])
+@pytest.mark.parametrize("is_long", [False, True])
+async def test_a_person_is_found_by_what_they_wrote(
+    store: Store, monkeypatch: pytest.MonkeyPatch, is_indexed: bool, is_long: bool
+) -> None:
+    if is_long:
+        monkeypatch.setattr(people_search, "_LONG_BLOBS", 0)
+    nadia, tomas = await speak(store)
+    await learn(store, tomas.agent, 0, fact("Plays the viola."))
+    if is_indexed:
+        await index(store, nadia, tomas)
+    ferri = {"user:n-1": "Nadia Ferri here."}
+    assert await find(store, "Ferri", "default") == ferri
+    assert await find(store, "ferri NADIA") == ferri
+    assert set(await find(store, "ferri")) == {"user:n-1", "user:f-3"}
+    assert await find(store, "violas") == {"user:t-2": "Plays the viola."}
+    assert [*await find(store, "opening", "default")] == ["user:t-2", "user:n-1"]
+    # The index has the words of dates, which are in no text; a part of a word is none; "the" is not looked for.
+    for query in ("January", "Fer", "Ferri Novak", "the", ""):
+        assert await find(store, query) == {}, query
+    await forget(store, nadia.agent, ForgetTarget(messages=[1]))
+    assert await find(store, "Ferri", "default") == {}
+
+
+async def test_people_are_looked_through_in_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    people = [speaker(store, f"p-{n}") for n in range(5)]
+    for n, each in enumerate(people):
+        await each.say([user(f"Peanut {n}.")], assistant("Noted."))
+        await each.say([user("Else?")], assistant("No."))
+    await index(store, people[0])
+
+    async def read_pages(query: str, limit: int = 20) -> list[tuple[str, int]]:
+        """Returns the names and the number of people looked through, page by page."""
+        pages, before = list[tuple[str, int]](), FIRST_PAGE
+        while True:
+            found = await store.people_search.find(None, query, before=before, limit=limit)
+            names = " ".join(each.memory.scope.subject[5:] for each in found.people)
+            pages.append((names, found.looked_through))
+            if found.next is None:
+                return pages
+            before = found.next
+
+    newest_first = "p-4 p-3 p-2 p-1 p-0"
+    assert await read_pages("peanut") == [(newest_first, 5)]
+    assert await read_pages("peanut", 2) == [("p-4 p-3", 2), ("p-2 p-1", 2), ("p-0", 1)]
+    monkeypatch.setattr(people_search, "_MEMORIES", 2)
+    assert await read_pages("1") == [("", 2), ("p-1", 2), ("", 1)]
+    # A page has at least one memory, however much there is to read of it.
+    monkeypatch.setattr(people_search, "_MOST_READ", 0)
+    assert [names for names, _ in await read_pages("peanut")] == newest_first.split()
+
+
+async def test_a_damaged_index_is_said_and_made_again(store: Store) -> None:
+    nadia, tomas = await speak(store)
+    await index(store, nadia, tomas)
+    await rows(store, "UPDATE terms SET data = ? WHERE agent = ?", (b"damaged", nadia.agent.id))
+    found = await store.people_search.find("default", "Ferri")
+    assert (list(found.people), found.looked_through, found.is_complete) == ([], 2, False)
+    await index(store, nadia)
+    assert await find(store, "Ferri", "default") == {"user:n-1": "Nadia Ferri here."}
