@@ -30,7 +30,7 @@ from gateway.web.auth import Guard
 from gateway.web.body import BodyReader
 from gateway.web.compaction_routes import COMPACT_PATH, INPUT_TOKENS_PATH, CompactRoute, InputTokensRoute
 from gateway.web.completions import CHAT_PATH, LETTA_CHAT_PATHS, ChatRoute
-from gateway.web.forwarding import forwarding_routes
+from gateway.web.forwarding import ForwardingParts, forwarding_routes
 from gateway.web.manage.access import Access
 from gateway.web.manage.import_routes import import_routes
 from gateway.web.manage.key_routes import key_routes
@@ -78,10 +78,10 @@ def make_endpoints(
 ) -> Endpoints:
     """Makes the endpoints. admin_token: of the command line; None: the command line performs its operations itself."""
     settings, limits, chat = services.settings, services.limits, services.chat
-    max_upload_bytes = settings.server.max_upload_bytes
     forwarder = Forwarder(
         settings, services.providers, chat.failover, chat.resolver.rules, services.accounting.limiter
     )
+    forwarding_parts = ForwardingParts(forwarder, bodies, settings.server.max_upload_bytes, limits)
     chat_route = ChatRoute(
         settings.server, chat, services.native_chat, bodies, limits.send_timeout_s, services.requests
     )
@@ -104,9 +104,7 @@ def make_endpoints(
     )
 
     def make_responses_route(route_type: type[ResponsesRoute]) -> ResponsesRoute:
-        return route_type(
-            "responses", forwarder, bodies, max_upload_bytes, limits, chat_route, gateway_responses
-        )
+        return route_type("responses", forwarding_parts, chat_route, gateway_responses)
 
     prompts = [spec.system for spec in chat.directory.specs]
     agent_routes, agent_names = [], _no_agent_names
@@ -135,10 +133,8 @@ def make_endpoints(
         Route(INPUT_TOKENS_PATH, make_responses_route(InputTokensRoute), methods=["POST"]),
         Route(COMPACT_PATH, make_responses_route(CompactRoute), methods=["POST"]),
         Route(RESPONSES_PATH, HandshakeRoute(), methods=["GET"]),
-        *stored_routes(
-            forwarder, bodies, max_upload_bytes, limits, prompts, gateway_responses, upstream_responses
-        ),
-        *forwarding_routes(forwarder, bodies, max_upload_bytes, limits),
+        *stored_routes(forwarding_parts, prompts, gateway_responses, upstream_responses),
+        *forwarding_routes(forwarding_parts),
         *memory_routes(
             make_request_operations(settings, services.store, services.requests),
             LinkOperations(services.store, services.now, settings.default_profile),

@@ -67,12 +67,21 @@ _SAFE_PATH: Final = re.compile(r"/v1(?:/(?!\.+(?:/|$))[\w.:@~+=-]{1,256}){1,8}",
 _MEMORY_HEADER: Final = b"x-mnemogate-memory"
 
 
-def forwarding_routes(
-    forwarder: Forwarder, bodies: BodyReader, max_upload_bytes: int, limits: Limits
-) -> list[Route]:
-    """Returns the routes of all forwarded endpoints. bodies: reads the bodies that are JSON."""
+class ForwardingParts(Struct, frozen=True):
+    """What all routes share that forward requests to upstreams."""
+
+    forwarder: Forwarder
+    # Reads the bodies that are JSON.
+    bodies: BodyReader
+    # The largest body that is not JSON.
+    max_upload_bytes: int
+    limits: Limits
+
+
+def forwarding_routes(parts: ForwardingParts) -> list[Route]:
+    """Returns the routes of all forwarded endpoints."""
     return [
-        Route(path, ForwardedRoute(name, forwarder, bodies, max_upload_bytes, limits), methods=list(methods))
+        Route(path, ForwardedRoute(name, parts), methods=list(methods))
         for path, (methods, name) in FORWARDED_PATHS.items()
     ]
 
@@ -104,10 +113,7 @@ class ForwardedRoute:
     """
 
     name: str
-    forwarder: Forwarder
-    bodies: BodyReader
-    max_upload_bytes: int
-    limits: Limits
+    parts: ForwardingParts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         incoming = Incoming(scope, receive, send)
@@ -117,7 +123,7 @@ class ForwardedRoute:
         if head.has_body and not self.reads_body(head):
             await self._stream_through(incoming, head)
             return
-        async with self.bodies.read(scope, receive) as body:
+        async with self.parts.bodies.read(scope, receive) as body:
             request_body = read_request_body(body)
             info.model, info.stream = request_body.model, request_body.stream
             await self.answer_read(incoming, head, request_body)
@@ -129,20 +135,21 @@ class ForwardedRoute:
     async def answer_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
         """Answers a request whose body was read, or a request without a body."""
         refuse_required_memory(incoming.headers)
-        route = self.forwarder.route_for(head.path, request_body.model, head.upstream_name)
+        route = self.parts.forwarder.route_for(head.path, request_body.model, head.upstream_name)
         await self.send(incoming, route, _build_outgoing(incoming, head, body=request_body))
 
     async def _stream_through(self, incoming: Incoming, head: ForwardedHead) -> None:
         """Streams a body to the upstream. A form that may name a model is read up to its field `model`."""
         refuse_required_memory(incoming.headers)
         info = incoming.info
+        parts = self.parts
         upload = UploadBody(
-            incoming.scope, incoming.receive, self.max_upload_bytes, self.limits.body_timeout_s
+            incoming.scope, incoming.receive, parts.max_upload_bytes, parts.limits.body_timeout_s
         )
-        with self.bodies.quota() as quota:
+        with parts.bodies.quota() as quota:
             is_searched = await self._read_to_model(upload, head, quota)
             info.model = upload.field_value or None
-            route = self.forwarder.route_for(
+            route = parts.forwarder.route_for(
                 head.path, info.model, head.upstream_name, is_searched=is_searched
             )
             outgoing = _build_outgoing(incoming, head, upload=upload)
@@ -161,7 +168,7 @@ class ForwardedRoute:
         if boundary is None or not _may_name_a_model(head.path):
             return False
         search = FieldSearch(boundary, "model")
-        await upload.read_until(search, self.bodies.limit_bytes, quota)
+        await upload.read_until(search, self.parts.bodies.limit_bytes, quota)
         if upload.field_value:
             check_model_name(upload.field_value)
         return search.span is not None or search.is_whole
@@ -181,7 +188,8 @@ class ForwardedRoute:
                 "This key is limited to certain models, and this request names none that can be read.",
                 code="model_not_allowed",
             )
-        await forward(self.forwarder, incoming, route, outgoing, self.limits.send_timeout_s, change=change)
+        send_timeout_s = self.parts.limits.send_timeout_s
+        await forward(self.parts.forwarder, incoming, route, outgoing, send_timeout_s, change=change)
 
 
 async def forward(

@@ -109,7 +109,7 @@ class ResponsesRoute(ForwardedRoute):
             request_body = read_request_body(unsealed)
         if (native := self._read_native(head, request_body, scope)) is not None:
             incoming.info.memory = None
-            route = self.forwarder.route_for(head.path, request_body.model, head.upstream_name)
+            route = self.parts.forwarder.route_for(head.path, request_body.model, head.upstream_name)
             headers = _with_conversation(incoming.headers, native.conversation_id)
             await self.chats.answer_native(incoming, native, route, headers)
         else:
@@ -272,7 +272,11 @@ class ResponsesRoute(ForwardedRoute):
                 request = parse_body(conversation.items)
             request.chat.memory_choice = MemoryChoice(conversation.id, conversation.scope)
             return request, conversation
-        if id is not None and is_openai_conversation(id) and self.forwarder.has_endpoint("/conversations"):
+        if (
+            id is not None
+            and is_openai_conversation(id)
+            and self.parts.forwarder.has_endpoint("/conversations")
+        ):
             # The conversation lies at an upstream, and this model would answer without its messages.
             raise unknown_conversation(id)
         if request.echo["store"]:
@@ -307,7 +311,9 @@ class ResponsesRoute(ForwardedRoute):
         """
         if find_header(scope["headers"], _AGENT_HEADER) is not None:
             return FUNCTIONS_ALONE
-        capabilities = self.forwarder.capabilities_for(head.path, request_body.model, head.upstream_name)
+        capabilities = self.parts.forwarder.capabilities_for(
+            head.path, request_body.model, head.upstream_name
+        )
         if not capabilities:
             return FUNCTIONS_ALONE
         return UpstreamTools(
@@ -320,7 +326,7 @@ class ResponsesRoute(ForwardedRoute):
         continues_here = continues_gateway_response(
             request_body.value("previous_response_id"), request_body.value("conversation")
         )
-        if self.forwarder.is_translated_to_chat(
+        if self.parts.forwarder.is_translated_to_chat(
             head.path, request_body.model, head.upstream_name, continues_here=continues_here
         ):
             return True
@@ -349,7 +355,7 @@ class ResponsesRoute(ForwardedRoute):
 
         A compressed body passes as a stream, unless chat completions may answer: then it is read, and refused.
         """
-        return not head.is_encoded or self.forwarder.some_upstream_lacks(head.path)
+        return not head.is_encoded or self.parts.forwarder.some_upstream_lacks(head.path)
 
 
 def _is_retry(scope: Scope) -> bool:

@@ -17,11 +17,9 @@ from gateway.dialects.responses.background_end import BackgroundEnd
 from gateway.dialects.responses.instructions import cut_memory_section
 from gateway.dialects.responses.native_lists import ClientItems
 from gateway.dialects.responses.response_ids import is_gateway_id
-from gateway.limits import Limits
-from gateway.run.upstream.forward import Forwarder, Outgoing
+from gateway.run.upstream.forward import Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
-from gateway.web.body import BodyReader
-from gateway.web.forwarding import ForwardedRoute
+from gateway.web.forwarding import ForwardedRoute, ForwardingParts
 from gateway.web.incoming import Incoming
 from gateway.web.middleware import info_of
 from gateway.web.response_conversations import CONVERSATIONS_PATH
@@ -65,7 +63,7 @@ class StoredRoute(ForwardedRoute):
 
     def _creates_here(self, path: str) -> bool:
         """Returns whether a path creates a conversation that the gateway stores, since no upstream can."""
-        return path == CONVERSATIONS_PATH and not self.forwarder.has_endpoint("/conversations")
+        return path == CONVERSATIONS_PATH and not self.parts.forwarder.has_endpoint("/conversations")
 
     def _forget_before_answer(self, scope: Scope, id: str, send: Send) -> Send:
         """Returns a `send` that forgets a response before its upstream's answer says that it is deleted."""
@@ -118,10 +116,7 @@ class StoredRoute(ForwardedRoute):
 
 
 def stored_routes(
-    forwarder: Forwarder,
-    bodies: BodyReader,
-    max_upload_bytes: int,
-    limits: Limits,
+    parts: ForwardingParts,
     prompts: Sequence[str],
     gateway_responses: GatewayResponses,
     upstream_responses: UpstreamResponses,
@@ -132,10 +127,7 @@ def stored_routes(
             path,
             StoredRoute(
                 name=name,
-                forwarder=forwarder,
-                bodies=bodies,
-                max_upload_bytes=max_upload_bytes,
-                limits=limits,
+                parts=parts,
                 prompts=prompts,
                 gateway_responses=gateway_responses,
                 upstream_responses=upstream_responses,
