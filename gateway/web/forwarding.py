@@ -68,7 +68,7 @@ _MEMORY_HEADER: Final = b"x-mnemogate-memory"
 
 
 class ForwardingParts(Struct, frozen=True):
-    """What all routes share that forward requests to upstreams."""
+    """The parts that all routes share that forward requests to upstreams."""
 
     forwarder: Forwarder
     # Reads the bodies that are JSON.
