@@ -278,8 +278,8 @@ class PlainTurn(NamedTuple):
 
     # The turn's exchange, which is new.
     exchange: Exchange
-    # The rev of the conversation when the turn was planned.
-    rev: int
+    # The `rev` of its conversation when the turn was planned.
+    conversation_rev: int
 
 
 class TurnWrite(Struct, frozen=True):
@@ -299,10 +299,11 @@ class TurnWrite(Struct, frozen=True):
     # Returns what changes, given the exchanges as they are by then; called where the turn is not plain, or its
     # conversation was written to meanwhile. Raises: Missing.
     decide: Callable[[Pool], Change]
-    # The result of `decide` for the memory as it was at `planned_at`; None: not known.
+    # The result of `decide` for the memory as it was when the turn was planned; None: not known.
     change: Change | None = None
-    # The agent's next number and its `rev` when the turn was planned.
-    planned_at: tuple[int, int] = (1, 0)
+    # The agent's next number and the agent's `rev` when the turn was planned.
+    planned_next_seq: int = 1
+    planned_agent_rev: int = 0
     # The memory edits of this turn; the store fills in their `exchange`.
     ops: Sequence[BlockOp] = ()
     # The memory section of the path; id 0: it is to be stored.

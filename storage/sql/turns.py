@@ -308,14 +308,14 @@ async def _commit_plain(
 ) -> Committed | None:
     """Writes a plain turn by one statement, which adds a row only where the plan still holds.
 
-    Returns None where the agent's epoch or the conversation's rev have risen since.
+    Returns None if the agent's epoch or the conversation's `rev` has risen since the turn was planned.
     """
     exchange = plain.exchange
     if section != exchange.section:
         exchange = replace(exchange, section=section)
     is_only_statement = not write.ops and (write.section is None or write.section.is_stored)
     added = await exchanges.add_planned_exchange(
-        connection, agent.id, agent.epoch, plain.rev, exchange,
+        connection, agent.id, agent.epoch, plain.conversation_rev, exchange,
         continues_parent=exchange.continues_parent, is_only_statement=is_only_statement, recall=recall,
     )  # fmt: skip
     if added is None:
@@ -359,7 +359,8 @@ async def _resolve_change(
             raise Stale("something was forgotten while this turn was under way")
         indexed_seq, next_seq = numbers.indexed_seq, numbers.next_seq
         # The blocks of a memory that begins have raised its `rev`.
-        is_as_planned = (next_seq, numbers.rev) == write.planned_at or (is_new and next_seq == 1)
+        planned = (write.planned_next_seq, write.planned_agent_rev)
+        is_as_planned = (next_seq, numbers.rev) == planned or (is_new and next_seq == 1)
         if is_as_planned and write.change is not None:
             return _ResolvedChange(write.change, indexed_seq)
     # Another turn was faster: the rules decide on the tree as it is in this transaction.
@@ -368,7 +369,7 @@ async def _resolve_change(
         agent,
         write.probes(),
         plain_conversation_row=write.plain.exchange.conversation_row if write.plain else None,
-        since=write.planned_at[0],
+        since=write.planned_next_seq,
     )
     return _ResolvedChange(await _decide(connection, agent.id, pool, write.decide), indexed_seq)
 

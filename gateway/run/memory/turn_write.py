@@ -39,20 +39,25 @@ def make_turn_write(
     """Returns the write of a turn.
 
     now: when the turn ended.
-    rule: settles the turn; None: the rule for its outcome.
+    rule: settles a turn that has not finished; None: the rule for its outcome.
     receipt: that of the reply; None: the record of the turn's recall is not written.
     """
+    # `settle.finish` settles a finished turn, so its exchange can be made without a look at the tree.
+    is_finished = outcome.state is FINISHED
     rule = rule or _rule_for(outcome)
     request_end = _request_end(context, prompt, block_edits.ops, outcome, now)
     plan, key, snapshot = context.plan, context.request.identity.conversation, context.snapshot
     section = _section(context, prompt)
     plain: PlainTurn | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
-    if context.is_plain and rule is settle.finish and snapshot.conversation is not None:
+    if context.is_plain and is_finished and snapshot.conversation is not None:
         section_row = None if section is None or not section.is_stored else section.id
         plain = PlainTurn(finish_plain(plan, request_end, section_row), snapshot.conversation.rev)
     probes = partial(probes_for_plain_turn, plan, key) if context.is_plain else partial(_probes, context, key)
     decide = partial(plan_change, plan=plan, request_end=request_end, rule=rule)
+    change: Change | None = None
+    if not context.is_plain:
+        change = _decide_ahead(context, key, request_end, decide, is_finished=is_finished)
     next_seq = snapshot.next_seq if context.opened_exchange is None else context.opened_exchange.next_seq
     return TurnWrite(
         agent=context.agent,
@@ -62,8 +67,9 @@ def make_turn_write(
         plain=plain,
         probes=probes,
         decide=decide,
-        change=None if context.is_plain else _decide_ahead(context, key, request_end, rule, decide),
-        planned_at=(next_seq, snapshot.rev),
+        change=change,
+        planned_next_seq=next_seq,
+        planned_agent_rev=snapshot.rev,
         ops=block_edits.ops,
         section=section,
         defaults=() if context.agent.is_stored else context.request.spec.own_blocks,
@@ -133,8 +139,9 @@ def _decide_ahead(
     context: MemoryContext,
     key: str | None,
     request_end: settle.RequestEnd,
-    rule: settle.SettleRule,
     decide: Callable[[Pool], Change],
+    *,
+    is_finished: bool,
 ) -> Change | None:
     """Returns what a turn changes if its memory is still as it was read, but for the exchange that was opened since.
 
@@ -143,7 +150,7 @@ def _decide_ahead(
     tree, conversation, opened_exchange = context.tree, context.snapshot.conversation, context.opened_exchange
     if tree.is_partial or (context.exchange_row >= 0 and opened_exchange is None):
         return None
-    opening = finish_opening(tree, context.plan, request_end) if rule is settle.finish else None
+    opening = finish_opening(tree, context.plan, request_end) if is_finished else None
     if opening is not None:
         return Change(opening)
     conversation_row = None if key is None or conversation is None else conversation.id
