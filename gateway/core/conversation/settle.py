@@ -6,7 +6,7 @@ ended meanwhile. The store writes what they have changed. `active.py` decides wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Final
 
 import orjson
@@ -290,9 +290,14 @@ def _exchange_to_write(tree: Tree, plan: Plan, request_end: RequestEnd) -> Excha
         for other in tree.siblings(exchange)
         if is_asked_again(tree, other, exchange, follows_head=plan.follows_head)
     ]
-    if plan.off_record or any(map(is_forgotten, repeated)):
-        return _off_the_record(tree, plan, exchange)
-    return exchange
+    if not (plan.off_record or any(map(is_forgotten, repeated))):
+        return exchange
+    # If the request itself asks to be off the record, messages that only this exchange has on the record stay.
+    if plan.query.mode is not MemoryUse.ON and not plan.follows_head:
+        recorded = _recorded_only_here(tree, exchange, is_named=plan.query.is_named)
+        if recorded:
+            return _redact_all_but(exchange, recorded)
+    return _off_the_record(exchange, len(plan.pending))
 
 
 def _after_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
@@ -343,21 +348,17 @@ def _conversation_of(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:
     return opening.conversation_row if opening else plan.conversation_row
 
 
-def _off_the_record(tree: Tree, plan: Plan, exchange: Exchange) -> Exchange:
+def _redact_all_but(exchange: Exchange, recorded: Set[int]) -> Exchange:
+    """Returns the new exchange with its reply redacted, and all of its messages but some. recorded: their indices."""
+    redactions = {REPLY, *range(len(exchange.inputs))} - recorded
+    return replace(exchange, notes={}, redactions=exchange.redactions | redactions)
+
+
+def _off_the_record(exchange: Exchange, pending_count: int) -> Exchange:
     """Returns the new exchange as one that is off the record: its state is OFF, and its text is not stored.
 
-    But if the request itself asks to be off the record and has messages on the record that no sibling has, the exchange
-    keeps its state. These messages stay, and the other messages and the reply are redacted.
+    pending_count: how many of its first messages are stored already. They go with the next request on the record.
     """
-    is_asked = plan.query.mode is not MemoryUse.ON and not plan.follows_head
-    if is_asked and (only_here := _recorded_only_here(tree, exchange, is_named=plan.query.is_named)):
-        return replace(
-            exchange,
-            notes={},
-            redactions=exchange.redactions | ({REPLY, *range(len(exchange.inputs))} - only_here),
-        )
-    # The pending messages are stored already, and go with the next request on the record.
-    pending_count = len(plan.pending)
     return replace(
         exchange,
         state=State.OFF,
@@ -369,18 +370,20 @@ def _off_the_record(tree: Tree, plan: Plan, exchange: Exchange) -> Exchange:
 
 
 def _recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> set[int]:
-    """Returns the indices of messages on the record that no sibling of the exchange has once it is written."""
+    """Returns the indices of messages on the record that no active sibling of the exchange has once it is written."""
     siblings = tree.siblings(exchange)
     tree.group_for_loading(siblings)
     only_here = recorded_indices(exchange, siblings)
     for other in siblings if only_here else ():
         if is_tombstone(other) or not tree.is_active(other, is_named=is_named):
             continue
-        if (
+        # The new exchange will take the place of a sibling that it extends.
+        stays = (
             tree.is_continued(other)
             or tree.is_same_input(other, exchange)
             or not tree.extends(exchange, other)
-        ):
+        )
+        if stays:
             only_here = {
                 i
                 for i in only_here
