@@ -86,7 +86,7 @@ class BackgroundResponses:
         response: NewResponse,
         agent: Agent,
         identity: Identity,
-        context: RequestContext,
+        request_context: RequestContext,
         receipt: Receipt,
     ) -> tuple[Run, bool]:
         """Accepts a response: it is on disk when this returns.
@@ -95,7 +95,7 @@ class BackgroundResponses:
 
         agent: the memory that will have it.
         identity: of the request.
-        context: of the caller; it is not stored.
+        request_context: stays in memory, and is not stored.
         receipt: of the request. What it has reserved of tokens and cost stays so until the response has ended.
 
         Returns the run, and whether it was made now: a run with this tag may have been accepted before.
@@ -116,7 +116,7 @@ class BackgroundResponses:
             run, is_new = await self.store.responses.accept(
                 draft, agent.scope.project, RESPONSE_JOB, key, response.request, orjson.dumps(response.shown)
             )
-        self.maker.note_accepted(run.id, context, self.limiter.hold(receipt) if is_new else None)
+        self.maker.note_accepted(run.id, request_context, self.limiter.hold(receipt) if is_new else None)
         self._accepted[response.digest] = response.created, response.tag
         if len(self._accepted) > MAX_ACCEPTED_RESPONSES:
             del self._accepted[next(iter(self._accepted))]

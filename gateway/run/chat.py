@@ -99,7 +99,7 @@ class Chat:
     async def answer(
         self,
         request: ChatRequest,
-        context: RequestContext,
+        request_context: RequestContext,
         sink: Sink,
         receipt: Receipt,
         make_view: MakesView,
@@ -114,7 +114,7 @@ class Chat:
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
-        call = await self._make_call(request, context, sink, receipt, make_view)
+        call = await self._make_call(request, request_context, sink, receipt, make_view)
         call.record = record
         await self.admit(call)
         if continued is not None and call.identity.scope is not None and call.identity.mode in STORING_MODES:
@@ -174,7 +174,7 @@ class Chat:
     async def admit_background(
         self,
         request: ChatRequest,
-        context: RequestContext,
+        request_context: RequestContext,
         conversation: ResponseConversation | None,
         receipt: Receipt,
     ) -> tuple[Identity, Agent]:
@@ -182,7 +182,7 @@ class Chat:
 
         Raises: BadRequest: the response would not be stored; LimitReached, UnknownModel, MemoryUnavailable.
         """
-        resolved = await self.resolver.resolve(request, context)
+        resolved = await self.resolver.resolve(request, request_context)
         request, identity, spec = resolved.request, resolved.identity, resolved.spec
         receipt.user = identity.user or ""
         scope = identity.stored_scope
@@ -216,30 +216,36 @@ class Chat:
             return agent_route(self._settings, resolved.spec)
         return self.route_of(resolved.request.model)
 
-    async def context_window(self, request: ChatRequest, context: RequestContext) -> int | None:
+    async def context_window(self, request: ChatRequest, request_context: RequestContext) -> int | None:
         """Returns the tokens of the context window in which a request is answered; None: they are not known.
 
         Raises: as `Resolver.resolve`.
         """
-        return self._route_for(await self.resolver.resolve(request, context)).context_window
+        return self._route_for(await self.resolver.resolve(request, request_context)).context_window
 
     async def _make_call(
         self,
         request: ChatRequest,
-        context: RequestContext,
+        request_context: RequestContext,
         sink: Sink,
         receipt: Receipt,
         make_view: MakesView,
     ) -> ChatCall:
         """Resolves a request, and returns its call."""
-        resolved = await self.resolver.resolve(request, context)
+        resolved = await self.resolver.resolve(request, request_context)
         identity = resolved.identity
         note_identity(receipt, identity)
         route = self._route_for(resolved)
-        headers = headers_for_upstream(context.headers)
+        headers = headers_for_upstream(request_context.headers)
         return ChatCall(
             resolved.request,
-            Forwarded(headers, context.credential, context.models, context.key, route.upstream),
+            Forwarded(
+                headers,
+                request_context.credential,
+                request_context.models,
+                request_context.key,
+                route.upstream,
+            ),
             identity,
             resolved.spec,
             route,
@@ -252,7 +258,7 @@ class Chat:
     async def count_prompt(
         self,
         request: ChatRequest,
-        context: RequestContext,
+        request_context: RequestContext,
         sink: Sink,
         receipt: Receipt,
         change: ReplyChange | None = None,
@@ -266,7 +272,7 @@ class Chat:
 
         Raises: GatewayError.
         """
-        call = await self._make_call(request, context, sink, receipt, MakesUnseen())
+        call = await self._make_call(request, request_context, sink, receipt, MakesUnseen())
         call.identity = replace(call.identity, leaves_nothing=True)
         if call.kind is ConversationKind.AGENT:
             identity = replace(call.identity, scope=None, conversation=None)
@@ -289,7 +295,7 @@ class Chat:
                 return None
         return await count_prompt_tokens(prompt)
 
-    def is_for_native_upstream(self, names: Mapping[str, Any], context: RequestContext) -> bool:
+    def is_for_native_upstream(self, names: Mapping[str, Any], request_context: RequestContext) -> bool:
         """Returns whether a request in Anthropic's dialect goes to its upstream in that dialect.
 
         A request for an agent that was made over REST does not: it becomes a run.
@@ -298,8 +304,8 @@ class Chat:
         Raises: BadRequest, UnknownModel.
         """
         model = str(names.get("model") or "")
-        if asks_agent(model) or _AGENT in dict(context.headers):
-            identity = self.resolver.identify_names(names, context)
+        if asks_agent(model) or _AGENT in dict(request_context.headers):
+            identity = self.resolver.identify_names(names, request_context)
             spec = self.directory.spec_for(identity)
             if spec is None:
                 return False

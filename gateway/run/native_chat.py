@@ -55,7 +55,7 @@ class NativeChat:
         self,
         native: NativeRequest,
         route: Route,
-        context: RequestContext,
+        request_context: RequestContext,
         sink: Sink,
         receipt: Receipt,
     ) -> str:
@@ -67,7 +67,7 @@ class NativeChat:
         Raises: GatewayError while nothing was sent; ClientGone.
         """
         resolver = self._chat.resolver
-        identity = resolver.identify(native.chat, context)
+        identity = resolver.identify(native.chat, request_context)
         spec = self._chat.directory.spec_for(identity)
         assert spec is not None  # else there is no memory
         looked_up_in: MemoryKey | None = None
@@ -78,7 +78,7 @@ class NativeChat:
                 native = await self._with_history(native, identity.scope, looked_up_in)
         request = native.chat
         # Once more: the whole list decides what kind of request it is.
-        identity = resolver.with_delegated_task(resolver.identify(request, context), request)
+        identity = resolver.with_delegated_task(resolver.identify(request, request_context), request)
         note_identity(receipt, identity)
         if native.conversation_id is None and native.previous_id is None:
             is_named = identity.conversation is not None
@@ -88,9 +88,11 @@ class NativeChat:
                     "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",
                     param="x-mnemogate-history",
                 )
-        headers = with_codex_headers(context.headers)
+        headers = with_codex_headers(request_context.headers)
         upstream = route.asked.upstream
-        forwarded = Forwarded(headers, context.credential, context.models, context.key, upstream)
+        forwarded = Forwarded(
+            headers, request_context.credential, request_context.models, request_context.key, upstream
+        )
         call = make_native_call(native, forwarded, identity, spec, route, sink, receipt)
         await self._chat.admit(call)
         return await self._answer_call(call, native, looked_up_in)

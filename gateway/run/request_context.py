@@ -11,7 +11,10 @@ from gateway.core.request.request_headers import RawHeaders
 
 
 class RequestContext(Struct, frozen=True):
-    """The headers of a request, and what its caller's key decides about it."""
+    """The headers of a request, and what its caller's key decides about it.
+
+    Variables have the whole name, `request_context`: the short one, `context`, is for a `MemoryContext`.
+    """
 
     headers: RawHeaders
     project: str

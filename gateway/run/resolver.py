@@ -74,21 +74,21 @@ class Resolver:
         keeper.store.forgetting.when_gone(self.rules.cache_clear)
         self._has_warned_of_no_user = False
 
-    def identify_names(self, names: Mapping[str, Any], context: RequestContext) -> Identity:
+    def identify_names(self, names: Mapping[str, Any], request_context: RequestContext) -> Identity:
         """Returns the identity of a request by the rules of its project.
 
         names: the fields of its body that name a user, an agent or a conversation.
 
         Raises: BadRequest.
         """
-        rules = self.rules(context.project, context.memory_mode)
-        return identify(context.headers, names, rules, context.project, time.time())
+        rules = self.rules(request_context.project, request_context.memory_mode)
+        return identify(request_context.headers, names, rules, request_context.project, time.time())
 
-    def identify(self, request: ChatRequest, context: RequestContext) -> Identity:
+    def identify(self, request: ChatRequest, request_context: RequestContext) -> Identity:
         """Returns the identity of a request: its user, agent, memory and mode. Raises: BadRequest."""
         if request.identity is not None:
             return request.identity
-        identity = self.identify_names(request.identity_fields, context)
+        identity = self.identify_names(request.identity_fields, request_context)
         if request.side_request is None:
             return self._with_unnamed_memory(identity, request)
         return replace(
@@ -101,22 +101,22 @@ class Resolver:
             leaves_nothing=True,
         )
 
-    async def resolve(self, request: ChatRequest, context: RequestContext) -> Resolved:
+    async def resolve(self, request: ChatRequest, request_context: RequestContext) -> Resolved:
         """Returns a request with its user, its agent and the kind of its conversation.
 
         Messages, responses and threads that the request names by their ids are read, and take the place of the ids.
         Raises: BadRequest, NotAllowed, UnknownModel, MemoryUnavailable, ThreadUnsupported, ThreadNotFound.
         """
-        request = await self.resolve_references(request, context)
+        request = await self.resolve_references(request, request_context)
         if request.native_body is not None and request.native_body.thread is not None:
             request = await self._with_thread(
-                request, request.native_body, request.native_body.thread, context
+                request, request.native_body, request.native_body.thread, request_context
             )
-        identity = self.identify(request, context)
+        identity = self.identify(request, request_context)
         profile = self._directory.spec_for(identity)
         spec = profile
         if spec is None:
-            spec, identity = await self._find_stored_agent(identity, request.model, context)
+            spec, identity = await self._find_stored_agent(identity, request.model, request_context)
         kind = await self._kind_of(identity, spec)
         if kind is ConversationKind.CLIENT:
             identity = self.with_delegated_task(identity, request)
@@ -136,7 +136,7 @@ class Resolver:
             kind = ConversationKind.CLIENT
         return Resolved(request, identity, spec, kind)
 
-    async def resolve_references(self, request: ChatRequest, context: RequestContext) -> ChatRequest:
+    async def resolve_references(self, request: ChatRequest, request_context: RequestContext) -> ChatRequest:
         """Returns a request in which the messages and responses take the place of the ids that name them.
 
         Call it first, since the whole list decides what kind of request it is.
@@ -145,31 +145,31 @@ class Resolver:
         if not request.references:
             return request
         # Without `memory_choice`, which comes from the ids: these must not decide from whose memory they are read.
-        identity = self.identify(replace(request, memory_choice=None), context)
+        identity = self.identify(replace(request, memory_choice=None), request_context)
         if self._directory.spec_for(identity) is None:
-            _, identity = await self._find_stored_agent(identity, request.model, context)
+            _, identity = await self._find_stored_agent(identity, request.model, request_context)
         if identity.scope is not None:
             await self._turns.wait_written(identity.scope)
         else:
-            await self._turns.wait_unnamed_written(context.project)
+            await self._turns.wait_unnamed_written(request_context.project)
         with map_store_errors():
             store = self._keeper.store
             return await fill_references(
-                store, context.project, identity.scope, request, self._max_body_bytes
+                store, request_context.project, identity.scope, request, self._max_body_bytes
             )
 
-    def is_for_agent(self, model: str, context: RequestContext) -> bool:
+    def is_for_agent(self, model: str, request_context: RequestContext) -> bool:
         """Returns whether a header names an agent that no profile declares. Raises: BadRequest."""
-        return self._directory.spec_for(self.identify_names({"model": model}, context)) is None
+        return self._directory.spec_for(self.identify_names({"model": model}, request_context)) is None
 
-    def memory_state(self, request: ChatRequest, context: RequestContext) -> str:
+    def memory_state(self, request: ChatRequest, request_context: RequestContext) -> str:
         """Returns the state of memory by the request alone: on, off, or none if no user is named.
 
         The state is also on for a request off the record, since memory stores its hashes, and for a profile with a
         system prompt, which goes upstream whoever the user is.
         Raises: BadRequest.
         """
-        identity = self.identify(request, context)
+        identity = self.identify(request, request_context)
         spec = self._directory.spec_for(identity)
         if spec is None:
             return "off"
@@ -229,7 +229,7 @@ class Resolver:
         return identity.with_memory(choice.conversation, choice.scope)
 
     async def _with_thread(
-        self, request: ChatRequest, native: NativeBody, thread: MessageThread, context: RequestContext
+        self, request: ChatRequest, native: NativeBody, thread: MessageThread, request_context: RequestContext
     ) -> ChatRequest:
         """Returns a request of a message thread with the thread's earlier messages, as memory has them.
 
@@ -237,7 +237,7 @@ class Resolver:
             ThreadUnsupported: the client then sends all messages each time.
             ThreadNotFound: the client then sends all messages once, in a new thread.
         """
-        scope = self.identify(request, context).stored_scope
+        scope = self.identify(request, request_context).stored_scope
         if scope is None:
             raise ThreadUnsupported("nothing is remembered of this request.")
         if thread.previous is None:
@@ -265,7 +265,7 @@ class Resolver:
         )
 
     async def _find_stored_agent(
-        self, identity: Identity, model: str, context: RequestContext
+        self, identity: Identity, model: str, request_context: RequestContext
     ) -> tuple[AgentSpec, Identity]:
         """Returns an agent that was made over REST, and the identity with the agent's memory, which all users share.
 
@@ -283,7 +283,7 @@ class Resolver:
             raise MemoryUnavailable.since(error.status) from error
         if spec_and_scope is None:
             raise unknown_agent_error(identity, model)
-        if context.bound_user is not None:
+        if request_context.bound_user is not None:
             raise NotAllowed(
                 "This key is bound to a user, and all who ask this agent share its memory.",
                 code="user_not_allowed",

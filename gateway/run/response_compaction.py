@@ -74,7 +74,7 @@ class _StatusSink(HeldSink):
 async def compact(
     chat: Chat,
     request: ChatRequest,
-    context: RequestContext,
+    request_context: RequestContext,
     sink: Sink,
     receipt: Receipt,
     make_view: MakesView,
@@ -88,8 +88,8 @@ async def compact(
 
     Raises: CompactionFailed; GatewayError; ClientGone.
     """
-    whole = await chat.resolver.resolve_references(request, context)
-    window = await chat.context_window(whole, context) or _WINDOW
+    whole = await chat.resolver.resolve_references(request, request_context)
+    window = await chat.context_window(whole, request_context) or _WINDOW
     summary = "\n\n".join(filter(None, map(read_summary, whole.messages)))
     prompt_tokens = completion_tokens = 0
     lines = message_lines(whole.messages)
@@ -103,7 +103,7 @@ async def compact(
             tools=(), has_tools=False, stream=False, max_tokens=None, max_tokens_field=None, memory_choice=None,
         )  # fmt: skip
         answer = _StatusSink(sink)
-        await chat.answer(question, context, answer, receipt, make_view)
+        await chat.answer(question, request_context, answer, receipt, make_view)
         if answer.status != 200:
             raise CompactionFailed(answer.status, bytes(answer.body))
         summary, counts = _read_reply(answer.body)

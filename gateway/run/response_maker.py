@@ -106,7 +106,7 @@ class ResponseLog(EventLog):
 class _Accepted:
     """The part of a response that was accepted here which is in memory alone."""
 
-    caller: RequestContext
+    request_context: RequestContext
     # What its request has reserved.
     reservation: LimitReservation
 
@@ -131,7 +131,7 @@ class ResponseMaker:
     _left_at: dict[int, float] = field(default_factory=dict)
 
     def note_accepted(
-        self, number: int, caller: RequestContext, reservation: LimitReservation | None
+        self, number: int, request_context: RequestContext, reservation: LimitReservation | None
     ) -> None:
         """Notes a response that was accepted here.
 
@@ -141,7 +141,7 @@ class ResponseMaker:
         accepted_before = self._accepted.pop(number, None)
         if reservation is None:
             reservation = LimitReservation() if accepted_before is None else accepted_before.reservation
-        self._accepted[number] = _Accepted(caller, reservation)
+        self._accepted[number] = _Accepted(request_context, reservation)
         if len(self._accepted) > MAX_ACCEPTED_RESPONSES:  # other processes may perform those that stay
             self._drop(next(iter(self._accepted)))
 
@@ -315,8 +315,12 @@ class ResponseMaker:
                     has_begun=log.has_events,
                 )
                 accepted = self._accepted.get(run.id)
-                context = RequestContext((), identity.project) if accepted is None else accepted.caller
-                await self.chat.answer(request.chat, context, log, receipt, make_view, continued, record)
+                request_context = (
+                    RequestContext((), identity.project) if accepted is None else accepted.request_context
+                )
+                await self.chat.answer(
+                    request.chat, request_context, log, receipt, make_view, continued, record
+                )
         except ClientGone:
             await self._end(run, log, await self.runs.as_cancelled(run, shown))
             return

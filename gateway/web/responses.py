@@ -261,8 +261,8 @@ class ResponsesRoute(ForwardedRoute):
         if request.may_have_found_tools:
             headers = _with_conversation(scope["headers"], request.conversation)
             resolver = self.chats.chat.resolver
-            context = info_of(scope).caller.context(headers)
-            chat = await resolver.resolve_references(request.chat, context)
+            request_context = info_of(scope).caller.context(headers)
+            chat = await resolver.resolve_references(request.chat, request_context)
             parse_body = partial(parse_body, found_tools=tools_found(chat.messages))
             request = parse_body()
         id = request.conversation
