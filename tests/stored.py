@@ -32,6 +32,7 @@ from gateway.core.prompt.composition import Composition
 from gateway.run.memory.contents import with_contents
 from storage.commands import Change, Committed, MemorySnapshot, PlainTurn, Pool, RecallRow, TurnWrite
 from storage.database import Connection
+from storage.listing import SizedMemory
 from storage.open import is_url
 from storage.postgres.database import PostgresLimits
 from storage.records import Agent, Block, BlockOp, Exchange, Passage, Run, Scope, SentSection
@@ -316,6 +317,13 @@ class Speaker:
             return found
 
         return await self.store.database.read(read)
+
+
+async def sized_memory(store: Store, agent: Agent) -> SizedMemory:
+    """A memory with its sizes, by the counters that each write updates."""
+    memory = await store.memory_pages.sized_memory(agent.uid, None)
+    assert memory is not None
+    return memory
 
 
 async def rows(store: Store, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:

@@ -55,12 +55,6 @@ class Overview(Group):
         rows = await rows_of(connection, SQL["scopes"], sorted(uids))
         return {uid: Scope(*scope) for uid, *scope in rows}
 
-    @reads
-    async def recorded_size(self, connection: Connection, agent_row: int) -> Retained:
-        """Returns how much of a memory is retained, by the counters that each write updates. They count no turns."""
-        row = await connection.row(SQL["recorded_size"], (agent_row,))
-        return Retained() if row is None else Retained(*row)
-
     @long_reads
     async def newest_exchanges(
         self, connection: Connection, agent_row: int, limit: int

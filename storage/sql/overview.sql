@@ -19,10 +19,6 @@ FROM exchanges e WHERE e.agent {in:1:BIGINT:64} AND e.state NOT IN ('forgotten',
 -- Reads the scopes of those of some memories that are there.
 SELECT uid, project, profile, subject FROM agents WHERE uid {in:1:TEXT:64}
 
--- name: recorded_size
--- Reads the counters of a memory that are kept at each write.
-SELECT last_turn, messages, bytes, 0, 0, conversations FROM agents WHERE id = ?
-
 -- name: count_messages
 -- Counts the messages of one memory.
 SELECT CAST(coalesce(sum(e.messages), 0) AS BIGINT) FROM exchanges e WHERE e.agent = ?

@@ -11,7 +11,7 @@ from storage.records import Scope
 from storage.sql.agents import create_agent
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
-from tests.stored import ALICE, Speaker, save_passage
+from tests.stored import ALICE, Speaker, save_passage, sized_memory
 
 
 async def forget(store: Store, agent_row: int, target: ForgetTarget) -> None:
@@ -97,7 +97,7 @@ async def test_what_was_forgotten_alone_counts_nowhere(store: Store) -> None:
         listed, _ = await store.overview.conversations("default", None, ALICE.subject)
         kept = await store.memory_pages.conversation(agent, "c1")
         whole, *_ = await store.forget_previews.counts(agent, ForgetTarget(is_all=True), 0)
-        recorded = await store.overview.recorded_size(agent)
+        recorded = await sized_memory(store, alice.agent)
         assert recorded.conversations == len(listed)
         return {
             (await store.overview.memories("default"))[0].retained.messages,
@@ -131,7 +131,7 @@ async def test_what_was_forgotten_does_not_count_when_it_is_sent_again(store: St
     assert again.redactions == {0}
     listed, _ = await store.overview.conversations("default", None, ALICE.subject)
     assert sorted((each.key, each.retained.messages) for each in listed) == [("c1", 1), ("c2", 2)]
-    assert (await store.overview.recorded_size(alice.agent.id)).messages == 3
+    assert (await sized_memory(store, alice.agent)).messages == 3
     c2 = await store.forgetting.find_conversation(alice.agent.id, "c2")
     await forget(store, alice.agent.id, ForgetTarget(conversation_row=c2))
-    assert (await store.overview.recorded_size(alice.agent.id)).messages == 1
+    assert (await sized_memory(store, alice.agent)).messages == 1

@@ -28,7 +28,7 @@ from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.rows import each_row
 from tests.storage.conftest import Holds, OpenStore
-from tests.stored import ALICE, HUMAN, Speaker
+from tests.stored import ALICE, HUMAN, Speaker, sized_memory
 
 NOW = 1_000_000.0
 
@@ -339,7 +339,7 @@ async def test_a_pause_is_stored_until_it_ends(store: Store, alice: Speaker) -> 
 async def test_the_writer_counts_what_is_retained(store: Store, alice: Speaker) -> None:
     async def sizes() -> tuple[int, int]:
         retained = await store.overview.measure(alice.agent.id)
-        counted = await store.overview.recorded_size(alice.agent.id)
+        counted = await sized_memory(store, alice.agent)
         assert (counted.conversations, counted.messages, counted.bytes) == (
             retained.conversations, retained.messages, retained.bytes,
         )  # fmt: skip

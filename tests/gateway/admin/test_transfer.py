@@ -30,7 +30,7 @@ from storage.sql.store import Store
 from storage.sql.transfer import Transfer
 from tests.core.conversations import assistant, call, picture, result, user
 from tests.storage.api import api_scope
-from tests.stored import ALICE, Speaker, open_store, put_edit, rows, save_passage
+from tests.stored import ALICE, Speaker, open_store, put_edit, rows, save_passage, sized_memory
 
 CAROL = Scope("other", "default", "user:carol")
 Lines = list[str]
@@ -84,7 +84,7 @@ async def messages_counted(store: Store, scope: Scope) -> set[int]:
     return {
         sum([page["messages"] async for page in export_pages(store, scope)]),
         (await store.overview.measure(agent.id)).messages,
-        (await store.overview.recorded_size(agent.id)).messages,
+        (await sized_memory(store, agent)).messages,
     }
 
 

@@ -15,7 +15,7 @@ from storage.errors import Foreign, StoreError, TooNew, TooOld
 from storage.sqlite.connection import DatabaseFile, open_writer
 from storage.sqlite.migration import Migration, latest, load_migrations, migrate
 from tests.core.conversations import assistant, user
-from tests.stored import Speaker, rows
+from tests.stored import Speaker, rows, sized_memory
 
 KNOWN = latest(load_migrations())
 
@@ -167,7 +167,7 @@ async def test_a_database_of_an_older_version_opens_and_works(
     assert await rows(store, "SELECT text, known FROM sections ORDER BY id LIMIT 1") == [("Section.", b"{}")]
     assert await rows(store, "SELECT reader, seq FROM readers") == [(0, 1)]
     measured = await store.overview.measure(alice.agent.id)
-    assert (await store.overview.recorded_size(alice.agent.id)).messages == measured.messages == 7
+    assert (await sized_memory(store, alice.agent)).messages == measured.messages == 7
     assert sorted((job.kind, job.key) for job in await store.jobs.list()) == [
         ("work", "one"),
         ("work", "two"),
