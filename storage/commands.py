@@ -39,7 +39,7 @@ class MemoryReader(Struct, frozen=True):
     """A sleeptime agent that reads a memory."""
 
     # The row of the agent's own memory.
-    reader: int
+    sleeper_row: int
     # The number of turns after its cursor, counted up to a limit.
     turns: int
     # The reader reads now, or is about to.
@@ -457,7 +457,7 @@ class RunAccept(Struct, frozen=True):
     replaces: int | None = None
     # The memory that the run reads. The job then belongs to that memory, which has one job of the kind for all its
     # runs.
-    reads: int | None = None
+    read_memory_row: int | None = None
     # How the run's messages are listed, as JSON, stored as long as the run; None: in the usual way.
     listing: bytes | None = None
 
@@ -483,9 +483,9 @@ class ResponseEnd(Struct, frozen=True):
 class ReadSpan(Struct, frozen=True):
     """The part of a memory that a sleeptime agent's run reads."""
 
-    memory: int
+    memory_row: int
     # The row of the agent's own memory.
-    reader: int
+    sleeper_row: int
     # The number before the first message of the part.
     cursor: int
     # The number of the last message of the part.

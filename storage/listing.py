@@ -139,7 +139,7 @@ class ReaderEntry(Struct, frozen=True):
     """A sleeptime agent that reads a memory."""
 
     # The row of the agent's own memory.
-    reader: int
+    sleeper_row: int
     # The agent's public name.
     uid: str
     # The number of the last exchange that it has read.
@@ -236,7 +236,7 @@ class DefinitionDraft(Struct, frozen=True):
     body: dict[str, Any]
     name: str = ""
     # The row of the memory that it belongs to; 0: none.
-    memory: int = 0
+    memory_row: int = 0
 
 
 class PassageDraft(Struct, frozen=True):

@@ -625,7 +625,7 @@ class Definition(Struct, frozen=True):
     project: str
     kind: DefinitionKind
     # The row in `agents` that it has or belongs to; 0: none.
-    memory: int
+    memory_row: int
     name: str
     # Rises with every change.
     version: int
@@ -728,7 +728,7 @@ class StoredFile(Struct, frozen=True):
 
     id: int
     uid: str
-    memory: int
+    memory_row: int
     # As `files` has it.
     state: str
     # How long the file was; its text lies in passages.

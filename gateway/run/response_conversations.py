@@ -111,8 +111,8 @@ class ResponseConversations:
             if found is None:
                 raise unknown_conversation(id)
             agent = None
-            if found.memory:
-                memories = await self.store.defined_agents.memories(owner.project, [found.memory])
+            if found.memory_row:
+                memories = await self.store.defined_agents.memories(owner.project, [found.memory_row])
                 if not memories:
                     raise unknown_conversation(id)
                 agent = memories[0]

@@ -329,10 +329,10 @@ class MoveTarget(Group):
             target = await find_or_make_attached(connection, scope.project, fields, created)
             if target is not None:
                 await attach(connection, agent.id, fields["kind"], target)
-        for reader, seq, at in links.readers:
-            memory = await connection.value(SQL["memory_at"], reader)
-            if memory is not None:
-                await connection.run(SQL["reader_put"], (agent.id, memory, seq, at))
+        for sleeper_scope, seq, at in links.readers:
+            sleeper_row = await connection.value(SQL["memory_at"], sleeper_scope)
+            if sleeper_row is not None:
+                await connection.run(SQL["reader_put"], (agent.id, sleeper_row, seq, at))
 
 
 async def _moved_version(connection: Connection, version: BlockVersion) -> MovedVersion:

@@ -31,19 +31,19 @@ TOOL_ATOM = b"t"  # the kind of the atom of a tool's result
 _FULL, _IS_FOLLOWED, _RUN_STATE = -3, -2, -1
 
 
-async def cursor_of(connection: Connection, memory: int, reader: int) -> int:
+async def cursor_of(connection: Connection, memory_row: int, reader: int) -> int:
     """Returns the number of the last exchange that a reader has read; 0: none."""
-    return await connection.value(SQL["cursor"], (memory, reader)) or 0
+    return await connection.value(SQL["cursor"], (memory_row, reader)) or 0
 
 
-async def advance(connection: Connection, memory: int, reader: int, upto: int, at: float) -> None:
+async def advance(connection: Connection, memory_row: int, reader: int, upto: int, at: float) -> None:
     """Moves a reader's cursor."""
-    await connection.run(SQL["advance"], (memory, reader, upto, at))
+    await connection.run(SQL["advance"], (memory_row, reader, upto, at))
 
 
-async def load_sleepers(connection: Connection, memory: int) -> list[int]:
-    """Returns the memories of the sleeptime agents that read a memory."""
-    return [row[0] for row in await connection.rows(SQL["sleepers"], (memory,))]
+async def load_sleepers(connection: Connection, memory_row: int) -> list[int]:
+    """Returns the rows of the sleeptime agents that read a memory."""
+    return [row[0] for row in await connection.rows(SQL["sleepers"], (memory_row,))]
 
 
 class Readers(Group):
@@ -55,7 +55,7 @@ class Readers(Group):
 
     async def unread(
         self,
-        memory: int,
+        memory_row: int,
         reader: int,
         *,
         now: float,
@@ -74,12 +74,12 @@ class Readers(Group):
         """
 
         async def read(connection: Connection) -> Unread | None:
-            agent = await load_agent(connection, memory)
+            agent = await load_agent(connection, memory_row)
             if agent is None:
                 return None
-            cursor = await cursor_of(connection, memory, reader)
+            cursor = await cursor_of(connection, memory_row, reader)
             last = agent.next_seq if upto is None else upto
-            rows = await connection.rows(SQL["unread"], (USER_ATOM, memory, cursor, last, _BATCH))
+            rows = await connection.rows(SQL["unread"], (USER_ATOM, memory_row, cursor, last, _BATCH))
             batch = _UnreadBatch(self._rules, limit_chars, message_chars, end=cursor)
             is_more = len(rows) == _BATCH
             is_waiting = False
@@ -102,28 +102,28 @@ class Readers(Group):
 
     @reads
     async def of_memories(
-        self, connection: Connection, memories: Sequence[int]
+        self, connection: Connection, memory_rows: Sequence[int]
     ) -> dict[int, list[ReaderEntry]]:
-        """Returns the sleeptime agents that read each of these memories, with the number of turns each has to read."""
-        readers: dict[int, list[ReaderEntry]] = {memory: [] for memory in memories}
-        for memory, *entry in await rows_of(connection, SQL["of_memories"], memories, MAX_TURNS, TOOL_ATOM):
-            readers[memory].append(ReaderEntry(*entry))
+        """Returns, for each of these memories, the sleeptime agents that read it."""
+        readers: dict[int, list[ReaderEntry]] = {row: [] for row in memory_rows}
+        for row, *entry in await rows_of(connection, SQL["of_memories"], memory_rows, MAX_TURNS, TOOL_ATOM):
+            readers[row].append(ReaderEntry(*entry))
         return readers
 
     @reads
-    async def read_by(self, connection: Connection, reader: int) -> list[int]:
-        """Returns the memories that a sleeptime agent reads."""
-        return [row[0] for row in await connection.rows(SQL["read_by"], (reader,))]
+    async def read_by(self, connection: Connection, sleeper_row: int) -> list[int]:
+        """Returns the rows of the memories that a sleeptime agent reads."""
+        return [row[0] for row in await connection.rows(SQL["read_by"], (sleeper_row,))]
 
     @reads
-    async def last_at(self, connection: Connection, memory: int) -> float | None:
+    async def last_at(self, connection: Connection, memory_row: int) -> float | None:
         """Returns the time of a memory's last turn."""
-        at: float | None = await connection.value(SQL["last_at"], (memory,))
+        at: float | None = await connection.value(SQL["last_at"], (memory_row,))
         return at
 
     @long_reads
     async def unslept(self, connection: Connection, limit: int, profiles: Sequence[str]) -> list[int]:
-        """Returns memories with something that their sleeptime agents have not read.
+        """Returns the rows of memories with something that their sleeptime agents have not read.
 
         profiles: those whose users have such agents.
         """
@@ -133,7 +133,7 @@ class Readers(Group):
     async def list_unlearned(
         self, connection: Connection, limit: int, without: Sequence[str] = (), reader: int = LEARNER
     ) -> list[int]:
-        """Returns memories of users with turns that no reader has read.
+        """Returns the rows of users' memories with turns that no reader has read.
 
         without: profiles whose memories sleeptime agents read; they are left out.
         reader: the learner, for which the rule's reads do not count, or the rule, for which all count.

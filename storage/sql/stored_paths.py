@@ -292,7 +292,7 @@ async def _check_epoch(connection: Connection, agent: Agent) -> None:
 
 
 def _read_memories(reading: ReadSpan | None) -> tuple[int, ...]:
-    return () if reading is None else (reading.memory,)
+    return () if reading is None else (reading.memory_row,)
 
 
 async def write_edits(
@@ -322,7 +322,7 @@ async def write_edits(
         await add_op(connection, agent_row, replace(op, state="merged"))
     owner_row, facts = agent_row, merged.facts
     if reading is not None:
-        owner_row, sources = reading.memory, tuple(reading.exchanges)
+        owner_row, sources = reading.memory_row, tuple(reading.exchanges)
         facts = [(replace(fact, exchange_row=None, sources=sources), op) for fact, op in facts]
     for text, op in merged.passages:
         await add_saved_passage(

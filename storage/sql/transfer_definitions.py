@@ -135,7 +135,7 @@ async def find_or_make_attached(
         return None
     if kind in (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER):
         definition = await find_definition(connection, project, DefinitionKind(kind), record["uid"])
-        return None if definition is None else definition.memory
+        return None if definition is None else definition.memory_row
     if kind in _ATTACHED_DEFINITIONS:
         return await _find_or_make_definition(connection, project, DefinitionKind(kind), record, at)
     if kind == DefinitionKind.BLOCK:

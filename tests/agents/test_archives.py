@@ -54,7 +54,7 @@ async def shared(
 ) -> tuple[Definition, Agent]:
     made = await archives.create(PROJECT, name, {"description": "d"})
     for agent in agents:
-        await store.attached.attach(agent.id, DefinitionKind.ARCHIVE, made.memory, at=1.0)
+        await store.attached.attach(agent.id, DefinitionKind.ARCHIVE, made.memory_row, at=1.0)
     return made, await archives.memory(PROJECT, made.uid)
 
 
@@ -207,8 +207,8 @@ async def attach_folder(store: Store, agent: Agent, name: str) -> int:
     uid = ids.new_uid()
     draft = replace(store.agents.draft(folder_scope(PROJECT, uid)), uid=uid)
     _, made = await store.definitions.create_memory(draft, DefinitionKind.FOLDER, name, {}, at=1.0)
-    await store.attached.attach(agent.id, DefinitionKind.FOLDER, made.memory, at=1.0)
-    return made.memory
+    await store.attached.attach(agent.id, DefinitionKind.FOLDER, made.memory_row, at=1.0)
+    return made.memory_row
 
 
 async def test_a_search_of_several_memories_has_its_question_embedded_once(

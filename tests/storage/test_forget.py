@@ -1196,7 +1196,7 @@ async def test_jobs_of_a_sleeptime_agent_outlive_a_forgetting_in_the_memory_that
     memory, sleeper = [(await make_agent(store, name)).agent for name in ("ann", "ann-sleeptime")]
     await store.sleepers.adopt("default", memory.id, sleeper.id, at=1.0)
     reading = Run(0, "r1", sleeper.id, 0, RunState.CREATED, 1.0, background=True)
-    wanted = RunAccept(reading, b"{}", key="reading/1", uid="c1", kind="sleep", reads=memory.id)
+    wanted = RunAccept(reading, b"{}", key="reading/1", uid="c1", kind="sleep", read_memory_row=memory.id)
     await store.database.write(store.sleepers.accept_effect(wanted))
     queued = await store.jobs.enqueue("compact", sleeper.id, "default")
     running = await store.jobs.enqueue("run", sleeper.id, "r2")

@@ -35,9 +35,9 @@ def texts(found: Unread) -> list[str]:
     return [m.text for m in found.messages]
 
 
-async def move(store: Store, memory: int, reader: int, upto: int) -> None:
+async def move(store: Store, memory_row: int, reader: int, upto: int) -> None:
     async def write(connection: Connection) -> None:
-        await advance(connection, memory, reader, upto, 5.0)
+        await advance(connection, memory_row, reader, upto, 5.0)
 
     await store.database.write(write)
 

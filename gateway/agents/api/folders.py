@@ -300,9 +300,9 @@ class FolderRoutes:
 
     async def list_files_of_agent(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
         """List the files that an agent can search."""
-        folders = {each.memory: each for each in await self._attached(request)}
+        folders = {each.memory_row: each for each in await self._attached(request)}
         files = await self._api.store.files.of_folders(list(folders))
-        shown = [agent_file_json(folders[file.memory], file) for file in files]
+        shown = [agent_file_json(folders[file.memory_row], file) for file in files]
         page = page_items(shown, query)
         has_more = bool(page) and page[-1] is not shown[0 if query.newest_first() else -1]
         return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}

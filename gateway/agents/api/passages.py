@@ -318,11 +318,11 @@ class ArchiveRoutes:
         archive = await self._archive(request)
         if archive.is_stored:
             rows = await self._api.store.attached.agents_with(
-                request.project, DefinitionKind.ARCHIVE, archive.memory
+                request.project, DefinitionKind.ARCHIVE, archive.memory_row
             )
         else:
             # Not stored, it is the own archive of an agent, whose row is that of its memory.
-            rows = [archive.memory]
+            rows = [archive.memory_row]
         return await self._api.agents_page(request.project, rows, query)
 
     async def add(self, request: ApiRequest, body: CreateArchivePassage) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from storage.sql.store import Store
 MAX_BYTES = 10_000_000
 # The state of a file whose text is not all stored yet.
 _PARSING_STATE = "parsing"
+_KIND = DefinitionKind.FOLDER
 # Parts of a file that one transaction writes.
 _PARTS_WRITTEN = 64
 
@@ -65,6 +66,7 @@ class Folders:
 
     def __init__(self, store: Store, registry: Registry, now: Callable[[], float]) -> None:
         self._store = store
+        self._files = store.files
         self._registry = registry
         self._now = now
 
@@ -72,27 +74,27 @@ class Folders:
 
     async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
         """Makes a folder. Raises: Conflict if a folder has that name."""
-        if await self._store.definitions.find_by_name(project, DefinitionKind.FOLDER, name):
+        if await self._store.definitions.find_by_name(project, _KIND, name):
             raise Conflict(f"There is a folder named {name!r} already.", param="name")
         uid = ids.new_uid()
         draft = self._store.agents.draft(folder_scope(project, uid))
         _, folder = await self._store.definitions.create_memory(
-            replace(draft, uid=uid), DefinitionKind.FOLDER, name, body, at=self._now()
+            replace(draft, uid=uid), _KIND, name, body, at=self._now()
         )
         return folder
 
     async def get(self, project: str, uid: str) -> Definition:
-        return await self._store.definitions.get(project, DefinitionKind.FOLDER, uid)
+        return await self._store.definitions.get(project, _KIND, uid)
 
     async def delete(self, folder: Definition) -> None:
         """Deletes a folder with its files; agents lose it."""
         agents = await self.agents(folder)
-        await self._store.files.detach(agents, folder.memory, file_tool_numbers(), at=self._now())
+        await self._files.detach(agents, folder.memory_row, file_tool_numbers(), at=self._now())
         self._registry.clear_cache()
-        await self._store.forgetting.forget(folder.memory, ForgetTarget(is_all=True))
+        await self._store.forgetting.forget(folder.memory_row, ForgetTarget(is_all=True))
 
     async def memory(self, folder: Definition) -> Agent:
-        memories = await self._store.defined_agents.memories(folder.project, [folder.memory])
+        memories = await self._store.defined_agents.memories(folder.project, [folder.memory_row])
         if not memories:  # deleted meanwhile
             raise NotFound(f"there is no folder {folder.uid!r}")
         return memories[0]
@@ -101,7 +103,7 @@ class Folders:
 
     async def agents(self, folder: Definition) -> Sequence[int]:
         """Returns the agents that have a folder attached, by the rows of their memories."""
-        return await self._store.attached.agents_with(folder.project, DefinitionKind.FOLDER, folder.memory)
+        return await self._store.attached.agents_with(folder.project, _KIND, folder.memory_row)
 
     async def attach(self, entry: AgentEntry, folder: Definition) -> None:
         """Gives an agent a folder, and the tools that read files.
@@ -109,13 +111,12 @@ class Folders:
         Raises: OverLimit if it has too many; Conflict for a profile's memory.
         """
         self._registry.require_definition(entry)
-        agent_row = entry.agent.id
-        await self._store.files.attach(agent_row, folder.memory, file_tool_numbers(), at=self._now())
+        await self._files.attach(entry.agent.id, folder.memory_row, file_tool_numbers(), at=self._now())
         self._registry.clear_cache()
 
     async def detach(self, entry: AgentEntry, folder: Definition) -> None:
         """Takes a folder from an agent, and with the last one the tools that read files."""
-        await self._store.files.detach([entry.agent.id], folder.memory, file_tool_numbers(), at=self._now())
+        await self._files.detach([entry.agent.id], folder.memory_row, file_tool_numbers(), at=self._now())
         self._registry.clear_cache()
 
     # -- files
@@ -132,33 +133,33 @@ class Folders:
             raise UnsupportedFile(
                 f"{upload.name!r} is no text that can be read. Send text in UTF-8, such as Markdown, code or CSV."
             )
-        return await self.save(folder.memory, upload, text, handling)
+        return await self.save(folder.memory_row, upload, text, handling)
 
     async def save(
-        self, memory: int, upload: SentFile, text: str, handling: Handling
+        self, memory_row: int, upload: SentFile, text: str, handling: Handling
     ) -> tuple[StoredFile, bool]:
         """Saves a file with a known text, whatever its type, as `upload` does.
 
-        memory: the row of the folder's memory.
+        memory_row: the row of the folder's memory.
 
         Raises: Conflict if the name is taken.
         """
-        files = self._store.files
-        if (
-            handling in ("skip", "error")
-            and (taken := await files.find_by_name(memory, upload.name)) is not None
-        ):
-            if handling == "skip":
-                return taken, False
-            raise Conflict(f"There is a file {upload.name!r} in this folder already.", param="file")
-        size, now = len(upload.data), self._now()
-        draft = StoredFile(0, ids.new_uid(), memory, _PARSING_STATE, size, now, upload.type, upload.name)
-        file = await files.add(draft, renames=handling == "suffix", replaces=handling == "replace")
+        if handling in ("skip", "error"):
+            namesake = await self._files.find_by_name(memory_row, upload.name)
+            if namesake is not None and handling == "skip":
+                return namesake, False
+            if namesake is not None:
+                raise Conflict(f"There is a file {upload.name!r} in this folder already.", param="file")
+        draft = StoredFile(
+            id=0, uid=ids.new_uid(), memory_row=memory_row, state=_PARSING_STATE, bytes=len(upload.data),
+            created=self._now(), type=upload.type, name=upload.name,
+        )  # fmt: skip
+        file = await self._files.add(draft, renames=handling == "suffix", replaces=handling == "replace")
         try:
-            rest = split_text(text)
-            while written := list(islice(rest, _PARTS_WRITTEN)):
-                await files.write(file, written)
-            file = await files.complete(file)
+            parts = split_text(text)
+            while some_parts := list(islice(parts, _PARTS_WRITTEN)):
+                await self._files.write(file, some_parts)
+            file = await self._files.complete(file)
         except BaseException:
             # What cannot be forgotten now is forgotten at the next start.
             with suppress(StoreError):
@@ -166,34 +167,32 @@ class Folders:
             raise
         if handling == "replace":
             # Only now, so that the earlier file or the new one is there whatever goes wrong.
-            for earlier in await files.find_replaced(file):
+            for earlier in await self._files.find_replaced(file):
                 await self.remove(earlier)
         return file, True
 
     async def file(self, folder: Definition, uid: str) -> StoredFile:
-        return await self._store.files.get(folder.memory, uid)
+        return await self._files.get(folder.memory_row, uid)
 
     async def view(
         self, folder: Definition, files: Sequence[StoredFile], *, with_content: bool = False
     ) -> Sequence[FileView]:
         """Returns files of a folder as lists show them."""
-        counts = await self._store.files.part_counts(folder.memory, [file.id for file in files])
+        counts = await self._files.part_counts(folder.memory_row, [file.id for file in files])
         return [
-            FileView(
-                file, counts.get(file.id, 0), await self._store.files.text(file) if with_content else None
-            )
+            FileView(file, counts.get(file.id, 0), await self._files.text(file) if with_content else None)
             for file in files
         ]
 
     async def list(self, folder: Definition, page: Page) -> Sequence[StoredFile]:
         """Returns a page of a folder's files, by their rows."""
-        return await self._store.files.list(folder.memory, page)
+        return await self._files.list(folder.memory_row, page)
 
     async def remove(self, file: StoredFile) -> None:
         """Forgets a file; it is not found any more at once."""
-        await self._store.forgetting.forget(file.memory, ForgetTarget(files=[file.id]))
+        await self._store.forgetting.forget(file.memory_row, ForgetTarget(files=[file.id]))
 
 
 def folder_scope(project: str, uid: str) -> Scope:
     """Returns the scope of a folder's memory."""
-    return Scope(project, API_PROFILE, f"{DefinitionKind.FOLDER}:{uid}")
+    return Scope(project, API_PROFILE, f"{_KIND}:{uid}")

@@ -26,6 +26,7 @@ from storage.sql.store import Store
 
 MAX_MEMORIES_SEARCHED = 8  # memories that one search asks; no measurement
 SEARCH_MS = 1000.0
+_KIND = DefinitionKind.ARCHIVE
 _OWN_ARCHIVE = "This is an agent's own archive: it is called after its agent, and ends with it."
 
 
@@ -54,24 +55,26 @@ class Archives:
     async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
         """Makes an archive that agents can share."""
         uid = ids.new_uid()
-        draft = self._store.agents.draft(Scope(project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}"))
+        draft = self._store.agents.draft(Scope(project, API_PROFILE, f"{_KIND}:{uid}"))
         _, archive = await self._store.definitions.create_memory(
-            replace(draft, uid=uid), DefinitionKind.ARCHIVE, name, body, at=self._now()
+            replace(draft, uid=uid), _KIND, name, body, at=self._now()
         )
         return archive
 
     async def get(self, project: str, uid: str) -> Definition:
         """Returns an archive; an agent's own is not stored, since it is its memory. Raises: NotFound."""
-        archive = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
+        archive = await self._store.definitions.find(project, _KIND, uid)
         if archive is not None:
             return archive
         try:
             entry = await self._store.defined_agents.get(project, uid)
         except NotFound:
             raise NotFound(f"there is no archive {uid!r}") from None
-        agent, kind = entry.agent, DefinitionKind.ARCHIVE
-        name = f"{entry.name}'s archive"
-        return Definition(0, uid, project, kind, agent.id, name, 1, agent.created, agent.created, {})
+        agent = entry.agent
+        return Definition(
+            id=0, uid=uid, project=project, kind=_KIND, memory_row=agent.id, name=f"{entry.name}'s archive", version=1,
+            created=agent.created, updated=agent.created, body={},
+        )  # fmt: skip
 
     async def get_shared(self, project: str, uid: str) -> Definition:
         """Returns an archive that is no agent's own. Raises: NotFound; Conflict if it is an agent's own."""
@@ -86,10 +89,8 @@ class Archives:
         Raises: OverLimit; BadRequest if it is another agent's own.
         """
         if archive.is_stored:
-            await self._store.attached.attach(
-                agent.id, DefinitionKind.ARCHIVE, archive.memory, at=self._now()
-            )
-        elif archive.memory != agent.id:
+            await self._store.attached.attach(agent.id, _KIND, archive.memory_row, at=self._now())
+        elif archive.memory_row != agent.id:
             raise BadRequest(
                 f"{archive.name!r} is the memory of one agent or user alone. Make an archive for what several share.",
                 param="archive_id",
@@ -97,16 +98,16 @@ class Archives:
 
     async def detach(self, agent: Agent, archive: Definition) -> None:
         """Detaches an archive from an agent, if it is attached. Raises: BadRequest for the agent's own."""
-        if archive.memory == agent.id:
+        if archive.memory_row == agent.id:
             raise BadRequest(_OWN_ARCHIVE, param="archive_id")
-        await self._store.attached.detach(agent.id, DefinitionKind.ARCHIVE, archive.memory, at=self._now())
+        await self._store.attached.detach(agent.id, _KIND, archive.memory_row, at=self._now())
 
     async def memory(self, project: str, uid: str) -> Agent:
         """Returns the memory that an archive's passages lie in: the agent's for its own archive. Raises: NotFound."""
-        archive = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
+        archive = await self._store.definitions.find(project, _KIND, uid)
         if archive is None:
             return (await self._store.defined_agents.get(project, uid)).agent
-        agent = await self._store.agents.find(Scope(project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}"))
+        agent = await self._store.agents.find(Scope(project, API_PROFILE, f"{_KIND}:{uid}"))
         if agent is None:
             raise NotFound(f"there is no archive {uid!r}")
         return agent
@@ -117,7 +118,7 @@ class Archives:
         Raises: Conflict for an agent's own archive.
         """
         archive = await self.get_shared(project, uid)
-        await self._store.forgetting.forget(archive.memory, ForgetTarget(is_all=True))
+        await self._store.forgetting.forget(archive.memory_row, ForgetTarget(is_all=True))
 
     async def searched_by(self, agent: Agent) -> Sequence[Agent]:
         """Returns the memories that an agent's search asks: its own, then attached archives and folders."""
@@ -127,7 +128,7 @@ class Archives:
 
     async def attached_to(self, agent: Agent) -> Sequence[int]:
         """Returns the rows of the memories of the archives and folders that are attached to an agent."""
-        archives = await self._store.attached.targets(agent.id, DefinitionKind.ARCHIVE)
+        archives = await self._store.attached.targets(agent.id, _KIND)
         return [*archives, *await self._store.attached.targets(agent.id, DefinitionKind.FOLDER)]
 
     async def list(

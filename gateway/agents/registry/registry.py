@@ -348,7 +348,7 @@ class Registry:
     ) -> Sequence[int]:
         """Returns the rows under which definitions with these uids are attached. Raises: NotFound."""
         definitions = [await self._store.definitions.get(project, kind, uid) for uid in dict.fromkeys(uids)]
-        return [each.memory or each.id for each in definitions]
+        return [each.memory_row or each.id for each in definitions]
 
     async def _attached_definitions(
         self, agent_rows: Sequence[int], kind: DefinitionKind
@@ -374,8 +374,8 @@ class Registry:
             learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=filler_json(spec.filler),
         )  # fmt: skip
         return Definition(
-            0, agent.uid, agent.scope.project, DefinitionKind.AGENT, agent.id, entry.name, 1, agent.created,
-            agent.created, definition.body(),
+            id=0, uid=agent.uid, project=agent.scope.project, kind=DefinitionKind.AGENT, memory_row=agent.id,
+            name=entry.name, version=1, created=agent.created, updated=agent.created, body=definition.body(),
         )  # fmt: skip
 
     def _with_profile_parts(self, view: AgentView) -> AgentView:

@@ -61,8 +61,8 @@ class SleeperRegistry:
         project, has_adopted = entry.agent.scope.project, False
         for uid in () if definition.sleeptime is None else definition.sleeptime.agents:
             sleeper = await self._store.definitions.find(project, DefinitionKind.AGENT, uid)
-            if sleeper is not None and not await self._store.readers.read_by(sleeper.memory):
-                await self._store.sleepers.adopt(project, entry.agent.id, sleeper.memory, at=self._now())
+            if sleeper is not None and not await self._store.readers.read_by(sleeper.memory_row):
+                await self._store.sleepers.adopt(project, entry.agent.id, sleeper.memory_row, at=self._now())
                 has_adopted = True
         return has_adopted
 
@@ -70,7 +70,7 @@ class SleeperRegistry:
         """Deletes the sleeptime agents of an agent. Raises: Overtaken."""
         for reader in await self._readers(entry):
             await self.detach(entry, reader.uid)
-            await self._store.forgetting.wipe(reader.reader)
+            await self._store.forgetting.wipe(reader.sleeper_row)
 
     async def detach(self, entry: AgentEntry, uid: str) -> None:
         """Has a sleeptime agent read an agent's memory no longer; both stay. Raises: Overtaken.
@@ -80,7 +80,7 @@ class SleeperRegistry:
 
         async def detach() -> None:
             current = await self._reload(entry)
-            detached = [reader.reader for reader in await self._readers(current) if reader.uid == uid]
+            detached = [reader.sleeper_row for reader in await self._readers(current) if reader.uid == uid]
             body = _body_without(current, uid)
             await self._store.sleepers.remove(current, detached, body, SLEEP_JOB, at=self._now())
 

@@ -201,10 +201,10 @@ class AgentRuns:
                 earlier = await match_earlier_send(self.keeper.store, marks, accepted.replaces)
                 send = _in_place_of(send, earlier)
         reading = run_request.reading
-        read_memory = 0 if reading is None else reading.memory
-        kind = "sleeptime" if read_memory else "run"
+        read_memory_row = 0 if reading is None else reading.memory_row
+        kind = "run" if reading is None else "sleeptime"
         project, key = run_request.scope.project, run_request.forwarded.key
-        with suppress(RunOver), self._receipts.work(project, read_memory, kind, key=key) as receipt:
+        with suppress(RunOver), self._receipts.work(project, read_memory_row, kind, key=key) as receipt:
             await self._answer(send, ticket, _RunOutput(view_maker_of, sink, receipt))
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:

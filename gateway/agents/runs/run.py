@@ -148,12 +148,15 @@ class RunResult(Struct, frozen=True):
     last_counts: TokenCounts = field(default_factory=TokenCounts)
 
 
-def reading_run(reader: int, memory: int, now: float) -> RunAccept:
-    """Returns a new run of a sleeptime agent that reads a memory, to be accepted. reader, memory: their rows."""
+def reading_run(sleeper_row: int, memory_row: int, now: float) -> RunAccept:
+    """Returns a new run of a sleeptime agent that reads a memory, to be accepted."""
     run = Run(
-        id=0, uid=new_uid(), agent_row=reader, conversation_row=0, state=RunState.CREATED, created=now, background=True
+        id=0, uid=new_uid(), agent_row=sleeper_row, conversation_row=0, state=RunState.CREATED, created=now,
+        background=True,
     )  # fmt: skip
-    return RunAccept(run, b"{}", READING_PREFIX + run.uid, new_uid(), kind=SLEEP_JOB, reads=memory)
+    return RunAccept(
+        run, b"{}", READING_PREFIX + run.uid, new_uid(), kind=SLEEP_JOB, read_memory_row=memory_row
+    )
 
 
 def identity_of(run_request: RunRequest) -> Identity:

@@ -168,15 +168,15 @@ class Sleeping:
         self, job: JobContext, memory: Agent, sleeptime: Sleeptime, reader: ReaderEntry, upto: int
     ) -> tuple[Run, str] | None:
         """Returns a reader's open run, or a new run if one is due, with its conversation; None if no run is due."""
-        reading = await self._store.sleepers.find_reading(reader.reader)
+        reading = await self._store.sleepers.find_reading(reader.sleeper_row)
         if reading is not None:
             return reading
         is_due = _is_due(reader, sleeptime) or reader.read_seq < upto or await self._is_idle(memory)
         if not is_due or not await self._has_words(job, memory, reader):
             return None
-        command = replace(reading_run(reader.reader, memory.id, self._now()), kind="")
+        command = replace(reading_run(reader.sleeper_row, memory.id, self._now()), kind="")
         await job.commit(self._store.sleepers.accept_effect(command))
-        return await self._store.sleepers.find_reading(reader.reader)
+        return await self._store.sleepers.find_reading(reader.sleeper_row)
 
     async def _has_words(self, job: JobContext, memory: Agent, reader: ReaderEntry) -> bool:
         """Returns whether there is anything for a model to read; what has no words is passed over."""
@@ -185,7 +185,7 @@ class Sleeping:
             unread = await self._read_unread(memory, reader, BATCH_CHARS)
             if clean_messages(unread.messages):
                 return True
-            span = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto)
+            span = ReadSpan(memory.id, reader.sleeper_row, unread.cursor, unread.upto)
             await job.commit(self._store.sleepers.advance_effect(span, self._now()))
             is_more = unread.is_more and unread.upto > unread.cursor
         return False
@@ -270,7 +270,7 @@ class Sleeping:
             noted = orjson.loads(texts[0].data) if texts else {}
             if "upto" not in noted:
                 return None
-            span = ReadSpan(memory.id, reader.reader, noted["cursor"], noted["upto"], noted["exchanges"])
+            span = ReadSpan(memory.id, reader.sleeper_row, noted["cursor"], noted["upto"], noted["exchanges"])
             return _Batch(span, noted["is_more"])
         window = resolved.spec.context_window
         failed = await self._count_failed(run)
@@ -285,14 +285,14 @@ class Sleeping:
             keeps_repeats=True,
         )
         exchanges = sorted({*(m.exchange_row for m in unread.messages), *unread.tools_used})
-        span = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto, exchanges)
+        span = ReadSpan(memory.id, reader.sleeper_row, unread.cursor, unread.upto, exchanges)
         return _Batch(span, unread.is_more, transcript(messages, unread.tools_used) if messages else "")
 
     async def _read_unread(self, memory: Agent, reader: ReaderEntry, limit_chars: int) -> Unread:
         """Returns the next messages. Raises: JobFailed if the memory is gone."""
         unread = await self._store.readers.unread(
             memory.id,
-            reader.reader,
+            reader.sleeper_row,
             now=self._now(),
             idle_s=self._settings.idle_s,
             limit_chars=limit_chars,

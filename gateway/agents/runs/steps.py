@@ -296,9 +296,8 @@ class RunMemory:
             return []
         if not any(is_user(message) for each in exchanges for message in each.inputs):
             return []
-        every, memory = sleeptime.every, self.context.agent.id
-        due_readers = [each.reader for each in self._readers if not each.is_busy and each.turns + 1 >= every]
-        return [reading_run(reader, memory, now) for reader in due_readers]
+        due = (each for each in self._readers if not each.is_busy and each.turns + 1 >= sleeptime.every)
+        return [reading_run(each.sleeper_row, self.context.agent.id, now) for each in due]
 
     def _finished_exchange(
         self,

@@ -56,20 +56,20 @@ class FileTools(Struct, frozen=True):
     async def run(self, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         """Runs a call. arguments: they fit the schema."""
         try:
-            folders = await self._folders()
+            folders = await self._load_folder_names()
             if name == "semantic_search_files":
                 return await self._search(folders, str(arguments["query"]), arguments.get("limit") or 5)
             return await self._grep(folders, arguments)
         except StoreError:
             return failed_answer(SEARCH_UNAVAILABLE)
 
-    async def _folders(self) -> dict[int, str]:
+    async def _load_folder_names(self) -> dict[int, str]:
         """Returns the names of the attached folders by their rows."""
         if not self.agent.is_stored:
             return {}
-        rows = await self.store.attached.targets(self.agent.id, DefinitionKind.FOLDER)
-        folders = await self.store.definitions.find_by_memories(DefinitionKind.FOLDER, rows)
-        return {row: folders[row].name for row in rows if row in folders}
+        folder_rows = await self.store.attached.targets(self.agent.id, DefinitionKind.FOLDER)
+        folders = await self.store.definitions.find_by_memories(DefinitionKind.FOLDER, folder_rows)
+        return {row: folders[row].name for row in folder_rows if row in folders}
 
     async def _search(self, folders: Mapping[int, str], query: str, limit: int) -> ToolAnswer:
         """Searches all folders, and shows the best passages of each in turn."""
@@ -78,21 +78,21 @@ class FileTools(Struct, frozen=True):
         embed = self.embed_query
         vector = None if embed is None else await embed([*folders], query, searches.SEARCH_MS)
         hits, is_incomplete = await searches.search_all(
-            [self._passages(folder, query, limit, vector) for folder in folders]
+            [self._search_folder(row, query, limit, vector) for row in folders]
         )
         hits = hits[:limit]
         files = await self.store.files.find_by_ids(sorted({hit.file for hit in hits if hit.file is not None}))
         lines = [
-            f"- [{folders[file.memory]}/{file.name}] {hit.text.strip()}"
+            f"- [{folders[file.memory_row]}/{file.name}] {hit.text.strip()}"
             for hit in hits
             if hit.file is not None and (file := files.get(hit.file)) is not None
         ]
         return searches.make_answer(lines, SEARCH_UNAVAILABLE, is_incomplete=is_incomplete)
 
-    async def _passages(
-        self, folder: int, query: str, limit: int, vector: Vector | None
+    async def _search_folder(
+        self, folder_row: int, query: str, limit: int, vector: Vector | None
     ) -> Sequence[Passage]:
-        memory = await self.store.agents.load(folder)
+        memory = await self.store.agents.load(folder_row)
         if memory is None:
             return []
         return await self.store.recall.search_passages(
@@ -108,7 +108,7 @@ class FileTools(Struct, frozen=True):
             # Python caches thousands of compiled patterns.
             return failed_answer(f"Error: `include` has {PATTERN_CHARS} characters at most.")
         files = {
-            f"{folders[file.memory]}/{file.name}": file
+            f"{folders[file.memory_row]}/{file.name}": file
             for file in await self.store.files.of_folders(list(folders))
         }
         included = {
@@ -119,22 +119,22 @@ class FileTools(Struct, frozen=True):
         skip = arguments.get("offset") or 0
         matches: list[_Match] = []
         try:
-            wrong = await self._find_matches(pattern, included, skip + MATCHES + 1, matches)
+            pattern_error = await self._find_matches(pattern, included, skip + MATCHES + 1, matches)
         except OutOfBounds:
             if len(matches) <= skip:
                 return failed_answer(FILE_TOO_LONG)
         else:
-            if wrong:
-                return failed_answer(f"Error: this is no regular expression: {wrong}.")
+            if pattern_error:
+                return failed_answer(f"Error: this is no regular expression: {pattern_error}.")
         return ToolAnswer(_render(matches, skip, arguments.get("context_lines")))
 
     async def _find_matches(
         self, pattern: str, files: Mapping[str, StoredFile], most: int, matches: list[_Match]
     ) -> str:
-        """Finds the first lines that match a pattern. Returns what is wrong with the pattern; "": nothing.
+        """Finds the first lines that match a pattern. Returns the error of an invalid pattern; "" if it is valid.
 
         files: by their paths.
-        matches: receives the matches, `most` at most, also where the time is over before the last file.
+        matches: receives the matches, at most `most`. It has those found so far if the time ends before the last file.
 
         Raises: OutOfBounds.
         """

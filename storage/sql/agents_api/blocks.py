@@ -101,33 +101,33 @@ async def attach_block(connection: Connection, agent_row: int, entry: BlockEntry
     await _attach_to_sleepers(connection, agent_row, entry.block.id, entry.block.label)
 
 
-async def share_blocks(connection: Connection, memory: int) -> None:
+async def share_blocks(connection: Connection, memory_row: int) -> None:
     """Attaches a memory's blocks to its sleeptime agents, except blocks that all users of a profile share."""
-    for entry in (await load_visible_blocks(connection, [memory]))[memory]:
+    for entry in (await load_visible_blocks(connection, [memory_row]))[memory_row]:
         if entry.owner is not None or not entry.profile:
-            await _attach_to_sleepers(connection, memory, entry.block.id, entry.block.label)
+            await _attach_to_sleepers(connection, memory_row, entry.block.id, entry.block.label)
 
 
-async def detach_copies(connection: Connection, project: str, memory: int, sleeper: int) -> None:
+async def detach_copies(connection: Connection, project: str, memory_row: int, sleeper_row: int) -> None:
     """Detaches from a sleeptime agent the copies of a memory's blocks that were imported with it, before the memory.
 
     A copy that no other agent sees is deleted, or its text would outlive the memory's.
     """
-    by_agent = await load_visible_blocks(connection, [memory, sleeper])
-    labels = {entry.block.label: entry.block.id for entry in by_agent[memory]}
-    for entry in by_agent[sleeper]:
+    by_agent = await load_visible_blocks(connection, [memory_row, sleeper_row])
+    labels = {entry.block.label: entry.block.id for entry in by_agent[memory_row]}
+    for entry in by_agent[sleeper_row]:
         id = entry.block.id
         is_unowned = entry.owner is None and not entry.profile
         if not is_unowned or labels.get(entry.block.label, id) == id:
             continue
-        await detach(connection, sleeper, DefinitionKind.BLOCK, id)
+        await detach(connection, sleeper_row, DefinitionKind.BLOCK, id)
         if not await _agents_seeing(connection, id):
             await _delete(connection, project, entry)
 
 
-async def _attach_to_sleepers(connection: Connection, memory: int, block_row: int, label: str) -> None:
+async def _attach_to_sleepers(connection: Connection, memory_row: int, block_row: int, label: str) -> None:
     """Attaches a block to those sleeptime agents of a memory that have no block with this label."""
-    for sleeper in await load_sleepers(connection, memory):
+    for sleeper in await load_sleepers(connection, memory_row):
         if await connection.row(SQL["labelled"], (label, block_row, sleeper)) is None:
             await attach(connection, sleeper, DefinitionKind.BLOCK, block_row)
 

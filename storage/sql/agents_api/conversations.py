@@ -85,7 +85,7 @@ class Conversations(Group):
         if await connection.value(stored_paths.SQL["begin"], begun) is None:
             raise WriteConflict(f"there is a conversation {uid!r} already")
         project = agent.scope.project
-        draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory=agent.id)
+        draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory_row=agent.id)
         await add_definition(connection, draft, at=at)
         return await find_conversation(connection, project, uid)
 
@@ -98,7 +98,7 @@ class Conversations(Group):
         await connection.lock(agent.id)
         if _version(await find_conversation(connection, project, uid)) != _version(entry):
             raise Overtaken(f"the conversation {uid!r} was changed since")
-        draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory=agent.id)
+        draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory_row=agent.id)
         await put_definition(connection, draft, at=at)
         return await find_conversation(connection, project, uid)
 
@@ -166,7 +166,7 @@ class Conversations(Group):
                 await connection.run(SQL["source_moved"], (source, agent.id))
             await _begin_fork(connection, agent.id, fork, parent, at)
         project = agent.scope.project
-        draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory=agent.id)
+        draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory_row=agent.id)
         await add_definition(connection, draft, at=at)
         return await find_conversation(connection, project, uid)
 

@@ -35,7 +35,7 @@ async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: 
 
     Raises: WriteConflict if its public name is taken, or its name, where names of its kind are unique.
     """
-    values = (draft.uid, draft.project, draft.kind, draft.memory, at, draft.name)
+    values = (draft.uid, draft.project, draft.kind, draft.memory_row, at, draft.name)
     id = await connection.value(SQL["insert"], values)
     if id is None and draft.kind in _NAMED_KINDS:
         raise _name_taken_error(draft.kind, draft.name)
@@ -111,9 +111,9 @@ async def remove_definition(connection: Connection, id: int) -> None:
     await connection.run(SQL["delete"], (id,))
 
 
-async def remove_definitions(connection: Connection, memory: int) -> None:
+async def remove_definitions(connection: Connection, memory_row: int) -> None:
     """Deletes the definitions that belong to a memory."""
-    for (id,) in await connection.rows(SQL["of_memory"], (memory,)):
+    for (id,) in await connection.rows(SQL["of_memory"], (memory_row,)):
         await remove_definition(connection, id)
 
 
@@ -144,10 +144,10 @@ class Definitions(Group):
     remove = writes(as_method(remove_definition))
 
     @writes
-    async def bind(self, connection: Connection, id: int, memory: int) -> int:
+    async def bind(self, connection: Connection, id: int, memory_row: int) -> int:
         """Has a definition belong to a memory, unless it has one. Returns the row of its memory. Raises: NotFound."""
-        await connection.run(SQL["bind"], (memory, id))
-        return (await get_definition(connection, id)).memory
+        await connection.run(SQL["bind"], (memory_row, id))
+        return (await get_definition(connection, id)).memory_row
 
     @bulk_writes
     async def remove_unbound(
@@ -194,11 +194,11 @@ class Definitions(Group):
 
     @reads
     async def find_by_memories(
-        self, connection: Connection, kind: DefinitionKind, memories: Sequence[int]
+        self, connection: Connection, kind: DefinitionKind, memory_rows: Sequence[int]
     ) -> dict[int, Definition]:
-        """Returns the definitions of a kind that memories have, by their rows."""
-        rows = await rows_of(connection, SQL["by_memories"], memories, kind)
-        return {each.memory: each for each in map(make_definition, rows)}
+        """Returns the definitions of this kind that these memories have, by the memories' rows."""
+        rows = await rows_of(connection, SQL["by_memories"], memory_rows, kind)
+        return {each.memory_row: each for each in map(make_definition, rows)}
 
     @long_reads
     async def list(

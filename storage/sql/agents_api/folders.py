@@ -39,10 +39,10 @@ async def add_file(
 
     Raises: WriteConflict if the name is taken; OverLimit; NotFound if there is no such folder.
     """
-    await connection.lock(draft.memory)
-    if await load_agent(connection, draft.memory) is None:
+    await connection.lock(draft.memory_row)
+    if await load_agent(connection, draft.memory_row) is None:
         raise NotFound("there is no such folder")
-    count, size = await _extent(connection, draft.memory, draft.name if replaces else None)
+    count, size = await _extent(connection, draft.memory_row, draft.name if replaces else None)
     if count >= MAX_FILES:
         raise OverLimit(f"a folder has at most {MAX_FILES} files")
     if size + draft.bytes > MAX_BYTES:
@@ -51,7 +51,7 @@ async def add_file(
         )
     name = draft.name
     if not replaces:
-        names = {row[0] for row in await connection.rows(SQL["names"], (draft.memory,))}
+        names = {row[0] for row in await connection.rows(SQL["names"], (draft.memory_row,))}
         if name in names and not renames:
             raise WriteConflict(f"there is a file {name!r} in this folder already")
         path, number = PurePosixPath(draft.name), 0
@@ -59,7 +59,7 @@ async def add_file(
             number += 1
             name = str(path.with_name(f"{path.stem}_({number}){path.suffix}"))
     file = replace(draft, name=name)
-    values = (file.uid, file.memory, file.state, file.bytes, file.created, file.type, file.name)
+    values = (file.uid, file.memory_row, file.state, file.bytes, file.created, file.type, file.name)
     return replace(file, id=await connection.value(SQL["insert"], values))
 
 
@@ -79,10 +79,10 @@ class Files(GrowingGroup):
 
     @writes
     async def attach(
-        self, connection: Connection, agent_row: int, folder: int, tools: Sequence[int], *, at: float
+        self, connection: Connection, agent_row: int, folder_row: int, tools: Sequence[int], *, at: float
     ) -> None:
         """Attaches a folder, and the tools that read files."""
-        if await attach(connection, agent_row, DefinitionKind.FOLDER, folder):
+        if await attach(connection, agent_row, DefinitionKind.FOLDER, folder_row):
             await match_tools(connection, agent_row, tools)
             await touch_agent(connection, agent_row, at)
 
@@ -91,14 +91,14 @@ class Files(GrowingGroup):
         self,
         connection: Connection,
         agent_rows: Sequence[int],
-        folder: int,
+        folder_row: int,
         tools: Sequence[int],
         *,
         at: float,
     ) -> None:
         """Takes a folder from agents. An agent without folders loses the tools that read files as well."""
         for agent_row in agent_rows:
-            if await detach(connection, agent_row, DefinitionKind.FOLDER, folder):
+            if await detach(connection, agent_row, DefinitionKind.FOLDER, folder_row):
                 await match_tools(connection, agent_row, tools)
                 await touch_agent(connection, agent_row, at)
 
@@ -113,59 +113,61 @@ class Files(GrowingGroup):
 
     @long_reads
     async def _parts(self, connection: Connection, file: StoredFile, after: int) -> builtins.list[Row]:
-        return await connection.rows(SQL["parts"], (file.id, file.memory, after, _PARTS))
+        return await connection.rows(SQL["parts"], (file.id, file.memory_row, after, _PARTS))
 
     async def write(self, file: StoredFile, texts: Sequence[str]) -> None:
         """Adds parts after those that are there. Raises: NotFound if the file or its folder is gone."""
 
         async def write(connection: Connection) -> None:
-            await connection.lock(file.memory)
-            if await connection.row(SQL["get"], (file.uid, file.memory)) is None:
+            await connection.lock(file.memory_row)
+            if await connection.row(SQL["get"], (file.uid, file.memory_row)) is None:
                 raise NotFound(f"there is no file {file.uid!r}")
             for text in texts:
-                await insert_passage(connection, file.memory, text, at=file.created, file=file.id)
+                await insert_passage(connection, file.memory_row, text, at=file.created, file=file.id)
 
-        await self._grow(file.memory, len(texts), self._database.bulk(write))
+        await self._grow(file.memory_row, len(texts), self._database.bulk(write))
 
     @writes
     async def complete(self, connection: Connection, file: StoredFile) -> StoredFile:
         """Marks its text as complete. Raises: NotFound if it is gone."""
-        if not await connection.run(SQL["set_state"], (COMPLETED, file.id, file.memory)):
+        if not await connection.run(SQL["set_state"], (COMPLETED, file.id, file.memory_row)):
             raise NotFound(f"there is no file {file.uid!r}")
         return replace(file, state=COMPLETED)
 
     @reads
-    async def get(self, connection: Connection, memory: int, uid: str) -> StoredFile:
+    async def get(self, connection: Connection, memory_row: int, uid: str) -> StoredFile:
         """Returns the file with this public name. Raises: NotFound."""
-        row = await connection.row(SQL["get"], (uid, memory))
+        row = await connection.row(SQL["get"], (uid, memory_row))
         if row is None:
             raise NotFound(f"there is no file {uid!r} in this folder")
         return _file(row)
 
     @reads
-    async def find_by_name(self, connection: Connection, memory: int, name: str) -> StoredFile | None:
+    async def find_by_name(self, connection: Connection, memory_row: int, name: str) -> StoredFile | None:
         """Returns the file with this name; the oldest where another is to replace it."""
-        row = await connection.row(SQL["named"], (memory, name))
+        row = await connection.row(SQL["named"], (memory_row, name))
         return None if row is None else _file(row)
 
     @reads
     async def find_replaced(self, connection: Connection, file: StoredFile) -> builtins.list[StoredFile]:
         """Returns the older files with the name of one."""
-        files = [_file(row) for row in await connection.rows(SQL["named"], (file.memory, file.name))]
+        files = [_file(row) for row in await connection.rows(SQL["named"], (file.memory_row, file.name))]
         return [each for each in files if each.id < file.id]
 
     @reads
-    async def list(self, connection: Connection, memory: int, page: Page) -> builtins.list[StoredFile]:
+    async def list(self, connection: Connection, memory_row: int, page: Page) -> builtins.list[StoredFile]:
         """Returns a page of a folder's files. The cursors of the page are their rows."""
-        rows = await connection.rows(SQL[f"list_{page.direction}"], (memory, *page.bounds, page.limit))
+        rows = await connection.rows(SQL[f"list_{page.direction}"], (memory_row, *page.bounds, page.limit))
         return [_file(row) for row in rows]
 
     @long_reads
-    async def of_folders(self, connection: Connection, memories: Sequence[int]) -> builtins.list[StoredFile]:
-        """Returns the files of several folders, by folder, oldest first; those that are not whole yet left out."""
-        files = [_file(row) for row in await rows_of(connection, SQL["of_folders"], memories)]
-        order = {memory: place for place, memory in enumerate(memories)}
-        return sorted((f for f in files if f.state == COMPLETED), key=lambda f: (order[f.memory], f.id))
+    async def of_folders(
+        self, connection: Connection, folder_rows: Sequence[int]
+    ) -> builtins.list[StoredFile]:
+        """Returns the files of these folders that are whole, in the order of the folders; of one, the oldest first."""
+        files = [_file(row) for row in await rows_of(connection, SQL["of_folders"], folder_rows)]
+        order = {row: index for index, row in enumerate(folder_rows)}
+        return sorted((f for f in files if f.state == COMPLETED), key=lambda f: (order[f.memory_row], f.id))
 
     @reads
     async def find_by_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, StoredFile]:
@@ -173,9 +175,11 @@ class Files(GrowingGroup):
         return {row[0]: _file(row) for row in await rows_of(connection, SQL["several"], ids)}
 
     @reads
-    async def part_counts(self, connection: Connection, memory: int, files: Sequence[int]) -> dict[int, int]:
+    async def part_counts(
+        self, connection: Connection, memory_row: int, files: Sequence[int]
+    ) -> dict[int, int]:
         """Returns of how many parts the text of each of these files is."""
-        return {row[0]: row[1] for row in await rows_of(connection, SQL["part_count"], files, memory)}
+        return {row[0]: row[1] for row in await rows_of(connection, SQL["part_count"], files, memory_row)}
 
     @reads
     async def list_unfinished(
@@ -186,8 +190,8 @@ class Files(GrowingGroup):
         return [(row[0], row[1]) for row in rows]
 
 
-async def _extent(connection: Connection, memory: int, replaced: str | None) -> tuple[int, int]:
-    row = await connection.row(SQL["extent"], (memory, replaced))
+async def _extent(connection: Connection, memory_row: int, replaced: str | None) -> tuple[int, int]:
+    row = await connection.row(SQL["extent"], (memory_row, replaced))
     assert row is not None  # sums have one row
     return row[0], row[1]
 

@@ -85,9 +85,9 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
         await add_text(connection, run.agent_row, run.id, "request", 0, command.request)
         if command.listing is not None:
             await add_text(connection, run.agent_row, run.id, "listing", 0, command.listing)
-        if command.reads is not None and command.kind:
+        if command.read_memory_row is not None and command.kind:
             # The memory that is read has one such job for all its runs, so the key of the job is its kind.
-            await jobs.enqueue_in(connection, command.kind, command.reads, command.kind)
+            await jobs.enqueue_in(connection, command.kind, command.read_memory_row, command.kind)
         elif command.kind:
             payload = orjson.dumps({"run": run.id})
             await jobs.enqueue_in(connection, command.kind, run.agent_row, run.uid, payload)

@@ -41,35 +41,35 @@ async def add_sleeper(
     body: the new body of that agent's definition; None: the definition stays, or it has none.
     Raises: Overtaken if the definition was changed since it was found, or the memory has a sleeper already.
     """
-    memory = entry.agent.id
-    await connection.lock_sharers(memory)
-    if await load_sleepers(connection, memory):
+    memory_row = entry.agent.id
+    await connection.lock_sharers(memory_row)
+    if await load_sleepers(connection, memory_row):
         raise Overtaken(f"{entry.name!r} has a sleeptime agent already")
     agent = await make_agent(connection, draft, at=at)
-    await _add_reader(connection, memory, agent.agent.id, at=at)
+    await _add_reader(connection, memory_row, agent.agent.id, at=at)
     if body is not None and entry.definition is not None:
         await change_definition(connection, entry.definition, body, at=at)
     return agent.agent.id
 
 
 async def adopt_sleeper(
-    connection: Connection, project: str, memory: int, sleeper: int, *, at: float
+    connection: Connection, project: str, memory_row: int, sleeper_row: int, *, at: float
 ) -> None:
     """Has an imported sleeper read the memory that was imported with it, from where readers before it have come."""
-    await detach_copies(connection, project, memory, sleeper)
-    await _add_reader(connection, memory, sleeper, at=at)
+    await detach_copies(connection, project, memory_row, sleeper_row)
+    await _add_reader(connection, memory_row, sleeper_row, at=at)
 
 
-async def _add_reader(connection: Connection, memory: int, sleeper: int, *, at: float) -> None:
-    cursor = await cursor_of(connection, memory, LEARNER)
-    await connection.run(SQL["read_from"], (memory, sleeper, cursor, at))
-    await share_blocks(connection, memory)
+async def _add_reader(connection: Connection, memory_row: int, sleeper_row: int, *, at: float) -> None:
+    cursor = await cursor_of(connection, memory_row, LEARNER)
+    await connection.run(SQL["read_from"], (memory_row, sleeper_row, cursor, at))
+    await share_blocks(connection, memory_row)
 
 
 async def remove_sleepers(
     connection: Connection,
     entry: AgentEntry,
-    sleepers: Sequence[int],
+    sleeper_rows: Sequence[int],
     body: dict[str, Any] | None,
     job: str,
     *,
@@ -84,17 +84,18 @@ async def remove_sleepers(
     job: the kind of the jobs in which they read. The memory's job is dropped with its last sleeper.
     Raises: Overtaken if the definition was changed since it was found.
     """
-    memory = entry.agent.id
-    await connection.lock_sharers(memory)
-    await advance(connection, memory, LEARNER, await cursor_of(connection, memory, LEARNER), at)
-    for sleeper in sleepers:
+    memory_row = entry.agent.id
+    await connection.lock_sharers(memory_row)
+    cursor = await cursor_of(connection, memory_row, LEARNER)
+    await advance(connection, memory_row, LEARNER, cursor, at)
+    for sleeper_row in sleeper_rows:
         # A later forgetting in the memory would not find these readings.
-        await _end_readings_of(connection, sleeper, at)
-        while await _empty_readings_of(connection, sleeper, _PAGE):
+        await _end_readings_of(connection, sleeper_row, at)
+        while await _empty_readings_of(connection, sleeper_row, _PAGE):
             pass
-        await connection.run(SQL["read_no_more"], (memory, sleeper))
-    if not await load_sleepers(connection, memory):
-        await drop_jobs(connection, memory, job)
+        await connection.run(SQL["read_no_more"], (memory_row, sleeper_row))
+    if not await load_sleepers(connection, memory_row):
+        await drop_jobs(connection, memory_row, job)
     if body is not None and entry.definition is not None:
         await change_definition(connection, entry.definition, body, at=at)
 
@@ -106,58 +107,58 @@ async def accept_reading(connection: Connection, jobs: Jobs, command: RunAccept)
     return await accept_run(connection, jobs, command)
 
 
-async def find_reading(connection: Connection, sleeper: int) -> tuple[Run, str] | None:
+async def find_reading(connection: Connection, sleeper_row: int) -> tuple[Run, str] | None:
     """Returns a sleeper's reading that has not ended, and the public name of its conversation."""
-    row = await connection.row(SQL["reading_open"], (sleeper, READING_PREFIX, _READING_END))
-    run = None if row is None else await load_run(connection, sleeper, row[0])
+    row = await connection.row(SQL["reading_open"], (sleeper_row, READING_PREFIX, _READING_END))
+    run = None if row is None else await load_run(connection, sleeper_row, row[0])
     return None if row is None or run is None else (run, row[1])
 
 
 async def advance_over(connection: Connection, span: ReadSpan, at: float) -> None:
     """Moves a reader's cursor past what it has read, unless the cursor has moved meanwhile."""
-    await connection.run(SQL["read_up_to"], (span.upto, at, span.memory, span.reader, span.cursor))
+    await connection.run(SQL["read_up_to"], (span.upto, at, span.memory_row, span.sleeper_row, span.cursor))
 
 
-async def end_readings(connection: Connection, memory: int, at: float) -> None:
+async def end_readings(connection: Connection, memory_row: int, at: float) -> None:
     """Ends the readings of a memory, in the transaction that begins to forget something of it."""
-    for sleeper in await load_sleepers(connection, memory):
-        await _end_readings_of(connection, sleeper, at)
+    for sleeper_row in await load_sleepers(connection, memory_row):
+        await _end_readings_of(connection, sleeper_row, at)
 
 
-async def _end_readings_of(connection: Connection, sleeper: int, at: float) -> None:
-    await connection.lock(sleeper)
-    if await connection.run(SQL["readings_end"], (at, sleeper, READING_PREFIX, _READING_END)):
+async def _end_readings_of(connection: Connection, sleeper_row: int, at: float) -> None:
+    await connection.lock(sleeper_row)
+    if await connection.run(SQL["readings_end"], (at, sleeper_row, READING_PREFIX, _READING_END)):
         # A step that is under way is written on an older epoch, and so refused.
-        await raise_epoch(connection, sleeper)
+        await raise_epoch(connection, sleeper_row)
 
 
-async def empty_readings(connection: Connection, memory: int, limit: int) -> bool:
+async def empty_readings(connection: Connection, memory_row: int, limit: int) -> bool:
     """Empties ended readings of a memory, at most `limit` of each sleeper. Returns whether there may be more."""
-    for sleeper in await load_sleepers(connection, memory):
-        if await _empty_readings_of(connection, sleeper, limit):
+    for sleeper_row in await load_sleepers(connection, memory_row):
+        if await _empty_readings_of(connection, sleeper_row, limit):
             return True
     return False
 
 
-async def _empty_readings_of(connection: Connection, sleeper: int, limit: int) -> bool:
-    rows = await connection.rows(SQL["readings"], (sleeper, READING_PREFIX, _READING_END, limit))
+async def _empty_readings_of(connection: Connection, sleeper_row: int, limit: int) -> bool:
+    rows = await connection.rows(SQL["readings"], (sleeper_row, READING_PREFIX, _READING_END, limit))
     for (conversation_row,) in rows:
-        await empty_reading(connection, sleeper, conversation_row)
+        await empty_reading(connection, sleeper_row, conversation_row)
     return len(rows) == limit
 
 
-async def empty_reading(connection: Connection, sleeper: int, conversation_row: int) -> None:
+async def empty_reading(connection: Connection, sleeper_row: int, conversation_row: int) -> None:
     """Empties the texts of one reading, whose conversation loses its key. Idempotent."""
-    await connection.lock(sleeper)
-    for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation_row, sleeper)):
-        exchange = await exchanges.load_exchange(connection, sleeper, id)
+    await connection.lock(sleeper_row)
+    for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation_row, sleeper_row)):
+        exchange = await exchanges.load_exchange(connection, sleeper_row, id)
         assert exchange is not None  # it was found in this transaction
-        await forget_indexed(connection, sleeper, range(exchange.seq, exchange.next_seq))
-        await exchanges.update_exchange(connection, sleeper, make_tombstone(exchange), is_whole=True)
-    if (run_row := await connection.value(SQL["reading_run"], (conversation_row, sleeper))) is not None:
+        await forget_indexed(connection, sleeper_row, range(exchange.seq, exchange.next_seq))
+        await exchanges.update_exchange(connection, sleeper_row, make_tombstone(exchange), is_whole=True)
+    if (run_row := await connection.value(SQL["reading_run"], (conversation_row, sleeper_row))) is not None:
         for kind in _RUN_TEXTS:
-            await connection.run(SQL["reading_texts"], (sleeper, run_row, kind))
-    await connection.run(SQL["reading_done"], (conversation_row, sleeper))
+            await connection.run(SQL["reading_texts"], (sleeper_row, run_row, kind))
+    await connection.run(SQL["reading_done"], (conversation_row, sleeper_row))
 
 
 class Sleepers(Group):
