@@ -55,7 +55,7 @@ async def shared(
     made = await archives.create(PROJECT, name, {"description": "d"})
     for agent in agents:
         await store.attached.attach(agent.id, DefinitionKind.ARCHIVE, made.memory_row, at=1.0)
-    return made, await archives.memory(PROJECT, made.uid)
+    return made, await archives.load_memory(PROJECT, made.uid)
 
 
 def test_a_long_text_is_cut_where_something_ends_and_nothing_is_lost() -> None:
@@ -135,7 +135,7 @@ async def test_a_search_asks_every_archive_that_is_attached_and_takes_from_each(
     assert await store.attached.agents_with(PROJECT, DefinitionKind.ARCHIVE, memory.id) == [ann.id, bob.id]
     other = (await make_agent(store, "eve", project="elsewhere")).agent
     with pytest.raises(NotFound):
-        await archives.memory("elsewhere", made.uid)
+        await archives.load_memory("elsewhere", made.uid)
     assert await archives.search(other, "cat", ANY) == []
 
 
@@ -149,7 +149,7 @@ async def test_an_archive_is_no_agent_and_is_deleted_with_its_passages(
         await store.defined_agents.get(PROJECT, made.uid)
     await archives.delete(PROJECT, made.uid)
     with pytest.raises(NotFound):
-        await archives.memory(PROJECT, made.uid)
+        await archives.load_memory(PROJECT, made.uid)
     data = bytes_in(tmp_path)
     assert not [word for word in ("name", "passage", "tag") if f"zq{word}x".encode() in data]
     assert await rows(store, "SELECT * FROM attached") == []

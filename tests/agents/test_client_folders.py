@@ -268,7 +268,7 @@ def test_a_folder_that_is_deleted_while_it_is_read_is_not_found(world: LettaWorl
     world.letta.folders.delete(made.id)
     registry: Any = world.world.gateway.app.services.agents.registry
     with pytest.raises(NotFound):
-        call(Folders(store, registry, world.world.clock).memory(found))
+        call(Folders(store, registry, world.world.clock).load_memory(found))
 
 
 def test_a_folder_that_cannot_be_searched_takes_nothing_from_the_others(world: LettaWorld) -> None:

@@ -85,7 +85,7 @@ async def test_the_files_of_a_folder_have_so_many_bytes_at_most(store: Store) ->
     # The one that it replaces is removed later.
     await store.files.add(draft(notes, "a", size=MAX_BYTES), replaces=True)
     with pytest.raises(NotFound):
-        await store.files.add(replace(draft(notes, "b"), memory=999), renames=False)
+        await store.files.add(replace(draft(notes, "b"), memory_row=999), renames=False)
 
 
 async def test_a_forgotten_file_is_gone_with_its_parts_and_its_neighbours_stay(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
@@ -27,6 +27,7 @@ from storage.listing import PassageFilter
 from storage.records import Definition, DefinitionKind, StoredFile
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
+_KIND: Final = DefinitionKind.FOLDER
 _NO_OPEN_FILES = refused("Files are searched, not held in the prompt, so none is open.")
 
 
@@ -157,20 +158,21 @@ class FolderRoutes:
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
+        self._definitions = api.store.definitions
         self._folders = Folders(api.store, api.registry, api.now)
         self._archives = Archives(api.store, api.now, api.keeper.embed_query)
 
     def routes(self) -> list[AgentsRoute]:
         """Returns the routes, each also under the name that Letta 0.6 gave to folders."""
         files = "/v1/agents/{agent_id}/files"
-        sources = [replace(row, title=f"{row.summary[:-1]} (0.6).") for row in self._rows("sources")]
+        sources = [replace(row, title=f"{row.summary[:-1]} (0.6).") for row in self._routes_of("sources")]
         return [
-            *self._rows("folders"),
+            *self._routes_of("folders"),
             *sources,
             AgentsRoute("GET", files, self.list_files_of_agent, pages=OLDEST_FIRST),
         ]
 
-    def _rows(self, name: str) -> list[AgentsRoute]:
+    def _routes_of(self, name: str) -> list[AgentsRoute]:
         folders, folder = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
         agent_folders = f"/v1/agents/{{agent_id}}/{name}"
         return [
@@ -186,7 +188,7 @@ class FolderRoutes:
             AgentsRoute("GET", f"{folder}/files/{{file_id}}", self.retrieve_file),
             AgentsRoute("GET", f"{folder}/passages", self.list_passages, pages=OLDEST_FIRST),
             AgentsRoute("GET", f"{folder}/agents", self.list_agents),
-            AgentsRoute("DELETE", f"{folder}/{{file_id}}", self.remove),
+            AgentsRoute("DELETE", f"{folder}/{{file_id}}", self.delete_file),
             AgentsRoute("GET", agent_folders, self.list_folders_of_agent),
             AgentsRoute("PATCH", f"{agent_folders}/attach/{{folder_id}}", self.attach),
             AgentsRoute("PATCH", f"{agent_folders}/detach/{{folder_id}}", self.detach),
@@ -196,21 +198,18 @@ class FolderRoutes:
 
     async def index(self, request: ApiRequest, query: FoldersQuery) -> list[dict[str, Any]]:
         """List folders."""
-        kind = DefinitionKind.FOLDER
+        page = await self._api.definition_page(request.project, _KIND, "source", query)
         name = sent_or_none(query.name)
-        page = await self._api.definition_page(request.project, kind, "source", query)
-        return list(
-            map(folder_json, await self._api.store.definitions.list(request.project, kind, page, name=name))
-        )
+        return list(map(folder_json, await self._definitions.list(request.project, _KIND, page, name=name)))
 
     async def count(self, request: ApiRequest) -> int:
         """Count folders."""
-        return await self._api.store.definitions.count(request.project, DefinitionKind.FOLDER)
+        return await self._definitions.count(request.project, _KIND)
 
     async def find_by_name(self, request: ApiRequest) -> str:
         """Return the id of the folder with a name."""
         name = request.path["name"]
-        folders = await self._api.store.definitions.find_by_name(request.project, DefinitionKind.FOLDER, name)
+        folders = await self._definitions.find_by_name(request.project, _KIND, name)
         if not folders:
             raise UnknownId(f"There is no folder named {name!r}.")
         return ids.id_of("source", folders[0].uid)
@@ -223,38 +222,36 @@ class FolderRoutes:
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a folder."""
-        return folder_json(await self._folder(request))
+        return folder_json(await self._get_folder(request))
 
     async def update(self, request: ApiRequest, body: UpdateFolder) -> dict[str, Any]:
         """Change a folder."""
-        folder = await self._folder(request)
+        folder = await self._get_folder(request)
         sent = sent_fields(body)
         stored = {**folder.body, **{name: sent[name] for name in STORED_FIELDS if name in sent}}
         name = sent_or_none(body.name)
         if name is not None and name != folder.name:
-            same_name = await self._api.store.definitions.find_by_name(
-                request.project, DefinitionKind.FOLDER, name
-            )
+            same_name = await self._definitions.find_by_name(request.project, _KIND, name)
             if same_name:
                 raise Conflict(f"There is a folder named {name!r} already.", param="name")
-        changed = await self._api.store.definitions.change(folder, stored, at=self._api.now(), name=name)
+        changed = await self._definitions.change(folder, stored, at=self._api.now(), name=name)
         return folder_json(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete a folder with its files, and take it from all agents."""
-        await self._folders.delete(await self._folder(request))
+        await self._folders.delete(await self._get_folder(request))
         return {"message": "The folder is deleted, and its files are forgotten."}
 
     # -- files
 
     async def upload(self, request: ApiRequest, query: UploadQuery, _body: UploadForm) -> dict[str, Any]:
         """Save a file."""
-        folder = await self._folder(request)
+        folder = await self._get_folder(request)
         file = request.file
         assert file is not None  # the body is an `UploadForm`
         # Form fields next to a file may hold a path of the client's machine.
-        name = sent_or_none(query.name) or re.split(r"[/\\]", file.file_name or "")[-1]
-        name = clean_file_name(name)
+        form_name = re.split(r"[/\\]", file.file_name or "")[-1]
+        name = clean_file_name(sent_or_none(query.name) or form_name)
         if not name:
             raise BadRequest("Name the file.", param="file")
         upload = SentFile(name, file.type, file.data)
@@ -265,31 +262,31 @@ class FolderRoutes:
 
     async def list_files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:
         """List the files of a folder."""
-        folder = await self._folder(request)
-        page = await read_page(query, partial(self._file_row, folder))
+        folder = await self._get_folder(request)
+        page = await read_page(query, partial(self._find_file_row, folder))
         files = await self._folders.list(folder, page)
         views = await self._folders.view(folder, files, with_content=query.include_content)
         return [file_json(folder, view) for view in views]
 
     async def retrieve_file(self, request: ApiRequest, query: FileQuery) -> dict[str, Any]:
         """Return a file."""
-        folder = await self._folder(request)
-        file = await self._folders.file(folder, request.uid("file", "file_id"))
+        folder = await self._get_folder(request)
+        file = await self._folders.get_file(folder, request.uid("file", "file_id"))
         (view,) = await self._folders.view(folder, [file], with_content=query.include_content)
         return file_json(folder, view)
 
-    async def remove(self, request: ApiRequest) -> dict[str, Any]:
+    async def delete_file(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a file."""
-        folder = await self._folder(request)
-        await self._folders.remove(await self._folders.file(folder, request.uid("file", "file_id")))
+        folder = await self._get_folder(request)
+        await self._folders.remove(await self._folders.get_file(folder, request.uid("file", "file_id")))
         return {"message": "The file is forgotten."}
 
     async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List the parts of a folder's files."""
-        folder = await self._folder(request)
+        folder = await self._get_folder(request)
         after, before = place_in("passage", query.after), place_in("passage", query.before)
         passages = await self._archives.list(
-            await self._folders.memory(folder),
+            await self._folders.load_memory(folder),
             PassageFilter(text=sent_or_none(query.search)),
             after=None if after is None else after.seq,
             before=None if before is None else before.seq,
@@ -300,7 +297,7 @@ class FolderRoutes:
 
     async def list_files_of_agent(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
         """List the files that an agent can search."""
-        folders = {each.memory_row: each for each in await self._attached(request)}
+        folders = {each.memory_row: each for each in await self._list_attached(request)}
         files = await self._api.store.files.of_folders(list(folders))
         shown = [agent_file_json(folders[file.memory_row], file) for file in files]
         page = page_items(shown, query)
@@ -311,32 +308,32 @@ class FolderRoutes:
 
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents of a folder."""
-        rows = await self._folders.agents(await self._folder(request))
+        rows = await self._folders.list_agent_rows(await self._get_folder(request))
         return [each["id"] for each in await self._api.agents_page(request.project, rows, query)]
 
     async def list_folders_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List the folders of an agent."""
-        return page_items(list(map(folder_json, await self._attached(request))), query)
+        return page_items(list(map(folder_json, await self._list_attached(request))), query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Attach a folder to an agent, and give it the tools that read files."""
-        await self._folders.attach(await self._api.agent_entry(request), await self._folder(request))
+        await self._folders.attach(await self._api.agent_entry(request), await self._get_folder(request))
         return await self._api.agent_json(request)
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a folder from an agent, and with the last one the tools that read files."""
-        await self._folders.detach(await self._api.agent_entry(request), await self._folder(request))
+        await self._folders.detach(await self._api.agent_entry(request), await self._get_folder(request))
         return await self._api.agent_json(request)
 
-    async def _folder(self, request: ApiRequest) -> Definition:
+    async def _get_folder(self, request: ApiRequest) -> Definition:
         return await self._folders.get(request.project, request.uid("source", "folder_id"))
 
-    async def _attached(self, request: ApiRequest) -> list[Definition]:
+    async def _list_attached(self, request: ApiRequest) -> list[Definition]:
         """Returns the folders that the agent in the path has attached, in order."""
         agent = await self._api.agent(request)
-        rows = await self._api.store.attached.targets(agent.id, DefinitionKind.FOLDER)
-        folders = await self._api.store.definitions.find_by_memories(DefinitionKind.FOLDER, rows)
+        rows = await self._api.store.attached.targets(agent.id, _KIND)
+        folders = await self._definitions.find_by_memories(_KIND, rows)
         return [folders[row] for row in rows if row in folders]
 
-    async def _file_row(self, folder: Definition, id: str) -> int:
-        return (await self._folders.file(folder, uid_in("file", id))).id
+    async def _find_file_row(self, folder: Definition, id: str) -> int:
+        return (await self._folders.get_file(folder, uid_in("file", id))).id

@@ -168,14 +168,15 @@ class IdentityRoutes:
         page = await self._api.definition_page(request.project, _KIND, "identity", query)
         key = sent_or_none(query.identifier_key)
         identities: list[Definition] = []
-        size, after = max(page.limit, _MIN_PAGE), page.after
+        size = max(page.limit, _MIN_PAGE)
+        after = page.after
         while len(identities) < page.limit:
-            following = Page(after, page.before, size, page.newest_first)
-            rows = await self._definitions.list(request.project, _KIND, following, name=key)
-            identities += filter(query.takes, rows)
-            if len(rows) < size:
+            next_page = Page(after, page.before, size, page.newest_first)
+            found = await self._definitions.list(request.project, _KIND, next_page, name=key)
+            identities += filter(query.takes, found)
+            if len(found) < size:
                 break
-            after = rows[-1].id
+            after = found[-1].id
         return list(map(identity_json, identities[: page.limit]))
 
     async def create(self, request: ApiRequest, body: CreateIdentity) -> dict[str, Any]:
@@ -193,14 +194,14 @@ class IdentityRoutes:
         async def find() -> list[Definition]:
             return await self._definitions.find_by_name(request.project, _KIND, body.identifier_key)
 
-        named = await find()
-        if not named:
+        identities = await find()
+        if not identities:
             try:
                 return await self.create(request, body)
             except WriteConflict:
                 # Another request has made one meanwhile.
-                named = await find()
-                if not named:
+                identities = await find()
+                if not identities:
                     raise
 
         def edit(definition: IdentityDefinition) -> IdentityDefinition:
@@ -209,7 +210,7 @@ class IdentityRoutes:
                 definition = replace(definition, properties=())
             return apply_update(definition, body)
 
-        return await self._change(request.project, named[0].uid, edit)
+        return await self._change(request.project, identities[0].uid, edit)
 
     async def count(self, request: ApiRequest) -> int:
         """Count identities."""
@@ -217,7 +218,7 @@ class IdentityRoutes:
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an identity."""
-        return identity_json(await self._named(request))
+        return identity_json(await self._get_identity(request))
 
     async def update(self, request: ApiRequest, body: UpdateIdentity) -> dict[str, Any]:
         """Change an identity."""
@@ -231,39 +232,42 @@ class IdentityRoutes:
     async def replace_properties(self, request: ApiRequest) -> dict[str, Any]:
         """Replace an identity's properties: a list."""
         sent = convert({"properties": parse(request.data)}, PropertiesBody, ("body",))
-        new = properties_of(sent.properties)
-        uid = request.uid("identity", "identity_id")
+        properties = properties_of(sent.properties)
         return await self._change(
-            request.project, uid, lambda definition: replace(definition, properties=new)
+            request.project,
+            request.uid("identity", "identity_id"),
+            lambda definition: replace(definition, properties=properties),
         )
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete an identity; its agents stay."""
-        await self._api.store.attached.delete(await self._named(request), at=self._api.now())
+        await self._api.store.attached.delete(await self._get_identity(request), at=self._api.now())
         return {"message": "The identity is deleted; its agents stay."}
 
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents of an identity."""
-        rows = await self._attached.agents_with(request.project, _KIND, (await self._named(request)).id)
+        rows = await self._attached.agents_with(
+            request.project, _KIND, (await self._get_identity(request)).id
+        )
         return await self._api.agents_page(request.project, rows, query)
 
     async def attach(self, request: ApiRequest) -> None:
         """Give an agent an identity."""
-        agent, identity = await self._pair(request)
+        agent, identity = await self._get_agent_and_identity(request)
         await self._attached.attach(agent.id, _KIND, identity.id, at=self._api.now())
 
     async def detach(self, request: ApiRequest) -> None:
         """Take an identity from an agent."""
-        agent, identity = await self._pair(request)
+        agent, identity = await self._get_agent_and_identity(request)
         await self._attached.detach(agent.id, _KIND, identity.id, at=self._api.now())
 
-    async def _pair(self, request: ApiRequest) -> tuple[Agent, Definition]:
+    async def _get_agent_and_identity(self, request: ApiRequest) -> tuple[Agent, Definition]:
         """Returns the agent and the identity in a path. Raises: Conflict for a profile's memory; NotFound."""
         entry = await self._api.agent_entry(request)
         self._api.registry.require_definition(entry)
-        return entry.agent, await self._named(request)
+        return entry.agent, await self._get_identity(request)
 
-    async def _named(self, request: ApiRequest) -> Definition:
+    async def _get_identity(self, request: ApiRequest) -> Definition:
         return await self._definitions.get(request.project, _KIND, request.uid("identity", "identity_id"))
 
     async def _change(

@@ -282,19 +282,21 @@ class McpServerRoutes:
 
     async def create(self, request: ApiRequest, body: CreateMcpServer) -> dict[str, Any]:
         """Name an MCP server, and make its tools."""
-        name, config = checked_name(body.server_name), parse_config(body.config)
+        name = checked_name(body.server_name)
+        config = parse_config(body.config)
         return server_json(await self._servers.create(request.project, name, config))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an MCP server."""
-        return server_json(await self._servers.get(request.project, _uid(request)))
+        return server_json(await self._servers.get(request.project, _server_uid(request)))
 
     async def update(self, request: ApiRequest, body: UpdateMcpServer) -> dict[str, Any]:
         """Change an MCP server, and its tools with it."""
-        name, config = sent_or_none(body.server_name), sent_or_none(body.config)
+        name = sent_or_none(body.server_name)
+        config = sent_or_none(body.config)
         changed = await self._servers.change(
             request.project,
-            _uid(request),
+            _server_uid(request),
             None if name is None else checked_name(name),
             None if config is None else partial(parse_config, config),
         )
@@ -302,37 +304,39 @@ class McpServerRoutes:
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete an MCP server with its tools, which all agents lose."""
-        await self._servers.delete(request.project, _uid(request))
+        await self._servers.delete(request.project, _server_uid(request))
         return {"message": "The MCP server is deleted."}
 
     async def refresh(self, request: ApiRequest, _: RefreshQuery) -> list[dict[str, Any]]:
         """Ask an MCP server for its tools again, and update them."""
-        return [tool_json(each) for each in await self._servers.refresh(request.project, _uid(request))]
+        return [
+            tool_json(each) for each in await self._servers.refresh(request.project, _server_uid(request))
+        ]
 
     async def list_tools(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List the tools of an MCP server."""
-        return [tool_json(each) for each in await self._servers.tools(request.project, _uid(request))]
+        return [tool_json(each) for each in await self._servers.tools(request.project, _server_uid(request))]
 
     async def retrieve_tool(self, request: ApiRequest) -> dict[str, Any]:
         """Return a tool of an MCP server."""
-        return tool_json(await self._tool(request))
+        return tool_json(await self._get_tool(request))
 
     async def run(self, request: ApiRequest, _body: ManualCall) -> dict[str, Any]:
         """Call a tool of an MCP server by hand."""
-        tool = await self._tool(request)
+        tool = await self._get_tool(request)
         assert tool.definition is not None  # only built-in tools have none
-        # It takes the arguments from the request's bytes and not from `_body`: integers of any size stay exact.
+        # The call reads its arguments from the request's bytes, not from `_body`: integers of any size stay exact.
         answer = await self._api.call_by_hand(request, tool.name, ToolDefinition.of(tool.definition.body))
         return execution_json(answer)
 
-    async def _tool(self, request: ApiRequest) -> ToolView:
-        """Returns the tool in the path. Raises: UnknownId if the server has none of this id."""
+    async def _get_tool(self, request: ApiRequest) -> ToolView:
+        """Returns the tool in the path. Raises: UnknownId if the server has no tool with this id."""
         uid = request.uid("tool", "tool_id")
-        for tool in await self._servers.tools(request.project, _uid(request)):
+        for tool in await self._servers.tools(request.project, _server_uid(request)):
             if tool.uid == uid:
                 return tool
         raise UnknownId(f"The server has no tool {request.path['tool_id']!r}.")
 
 
-def _uid(request: ApiRequest) -> str:
+def _server_uid(request: ApiRequest) -> str:
     return request.uid("mcp_server", "mcp_server_id")

@@ -222,14 +222,14 @@ class PassageRoutes:
             agent = await self._api.named_agent(request.project, agent_id)
             memories = await self._archives.searched_by(agent)
         elif (archive_id := sent_or_none(body.archive_id)) is not None:
-            memories = [await self._archives.memory(request.project, uid_in("archive", archive_id))]
+            memories = [await self._archives.load_memory(request.project, uid_in("archive", archive_id))]
         else:
             raise BadRequest("Name the agent or the archive that is to be searched.", param="agent_id")
         query = sent_or_none(body.query)
         if query is not None and query.strip():
             hits = await self._archives.search_in(memories, query, where, limit=body.limit)
         else:
-            hits = await self._archives.newest(memories, where, limit=body.limit)
+            hits = await self._archives.list_newest(memories, where, limit=body.limit)
         # Scores of different memories cannot be compared, so the score is made of the rank.
         return [
             {"passage": passage_json(each), "score": 1 / (1 + rank), "metadata": {}}
@@ -260,16 +260,17 @@ class ArchiveRoutes:
             AgentsRoute("PATCH", archive, self.update),
             AgentsRoute("DELETE", archive, self.delete),
             AgentsRoute("GET", f"{archive}/agents", self.list_agents),
-            AgentsRoute("POST", passages, self.add),
-            AgentsRoute("POST", f"{passages}/batch", self.add_many),
-            AgentsRoute("DELETE", f"{passages}/{{passage_id}}", self.remove),
+            AgentsRoute("POST", passages, self.create_passage),
+            AgentsRoute("POST", f"{passages}/batch", self.create_passages),
+            AgentsRoute("DELETE", f"{passages}/{{passage_id}}", self.delete_passage),
             AgentsRoute("PATCH", f"{attached}/attach/{{archive_id}}", self.attach),
             AgentsRoute("PATCH", f"{attached}/detach/{{archive_id}}", self.detach),
         ]
 
     async def index(self, request: ApiRequest, query: ArchivesQuery) -> list[dict[str, Any]]:
         """List archives."""
-        kind, definitions = DefinitionKind.ARCHIVE, self._api.store.definitions
+        kind = DefinitionKind.ARCHIVE
+        definitions = self._api.store.definitions
         name = sent_or_none(query.name)
         agent_id = sent_or_none(query.agent_id)
         if agent_id is None:
@@ -293,7 +294,7 @@ class ArchiveRoutes:
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an archive."""
-        return archive_json(await self._archive(request))
+        return archive_json(await self._get_archive(request))
 
     async def update(self, request: ApiRequest, body: UpdateArchive) -> dict[str, Any]:
         """Change an archive."""
@@ -315,34 +316,33 @@ class ArchiveRoutes:
 
         An archive that is an agent's own is searched by that agent alone.
         """
-        archive = await self._archive(request)
+        archive = await self._get_archive(request)
         if archive.is_stored:
-            rows = await self._api.store.attached.agents_with(
-                request.project, DefinitionKind.ARCHIVE, archive.memory_row
-            )
+            attached = self._api.store.attached
+            rows = await attached.agents_with(request.project, DefinitionKind.ARCHIVE, archive.memory_row)
         else:
-            # Not stored, it is the own archive of an agent, whose row is that of its memory.
+            # It is an agent's own archive, so its memory is the agent's.
             rows = [archive.memory_row]
         return await self._api.agents_page(request.project, rows, query)
 
-    async def add(self, request: ApiRequest, body: CreateArchivePassage) -> dict[str, Any]:
+    async def create_passage(self, request: ApiRequest, body: CreateArchivePassage) -> dict[str, Any]:
         """Save a text in an archive."""
-        memory = await self._memory(request)
+        memory = await self._load_memory(request)
         draft = self._make_draft(body, ("body",))
         first, *more = map(passage_json, await self._archives.add_all(memory, [draft]))
         # Clients expect one passage, so the first of a long text names them all.
         parts = [each["id"] for each in (first, *more)]
         return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
 
-    async def add_many(self, request: ApiRequest, body: CreateArchivePassages) -> list[dict[str, Any]]:
+    async def create_passages(self, request: ApiRequest, body: CreateArchivePassages) -> list[dict[str, Any]]:
         """Save several texts in an archive."""
-        memory = await self._memory(request)
+        memory = await self._load_memory(request)
         drafts = [self._make_draft(each, ("body", "passages", n)) for n, each in enumerate(body.passages)]
         return list(map(passage_json, await self._archives.add_all(memory, drafts)))
 
-    async def remove(self, request: ApiRequest) -> dict[str, Any]:
+    async def delete_passage(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a passage of an archive, and what quotes it."""
-        memory = await self._memory(request)
+        memory = await self._load_memory(request)
         await self._archives.remove(memory, _seq_of(memory, request.path["passage_id"], owner="archive"))
         return {"message": "The passage is forgotten."}
 
@@ -350,32 +350,33 @@ class ArchiveRoutes:
         """Attach an archive to an agent."""
         entry = await self._api.agent_entry(request)
         self._api.registry.require_definition(entry)
-        await self._archives.attach(entry.agent, await self._archive(request))
+        await self._archives.attach(entry.agent, await self._get_archive(request))
 
     async def detach(self, request: ApiRequest) -> None:
         """Take an archive from an agent."""
-        await self._archives.detach(await self._api.agent(request), await self._archive(request))
+        await self._archives.detach(await self._api.agent(request), await self._get_archive(request))
 
-    async def _archive(self, request: ApiRequest) -> Definition:
+    async def _get_archive(self, request: ApiRequest) -> Definition:
         return await self._archives.get(request.project, request.uid("archive", "archive_id"))
 
-    async def _memory(self, request: ApiRequest) -> Agent:
-        return await self._archives.memory(request.project, request.uid("archive", "archive_id"))
+    async def _load_memory(self, request: ApiRequest) -> Agent:
+        return await self._archives.load_memory(request.project, request.uid("archive", "archive_id"))
 
     def _make_draft(self, passage: CreateArchivePassage, path: Path) -> PassageDraft:
         """Returns a passage as it is to be saved. path: where it is in the body, for errors. Raises: Unprocessable."""
         created = moment_of(passage.created_at, (*path, "created_at"))
         check_text(passage.text, (*path, "text"))
         return PassageDraft(
-            passage.text,
-            self._api.now() if created is None else created,
-            sent_or_none(passage.tags) or (),
-            sent_or_none(passage.metadata) or {},
+            text=passage.text,
+            at=self._api.now() if created is None else created,
+            tags=sent_or_none(passage.tags) or (),
+            metadata=sent_or_none(passage.metadata) or {},
         )
 
 
 def _seq_or_none(agent: Agent, id: Maybe[str]) -> int | None:
-    return None if (sent := sent_or_none(id)) is None else _seq_of(agent, sent)
+    sent_id = sent_or_none(id)
+    return None if sent_id is None else _seq_of(agent, sent_id)
 
 
 def _seq_of(memory: Agent, id: str, *, owner: str = "agent") -> int:

@@ -28,14 +28,14 @@ from storage.sql.store import Store
 _TEXTS = ("content", "reasoning")
 
 
-def options_of(showing: Showing, *, by_token: bool) -> Json:
-    """Returns the way in which a run is shown, as stored."""
+def showing_options(showing: Showing, *, by_token: bool) -> Json:
+    """Returns the way in which a run is shown, as it is stored."""
     types = None if showing.types is None else sorted(showing.types)
     fields = {"speaks": showing.speaks, "argument": showing.argument, "summaries": showing.summaries}
     return {"types": types, **fields, "by_token": by_token}
 
 
-def showing_in(options: Json) -> Showing:
+def read_showing(options: Json) -> Showing:
     if not options:
         return Showing()
     types = None if options["types"] is None else frozenset(options["types"])
@@ -43,9 +43,9 @@ def showing_in(options: Json) -> Showing:
 
 
 async def showing_of_run(store: Store, run: Run) -> Showing:
-    """Returns the way in which the messages of a run are listed: of a background run, as its send asked."""
+    """Returns the way in which the messages of a run are listed, which the send of a background run chooses."""
     texts = await store.run_texts.load_texts(run.agent_row, run.id, "listing") if run.background else ()
-    return showing_in(orjson.loads(texts[0].data) if texts else {})
+    return read_showing(orjson.loads(texts[0].data) if texts else {})
 
 
 def view_of(
@@ -56,7 +56,7 @@ def view_of(
     by_token: bool,
     before: Sequence[Json] = (),
 ) -> MakesSteps:
-    """Returns what makes the view of a run that begins or goes on. before: messages shown before the run's own."""
+    """Returns the maker of the view of a run that begins or goes on. before: messages shown before the run's own."""
     steps = start.steps if start.is_resumed else start.steps + 1
     numbers = RunNumbers(
         start.agent.uid,
@@ -80,7 +80,7 @@ class RunEvents(Struct, frozen=True):
     now: Callable[[], float]
 
     def view(self, start: RunStart, options: Json) -> MakesView:
-        showing, by_token = showing_in(options), bool(options.get("by_token"))
+        showing, by_token = read_showing(options), bool(options.get("by_token"))
         before = () if start.summary is None else summary_json(start.summary, start.agent.uid, showing)
         return view_of(start, showing, self.now, by_token=by_token, before=before)
 
@@ -100,7 +100,7 @@ class RunEvents(Struct, frozen=True):
         agent = await self.store.agents.load(run.agent_row)
         messages: list[Json] = []
         if agent is not None:
-            showing = showing_in(options) if options else await showing_of_run(self.store, run)
+            showing = read_showing(options) if options else await showing_of_run(self.store, run)
             renderer = MessageRenderer(self.store, agent, showing)
             messages = await renderer.output_messages(run, await exchanges_of(self.store, agent, run))
         missing = list(_missing_messages(messages, map(_data, logged), attempt))
@@ -153,23 +153,23 @@ def _missing_messages(messages: Iterable[Json], logged: Iterable[Json], attempt:
     """
     shown_texts: dict[tuple[Any, ...], str] = {}
     for each in logged:
-        key = _key(each)
-        shown_texts[key] = shown_texts.get(key, "") + _text(each)
+        key = _message_key(each)
+        shown_texts[key] = shown_texts.get(key, "") + _streamed_text(each)
     for message in messages:
-        key = _key(message)
+        key = _message_key(message)
         if key not in shown_texts:
             yield message
-        elif shown_texts[key] != _text(message):
+        elif shown_texts[key] != _streamed_text(message):
             yield {**message, "id": ids.tried_again(message["id"], attempt)}
 
 
-def _key(message: Json) -> tuple[Any, ...]:
+def _message_key(message: Json) -> tuple[Any, ...]:
     # The end of an otid numbers the messages with one id.
     position = str(message.get("otid")).rpartition(":")[2]
     return ids.first_try(str(message.get("id"))), message.get("message_type"), position
 
 
-def _text(message: Json) -> str:
+def _streamed_text(message: Json) -> str:
     texts = (message.get(name) for name in _TEXTS)
     return "".join(each for each in texts if isinstance(each, str))
 

@@ -58,25 +58,25 @@ class RunRoutes:
         run, step = "/v1/runs/{run_id}", "/v1/steps/{step_id}"
         return [
             AgentsRoute("GET", "/v1/runs", self.index),
-            AgentsRoute("GET", "/v1/runs/active", self.active),
+            AgentsRoute("GET", "/v1/runs/active", self.list_active),
             AgentsRoute("GET", run, self.retrieve),
-            AgentsRoute("GET", f"{run}/messages", self.run_messages, pages=RUN_MESSAGES),
-            AgentsRoute("GET", f"{run}/steps", self.run_steps),
+            AgentsRoute("GET", f"{run}/messages", self.list_run_messages, pages=RUN_MESSAGES),
+            AgentsRoute("GET", f"{run}/steps", self.list_run_steps),
             AgentsRoute("POST", f"{run}/stream", self.stream),
-            AgentsRoute("GET", f"{run}/trace", self.trace),
-            AgentsRoute("GET", f"{run}/metrics", self.run_metrics),
-            AgentsRoute("GET", f"{run}/usage", self.usage),
-            AgentsRoute("GET", "/v1/steps", self.index_steps),
-            AgentsRoute("GET", step, self.step),
-            AgentsRoute("GET", f"{step}/messages", self.step_messages, pages=RUN_MESSAGES),
-            AgentsRoute("GET", f"{step}/trace", self.step_trace),
-            AgentsRoute("GET", f"{step}/metrics", self.step_metrics),
+            AgentsRoute("GET", f"{run}/trace", self.list_trace),
+            AgentsRoute("GET", f"{run}/metrics", self.retrieve_run_metrics),
+            AgentsRoute("GET", f"{run}/usage", self.retrieve_usage),
+            AgentsRoute("GET", "/v1/steps", self.list_steps),
+            AgentsRoute("GET", step, self.retrieve_step),
+            AgentsRoute("GET", f"{step}/messages", self.list_step_messages, pages=RUN_MESSAGES),
+            AgentsRoute("GET", f"{step}/trace", self.retrieve_step_trace),
+            AgentsRoute("GET", f"{step}/metrics", self.retrieve_step_metrics),
             AgentsRoute("PATCH", f"{step}/feedback", self.give_feedback),
         ]
 
     # -- runs
 
-    async def active(self, request: ApiRequest, query: RunsQuery) -> list[dict[str, Any]]:
+    async def list_active(self, request: ApiRequest, query: RunsQuery) -> list[dict[str, Any]]:
         """List runs that go on, or those in the states that are named."""
         query.active = True
         return await self.index(request, query)
@@ -92,7 +92,7 @@ class RunRoutes:
             agent = await self._api.named_agent(request.project, agent_ids[0])
         conversation_row = None
         if (conversation_id := sent_or_none(query.conversation_id)) is not None:
-            stored = await self._conversation(request.project, agent, conversation_id)
+            stored = await self._find_conversation(request.project, agent, conversation_id)
             if stored is None:
                 return []
             conversation_row = stored.id
@@ -106,13 +106,13 @@ class RunRoutes:
             background=sent_or_none(query.background),
             stop=sent_or_none(query.stop_reason),
         )
-        page = await read_page(query, partial(self._run_row, request.project), size=100)
+        page = await read_page(query, partial(self._find_run_row, request.project), size=100)
         return await self._runs_json(await self._runs.list_runs(request.project, where, page))
 
-    async def _conversation(self, project: str, agent: Agent | None, id: str) -> Conversation | None:
-        """Returns a conversation. None: an agent's own conversation has not begun.
+    async def _find_conversation(self, project: str, agent: Agent | None, id: str) -> Conversation | None:
+        """Returns a conversation; None for an agent's own conversation that has not begun.
 
-        id: the public id of the conversation; of an agent's own: `default`, or the public id of the agent.
+        id: the public id of the conversation. An agent's own conversation has `default`, or the agent's public id.
 
         Raises: NotFound, UnknownId, BadRequest.
         """
@@ -120,7 +120,8 @@ class RunRoutes:
             named = (await self._api.registry.get_entry(project, uid)).agent
             if agent is not None and agent.id != named.id:
                 raise UnknownId(f"There is no conversation {id!r} of this agent.")
-            agent, id = named, DEFAULT_CONVERSATION
+            agent = named
+            id = DEFAULT_CONVERSATION
         if id == DEFAULT_CONVERSATION:
             if agent is None:
                 raise BadRequest(
@@ -134,9 +135,9 @@ class RunRoutes:
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a run."""
-        entry = await self._run(request)
+        entry = await self._get_run(request)
         (shown,) = await self._runs_json([entry])
-        return {**shown, **await self._callback(entry.run)}
+        return {**shown, **await self._callback_fields(entry.run)}
 
     async def _runs_json(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
         """Returns runs as they are shown, those that failed with the messages of their errors."""
@@ -144,36 +145,36 @@ class RunRoutes:
         messages = await self._run_texts.load_error_messages(failed)
         return [run_entry_json(each, messages.get(each.run.id)) for each in entries]
 
-    async def _callback(self, run: Run) -> dict[str, Any]:
-        """Returns the fields of a run that say how its client was called back; {}: it was not."""
+    async def _callback_fields(self, run: Run) -> dict[str, Any]:
+        """Returns the fields of a run that say how its client was called back; {} if it was not."""
         texts = await self._run_texts.load_texts(run.agent_row, run.id, "callback") if run.background else ()
         return callback_json(orjson.loads(texts[-1].data)) if texts else {}
 
-    async def run_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+    async def list_run_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a run's messages."""
-        return await self._messages(await self._run(request), None, query)
+        return await self._messages_page(await self._get_run(request), None, query)
 
     async def stream(self, request: ApiRequest, body: StreamRun) -> RunStream:
         """Stream what a run in the background says, from any event on."""
-        return run_stream(self._api, request, body, (await self._run(request)).run)
+        return run_stream(self._api, request, body, (await self._get_run(request)).run)
 
-    async def run_steps(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+    async def list_run_steps(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a run's steps."""
-        entry = await self._run(request)
+        entry = await self._get_run(request)
         return page_items(await self._steps_json(await self._runs.load_steps(entry.run)), query)
 
-    async def trace(self, request: ApiRequest, _: TraceQuery) -> list[Any]:
+    async def list_trace(self, request: ApiRequest, _: TraceQuery) -> list[Any]:
         """Say that requests are not stored: none."""
-        await self._run(request)
+        await self._get_run(request)
         return []
 
-    async def step_trace(self, request: ApiRequest) -> None:
+    async def retrieve_step_trace(self, request: ApiRequest) -> None:
         """Say that requests are not stored: null."""
-        await self._step(request)
+        await self._get_step(request)
 
-    async def usage(self, request: ApiRequest) -> dict[str, Any]:
+    async def retrieve_usage(self, request: ApiRequest) -> dict[str, Any]:
         """Return the tokens that a run has used."""
-        run = (await self._run(request)).run
+        run = (await self._get_run(request)).run
         counts = run.counts
         return {
             **usage_json(counts, run.steps, last=await last_counts(self._api.store, run)),
@@ -185,9 +186,9 @@ class RunRoutes:
             "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
         }
 
-    async def run_metrics(self, request: ApiRequest) -> dict[str, Any]:
+    async def retrieve_run_metrics(self, request: ApiRequest) -> dict[str, Any]:
         """Return how long a run took, and its tools."""
-        entry = await self._run(request)
+        entry = await self._get_run(request)
         agent = await self._api.store.agents.load(entry.run.agent_row)
         steps = () if agent is None else await exchanges_of(self._api.store, agent, entry.run)
         names = dict.fromkeys(name for e in steps for name in tools_used(e))
@@ -197,22 +198,22 @@ class RunRoutes:
 
     # -- steps
 
-    async def index_steps(self, request: ApiRequest, query: StepsQuery) -> list[dict[str, Any]]:
+    async def list_steps(self, request: ApiRequest, query: StepsQuery) -> list[dict[str, Any]]:
         """List steps."""
         agent_row = None
         if (agent_id := sent_or_none(query.agent_id)) is not None:
             agent_row = (await self._api.named_agent(request.project, agent_id)).id
         entries = await self._runs.list_steps(
             request.project,
-            await read_page(query, partial(self._step_row, request.project)),
+            await read_page(query, partial(self._find_step_row, request.project)),
             agent_row=agent_row,
             feedback=sent_or_none(query.feedback),
         )
         return await self._steps_json(entries)
 
-    async def step(self, request: ApiRequest) -> dict[str, Any]:
+    async def retrieve_step(self, request: ApiRequest) -> dict[str, Any]:
         """Return a step."""
-        (shown,) = await self._steps_json([await self._step(request)])
+        (shown,) = await self._steps_json([await self._get_step(request)])
         return shown
 
     async def _steps_json(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
@@ -224,40 +225,40 @@ class RunRoutes:
             for each in entries
         ]
 
-    async def step_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+    async def list_step_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a step's messages."""
-        step = await self._step(request)
+        step = await self._get_step(request)
         entry = await self._runs.get(request.project, step.run_uid)
-        return await self._messages(entry, step, query)
+        return await self._messages_page(entry, step, query)
 
-    async def step_metrics(self, request: ApiRequest) -> dict[str, Any]:
+    async def retrieve_step_metrics(self, request: ApiRequest) -> dict[str, Any]:
         """Return how long a step took."""
-        return step_metrics_json(await self._step(request))
+        return step_metrics_json(await self._get_step(request))
 
     async def give_feedback(self, request: ApiRequest, body: Feedback) -> dict[str, Any]:
         """Say how a step was."""
-        step = await self._step(request)
+        step = await self._get_step(request)
         await self._runs.rate_step(step.step, sent_or_none(body.feedback))
-        return await self.step(request)
+        return await self.retrieve_step(request)
 
     # -- look-ups by id
 
-    async def _run(self, request: ApiRequest) -> RunEntry:
+    async def _get_run(self, request: ApiRequest) -> RunEntry:
         return await self._runs.get(request.project, request.uid("run", "run_id"))
 
-    async def _step(self, request: ApiRequest) -> StepEntry:
+    async def _get_step(self, request: ApiRequest) -> StepEntry:
         place = place_of("step", request.path["step_id"])
         return await self._runs.get_step(request.project, place.uid, place.seq)
 
-    async def _run_row(self, project: str, id: str) -> int:
+    async def _find_run_row(self, project: str, id: str) -> int:
         return (await self._runs.get(project, uid_in("run", id))).run.id
 
-    async def _step_row(self, project: str, id: str) -> int:
-        """Returns the row of a step, which is that of its exchange."""
+    async def _find_step_row(self, project: str, id: str) -> int:
+        """Returns the row of a step: the row of its exchange."""
         place = place_of("step", id)
         return (await self._runs.get_step(project, place.uid, place.seq)).step.exchange_row
 
-    async def _messages(
+    async def _messages_page(
         self, entry: RunEntry, step: StepEntry | None, query: PageQuery
     ) -> list[dict[str, Any]]:
         """Returns a page of the messages of a run, or of one step of it."""
@@ -278,16 +279,16 @@ class RunRoutes:
 
 def run_entry_json(entry: RunEntry, error_message: str | None = None) -> dict[str, Any]:
     """Returns a run as it is shown. error_message: of the error that ended it."""
-    name = conversation_id(entry.conversation_uid, entry.key)
-    return run_json(entry.run, entry.agent_uid, name, error_message)
+    shown_id = conversation_id(entry.conversation_uid, entry.key)
+    return run_json(entry.run, entry.agent_uid, shown_id, error_message)
 
 
-def run_stream(api: AgentsApi, request: ApiRequest, stream: StreamRun, run: Run) -> RunStream:
-    """Returns the reply that follows a run, as the body of a request says. Raises: BadRequest."""
+def run_stream(api: AgentsApi, request: ApiRequest, body: StreamRun, run: Run) -> RunStream:
+    """Returns the reply that follows a run in the background. Raises: BadRequest if another run has not ended."""
     if not run.background and not run.is_over:
         raise BadRequest("This run streams to its client alone: it is not in the background.")
-    pings = stream.include_pings is not False
-    return RunStream(api, run, stream.starting_after, include_pings=pings, headers=request.headers)
+    include_pings = body.include_pings is not False
+    return RunStream(api, run, body.starting_after, include_pings=include_pings, headers=request.headers)
 
 
 async def run_result_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:
@@ -307,10 +308,11 @@ async def run_result_json(api: AgentsApi, run: Run, showing: Showing) -> dict[st
 
 @dataclass(slots=True)
 class RunStream:
-    """The reply that follows a run in the background. after: the number of the last event to skip."""
+    """The reply that follows a run in the background."""
 
     api: AgentsApi
     run: Run
+    # The number of the last event to skip.
     after: int = 0
     include_pings: bool = True
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -328,11 +330,11 @@ class RunStream:
             sink.start(200, [*self.headers.items(), EVENT_STREAM])
             # The head leaves now: a reader who comes back may wait long for the next event.
             await reply.write(b":\n\n")
-            last = b""
+            last_event = b""
             with reply.while_here():
-                async for last in api.background.events(self.run, self.after):
-                    await sink.write(last)
+                async for last_event in api.background.events(self.run, self.after):
+                    await sink.write(last_event)
             # After an error event a client reads no further.
-            if not last.startswith(b"event: error"):
+            if not last_event.startswith(b"event: error"):
                 await sink.write(DONE_EVENT)
             await sink.end()

@@ -16,7 +16,7 @@ from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.api.run_events import options_of, view_of
+from gateway.agents.api.run_events import showing_options, view_of
 from gateway.agents.api.runs import RunStream, run_entry_json, run_result_json
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.wire.message import Showing, showing_of, summary_json
@@ -102,7 +102,7 @@ class Sends:
         receipt.asks_model = False
         await self._api.runs.admit(run_request, receipt)
         showing = showing_of(body)
-        shown = options_of(showing, by_token=by_token)
+        shown = showing_options(showing, by_token=by_token)
         return await self._api.background.accept(
             run_request,
             callback=sent_or_none(body.callback_url),

@@ -88,12 +88,12 @@ class Folders:
 
     async def delete(self, folder: Definition) -> None:
         """Deletes a folder with its files; agents lose it."""
-        agents = await self.agents(folder)
+        agents = await self.list_agent_rows(folder)
         await self._files.detach(agents, folder.memory_row, file_tool_numbers(), at=self._now())
         self._registry.clear_cache()
         await self._store.forgetting.forget(folder.memory_row, ForgetTarget(is_all=True))
 
-    async def memory(self, folder: Definition) -> Agent:
+    async def load_memory(self, folder: Definition) -> Agent:
         memories = await self._store.defined_agents.memories(folder.project, [folder.memory_row])
         if not memories:  # deleted meanwhile
             raise NotFound(f"there is no folder {folder.uid!r}")
@@ -101,7 +101,7 @@ class Folders:
 
     # -- agents
 
-    async def agents(self, folder: Definition) -> Sequence[int]:
+    async def list_agent_rows(self, folder: Definition) -> Sequence[int]:
         """Returns the agents that have a folder attached, by the rows of their memories."""
         return await self._store.attached.agents_with(folder.project, _KIND, folder.memory_row)
 
@@ -171,7 +171,7 @@ class Folders:
                 await self.remove(earlier)
         return file, True
 
-    async def file(self, folder: Definition, uid: str) -> StoredFile:
+    async def get_file(self, folder: Definition, uid: str) -> StoredFile:
         return await self._files.get(folder.memory_row, uid)
 
     async def view(

@@ -102,7 +102,7 @@ class Archives:
             raise BadRequest(_OWN_ARCHIVE, param="archive_id")
         await self._store.attached.detach(agent.id, _KIND, archive.memory_row, at=self._now())
 
-    async def memory(self, project: str, uid: str) -> Agent:
+    async def load_memory(self, project: str, uid: str) -> Agent:
         """Returns the memory that an archive's passages lie in: the agent's for its own archive. Raises: NotFound."""
         archive = await self._store.definitions.find(project, _KIND, uid)
         if archive is None:
@@ -122,11 +122,11 @@ class Archives:
 
     async def searched_by(self, agent: Agent) -> Sequence[Agent]:
         """Returns the memories that an agent's search asks: its own, then attached archives and folders."""
-        targets = await self.attached_to(agent)
+        targets = await self.list_attached_rows(agent)
         memories = await self._store.defined_agents.memories(agent.scope.project, targets)
         return [agent, *memories][:MAX_MEMORIES_SEARCHED]
 
-    async def attached_to(self, agent: Agent) -> Sequence[int]:
+    async def list_attached_rows(self, agent: Agent) -> Sequence[int]:
         """Returns the rows of the memories of the archives and folders that are attached to an agent."""
         archives = await self._store.attached.targets(agent.id, _KIND)
         return [*archives, *await self._store.attached.targets(agent.id, DefinitionKind.FOLDER)]
@@ -204,7 +204,7 @@ class Archives:
         )
         return await self._with_files([PassageView(memory.uid, passage) for passage in hits])
 
-    async def newest(
+    async def list_newest(
         self, memories: Sequence[Agent], where: PassageFilter, *, limit: int
     ) -> Sequence[PassageView]:
         """Returns the newest passages of these memories."""
