@@ -15,11 +15,7 @@ from gateway.agents.api._message_pages import MessagePages
 from gateway.agents.api._paging import CONVERSATION_MESSAGES
 from gateway.agents.api._query import PageQuery, ShownMessagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.agent_bodies import (
-    SETTINGS,
-    WindowTokens,
-    set_sampling,
-)
+from gateway.agents.api.agent_bodies import SETTINGS, WindowTokens, set_sampling
 from gateway.agents.api.compaction import Compact, CompactionBody, compact_as_asked
 from gateway.agents.api.dependencies import AgentsApi, uid_or_none
 from gateway.agents.api.runs import RunStream, run_stream

@@ -88,9 +88,7 @@ class MessageRoutes:
         """Search messages."""
         messages = [
             found_json(
-                message,
-                ids.id_of("agent", agent.uid),
-                conversation_id(view.conversation_uid, view.key),
+                message, ids.id_of("agent", agent.uid), conversation_id(view.conversation_uid, view.key)
             )
             for agent, view in await self._search_hits(request.project, body)
             for message in MessageRenderer(self._api.store, agent, Showing()).message(view)

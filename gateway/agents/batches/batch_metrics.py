@@ -15,9 +15,7 @@ class BatchMetrics:
     """Adds the figures of batches. read: batches by state, and the items of those that have not ended."""
 
     def __init__(
-        self,
-        metrics: Metrics,
-        read: Callable[[], Awaitable[tuple[Mapping[BatchState, int], BatchCounts]]],
+        self, metrics: Metrics, read: Callable[[], Awaitable[tuple[Mapping[BatchState, int], BatchCounts]]]
     ) -> None:
         self._read = read
         self._states: Mapping[BatchState, int] = {}

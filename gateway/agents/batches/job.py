@@ -20,13 +20,7 @@ from adapters.batch.batch_provider import BatchProvider
 from adapters.errors import ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
-from gateway.agents.batches.parts import (
-    Miss,
-    PartJournal,
-    ProviderPart,
-    SubmissionFailure,
-    cause,
-)
+from gateway.agents.batches.parts import Miss, PartJournal, ProviderPart, SubmissionFailure, cause
 from gateway.agents.batches.results import PartResults, name_of
 from gateway.agents.batches.submission import PartSubmitter
 from gateway.agents.runs.background.callbacks import CALLBACK_JOB, enqueue_callback
@@ -35,12 +29,7 @@ from gateway.metrics import Counter
 from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings
-from storage.batch_records import (
-    READY_PART,
-    Batch,
-    BatchCounts,
-    BatchState,
-)
+from storage.batch_records import READY_PART, Batch, BatchCounts, BatchState
 from storage.errors import NotFound, Stale, Unavailable, WriteConflict
 from storage.records import RunState
 from storage.sql.store import Store

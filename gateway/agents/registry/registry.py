@@ -13,13 +13,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import (
-    DEFAULT_KIND,
-    MULTI_AGENT_TOOLS,
-    AgentKind,
-    base_rules,
-    kind_of,
-)
+from gateway.agents.core.kinds import DEFAULT_KIND, MULTI_AGENT_TOOLS, AgentKind, base_rules, kind_of
 from gateway.agents.core.sleeper import SLEEP_JOB
 from gateway.agents.registry.agent_resolver import AgentResolver, api_scope
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
@@ -50,13 +44,7 @@ from storage.listing import (
     NamedAgent,
     ReaderEntry,
 )
-from storage.records import (
-    Agent,
-    Block,
-    Definition,
-    DefinitionKind,
-    Run,
-)
+from storage.records import Agent, Block, Definition, DefinitionKind, Run
 from storage.sql.store import Store
 
 # The most agents in a list of models. No measurement.

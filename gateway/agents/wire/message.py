@@ -292,10 +292,7 @@ def thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
         data = next((block.get("data") for block in blocks if isinstance(block.get("data"), str)), None)
         yield (
             "hidden_reasoning_message",
-            {
-                "state": "redacted" if data else "omitted",
-                "hidden_reasoning": data,
-            },
+            {"state": "redacted" if data else "omitted", "hidden_reasoning": data},
         )
 
 
