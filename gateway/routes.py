@@ -140,7 +140,7 @@ def make_endpoints(
             LinkOperations(services.store, services.now, settings.default_profile),
             bodies,
             settings.ui,
-            owners.read,
+            owners.read_owner,
         ),
         *_manage_routes(services, bodies, Access(guard, admin_token)),
         *([] if admin_token is None else admin_routes(_operations(services), admin_token)),

@@ -402,19 +402,18 @@ class ResponseMaker:
     ) -> ContinuedConversation | None:
         """Returns the conversation of a request, with the waiting items that it had when the request was accepted.
 
-        None: the request names none.
+        None: the request names no conversation.
         """
-        id = request.conversation
-        if id is None:
+        if request.conversation_id is None:
             return None
         with suppress(UnknownId):
             conversations = self.chat.conversations
-            conversation = await conversations.reserve(ResponseOwner(project, user=None), id, ticket)
-            asked = request.waiting_ids  # what was added since waits for the next response
-            return ContinuedConversation(
-                conversation, [item for item in conversation.items if item["id"] in asked]
-            )
-        if id.startswith("conv_"):
+            owner = ResponseOwner(project, user=None)
+            conversation = await conversations.reserve(owner, request.conversation_id, ticket)
+            accepted_ids = request.waiting_ids  # items that were added since wait for the next response
+            accepted_items = [item for item in conversation.items if item["id"] in accepted_ids]
+            return ContinuedConversation(conversation, accepted_items)
+        if request.conversation_id.startswith("conv_"):
             raise Conflict("The conversation was deleted before its response was made.")
         return None
 

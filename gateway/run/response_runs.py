@@ -36,8 +36,8 @@ class BackgroundRequest(Protocol):
         """The id of its caller's key; 0: it had none."""
 
     @property
-    def conversation(self) -> str | None:
-        """The id of the conversation that it goes on with."""
+    def conversation_id(self) -> str | None:
+        """The conversation that the request continues; None: it names no conversation."""
 
     @property
     def previous_id(self) -> str | None:
@@ -56,7 +56,7 @@ class BackgroundRequest(Protocol):
         """The ids of the items of the conversation that the response has before its own input."""
 
     def with_waiting(self, ids: Collection[str]) -> BackgroundRequest:
-        """Returns the request with only those items of its conversation that still wait. ids: of them."""
+        """Returns the request with only those items of its conversation that still wait. ids: of these items."""
 
     def view_maker(
         self,

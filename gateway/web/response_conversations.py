@@ -45,7 +45,7 @@ class GatewayConversations:
     conversations: ResponseConversations
     bodies: BodyReader
     # Returns the owner for whom a request asks.
-    owner: Callable[[Scope], ResponseOwner]
+    read_owner: Callable[[Scope], ResponseOwner]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Json:
         """Returns the answer. Raises: GatewayError, HTTPException."""
@@ -55,7 +55,7 @@ class GatewayConversations:
         if method == "POST":
             async with self.bodies.read(scope, receive) as raw:
                 body = read_object(bytes(raw)) if raw else {}
-        owner = self.owner(scope)
+        owner = self.read_owner(scope)
         query = scope["query_string"].decode("latin-1")
         if not rest:
             items = _read_new_items(body)
@@ -147,7 +147,7 @@ class GatewayConversations:
         if group_and_item is None:
             raise _unknown_item(id)
         turn = turns[group_and_item[0]]
-        ids = [item["id"] for item in render_turn(turn, before=None)]
+        ids = [item["id"] for item in render_turn(turn, previous_turn=None)]
         input_index = parse_input_index(id)  # None: the item is a part of the reply
         siblings = [each for each in ids if parse_input_index(each) == input_index]
         if len(siblings) > 1:

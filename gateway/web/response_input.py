@@ -54,7 +54,7 @@ class ResponseInput:
         if request is None:
             return []
         groups: list[ItemGroup] = []
-        items = ItemList()
+        input_items = ItemList()
         previous_name = parse_turn_name(request.previous_id or "")
         previous = None
         if previous_name is not None:
@@ -63,11 +63,11 @@ class ResponseInput:
             groups += await self._group_path(
                 previous, owner, has_last_reply=True, shows_sealed_thoughts=shows_sealed_thoughts
             )
-            items.record_calls(previous.turn.reply)
+            input_items.record_calls(previous.turn.reply)
         inputs = [message for message in request.messages if not is_system(message)]
-        items.add_inputs(run.uid, [*enumerate(inputs)], directions_in(request.messages), request.forms)
-        groups += await self._group_system(request.conversation, owner)
-        return [*groups, ItemGroup(lambda: items.items, run.uid)]
+        input_items.add_inputs(run.uid, [*enumerate(inputs)], directions_in(request.messages), request.forms)
+        groups += await self._group_system(request.conversation_id, owner)
+        return [*groups, ItemGroup(lambda: input_items.items, run.uid)]
 
     async def _group_path(
         self,
@@ -90,13 +90,13 @@ class ResponseInput:
         # the directions of all turns.
         inherits_directions = response is None or response.full_echo.get("conversation") is None
 
-        def render(turn: NamedTurn, before: NamedTurn | None) -> list[Json]:
+        def render(turn: NamedTurn, previous_turn: NamedTurn | None) -> list[Json]:
             is_last = turn is location.turn
             return render_turn(
                 turn,
-                before,
+                previous_turn,
                 directions=turn.directions if is_last or inherits_directions else (),
-                is_answered=has_last_reply or not is_last,
+                includes_reply=has_last_reply or not is_last,
                 shows_sealed_thoughts=shows_sealed_thoughts,
             )
 

@@ -34,12 +34,14 @@ class ResponseOwners:
         """Returns the user whom a request names; None: it names none. Raises: BadRequest, NotAllowed.
 
         scope: of the handshake.
-        members: of the request's body, each value as it is written.
+        members: the members of the request's body, each value as it is written.
         """
         fields = self._rules(info_of(scope).caller.project).source_fields
-        return self.read(scope, {name: orjson.loads(members[name]) for name in fields & members.keys()}).user
+        return self.read_owner(
+            scope, {name: orjson.loads(members[name]) for name in fields & members.keys()}
+        ).user
 
-    def read(self, scope: Scope, body: Json | None = None) -> ResponseOwner:
+    def read_owner(self, scope: Scope, body: Json | None = None) -> ResponseOwner:
         """Returns the project and the user of a request, which `body` may name, too. Raises: BadRequest."""
         caller = info_of(scope).caller
         project = caller.project

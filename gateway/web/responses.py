@@ -99,7 +99,7 @@ class ResponsesRoute(ForwardedRoute):
             with QueueTicket() as ticket:
                 request, conversation = await self._read_request(head, request_body, scope, ticket)
                 request.chat.query = incoming.query
-                headers = _with_conversation(incoming.headers, request.conversation)
+                headers = _with_conversation(incoming.headers, request.conversation_id)
                 await self.respond(ResponseCall(request, conversation, headers, incoming))
             return
         if (
@@ -156,7 +156,7 @@ class ResponsesRoute(ForwardedRoute):
 
         Raises: BadRequest for a stored conversation.
         """
-        if call.request.conversation is not None:
+        if call.request.conversation_id is not None:
             raise BadRequest(
                 "A stored conversation is not compacted: the gateway cuts it to the model's window itself.",
                 param="conversation",
@@ -239,7 +239,7 @@ class ResponsesRoute(ForwardedRoute):
             if is_new:
                 return queued, run
         return await self.gateway_responses.show(
-            self.gateway_responses.owners.read(scope, request.chat.json), f"resp_{tag}"
+            self.gateway_responses.owners.read_owner(scope, request.chat.json), f"resp_{tag}"
         )
 
     async def _read_request(
@@ -259,26 +259,26 @@ class ResponsesRoute(ForwardedRoute):
         )
         request = parse_body()
         if request.may_have_found_tools:
-            headers = _with_conversation(scope["headers"], request.conversation)
+            headers = _with_conversation(scope["headers"], request.conversation_id)
             resolver = self.chats.chat.resolver
             request_context = info_of(scope).caller.context(headers)
             chat = await resolver.resolve_references(request.chat, request_context)
             parse_body = partial(parse_body, found_tools=tools_found(chat.messages))
             request = parse_body()
-        id = request.conversation
-        if id is not None and is_gateway_id(id):
-            conversation = await self._find_conversation(id, request, scope, ticket)
+        conversation_id = request.conversation_id
+        if is_gateway_id(conversation_id):
+            conversation = await self._find_conversation(conversation_id, request, scope, ticket)
             if conversation.items:
                 request = parse_body(conversation.items)
             request.chat.memory_choice = MemoryChoice(conversation.id, conversation.scope)
             return request, conversation
         if (
-            id is not None
-            and is_openai_conversation(id)
+            conversation_id is not None
+            and is_openai_conversation(conversation_id)
             and self.parts.forwarder.has_endpoint("/conversations")
         ):
             # The conversation lies at an upstream, and this model would answer without its messages.
-            raise unknown_conversation(id)
+            raise unknown_conversation(conversation_id)
         if request.echo["store"]:
             request.chat.memory_choice = MemoryChoice(
                 UNNAMED_PREFIX + self._name_conversation(request, scope),
@@ -290,7 +290,7 @@ class ResponsesRoute(ForwardedRoute):
         self, id: str, request: ResponsesRequest, scope: Scope, ticket: QueueTicket
     ) -> ResponseConversation:
         """Returns a conversation that the gateway stores, with the items that wait in it. Raises: GatewayError."""
-        owner = self.gateway_responses.owners.read(scope, request.chat.json)
+        owner = self.gateway_responses.owners.read_owner(scope, request.chat.json)
         conversations = self.chats.chat.conversations
         # A response in the background takes the waiting items when its job begins; a count of tokens takes none.
         if request.echo["background"] or not self.makes_response:

@@ -51,7 +51,7 @@ class GatewayResponses:
         self._stored = stored
         self._finder = ResponseFinder(stored, background)
         self._input = ResponseInput(self._finder, conversations)
-        self._conversations = GatewayConversations(conversations, bodies, owners.read)
+        self._conversations = GatewayConversations(conversations, bodies, owners.read_owner)
         self._send_timeout_s = send_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +61,7 @@ class GatewayResponses:
         _, _, _, id, *rest = scope["path"].split("/")  # /v1/responses/{id}/{rest}
         query_string: str = scope["query_string"].decode("latin-1")
         query = parse_qs(query_string)
-        owner = self.owners.read(scope)
+        owner = self.owners.read_owner(scope)
         response = await self._finder.find(owner, id)
         match scope["method"], rest:
             case "GET", [] if query.get("stream", ["false"])[-1].lower() == "true":

@@ -21,34 +21,34 @@ def system_items(waiting_items: Sequence[Json]) -> list[Json]:
 def group_turns(
     turns: Sequence[NamedTurn], render: Callable[[NamedTurn, NamedTurn | None], Sequence[Json]]
 ) -> list[ItemGroup]:
-    """Returns the items of a path's turns. render: returns the items of a turn, given it and the turn before it."""
+    """Returns the items of a path's turns. render: takes a turn and the turn before it, and returns its items."""
     return [
-        ItemGroup(partial(render, turn, before), turn.name.tag)
-        for before, turn in zip((None, *turns), turns, strict=False)
+        ItemGroup(partial(render, turn, previous_turn), turn.name.tag)
+        for previous_turn, turn in zip((None, *turns), turns, strict=False)
     ]
 
 
 def render_turn(
     turn: NamedTurn,
-    before: NamedTurn | None,
+    previous_turn: NamedTurn | None,
     *,
     directions: Sequence[Direction] = (),
-    is_answered: bool = True,
+    includes_reply: bool = True,
     shows_sealed_thoughts: bool = False,
 ) -> list[Json]:
     """Returns the items of a turn, as clients have them.
 
-    before: the turn with the calls whose results are among the inputs; None: the turn is the first.
+    previous_turn: has the calls whose results are among the inputs; None: the turn is the first.
     directions: the system and developer messages of the turn that are shown.
-    is_answered: the reply is among the items, too.
+    includes_reply: the reply is among the items, too.
     shows_sealed_thoughts: as in `ResponseTerms`.
     """
-    items = ItemList(shows_sealed_thoughts=shows_sealed_thoughts)
+    turn_items = ItemList(shows_sealed_thoughts=shows_sealed_thoughts)
     reply = turn.reply
-    if before is not None:
-        items.record_calls(before.reply)
+    if previous_turn is not None:
+        turn_items.record_calls(previous_turn.reply)
     tag = item_tag(turn.name, reply)
-    items.add_inputs(tag, turn.inputs, directions, read_call_forms(reply))
-    if reply and is_answered:
-        items.add_reply(tag, reply)
-    return items.items
+    turn_items.add_inputs(tag, turn.inputs, directions, read_call_forms(reply))
+    if reply and includes_reply:
+        turn_items.add_reply(tag, reply)
+    return turn_items.items

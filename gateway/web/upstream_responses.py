@@ -30,7 +30,7 @@ class UpstreamResponses:
 
     async def forget_deleted(self, scope: Scope, id: str) -> None:
         """Forgets the turn of a response that its upstream has just deleted. scope: the deleting request's."""
-        owner = self.owners.read(scope)
+        owner = self.owners.read_owner(scope)
         deferred = self.native_chat.deferred
         with map_store_errors():
             row = await deferred.find(owner.project, id)

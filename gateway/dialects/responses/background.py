@@ -82,8 +82,8 @@ class RestoredRequest(Struct, frozen=True):
         return self.stored.key
 
     @property
-    def conversation(self) -> str | None:
-        return self.request.conversation
+    def conversation_id(self) -> str | None:
+        return self.request.conversation_id
 
     @property
     def previous_id(self) -> str | None:

@@ -57,7 +57,7 @@ class ItemList:
         """Begins with no items. shows_sealed_thoughts: as in `ResponseTerms`."""
         self.items: list[Json] = []
         self._shows_sealed_thoughts = shows_sealed_thoughts
-        self._calls: dict[str, str] = {}  # the types of calls, by their ids
+        self._call_types: dict[str, str] = {}  # by the ids of the calls
 
     def add_inputs(
         self,
@@ -69,23 +69,24 @@ class ItemList:
         """Adds messages of a client, with the system and developer messages (directions) where they stood among them.
 
         tag: the part that the ids of the turn's items share.
-        inputs: the client's other messages, each after its place in the turn.
+        inputs: the client's other messages, each after its index in the turn.
         forms: the forms of calls, by the names that their tools have upstream.
         """
-        end = 1 + max((place for place, _ in inputs), default=-1)
-        # (place, end of the id, message); a direction comes before the input of the same place.
+        input_count = 1 + max((index for index, _ in inputs), default=-1)
+        # The index of an input, the end of the item's id, the message. A direction has the index of the input after it,
+        # and comes before that input.
         placed = [
-            (end - following, f"s{len(directions) - index}", message)
-            for index, (following, message) in enumerate(directions)
+            (input_count - inputs_after, f"s{len(directions) - n}", message)
+            for n, (inputs_after, message) in enumerate(directions)
         ]
-        placed += [(place, f"i{place}", without_private(message)) for place, message in inputs]
-        for _, id, message in sorted(placed, key=itemgetter(0)):
-            self.items.extend(self._render_input(f"{tag}_{id}", message, forms))
+        placed += [(index, f"i{index}", without_private(message)) for index, message in inputs]
+        for _, id_end, message in sorted(placed, key=itemgetter(0)):
+            self.items.extend(self._render_input(f"{tag}_{id_end}", message, forms))
 
     def add_reply(self, tag: str, reply: WireMessage) -> None:
         """Adds a reply, as its response had it. tag: the part that the ids of the turn's items share."""
-        shown = rebuild_response(tag, reply, shows_sealed_thoughts=self._shows_sealed_thoughts)
-        output = shown["output"] if shown is not None else render_output(tag, without_private(reply))
+        response = rebuild_response(tag, reply, shows_sealed_thoughts=self._shows_sealed_thoughts)
+        output = response["output"] if response is not None else render_output(tag, without_private(reply))
         self.record_calls(reply)
         self.items.extend(output)
 
@@ -99,31 +100,32 @@ class ItemList:
             call_type = forms[name].item_type if name in forms else f"{call.get('type', 'function')}_call"
             if call_type == "custom_call":
                 call_type = "custom_tool_call"
-            self._calls[str(call_id(call))] = call_type
+            self._call_types[str(call_id(call))] = call_type
 
-    def _render_input(self, tag: str, message: Json, forms: Mapping[str, CallForm]) -> list[Json]:
+    def _render_input(self, id_end: str, message: Json, forms: Mapping[str, CallForm]) -> list[Json]:
+        """Returns the items of a message. id_end: the end of their ids; the type of an item decides the beginning."""
         role, content = message.get("role"), message.get("content")
         if role == "assistant":
             self._record_call_types(message, forms)
-            return render_output(tag, message, forms)
+            return render_output(id_end, message, forms)
         if role == "tool":
-            id = str(message.get("tool_call_id"))
-            output_type = _OUTPUT_TYPES.get(self._calls.get(id, ""), "function_call_output")
+            result_of = str(message.get("tool_call_id"))
+            output_type = _OUTPUT_TYPES.get(self._call_types.get(result_of, ""), "function_call_output")
             output = content if isinstance(content, str) else render_parts(content)
-            return [{"id": f"fco_{tag}", "call_id": id, **render_result(output_type, output)}]
-        item: Json = {"id": f"msg_{tag}", "type": "message", "status": "completed", "role": role}
+            return [{"id": f"fco_{id_end}", "call_id": result_of, **render_result(output_type, output)}]
+        item: Json = {"id": f"msg_{id_end}", "type": "message", "status": "completed", "role": role}
         return [{**item, "content": render_parts(content)}]
 
 
-def render_created_item(item: Json, id: str) -> Json:
-    """Returns an item of a client as a list shows it. id: the end of the item's id; the type decides the beginning."""
+def render_created_item(item: Json, id_end: str) -> Json:
+    """Returns an item of a client as a list shows it. id_end: the end of its id; the type decides the beginning."""
     item_type = item.get("type") or "message"
     fields_sent = {key: value for key, value in item.items() if value is not None}
     created_item = {
         "type": item_type,
         "status": "completed",
         **fields_sent,
-        "id": f"{_ID_PREFIXES.get(item_type, 'item')}_{id}",
+        "id": f"{_ID_PREFIXES.get(item_type, 'item')}_{id_end}",
     }
     if item_type == "message":
         parts = item["content"]
@@ -151,8 +153,8 @@ def _add_part_defaults(part: Json) -> Json:
     match part:
         case {"type": "text", "text": text}:
             return {"type": "input_text", "text": text}
-        case {"type": "image_url", "image_url": {"url": url, **rest}}:
-            return {"type": "input_image", "image_url": url, "detail": rest.get("detail", "auto")}
+        case {"type": "image_url", "image_url": {"url": url, **other_fields}}:
+            return {"type": "input_image", "image_url": url, "detail": other_fields.get("detail", "auto")}
         case {"type": "file", "file": dict(file)}:
             return {"type": "input_file", **file}
     return part
@@ -169,7 +171,7 @@ class ItemGroup(Struct, frozen=True):
 
     # Returns the items, oldest first.
     render: Callable[[], Sequence[Json]]
-    # The tag in the items' ids. (The ids of a response in the background contain another tag.)
+    # The tag in the items' ids. (The output of a response in the background has another tag in its ids.)
     tag: str = ""
 
 
@@ -205,15 +207,15 @@ def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
         first_group, _ = group_and_item
     items = chain.from_iterable(group.render()[::step] for group in groups[first_group:])
     if after_id:
-        next(item for item in items if item["id"] == after_id)  # the items after it are left
-    data_and_next = list(islice(items, limit + 1))
-    data = data_and_next[:limit]
+        next(item for item in items if item["id"] == after_id)  # reads `items` up to this item
+    page_and_next = list(islice(items, limit + 1))
+    page = page_and_next[:limit]
     return {
         "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-        "has_more": len(data_and_next) > len(data),
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(page_and_next) > len(page),
     }
 
 

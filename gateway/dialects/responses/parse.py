@@ -65,8 +65,8 @@ class ResponsesRequest(Struct, frozen=True):
     chat: ChatRequest
     # The fields of the request that its response repeats.
     echo: Json
-    # The id of the conversation that the request continues; None: it names no conversation.
-    conversation: str | None
+    # The conversation that the request continues; None: it names no conversation.
+    conversation_id: str | None
     # The forms of tools' calls, by the names of the tools upstream.
     forms: dict[str, CallForm]
     # Thoughts are asked for in the form in which they can be sent back.
@@ -152,11 +152,11 @@ def parse(
         chat_json.update(read_choice(json["tool_choice"], tools, upstream_tools))
     add_translated(chat_json, json)
     request = _make_chat_request(json, chat_json, translated)
-    conversation = read_conversation_id(json)
+    conversation_id = read_conversation_id(json)
     return ResponsesRequest(
         chat=request,
-        echo=echo_fields(json, request, conversation, tools),
-        conversation=conversation,
+        echo=echo_fields(json, request, conversation_id, tools),
+        conversation_id=conversation_id,
         forms=tools.forms,
         shows_sealed_thoughts=SEALED_THOUGHTS in included,
         body=body,
@@ -284,10 +284,10 @@ def read_conversation_id(json: Json) -> str | None:
         return None
     if not isinstance(id, str):
         raise wrong_type("conversation", "a string or an object", id)
-    conversation = checked_id(id, "conversation")
-    if conversation is None:
+    conversation_id = checked_id(id, "conversation")
+    if conversation_id is None:
         raise BadRequest("Invalid 'conversation': the name is empty.", param="conversation")
-    return conversation
+    return conversation_id
 
 
 def _wants_compaction(json: Json) -> bool:

@@ -226,10 +226,10 @@ ECHO_DEFAULTS: Json = {
 }
 
 
-def echo_fields(json: Json, request: ChatRequest, conversation: str | None, tools: RequestTools) -> Json:
+def echo_fields(json: Json, request: ChatRequest, conversation_id: str | None, tools: RequestTools) -> Json:
     """Returns the fields of a request that its response repeats.
 
-    conversation: the id of the conversation that the request continues; None: it continues none.
+    conversation_id: of the conversation that the request continues; None: it continues no conversation.
     """
     echoed = {key: value for key, value in json.items() if key in ECHO_DEFAULTS and value is not None}
     if echoed.get("service_tier") == "auto":
@@ -241,7 +241,7 @@ def echo_fields(json: Json, request: ChatRequest, conversation: str | None, tool
         "tools": tools.echo,
         "model": request.model,
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
-        "conversation": {"id": conversation} if conversation is not None else None,
+        "conversation": {"id": conversation_id} if conversation_id is not None else None,
         # Whether the response can be retrieved, if its turn is stored.
         "store": json.get("store") is not False,
     }
