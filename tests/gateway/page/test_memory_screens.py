@@ -513,7 +513,7 @@ def test_an_undo_names_what_it_brings_back_also_after_a_forgetting(operator: Ope
     for path in (memory, block):
         text = page(operator, path)
         assert re.search(
-            r"<details><summary[^>]*>Undo goes back to version 3<", text
+            r"<details><summary[^>]*>Undo goes back to version 3: “<[^>]*>Lives in Bergen.<", text
         )  # closed: it looks like a loss
         assert "What an undo would change: − it takes out, + it puts back." in text
         assert "\n<del>Dog: Rex.</del>" in text  # not with the end of the line before
@@ -521,8 +521,8 @@ def test_an_undo_names_what_it_brings_back_also_after_a_forgetting(operator: Ope
     for path in (memory, block):
         text = page(operator, path)
         assert "The last change was a forgetting, which stays." in text
-        assert "Undo takes back the change before it, and goes back to version 2<" in text
-        assert "<del>Bergen.</del><ins>Oslo.</ins>" in text.partition("to version 2<")[2]
+        assert "Undo takes back the change before it, and goes back to version 2: “" in text
+        assert "<del>Bergen.</del><ins>Oslo.</ins>" in text.partition("to version 2: ")[2]
     version = operator.twin(block)["block"]["version"]
     assert operator.twin(f"{block}/undo", {"version": version})["value"] == "Lives in Oslo."
 
