@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -21,6 +21,12 @@ def encode_event(data: Json, name: str | None = None) -> bytes:
 def encode_typed_event(event_type: str, fields: Json) -> bytes:
     """Returns an event that has its type as its name and in its data."""
     return b"event: %b\ndata: %b\n\n" % (event_type.encode(), orjson.dumps({"type": event_type, **fields}))
+
+
+class SendsEvent(Protocol):
+    """Sends an event of this type with these fields."""
+
+    def __call__(self, event_type: str, **fields: Any) -> None: ...
 
 
 class EventBuffer:

@@ -225,8 +225,8 @@ class ResponsesRoute(ForwardedRoute):
                 body=request.body.decode(),
                 identity=identity,
                 upstream_tools=request.upstream_tools,
-                most_messages=self.chats.settings.max_messages,
-                waiting=conversation.items if conversation is not None else [],
+                max_messages=self.chats.settings.max_messages,
+                waiting_items=conversation.items if conversation is not None else [],
                 key=context.key,
                 found_tools=[*request.found_tools],
             )

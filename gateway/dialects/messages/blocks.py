@@ -12,9 +12,8 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.turn.draft import MessageDraft, ToolCall
+from gateway.dialects.event_stream import SendsEvent
 from gateway.dialects.lenient import as_list, as_text
-
-SendsEvent = Callable[..., None]
 
 
 class GrowingBlocks:

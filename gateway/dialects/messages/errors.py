@@ -52,13 +52,13 @@ class MessagesErrors:
     id_header: ClassVar[bytes | None] = b"request-id"
 
     def body(self, error: GatewayError) -> bytes:
-        return orjson.dumps(_object_of(error))
+        return orjson.dumps(_error_object(error))
 
     def event(self, error: GatewayError) -> bytes:
-        return encode_typed_event("error", _object_of(error))
+        return encode_typed_event("error", _error_object(error))
 
 
-def _object_of(error: GatewayError) -> Json:
+def _error_object(error: GatewayError) -> Json:
     return error_object(error.status, error.message, error.request_id, code=error.code)
 
 

@@ -77,9 +77,9 @@ class NativeMessage:
     def end(self, tail: Sequence[ReplyEvent], finish: str | None) -> None:
         """Ends the message. finish: replaces the upstream's `finish_reason`."""
         self._gateway_blocks.end()
-        raws = _bytes_of(tail)
-        if raws or not self._events.is_over:
-            for raw in self._events.end(raws, finish):
+        tail_bytes = _bytes_of(tail)
+        if tail_bytes or not self._events.is_over:
+            for raw in self._events.end(tail_bytes, finish):
                 self._buffer.add(raw)
 
     def take_whole(self, body: bytes, reply: Json) -> None:
@@ -90,7 +90,7 @@ class NativeMessage:
         """Returns the whole replies as one message. is_unchanged: the client gets the last reply as it is."""
         if is_unchanged:
             return self._replies[-1]
-        replies = [orjson.loads(each) for each in self._replies]
+        replies = [orjson.loads(reply) for reply in self._replies]
         return orjson.dumps(merge_replies(replies, self._gateway_tools, outcome.finish_reason))
 
     def _add(self, raw: bytes, *, has_content: bool) -> None:

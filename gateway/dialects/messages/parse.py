@@ -67,7 +67,6 @@ _GATEWAY_FIELDS: Final = frozenset(("max_tokens",))
 _PROVIDER_FIELDS: Final = ("mcp_servers", "container")
 # `user_<device>_account_<uuid or nothing>_session_<uuid>`, as older versions of Claude Code name their user.
 _OLDER_USER_ID: Final = re.compile(r"user_([0-9a-zA-Z]+)_account_([0-9a-zA-Z-]*)_session_([0-9a-zA-Z-]+)")
-
 _MAX_USER_CHARS: Final = 256  # Anthropic's limit of `metadata.user_id`
 
 
@@ -101,10 +100,10 @@ def parse_body(body: bytes) -> Json:
 def read_names(json: Json) -> Json:
     """Returns the fields of a request that name model, user and conversation."""
     try:
-        metadata = _read_user(json.get("metadata"))
+        identity_fields = _read_identity(json.get("metadata"))
     except BadRequest:
-        metadata = {}
-    return {"model": json.get("model"), "metadata": metadata}
+        identity_fields = {}
+    return {"model": json.get("model"), "metadata": identity_fields}
 
 
 def parse(
@@ -140,7 +139,7 @@ def parse(
     if system := read_system(json.get("system"), checker):
         translated.messages.insert(0, {"role": "system", "content": "\n\n".join(system)})
         translated.origins.insert(0, MessageOrigin(-1))
-    chat_json, metadata = _translate_fields(json, translated.messages, checker, has_limit=has_limit)
+    chat_json, identity_fields = _translate_fields(json, translated.messages, checker, has_limit=has_limit)
     request = make_chat_request(orjson.dumps(chat_json), chat_json, translated.messages)
     request.wants_usage = request.is_translated = True
     # Claude's `max_tokens` is a field of chat completions as well. A model that refuses it takes
@@ -151,8 +150,8 @@ def parse(
     request.consumed = () if is_lenient else _names_left_out(json, headers_by_name, checker)
     unread_fields = {key: value for key, value in json.items() if key not in _FIELDS_READ}
     # User and conversation are read from the request's own `metadata`, not from the field `user` of `chat`.
-    request.dialect_fields = {"user": None, **unread_fields, "metadata": metadata}
-    request.side_request = _find_side_request(json, metadata, headers_by_name)
+    request.dialect_fields = {"user": None, **unread_fields, "metadata": identity_fields}
+    request.side_request = _find_side_request(json, identity_fields, headers_by_name)
     untranslatable: list[str] = []
     if is_lenient:
         untranslatable = [*checker.left_out, *(key for key in _PROVIDER_FIELDS if json.get(key))]
@@ -182,9 +181,9 @@ def _translate_fields(
     chat_json: Json = {"model": json.get("model"), "messages": messages}
     if json.get("stream") is not None:
         chat_json["stream"] = json["stream"]
-    metadata: Json = {}
+    identity_fields: Json = {}
     with checker.reading("metadata", json):
-        metadata = _read_user(json.get("metadata"))
+        identity_fields = _read_identity(json.get("metadata"))
     with checker.reading("tools", json):
         add_tools(chat_json, json, checker)
     with checker.reading("tool_choice", json):
@@ -200,13 +199,13 @@ def _translate_fields(
     if not checker.is_lenient:
         check_context_management(json.get("context_management"), checker)
         checker.check(json.get("metadata") or {}, _METADATA_FIELDS, "metadata")
-    if isinstance(user := metadata.get("user_id"), str) and user:
+    if isinstance(user := identity_fields.get("user_id"), str) and user:
         chat_json["user"] = user
-    return chat_json, metadata
+    return chat_json, identity_fields
 
 
-def _read_user(metadata: Any) -> Json:
-    """Returns `user_id` and `conversation_id` of a request's metadata. Raises: BadRequest."""
+def _read_identity(metadata: Any) -> Json:
+    """Returns the fields that name user and conversation, read from a request's `metadata`. Raises: BadRequest."""
     if metadata is None:
         return {}
     if not isinstance(metadata, dict):
@@ -254,11 +253,13 @@ def _names_left_out(
     return tuple(names | checker.left_out)
 
 
-def _find_side_request(json: Json, metadata: Json, headers_by_name: Mapping[bytes, bytes]) -> str | None:
+def _find_side_request(
+    json: Json, identity_fields: Json, headers_by_name: Mapping[bytes, bytes]
+) -> str | None:
     """Returns the name of a request that Claude Code makes by itself; None: a user has written the request."""
     if _is_sub_agent(json, headers_by_name):
         return SUB_AGENT
-    return PROBE if json.get("max_tokens") == 1 and "conversation_id" in metadata else None
+    return PROBE if json.get("max_tokens") == 1 and "conversation_id" in identity_fields else None
 
 
 def _is_sub_agent(json: Json, headers_by_name: Mapping[bytes, bytes]) -> bool:

@@ -42,9 +42,9 @@ class StoredResponseRequest(Struct, frozen=True):
     # The kinds of tools that the request's upstreams take.
     upstream_tools: UpstreamTools = field(name="takes")
     # The limit of the messages in a request.
-    most_messages: int
+    max_messages: int = field(name="most_messages")
     # The items of the conversation that wait for the next response; they come before the input.
-    waiting: list[Json] = field(default_factory=list)
+    waiting_items: list[Json] = field(default_factory=list, name="waiting")
     # The id of the caller's key; 0: the caller has presented none.
     key: int = 0
     # The tools that searches have found in messages to which the request only refers.
@@ -55,8 +55,13 @@ class StoredResponseRequest(Struct, frozen=True):
 
     def read(self) -> ResponsesRequest:
         """Returns the parsed request. It asks for a stream, even if the client did not, since events are stored."""
-        body, tools = self.body.encode(), self.upstream_tools
-        request = parse(body, self.most_messages, tools, self.waiting, found_tools=self.found_tools)
+        request = parse(
+            self.body.encode(),
+            self.max_messages,
+            self.upstream_tools,
+            self.waiting_items,
+            found_tools=self.found_tools,
+        )
         chat = request.chat
         chat.identity = self.identity
         chat.stream = True
@@ -100,10 +105,11 @@ class RestoredRequest(Struct, frozen=True):
 
     @property
     def waiting_ids(self) -> frozenset[str]:
-        return frozenset(item["id"] for item in self.stored.waiting)
+        return frozenset(item["id"] for item in self.stored.waiting_items)
 
     def with_waiting(self, ids: Collection[str]) -> RestoredRequest:
-        stored = replace(self.stored, waiting=[item for item in self.stored.waiting if item["id"] in ids])
+        waiting_items = [item for item in self.stored.waiting_items if item["id"] in ids]
+        stored = replace(self.stored, waiting_items=waiting_items)
         return replace(self, stored=stored, request=stored.read())
 
     def view_maker(
@@ -140,8 +146,8 @@ class ShownResponses:
         tag: the part that the response's ids share.
         created: when the response was accepted, in seconds since the epoch.
         """
-        request = msgspec.json.decode(stored, type=StoredResponseRequest)
-        return RestoredRequest(request, request.read(), tag, int(created))
+        stored_request = msgspec.json.decode(stored, type=StoredResponseRequest)
+        return RestoredRequest(stored_request, stored_request.read(), tag, int(created))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
         """Returns the events in a piece of a stream. The events have numbers already, so `first` is ignored."""
@@ -152,10 +158,10 @@ class ShownResponses:
         events = self.number_events(data, 0)
         if not events or b"event: response." not in events[-1]:
             return None
-        name, _, body = events[-1].partition(b"\ndata: ")
-        if name.removeprefix(b"event: ").decode() not in END_EVENTS:
+        name_line, _, event_json = events[-1].partition(b"\ndata: ")
+        if name_line.removeprefix(b"event: ").decode() not in END_EVENTS:
             return None
-        response: Json = orjson.loads(body)["response"]
+        response: Json = orjson.loads(event_json)["response"]
         return response
 
     def as_failed(self, response: Json, code: str | None, message: str) -> Json:

@@ -10,9 +10,16 @@ from adapters.types import Json, token_count
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.turn.draft import MessageDraft
+from gateway.dialects.event_stream import SendsEvent
 from gateway.dialects.lenient import as_list, as_object, as_text
 from gateway.dialects.responses.growing_response import GrowingResponse
-from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
+from gateway.dialects.responses.output import (
+    CallItem,
+    Item,
+    MessageItem,
+    SearchItem,
+    ThoughtsItem,
+)
 
 _CLAUDE_SEARCH: Final = ("server_tool_use", "web_search")
 T = TypeVar("T", bound=Item)
@@ -27,9 +34,9 @@ class GrowingOutput:
         self._items: list[Item] = []
         # The item of text or thoughts that grows at present.
         self._open_item: Item | None = None
-        # Puts the pieces of the client's calls together. Each of its calls has an item at the same index.
+        # Puts the pieces of the client's calls together. Each of its calls has a call item at the same index.
         self._draft = MessageDraft()
-        self._calls: list[CallItem] = []
+        self._call_items: list[CallItem] = []
 
     def add_text(self, text: str, logprobs: list[Any]) -> None:
         self._item_for(MessageItem).add(text, logprobs)
@@ -62,16 +69,17 @@ class GrowingOutput:
         calls = self._draft.calls
         # The draft separates calls that an upstream sends under one index.
         call = self._draft.add_call_piece(piece)
-        if len(self._calls) < len(calls):
+        if len(self._call_items) < len(calls):
             self._close_item()
-            self._calls.append(self._add_item(partial(CallItem, call=call, forms=self._response.terms.forms)))
-        self._calls[calls.index(call)].grow()
+            make_item = partial(CallItem, call=call, forms=self._response.terms.forms)
+            self._call_items.append(self._add_item(make_item))
+        self._call_items[calls.index(call)].grow()
 
     def end(self, status: str) -> None:
         """Ends the open items. status: the response's."""
         self._close_item(status)
-        for call in self._calls:
-            call.end(self._status_at_end(call, status))
+        for call_item in self._call_items:
+            call_item.end(self._status_at_end(call_item, status))
 
     def final_items(self) -> list[Json]:
         """Returns the items of an output that has ended."""
@@ -114,12 +122,12 @@ class GrowingOutput:
         self._open_item = item
         return item
 
-    def _add_item(self, make_item: Callable[[str, int, Emit | None], T]) -> T:
+    def _add_item(self, make_item: Callable[[str, int, SendsEvent | None], T]) -> T:
         tag = self._response.begin()
         if self._items:
             self._items[-1].begin()  # a call may not have begun yet, and clients count items as they begin
-        emit = self._response.emit if self._response.sends_events else None
-        item = make_item(tag, len(self._items), emit)
+        send_event = self._response.emit if self._response.sends_events else None
+        item = make_item(tag, len(self._items), send_event)
         self._items.append(item)
         return item
 

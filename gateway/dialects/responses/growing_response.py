@@ -55,7 +55,7 @@ class GrowingResponse:
         """Makes a response that has not begun. is_holding: as in `EventBuffer`."""
         self.terms = terms
         self.events = EventBuffer(is_holding=is_holding)
-        self._number = terms.first_number  # of the next event
+        self._next_number = terms.first_number  # the `sequence_number` of the next event
         # False: the response is one JSON body.
         self.sends_events = True
         self._has_begun = False
@@ -85,8 +85,8 @@ class GrowingResponse:
 
     def emit(self, event_type: str, **fields: Any) -> None:
         """Sends an event of this type. fields: its other fields."""
-        self.events.emit(event_type, **fields, sequence_number=self._number)
-        self._number += 1
+        self.events.emit(event_type, **fields, sequence_number=self._next_number)
+        self._next_number += 1
 
     def assign_id(self) -> None:
         """Gives the response its id, once, and decides whether it is stored: the id depends on that."""
@@ -115,14 +115,14 @@ class GrowingResponse:
     def json(
         self,
         status: str,
-        reason: str | None = None,
+        incomplete_reason: str | None = None,
         *,
         output: Sequence[Json] = (),
         usage: Json | None = None,
     ) -> Json:
         """Returns the response as it is now.
 
-        reason: why the response is incomplete; None: it is not incomplete.
+        incomplete_reason: why the response is incomplete; None: it is not.
         usage: with the names of the Responses API.
         """
         response = {
@@ -133,7 +133,7 @@ class GrowingResponse:
             "completed_at": self.completed if status == "completed" else None,
             "status": status,
             "error": self.error,
-            "incomplete_details": {"reason": reason} if reason is not None else None,
+            "incomplete_details": {"reason": incomplete_reason} if incomplete_reason is not None else None,
             "model": self.model,
             "output": [*output],
             "usage": usage,
@@ -145,9 +145,9 @@ class GrowingResponse:
 
     def sealing_model(self) -> str | None:
         """Returns the model that makes the thoughts; None: the thoughts are shown without `encrypted_content`."""
-        return (
-            self.terms.answering_model() if self.terms.shows_sealed_thoughts or not self.is_stored else None
-        )
+        if self.terms.shows_sealed_thoughts or not self.is_stored:
+            return self.terms.answering_model()
+        return None
 
     @property
     def model(self) -> str:

@@ -7,12 +7,13 @@ An item begins, and its parts grow by pieces. A complete part, and at last the c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
 from adapters.types import Json
 from gateway.core.conversation.provider_fields import INPUT_ARGUMENT, THOUGHTS
 from gateway.core.turn.asides import StringReader
 from gateway.core.turn.draft import FUNCTION_TYPES, MessageDraft, ToolCall
+from gateway.dialects.event_stream import SendsEvent
 from gateway.dialects.responses.call_items import render_call
 from gateway.dialects.responses.sealed import seal
 from gateway.dialects.responses.tools import CallForm
@@ -29,12 +30,6 @@ _ID_PREFIXES: Final = {
 _GROWING_TYPES: Final = ("function_call", "custom_tool_call")
 
 
-class Emit(Protocol):
-    """Sends an event."""
-
-    def __call__(self, event_type: str, **fields: Any) -> None: ...
-
-
 class Item:
     """An output item as it grows."""
 
@@ -43,16 +38,16 @@ class Item:
     # The complete item, once it has ended.
     final_json: Json
 
-    def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
+    def __init__(self, tag: str, index: int, send_event: SendsEvent | None) -> None:
         """Makes an item that has not begun.
 
         tag: the part that all ids of the response share.
         index: the item's index in the output.
-        emit: sends an event; None: the response is one JSON body, without events.
+        send_event: None: the response is one JSON body, without events.
         """
         self.tag = tag
         self.index = index
-        self._emit = emit
+        self._send_event = send_event
         self._has_begun = False
 
     @property
@@ -68,22 +63,22 @@ class Item:
         raise NotImplementedError
 
     def emit(self, event_type: str, **fields: Any) -> None:
-        """Sends an event of this item. event_type: its type after `response.`."""
-        if self._emit is not None:
-            self._emit(f"response.{event_type}", item_id=self.id, output_index=self.index, **fields)
+        """Sends an event that names this item. event_type: its type after `response.`."""
+        if self._send_event is not None:
+            self._send_event(f"response.{event_type}", item_id=self.id, output_index=self.index, **fields)
 
     def begin(self) -> None:
         """Announces the item, once."""
-        if self._emit is not None and not self._has_begun:
+        if self._send_event is not None and not self._has_begun:
             self._has_begun = True
             item = self.json("in_progress")
-            self._emit("response.output_item.added", output_index=self.index, item=item)
+            self._send_event("response.output_item.added", output_index=self.index, item=item)
 
     def end(self, status: str) -> None:
         """Ends the item, and sends it whole. status: completed or incomplete."""
         self.final_json = self.json(status)
-        if self._emit is not None:
-            self._emit("response.output_item.done", output_index=self.index, item=self.final_json)
+        if self._send_event is not None:
+            self._send_event("response.output_item.done", output_index=self.index, item=self.final_json)
 
 
 class _Part:
@@ -111,8 +106,8 @@ class MessageItem(Item):
 
     id_prefix = "msg"
 
-    def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
-        super().__init__(tag, index, emit)
+    def __init__(self, tag: str, index: int, send_event: SendsEvent | None) -> None:
+        super().__init__(tag, index, send_event)
         self._parts: list[_Part] = []
         self.begin()
 
@@ -151,14 +146,14 @@ class MessageItem(Item):
         if not self._parts or self._parts[-1].type != part_type:
             self._end_part()
             self._parts.append(_Part(part_type))
-            if self._emit is not None:
+            if self._send_event is not None:
                 self.emit(
                     "content_part.added", content_index=len(self._parts) - 1, part=self._parts[-1].json()
                 )
         return self._parts[-1]
 
     def _end_part(self) -> None:
-        if self._emit is None or not self._parts:
+        if self._send_event is None or not self._parts:
             return
         index = len(self._parts) - 1
         part = self._parts[-1]
@@ -174,8 +169,8 @@ class ThoughtsItem(Item):
 
     id_prefix = "rs"
 
-    def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
-        super().__init__(tag, index, emit)
+    def __init__(self, tag: str, index: int, send_event: SendsEvent | None) -> None:
+        super().__init__(tag, index, send_event)
         # The model that makes the thoughts; None: the item has no `encrypted_content`.
         self.sealing_model: str | None = None
         self._pieces: list[str] = []
@@ -224,9 +219,14 @@ class CallItem(Item):
     id_prefix = "fc"
 
     def __init__(
-        self, tag: str, index: int, emit: Emit | None, call: ToolCall, forms: Mapping[str, CallForm]
+        self,
+        tag: str,
+        index: int,
+        send_event: SendsEvent | None,
+        call: ToolCall,
+        forms: Mapping[str, CallForm],
     ) -> None:
-        super().__init__(tag, index, emit)
+        super().__init__(tag, index, send_event)
         self._call = call
         self._forms = forms
         self._form = self._find_form()
@@ -309,8 +309,8 @@ class SearchItem(Item):
 
     id_prefix = "ws"
 
-    def __init__(self, tag: str, index: int, emit: Emit | None, query: str) -> None:
-        super().__init__(tag, index, emit)
+    def __init__(self, tag: str, index: int, send_event: SendsEvent | None, query: str) -> None:
+        super().__init__(tag, index, send_event)
         self._query = query
         self.begin()
         for state in ("in_progress", "searching", "completed"):

@@ -35,7 +35,7 @@ from gateway.dialects.responses.request_fields import (
     SEALED_THOUGHTS,
     add_translated,
     check_fields,
-    checked_included,
+    check_include,
     echo_fields,
     may_be_truncated,
     read_strings,
@@ -141,13 +141,14 @@ def parse(
     translated, shared = _read_messages(
         json, max_messages, upstream_tools, waiting_items, needs_input=needs_input
     )
-    included = checked_included(read_strings(json, "include"))
+    included = read_strings(json, "include")
+    check_include(included)
     tools = read_tools(json, upstream_tools, translated.left_out, waiting_items, found_tools)
     chat_json: Json = {"model": json.get("model"), "messages": translated.messages}
     if LOGPROBS in included or json.get("top_logprobs") is not None:
         chat_json["logprobs"] = True
-    if tools.chat:
-        chat_json["tools"] = tools.chat
+    if tools.chat_tools:
+        chat_json["tools"] = tools.chat_tools
     if json.get("tool_choice") is not None:
         chat_json.update(read_choice(json["tool_choice"], tools, upstream_tools))
     add_translated(chat_json, json)

@@ -74,7 +74,7 @@ class ResponsesView(ClientView):
         self._logprobs: list[Any] = []  # of a whole reply
         self._usage: Json | None = None
         self._finish_reason: str | None = None
-        self._has_tail = False
+        self._has_shown_tail = False
 
     def take(self) -> bytes:
         return self._response.events.take()
@@ -161,9 +161,9 @@ class ResponsesView(ClientView):
             response.assign_id()
         if not response.is_stored:
             return {}
-        reason = usage = None
+        incomplete_reason = usage = None
         if is_over:
-            reason = _INCOMPLETE_REASONS.get(read_finish_reason(outcome.finish_reason))
+            incomplete_reason = _INCOMPLETE_REASONS.get(read_finish_reason(outcome.finish_reason))
             usage = outcome.usage or self._usage
             if not usage:
                 usage = self._terms.count_usage(generated_in(outcome.shown_reply or {}))
@@ -171,28 +171,30 @@ class ResponsesView(ClientView):
         # The status of the reply as it is stored; `end` decides the same.
         if response.error:
             status = "failed"
-        elif is_over and reason is None:
+        elif is_over and incomplete_reason is None:
             status = "completed"
             response.complete()
         else:
             status = "incomplete"
-        stored = self._stored_response(status, reason, usage)
+        stored = self._stored_response(status, incomplete_reason, usage)
         fields = {RESPONSE_FIELD: msgspec.to_builtins(stored)}
         if directions := directions_in(self._terms.messages):
             fields[DIRECTIONS_FIELD] = [*map(list, directions)]
         return fields
 
-    def _stored_response(self, status: str, reason: str | None, usage: Json | None) -> StoredResponse:
+    def _stored_response(
+        self, status: str, incomplete_reason: str | None, usage: Json | None
+    ) -> StoredResponse:
         """Returns the response as it is stored. usage: as a chat completion has it."""
         response, terms = self._response, self._terms
         is_in_order = is_in_reply_order(self._output.id_prefixes())
         return StoredResponse(
-            status,
-            response.created,
-            response.model,
+            status=status,
+            created=response.created,
+            model=response.model,
             usage=render_usage(usage),
             completed=response.completed,
-            incomplete_reason=reason,
+            incomplete_reason=incomplete_reason,
             error=response.error,
             service_tier=response.service_tier,
             echo=changed_fields(terms.echo),
@@ -205,8 +207,8 @@ class ResponsesView(ClientView):
 
     def _show_tail(self, tail: Sequence[ReplyEvent]) -> None:
         """Shows the last events, once: `prepare_stored_fields` needs them, and `end` gets them again."""
-        if not self._has_tail:
-            self._has_tail = True
+        if not self._has_shown_tail:
+            self._has_shown_tail = True
             for event in tail:
                 self._show_event(event, is_hidden=False)
 
@@ -241,15 +243,15 @@ class ResponsesView(ClientView):
     def _end_response(self) -> Json:
         """Ends the open items, and returns the complete response."""
         self._response.begin()
-        reason = _INCOMPLETE_REASONS.get(read_finish_reason(self._finish_reason))
-        status = "incomplete" if reason else "completed"
+        incomplete_reason = _INCOMPLETE_REASONS.get(read_finish_reason(self._finish_reason))
+        status = "incomplete" if incomplete_reason else "completed"
         self._output.end(status)
         if self._usage is None:
             self._usage = self._terms.count_usage(self._output.generated_text())
         if status == "completed":
             self._response.complete()
         return self._response.json(
-            status, reason, output=self._output.final_items(), usage=render_usage(self._usage)
+            status, incomplete_reason, output=self._output.final_items(), usage=render_usage(self._usage)
         )
 
     def _emit_failure(self, message: str, code: str | None, error_type: str, param: Any) -> None:
@@ -318,18 +320,19 @@ def render_usage(usage: Json | None) -> Json | None:
     """Returns a chat completion's usage with the names of the Responses API; None: the usage is not known."""
     if usage is None:
         return None
-    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    item = {
+    prompt_details = usage.get("prompt_tokens_details")
+    completion_details = usage.get("completion_tokens_details")
+    rendered = {
         "input_tokens": token_count(usage, "prompt_tokens"),
         "input_tokens_details": {
-            "cached_tokens": token_count(prompt, "cached_tokens"),
-            "cache_write_tokens": token_count(prompt, "cache_write_tokens"),
+            "cached_tokens": token_count(prompt_details, "cached_tokens"),
+            "cache_write_tokens": token_count(prompt_details, "cache_write_tokens"),
         },
         "output_tokens": completion_count(usage),
-        "output_tokens_details": {"reasoning_tokens": token_count(completion, "reasoning_tokens")},
+        "output_tokens_details": {"reasoning_tokens": token_count(completion_details, "reasoning_tokens")},
         "total_tokens": token_count(usage, "total_tokens"),
     }
-    return {**item, BILLED_FIELD: usage[BILLED_FIELD]} if BILLED_FIELD in usage else item
+    return {**rendered, BILLED_FIELD: usage[BILLED_FIELD]} if BILLED_FIELD in usage else rendered
 
 
 def _read_logprobs(choice: Json) -> list[Any]:

@@ -52,6 +52,29 @@ _INCLUDE_VALUES = frozenset(
         *("code_interpreter_call.outputs", SEALED_THOUGHTS, LOGPROBS),
     )
 )
+# Fields of the response that echo the request, each with its default.
+ECHO_DEFAULTS: Json = {
+    "background": False,
+    "frequency_penalty": 0.0,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "presence_penalty": 0.0,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "safety_identifier": None,
+    "service_tier": "default",
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "user": None,
+}
 
 
 def check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
@@ -76,21 +99,21 @@ def check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
     if repeated_keys:
         key = repeated_keys[0][:60]
         raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
-    _positive_number(json, "max_tool_calls")
+    _read_positive(json, "max_tool_calls")
     read_metadata(json)
 
 
-def add_translated(chat: Json, json: Json) -> None:
+def add_translated(chat_json: Json, json: Json) -> None:
     """Adds the fields that chat completions have, too, in their names and forms. Raises: BadRequest."""
     for key, value in json.items():
         if value is None or key in _FIELDS_NOT_COPIED:
             continue
         if key in _FIELD_TRANSLATORS:
-            chat.update(_FIELD_TRANSLATORS[key](value))
+            chat_json.update(_FIELD_TRANSLATORS[key](value))
         else:
-            chat.setdefault(key, value)
-    if "tools" not in chat:
-        _remove_tool_choices(chat)
+            chat_json.setdefault(key, value)
+    if "tools" not in chat_json:
+        _remove_tool_choices(chat_json)
 
 
 def read_strings(json: Json, key: str) -> list[str]:
@@ -102,8 +125,8 @@ def read_strings(json: Json, key: str) -> list[str]:
     return values
 
 
-def checked_included(include: Sequence[str]) -> Sequence[str]:
-    """Returns the `include` of a request unchanged. Raises: BadRequest: OpenAI does not take one of its values."""
+def check_include(include: Sequence[str]) -> None:
+    """Checks the `include` of a request. Raises: BadRequest: OpenAI does not take one of its values."""
     for index, value in enumerate(include):
         if value not in _INCLUDE_VALUES:
             raise BadRequest(
@@ -111,12 +134,13 @@ def checked_included(include: Sequence[str]) -> Sequence[str]:
                 param=f"include[{index}]",
                 code="invalid_value",
             )
-    return include
 
 
 def asks_for_sealed_thoughts(query: Mapping[str, Sequence[str]]) -> bool:
     """Returns whether a query asks for thoughts in the form in which they can be sent back. Raises: BadRequest."""
-    return SEALED_THOUGHTS in checked_included([*query.get("include", ()), *query.get("include[]", ())])
+    include = [*query.get("include", ()), *query.get("include[]", ())]
+    check_include(include)
+    return SEALED_THOUGHTS in include
 
 
 def may_be_truncated(json: Json) -> bool:
@@ -131,11 +155,11 @@ def may_be_truncated(json: Json) -> bool:
     return truncation != "disabled"
 
 
-def _remove_tool_choices(chat: Json) -> None:
+def _remove_tool_choices(chat_json: Json) -> None:
     """Removes fields that mean nothing without tools: chat completions refuse them there, and this API does not."""
-    chat.pop("parallel_tool_calls", None)
-    if chat.get("tool_choice") in ("auto", "none"):
-        del chat["tool_choice"]
+    chat_json.pop("parallel_tool_calls", None)
+    if chat_json.get("tool_choice") in ("auto", "none"):
+        del chat_json["tool_choice"]
 
 
 def translate_text_format(text: Any) -> Json:
@@ -180,10 +204,10 @@ def wants_thoughts(reasoning: Json) -> bool:
 
 
 def _translate_limit(tokens: Any) -> Json:
-    return {"max_completion_tokens": _positive_number({"max_output_tokens": tokens}, "max_output_tokens")}
+    return {"max_completion_tokens": _read_positive({"max_output_tokens": tokens}, "max_output_tokens")}
 
 
-def _positive_number(json: Json, key: str) -> int | None:
+def _read_positive(json: Json, key: str) -> int | None:
     value = read_integer(json, key)
     if value is not None and value < 1:
         raise BadRequest(
@@ -198,31 +222,6 @@ _FIELD_TRANSLATORS: dict[str, Callable[[Any], Json]] = {
     "max_output_tokens": _translate_limit,
     "reasoning": _translate_reasoning,
     "text": translate_text_format,
-}
-
-
-# Fields of the response that echo the request, each with its default.
-ECHO_DEFAULTS: Json = {
-    "background": False,
-    "frequency_penalty": 0.0,
-    "instructions": None,
-    "max_output_tokens": None,
-    "max_tool_calls": None,
-    "metadata": {},
-    "parallel_tool_calls": True,
-    "presence_penalty": 0.0,
-    "previous_response_id": None,
-    "prompt_cache_key": None,
-    "safety_identifier": None,
-    "service_tier": "default",
-    "temperature": 1.0,
-    "text": {"format": {"type": "text"}},
-    "tool_choice": "auto",
-    "tools": [],
-    "top_logprobs": 0,
-    "top_p": 1.0,
-    "truncation": "disabled",
-    "user": None,
 }
 
 

@@ -112,7 +112,7 @@ class RequestTools(Struct, frozen=True):
     """The tools of a request."""
 
     # The tools as a chat completion has them.
-    chat: list[Json]
+    chat_tools: list[Json]
     # The forms of calls whose items differ from plain function calls, by the tool's name upstream.
     forms: dict[str, CallForm]
     # The tools as the response repeats them.
@@ -177,17 +177,19 @@ def read_tools(
             raise wrong_type("tools", "an array of objects", tools)
         echo = [_echo_tool(tool) for n, tool in enumerate(tools) if reader.add(tool, f"tools[{n}]")]
     items = json.get("input")
-    reader.add_from(
+    reader.add_item_tools(
         [*waiting_items, *(items if isinstance(items, list) else ())], "input", len(waiting_items)
     )
     if reader.omitted_search is not None and not reader.offered:
         raise unsupported_value(reader.omitted_search, "web_search")
-    return RequestTools([*reader.offered.values()], reader.forms, echo)
+    return RequestTools(chat_tools=[*reader.offered.values()], forms=reader.forms, echo=echo)
 
 
 def check_item_tools(items: Sequence[Any], field: str) -> None:
     """Checks the tools that items bring. field: the request's field with the items. Raises: BadRequest."""
-    _ToolReader(UpstreamTools(custom=True, web_search=True), None, LeftOutFields()).add_from(items, field)
+    _ToolReader(UpstreamTools(custom=True, web_search=True), None, LeftOutFields()).add_item_tools(
+        items, field
+    )
 
 
 class _Namespace(NamedTuple):
@@ -228,17 +230,17 @@ class _ToolReader:
             case "custom":
                 self._add_custom(tool, where, in_namespace)
             case "namespace" if in_namespace.name is None:
-                text = read_optional(tool, "description", str, where) or ""
-                inner_namespace = _Namespace(read_text(tool, "name", where), text)
+                description = read_optional(tool, "description", str, where) or ""
+                inner_namespace = _Namespace(read_text(tool, "name", where), description)
                 for n, inner_tool in enumerate(read_optional(tool, "tools", list, where) or ()):
                     self.add(inner_tool, f"{where}.tools[{n}]", inner_namespace)
             case "tool_search" if tool.get("execution") == "client":
-                function = {"name": TOOL_SEARCH, **_set_fields(tool, "description", "parameters")}
+                function = {"name": TOOL_SEARCH, **_pick_fields(tool, "description", "parameters")}
                 self._append_function(function, CallForm("tool_search_call", TOOL_SEARCH))
             case "local_shell" | "shell" | "apply_patch":
                 self._check_environment(tool, where)
-                text, parameters = _BUILT_IN_TOOLS[tool_type]
-                function = {"name": tool_type, "description": text, "parameters": parameters}
+                description, parameters = _BUILT_IN_TOOLS[tool_type]
+                function = {"name": tool_type, "description": description, "parameters": parameters}
                 self._append_function(function, CallForm(f"{tool_type}_call", tool_type))
             case str() if tool_type in _WEB_SEARCH_TYPES:
                 return self._add_search(tool, where)
@@ -249,7 +251,7 @@ class _ToolReader:
         self._left_out.add_rest(tool, _FIELDS_READ[tool_type], where)
         return True
 
-    def add_from(self, items: Sequence[Any], field: str, items_before: int = 0) -> None:
+    def add_item_tools(self, items: Sequence[Any], field: str, items_before: int = 0) -> None:
         """Adds the tools that items bring. field, items_before: as for `read_items`. Raises: BadRequest."""
         for n, item in enumerate(items, -items_before):
             if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
@@ -261,7 +263,7 @@ class _ToolReader:
         read_optional(tool, "description", str, where)
         function = {
             "name": flat_name(in_namespace.name, name),
-            **_set_fields(tool, "description", "parameters", "strict"),
+            **_pick_fields(tool, "description", "parameters", "strict"),
         }
         _add_description(function, in_namespace.description)
         form = None
@@ -272,7 +274,7 @@ class _ToolReader:
     def _add_custom(self, tool: Json, where: str, in_namespace: _Namespace) -> None:
         name, syntax = read_text(tool, "name", where), read_optional(tool, "format", dict, where)
         read_optional(tool, "description", str, where)
-        custom_tool: Json = {"name": flat_name(in_namespace.name, name), **_set_fields(tool, "description")}
+        custom_tool: Json = {"name": flat_name(in_namespace.name, name), **_pick_fields(tool, "description")}
         _add_description(custom_tool, in_namespace.description)
         form = CallForm("custom_tool_call", name, in_namespace.name)
         if not self._upstream_tools.custom:
@@ -283,12 +285,11 @@ class _ToolReader:
             if syntax.get("type") == "grammar":
                 custom_tool["format"] = {
                     "type": "grammar",
-                    "grammar": _set_fields(syntax, "definition", "syntax"),
+                    "grammar": _pick_fields(syntax, "definition", "syntax"),
                 }
-        has_other_name = in_namespace.name is not None
-        self._offer(
-            custom_tool["name"], {"type": "custom", "custom": custom_tool}, form if has_other_name else None
-        )
+        # Outside a namespace the upstream's calls have the client's form.
+        form_of_calls = form if in_namespace.name is not None else None
+        self._offer(custom_tool["name"], {"type": "custom", "custom": custom_tool}, form_of_calls)
 
     def _check_environment(self, tool: Json, where: str) -> None:
         """Refuses a shell in a container of OpenAI's, since the client does not run such shells. Raises: BadRequest."""
@@ -370,7 +371,7 @@ def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools)
             "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed_tools}}
         }
     names = {each["function"]["name"] for each in allowed_tools}
-    return {"tool_choice": mode, "tools": [tool for tool in tools.chat if _tool_name(tool) in names]}
+    return {"tool_choice": mode, "tools": [tool for tool in tools.chat_tools if _tool_name(tool) in names]}
 
 
 def _translate_named_choice(choice: Any, where: str, upstream_tools: UpstreamTools) -> Json:
@@ -406,6 +407,6 @@ def _tool_name(tool: Json) -> str:
     return str((tool.get(str(tool.get("type"))) or tool).get("name"))
 
 
-def _set_fields(value: Json, *keys: str) -> Json:
-    """Returns the fields with these names that are not null."""
+def _pick_fields(value: Json, *keys: str) -> Json:
+    """Returns the fields of an object that have these names and are not null."""
     return {key: value[key] for key in keys if value.get(key) is not None}
