@@ -350,7 +350,6 @@ class ListedMemory(Struct, frozen=True):
 class ListedConversation(Struct, frozen=True):
     """A conversation as the command line lists it; the page lists `SizedConversation`."""
 
-    id: int
     uid: str
     key: str | None  # the client's own id
     scope: Scope
@@ -530,7 +529,6 @@ class StoredImport(Struct, frozen=True):
     agent_row: int
     format: str
     status: str
-    learns: bool
     created: float
     # When it has last written.
     touched: float

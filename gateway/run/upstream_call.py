@@ -51,8 +51,6 @@ class UpstreamCall(Struct, eq=False):
 
     # When it began.
     begun: float
-    # When the reply's head came.
-    answered: float = 0.0
     # When the first piece of its body came.
     first: float = 0.0
     # When the reply ended.

@@ -212,11 +212,9 @@ class Imports(Group):
 
 
 def _make_import(row: Row) -> StoredImport:
-    id, uid, agent_row, format, status, learns, created, touched, data, *scope = row
+    id, uid, agent_row, format, status, created, touched, data, *scope = row
     read = orjson.loads(data)
-    return StoredImport(
-        id, uid, agent_row, format, status, bool(learns), created, touched, read, Scope(*scope)
-    )
+    return StoredImport(id, uid, agent_row, format, status, created, touched, read, Scope(*scope))
 
 
 async def _load_cursors(connection: Connection, agent_row: int) -> dict[int, int]:

@@ -2,7 +2,7 @@
 
 -- piece: import
 -- What is read of an import `i` with the scope of its memory `a`.
-i.id, i.uid, i.agent, i.format, i.status, i.learns, i.created, i.touched, i.data, a.project, a.profile, a.subject
+i.id, i.uid, i.agent, i.format, i.status, i.created, i.touched, i.data, a.project, a.profile, a.subject
 FROM imports i JOIN agents a ON a.id = i.agent
 
 -- name: find

@@ -27,11 +27,8 @@ class FoundLink(Struct, frozen=True):
     """A link that has not ended."""
 
     # The memory that it opens.
-    agent_row: int
     memory_uid: str
     scope: Scope
-    # The gateway key that made it; 0: the gateway had no keys.
-    key: int
     expires: float
     rights: tuple[str, ...]
     # Since when the memory is paused.
@@ -62,8 +59,8 @@ class Links(Group):
         row = await connection.row(SQL["link_find"], (_digest_of(token), now))
         if row is None:
             return None
-        agent_row, key, expires, rights, uid, *scope, paused = row
-        return FoundLink(agent_row, uid, Scope(*scope), key, expires, tuple(orjson.loads(rights)), paused)
+        expires, rights, uid, *scope, paused = row
+        return FoundLink(uid, Scope(*scope), expires, tuple(orjson.loads(rights)), paused)
 
 
 def _digest_of(token: str) -> bytes:

@@ -6,7 +6,7 @@ INSERT INTO links (digest, agent, key, expires, rights) VALUES (?, ?, ?, ?, ?)
 
 -- name: link_find
 -- Finds a link that has not ended, with the memory that it opens. `key` 0 stands for a gateway without keys.
-SELECT l.agent, l.key, l.expires, l.rights, a.uid, a.project, a.profile, a.subject, a.paused FROM links l
+SELECT l.expires, l.rights, a.uid, a.project, a.profile, a.subject, a.paused FROM links l
 JOIN agents a ON a.id = l.agent
 WHERE l.digest = ?1 AND l.expires > ?2
 AND (CASE l.key WHEN 0 THEN NOT EXISTS (SELECT 1 FROM keys WHERE opens IS NULL OR opens NOT IN ('operator', 'operator-read'))

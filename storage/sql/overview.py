@@ -85,7 +85,7 @@ class Overview(Group):
         sizes = await rows_of(connection, SQL["conversation_sizes"], [row[0] for row in rows])
         by_conversation = {id: values for id, *values in sizes}
         listed = [
-            ListedConversation(id, uid, key, Scope(*scope), _make_retained(by_conversation[id]))
+            ListedConversation(uid, key, Scope(*scope), _make_retained(by_conversation[id]))
             for id, uid, key, *scope, _ in rows
             if id in by_conversation
         ]

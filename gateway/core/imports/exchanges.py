@@ -39,7 +39,6 @@ class ImportDraft(Struct, frozen=True):
     counts: Sequence[int]
     key: str | None
     first_at: float
-    last_at: float
     # Characters of its messages.
     chars: int
     # The hashes of its questions and of its messages, and the hashes by which its prefix is recognised.
@@ -95,7 +94,6 @@ def draft_import(
         counts,
         key,
         min(times),
-        max(times),
         chars,
         questions=list({message_key(exchange.inputs[-1]): None for exchange in exchanges}),
         atoms=list({message_key(atoms): None for atoms in messages}),

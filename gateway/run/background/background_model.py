@@ -7,7 +7,6 @@ a summary.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -217,7 +216,6 @@ class BackgroundModel:
             may_know = propagation_of(self.upstream, self.provider)
             reply = await self.provider.send(with_current_trace_headers(request, call, propagates=may_know))
             call.status = reply.status
-            call.answered = time.perf_counter()
             try:
                 body = await reply.read(_MAX_REPLY_BYTES)
                 call.note_piece(body)

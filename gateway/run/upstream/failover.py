@@ -580,7 +580,6 @@ class Attempts:
         self.is_answered = bool(status)
         if status:
             self.call.status = status
-            self.call.answered = time.perf_counter()
         self._count_outcome(outcome, is_error=is_error)
         if not self._is_settled:
             self._is_settled = True

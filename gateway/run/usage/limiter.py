@@ -80,7 +80,6 @@ class LimitState(Struct, frozen=True):
     """A limit as it stands for one subject."""
 
     limit: UsageLimit
-    user: str
     used: float
     remaining: float
     # Seconds since the epoch; None: it has no period.
@@ -401,7 +400,6 @@ class Limiter:
         return [
             LimitState(
                 limit=bucket.limit,
-                user=bucket.user,
                 used=displayed_amount(bucket.limit, bucket.used + bucket.reserved),
                 remaining=displayed_amount(bucket.limit, bucket.left()),
                 resets_at=None if bucket.limit.per is None else bucket.period.end,
