@@ -62,7 +62,7 @@ class AgentFileRoutes:
         """Return an agent as a file."""
         if query.use_legacy_format:
             raise BadRequest("Agents are exported in the newer form alone.", param="use_legacy_format")
-        view = await self._api.agent_view(request)
+        view = await self._api.get_agent_view(request)
         conversation = sent_or(query.conversation_id, DEFAULT_CONVERSATION)
         # A conversation is named by its id here, and by its key or its public name in the store.
         name = ids.uid_of("conv", conversation) or conversation
@@ -109,4 +109,4 @@ class AgentFileRoutes:
         return {"agent_ids": [ids.id_of("agent", uid) for uid in uids], **extension}
 
     def _with_model(self, request: ApiRequest, definition: AgentDefinition) -> AgentDefinition:
-        return replace(definition, model=definition.model or self._api.first_model(request))
+        return replace(definition, model=definition.model or self._api.choose_first_model(request))

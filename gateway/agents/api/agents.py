@@ -62,7 +62,7 @@ class AgentRoutes:
         sent = sent_fields(body)
         definition = new_definition(body)
         if definition.model is None:
-            definition = replace(definition, model=self._api.first_model(request))
+            definition = replace(definition, model=self._api.choose_first_model(request))
         self._api.check_models(request, models_of(definition))
         new = NewAgent(
             definition,
@@ -93,14 +93,14 @@ class AgentRoutes:
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete an agent, and forget all that it knew."""
-        agent = await self._api.agent(request)
+        agent = await self._api.get_agent(request)
         await self._api.registry.delete(request.project, agent.uid)
         self._api.runs.live.stop_deleted(agent.id)
         return {"message": "The agent is deleted, and what it knew is forgotten."}
 
     async def context(self, request: ApiRequest) -> dict[str, Any]:
         """Return what goes to the model, and what it takes up."""
-        view = await self._api.agent_view(request)
+        view = await self._api.get_agent_view(request)
         prompt = await self._prompt(request)
         agent = view.agent
         shown = await self._api.view_json(view)
@@ -116,13 +116,13 @@ class AgentRoutes:
 
     async def recompile(self, request: ApiRequest, query: RecompileQuery) -> str:
         """Render the memory section again, and return the system prompt."""
-        agent = await self._api.agent(request)
+        agent = await self._api.get_agent(request)
         if not query.dry_run:
             await self._api.store.blocks.invalidate_snapshots(agent.id)
         return (await self._prompt(request)).system
 
     async def _prompt(self, request: ApiRequest) -> Prompt:
-        resolved = await self._api.resolved_agent(request)
+        resolved = await self._api.resolve_agent(request)
         return await self._api.runs.preview(RunRequest(resolved.spec, resolved.scope))
 
 

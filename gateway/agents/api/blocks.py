@@ -210,7 +210,7 @@ class BlockRoutes:
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents that see a block."""
         rows = await self._blocks.agents_seeing(await self._get(request))
-        return await self._api.agents_page(request.project, rows, query)
+        return await self._api.list_agents_page(request.project, rows, query)
 
     async def list_history(self, request: ApiRequest, query: HistoryQuery) -> list[dict[str, Any]]:
         """List the values that a block had, newest first."""
@@ -230,18 +230,18 @@ class BlockRoutes:
 
     async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's blocks."""
-        agent = await self._api.agent(request)
+        agent = await self._api.get_agent(request)
         visible = (await self._blocks.visible_to([agent.id]))[agent.id]
         return page_items([block_json(entry) for entry in visible], query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Have an agent see a block."""
-        await self._blocks.attach(await self._api.agent(request), request.uid("block", "block_id"))
+        await self._blocks.attach(await self._api.get_agent(request), request.uid("block", "block_id"))
         return await self._api.agent_json(request)
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a block from an agent."""
-        await self._blocks.detach(await self._api.agent(request), request.uid("block", "block_id"))
+        await self._blocks.detach(await self._api.get_agent(request), request.uid("block", "block_id"))
         return await self._api.agent_json(request)
 
     async def retrieve_labelled(self, request: ApiRequest) -> dict[str, Any]:
@@ -256,7 +256,7 @@ class BlockRoutes:
         return await self._blocks.get(request.project, request.uid("block", "block_id"))
 
     async def _get_labelled(self, request: ApiRequest) -> BlockEntry:
-        agent = await self._api.agent(request)
+        agent = await self._api.get_agent(request)
         return await self._blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
 
     async def _change(self, project: str, uid: str, update: UpdateBlock) -> dict[str, Any]:

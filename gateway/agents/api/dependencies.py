@@ -60,29 +60,29 @@ class AgentsApi(Struct, frozen=True):
     def system_messages(self) -> SystemMessageRenderer:
         return SystemMessageRenderer(self.store, self.registry, self.runs)
 
-    async def agent(self, request: ApiRequest) -> Agent:
+    async def get_agent(self, request: ApiRequest) -> Agent:
         """Returns the memory of the agent in the path. Raises: UnknownId, NotFound."""
-        return (await self.agent_entry(request)).agent
+        return (await self.get_agent_entry(request)).agent
 
-    async def agent_entry(self, request: ApiRequest) -> AgentEntry:
+    async def get_agent_entry(self, request: ApiRequest) -> AgentEntry:
         """Returns the memory and the definition of the agent in the path. Raises: UnknownId, NotFound."""
         return await self.registry.get_entry(request.project, request.uid("agent", "agent_id"))
 
-    async def named_agent(self, project: str, id: str) -> Agent:
+    async def get_agent_by_id(self, project: str, id: str) -> Agent:
         """Returns the memory of the agent with a public id. Raises: UnknownId, NotFound."""
         return (await self.registry.get_entry(project, uid_in("agent", id))).agent
 
-    async def resolved_agent(self, request: ApiRequest) -> ResolvedAgent:
+    async def resolve_agent(self, request: ApiRequest) -> ResolvedAgent:
         """Returns the agent in the path as its sends see it. Raises: UnknownId, NotFound."""
         return await self.registry.resolver.resolve_uid(request.project, request.uid("agent", "agent_id"))
 
-    async def agent_view(self, request: ApiRequest) -> AgentView:
+    async def get_agent_view(self, request: ApiRequest) -> AgentView:
         """Returns the agent in the path with its tools, blocks and tags. Raises: UnknownId, NotFound."""
         return await self.registry.get(request.project, request.uid("agent", "agent_id"))
 
     async def agent_json(self, request: ApiRequest) -> dict[str, Any]:
         """Returns the agent in the path as it is shown. Raises: UnknownId, NotFound."""
-        return await self.view_json(await self.agent_view(request))
+        return await self.view_json(await self.get_agent_view(request))
 
     async def view_json(self, view: AgentView) -> dict[str, Any]:
         """Returns an agent as it is shown."""
@@ -92,11 +92,13 @@ class AgentsApi(Struct, frozen=True):
     async def agents_json(self, views: Sequence[AgentView]) -> list[dict[str, Any]]:
         return await self.make_agents_json(self, views)
 
-    async def agents_page(self, project: str, rows: Sequence[int], query: PageQuery) -> list[dict[str, Any]]:
+    async def list_agents_page(
+        self, project: str, rows: Sequence[int], query: PageQuery
+    ) -> list[dict[str, Any]]:
         """Returns a page of a list of agents as they are shown. rows: the whole list. Raises: UnknownId, NotFound."""
 
         async def find_row(id: str) -> int:
-            return (await self.named_agent(project, id)).id
+            return (await self.get_agent_by_id(project, id)).id
 
         page = await read_page(query, find_row, size=100)
         low, high = page.bounds
@@ -131,7 +133,7 @@ class AgentsApi(Struct, frozen=True):
         )
         return await foreign.run(tool, call)
 
-    async def definition_page(
+    async def read_definition_page(
         self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery
     ) -> Page:
         """Returns the page of a list of definitions that a query selects.
@@ -158,7 +160,7 @@ class AgentsApi(Struct, frozen=True):
             if name is not None:
                 caller.check_model(name)
 
-    def first_model(self, request: ApiRequest) -> str:
+    def choose_first_model(self, request: ApiRequest) -> str:
         """Returns the model of an agent that is created without a model: the first that the caller's key may ask for.
 
         Raises: BadRequest if no such model is known.

@@ -198,7 +198,7 @@ class FolderRoutes:
 
     async def index(self, request: ApiRequest, query: FoldersQuery) -> list[dict[str, Any]]:
         """List folders."""
-        page = await self._api.definition_page(request.project, _KIND, "source", query)
+        page = await self._api.read_definition_page(request.project, _KIND, "source", query)
         name = sent_or_none(query.name)
         return list(map(folder_json, await self._definitions.list(request.project, _KIND, page, name=name)))
 
@@ -309,7 +309,7 @@ class FolderRoutes:
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents of a folder."""
         rows = await self._folders.list_agent_rows(await self._get_folder(request))
-        return [each["id"] for each in await self._api.agents_page(request.project, rows, query)]
+        return [each["id"] for each in await self._api.list_agents_page(request.project, rows, query)]
 
     async def list_folders_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List the folders of an agent."""
@@ -317,12 +317,12 @@ class FolderRoutes:
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Attach a folder to an agent, and give it the tools that read files."""
-        await self._folders.attach(await self._api.agent_entry(request), await self._get_folder(request))
+        await self._folders.attach(await self._api.get_agent_entry(request), await self._get_folder(request))
         return await self._api.agent_json(request)
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a folder from an agent, and with the last one the tools that read files."""
-        await self._folders.detach(await self._api.agent_entry(request), await self._get_folder(request))
+        await self._folders.detach(await self._api.get_agent_entry(request), await self._get_folder(request))
         return await self._api.agent_json(request)
 
     async def _get_folder(self, request: ApiRequest) -> Definition:
@@ -330,7 +330,7 @@ class FolderRoutes:
 
     async def _list_attached(self, request: ApiRequest) -> list[Definition]:
         """Returns the folders that the agent in the path has attached, in order."""
-        agent = await self._api.agent(request)
+        agent = await self._api.get_agent(request)
         rows = await self._api.store.attached.targets(agent.id, _KIND)
         folders = await self._definitions.find_by_memories(_KIND, rows)
         return [folders[row] for row in rows if row in folders]

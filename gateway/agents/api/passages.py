@@ -178,7 +178,7 @@ class PassageRoutes:
 
     async def index(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List an agent's passages."""
-        agent = await self._api.agent(request)
+        agent = await self._api.get_agent(request)
         passages = await self._archives.list(
             agent,
             PassageFilter(text=sent_or_none(query.search)),
@@ -191,7 +191,7 @@ class PassageRoutes:
 
     async def create(self, request: ApiRequest, body: CreatePassage) -> list[dict[str, Any]]:
         """Save a text for an agent."""
-        agent = await self._api.agent(request)
+        agent = await self._api.get_agent(request)
         created = moment_of(body.created_at, ("body", "created_at"))
         check_text(body.text, ("body", "text"))
         added = await self._archives.add(agent, body.text, sent_or_none(body.tags) or (), at=created)
@@ -199,7 +199,7 @@ class PassageRoutes:
 
     async def search(self, request: ApiRequest, query: PassageSearchQuery) -> dict[str, Any]:
         """Search the passages of an agent, and of the archives and folders that it has attached."""
-        agent = await self._api.agent(request)
+        agent = await self._api.get_agent(request)
         where = PassageFilter(
             since=moment_of(query.start_datetime, ("query", "start_datetime")),
             until=moment_of(query.end_datetime, ("query", "end_datetime"), is_end=True),
@@ -219,7 +219,7 @@ class PassageRoutes:
             needs_all_tags=body.tag_match_mode == "all",
         )
         if (agent_id := sent_or_none(body.agent_id)) is not None:
-            agent = await self._api.named_agent(request.project, agent_id)
+            agent = await self._api.get_agent_by_id(request.project, agent_id)
             memories = await self._archives.searched_by(agent)
         elif (archive_id := sent_or_none(body.archive_id)) is not None:
             memories = [await self._archives.load_memory(request.project, uid_in("archive", archive_id))]
@@ -238,7 +238,7 @@ class PassageRoutes:
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a passage, and what quotes it."""
-        agent = await self._api.agent(request)
+        agent = await self._api.get_agent(request)
         await self._archives.remove(agent, _seq_of(agent, request.path["memory_id"]))
         return {"message": "The passage is forgotten."}
 
@@ -274,9 +274,9 @@ class ArchiveRoutes:
         name = sent_or_none(query.name)
         agent_id = sent_or_none(query.agent_id)
         if agent_id is None:
-            page = await self._api.definition_page(request.project, kind, "archive", query)
+            page = await self._api.read_definition_page(request.project, kind, "archive", query)
             return list(map(archive_json, await definitions.list(request.project, kind, page, name=name)))
-        agent = await self._api.named_agent(request.project, agent_id)
+        agent = await self._api.get_agent_by_id(request.project, agent_id)
         rows = await self._api.store.attached.targets(agent.id, kind)
         attached = (await definitions.find_by_memories(kind, rows)).values()
         listed = [each for each in attached if name is None or each.name == name]
@@ -323,7 +323,7 @@ class ArchiveRoutes:
         else:
             # It is an agent's own archive, so its memory is the agent's.
             rows = [archive.memory_row]
-        return await self._api.agents_page(request.project, rows, query)
+        return await self._api.list_agents_page(request.project, rows, query)
 
     async def create_passage(self, request: ApiRequest, body: CreateArchivePassage) -> dict[str, Any]:
         """Save a text in an archive."""
@@ -348,13 +348,13 @@ class ArchiveRoutes:
 
     async def attach(self, request: ApiRequest) -> None:
         """Attach an archive to an agent."""
-        entry = await self._api.agent_entry(request)
+        entry = await self._api.get_agent_entry(request)
         self._api.registry.require_definition(entry)
         await self._archives.attach(entry.agent, await self._get_archive(request))
 
     async def detach(self, request: ApiRequest) -> None:
         """Take an archive from an agent."""
-        await self._archives.detach(await self._api.agent(request), await self._get_archive(request))
+        await self._archives.detach(await self._api.get_agent(request), await self._get_archive(request))
 
     async def _get_archive(self, request: ApiRequest) -> Definition:
         return await self._archives.get(request.project, request.uid("archive", "archive_id"))

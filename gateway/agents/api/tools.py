@@ -206,7 +206,7 @@ class ToolRoutes:
             return replace(definition, rules=(*others, rule) if needed else others)
 
         uid = request.uid("agent", "agent_id")
-        definition = self._tool_named(await self._api.agent_view(request), name).definition
+        definition = self._tool_named(await self._api.get_agent_view(request), name).definition
         if not needed and definition is not None and ToolDefinition.of(definition.body).needs_approval:
             raise BadRequest(
                 f"{name} needs approval for every agent (`default_requires_approval`): change the tool.",
@@ -218,7 +218,7 @@ class ToolRoutes:
 
     async def run(self, request: ApiRequest, _body: ManualCall) -> dict[str, Any]:
         """Call an agent's tool by hand, and write what it changes in blocks."""
-        view = await self._api.agent_view(request)
+        view = await self._api.get_agent_view(request)
         name = request.path["tool_name"]
         definition = self._tool_named(view, name).definition
         if definition is None:
@@ -239,7 +239,7 @@ class ToolRoutes:
 
     async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's tools."""
-        view = await self._api.agent_view(request)
+        view = await self._api.get_agent_view(request)
         return page_items([tool_json(tool) for tool in view.tools], query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
