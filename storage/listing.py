@@ -292,7 +292,7 @@ class ListedExchange(Struct, frozen=True):
     # The client's own id of its conversation.
     key: str | None
     # The public name of the run that it is a step of.
-    run: str | None
+    run_uid: str | None
     # {call id: who must answer it first}, where a stored conversation ends with it.
     waiting: dict[str, str]
 

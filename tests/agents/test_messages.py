@@ -87,7 +87,7 @@ async def test_all_conversations_are_one_order_and_one_is_its_own(
     assert await messages.list(ann.agent, conversation_name="default") == []
     with pytest.raises(NotFound):
         await messages.list(ann.agent, conversation_name="nowhere")
-    assert await messages.numbers(ann.agent, "a") == [1, 2, 5, 6]
+    assert await messages.list_numbers(ann.agent, "a") == [1, 2, 5, 6]
 
 
 @pytest.mark.parametrize("newest_first", [True, False])
@@ -154,8 +154,8 @@ async def test_a_message_says_its_run_and_what_waits_at_the_end(
     await store.database.write(write)
     await rows(store, "UPDATE conversations SET tip = ?", (e.id,))
     first, reply = await messages.list(ann.agent, newest_first=False)
-    assert (first.run, first.step, first.waiting) == ("r1", 1, {})
-    assert (reply.run, reply.step, reply.waiting) == ("r1", 1, {"c9": "approval"})
+    assert (first.run_uid, first.step_seq, first.waiting) == ("r1", 1, {})
+    assert (reply.run_uid, reply.step_seq, reply.waiting) == ("r1", 1, {"c9": "approval"})
     # Its result is of the next exchange: it says which tool it is of, and nothing waits any more.
     await ann.say([user("Pay."), asked, result("c9", "Paid.")], assistant("Done."), "a")
     (view,) = await messages.list(ann.agent, limit=1, after=at(4))

@@ -32,7 +32,7 @@ class MessagePages:
         self._api = api
         self._messages = AgentMessages(api.store, api.now)
 
-    async def of_agent(
+    async def list_of_agent(
         self, agent: Agent, query: ShownMessagesQuery, conversation_name: str | None
     ) -> list[dict[str, Any]]:
         """Returns a page of an agent's messages, with cursors in its order. Raises: UnknownId, NotFound.
@@ -41,11 +41,11 @@ class MessagePages:
         """
         before = await _cursor(self._api, agent, query.before)
         after = await _cursor(self._api, agent, query.after)
-        return await self._page(
-            query, after, partial(self._entries_of_agent, agent, conversation_name, query, before)
+        return await self._fill_page(
+            query, after, partial(self._fetch_of_agent, agent, conversation_name, query, before)
         )
 
-    async def of_project(self, project: str, query: ShownMessagesQuery) -> list[dict[str, Any]]:
+    async def list_of_project(self, project: str, query: ShownMessagesQuery) -> list[dict[str, Any]]:
         """Returns a page of the messages of all agents. Raises: UnknownId."""
         before = place_in("message", query.before)
 
@@ -54,9 +54,9 @@ class MessagePages:
                 project, after=after, before=before, limit=limit, newest_first=query.newest_first()
             )
 
-        return await self._page(query, place_in("message", query.after), fetch)
+        return await self._fill_page(query, place_in("message", query.after), fetch)
 
-    async def _entries_of_agent(
+    async def _fetch_of_agent(
         self,
         agent: Agent,
         conversation_name: str | None,
@@ -89,7 +89,7 @@ class MessagePages:
     async def _system_message(self, agent: Agent, conversation_name: str | None) -> SystemMessage:
         return await self._api.system_messages.render(agent, conversation_name or DEFAULT_CONVERSATION)
 
-    async def _page(
+    async def _fill_page(
         self,
         query: ShownMessagesQuery,
         after: Place | None,
@@ -117,9 +117,13 @@ class MessagePages:
         for agent, group in groupby(entries, key=itemgetter(0)):
             renderer = MessageRenderer(self._api.store, agent, showing)
             views = [view for _, view in group]
-            summaries = await renderer.summaries([v for v in views if isinstance(v, MessageView)])
+            summaries = await renderer.load_summaries([v for v in views if isinstance(v, MessageView)])
             for view in views:
-                shown = [renderer.message_object(view)] if query.msg_object else renderer.message(view)
+                shown = (
+                    [renderer.render_message_object(view)]
+                    if query.msg_object
+                    else renderer.render_message(view)
+                )
                 if isinstance(view, MessageView):
                     shown += summaries.get(view.listed.sort_key, ())
                 if shown:
@@ -131,7 +135,7 @@ async def check_owner(api: AgentsApi, agent: Agent, place: Place) -> None:
     """Raises: UnknownId, NotFound if a place is no message of this agent."""
     uid = place.uid
     if place.seq == SYSTEM_SEQ:
-        uid = (await api.system_messages.owner_of(agent.scope.project, uid))[0].uid
+        uid = (await api.system_messages.find_owner(agent.scope.project, uid))[0].uid
     if uid != agent.uid:
         id = ids.id_at("message", place.uid, place.seq, hidden=place.hidden)
         raise UnknownId(f"There is no message {id!r} of this agent.")

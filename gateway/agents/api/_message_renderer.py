@@ -31,7 +31,7 @@ class MessageRenderer(Struct, frozen=True):
     agent: Agent
     showing: Showing
 
-    def message(self, view: MessageView | SystemMessage) -> list[dict[str, Any]]:
+    def render_message(self, view: MessageView | SystemMessage) -> list[dict[str, Any]]:
         """Returns a listed message as up to three messages: of its thoughts, of its text, and of its calls."""
         if isinstance(view, SystemMessage):
             return messages_json(_wire_message(view), self._system_origin(view), self.showing)
@@ -46,7 +46,9 @@ class MessageRenderer(Struct, frozen=True):
             results=listed.results,
         )
 
-    async def summaries(self, views: Sequence[MessageView]) -> dict[tuple[int, int], list[dict[str, Any]]]:
+    async def load_summaries(
+        self, views: Sequence[MessageView]
+    ) -> dict[tuple[int, int], list[dict[str, Any]]]:
         """Returns the summaries that are to be shown, by the position of the message that each follows."""
         if not self.showing.summaries:
             return {}
@@ -56,7 +58,7 @@ class MessageRenderer(Struct, frozen=True):
         uid, showing = self.agent.uid, self.showing
         return {last_keys[each.exchange.id]: summary_json(each, uid, showing) for each in summaries}
 
-    def message_object(self, view: MessageView | SystemMessage) -> dict[str, Any]:
+    def render_message_object(self, view: MessageView | SystemMessage) -> dict[str, Any]:
         """Returns a message of a list in Letta 0.6's form."""
         agent_id = ids.id_of("agent", self.agent.uid)
         if isinstance(view, SystemMessage):
@@ -70,25 +72,25 @@ class MessageRenderer(Struct, frozen=True):
 
     def _origin(self, view: MessageView) -> Origin:
         listed = view.listed
-        run = None if view.run is None else ids.id_of("run", view.run)
-        step = None if view.step is None else ids.id_at("step", self.agent.uid, view.step)
+        run = None if view.run_uid is None else ids.id_of("run", view.run_uid)
+        step = None if view.step_seq is None else ids.id_at("step", self.agent.uid, view.step_seq)
         id = ids.id_at("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
         return Origin(id, listed.at, run, step, conversation_id(view.conversation_uid, view.key))
 
-    async def output_messages(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
+    async def render_output(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
         """Returns the output messages of a run. A run without steps that waits for answers shows the waiting calls."""
         if not steps and run.stop == StopReason.REQUIRES_APPROVAL:
-            return await self._waiting_calls(run)
-        return await self.run_messages(run, steps, with_input=False)
+            return await self._render_waiting_calls(run)
+        return await self.render_run(run, steps, with_input=False)
 
-    async def _waiting_calls(self, run: Run) -> list[dict[str, Any]]:
+    async def _render_waiting_calls(self, run: Run) -> list[dict[str, Any]]:
         """Returns the calls of a run that still wait for an answer."""
         step = await self.store.runs.load_waiting_step(self.agent.id, run.conversation_row)
         exchange = None if step is None else await self.store.turns.exchange(self.agent, step.exchange_row)
-        messages = [] if exchange is None else await self.run_messages(run, [exchange], with_input=False)
+        messages = [] if exchange is None else await self.render_run(run, [exchange], with_input=False)
         return [each for each in messages if each["message_type"] == "approval_request_message"]
 
-    async def run_messages(
+    async def render_run(
         self, run: Run, steps: Sequence[Exchange], *, with_input: bool
     ) -> list[dict[str, Any]]:
         """Returns the messages of steps of a run. with_input: also the messages that were sent to the run."""
@@ -104,7 +106,7 @@ class MessageRenderer(Struct, frozen=True):
             for listed in list_messages(exchange):
                 if with_input or listed.is_reply or listed.is_result:
                     owner = called if listed.is_result else exchange
-                    messages += self._run_message(
+                    messages += self._render_run_message(
                         listed, owner.seq, run, waiting if exchange is steps[-1] else {}, names
                     )
         return messages
@@ -120,7 +122,7 @@ class MessageRenderer(Struct, frozen=True):
         if (above := rows.get(first_step.parent)) is None:
             return None, {}
         # If the turn ended with these results, they can belong to no other step.
-        is_end = first_step.id in rows and rows[first_step.id].run is None
+        is_end = first_step.id in rows and rows[first_step.id].run_uid is None
         return above.exchange if is_end else None, dict(tool_names_by_call(above.exchange))
 
     async def _find_waiting(self, run: Run, last_step: Exchange) -> dict[str, str]:
@@ -132,7 +134,7 @@ class MessageRenderer(Struct, frozen=True):
             return {}
         return await load_waiting_calls(self.store, step, last_step)
 
-    def _run_message(
+    def _render_run_message(
         self, listed: ListedMessage, step: int, run: Run, waiting: dict[str, str], names: dict[str, str]
     ) -> list[dict[str, Any]]:
         id = ids.id_at("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)

@@ -190,7 +190,7 @@ def _effort_field(effort: str | None, *, as_text: bool) -> dict[str, Any]:
 
 async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[str, Any]]:
     """Returns agents with what is read for each. Raises: StoreError."""
-    numbers = await AgentMessages(api.store, api.now).numbers_of([view.agent for view in views])
+    numbers = await AgentMessages(api.store, api.now).list_numbers_by_agent([view.agent for view in views])
     waiting = await api.store.runs.load_waiting_steps([view.agent.id for view in views], DEFAULT_CONVERSATION)
     shown = []
     for view in views:
@@ -223,5 +223,5 @@ async def _pending_message(api: AgentsApi, agent: Agent, step: RunStep) -> dict[
     run = await api.store.runs.find_newest_waiting_run(agent.id, exchange.conversation_row, step.run_row)
     if run is None:
         return None
-    shown = await MessageRenderer(api.store, agent, Showing()).run_messages(run, [exchange], with_input=False)
+    shown = await MessageRenderer(api.store, agent, Showing()).render_run(run, [exchange], with_input=False)
     return next((each for each in shown if each["message_type"] == "approval_request_message"), None)

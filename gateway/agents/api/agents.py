@@ -101,7 +101,7 @@ class AgentRoutes:
     async def context(self, request: ApiRequest) -> dict[str, Any]:
         """Return what goes to the model, and what it takes up."""
         view = await self._api.get_agent_view(request)
-        prompt = await self._prompt(request)
+        prompt = await self._make_prompt(request)
         agent = view.agent
         shown = await self._api.view_json(view)
         return context_json(
@@ -119,9 +119,9 @@ class AgentRoutes:
         agent = await self._api.get_agent(request)
         if not query.dry_run:
             await self._api.store.blocks.invalidate_snapshots(agent.id)
-        return (await self._prompt(request)).system
+        return (await self._make_prompt(request)).system
 
-    async def _prompt(self, request: ApiRequest) -> Prompt:
+    async def _make_prompt(self, request: ApiRequest) -> Prompt:
         resolved = await self._api.resolve_agent(request)
         return await self._api.runs.preview(RunRequest(resolved.spec, resolved.scope))
 

@@ -262,7 +262,7 @@ class BatchRoutes:
         exchange = await store.turns.exchange(agent, number)
         if exchange is None:
             return []
-        shown = await MessageRenderer(store, agent, showing).run_messages(run, [exchange], with_input=True)
+        shown = await MessageRenderer(store, agent, showing).render_run(run, [exchange], with_input=True)
         return [{**each, "agent_id": ids.id_of("agent", agent.uid)} for each in shown]
 
     async def _find_batch_row(self, project: str, id: str) -> int:

@@ -1,6 +1,6 @@
 """Conversations of agents: made, listed, changed, forgotten, and spoken in.
 
-A path names one by its id; `default` with an `agent_id`, or an agent's id alone, is the agent's own.
+A path names a conversation by its id. `default` with an `agent_id`, or an agent's id alone, is the agent's own.
 """
 
 from __future__ import annotations
@@ -155,7 +155,8 @@ def with_update(
         values["archived"] = None if sent["archived"] is not True else archived_before or at
     if "model_settings" in sent:
         settings = sent["model_settings"] or {}
-        values["sampling"], values["retained"] = {}, {"model_settings": settings} if settings else {}
+        values["retained"] = {"model_settings": settings} if settings else {}
+        values["sampling"] = {}
         set_sampling(values["sampling"], settings)
     return replace(definition, **values)
 
@@ -163,10 +164,10 @@ def with_update(
 def conversation_json(
     entry: ConversationEntry, *, public_id: str, message_ids: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Returns a conversation.
+    """Returns a conversation as the API shows it.
 
     public_id: `conv-` and its uid.
-    message_ids: None: they were not asked for.
+    message_ids: of its newest messages; None if they were not asked for.
     """
     body = {} if entry.definition is None else entry.definition.body
     definition = ConversationDefinition.of(body)
@@ -227,7 +228,7 @@ class ConversationRoutes:
             AgentsRoute("POST", f"{conversation}/compact", self.compact),
             AgentsRoute("POST", f"{conversation}/stream", self.stream),
             AgentsRoute("POST", f"{conversation}/cancel", self.cancel),
-            AgentsRoute("GET", f"{conversation}/messages", self.messages, pages=CONVERSATION_MESSAGES),
+            AgentsRoute("GET", f"{conversation}/messages", self.list_messages, pages=CONVERSATION_MESSAGES),
             AgentsRoute("POST", f"{conversation}/messages", self.send),
         ]
 
@@ -269,12 +270,12 @@ class ConversationRoutes:
 
     async def retrieve(self, request: ApiRequest, query: ConversationQuery) -> dict[str, Any]:
         """Return a conversation."""
-        named = await self._find(request, query.agent_id)
+        named = await self._find_named(request, query.agent_id)
         return await self._conversation_json(_made_entry(named))
 
     async def update(self, request: ApiRequest, body: UpdateConversation) -> dict[str, Any]:
         """Change a conversation."""
-        named = await self._find(request, None)
+        named = await self._find_named(request, None)
         entry = _made_entry(named)
         self._check_model(request, body)
 
@@ -287,7 +288,7 @@ class ConversationRoutes:
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a conversation, and all that came of it."""
-        named = await self._find(request, None)
+        named = await self._find_named(request, None)
         entry = _made_entry(named)
         await self._api.runs.cancel_live(named.agent, entry.conversation.id)
         await self._conversations.delete(entry)
@@ -295,7 +296,7 @@ class ConversationRoutes:
 
     async def fork(self, request: ApiRequest, query: ForkConversationQuery) -> dict[str, Any]:
         """Make a conversation that shares the past of another one."""
-        named = await self._find(request, query.agent_id)
+        named = await self._find_named(request, query.agent_id)
         upto = None if (id := sent_or_none(query.message_id)) is None else _seq_in(named, id)
         definition = named.definition or ConversationDefinition()
         source = await self._find_row(named)
@@ -307,38 +308,42 @@ class ConversationRoutes:
         self, request: ApiRequest, query: RecompileConversationQuery, body: RecompileConversation
     ) -> str:
         """Render the memory section of a conversation again, and return its system prompt."""
-        named = await self._find(request, sent_or_none(body.agent_id) or query.agent_id)
+        named = await self._find_named(request, sent_or_none(body.agent_id) or query.agent_id)
         if not query.dry_run and (row := await self._find_row(named)) is not None:
             await self._api.store.blocks.invalidate_snapshots(named.agent.id, row)
-        run_request = RunRequest(await self._spec(request, named), named.agent.scope, named.conversation_name)
+        run_request = RunRequest(
+            await self._load_spec(request, named), named.agent.scope, named.conversation_name
+        )
         return (await self._api.runs.preview(run_request)).system
 
     async def compact(self, request: ApiRequest, body: CompactConversation) -> dict[str, Any]:
         """Summarise a conversation now."""
-        named = await self._find(request, body.agent_id)
-        spec = await self._spec(request, named)
+        named = await self._find_named(request, body.agent_id)
+        spec = await self._load_spec(request, named)
         run_request = RunRequest(spec, named.agent.scope, named.conversation_name)
         return await compact_as_asked(self._api, request, body, named.agent.uid, run_request)
 
     async def cancel(self, request: ApiRequest, query: ConversationQuery) -> dict[str, str]:
         """End a conversation's runs."""
-        named = await self._find(request, query.agent_id)
+        named = await self._find_named(request, query.agent_id)
         row = await self._find_row(named)
         runs = [] if row is None else await self._api.runs.cancel_live(named.agent, row)
         return run_states_json(runs)
 
     # -- their messages
 
-    async def messages(self, request: ApiRequest, query: ConversationMessagesQuery) -> list[dict[str, Any]]:
+    async def list_messages(
+        self, request: ApiRequest, query: ConversationMessagesQuery
+    ) -> list[dict[str, Any]]:
         """List a conversation's messages."""
-        named = await self._find(request, query.agent_id)
-        return await self._pages.of_agent(named.agent, query, named.conversation_name)
+        named = await self._find_named(request, query.agent_id)
+        return await self._pages.list_of_agent(named.agent, query, named.conversation_name)
 
     async def send(
         self, request: ApiRequest, body: ConversationSend
     ) -> dict[str, Any] | SendReply | RunStream:
         """Send a message in a conversation, and answer with what the agent says, by default as a stream."""
-        named = await self._find(request, body.agent_id)
+        named = await self._find_named(request, body.agent_id)
         return await self._sends.reply_to(
             request,
             body,
@@ -353,7 +358,7 @@ class ConversationRoutes:
 
         It follows the run that is named, also one that has ended; else the conversation's newest, if it is active.
         """
-        named = await self._find(request, body.agent_id)
+        named = await self._find_named(request, body.agent_id)
         row = await self._find_row(named)
         runs = self._api.store.runs
         if (run_id := sent_or_none(body.run_id)) is not None:
@@ -374,10 +379,10 @@ class ConversationRoutes:
 
     # -- what is named
 
-    async def _find(self, request: ApiRequest, agent_id: Maybe[str]) -> NamedConversation:
+    async def _find_named(self, request: ApiRequest, agent_id: Maybe[str]) -> NamedConversation:
         """Returns the conversation in the path. Raises: UnknownId, BadRequest.
 
-        agent_id: the agent's, where it is sent.
+        agent_id: the public id of its agent, if it was sent.
         """
         path_id = request.path["conversation_id"]
         agent_uid = uid_or_none("agent", agent_id)
@@ -396,35 +401,34 @@ class ConversationRoutes:
             return NamedConversation(entry.agent, DEFAULT_CONVERSATION, None)
         return NamedConversation(entry.agent, uid, entry)
 
-    async def _spec(self, request: ApiRequest, named: NamedConversation) -> AgentSpec:
+    async def _load_spec(self, request: ApiRequest, named: NamedConversation) -> AgentSpec:
         """Returns the agent as it is in a conversation."""
-        spec = (await self._api.registry.resolver.resolve_uid(request.project, named.agent.uid)).spec
-        return (
-            spec
-            if named.definition is None
-            else self._api.registry.resolver.with_conversation(spec, named.definition)
-        )
+        resolver = self._api.registry.resolver
+        spec = (await resolver.resolve_uid(request.project, named.agent.uid)).spec
+        if named.definition is None:
+            return spec
+        return resolver.with_conversation(spec, named.definition)
 
     async def _find_row(self, named: NamedConversation) -> int | None:
-        """Returns the row of a conversation; None where the agent's own has not begun."""
+        """Returns the row of a conversation; None for an agent's own conversation that has not begun."""
         if named.entry is not None:
             return named.entry.conversation.id
         messages = AgentMessages(self._api.store, self._api.now)
-        conversation = await messages.conversation(named.agent, named.conversation_name)
+        conversation = await messages.find_conversation(named.agent, named.conversation_name)
         return None if conversation is None else conversation.id
 
     async def _conversation_json(self, entry: ConversationEntry) -> dict[str, Any]:
         """Returns a conversation with the ids of its newest messages."""
         agent = entry.agent
         messages = AgentMessages(self._api.store, self._api.now)
-        numbers = await messages.numbers(agent, entry.conversation.uid)
+        numbers = await messages.list_numbers(agent, entry.conversation.uid)
         system = system_id(agent, entry.conversation.uid)
         message_ids = [system, *(ids.id_at("message", agent.uid, seq) for seq in numbers)]
         return conversation_json(entry, public_id=_id_of(entry), message_ids=message_ids)
 
 
 def _seq_in(named: NamedConversation, message: str) -> int:
-    """Returns the number of a message of a conversation; 0: its system message. Raises: UnknownId."""
+    """Returns the number of a message of a conversation; 0 for its system message. Raises: UnknownId."""
     place = ids.place_of("message", message)
     if ids.first_try(message) == system_id(named.agent, named.conversation_name):
         return SYSTEM_SEQ
@@ -438,9 +442,9 @@ def _id_of(entry: ConversationEntry) -> str:
 
 
 def _made_entry(named: NamedConversation) -> ConversationEntry:
-    """Returns the entry of a conversation that was made.
+    """Returns the entry of a conversation that a client has made.
 
-    Raises: BadRequest for an agent's own, which other paths serve.
+    Raises: BadRequest for an agent's own conversation, which other paths serve.
     """
     if named.entry is not None:
         return named.entry

@@ -51,11 +51,11 @@ class MessageRoutes:
             AgentsRoute("POST", f"{agent}/summarize", self.compact),
             AgentsRoute("PATCH", agent_message, self.update),
             AgentsRoute("DELETE", agent_message, self.delete),
-            AgentsRoute("GET", agent_message, self.of_agent),
+            AgentsRoute("GET", agent_message, self.retrieve_of_agent),
             AgentsRoute("POST", "/v1/messages/search", self.search),
             AgentsRoute("POST", "/v1/agents/messages/search", self.search_agents),
             # Without the slash it is Anthropic's.
-            AgentsRoute("GET", "/v1/messages", self.index_all, pages=MESSAGES, slashes=("/",)),
+            AgentsRoute("GET", "/v1/messages", self.list_all, pages=MESSAGES, slashes=("/",)),
             AgentsRoute("GET", "/v1/messages/{message_id}", self.retrieve),
             AgentsRoute("PATCH", f"{agent}/reset-messages", self.reset),
         ]
@@ -63,17 +63,17 @@ class MessageRoutes:
     async def index(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
         """List an agent's messages."""
         agent = await self._api.get_agent(request)
-        return await self._pages.of_agent(agent, query, _conversation_name(query.conversation_id))
+        return await self._pages.list_of_agent(agent, query, _conversation_name(query.conversation_id))
 
-    async def index_all(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
+    async def list_all(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
         """List the messages of all agents."""
         conversation_name = _conversation_name(query.conversation_id)
         if conversation_name is None:
-            return await self._pages.of_project(request.project, query)
+            return await self._pages.list_of_project(request.project, query)
         agent = await self._agent_of_conversation(request.project, conversation_name)
-        return await self._pages.of_agent(agent, query, conversation_name)
+        return await self._pages.list_of_agent(agent, query, conversation_name)
 
-    async def of_agent(self, request: ApiRequest) -> list[dict[str, Any]]:
+    async def retrieve_of_agent(self, request: ApiRequest) -> list[dict[str, Any]]:
         """Return a message."""
         agent = await self._api.get_agent(request)
         place = place_of("message", request.path["message_id"])
@@ -91,7 +91,7 @@ class MessageRoutes:
                 message, ids.id_of("agent", agent.uid), conversation_id(view.conversation_uid, view.key)
             )
             for agent, view in await self._search_hits(request.project, body)
-            for message in MessageRenderer(self._api.store, agent, Showing()).message(view)
+            for message in MessageRenderer(self._api.store, agent, Showing()).render_message(view)
         ]
         return [message for message in messages if message is not None]
 
@@ -100,7 +100,7 @@ class MessageRoutes:
         messages = [
             ranked_json(message, rank)
             for rank, (agent, view) in enumerate(await self._search_hits(request.project, body))
-            for message in MessageRenderer(self._api.store, agent, Showing()).message(view)
+            for message in MessageRenderer(self._api.store, agent, Showing()).render_message(view)
         ]
         return [message for message in messages if message is not None]
 
@@ -123,7 +123,7 @@ class MessageRoutes:
     async def _searched_agents(
         self, project: str, search: SearchMessages
     ) -> tuple[Sequence[Agent], str | None]:
-        """Returns the agents to search, and the conversation, or None for all of theirs. Raises: BadRequest."""
+        """Returns the agents to search, and the conversation, which is None for all. Raises: BadRequest."""
         conversation_name = _conversation_name(search.conversation_id)
         if (agent_id := sent_or_none(search.agent_id)) is not None:
             return [await self._api.get_agent_by_id(project, agent_id)], conversation_name
@@ -152,12 +152,12 @@ class MessageRoutes:
         """Returns what a message is shown as. Raises: UnknownId."""
         view: MessageView | SystemMessage
         if place.seq == SYSTEM_SEQ:
-            agent, conversation_name = await self._api.system_messages.owner_of(project, place.uid)
+            agent, conversation_name = await self._api.system_messages.find_owner(project, place.uid)
             view = await self._api.system_messages.render(agent, conversation_name)
         else:
             agent = (await self._api.registry.get_entry(project, place.uid)).agent
             view = await self._messages.get(agent, place)
-        return MessageRenderer(self._api.store, agent, Showing()).message(view)
+        return MessageRenderer(self._api.store, agent, Showing()).render_message(view)
 
     async def update(self, request: ApiRequest, body: UpdateMessage) -> dict[str, Any]:
         """Give a message another text."""
@@ -168,9 +168,9 @@ class MessageRoutes:
         # Where a call is shown as text its result is left out, so for a result calls are shown as calls.
         showing = Showing(speaks=None) if view.listed.is_result else Showing()
         renderer = MessageRenderer(self._api.store, agent, showing)
-        shown_types = [each["message_type"] for each in renderer.message(view)]
+        shown_types = [each["message_type"] for each in renderer.render_message(view)]
         text_type = _text_type(shown_types, sent_or_none(body.message_type))
-        rewritten = renderer.message(await self._messages.rewrite(agent, place, text))
+        rewritten = renderer.render_message(await self._messages.rewrite(agent, place, text))
         return next((each for each in rewritten if each["message_type"] == text_type), rewritten[-1])
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class MessageRoutes:
         return await self._api.runs.cancel_waiting(run_request, entry.run)
 
     async def _changeable_place(self, agent: Agent, request: ApiRequest) -> Place:
-        """Returns the place that the URL names, of a message that can be changed.
+        """Returns the place of the message in the path, which can be changed.
 
         Raises: UnknownId, BadRequest, NotFound.
         """
@@ -235,18 +235,20 @@ class MessageRoutes:
 
 
 def _conversation_name(id: Maybe[str]) -> str | None:
-    """Returns the name by which a conversation is looked up; None if all are asked for."""
-    sent = sent_or_none(id)
-    return sent if sent in (None, DEFAULT_CONVERSATION) else uid_in("conv", sent)
+    """Returns the name by which a conversation is looked up; None if no conversation was named."""
+    sent_id = sent_or_none(id)
+    return sent_id if sent_id in (None, DEFAULT_CONVERSATION) else uid_in("conv", sent_id)
 
 
 def _text_type(shown_types: Sequence[str], sent_type: str | None) -> str | None:
-    """Returns the type of a message's text, which alone can change; None: it has no text.
+    """Returns the type of the text among the shown messages of one stored message; None if there is no text.
+
+    Only a text can be changed.
 
     shown_types: a reply is shown as several messages: its text, its calls and their results.
-    sent_type: of the one that the client names; None: it names none.
+    sent_type: the type that the client asks to change; None if it was not sent.
 
-    Raises: BadRequest: the message named is none of these, or no text.
+    Raises: BadRequest if `sent_type` is not shown, or is no text.
     """
     if sent_type is not None and sent_type not in shown_types:
         raise BadRequest(

@@ -102,7 +102,7 @@ class RunEvents(Struct, frozen=True):
         if agent is not None:
             showing = read_showing(options) if options else await showing_of_run(self.store, run)
             renderer = MessageRenderer(self.store, agent, showing)
-            messages = await renderer.output_messages(run, await exchanges_of(self.store, agent, run))
+            messages = await renderer.render_output(run, await exchanges_of(self.store, agent, run))
         missing = list(_missing_messages(messages, map(_data, logged), attempt))
         if (error := await failure_of(self.store, run)) is not None:
             missing.append(stop_json(run.stop or StopReason.ERROR))
@@ -118,7 +118,7 @@ class RunEvents(Struct, frozen=True):
         if run is None or agent is None:
             return None
         renderer = MessageRenderer(self.store, agent, await showing_of_run(self.store, run))
-        shown = await renderer.output_messages(run, await exchanges_of(self.store, agent, run))
+        shown = await renderer.render_output(run, await exchanges_of(self.store, agent, run))
         error = await failure_of(self.store, run)
         message = failure_message(run) if error is None else error.message
         fields = {} if message is None else {"error": message}

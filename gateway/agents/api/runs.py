@@ -127,7 +127,7 @@ class RunRoutes:
                 raise BadRequest(
                     "Name the agent whose conversation it is: `agent_id`.", param="conversation_id"
                 )
-            return await AgentMessages(self._api.store, self._api.now).conversation(agent, id)
+            return await AgentMessages(self._api.store, self._api.now).find_conversation(agent, id)
         entry = await self._api.store.conversations.get(project, uid_in("conv", id))
         if agent is not None and agent.id != entry.agent.id:
             raise UnknownId(f"There is no conversation {id!r} of this agent.")
@@ -268,9 +268,7 @@ class RunRoutes:
             raise UnknownId("The agent of this run is deleted.")
         exchanges = await exchanges_of(store, agent, entry.run)
         showing = await showing_of_run(store, entry.run) if step is None else Showing()
-        shown = await MessageRenderer(store, agent, showing).run_messages(
-            entry.run, exchanges, with_input=True
-        )
+        shown = await MessageRenderer(store, agent, showing).render_run(entry.run, exchanges, with_input=True)
         if step is not None:
             id = ids.id_at("step", step.agent_uid, step.seq)
             shown = [each for each in shown if each["step_id"] == id]
@@ -302,7 +300,7 @@ async def run_result_json(api: AgentsApi, run: Run, showing: Showing) -> dict[st
     steps = await exchanges_of(api.store, agent, run)
     if all(e.reply is None for e in steps) and (error := await failure_of(api.store, run)) is not None:
         raise error
-    shown = await MessageRenderer(api.store, agent, showing).output_messages(run, steps)
+    shown = await MessageRenderer(api.store, agent, showing).render_output(run, steps)
     return result_json(shown, run, last=await last_counts(api.store, run))
 
 

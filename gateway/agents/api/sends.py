@@ -260,7 +260,7 @@ class SendReply:
 
     async def _messages_json(self, result: RunResult) -> list[dict[str, Any]]:
         renderer = MessageRenderer(self.api.store, result.agent, showing_of(self.body))
-        return [*self._summary_messages, *await renderer.output_messages(result.run, result.steps)]
+        return [*self._summary_messages, *await renderer.render_output(result.run, result.steps)]
 
 
 def _system_of(body: Send, usual: str) -> str | None:

@@ -41,10 +41,10 @@ class MessageView(Struct, frozen=True):
     conversation_uid: str
     # The client's key of the conversation.
     key: str | None
-    # The public id of the message's run.
-    run: str | None
-    # The number of its exchange, where that is a step. A result belongs to the step that made the call.
-    step: int | None
+    # The uid of the message's run; None if the message is of no run.
+    run_uid: str | None
+    # The number of its step's exchange; None without a run. A result belongs to the step that made the call.
+    step_seq: int | None
     # Who must answer each waiting call, by call id; set on the last reply of a conversation.
     waiting: Mapping[str, str]
     # The tools of the calls that a result may answer, by call id.
@@ -75,12 +75,12 @@ class AgentMessages:
         conversation_name: None: all conversations.
         after, before: the messages between which the page lies, in the order asked for. They may be gone.
         """
-        row: int | None = None
+        conversation_row: int | None = None
         if conversation_name is not None:
-            stored = await self.conversation(agent, conversation_name)
+            stored = await self.find_conversation(agent, conversation_name)
             if stored is None:
                 return []
-            row = stored.id
+            conversation_row = stored.id
         older_end, newer_end = (before, after) if newest_first else (after, before)
         low = (-1, 0) if older_end is None else message_sort_key(older_end.seq, older_end.hidden)
         high = (2**62, 0) if newer_end is None else message_sort_key(newer_end.seq, newer_end.hidden)
@@ -89,9 +89,11 @@ class AgentMessages:
         while len(views) < limit:
             size = min(_MAX_ROWS, limit - len(views))
             rows = await self._store.messages.page(
-                agent.id, Page(begin, end, size, newest_first), conversation_row=row
+                agent.id, Page(begin, end, size, newest_first), conversation_row=conversation_row
             )
-            in_range = [view for view in await self._views(agent, rows) if low < view.listed.sort_key < high]
+            in_range = [
+                view for view in await self._make_views(agent, rows) if low < view.listed.sort_key < high
+            ]
             views += reversed(in_range) if newest_first else in_range
             if len(rows) < size:
                 break
@@ -118,7 +120,7 @@ class AgentMessages:
             size = min(_MAX_ROWS, limit - len(entries))
             rows = await self._store.messages.page_of_project(project, Page(begin, end, size, newest_first))
             for agent, row in rows:
-                views = await self._views(agent, [row])
+                views = await self._make_views(agent, [row])
                 id = row.exchange.id
                 in_range = [(agent, view) for view in views if low < (id, *view.listed.sort_key) < high]
                 entries += reversed(in_range) if newest_first else in_range
@@ -136,7 +138,7 @@ class AgentMessages:
         """Returns the message at a place. Raises: NotFound."""
         try:
             row = await self._store.messages.get_exchange(agent.id, place.seq)
-            for view in await self._views(agent, [row]):
+            for view in await self._make_views(agent, [row]):
                 if (view.listed.seq, view.listed.hidden_index) == (place.seq, place.hidden):
                     return view
         except NotFound:
@@ -172,13 +174,13 @@ class AgentMessages:
         ranked = [
             [
                 (agent, view)
-                for view in await self._search(agent, query, takes, limit, conversation_name, vector)
+                for view in await self._search_agent(agent, query, takes, limit, conversation_name, vector)
             ]
             for agent in agents
         ]
         return interleave(ranked)[:limit]
 
-    async def _search(
+    async def _search_agent(
         self,
         agent: Agent,
         query: str,
@@ -190,19 +192,19 @@ class AgentMessages:
         loaded = await self._store.agents.load(agent.id)
         if loaded is None:
             return []
-        # The last number that is looked at in each conversation; None: in all to their ends.
-        past = None
+        # By the row of each conversation on the path: the last message number to search; None: everything is searched.
+        last_seqs = None
         if conversation_name is not None:
             try:
-                stored = await self.conversation(loaded, conversation_name)
+                stored = await self.find_conversation(loaded, conversation_name)
             except NotFound:
                 stored = None
             if stored is None:
                 return []
-            past = await self._store.messages.past(loaded.id, stored.id)
+            last_seqs = await self._store.messages.past(loaded.id, stored.id)
 
         def takes_here(hit: Message) -> bool:
-            return takes(hit) and (past is None or hit.seq <= past.get(hit.conversation_row, -1))
+            return takes(hit) and (last_seqs is None or hit.seq <= last_seqs.get(hit.conversation_row, -1))
 
         hits = await self._store.recall.search(
             loaded, query, limit=limit, takes=takes_here, deadline_ms=_SEARCH_MS, vector=vector
@@ -236,7 +238,7 @@ class AgentMessages:
 
         What was learned, saved and written into blocks stays.
         """
-        stored = await self.conversation(agent, conversation_name)
+        stored = await self.find_conversation(agent, conversation_name)
         if stored is None:
             return
         forgetting = await self._store.conversations.release(
@@ -245,19 +247,21 @@ class AgentMessages:
         self._store.agents.uncache(agent.scope)
         await self._store.forgetting.finish(forgetting)
 
-    async def numbers(self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) -> Sequence[int]:
-        """Returns the numbers of the messages in a conversation's window, oldest first: of `NUMBERS` at most."""
-        stored = await self.conversation(agent, conversation_name)
+    async def list_numbers(
+        self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION
+    ) -> Sequence[int]:
+        """Returns the numbers of the messages in a conversation's window, oldest first, at most `NUMBERS`."""
+        stored = await self.find_conversation(agent, conversation_name)
         return [] if stored is None else await self._store.messages.numbers(agent.id, stored.id, NUMBERS)
 
-    async def numbers_of(self, agents: Sequence[Agent]) -> Mapping[int, Sequence[int]]:
+    async def list_numbers_by_agent(self, agents: Sequence[Agent]) -> Mapping[int, Sequence[int]]:
         """Returns `numbers` of the own conversations of several agents, by the rows of the agents."""
         return await self._store.messages.numbers_of(
             [agent.id for agent in agents], DEFAULT_CONVERSATION, NUMBERS
         )
 
-    async def conversation(self, agent: Agent, name: str) -> Conversation | None:
-        """Returns a conversation by its public name or the client's; None where `default` has not begun yet.
+    async def find_conversation(self, agent: Agent, name: str) -> Conversation | None:
+        """Returns a conversation by its public name or the client's name; None for a `default` that has not begun.
 
         Raises: NotFound.
         """
@@ -274,51 +278,51 @@ class AgentMessages:
             raise BadRequest("A message of a hidden round is a part of its reply: change or delete that.")
         return await self.get(agent, place)
 
-    async def _views(self, agent: Agent, rows: Sequence[ListedExchange]) -> Sequence[MessageView]:
+    async def _make_views(self, agent: Agent, rows: Sequence[ListedExchange]) -> Sequence[MessageView]:
         """Returns the messages of exchanges, in the order of the conversation."""
         messages = {row.exchange.id: list_messages(row.exchange) for row in rows}
         results = [row for row in rows if any(message.is_result for message in messages[row.exchange.id])]
-        by_id = await self._with_parents(agent, rows, results)
+        by_id = await self._load_with_parents(agent, rows, results)
         calls = {id: tool_names_by_call(row.exchange) for id, row in by_id.items()}
         views: list[MessageView] = []
         for row in sorted(rows, key=lambda row: row.exchange.seq):
             exchange = row.exchange
             parent = by_id.get(row.exchange.parent or 0)
-            waiting = await self._waiting(agent, exchange) if row.waiting else {}
+            waiting = await self._load_waiting(agent, exchange) if row.waiting else {}
             tool_names = {**calls.get(exchange.parent or 0, {}), **calls[exchange.id]}
             for message in messages[exchange.id]:
                 maker = _maker_of_results(row, parent) if message.is_result else row
                 views.append(
                     MessageView(
-                        message,
-                        row.conversation_uid,
-                        row.key,
-                        maker.run,
-                        None if maker.run is None else maker.exchange.seq,
-                        waiting if message.is_reply and message.hidden_index is None else {},
-                        tool_names,
+                        listed=message,
+                        conversation_uid=row.conversation_uid,
+                        key=row.key,
+                        run_uid=maker.run_uid,
+                        step_seq=None if maker.run_uid is None else maker.exchange.seq,
+                        waiting=waiting if message.is_reply and message.hidden_index is None else {},
+                        tool_names=tool_names,
                     )
                 )
         return views
 
-    async def _with_parents(
+    async def _load_with_parents(
         self, agent: Agent, rows: Sequence[ListedExchange], results: Sequence[ListedExchange]
     ) -> dict[int, ListedExchange]:
-        """Returns `rows` and the exchanges before `results`, by row. The latter name each result's tool and step."""
+        """Returns `rows` and the parents of `results`, by row. A parent made the calls that its results answer."""
         by_id = {row.exchange.id: row for row in rows}
         parents = {row.exchange.parent for row in results if row.exchange.parent is not None}
         if missing := parents - by_id.keys():
             by_id |= await self._store.messages.of_rows(agent.id, sorted(missing))
         return by_id
 
-    async def _waiting(self, agent: Agent, exchange: Exchange) -> Mapping[str, str]:
+    async def _load_waiting(self, agent: Agent, exchange: Exchange) -> Mapping[str, str]:
         """Returns who must answer each waiting call of a conversation, by call id."""
         step = await self._store.runs.load_waiting_step(agent.id, exchange.conversation_row)
         return {} if step is None else await load_waiting_calls(self._store, step, exchange)
 
 
 def _maker_of_results(row: ListedExchange, parent: ListedExchange | None) -> ListedExchange:
-    """Returns the exchange whose step made the calls of results in `row`: the one before, if its run goes on there."""
-    if parent is not None and parent.run is not None and row.run in (None, parent.run):
+    """Returns the exchange whose step made the calls of the results in `row`: `parent`, if its run goes on in `row`."""
+    if parent is not None and parent.run_uid is not None and row.run_uid in (None, parent.run_uid):
         return parent
     return row

@@ -49,7 +49,7 @@ class SystemMessageRenderer(Struct, frozen=True):
     registry: Registry
     runs: AgentRuns
 
-    async def owner_of(self, project: str, uid: str) -> tuple[Agent, str]:
+    async def find_owner(self, project: str, uid: str) -> tuple[Agent, str]:
         """Returns the agent and the conversation's name of a system message. Raises: NotFound.
 
         uid: the part of the message's id that names its owner.

@@ -92,7 +92,7 @@ class TurnLocation(Struct, frozen=True):
 async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation | None:
     """Returns where the turn with a name is stored; None: the project has none. Raises: StoreError."""
     begun = await store.messages.find_begun(project, name.conversation_uid, turn_begun(name.turn))
-    if begun is not None and begun[1].run is None:
+    if begun is not None and begun[1].run_uid is None:
         agent, listed = begun
         return TurnLocation(agent, NamedTurn(name, listed.exchange), (listed.exchange.id,))
     if begun is None and (stored_name := await name_of_run(store, project, name.tag)) is not None:
@@ -202,8 +202,8 @@ class ConversationTurns:
         if exchange.state is State.FORGOTTEN or exchange.redactions or is_cut_off:
             return
         self._by_id[exchange.id] = listed
-        if listed.run is not None:
-            steps = self._runs.setdefault(listed.run, [])
+        if listed.run_uid is not None:
+            steps = self._runs.setdefault(listed.run_uid, [])
             steps.append(exchange)
             if len(steps) > 1:
                 return  # its client has one reply of a run, named by the first step
@@ -222,7 +222,7 @@ class ConversationTurns:
         return replace(exchange, shown_reply=orjson.dumps(shown)), tuple(step.id for step in steps)
 
     def _steps(self, listed: ListedExchange) -> list[Exchange]:
-        return [listed.exchange] if listed.run is None else self._runs[listed.run]
+        return [listed.exchange] if listed.run_uid is None else self._runs[listed.run_uid]
 
     def find(self, turn: str) -> ListedExchange | None:
         """Returns the exchange of a turn, of several steps the first. turn: as in `TurnName`, or its time alone."""

@@ -91,7 +91,7 @@ class _ReferencedTurns:
                 inputs = dict(NamedTurn(name, listed.exchange).inputs)
                 message = inputs.get(reference.input_index)
                 return [] if message is None else [with_model(message, listed.exchange)]
-            if listed.run is None:
+            if listed.run_uid is None:
                 return await self._messages_to(agent, listed.exchange, reference, name)
         stored_name = await name_of_run(self._store, self._project, name.tag, or_cancelled=True)
         if stored_name is not None:
