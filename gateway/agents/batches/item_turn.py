@@ -34,7 +34,7 @@ class ItemTurn:
     item: BatchItem
     run: Run
     texts: ItemTexts
-    memory: MemoryRequest
+    memory_request: MemoryRequest
     context: MemoryContext
     block_edits: BlockEdits
     toolbox: ReplayedTools
@@ -43,12 +43,12 @@ class ItemTurn:
     # The number of `block_edits` that earlier rounds made; these come first.
     stored_inserts: int
     now: Callable[[], float]
-    # How the turn has ended; None: it waits for a reply.
+    # How the turn has ended; None while it waits for a reply.
     outcome: TurnOutcome | None = None
 
     @property
     def spec(self) -> AgentSpec:
-        return self.memory.spec
+        return self.memory_request.spec
 
     @property
     def serial_group(self) -> tuple[str, str]:
@@ -93,9 +93,10 @@ class ItemEnding(Struct, frozen=True, kw_only=True):
     """The end of an item, before its turn is appended to its conversation."""
 
     turn: ItemTurn
-    # The final state of the item's run, its stop reason, and the message of the error; "": it has not failed.
+    # The final state and the stop reason of the item's run.
     state: RunState
     stop: str
+    # The message of the error; "" if the run has not failed.
     message: str
     # The tokens of the last call.
     last_counts: TokenCounts

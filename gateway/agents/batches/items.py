@@ -100,7 +100,7 @@ class ItemTurns:
         self._toolboxes = toolboxes
         self._failover = failover
         self._slots = asyncio.Semaphore(MAX_PARALLEL)
-        # Of their own, since a replay is not counted or awaited as a turn of the process.
+        # Not the services of the process, since a replay is not counted or awaited as a turn of the process.
         self._turns = TurnServices(PendingWrites(), Metrics(), _LIMITS)
 
     # -- reading
@@ -115,19 +115,20 @@ class ItemTurns:
     ) -> ItemTurn:
         """Reads an item. Raises: ItemFailed, StoreError.
 
-        reply: the reply that has come now, if one has.
-        failure: why no reply follows, if none does.
+        reply: the reply that has come now, if any.
+        failure: why no further reply comes; None if one may come.
         composes: the replay makes the request for the next reply.
         """
-        run, store = item.run, self._keeper.store
+        run = item.run
+        store = self._keeper.store
         if run is None or not item.conversation_name:
             raise ItemFailed(AGENT_GONE)
         texts_of = partial(store.batches.texts, run.agent_row, run.id)
         texts = await ItemTexts.load(store, run)
-        memory, route = await self._memory(item, texts.request)
-        context = await self._read_context(item, memory, texts.request)
+        memory_request, route = await self._make_memory_request(item, texts.request)
+        context = await self._read_context(item, memory_request, texts.request)
         block_edits = BlockEdits(list(context.blocks), shown={} if texts.state is None else texts.state.shown)
-        # Passages and facts of earlier rounds are stored when the turn ends. Until then searches find them here.
+        # Passages and facts of earlier rounds are stored when the turn ends. Until then searches find them in `ops`.
         inserts = [_op_of_list(each) for round in texts.rounds for each in round["inserts"]]
         block_edits.ops += inserts
         replies = [orjson.dumps(round["reply"]) for round in texts.rounds]
@@ -138,30 +139,32 @@ class ItemTurns:
             journal.stored_replies.update(seq for seq, _ in await texts_of(call_journal.REPLY))
             journal.take_calls(await texts_of(call_journal.CALL), await texts_of(call_journal.RESULT))
             journal.note_reply(number, reply)
-        source = StoredReplies(memory.target, self._endpoint(memory.target), replies, failure, composes)
-        inner = self._toolboxes.make_for_item(context, block_edits, run, journal)
-        tools = ReplayedTools(inner, source, texts.rounds, self._slots)
+        stored_replies = StoredReplies(
+            memory_request.target, self._endpoint(memory_request.target), replies, failure, composes
+        )
+        toolbox = self._toolboxes.make_for_item(context, block_edits, run, journal)
+        replayed_tools = ReplayedTools(toolbox, stored_replies, texts.rounds, self._slots)
         return ItemTurn(
             item=item,
             run=run,
             texts=texts,
-            memory=memory,
+            memory_request=memory_request,
             context=context,
             block_edits=block_edits,
-            toolbox=tools,
-            replies=source,
+            toolbox=replayed_tools,
+            replies=stored_replies,
             route=route,
             stored_inserts=len(inserts),
             now=self._keeper.now,
         )
 
     async def _read_context(
-        self, item: BatchItem, memory: MemoryRequest, request: ItemRequest
+        self, item: BatchItem, memory_request: MemoryRequest, request: ItemRequest
     ) -> MemoryContext:
         """Reads the context of an item as it was when it began. Raises: ItemFailed, StoreError."""
         store, idle_s = self._keeper.store, self._keeper.settings.idle_s
         try:
-            context = await read_stored_context(store, memory, request.messages, idle_s)
+            context = await read_stored_context(store, memory_request, request.messages, idle_s)
             check_not_paused(context.agent)
         except NotFound as error:
             raise ItemFailed(AGENT_GONE) from error
@@ -171,16 +174,17 @@ class ItemTurns:
             raise ItemFailed(FORGOTTEN)
         return context_as_of(context, request.messages, item.last_exchange)
 
-    async def _replay(self, opened: ItemTurn, prompt: Prompt | None = None) -> None:
-        """Replays an item's turn up to the reply that follows. prompt: of the request for that."""
-        prompt = prompt or Prompt(opened.memory.chat, opened.memory.target)
-        tools = opened.toolbox.definitions()
-        spec = opened.spec
+    async def _replay(self, turn: ItemTurn, prompt: Prompt | None = None) -> None:
+        """Replays an item's turn up to the reply that follows. prompt: of the request for that reply."""
+        memory_request = turn.memory_request
+        prompt = prompt or Prompt(memory_request.chat, memory_request.target)
+        tools = turn.toolbox.definitions()
+        spec = turn.spec
         call = ChatCall(
-            opened.memory.chat, Forwarded(), opened.memory.identity, spec, opened.route, opened.memory.kind,
+            memory_request.chat, Forwarded(), memory_request.identity, spec, turn.route, memory_request.kind,
             MakesUnseen(), UnseenSink(), Receipt(0.0),
         )  # fmt: skip
-        guide = guide_of(spec, replace(prompt, tools=tools), opened.texts.request.max_steps, can_ask=True)
+        guide = guide_of(spec, replace(prompt, tools=tools), turn.texts.request.max_steps, can_ask=True)
         terms = TurnTerms(
             gateway_tools=AllBut() if tools else (),
             hold_end=True,
@@ -188,22 +192,27 @@ class ItemTurns:
             asides=asides_of(spec),
         )
         try:
-            await TurnRun(call, opened.replies, prompt, opened, self._turns, guide, terms).run()
+            await TurnRun(call, turn.replies, prompt, turn, self._turns, guide, terms).run()
         except NotYet:
             pass
         except GatewayError:
-            if opened.outcome is None:  # else it is the error of a reply, with which the turn has ended
+            if turn.outcome is None:  # else it is the error of a reply, with which the turn has ended
                 raise
 
     def _endpoint(self, target: Target) -> Endpoint:
         return self._failover.endpoints[target.upstream][0]
 
-    async def _memory(self, item: BatchItem, request: ItemRequest) -> tuple[MemoryRequest, Route]:
+    async def _make_memory_request(
+        self, item: BatchItem, request: ItemRequest
+    ) -> tuple[MemoryRequest, Route]:
         """Returns what memory is asked for an item, and the route to its model. Raises: ItemFailed, StoreError."""
         try:
-            model, system = request.model, request.system
             resolved = await self._resolver.resolve_for_send(
-                item.project, item.agent_uid, item.conversation_name, model=model, system=system
+                item.project,
+                item.agent_uid,
+                item.conversation_name,
+                model=request.model,
+                system=request.system,
             )
         except NotFound as error:
             raise ItemFailed(AGENT_GONE) from error
@@ -225,20 +234,20 @@ class ItemTurns:
     # -- composing
 
     async def compose(self, item: BatchItem) -> ComposedRequest:
-        """Returns the request that follows. Raises: ItemFailed, StoreError."""
-        opened = await self.open_turn(item, composes=True)
-        context, target = opened.context, opened.memory.target
-        form = endpoint_form_for(opened.memory.chat, self._endpoint(target), target.model)
-        last_state = opened.texts.state
+        """Returns the request for the item's next reply. Raises: ItemFailed, StoreError."""
+        turn = await self.open_turn(item, composes=True)
+        context, target = turn.context, turn.memory_request.target
+        form = endpoint_form_for(turn.memory_request.chat, self._endpoint(target), target.model)
+        last_state = turn.texts.state
         notes = None if last_state is None else last_state.notes
-        tools = opened.toolbox.definitions()
+        tools = turn.toolbox.definitions()
         prompt = await self._keeper.composer.make_prompt(context, form, tools, notes)
         if await is_overfull(prompt):
             message = "The agent's own prompt leaves no room in the window of its model."
             raise ItemFailed(message, StopReason.SYSTEM_OVERFLOW)
-        opened.block_edits.shown = shown = dict(prompt.section.shown)
-        await self._replay(opened, prompt)
-        request = opened.replies.request
+        turn.block_edits.shown = shown = dict(prompt.section.shown)
+        await self._replay(turn, prompt)
+        request = turn.replies.request
         if request is None:
             raise ItemFailed(AGENT_CHANGED)
         began = self._keeper.now() if last_state is None else last_state.began
@@ -258,28 +267,28 @@ class ItemTurns:
         reply, _ = read_json(body)
         if is_too_deep(reply):
             raise ItemFailed(STOP_MESSAGES[StopReason.BAD_REPLY], StopReason.BAD_REPLY)
-        opened = await self.open_turn(item, body)
-        await self._replay(opened)
-        if opened.replies.taken <= len(opened.texts.rounds):
+        turn = await self.open_turn(item, body)
+        await self._replay(turn)
+        if turn.replies.taken <= len(turn.texts.rounds):
             raise ItemFailed(AGENT_CHANGED)
         counts = _counts_of(reply)
-        ops = opened.block_edits.ops[opened.stored_inserts :]
+        ops = turn.block_edits.ops[turn.stored_inserts :]
         inserts = [op for op in ops if op.op in STORED_SOURCES]
         merged = edits.merge_operations(
-            opened.context.blocks, [op for op in ops if op.op not in STORED_SOURCES]
+            turn.context.blocks, [op for op in ops if op.op not in STORED_SOURCES]
         )
-        versions = {block.id: block.version for block in opened.context.blocks}
-        if opened.outcome is not None:
-            return _ending_of(opened, opened.outcome, counts, merged, versions)
+        versions = {block.id: block.version for block in turn.context.blocks}
+        if turn.outcome is not None:
+            return _ending_of(turn, turn.outcome, counts, merged, versions)
         data = {
             "reply": reply,
-            "results": opened.toolbox.results,
+            "results": turn.toolbox.results,
             "inserts": list(map(_op_as_list, inserts)),
             "counts": list(counts),
         }
         return ItemRound(
             item,
-            number=len(opened.texts.rounds),
+            number=len(turn.texts.rounds),
             data=data,
             edits=merged,
             versions=versions,
@@ -289,7 +298,7 @@ class ItemTurns:
         )
 
     async def read_noted_reply(self, item: BatchItem) -> bytes | None:
-        """Returns the reply of an item's last request if some of its calls were begun; None if none was.
+        """Returns the reply to an item's last request if some of the reply's calls were begun, else None.
 
         Raises: StoreError.
         """
@@ -303,10 +312,10 @@ class ItemTurns:
     ) -> ItemEnding | ItemEnd:
         """Returns the end of an item that cannot continue; its earlier rounds are stored. Raises: StoreError.
 
-        reply: one that the provider has billed, and of which only the tokens are used; b"" if there is none.
+        reply: a reply that the provider has billed, of which only the tokens count; b"" if there is none.
         """
         counts = _counts_of(read_json(reply)[0])
-        plain = ItemEnd(
+        end_without_turn = ItemEnd(
             item,
             failure.state,
             failure.stop,
@@ -317,21 +326,21 @@ class ItemTurns:
             output=counts.completion,
         )
         try:
-            opened = await self.open_turn(item, failure=ProviderError(failure.message))
-            if not opened.texts.rounds:
-                return plain
-            await self._replay(opened)
+            turn = await self.open_turn(item, failure=ProviderError(failure.message))
+            if not turn.texts.rounds:
+                return end_without_turn
+            await self._replay(turn)
         except ItemFailed as error:
             # A provider's error may quote what was forgotten.
-            return replace(plain, error_message=error.message, epoch=None)
+            return replace(end_without_turn, error_message=error.message, epoch=None)
         except StoreError:
             raise
         except Exception:
             # The other items of the batch continue after any error.
             _log.exception("An item of a batch could not be read, by a fault in the gateway; the item fails.")
-            return replace(plain, error_message=INTERNAL_ERROR, epoch=None)
+            return replace(end_without_turn, error_message=INTERNAL_ERROR, epoch=None)
         return ItemEnding(
-            turn=opened, state=failure.state, stop=failure.stop, message=failure.message, last_counts=counts
+            turn=turn, state=failure.state, stop=failure.stop, message=failure.message, last_counts=counts
         )
 
     async def compose_end(self, ending: ItemEnding) -> ItemEnd:
@@ -339,47 +348,55 @@ class ItemTurns:
 
         The caller must be in the queue of the conversation from before this call until the write.
         """
-        opened = ending.turn
+        turn = ending.turn
         keeper = self._keeper
-        outcome = ending.turn.outcome
+        outcome = turn.outcome
         counts = ending.last_counts
         tokens = counts.prompt + counts.completion
+        now = keeper.now()
         end = ItemEnd(
-            opened.item,
+            turn.item,
             ending.state,
             ending.stop,
-            now := keeper.now(),
+            now,
             error_message=ending.message,
-            epoch=opened.item.epoch,
+            epoch=turn.item.epoch,
             tokens=tokens,
             output=counts.completion,
-            rounds=len(opened.texts.rounds) + (tokens > 0 or ending.state is RunState.COMPLETED),
+            rounds=len(turn.texts.rounds) + (tokens > 0 or ending.state is RunState.COMPLETED),
         )
         if outcome is None or not (outcome.full_reply or outcome.text):
             return end
-        messages, state = opened.texts.request.messages, opened.texts.state
+        messages = turn.texts.request.messages
+        state = turn.texts.state
         assert state is not None  # there was a request, since there is a reply
         try:
-            context = await read_stored_context(keeper.store, opened.memory, messages, keeper.settings.idle_s)
+            context = await read_stored_context(
+                keeper.store, turn.memory_request, messages, keeper.settings.idle_s
+            )
         except NotFound:
             return replace(end, state=RunState.FAILED, stop=StopReason.ERROR, error_message=AGENT_GONE)
-        inserts = [op for op in opened.block_edits.ops if op.op in STORED_SOURCES]
+        inserts = [op for op in turn.block_edits.ops if op.op in STORED_SOURCES]
+        step = RunStep(
+            exchange_row=0, agent_row=turn.run.agent_row, run_row=turn.run.id, number=1, begun=state.began, ended=now,
+            counts=turn.counts(counts),
+        )  # fmt: skip
         return replace(
             end,
-            turn=_turn_to_write(opened, outcome, context, state, now),
-            step=RunStep(0, opened.run.agent_row, opened.run.id, 1, state.began, now, opened.counts(counts)),
-            edits=[_edit_of_list(each) for round in opened.texts.rounds for each in round["edits"]],
+            turn=_turn_to_write(turn, outcome, context, state, now),
+            step=step,
+            edits=[_edit_of_list(each) for round in turn.texts.rounds for each in round["edits"]],
             merged=replace(edits.merge_operations((), inserts), writes=ending.merged.writes),
             versions=ending.versions,
         )
 
     def report(self, ending: ItemEnding) -> None:
         """Notifies the background services of an item's turn."""
-        opened, keeper = ending.turn, self._keeper
-        context, outcome = opened.context, opened.outcome
+        turn, keeper = ending.turn, self._keeper
+        context, outcome = turn.context, turn.outcome
         if outcome is None:
             return
-        messages = opened.texts.request.messages
+        messages = turn.texts.request.messages
         chars = sum(len(text_of(m)) for m in messages) + len(outcome.text)
         keeper.report_lag(context.agent.id, context.snapshot, chars)
         keeper.events.turn_stored(
@@ -388,20 +405,21 @@ class ItemTurns:
 
 
 def _ending_of(
-    opened: ItemTurn,
+    turn: ItemTurn,
     outcome: TurnOutcome,
     last_counts: TokenCounts,
     merged: BlockMerge,
     versions: Mapping[int, int],
 ) -> ItemEnding:
     """Returns the end of an item whose turn has ended. The other parameters are fields of `ItemEnding`."""
-    stop, message = outcome.stop_reason, STOP_MESSAGES.get(outcome.stop_reason, "The reply was an error.")
+    stop = outcome.stop_reason
+    message = STOP_MESSAGES.get(stop, "The reply was an error.")
     if outcome.waiting:
         stop = StopReason.REQUIRES_APPROVAL
         message = UNKNOWN_TOOL if "client" in outcome.waiting.values() else NEEDS_APPROVAL
     is_good = stop.is_proper and not outcome.waiting
     return ItemEnding(
-        turn=opened,
+        turn=turn,
         state=RunState.COMPLETED if is_good else RunState.FAILED,
         stop=stop,
         message="" if is_good else message,
@@ -412,15 +430,15 @@ def _ending_of(
 
 
 def _turn_to_write(
-    opened: ItemTurn, outcome: TurnOutcome, context: MemoryContext, state: RequestState, now: float
+    turn: ItemTurn, outcome: TurnOutcome, context: MemoryContext, state: RequestState, now: float
 ) -> StepOpen:
     """Returns an item's turn as the exchange after the last one of its conversation. context: as it is now."""
     # A live turn may have written the conversation's initial messages meanwhile.
     head = state.messages - len(context.plan.pending)
     pinned = context.pinned if context.pinned is not None and context.pinned.id else None
     prompt = Prompt(
-        opened.memory.chat,
-        opened.memory.target,
+        turn.memory_request.chat,
+        turn.memory_request.target,
         section=Section(pinned),
         window=FittedWindow(evicted=context.evicted),
         new_notes={n - head: note for n, note in state.notes.items() if n >= head},
@@ -447,7 +465,7 @@ def _counts_of(reply: Any) -> TokenCounts:
 
 
 def _op_as_list(op: BlockOp) -> list[Any]:
-    """Returns an operation as a stored round has it."""
+    """Returns an operation as the list that a stored round holds."""
     return [op.call_id, op.op, op.label, bytes(op.arguments).decode(), op.at]
 
 

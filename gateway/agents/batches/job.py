@@ -1,8 +1,8 @@
 """The job of a batch: it submits what is ready, asks for results, feeds them to the items, and repeats.
 
 Each attempt does all that can be done now, and postpones the job until the providers are to be asked again. Each thing
-done is on disk before the next is begun, so the attempt after a killed one goes on where that was: it looks for a part
-that was being submitted by the part's mark, and takes no result twice.
+done is on disk before the next is begun, so the attempt after a killed attempt goes on where the killed one was: by its
+mark it looks for a part that was being submitted, and it takes no result twice.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ class BatchJobs:
     now: Callable[[], float]
     # Counts the tokens of all batches.
     tokens: Counter
-    reported: dict[int, BatchCounts] = field(default_factory=dict)
-    # How many attempts in a row have ended with an internal error here, by jobs.
+    # The counts that were logged last, by the rows of batches.
+    logged_counts: dict[int, BatchCounts] = field(default_factory=dict)
+    # How many attempts in a row have ended with an internal error in this process, by the rows of jobs.
     faults: dict[int, int] = field(default_factory=dict)
     # The number of jobs that only wait for their next poll.
     idle_jobs: int = 0
@@ -152,12 +153,12 @@ class _Attempt:
             await self.outcomes.aclose()
 
     async def _do_what_is_due(self) -> None:
-        """Puts the batch off. Raises: Postponed."""
+        """Does what can be done now, then ends the batch or puts it off. Raises: Postponed."""
         batches = self.jobs.store.batches
         if self.batch.is_over:
             await self._finish_cancelled()
             return
-        # Those that providers have come first: their results make room in the queues for those that wait.
+        # Parts that providers have come first: their results make room in the queues for parts that wait.
         now = asyncio.get_running_loop().time()
         for part in sorted(self.parts.open_parts, key=lambda part: part.id is None):
             # Requests that this process sends are polled each second, and a provider's parts when they are due.
@@ -174,14 +175,14 @@ class _Attempt:
         elif await batches.is_open(self.batch.id):
             await self._log_progress()
             if until_more is None and await batches.in_part(self.batch.id, READY_PART):
-                waits.append(0.0)  # some have become ready meanwhile
+                waits.append(0.0)  # some items have become ready meanwhile
             raise Postponed("its providers are asked again", min(waits, default=0.0), is_planned=True)
         else:
             await self._finish()
 
     @property
     def has_local_part(self) -> bool:
-        """Returns whether this process sends requests of an open part itself, which end with the process."""
+        """This process sends requests of an open part itself. Such requests end with the process."""
         providers = (self.jobs.providers.get(part.upstream) for part in self.parts.open_parts)
         return any(not provider.is_durable for provider in providers if provider is not None)
 
@@ -192,9 +193,9 @@ class _Attempt:
 
     async def fail_batch(self) -> None:
         """Fails all items that have not ended, and ends the batch. Raises: Postponed."""
-        end = self.jobs.store.batches.end_page
+        batches = self.jobs.store.batches
         at = self.jobs.now()
-        while await end(self.batch.id, RunState.FAILED, StopReason.ERROR, at):
+        while await batches.end_page(self.batch.id, RunState.FAILED, StopReason.ERROR, at):
             pass
         await self._finish()
 
@@ -240,7 +241,7 @@ class _Attempt:
     async def _stop_part(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Has a provider stop a part, and counts the tokens of what it did until then.
 
-        Returns whether it has stopped, or is not asked again.
+        Returns whether the part has stopped, or its provider is not asked again.
         """
         try:
             if part.id is None:
@@ -271,11 +272,11 @@ class _Attempt:
     async def _log_progress(self) -> None:
         """Logs how many items have ended, if that has changed."""
         counts = await self.jobs.store.batches.counts(self.batch.id)
-        if self.jobs.reported.get(self.batch.id) == counts:
+        if self.jobs.logged_counts.get(self.batch.id) == counts:
             return
-        self.jobs.reported[self.batch.id] = counts
+        self.jobs.logged_counts[self.batch.id] = counts
         if not (counts.waiting or counts.running):
-            self.jobs.reported.pop(self.batch.id)
+            self.jobs.logged_counts.pop(self.batch.id)
         _log.info(
             "Batch %s: %d of %d items have ended (%d completed, %d failed, %d expired, %d cancelled); %d are running.",
             self._name, counts.ended, counts.total, counts.completed, counts.failed, counts.expired,

@@ -28,7 +28,7 @@ from gateway.run.background.worker import JobContext
 from storage.batch_records import AssignedItem
 from storage.sql.store import Store
 
-TRIES = 8  # of one thing about a part
+TRIES = 8  # of one request about a part
 _MAX_WAIT_FACTOR = 10  # the longest wait between two polls, as a multiple of the first
 # How long a part that finds no room is submitted again and again: a provider may take as long for a part.
 _NO_ROOM_S = 86_400.0
@@ -103,14 +103,16 @@ class SubmissionFailure(Struct, frozen=True):
 
 @dataclass(slots=True)
 class ProviderPart:
-    """A part."""
+    """A part of a batch."""
 
     number: int
     upstream: str
     model: str
+    # Identifies the part at its provider, together with the number of refusals.
     mark: str
     # When it was first recorded in the journal, in seconds since the epoch.
     at: float
+    # The number of its items.
     count: int
     # The submissions that failed, oldest first.
     failures: list[SubmissionFailure] = field(default_factory=list)
@@ -144,12 +146,12 @@ class ProviderPart:
 
     @property
     def id(self) -> str | None:
-        """The provider's id of it; None if there is none yet, or it was refused."""
+        """The provider's id of the part; None if the provider has given none yet, or has refused the part."""
         return self.made.get(self.refusals)
 
     @property
     def undeleted(self) -> Mapping[int, str]:
-        """The ids of `made` that are done with, and not yet deleted by the provider."""
+        """The ids of `made` that are no longer needed, and whose data the provider has not deleted yet."""
         return {
             m: id
             for m, id in self.made.items()
@@ -198,7 +200,8 @@ class PartJournal:
                 while (missed := entries.get(f"{miss}-{part.number}-{len(times) + 1}")) is not None:
                     times.append(missed["at"])
             if (over := entries.get(f"over-{part.number}")) is not None:
-                part.over_at, part.no_room = over.get("at", 0.0), bool(over.get("no_room"))
+                part.over_at = over.get("at", 0.0)
+                part.no_room = bool(over.get("no_room"))
             journal.parts.append(part)
         return journal
 
@@ -230,7 +233,8 @@ class PartJournal:
 
     async def note_miss(self, part: ProviderPart, miss: Miss) -> bool:
         """Writes down that something about a part has failed. Returns whether it is not tried again."""
-        times, at = part.misses.setdefault(miss, []), self.now()
+        times = part.misses.setdefault(miss, [])
+        at = self.now()
         await self._write(f"{miss}-{part.number}-{len(times) + 1}", {"at": at})
         times.append(at)
         if miss is Miss.UNHEARD:
@@ -252,7 +256,8 @@ class PartJournal:
 
     async def _end(self, part: ProviderPart, at: float, *, no_room: bool = False) -> None:
         await self._write(f"over-{part.number}", {"at": at, "no_room": no_room})
-        part.over_at, part.no_room = at, no_room
+        part.over_at = at
+        part.no_room = no_room
 
     def poll_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a part is submitted, or its provider is asked about it again.

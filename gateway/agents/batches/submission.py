@@ -27,7 +27,7 @@ _log = logging.getLogger("mnemogate")
 
 
 class _ReadyItem(Struct, frozen=True):
-    """An item with the request that follows."""
+    """An item with the request for its next reply."""
 
     # The upstream and the model that are asked.
     key: tuple[str, str]
@@ -55,7 +55,7 @@ class PartSubmitter:
         return self.outcomes.batch
 
     async def submit_ready(self) -> float | None:
-        """Composes and submits the items that are ready. Returns the seconds to wait first; None: it has done so."""
+        """Composes and submits the items that are ready. Returns None, or the seconds until it can be done."""
         batches = self.outcomes.store.batches
         if not await batches.in_part(self.batch.id, READY_PART):
             return None
@@ -127,7 +127,7 @@ class PartSubmitter:
         """Divides a part for which its provider has no room in two. A part of a single item waits instead.
 
         message: the provider's.
-        room: the tokens that the provider's queue takes when it is empty; None: not known.
+        room: the tokens that the provider's queue takes when it is empty; None if they are not known.
         """
         _log.info(
             "Batch %s: the queue of %s has no room for a part, which is divided or waits.",
@@ -136,8 +136,8 @@ class PartSubmitter:
         )
         count = await self.outcomes.store.batches.in_part(self.batch.id, part.number)
         if count == 1 and room is not None and await self._count_tokens(part) > room:
-            alone = f"The request alone is larger than its provider's queue for the model: {message}"
-            await self.fail(part, alone)
+            message = f"The request alone is larger than its provider's queue for the model: {message}"
+            await self.fail(part, message)
             return
         if not self.parts.is_patient(part):
             for each in self.parts.waiting_parts(part):
@@ -148,7 +148,9 @@ class PartSubmitter:
         ]
         numbers = iter([each.number for each in halves for _ in range(each.count)])
         async for page in self.results.pages(part.number):
-            await self.outcomes.write([ItemRetry(i, i.errors, i.expiries, next(numbers)) for i in page])
+            await self.outcomes.write(
+                [ItemRetry(item, item.errors, item.expiries, next(numbers)) for item in page]
+            )
         await self.parts.note_over(part, no_room=True)
 
     async def note_failure(self, part: ProviderPart, message: str, failure: SubmissionFailure) -> None:
@@ -208,7 +210,7 @@ class PartSubmitter:
                 await self.results.end_items(items, ItemFailed(FORGOTTEN))
 
     async def _compose_item(self, item: BatchItem) -> _ReadyItem | None:
-        """Returns an item with the request that follows; None if it has ended instead."""
+        """Returns an item with the request for its next reply; None if the item has ended instead."""
         # Lets live turns come in between.
         await asyncio.sleep(0)
         try:
@@ -232,12 +234,13 @@ class PartSubmitter:
             )
             failure = ItemFailed(INTERNAL_ERROR)
         else:
+            state = composed.state.dump()
             return _ReadyItem(
-                (composed.upstream, composed.model),
-                composed.body,
-                line,
-                AssignedItem(
-                    item.run.agent_row, item.id, composed.last_exchange, composed.epoch, composed.state.dump()
+                key=(composed.upstream, composed.model),
+                body=composed.body,
+                line=line,
+                assigned=AssignedItem(
+                    item.run.agent_row, item.id, composed.last_exchange, composed.epoch, state
                 ),
             )
         await self.outcomes.write_outcomes(
@@ -247,12 +250,13 @@ class PartSubmitter:
 
     async def _assign_items(self, part: ProviderPart, draft: PartDraft) -> None:
         """Puts the items of a draft into a part, by pages."""
-        assign, items = self.outcomes.store.batches.assign_effect, draft.items
-        for n in range(0, len(items), PAGE):
-            await self.outcomes.job.commit(assign(part.number, items[n : n + PAGE], self.parts.now()))
+        batches = self.outcomes.store.batches
+        for n in range(0, len(draft.items), PAGE):
+            effect = batches.assign_effect(part.number, draft.items[n : n + PAGE], self.parts.now())
+            await self.outcomes.job.commit(effect)
 
-    async def _items_in(self, part: int) -> AsyncIterator[BatchItem]:
-        async for page in self.results.pages(part):
+    async def _items_in(self, part_number: int) -> AsyncIterator[BatchItem]:
+        async for page in self.results.pages(part_number):
             for item in page:
                 yield item
 
@@ -268,7 +272,7 @@ class PartSubmitter:
         """Returns the seconds until the project has tokens again; None if it has some."""
         if not self.daily_tokens:
             return None
-        day, passed = divmod(self.parts.now(), DAY_S)
+        day, passed_s = divmod(self.parts.now(), DAY_S)
         spent = await self.outcomes.store.usage.batch_tokens(self.batch.project, int(day))
         if spent < self.daily_tokens:
             return None
@@ -276,4 +280,4 @@ class PartSubmitter:
             "Batch %s waits until midnight UTC: its project has used %d of %d tokens of today (batch.daily_tokens).",
             name_of(self.batch), spent, self.daily_tokens,
         )  # fmt: skip
-        return DAY_S - passed
+        return DAY_S - passed_s
