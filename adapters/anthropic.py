@@ -23,7 +23,7 @@ from adapters.base import ModelReply
 from adapters.claude.error_form import Untranslatable, error_body, translate_error_body
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import native_reply, next_block_index, translate_message
-from adapters.claude.request import BINDING_BETA, SAMPLING_FIELDS, to_wire
+from adapters.claude.request import BINDING_BETA, SAMPLING_FIELDS, translate_request
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
 from adapters.json_escapes import read_json_exactly
@@ -60,7 +60,7 @@ class Anthropic(OpenAICompatible):
         # Other headers of the settings are sent as they are. Betas are joined with those that a request needs.
         self._betas = tuple(each for each in headers if each[0].lower() == _BETA_HEADER)
         # The limits of completions, from the upstream's list of models: model -> max_tokens.
-        self._limits: dict[str, int] = {}
+        self._max_tokens_by_model: dict[str, int] = {}
         super().__init__(*args, headers=tuple(each for each in headers if each not in self._betas), **options)
 
     async def send(self, request: ModelRequest) -> ModelReply:
@@ -100,12 +100,16 @@ class Anthropic(OpenAICompatible):
 
     async def _send_chat(self, request: ModelRequest) -> ModelReply:
         try:
-            chat, wire, wire_body = self._translate_request(request)
+            chat, claude_request, claude_body = self._translate_request(request)
         except _TranslationFailed as error:
             return error.reply
         # The newest version refuses temperature, top_p and top_k; the version before it takes them.
-        version = SAMPLING_VERSION if any(key in wire for key in SAMPLING_FIELDS) else DEFAULT_VERSION
-        reply = await self._call(_with_binding_beta(request, wire), NATIVE_PATH, wire_body, version)
+        version = (
+            SAMPLING_VERSION if any(key in claude_request for key in SAMPLING_FIELDS) else DEFAULT_VERSION
+        )
+        reply = await self._call(
+            _with_binding_beta(request, claude_request), NATIVE_PATH, claude_body, version
+        )
         created = int(time.time())
         first_index = next_block_index(chat.get("messages"))
         if reply.status == 200 and reply.is_stream:
@@ -119,10 +123,12 @@ class Anthropic(OpenAICompatible):
     async def _send_count(self, request: ModelRequest) -> ModelReply:
         """Asks Anthropic for the number of tokens of a chat completion."""
         try:
-            _, wire, wire_body = self._translate_request(request, _COUNTED_FIELDS)
+            _, claude_request, claude_body = self._translate_request(request, _COUNTED_FIELDS)
         except _TranslationFailed as error:
             return error.reply
-        reply = await self._call(_with_binding_beta(request, wire), _COUNT_PATH, wire_body, DEFAULT_VERSION)
+        reply = await self._call(
+            _with_binding_beta(request, claude_request), _COUNT_PATH, claude_body, DEFAULT_VERSION
+        )
         return _TranslatedReply(reply, _translate_count, "the upstream's answer is no count")
 
     def _translate_request(
@@ -136,10 +142,14 @@ class Anthropic(OpenAICompatible):
         """
         try:
             chat = orjson.loads(with_call_ids(request.body))
-            wire = to_wire(chat, limits=self._limits, marks=CACHE_MARK not in request.body)
+            claude_request = translate_request(
+                chat,
+                max_tokens_by_model=self._max_tokens_by_model,
+                places_marks=CACHE_MARK not in request.body,
+            )
             if fields is not None:
-                wire = {key: value for key, value in wire.items() if key in fields}
-            return chat, wire, orjson.dumps(wire)
+                claude_request = {key: value for key, value in claude_request.items() if key in fields}
+            return chat, claude_request, orjson.dumps(claude_request)
         except orjson.JSONDecodeError as error:
             message = "We could not parse the JSON body of your request."
             raise _TranslationFailed(error_body(message, "invalid_request_error")) from error
@@ -173,7 +183,7 @@ class Anthropic(OpenAICompatible):
         # A request without `max_tokens`, which the Messages API demands, gets the model's limit.
         for entry in entries:
             if isinstance(entry.get("max_tokens"), int) and isinstance(entry.get("id"), str):
-                self._limits[entry["id"]] = entry["max_tokens"]
+                self._max_tokens_by_model[entry["id"]] = entry["max_tokens"]
         return {"object": "list", "data": [_translate_model(entry) for entry in entries]}
 
 
@@ -306,9 +316,9 @@ class _TranslationFailed(Exception):
         self.reply = _error_reply(400, body)
 
 
-def _with_binding_beta(request: ModelRequest, wire: Json) -> ModelRequest:
+def _with_binding_beta(request: ModelRequest, claude_request: Json) -> ModelRequest:
     """Returns a request with the beta header that its `thinking` needs."""
-    thinking = wire.get("thinking")
+    thinking = claude_request.get("thinking")
     if isinstance(thinking, dict) and "block_binding" in thinking:
         return request._replace(headers=with_beta(request.headers, BINDING_BETA))
     return request

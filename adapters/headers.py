@@ -29,14 +29,14 @@ _MAX_NAME_BYTES: Final = 64
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
     """Returns the headers that a proxy passes on: all but hop-by-hop headers and those that `Connection` names."""
     passed_on: list[Header] = []
-    dropped: frozenset[str] = frozenset()
-    for spelled, value in headers:
-        name = spelled.lower()
+    dropped_names: frozenset[str] = frozenset()
+    for spelled_name, value in headers:
+        name = spelled_name.lower()
         if name == "connection":
-            dropped |= _tokens(value)
+            dropped_names |= _tokens(value)
         elif name not in _HOP_BY_HOP_HEADERS:
             passed_on.append((name, value))
-    return [pair for pair in passed_on if pair[0] not in dropped] if dropped else passed_on
+    return [pair for pair in passed_on if pair[0] not in dropped_names] if dropped_names else passed_on
 
 
 def response_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
@@ -45,7 +45,7 @@ def response_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> tuple[Header
     Hop-by-hop headers are left out, and so is the content coding, since the body is decoded.
     """
     passed_on: list[Header] = []
-    dropped: frozenset[str] = frozenset()
+    dropped_names: frozenset[str] = frozenset()
     for raw_name, raw_value in raw_headers:
         name = _NAME_CACHE.get(raw_name)
         if name is None:
@@ -55,10 +55,14 @@ def response_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> tuple[Header
         # Bytes that are no UTF-8 become surrogates, so that the client gets the same bytes.
         value = raw_value.decode("utf-8", "surrogateescape")
         if name == "connection":
-            dropped |= _tokens(value) - _HOP_BY_HOP_HEADERS
+            dropped_names |= _tokens(value) - _HOP_BY_HOP_HEADERS
         elif name != "content-encoding" or value.lower() not in _DECODED_CODINGS:
             passed_on.append((name, value if value.isprintable() else value.translate(_CONTROLS_TO_BLANKS)))
-    return tuple(pair for pair in passed_on if pair[0] not in dropped) if dropped else tuple(passed_on)
+    return (
+        tuple(pair for pair in passed_on if pair[0] not in dropped_names)
+        if dropped_names
+        else tuple(passed_on)
+    )
 
 
 def as_utf8(value: str) -> str:

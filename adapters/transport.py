@@ -148,13 +148,14 @@ class HttpTransport:
         self.timeouts = timeouts or Timeouts()
         self._replies = replies
         self._proxy_url: URL | None = None
-        self._login: dict[str, str] = {}
+        # The header with which the gateway logs in to the proxy; empty: the proxy asks for no login.
+        self._proxy_login: dict[str, str] = {}
         if proxy is not None:
             proxy_url = URL(proxy)
             self._proxy_url = proxy_url.with_user(None)
             if proxy_url.user is not None:
                 login = aiohttp.encode_basic_auth(proxy_url.user, proxy_url.password or "")
-                self._login["Proxy-Authorization"] = login
+                self._proxy_login["Proxy-Authorization"] = login
         # Sessions by the seconds for which their connections may be idle.
         self._sessions: dict[float, aiohttp.ClientSession] = {}
         self._pace: Pace | None = None
@@ -181,7 +182,7 @@ class HttpTransport:
         and if the client followed it, its words would bypass the gateway.
         """
         keep_alive_s = _KEEP_ALIVE_ONCE_S if sends_once else _KEEP_ALIVE_S
-        times = self.timeouts
+        timeouts = self.timeouts
         session = self._sessions.get(keep_alive_s)
         if session is None:
             session = self._sessions[keep_alive_s] = self._open_session(keep_alive_s)
@@ -195,8 +196,8 @@ class HttpTransport:
                 session, method, address, headers, body, sends_once=sends_once
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _translate_error(error, address.authority, times, body) from error
-        reply = HttpReply(response, times, began_at, pace, self._replies)
+            raise _translate_error(error, address.authority, timeouts, body) from error
+        reply = HttpReply(response, timeouts, began_at, pace, self._replies)
         if reply.status == 101:
             await reply.aclose()
             raise ProviderUnreachable(f"{address.authority} answered, but not in HTTP that can be read")
@@ -238,22 +239,26 @@ class HttpTransport:
         sends_once: bool,
     ) -> aiohttp.ClientResponse:
         """Returns the response to a request, with its head."""
-        times = self.timeouts
-        if (
-            self._login and address.scheme == "http"
-        ):  # the proxy is handed the request itself (RFC 9112 3.2.2)
-            headers = CIMultiDict([*headers.items(), *self._login.items()])
+        timeouts = self.timeouts
+        if self._proxy_login and address.scheme == "http":
+            # The proxy is handed the request itself (RFC 9112 3.2.2).
+            headers = CIMultiDict([*headers.items(), *self._proxy_login.items()])
         if body is None or (isinstance(body, bytes) and len(body) <= _SMALL_BODY_BYTES):
-            async with asyncio.timeout(times.headers_s):
+            async with asyncio.timeout(timeouts.headers_s):
                 return await self._send_with_retry(
                     session, method, address, headers, lambda: body, sends_once=sends_once
                 )
         pieces = body if isinstance(body, Upload) else _LargeBody(body)
         if pieces.size is not None:
             headers = CIMultiDict(headers, **{"Content-Length": str(pieces.size)})
-        async with asyncio.timeout(times.headers_s) as timer:
+        async with asyncio.timeout(timeouts.headers_s) as timer:
             return await self._send_with_retry(
-                session, method, address, headers, lambda: pieces.begin(timer, times), sends_once=sends_once
+                session,
+                method,
+                address,
+                headers,
+                lambda: pieces.begin(timer, timeouts),
+                sends_once=sends_once,
             )
 
     async def _send_with_retry(
@@ -272,7 +277,7 @@ class HttpTransport:
         """
         began_at = asyncio.get_running_loop().time()
         # If the request `sends_once`, the first attempt is the last one.
-        for is_last in (sends_once, True):
+        for is_last_attempt in (sends_once, True):
             attempt = _Attempt()
             _current_attempt.set(attempt)
             try:
@@ -282,7 +287,7 @@ class HttpTransport:
                     headers=headers,
                     data=make_data(),
                     allow_redirects=False,
-                    proxy_headers=self._login,
+                    proxy_headers=self._proxy_login,
                 )
                 if attempt.protocol is not None and response.connection is not None:  # else its body is here
                     attempt.protocol.bytes_left = math.inf
@@ -295,7 +300,7 @@ class HttpTransport:
                 # The other side had most likely closed an idle connection before it saw the request.
                 is_idle_close = protocol is not None and not attempt.is_new and _is_unanswered(error)
                 if (
-                    is_last
+                    is_last_attempt
                     or not is_idle_close
                     or asyncio.get_running_loop().time() - began_at > _IDLE_CLOSE_S
                 ):
@@ -332,7 +337,7 @@ class Upload:
         # All pieces were taken.
         self.is_over = False
 
-    def begin(self, timer: asyncio.Timeout, times: Timeouts) -> AsyncGenerator[bytes]:
+    def begin(self, timer: asyncio.Timeout, timeouts: Timeouts) -> AsyncGenerator[bytes]:
         """Returns the pieces. Each piece that the upstream takes gives the response more time.
 
         Raises: ConnectionError: the pieces were returned before.
@@ -340,15 +345,15 @@ class Upload:
         if self._is_begun:
             raise ConnectionError("an upload is not sent again")
         self._is_begun = True
-        return self._yield_pieces(timer, times)
+        return self._yield_pieces(timer, timeouts)
 
-    async def _yield_pieces(self, timer: asyncio.Timeout, times: Timeouts) -> AsyncGenerator[bytes]:
-        _extend_deadline(timer, times.between_chunks_s)
+    async def _yield_pieces(self, timer: asyncio.Timeout, timeouts: Timeouts) -> AsyncGenerator[bytes]:
+        _extend_deadline(timer, timeouts.between_chunks_s)
         async for piece in self._pieces:
             yield piece
-            _extend_deadline(timer, times.between_chunks_s)
+            _extend_deadline(timer, timeouts.between_chunks_s)
         self.is_over = True
-        _extend_deadline(timer, times.first_byte_s)
+        _extend_deadline(timer, timeouts.first_byte_s)
 
 
 class _LargeBody:
@@ -358,7 +363,7 @@ class _LargeBody:
         self._body = body
         self.size = len(body)
 
-    async def begin(self, timer: asyncio.Timeout, times: Timeouts) -> AsyncGenerator[bytes]:
+    async def begin(self, timer: asyncio.Timeout, timeouts: Timeouts) -> AsyncGenerator[bytes]:
         for start in range(0, self.size, _PIECE_BYTES):
             yield self._body[start : start + _PIECE_BYTES]
 
@@ -370,12 +375,12 @@ def _extend_deadline(timer: asyncio.Timeout, seconds: float) -> None:
 
 
 def _translate_error(
-    error: Exception, host: str, times: Timeouts, body: bytes | Upload | None
+    error: Exception, host: str, timeouts: Timeouts, body: bytes | Upload | None
 ) -> ProviderError:
     """Returns the provider's error for an exception before the response's headers."""
     match error:
-        case aiohttp.ConnectionTimeoutError() if times.connect_s <= times.headers_s:
-            return ProviderTimeout(f"no connection to {host} within {times.connect_s} s", phase="connect")
+        case aiohttp.ConnectionTimeoutError() if timeouts.connect_s <= timeouts.headers_s:
+            return ProviderTimeout(f"no connection to {host} within {timeouts.connect_s} s", phase="connect")
         case aiohttp.ClientProxyConnectionError():
             return ProviderUnreachable(
                 f"no connection to the proxy before {host}: {_describe_error(error)}", was_sent=False
@@ -386,10 +391,12 @@ def _translate_error(
             return ProviderUnreachable(f"no connection to {host}: {_describe_error(error)}", was_sent=False)
         case TimeoutError() if isinstance(body, Upload) and not body.is_over:
             return ProviderTimeout(
-                f"{host} took no more of the upload for {times.between_chunks_s} s", phase="between chunks"
+                f"{host} took no more of the upload for {timeouts.between_chunks_s} s", phase="between chunks"
             )
         case TimeoutError():
-            return ProviderTimeout(f"no response from {host} within {times.headers_s} s", phase="first byte")
+            return ProviderTimeout(
+                f"no response from {host} within {timeouts.headers_s} s", phase="first byte"
+            )
         case aiohttp.ServerDisconnectedError():
             return ProviderUnreachable(f"{host} closed the connection before it answered")
         case _TooManyBytes():

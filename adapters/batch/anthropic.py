@@ -22,7 +22,7 @@ from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, clien
 from adapters.batch.sdk_errors import read_message
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import translate_message
-from adapters.claude.request import BINDING_BETA, SAMPLING_FIELDS, to_wire
+from adapters.claude.request import BINDING_BETA, SAMPLING_FIELDS, translate_request
 from adapters.errors import ProviderBroke, ProviderRefused, ProviderUnsure
 from adapters.types import Json
 
@@ -42,8 +42,8 @@ class AnthropicBatches(SdkBatches):
     """Implements `BatchProvider`, which documents the methods. The base URL has a version, as in the live adapter."""
 
     sdk = "anthropic"
-    most_requests = 100_000
-    most_bytes = 256 * 1000 * 1000
+    max_requests = 100_000
+    max_bytes = 256 * 1000 * 1000
 
     @cached_property
     def _client(self) -> AsyncAnthropic:
@@ -61,12 +61,14 @@ class AnthropicBatches(SdkBatches):
             http_client=DefaultAsyncHttpxClient(**client_options(self._proxy)),
         )
 
-    def line(self, custom_id: str, body: bytes) -> bytes:
+    def make_line(self, custom_id: str, body: bytes) -> bytes:
         try:
-            wire = to_wire(orjson.loads(self._adapt_calls(body)), marks=CACHE_MARK not in body)
+            claude_request = translate_request(
+                orjson.loads(self._adapt_calls(body)), places_marks=CACHE_MARK not in body
+            )
         except Untranslatable as error:
             raise ProviderRefused(error.message, status=400) from error
-        return orjson.dumps({"custom_id": custom_id, "params": wire}) + b"\n"
+        return orjson.dumps({"custom_id": custom_id, "params": claude_request}) + b"\n"
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
         with lines, self._map_errors():

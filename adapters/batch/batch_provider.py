@@ -55,8 +55,8 @@ class BatchProvider(Protocol):
     """An upstream that answers many requests whenever it has time. All methods raise ProviderError."""
 
     # The most requests of one batch, and the most bytes of its lines.
-    most_requests: int
-    most_bytes: int
+    max_requests: int
+    max_bytes: int
     # The wait between two polls; None: the caller decides.
     poll_interval_s: float | None
     # The provider's batches outlive this process.
@@ -66,7 +66,7 @@ class BatchProvider(Protocol):
     def missing_package(self) -> str | None:
         """Returns what has to be installed before a batch is taken, and by which command; None: nothing is missing."""
 
-    def line(self, custom_id: str, body: bytes) -> bytes:
+    def make_line(self, custom_id: str, body: bytes) -> bytes:
         """Returns a request as a line of a batch's file. body: a chat completion request that is no stream.
 
         Raises: ProviderRefused, with a message for the caller: the provider's dialect cannot express it.

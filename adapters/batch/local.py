@@ -42,8 +42,8 @@ class _RunningBatch:
 class LocalBatches:
     """Implements `BatchProvider`, which documents the methods, by a live provider, which is closed with it."""
 
-    most_requests = 50_000
-    most_bytes = 200 * 1000 * 1000
+    max_requests = 50_000
+    max_bytes = 200 * 1000 * 1000
     poll_interval_s: float | None = 1.0
     is_durable = False
     missing_package: str | None = None
@@ -54,7 +54,7 @@ class LocalBatches:
         self._slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self._batches: dict[str, _RunningBatch] = {}
 
-    def line(self, custom_id: str, body: bytes) -> bytes:
+    def make_line(self, custom_id: str, body: bytes) -> bytes:
         return custom_id.encode() + b" " + body + b"\n"
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:

@@ -41,8 +41,8 @@ class OpenAIBatches(SdkBatches):
     """Implements `BatchProvider`, which documents the methods."""
 
     sdk = "openai"
-    most_requests = 50_000
-    most_bytes = 200 * 1000 * 1000
+    max_requests = 50_000
+    max_bytes = 200 * 1000 * 1000
 
     @cached_property
     def _client(self) -> AsyncOpenAI:
@@ -58,7 +58,7 @@ class OpenAIBatches(SdkBatches):
             http_client=DefaultAsyncHttpxClient(**client_options(self._proxy)),
         )
 
-    def line(self, custom_id: str, body: bytes) -> bytes:
+    def make_line(self, custom_id: str, body: bytes) -> bytes:
         return _LINE_HEAD % custom_id.encode() + self._adapt_calls(body) + b"}\n"
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:

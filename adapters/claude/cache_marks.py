@@ -13,20 +13,20 @@ from __future__ import annotations
 from adapters.types import Json
 
 
-def place_marks(wire: Json, ttl: str | None) -> None:
+def place_marks(claude_request: Json, ttl: str | None) -> None:
     """Marks a request in which the client has marked nothing. ttl: None is the provider's default, five minutes."""
     mark: Json = {"type": "ephemeral"}
     if ttl is not None:
         mark["ttl"] = ttl
-    tools = wire.get("tools")
+    tools = claude_request.get("tools")
     if tools:
         last_tool = next((n for n in reversed(range(len(tools))) if not tools[n].get("defer_loading")), None)
         if last_tool is not None:
             tools[last_tool] = {**tools[last_tool], "cache_control": mark}
-    if wire.get("system"):
-        _mark_last(wire["system"], mark)
+    if claude_request.get("system"):
+        _mark_last(claude_request["system"], mark)
     # Assistant turns stay unmarked: thinking blocks must not be marked, and the user's turns serve as well.
-    user_messages = [message for message in wire["messages"] if message["role"] == "user"]
+    user_messages = [message for message in claude_request["messages"] if message["role"] == "user"]
     for message in user_messages[-2:]:
         _mark_last(message["content"], mark)
 

@@ -55,8 +55,11 @@ class _UserTurn:
     system: list[Json] = field(default_factory=list)
 
 
-def arrange_turns(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
-    """Returns the messages. late_system: the model takes system messages after the user's. Raises: Untranslatable."""
+def arrange_turns(messages: Sequence[Json], *, takes_late_system: bool) -> ClaudeMessages:
+    """Returns the messages. Raises: Untranslatable.
+
+    takes_late_system: the model takes system messages after the user's.
+    """
     history = ClaudeMessages()
     turn = _UserTurn()
     for index, message in enumerate(messages):
@@ -76,7 +79,7 @@ def arrange_turns(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessa
             case "assistant":
                 blocks = assistant_blocks(message, where)
                 if blocks:  # an empty message separates no turns
-                    _end_user_turn(history, turn, late_system)
+                    _end_user_turn(history, turn, takes_late_system)
                     turn = _UserTurn()
                     _add_assistant_turn(history, blocks)
             case role:
@@ -84,14 +87,14 @@ def arrange_turns(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessa
     if messages and messages[-1].get("role") != "assistant" and not (turn.results or turn.content):
         # Only system messages, or nothing visible, came after the last reply, and the client asks for another reply.
         turn.content.append({"type": "text", "text": AGAIN if history.messages else OPENING})
-    _end_user_turn(history, turn, late_system)
+    _end_user_turn(history, turn, takes_late_system)
     _make_ids_unique(history)
     _drop_unanswered_calls(history)
     _trim_prefill(history)
     return history
 
 
-def _end_user_turn(history: ClaudeMessages, turn: _UserTurn, late_system: bool) -> None:
+def _end_user_turn(history: ClaudeMessages, turn: _UserTurn, takes_late_system: bool) -> None:
     """Adds a user turn, and its system messages after it or, where the model refuses them there, to the system prompt.
 
     In the system prompt these messages change the prefix of the request, at the price of the prompt cache.
@@ -99,7 +102,7 @@ def _end_user_turn(history: ClaudeMessages, turn: _UserTurn, late_system: bool) 
     blocks = [*turn.results, *turn.content]
     if blocks:
         history.messages.append({"role": "user", "content": blocks})
-    if turn.system and blocks and late_system:
+    if turn.system and blocks and takes_late_system:
         history.messages.append({"role": "system", "content": turn.system})
     else:  # the model takes no system messages there, or there is no user turn that they could follow
         history.system += turn.system

@@ -20,7 +20,7 @@ class ModelTraits(Struct, frozen=True):
     # The `max_tokens` of a request that sets none.
     max_tokens: int
     # The model takes `role: system` after a user turn; others answer such a message with a 400.
-    late_system: bool = False
+    takes_late_system: bool = False
     # The type of `thinking` with the least thoughts that the model takes; None: it always thinks.
     least_thinking: str | None = "disabled"
     # The model takes thoughts back only at their original position (build-with-claude/preserved-thinking).
@@ -33,8 +33,8 @@ class ModelTraits(Struct, frozen=True):
 
 _64K: Final = ModelTraits(64_000)
 _128K: Final = ModelTraits(128_000)
-_LATE_SYSTEM: Final = ModelTraits(128_000, late_system=True)
-_ALWAYS_THINKS: Final = ModelTraits(128_000, late_system=True, least_thinking=None)
+_LATE_SYSTEM: Final = ModelTraits(128_000, takes_late_system=True)
+_ALWAYS_THINKS: Final = ModelTraits(128_000, takes_late_system=True, least_thinking=None)
 _BINDS_THOUGHTS: Final = replace(_ALWAYS_THINKS, binds_thoughts=True, can_force=False)
 # Up to the 4.1 family a prompt and max_tokens that together exceed the window are a 400, so less is asked for there.
 _UP_TO_4_1: Final = ModelTraits(32_000, thinks_when_asked=True)

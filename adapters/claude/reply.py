@@ -120,7 +120,7 @@ class _Parts:
             self.provider_blocks.append(with_place(block, index, len(self.text), len(self.calls)))
 
     def message(self) -> Json:
-        list_fields = {
+        optional_fields = {
             "tool_calls": self.calls,
             "reasoning_content": self.reasoning,
             "thinking_blocks": self.thinking_blocks,
@@ -132,21 +132,21 @@ class _Parts:
             "content": self.text if self.has_text else None,
             "refusal": None,
         }
-        return chat_message | {key: value for key, value in list_fields.items() if value}
+        return chat_message | {key: value for key, value in optional_fields.items() if value}
 
 
-def with_place(block: Json, index: int, start: int, call: int) -> Json:
+def with_place(block: Json, index: int, start_index: int, call_index: int) -> Json:
     """Returns a block with its place.
 
     index: the number of blocks before it.
-    start: the characters of content before it.
-    call: the number of calls before it.
+    start_index: the number of characters of content before it.
+    call_index: the number of calls before it.
     """
     place: Json = {"index": index}
-    if start:
-        place["start_index"] = start
-    if call:
-        place["call_index"] = call
+    if start_index:
+        place["start_index"] = start_index
+    if call_index:
+        place["call_index"] = call_index
     return {**place, **block}
 
 
@@ -220,7 +220,7 @@ def translate_usage(usage: Json) -> Json:
         "prompt_tokens_details": {"cached_tokens": cached_tokens, "cache_write_tokens": cache_write_tokens},
     }
     details = usage.get("output_tokens_details")
-    thinking = details.get("thinking_tokens") if isinstance(details, dict) else None
-    if isinstance(thinking, int):
-        translated["completion_tokens_details"] = {"reasoning_tokens": thinking}
+    thinking_tokens = details.get("thinking_tokens") if isinstance(details, dict) else None
+    if isinstance(thinking_tokens, int):
+        translated["completion_tokens_details"] = {"reasoning_tokens": thinking_tokens}
     return {**translated, **usage}

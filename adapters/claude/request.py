@@ -1,4 +1,4 @@
-"""The translation of a chat completion request into one of the Messages API. Pure.
+"""The translation of a chat completion request into a request of the Messages API (`claude_request`). Pure.
 
 Fields that both dialects have are translated. Fields that only OpenAI's has are refused by name, unless their value
 asks for nothing. All other fields are passed on as they are, for Anthropic to judge.
@@ -60,12 +60,14 @@ _PLAIN_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,256}")
 _PHONE: Final = re.compile(r"[\d-]{7,}")
 
 
-def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool = True) -> Json:
+def translate_request(
+    body: Json, *, max_tokens_by_model: Mapping[str, int] | None = None, places_marks: bool = True
+) -> Json:
     """Returns the request for the Messages API.
 
     body: a chat completion request.
-    limits: the most tokens that a model may write, by the model's name, for the models whose limit is known.
-    marks: place cache marks; False where the client has placed its own.
+    max_tokens_by_model: the most tokens that a model may write, by its name, for the models whose limit is known.
+    places_marks: cache marks are placed; False where the client has placed its own.
 
     Raises: Untranslatable: names the field that the Messages API has no word for.
     """
@@ -74,39 +76,44 @@ def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool 
             raise Untranslatable(f"`{key}` is not supported by this model's provider (Anthropic).", key)
     model = body.get("model")
     traits = find_traits(model if isinstance(model, str) else "")
-    conversation = arrange_turns(body.get("messages") or (), late_system=traits.late_system)
-    wire: Json = {"model": model, "max_tokens": _max_tokens(body, limits or {}, traits.max_tokens)}
+    arranged = arrange_turns(body.get("messages") or (), takes_late_system=traits.takes_late_system)
+    claude_request: Json = {
+        "model": model,
+        "max_tokens": _read_max_tokens(body, max_tokens_by_model or {}, traits.max_tokens),
+    }
     tools = to_tools(body.get("tools") or [])
     if tools:
-        wire["tools"] = tools
-    choice = to_choice(body.get("tool_choice"), body.get("parallel_tool_calls"), bool(tools))
+        claude_request["tools"] = tools
+    choice = to_choice(body.get("tool_choice"), body.get("parallel_tool_calls"), has_tools=bool(tools))
     if choice is not None:
-        wire["tool_choice"] = choice
-    system = [*_read_system_field(body.get("system")), *conversation.system]
+        claude_request["tool_choice"] = choice
+    system = [*_read_system_field(body.get("system")), *arranged.system]
     not_copied = _TRANSLATED_FIELDS | _OPENAI_FIELD_DEFAULTS.keys()
-    wire |= {key: value for key, value in body.items() if key not in not_copied and value is not None}
+    claude_request |= {
+        key: value for key, value in body.items() if key not in not_copied and value is not None
+    }
     if body.get("stream"):
-        wire["stream"] = True
-    _set_stop(wire, body.get("stop"))
-    _set_user(wire, body)
-    _set_tier(wire, body.get("service_tier"))
-    system += _set_output(wire, body, traits)
+        claude_request["stream"] = True
+    _set_stop(claude_request, body.get("stop"))
+    _set_user(claude_request, body)
+    _set_tier(claude_request, body.get("service_tier"))
+    system += _set_output(claude_request, body, traits)
     if system:
-        wire["system"] = system
-    wire["messages"] = conversation.messages
-    _stop_thinking(wire)
+        claude_request["system"] = system
+    claude_request["messages"] = arranged.messages
+    _stop_thinking(claude_request)
     if traits.binds_thoughts:
-        _allow_other_prefix(wire)
-    if marks:
-        place_marks(wire, _cache_ttl(body.get("prompt_cache_retention")))
-    return wire
+        _allow_other_prefix(claude_request)
+    if places_marks:
+        place_marks(claude_request, _cache_ttl(body.get("prompt_cache_retention")))
+    return claude_request
 
 
-def _max_tokens(body: Json, limits: Mapping[str, int], default: int) -> Any:
+def _read_max_tokens(body: Json, max_tokens_by_model: Mapping[str, int], default: int) -> Any:
     for key in ("max_completion_tokens", "max_tokens"):
         if body.get(key) is not None:
             return body[key]
-    return limits.get(body.get("model") or "", default)
+    return max_tokens_by_model.get(body.get("model") or "", default)
 
 
 def _read_system_field(system: Any) -> list[Json]:
@@ -120,17 +127,17 @@ def _read_system_field(system: Any) -> list[Json]:
     raise Untranslatable("`system` is a text or a list of blocks.", "system", "invalid_type")
 
 
-def _set_stop(wire: Json, stop: Any) -> None:
+def _set_stop(claude_request: Json, stop: Any) -> None:
     if stop is not None and stop != []:
-        wire["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+        claude_request["stop_sequences"] = [stop] if isinstance(stop, str) else stop
 
 
-def _set_user(wire: Json, body: Json) -> None:
+def _set_user(claude_request: Json, body: Json) -> None:
     metadata = body.get("metadata")
     user_id = metadata.get("user_id") if isinstance(metadata, dict) else None
     user = user_id or body.get("user") or body.get("safety_identifier")
     if user not in (None, ""):
-        wire["metadata"] = {"user_id": _anonymize(user) if isinstance(user, str) else user}
+        claude_request["metadata"] = {"user_id": _anonymize(user) if isinstance(user, str) else user}
 
 
 def _anonymize(user: str) -> str:
@@ -140,20 +147,20 @@ def _anonymize(user: str) -> str:
     return hashlib.sha256(user.encode("utf-8", "replace")).hexdigest()
 
 
-def _set_tier(wire: Json, tier: Any) -> None:
+def _set_tier(claude_request: Json, tier: Any) -> None:
     if tier is None:
         return
     if not isinstance(tier, str) or tier not in _TIERS:
         raise Untranslatable(f"There is no service tier {tier!r} at this model's provider.", "service_tier")
-    wire["service_tier"] = _TIERS[tier]
+    claude_request["service_tier"] = _TIERS[tier]
 
 
-def _set_output(wire: Json, body: Json, traits: ModelTraits) -> list[Json]:
+def _set_output(claude_request: Json, body: Json, traits: ModelTraits) -> list[Json]:
     """Sets the reasoning effort and the form of the answer. Returns the system blocks that ask for this form."""
     system: list[Json] = []
     sent_config = body.get("output_config")
     config: Json = dict(sent_config) if isinstance(sent_config, dict) else {}
-    _set_effort(wire, config, body.get("reasoning_effort"), traits)
+    _set_effort(claude_request, config, body.get("reasoning_effort"), traits)
     match body.get("response_format"):
         case None | {"type": "text"}:
             pass
@@ -165,64 +172,69 @@ def _set_output(wire: Json, body: Json, traits: ModelTraits) -> list[Json]:
         case _:
             raise Untranslatable("This `response_format` is not supported here.", "response_format")
     if config:
-        wire["output_config"] = config
+        claude_request["output_config"] = config
     return system
 
 
-def _set_effort(wire: Json, config: Json, effort: Any, traits: ModelTraits) -> None:
+def _set_effort(claude_request: Json, config: Json, effort: Any, traits: ModelTraits) -> None:
     if effort == "none" and traits.least_thinking is not None:
-        wire.setdefault("thinking", {"type": traits.least_thinking})
+        claude_request.setdefault("thinking", {"type": traits.least_thinking})
     elif effort is not None:
         if effort not in _EFFORTS and effort not in _OPENAI_LOW_EFFORTS:
             raise Untranslatable(f"There is no effort {effort!r} here.", "reasoning_effort", "invalid_value")
         if traits.thinks_when_asked:
-            _ask_to_think(wire, effort)
+            _ask_to_think(claude_request, effort)
         else:
             config.setdefault("effort", "low" if effort in _OPENAI_LOW_EFFORTS else effort)
 
 
-def _ask_to_think(wire: Json, effort: str) -> None:
+def _ask_to_think(claude_request: Json, effort: str) -> None:
     """Gives a model tokens to think, unless a call is forced or there is no room for thoughts."""
-    max_tokens = wire.get("max_tokens")
+    max_tokens = claude_request.get("max_tokens")
     if (
         effort in _OPENAI_LOW_EFFORTS
-        or _forces_call(wire.get("tool_choice"))
+        or _forces_call(claude_request.get("tool_choice"))
         or not isinstance(max_tokens, int)
         or max_tokens <= _MIN_THINKING_TOKENS
     ):
         return
     tokens = min(_THINKING_TOKENS.get(effort, max(_THINKING_TOKENS.values())), max_tokens - 1)
-    wire.setdefault("thinking", {"type": "enabled", "budget_tokens": tokens})
+    claude_request.setdefault("thinking", {"type": "enabled", "budget_tokens": tokens})
 
 
-def _stop_thinking(wire: Json) -> None:
+def _stop_thinking(claude_request: Json) -> None:
     """Drops the wish for thinking where the last reply has a call without a thought: the API would refuse it."""
-    thinking = wire.get("thinking")
+    thinking = claude_request.get("thinking")
     if not isinstance(thinking, dict) or thinking.get("type") != "enabled":
         return
     last_reply = next(
-        (turn["content"] for turn in reversed(wire["messages"]) if turn["role"] == "assistant"), ()
+        (
+            message["content"]
+            for message in reversed(claude_request["messages"])
+            if message["role"] == "assistant"
+        ),
+        (),
     )
     block_types = [block.get("type") for block in last_reply]
     if "tool_use" in block_types and block_types[0] not in THINKING_TYPES:
-        del wire["thinking"]
+        del claude_request["thinking"]
 
 
-def _allow_other_prefix(wire: Json) -> None:
+def _allow_other_prefix(claude_request: Json) -> None:
     """Has Claude drop the thoughts before which memory, tools or notes were changed: it would refuse such thoughts."""
-    replies = (turn for turn in wire["messages"] if turn["role"] == "assistant")
+    replies = (message for message in claude_request["messages"] if message["role"] == "assistant")
     thinking_replies = [
-        turn for turn in replies if any(block.get("type") in THINKING_TYPES for block in turn["content"])
+        reply for reply in replies if any(block.get("type") in THINKING_TYPES for block in reply["content"])
     ]
     if not thinking_replies:
         return
-    thinking = with_block_binding(wire.get("thinking"), wire.get("tool_choice"))
+    thinking = with_block_binding(claude_request.get("thinking"), claude_request.get("tool_choice"))
     if thinking is not None:
-        wire["thinking"] = thinking
+        claude_request["thinking"] = thinking
         return
     # This request cannot ask Claude to drop thoughts. Such a request may lack thoughts, so they are dropped here.
-    for turn in thinking_replies:
-        turn["content"] = [block for block in turn["content"] if block.get("type") not in THINKING_TYPES]
+    for reply in thinking_replies:
+        reply["content"] = [block for block in reply["content"] if block.get("type") not in THINKING_TYPES]
 
 
 def with_block_binding(thinking: Any, tool_choice: Any) -> Json | None:

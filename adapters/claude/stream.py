@@ -1,9 +1,9 @@
-"""The translation of a stream: Anthropic's events in, OpenAI's chunks out. Nothing is held back, nothing joined.
+"""The translation of a stream: Anthropic's events in, OpenAI's chunks out. Text and arguments go on as they come.
 
     message_start          the role's delta
     content_block_start    of a call: its id and name
     content_block_delta    text, reasoning, a piece of a call's arguments
-    content_block_stop     what needs the whole block: a signature, citations, a block of an unknown kind
+    content_block_stop     parts that need the whole block: a signature, citations, a block of an unknown kind
     message_delta          why it ended
     message_stop           usage, if asked for, and [DONE]
     ping                   a comment
@@ -98,17 +98,14 @@ class StreamTranslator:
         try:
             event_json = read_json(data)[0]
             event_type = event_json["type"]
-            if event_type == "content_block_delta":
-                delta = event_json["delta"]
-                if delta["type"] == "text_delta":
-                    if (
-                        self._is_native
-                        and (block := self._blocks.get(event_json.get("index", -1))) is not None
-                    ):
-                        block.pieces.setdefault("text", []).append(delta["text"])
-                    return self._add_text(delta["text"])
+            if event_type != "content_block_delta":
+                return self._translate(event_type, event_json)
+            delta = event_json["delta"]
+            if delta["type"] != "text_delta":
                 return self._add_delta(event_json, delta)
-            return self._translate(event_type, event_json)
+            if self._is_native and (block := self._blocks.get(event_json.get("index", -1))) is not None:
+                block.pieces.setdefault("text", []).append(delta["text"])
+            return self._add_text(delta["text"])
         except (AttributeError, KeyError, TypeError) as error:
             raise ProviderBroke("an event of the upstream's is none of Anthropic's") from error
 

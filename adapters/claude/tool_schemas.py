@@ -63,7 +63,7 @@ def _translate_tool(tool: Any, where: str, merger: UnionMerger) -> Json:
     return translated
 
 
-def to_choice(choice: Any, parallel: Any, has_tools: bool) -> Json | None:
+def to_choice(choice: Any, parallel: Any, *, has_tools: bool) -> Json | None:
     """Returns Anthropic's `tool_choice`; None: the default is meant. parallel: `parallel_tool_calls`.
 
     Raises: Untranslatable.

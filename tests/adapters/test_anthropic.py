@@ -13,7 +13,7 @@ from adapters.anthropic import Anthropic
 from adapters.claude.error_form import Untranslatable, translate_error_body
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.model_traits import find_traits
-from adapters.claude.request import to_wire
+from adapters.claude.request import translate_request
 from adapters.errors import ProviderBroke
 from adapters.json_escapes import read_json
 from adapters.sse import EventDecoder
@@ -269,7 +269,7 @@ FIELDS = sorted(
 def test_odd_values_are_refused_or_passed_on_never_a_crash(field: str) -> None:
     for value in ODD:
         try:
-            orjson.dumps(to_wire({"model": MODEL, "messages": HI, field: value}))
+            orjson.dumps(translate_request({"model": MODEL, "messages": HI, field: value}))
         except Untranslatable as error:
             assert error.param.partition("[")[0] == field  # noqa: PT017
 
@@ -291,7 +291,7 @@ def test_odd_messages_are_refused_or_passed_on_never_a_crash(role: str) -> None:
         for value in values:
             message = {"role": role, "content": "x", "tool_call_id": "c", key: value}
             try:
-                orjson.dumps(to_wire({"model": MODEL, "messages": [*HI, message]}))
+                orjson.dumps(translate_request({"model": MODEL, "messages": [*HI, message]}))
             except Untranslatable as error:
                 assert error.param.startswith("messages[1]")  # noqa: PT017
 
@@ -516,7 +516,7 @@ def test_a_text_with_many_places_is_copied_once() -> None:
     text = Counted("x" * 1_000)
     blocks = [{"type": "other", "index": n, "start_index": n} for n in range(1, 1_000)]
     said = {"role": "assistant", "content": [{"type": "text", "text": text}], "provider_blocks": blocks}
-    sent = to_wire({"model": MODEL, "messages": [*HI, said, *HI]})["messages"][1]["content"]
+    sent = translate_request({"model": MODEL, "messages": [*HI, said, *HI]})["messages"][1]["content"]
     assert [block["type"] for block in sent] == ["text", "other"] * 999 + ["text"]
     assert "".join(block.get("text", "") for block in sent) == text
     assert Counted.copied == 1_000
@@ -678,7 +678,7 @@ def test_definitions_that_name_each_other_block_no_request() -> None:
     schema = {"anyOf": [{"$ref": "#/$defs/D0"}], "$defs": named}
     tools = [WEATHER, {"type": "function", "function": {"name": "f", "parameters": schema}}]
     with pytest.raises(Untranslatable) as caught:
-        to_wire({"model": MODEL, "messages": HI, "tools": tools})
+        translate_request({"model": MODEL, "messages": HI, "tools": tools})
     assert caught.value.param == "tools[1].function.parameters"
 
 

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from adapters.claude.reply import translate_message
-from adapters.claude.request import SAMPLING_FIELDS, to_wire
+from adapters.claude.request import SAMPLING_FIELDS, translate_request
 from adapters.claude.stream import StreamTranslator
 from adapters.types import Event
 from tests.doubles.anthropic_rules import NEW_VERSION, OLD_VERSION, check_request
@@ -36,7 +36,7 @@ def read(file: Path) -> Any:
 def test_a_request_becomes_this_one_and_is_accepted(file: Path) -> None:
     given = read(file)
     marks = '"cache_control"' not in json.dumps(given["in"])
-    wire = orjson.dumps(to_wire(given["in"], marks=marks))
+    wire = orjson.dumps(translate_request(given["in"], places_marks=marks))
     assert json.loads(wire) == given["out"]
     version = OLD_VERSION if any(key in given["out"] for key in SAMPLING_FIELDS) else NEW_VERSION
     if file.stem not in NOT_STRICT:

@@ -57,7 +57,7 @@ class Bench:
         return await self.provider.submit(part(len(names), mark), self.file(names))
 
     def file(self, names: tuple[str, ...]) -> BinaryIO:
-        return io.BytesIO(b"".join(self.provider.line(name, body_of(name)) for name in names))
+        return io.BytesIO(b"".join(self.provider.make_line(name, body_of(name)) for name in names))
 
     async def read(self, id: str) -> dict[str, PartResult]:
         """Returns all results, when they are there."""
@@ -399,19 +399,21 @@ async def test_a_call_without_an_id_gets_one(kind: str) -> None:
         {"role": "tool", "tool_call_id": None, "content": "Done."},
     ]
     async with bench_of(kind) as bench:
-        line = bench.provider.line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "messages": said}))
+        line = bench.provider.make_line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "messages": said}))
         assert line.count(b'"call_unnamed_1_0"') == 2
 
 
 async def test_a_request_that_claude_has_no_word_for() -> None:
     provider = AnthropicBatches("http://127.0.0.1:1/v1", "sk-ant-own", {}, time.time)
     with pytest.raises(ProviderRefused, match="seed"):
-        provider.line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "seed": 7}))
+        provider.make_line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "seed": 7}))
 
 
 async def test_temperature_goes_with_the_version_that_takes_it() -> None:
     async with bench_of("anthropic") as bench:
-        line = bench.provider.line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "temperature": 0.5}))
+        line = bench.provider.make_line(
+            "a-1", orjson.dumps({**json.loads(body_of("a-1")), "temperature": 0.5})
+        )
         await bench.provider.submit(part(1), io.BytesIO(line))
         assert bench.batches.batches[0].requests["a-1"]["temperature"] == 0.5
 
@@ -420,7 +422,7 @@ async def test_an_argument_of_a_tool_that_is_called_temperature_asks_for_no_olde
     parameters = {"type": "object", "properties": {"temperature": {"type": "number"}}}
     tools = [{"type": "function", "function": {"name": "heat", "parameters": parameters}}]
     async with bench_of("anthropic") as bench:
-        line = bench.provider.line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "tools": tools}))
+        line = bench.provider.make_line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "tools": tools}))
         await bench.provider.submit(part(1), io.BytesIO(line))
         assert isinstance(bench.batches, AnthropicBatchServer)
         assert bench.batches.versions == [DEFAULT_VERSION]
@@ -437,7 +439,7 @@ async def test_the_event_loop_goes_on_while_the_lines_of_a_batch_are_looked_thro
             return super().__next__()
 
     async with bench_of("anthropic") as bench:
-        lines = Lines(bench.provider.line("a-1", body_of("a-1")))
+        lines = Lines(bench.provider.make_line("a-1", body_of("a-1")))
         asyncio.get_running_loop().call_soon(loop_ran.set)
         await bench.provider.submit(part(1), lines)
         assert waits == [True]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from adapters.claude.content import assistant_blocks
 from adapters.claude.reply import native_reply, translate_message
-from adapters.claude.request import to_wire
+from adapters.claude.request import translate_request
 from adapters.claude.stream import StreamTranslator
 from adapters.types import NATIVE_REPLY, Event
 from tests.doubles.anthropic_rules import bind, check_request, sign
@@ -112,7 +112,7 @@ def test_what_was_said_goes_back(blocks: list[Json], is_streamed: bool, is_newer
     results = [
         {"role": "tool", "tool_call_id": call["id"], "content": "x"} for call in reply.get("tool_calls") or ()
     ]
-    wire = to_wire({**asked, "messages": [HI, reply, *results, HI]})
+    wire = translate_request({**asked, "messages": [HI, reply, *results, HI]})
     check_request(orjson.dumps(wire), HEADERS)
     back = [block for turn in wire["messages"] if turn["role"] == "assistant" for block in turn["content"]]
     assert seen(orjson.loads(orjson.dumps(back))) == seen(said)

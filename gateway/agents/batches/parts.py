@@ -67,7 +67,7 @@ class PartDraft:
 
     def is_full(self, provider: BatchProvider, extra_bytes: int) -> bool:
         """Returns whether there is no room for another request of so many bytes."""
-        return self.size + extra_bytes > provider.most_bytes or len(self.items) >= provider.most_requests
+        return self.size + extra_bytes > provider.max_bytes or len(self.items) >= provider.max_requests
 
     def leave_out(self, run_rows: Collection[int]) -> None:
         """Leaves out the requests of the items of some runs. Reads all requests and writes the others again."""

@@ -218,8 +218,8 @@ class PartSubmitter:
                 raise ItemFailed(AGENT_GONE)
             composed = await self.outcomes.turns.compose(item)
             provider = self.providers[composed.upstream]
-            line = provider.line(custom_id_of(self.batch, item, item.request_number), composed.body)
-            if len(line) > provider.most_bytes:
+            line = provider.make_line(custom_id_of(self.batch, item, item.request_number), composed.body)
+            if len(line) > provider.max_bytes:
                 raise ItemFailed("The request is larger than its provider takes.")
         except ItemFailed as error:
             failure = error

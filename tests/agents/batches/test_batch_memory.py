@@ -366,7 +366,7 @@ def test_a_batch_ends_with_its_job(
 
 
 def test_a_batch_is_cut_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OpenAIBatches, "most_requests", 2)
+    monkeypatch.setattr(OpenAIBatches, "max_requests", 2)
     with scene(tmp_path) as s:
         agents = s.agents(5)
         assert s.ended(s.post(agents))["counts"]["completed"] == 5

@@ -284,7 +284,9 @@ def test_a_batch_has_the_calls_that_its_upstream_takes() -> None:
     settings = Settings(upstreams=(UpstreamSettings("up", "gemini", api_key="k", batches="openai"),))
     call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
     said = [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [call]}]
-    line = make_batches(settings)["up"].line("1", orjson.dumps({"model": "gemini-3-flash", "messages": said}))
+    line = make_batches(settings)["up"].make_line(
+        "1", orjson.dumps({"model": "gemini-3-flash", "messages": said})
+    )
     assert b"skip_thought_signature_validator" in line
 
 
