@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, UnsetType
 
 from gateway.errors import UnknownId
 from gateway.page.page_operations import PageOperations
@@ -139,14 +139,17 @@ class _RequestScreens(Struct, frozen=True):
             return View(explained)
         turn = await self._read_turn(explained)
         blocks, standing = await self._find_blocks(explained), await self._find_standing_facts(explained)
-        speakers = await self._find_speakers(explained)
+        searched = await self._find_searched(explained, request.visitor.project)
+        speakers = await self._find_speakers(searched)
         context = {
             "cells": window_cells(explained.window),
             "parts": _PARTS,
             "free": _FREE,
             "turn": turn,
             "later": self.operations.requests.list_later(id, explained.memory),
-            "repeated": _find_repetitions(turn, _prompt_texts(explained, speakers, blocks, standing)),
+            "repeated": _find_repetitions(turn, _prompt_texts(searched, speakers, blocks, standing)),
+            # The hits that the model was told, also if an earlier request has found them.
+            "told_hits": searched.chosen,
             "speakers": speakers,
             "blocks": blocks,
             "standing": standing,
@@ -180,6 +183,16 @@ class _RequestScreens(Struct, frozen=True):
             return []  # it was forgotten meanwhile
         last_by_role = {each.role: each for each in messages if each.text}
         return [last_by_role[role] for role in ("user", "assistant") if role in last_by_role]
+
+    async def _find_searched(self, explained: ExplainedRequest, project: str | None) -> ExplainedRequest:
+        """Returns the request that searched memory for the note of a request: itself, or the first one."""
+        if isinstance(explained.repeats, UnsetType) or not explained.note:
+            return explained
+        try:
+            first = await self.operations.requests.explain(explained.repeats, project)
+        except UnknownId:
+            return explained
+        return first if (first.memory, first.note) == (explained.memory, explained.note) else explained
 
     async def _find_speakers(self, explained: ExplainedRequest) -> dict[int, str]:
         """Returns the speakers of the recalled messages, by the messages' numbers."""

@@ -178,6 +178,7 @@ def test_a_sentence_is_tried_and_a_reply_leads_to_its_words(browser: Browser, op
         recalled = page.get_by_role("table", name="Recalled")
         # As on the page of a request.
         assert "not to be mentioned" in page.get_by_role("table", name="Left out").inner_text()
+        page.locator("summary", has_text="Scores").click()
         assert page.get_by_text("the best has 1, however weak it is").is_visible()
         recalled.get_by_role("link", name="message").first.click()
         assert page.get_by_role("heading", level=1).inner_text().startswith("Conversation ")

@@ -14,6 +14,7 @@ from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.page.test_memory_screens import PROFILE
+from tests.gateway.page.test_words import plain
 from tests.gateway.sdk import remember
 
 
@@ -308,6 +309,12 @@ def test_a_question_that_is_asked_again_leads_to_its_reply_and_to_the_first_time
         assert turn is not None
         assert "Where is my tea?" in turn[1]
         assert reply in turn[1]
+        # What is known of the first time holds for this one, too, and which of the replies is read on.
+        assert ("stands in the conversation" in turn[1]) == (id == other)
+        assert ("replaced by another try" in turn[1]) == (id == again)
+        is_repeated = reply == "In the red tin."
+        assert (f'href="../r/{first}#rank-1">Rank 1, found the first time</a>' in shown) == is_repeated
+        assert ("The reply repeats no sentence" in shown) != is_repeated
     assert (
         operator.twin(f"r/{again}")["exchange"]
         == found["exchange"]
@@ -324,6 +331,23 @@ def test_a_question_that_is_asked_again_leads_to_its_reply_and_to_the_first_time
     assert listed.count("Where is my tea?") == 3
     assert listed.count(">asked again<") == 2
     assert "not kept" not in listed
+
+
+def test_a_reply_that_repeats_a_lower_rank_names_what_the_model_was_told_before(operator: Operator) -> None:
+    """The model had both, and chose the old one: the page named the one alone."""
+    world = operator.world
+    speak(world, "Lea plays the viola every Tuesday evening.")
+    speak(world, "Lea plays the cello, an instrument, and gave the viola back.")
+    question = "Which instrument does Lea play, the cello or the viola?"
+    world.upstream.queue(say("Lea plays the viola every Tuesday evening."))
+    agent = speak(world, question)
+    id = operator.twin(f"requests?memory={agent.uid}")["items"][0]["id"]
+    chosen = operator.twin(f"r/{id}")["chosen"]
+    assert [each["seq"] for each in chosen if "Lea" in each["text"]] == [3, 1]
+    shown = plain(operator.get(f"r/{id}").body.decode())
+    assert "The reply repeats message 1: “Lea plays the viola every Tuesday evening”" in shown
+    told = "before this one, at rank 1, message 3: “Lea plays the cello, an instrument, and gave the viola back.”"
+    assert told in shown
 
 
 def test_a_question_asked_again_says_that_its_note_may_be_forgotten(operator: Operator) -> None:
