@@ -14,14 +14,17 @@ FORGOTTEN_USER: Final = " forgotten"
 
 
 class UsageKey(NamedTuple):
-    """The key of counters. A key of dictionaries in each request's path, hence a tuple."""
+    """The key of counters. A key of dictionaries in each request's path, hence a tuple.
+
+    The fields are named like the columns, by which operators group.
+    """
 
     # Days since the epoch, UTC, when the request came.
     day: int
     project: str
     # "" for no user; or `FORGOTTEN_USER`.
     user: str
-    # A key's number, 0 for none.
+    # The id of the gateway key; 0: none.
     key: int
     # "" where none was asked.
     upstream: str
@@ -117,7 +120,7 @@ class UsageLimit(Struct, frozen=True):
     id: int
     project: str
     # The key whose use is bounded; None: that of all together.
-    key: int | None
+    key_id: int | None
     # The user whose use is bounded; EACH_USER: that of each user by itself; None: that of all together.
     user: str | None
     # requests, tokens (input and output), cost, or concurrent: requests that are under way at a time.

@@ -46,7 +46,7 @@ class Forwarded(Struct, frozen=True):
     # Patterns of the models that the caller's key may ask for; None: all.
     models: tuple[str, ...] | None = None
     # The id of the caller's key; 0: the caller has no key.
-    key: int = 0
+    key_id: int = 0
     # The upstream that the caller's own request asked. The credential is for it. "": it is not known yet.
     upstream: str = ""
 

@@ -243,7 +243,7 @@ class Chat:
                 headers,
                 request_context.credential,
                 request_context.models,
-                request_context.key,
+                request_context.key_id,
                 route.upstream,
             ),
             identity,

@@ -91,7 +91,7 @@ class NativeChat:
         headers = with_codex_headers(request_context.headers)
         upstream = route.asked.upstream
         forwarded = Forwarded(
-            headers, request_context.credential, request_context.models, request_context.key, upstream
+            headers, request_context.credential, request_context.models, request_context.key_id, upstream
         )
         call = make_native_call(native, forwarded, identity, spec, route, sink, receipt)
         await self._chat.admit(call)

@@ -83,7 +83,7 @@ class Receipt(Struct, eq=False, weakref=True):
     # The caller's project.
     project: str = "default"
     # The id of the caller's key; 0: the caller has no key.
-    key: int = 0
+    key_id: int = 0
     # The user as the request or the settings name it; "": no user.
     user: str = ""
     # The calls of upstreams, in the order in which they were made.

@@ -100,17 +100,23 @@ class Receipts:
 
     @contextmanager
     def work(
-        self, project: str, agent_row: int = 0, kind: str = "run", *, key: int = 0, is_awaited: bool = False
+        self,
+        project: str,
+        agent_row: int = 0,
+        kind: str = "run",
+        *,
+        key_id: int = 0,
+        is_awaited: bool = False,
     ) -> Iterator[Receipt]:
         """Yields the receipt of work without a client, and hands it on when the work ends.
 
         project: "" where it is not known.
         agent_row: as in `Work`; work that goes on with a request was counted with it.
         kind: as in `Work`.
-        key: the id of the key of the request that it continues.
+        key_id: the id of the key of the request that it continues.
         is_awaited: the request or work of this task waits for it. Both are one trace.
         """
-        receipt = Receipt(time.perf_counter(), project=project, key=key, work=Work(kind, agent_row))
+        receipt = Receipt(time.perf_counter(), project=project, key_id=key_id, work=Work(kind, agent_row))
         if self.tracer is not None:
             waiting = current_receipt() if is_awaited else None
             if waiting is None:

@@ -25,7 +25,7 @@ class RequestContext(Struct, frozen=True):
     # Patterns of the models that the key may ask for; None: all.
     models: tuple[str, ...] | None = None
     # The id of the key; 0: it has none.
-    key: int = 0
+    key_id: int = 0
     # The user to whom the key is bound; None: each request names its user.
     bound_user: str | None = None
 

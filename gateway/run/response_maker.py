@@ -244,7 +244,7 @@ class ResponseMaker:
         if record is None:
             await self._end(run, log, self.dialect.as_failed(shown, code=None, message=FORGOTTEN_ERROR))
             return
-        with self.receipts.work(identity.project, kind="response", key=request.key) as receipt:
+        with self.receipts.work(identity.project, kind="response", key_id=request.key) as receipt:
             accepted = self._accepted.get(run.id)
             if accepted is not None and accepted.reservation.amounts:
                 self.limiter.give(receipt, accepted.reservation)

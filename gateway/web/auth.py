@@ -44,8 +44,8 @@ class Caller(NamedTuple):
     only_path: str | None = None
     # The credential of `x-api-key`, which counts first where the caller speaks Anthropic's dialect.
     api_key: str | None = None
-    # The number and the name of the key; 0: the caller has presented none.
-    key: int = 0
+    # The id and the name of the key; 0: the caller has presented none.
+    key_id: int = 0
     key_name: str = ""
     # Patterns of the models that the key may ask for; None: all models.
     models: tuple[str, ...] | None = None
@@ -62,7 +62,7 @@ class Caller(NamedTuple):
             credential=self.credential,
             memory_mode=self.memory,
             models=self.models,
-            key=self.key,
+            key_id=self.key_id,
             bound_user=self.user,
         )
 
@@ -151,7 +151,7 @@ class Guard:
             memory=key.memory,
             only_path=_find_only_path(key),
             api_key=caller.api_key,
-            key=key.id,
+            key_id=key.id,
             key_name=key.name,
             models=key.models,
             user=key.user,

@@ -34,12 +34,12 @@ class InputTokensRoute(ResponsesRoute):
     async def respond(self, call: ResponseCall) -> None:
         info = call.incoming.info
         info.memory = "off"
-        context = info.caller.context(without_memory(call.headers))
+        request_context = info.caller.context(without_memory(call.headers))
         receipt = info.begin_receipt()
         with call.incoming.begin_reply(self.chats.send_timeout_s) as reply:
             # If the upstream counts tokens itself, it is asked, and `CountChange` translates its answer.
             tokens = await self.chats.chat.count_prompt(
-                call.request.chat, context, reply, receipt, change=CountChange()
+                call.request.chat, request_context, reply, receipt, change=CountChange()
             )
             if tokens is not None:  # None: the upstream's answer was sent
                 await reply.send_body(200, [JSON_TYPE, *receipt.note_head()], render_count(tokens))

@@ -83,9 +83,9 @@ class ChatRoute:
         """
         info = incoming.info
         with self._begin_reply(incoming, request, receipt) as reply:
-            context = info.caller.context(headers)
+            request_context = info.caller.context(headers)
             info.memory = await self.chat.answer(
-                request, context, reply, receipt, make_view, continued=continued_conversation
+                request, request_context, reply, receipt, make_view, continued=continued_conversation
             )
 
     async def answer_native(
@@ -99,8 +99,8 @@ class ChatRoute:
         info = incoming.info
         receipt = info.begin_receipt()
         with self._begin_reply(incoming, native.chat, receipt) as reply:
-            context = info.caller.context(headers)
-            info.memory = await self.native_chat.answer(native, route, context, reply, receipt)
+            request_context = info.caller.context(headers)
+            info.memory = await self.native_chat.answer(native, route, request_context, reply, receipt)
 
     def _begin_reply(self, incoming: Incoming, request: ChatRequest, receipt: Receipt) -> ClientReply:
         """Notes a request as being answered, and returns its reply."""

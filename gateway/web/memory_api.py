@@ -51,7 +51,9 @@ def memory_routes(
             body = read_object(bytes(raw))
         with map_store_errors():
             caller = info.caller
-            made_link = await links.create(body, caller.project, caller.key, caller.key_name, caller.expires)
+            made_link = await links.create(
+                body, caller.project, caller.key_id, caller.key_name, caller.expires
+            )
         scheme = "https" if ui.https else request.url.scheme
         url = f"{scheme}://{request.url.netloc}{made_link.url}"
         return Response(msgspec.json.encode(replace(made_link, url=url)), media_type="application/json")

@@ -130,8 +130,8 @@ class MessagesRoute:
         if not isinstance(model, str):
             return False
         check_model_name(model)
-        context = incoming.info.caller.context(incoming.headers)
-        return self.chats.chat.is_for_native_upstream(read_names(json), context)
+        request_context = incoming.info.caller.context(incoming.headers)
+        return self.chats.chat.is_for_native_upstream(read_names(json), request_context)
 
     def _read_with_headers(
         self, incoming: Incoming, body: bytes, json: Json, *, is_lenient: bool
@@ -150,8 +150,8 @@ class MessagesRoute:
                 raise
             return None
         if thread is not None:
-            context = incoming.info.caller.context(incoming.headers)
-            if self.chats.chat.resolver.memory_state(request.chat, context) != "on":
+            request_context = incoming.info.caller.context(incoming.headers)
+            if self.chats.chat.resolver.memory_state(request.chat, request_context) != "on":
                 return None
         request.chat.native_body = NativeMessages(
             raw=request.raw,
@@ -205,10 +205,10 @@ class CountRoute(MessagesRoute):
 
     async def _answer(self, incoming: Incoming, request: MessagesRequest) -> None:
         info = incoming.info
-        context = info.caller.context(incoming.headers)
+        request_context = info.caller.context(incoming.headers)
         receipt = info.begin_receipt()
         with incoming.begin_reply(self.chats.send_timeout_s) as reply:
-            tokens = await self.chats.chat.count_prompt(request.chat, context, reply, receipt)
+            tokens = await self.chats.chat.count_prompt(request.chat, request_context, reply, receipt)
             if tokens is not None:
                 body = orjson.dumps({"input_tokens": tokens})
                 await reply.send_body(200, [JSON_TYPE, *receipt.note_head()], body)

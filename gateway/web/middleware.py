@@ -102,7 +102,7 @@ class RequestInfo:
         return self.receipt
 
     def new_receipt(self) -> Receipt:
-        receipt = Receipt(self.began_at, self.request_id, self.caller.project, self.caller.key)
+        receipt = Receipt(self.began_at, self.request_id, self.caller.project, self.caller.key_id)
         receipt.trace = self.trace_context
         return receipt
 

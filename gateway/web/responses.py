@@ -164,14 +164,14 @@ class ResponsesRoute(ForwardedRoute):
             )
         info = call.incoming.info
         info.memory = "off"
-        context = info.caller.context(without_memory(call.headers))
+        request_context = info.caller.context(without_memory(call.headers))
         receipt = info.begin_receipt()
         with call.incoming.begin_reply(self.chats.send_timeout_s) as reply:
             try:
                 compacted = await compact(
                     self.chats.chat,
                     call.request.chat,
-                    context,
+                    request_context,
                     reply,
                     receipt,
                     make_view=ChatView,
@@ -214,10 +214,10 @@ class ResponsesRoute(ForwardedRoute):
         tag = background.find_accepted(digest) if _is_retry(scope) else None
         if tag is None:
             info = call.incoming.info
-            context = info.caller.context(call.headers)
+            request_context = info.caller.context(call.headers)
             receipt = info.begin_receipt()
             identity, agent = await self.chats.chat.admit_background(
-                request.chat, context, conversation, receipt
+                request.chat, request_context, conversation, receipt
             )
             tag = _new_tag(scope, digest, agent.secret)
             created = background.now()
@@ -227,14 +227,14 @@ class ResponsesRoute(ForwardedRoute):
                 upstream_tools=request.upstream_tools,
                 max_messages=self.chats.settings.max_messages,
                 waiting_items=conversation.items if conversation is not None else [],
-                key=context.key,
+                key_id=request_context.key_id,
                 found_tools=[*request.found_tools],
             )
             queued = queued_response(request, tag, created)
             response = NewResponse(
                 tag=tag, created=created, request=stored_request.encode(), shown=queued, digest=digest
             )
-            run, is_new = await background.accept(response, agent, identity, context, receipt)
+            run, is_new = await background.accept(response, agent, identity, request_context, receipt)
             receipt.asks_model = False  # the job asks the model, with a receipt of its own
             if is_new:
                 return queued, run
@@ -346,8 +346,8 @@ class ResponsesRoute(ForwardedRoute):
         if native is None:
             return None
         info = info_of(scope)
-        context = info.caller.context(_with_conversation(scope["headers"], native.conversation_id))
-        info.memory = self.chats.chat.resolver.memory_state(native.chat, context)
+        request_context = info.caller.context(_with_conversation(scope["headers"], native.conversation_id))
+        info.memory = self.chats.chat.resolver.memory_state(native.chat, request_context)
         return native if info.memory == "on" else None
 
     def reads_body(self, head: ForwardedHead) -> bool:
@@ -383,7 +383,13 @@ def _digest_request(scope: Scope, rules: Callable[[str], IdentityRules], body: b
         for name, value in scope["headers"]
         if name in identifying or name.startswith(_GATEWAY_HEADER_PREFIX) or name == _IDEMPOTENCY_KEY
     )
-    parts = (caller.project.encode(), b"%d" % caller.key, (caller.credential or "").encode(), *headers, body)
+    parts = (
+        caller.project.encode(),
+        b"%d" % caller.key_id,
+        (caller.credential or "").encode(),
+        *headers,
+        body,
+    )
     return blake2b(b"\0".join(parts), digest_size=16).digest()
 
 

@@ -28,7 +28,7 @@ class UsageLimits(Group):
 
     async def add(self, limit: UsageLimit) -> UsageLimit:
         """Adds a limit, and returns it with its number. The id of `limit` does not count."""
-        values = (limit.project, limit.key, limit.user, limit.unit, limit.per, limit.most, limit.then)
+        values = (limit.project, limit.key_id, limit.user, limit.unit, limit.per, limit.most, limit.then)
         adding = self._database.write_one(SQL["limit_add"], values)
         ((id,),) = await self._await_write(adding, self._report_change)
         return UsageLimit(id, *values)

@@ -44,12 +44,12 @@ class Links(Group):
         await connection.run(SQL["link_add"], (digest, *values))
 
     async def create(
-        self, agent_row: int, key: int, expires: float, rights: Sequence[str], now: float
+        self, agent_row: int, key_id: int, expires: float, rights: Sequence[str], now: float
     ) -> str:
         """Returns the token of a new link to a memory. key: the gateway key that makes it, 0 without keys."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         await self._add(
-            _digest_of(token), (agent_row, key, expires, orjson.dumps(list(rights)).decode()), now
+            _digest_of(token), (agent_row, key_id, expires, orjson.dumps(list(rights)).decode()), now
         )
         return token
 

@@ -263,9 +263,9 @@ class MoveTarget(Group):
         """
         present = {tuple(row) for row in await connection.rows(SQL["limit_bounds"])}
         for limit in limits:
-            key = None if limit.key is None else keys.get(limit.key)
+            key = None if limit.key_id is None else keys.get(limit.key_id)
             bounds = (limit.project, key, limit.user, limit.unit, limit.per)
-            if bounds not in present and (limit.key is None or key is not None):
+            if bounds not in present and (limit.key_id is None or key is not None):
                 await connection.run(SQL["limit_put"], (*bounds, limit.most, limit.then))
 
     @bulk_writes

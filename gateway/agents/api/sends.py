@@ -128,7 +128,7 @@ class Sends:
         spec = self._spec_for(resolved.spec, body, system, conversation_definition)
         caller = info_of(scope).caller
         forwarded = Forwarded(
-            headers_for_upstream(scope["headers"]), caller.credential, caller.models, caller.key
+            headers_for_upstream(scope["headers"]), caller.credential, caller.models, caller.key_id
         )
         return RunRequest(
             spec=spec,

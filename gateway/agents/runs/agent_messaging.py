@@ -270,8 +270,8 @@ class AgentMessaging:
     ) -> AgentAnswer:
         """Performs a run, and returns its outcome as an answer. An error is an answer, too."""
         try:
-            project, key = request.scope.project, request.forwarded.key
-            with self._receipts.work(project, key=key, is_awaited=True) as receipt:
+            project, key_id = request.scope.project, request.forwarded.key_id
+            with self._receipts.work(project, key_id=key_id, is_awaited=True) as receipt:
                 result = await self._runs.send(request, lambda _: MakesUnseen(), sink, receipt, wait)
         except TooManySends as error:
             return recipient.failed(AnswerFailure.BUSY, error.message)

@@ -203,8 +203,8 @@ class AgentRuns:
         reading = run_request.reading
         read_memory_row = 0 if reading is None else reading.memory_row
         kind = "run" if reading is None else "sleeptime"
-        project, key = run_request.scope.project, run_request.forwarded.key
-        with suppress(RunOver), self._receipts.work(project, read_memory_row, kind, key=key) as receipt:
+        project, key_id = run_request.scope.project, run_request.forwarded.key_id
+        with suppress(RunOver), self._receipts.work(project, read_memory_row, kind, key_id=key_id) as receipt:
             await self._answer(send, ticket, _RunOutput(view_maker_of, sink, receipt))
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:

@@ -315,8 +315,8 @@ class McpCaller(Struct, frozen=True):
     user: str | None
     # False: the mode is `read`.
     may_write: bool = True
-    # The number of the gateway key; 0: none.
-    key: int = 0
+    # The id of the gateway key; 0: none.
+    key_id: int = 0
     # Name and version of the program as it gives them; "": it gives none.
     client: str = ""
 

@@ -186,7 +186,7 @@ class LimitReservation(Struct, eq=False):
             bucket.used += self.uncounted(used, bucket)
 
 
-def limits_for(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageLimit]:
+def limits_for(limits: Iterable[UsageLimit], key_id: int, user: str) -> list[UsageLimit]:
     """Returns the limits of a project that hold for a request, in their order.
 
     A limit of a named user replaces those of each user with the same unit, period and key.
@@ -194,15 +194,16 @@ def limits_for(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageL
     matching = [
         limit
         for limit in limits
-        if limit.key in (None, key) and (limit.user in (None, EACH_USER) or (limit.user == user and user))
+        if limit.key_id in (None, key_id)
+        and (limit.user in (None, EACH_USER) or (limit.user == user and user))
     ]
     of_named_user = {
-        (limit.unit, limit.per, limit.key) for limit in matching if limit.user not in (None, EACH_USER)
+        (limit.unit, limit.per, limit.key_id) for limit in matching if limit.user not in (None, EACH_USER)
     }
     return [
         limit
         for limit in matching
-        if limit.user != EACH_USER or (limit.unit, limit.per, limit.key) not in of_named_user
+        if limit.user != EACH_USER or (limit.unit, limit.per, limit.key_id) not in of_named_user
     ]
 
 

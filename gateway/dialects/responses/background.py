@@ -46,7 +46,7 @@ class StoredResponseRequest(Struct, frozen=True):
     # The items of the conversation that wait for the next response; they come before the input.
     waiting_items: list[Json] = field(default_factory=list, name="waiting")
     # The id of the caller's key; 0: the caller has presented none.
-    key: int = 0
+    key_id: int = field(name="key", default=0)
     # The tools that searches have found in messages to which the request only refers.
     found_tools: list[Json] = field(default_factory=list)
 
@@ -84,7 +84,7 @@ class RestoredRequest(Struct, frozen=True):
 
     @property
     def key(self) -> int:
-        return self.stored.key
+        return self.stored.key_id
 
     @property
     def conversation_id(self) -> str | None:

@@ -50,10 +50,10 @@ class LimitOperations(Struct, frozen=True):
         """Adds a limit. project: the only project that the caller sees; None: all projects. Raises: BadRequest."""
         limit = self.parse(raw, project or DEFAULT_PROJECT)
         check_project(limit.project, project)
-        if limit.key is not None and not any(
-            (key.id, key.project) == (limit.key, limit.project) for key in await self.keys.list()
+        if limit.key_id is not None and not any(
+            (key.id, key.project) == (limit.key_id, limit.project) for key in await self.keys.list()
         ):
-            raise BadRequest(f"There is no key {limit.key} in the project {limit.project!r}.", param="key")
+            raise BadRequest(f"There is no key {limit.key_id} in the project {limit.project!r}.", param="key")
         return limit_json(await self.limits.add(limit))
 
     def parse(self, raw: RawArguments, project: str) -> UsageLimit:
@@ -64,7 +64,7 @@ class LimitOperations(Struct, frozen=True):
         return UsageLimit(
             id=0,
             project=arguments.optional_text("project") or project,
-            key=arguments.optional_number("key"),
+            key_id=arguments.optional_number("key"),
             user=arguments.optional_id("user"),
             unit=unit,
             per=per,
@@ -115,7 +115,7 @@ def limit_json(limit: UsageLimit) -> dict[str, Any]:
         "id": limit.id,
         "object": "limit",
         "project": limit.project,
-        "key": limit.key,
+        "key": limit.key_id,
         "user": limit.user,
         "unit": limit.unit,
         "per": limit.per,

@@ -56,12 +56,12 @@ class LinkOperations(Struct, frozen=True):
     default_profile: Callable[[str], str]
 
     async def create(
-        self, body: Any, project: str, key: int, key_name: str = "", key_expires: float | None = None
+        self, body: Any, project: str, key_id: int, key_name: str = "", key_expires: float | None = None
     ) -> MadeLink:
         """Creates a link to a user's memory.
 
         body: parsed JSON, as `LinkRequest`.
-        key: the row of the caller's key; 0: the gateway has no keys.
+        key_id: of the caller's key; 0: the gateway has no keys.
         key_name: the name of that key in the audit; "": the audit names the link.
         key_expires: when the key expires, in seconds since the epoch; the link then expires too. None: it does not.
 
@@ -81,7 +81,7 @@ class LinkOperations(Struct, frozen=True):
             raise UnknownId("Nothing is remembered of this user yet.", param="user")
         now = self.now()
         expires = min(now + request.ttl_s, math.inf if key_expires is None else key_expires)
-        token = await self.store.links.create(agent.id, key, expires, rights, now)
+        token = await self.store.links.create(agent.id, key_id, expires, rights, now)
         await self.store.audit.add(now, key_name or LINK, "link_create", agent.uid)
         return MadeLink(LINK_PATH + token, expires, rights)
 

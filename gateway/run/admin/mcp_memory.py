@@ -89,7 +89,7 @@ class McpMemory:
         await self._tools.forgetting.aclose()
 
     async def _answer_counted(self, caller: McpCaller, tool: str, arguments: RawArguments) -> McpAnswer:
-        receipt = Receipt(time.perf_counter(), project=caller.project, key=caller.key)
+        receipt = Receipt(time.perf_counter(), project=caller.project, key_id=caller.key_id)
         receipt.user = caller.user or ""
         receipt.asks_model = False
         receipt.status = 200

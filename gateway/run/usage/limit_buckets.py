@@ -133,8 +133,8 @@ class LimitBuckets:
         """Returns what is used of a limit on some days, by all processes."""
         limit = bucket.limit
         only: list[tuple[str, str | int]] = [("project", limit.project)]
-        if limit.key is not None:
-            only.append(("key", limit.key))
+        if limit.key_id is not None:
+            only.append(("key", limit.key_id))
         if limit.user is not None:
             only.append(("user", bucket.user if limit.user == EACH_USER else limit.user))
         query = UsageQuery((), first, last, tuple(only))

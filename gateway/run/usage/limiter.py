@@ -158,11 +158,11 @@ class Limiter:
         self._limits = {}
         for limit in limits:
             project_limits = self._limits.setdefault(limit.project, {})
-            project_limits.setdefault((limit.key, limit.user), []).append(limit)
+            project_limits.setdefault((limit.key_id, limit.user), []).append(limit)
         limits_by_id = {limit.id: limit for limit in limits}
         new_ids = limits_by_id.keys() - self._limits_by_id.keys()
         self._limits_by_id = limits_by_id
-        self._named_holders = {name for limit in limits for name in (limit.key, limit.user)}
+        self._named_holders = {name for limit in limits for name in (limit.key_id, limit.user)}
         self._cached_limits.cache_clear()
         self._buckets.replace_limits(limits_by_id, self._processes)
         if new_ids:
@@ -212,27 +212,29 @@ class Limiter:
 
     def _limits_of(self, receipt: Receipt) -> Sequence[UsageLimit]:
         """Returns the limits that hold for a request, or for the work that continues it, by their ids."""
-        limits = self._limits_for(receipt.project, receipt.key, receipt.user)
+        limits = self._limits_for(receipt.project, receipt.key_id, receipt.user)
         if receipt.work is not None:
             return [limit for limit in limits if limit.unit in MEASURED_UNITS]
         return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
 
-    def _limits_for(self, project: str, key: int, user: str) -> Sequence[UsageLimit]:
+    def _limits_for(self, project: str, key_id: int, user: str) -> Sequence[UsageLimit]:
         """Returns the limits that hold for requests of a key and a user, by their ids."""
         # All callers that no limit names are looked up as one caller, so their names are not cached.
         named = self._named_holders
-        return self._cached_limits(project, key if key in named else 0, user if user in named else "")
+        return self._cached_limits(project, key_id if key_id in named else 0, user if user in named else "")
 
-    def _find_limits(self, project: str, key: int, user: str) -> Sequence[UsageLimit]:
+    def _find_limits(self, project: str, key_id: int, user: str) -> Sequence[UsageLimit]:
         project_limits = self._limits.get(project)
         if project_limits is None:
             return []
         # Looked up by holder: a project may have a limit for each of thousands of keys or users.
         holders = [
-            (holder_key, holder_user) for holder_key in (None, key) for holder_user in {None, EACH_USER, user}
+            (holder_key, holder_user)
+            for holder_key in (None, key_id)
+            for holder_user in {None, EACH_USER, user}
         ]
         limits = [limit for holder in holders for limit in project_limits.get(holder, ())]
-        return limits_for(sorted(limits, key=_ID), key, user)
+        return limits_for(sorted(limits, key=_ID), key_id, user)
 
     # -- a request begins
 
@@ -392,10 +394,10 @@ class Limiter:
 
     # -- how limits stand
 
-    async def states(self, project: str, key: int, user: str) -> list[LimitState]:
+    async def states(self, project: str, key_id: int, user: str) -> list[LimitState]:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
         await self.load()
-        buckets = self._buckets.get(self._limits_for(project, key, user), user)
+        buckets = self._buckets.get(self._limits_for(project, key_id, user), user)
         await self._buckets.load(buckets, wait_s=None)
         return [
             LimitState(

@@ -141,7 +141,7 @@ class Meter:
     def count(self, receipt: Receipt) -> Amounts:
         """Adds a request that has ended, or work that has no request. Returns the amounts that it has used."""
         day = self._day_of(receipt)
-        project, user, key = receipt.project, receipt.user, receipt.key
+        project, user, key_id = receipt.project, receipt.user, receipt.key_id
         counters: list[int] | None = None  # of the last call
         tokens, cost, is_answered = 0, 0, not receipt.asks_model
         for call in receipt.calls:
@@ -152,7 +152,7 @@ class Meter:
                     project, receipt.work_agent_row, call.upstream, call.model, call.used_counts()
                 )
                 continue
-            counters = self._counters_of(day, project, user, key, call.upstream, call.model)
+            counters = self._counters_of(day, project, user, key_id, call.upstream, call.model)
             counters[CALLS] += 1
             if call.costs_tokens:
                 counters[INJECTED] += call.prompt.injected_tokens
@@ -163,7 +163,7 @@ class Meter:
         if receipt.work is not None:
             return used
         if counters is None:
-            counters = self._counters_of(day, project, user, key, "", "")
+            counters = self._counters_of(day, project, user, key_id, "", "")
         if receipt.is_refused:
             counters[REFUSED] += 1
             return used
@@ -195,8 +195,8 @@ class Meter:
         self._add_tokens(change, before)
         change = [-value for value in change]
         self._add_tokens(change, after)
-        day, project, user, key = self._day_of(receipt), receipt.project, receipt.user, receipt.key
-        add_counters(self._counters_of(day, project, user, key, after.upstream, after.model), change)
+        day, project, user, key_id = self._day_of(receipt), receipt.project, receipt.user, receipt.key_id
+        add_counters(self._counters_of(day, project, user, key_id, after.upstream, after.model), change)
         return used_amounts(change[INPUT] + change[OUTPUT], change[COST])
 
     def _day_of(self, receipt: Receipt) -> int:
@@ -291,18 +291,18 @@ class Meter:
         ]
 
     def _counters_of(
-        self, day: int, project: str, user: str, key: int, upstream: str, model: str
+        self, day: int, project: str, user: str, key_id: int, upstream: str, model: str
     ) -> list[int]:
         """Returns the counters of a key, and makes them if there are none.
 
         If there are too many keys (`MAX_KEYS`), a new key loses its user or its model.
         """
-        counters = self._counters.get(UsageKey(day, project, user, key, upstream, model))
+        counters = self._counters.get(UsageKey(day, project, user, key_id, upstream, model))
         if counters is None:
             size, model = len(self._counters), mask_keys_in_name(model[:_NAME_CHARS])
             user = "" if size >= MAX_KEYS else user
             model = "" if size >= 2 * MAX_KEYS else model
-            usage_key = UsageKey(day, project, user, key, upstream, model)
+            usage_key = UsageKey(day, project, user, key_id, upstream, model)
             counters = self._counters.setdefault(usage_key, [0] * len(COUNTERS))
             self._keys_of_user.setdefault(user, set()).add(usage_key)
         return counters

@@ -41,7 +41,9 @@ class PendingUsage:
         for call in receipt.calls:
             if call.pending_id is not None and call.counts is None:
                 # Without the prompt and the reply of the request.
-                payer = Receipt(receipt.begun, project=receipt.project, key=receipt.key, user=receipt.user)
+                payer = Receipt(
+                    receipt.begun, project=receipt.project, key_id=receipt.key_id, user=receipt.user
+                )
                 noted = replace(call, tries=[], first_piece=None, last_pieces=None)
                 self._awaited[receipt.project, call.pending_id] = payer, noted
                 if len(self._awaited) > _MAX_RESPONSES:

@@ -100,7 +100,7 @@ class McpEndpoint:
             identity.profile,
             identity.user,
             may_write=identity.mode is not Mode.READ,
-            key=info.caller.key,
+            key_id=info.caller.key_id,
             client=_decode_session(find_header(scope["headers"], _SESSION_HEADER)),
         )
         await self._is_running.wait()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from adapters.types import Json
@@ -46,7 +46,7 @@ class StoredRequest(Struct, frozen=True):
     client_tools: tuple[Json, ...] = ()
     # As in `Forwarded`.
     models: tuple[str, ...] | None = None
-    key: int = 0
+    key_id: int = field(name="key", default=0)
     # As `send_digest`, in hexadecimal digits. It stays when the messages are dropped.
     digest: str = ""
     # The row of an ended run of the same send, or 0.
@@ -68,7 +68,7 @@ class StoredRequest(Struct, frozen=True):
             spares_pauses=run_request.spares_pauses,
             client_tools=run_request.client_tools,
             models=run_request.forwarded.models,
-            key=run_request.forwarded.key,
+            key_id=run_request.forwarded.key_id,
             digest=digest.hex(),
             replaces=replaces or 0,
         )
@@ -94,7 +94,7 @@ class StoredRequest(Struct, frozen=True):
             fields=self.fields or {},
             client_tools=self.client_tools,
             max_steps=self.max_steps,
-            forwarded=replace(forwarded, models=self.models, key=self.key),
+            forwarded=replace(forwarded, models=self.models, key_id=self.key_id),
             model=self.model,
             system=self.system,
             spares_pauses=self.spares_pauses,
