@@ -110,7 +110,7 @@ class BackgroundResponses:
             created=response.created,
             background=True,
         )
-        name = identity.conversation
+        name = identity.conversation_key
         key = response.tag if name is None else lock_name(agent.uid, name)
         with map_store_errors():
             run, is_new = await self.store.responses.accept(

@@ -275,7 +275,7 @@ class Chat:
         call = await self._make_call(request, request_context, sink, receipt, MakesUnseen())
         call.identity = replace(call.identity, leaves_nothing=True)
         if call.kind is ConversationKind.AGENT:
-            identity = replace(call.identity, scope=None, conversation=None)
+            identity = replace(call.identity, scope=None, conversation_key=None)
             call.identity = identity
             call.kind = ConversationKind.CLIENT
         # A fallback may have no such endpoint, and would be asked for a reply.
@@ -459,8 +459,8 @@ def _conversation_key(call: ChatCall) -> int:
     It is a hash of the conversation's name, or else of its messages up to the user's first. The system messages at the
     beginning do not count, since they may tell the time, unless there are no other messages.
     """
-    if call.identity.conversation is not None:
-        return crc32(repr((call.identity.scope, call.identity.conversation)).encode())
+    if call.identity.conversation_key is not None:
+        return crc32(repr((call.identity.scope, call.identity.conversation_key)).encode())
     first_messages, messages = [], call.request.messages
     for message in messages[first_after_system(messages) :] or messages:
         first_messages.append(message)

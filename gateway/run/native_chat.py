@@ -81,7 +81,7 @@ class NativeChat:
         identity = resolver.with_delegated_task(resolver.identify(request, request_context), request)
         note_identity(receipt, identity)
         if native.conversation_id is None and native.previous_id is None:
-            is_named = identity.conversation is not None
+            is_named = identity.conversation_key is not None
             if identity.append or (is_named and spec.history == "append"):
                 raise BadRequest(
                     "The gateway does not prepend history to a request for a response that it passes on. Send all of "

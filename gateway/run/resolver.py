@@ -94,7 +94,7 @@ class Resolver:
         return replace(
             identity,
             scope=None,
-            conversation=None,
+            conversation_key=None,
             append=False,
             mode=_OFF,
             side_request=request.side_request,
@@ -132,7 +132,7 @@ class Resolver:
             identity = replace(identity, mode=_OFF)
         if is_stored and identity.mode not in STORING_MODES:
             # An application's own request, or a request off the record, is answered outside of the conversation.
-            identity = replace(identity, scope=None, conversation=None)
+            identity = replace(identity, scope=None, conversation_key=None)
             kind = ConversationKind.CLIENT
         return Resolved(request, identity, spec, kind)
 
@@ -212,7 +212,7 @@ class Resolver:
 
     async def _kind_of(self, identity: Identity, spec: AgentSpec) -> ConversationKind:
         """Returns the kind of the conversation that a request names; CLIENT, if the request names none."""
-        if identity.conversation is None:
+        if identity.conversation_key is None:
             return ConversationKind.CLIENT
         if await self._agents.owns(identity, spec):
             return ConversationKind.AGENT
@@ -226,7 +226,7 @@ class Resolver:
             return identity
         if identity.scope is not None and (identity.user is not None or choice.scope is None):
             return identity.with_history() if choice.asks_to_be_stored else identity
-        return identity.with_memory(choice.conversation, choice.scope)
+        return identity.with_memory(choice.conversation_key, choice.scope)
 
     async def _with_thread(
         self, request: ChatRequest, native: NativeBody, thread: MessageThread, request_context: RequestContext
@@ -300,7 +300,7 @@ def _with_turn_apart(identity: Identity, choice: MemoryChoice | None) -> Identit
     is_turn = identity.mode_with_history in STORING_MODES or identity.side_request == SUB_AGENT
     if choice is None or choice.scope is not None or not (is_turn and identity.leaves_nothing):
         return identity
-    return identity.with_turn_apart(choice.conversation)
+    return identity.with_turn_apart(choice.conversation_key)
 
 
 def rules_of(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:

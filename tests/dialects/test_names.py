@@ -90,4 +90,4 @@ def test_so_does_that_of_conversations(
     way: Callable[[Json], ChatRequest], order: tuple[str, ...], fields: Json, conversation: str
 ) -> None:
     rules = IdentityRules("default", conversation_order=order)
-    assert identify((), way(fields).identity_fields, rules, "p").conversation == conversation
+    assert identify((), way(fields).identity_fields, rules, "p").conversation_key == conversation

@@ -270,7 +270,7 @@ class AgentRuns:
         Such names are `default`, for an agent that was made over REST, and `default` or an id for any stored
         conversation that has a message.
         """
-        name, scope = identity.conversation, identity.scope
+        name, scope = identity.conversation_key, identity.scope
         if name is None or scope is None:
             return False
         uid = uid_of("conv", name)
@@ -307,7 +307,7 @@ class AgentRuns:
         send = RoutedSend(
             call.spec,
             scope,
-            identity.conversation or DEFAULT_CONVERSATION,
+            identity.conversation_key or DEFAULT_CONVERSATION,
             messages,
             is_retry=identity.retry,
             forwarded=call.forwarded,

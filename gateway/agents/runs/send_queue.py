@@ -66,4 +66,4 @@ class SendQueue:
 
 def _in_conversation(send: RoutedSend, name: str) -> RoutedSend:
     """Returns a send to a conversation of this name."""
-    return replace(send, conversation_name=name, identity=replace(send.identity, conversation=name))
+    return replace(send, conversation_name=name, identity=replace(send.identity, conversation_key=name))

@@ -84,7 +84,7 @@ async def read_stored_context(
         raise StoreError("the memory of this agent is being removed")
     agent = await refresh_agent(store, agent, stored_path.snapshot)
     conversation = stored_path.snapshot.conversation
-    if conversation is None and request.identity.conversation != DEFAULT_CONVERSATION:
+    if conversation is None and request.identity.conversation_key != DEFAULT_CONVERSATION:
         raise NotFound("there is no such conversation")
     path = list(stored_path.path)
     unended = None
@@ -152,7 +152,7 @@ async def reread_context(store: Store, context: MemoryContext) -> MemoryContext 
 
 
 async def _read_path(store: Store, request: MemoryRequest, agent: Agent) -> ConversationPath | None:
-    name = request.identity.conversation or DEFAULT_CONVERSATION
+    name = request.identity.conversation_key or DEFAULT_CONVERSATION
     sleeptime = request.spec.sleeptime
     turns = 0 if sleeptime is None else sleeptime.every
     return await store.stored_paths.path(agent, name, request.target.context_window, turns)

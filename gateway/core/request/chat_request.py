@@ -41,7 +41,7 @@ class MemoryChoice(Struct, frozen=True):
     """The memory of a request that names neither a user nor a conversation, or that asks to be stored."""
 
     # The client's own id of a conversation, or one that was made for it; None: the memory is a person's.
-    conversation: str | None
+    conversation_key: str | None
     # The scope of the memory; None: the memory belongs to that conversation alone.
     scope: Scope | None = None
     # The client asks for storage, whatever the request's form (`Identity.mode_with_history`) and whomever it names.

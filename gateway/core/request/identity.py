@@ -192,7 +192,8 @@ class Identity(Struct, frozen=True):
     # The agent's name or id in the request; None: the request names no agent.
     agent: str | None
     user: str | None
-    conversation: str | None
+    # The client's own id of the conversation, or one that was made for it; None: the request names none.
+    conversation_key: str | None = msgspec.field(name="conversation")  # its name in stored requests
     # The scope of the memory; None: neither a user nor a conversation is named, so nothing is remembered.
     scope: Scope | None
     mode: Mode
@@ -219,12 +220,12 @@ class Identity(Struct, frozen=True):
         is_stored = self.is_apart if self.mode is Mode.READ else self.mode in STORING_MODES
         return self.scope if is_stored and not self.leaves_nothing else None
 
-    def with_turn_apart(self, conversation: str | None) -> Identity:
+    def with_turn_apart(self, conversation_key: str | None) -> Identity:
         """Returns the identity of a turn that leaves nothing, but is stored for its id.
 
-        conversation: the turn's own conversation.
+        conversation_key: of the turn's own conversation.
         """
-        return replace(self, conversation=conversation, leaves_nothing=False, is_apart=True)
+        return replace(self, conversation_key=conversation_key, leaves_nothing=False, is_apart=True)
 
     def with_history(self) -> Identity:
         """Returns the identity for a stored history: no later list brings back messages that were not stored."""
@@ -232,24 +233,24 @@ class Identity(Struct, frozen=True):
             return self
         return replace(self, mode=self.mode_with_history, leaves_nothing=False, mode_with_history=None)
 
-    def with_memory(self, conversation: str | None, scope: Scope | None) -> Identity:
+    def with_memory(self, conversation_key: str | None, scope: Scope | None) -> Identity:
         """Returns the identity with the memory of a request that names neither a user nor a conversation.
 
         The identity stays without a memory if nothing would be stored, or if it names another agent.
 
-        conversation: the client's own id, or one that was made for it; None: the memory belongs to a person.
+        conversation_key: None: the memory belongs to a person.
         scope: the scope of the memory; None: the memory belongs to that conversation alone.
         """
         identity = self.with_history()
         if scope is None:
             if identity.mode not in STORING_MODES:
                 return self
-            scope = Scope(self.project, self.profile, f"conversation:{conversation}")
+            scope = Scope(self.project, self.profile, f"conversation:{conversation_key}")
         elif self.agent is None:
             identity = replace(identity, profile=scope.profile)
         elif self.profile != scope.profile:
             return self
-        return replace(identity, conversation=conversation, scope=scope)
+        return replace(identity, conversation_key=conversation_key, scope=scope)
 
 
 def identify(
@@ -269,22 +270,22 @@ def identify(
     user, user_name = _read_signed_user(header_values, rules, now)
     if user_name is None:
         user_name = _read_user_name(header_values)
-    conversation = None
+    conversation_key = None
     if not (rules.source_fields.isdisjoint(body) and rules.source_headers.isdisjoint(header_values)):
         user = user or _first_id(rules.user_sources, header_values, body)
-        conversation = _first_id(rules.conversation_sources, header_values, body)
+        conversation_key = _first_id(rules.conversation_sources, header_values, body)
     user = _bound_or_default(user, header_values, rules, body)
     agent = _read_agent(header_values, body)
     profile = agent or rules.default_profile
-    append = _wants_append(header_values, conversation)
+    append = _wants_append(header_values, conversation_key)
     choice = _choose_mode(header_values, body, rules, profile)
     return Identity(
         project=project,
         profile=profile,
         agent=agent,
         user=user,
-        conversation=conversation,
-        scope=_make_scope(project, profile, user, conversation),
+        conversation_key=conversation_key,
+        scope=_make_scope(project, profile, user, conversation_key),
         mode=choice.mode,
         append=append,
         retry=_RETRY_COUNT in header_values and header_values[_RETRY_COUNT].strip(b"0").isdigit(),
@@ -295,19 +296,19 @@ def identify(
     )
 
 
-def _make_scope(project: str, profile: str, user: str | None, conversation: str | None) -> Scope | None:
+def _make_scope(project: str, profile: str, user: str | None, conversation_key: str | None) -> Scope | None:
     if user is not None:
         return Scope(project, profile, f"user:{user}")
-    return None if conversation is None else Scope(project, profile, f"conversation:{conversation}")
+    return None if conversation_key is None else Scope(project, profile, f"conversation:{conversation_key}")
 
 
-def _wants_append(headers: Mapping[bytes, bytes], conversation: str | None) -> bool:
+def _wants_append(headers: Mapping[bytes, bytes], conversation_key: str | None) -> bool:
     """Returns whether the client sends its new message only. Raises: BadRequest: no conversation is named."""
     if _HISTORY_HEADER not in headers:
         return False
     if _known_word(_HISTORY_HEADER, headers[_HISTORY_HEADER], ("", "append"), "append") != "append":
         return False
-    if conversation is None:
+    if conversation_key is None:
         raise BadRequest(
             "`x-mnemogate-history: append` needs a named conversation: send `x-mnemogate-conversation`.",
             param="x-mnemogate-history",

@@ -137,7 +137,7 @@ class MemoryKeeper:
 
     async def _queue(self, request: MemoryRequest) -> None:
         """Waits for the requests before this one. Raises: TooSlow: longer than the ticket allows."""
-        key = request.identity.conversation
+        key = request.identity.conversation_key
         assert key is not None  # append mode needs a named conversation
         agent = await find_agent(self.store, request)
         try:

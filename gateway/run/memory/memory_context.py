@@ -154,7 +154,7 @@ async def read_context(
     if agent.paused is not None:
         request = replace(request, identity=replace(request.identity, mode=Mode.OFF))
     identity, target, conversation = request.identity, request.target, snapshot.conversation
-    is_named = identity.conversation is not None
+    is_named = identity.conversation_key is not None
     query = Query(
         listing,
         is_named=is_named,
@@ -202,7 +202,7 @@ async def _read_snapshot(
 
     Raises: StoreError.
     """
-    scope, key = request.identity.scope, request.identity.conversation
+    scope, key = request.identity.scope, request.identity.conversation_key
     assert scope is not None  # only requests with memory come here
     # Another process may have forgotten the cached agent. Then the agent is looked for once more.
     for _ in range(2):
@@ -306,7 +306,7 @@ async def _plan(
     reach = _Reach(RECENT_EXCHANGES + query.listing.reply_count)
     window = request.target.context_window
     while True:
-        tree, last_at = await _load_tree(store, agent, query, request.identity.conversation, tree, reach)
+        tree, last_at = await _load_tree(store, agent, query, request.identity.conversation_key, tree, reach)
         # In append mode the path goes upstream from where its window began.
         is_end = reach.max_exchanges is not None
         needs_window = query.kind is ConversationKind.APPENDED and is_end and tree.is_partial
@@ -388,7 +388,7 @@ def _uid_from_opening(
     a hash of the messages and of the memory's next number, since an earlier conversation may have begun alike. The
     epoch is hashed too: after a forgetting it is another conversation.
     """
-    key = request.identity.conversation
+    key = request.identity.conversation_key
     seed = (
         b"m%d " % snapshot.next_seq + listing.hash_path(len(listing)) if key is None else b"k" + key.encode()
     )

@@ -46,7 +46,7 @@ def make_turn_write(
     is_finished = outcome.state is FINISHED
     rule = rule or _rule_for(outcome)
     request_end = _request_end(context, prompt, block_edits.ops, outcome, now)
-    plan, key, snapshot = context.plan, context.request.identity.conversation, context.snapshot
+    plan, key, snapshot = context.plan, context.request.identity.conversation_key, context.snapshot
     section = _section(context, prompt)
     plain: PlainTurn | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.

@@ -18,7 +18,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -94,11 +94,11 @@ class Failover:
             names = [upstream.name, *(f"{upstream.name}#{n + 1}" for n in range(1, len(upstream.keys)))]
             self.endpoints[upstream.name] = [
                 Endpoint(
-                    name,
-                    upstream.name,
-                    providers[name],
-                    policy,
-                    upstream.has_key,
+                    name=name,
+                    upstream=upstream.name,
+                    provider=providers[name],
+                    policy=policy,
+                    has_key=upstream.has_key,
                     kind=upstream.kind,
                     asks_usage=settings.usage.ask_streams
                     and providers[name].capabilities.stream_usage is True,
@@ -128,10 +128,12 @@ class Failover:
         for target in route.targets:
             yield from self.endpoints[target.upstream]
 
-    def attempts(self, route: Route, key: Callable[[], int], receipt: Receipt, path: str = CHAT) -> Attempts:
+    def attempts(
+        self, route: Route, spread_key: Callable[[], int], receipt: Receipt, path: str = CHAT
+    ) -> Attempts:
         """Returns the attempts of a request; nothing is sent yet.
 
-        key: requests with the same key go to the same endpoint, if there are several.
+        spread_key: requests with the same key go to the same endpoint, if there are several.
         path: an endpoint that is known not to serve this path is left out. The route's own upstream serves it.
         """
         endpoints = self.endpoints[route.upstream]
@@ -147,7 +149,7 @@ class Failover:
             if path == CHAT or endpoint.provider.has_endpoint(path)
         ]
         members = [RouteMember(f"{e.name}/{t.model}", t.rank, e.health, t.model) for e, t in candidates]
-        order = order_members(members, self.now(), key())
+        order = order_members(members, self.now(), spread_key())
         # The route's own upstream serves the path, so there is a first candidate.
         first, *following = [candidates[i] for i in order]
         passed_over = [i for i, member in enumerate(members) if not member.rank and i not in order]
@@ -189,6 +191,14 @@ class _PreparedAttempt(Struct, frozen=True):
     # The candidate that is asked; None: the same one again.
     candidate: Candidate | None = None
     wait_s: float = 0.0
+
+
+class _RequestSource(NamedTuple):
+    """Makes the requests of one round."""
+
+    make: RequestMaker
+    # Makes a request again if its content is refused; None: nothing can be left out.
+    mender: RequestMender | None
 
 
 class ModelSource(Protocol):
@@ -286,7 +296,8 @@ class Attempts:
         self._note_complete()  # the reply of the round before
         self.call = self._receipt.begin_call()
         self._failures = 0
-        return await self._send_until_answered(await self._first_request(make), make, mender)
+        source = _RequestSource(make, mender)
+        return await self._send_until_answered(await self._first_request(make), source)
 
     def skip_fallback(self) -> bool:
         """Leaves out a fallback that would be asked first: its window is too small for the request.
@@ -314,19 +325,17 @@ class Attempts:
                 if self._is_settled or not self.skip_fallback():
                     raise
 
-    async def _send_until_answered(
-        self, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
-    ) -> ModelReply:
-        """As `send`, beginning with this request."""
+    async def _send_until_answered(self, request: ModelRequest, source: _RequestSource) -> ModelReply:
+        """Sends a request, and those that follow from its failures. Returns and raises as `send` does."""
         while True:
-            outcome = await self._attempt(request, make, mender)
+            outcome = await self._attempt(request, source)
             if isinstance(outcome, ModelRequest):
                 # The error has shown what the endpoint refuses. This is the request without it.
                 request = outcome
                 continue
             if not isinstance(outcome, _FailedAttempt):
                 return outcome
-            next_request = await self._request_after(outcome, request, make)
+            next_request = await self._request_after(outcome, request, source.make)
             if next_request is None:
                 return self._give_up(outcome)
             request = next_request
@@ -384,7 +393,7 @@ class Attempts:
         self._cuts = PromptCuts(self._failover.context_windows, self._receipt)
 
     async def _attempt(
-        self, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
+        self, request: ModelRequest, source: _RequestSource
     ) -> ModelReply | ModelRequest | _FailedAttempt:
         """Sends a request once. Returns the reply, the failure of the attempt, or another request to send instead."""
         health = self.endpoint.health
@@ -400,7 +409,7 @@ class Attempts:
                     return self._blame(_FailedAttempt(failure, reply))
                 # Any other status is an answer, even if it refuses the request.
                 health.record_answer(self.target.model)
-                return await self._take_answer(begun, request, make, mender)
+                return await self._take_answer(begun, request, source)
             except ProviderError as error:
                 # An upload that the caller broke off is no failure of the upstream.
                 if (caller_error := self.caller_error()) is not None:
@@ -425,14 +434,14 @@ class Attempts:
         return await reveal_whole_error(reply) if is_chat else BegunReply(reply)
 
     async def _take_answer(
-        self, begun: BegunReply, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
+        self, begun: BegunReply, request: ModelRequest, source: _RequestSource
     ) -> ModelReply | ModelRequest:
         """Returns an answer, or another request to send instead if the answer refuses the request for its content."""
-        reply = begun.reply
+        reply, mender = begun.reply, source.mender
         replacement, outcome = None, str(reply.status)
         if reply.status in _REFUSALS and (mender is not None or request.path == CHAT):
             reply = error = await read_whole_error(reply)
-            replacement = await self._without_refused(error, request, make, mender)
+            replacement = await self._without_refused(error, request, source)
         elif mender is not None and is_filter_verdict(begun.begin):
             outcome = "filtered"
             try:
@@ -454,7 +463,7 @@ class Attempts:
             and request.path == CHAT
             and (self._following or self.endpoint.policy.retries)
         ):
-            reply = UnbegunStream(reply, partial(self._replace, request, make, mender, self._is_settled))
+            reply = UnbegunStream(reply, partial(self._replace, request, source, self._is_settled))
         self._note_end(str(reply.status), is_error=reply.status >= 400, status=reply.status)
         if reply.status == 401 and self.endpoint.has_key:
             # The caller gets the answer, but cannot mend the key.
@@ -467,35 +476,36 @@ class Attempts:
     async def _replace(
         self,
         request: ModelRequest,
-        make: RequestMaker,
-        mender: RequestMender | None,
+        source: _RequestSource,
         was_settled: bool,
         failure: Failure,
     ) -> ModelReply | None:
         """Returns the reply in place of a stream that failed before its first event; None: the failure is the last.
 
-        request, make, mender: those of the stream.
+        request, source: those of the stream.
         was_settled: an endpoint had answered before the stream.
 
         Raises: ProviderError: the error of the last attempt after the stream.
         """
         self._is_settled = was_settled
-        next_request = await self._request_after(self._blame(_FailedAttempt(failure)), request, make)
-        return None if next_request is None else await self._send_until_answered(next_request, make, mender)
+        failed = self._blame(_FailedAttempt(failure))
+        next_request = await self._request_after(failed, request, source.make)
+        return None if next_request is None else await self._send_until_answered(next_request, source)
 
     async def _without_refused(
-        self, error: BufferedReply, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
+        self, error: BufferedReply, request: ModelRequest, source: _RequestSource
     ) -> ModelRequest | None:
         """Returns the request without what an error refuses; None: nothing can be left out."""
         body = await error.read(MAX_REPLY_BYTES)
         if error.status in _MAY_BE_TOO_LONG and request.path == CHAT:
-            cut = await self._cuts.shorten(body, request, make, self.target, self.endpoint)
+            cut = await self._cuts.shorten(body, request, source.make, self.target, self.endpoint)
             if cut is not None:
                 self.target, shorter = cut
                 return shorter
-        if mender is None or (refused := refused_content(error.status, body[:ERROR_BYTES])) is None:
+        refused = refused_content(error.status, body[:ERROR_BYTES])
+        if source.mender is None or refused is None:
             return None
-        return await mender.mend_request(refused, self.target, self.endpoint)
+        return await source.mender.mend_request(refused, self.target, self.endpoint)
 
     def _describe_call(self, request: ModelRequest) -> None:
         """Notes in the receipt what is sent, and where."""

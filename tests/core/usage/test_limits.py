@@ -52,7 +52,7 @@ def test_periods_are_the_calendars(per: str, begin: float, end: float) -> None:
 def test_a_limit_of_a_named_user_takes_the_place_of_each_users() -> None:
     each = limit(1, user="*")
     alice, other = limit(2, user="alice"), limit(3, user="alice", per="month")
-    all_of_key = limit(4, key=7)
+    all_of_key = limit(4, key_id=7)
     limits = (each, alice, other, all_of_key)
     assert limits_for(limits, 0, "alice") == [alice, other]
     assert limits_for(limits, 7, "bob") == [each, all_of_key]

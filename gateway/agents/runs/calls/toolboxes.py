@@ -139,10 +139,10 @@ def _place(context: MemoryContext) -> _Place | None:
     None: it begins a conversation without a name, and another may begin alike.
     """
     identity, match_point = context.request.identity, context.plan.match.match_point
-    if match_point is None and identity.conversation is None and identity.user is None:
+    if match_point is None and identity.conversation_key is None and identity.user is None:
         return None
     # Its id, since a reply may be cut to what was heard of it meanwhile, which changes the hash of its path.
     above = None if match_point is None else match_point.id
     agent, plan = context.agent, context.plan
-    path = agent.id, agent.epoch, identity.user, identity.conversation, above
+    path = agent.id, agent.epoch, identity.user, identity.conversation_key, above
     return _Place(path, plan.exchange.inputs, tuple(map(text_of, plan.messages)))
