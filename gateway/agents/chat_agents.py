@@ -54,7 +54,9 @@ class ChatAgents(Struct, frozen=True):
         self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
     ) -> tuple[AgentSpec, ChatRequest]:
         if is_stored:
-            spec = await self.registry.resolver.in_conversation(identity.project, identity.conversation_key, spec)
+            spec = await self.registry.resolver.in_conversation(
+                identity.project, identity.conversation_key, spec
+            )
         offers = bool(spec.tools) and identity.mode in STORING_MODES and allows_hidden_tools(request.json)
         return spec, add_missing_fields(request, sampling_fields(spec, has_tools=request.has_tools or offers))
 

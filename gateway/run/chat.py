@@ -236,23 +236,23 @@ class Chat:
         identity = resolved.identity
         note_identity(receipt, identity)
         route = self._route_for(resolved)
-        headers = headers_for_upstream(request_context.headers)
+        forwarded = Forwarded(
+            headers=headers_for_upstream(request_context.headers),
+            credential=request_context.credential,
+            models=request_context.models,
+            key_id=request_context.key_id,
+            upstream=route.upstream,
+        )
         return ChatCall(
-            resolved.request,
-            Forwarded(
-                headers,
-                request_context.credential,
-                request_context.models,
-                request_context.key_id,
-                route.upstream,
-            ),
-            identity,
-            resolved.spec,
-            route,
-            resolved.kind,
-            make_view,
-            sink,
-            receipt,
+            request=resolved.request,
+            forwarded=forwarded,
+            identity=identity,
+            spec=resolved.spec,
+            route=route,
+            kind=resolved.kind,
+            make_view=make_view,
+            sink=sink,
+            receipt=receipt,
         )
 
     async def count_prompt(
@@ -275,8 +275,7 @@ class Chat:
         call = await self._make_call(request, request_context, sink, receipt, MakesUnseen())
         call.identity = replace(call.identity, leaves_nothing=True)
         if call.kind is ConversationKind.AGENT:
-            identity = replace(call.identity, scope=None, conversation_key=None)
-            call.identity = identity
+            call.identity = replace(call.identity, scope=None, conversation_key=None)
             call.kind = ConversationKind.CLIENT
         # A fallback may have no such endpoint, and would be asked for a reply.
         attempts = self.failover.at_first_key(call.route, receipt)
@@ -355,7 +354,7 @@ class Chat:
 
         If nothing of the request may be left out, fallbacks with too small a window are skipped (see `skip_fallback`).
         """
-        attempts = self.failover.attempts(call.route, lambda: _conversation_key(call), call.receipt)
+        attempts = self.failover.attempts(call.route, lambda: _conversation_hash(call), call.receipt)
         while attempts.target.rank and not call.request.may_evict:
             try:
                 await _prompt_without_memory(call, attempts)
@@ -453,10 +452,10 @@ async def _counting_request(
     )
 
 
-def _conversation_key(call: ChatCall) -> int:
+def _conversation_hash(call: ChatCall) -> int:
     """Returns a hash that all turns of a conversation share.
 
-    It is a hash of the conversation's name, or else of its messages up to the user's first. The system messages at the
+    It is a hash of the conversation's key, or else of its messages up to the user's first. The system messages at the
     beginning do not count, since they may tell the time, unless there are no other messages.
     """
     if call.identity.conversation_key is not None:

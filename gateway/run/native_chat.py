@@ -89,9 +89,12 @@ class NativeChat:
                     param="x-mnemogate-history",
                 )
         headers = with_codex_headers(request_context.headers)
-        upstream = route.asked.upstream
         forwarded = Forwarded(
-            headers, request_context.credential, request_context.models, request_context.key_id, upstream
+            headers=headers,
+            credential=request_context.credential,
+            models=request_context.models,
+            key_id=request_context.key_id,
+            upstream=route.asked.upstream,
         )
         call = make_native_call(native, forwarded, identity, spec, route, sink, receipt)
         await self._chat.admit(call)

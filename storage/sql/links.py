@@ -46,7 +46,7 @@ class Links(Group):
     async def create(
         self, agent_row: int, key_id: int, expires: float, rights: Sequence[str], now: float
     ) -> str:
-        """Returns the token of a new link to a memory. key: the gateway key that makes it, 0 without keys."""
+        """Returns the token of a new link to a memory. key_id: of the gateway key that makes it; 0: there are none."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         await self._add(
             _digest_of(token), (agent_row, key_id, expires, orjson.dumps(list(rights)).decode()), now

@@ -202,7 +202,8 @@ class RouteMember(Struct, frozen=True):
 class NextAttempt(Enum):
     """The step after a failure."""
 
-    RETRY = "retry"  # the same endpoint
+    # Ask the same endpoint again.
+    RETRY = "retry"
     FAIL_OVER = "fail over"  # the next one
     STOP = "stop"  # the client gets what came
 
@@ -248,19 +249,19 @@ def backoff_s(attempts: int, chance: float, longest_s: float) -> float:
     return wait * (0.5 + 0.5 * chance)
 
 
-def order_members(members: Sequence[RouteMember], now: float, key: int) -> list[int]:
+def order_members(members: Sequence[RouteMember], now: float, spread_key: int) -> list[int]:
     """Returns the indices of the members to try, first to last.
 
     Available members come first, by rank; after them, as a last resort, the one with the circuit that closes next,
     unless it is in its cooldown. If no member is available, only the one that will be first is tried.
 
-    key: the same for all requests of one conversation.
+    spread_key: the same for all requests of one conversation.
     """
     order: list[int] = []
     for rank in sorted({member.rank for member in members}):
         group = [i for i, m in enumerate(members) if m.rank == rank and m.is_available(now)]
         if len(group) > 1:
-            group = _spread(members, group, key)
+            group = _spread(members, group, spread_key)
         order += group
     passed_over = [i for i in range(len(members)) if i not in order]
     if order:
@@ -270,17 +271,17 @@ def order_members(members: Sequence[RouteMember], now: float, key: int) -> list[
     return order
 
 
-def _spread(members: Sequence[RouteMember], group: list[int], key: int) -> list[int]:
+def _spread(members: Sequence[RouteMember], group: list[int], spread_key: int) -> list[int]:
     """Returns the indices in `group`, all of one rank, in the order in which this conversation tries them."""
     # Rendezvous hashing: each key ranks all members in an order of its own. When a member goes, only the keys that it
     # led move, and they spread over all others.
-    ranked = sorted(group, key=lambda i: _score(key, members[i].name), reverse=True)
+    ranked = sorted(group, key=lambda i: _score(spread_key, members[i].name), reverse=True)
     # Bounded load: a member with too many requests in flight comes after those that have room.
     least = min(members[i].health.in_flight for i in group)
     has_room = [i for i in ranked if members[i].health.in_flight <= least + _MAX_MORE_IN_FLIGHT]
     return has_room + sorted(set(ranked) - set(has_room), key=lambda i: members[i].health.in_flight)
 
 
-def _score(key: int, name: str) -> bytes:
+def _score(spread_key: int, name: str) -> bytes:
     # Not a CRC: those of two names differ in the same bits for every key.
-    return blake2b(f"{key}:{name}".encode(), digest_size=8).digest()
+    return blake2b(f"{spread_key}:{name}".encode(), digest_size=8).digest()

@@ -158,14 +158,14 @@ def test_a_conversation_is_a_scope_of_its_own_only_without_a_user(
     headers: dict[str, str], fields: dict[str, Any]
 ) -> None:
     found = ask(headers, **fields)
-    assert (found.conversation, found.scope) == ("c", Scope("p", "default", "conversation:c"))
+    assert (found.conversation_key, found.scope) == ("c", Scope("p", "default", "conversation:c"))
     found = ask(headers, **fields, user="u")
-    assert (found.conversation, found.scope) == ("c", Scope("p", "default", "user:u"))
+    assert (found.conversation_key, found.scope) == ("c", Scope("p", "default", "user:u"))
 
 
 def test_what_many_conversations_share_names_none() -> None:
     found = ask({"x-session-affinity": "w", "x-livekit-session-id": "s"}, prompt_cache_key="k")
-    assert found.conversation is None
+    assert found.conversation_key is None
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_without_it_the_profile_decides_then_the_project() -> None:
 def test_a_temporary_chat_is_off_the_record_where_its_id_names_no_conversation() -> None:
     rules = IdentityRules("default", conversation_order=("x-session-id",))
     found = ask({"x-openwebui-chat-id": "temporary:qk3v", "x-mnemogate-memory": "on"}, rules, user="u")
-    assert (found.mode, found.conversation) == (Mode.OFF, None)
+    assert (found.mode, found.conversation_key) == (Mode.OFF, None)
 
 
 def test_append_and_retry_are_seen() -> None:

@@ -22,7 +22,7 @@ from storage.usage_records import UsageLimit
 
 
 def limit(id: int = 1, **fields: object) -> UsageLimit:
-    given = {"project": "p", "key": None, "user": None, "unit": "tokens", "per": "day", "most": 100.0}
+    given = {"project": "p", "key_id": None, "user": None, "unit": "tokens", "per": "day", "most": 100.0}
     return UsageLimit(id=id, **{**given, "then": "refuse", **fields})  # type: ignore[arg-type]
 
 

@@ -138,7 +138,7 @@ async def contents(store: Store) -> dict[str, Any]:
     found["keys"] = await store.move_source.keys()
     names = {id: digest for digest, id in (await store.move_source.key_numbers()).items()}
     found["limits"] = [
-        (each.project, names.get(each.key or 0), each.user, each.unit, each.per, each.most, each.then)
+        (each.project, names.get(each.key_id or 0), each.user, each.unit, each.per, each.most, each.then)
         for each in await store.limits.list()
     ]
     found["usage"] = []
