@@ -88,7 +88,8 @@ class Gateway:
             otlp=otlp,
         )
         limits, server = services.limits, settings.server
-        self._stop_began_at: float | None = None  # by time.monotonic()
+        # By `time.monotonic()`; None: the gateway has not begun to stop.
+        self._stop_began_at: float | None = None
         self._active_at_stop = 0  # requests
         self.readiness = _watch_readiness(store)
         self.access = access or AccessLog(enabled=server.access_log)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TypeVar
 
 T = TypeVar("T")
-NUL = b"\\u0000"  # as JSON has it
+# The escape of a NUL in JSON.
+NUL = b"\\u0000"
 
 
 def without_nul(value: T) -> T:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-_CONVERSATION_CHARS = 32  # of a conversation's public name
+# The characters of a conversation's public name.
+_CONVERSATION_CHARS = 32
 
 
 class TurnName(NamedTuple):

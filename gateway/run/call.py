@@ -245,5 +245,14 @@ def make_native_call(
     if native.conversation_id is None:
         spec = replace(spec, history="client")
     return ChatCall(
-        native.chat, forwarded, identity, spec, route, kind, MakesUnseen(), sink, receipt, native=native
+        request=native.chat,
+        forwarded=forwarded,
+        identity=identity,
+        spec=spec,
+        route=route,
+        kind=kind,
+        make_view=MakesUnseen(),
+        sink=sink,
+        receipt=receipt,
+        native=native,
     )

@@ -117,17 +117,23 @@ class TurnRun:
 
     # The round under way. A cancellation leaves the reply open until `run` closes it.
     _reply: ModelReply | None = None
-    _usage: ReplyUsage | None = None  # of the reply that is being read
-    _next_call: commands.CallModel | None = None  # the round that follows
+    # The usage of the reply that is being read; None: no reply is being read.
+    _usage: ReplyUsage | None = None
+    # The call of the model for the next round; None: no round follows.
+    _next_call: commands.CallModel | None = None
 
     # The end of the turn. A cancellation may come before or after any of these is set.
-    _whole_reply: commands.SendWhole | None = None  # leaves with `Finish`
-    _error: GatewayError | None = None  # `run` raises it in place of the rest of the reply
-    _is_finished: bool = False  # the client has all that it gets
+    # A reply that is no stream. It is sent by `Finish`.
+    _whole_reply: commands.SendWhole | None = None
+    # The error that `run` raises in place of the rest of the reply.
+    _error: GatewayError | None = None
+    # True: the client has all that it gets.
+    _is_finished: bool = False
 
     # `stop` cancels this task; None: it is too late to stop the turn.
     _task: asyncio.Task[Any] | None = None
-    _stop_reason: StopReason | None = None  # of the `stop` that has cancelled the task
+    # The reason of the `stop` that has cancelled the task; None: no `stop` has.
+    _stop_reason: StopReason | None = None
     # The commands that a cancellation has cut off. For the machine they are performed.
     _unperformed: Sequence[Command] = ()
 

@@ -39,8 +39,10 @@ POSTGRES = ("postgresql://", "postgres://")
 _KEY = re.compile(r"mg-[A-Za-z0-9_-]{32,}")
 # The fewest different characters of a key. Of 32 random hexadecimal digits one set in thirty million has fewer.
 _MIN_DIFFERENT_CHARS = 8
-_SECRET_BYTES = 24  # as Standard Webhooks demands
-_SECRETS_KEY_BYTES = 32  # of AES-256
+# The fewest bytes of a secret, as Standard Webhooks demands.
+_SECRET_BYTES = 24
+# The bytes of a key of AES-256.
+_SECRETS_KEY_BYTES = 32
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[^\s/*:\[\]]+|[0-9A-Fa-f]*(?::[0-9A-Fa-f.]*){2,}")  # the second: an address of IPv6
 # What refers to a group of a pattern by its number.

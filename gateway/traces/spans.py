@@ -38,7 +38,8 @@ _REQUEST_ID: Final = re.compile(r"req_[0-9a-f]{24}")
 # The most turns of a memory that work for it is linked to, and the most memories that have such links.
 _LINKS_PER_MEMORY: Final = 8
 _LINKED_MEMORIES: Final = 4096
-_MAX_INT: Final = (1 << 63) - 1  # as protobuf has it; a client may name a higher bound of tokens
+# The largest integer of protobuf. A client may name a higher bound of tokens.
+_MAX_INT: Final = (1 << 63) - 1
 _LINKED_WORK: Final = frozenset(("learn", "compact", "sleeptime", "embed"))
 
 

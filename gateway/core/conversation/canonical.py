@@ -21,7 +21,8 @@ from storage.records import Atom
 WireMessage = dict[str, Any]
 
 PRIVATE = "mnemogate"  # the key of a message that has private fields (gateway.core.conversation.private)
-_ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"  # as `str.split` knows it
+# The ASCII characters that `str.split` takes for white space.
+_ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"
 # Roles under their older and newer names.
 SYSTEM_ROLES = frozenset({"system", "developer"})
 RESULT_ROLES = frozenset({"tool", "function"})
@@ -30,7 +31,8 @@ _OPENCLAW_BEGIN, _OPENCLAW_END = (
     b"<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>",
     b"<<<END_OPENCLAW_INTERNAL_CONTEXT>>>",
 )
-_EMPTY_PATH_HASH = blake2b(digest_size=16)  # to copy it costs a third of making one
+# A copy of this object costs a third of a new one.
+_EMPTY_PATH_HASH = blake2b(digest_size=16)
 
 
 def is_system(message: Mapping[str, Any]) -> bool:
@@ -225,7 +227,8 @@ class MessageHasher:
 
     def __init__(self, secret: bytes) -> None:
         self.secret = secret
-        self._keyed = blake2b(digest_size=11, key=secret)  # to copy it costs half of making one
+        # A copy of this object costs half of a new one.
+        self._keyed = blake2b(digest_size=11, key=secret)
 
     def digest(self, data: bytes) -> bytes:
         keyed = self._keyed.copy()

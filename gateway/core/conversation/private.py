@@ -59,7 +59,8 @@ class PrivateFields(TypedDict, total=False):
     audio: Mapping[str, Any]  # `id`: the provider's name of the sound in which the model spoke it
     # Of a message that the gateway puts into a request.
     stored: bool
-    model: str  # that made it
+    # The model that made it.
+    model: str
     ids: Sequence[str]  # the client may name the reply by these, if the upstream stores it
     response: Mapping[str, Any]  # gateway.dialects.responses.stored_response
     directions: list[Any]  # gateway.core.conversation.directions

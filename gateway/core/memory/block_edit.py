@@ -37,7 +37,8 @@ class EditResult(Struct, frozen=True):
 
 # A message quotes the old and the new text up to this length: enough to recognise the edit, not the whole block again.
 _QUOTED_CHARS = 200
-_MAX_LINE_NUMBERS = 10  # that a message lists, where a text occurs more than once
+# The most line numbers that a message lists, if a text occurs more than once.
+_MAX_LINE_NUMBERS = 10
 
 
 class _Change(NamedTuple):

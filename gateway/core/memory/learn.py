@@ -263,7 +263,8 @@ class _Changes:
         self._origins = origins
         self._known_facts = known
         self._keeps_secrets = keeps_secrets
-        self._facts: dict[str, LearnedFact] = {}  # by their keys
+        # The facts by their keys.
+        self._facts: dict[str, LearnedFact] = {}
         self._values_before = {block.label: block.value for block in blocks}
         # The blocks as the edits so far leave them.
         self._blocks = with_human(blocks)

@@ -52,7 +52,8 @@ class Lookup(Struct, frozen=True):
 
 
 _ALL_SOURCES = frozenset({"message", "passage", "fact"})
-_ALL_RESULTS = 8  # of a search of everything
+# The results of a search of everything.
+_ALL_RESULTS = 8
 _MAX_QUERIES = 8
 
 

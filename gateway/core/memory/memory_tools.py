@@ -269,7 +269,8 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
         "object": dict,
     }
 )
-_MAX_NUMBER = 2**31  # of a line, a limit or minutes; no measurement
+# The bound of line numbers, limits and minutes in arguments; no measurement.
+_MAX_NUMBER = 2**31
 
 
 def known_arguments(tool: str, arguments: Mapping[str, Any]) -> Json:

@@ -48,7 +48,8 @@ _ADVERBS = "-"
 _CONDITIONS = "?"
 # How the alternatives of a pattern in the table begin, unless with letters.
 _BEGINNINGS = (r"\b", "^")
-_MONTH_CHARS = 7  # of an ISO date
+# The characters of year and month in an ISO date.
+_MONTH_CHARS = 7
 
 
 def learn_standing(

@@ -23,7 +23,8 @@ def results_after_calls(messages: Sequence[Mapping[str, Any]]) -> list[int] | No
     """
     calls: dict[str, int] = {}
     late: dict[int, list[int]] = {}
-    last_index = -1  # of the last message that is no result
+    # The index of the last message that is no result.
+    last_index = -1
     for i, message in enumerate(messages):
         if message.get("role") != "tool":
             last_index = i

@@ -101,7 +101,8 @@ USER_NAME = "x-mnemogate-user-name"
 # The values of both may be percent-encoded, as Open WebUI does.
 _USER_NAME_HEADER, _OPEN_WEBUI_NAME = USER_NAME.encode(), b"x-openwebui-user-name"
 
-AGENT_PREFIX = "agent/"  # of a model's name that asks for an agent
+# The beginning of a model's name that asks for an agent.
+AGENT_PREFIX = "agent/"
 _AGENT_ID = re.compile(r"agent-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 MAX_ID_CHARS = 256  # far above a UUID or an e-mail address, which front ends send
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from gateway.checked import nearest_name
 from gateway.errors import BadRequest
 
-RawHeaders = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
+# Headers as ASGI has them: names are in lower case.
+RawHeaders = Sequence[tuple[bytes, bytes]]
 
 _PASSED_NAMES = frozenset(
     (

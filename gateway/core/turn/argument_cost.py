@@ -22,7 +22,8 @@ _MAX_SCHEMA_BYTES = 32 * 1024  # the estimate of a larger schema takes more than
 # What it costs to compile a pattern, in bytes of a schema.
 _PATTERN_COST_BYTES = 4096
 _MIN_ARGUMENT_BYTES = 64  # counted for any arguments, since the schema is compiled even for none
-_MAX_EXPANDED_LEVELS = 64  # of a schema with its references written out
+# The most levels of a schema with its references written out.
+_MAX_EXPANDED_LEVELS = 64
 # Keywords whose cost does not follow from the size of the schema, or which decide what a reference leads to.
 _UNBOUNDED_KEYWORDS: Final = (
     b'"$id"', b'"$anchor"', b'"$dynamicAnchor"', b'"$dynamicRef"', b'"$recursiveRef"', b'"unevaluated', b'"multipleOf"',
@@ -67,7 +68,8 @@ class _Expansion:
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
-        self._sizes: dict[str, float] = {}  # by reference
+        # The sizes of schemas by their references.
+        self._sizes: dict[str, float] = {}
         self.size = self._measure(root, 0)
 
     def _measure(self, part: Any, level: int) -> float:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from jsonschema_rs import ValidationError
 
-_MAX_VALUE_CHARS = 80  # of a value
-_MAX_NAMES_CHARS = 600  # of the names or values that are allowed
+# The most characters that are quoted of a value.
+_MAX_VALUE_CHARS = 80
+# The most characters of the list of allowed names or values.
+_MAX_NAMES_CHARS = 600
 _MAX_ERROR_CHARS = 1_000
 
 _TYPES: Final[Mapping[str, str]] = {

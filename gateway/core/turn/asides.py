@@ -65,7 +65,8 @@ class Voice(Enum):
     """The way in which the client gets an argument."""
 
     THOUGHT = "thought"
-    WORDS = "words"  # as the reply's text
+    # Its text is a part of the reply's text.
+    WORDS = "words"
     FILLER = "filler"  # likewise, ahead of a tool
 
 
@@ -131,7 +132,8 @@ class AsideReader:
 
     def __init__(self, asides: Asides) -> None:
         self._asides = asides
-        self._calls: dict[int, tuple[StringReader, dict[str, Voice]]] = {}  # by the call's index in the reply
+        # The reader and the voices of each call, by the index of the call in the reply.
+        self._calls: dict[int, tuple[StringReader, dict[str, Voice]]] = {}
         self._read: dict[int, int] = {}  # pieces of its arguments that were read
 
     def read(self, calls: Iterable[ToolCall]) -> list[tuple[int, Voice, str]]:

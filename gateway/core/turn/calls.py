@@ -66,7 +66,8 @@ class GatewayCalls:
         self._terms = terms
         self._guide = guide
         self._approved = frozenset() if resumed is None else resumed.approved
-        self._results: dict[str, ToolResult | None] = {}  # by call id; None: the call is running
+        # The results by the ids of their calls; None: the call is running.
+        self._results: dict[str, ToolResult | None] = {}
         self._forbidden_ids: list[str] = []
         self._unjudged = [*calls]
         if resumed is not None:

@@ -71,7 +71,8 @@ class ToolCall:
 
     def __init__(self, index: Any) -> None:
         self.index = index  # the upstream's
-        self.fields: Json = {}  # of the call, without those of its function
+        # The fields of the call, without the fields of its function.
+        self.fields: Json = {}
         self.function: Json = {}  # the fields of its function, without name and arguments
         self.name = ""
         self.arguments: list[str] = []

@@ -99,19 +99,23 @@ class Turn:
         self._state = WAITING
         self._head_sent = False
         self._offer = self._guide.offer()
-        # The round that is under way, and its gateway calls
+        # The round that is under way, and its gateway calls.
         self._round = Round(terms, view, AS_EVENTS if terms.shows_steps else None)
         self._calls = NO_CALLS
         self._earlier = EarlierRounds()
-        self._replies = 0  # that have begun, the present one included
-        self._steps = 0  # whose reply was saved in this turn
-        # What waits
-        self._after_step: list[Command] = []  # for the commit of a step
-        self._filler = terms.filler  # for tools that take long; None: there is none, or it was sent
-        self._next_filler = ""  # was sent after its reply was saved, so it is stored with the next reply
-        # The end
-        # The client's finish_reason, where it differs from the upstream's
+        # The number of replies that have begun, with the present one.
+        self._replies = 0
+        # The number of steps whose reply was saved in this turn.
+        self._saved_steps = 0
+        # The commands that follow when the step is saved.
+        self._after_step: list[Command] = []
+        # The filler for tools that take long; None: there is none, or it was sent.
+        self._filler = terms.filler
+        # A filler that was sent after its reply was saved. It is stored with the next reply.
+        self._next_filler = ""
+        # The client's finish_reason, if it differs from the upstream's.
         self._client_finish: str | None = None
+        # The outcome that is being saved; None: the turn has not ended yet.
         self._outcome: TurnOutcome | None = None
 
     @property
@@ -277,7 +281,7 @@ class Turn:
     def _is_past_status(self) -> bool:
         """True where no error can be sent as a status: one was sent, or the client would resend what is stored."""
         terms = self.terms
-        return self._head_sent or terms.has_status or (terms.shows_steps and self._steps > 0)
+        return self._head_sent or terms.has_status or (terms.shows_steps and self._saved_steps > 0)
 
     def _on_client_left(self) -> list[Command]:
         if self._state is SAVING_TURN:  # the command to save it was given
@@ -539,7 +543,7 @@ class Turn:
     def _save_step(self, step: commands.SaveStep, after_step: Sequence[Command]) -> list[Command]:
         """Returns the command to save a step. after_step: the commands that follow when it is saved."""
         self._after_step = [*after_step]
-        self._steps += step.reply is not None
+        self._saved_steps += step.reply is not None
         return [step]
 
     def _on_step_saved(self, saved: events.StepSaved) -> list[Command]:

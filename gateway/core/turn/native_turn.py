@@ -36,7 +36,8 @@ class NativeTurn:
         self._status = 200
         self._headers: tuple[Header, ...] = ()
         self._has_begun = False
-        self._error: UpstreamBroke | None = None  # from an event of the upstream's that reports one
+        # The error that an event of the upstream has reported.
+        self._error: UpstreamBroke | None = None
         self._is_saved = False  # the command to save the turn was given
         self._is_id_saved = False  # the command to save the id of a background response was given
         self._after_save: list[Command] = []

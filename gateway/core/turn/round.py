@@ -129,27 +129,34 @@ class Round:
         self.headers: tuple[Header, ...] = ()
         self.draft = MessageDraft()
         self.tail: list[ReplyEvent] = []
-        self.done_event = b""  # the upstream's `[DONE]`
-        self.body = b""  # of a reply that is no stream
+        # The upstream's event `[DONE]`.
+        self.done_event = b""
+        # The body of a reply that is no stream.
+        self.body = b""
         self.spoken = SpokenText(terms.asides, view, text_before, filler)
         self.stored = Stored.NOWHERE
-        self.is_hidden = False  # the view knows that another round follows
+        # True: the view was notified that another round follows.
+        self.is_hidden = False
         self._terms = terms
         self._view = view
         self._has_gateway_tools = bool(terms.gateway_tools)
         self._holds_tail = terms.hold_end or self._has_gateway_tools
         self._turn_usage = turn_usage
-        self._has_begun = turn_usage is not None  # the view has the turn's first chunk
+        # True: the view has the turn's first chunk.
+        self._has_begun = turn_usage is not None
         self._earlier_text = text_before
-        self._first_chunk: Json = {}  # of a stream, with id, model and time of its reply
-        self._has_finish = False  # a finish_reason came
+        # The first chunk of a stream, with the id, model and time of its reply.
+        self._first_chunk: Json = {}
+        # True: a finish_reason came.
+        self._has_finish = False
         # The indices of the choices that had their finish_reason, and no content after it.
         self._ended_choices: set[str] = set()
-        self._went_on = (
-            False  # content came after a finish_reason, so no finish_reason shows the end of the reply
-        )
-        self._text_events: TextEvents | None = None  # the form of events that add text and do nothing else
-        self._error_body: list[bytes] = []  # an error reply that comes as events
+        # True: content came after a finish_reason, so no finish_reason shows the end of the reply.
+        self._went_on = False
+        # The form of events that add text and do nothing else; None: it is not known yet.
+        self._text_events: TextEvents | None = None
+        # The body of an error reply, which comes as events.
+        self._error_body: list[bytes] = []
 
     @property
     def _has_ended(self) -> bool:

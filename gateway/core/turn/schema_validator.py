@@ -14,8 +14,10 @@ from urllib.parse import quote, unquote
 if TYPE_CHECKING:
     from jsonschema_rs import Validator
 
-_MAX_REGEX_BYTES = 256 * 1024  # of one compiled pattern; a larger one forbids nothing
-_MAX_DIGITS = 10  # of an index in a reference; Python refuses to parse one of thousands
+# The most bytes of one compiled pattern. A larger pattern forbids nothing.
+_MAX_REGEX_BYTES = 256 * 1024
+# The most digits of an index in a reference. Python refuses to parse an index of thousands of digits.
+_MAX_DIGITS = 10
 _MAX_REPAIRS = 16  # faults that are left out of a schema; a schema with more forbids nothing
 
 

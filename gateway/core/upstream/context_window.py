@@ -18,7 +18,8 @@ _MAX_SCALE = 4.0
 # Scales are rounded up to sixteenths: every new scale moves what fits, and costs the provider's cache.
 _STEPS = 16
 _TOLERANCE = 1.05  # room for what the chat template and the form of tools add; not measured
-_NEARLY_FULL = 0.9  # of the window: before that no correction is worth its price
+# The part of a window from which on a correction is worth its price.
+_NEARLY_FULL = 0.9
 
 MAX_MODELS = 1024  # callers choose the names, and some upstreams serve one model under any
 

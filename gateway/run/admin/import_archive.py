@@ -13,8 +13,10 @@ from typing import IO, Final
 from gateway.run.admin.import_faults import UNREADABLE_ZIP, map_parser_errors, wrong_file
 from gateway.run.admin.import_json import MAX_JSON_BYTES
 
-MAX_ENTRIES: Final = 10_000  # of a ZIP
-MAX_RATIO: Final = 200  # of the unpacked size of a ZIP to its own size
+# The most entries of a ZIP.
+MAX_ENTRIES: Final = 10_000
+# The most by which a ZIP's unpacked size may exceed its own size, as a factor.
+MAX_RATIO: Final = 200
 # The size of the list of a ZIP's entries.
 _MAX_DIRECTORY_BYTES: Final = 8 << 20
 # The size of the comment that may follow the record at a ZIP's end.

@@ -25,7 +25,8 @@ class DepthLimit:
     """Counts how deep JSON is nested, piece by piece."""
 
     def __init__(self) -> None:
-        self.string_bytes = 0  # of the last pieces that are nothing but parts of one string
+        # The bytes of the last pieces that lie wholly within one string.
+        self.string_bytes = 0
         self._depth = 0
         self._is_in_string = False
         self._rest = b""
@@ -62,8 +63,10 @@ class JsonStream:
         self._depth = DepthLimit()
         self._is_begun = False
         self._total_bytes = 0
-        self._cut = b""  # an escape that the next piece completes
-        self.item_bytes = 0  # read since the end of the last conversation
+        # The beginning of an escape, which the next piece completes.
+        self._cut = b""
+        # The bytes that were read since the end of the last conversation.
+        self.item_bytes = 0
 
     def read(self, size: int = -1) -> bytes:
         if not size:

@@ -119,7 +119,8 @@ class _FileContent:
         self.format = format
         self._now = now
         self._conversations = self._messages = self._facts = 0
-        self._users: set[str | None] = set()  # of the facts
+        # The users that the facts name.
+        self._users: set[str | None] = set()
         # None: no time is known.
         self._first_at: float | None = None
         self._last_at: float | None = None

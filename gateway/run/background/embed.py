@@ -129,7 +129,8 @@ class EmbeddingService:
         self._health, self._hurried_health = EndpointHealth(), EndpointHealth()
         # Jobs do not call the embedder before this time.
         self._paused_until = 0.0
-        self._failures = 0  # of jobs, in a row
+        # How many jobs in a row have failed.
+        self._failures = 0
         self.schedule = Schedule(
             "embedding",
             EMBED_JOB,

@@ -34,7 +34,8 @@ _TAGGED_HITS = 40  # hits that are read where a search names tags, which the ind
 READ_ONLY_ERROR = "Error: this request only reads memory. Nothing was done."
 # The number of results of a search that names no limit.
 SEARCH_RESULTS = 5
-_NEWEST_EXCHANGES = 200  # that are read where a search has no query, but a time or a speaker
+# The newest exchanges that a search reads if it has a time or a speaker and no query.
+_NEWEST_EXCHANGES = 200
 # The budget of a search's results if automatic recall is switched off.
 DEFAULT_RESULT_TOKENS = 1000
 

@@ -125,7 +125,8 @@ class Meter:
         # The tokens of background calls that are written, by project, with their day.
         self._background_written: dict[str, tuple[int, int]] = {}
         self._after_write: list[Callable[[], Awaitable[None]]] = []
-        self._write_lock = asyncio.Lock()  # of the part that is being written
+        # Held while a part of the counters is written.
+        self._write_lock = asyncio.Lock()
         # The reads that hold writes back, and whether there are none.
         self._pauses = 0
         self._unpaused = asyncio.Event()
@@ -142,7 +143,8 @@ class Meter:
         """Adds a request that has ended, or work that has no request. Returns the amounts that it has used."""
         day = self._day_of(receipt)
         project, user, key_id = receipt.project, receipt.user, receipt.key_id
-        counters: list[int] | None = None  # of the last call
+        # The counters of the last call; None: no call was counted.
+        counters: list[int] | None = None
         tokens, cost, is_answered = 0, 0, not receipt.asks_model
         for call in receipt.calls:
             if not call.is_answered or call.is_background:
