@@ -326,6 +326,7 @@ class _ForgetScreens(Struct, frozen=True):
             back=came_from + place if came_from else _usual_screen(access, preview),
             memory_name=name,
             changes=changes,
+            spans=lambda text: self.words.spans(text, sought_words) if sought_words else (),
         )
 
 

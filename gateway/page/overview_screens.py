@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
+from gateway.run.admin.audit_operations import AuditRecord
+
+# The records of one forgetting are written one right after the other.
+_ONE_ACT_S = 1.0
 
 
 class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -26,6 +32,24 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         )
         uids = {each.memory for each in page.items if each.memory is not None}
         names = {} if request.is_twin else await operations.audit.names(uids)
-        return View(page, "audit.html", "Audit", {"names": names, "memory": query.memory})
+        context = {"acts": _acts_of(page.items), "names": names, "memory": query.memory}
+        return View(page, "audit.html", "Audit", context)
 
     return [Screen("", overview), Screen("audit", audit, _AuditQuery)]
+
+
+def _acts_of(records: Sequence[AuditRecord]) -> list[list[AuditRecord]]:
+    """Returns the records of each act, in their order: a forgetting of several texts has a record for each."""
+    acts: list[list[AuditRecord]] = []
+    for each in records:
+        last = acts[-1][-1] if acts else None
+        if (
+            last is not None
+            and each.action == "forget"
+            and (each.who, each.action, each.memory) == (last.who, last.action, last.memory)
+            and last.at - each.at < _ONE_ACT_S
+        ):
+            acts[-1].append(each)
+        else:
+            acts.append([each])
+    return acts

@@ -122,6 +122,32 @@ def test_a_person_is_found_by_a_name_that_they_only_wrote(operator: Operator) ->
     assert shop.twin("people/words?q=Ferri")["items"] == []
 
 
+def test_several_texts_are_previewed_with_their_words_marked_and_are_one_line_of_the_audit(
+    operator: Operator,
+) -> None:
+    uid = peanuts(operator).uid
+    seqs = [
+        each["seq"]
+        for each in operator.twin(f"m/{uid}/words?q=peanuts")["items"]
+        if each["kind"] == "message"
+    ]
+    several = f"m/{uid}/forget?" + "&".join(f"texts={seq}" for seq in seqs)
+    back = quote(f"m/{uid}/words?q=peanuts", safe="")
+    assert "No <mark>peanut</mark> for me." in page(operator, f"{several}&back={back}")
+    assert "No <mark>peanut</mark> for me." in page(operator, f"m/{uid}/forget?message={seqs[0]}&back={back}")
+    assert "<mark>" not in page(operator, several)
+    operator.twin(several, {"confirm": str(len(seqs))})
+    whats = [each["what"] for each in operator.twin("audit")["items"] if each["action"] == "forget"]
+    assert sorted(whats) == sorted(f"message {seq}" for seq in seqs)
+    text = page(operator, "audit")
+    assert len(re.findall(r"<summary>2 texts</summary>", text)) == 1
+    assert text.count(">forget<") == 1
+    operator.world.clock.sleep(60)
+    (other,) = operator.twin(f"m/{uid}/words?q=anu")["items"]
+    operator.twin(f"m/{uid}/forget?message={other['seq']}", {})
+    assert page(operator, "audit").count(">forget<") == 2
+
+
 @pytest.mark.both
 def test_a_correction_says_what_still_has_the_old_words(operator: Operator) -> None:
     """A correction alone left the model with the wrong message, and the page did not say so."""
@@ -298,7 +324,7 @@ def test_after_a_forgetting_the_rest_of_what_was_looked_for_is_counted(operator:
         assert f'<p class="crumb"><a href="../../{memory}">' in gone
         # Once none is left, one tries what a reply is told, and until then one may be passed over.
         tried = 'search?q=My+sister+is+Anu.">Try what a reply would be told now' in gone
-        assert (tried, ">Skip<" in gone) == (("Nothing" in left), ("Nothing" not in left))
+        assert (tried, ">Skip for now<" in gone) == (("Nothing" in left), ("Nothing" not in left))
         assert f"{screen.replace('&', '&amp;')}#forget-message-{found[0]['seq']}" in gone
 
 
@@ -502,7 +528,9 @@ def test_a_fact_that_is_no_longer_true_still_says_its_words(
     words = f"m/{agent.uid}/words?q=Zxqv"
     gone = plain(operator.post(f"m/{agent.uid}/forget?message=3", came_from=words).body.decode())
     assert f"fact {seq}, no longer true" in gone
-    assert "any more." not in gone.partition("Where no reply looks")[0].partition("It is gone")[2]
+    assert (
+        "any more." not in gone.partition("Still stored, but found by no reply")[0].partition("It is gone")[2]
+    )
     assert lead(page(operator, words)).endswith("says “Zxqv”; 1 other text does.")
     # Older ones than are read may have the words.
     monkeypatch.setattr("gateway.run.admin.word_search.ENDED_FACTS", 1)
