@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -27,26 +27,32 @@ from storage.records import (
 
 # The most tags by which a list of agents is filtered; of more the first ones count.
 MAX_TAGS = 64
+CursorT = TypeVar("CursorT")
 LAST_NUMBER = 1 << 62  # above the number of every row
 # The end of a page in an order by time: a time, and a row.
 PageEnd = tuple[float, int]
 FIRST_PAGE: PageEnd = (inf, LAST_NUMBER)
 
 
-class Page(Struct, frozen=True):
-    """A page of a list in the order in which its rows were made."""
+class Page(Struct, Generic[CursorT], frozen=True):
+    """A page of a list. Its cursors are numbers of rows, public names, or places of messages."""
 
-    # The numbers between which the page lies, exclusive, in the order asked for; their rows may be gone.
-    after: int | None = None
-    before: int | None = None
+    # The cursors between which the page lies, exclusive, in the order asked for; what they name may be gone.
+    after: CursorT | None = None
+    before: CursorT | None = None
     limit: int = 50
     newest_first: bool = True
 
     @property
-    def bounds(self) -> tuple[int, int]:
-        """The two numbers between which the page lies, exclusive, the lower one first."""
-        first, last = (self.before, self.after) if self.newest_first else (self.after, self.before)
-        return (-1 if first is None else first, LAST_NUMBER if last is None else last)
+    def ends(self) -> tuple[CursorT | None, CursorT | None]:
+        """The cursors between which the page lies, the older one first."""
+        return (self.before, self.after) if self.newest_first else (self.after, self.before)
+
+    @property
+    def bounds(self: Page[int]) -> tuple[int, int]:
+        """The numbers between which the page lies, exclusive, the lower one first."""
+        low, high = self.ends
+        return (-1 if low is None else low, LAST_NUMBER if high is None else high)
 
     @property
     def direction(self) -> str:

@@ -202,7 +202,8 @@ class ResponseConversations:
         messages, memory = self.store.messages, conversation.agent.id
         with map_store_errors(), suppress(NotFound):
             stored = await messages.conversation(memory, conversation.id)
-            listed, page = [], Page(limit=_PAGE, newest_first=False)
+            listed = []
+            page: Page[int] = Page(limit=_PAGE, newest_first=False)
             while True:
                 page_messages = await messages.page(memory, page, conversation_row=stored.id)
                 listed += page_messages

@@ -83,7 +83,7 @@ class StoredResponses:
         quoted, before = id.encode(), None
         with map_store_errors():
             for _ in range(_MAX_PAGES):
-                page = Page(after=before, limit=_PAGE)
+                page: Page[int] = Page(after=before, limit=_PAGE)
                 messages = await self.store.messages.page_of_project(owner.project, page)
                 for agent, message in messages:
                     exchange = message.exchange

@@ -110,7 +110,7 @@ class Passages(GrowingGroup):
 
     @long_reads
     async def page(
-        self, connection: Connection, agent_row: int, page: Page, where: PassageFilter
+        self, connection: Connection, agent_row: int, page: Page[int], where: PassageFilter
     ) -> builtins.list[Passage]:
         """Returns a page of passages. The page's cursors are numbers of passages, which need not exist any more."""
         passages: builtins.list[Passage] = []

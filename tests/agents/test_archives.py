@@ -17,13 +17,14 @@ from gateway.agents.tools.file_tools import FileTools
 from gateway.core import ids
 from gateway.core.memory.file_text import passages_in
 from storage.errors import NotFound
-from storage.listing import AgentFilter, PassageFilter
+from storage.listing import AgentFilter, Page, PassageFilter
 from storage.records import Agent, Definition, DefinitionKind, Vector
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.api import PROJECT, api_scope, bytes_in, make_agent
 from tests.stored import Speaker, rows
 
+OLDEST_FIRST: Page[int] = Page(newest_first=False)
 ANY = PassageFilter()
 
 
@@ -77,27 +78,32 @@ async def test_passages_are_saved_listed_by_page_and_filtered(archives: Archives
     ):
         (made,) = await archives.add(ann, text, tags)
         assert (made.uid, made.passage.tags) == (ann.uid, tuple(tags))
-    everything = await archives.list(ann, ANY)
+    everything = await archives.list(ann, ANY, OLDEST_FIRST)
     assert texts(everything) == ["Rome is old.", "Miso is a cat.", "Tom is a cat."]
-    assert texts(await archives.list(ann, ANY, newest_first=True, limit=1)) == ["Tom is a cat."]
+    assert texts(await archives.list(ann, ANY, Page(limit=1))) == ["Tom is a cat."]
     first, second, third = [view.passage for view in everything]
-    assert texts(await archives.list(ann, ANY, after=first.seq, limit=1)) == ["Miso is a cat."]
-    assert texts(await archives.list(ann, ANY, before=third.seq, newest_first=True)) == []
-    rest = await archives.list(ann, ANY, after=third.seq, newest_first=True)
-    assert texts(rest) == ["Miso is a cat.", "Rome is old."]
-    assert texts(await archives.list(ann, PassageFilter(text="IS A"))) == ["Miso is a cat.", "Tom is a cat."]
-    assert texts(await archives.list(ann, PassageFilter(tags=["pet", "city"]))) == [
-        "Rome is old.",
-        "Miso is a cat.",
-    ]
-    assert texts(await archives.list(ann, PassageFilter(tags=["pet", "cat"], needs_all_tags=True))) == [
+    assert texts(await archives.list(ann, ANY, Page(after=first.seq, limit=1, newest_first=False))) == [
         "Miso is a cat."
     ]
-    assert texts(await archives.list(ann, PassageFilter(since=second.at))) == [
+    assert texts(await archives.list(ann, ANY, Page(before=third.seq))) == []
+    rest = await archives.list(ann, ANY, Page(after=third.seq))
+    assert texts(rest) == ["Miso is a cat.", "Rome is old."]
+    assert texts(await archives.list(ann, PassageFilter(text="IS A"), OLDEST_FIRST)) == [
         "Miso is a cat.",
         "Tom is a cat.",
     ]
-    assert texts(await archives.list(ann, PassageFilter(until=second.at))) == ["Rome is old."]
+    assert texts(await archives.list(ann, PassageFilter(tags=["pet", "city"]), OLDEST_FIRST)) == [
+        "Rome is old.",
+        "Miso is a cat.",
+    ]
+    assert texts(
+        await archives.list(ann, PassageFilter(tags=["pet", "cat"], needs_all_tags=True), OLDEST_FIRST)
+    ) == ["Miso is a cat."]
+    assert texts(await archives.list(ann, PassageFilter(since=second.at), OLDEST_FIRST)) == [
+        "Miso is a cat.",
+        "Tom is a cat.",
+    ]
+    assert texts(await archives.list(ann, PassageFilter(until=second.at), OLDEST_FIRST)) == ["Rome is old."]
 
 
 @pytest.mark.parametrize("is_indexed", [True, False])
@@ -144,7 +150,7 @@ async def test_an_archive_is_no_agent_and_is_deleted_with_its_passages(
 ) -> None:
     made, memory = await shared(store, archives, ann, name="zqnamex")
     await archives.add(memory, "zqpassagex", ["zqtagx"])
-    assert [e.agent.id for e in await store.defined_agents.list(PROJECT, AgentFilter())] == [ann.id]
+    assert [e.agent.id for e in await store.defined_agents.list(PROJECT, AgentFilter(), Page())] == [ann.id]
     with pytest.raises(NotFound):
         await store.defined_agents.get(PROJECT, made.uid)
     await archives.delete(PROJECT, made.uid)
@@ -165,7 +171,9 @@ async def test_a_removed_passage_is_found_nowhere(
         pass
     await archives.remove(ann, gone.passage.seq)
     assert (
-        texts(await archives.list(ann, ANY)) == texts(await archives.search(ann, "cat", ANY)) == ["stays cat"]
+        texts(await archives.list(ann, ANY, OLDEST_FIRST))
+        == texts(await archives.search(ann, "cat", ANY))
+        == ["stays cat"]
     )
     data = bytes_in(tmp_path)
     assert not [word for word in ("gone", "tag") if f"zq{word}x".encode() in data]
@@ -186,7 +194,7 @@ async def test_a_search_is_by_meaning_too_where_there_is_an_embedder(
         pass
     axis = {"feline": 0, "Rome": 1}
     data = {word: b"".join(pack("<f", float(n == place)) for n in range(2)) for word, place in axis.items()}
-    feline, rome = [view.passage.seq for view in await archives.list(ann, ANY)]
+    feline, rome = [view.passage.seq for view in await archives.list(ann, ANY, OLDEST_FIRST)]
     await store.database.write(store.vectors.begin_effect(ann.id, "m"))
     found = await store.vectors.read_unembedded(ann.id, "m")
     assert found is not None

@@ -22,7 +22,7 @@ from gateway.errors import BadRequest, Conflict
 from gateway.settings import ModelSettings, ProfileSettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, WriteConflict
-from storage.listing import AgentFilter
+from storage.listing import AgentFilter, Page
 from storage.records import Block
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -31,6 +31,7 @@ from tests.stored import Speaker, open_store, rows
 
 PROJECT = "default"
 HUMAN = Block(0, "human", "Who", "Unknown.", 100)
+NEWEST_FIRST: Page[str] = Page()
 HELPER = AgentSpec("helper", system="Help.", model="m", offers_tools=True)
 SETTINGS = Settings(
     upstreams=(
@@ -168,7 +169,7 @@ async def test_an_agent_is_made_with_blocks_and_tags_or_not_at_all(registry: Reg
             await registry.create(PROJECT, broken)
     with pytest.raises(Conflict, match="'helper' is a profile"):
         await registry.create(PROJECT, new("helper"))
-    assert [a.definition.name for a in await registry.list(PROJECT, AgentFilter())] == ["ann"]
+    assert [a.definition.name for a in await registry.list(PROJECT, AgentFilter(), Page())] == ["ann"]
     assert len((await registry.create(PROJECT, NewAgent(AgentDefinition("react_agent")))).definition.name) > 6
 
 
@@ -369,21 +370,21 @@ async def test_a_users_memory_is_an_agent_whose_configuration_is_the_profiles(
 async def test_tools_are_listed_after_the_gateways_own(registry: Registry) -> None:
     made = [await registry.tools.create(PROJECT, f"t{n}", ToolDefinition({})) for n in range(3)]
 
-    async def listed(**page: Any) -> list[str]:
-        return [tool.name async for tool in registry.tools.select(PROJECT, **page)]
+    async def listed(page: Page[str] = NEWEST_FIRST, **names: str) -> list[str]:
+        return [tool.name async for tool in registry.tools.select(PROJECT, page, **names)]
 
     oldest_first = [*BUILT_IN_TOOLS, "t0", "t1", "t2"]
-    assert await listed(newest_first=False) == oldest_first
+    assert await listed(Page(newest_first=False)) == oldest_first
     assert await listed() == oldest_first[::-1]
     for newest_first in (True, False):
-        tools = [tool async for tool in registry.tools.select(PROJECT, newest_first=newest_first)]
+        tools = [tool async for tool in registry.tools.select(PROJECT, Page(newest_first=newest_first))]
         for count, tool in enumerate(tools, 1):
             later = [each.name for each in tools[count:]]
-            assert await listed(after=tool.uid, newest_first=newest_first) == later
+            assert await listed(Page(after=tool.uid, newest_first=newest_first)) == later
     assert await listed(name="t1") == ["t1"]
     assert await listed(name="memory") == ["memory"]
     assert await listed(name_part="CORE_MEM") == ["core_memory_replace", "core_memory_append"]
-    assert await listed(before=made[1].uid, newest_first=True) == ["t2"]
+    assert await listed(Page(before=made[1].uid)) == ["t2"]
     with pytest.raises(NotFound):
         await registry.tools.get("elsewhere", made[0].uid)
 
@@ -418,10 +419,10 @@ async def test_a_page_of_agents_takes_a_few_statements_however_many_they_are(tmp
         while await registry.count(PROJECT, AgentFilter()) < size:
             await registry.create(PROJECT, new(own=[(HUMAN, {})], tool_names=["mine"], tags=["a"]))
         statements.clear()
-        assert len(await registry.list(PROJECT, AgentFilter())) == size
+        assert len(await registry.list(PROJECT, AgentFilter(), Page())) == size
         counts.add(len([each for each in statements if "sqlite_master" not in each]))
     assert counts == {9}, "agents, tags, tools, what they are, folders, identities, blocks, runs, readers"
-    uid = (await registry.list(PROJECT, AgentFilter()))[0].agent.uid
+    uid = (await registry.list(PROJECT, AgentFilter(), Page()))[0].agent.uid
     await registry.resolver.resolve(PROJECT, ids.id_of("agent", uid))
     await registry.tools.change(PROJECT, mine.uid, lambda d: (None, d))  # nothing is cached beyond a change
     statements.clear()

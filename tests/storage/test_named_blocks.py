@@ -187,7 +187,7 @@ async def test_blocks_are_listed_by_what_they_say_and_who_has_them(store: Store)
     for agent in (ann, bob):
         await store.named_blocks.attach(agent.agent, house)
 
-    async def listed(page: Page | None = None, **wanted: Any) -> str:
+    async def listed(page: Page[int] | None = None, **wanted: Any) -> str:
         found = await store.named_blocks.list(PROJECT, BlockFilter(**wanted), page or Page())
         return " ".join(e.block.label for e in found)
 

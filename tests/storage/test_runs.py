@@ -202,7 +202,7 @@ async def test_lists_by_page_and_filter_stay_within_the_project(
     last = (await store.runs.get("default", "a5")).run
     await store.runs.end_run(last.agent_row, last.id, RunState.COMPLETED, "end_turn", 9.0)
 
-    async def listed(page: Page | None = None, **wanted: object) -> str:
+    async def listed(page: Page[int] | None = None, **wanted: object) -> str:
         found = await store.runs.list_runs("default", RunFilter(**wanted), page or Page())  # type: ignore[arg-type]
         return " ".join(entry.run.uid for entry in found)
 

@@ -8,16 +8,19 @@ from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any, TypeAlias
 
+from msgspec.structs import replace
+
 from gateway.agents.api._message_renderer import MessageRenderer
-from gateway.agents.api._paging import place_in
+from gateway.agents.api._paging import cursor_page, place_in, place_of
 from gateway.agents.api._query import ShownMessagesQuery
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
-from gateway.agents.wire.message import showing_of
+from gateway.agents.wire.message import Showing, showing_of
 from gateway.core import ids
 from gateway.core.ids import Place
 from gateway.errors import UnknownId
+from storage.listing import Page
 from storage.records import DEFAULT_CONVERSATION, Agent
 
 _PAGE = 100
@@ -41,48 +44,33 @@ class MessagePages:
         """
         before = await _cursor(self._api, agent, query.before)
         after = await _cursor(self._api, agent, query.after)
+        page = Page(after, before, query.size(_PAGE), query.newest_first())
         return await self._fill_page(
-            query, after, partial(self._fetch_of_agent, agent, conversation_name, query, before)
+            query, page, partial(self._fetch_of_agent, agent, conversation_name, showing_of(query))
         )
 
     async def list_of_project(self, project: str, query: ShownMessagesQuery) -> list[dict[str, Any]]:
         """Returns a page of the messages of all agents. Raises: UnknownId."""
-        before = place_in("message", query.before)
-
-        async def fetch(after: Place | None, limit: int) -> _Entries:
-            return await self._messages.list_all(
-                project, after=after, before=before, limit=limit, newest_first=query.newest_first()
-            )
-
-        return await self._fill_page(query, place_in("message", query.after), fetch)
+        page = cursor_page(query, partial(place_of, "message"), size=_PAGE)
+        return await self._fill_page(query, page, partial(self._messages.list_all, project))
 
     async def _fetch_of_agent(
         self,
         agent: Agent,
         conversation_name: str | None,
-        query: ShownMessagesQuery,
-        before: Place | None,
-        after: Place | None,
-        limit: int,
+        showing: Showing,
+        page: Page[Place],
     ) -> _Entries:
-        """Returns the messages between two cursors, as many as `limit`. The oldest is the system message."""
-        newest_first = query.newest_first()
-        with_system = showing_of(query).shows("system_message") and _shows_system_message(
-            newest_first, before, after
-        )
+        """Returns a page of messages. The oldest is the system message."""
+        with_system = showing.shows("system_message") and _has_system_message(page)
         leads: list[_Entry] = []
-        if with_system and not newest_first:
+        if with_system and not page.newest_first:
             leads.append((agent, await self._system_message(agent, conversation_name)))
         views = await self._messages.list(
-            agent,
-            conversation_name=conversation_name,
-            after=after,
-            before=before,
-            limit=limit - len(leads),
-            newest_first=newest_first,
+            agent, replace(page, limit=page.limit - len(leads)), conversation_name=conversation_name
         )
         entries = [*leads, *((agent, view) for view in views)]
-        if with_system and newest_first and len(entries) < limit:
+        if with_system and page.newest_first and len(entries) < page.limit:
             entries.append((agent, await self._system_message(agent, conversation_name)))
         return entries
 
@@ -92,21 +80,19 @@ class MessagePages:
     async def _fill_page(
         self,
         query: ShownMessagesQuery,
-        after: Place | None,
-        fetch: Callable[[Place | None, int], Awaitable[_Entries]],
+        page: Page[Place],
+        fetch: Callable[[Page[Place]], Awaitable[_Entries]],
     ) -> list[dict[str, Any]]:
-        """Returns a page as it is shown. fetch: returns the messages after a place, as many as a limit allows."""
-        limit = query.size(_PAGE)
-        fetched_limit = limit
+        """Returns a page as it is shown. fetch: returns the messages of a page."""
+        limit = page.limit
         # A client takes an empty page for the end of the list, so the first page with something to show is searched.
         while True:
-            entries = await fetch(after, fetched_limit)
+            entries = await fetch(page)
             shown = await self._render_entries(entries, query)
-            if shown or len(entries) < fetched_limit:
+            if shown or len(entries) < page.limit:
                 return list(chain.from_iterable(shown[:limit]))
             # None of these messages is shown. Many more such messages may follow, so a whole page is read next.
-            fetched_limit = max(limit, _PAGE)
-            after = _place_of(*entries[-1])
+            page = replace(page, after=_place_of(*entries[-1]), limit=max(limit, _PAGE))
 
     async def _render_entries(
         self, entries: _Entries, query: ShownMessagesQuery
@@ -157,10 +143,10 @@ def _place_of(agent: Agent, view: MessageView | SystemMessage) -> Place:
     return Place(agent.uid, SYSTEM_SEQ)
 
 
-def _shows_system_message(newest_first: bool, before: Place | None, after: Place | None) -> bool:
-    """Returns whether the system message lies between two cursors. It has no row, and is older than all messages.
+def _has_system_message(page: Page[Place]) -> bool:
+    """Returns whether the system message may be on a page. It has no row, and is older than all messages.
 
     Any cursor at the older end of a page excludes it. A cursor at the newer end excludes it by naming it.
     """
-    older_end, newer_end = (before, after) if newest_first else (after, before)
+    older_end, newer_end = page.ends
     return older_end is None and (newer_end is None or newer_end.seq != SYSTEM_SEQ)

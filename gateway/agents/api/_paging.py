@@ -16,7 +16,7 @@ from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
 from gateway.errors import UnknownId
-from storage.listing import Page
+from storage.listing import CursorT, Page
 
 # Takes a query and returns it with its order, and with cursors that fit that order.
 ReadsCursors: TypeAlias = Callable[[PageQuery], PageQuery]
@@ -112,7 +112,20 @@ def page_items(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[s
     return [item for item in ordered if item["id"] in ids_of_page]
 
 
-async def read_page(query: PageQuery, find_row: Callable[[str], Awaitable[int]], *, size: int = 50) -> Page:
+def cursor_page(query: PageQuery, read_cursor: Callable[[str], CursorT], *, size: int = 50) -> Page[CursorT]:
+    """Returns the page that a query asks for. Raises: what `read_cursor` raises.
+
+    read_cursor: returns the cursor that an id names.
+    size: of the page if the query names none.
+    """
+    sent = (sent_or_none(query.after), sent_or_none(query.before))
+    after, before = [None if id is None else read_cursor(id) for id in sent]
+    return Page(after, before, query.size(size), query.newest_first())
+
+
+async def read_page(
+    query: PageQuery, find_row: Callable[[str], Awaitable[int]], *, size: int = 50
+) -> Page[int]:
     """Returns the page that a query asks for, with cursors as rows. Raises: what `find_row` raises.
 
     find_row: returns the row that an id names.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
 from msgspec.structs import asdict, replace
 
+from gateway.agents.api._paging import cursor_page
 from gateway.agents.api._query import AgentQuery, AgentsQuery, RecompileQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, models_of, new_definition, with_update
@@ -46,10 +48,7 @@ class AgentRoutes:
         views = await self._api.registry.list(
             request.project,
             replace(_filter_of(query), order=query.sorting),
-            after=uid_or_none("agent", query.after),
-            before=uid_or_none("agent", query.before),
-            limit=query.size(),
-            newest_first=query.newest_first(),
+            cursor_page(query, partial(uid_in, "agent")),
         )
         return await self._api.agents_json(views)
 

@@ -6,13 +6,14 @@ A path names a conversation by its id. `default` with an `agent_id`, or an agent
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.api._message_pages import MessagePages
-from gateway.agents.api._paging import CONVERSATION_MESSAGES
+from gateway.agents.api._paging import CONVERSATION_MESSAGES, cursor_page
 from gateway.agents.api._query import PageQuery, ShownMessagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.agent_bodies import SETTINGS, WindowTokens, set_sampling
@@ -243,14 +244,8 @@ class ConversationRoutes:
             archived=_ARCHIVED_BY_STATUS[query.archive_status],
             order=query.sorting,
         )
-        entries = await self._api.store.conversations.list(
-            request.project,
-            where,
-            after=uid_or_none("conv", query.after),
-            before=uid_or_none("conv", query.before),
-            limit=query.size(),
-            newest_first=query.newest_first(),
-        )
+        page = cursor_page(query, partial(uid_in, "conv"))
+        entries = await self._api.store.conversations.list(request.project, where, page)
         return [conversation_json(each, public_id=_id_of(each)) for each in entries]
 
     async def create(

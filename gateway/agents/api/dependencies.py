@@ -135,7 +135,7 @@ class AgentsApi(Struct, frozen=True):
 
     async def read_definition_page(
         self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery
-    ) -> Page:
+    ) -> Page[int]:
         """Returns the page of a list of definitions that a query selects.
 
         prefix: of the list's ids.

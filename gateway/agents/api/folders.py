@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.api._paging import OLDEST_FIRST, page_items, place_in, read_page
+from gateway.agents.api._paging import OLDEST_FIRST, cursor_page, page_items, place_of, read_page
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
@@ -284,14 +284,9 @@ class FolderRoutes:
     async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List the parts of a folder's files."""
         folder = await self._get_folder(request)
-        after, before = place_in("passage", query.after), place_in("passage", query.before)
+        page = cursor_page(query, lambda id: place_of("passage", id).seq, size=100)
         passages = await self._archives.list(
-            await self._folders.load_memory(folder),
-            PassageFilter(text=sent_or_none(query.search)),
-            after=None if after is None else after.seq,
-            before=None if before is None else before.seq,
-            limit=query.size(100),
-            newest_first=query.newest_first(),
+            await self._folders.load_memory(folder), PassageFilter(text=sent_or_none(query.search)), page
         )
         return list(map(passage_json, passages))
 

@@ -277,7 +277,7 @@ class McpServerRoutes:
 
     async def index(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List MCP servers."""
-        page = Page(limit=_MAX_SERVERS, newest_first=False)
+        page: Page[int] = Page(limit=_MAX_SERVERS, newest_first=False)
         return [server_json(each) for each in await self._servers.list(request.project, page)]
 
     async def create(self, request: ApiRequest, body: CreateMcpServer) -> dict[str, Any]:

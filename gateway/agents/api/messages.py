@@ -26,7 +26,7 @@ from gateway.core import ids
 from gateway.core.ids import Place
 from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, UnknownId
-from storage.listing import AgentFilter, RunEntry
+from storage.listing import AgentFilter, Page, RunEntry
 from storage.records import DEFAULT_CONVERSATION, Agent, Run
 
 _MAX_SEARCHED_AGENTS = 64
@@ -130,9 +130,8 @@ class MessageRoutes:
         if conversation_name is not None:
             return [await self._agent_of_conversation(project, conversation_name)], conversation_name
         all_agents = AgentFilter(with_hidden=True, order="completed")
-        entries = await self._api.store.defined_agents.list(
-            project, all_agents, limit=_MAX_SEARCHED_AGENTS + 1
-        )
+        page: Page[str] = Page(limit=_MAX_SEARCHED_AGENTS + 1)
+        entries = await self._api.store.defined_agents.list(project, all_agents, page)
         if len(entries) > _MAX_SEARCHED_AGENTS:
             raise BadRequest(
                 f"A search asks {_MAX_SEARCHED_AGENTS} agents at most, and there are more: name one.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.agents.api._paging import OLDEST_FIRST
+from gateway.agents.api._paging import OLDEST_FIRST, cursor_page
 from gateway.agents.api._query import ModelsQuery, TagsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
@@ -35,11 +35,8 @@ class ModelAndTagRoutes:
         """List the tags of agents."""
         return await self._api.store.defined_agents.tags(
             request.project,
-            after=sent_or_none(query.after),
-            before=sent_or_none(query.before),
+            cursor_page(query, str),
             text=sent_or_none(query.query_text) or sent_or_none(query.name),
-            limit=query.size(),
-            descending=query.newest_first(),
         )
 
     async def list_models(self, request: ApiRequest, query: ModelsQuery) -> list[dict[str, Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta
 
-from gateway.agents.api._paging import PASSAGES, page_items, place_of
+from gateway.agents.api._paging import PASSAGES, cursor_page, page_items, place_of
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassageSearchQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
@@ -182,10 +183,7 @@ class PassageRoutes:
         passages = await self._archives.list(
             agent,
             PassageFilter(text=sent_or_none(query.search)),
-            after=_seq_or_none(agent, query.after),
-            before=_seq_or_none(agent, query.before),
-            limit=query.size(100),
-            newest_first=query.newest_first(),
+            cursor_page(query, partial(_seq_of, agent), size=100),
         )
         return list(map(passage_json, passages))
 
@@ -372,11 +370,6 @@ class ArchiveRoutes:
             tags=sent_or_none(passage.tags) or (),
             metadata=sent_or_none(passage.metadata) or {},
         )
-
-
-def _seq_or_none(agent: Agent, id: Maybe[str]) -> int | None:
-    sent_id = sent_or_none(id)
-    return None if sent_id is None else _seq_of(agent, sent_id)
 
 
 def _seq_of(memory: Agent, id: str, *, owner: str = "agent") -> int:

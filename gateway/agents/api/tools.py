@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.api._paging import OLDEST_FIRST, page_items
+from gateway.agents.api._paging import OLDEST_FIRST, cursor_page, page_items
 from gateway.agents.api._query import ApprovalQuery, Fragment, PageQuery, ToolsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.dependencies import AgentsApi, uid_or_none
+from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.tool_bodies import (
     CreateTool,
     ToolSource,
@@ -259,9 +260,7 @@ class ToolRoutes:
         types, without = sent_or_none(query.tool_types), sent_or_none(query.exclude_tool_types) or ()
         tools = self._tools.select(
             project,
-            after=uid_or_none("tool", query.after),
-            before=uid_or_none("tool", query.before),
-            newest_first=query.newest_first(),
+            cursor_page(query, partial(uid_in, "tool")),
             name=sent_or_none(query.name),
             name_part=sent_or_none(query.search),
         )

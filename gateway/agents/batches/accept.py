@@ -155,7 +155,7 @@ class BatchRequests(Struct, frozen=True):
         batch = await self.store.batches.find(project, uid)
         return batch, await self.store.batches.counts(batch.id)
 
-    async def list(self, project: str | None, page: Page) -> list[tuple[Batch, BatchCounts]]:
+    async def list(self, project: str | None, page: Page[int]) -> list[tuple[Batch, BatchCounts]]:
         batches = await self.store.batches.list(project, page)
         return [(batch, await self.store.batches.counts(batch.id)) for batch in batches]
 

@@ -184,7 +184,7 @@ class Folders:
             for file in files
         ]
 
-    async def list(self, folder: Definition, page: Page) -> Sequence[StoredFile]:
+    async def list(self, folder: Definition, page: Page[int]) -> Sequence[StoredFile]:
         """Returns a page of a folder's files, by their rows."""
         return await self._files.list(folder.memory_row, page)
 

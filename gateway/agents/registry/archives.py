@@ -131,18 +131,8 @@ class Archives:
         archives = await self._store.attached.targets(agent.id, _KIND)
         return [*archives, *await self._store.attached.targets(agent.id, DefinitionKind.FOLDER)]
 
-    async def list(
-        self,
-        memory: Agent,
-        where: PassageFilter,
-        *,
-        after: int | None = None,
-        before: int | None = None,
-        limit: int = 50,
-        newest_first: bool = False,
-    ) -> Sequence[PassageView]:
-        """Returns a page of a memory's passages. after, before: numbers of passages, which may be deleted by now."""
-        page = Page(after, before, limit, newest_first)
+    async def list(self, memory: Agent, where: PassageFilter, page: Page[int]) -> Sequence[PassageView]:
+        """Returns a page of a memory's passages. page: with numbers of passages as cursors."""
         passages = await self._store.passages.page(memory.id, page, where)
         return await self._with_files([PassageView(memory.uid, passage) for passage in passages])
 
@@ -190,7 +180,7 @@ class Archives:
         if query.strip():
             views = await self._search_one(memory, query, where, limit, vector)
         else:
-            views = await self.list(memory, where, limit=limit, newest_first=True)
+            views = await self.list(memory, where, Page(limit=limit))
         return [view.passage for view in views]
 
     async def _search_one(
@@ -208,7 +198,7 @@ class Archives:
         self, memories: Sequence[Agent], where: PassageFilter, *, limit: int
     ) -> Sequence[PassageView]:
         """Returns the newest passages of these memories."""
-        pages = [await self.list(each, where, limit=limit, newest_first=True) for each in memories]
+        pages = [await self.list(each, where, Page(limit=limit)) for each in memories]
         return sorted(chain.from_iterable(pages), key=lambda view: -view.passage.at)[:limit]
 
     async def _with_files(self, views: Sequence[PassageView]) -> Sequence[PassageView]:

@@ -50,7 +50,7 @@ class McpRegistry:
         """Returns a server by its public name."""
         return await self._store.definitions.get(project, DefinitionKind.MCP, uid)
 
-    async def list(self, project: str, page: Page) -> Sequence[Definition]:
+    async def list(self, project: str, page: Page[int]) -> Sequence[Definition]:
         """Returns a page of a project's servers."""
         return await self._store.definitions.list(project, DefinitionKind.MCP, page)
 
@@ -123,7 +123,7 @@ class McpRegistry:
     async def tools(self, project: str, uid: str) -> Sequence[ToolView]:
         """Returns a server's tools, as they were when it was asked last."""
         await self.get(project, uid)
-        every = self._tools.select(project, newest_first=False)
+        every = self._tools.select(project, Page(newest_first=False))
         return [each async for each in every if _name_at_server(each, uid) is not None]
 
     async def _list_tools(

@@ -42,6 +42,7 @@ from storage.listing import (
     AgentFilter,
     BlockEntry,
     NamedAgent,
+    Page,
     ReaderEntry,
 )
 from storage.records import Agent, Block, Definition, DefinitionKind, Run
@@ -188,21 +189,9 @@ class Registry:
         """Returns an agent's memory and definition alone."""
         return await self._store.defined_agents.get(project, uid)
 
-    async def list(
-        self,
-        project: str,
-        where: AgentFilter,
-        *,
-        after: str | None = None,
-        before: str | None = None,
-        limit: int = 50,
-        newest_first: bool = True,
-    ) -> Sequence[AgentView]:
-        """Returns a page of agents. after, before: uids, in the order asked for."""
-        entries = await self._store.defined_agents.list(
-            project, where, after=after, before=before, limit=limit, newest_first=newest_first
-        )
-        return await self._views(entries)
+    async def list(self, project: str, where: AgentFilter, page: Page[str]) -> Sequence[AgentView]:
+        """Returns a page of agents. page: with uids as cursors."""
+        return await self._views(await self._store.defined_agents.list(project, where, page))
 
     async def get_several(self, project: str, agent_rows: Sequence[int]) -> Sequence[AgentView]:
         """Returns agents by the rows of their memories, in the order in which they were made."""

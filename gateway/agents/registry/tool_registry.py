@@ -61,20 +61,19 @@ class ToolRegistry:
     async def select(
         self,
         project: str,
+        page: Page[str],
         *,
-        after: str | None = None,
-        before: str | None = None,
-        newest_first: bool = True,
         name: str | None = None,
         name_part: str | None = None,
     ) -> AsyncIterator[ToolView]:
         """Yields tools. Built-in ones count as older than all others.
 
-        after, before: public names, in the order asked for.
+        page: with public names as cursors; its limit does not count.
         name: of the only tool that is wanted; None for all.
         name_part: a text that the names have; None for all.
         """
-        first, last = (before, after) if newest_first else (after, before)
+        newest_first = page.newest_first
+        first, last = page.ends
         low = -_BEYOND if first is None else await self._sort_key(project, first)
         high = _BEYOND if last is None else await self._sort_key(project, last)
         built_in = [
@@ -86,15 +85,15 @@ class ToolRegistry:
             for tool in built_in:
                 yield tool
         start, end = (high, low) if newest_first else (low, high)
-        page = Page(start, end, _PAGE, newest_first)
-        async for tool in self._select_defined(project, page, name, name_part):
+        rows = Page(start, end, _PAGE, newest_first)
+        async for tool in self._select_defined(project, rows, name, name_part):
             yield tool
         if newest_first:
             for tool in reversed(built_in):
                 yield tool
 
     async def _select_defined(
-        self, project: str, page: Page, name: str | None, name_part: str | None
+        self, project: str, page: Page[int], name: str | None, name_part: str | None
     ) -> AsyncIterator[ToolView]:
         """Yields the tools that were made over REST, from a first page on. name, name_part: as for `select`."""
         while True:

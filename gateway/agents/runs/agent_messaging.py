@@ -40,7 +40,7 @@ from gateway.run.receipts import Receipts
 from gateway.run.request_context import may_ask
 from gateway.run.sink import ClientGone, Sink, UnseenSink
 from storage.errors import NotFound, StoreError
-from storage.listing import MAX_TAGS, AgentEntry, AgentFilter
+from storage.listing import MAX_TAGS, AgentEntry, AgentFilter, Page
 from storage.records import DEFAULT_CONVERSATION, Run, RunState
 from storage.sql.store import Store
 
@@ -174,22 +174,20 @@ class AgentMessaging:
         # A statement takes at most MAX_TAGS tags. With more, all agents are read: their tags are checked in any case.
         tags = match_all or match_some
         where = AgentFilter(tags=tags if len(tags) <= MAX_TAGS else (), needs_all_tags=bool(match_all))
-        after: str | None = None
+        page: Page[str] = Page(limit=_PAGE, newest_first=False)
         while len(recipients) < MAX_AGENTS:
-            page = await self._store.defined_agents.list(
-                sender.project, where, after=after, limit=_PAGE, newest_first=False
-            )
-            tags_of = await self._store.defined_agents.tags_of([each.agent.id for each in page])
+            entries = await self._store.defined_agents.list(sender.project, where, page)
+            tags_of = await self._store.defined_agents.tags_of([each.agent.id for each in entries])
             recipients += [
                 Recipient(each.agent.uid, each.name)
-                for each in page
+                for each in entries
                 if _is_conversational(each)
                 and ids.id_of("agent", each.agent.uid) != sender.agent_id
                 and _has_tags(tags_of[each.agent.id], match_all, match_some)
             ]
-            if len(page) < _PAGE:
+            if len(entries) < _PAGE:
                 break
-            after = page[-1].agent.uid
+            page = replace(page, after=entries[-1].agent.uid)
         return recipients[:MAX_AGENTS]
 
     async def ask(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:

@@ -338,7 +338,7 @@ class AgentRuns:
         conversation_row: of the one conversation with runs to be cancelled; None: of all conversations.
         """
         live = RunFilter(agent.id, conversation_row, (RunState.CREATED, RunState.RUNNING))
-        page = Page(limit=_MAX_CANCELLED)
+        page: Page[int] = Page(limit=_MAX_CANCELLED)
         entries = await self.keeper.store.runs.list_runs(agent.scope.project, live, page)
         return [await self.cancel(each.run) for each in entries]
 

@@ -63,31 +63,24 @@ class AgentMessages:
     async def list(
         self,
         agent: Agent,
+        page: Page[Place],
         *,
         conversation_name: str | None = None,
-        after: Place | None = None,
-        before: Place | None = None,
-        limit: int = 100,
-        newest_first: bool = True,
     ) -> Sequence[MessageView]:
-        """Returns a page.
-
-        conversation_name: None: all conversations.
-        after, before: the messages between which the page lies, in the order asked for. They may be gone.
-        """
+        """Returns a page. conversation_name: None: all conversations."""
         conversation_row: int | None = None
         if conversation_name is not None:
             stored = await self.find_conversation(agent, conversation_name)
             if stored is None:
                 return []
             conversation_row = stored.id
-        older_end, newer_end = (before, after) if newest_first else (after, before)
+        newest_first, (older_end, newer_end) = page.newest_first, page.ends
         low = (-1, 0) if older_end is None else message_sort_key(older_end.seq, older_end.hidden)
         high = (2**62, 0) if newer_end is None else message_sort_key(newer_end.seq, newer_end.hidden)
         views: list[MessageView] = []
         begin, end = (high[0], low[0]) if newest_first else (low[0], high[0])
-        while len(views) < limit:
-            size = min(_MAX_ROWS, limit - len(views))
+        while len(views) < page.limit:
+            size = min(_MAX_ROWS, page.limit - len(views))
             rows = await self._store.messages.page(
                 agent.id, Page(begin, end, size, newest_first), conversation_row=conversation_row
             )
@@ -99,25 +92,21 @@ class AgentMessages:
                 break
             exchange = rows[-1].exchange
             begin = exchange.seq - 1 if newest_first else exchange.next_seq
-        return views[:limit]
+        return views[: page.limit]
 
     async def list_all(
         self,
         project: str,
-        *,
-        after: Place | None = None,
-        before: Place | None = None,
-        limit: int = 100,
-        newest_first: bool = True,
+        page: Page[Place],
     ) -> Sequence[tuple[Agent, MessageView]]:
-        """Returns a page of the messages of all agents, in the order in which their exchanges began. As `list`."""
-        older_end, newer_end = (before, after) if newest_first else (after, before)
+        """Returns a page of the messages of all agents, in the order in which their exchanges began."""
+        newest_first, (older_end, newer_end) = page.newest_first, page.ends
         low = (-1, -1, 0) if older_end is None else await self._sort_key_in_project(project, older_end)
         high = (2**62, 0, 0) if newer_end is None else await self._sort_key_in_project(project, newer_end)
         entries: list[tuple[Agent, MessageView]] = []
         begin, end = (high[0] + 1, low[0] - 1) if newest_first else (low[0] - 1, high[0] + 1)
-        while len(entries) < limit:
-            size = min(_MAX_ROWS, limit - len(entries))
+        while len(entries) < page.limit:
+            size = min(_MAX_ROWS, page.limit - len(entries))
             rows = await self._store.messages.page_of_project(project, Page(begin, end, size, newest_first))
             for agent, row in rows:
                 views = await self._make_views(agent, [row])
@@ -127,7 +116,7 @@ class AgentMessages:
             if len(rows) < size:
                 break
             begin = rows[-1][1].exchange.id
-        return entries[:limit]
+        return entries[: page.limit]
 
     async def _sort_key_in_project(self, project: str, place: Place) -> tuple[int, int, int]:
         """Returns a message's key in the order of all agents' messages: its exchange's row, and its place there."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import builtins
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import (
@@ -19,6 +21,7 @@ from storage.listing import (
     AgentFilter,
     DefinitionDraft,
     NamedAgent,
+    Page,
     PageEnd,
 )
 from storage.records import Agent, DefinitionKind
@@ -57,29 +60,21 @@ async def find_agent_entry(connection: Connection, project: str, uid: str) -> Ag
 
 
 async def list_agents(
-    connection: Connection,
-    project: str,
-    where: AgentFilter,
-    *,
-    after: str | None = None,
-    before: str | None = None,
-    limit: int = 50,
-    newest_first: bool = True,
+    connection: Connection, project: str, where: AgentFilter, page: Page[str]
 ) -> list[AgentEntry]:
-    """Returns a page of a project's agents. after, before: the uids between which it lies, in the order asked for.
+    """Returns a page of a project's agents. page: with uids as cursors.
 
     Raises: NotFound if there is no agent with one of these uids.
     """
-    low_uid, high_uid = (before, after) if newest_first else (after, before)
+    low_uid, high_uid = page.ends
     low = await _position(connection, project, where.order, low_uid) or _BEFORE_ALL
     high = await _position(connection, project, where.order, high_uid) or _AFTER_ALL
     tags = sorted(set(where.tags))[:MAX_TAGS]
     min_tags = len(tags) if where.needs_all_tags else min(1, len(tags))
     keys = sorted(set(where.identity_keys))[:MAX_TAGS]
-    direction = "down" if newest_first else "up"
-    page: list[AgentEntry] = []
-    while len(page) < limit:
-        size = max(limit - len(page), _MIN_ROWS)
+    found: list[AgentEntry] = []
+    while len(found) < page.limit:
+        size = max(page.limit - len(found), _MIN_ROWS)
         # The order by row is a range of an index; the others are made of all rows.
         rows_between = (low[1], high[1]) if where.order == "created" else (_BEFORE_ALL[1], _AFTER_ALL[1])
         values: tuple[object, ...] = (
@@ -88,15 +83,15 @@ async def list_agents(
         )  # fmt: skip
         if where.order != "created":
             values += (*low, *high)
-        rows = await connection.rows(SQL[f"{where.order}_{direction}"], values)
+        rows = await connection.rows(SQL[f"{where.order}_{page.direction}"], values)
         entries = [_entry(row) for row in rows]
-        page += [each for each in entries if where.with_hidden or not _is_hidden(each)]
+        found += [each for each in entries if where.with_hidden or not _is_hidden(each)]
         if len(rows) < size:
             break
         end = await _position(connection, project, where.order, entries[-1].agent.uid)
         assert end is not None  # a uid was given
-        low, high = (low, end) if newest_first else (end, high)
-    return page[:limit]
+        low, high = (low, end) if page.newest_first else (end, high)
+    return found[: page.limit]
 
 
 async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:
@@ -177,11 +172,11 @@ class DefinedAgents(Group):
     @long_reads
     async def count(self, connection: Connection, project: str, where: AgentFilter) -> int:
         """Returns how many agents of a project a filter selects."""
-        count, after = 0, None
-        while page := await list_agents(
-            connection, project, where, after=after, limit=_COUNT_PAGE, newest_first=False
-        ):
-            count, after = count + len(page), page[-1].agent.uid
+        count = 0
+        page: Page[str] = Page(limit=_COUNT_PAGE, newest_first=False)
+        while entries := await list_agents(connection, project, where, page):
+            count += len(entries)
+            page = replace(page, after=entries[-1].agent.uid)
         return count
 
     @reads
@@ -204,22 +199,18 @@ class DefinedAgents(Group):
         self,
         connection: Connection,
         project: str,
+        page: Page[str],
         *,
-        after: str | None = None,
-        before: str | None = None,
         text: str | None = None,
-        limit: int = 50,
-        descending: bool = False,
     ) -> builtins.list[str]:
-        """Returns a page of a project's tags by name.
+        """Returns a page of a project's tags by name, Z before A where the newest come first.
 
+        page: with tags as cursors.
         text: a part of the tags.
-        after, before: the tags between which the page lies, in the order asked for.
         """
-        low, high = (before, after) if descending else (after, before)
-        statement = SQL["tags_down" if descending else "tags_up"]
-        rows = await connection.rows(statement, (project, low or "", high, ascii_lower(text), limit))
-        return [row[0] for row in rows]
+        low, high = page.ends
+        values = (project, low or "", high, ascii_lower(text), page.limit)
+        return [row[0] for row in await connection.rows(SQL[f"tags_{page.direction}"], values)]
 
 
 async def _see_blocks(connection: Connection, agent: Agent, uids: Sequence[str]) -> None:

@@ -141,7 +141,7 @@ class Batches(Group):
         return _make_batch(row)
 
     @reads
-    async def list(self, connection: Connection, project: str | None, page: Page) -> list[Batch]:
+    async def list(self, connection: Connection, project: str | None, page: Page[int]) -> list[Batch]:
         """Returns a page of the batches of a project or (None) of all. The cursors of the page are ids."""
         rows = await connection.rows(SQL[f"list_{page.direction}"], (project, *page.bounds, page.limit))
         return [_make_batch(row) for row in rows]

@@ -175,7 +175,7 @@ class NamedBlocks(Group):
 
     @long_reads
     async def list(
-        self, connection: Connection, project: str, where: BlockFilter, page: Page
+        self, connection: Connection, project: str, where: BlockFilter, page: Page[int]
     ) -> list[BlockEntry]:
         """Returns a page of a project's blocks. The cursors of the page are ids of blocks."""
         entries: list[BlockEntry] = []

@@ -17,7 +17,7 @@ from typing import Any
 from storage.commands import ForgetTarget, Rules
 from storage.database import Connection, Database, Row
 from storage.errors import NotForkable, NotFound, Overtaken, WriteConflict
-from storage.listing import FIRST_PAGE, ConversationEntry, ConversationFilter, DefinitionDraft, PageEnd
+from storage.listing import FIRST_PAGE, ConversationEntry, ConversationFilter, DefinitionDraft, Page, PageEnd
 from storage.records import Agent, Conversation, DefinitionKind, Exchange, SentSection, State
 from storage.sql import exchanges, stored_paths
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
@@ -207,33 +207,27 @@ class Conversations(Group):
         connection: Connection,
         project: str,
         where: ConversationFilter,
-        *,
-        after: str | None = None,
-        before: str | None = None,
-        limit: int = 50,
-        newest_first: bool = True,
+        page: Page[str],
     ) -> builtins.list[ConversationEntry]:
-        """Returns a page of a project's conversations, without agents' own ones.
-
-        after, before: the uids between which the page lies, in the order asked for.
+        """Returns a page of a project's conversations, without agents' own ones. page: with uids as cursors.
 
         Raises: NotFound if there is no conversation with one of these uids.
         """
-        low_uid, high_uid = (before, after) if newest_first else (after, before)
+        low_uid, high_uid = page.ends
         low = await _position(connection, project, where, low_uid) or _BEFORE_ALL
         high = await _position(connection, project, where, high_uid) or _AFTER_ALL
-        page: builtins.list[ConversationEntry] = []
-        while len(page) < limit:
-            size = max(limit - len(page), _MIN_ROWS)
-            rows = await _page(connection, project, where, low, high, size, newest_first=newest_first)
+        found: builtins.list[ConversationEntry] = []
+        while len(found) < page.limit:
+            size = max(page.limit - len(found), _MIN_ROWS)
+            rows = await _page(connection, project, where, low, high, size, page.direction)
             entries = [_entry(row) for row in rows]
-            page += [entry for entry in entries if _matches(entry, where)]
+            found += [entry for entry in entries if _matches(entry, where)]
             if len(rows) < size:
                 break
             end = await _position(connection, project, where, entries[-1].conversation.uid)
             assert end is not None  # a uid was given
-            low, high = (low, end) if newest_first else (end, high)
-        return page[:limit]
+            low, high = (low, end) if page.newest_first else (end, high)
+        return found[: page.limit]
 
 
 async def _page(
@@ -243,11 +237,13 @@ async def _page(
     low: PageEnd,
     high: PageEnd,
     limit: int,
-    *,
-    newest_first: bool,
+    direction: str,
 ) -> list[Row]:
-    """Returns the rows of conversations between two positions of an order, those that do not match among them."""
-    direction, agent_row = "down" if newest_first else "up", where.agent_row
+    """Returns the rows of conversations between two positions of an order, those that do not match among them.
+
+    direction: as of `Page`.
+    """
+    agent_row = where.agent_row
     if where.order != "created":
         agent_rows = (_BEFORE_ALL[1], _AFTER_ALL[1]) if agent_row is None else (agent_row, agent_row)
         values = (project, where.order, limit, *low, *high, *agent_rows)

@@ -206,7 +206,7 @@ class Definitions(Group):
         connection: Connection,
         project: str,
         kind: DefinitionKind,
-        page: Page,
+        page: Page[int],
         *,
         name: str | None = None,
         name_part: str | None = None,

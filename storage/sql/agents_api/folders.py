@@ -155,7 +155,9 @@ class Files(GrowingGroup):
         return [each for each in files if each.id < file.id]
 
     @reads
-    async def list(self, connection: Connection, memory_row: int, page: Page) -> builtins.list[StoredFile]:
+    async def list(
+        self, connection: Connection, memory_row: int, page: Page[int]
+    ) -> builtins.list[StoredFile]:
         """Returns a page of a folder's files. The cursors of the page are their rows."""
         rows = await connection.rows(SQL[f"list_{page.direction}"], (memory_row, *page.bounds, page.limit))
         return [_file(row) for row in rows]

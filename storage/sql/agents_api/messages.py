@@ -29,7 +29,7 @@ class Messages(Group):
 
     @long_reads
     async def page(
-        self, connection: Connection, agent_row: int, page: Page, *, conversation_row: int | None = None
+        self, connection: Connection, agent_row: int, page: Page[int], *, conversation_row: int | None = None
     ) -> list[ListedExchange]:
         """Returns a page of exchanges, in the order that the page asks for.
 
@@ -98,7 +98,7 @@ class Messages(Group):
 
     @long_reads
     async def page_of_project(
-        self, connection: Connection, project: str, page: Page
+        self, connection: Connection, project: str, page: Page[int]
     ) -> list[tuple[Agent, ListedExchange]]:
         """Returns a page of the exchanges of all agents. The cursors of the page are rows."""
         values = (project, *page.bounds, page.limit)

@@ -249,7 +249,7 @@ class Runs(Group):
 
     @reads
     async def list_runs(
-        self, connection: Connection, project: str, where: RunFilter, page: Page
+        self, connection: Connection, project: str, where: RunFilter, page: Page[int]
     ) -> list[RunEntry]:
         """Returns a page of a project's runs. The cursors of the page are rows of runs."""
         background = None if where.background is None else int(where.background)
@@ -308,7 +308,7 @@ class Runs(Group):
         self,
         connection: Connection,
         project: str,
-        page: Page,
+        page: Page[int],
         *,
         agent_row: int | None = None,
         feedback: str | None = None,
