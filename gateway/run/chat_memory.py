@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -29,9 +31,12 @@ from gateway.run.tree_memory import TreeMemory
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.endpoint_form import endpoint_form_for
 from gateway.run.upstream.failover import Attempts
-from storage.errors import StoreError, is_known
+from storage.errors import Stale, StoreError, is_known
 
 _log = logging.getLogger("mnemogate")
+# How often memory is read for a request while something of it is forgotten. A forgetting of some parts changes it once
+# for each phase; no measurement.
+_STALE_TRIES: Final = 10
 _OFF, _STRICT = Mode.OFF, Mode.STRICT  # bound once: Python 3.11 is slow to read them off their class
 _MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
 _MadeMemoryT = TypeVar("_MadeMemoryT", bound=TreeMemory, covariant=True)
@@ -91,7 +96,7 @@ class ChatMemory:
         if status is None:
             await self.turns.wait_written(identity.scope)
             try:
-                return await self._read(
+                return await self._read_current(
                     call, attempts, ticket, make_memory, opens=opens, needs_memory=needs_memory
                 )
             except CallerError:
@@ -127,6 +132,25 @@ class ChatMemory:
                 param="x-mnemogate-memory",
             )
         return "none"
+
+    async def _read_current(
+        self,
+        call: ChatCall,
+        attempts: Attempts,
+        ticket: QueueTicket,
+        make_memory: MakesMemory[_MemoryT],
+        *,
+        opens: bool,
+        needs_memory: bool,
+    ) -> tuple[_MemoryT, Prompt]:
+        """Does what `_read` does, and again if something was forgotten meanwhile. Raises: StoreError; ClientGone."""
+        read = partial(
+            self._read, call, attempts, ticket, make_memory, opens=opens, needs_memory=needs_memory
+        )
+        for _ in range(_STALE_TRIES - 1):
+            with suppress(Stale):
+                return await read()
+        return await read()
 
     async def _read(
         self,

@@ -125,11 +125,12 @@ class MemoryKeeper:
         """Reads the context of a request. opens: a turn follows.
 
         In append mode the turns of one conversation queue: each waits until the previous turn has left the queue.
+        A request that is read again does not wait again.
         Raises: StoreError: memory cannot be read.
         """
         if self._uncached:
             self._cache_all()
-        if opens and request.kind is ConversationKind.APPENDED:
+        if opens and request.kind is ConversationKind.APPENDED and not request.ticket.is_first:
             await self._queue(request)
             # The time is taken again, because the turn that this request waited for was written meanwhile.
             request = replace(request, now=self.now())

@@ -37,6 +37,11 @@ class QueueTicket:
         """The conversation's lock is held, as well as the place in the queue of this process."""
         return self._release_lock is not None
 
+    @property
+    def is_first(self) -> bool:
+        """The requests before this one have left the queue of this process."""
+        return self._let_next_begin is not None
+
     def __enter__(self) -> QueueTicket:
         return self
 

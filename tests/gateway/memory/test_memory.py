@@ -22,7 +22,7 @@ from gateway.run.memory.trial import TrialRecall
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import tokenizer_for
 from storage.commands import ForgetTarget
-from storage.records import Agent
+from storage.records import Agent, Scope
 from storage.sql.terms import terms_since
 from tests.doubles.upstream import Call, Gate, Reply, Rules, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.process import serving
@@ -760,6 +760,31 @@ def append(world: World, text: str, status: int = 200, *, again: bool = False) -
     reply = world.post([{"role": "user", "content": text}], headers, user="alice")
     assert reply.status == status
     return str(reply.json["choices"][0]["message"]["content"]) if status == 200 else ""
+
+
+def test_a_message_is_appended_while_something_else_is_forgotten(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is neither refused nor lost, and waits for its own place in the queue no second time."""
+    world.post([{"role": "user", "content": "Zqold."}], {"x-mnemogate-conversation": "c0"}, user="alice")
+    append(world, "My dog is Rex.")
+    alice = world.gateway.call(world.store.agents.find(Scope("default", "default", "user:alice")))
+    keeper = world.gateway.app.services.chat.keeper
+    assert alice is not None
+    assert keeper is not None
+    open_turn, seqs = keeper.open, [1, 2]
+
+    async def forget_first(*arguments: Any) -> Any:
+        if seqs:
+            await world.store.forgetting.forget(alice.id, ForgetTarget(messages=[seqs.pop()]))
+        return await open_turn(*arguments)
+
+    monkeypatch.setattr(keeper, "open", forget_first)
+    append(world, "And now?")
+    assert [m["content"] for m in world.upstream.last.messages] == ["My dog is Rex.", "Ok.", "And now?"]
+    append(world, "Go on.")
+    assert len(world.upstream.last.messages) == 5
+    assert b"Zqold" not in world.data()
 
 
 def spoken(world: World) -> list[str]:
