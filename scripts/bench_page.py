@@ -286,6 +286,7 @@ def screens_of(port: int, filled: Filled) -> list[str]:
         f"{memory}/facts?as_of={time.time() - 1_000:.0f}",
         f"{memory}/search?q={quote(sentence(77))}",
         f"{memory}/words?q={quote(sentence(77))}",
+        f"people/words?q={quote(sentence(77))}",
         f"{memory}/words?q={WORDS.most_common}",
         f"{memory}/b/human",
         f"{memory}/b/human?from=2&to=200",

@@ -36,7 +36,7 @@ SQL = load("people_search.sql")
 _MEMORIES = 200
 # How much a page reads: the texts that no index has, and the blobs of indexes. The words of these texts are counted,
 # which takes most of its time.
-_MOST_READ = 2_000
+_MOST_READ = 1_000
 # A memory whose index has so many blobs, or lacks so many texts, is searched by itself, which counts as `_LONG_READ`.
 _LONG_BLOBS, _LONG_UNREAD, _LONG_READ = 100, 500, 200
 # Texts of exchanges that are longer as they are stored are left to the index.
