@@ -106,7 +106,9 @@ class ChatCall:
             changes = replace(
                 NO_CHANGES, is_fallback=self._is_fallback(target), changes_prefix=self.may_have_had_memory
             )
-            return self._native_body_request(target, native.url_path, native.render(target.model, changes))
+            return self._native_body_request(
+                target, native.upstream_path, native.render(target.model, changes)
+            )
         form = endpoint_form_for(self.request, endpoint, target.model)
         prompt = Prompt(self.request, target, form)
         is_cut = target.context_window is not None
@@ -146,7 +148,7 @@ class ChatCall:
             return self._model_request(target, prompt.body(hidden_rounds, budget_tokens, offer))
         changes = prompt.changes(hidden_rounds, budget_tokens, offer)
         rendered = native.render(target.model, replace(changes, is_fallback=self._is_fallback(target)))
-        request = self._native_body_request(target, native.url_path, rendered)
+        request = self._native_body_request(target, native.upstream_path, rendered)
         return request._replace(native_first_block=rendered.first_block)
 
     def _is_fallback(self, target: Target) -> bool:
@@ -157,7 +159,7 @@ class ChatCall:
         self, native: NativeRequest, target: Target, system: str, notes: Mapping[int, str] | None = None
     ) -> ModelRequest:
         body = native.body(target.model, system, notes)
-        return self._model_request(target, body)._replace(path=native.url_path, query="")
+        return self._model_request(target, body)._replace(path=native.upstream_path, query="")
 
     def _native_body_request(self, target: Target, path: str, rendered: UpstreamBody) -> ModelRequest:
         request = self._model_request(target, rendered.body)

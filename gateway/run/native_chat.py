@@ -177,7 +177,7 @@ class NativeChat:
                 call.memory_state = "unavailable"
             if begun is not None:
                 memory, prompt = begun
-                machine = NativeTurn(memory.reader, native.change(), native.url_path)
+                machine = NativeTurn(memory.reader, native.change(), native.upstream_path)
                 turn = TurnRun(call, attempts, prompt, memory, turns, machine=machine)
                 return await self._chat.await_reply(call, attempts, turn.run())
             if call.identity.mode is Mode.STRICT:

@@ -238,7 +238,7 @@ class NativeMemory(TreeMemory):
         scope = identity.stored_scope
         if scope is None:
             return
-        reply = DeferredReply(native.raw.decode(), native.url_path, identity, turn_name(context))
+        reply = DeferredReply(native.raw.decode(), native.upstream_path, identity, turn_name(context))
         await self.deferred.add(scope, context.agent.epoch, id, reply)
 
     async def _save_deferred(

@@ -24,7 +24,7 @@ class NativeRequest(Protocol):
         """The body as it came."""
 
     @property
-    def url_path(self) -> str:
+    def upstream_path(self) -> str:
         """The path below the upstream's base URL, with the query."""
 
     @property

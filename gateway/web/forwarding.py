@@ -90,8 +90,8 @@ class ForwardedHead(Struct, frozen=True):
     """The part of a request that is known before its body."""
 
     method: str
-    # Below the upstream's base URL, with the query.
-    path: str
+    # The path below the upstream's base URL, with the query.
+    upstream_path: str
     # The upstream that a header asks for, by its name in the settings.
     upstream_name: str | None
     content_type: str
@@ -135,7 +135,7 @@ class ForwardedRoute:
     async def answer_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
         """Answers a request whose body was read, or a request without a body."""
         refuse_required_memory(incoming.headers)
-        route = self.parts.forwarder.route_for(head.path, request_body.model, head.upstream_name)
+        route = self.parts.forwarder.route_for(head.upstream_path, request_body.model, head.upstream_name)
         await self.send(incoming, route, _build_outgoing(incoming, head, body=request_body))
 
     async def _stream_through(self, incoming: Incoming, head: ForwardedHead) -> None:
@@ -150,7 +150,7 @@ class ForwardedRoute:
             is_searched = await self._read_to_model(upload, head, quota)
             info.model = upload.field_value or None
             route = parts.forwarder.route_for(
-                head.path, info.model, head.upstream_name, is_searched=is_searched
+                head.upstream_path, info.model, head.upstream_name, is_searched=is_searched
             )
             outgoing = _build_outgoing(incoming, head, upload=upload)
             await self.send(incoming._replace(receive=upload.receive_rest), route, outgoing)
@@ -165,7 +165,7 @@ class ForwardedRoute:
         Raises: GatewayError; BadRequest: the form has two models, or the name is none of a model.
         """
         boundary = read_boundary(head.content_type) if not head.is_encoded else None
-        if boundary is None or not _may_name_a_model(head.path):
+        if boundary is None or not _may_name_a_model(head.upstream_path):
             return False
         search = FieldSearch(boundary, "model")
         await upload.read_until(search, self.parts.bodies.limit_bytes, quota)
@@ -220,7 +220,7 @@ def _read_head(incoming: Incoming) -> ForwardedHead:
     content_type = headers.get(b"content-type", b"").decode("latin-1")
     return ForwardedHead(
         method=scope["method"],
-        path=incoming.upstream_path,
+        upstream_path=incoming.upstream_path,
         upstream_name=read_upstream_name(incoming.headers),
         content_type=content_type,
         is_encoded=encoding != b"identity",
@@ -239,7 +239,7 @@ def _build_outgoing(
     caller = incoming.info.caller
     return Outgoing(
         method=head.method,
-        path=head.path,
+        upstream_path=head.upstream_path,
         headers=incoming.headers,
         project=caller.project,
         credential=caller.credential,
@@ -262,9 +262,9 @@ def refuse_required_memory(headers: RawHeaders) -> None:
 
 def _uses_model(outgoing: Outgoing) -> bool:
     """Returns whether a request uses a model: at once, or later as a batch, which names models in its file."""
-    is_batch = outgoing.method == "POST" and outgoing.path.partition("?")[0] == "/batches"
-    return is_batch or costs_tokens(outgoing.method, outgoing.path)
+    is_batch = outgoing.method == "POST" and outgoing.upstream_path.partition("?")[0] == "/batches"
+    return is_batch or costs_tokens(outgoing.method, outgoing.upstream_path)
 
 
-def _may_name_a_model(path: str) -> bool:
-    return path.startswith(("/audio/", "/images/")) or path.partition("?")[0] == "/videos"
+def _may_name_a_model(upstream_path: str) -> bool:
+    return upstream_path.startswith(("/audio/", "/images/")) or upstream_path.partition("?")[0] == "/videos"

@@ -157,7 +157,7 @@ class MessagesRoute:
             raw=request.raw,
             json=request.json,
             origins=request.origins,
-            url_path=incoming.upstream_path,
+            upstream_path=incoming.upstream_path,
             with_model=lambda model: read_request_body(body).with_model(model),
             thread=thread,
             untranslatable=request.untranslatable,
@@ -170,11 +170,11 @@ class MessagesRoute:
         info = incoming.info
         info.memory = "off"
         caller = info.caller
-        path = incoming.upstream_path
-        route = self.forwarder.route_for(path, request_body.model, upstream_name=None)
+        upstream_path = incoming.upstream_path
+        route = self.forwarder.route_for(upstream_path, request_body.model, upstream_name=None)
         outgoing = Outgoing(
             method="POST",
-            path=path,
+            upstream_path=upstream_path,
             headers=incoming.headers,
             project=caller.project,
             credential=caller.credential,

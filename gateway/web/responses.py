@@ -109,7 +109,7 @@ class ResponsesRoute(ForwardedRoute):
             request_body = read_request_body(unsealed)
         if (native := self._read_native(head, request_body, scope)) is not None:
             incoming.info.memory = None
-            route = self.parts.forwarder.route_for(head.path, request_body.model, head.upstream_name)
+            route = self.parts.forwarder.route_for(head.upstream_path, request_body.model, head.upstream_name)
             headers = _with_conversation(incoming.headers, native.conversation_id)
             await self.chats.answer_native(incoming, native, route, headers)
         else:
@@ -312,7 +312,7 @@ class ResponsesRoute(ForwardedRoute):
         if find_header(scope["headers"], _AGENT_HEADER) is not None:
             return FUNCTIONS_ALONE
         capabilities = self.parts.forwarder.capabilities_for(
-            head.path, request_body.model, head.upstream_name
+            head.upstream_path, request_body.model, head.upstream_name
         )
         if not capabilities:
             return FUNCTIONS_ALONE
@@ -327,7 +327,7 @@ class ResponsesRoute(ForwardedRoute):
             request_body.value("previous_response_id"), request_body.value("conversation")
         )
         if self.parts.forwarder.is_translated_to_chat(
-            head.path, request_body.model, head.upstream_name, continues_here=continues_here
+            head.upstream_path, request_body.model, head.upstream_name, continues_here=continues_here
         ):
             return True
         headers, caller = scope["headers"], info_of(scope).caller
@@ -342,7 +342,7 @@ class ResponsesRoute(ForwardedRoute):
         """Returns a request that goes upstream with memory; None: it goes upstream without, as it came."""
         if head.is_encoded or not self.makes_response:
             return None
-        native = read_native(bytes(request_body.raw), head.path, self.chats.settings.max_messages)
+        native = read_native(bytes(request_body.raw), head.upstream_path, self.chats.settings.max_messages)
         if native is None:
             return None
         info = info_of(scope)
@@ -355,7 +355,7 @@ class ResponsesRoute(ForwardedRoute):
 
         A compressed body passes as a stream, unless chat completions may answer: then it is read, and refused.
         """
-        return not head.is_encoded or self.parts.forwarder.some_upstream_lacks(head.path)
+        return not head.is_encoded or self.parts.forwarder.some_upstream_lacks(head.upstream_path)
 
 
 def _is_retry(scope: Scope) -> bool:

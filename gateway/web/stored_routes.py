@@ -88,7 +88,7 @@ class StoredRoute(ForwardedRoute):
         self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
     ) -> None:
         change = self._find_reply_change(outgoing)
-        if change is not None and outgoing.method == "GET" and _is_response_path(outgoing.path):
+        if change is not None and outgoing.method == "GET" and _is_response_path(outgoing.upstream_path):
             change = end = BackgroundEnd(change)
             incoming = incoming._replace(send=self._save_before_end(incoming, end))
         await super().send(incoming, route, outgoing, change)
@@ -107,7 +107,7 @@ class StoredRoute(ForwardedRoute):
 
     def _find_reply_change(self, outgoing: Outgoing) -> ReplyChange | None:
         """Returns the change of the reply to a request; None: the reply passes as it comes."""
-        path = outgoing.path.partition("?")[0]
+        path = outgoing.upstream_path.partition("?")[0]
         if outgoing.method not in ("GET", "POST"):
             return None
         if path.endswith("/input_items") or (path.startswith("/conversations/") and "/items" in path):

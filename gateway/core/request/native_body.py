@@ -81,7 +81,7 @@ class NativeBody(Protocol):
         """Returns the body for a chat completion that has `count` messages before those of the request."""
 
     @property
-    def url_path(self) -> str:
+    def upstream_path(self) -> str:
         """The path below the upstream's base URL, with the query."""
 
     def render(self, model: str, changes: NativeChanges = NO_CHANGES) -> UpstreamBody:

@@ -51,7 +51,7 @@ class NativeMessages(Struct, frozen=True):
     # For each message of the chat completion that memory reads, the part of `json` of which it is made. (A `chat_index`
     # is an index in that chat completion; other indexes of messages are those in `json`.)
     origins: Sequence[MessageOrigin]
-    url_path: str
+    upstream_path: str
     # Returns the body with another model's name.
     with_model: Callable[[str], bytes]
     thread: MessageThread | None = None

@@ -71,7 +71,7 @@ class NativeResponse(Struct, frozen=True):
     # The parsed body.
     json: Json
     # The path below the upstream's base URL, with the query.
-    url_path: str
+    upstream_path: str
     # The request as a chat completion, without gateway tools.
     chat: ChatRequest
     # The messages of `chat` that come from its input, which are the last ones. Empty if the input has no messages: then
@@ -171,15 +171,15 @@ class NativeResponse(Struct, frozen=True):
         return restore_instructions(self.json.get("instructions"))
 
 
-def read_native(body: bytes, url_path: str, max_messages: int) -> NativeResponse | None:
+def read_native(body: bytes, upstream_path: str, max_messages: int) -> NativeResponse | None:
     """Returns a request as memory reads it; None: memory cannot read it, and the upstream reports the mistake."""
     try:
-        return _read(body, url_path, max_messages)
+        return _read(body, upstream_path, max_messages)
     except (BadRequest, BodyTooLarge):
         return None
 
 
-def _read(body: bytes, url_path: str, max_messages: int) -> NativeResponse | None:
+def _read(body: bytes, upstream_path: str, max_messages: int) -> NativeResponse | None:
     json = read_object(body)
     if not _is_readable(body, json, max_messages):
         return None
@@ -207,7 +207,7 @@ def _read(body: bytes, url_path: str, max_messages: int) -> NativeResponse | Non
     return NativeResponse(
         raw=body,
         json=json,
-        url_path=url_path,
+        upstream_path=upstream_path,
         chat=request,
         input_messages=input_messages,
         references=translated.references,

@@ -134,8 +134,8 @@ class Outgoing(Struct, frozen=True):
     """A request for an upstream. Its body is either `body` or `upload`."""
 
     method: str
-    # Below the base URL, with the query.
-    path: str
+    # The path below the base URL, with the query.
+    upstream_path: str
     # The caller's headers, as ASGI has them.
     headers: Sequence[tuple[bytes, bytes]]
     # The caller's project.
@@ -150,7 +150,7 @@ class Outgoing(Struct, frozen=True):
     @property
     def is_about_stored(self) -> bool:
         """The request is about objects that the upstream stores."""
-        return self.path.startswith(_STORED_PATHS)
+        return self.upstream_path.startswith(_STORED_PATHS)
 
     @property
     def sends_once(self) -> bool:
@@ -162,11 +162,11 @@ class Outgoing(Struct, frozen=True):
             return False
         body = self.body
         is_stored = body is None or body.value("store") is not False or body.value("conversation") is not None
-        return is_stored or self.path.partition("?")[0] != "/responses"
+        return is_stored or self.upstream_path.partition("?")[0] != "/responses"
 
     @property
     def is_list(self) -> bool:
-        return self.method != "POST" and self.path.partition("?")[0] in _LISTS
+        return self.method != "POST" and self.upstream_path.partition("?")[0] in _LISTS
 
     async def request_for(
         self, target: Target, endpoint: Endpoint, *, upstream: str, receipt: Receipt
@@ -180,10 +180,10 @@ class Outgoing(Struct, frozen=True):
             self.upload.replace_model(target.model)
         body = self.body
         receipt.hides_usage = False
-        if body is not None and endpoint.asks_usage and self.path.partition("?")[0] == _COMPLETIONS:
+        if body is not None and endpoint.asks_usage and self.upstream_path.partition("?")[0] == _COMPLETIONS:
             body = body.with_usage()
             receipt.hides_usage = body is not self.body
-        if self.path.startswith("/responses"):
+        if self.upstream_path.startswith("/responses"):
             headers = with_codex_headers(self.headers)
         else:
             headers = with_body_headers(self.headers)
@@ -191,7 +191,7 @@ class Outgoing(Struct, frozen=True):
             b"" if body is None else body.with_model(target.model),
             headers,
             self.credential if target.gets_credential(upstream) else None,
-            path=self.path,
+            path=self.upstream_path,
             method=self.method,
             upload=None if self.upload is None else self.upload.pieces(),
             upload_bytes=None if self.upload is None else self.upload.size,
@@ -350,7 +350,7 @@ class Forwarder:
         body = b"" if outgoing.body is None else outgoing.body.raw
         rules = self._rules(outgoing.project)
         receipt.user = user_of(outgoing.headers, body, rules, self._failover.wall(), outgoing.read_names)
-        if costs_tokens(outgoing.method, outgoing.path):
+        if costs_tokens(outgoing.method, outgoing.upstream_path):
             route = await self._admit(route, outgoing, body, receipt)
         keep_alive_s = self._settings.server.keep_alive_comment_s
         with self._attempts(route, outgoing, receipt) as attempts:
@@ -369,7 +369,7 @@ class Forwarder:
         substitute = await self._limiter.admit(
             receipt,
             PlannedCall(body, None, route.first),
-            may_answer=partial(self._has_endpoint_for_model, outgoing.path),
+            may_answer=partial(self._has_endpoint_for_model, outgoing.upstream_path),
         )
         return route if substitute is None else self._route_of(substitute).in_place_of(route)
 
@@ -386,7 +386,9 @@ class Forwarder:
                 self._check_may_list(outgoing.project)
         else:
             # A request without a conversation belongs to no endpoint, so they take turns.
-            attempts = self._failover.attempts(route, lambda: next(self._round_robin), receipt, outgoing.path)
+            attempts = self._failover.attempts(
+                route, lambda: next(self._round_robin), receipt, outgoing.upstream_path
+            )
         attempts.sends_once = outgoing.sends_once
         attempts.caller_error = outgoing.upload_error
         return attempts
