@@ -183,7 +183,9 @@ def test_a_forgotten_persons_link_ends(world: World) -> None:
     link = world.gateway.call(links(world).open(token))
 
     async def forget() -> None:
-        await world.store.forgetting.wipe(link.agent_row)
+        agent = await world.store.agents.find(link.scope)
+        assert agent is not None
+        await world.store.forgetting.wipe(agent.id)
 
     world.gateway.call(forget())
     with pytest.raises(UnknownId):
