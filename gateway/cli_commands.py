@@ -384,8 +384,8 @@ class Commands:
             if not progress.is_shown or self.client.find_process() is None:
                 return
             is_done = self._wait_for_job(job, progress)
-        end = "It is done." if is_done else "The gateway has ended; the next one goes on."
-        print(end, file=sys.stderr)
+        message = "It is done." if is_done else "The gateway has ended; the next one goes on."
+        print(message, file=sys.stderr)
 
     def _wait_for_job(self, job: Any, progress: Progress) -> bool:
         """Waits for a job as long as a gateway serves. Returns whether it is done.

@@ -172,7 +172,7 @@ class Edge:
         info = RequestInfo("", time.perf_counter())
         _note_headers(scope, info)
         scope.setdefault("state", {})["request_info"] = info
-        answer = _noting_send(send, info)
+        noting_send = _noting_send(send, info)
         self.active_count += 1
         if self.active_count == 1:
             self.idle.clear()
@@ -180,7 +180,7 @@ class Edge:
             path = scope["path"]
             if path not in OPEN_PATHS and not path.startswith(self._open_prefixes):
                 await self._admit(scope, path, info)
-            await self._app(scope, _counting_receive(receive, info), answer)
+            await self._app(scope, _counting_receive(receive, info), noting_send)
         except (ClientGone, ClientDisconnect):
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.
             self._metrics.clients_gone.inc()
@@ -191,9 +191,11 @@ class Edge:
             # The server cancels what still runs when it ends. Raised again, the server would log its traceback.
             info.is_cut = not info.is_complete
             self.cut_count += info.is_cut
-            await self._answer_error(Overloaded("The gateway is shutting down."), scope, info, answer)
+            await self._answer_error(Overloaded("The gateway is shutting down."), scope, info, noting_send)
         except Exception as error:
-            await self._answer_error(_as_gateway_error(error, scope, info, self._paths), scope, info, answer)
+            await self._answer_error(
+                _as_gateway_error(error, scope, info, self._paths), scope, info, noting_send
+            )
         finally:
             self._end_request(scope, info)
 
@@ -243,7 +245,7 @@ class Edge:
             self._requests.end(receipt, info.status)
         self._receipts.hand_on(receipt)
 
-    async def _answer_error(self, error: GatewayError, scope: Scope, info: RequestInfo, answer: Send) -> None:
+    async def _answer_error(self, error: GatewayError, scope: Scope, info: RequestInfo, send: Send) -> None:
         """Sends an error as the reply, or as the last event of a stream that has begun."""
         form = info.error_form = info.error_form or self._error_form(scope)
         error.request_id = info.request_id
@@ -259,10 +261,10 @@ class Edge:
             headers += encode_headers(error.headers)
             body = form.body(error)
             headers.append((b"content-length", str(len(body)).encode()))
-            await answer({"type": "http.response.start", "status": error.status, "headers": headers})
-            await answer({"type": "http.response.body", "body": body, "more_body": False})
+            await send({"type": "http.response.start", "status": error.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body, "more_body": False})
         elif info.is_event_stream and not info.is_complete:
-            await answer({"type": "http.response.body", "body": form.event(error), "more_body": False})
+            await send({"type": "http.response.body", "body": form.event(error), "more_body": False})
         # Otherwise the response stays incomplete, and uvicorn closes the connection. So the client sees that the body
         # was cut.
 
@@ -320,7 +322,7 @@ def _counting_receive(receive: Receive, info: RequestInfo) -> Receive:
 def _noting_send(send: Send, info: RequestInfo) -> Send:
     """Returns a `send` that completes the reply's headers, and notes in `info` what is sent."""
 
-    def answer(message: Message) -> Awaitable[None]:
+    def note_and_send(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             info.status = message["status"]
             message["headers"] = _complete_headers(message["headers"], info)
@@ -329,7 +331,7 @@ def _noting_send(send: Send, info: RequestInfo) -> Send:
             info.is_complete = not message.get("more_body", False)
         return send(message)
 
-    return answer
+    return note_and_send
 
 
 def _complete_headers(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list[tuple[bytes, bytes]]:

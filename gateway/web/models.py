@@ -36,16 +36,16 @@ class NamesAgents(Protocol):
 def model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
     """Returns the routes. list_agents: lists the agents that were made over REST."""
 
-    async def models_of_agents(info: RequestInfo) -> list[dict[str, Any]]:
+    async def list_agent_entries(info: RequestInfo) -> list[dict[str, Any]]:
         if info.caller.user is not None:
             return []  # the key is one user's, and such agents are their project's
-        return await agent_models(list_agents, info.caller.project)
+        return await _make_agent_entries(list_agents, info.caller.project)
 
     async def list_models(request: Request) -> Response:
         info = info_of(request.scope)
         info.route = "models"
         upstream = read_upstream_name(request.scope["headers"])
-        agent_entries = await models_of_agents(info)
+        agent_entries = await list_agent_entries(info)
         # If the caller has agents, they are listed even if an upstream fails.
         upstream_entries = await models.entries_for(
             info.caller.credential, upstream, has_others=bool(agent_entries)
@@ -63,7 +63,7 @@ def model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
         info.caller.check_model(name)
         entry = None
         if asks_agent(name):
-            agent_entries = await models_of_agents(info)
+            agent_entries = await list_agent_entries(info)
             entry = next((agent_entry for agent_entry in agent_entries if name == agent_entry["id"]), None)
         if entry is None:
             entry = await models.find(name, info.caller.credential)
@@ -72,7 +72,7 @@ def model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
     return [Route("/v1/models", list_models), Route("/v1/models/{name:path}", show_model)]
 
 
-async def agent_models(list_agents: NamesAgents, project: str) -> list[dict[str, Any]]:
+async def _make_agent_entries(list_agents: NamesAgents, project: str) -> list[dict[str, Any]]:
     """Returns the newest agents as models: by their names, or by their ids where two have the same name."""
     try:
         named_agents = await list_agents(project)

@@ -16,10 +16,10 @@ _BASE_URL_HINT: Final = (
 )
 
 
-def hint_for(path: str, routes: Iterable[str]) -> str:
+def hint_for(path: str, route_paths: Iterable[str]) -> str:
     """Returns what is to be added to the error for an unknown path.
 
-    routes: the paths of the routes, with parameters in braces.
+    route_paths: the paths of the routes, with parameters in braces.
     """
     if path in ("/v1", "/v1/"):
         return _BASE_URL_HINT
@@ -31,26 +31,26 @@ def hint_for(path: str, routes: Iterable[str]) -> str:
         return "; Azure's client names the model in its paths: use OpenAI's, with a base URL that ends in /v1"
     is_below = path.startswith("/v1/")
     hint = "" if is_below else "; the API lies under /v1, which ends a base URL"
-    nearest = _nearest(path, routes)
+    nearest = _find_nearest(path, route_paths)
     if nearest is None:
         return hint or _BASE_URL_HINT
     return f"{hint}; did you mean {nearest}?"
 
 
-def _nearest(path: str, route_paths: Iterable[str]) -> str | None:
+def _find_nearest(path: str, route_paths: Iterable[str]) -> str | None:
     """Returns the route that a path resembles most, else the first that begins with the path; None: neither exists."""
     if len(path) > _MAX_CHARACTERS:
         return None
-    wanted = path.rstrip("/").lower()
+    path = path.rstrip("/").lower()
     routes = dict.fromkeys(route.rstrip("/") for route in route_paths)
     nearest, best_ratio = None, _MIN_RATIO
     for route in routes:
-        matcher = SequenceMatcher(None, *_without_parameters(wanted, route))
+        matcher = SequenceMatcher(None, *_without_parameters(path, route))
         if matcher.real_quick_ratio() <= best_ratio or matcher.quick_ratio() <= best_ratio:
             continue  # bounds of the ratio, which are quicker to compute
         if (ratio := matcher.ratio()) > best_ratio:
             nearest, best_ratio = route, ratio
-    return nearest or next((route for route in routes if route.startswith(f"{wanted}/")), None)
+    return nearest or next((route for route in routes if route.startswith(f"{path}/")), None)
 
 
 def _without_parameters(path: str, route: str) -> tuple[str, str]:
@@ -58,5 +58,6 @@ def _without_parameters(path: str, route: str) -> tuple[str, str]:
     path_parts, route_parts = path.split("/"), route.split("/")
     if len(path_parts) != len(route_parts):
         return path, route
-    fixed = [n for n, part in enumerate(route_parts) if not part.startswith("{")]
-    return "/".join([path_parts[n] for n in fixed]), "/".join([route_parts[n] for n in fixed])
+    fixed_indices = [n for n, part in enumerate(route_parts) if not part.startswith("{")]
+    fixed_path = "/".join([path_parts[n] for n in fixed_indices])
+    return fixed_path, "/".join([route_parts[n] for n in fixed_indices])

@@ -15,7 +15,7 @@ from gateway.dialects.fields import check_model_name, read_members, repeated_key
 from gateway.dialects.responses.members import encode_members
 from gateway.errors import BadRequest, BodyTooLarge
 
-_KEY = b'"model"'
+_MODEL_KEY = b'"model"'
 
 
 class RequestBody(Struct, frozen=True):
@@ -31,7 +31,7 @@ class RequestBody(Struct, frozen=True):
     repeated_keys: Sequence[str] = ()
 
     def value(self, key: str) -> Any:
-        """Returns the value of a field; None: the field is missing, or its value cannot be read."""
+        """Returns the decoded value of a field; None: the field is missing, or its value cannot be read."""
         member = self.members.get(key)
         if member is None:
             return None
@@ -47,7 +47,7 @@ class RequestBody(Struct, frozen=True):
         if self.model is None or model == self.model:
             return self.raw
         if not _may_repeat(self.raw):
-            before_key, key, after_key = self.raw.partition(_KEY)
+            before_key, key, after_key = self.raw.partition(_MODEL_KEY)
             colon, _, after_value = after_key.partition(bytes(self.members["model"]))
             return b"".join((before_key, key, colon, orjson.dumps(model), after_value))
         members = {key: bytes(value) for key, value in self.members.items()}
@@ -89,15 +89,17 @@ def read_request_body(raw: bytes) -> RequestBody:
     except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"We could not parse the JSON body of your request: {error}") from error
     # Upstreams differ in which of two fields counts; for the route and the upstream the same model must count.
-    repeated = repeated_keys(raw, members)
-    if "model" in repeated:
+    keys_repeated = repeated_keys(raw, members)
+    if "model" in keys_repeated:
         raise BadRequest("Duplicate key in the request body: `model`.", param="model")
     if model is not None:
         check_model_name(model)
     is_stream = bytes(members.get("stream", b"null")) == b"true"
-    return RequestBody(raw, model=model or None, stream=is_stream, members=members, repeated_keys=repeated)
+    return RequestBody(
+        raw, model=model or None, stream=is_stream, members=members, repeated_keys=keys_repeated
+    )
 
 
 def _may_repeat(raw: bytes) -> bool:
     """Returns whether a body may have the key `model` twice, once perhaps with an escaped letter."""
-    return raw.count(_KEY) > 1 or b"\\u006" in raw
+    return raw.count(_MODEL_KEY) > 1 or b"\\u006" in raw

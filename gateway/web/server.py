@@ -67,7 +67,7 @@ class GatewayServer(uvicorn.Server):
         self._exit_requested = asyncio.Event()
         self._on_started = on_started
         self._on_stopping = on_stopping
-        self._signal: str | None = None
+        self._signal_name: str | None = None
         self._readiness = readiness
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -75,7 +75,7 @@ class GatewayServer(uvicorn.Server):
         # signal, since a terminal that closes sends it, too.
         if self._readiness.draining and sig in (signal.SIGINT, signal.SIGTERM):
             self.force_exit = True
-        self._signal = self._signal or signal.Signals(sig).name
+        self._signal_name = self._signal_name or signal.Signals(sig).name
         self.request_exit()
 
     def request_exit(self) -> None:
@@ -89,7 +89,7 @@ class GatewayServer(uvicorn.Server):
         if not self.should_exit:
             await self._exit_requested.wait()
         if self._on_stopping is not None:
-            self._on_stopping(self._signal)
+            self._on_stopping(self._signal_name)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -190,17 +190,17 @@ def make_server(
     on_stopping: called before the server drains, with the name of the signal; None: no signal came.
     """
     limits = limits or Limits()
-    times = {
+    bounds = {
         "head_timeout_s": limits.header_timeout_s,
         "send_timeout_s": limits.send_timeout_s,
         "last_request_s": min(limits.last_request_s, settings.shutdown_s),
     }
     # uvicorn makes its protocols itself and takes no arguments for them, so the settings are attributes of a class.
-    connection = type("HttpConnection", (HttpConnection,), times)
+    connection_class = type("HttpConnection", (HttpConnection,), bounds)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=connection,
+        http=connection_class,
         # uvicorn only calls `ws`, though its type says a class.
         ws=partial(_make_websocket, limits.send_timeout_s),  # type: ignore[arg-type]
         ws_max_size=settings.max_body_bytes,

@@ -107,7 +107,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     # The head of the reply under way; b"": it was sent; None: no reply is under way.
     _head: bytes | None = None
     _is_ending = False  # further bytes of the client are dropped
-    _is_next_last = False  # the connection ends after the next request, since the server stops
+    _ends_after_next = False  # the connection ends after the next request, since the server stops
     # The bytes read since a head, a part of a body or a request ended. Whole reads are counted, so a head may exceed
     # the bound by less than two of them.
     _bytes_since_part = 0
@@ -201,7 +201,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         if self.scope["http_version"] == "1.0":
             self.cycle.transport = UnchunkedReply(self)  # type: ignore[assignment]
             self.cycle.waiting_for_100_continue = False  # RFC 9110 10.1.1
-        if self._is_next_last:
+        if self._ends_after_next:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -235,7 +235,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         if not self.last_request_s or (self.is_answering and not self.cycle.response_started):
             super().shutdown()
             return
-        self._is_next_last = True
+        self._ends_after_next = True
         self.timeout_keep_alive = self.last_request_s  # type: ignore[assignment]  # uvicorn only waits for it
         if not self.is_answering:
             if self.timeout_keep_alive_task is not None:
@@ -277,11 +277,11 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
             # Any other offer is ignored (RFC 9110 7.8): Java's client makes an offer with its first request. llhttp
             # takes the following bytes for the other protocol (MagicStack/httptools#124), so the head is parsed again
             # without the offer.
-            line = b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())
-            lines = [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
+            request_line = b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())
+            header_lines = [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
             self.parser = HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-            return b"\r\n".join([line, *lines, b"", data[upgrade.args[0] :]])
+            return b"\r\n".join([request_line, *header_lines, b"", data[upgrade.args[0] :]])
         return b""
 
     def _bound_arrival(self) -> None:

@@ -143,12 +143,12 @@ def _with_session_id(raw: bytes, send: Send) -> Send:
         return send
     id = urlsafe_b64encode(client.encode()).rstrip(b"=")
 
-    async def answer(message: Message) -> None:
+    async def send_with_id(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] < 400:
             message["headers"] = [*message["headers"], (_SESSION_HEADER, id)]
         await send(message)
 
-    return answer
+    return send_with_id
 
 
 def _read_client_name(raw: bytes) -> str:
