@@ -27,13 +27,13 @@ FROM blocks b LEFT JOIN block_history h ON h.block = b.id AND h.version = 1 AND 
 WHERE b.agent = ? ORDER BY b.id
 
 -- name: block_insert_own
--- Copies a default of the profile for a user at first use; an existing block stays as it is.
+-- Copies a default block of the profile for a user at first use. A block that exists stays as it is.
 INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, uid, version, current)
 SELECT id, project, profile, ?2, ?3, ?4, ?5, ?6, 1, 0 FROM agents WHERE id = ?1
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: block_insert_shared
--- Adds a block that all users of a profile see; an existing one stays as it is.
+-- Adds a block that all users of a profile see. A block that exists stays as it is.
 INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, uid, version, current)
 VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, 1, 0)
 ON CONFLICT DO NOTHING RETURNING id
@@ -55,7 +55,7 @@ UPDATE blocks SET description = ?3, lim = ?4, read_only = ?5
 WHERE agent IS NULL AND profile = CAST(?1 AS TEXT) AND label = ?2 AND (description, lim, read_only) <> (?3, ?4, ?5)
 
 -- name: block_untouched
--- Finds shared blocks with another value than the settings', in which nothing but the settings has written.
+-- Finds shared blocks whose value differs from the settings, and in which nothing but the settings has written.
 SELECT b.id, b.version FROM blocks b JOIN block_history h ON h.id = b.current
 WHERE b.agent IS NULL AND b.profile = CAST(?1 AS TEXT) AND b.label = ?2 AND h.origin = ?3 AND h.value <> ?4
 
@@ -64,7 +64,7 @@ WHERE b.agent IS NULL AND b.profile = CAST(?1 AS TEXT) AND b.label = ?2 AND h.or
 SELECT DISTINCT project FROM agents WHERE profile = ?
 
 -- name: block_advance
--- Gives a block a new value by compare-and-set. No row: another writer has changed it since.
+-- Gives a block a new value by compare-and-set. No row: another writer has changed the block since.
 UPDATE blocks SET version = version + 1, current = ? WHERE id = ? AND version = ?
 
 -- name: block_point
@@ -82,7 +82,7 @@ SELECT version, restores, at, origin, exchange, sources, value FROM block_histor
 WHERE block = ? AND version < ? ORDER BY version DESC LIMIT ?
 
 -- name: block_history_restores
--- Returns which value an undo or a forgetting brought back with one.
+-- Returns the version whose value an undo or a forgetting has brought back with a version.
 SELECT restores FROM block_history WHERE block = ? AND version = ? AND origin IN ('undo', 'forget')
 
 -- name: block_history_get
@@ -90,34 +90,34 @@ SELECT restores FROM block_history WHERE block = ? AND version = ? AND origin IN
 SELECT value, sources FROM block_history WHERE block = ? AND version = ? AND origin <> ?
 
 -- name: block_history_before
--- Reads the value before one, leaving out those that were forgotten.
+-- Reads the value before a version. Values that were forgotten are left out.
 SELECT version, value, sources FROM block_history WHERE block = ? AND version < ? AND origin <> ?
 ORDER BY version DESC LIMIT 1
 
 -- name: snapshots_of
--- Reads memory sections of an agent.
+-- Reads the memory sections of an agent.
 SELECT id, agent, known FROM sections WHERE agent = ? AND text <> ''
 
 -- name: snapshots_of_conversation
--- Reads that of the path with which a stored conversation ends.
+-- Reads the memory section of the path with which a stored conversation ends.
 SELECT s.id, s.agent, s.known FROM conversations c JOIN exchanges e ON e.id = c.tip AND e.agent = c.agent
 JOIN sections s ON s.id = e.section AND s.agent = e.agent WHERE c.agent = ? AND c.id = ? AND s.text <> ''
 
 -- name: snapshots_showing
--- Reads those of all who see a block.
+-- Reads the memory sections of all agents that see a block.
 SELECT id, agent, known FROM sections WHERE text <> '' AND agent IN ({seers})
 
 -- name: snapshot_empty
--- Empties a memory section, so that its paths take a new one.
+-- Empties a memory section, so that its paths take a new section.
 UPDATE sections SET text = '', known = ?3 WHERE id = ?1 AND agent = ?2
 
 -- name: op_insert
--- Adds a memory edit of a turn; the same call of the same turn is there once.
+-- Adds a memory edit of a turn. No row: the edit of this call of the turn is there already.
 INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments, seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: op_waiting
--- Reads the labels of edits that wait until their turns are confirmed. Those of superseded turns wait for nothing.
+-- Reads the labels of edits that wait until their turns are confirmed. Edits of superseded turns wait for nothing.
 SELECT o.label FROM block_ops o JOIN exchanges e ON e.id = o.exchange AND +e.agent = o.agent
 WHERE o.agent = ? AND o.state = 'pending' AND e.superseded = 0
 
@@ -127,7 +127,7 @@ SELECT {edit} FROM block_ops
 WHERE agent = ? AND exchange = ? ORDER BY id
 
 -- name: op_settle
--- Merges or drops an edit, once.
+-- Marks an edit as merged or dropped, once.
 UPDATE block_ops SET state = ?, seen = NULL WHERE id = ? AND agent = ? AND state = 'pending'
 
 -- name: followed
@@ -135,5 +135,5 @@ UPDATE block_ops SET state = ?, seen = NULL WHERE id = ? AND agent = ? AND state
 SELECT digest FROM followed
 
 -- name: note_followed
--- Notes it.
+-- Notes the digest of the settings that the stored blocks follow now.
 INSERT INTO followed (id, digest) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET digest = excluded.digest

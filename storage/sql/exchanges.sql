@@ -7,7 +7,7 @@ NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
 NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 
 -- piece: typed_skeleton
--- The same in its first row, which gives them their types.
+-- The skeleton's columns in the first row of `memory_snapshot`, which gives the columns their types.
 CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT),
 CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION),
 CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS TEXT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT),
@@ -87,7 +87,8 @@ SELECT 'standing', f.seq, NULL, NULL, NULL, NULL, f.text, NULL, NULL, NULL, NULL
 FROM {standing}
 
 -- name: numbers_again
--- Reads the numbers for which a cached snapshot is right. No row: the agent shares blocks, so it has no cached one.
+-- Reads the numbers for which a cached snapshot is right. No row: the agent shares blocks, so none of its snapshots is
+-- cached.
 SELECT epoch, next_seq, indexed_seq, rev, stamp FROM agents
 WHERE id = ?1 AND project = ?2 AND profile = ?3 AND subject = ?4 AND NOT EXISTS (
     SELECT 1 FROM blocks WHERE agent IS NULL AND profile <> '' AND project = ?2 AND profile = CAST(?3 AS TEXT))
@@ -133,7 +134,7 @@ WHERE coalesce(?8, part.deepest - ?7, 0) > 0
 ORDER BY is_repeated DESC, above_end, 1 DESC LIMIT ?3
 
 -- piece: wanted_content
--- The content of each exchange where ?7 is 1, else that of the last one, as `{last_content}`.
+-- The contents of all exchanges if ?7 is 1, else the content of the last one alone, as `{last_content}`.
 CASE WHEN CAST(?7 AS BIGINT) = 1 OR (p.id = (SELECT newest FROM part) AND p.depth > 0) THEN p.input END,
 CASE WHEN CAST(?7 AS BIGINT) = 1 OR (p.id = (SELECT newest FROM part) AND p.depth > 0) THEN p.shown_reply END,
 CASE WHEN CAST(?7 AS BIGINT) = 1 OR (p.id = (SELECT newest FROM part) AND p.depth > 0) THEN p."full" END
@@ -151,7 +152,7 @@ INSERT INTO conversations (agent, uid, key, begun, last_at) VALUES (?, ?, ?, ?, 
 SELECT id, input, shown_reply, "full" FROM exchanges WHERE id = ? AND agent = ?
 
 -- name: contents
--- Reads the contents of several.
+-- Reads the contents of several exchanges.
 SELECT id, input, shown_reply, "full" FROM exchanges WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 
 -- piece: matches_prefix
@@ -177,13 +178,13 @@ VALUES ({?1..35}, (SELECT CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END FR
     (SELECT report_row(a.next_seq, {matches_prefix}, ?42, ?43) FROM agents a JOIN conversations c ON c.agent = a.id WHERE {planned}), {padded:35})
 
 -- name: exchange_add_planned (postgres)
--- It locks the agent, then the conversation, and takes a number only where the revision was right, so that there are no gaps.
--- Who waited for the lock sees the row as it is by then.
+-- Locks the agent, then the conversation, and takes a number only if the revision was right, so that there are no gaps.
+-- A transaction that waited for the lock sees the row as it is by then.
 WITH {taken}
 {add_taken}
 
 -- name: exchange_add_planned_continuing (sqlite)
--- The same of a turn by which its parent is continued: that one's row is met.
+-- Adds a planned turn by which its parent is continued. The parent's row conflicts with itself, and so is marked.
 INSERT INTO exchanges (id, {columns}, run, agent, seq, room, pad)
 SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, report_row(a.next_seq, {matches_prefix}, ?42, ?43), {padded:35}
 FROM agents a JOIN conversations c ON c.agent = a.id CROSS JOIN (
@@ -220,7 +221,7 @@ r AS (INSERT INTO recalls (exchange, agent, at, request, data)
 SELECT {added} FROM e
 
 -- piece: moved
--- When an exchange that is added ended, as its conversation takes it.
+-- When an exchange that is added ended. The conversation takes this time as its last change.
 coalesce(CAST(?9 AS DOUBLE PRECISION), ?10, ?8)
 
 -- piece: new_messages
@@ -259,7 +260,7 @@ r AS (INSERT INTO recalls (exchange, agent, at, request, data)
 SELECT {added} FROM e
 
 -- name: exchange_add_numbered (sqlite)
--- Adds an exchange of an import, with the number it has.
+-- Adds an exchange of an import, under the number that it has.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad) VALUES ({?1..38}, {padded:35}) RETURNING id
 
 -- name: exchange_add_numbered (postgres)
@@ -276,7 +277,7 @@ a AS (UPDATE agents SET {counted} FROM e WHERE agents.id = e.agent)
 SELECT id FROM e
 
 -- name: exchange_update (sqlite)
--- A stored exchange as it is now.
+-- Writes a stored exchange as it is now.
 {set_in_room}
 WHERE id = ?38 AND agent = ?39
 
@@ -285,7 +286,7 @@ WHERE id = ?38 AND agent = ?39
 WHERE id = ?38 AND agent = ?39
 
 -- name: exchanges_continued
--- Stored exchanges that a later request continued, and that have not changed otherwise.
+-- Marks stored exchanges that a later request continued, and that have not changed otherwise.
 UPDATE exchanges SET continued = 1 WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: conversation_moved
@@ -316,7 +317,7 @@ WHERE p.agent = ?1 AND p.active = 1 AND p.state = 'finished'
 SELECT {shown} FROM exchanges p WHERE p.agent = ? AND p.seq >= ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
 
 -- name: under_way
--- Finds the number of an exchange that is open, if it has the last number. ?2 the agent's next number.
+-- Finds the number of the agent's last exchange, if it is open. ?2: the agent's next number.
 SELECT seq FROM (SELECT seq, span, state FROM exchanges WHERE agent = ?1 ORDER BY seq DESC LIMIT 1) AS newest
 WHERE state = 'open' AND seq + span = ?2
 
@@ -354,8 +355,8 @@ JOIN conversations c ON c.id = e.conversation AND +c.agent = e.agent
 WHERE o.state = 'pending' AND c.last_at > c.settled_at AND EXISTS (SELECT 1 FROM agents a WHERE a.id = c.agent)
 
 -- name: settled
--- Ends the settling of a conversation until it moves again. ?3: when it last moved, ?2: the same, or now where that is
--- still to come.
+-- Ends the settling of a conversation until it moves again. ?3: when it last moved; ?2: the same, or now if that time
+-- is still to come.
 UPDATE conversations SET settled_at = ?2, last_at = CASE WHEN last_at = ?3 THEN ?2 ELSE last_at END
 WHERE id = ?1 AND agent = ?4 AND (settled_at < ?2 OR last_at = ?3)
 
@@ -379,7 +380,8 @@ WHERE p.conversation = ?1 AND p.depth = 0 AND coalesce(?5, (SELECT deepest FROM 
 ORDER BY 4 DESC, 3 DESC, 1 DESC LIMIT ?3
 
 -- name: ops_drop
--- Drops the edits of an answer that was asked for again: those of the last answer count, whose calls may have the same ids.
+-- Drops the edits of an answer that was asked for again. Only the edits of the last answer count, whose calls may have
+-- the same ids.
 UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, seen = NULL WHERE agent = ? AND exchange = ? AND state = 'pending'
 
 -- name: ops_expire
@@ -392,7 +394,7 @@ WHERE agent = ?1 AND state = 'pending' AND at < ?3 AND exchange IN (SELECT id FR
 SELECT exchange FROM marks WHERE agent = ? AND kind = 'stale' LIMIT ?
 
 -- name: stale_done
--- Notes that one of them is indexed again.
+-- Notes that a stale exchange is indexed again.
 DELETE FROM marks WHERE agent = ? AND kind = 'stale' AND exchange = ?
 
 -- name: exchange_of_message
@@ -424,7 +426,7 @@ JOIN facts f ON f.agent = ?1 AND f.seq = wanted.seq LEFT JOIN exchanges e ON {fa
 WHERE NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 
 -- name: passages_and_facts_since
--- Reads those that the search index does not know yet.
+-- Reads the passages, and the facts that are still true, that the search index does not know yet.
 SELECT seq, text, at, 'passage', NULL, NULL FROM passages WHERE agent = ?1 AND seq >= ?2
 UNION ALL
 SELECT f.seq, f.text, f.valid_from, {fact_or_muted}, f.sources, e.conversation
@@ -456,6 +458,7 @@ FROM blocks b JOIN block_history h ON h.id = b.current
 WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ? AND b.profile = CAST(? AS TEXT) ORDER BY b.id
 
 -- name: tombs
--- Finds those of some messages that were forgotten. Messages off the record have such marks, too, for `has_tombs`.
+-- Finds which of some messages were forgotten. Messages off the record have such marks as well (for `has_tombs`), and
+-- are left out.
 SELECT m.hash FROM marks m WHERE m.agent = ?1 AND m.kind = 'tomb' AND m.hash {in:2:BYTEA:256}
     AND NOT EXISTS (SELECT 1 FROM exchanges e WHERE e.id = m.exchange AND e.agent = ?1 AND e.state = 'off')

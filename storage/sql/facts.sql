@@ -12,7 +12,7 @@ SELECT f.id FROM facts f WHERE f.agent = ? AND f.key = ?
 AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent) LIMIT 1
 
 -- name: outlived
--- Returns whether a fact is a standing one; nothing where it does not come from a message before a time, or is muted.
+-- Returns whether a fact is a standing one. No row: the fact does not come from a message before a time, or is muted.
 SELECT f.standing FROM facts f WHERE f.id = ?1 AND f.agent = ?2 AND f.valid_from < ?3 AND f.exchange IS NOT NULL
 AND NOT EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent)
 
@@ -21,7 +21,7 @@ AND NOT EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.
 SELECT id FROM facts WHERE agent = ? AND key = ? AND exchange = ? LIMIT 1
 
 -- name: end
--- Ends a fact. One that has ended stays so.
+-- Ends a fact. A fact that has ended already stays as it is.
 INSERT INTO facts_ended (fact, agent, successor, at)
 SELECT id, agent, ?, ? FROM facts WHERE id = ? AND agent = ?
 ON CONFLICT DO NOTHING
@@ -38,11 +38,11 @@ CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = 
 FROM facts f LEFT JOIN facts_ended x ON x.fact = f.id AND x.agent = f.agent
 
 -- name: mute
--- Mutes a fact. One that is muted stays so.
+-- Mutes a fact. A fact that is muted already stays as it is.
 INSERT INTO facts_muted (fact, agent, at) SELECT id, agent, ?3 FROM facts WHERE agent = ?1 AND seq = ?2 ON CONFLICT DO NOTHING
 
 -- name: unmute
--- Ends that.
+-- Unmutes a fact.
 DELETE FROM facts_muted WHERE agent = ?1 AND fact IN (SELECT id FROM facts WHERE agent = ?1 AND seq = ?2)
 
 -- name: unlearned
@@ -80,7 +80,7 @@ SELECT {fact}
 WHERE f.agent = ? AND f.standing = 1 AND x.fact IS NULL ORDER BY f.seq DESC LIMIT ?
 
 -- name: ended
--- Reads the facts that stopped being true of those that were learned last.
+-- Of the facts that were learned last, reads those that stopped being true.
 SELECT {fact}
 WHERE +f.agent = ?1 AND f.id IN (SELECT e.fact FROM facts_ended e WHERE e.agent = ?1 ORDER BY e.fact DESC LIMIT ?2)
 ORDER BY f.seq DESC

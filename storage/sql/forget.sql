@@ -17,8 +17,8 @@ SELECT id FROM agents
 WHERE project = ?1 AND (CAST(?2 AS TEXT) IS NULL OR profile = ?2) AND id > ?3 ORDER BY id LIMIT ?4
 
 -- name: agents_of_subject
--- Finds those of one subject ?3. The profiles, which are few, are found one after the other in the index of scopes: the
--- project may have a million other subjects.
+-- Finds the memories of a project that have the subject ?3, in one profile or (NULL) any. The profiles, which are few,
+-- are found one after the other in the index of scopes: the project may have a million other subjects.
 WITH RECURSIVE profiles(name) AS (
     SELECT min(a.profile) FROM agents a WHERE a.project = ?1
     UNION ALL SELECT (SELECT min(a.profile) FROM agents a WHERE a.project = ?1 AND a.profile > profiles.name)
@@ -40,15 +40,15 @@ INSERT INTO forgetting (agent, target) VALUES (?, ?) RETURNING id
 UPDATE imports SET status = 'stopped' WHERE id = ? AND status <> 'undone'
 
 -- name: intended
--- Reads it.
+-- Reads the intention of a forgetting.
 SELECT agent, target FROM forgetting WHERE id = ?
 
 -- name: unfinished
--- Finds what was begun before a restart.
+-- Finds the forgettings that were begun before a restart.
 SELECT id FROM forgetting ORDER BY id
 
 -- name: forgotten
--- Ends it, after everything else.
+-- Ends a forgetting, after everything else.
 DELETE FROM forgetting WHERE id = ?
 
 -- name: only_memory
@@ -61,11 +61,11 @@ SELECT a.project, substr(a.subject, 6) FROM agents a WHERE a.id = ?1 AND a.subje
 DELETE FROM agents WHERE id = ? RETURNING project, profile
 
 -- name: imports_unname
--- Takes their names from the imports of a memory that is gone: the same files may be imported again before their rows go.
+-- Takes the names from the imports of a memory that is gone: the same files may be imported again before the rows go.
 UPDATE imports SET uid = ' ' || id WHERE agent = ?
 
 -- name: conversation_of
--- Finds a conversation by its public name, or by the client's.
+-- Finds a conversation by its public name or the client's name.
 SELECT id FROM conversations WHERE agent = ?1 AND (uid = ?2 OR key = ?2)
 
 -- name: messages_in
@@ -86,8 +86,8 @@ SELECT id FROM exchanges
 WHERE agent = ?1 AND state <> 'forgotten' AND coalesce(ended, stopped, begun) < ?2 ORDER BY seq LIMIT ?3
 
 -- name: agents_before
--- Reads a page of the memories of a project, but those in which something is being forgotten already, and whether each holds
--- something too old. ?2: the time before which it is too old, ?5: the same where a run is open, which a forgetting would end.
+-- Reads a page of the memories of a project in which nothing is being forgotten, and whether each holds something too
+-- old. ?2: the time before which something is too old; ?5: the same where a run is open, which a forgetting would end.
 SELECT a.id, CASE WHEN EXISTS (SELECT 1 FROM exchanges e
         WHERE e.agent = a.id AND e.state <> 'forgotten' AND coalesce(e.ended, e.stopped, e.begun) < a.oldest)
     OR EXISTS (SELECT 1 FROM passages p WHERE p.agent = a.id AND p.at < a.oldest)
@@ -107,7 +107,8 @@ FROM (
 ORDER BY a.id
 
 -- name: item_holders
--- Finds the definitions with items of a conversation of a memory (?3), and of those that have not changed since a time.
+-- Finds a page of the definitions with items of a memory: the definition of the conversation ?3, and the definitions
+-- that have not changed since a time.
 SELECT d.id FROM definitions d WHERE d.memory = ?1 AND d.memory <> 0 AND d.id > ?2 AND {holds_items}
 AND (d.uid = (SELECT c.key FROM conversations c WHERE c.id = ?3 AND c.agent = ?1) OR d.updated < ?4)
 ORDER BY d.id LIMIT ?5
@@ -120,7 +121,7 @@ AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.agent = a.id AND c.last_at
 ORDER BY a.id LIMIT ?3
 
 -- name: alternatives
--- Finds exchanges without standing at the place of another one.
+-- Of the other exchanges at the place of an exchange, finds those that do not stand.
 SELECT id FROM exchanges
 WHERE conversation = ?2 AND depth = ?3 AND (parent = ?4 OR (parent IS NULL AND CAST(?4 AS BIGINT) IS NULL)) AND +agent = ?1 AND id <> ?5
 AND active = 0 AND state NOT IN ('forgotten', 'off')
@@ -140,7 +141,7 @@ WHERE agent = ?1 AND exchange = ?2 AND length(arguments) > 2
 SELECT exchange, call_id, arguments FROM block_ops WHERE agent = ? AND state = 'pending'
 
 -- name: ops_pending_in
--- Reads those of a block, of whatever memory that sees it.
+-- Reads the memory edits of a block that are not confirmed yet, of all memories that see the block.
 SELECT {edit} FROM block_ops
 WHERE state = 'pending' AND label = ?2 AND agent IN ({seers}) ORDER BY id
 
@@ -150,7 +151,7 @@ SELECT DISTINCT e.id, e.seq, e.conversation, e.begun, e.ended FROM marks m JOIN 
 WHERE m.agent = ? AND m.kind IN ('erased', 'reset')
 
 -- name: forks_after
--- Finds the forks in whose past exchanges of some conversations stand, with the last number of it there.
+-- Finds the forks in whose past exchanges of some conversations stand, with the last number of the past there.
 SELECT origin, conversation, seq FROM forks WHERE agent = ?1 AND origin {in:2:BIGINT:64}
 
 -- name: gone_days
@@ -159,8 +160,8 @@ SELECT origin, conversation, seq FROM forks WHERE agent = ?1 AND origin {in:2:BI
 SELECT exchange FROM marks WHERE agent = ? AND kind = 'day'
 
 -- name: erased_among
--- Finds those of some exchanges, of whatever memory, that are being forgotten with what came from them (`reset`: without).
--- A block that several memories share may come from any of them.
+-- Finds which of some exchanges, of any memory, are being forgotten with what came from them (an exchange marked
+-- `reset` is not). A block that several memories share may come from any of them.
 SELECT e.id FROM exchanges e WHERE e.id {in:1:BIGINT:64} AND (
     EXISTS (SELECT 1 FROM marks m WHERE m.agent = e.agent AND m.kind = 'erased' AND m.exchange = e.id)
     OR NOT EXISTS (SELECT 1 FROM agents a WHERE a.id = e.agent))
@@ -207,7 +208,7 @@ DELETE FROM files WHERE memory = ? AND created < ?
 SELECT id, seq, valid_from, NULL, sources, NULL FROM facts WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: fact_erase (sqlite)
--- Empties a fact and leaves it without an owner. Facts that it took the place of stay untrue.
+-- Empties a fact and leaves it without an owner. Facts whose place it took stay untrue.
 UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL, sources = x'5b5d',
     about = '', text = '' WHERE id = ?1 AND agent = ?2
 
@@ -215,19 +216,19 @@ UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key
 DELETE FROM facts WHERE id = ?1 AND agent = ?2
 
 -- name: fact_ended_erase
--- Drops when it ended.
+-- Drops when a fact ended.
 DELETE FROM facts_ended WHERE fact = ? AND agent = ?
 
 -- name: fact_mute_erase
--- Drops that it is muted.
+-- Drops that a fact is muted.
 DELETE FROM facts_muted WHERE fact = ? AND agent = ?
 
 -- name: facts_named
--- Reads what blocks may repeat of some facts, and by what they would be learned again.
+-- Reads the texts of some facts, which blocks may repeat, and the keys by which the facts would be learned again.
 SELECT text, key, exchange, sources FROM facts WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 
 -- name: days_named
--- Reads when some facts and passages are from.
+-- Reads the days that some facts and passages are from.
 SELECT valid_from FROM facts WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 UNION ALL SELECT at FROM passages WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 
@@ -236,11 +237,11 @@ UNION ALL SELECT at FROM passages WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 SELECT exchange, data FROM recalls WHERE agent = ? AND exchange > ? ORDER BY exchange LIMIT ?
 
 -- name: recall_set
--- Overwrites what is noted of one, by as many bytes.
+-- Overwrites what is noted of a recall, by as many bytes.
 UPDATE recalls SET data = ? WHERE exchange = ? AND agent = ?
 
 -- name: messages_there
--- Reads which of some numbers are in exchanges that are there, with what of these is forgotten.
+-- Reads which of some numbers are in exchanges that are there, with what is forgotten of these exchanges.
 WITH wanted(seq) AS ({each:2:BIGINT:64}),
 held(seq, id) AS (
     SELECT wanted.seq, (SELECT x.id FROM exchanges x WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
@@ -258,8 +259,8 @@ SELECT seq FROM facts WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 SELECT seq FROM passages WHERE agent = ?1 AND seq {in:2:BIGINT:64} AND text <> ''
 
 -- name: blocks_seen
--- Finds the blocks that a memory could write, and whose they are: its own, those attached to it, its profile's, which are
--- no memory's, and those of its sleeptime agents; in the order in which they are locked.
+-- Finds the blocks that a memory could write, each with its owner, in the order in which they are locked: the memory's
+-- own blocks, those attached to it, its profile's blocks (which no memory owns), and those of its sleeptime agents.
 SELECT b.id, b.agent FROM blocks b WHERE b.agent = ?1
 UNION ALL SELECT b.id, b.agent FROM blocks b WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?2 AND b.profile = CAST(?3 AS TEXT)
 UNION ALL SELECT b.id, coalesce(b.agent, 0) FROM attached x JOIN blocks b ON b.id = x.target WHERE x.agent = ?1 AND x.kind = 'block'
@@ -275,7 +276,8 @@ SELECT id FROM blocks WHERE id = ? {postgres:FOR NO KEY UPDATE}
 SELECT version, restores, at, origin, exchange, sources, value FROM block_history WHERE block = ? ORDER BY version
 
 -- name: versions_turnless
--- Finds the values that items of batches of a memory have written whose turn is not there: it is not yet, or never will be.
+-- Finds the values that batch items of a memory have written without a turn that is there: the turn is still to come,
+-- or never will be stored.
 SELECT h.version FROM block_history h JOIN runs r ON r.uid = substr(h.origin, 6, 32) AND r.agent = ?1 AND r.batch IS NOT NULL
 WHERE h.block = ?2 AND h.exchange IS NULL AND substr(h.origin, 1, 5) = 'tool:'
 
@@ -285,7 +287,7 @@ UPDATE block_history SET restores = NULL, origin = ?1, exchange = NULL, sources 
 WHERE block = ?2 AND version = ?3
 
 -- name: version_rewrite
--- Gives one another value. Its row keeps its length.
+-- Gives a value of a block another text. The row keeps its length.
 UPDATE block_history SET value = ?, sources = ? WHERE block = ? AND version = ?
 
 -- piece: of_call
@@ -306,11 +308,11 @@ WHERE {of_call}
 UPDATE agents SET epoch = epoch + 1 WHERE id IN ({seers})
 
 -- name: steps_seeing
--- Empties the journals of their jobs, which may have read the block.
+-- Empties the journals of the jobs of all who see a block: the jobs may have read the block.
 DELETE FROM steps WHERE job IN (SELECT j.id FROM jobs j WHERE j.agent IN ({seers}))
 
 -- name: renew_seeing
--- Has their jobs begin again, since nothing of them was forgotten.
+-- Has the jobs of all who see a block begin again, since nothing of theirs was forgotten.
 UPDATE jobs SET state = CASE state WHEN 'running' THEN 'retrying' ELSE state END, attempt = attempt + 1, error = NULL,
     holder = NULL, epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent)
 WHERE agent IN ({seers})
@@ -320,14 +322,15 @@ WHERE agent IN ({seers})
 SELECT seq FROM exchanges WHERE agent = ?1 AND seq < ?2 AND begun < ?3 ORDER BY seq DESC LIMIT 1
 
 -- name: additions
--- Finds a page of exchanges to which we added something, or which follow a step of a run: its calls may have results.
+-- Finds a page of exchanges to which the gateway added something, or which follow a step of a run, whose calls may have
+-- results.
 SELECT e.id, s.exchange FROM exchanges e LEFT JOIN run_steps s ON s.exchange = e.parent AND s.agent = ?1
 WHERE e.agent = ?1 AND e.seq > ?2 AND e.id > ?3
     AND (e.notes IS NOT NULL OR e."full" IS NOT NULL OR s.exchange IS NOT NULL)
 ORDER BY e.id LIMIT ?4
 
 -- name: wipe_exchanges (sqlite)
--- Empties a page of a memory that is gone.
+-- Empties a page of the exchanges of a memory that is gone.
 {emptied_rows}
 WHERE id IN (SELECT id FROM exchanges WHERE agent = ? LIMIT ?)
 
@@ -335,14 +338,14 @@ WHERE id IN (SELECT id FROM exchanges WHERE agent = ? LIMIT ?)
 DELETE FROM exchanges WHERE agent = ?1 AND id IN (SELECT id FROM exchanges WHERE agent = ?1 LIMIT ?2)
 
 -- name: wipe_snapshots (sqlite)
--- Likewise.
+-- Empties a page of the memory sections of a memory that is gone.
 UPDATE sections SET agent = 0, text = '', known = x'7b7d' WHERE id IN (SELECT id FROM sections WHERE agent = ? LIMIT ?)
 
 -- name: wipe_snapshots (postgres)
 DELETE FROM sections WHERE agent = ?1 AND id IN (SELECT id FROM sections WHERE agent = ?1 LIMIT ?2)
 
 -- name: wipe_passages (sqlite)
--- Likewise.
+-- Empties a page of the passages of a memory that is gone.
 UPDATE passages
 SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, metadata = NULL, sources = x'5b5d', text = ''
 WHERE id IN (SELECT id FROM passages WHERE agent = ? LIMIT ?)
@@ -351,7 +354,7 @@ WHERE id IN (SELECT id FROM passages WHERE agent = ? LIMIT ?)
 DELETE FROM passages WHERE agent = ?1 AND id IN (SELECT id FROM passages WHERE agent = ?1 LIMIT ?2)
 
 -- name: wipe_facts (sqlite)
--- Likewise.
+-- Empties a page of the facts of a memory that is gone.
 UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL, sources = x'5b5d', about = '',
     text = '' WHERE id IN (SELECT id FROM facts WHERE agent = ? LIMIT ?)
 
@@ -359,7 +362,7 @@ UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key
 DELETE FROM facts WHERE agent = ?1 AND id IN (SELECT id FROM facts WHERE agent = ?1 LIMIT ?2)
 
 -- name: wipe_ops (sqlite)
--- Likewise.
+-- Empties a page of the memory edits of a memory that is gone.
 UPDATE block_ops SET agent = 0, exchange = -id, state = 'dropped', call_id = '', label = '', at = 0, arguments = x'', seen = NULL
 WHERE id IN (SELECT id FROM block_ops WHERE agent = ? LIMIT ?)
 
@@ -367,7 +370,7 @@ WHERE id IN (SELECT id FROM block_ops WHERE agent = ? LIMIT ?)
 DELETE FROM block_ops WHERE agent = ?1 AND id IN (SELECT id FROM block_ops WHERE agent = ?1 LIMIT ?2)
 
 -- name: wipe_versions (sqlite)
--- Likewise.
+-- Empties a page of the values of the blocks of a memory that is gone.
 UPDATE block_history SET block = -id, version = 0, restores = NULL, at = 0, origin = '', exchange = NULL,
     sources = x'5b5d', value = ''
 WHERE id IN (SELECT h.id FROM blocks b JOIN block_history h ON h.block = b.id WHERE b.agent = ? LIMIT ?)
@@ -377,11 +380,11 @@ DELETE FROM block_history
 WHERE id IN (SELECT h.id FROM blocks b JOIN block_history h ON h.block = b.id WHERE b.agent = ? LIMIT ?)
 
 -- name: wipe_blocks
--- Deletes blocks, which hold no text of a user's.
+-- Deletes a memory's blocks, which hold no text of a user's.
 DELETE FROM blocks WHERE agent = ?
 
 -- name: wipe_shared_versions (sqlite)
--- Empties what the users of a project shared.
+-- Empties a page of the values of the blocks that the users of a project shared.
 UPDATE block_history SET block = -id, version = 0, restores = NULL, at = 0, origin = '', exchange = NULL,
     sources = x'5b5d', value = ''
 WHERE id IN (SELECT h.id FROM blocks b JOIN block_history h ON h.block = b.id
@@ -393,28 +396,28 @@ WHERE id IN (SELECT h.id FROM blocks b JOIN block_history h ON h.block = b.id
              WHERE b.agent IS NULL AND b.project = ? LIMIT ?)
 
 -- name: wipe_shared_blocks
--- Deletes their blocks; the next first turn makes them again.
+-- Deletes the blocks that the users of a project shared; the next first turn makes them again.
 DELETE FROM blocks WHERE agent IS NULL AND project = ?
 
 -- name: wipe_conversations
--- Deletes a page of conversations, which hold no text either.
+-- Deletes a page of conversations, which hold no text.
 DELETE FROM conversations WHERE id IN (SELECT id FROM conversations WHERE agent = ? LIMIT ?)
 
 -- name: wipe_forks
--- Likewise.
+-- Deletes where a memory's forks begin.
 DELETE FROM forks WHERE agent = ?
 
 -- name: wipe_marks
--- Deletes a page of hashes, of no use without the secret.
+-- Deletes a page of hashes, which are of no use without the secret.
 DELETE FROM marks WHERE (agent, kind, hash, exchange) IN
     (SELECT agent, kind, hash, exchange FROM marks WHERE agent = ? LIMIT ?)
 
 -- name: wipe_terms
--- Likewise.
+-- Deletes a page of the search index, whose hashes are of no use without the secret.
 DELETE FROM terms WHERE (agent, chunk) IN (SELECT agent, chunk FROM terms WHERE agent = ? LIMIT ?)
 
 -- name: wipe_segments
--- Likewise.
+-- Deletes a page of the segments of the search index.
 DELETE FROM segments WHERE (agent, bucket, number) IN
     (SELECT agent, bucket, number FROM segments WHERE agent = ? LIMIT ?)
 
@@ -423,23 +426,23 @@ DELETE FROM segments WHERE (agent, bucket, number) IN
 DELETE FROM vectors WHERE (agent, chunk) IN (SELECT agent, chunk FROM vectors WHERE agent = ? LIMIT ?)
 
 -- name: wipe_embedded
--- Deletes numbers.
+-- Deletes how far a memory has been embedded.
 DELETE FROM embedded WHERE agent = ?
 
 -- name: wipe_ended
--- Likewise.
+-- Deletes when a memory's facts ended.
 DELETE FROM facts_ended WHERE agent = ?
 
 -- name: wipe_muted
--- Likewise.
+-- Deletes which of a memory's facts are muted.
 DELETE FROM facts_muted WHERE agent = ?
 
 -- name: wipe_recalls
--- Likewise.
+-- Deletes a memory's recalls.
 DELETE FROM recalls WHERE agent = ?
 
 -- name: imported_exchanges
--- Finds a page of what an import has added.
+-- Finds a page of the exchanges that an import has added.
 SELECT id FROM imported WHERE import = ?1 AND what = 'exchange' AND id > ?2 ORDER BY id LIMIT ?3
 
 -- name: imported_facts
@@ -465,11 +468,12 @@ WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 DELETE FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: released
--- Drops that an import has added them.
+-- Drops the notes that some exchanges are from an import.
 DELETE FROM imported WHERE import = ?1 AND what = 'exchange' AND id {in:2:BIGINT:64}
 
 -- name: stubbed
--- What live turns follow stays as hashes, until it is imported again.
+-- Notes that the rest of a conversation's imported exchanges stay as hashes, until they are imported again: live turns
+-- follow them.
 UPDATE imported SET what = 'stub' WHERE import = ?1 AND conversation = ?2 AND what = 'exchange'
 
 -- name: conversation_released
@@ -478,11 +482,11 @@ DELETE FROM conversations WHERE id = ?1 AND agent = ?2 AND NOT EXISTS (
     SELECT 1 FROM exchanges e WHERE e.conversation = ?1 AND +e.agent = ?2)
 
 -- name: undone
--- Notes that all is gone that an import has added.
+-- Notes that everything is gone that an import has added.
 UPDATE imports SET status = 'undone' WHERE id = ? AND agent = ?
 
 -- name: facts_released
--- Drops that it has added facts.
+-- Drops the notes of facts that an import has added.
 DELETE FROM imported WHERE import = ? AND what = 'fact'
 
 -- name: wipe_imported
@@ -491,34 +495,35 @@ DELETE FROM imported WHERE (what, id) IN
     (SELECT m.what, m.id FROM imports i JOIN imported m ON m.import = i.id WHERE i.agent = ? LIMIT ?)
 
 -- name: wipe_imports
--- Likewise.
+-- Deletes a memory's imports.
 DELETE FROM imports WHERE agent = ?
 
 -- name: wipe_links
--- Likewise.
+-- Deletes the links to a memory.
 DELETE FROM links WHERE agent = ?
 
 -- name: wipe_readers
--- Likewise.
+-- Deletes who reads a memory, and what the memory's own agent reads.
 DELETE FROM readers WHERE memory = ?1 OR reader = ?1
 
 -- name: wipe_run_texts (sqlite)
--- Empties a page of a memory that is gone.
+-- Empties a page of the texts of a memory's runs.
 UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE id IN (SELECT id FROM run_texts WHERE agent = ? AND agent <> 0 LIMIT ?)
 
 -- name: wipe_run_texts (postgres)
 DELETE FROM run_texts WHERE agent = ?1 AND id IN (SELECT id FROM run_texts WHERE agent = ?1 LIMIT ?2)
 
 -- name: wipe_run_steps
--- Deletes a page of numbers.
+-- Deletes a page of the steps of a memory's runs, which are numbers.
 DELETE FROM run_steps WHERE exchange IN (SELECT exchange FROM run_steps WHERE agent = ? LIMIT ?)
 
 -- name: wipe_runs
--- Likewise.
+-- Deletes a page of a memory's runs.
 DELETE FROM runs WHERE id IN (SELECT id FROM runs WHERE agent = ? LIMIT ?)
 
 -- name: wipe_files (sqlite)
--- Empties a page of files, which have names that people gave them. Their public names are free again, as for another import.
+-- Empties a page of files, which have names that people gave them. Their public names are free again, as for another
+-- import.
 UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = '',
     uid = substr(hex(randomblob(length(uid))), 1, length(uid))
 WHERE id IN (SELECT id FROM files WHERE memory = ? LIMIT ?)
@@ -540,7 +545,7 @@ DELETE FROM definition_texts
 WHERE definition IN (SELECT d.id FROM blocks b JOIN definitions d ON d.uid = b.uid WHERE b.agent = ?)
 
 -- name: wipe_block_details
--- Deletes the exchange.
+-- Deletes the definitions of a memory's blocks.
 DELETE FROM definitions WHERE kind = 'block' AND uid IN (SELECT uid FROM blocks WHERE agent = ?)
 
 -- name: wipe_block_sharing
@@ -563,5 +568,5 @@ UPDATE definition_texts SET body = x'', definition = 0 WHERE definition IN (SELE
 DELETE FROM definition_texts WHERE definition IN (SELECT id FROM definitions WHERE project = ?1)
 
 -- name: wipe_project_definitions
--- Deletes that it was defined.
+-- Deletes the definitions of a project that belong to no memory.
 DELETE FROM definitions WHERE project = ?

@@ -14,18 +14,20 @@ FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.state <> 'for
 FROM exchanges e WHERE e.id {in:3:BIGINT:64} AND +e.agent = ?1 AND e.state <> 'forgotten'
 
 -- name: going_among
--- Finds those of some exchanges that go with a conversation.
+-- Finds which of some exchanges go with a conversation.
 SELECT e.id FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.id {in:3:BIGINT:64}
 
 -- piece: fact_goes
--- Whether a fact came from what goes. The exchange in which it was stated is one of its sources, and asked without their list.
+-- Whether a fact came from what goes. The exchange in which the fact was stated is one of its sources, and is looked up
+-- before the list of all sources.
 f.agent = ?1 AND (
     f.exchange BETWEEN ?4 AND ?5 AND EXISTS (SELECT 1 FROM exchanges e WHERE e.id = f.exchange AND {goes})
     OR EXISTS (SELECT 1 FROM json_each(CAST(f.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value
                WHERE s.value BETWEEN ?4 AND ?5 AND {goes}))
 
 -- piece: from_going_facts
--- The same in PostgreSQL, which joins faster than it looks for each fact: each one as often as it has sources that go.
+-- The facts that came from what goes, in PostgreSQL, which joins faster than it looks for each fact. Each fact comes as
+-- often as it has sources that go.
 FROM facts f JOIN LATERAL unnest(translate(convert_from(f.sources, 'UTF8'), '[]', '{}')::bigint[]) s(id) ON TRUE
 JOIN exchanges e ON e.id = s.id WHERE f.agent = ?1 AND s.id BETWEEN ?4 AND ?5 AND {goes}
 
@@ -37,7 +39,7 @@ SELECT count(*) FROM facts f WHERE {fact_goes}
 SELECT count(DISTINCT f.id) {from_going_facts}
 
 -- name: facts (sqlite)
--- Reads the first ?6 of them, the newest first, each with whether it is true. Where there are no more, it looks no further.
+-- Reads the first ?6 facts that came from what goes, the newest first, each with whether it is true.
 SELECT f.seq, f.text, f.origin, NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 FROM facts f WHERE {fact_goes} ORDER BY f.seq DESC LIMIT ?6
 
@@ -47,7 +49,7 @@ FROM (SELECT f.id {from_going_facts} GROUP BY f.id, f.seq ORDER BY f.seq DESC LI
 JOIN facts n ON n.id = newest.id AND n.agent = ?1 ORDER BY n.seq DESC
 
 -- name: passages (sqlite)
--- Counts the passages that did. Most came from nothing.
+-- Counts the passages that came from what goes. Most passages came from no exchange.
 SELECT count(*) FROM passages p WHERE p.agent = ?1 AND (p.exchange IS NOT NULL OR length(p.sources) > 2) AND (
     EXISTS (SELECT 1 FROM exchanges e WHERE e.id = p.exchange AND {goes}) OR EXISTS (
     SELECT 1 FROM json_each(CAST(p.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value
@@ -60,7 +62,7 @@ SELECT count(DISTINCT p.id) FROM passages p JOIN LATERAL (
 WHERE p.agent = ?1 AND (p.exchange IS NOT NULL OR length(p.sources) > 2) AND s.id BETWEEN ?4 AND ?5 AND {goes}
 
 -- name: versions (sqlite)
--- Counts the values of a block ?6 that did, finds the number of the first, and counts all.
+-- Counts the values of a block ?6 that came from what goes, finds the number of the first, and counts all values.
 SELECT count(v.gone), min(v.gone), count(*) FROM (SELECT CASE
     WHEN EXISTS (SELECT 1 FROM exchanges e WHERE e.id = t.exchange AND {goes}) OR EXISTS (
         SELECT 1 FROM json_each(CAST(t.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value
@@ -75,7 +77,8 @@ FROM block_history t JOIN LATERAL (
 WHERE t.block = ?6 AND t.origin <> '-' AND s.id BETWEEN ?4 AND ?5 AND {goes}
 
 -- name: versions_with
--- Counts the values of a block ?2 that have a text, in small letters, finds the number of the first, and counts all.
+-- Counts the values of a block ?2 that have a text, in lower case, finds the number of the first, and counts all
+-- values.
 SELECT count(v.gone), min(v.gone), count(*) FROM (SELECT CASE WHEN {has:1:t.value} THEN t.version END AS gone
 FROM block_history t WHERE t.block = ?2 AND t.origin <> '-') v
 
@@ -84,7 +87,7 @@ FROM block_history t WHERE t.block = ?2 AND t.origin <> '-') v
 SELECT count(*) FROM block_history WHERE block = ?1 AND origin <> '-' AND version >= ?2
 
 -- name: summaries
--- Counts the summaries that may cover an exchange, or of one after it, also those of forks.
+-- Counts the summaries that may cover an exchange or one after it, also those of forks.
 SELECT count(*) FROM summaries s WHERE s.agent = ?1 AND s.agent <> 0 AND (
     (s.conversation = ?2 AND s.depth >= ?3)
     OR s.conversation IN (SELECT f.conversation FROM forks f WHERE f.agent = ?1 AND f.origin = ?2 AND f.seq >= ?4))

@@ -19,7 +19,7 @@ SELECT {import} WHERE (CAST(?1 AS TEXT) IS NULL OR a.project = ?1) AND i.id < ?2
 SELECT target FROM forgetting WHERE agent = ?
 
 -- name: begin
--- Begins an import, or begins it again.
+-- Begins an import, or begins an import with the same public name again.
 INSERT INTO imports (uid, agent, format, status, learns, created, touched, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)
 ON CONFLICT (uid) DO UPDATE SET format = excluded.format, status = excluded.status, learns = excluded.learns,
     touched = excluded.touched, data = excluded.data
@@ -39,7 +39,7 @@ INSERT INTO imported (what, id, import, conversation, learns) VALUES (?1, ?2, ?3
 ON CONFLICT (what, id) DO UPDATE SET import = excluded.import, learns = excluded.learns
 
 -- name: unstub
--- An exchange of an undone import has its words again.
+-- Notes that an exchange of an undone import has its words again.
 DELETE FROM imported WHERE what = 'stub' AND id = ?
 
 -- name: begun
@@ -68,9 +68,9 @@ SELECT m.id, i.format, i.created FROM imported m JOIN imports i ON i.id = m.impo
 WHERE m.what = ?2 AND i.agent = ?1 AND m.id {in:3:BIGINT:64}
 
 -- name: next_unlearned
--- Finds something after a number that a reader has to read.
+-- Returns a row if a reader has something to read after a number.
 SELECT 1 FROM exchanges e WHERE e.agent = ?1 AND e.seq > ?2 AND {learnable} LIMIT 1
 
 -- name: readers_of
--- Reads who reads a memory, and how far each has come.
+-- Reads the readers of a memory, and how far each has come.
 SELECT reader, seq FROM readers WHERE memory = ?

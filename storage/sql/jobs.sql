@@ -10,14 +10,14 @@ SELECT id, epoch, payload FROM jobs WHERE agent = ? AND kind = ? AND key = ? AND
 {postgres:FOR UPDATE}
 
 -- name: insert
--- Adds a job. No row: one waits under this key. ?4: when it is due; NULL: now. ?5: the present time.
+-- Adds a job. No row: a job waits under this key. ?4: when it is due; NULL: now. ?5: the present time.
 INSERT INTO jobs (agent, kind, key, state, epoch, due, asked, created, payload, first)
 VALUES (?1, ?2, ?3, 'pending', ?6, coalesce(CAST(?4 AS DOUBLE PRECISION), {clock:5}), {clock:5}, {clock:5}, ?7, 0)
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: coalesce
--- Gives one that waits what is asked now, and the earlier of both times. ?2: when that is due; NULL: now. ?4: it waits
--- until then in any case.
+-- Gives a job that waits what is asked now, and the earlier of both times. ?2: when that is due; NULL: now. ?4: the job
+-- waits until then in any case.
 UPDATE jobs SET epoch = ?1, asked = {clock:3}, payload = ?5,
     due = CASE WHEN CAST(?4 AS BIGINT) = 0 AND due < coalesce(CAST(?2 AS DOUBLE PRECISION), {clock:3}) THEN due
           ELSE coalesce(CAST(?2 AS DOUBLE PRECISION), {clock:3}) END
@@ -29,7 +29,8 @@ WHERE id = ?6
 j.first = 1 AND j.state IN ('pending', 'retrying') AND j.agent NOT IN (SELECT f.agent FROM forgetting f)
 
 -- piece: next
--- When the next job of each of the kinds ?2 is due; NULL: none waits. A step of an index for each, whatever else waits.
+-- When the next job of each of the kinds ?2 is due; NULL: no job waits. Each kind takes one step in an index, whatever
+-- else waits.
 WITH k(kind) AS ({each:2:TEXT:16})
 SELECT kind, (SELECT j.due FROM jobs j WHERE j.kind = k.kind AND {ready} ORDER BY j.due, j.id LIMIT 1) AS due FROM k
 
@@ -47,7 +48,7 @@ SELECT min(wait) FROM (
 SELECT 1 FROM jobs WHERE asked > ?1 + 1 AND +state IN ('pending', 'retrying') LIMIT 1
 
 -- name: due_now
--- Has such jobs fall due.
+-- Has the jobs fall due that wait for a time of a clock which has been put back since (`put_back`).
 UPDATE jobs SET due = ?1, asked = ?1 WHERE asked > ?1 + 1 AND +state IN ('pending', 'retrying')
 
 -- name: next
@@ -71,8 +72,8 @@ UPDATE jobs SET attempt = attempt + 1, tries = tries + 1, holder = ?2, held_unti
 RETURNING {taken}
 
 -- name: claim
--- Claims the next job of a kind, if it is due. Attempts are counted here, so that one that kills the process counts as
--- well.
+-- Claims the next job of a kind, if it is due. The attempt is counted here, so that an attempt that kills the process
+-- counts as well.
 UPDATE jobs SET state = 'running', attempt = attempt + 1, tries = tries + 1, holder = ?3, held_until = {clock:4} + ?5
 WHERE id = (
     SELECT j.id FROM jobs j WHERE j.kind = ?2 AND {ready} AND j.due <= {clock:1} ORDER BY j.due, j.id LIMIT 1
@@ -108,8 +109,8 @@ WHERE j.id = ? AND j.attempt = ? AND j.state = 'running'
 SELECT 1 FROM jobs WHERE id = ? AND attempt = ? AND state = 'running' {postgres:FOR UPDATE}
 
 -- name: retrying
--- Puts back a job that failed or was released. It keeps its serial group until it falls due: at once, where it was
--- hastened meanwhile.
+-- Puts back a job that failed or was released. It keeps its serial group until it falls due. If it was hastened
+-- meanwhile, it is due at once.
 UPDATE jobs SET state = 'retrying', asked = {clock:1}, tries = ?3, error = ?4, holder = NULL,
     due = {clock:1} + CASE asked WHEN 0 THEN 0 ELSE CAST(?2 AS DOUBLE PRECISION) END
 WHERE id = ?5
@@ -124,16 +125,16 @@ SELECT o.id FROM jobs o JOIN jobs j ON o.agent = j.agent AND o.kind = j.kind AND
 WHERE j.id = ? AND o.state = 'dead' AND o.id <> j.id
 
 -- name: revive
--- Tries a dead letter from the start; its steps still count.
+-- Has a job that failed for good begin its attempts anew; its steps still count.
 UPDATE jobs SET state = 'pending', tries = 0, due = {clock:1}, asked = {clock:1}, error = NULL WHERE id = ?2
 
 -- name: hasten
--- Has one that waits fall due now, and one that runs as soon as it is put back (`asked` is 0 until then).
+-- Has a job that waits fall due now, and a job that runs fall due as soon as it is put back (`asked` is 0 until then).
 UPDATE jobs SET due = {clock:1}, asked = CASE state WHEN 'running' THEN 0 ELSE {clock:1} END WHERE id = ?2
 
 -- name: renew
--- Keeps a job beyond what was forgotten: on the new epoch, a running attempt fenced off and not counted, no words of
--- errors left.
+-- Keeps a job beyond a forgetting: it gets the new epoch, a running attempt is fenced off and does not count, and no
+-- message of an error is left.
 UPDATE jobs SET tries = CASE state WHEN 'running' THEN tries - 1 ELSE tries END,
     state = CASE state WHEN 'running' THEN 'retrying' ELSE state END, attempt = attempt + 1, epoch = ?, payload = ?,
     error = NULL, holder = NULL WHERE id = ?
@@ -162,7 +163,8 @@ FROM jobs j LEFT JOIN agents a ON a.id = j.agent WHERE j.id < ?1 AND (CAST(?2 AS
 {with_scope} AND j.state = 'dead' ORDER BY j.id DESC LIMIT ?3
 
 -- name: page_open
--- Reads a page of the others. (The plus keeps SQLite from the index on state, which has another order.)
+-- Reads a page of the jobs that have not failed for good. (The plus keeps SQLite from the index on state, which has
+-- another order.)
 {with_scope} AND +j.state <> 'dead' ORDER BY j.id DESC LIMIT ?3
 
 -- name: of_agent
@@ -176,13 +178,13 @@ SELECT state, count(*) FROM jobs j
 WHERE CAST(?1 AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM agents a WHERE a.id = j.agent AND a.project = ?1) GROUP BY state
 
 -- name: at_rest
--- Finds those of some memories that have had no turn since a time, and no dead letter of a kind.
+-- Finds which of some memories have had no turn since a time, and have no job of a kind that failed for good.
 SELECT a.id FROM agents a WHERE a.id {in:3:BIGINT:64}
 AND a.id NOT IN (SELECT j.agent FROM jobs j WHERE j.kind = ?1 AND j.state = 'dead')
 AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.agent = a.id AND c.last_at > ?2)
 
 -- name: state_of
--- Reads the state of a memory's job of a kind, and when it is due; of several, one that is not dead.
+-- Reads the state of a memory's job of a kind, and when it is due; if there are several, of one that is not dead.
 SELECT state, due FROM jobs WHERE agent = ?1 AND kind = ?2 ORDER BY CASE state WHEN 'dead' THEN 1 ELSE 0 END, due LIMIT 1
 
 -- name: step

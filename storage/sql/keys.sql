@@ -1,7 +1,7 @@
 -- Gateway keys.
 
 -- name: key_insert
--- Adds a gateway key. No row: another process has added the same one, from the settings.
+-- Adds a gateway key. No row: another process has added the same key, from the settings.
 INSERT INTO keys (project, name, digest, prefix, created, memory, opens, expires, models, "user")
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
 
@@ -18,7 +18,7 @@ SELECT id, project, name, prefix, created, revoked, memory, opens, used, expires
 SELECT id FROM keys WHERE (id = ?1 OR name = ?2) AND revoked IS NULL ORDER BY id <> ?1, id
 
 -- name: key_revoke
--- Revokes a key. One that is revoked keeps its date.
+-- Revokes a key. A key that is revoked already keeps its date.
 UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL
 RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
 
@@ -28,18 +28,18 @@ SELECT id, project, name, prefix, created, revoked, memory, opens, used, expires
 WHERE id = ? AND revoked IS NULL {postgres:FOR UPDATE}
 
 -- name: key_change
--- Changes what a key is called and bounds it.
+-- Changes the name of a key, and what bounds it.
 UPDATE keys SET name = ?2, memory = ?3, expires = ?4, models = ?5, "user" = ?6 WHERE id = ?1 AND revoked IS NULL
 RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
 
 -- name: key_rotate
--- Gives a key that has not expired another secret; the one that it has is good for a time.
+-- Gives a key that has not expired another secret; its present secret is good for a time.
 UPDATE keys SET old_digest = digest, old_until = ?4, digest = ?2, prefix = ?3
 WHERE id = ?1 AND revoked IS NULL AND coalesce(expires, ?5) >= ?5
 RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
 
 -- name: key_links
--- Ends the links that a key has made with the secret that it had, when that ends.
+-- Ends the links that a key has made with its earlier secret, when that secret ends.
 UPDATE links SET expires = ?2 WHERE key = ?1 AND expires > ?2
 
 -- name: key_used
@@ -51,7 +51,7 @@ UPDATE keys SET used = ?1 WHERE id = ?2 AND (used IS NULL OR used <= ?3 OR used 
 UPDATE keys SET installed = ?1 WHERE (digest = ?1 OR old_digest = ?1) AND installed IS NULL
 
 -- name: key_of
--- Finds the key that has this digest, or had it: when it was revoked, and its digest now.
+-- Finds the key that has or had this digest: when it was revoked, and its digest now.
 SELECT revoked, digest FROM keys WHERE digest = ?1 OR old_digest = ?1 OR installed = ?1
 
 -- name: key_replace
@@ -59,8 +59,8 @@ SELECT revoked, digest FROM keys WHERE digest = ?1 OR old_digest = ?1 OR install
 UPDATE keys SET revoked = ? WHERE name = ? AND digest <> ? AND revoked IS NULL
 
 -- name: key_any
--- Returns whether there ever was a key: a server whose last key was revoked must not open itself. Keys of operators
--- open the page alone, which demands one in any case.
+-- Returns whether there ever was a key: a server whose last key was revoked must not open itself. Keys of operators do
+-- not count: they open the page alone, which demands a key in any case.
 SELECT EXISTS (SELECT 1 FROM keys WHERE opens IS NULL OR opens NOT IN ('operator', 'operator-read'))
 
 -- name: key_any_metrics

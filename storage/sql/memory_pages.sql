@@ -50,19 +50,19 @@ SELECT {sized} JOIN (
 ) newest ON newest.id = a.id ORDER BY newest.last DESC, newest.id DESC
 
 -- piece: of_uid
--- The one with a public name.
+-- The condition on a memory `a`: it has this public name, in a project or (NULL) any.
 {of_project} AND a.uid = ?2 AND (a.subject LIKE 'user:%' OR a.subject LIKE 'conversation:%' OR a.subject LIKE 'agent:%')
 
 -- name: memory
--- Finds one by its public name.
+-- Finds a memory by its public name.
 SELECT a.id, a.uid, a.project, a.profile, a.subject, a.conversations, a.paused FROM agents a WHERE {of_uid}
 
 -- name: sized_memory
--- Reads it with its sizes, for which facts are counted.
+-- Reads a memory with its sizes, for which facts are counted.
 SELECT {sized} WHERE {of_uid}
 
 -- piece: conversation
--- What is shown of a conversation `c`.
+-- Reads a conversation by its public name or the client's name.
 c.id, c.uid, c.key, c.begun, c.last_at, c.messages, c.bytes FROM conversations c
 
 -- name: conversations

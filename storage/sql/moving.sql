@@ -7,11 +7,11 @@ SELECT {agent} FROM agents a
 WHERE a.id > ? AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'replaced:%' ORDER BY a.id LIMIT ?
 
 -- name: memories_count
--- Counts them.
+-- Counts all memories but those that are not whole.
 SELECT count(*) FROM agents WHERE subject NOT LIKE 'importing:%' AND subject NOT LIKE 'replaced:%'
 
 -- name: memories_from
--- Reads a page of those that were moved here from a database. Parameters: the mark's kind, the database's id.
+-- Reads a page of the memories that were moved here from a database. Parameters: the mark's kind, the database's id.
 SELECT {agent} FROM agents a
 WHERE EXISTS (SELECT 1 FROM marks WHERE agent = a.id AND kind = ? AND hash = ?)
     AND a.id > ? AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'replaced:%' ORDER BY a.id LIMIT ?
@@ -42,7 +42,7 @@ INSERT INTO keys (project, name, digest, prefix, created, revoked, memory, opens
 SELECT {?1..15} WHERE NOT EXISTS (SELECT 1 FROM keys WHERE old_digest = ?3)
 
 -- name: key_numbers
--- Reads the numbers of all gateway keys, which are others in each store, by their secrets and those before.
+-- Reads the numbers of all gateway keys by their present and earlier secrets. Each store has other numbers.
 SELECT id, digest FROM keys UNION ALL SELECT id, old_digest FROM keys WHERE old_digest IS NOT NULL
 
 -- name: usage
@@ -51,11 +51,11 @@ SELECT {usage_row} FROM usage WHERE ({usage_key}) > ({?1..6})
 ORDER BY {usage_key} LIMIT ?7
 
 -- name: usage_put
--- Adds counters as they were, unless there are some of their key.
+-- Adds counters as they were, unless there are counters with their key.
 INSERT INTO usage ({usage_row}) VALUES ({?1..28}) ON CONFLICT DO NOTHING
 
 -- name: limit_bounds
--- Reads of all limits what they bound, without the amounts.
+-- Reads what each limit bounds, without the amounts.
 SELECT project, key, "user", unit, per FROM limits
 
 -- name: limit_put
@@ -96,11 +96,11 @@ INSERT INTO blocks (agent, project, profile, label, description, lim, read_only,
 VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, 0, 0) RETURNING id
 
 -- name: block_become
--- Gives a block of the settings, to which no one has written, the name that it had.
+-- Gives a block of the settings, to which no one has written, the public name that it had.
 UPDATE blocks SET uid = ? WHERE id = ?
 
 -- name: versions_drop
--- Takes away the value that the settings gave it.
+-- Takes away the value that the settings gave to a block.
 DELETE FROM block_history WHERE block = ?
 
 -- name: version_add
@@ -109,7 +109,7 @@ INSERT INTO block_history (block, version, restores, at, origin, exchange, sourc
 RETURNING id
 
 -- name: block_point
--- Makes it the block's present one.
+-- Makes a version the present one of a block.
 UPDATE blocks SET version = ?, current = ? WHERE id = ?
 
 -- name: readers
@@ -118,7 +118,7 @@ SELECT a.project, a.profile, a.subject, r.seq, r.at FROM readers r JOIN agents a
 WHERE r.memory = ? AND r.reader <> 0
 
 -- name: reader_put
--- Has a sleeptime agent read a memory from there.
+-- Has a sleeptime agent read a memory from a number on.
 INSERT INTO readers (memory, reader, seq, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 
 -- name: unfinished

@@ -6,7 +6,7 @@ INSERT INTO passages (agent, seq, at, exchange, sources, file, tags, metadata, t
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
 
 -- name: passage_list
--- Reads a page, in order, after the one last seen.
+-- Reads a page of passages, in order, after the passage that was last read.
 SELECT id, seq, text, at, sources FROM passages WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
 
 -- piece: passage
@@ -23,7 +23,7 @@ AND (CAST(?5 AS DOUBLE PRECISION) IS NULL OR at >= ?5) AND (CAST(?6 AS DOUBLE PR
 {passage} WHERE {passage_wanted} ORDER BY seq DESC LIMIT ?7
 
 -- name: passage_up
--- Lists them oldest first.
+-- Lists passages, oldest first.
 {passage} WHERE {passage_wanted} ORDER BY seq LIMIT ?7
 
 -- name: passage_get

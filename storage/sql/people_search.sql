@@ -11,14 +11,14 @@ SELECT p.agent, {shown} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
 WHERE m.kind = 'stale' AND m.agent {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished' AND length(p.input) <= ?2
 
 -- name: unread_exchanges (sqlite)
--- Reads these, and the exchanges that the indexes do not know.
+-- Reads the exchanges of the piece `stale`, and the exchanges that the indexes do not know.
 {stale}
 UNION ALL
 SELECT p.agent, {shown} FROM agents a CROSS JOIN exchanges p ON p.agent = a.id AND p.seq > a.indexed_seq
 WHERE a.id {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished' AND length(p.input) <= ?2
 
 -- name: unread_exchanges (postgres)
--- The same. Each memory is read by the index, however many exchanges it may have by the server's estimate.
+-- Has each memory read by the index, however many exchanges it may have by the server's estimate.
 {stale}
 UNION ALL
 SELECT p.agent, {shown} FROM agents a CROSS JOIN LATERAL (
@@ -38,7 +38,7 @@ SELECT f.agent, f.seq, f.text, f.valid_from, 'fact', f.sources, NULL
 FROM agents a CROSS JOIN facts f ON f.agent = a.id AND f.seq > a.indexed_seq WHERE a.id {in:1:BIGINT:256} AND {stands}
 
 -- name: unread_passages_and_facts (postgres)
--- The same, by the index as well.
+-- Has each memory read by the index, as `unread_exchanges` does.
 SELECT p.agent, p.seq, p.text, p.at, 'passage', NULL, NULL
 FROM agents a CROSS JOIN LATERAL (
     SELECT * FROM passages x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) p ON true

@@ -16,7 +16,7 @@ a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, 
 {fixed}, input, shown_reply, "full"
 
 -- piece: fixed
--- All of them but the content.
+-- The columns of the piece `columns` but the content.
 conversation, parent, depth, span, "offset", length, begun, touched, ended, stopped,
 state, superseded, continued, active, edits, adds, opaque, model, merged, size,
 head, evicted, prior, section, path, reply_key, input_key, redactions, inputs, media,
@@ -93,15 +93,15 @@ UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, shown_reply = 
               FROM (SELECT {new_input} AS c UNION ALL SELECT {new_shown_reply} UNION ALL SELECT {new_full})))
 
 -- piece: set_plainly
--- The same in PostgreSQL.
+-- A stored exchange as it is now, in PostgreSQL, where rows need no room.
 UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, shown_reply = {new_shown_reply}, "full" = {new_full}
 
 -- piece: unnamed
--- Whether a conversation `c` may be the one of a list without an id: it has none of the client's, or an import gave it one.
+-- Whether a conversation `c` may continue a list without an id: it has no id of the client's, or an import gave it one.
 (c.key IS NULL OR substr(c.key, 1, 7) = 'import:')
 
 -- piece: learnable
--- Whether readers may read an exchange `e`: what an import brought only where it was asked for.
+-- Whether readers may read an exchange `e`. An imported exchange may be read only if the import asked for it.
 NOT EXISTS (SELECT 1 FROM imported m WHERE m.what = 'exchange' AND m.id = e.id AND m.learns = 0)
 
 -- piece: run
@@ -110,7 +110,7 @@ r.id, r.uid, r.agent, r.conversation, r.state, r.created, r.parent, r.depth, r.b
 r.prompt, r.completion, r.cached, r.written, r.reasoning, r.begun, r.ended, r.otid
 
 -- piece: seers
--- Who sees the block ?1: the agent it belongs to, those it is attached to, and all of its profile where it is shared.
+-- The agents that see the block ?1: its owner, those it is attached to, and all agents of its profile if it is shared.
 SELECT b.agent FROM blocks b JOIN agents a ON a.id = b.agent WHERE b.id = ?1
 UNION SELECT x.agent FROM attached x JOIN agents a ON a.id = x.agent WHERE x.kind = 'block' AND x.target = ?1
 UNION SELECT a.id FROM blocks b JOIN agents a ON a.project = b.project AND a.profile = b.profile

@@ -1,19 +1,19 @@
 -- Every statement on who reads a memory after the fact. `-- name:` begins one; the next line describes it.
 
 -- name: cursor
--- Returns up to where a reader has come. The built-in learner (0) goes on from where any of them has come, but for the
--- rule (-1), which keeps far less.
+-- Returns the number up to which a reader has read. The built-in learner (0) goes on from the highest cursor of all
+-- readers. The rule (-1) does not count, since it learns far less.
 SELECT max(seq) FROM readers WHERE memory = ?1 AND (reader = ?2 OR (CAST(?2 AS BIGINT) = 0 AND reader > 0))
 
 -- name: advance
--- Moves that point.
+-- Sets the number up to which a reader has read.
 INSERT INTO readers (memory, reader, seq, at) VALUES (?, ?, ?, ?)
 ON CONFLICT (memory, reader) DO UPDATE SET seq = excluded.seq, at = excluded.at
 
 -- name: unread
--- Reads what follows a point, whatever became of it; last its hidden rounds, whether a turn has followed it (?: the kind
--- of a user's atom), and what a run makes of it: `running` is of one that has not ended, `left` was left open by a
--- process that is gone.
+-- Reads the exchanges that follow a number, whatever became of them. The last columns are the hidden rounds, whether a
+-- turn has followed (?: the kind of a user's atom), and the state of the exchange's run: `running` if it has not ended,
+-- `left` if a process that is gone has left the exchange open.
 SELECT {shown}, p."full", CASE WHEN EXISTS (
         SELECT 1 FROM exchanges k WHERE k.conversation = p.conversation AND k.depth = p.depth + 1 AND k.parent = p.id
         AND +k.agent = p.agent AND k.ended IS NOT NULL AND substr(k.input_key, 1, 1) = ?)
@@ -42,7 +42,7 @@ LIMIT ?1
 INSERT INTO readers (memory, reader, seq, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 
 -- name: read_no_more
--- Ends that.
+-- Has a sleeptime agent read a memory no longer.
 DELETE FROM readers WHERE memory = ? AND reader = ?
 
 -- name: sleepers
@@ -50,8 +50,8 @@ DELETE FROM readers WHERE memory = ? AND reader = ?
 SELECT r.reader FROM readers r JOIN agents a ON a.id = r.reader WHERE r.memory = ? AND r.reader <> 0 ORDER BY r.reader
 
 -- name: of_memories
--- Reads the sleeptime agents of some memories, and how many turns each of them has to read, ?1 at most. What a tool
--- returned (?2) begins no turn, and neither does a later step of a run.
+-- Reads the sleeptime agents of some memories, and how many turns each of them has to read, ?1 at most. A tool's result
+-- (?2) begins no turn, and neither does a later step of a run.
 SELECT r.memory, r.reader, a.uid, r.seq, (SELECT count(*) FROM (
     SELECT 1 AS one FROM exchanges e
     WHERE e.agent = r.memory AND e.seq > r.seq AND e.active = 1 AND e.state = 'finished' AND substr(e.inputs, 3, 1) <> ?2 AND {learnable}
@@ -64,44 +64,44 @@ ORDER BY r.memory, r.reader
 SELECT memory FROM readers WHERE reader = ? ORDER BY memory
 
 -- name: readings_end
--- Ends the runs of a sleeptime agent that read, in the conversations whose names are from ?3 on and below ?4.
+-- Ends the readings of a sleeptime agent: its runs in the conversations whose names are from ?3 on and below ?4.
 UPDATE runs SET state = 'failed', stop = 'error', ended = ?1
 WHERE agent = ?2 AND state IN ('created', 'running') AND conversation IN (
     SELECT c.id FROM conversations c WHERE c.agent = ?2 AND c.key >= ?3 AND c.key < ?4)
 
 -- name: readings
--- Finds those of them that hold words and have no run under way.
+-- Finds the conversations of readings that hold words and have no run under way.
 SELECT c.id FROM conversations c
 WHERE c.agent = ?1 AND c.key >= ?2 AND c.key < ?3 AND NOT EXISTS (
     SELECT 1 FROM runs r WHERE r.agent = c.agent AND r.conversation = c.id AND r.state IN ('created', 'running'))
 ORDER BY c.id LIMIT ?4
 
 -- name: reading_exchanges
--- Finds the exchanges of one that hold words.
+-- Finds the exchanges of a reading that hold words.
 SELECT id FROM exchanges WHERE conversation = ?1 AND +agent = ?2 AND state <> 'forgotten' ORDER BY id
 
 -- name: reading_run
--- Finds its run.
+-- Finds the run of a reading.
 SELECT id FROM runs WHERE conversation = ?1 AND agent = ?2 ORDER BY id DESC LIMIT 1
 
 -- name: reading_texts (sqlite)
--- Empties what they hold apart from their exchanges.
+-- Empties the texts of a reading's run.
 UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
 
 -- name: reading_texts (postgres)
 DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
 
 -- name: reading_done
--- Takes its name from a conversation whose words are gone.
+-- Takes its name from the conversation of a reading whose words are gone.
 UPDATE conversations SET key = ' ' || uid WHERE id = ? AND agent = ?
 
 -- name: reading_open
--- Finds the run of a sleeptime agent that reads and has not ended, and its conversation's public name.
+-- Finds the run of a sleeptime agent's reading that has not ended, and the public name of its conversation.
 SELECT r.id, c.uid FROM runs r JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE r.agent = ?1 AND r.state IN ('created', 'running') AND c.key >= ?2 AND c.key < ?3 ORDER BY r.id LIMIT 1
 
 -- name: read_up_to
--- Moves a reader's cursor from where it stood.
+-- Moves a reader's cursor, if it stands where it stood when the reading began.
 UPDATE readers SET seq = ?1, at = ?2 WHERE memory = ?3 AND reader = ?4 AND seq = ?5
 
 -- name: unslept
@@ -120,7 +120,7 @@ LIMIT ?1
 SELECT max(last_at) FROM conversations WHERE agent = ?
 
 -- name: states_before
--- Reads the states of the runs of an agent in front of one, the newest first.
+-- Reads the states of an agent's runs before a run, the newest first.
 SELECT state FROM runs WHERE agent = ? AND id < ? ORDER BY id DESC LIMIT ?
 
 -- name: has_answered

@@ -1,12 +1,12 @@
 -- Recalls: why turns recalled what they did.
 
 -- name: recall_add
--- Notes the recall of a turn that was stored before; the first one counts.
+-- Notes the recall of a turn that is stored. The first recall of a turn stays.
 INSERT INTO recalls (exchange, agent, at, request, data)
 SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM recalls WHERE exchange = ?1 AND agent = ?2)
 
 -- name: recall_delete
--- Deletes one.
+-- Deletes the recall of a turn.
 DELETE FROM recalls WHERE exchange = ? AND agent = ?
 
 -- piece: recall_read
@@ -25,7 +25,7 @@ ORDER BY r.exchange DESC LIMIT 8
 SELECT {recall_read} WHERE r.agent = ?1 AND r.exchange < ?2 AND r.at >= ?3 ORDER BY r.exchange DESC LIMIT ?4
 
 -- name: recall_requests
--- Finds the requests of some exchanges.
+-- Finds the requests that some exchanges answer.
 SELECT exchange, request FROM recalls WHERE agent = ?1 AND at >= ?2 AND exchange {in:3:BIGINT:64}
 
 -- name: recall_of_question
@@ -41,7 +41,7 @@ SELECT r.request, {shown} FROM recalls r JOIN exchanges p ON p.id = r.exchange A
 WHERE +r.agent = ?1 AND r.at >= ?2 AND length(p.input) <= ?3 AND r.request {in:4:BYTEA:64}
 
 -- name: recalls_old
--- Returns whether some are too old.
+-- Returns whether any recall is too old.
 SELECT EXISTS (SELECT 1 FROM recalls WHERE at < ?)
 
 -- name: recalls_age

@@ -6,7 +6,7 @@ SELECT {agent}, {run}
 FROM runs r JOIN agents a ON a.id = r.agent WHERE r.uid = ? AND a.project = ? AND r.conversation = 0
 
 -- name: open_among
--- Finds those of some runs that have not ended.
+-- Finds which of some runs have not ended.
 SELECT id FROM runs WHERE id {in:1:BIGINT:64} AND state IN ('created', 'running')
 
 -- name: note_turn

@@ -109,7 +109,7 @@ FROM a WHERE id = ?38 AND agent = a.agent_id AND state = 'open'
 RETURNING a.indexed_seq
 
 -- name: step_abandon (sqlite)
--- Ends a step that a process which is gone has left open.
+-- Ends a step that was left open by a process that is gone.
 {set_in_room}
 WHERE id = ?38 AND agent = ?39 AND state = 'open'
 
@@ -118,12 +118,12 @@ WHERE id = ?38 AND agent = ?39 AND state = 'open'
 WHERE id = ?38 AND agent = ?39 AND state = 'open'
 
 -- name: step_stop
--- Notes why its run ended after a step that is written already, and which answers its calls wait for. Returns its run.
+-- After a step that is written already, notes why its run ended, and which answers its calls wait for. Returns its run.
 UPDATE run_steps SET stop = ?1, waiting = coalesce(?2, waiting) WHERE exchange = ?3 AND agent = ?4
 AND EXISTS (SELECT 1 FROM agents a WHERE a.id = ?4 AND a.epoch = ?5) RETURNING run
 
 -- name: conversation_named
--- Reads a conversation by the client's name of it, or by its public one, unless it is gone.
+-- Reads a conversation by the client's name or its public name, unless it is gone.
 SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND key = ?2
 UNION ALL SELECT id, uid, key, rev, tip FROM conversations
 WHERE agent = ?1 AND uid = ?3 AND {is_there}

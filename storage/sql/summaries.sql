@@ -1,19 +1,19 @@
 -- Every statement on summaries. `-- name:` begins one; the next line describes it.
 
 -- name: of_conversation
--- Reads those of a conversation, the ones that cover most first.
+-- Reads the summaries of a conversation, those that cover most first.
 SELECT s.id, s.text, s.tokens, s.at, s.model, {skeleton}
 FROM summaries s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
 WHERE s.conversation = ?2 AND s.agent = ?1 AND s.agent <> 0 ORDER BY s.depth DESC, s.id DESC LIMIT ?3
 
 -- name: of_exchange
--- Reads the one of an exchange.
+-- Reads the summary of an exchange.
 SELECT s.id, s.text, s.tokens, s.at, s.model, {skeleton}
 FROM summaries s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
 WHERE s.exchange = ?2 AND s.agent = ?1 AND s.agent <> 0
 
 -- name: path
--- Reads the path to an exchange, newest first, down to one that has a summary; ?3 exchanges at most.
+-- Reads the path to an exchange, newest first, down to an exchange that has a summary; ?3 exchanges at most.
 WITH RECURSIVE up(id, depth, parent, steps) AS (
     SELECT id, depth, parent, 1 FROM exchanges WHERE id = ?2 AND agent = ?1
     UNION ALL
@@ -30,7 +30,7 @@ WHERE e.agent = ?1 AND e.active = 1 AND e.state = 'finished' AND (CAST(?2 AS TEX
 ORDER BY e.seq DESC LIMIT 1
 
 -- name: insert
--- Adds a summary. One is enough: branches share it.
+-- Adds the summary of an exchange. No row: it has a summary, which branches share.
 INSERT INTO summaries (agent, conversation, exchange, depth, at, tokens, model, text)
 SELECT ?1, conversation, id, depth, ?3, ?4, ?5, ?6 FROM exchanges WHERE id = ?2 AND agent = ?1
 ON CONFLICT DO NOTHING
@@ -40,11 +40,11 @@ ON CONFLICT DO NOTHING
 SELECT project FROM agents WHERE id = ?
 
 -- name: of_exchanges
--- Reads those of some exchanges.
+-- Reads the summaries of some exchanges.
 SELECT s.id, s.text, s.tokens, s.at, s.model, {skeleton}
 FROM summaries s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
 WHERE s.agent = ?1 AND s.agent <> 0 AND s.exchange {in:2:BIGINT:64}
 
 -- name: bump_rev
--- Notes that a stored conversation is not as it was read, if it still is.
+-- Notes that a stored conversation has changed, unless it has changed since it was read.
 UPDATE conversations SET rev = rev + 1 WHERE id = ? AND agent = ? AND rev = ? AND tip = ?

@@ -1,7 +1,7 @@
 -- The terms of the search index, and its segments.
 
 -- name: terms_since
--- Reads the chunks of an agent's search index that were written after one with this stamp.
+-- Reads the chunks of an agent's search index that were written after a chunk with this stamp.
 SELECT chunk, stamp, data FROM terms WHERE agent = ? AND stamp > ?
 
 -- name: terms_get
@@ -15,11 +15,11 @@ VALUES (?1, ?2, ?3, (SELECT coalesce(max(t.stamp), 0) + 1 FROM terms t WHERE t.a
 ON CONFLICT (agent, chunk) DO UPDATE SET data = excluded.data, stamp = excluded.stamp
 
 -- name: terms_between
--- Reads the chunks in a range, of which no segment has any.
+-- Reads the chunks in a range. No segment has any of them.
 SELECT chunk, stamp, data FROM terms WHERE agent = ? AND chunk >= ? AND chunk < ? ORDER BY chunk
 
 -- name: terms_newer
--- Returns whether chunks in a range were written after one with this stamp.
+-- Returns whether chunks in a range were written after a chunk with this stamp.
 SELECT EXISTS (SELECT 1 FROM terms WHERE agent = ? AND stamp > ? AND chunk >= ? AND chunk < ?)
 
 -- name: segment_numbers
@@ -52,11 +52,11 @@ DELETE FROM segments WHERE agent = ? AND number = ?
 DELETE FROM segments WHERE agent = ?
 
 -- name: chunk_begin
--- Finds the number from which on exchanges have to be read for all numbers from ?2 on: the first one of the exchange
--- that has ?2, else ?2.
+-- Finds the number from which exchanges have to be read to get all numbers from ?2 on: the first number of the exchange
+-- that has ?2, or ?2.
 SELECT coalesce((SELECT CASE WHEN seq + span > ?2 THEN seq END FROM exchanges
     WHERE agent = ?1 AND seq <= ?2 ORDER BY seq DESC LIMIT 1), CAST(?2 AS BIGINT))
 
 -- name: agent_indexed_again
--- Has the index go back, and what is remembered of it be read again.
+-- Sets the index back to a number, and has the cached index be read again.
 UPDATE agents SET indexed_seq = ?, stamp = stamp + 1 WHERE id = ? AND indexed_seq > ?

@@ -1,11 +1,11 @@
 -- Every statement of export and import. Outside, an exchange is known by its number, a conversation by its uid.
 
 -- name: conversation_read
--- Reads a page of an agent's conversations. tip is 0 in one that its client keeps.
+-- Reads a page of an agent's conversations. `tip` is 0 in a client's conversation.
 SELECT id, uid, key, begun, last_at, settled_at, CASE WHEN tip = 0 THEN 0 ELSE 1 END FROM conversations WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: exchanges
--- Reads a page of exchanges, with the numbers of those they refer to.
+-- Reads a page of exchanges, with the numbers of the exchanges to which they refer.
 SELECT p.input, p.shown_reply, p."full", c.uid, (SELECT seq FROM exchanges x WHERE x.id = p.parent AND x.agent = p.agent),
        (SELECT seq FROM exchanges x WHERE x.id = p.prior AND x.agent = p.agent), {skeleton}
 FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
@@ -18,7 +18,7 @@ FROM blocks b LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT
 WHERE b.agent = ? AND b.id > ? ORDER BY b.id LIMIT ?
 
 -- name: definition_read
--- Reads a page of what is defined of a memory, but conversations with items: their ids are of this database.
+-- Reads a page of a memory's definitions, without conversations with items, whose ids are of this database.
 SELECT d.id, d.kind, d.uid, d.name, d.created, d.updated, t.body FROM definitions d JOIN definition_texts t ON t.id = d.current
 WHERE d.memory = ? AND d.memory <> 0 AND d.id > ? AND NOT ({holds_items}) ORDER BY d.id LIMIT ?
 
@@ -31,7 +31,7 @@ SELECT id, uid, state, bytes, created, type, name FROM files WHERE memory = ? AN
 SELECT row_number() OVER (ORDER BY tag), tag FROM tags WHERE agent = ?1 ORDER BY tag LIMIT ?3 OFFSET ?2
 
 -- name: attached_read
--- Reads what an agent has attached, each with its place among all.
+-- Reads what an agent has attached, each with its place among all that is attached.
 SELECT kind, target FROM attached WHERE agent = ? ORDER BY kind, place, target LIMIT ? OFFSET ?
 
 -- name: attached_definition
@@ -72,7 +72,7 @@ FROM exchanges e JOIN imported m ON m.id = e.id AND m.what IN ('exchange', 'stub
 WHERE e.agent = ?1 AND e.seq > ?2 AND EXISTS (SELECT 1 FROM imports WHERE agent = ?1) ORDER BY e.seq LIMIT ?3
 
 -- name: imported_fact_read
--- Likewise of facts.
+-- Reads a page of the facts that imports have added, by their numbers.
 SELECT f.seq, f.seq, i.uid FROM facts f JOIN imported m ON m.id = f.id AND m.what = 'fact' JOIN imports i ON i.id = m.import
 WHERE f.agent = ?1 AND f.seq > ?2 AND EXISTS (SELECT 1 FROM imports WHERE agent = ?1) ORDER BY f.seq LIMIT ?3
 
@@ -95,14 +95,16 @@ SELECT f.seq, f.seq, f.at, f.valid_from, f.exchange, f.sources, f.about, f.text,
 FROM facts f WHERE f.agent = ? AND f.seq > ? ORDER BY f.seq LIMIT ?
 
 -- name: ended_read
--- Reads a page of facts that have ended, and what took their place; NULL: that is forgotten, or came later.
+-- Reads a page of facts that have ended, and the numbers of the facts that took their place; NULL: that fact is
+-- forgotten, or came later.
 SELECT x.fact, f.seq, x.at, s.seq
 FROM facts_ended x JOIN facts f ON f.id = x.fact AND f.agent = x.agent LEFT JOIN facts s ON s.id = x.successor AND s.agent = x.agent
 WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact LIMIT ?3
 
 -- name: edit_read
--- Reads a page of memory edits; emptied ones say nothing, nor do those in whose place others are (`ops_drop`). One of which
--- the result lies after the end of the export (?4: its last number, ?5: its last version) is pending in it.
+-- Reads a page of memory edits. Emptied edits are left out, and so are those that others have replaced (`ops_drop`). An
+-- edit whose result lies after the end of the export (?4: its last number, ?5: its last version) is pending in the
+-- export.
 SELECT o.id, o.exchange, o.call_id, CASE WHEN o.state = 'merged' AND (
         EXISTS (SELECT 1 FROM block_history h WHERE h.id > ?5 AND h.exchange = o.exchange AND h.origin = 'tool:' || o.call_id)
         OR EXISTS (SELECT 1 FROM passages p WHERE p.agent = o.agent AND p.seq > ?4 AND p.exchange = o.exchange)
@@ -120,9 +122,9 @@ SELECT id, seq FROM exchanges WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 SELECT seq, id FROM exchanges WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 
 -- name: export_end
--- Returns where a memory ends now: its last number, the last row of each table whose rows have none, and how far
--- learning has come, with a model and without one: the rule skips what any reader has read. In PostgreSQL keys that begin
--- with the agent are looked up by it: the last of all would be a scan.
+-- Returns where a memory ends now: its last number, the last row of each table whose rows have no numbers, and how far
+-- learning has come, with a model and without one: the rule skips what any reader has read. In PostgreSQL keys that
+-- begin with the agent are looked up by the agent: finding the last row of all would be a scan.
 SELECT next_seq - 1, (SELECT max(id) FROM conversations {postgres:WHERE agent = agents.id}), (SELECT max(id) FROM blocks),
        (SELECT max(id) FROM block_history), (SELECT max(id) FROM block_ops {postgres:WHERE agent = agents.id}),
        (SELECT max(id) FROM definitions), (SELECT max(id) FROM files),
@@ -152,19 +154,19 @@ SELECT {skeleton} FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDE
 INSERT INTO conversations (agent, uid, key, begun, last_at, settled_at, tip) VALUES (?, ?, ?, ?, ?, ?, ?)
 
 -- name: conversation_at
--- Finds a conversation by its public name, or by the one that a copy of it has.
+-- Finds a conversation by its public name, or by the public name of its copy.
 SELECT id FROM conversations WHERE agent = ? AND uid IN (?, ?)
 
 -- name: conversation_taken
--- Returns whether any memory has a conversation of that name, as where one is copied within a database.
+-- Returns whether any memory has a conversation with this public name, as when a memory is copied within a database.
 SELECT 1 FROM conversations WHERE uid = ?
 
 -- name: block_taken
--- Likewise of a block.
+-- Returns whether a block has this public name.
 SELECT 1 FROM blocks WHERE uid = ?
 
 -- name: definition_taken
--- Likewise of a definition.
+-- Returns whether a definition has this public name.
 SELECT 1 FROM definitions WHERE uid = ?
 
 -- name: block_of
@@ -172,19 +174,19 @@ SELECT 1 FROM definitions WHERE uid = ?
 SELECT id FROM blocks WHERE uid = ? AND project = ?
 
 -- name: file_taken
--- Likewise of a file.
+-- Returns whether a file has this public name.
 SELECT 1 FROM files WHERE uid = ?
 
 -- name: run_taken
--- Likewise of a run.
+-- Returns whether a run has this public name.
 SELECT 1 FROM runs WHERE uid = ?
 
 -- name: import_taken
--- Likewise of an import.
+-- Returns whether an import has this public name.
 SELECT 1 FROM imports WHERE uid = ?
 
 -- name: agent_taken
--- Likewise of a memory.
+-- Returns whether a memory has this public name.
 SELECT 1 FROM agents WHERE uid = ?
 
 -- name: definition_put
@@ -197,7 +199,7 @@ VALUES (?, ?, ?, ?, 1, 0, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
 INSERT INTO files (memory, uid, state, bytes, created, type, name) VALUES (?, ?, ?, ?, ?, ?, ?)
 
 -- name: file_at
--- Finds a file by its public name, or by the one that a copy of it has.
+-- Finds a file by its public name, or by the public name of its copy.
 SELECT id FROM files WHERE memory = ? AND uid IN (?, ?)
 
 -- name: tag_put
@@ -216,7 +218,7 @@ INSERT INTO runs (agent, uid, conversation, state, stop, depth, background, crea
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: run_at
--- Finds a run by its public name, or by the one that a copy of it has.
+-- Finds a run by its public name, or by the public name of its copy.
 SELECT id FROM runs WHERE agent = ? AND uid IN (?, ?)
 
 -- name: import_put
@@ -224,7 +226,7 @@ SELECT id FROM runs WHERE agent = ? AND uid IN (?, ?)
 INSERT INTO imports (agent, uid, format, status, learns, created, touched, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: import_at
--- Finds an import by its public name, or by the one that a copy of it has.
+-- Finds an import by its public name, or by the public name of its copy.
 SELECT id FROM imports WHERE agent = ? AND uid IN (?, ?)
 
 -- name: imported_put
@@ -246,11 +248,11 @@ UPDATE run_steps SET feedback = ? WHERE exchange = ? AND agent = ?
 SELECT 1 FROM definitions WHERE memory = ? AND memory <> 0 AND kind = ?
 
 -- name: publish_definitions
--- Gives the definitions to their project.
+-- Moves the definitions of an import to their project.
 UPDATE definitions SET project = ? WHERE memory = ? AND project = ?
 
 -- name: publish_tags
--- Likewise the tags.
+-- Moves the tags of an import to their project.
 UPDATE tags SET project = ? WHERE agent = ? AND project = ?
 
 -- name: publish_attached
@@ -263,13 +265,13 @@ INSERT INTO blocks (agent, project, profile, label, description, lim, read_only,
 SELECT id, project, profile, ?2, ?3, ?4, ?5, ?6, 0, 0 FROM agents WHERE id = ?1
 
 -- name: version_put
--- Adds a value of a block, after those that it has.
+-- Adds a value of a block, after the values that the block has.
 INSERT INTO block_history (block, version, restores, at, origin, exchange, sources, value)
 SELECT id, ?3, ?4, ?5, ?6, ?7, ?8, ?9 FROM blocks WHERE agent = ?1 AND label = ?2 AND version < ?3
 RETURNING id, block
 
 -- name: version_point
--- Makes it the block's present one.
+-- Makes a version the present one of a block.
 UPDATE blocks SET version = ?, current = ? WHERE id = ? AND agent = ?
 
 -- name: passage_put
@@ -281,15 +283,16 @@ INSERT INTO passages (agent, seq, at, exchange, sources, text, tags, file, metad
 INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments, seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: edit_waits
--- Has the edits of an exchange be merged: it may have been read after they were, in the source.
+-- Marks the edits of an exchange as waiting to be merged. In the source they may have been merged before the exchange
+-- was read.
 UPDATE exchanges SET merged = '' WHERE id = ? AND agent = ? AND merged <> ''
 
 -- name: set_next_seq
--- Sets the next number: those that were given out before stay given.
+-- Sets the next number of a memory, so that no number that was given out is given out again.
 UPDATE agents SET next_seq = ?, stamp = stamp + 1 WHERE id = ?
 
 -- name: set_created
--- Sets when a memory began. While it was imported it had the time at which that began.
+-- Sets when a memory began. While it was imported it had the time at which the import began.
 UPDATE agents SET created = ? WHERE id = ?
 
 -- name: rename

@@ -29,27 +29,28 @@ ON CONFLICT ({usage_key}) DO UPDATE SET
     question_tokens = usage.question_tokens + excluded.question_tokens
 
 -- name: part
--- Notes that a process adds a part of its counters. No row: it has added that before.
+-- Notes that a process adds a part of its counters. No row: it has added this part before.
 INSERT INTO usage_parts (process, number, at) VALUES (?1, ?2, ?3)
 ON CONFLICT (process) DO UPDATE SET number = excluded.number, at = excluded.at WHERE usage_parts.number < excluded.number
 RETURNING number
 
 -- name: parts_age
--- Drops the parts of processes that have added none for long.
+-- Drops the parts of processes that have added no counters for long.
 DELETE FROM usage_parts WHERE at < ?
 
 -- name: oldest_of_users
--- Finds the oldest day before one that has counters of users.
+-- Finds the oldest day with counters of users, before a day.
 SELECT day FROM usage WHERE day < ? AND "user" NOT IN ('', ?) ORDER BY day LIMIT 1
 
 -- name: take_users
--- Takes out what users have on a day, some rows at a time.
+-- Deletes and returns the counters of users on a day, some rows at a time.
 DELETE FROM usage WHERE ({usage_key}) IN
     (SELECT {usage_key} FROM usage WHERE day = ?1 AND "user" NOT IN ('', ?2) LIMIT ?3)
 RETURNING {usage_row}
 
 -- name: take_user
--- Takes out what one user has, which is looked up day by day: all that all users have would be gone through otherwise.
+-- Deletes and returns the counters of one user. They are looked up day by day: otherwise the counters of all users
+-- would be read.
 WITH RECURSIVE days(day) AS (
     SELECT min(day) FROM usage
     UNION ALL
@@ -70,7 +71,7 @@ SELECT CAST(coalesce(sum(batch_input_tokens + batch_output_tokens), 0) AS BIGINT
 FROM usage WHERE day = ? AND project = ?
 
 -- name: wrote
--- Notes that a process has written.
+-- Notes when a process has last written counters.
 INSERT INTO usage_writers (process, wrote) VALUES (?, ?)
 ON CONFLICT (process) DO UPDATE SET wrote = excluded.wrote
 
@@ -83,7 +84,7 @@ DELETE FROM usage_writers WHERE process = ?
 DELETE FROM usage_writers WHERE wrote < ?
 
 -- name: writers
--- Counts those that have written since.
+-- Counts the processes that have written counters since a time.
 SELECT count(*) FROM usage_writers WHERE wrote >= ?
 
 -- name: limits

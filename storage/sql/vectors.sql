@@ -1,25 +1,25 @@
 -- Every statement on vectors. `-- name:` begins one; the next line describes it.
 
 -- name: state
--- Returns how far an agent's order has been embedded.
+-- Returns how far an agent's memory has been embedded.
 SELECT model, dimension, seq, stamp FROM embedded WHERE agent = ?
 
 -- name: embedded
--- Lists those of some agents of which this model has embedded anything.
+-- Finds those of some agents of whose memories this model has embedded anything.
 SELECT agent FROM embedded WHERE model = ?1 AND dimension > 0 AND agent {in:2:BIGINT:64}
 
 -- name: begin
--- Begins at the first number, with this model.
+-- Has an agent's memory be embedded with this model, from the first number on.
 INSERT INTO embedded (agent, model, dimension, seq, stamp) VALUES (?, ?, ?, 0, 1)
 ON CONFLICT (agent) DO UPDATE SET model = excluded.model, dimension = excluded.dimension, seq = 0,
     stamp = embedded.stamp + 1
 
 -- name: advance
--- Moves that point.
+-- Notes the number up to which a memory is embedded.
 UPDATE embedded SET dimension = ?, seq = ?, stamp = stamp + 1 WHERE agent = ? RETURNING stamp
 
 -- name: indexed_again
--- Goes back to a number from which there is something to embed again.
+-- Sets back the number up to which a memory is embedded, since something has to be embedded again.
 UPDATE embedded SET seq = CASE WHEN seq < ?1 THEN seq ELSE ?1 END, stamp = stamp + 1 WHERE agent = ?2
 
 -- name: changed
@@ -27,15 +27,15 @@ UPDATE embedded SET seq = CASE WHEN seq < ?1 THEN seq ELSE ?1 END, stamp = stamp
 UPDATE embedded SET stamp = stamp + 1 WHERE agent = ? RETURNING stamp
 
 -- name: chunks
--- Lists the chunks, with the stamp of their last change.
+-- Lists the chunks of vectors, with the stamp of their last change.
 SELECT chunk, stamp FROM vectors WHERE agent = ? AND model = ? ORDER BY chunk
 
 -- name: get
--- Reads a chunk of this model.
+-- Reads a chunk of vectors of this model.
 SELECT data FROM vectors WHERE agent = ? AND chunk = ? AND model = ?
 
 -- name: any
--- Reads a chunk, whatever its model.
+-- Reads a chunk of vectors of any model.
 SELECT data, model FROM vectors WHERE agent = ? AND chunk = ?
 
 -- name: put (sqlite)
@@ -52,7 +52,7 @@ ON CONFLICT (agent, chunk) DO UPDATE SET stamp = excluded.stamp, model = exclude
 DELETE FROM vectors WHERE agent = ? AND chunk = ?
 
 -- name: drop_others
--- Deletes chunks of other models, as far as this one has come.
+-- Deletes the chunks of other models, up to where this model has come.
 DELETE FROM vectors WHERE (agent, chunk) IN (
     SELECT agent, chunk FROM vectors WHERE agent = ? AND model <> ? AND chunk <= ? LIMIT ?)
 

@@ -25,11 +25,11 @@ AND ((CAST(?10 AS TEXT) IS NULL AND CAST(?12 AS BIGINT) = 0) OR EXISTS (
     AND (CAST(?12 AS BIGINT) = 0 OR n.name {in:11:TEXT:64})))
 
 -- piece: updated
--- By what agents are ordered that changed: the time, then the row.
+-- The order of agents by their last change: the time of the change, then the row.
 coalesce(d.updated, a.created)
 
 -- piece: completed
--- By what agents are ordered that answered: when their last run ended.
+-- The order of agents by their last answer: when their last run ended, then the row.
 coalesce((SELECT max(r.ended) FROM runs r WHERE r.agent = a.id), 0)
 
 -- name: get
@@ -45,11 +45,11 @@ SELECT {agent} FROM agents a WHERE a.project = ?1 AND a.id {in:2:BIGINT:64}
 {entry} WHERE a.id {in:1:BIGINT:64}
 
 -- name: created_down
--- Lists agents, those that were made last first.
+-- Lists agents, the newest first.
 {entry} WHERE {wanted} ORDER BY a.id DESC LIMIT ?4
 
 -- name: created_up
--- Lists them in the order in which they were made.
+-- Lists agents, the oldest first.
 {entry} WHERE {wanted} ORDER BY a.id LIMIT ?4
 
 -- name: updated_down
@@ -58,7 +58,7 @@ SELECT {agent} FROM agents a WHERE a.project = ?1 AND a.id {in:2:BIGINT:64}
 ORDER BY {updated} DESC, a.id DESC LIMIT ?4
 
 -- name: updated_up
--- Lists them the other way round.
+-- Lists agents, those that changed last at the end. Parameters as of `updated_down`.
 {entry} WHERE {wanted} AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
 ORDER BY {updated}, a.id LIMIT ?4
 
@@ -68,21 +68,21 @@ ORDER BY {updated}, a.id LIMIT ?4
 ORDER BY {completed} DESC, a.id DESC LIMIT ?4
 
 -- name: completed_up
--- Lists them the other way round.
+-- Lists agents, those that answered last at the end. Parameters as of `completed_down`.
 {entry} WHERE {wanted} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
 ORDER BY {completed}, a.id LIMIT ?4
 
 -- name: place_created
--- Finds where an agent stands in a list: its row alone.
+-- Finds where an agent stands in a list by creation: its row alone.
 SELECT CAST(0 AS DOUBLE PRECISION), id FROM agents WHERE uid = ? AND project = ?
 
 -- name: place_updated
--- When it changed, and its row.
+-- Finds where an agent stands in a list by change: when it changed, and its row.
 SELECT {updated}, a.id FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent'
 WHERE a.uid = ? AND a.project = ?
 
 -- name: place_completed
--- When it answered, and its row.
+-- Finds where an agent stands in a list by answer: when its last run ended, and its row.
 SELECT {completed}, a.id FROM agents a WHERE a.uid = ? AND a.project = ?
 
 -- name: newest
@@ -107,6 +107,6 @@ SELECT DISTINCT tag FROM tags WHERE project = ?1 AND tag > ?2 AND (CAST(?3 AS TE
 AND {has:4:tag} AND agent <> 0 ORDER BY tag LIMIT ?5
 
 -- name: tags_down
--- Lists them the other way round.
+-- Lists a project's tags by name, the last first. Parameters as of `tags_up`.
 SELECT DISTINCT tag FROM tags WHERE project = ?1 AND tag > ?2 AND (CAST(?3 AS TEXT) IS NULL OR tag < ?3)
 AND {has:4:tag} AND agent <> 0 ORDER BY tag DESC LIMIT ?5

@@ -1,18 +1,18 @@
 -- Every statement on what is attached to agents. `-- name:` begins one; the next line describes it.
 
 -- name: attach
--- Attaches something after what is attached already; what is there keeps its place.
+-- Attaches something to an agent, after what is attached already. If it is attached already, it keeps its place.
 INSERT INTO attached (agent, kind, target, place)
 SELECT a.id, ?2, ?3, coalesce((SELECT max(x.place) + 1 FROM attached x WHERE x.agent = ?1 AND x.kind = ?2), 0)
 FROM agents a WHERE a.id = ?1
 ON CONFLICT DO NOTHING RETURNING place
 
 -- name: detach
--- Ends that.
+-- Detaches something from an agent.
 DELETE FROM attached WHERE agent = ? AND kind = ? AND target = ?
 
 -- name: detach_all
--- Takes something from all agents.
+-- Detaches something from all agents.
 DELETE FROM attached WHERE kind = ? AND target = ? AND agent <> 0
 
 -- name: targets

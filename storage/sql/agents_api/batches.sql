@@ -33,7 +33,7 @@ SELECT {batch} FROM batches b WHERE (CAST(?1 AS TEXT) IS NULL OR b.project = ?1)
 ORDER BY b.id DESC LIMIT ?4
 
 -- name: list_up
--- Lists them oldest first.
+-- Lists batches, oldest first.
 SELECT {batch} FROM batches b WHERE (CAST(?1 AS TEXT) IS NULL OR b.project = ?1) AND b.id > ?2 AND b.id < ?3
 ORDER BY b.id LIMIT ?4
 
@@ -55,7 +55,7 @@ WHERE b.state IN ('created', 'running') GROUP BY 1, 2
 SELECT {item} WHERE i.batch = ?1 AND i.run > ?2 ORDER BY i.run LIMIT ?3
 
 -- name: of_part
--- Reads a page of those that are in a part.
+-- Reads a page of a batch's items that are in a part.
 SELECT {item} WHERE i.batch = ?1 AND i.part = ?2 AND i.run > ?3 ORDER BY i.run LIMIT ?4
 
 -- name: by_uid
@@ -71,16 +71,17 @@ SELECT {item} WHERE i.batch = ?1 AND i.run = ?2
 SELECT {item} WHERE i.batch = ?1 AND a.uid = ?2
 
 -- name: current
--- Finds those in a part that have not ended, and in whose memories nothing was forgotten since they were put there.
+-- Finds the items of a part that have not ended, and in whose memories nothing was forgotten since they were put into
+-- the part.
 SELECT i.run FROM batch_items i JOIN runs r ON r.id = i.run JOIN agents a ON a.id = r.agent
 WHERE i.batch = ? AND i.part = ? AND a.epoch = i.epoch AND r.state IN ('created', 'running')
 
 -- name: in_part
--- Counts those in a part.
+-- Counts the items of a part.
 SELECT count(*) FROM batch_items WHERE batch = ? AND part = ?
 
 -- name: left
--- Returns whether any has not ended.
+-- Returns whether any item of a batch has not ended.
 SELECT 1 FROM batch_items WHERE batch = ? AND part >= 0 LIMIT 1
 
 -- name: give
@@ -88,7 +89,8 @@ SELECT 1 FROM batch_items WHERE batch = ? AND part >= 0 LIMIT 1
 UPDATE batch_items SET part = ?2, tip = ?3, epoch = ?4 WHERE run = ?1 AND part IN (0, ?2)
 
 -- name: advance
--- Takes an item out of its part, as far as the request that is meant is under way. No row: the reply to it was written before.
+-- Takes an item out of its part, if the item is still at the given request. No row: the reply to that request was
+-- written before.
 UPDATE batch_items SET part = ?3, errors = ?4, expiries = ?5, sent = ?6 WHERE run = ?1 AND sent = ?2
 RETURNING run
 
@@ -110,13 +112,13 @@ UPDATE batches SET state = ?2, ended = ?3 WHERE id = ?1 AND state IN ('created',
 SELECT {item} WHERE i.batch = ?1 AND i.part >= 0 ORDER BY i.run LIMIT ?2
 
 -- name: of_batch_unheard
--- Reads some of those that had no reply.
+-- Reads some of a batch's items that had no reply and have not ended.
 SELECT {item} WHERE i.batch = ?1 AND i.part >= 0
 AND NOT EXISTS (SELECT 1 FROM run_texts x WHERE x.agent = r.agent AND x.agent <> 0 AND x.run = r.id AND x.kind = 'round')
 ORDER BY i.run LIMIT ?2
 
 -- name: texts_empty (sqlite)
--- Empties what an item held until its end; the words of its error stay.
+-- Empties what an item held until its end; the message of its error stays.
 UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'
 
 -- name: texts_empty (postgres)
@@ -128,8 +130,8 @@ INSERT INTO run_texts (agent, run, seq, kind, data)
 SELECT ?1, ?2, coalesce(max(x.seq), -1) + 1, ?3, ?4 FROM run_texts x WHERE x.agent <> 0 AND x.run = ?2 AND x.kind = ?3
 
 -- name: text_insert
--- Adds a part of an item that goes on. No row: it is there, or the item or its batch has ended, or something of its
--- memory was forgotten since its request was composed.
+-- Adds a text of an item that goes on. No row: the text is there, or the item or its batch has ended, or something of
+-- its memory was forgotten since its request was composed.
 INSERT INTO run_texts (agent, run, seq, kind, data)
 SELECT r.agent, r.id, ?3, ?4, ?5
 FROM runs r JOIN agents a ON a.id = r.agent JOIN batch_items i ON i.run = r.id JOIN batches b ON b.id = i.batch
@@ -147,19 +149,20 @@ SELECT x.run, x.data FROM run_texts x JOIN batch_items i ON i.run = x.run
 WHERE i.batch = ?1 AND x.agent <> 0 AND x.kind = 'words' AND x.seq = 0 AND x.run > ?2 AND x.run <= ?3
 
 -- name: steps_of
--- Notes how many calls of the model a run made, which became one exchange.
+-- Notes how many calls of the model a run made, all of which became one exchange.
 UPDATE runs SET steps = ? WHERE id = ? AND agent = ?
 
 -- name: exchange_of
--- Finds the exchange that a run became.
+-- Finds the exchange that an item's run became.
 SELECT s.exchange FROM run_steps s WHERE s.run = ? AND s.agent = ? ORDER BY s.number LIMIT 1
 
 -- name: origin
--- Notes which exchange has made a value of a block. Its row keeps its length.
+-- Notes the exchange that has made a value of a block. The row keeps its length.
 UPDATE block_history SET exchange = ?3, sources = ?4 WHERE block = ?1 AND version = ?2
 
 -- name: origins
--- Notes the same of all values that calls of one run have made, which have a common beginning of their origin.
+-- Notes the exchange that has made the values which the calls of one run have written. Their origins have a common
+-- beginning.
 UPDATE block_history SET exchange = ?2, sources = ?3
 WHERE substr(origin, 1, ?4) = ?5 AND block IN (
     SELECT id FROM blocks WHERE agent = ?1 UNION ALL SELECT target FROM attached WHERE kind = 'block' AND agent = ?1

@@ -6,12 +6,12 @@
 b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid, b.agent, b.profile, t.body
 
 -- piece: held
--- Where that lies.
+-- The tables of the piece `block`.
 FROM blocks b JOIN block_history h ON h.id = b.current
 LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT JOIN definition_texts t ON t.id = d.current
 
 -- piece: connected
--- How many agents have a block by name: the one it belongs to, and those it is attached to.
+-- How many agents have a block: its owner, and the agents that it is attached to.
 (SELECT count(*) FROM attached x WHERE x.kind = 'block' AND x.target = b.id AND x.agent <> 0)
     + CASE WHEN b.agent IS NULL THEN 0 ELSE 1 END
 
@@ -27,17 +27,18 @@ AND {connected} >= ?8 AND {connected} <= ?9
 SELECT {block} {held}
 
 -- name: find
--- Reads a block of a project by its public name, unless all whose it is are gone and it goes with them.
+-- Reads a block of a project by its public name. A block is not found if all its agents are gone and it will be deleted
+-- with them.
 {named} WHERE b.uid = ? AND b.project = ? AND (b.agent IS NULL OR EXISTS (
     SELECT 1 FROM agents a WHERE a.id = b.agent
     UNION ALL SELECT 1 FROM attached x JOIN agents a ON a.id = x.agent WHERE x.kind = 'block' AND x.target = b.id))
 
 -- name: list_down
--- Lists blocks, those that were made last first.
+-- Lists blocks, the newest first.
 {named} WHERE {wanted} ORDER BY b.id DESC LIMIT ?10
 
 -- name: list_up
--- Lists them in the order in which they were made.
+-- Lists blocks, the oldest first.
 {named} WHERE {wanted} ORDER BY b.id LIMIT ?10
 
 -- name: count
@@ -56,7 +57,7 @@ WHERE x.agent {in:1:BIGINT:64}
 ORDER BY 1
 
 -- name: seers
--- Finds who sees a block.
+-- Finds the agents that see a block.
 {seers} ORDER BY 1
 
 -- name: labelled
@@ -73,7 +74,7 @@ INSERT INTO blocks (agent, project, profile, label, description, lim, read_only,
 VALUES (NULL, ?, '', ?, ?, ?, ?, ?, 1, 0) RETURNING id
 
 -- name: own
--- Makes it an agent's own.
+-- Makes an agent the owner of a block without an owner.
 UPDATE blocks SET agent = ?1, profile = (SELECT profile FROM agents a WHERE a.id = ?1) WHERE id = ?2 AND agent IS NULL
 
 -- name: disown
@@ -102,18 +103,18 @@ SELECT x.target FROM attached x WHERE x.agent = ?1 AND x.kind = 'block'
 UNION SELECT b.id FROM blocks b JOIN attached x ON x.kind = 'block' AND x.target = b.id AND x.agent <> ?1 WHERE b.agent = ?1
 
 -- name: hand_over
--- Takes the owner from its own blocks that others have attached.
+-- Takes the owner from those blocks of an agent that other agents have attached.
 UPDATE blocks SET agent = NULL, profile = ''
 WHERE agent = ?1 AND id IN (SELECT x.target FROM attached x WHERE x.kind = 'block' AND x.agent <> ?1)
 
 -- name: exchanges_among
--- Finds those of some exchanges that are a memory's.
+-- Finds which of some exchanges are of a memory.
 SELECT id FROM exchanges WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: version_hand_over
--- Drops where a value of a block came from, as far as it is a memory's that goes.
+-- Drops the sources of a value of a block that are of a memory which is being removed.
 UPDATE block_history SET exchange = ?, sources = ? WHERE block = ? AND version = ?
 
 -- name: history
--- Reads where the values of a block came from.
+-- Reads the sources of the values of a block.
 SELECT version, exchange, sources FROM block_history WHERE block = ?

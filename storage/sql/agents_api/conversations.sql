@@ -8,20 +8,20 @@ SELECT c.id, c.uid, c.key, c.rev, c.tip, c.begun, c.last_at,
     d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.updated, t.body
 
 -- piece: described
--- Where that lies.
+-- The tables of the piece `conversation`.
 LEFT JOIN definitions d ON d.uid = c.uid AND d.kind = 'conversation' LEFT JOIN definition_texts t ON t.id = d.current
 
 -- piece: listed
--- The conditions of a list: of an agent, not the agent's own, and not one that is gone.
+-- The conditions of a list: the conversation is of an agent, is not the agent's own, and is not gone.
 a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:')
 AND coalesce(substr(c.key, 1, 1), '') <> ' ' AND coalesce(c.key, '') <> 'default'
 
 -- piece: moment
--- The time by which lists order them. ?2: its name.
+-- The time by which a list is ordered. ?2: its name.
 CASE CAST(?2 AS TEXT) WHEN 'spoken' THEN c.last_at ELSE coalesce(n.ended, 0) END
 
 -- piece: run_ends
--- When the last run of each conversation ended, read once for all of them.
+-- When the last run of each conversation ended, read once for all conversations.
 LEFT JOIN (SELECT r.conversation, max(r.ended) AS ended FROM runs r JOIN agents b ON b.id = r.agent AND b.project = ?1
     WHERE r.agent >= ?8 AND r.agent <= ?9 AND CAST(?2 AS TEXT) <> 'spoken' GROUP BY r.conversation) n ON n.conversation = c.id
 
@@ -31,46 +31,48 @@ LEFT JOIN (SELECT r.conversation, max(r.ended) AS ended FROM runs r JOIN agents 
 WHERE c.uid = ?1 AND a.project = ?2 AND coalesce(substr(c.key, 1, 1), '') <> ' '
 
 -- name: of_project_down
--- Lists a project's conversations, those that were begun last first. ?2, ?3: between these rows; ?4: how many.
+-- Lists a project's conversations, the newest first. ?2, ?3: between these rows; ?4: how many.
 {conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {described}
 WHERE {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id DESC LIMIT ?4
 
 -- name: of_project_up
--- Lists them as they were begun.
+-- Lists a project's conversations, the oldest first. Parameters as of `of_project_down`.
 {conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {described}
 WHERE {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
 
 -- name: of_agent_down
--- Lists those of an agent. ?5: its row.
+-- Lists the conversations of an agent, the newest first. ?5: the agent's row; the others as of `of_project_down`.
 {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described}
 WHERE a.id = ?5 AND {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id DESC LIMIT ?4
 
 -- name: of_agent_up
--- Lists them as they were begun.
+-- Lists the conversations of an agent, the oldest first. Parameters as of `of_agent_down`.
 {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described}
 WHERE a.id = ?5 AND {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
 
 -- name: by_time_down
--- Lists those of the agents whose rows are ?8 to ?9, the latest first. ?3: how many; ?4 to ?7: between these times and
--- rows.
+-- Lists the conversations of the agents whose rows are ?8 to ?9, the latest first. ?3: how many; ?4 to ?7: between
+-- these times and rows.
 {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described} {run_ends}
 WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND ({moment}, c.id) < (?6, ?7)
 ORDER BY {moment} DESC, c.id DESC LIMIT ?3
 
 -- name: by_time_up
--- Lists them the other way round.
+-- Lists the conversations of the agents whose rows are ?8 to ?9, the latest at the end. Parameters as of
+-- `by_time_down`.
 {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described} {run_ends}
 WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND ({moment}, c.id) < (?6, ?7)
 ORDER BY {moment}, c.id LIMIT ?3
 
 -- name: place
--- Finds where a conversation stands in such a list: its time, its row.
+-- Finds where a conversation stands in a list by time: its time and its row.
 SELECT CASE CAST(?2 AS TEXT) WHEN 'spoken' THEN c.last_at
     ELSE coalesce((SELECT max(r.ended) FROM runs r WHERE r.agent = c.agent AND r.conversation = c.id), 0) END, c.id
 FROM conversations c JOIN agents a ON a.id = c.agent WHERE c.uid = ?1 AND a.project = ?3
 
 -- name: release
--- Takes its names from a conversation, which is not found any more. Nobody can send one that begins with a blank.
+-- Takes its names from a conversation, which is then not found any more. The new name begins with a blank, and nobody
+-- can send such a name.
 UPDATE conversations SET key = ' ' || uid, rev = rev + 1 WHERE id = ? AND agent = ? RETURNING uid
 
 -- name: runs_cancel
@@ -86,7 +88,7 @@ SELECT c.tip, CASE WHEN c.tip <> 0 THEN c.tip ELSE (
 FROM conversations c WHERE c.id = ?2 AND c.agent = ?1
 
 -- name: holder
--- Finds the standing exchange of a conversation or its past that has the message with a number.
+-- Finds the standing exchange that has the message with a number, in a conversation or its past.
 WITH {past}
 SELECT p.id FROM exchanges p JOIN past h ON h.conversation = p.conversation AND p.seq <= h.last
 WHERE p.agent = ?1 AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?3)

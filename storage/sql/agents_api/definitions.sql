@@ -10,19 +10,20 @@ VALUES (?1, ?2, ?3, ?4, 1, 0, ?5, ?5, ?6) ON CONFLICT DO NOTHING RETURNING id
 INSERT INTO definition_texts (definition, version, at, body) VALUES (?, ?, ?, ?) RETURNING id
 
 -- name: set_text
--- Makes it the present text of a new definition.
+-- Makes a text the present text of a new definition.
 UPDATE definitions SET current = ? WHERE id = ?
 
 -- name: replace_text
--- Makes it the present text by compare-and-set. No row touched: another writer has changed the definition since.
+-- Makes a text the present text of a definition by compare-and-set. No row: another writer has changed the definition
+-- since.
 UPDATE definitions SET version = version + 1, current = ?, updated = ?, name = ? WHERE id = ? AND version = ?
 
 -- name: bind
--- Has a definition without a memory belong to one, unless it belongs to one already.
+-- Binds a definition to a memory, unless the definition belongs to a memory already.
 UPDATE definitions SET memory = ?1 WHERE id = ?2 AND memory = 0
 
 -- name: texts_empty (sqlite)
--- Empties the texts of a definition but one.
+-- Empties all texts of a definition but one.
 UPDATE definition_texts SET body = x'' WHERE definition = ?1 AND id <> ?2 AND length(body) > 0
 
 -- name: texts_empty (postgres)
@@ -49,15 +50,15 @@ SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.curre
 WHERE d.uid = ? AND d.project = ? AND d.kind = ?
 
 -- name: versions
--- Reads which versions definitions have.
+-- Reads the present versions of some definitions.
 SELECT id, version FROM definitions WHERE id {in:1:BIGINT:64}
 
 -- name: by_id
--- Reads one by its row.
+-- Reads a definition by its row.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id = ?
 
 -- name: by_ids
--- Reads several by their rows.
+-- Reads several definitions by their rows.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id {in:1:BIGINT:64}
 
 -- name: by_memories
@@ -82,14 +83,15 @@ AND {has:6:d.name}
 ORDER BY d.id DESC LIMIT ?7
 
 -- name: list_up
--- Lists them oldest first.
+-- Lists the definitions of a kind, oldest first. Parameters as of `list_down`.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
 WHERE d.project = ?1 AND d.kind = ?4 AND d.id > ?2 AND d.id < ?3 AND (CAST(?5 AS TEXT) IS NULL OR d.name = ?5)
 AND {has:6:d.name}
 ORDER BY d.id LIMIT ?7
 
 -- name: unbound
--- Finds conversations with items that belong to no memory, and have not changed since a time. ?2: NULL: of any project.
+-- Finds conversations with items that belong to no memory, and have not changed since a time. ?2: a project; NULL: all
+-- projects.
 SELECT d.id FROM definitions d WHERE {holds_items} AND d.memory = 0 AND d.updated < ?1
 AND (CAST(?2 AS TEXT) IS NULL OR d.project = ?2) ORDER BY d.id LIMIT ?3 {postgres:FOR UPDATE}
 

@@ -10,7 +10,7 @@ f.id, f.uid, f.memory, f.state, f.bytes, f.created, f.type, f.name
 INSERT INTO files (uid, memory, state, bytes, created, type, name) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id
 
 -- name: set_state
--- Says that its text is there.
+-- Sets the state of a file.
 UPDATE files SET state = ? WHERE id = ? AND memory = ?
 
 -- name: get
@@ -26,7 +26,7 @@ SELECT {file} FROM files f WHERE f.memory = ? AND f.name = ? ORDER BY f.id
 SELECT f.name FROM files f WHERE f.memory = ?
 
 -- name: extent
--- Counts the files of a folder but for those with a name, and their bytes.
+-- Counts the files of a folder and their bytes, leaving out the files with a name.
 SELECT count(*), coalesce(sum(f.bytes), 0) FROM files f WHERE f.memory = ?1
 AND (CAST(?2 AS TEXT) IS NULL OR f.name <> ?2)
 
@@ -35,7 +35,7 @@ AND (CAST(?2 AS TEXT) IS NULL OR f.name <> ?2)
 SELECT {file} FROM files f WHERE f.memory = ? AND f.id > ? AND f.id < ? ORDER BY f.id DESC LIMIT ?
 
 -- name: list_up
--- Lists them oldest first.
+-- Lists the files of a folder, oldest first.
 SELECT {file} FROM files f WHERE f.memory = ? AND f.id > ? AND f.id < ? ORDER BY f.id LIMIT ?
 
 -- name: of_folders
@@ -51,7 +51,7 @@ SELECT {file} FROM files f WHERE f.id {in:1:BIGINT:64} AND f.memory <> 0
 SELECT p.id, p.text FROM passages p WHERE p.file = ? AND p.agent = ? AND p.id > ? ORDER BY p.id LIMIT ?
 
 -- name: part_count
--- Counts them.
+-- Counts the parts of the texts of some files.
 SELECT p.file, count(*) FROM passages p WHERE p.agent = ?1 AND p.file {in:2:BIGINT:64} GROUP BY p.file
 
 -- name: unfinished

@@ -6,16 +6,16 @@
 p.input, p.shown_reply, p."full", c.uid, c.key, CASE WHEN c.tip = p.id THEN 1 ELSE 0 END, r.uid, s.waiting, {skeleton}
 
 -- piece: joined
--- Where that lies.
+-- The tables of the piece `row`.
 JOIN conversations c ON c.id = p.conversation AND c.agent = +p.agent
 LEFT JOIN run_steps s ON s.exchange = p.id AND s.agent = p.agent LEFT JOIN runs r ON r.id = s.run AND r.agent = p.agent
 
 -- piece: in_past
--- The exchanges of such a past.
+-- The exchanges of the piece `past`.
 past h CROSS JOIN exchanges p ON p.conversation = h.conversation AND +p.seq <= h.last AND +p.agent = ?1
 
 -- piece: stands
--- What is listed: what stands, and what is being answered in a stored conversation.
+-- What is listed: the exchanges that stand, and the exchange that is being answered in a stored conversation.
 (p.active = 1 OR (p.state = 'open' AND c.tip <> 0))
 
 -- name: of_agent_down
@@ -24,20 +24,20 @@ SELECT {row} FROM exchanges p {joined}
 WHERE p.agent = ?1 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq DESC LIMIT ?4
 
 -- name: of_agent_up
--- Reads them forwards.
+-- Reads a memory's exchanges forwards. Parameters as of `of_agent_down`.
 SELECT {row} FROM exchanges p {joined}
 WHERE p.agent = ?1 AND p.seq >= coalesce((SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?2), 0)
 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq LIMIT ?4
 
 -- name: of_conversation_down
--- Reads those of one conversation and of its past. ?2: the conversation; ?3, ?4: between these numbers. (`+`: looked up by
--- conversation, not by agent.)
+-- Reads the exchanges of one conversation and of its past backwards. ?2: the conversation; ?3, ?4: between these
+-- numbers. (`+`: looked up by conversation, not by agent.)
 WITH {past}
 SELECT {row} FROM {in_past} {joined}
 WHERE p.seq + p.span > ?3 AND p.seq < ?4 AND {stands} ORDER BY p.seq DESC LIMIT ?5
 
 -- name: of_conversation_up
--- Reads them forwards.
+-- Reads the exchanges of one conversation and of its past forwards. Parameters as of `of_conversation_down`.
 WITH {past}
 SELECT {row} FROM {in_past} {joined}
 WHERE p.seq + p.span > ?3 AND p.seq < ?4 AND {stands} ORDER BY p.seq LIMIT ?5
@@ -49,14 +49,14 @@ SELECT {row} FROM {in_past} {joined}
 WHERE p.seq > ?3 AND (p.input IS NOT NULL OR (p.state = 'off' AND p.span = 1)) ORDER BY p.seq LIMIT ?4
 
 -- name: begun
--- Reads the exchange of a project that a response's id names: ?2 its conversation, ?3 when it began. With its memory.
+-- Reads the exchange of a project that a response's id names, with its memory. ?2: its conversation; ?3: when it began.
 SELECT {agent}, {row}
 FROM exchanges p {joined} JOIN agents a ON a.id = p.agent
 WHERE p.conversation = (SELECT n.id FROM conversations n WHERE n.uid = ?2) AND p.begun = ?3 AND a.project = ?1
 ORDER BY p.id DESC LIMIT 1
 
 -- name: owner
--- Reads whose memory a conversation of a project is in, and the client's own id of it.
+-- Reads the memory of a conversation of a project, and the client's own id of the conversation.
 SELECT {agent}, c.key
 FROM conversations c JOIN agents a ON a.id = c.agent WHERE c.uid = ?2 AND a.project = ?1
 
@@ -74,14 +74,14 @@ SELECT c.uid, p.begun, p.shown_reply FROM exchanges p JOIN conversations c ON c.
 WHERE p.agent = ?1 AND p.shown_reply IS NOT NULL ORDER BY p.seq DESC LIMIT ?2
 
 -- name: of_project_down
--- Reads those of all agents of a project, the newest first. ?2, ?3: between these rows.
+-- Reads the exchanges of all agents of a project, the newest first. ?2, ?3: between these rows.
 SELECT {agent}, {row}
 FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {joined}
 WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3 AND {stands}
 ORDER BY p.id DESC LIMIT ?4
 
 -- name: of_project_up
--- Reads them forwards.
+-- Reads the exchanges of all agents of a project, the oldest first. ?2, ?3: between these rows.
 SELECT {agent}, {row}
 FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {joined}
 WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3 AND {stands}
@@ -123,17 +123,17 @@ UPDATE conversations SET rev = rev + 1 WHERE +agent = ?1 AND id IN (
     WHERE p.id = ?2 AND p.agent = ?1)
 
 -- name: past
--- Reads in which conversations the past of one stands, each with the last number of it there.
+-- Reads the conversations in which the past of a conversation stands, each with the last number of the past there.
 WITH {past} SELECT conversation, last FROM past
 
 -- name: conversation_find
--- Finds a conversation by the client's name of it, or its public one. One whose name was taken is gone.
+-- Finds a conversation by the client's name or the public name. A conversation whose name was taken is gone.
 SELECT id, uid, key, rev, tip FROM conversations
 WHERE agent = ?1 AND (key = ?2 OR uid = ?3) AND coalesce(substr(key, 1, 1), '') <> ' '
 ORDER BY CASE WHEN key = ?2 THEN 0 ELSE 1 END LIMIT 1
 
 -- name: tails
--- Reads the same of the conversations of several agents that have a name, with the agent in front.
+-- Reads what `tail` reads, of the conversations of several agents that have a name. The agent comes first.
 SELECT t.agent, t.seq, t.span, t.answered, t.depth, CASE WHEN t.place = 1 THEN t.evicted END FROM (
     SELECT p.agent AS agent, p.seq AS seq, p.span AS span, CASE WHEN p.reply IS NULL THEN 0 ELSE 1 END AS answered,
         p.depth AS depth, p.evicted AS evicted, row_number() OVER (PARTITION BY p.agent ORDER BY p.seq DESC) AS place

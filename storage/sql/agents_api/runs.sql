@@ -30,11 +30,11 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: release_otid
--- Takes the otid from a run that has ended, for the one that goes on in its place.
+-- Takes the otid from a run that has ended, for the run that goes on in its place.
 UPDATE runs SET otid = NULL WHERE id = ? AND agent = ? AND state NOT IN ('created', 'running')
 
 -- name: conversation_begin
--- Begins a stored conversation, which is empty. No row: it is there.
+-- Begins a stored conversation, which is empty. No row: the conversation is there already.
 INSERT INTO conversations (agent, uid, key, begun, last_at, tip) VALUES (?, ?, ?, ?, ?, -1)
 ON CONFLICT DO NOTHING RETURNING id
 
@@ -52,7 +52,7 @@ SELECT {run} FROM runs r WHERE r.id = ? AND r.agent = ?
 WHERE r.uid = ?1 AND (CAST(?2 AS TEXT) IS NULL OR a.project = ?2)
 
 -- name: by_otid
--- Finds the run of a send that comes again.
+-- Finds the run of a send that is sent again.
 SELECT {run} FROM runs r WHERE r.agent = ? AND r.otid = ?
 
 -- name: newest
@@ -65,13 +65,14 @@ SELECT {run} FROM runs r
 WHERE r.agent = ?1 AND r.conversation = ?2 AND (r.stop = 'requires_approval' OR r.id = ?3) ORDER BY r.id DESC LIMIT 1
 
 -- piece: has_job
--- Whether a run `r` has a job that is not dead: it is the first of its serial group, or it waits. There is an index of each.
+-- Whether a run `r` has a job that is not dead: the job is the first of its serial group, or waits. There is an index
+-- for each.
 (EXISTS (SELECT 1 FROM jobs j WHERE j.agent = r.agent AND j.kind = 'run' AND j.first = 1 AND j.key = r.uid AND j.state <> 'dead')
 OR EXISTS (SELECT 1 FROM jobs j WHERE j.agent = r.agent AND j.kind = 'run' AND j.key = r.uid AND j.state = 'pending'))
 
 -- name: accepted
--- Finds the runs of a conversation that go on without their clients and have not ended, oldest first, but those whose
--- jobs were taken away.
+-- Finds the runs of a conversation that go on without their clients and have not ended, oldest first. Runs whose jobs
+-- were taken away are left out.
 SELECT {run} FROM runs r JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE r.agent = ?1 AND r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL AND (c.key = ?2 OR c.uid = ?2)
 AND {has_job} ORDER BY r.id
@@ -119,7 +120,7 @@ ORDER BY r.id LIMIT ?2
 WHERE a.project = ?1 AND {wanted} ORDER BY r.id DESC LIMIT ?8
 
 -- name: of_project_up
--- Lists them oldest first.
+-- Lists a project's runs, oldest first.
 {listed} FROM runs r CROSS JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE a.project = ?1 AND {wanted} ORDER BY r.id LIMIT ?8
 
@@ -129,12 +130,13 @@ WHERE a.project = ?1 AND {wanted} ORDER BY r.id LIMIT ?8
 WHERE r.agent = ?9 AND a.project = ?1 AND {wanted} ORDER BY r.id DESC LIMIT ?8
 
 -- name: of_agent_up
--- Lists them oldest first.
+-- Lists an agent's runs, oldest first.
 {listed} FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE r.agent = ?9 AND a.project = ?1 AND {wanted} ORDER BY r.id LIMIT ?8
 
 -- name: step_insert (sqlite)
--- Adds a step; a trigger counts it in its run, and ends that. Another one adds what is noted of its recall (?15, ?16).
+-- Adds a step. A trigger counts the step in its run, and ends the run; another trigger adds what is noted of the step's
+-- recall (?15, ?16).
 INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, cached, written, reasoning, stop,
     error, waiting)
 VALUES ({?1..3}, note_recall(?4, ?15, ?16), {?5..14})
@@ -191,7 +193,7 @@ JOIN runs r ON r.id = s.run AND r.agent = s.agent
 WHERE a.project = ?1 AND {step_wanted} ORDER BY s.exchange DESC LIMIT ?5
 
 -- name: steps_of_project_up
--- Lists them oldest first.
+-- Lists a project's steps, oldest first.
 {step} FROM run_steps s CROSS JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
 JOIN runs r ON r.id = s.run AND r.agent = s.agent
 WHERE a.project = ?1 AND {step_wanted} ORDER BY s.exchange LIMIT ?5
@@ -203,7 +205,7 @@ JOIN runs r ON r.id = s.run AND r.agent = s.agent
 WHERE s.agent = ?6 AND a.project = ?1 AND {step_wanted} ORDER BY s.exchange DESC LIMIT ?5
 
 -- name: steps_of_agent_up
--- Lists them oldest first.
+-- Lists an agent's steps, oldest first.
 {step} FROM run_steps s JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
 JOIN runs r ON r.id = s.run AND r.agent = s.agent
 WHERE s.agent = ?6 AND a.project = ?1 AND {step_wanted} ORDER BY s.exchange LIMIT ?5
@@ -219,7 +221,7 @@ FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND s.agent = c.agen
 WHERE c.id = ? AND c.agent = ? AND s.waiting IS NOT NULL
 
 -- name: waiting_of
--- Reads the calls that wait at the end of those conversations of some agents that have a name.
+-- Reads the calls that wait at the end of the conversations of some agents that have a name.
 SELECT {step_columns}
 FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND s.agent = c.agent
 WHERE c.key = ?1 AND c.agent {in:2:BIGINT:64} AND s.waiting IS NOT NULL
