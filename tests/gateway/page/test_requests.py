@@ -348,6 +348,12 @@ def test_a_reply_that_repeats_a_lower_rank_names_what_the_model_was_told_before(
     assert "The reply repeats message 1: “Lea plays the viola every Tuesday evening”" in shown
     told = "before this one, at rank 1, message 3: “Lea plays the cello, an instrument, and gave the viola back.”"
     assert told in shown
+    # Once it is forgotten, nobody can tell what the reply rests on.
+    operator.twin(f"m/{agent.uid}/forget?message=1", {})
+    shown = plain(operator.get(f"r/{id}").body.decode())
+    assert (
+        "repeats no sentence of what is left of what the model was told. 1 text was forgotten since" in shown
+    )
 
 
 def test_a_question_asked_again_says_that_its_note_may_be_forgotten(operator: Operator) -> None:
