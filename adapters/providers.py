@@ -22,7 +22,7 @@ _REFUSED_THINKING: Final = frozenset({"temperature", "max_tokens"})
 _REFUSED_NOT_THINKING: Final = frozenset({"reasoning_effort", "verbosity"})
 # Names of OpenAI's models, perhaps after a proxy's prefix, and the fields that they answer with "Unsupported parameter"
 # or "Unsupported value". The first match counts. Letta's server leaves out the same fields for these names.
-_REFUSED: Final = tuple(
+_REFUSED_BY_NAME: Final = tuple(
     (re.compile(rf"(?:.*/)?(?:{names})"), refused)
     for names, refused in (
         (r"o[134](?![^-])", _REFUSED_THINKING | {"parallel_tool_calls"}),
@@ -30,26 +30,24 @@ _REFUSED: Final = tuple(
         (r"gpt-[5-9]", _REFUSED_THINKING),
     )
 )
+# OpenAI's models from 5.2 on answer "Function tools with reasoning_effort are not supported": up to 5.4 where a request
+# names an effort, and newer ones unless it names `none`, since they think by default. At Azure that begins with 5.7.
+_NAMES_NO_EFFORT: Final = re.compile(r"(?:.*/)?gpt-5\.[2-4](?!\d)")
+_NAMES_NO_EFFORT_AT_AZURE: Final = re.compile(r"(?:.*/)?gpt-5\.[2-6](?!\d)")
+_NAMES_EFFORT_NONE: Final = re.compile(r"(?:.*/)?gpt-(?:5\.[5-9]|[6-9])")
 
 
 @lru_cache(maxsize=256)
 def refused_fields(model: str) -> frozenset[str]:
     """Returns the fields that a model refuses. A model that refuses `max_tokens` takes `max_completion_tokens`."""
-    return next((refused for names, refused in _REFUSED if names.match(model)), frozenset())
-
-
-# OpenAI's models from 5.2 on answer "Function tools with reasoning_effort are not supported": up to 5.4 where a request
-# names an effort, and newer ones unless it names `none`, since they think by default. At Azure that begins with 5.7.
-_NAMES_NO_EFFORT: Final = re.compile(r"(?:.*/)?gpt-5\.[2-4](?!\d)")
-_NAMES_NO_EFFORT_AT_AZURE: Final = re.compile(r"(?:.*/)?gpt-5\.[2-6](?!\d)")
-_NAMES_NONE: Final = re.compile(r"(?:.*/)?gpt-(?:5\.[5-9]|[6-9])")
+    return next((refused for names, refused in _REFUSED_BY_NAME if names.match(model)), frozenset())
 
 
 def effort_with_tools(model: str) -> str | None:
     """Returns the effort of a chat completion with functions, as `Capabilities` has it."""
     if _NAMES_NO_EFFORT.match(model):
         return ""
-    return "none" if _NAMES_NONE.match(model) else None
+    return "none" if _NAMES_EFFORT_NONE.match(model) else None
 
 
 def azures_effort_with_tools(model: str) -> str | None:

@@ -131,7 +131,7 @@ class ScriptedProvider:
             body = None
         if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
             return self._render({}, ScriptedFailure(400, "We could not parse the JSON body of your request."))
-        scripted = self._replies.popleft() if self._replies else self._make(body)
+        scripted = self._replies.popleft() if self._replies else self._make_reply(body)
         if isinstance(scripted, ProviderError):
             raise scripted
         return self._render(body, scripted)
@@ -142,7 +142,7 @@ class ScriptedProvider:
     async def aclose(self) -> None:
         pass
 
-    def _make(self, body: Mapping[str, Any]) -> Scripted:
+    def _make_reply(self, body: Mapping[str, Any]) -> Scripted:
         return self._script(body) if self._script is not None else ScriptedMessage("Ok.")
 
     def _render(
@@ -255,9 +255,9 @@ def _split_tokens(scripted: ScriptedMessage) -> list[str]:
     return _TOKEN_PATTERN.findall(scripted.text or "")
 
 
-def _render_call(call: ScriptedCall, number: int, k: int, arguments: str) -> dict[str, Any]:
+def _render_call(call: ScriptedCall, number: int, index: int, arguments: str) -> dict[str, Any]:
     return {
-        "id": call.id or f"call_{int(time.time()):x}{number:04x}{k}",
+        "id": call.id or f"call_{int(time.time()):x}{number:04x}{index}",
         "type": "function",
         "function": {"name": call.name, "arguments": arguments},
     }
@@ -271,35 +271,35 @@ def _render_whole(body: Mapping[str, Any], scripted: ScriptedMessage, number: in
     message: dict[str, Any] = {"role": "assistant", "content": scripted.text, "refusal": None}
     if scripted.calls:
         message["tool_calls"] = [
-            _render_call(c, number, k, c.arguments) for k, c in enumerate(scripted.calls)
+            _render_call(call, number, index, call.arguments) for index, call in enumerate(scripted.calls)
         ]
     choice = {"message": message, "logprobs": None, "finish_reason": _finish_reason_of(scripted)}
     return {
         **_frame(body, number, "chat.completion"),
-        "choices": [{"index": i, **choice} for i in range(_choice_count(body))],
+        "choices": [{"index": index, **choice} for index in range(_choice_count(body))],
         "usage": _usage(body, scripted),
     }
 
 
 def _render_stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> Iterable[bytes]:
     options = body.get("stream_options") or {}
-    with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+    wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
     frame = _frame(body, number, "chat.completion.chunk")
-    if with_usage:
+    if wants_usage:
         frame["usage"] = None
     head = {"role": "assistant", "content": None if scripted.text is None else "", "refusal": None}
     deltas: list[tuple[dict[str, Any], str | None]] = [(head, None)]
     deltas += [({"content": token}, None) for token in _split_tokens(scripted)]
-    for k, call in enumerate(scripted.calls):
-        deltas.append(({"tool_calls": [{"index": k, **_render_call(call, number, k, "")}]}, None))
+    for index, call in enumerate(scripted.calls):
+        deltas.append(({"tool_calls": [{"index": index, **_render_call(call, number, index, "")}]}, None))
         for piece in _TOKEN_PATTERN.findall(call.arguments):
-            deltas.append(({"tool_calls": [{"index": k, "function": {"arguments": piece}}]}, None))
+            deltas.append(({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, None))
     deltas.append(({}, _finish_reason_of(scripted)))
     for delta, finish in deltas:
-        for i in range(_choice_count(body)):
-            choice = {"index": i, "delta": delta, "logprobs": None, "finish_reason": finish}
+        for choice_index in range(_choice_count(body)):
+            choice = {"index": choice_index, "delta": delta, "logprobs": None, "finish_reason": finish}
             yield b"data: " + orjson.dumps({**frame, "choices": [choice]}) + b"\n\n"
-    if with_usage:
+    if wants_usage:
         yield b"data: " + orjson.dumps({**frame, "choices": [], "usage": _usage(body, scripted)}) + b"\n\n"
     yield b"data: [DONE]\n\n"
 

@@ -19,10 +19,10 @@ MAX_MODEL_CHARS = 1_000
 # The end of a key as Python's own module writes it, and orjson never does. It is looked for in a body's beginning.
 _KEY_END_WITH_BLANK = b'": '
 _BEGINNING_BYTES = 64
-_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MEMBERS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _MAX_FAST_MEMBERS = 100  # with more members the standard library's parser takes less time
-_KEY = re.compile(rb'[\s{,]*+"[^"\\]*+"\s*+:\s*+')
-_END = re.compile(rb"[\s{]*+}\s*+")
+_KEY_PATTERN = re.compile(rb'[\s{,]*+"[^"\\]*+"\s*+:\s*+')
+_END_PATTERN = re.compile(rb"[\s{]*+}\s*+")
 _TYPE_NAMES: dict[type[Any], str] = {
     dict: "an object",
     list: "an array",
@@ -56,7 +56,7 @@ def read_members(body: bytes) -> dict[str, msgspec.Raw]:
 
     Raises: msgspec.DecodeError (ValidationError: the body is no object), RecursionError.
     """
-    return _MEMBERS.decode(body)
+    return _MEMBERS_DECODER.decode(body)
 
 
 def repeated_keys(
@@ -71,23 +71,22 @@ def repeated_keys(
 
     Raises: BadRequest: the body is nested too deep; BodyTooLarge.
     """
-    if json is not None and is_written_so(body, json):
+    if json is not None and is_written_by_orjson(body, json):
         return ()
     try:
         if members is None:
             members = read_members(body)
-        if len(members) <= _MAX_FAST_MEMBERS and _is_exactly(body, members.values()):
+        if len(members) <= _MAX_FAST_MEMBERS and _has_only(body, members.values()):
             return ()
         check_values(body)
-        standard_json.loads(
-            body, object_pairs_hook=(pairs := _OutermostKeys()), parse_int=str, parse_float=str
-        )
+        outermost = _OutermostKeys()
+        standard_json.loads(body, object_pairs_hook=outermost, parse_int=str, parse_float=str)
     except RecursionError as error:
         raise BadRequest("The JSON body of your request is nested too deep.") from error
-    return tuple(key for key, times in Counter(pairs.keys).items() if times > 1)
+    return tuple(key for key, times in Counter(outermost.keys).items() if times > 1)
 
 
-def is_written_so(body: bytes, json: dict[str, Any]) -> bool:
+def is_written_by_orjson(body: bytes, json: dict[str, Any]) -> bool:
     """Returns whether orjson would write the value as the body has it. No key is repeated in such a body.
 
     Most SDKs write as orjson does, and writing a value takes half as long as looking for its members.
@@ -100,15 +99,15 @@ def is_written_so(body: bytes, json: dict[str, Any]) -> bool:
         return False
 
 
-def _is_exactly(body: bytes, values: Iterable[msgspec.Raw]) -> bool:
+def _has_only(body: bytes, values: Iterable[msgspec.Raw]) -> bool:
     """Returns whether a body consists of these values in their order, each after a key without escapes."""
     offset = 0
     for value in values:
-        key = _KEY.match(body, offset)
+        key = _KEY_PATTERN.match(body, offset)
         if key is None or not body.startswith(value, key.end()):
             return False
         offset = key.end() + len(value)
-    return _END.fullmatch(body, offset) is not None
+    return _END_PATTERN.fullmatch(body, offset) is not None
 
 
 class _OutermostKeys:

@@ -166,7 +166,7 @@ class ChatView(ClientView):
             return
         changed_fields = self._find_changed_fields(chunk, event.usage, is_hidden=is_hidden)
         choices = [self._change_choice(choice, event.calls, finish, is_hidden) for choice in event.choices]
-        has_role, has_content = _contents_of(choices)
+        has_role, has_content = _find_contents(choices)
         if any(new is not choice for new, choice in zip(choices, event.choices, strict=True)):
             # Where all of the event's content was taken out, the event is left out.
             if not has_content and not has_role:
@@ -219,7 +219,7 @@ class ChatView(ClientView):
         return {**choice, **changed_fields} if changed_fields else choice
 
 
-def _contents_of(choices: Sequence[Any]) -> tuple[bool, bool]:
+def _find_contents(choices: Sequence[Any]) -> tuple[bool, bool]:
     """Returns whether the choices of a chunk have a role, and whether they have any content or an end."""
     valid_choices = [choice for choice in choices if isinstance(choice, dict)]
     deltas = [choice["delta"] for choice in valid_choices if isinstance(choice.get("delta"), dict)]

@@ -22,7 +22,13 @@ from gateway.core.request.identity import INSTALLATION
 from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import RawHeaders, header_text
 from gateway.dialects.chat.parse import make_chat_request
-from gateway.dialects.fields import check_depth, check_length, is_written_so, read_object, repeated_keys
+from gateway.dialects.fields import (
+    check_depth,
+    check_length,
+    is_written_by_orjson,
+    read_object,
+    repeated_keys,
+)
 from gateway.dialects.messages.content import (
     FieldChecker,
     MessageOrigin,
@@ -89,7 +95,7 @@ def parse_body(body: bytes) -> Json:
     if is_too_deep(json):
         for key, value in json.items():
             check_depth(key, [value])
-    if is_written_so(body, json):
+    if is_written_by_orjson(body, json):
         return json
     if repeated := repeated_keys(body):
         raise invalid_field(repeated[0][:60], "the key is in the body twice")

@@ -24,11 +24,11 @@ class ClientInstructions:
 
     Implements `ReplyChange`, which documents the methods. They raise UpstreamBroke: the reply is no JSON.
 
-    to_clients: returns the client's instructions, given the upstream's, both as JSON.
+    find_client_instructions: returns the client's instructions, given the upstream's, both as JSON.
     """
 
-    def __init__(self, to_clients: Callable[[bytes], bytes]) -> None:
-        self._to_clients = to_clients
+    def __init__(self, find_client_instructions: Callable[[bytes], bytes]) -> None:
+        self._find_client_instructions = find_client_instructions
 
     def change_body(self, body: bytes) -> bytes:
         return self._restore(body) if _INSTRUCTIONS_KEY in body else body
@@ -63,7 +63,7 @@ class ClientInstructions:
             raise UpstreamBroke("The upstream sent a response that is no JSON.") from error
         if "instructions" not in fields:
             return response
-        fields["instructions"] = self._to_clients(fields["instructions"])
+        fields["instructions"] = self._find_client_instructions(fields["instructions"])
         return encode_members(fields)
 
 

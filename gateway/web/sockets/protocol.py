@@ -54,9 +54,9 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
             self._refuse_handshake(self.conn.handshake_exc)
         if self.arrival is not None and not self.close_sent:
             # The buffered part of the newest frame, and the earlier frames of its message.
-            arrived = len(self.conn.reader.buffer) + (self.conn.current_size or 0)
+            arrived_bytes = len(self.conn.reader.buffer) + (self.conn.current_size or 0)
             try:
-                self.arrival.update(arrived)
+                self.arrival.update(arrived_bytes)
             except Overloaded as error:
                 self.fail(CloseCode.TRY_AGAIN_LATER, str(error))
 
