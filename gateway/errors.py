@@ -40,6 +40,18 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol, Self
 
 
+def drop_tracebacks(error: BaseException) -> None:
+    """Drops the tracebacks of an error that has been answered, and of its causes.
+
+    A traceback holds the locals of its frames, among them the request and what has come of the reply. One of these
+    frames usually holds the error, so all of it would stay until a search for cycles, which may be long.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+
+
 class GatewayError(Exception):
     """The facts of an error.
 

@@ -29,7 +29,7 @@ from gateway.core.turn.guide import FreeGuide, Guide, StopReason
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.usage.reported import ReplyUsage
-from gateway.errors import CallerError, GatewayError, MemoryUnavailable, UpstreamError
+from gateway.errors import CallerError, GatewayError, MemoryUnavailable, UpstreamError, drop_tracebacks
 from gateway.run.call import ChatCall
 from gateway.run.memory.prompt import Prompt
 from gateway.run.refused_parts import RefusedParts
@@ -230,6 +230,7 @@ class TurnRun:
         except ProviderError as error:
             unfinished_event = error.rest if isinstance(error, UnfinishedEvent) else b""
             await self._feed(events.ReplyFailed(translate(error), unfinished_event))
+            drop_tracebacks(error)
         except CallerError as error:
             if self._reply is not None:
                 raise

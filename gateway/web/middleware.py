@@ -21,7 +21,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.core.request.identity import BOUND_USER
 from gateway.core.trace_context import TraceContext
 from gateway.dialects.chat.errors import CHAT_ERRORS
-from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed, Overloaded, UnknownPath
+from gateway.errors import (
+    ErrorForm,
+    GatewayError,
+    MethodNotAllowed,
+    NotAllowed,
+    Overloaded,
+    UnknownPath,
+    drop_tracebacks,
+)
 from gateway.log import AccessLog
 from gateway.masks import mask_keys_in_name, mask_keys_in_text
 from gateway.metrics import Metrics
@@ -196,6 +204,7 @@ class Edge:
             await self._answer_error(
                 _as_gateway_error(error, scope, info, self._paths), scope, info, noting_send
             )
+            drop_tracebacks(error)
         finally:
             self._end_request(scope, info)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ import anthropic
 import orjson
 import pytest
 
-from tests.doubles.upstream import Reply, StrictUpstream, raw
+from gateway.run.turn import TurnRun
+from tests.doubles.upstream import Reply, StrictUpstream, raw, say
 from tests.gateway.messages.sdk import Talk
 from tests.gateway.sdk import World, agent, remember
+from tests.patience import becomes
 
 CHUNK = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
@@ -83,6 +86,23 @@ def test_a_body_in_an_odd_form_is_read(world: World, upstream: StrictUpstream) -
         upstream.queue(reply)
         assert Talk(world, user=name).say("Hi") == "So it is.", name
         assert remembered(world, name, reply, stream=False) == "So it is.", name
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_nothing_is_left_of_a_turn_whose_reply_broke(
+    world: World, upstream: StrictUpstream, stream: bool
+) -> None:
+    """Without a search for cycles, which may be long in coming: a request and its reply may have hundreds of MB."""
+    upstream.queue(say("So it is.", cut_before_headers=True), say("So it is.", cut_after=1))
+    gc.collect()
+    gc.disable()
+    try:
+        for name in ("no reply", "half a reply"):
+            reply = world.post([{"role": "user", "content": "Hi"}], user=name, stream=stream)
+            assert b"upstream_" in reply.body, name
+            becomes(lambda: not [each for each in gc.get_objects() if isinstance(each, TurnRun)])
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("ends", [True, False])
