@@ -9,7 +9,8 @@ from msgspec import Struct
 from gateway.errors import BadRequest, NotAllowed
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, Answer, ListQuery, NoFields, Screen, ScreenRequest, View
-from gateway.run.admin.key_operations import KeyKind, KeyOperations, KeyPage, NewKey
+from gateway.run.admin.key_operations import KeyKind, KeyOperations, KeyRecord, NewKey
+from gateway.run.admin.list_page import ListPage
 from gateway.run.admin.sign_in import SignIn
 from gateway.settings import DefaultMode
 
@@ -71,7 +72,7 @@ def _require_key_operator(request: ScreenRequest) -> None:
 
 
 def _keys_page(
-    page: KeyPage,
+    page: ListPage[KeyRecord],
     *,
     new_key: NewKey | None = None,
     error: BadRequest | None = None,

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import fields, replace
 
 from gateway.errors import GatewayError
-from gateway.page.screen import Action, Screen, ScreenRequest, View
+from gateway.page.screen import Action, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.link_operations import Right
 from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.page_paths import page_path
@@ -121,25 +121,22 @@ class MemoryRoutes(Struct, frozen=True):
         self,
         path: str,
         show: Any,
-        query: Any = None,
+        query: type[Struct] = NoFields,
         *,
         right: Right = "see",
         has_twin: bool = True,
         searches: bool = False,
     ) -> Screen:
         """Makes a screen of a memory. path: below the memory's path."""
-        query_field = {"query": query} if query is not None else {}
         return Screen(
-            self._path(path), show, is_for_person=self.is_for_person, right=right, has_twin=has_twin,
-            searches=searches, **query_field,
-        )  # fmt: skip
-
-    def action(self, path: str, perform: Any, form: Any, right: Right, query: Any = None) -> Action:
-        """Makes a change of a memory. path: below the memory's path."""
-        query_field = {"query": query} if query is not None else {}
-        return Action(
-            self._path(path), perform, form, is_for_person=self.is_for_person, right=right, **query_field
+            self._path(path), show, query, self.is_for_person, right, has_twin=has_twin, searches=searches
         )
+
+    def action(
+        self, path: str, perform: Any, form: type[Struct], right: Right, query: type[Struct] = NoFields
+    ) -> Action:
+        """Makes a change of a memory. path: below the memory's path."""
+        return Action(self._path(path), perform, form, query, self.is_for_person, right)
 
     def _path(self, path: str) -> str:
         base = "me/{token}" if self.is_for_person else "m/{uid}"

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.run.admin.find_memory import find_agent
+from gateway.run.admin.list_page import ListPage, next_cursor
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, read_cursor
 from storage.listing import LAST_NUMBER
@@ -40,13 +41,6 @@ def audited_part(kind: str, id: int | str) -> str:
     return f"{kind} {id}"
 
 
-class AuditPage(Struct, frozen=True):
-    """A page of the audit, the newest first. next: `after` of the next page."""
-
-    items: tuple[AuditRecord, ...]
-    next: str | None
-
-
 class AuditOperations(Struct, frozen=True):
     """Lists the audit."""
 
@@ -59,8 +53,8 @@ class AuditOperations(Struct, frozen=True):
         project: str | None = None,
         after: str | None = None,
         limit: int = 50,
-    ) -> AuditPage:
-        """Returns a page of the audit.
+    ) -> ListPage[AuditRecord]:
+        """Returns a page of the audit, the newest entries first.
 
         memory: the uid of the only memory whose entries are listed, which may be gone; None: all memories.
         project: the only project whose memories' entries are listed; None: all.
@@ -72,10 +66,8 @@ class AuditOperations(Struct, frozen=True):
         entries = await self.store.audit.list(before=before, memory=memory, project=project, limit=limit + 1)
         if memory is not None and (project is not None or not entries):
             await find_agent(self.store, project, memory, param="memory")
-        return AuditPage(
-            tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in entries[:limit]),
-            str(entries[limit - 1].id) if len(entries) > limit else None,
-        )
+        items = tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in entries[:limit])
+        return ListPage(items, next_cursor(entries, limit, lambda entry: str(entry.id)))
 
     async def editors(self, uid: str, label: str) -> dict[int, str]:
         """Returns who made versions of a block, by the versions' numbers, as far as the audit has it.

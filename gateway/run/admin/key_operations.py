@@ -10,6 +10,7 @@ from msgspec.structs import asdict
 
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_draft import ALL_PROJECTS, create_key, read_draft
+from gateway.run.admin.list_page import ListPage, next_cursor
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, read_cursor
 from gateway.settings import DefaultMode
 from storage.errors import NotFound, WriteConflict
@@ -40,13 +41,6 @@ class NewKey(KeyRecord, frozen=True, kw_only=True):
     """A key that was just made. secret: the key itself, which cannot be shown again."""
 
     secret: str
-
-
-class KeyPage(Struct, frozen=True):
-    """A page of keys, the newest first. next: `after` of the next page."""
-
-    items: tuple[KeyRecord, ...]
-    next: str | None
 
 
 class KeyOperations(Struct, frozen=True):
@@ -86,12 +80,12 @@ class KeyOperations(Struct, frozen=True):
     async def show_all(self, _: RawArguments) -> list[dict[str, Any]]:
         return [asdict(key) for key in await self.keys.list()]
 
-    async def page(self, *, after: str | None = None, limit: int = 50) -> KeyPage:
+    async def page(self, *, after: str | None = None, limit: int = 50) -> ListPage[KeyRecord]:
         """Returns a page of keys, the newest first. after: `next` of the page before. Raises: BadRequest."""
         before = read_cursor(after, LAST_NUMBER)
         keys = [key for key in reversed(await self.keys.list()) if key.id < before]
-        records = tuple(map(_key_record, keys[:limit]))
-        return KeyPage(records, str(records[-1].id) if len(keys) > limit else None)
+        items = tuple(map(_key_record, keys[:limit]))
+        return ListPage(items, next_cursor(keys, limit, lambda key: str(key.id)))
 
     async def create_of_kind(
         self, name: str, project: str, kind: KeyKind, memory: DefaultMode | None

@@ -12,6 +12,7 @@ from gateway.core import ids
 from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.job_operations import cancel_job
+from gateway.run.admin.list_page import ListPage, next_cursor
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import read_cursor, unreadable_cursor
 from gateway.run.background.learner import LEARN_JOB
@@ -47,13 +48,6 @@ class JobRecord(Struct, frozen=True):
     name: str | None
 
 
-class JobPage(Struct, frozen=True):
-    """A page of jobs, those that failed for good first, then the newest first. next: `after` of the next page."""
-
-    items: tuple[JobRecord, ...]
-    next: str | None
-
-
 class BatchRecord(Struct, frozen=True):
     """A batch of sends to agents."""
 
@@ -64,18 +58,13 @@ class BatchRecord(Struct, frozen=True):
     counts: dict[str, int]
 
 
-class BatchPage(Struct, frozen=True):
-    """A page of batches, the newest first. next: `after_batch` of the next page."""
-
-    items: tuple[BatchRecord, ...]
-    next: str | None
-
-
 class WorkRecord(Struct, frozen=True):
     """The work of the background."""
 
-    jobs: JobPage
-    batches: BatchPage
+    # Those that failed for good first, then the newest first.
+    jobs: ListPage[JobRecord]
+    # The newest first.
+    batches: ListPage[BatchRecord]
     # Tokens of background calls today, and how many a project may use in a day; None: any number.
     spent_today: int
     bound: int | None
@@ -120,9 +109,9 @@ class WorkOperations(Struct, frozen=True):
         jobs = await self._list_jobs(project, after, limit)
         before = read_cursor(after_batch, None)
         listed = await self.store.batches.list(project, Page(after=before, limit=limit + 1))
-        batches = BatchPage(
+        batches = ListPage(
             tuple([await self._batch_record(batch) for batch in listed[:limit]]),
-            str(listed[limit - 1].id) if len(listed) > limit else None,
+            next_cursor(listed, limit, lambda batch: str(batch.id)),
         )
         spent = await self.store.usage.background_tokens(project, int(self.now() // DAY_S))
         return WorkRecord(jobs, batches, spent, self.daily_tokens or None)
@@ -153,7 +142,7 @@ class WorkOperations(Struct, frozen=True):
             raise UnknownId("There is no such batch.") from error
         return await self._batch_record(await self.store.batches.cancel(batch, self.now()))
 
-    async def _list_jobs(self, project: str | None, after: str | None, limit: int) -> JobPage:
+    async def _list_jobs(self, project: str | None, after: str | None, limit: int) -> ListPage[JobRecord]:
         is_dead = True
         before = LAST_NUMBER
         if after is not None:
@@ -170,7 +159,7 @@ class WorkOperations(Struct, frozen=True):
             room = limit + 1 - len(jobs)
             jobs = [*jobs, *await read_page(is_dead=False, before=LAST_NUMBER, project=project, limit=room)]
         items = tuple(_job_record(job, scope) for job, scope in jobs[:limit])
-        return JobPage(items, _next_cursor(items[-1]) if len(jobs) > limit else None)
+        return ListPage(items, next_cursor(jobs, limit, lambda last: _cursor_after(last[0])))
 
     async def _find_job(self, project: str | None, id: int) -> tuple[Job, Scope | None]:
         for is_dead in (True, False):
@@ -190,9 +179,9 @@ def _job_record(job: Job, scope: Scope | None) -> JobRecord:
     return JobRecord(job.id, job.kind, job.state.value, job.due, job.tries, job.error, name)
 
 
-def _next_cursor(last_job: JobRecord) -> str:
+def _cursor_after(last_job: Job) -> str:
     """Returns `after` for the page that follows this job."""
-    return f"{_DEAD_PREFIX if last_job.state == 'dead' else _OTHER_PREFIX}{last_job.id}"
+    return f"{_DEAD_PREFIX if last_job.state is JobState.DEAD else _OTHER_PREFIX}{last_job.id}"
 
 
 def _no_job() -> UnknownId:
