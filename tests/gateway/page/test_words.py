@@ -116,6 +116,8 @@ def test_a_person_is_found_by_a_name_that_they_only_wrote(operator: Operator) ->
     rest = operator.twin(f"people/words?q=ok&limit=1&after={first['next']}")
     assert [each["memory"]["name"] for each in first["items"] + rest["items"]] == ["t-2", "n-1"]
     assert "Look through further people" in page(operator, "people/words?q=ok&limit=1")
+    # A long question is not in each of its links.
+    assert page(operator, "people/words?q=ok" + "+the" * 1_000).count('words?q=ok"') == 2
     assert operator.program("GET", "people/words.json?q=ok&after=x").status == 400
     assert ("read", nadia.uid) in actions(operator)
     shop = operator_of(world, "shop")
