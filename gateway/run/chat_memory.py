@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -19,7 +19,7 @@ from gateway.run.call import ChatCall
 from gateway.run.directory import StoredAgents
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.fitted_window import WHOLE_WINDOW
-from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.keeper import STALE_TRIES, MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.named_turns import turn_name
 from gateway.run.memory.prompt import Prompt
@@ -34,9 +34,6 @@ from gateway.run.upstream.failover import Attempts
 from storage.errors import Stale, StoreError, is_known
 
 _log = logging.getLogger("mnemogate")
-# How often memory is read for a request while something of it is forgotten. A forgetting of some parts changes it once
-# for each phase; no measurement.
-_STALE_TRIES: Final = 10
 _OFF, _STRICT = Mode.OFF, Mode.STRICT  # bound once: Python 3.11 is slow to read them off their class
 _MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
 _MadeMemoryT = TypeVar("_MadeMemoryT", bound=TreeMemory, covariant=True)
@@ -147,7 +144,7 @@ class ChatMemory:
         read = partial(
             self._read, call, attempts, ticket, make_memory, opens=opens, needs_memory=needs_memory
         )
-        for _ in range(_STALE_TRIES - 1):
+        for _ in range(STALE_TRIES - 1):
             with suppress(Stale):
                 return await read()
         return await read()

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -40,7 +41,7 @@ from gateway.run.memory.turn_write import OPENED_OUTCOME, make_turn_write
 from gateway.run.receipt import Receipt
 from gateway.settings import MemorySettings
 from storage.commands import Committed, MemorySnapshot, TurnWrite
-from storage.errors import TooSlow
+from storage.errors import Stale, TooSlow
 from storage.sql.store import Store
 
 # A memory is indexed soon when it has this many new messages.
@@ -49,6 +50,9 @@ INDEX_EVERY = 16
 INDEX_CHARS = 32_000
 # Append mode needs the disk, and treats a disk that is slower than this as down. No measurement.
 OPEN_WAIT_S = 5.0
+# How often memory is read for a turn while something of it is forgotten. A forgetting of some parts changes the memory
+# once for each phase; no measurement.
+STALE_TRIES = 10
 # The functions in the path of a turn whose caches hold people's words or names. The store clears its own caches.
 _WORD_CACHES = (query_keys, short_words, name_pattern, quoted_name, shown_label)
 _log = logging.getLogger("mnemogate")
@@ -178,7 +182,7 @@ class MemoryKeeper:
         block_edits: BlockEdits,
         outcome: TurnOutcome,
         receipt: Receipt | None = None,
-    ) -> asyncio.Future[Committed] | asyncio.Future[None]:
+    ) -> asyncio.Future[Committed] | asyncio.Future[None] | asyncio.Future[Committed | None]:
         """Begins the write of a turn that has ended. The result is None if nothing of the turn is to be stored.
 
         In append mode the next request of the conversation waits for this write, and not for the end of the request.
@@ -191,6 +195,21 @@ class MemoryKeeper:
             self.delegated.note_calls(request.identity.scope, request.chat.identity_fields, reply, self.now())
         if context.exchange_row < 0 and _leaves_nothing(context, outcome):
             return self._end_unwritten(context)
+        writing = self._commit(context, prompt, block_edits, outcome, receipt)
+        if context.plan.off_record:
+            return asyncio.ensure_future(self._commit_off_record(writing, context, prompt, outcome))
+        return writing
+
+    def _commit(
+        self,
+        context: MemoryContext,
+        prompt: Prompt,
+        block_edits: BlockEdits,
+        outcome: TurnOutcome,
+        receipt: Receipt | None = None,
+    ) -> asyncio.Future[Committed] | asyncio.Future[None]:
+        """Begins the commit of a turn. The future fails with StoreError."""
+        request, reply = context.request, outcome.shown_reply
         try:
             write = make_turn_write(context, prompt, block_edits, outcome, self.now(), receipt=receipt)
             writing = self.store.turns.commit(write)
@@ -205,6 +224,24 @@ class MemoryKeeper:
         wanted_summary = prompt.window.wanted_summary if outcome.state is FINISHED else None
         writing.add_done_callback(partial(self._on_written, context, write, wanted_summary))
         return writing
+
+    async def _commit_off_record(
+        self,
+        writing: asyncio.Future[Committed] | asyncio.Future[None],
+        context: MemoryContext,
+        prompt: Prompt,
+        outcome: TurnOutcome,
+    ) -> Committed | None:
+        """Waits for the commit of a turn off the record, and plans it again if something was forgotten meanwhile.
+
+        Without its hashes a later list with memory on would bring its words into the memory.
+        """
+        for _ in range(STALE_TRIES - 1):
+            with suppress(Stale):
+                return await writing
+            context = await read_context(self.store, self.resent, context.request, self.settings.idle_s)
+            writing = self._commit(context, prompt, BlockEdits(), outcome)
+        return await writing
 
     def _end_unwritten(self, context: MemoryContext, error: Exception | None = None) -> asyncio.Future[None]:
         """Lets the next request begin, without a write. Returns a future that is done, with the error if any."""

@@ -749,6 +749,29 @@ def test_a_store_that_is_down_costs_the_memory_and_not_the_answer(world: World) 
     assert len(world.upstream.seen) == 1
 
 
+def test_words_off_the_record_stay_off_if_something_is_forgotten_while_they_are_answered(
+    world: World, upstream: StrictUpstream
+) -> None:
+    """A later list has them, with memory on."""
+    world.post([{"role": "user", "content": "Old."}], {"x-mnemogate-conversation": "c0"}, user="alice")
+    alice = world.gateway.call(world.store.agents.find(Scope("default", "default", "user:alice")))
+    assert alice is not None
+    gate = Gate()
+    chat = world.chat(user="alice")
+    upstream.queue(say("Hm.", hold_before_headers=gate))
+    with ThreadPoolExecutor() as threads:
+        arrived = upstream.arrived(1)
+        saying = threads.submit(chat.say, "Zqsecret.", extra_headers={"x-mnemogate-memory": "off"})
+        arrived.wait_sync()
+        world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(messages=[1])))
+        gate.open()
+        assert saying.result() == "Hm."
+    chat.say("And now?")
+    assert "Zqsecret" in str(upstream.last.messages)
+    assert b"Zqsecret" not in world.data()
+    assert b"And now?" in world.data()
+
+
 # -- append mode
 
 
