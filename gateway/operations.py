@@ -201,10 +201,10 @@ async def import_file(
             while True:
                 running = await operations.begin(open_file(path), request)
                 while running.task is not None and not running.task.done():
-                    report(running.shown())
+                    report(running.to_json())
                     await asyncio.wait([running.task], timeout=_REPORT_S)
                 if running.task is not None:
-                    return running.shown()
+                    return running.to_json()
                 # Another process performs the import. If that process was killed, the import is soon shown as stopped,
                 # and this process goes on with it.
                 while (shown := await operations.show(running.uid))["status"] == "running":

@@ -22,7 +22,7 @@ def branch_to(leaf: str, parent_of: Callable[[str], str | None]) -> list[str]:
 
 
 def newest_leaf(parents: Mapping[str, str | None], times: Mapping[str, float | None]) -> str:
-    """Returns the leaf with the latest time; of several with this time the last one.
+    """Returns the leaf with the latest time. If several leaves have this time, it is the last of them.
 
     Raises: WrongForm: there is no leaf.
     """
@@ -30,5 +30,5 @@ def newest_leaf(parents: Mapping[str, str | None], times: Mapping[str, float | N
     leaves = [id for id in parents if id not in inner]
     if not leaves:
         raise WrongForm("its messages follow each other in a circle")
-    # max() takes the first of equal ones.
+    # `max` returns the first of equal leaves.
     return max(reversed(leaves), key=lambda id: times.get(id) or float("-inf"))

@@ -36,13 +36,13 @@ def read_conversation(item: Any) -> SourceConversation | Unreadable:
     if item.get("is_do_not_remember") is True:
         return Unreadable("it is marked as not to be remembered", count)
     parents = {id: _parent_of(node, nodes) for id, node in nodes.items()}
-    current = item.get("current_node")
     if not parents:
         return SourceConversation(_id_of(item), ())
-    if not isinstance(current, str) or current not in nodes:
-        current = newest_leaf(parents, {id: _time_of(node) for id, node in nodes.items()})
+    leaf = item.get("current_node")
+    if not isinstance(leaf, str) or leaf not in nodes:
+        leaf = newest_leaf(parents, {id: _time_of(node) for id, node in nodes.items()})
     messages = []
-    for id in branch_to(current, lambda id: parents[id]):
+    for id in branch_to(leaf, lambda id: parents[id]):
         message = _read_message(nodes[id].get("message"))
         if message is not None:
             messages.append(message)
@@ -69,16 +69,16 @@ def _time_of(node: dict[str, Any]) -> float | None:
 def _read_message(message: Any) -> SourceMessage | None:
     """Returns the text of a message that a person has written or read.
 
-    None: it is a tool's message, a hidden or an empty one, or instructions.
+    Returns None for instructions, and for messages of tools, hidden messages and empty ones.
     """
     if message is None:
         return None
-    author, content = (
-        (message.get("author"), message.get("content")) if isinstance(message, dict) else (None, None)
-    )
+    fields = message if isinstance(message, dict) else {}
+    author, content = fields.get("author"), fields.get("content")
     if not isinstance(author, dict) or not isinstance(content, dict):
         raise WrongForm("a message has no author or no content")
-    role, metadata = author.get("role"), message.get("metadata")
+    role = author.get("role")
+    metadata = fields.get("metadata")
     if role not in _ROLES or content.get("content_type") not in _TEXTS:
         return None
     if message.get("recipient", "all") != "all":

@@ -22,21 +22,20 @@ _ROLES: Final[dict[str, Literal["user", "assistant"]]] = {"human": "user", "assi
 
 def read_conversation(item: Any) -> SourceConversation:
     """Reads one conversation of the list. Raises: WrongForm."""
-    messages_found = item.get("chat_messages") if isinstance(item, dict) else None
-    if not isinstance(messages_found, list) or not all(isinstance(each, dict) for each in messages_found):
+    items = item.get("chat_messages") if isinstance(item, dict) else None
+    if not isinstance(items, list) or not all(isinstance(each, dict) for each in items):
         raise WrongForm("it has no list of messages")
-    branch = _branch(messages_found)
-    messages = [message for message in map(_read_message, branch) if message is not None]
+    messages = [message for message in map(_read_message, _newest_branch(items)) if message is not None]
     return SourceConversation(
-        read_id(item.get("uuid")),
-        messages,
-        read_time(item.get("created_at")),
-        len(messages_found) - len(messages),
+        id=read_id(item.get("uuid")),
+        messages=messages,
+        at=read_time(item.get("created_at")),
+        skipped=len(items) - len(messages),
     )
 
 
-def _branch(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the messages in order; where they name the one before, those up to the newest."""
+def _newest_branch(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the messages of the newest branch, in order. If no message names its parent, all are one branch."""
     if not any("parent_message_uuid" in item for item in items):
         return items
     by_id = {item["uuid"]: item for item in items if isinstance(item.get("uuid"), str)}
@@ -52,19 +51,19 @@ def _branch(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [by_id[id] for id in branch_to(leaf, lambda id: parents[id])]
 
 
-def _read_message(each: dict[str, Any]) -> SourceMessage | None:
-    role = _ROLES.get(str(each.get("sender")))
+def _read_message(item: dict[str, Any]) -> SourceMessage | None:
+    role = _ROLES.get(str(item.get("sender")))
     if role is None:
         return None
-    blocks = each.get("content")
+    blocks = item.get("content")
     text = ""
     if isinstance(blocks, list):
         texts = [b.get("text") for b in blocks if isinstance(b, dict) and b.get("type") == "text"]
         text = "\n".join(t for t in texts if isinstance(t, str))
     if not text:
-        plain = each.get("text", "")
-        if not isinstance(plain, str):
+        plain_text = item.get("text", "")
+        if not isinstance(plain_text, str):
             raise WrongForm("the text of a message is no text")
-        text = plain
+        text = plain_text
     text = check_text(text)
-    return SourceMessage(role, text, read_time(each.get("created_at"))) if text.strip() else None
+    return SourceMessage(role, text, read_time(item.get("created_at"))) if text.strip() else None

@@ -26,17 +26,18 @@ from storage.records import REPLY, Agent, Atom, Exchange, State, make_tombstone,
 KEY: Final = "import:"
 # The most messages of a conversation, which is in memory as a whole. Chosen: far above what people write in one.
 MAX_MESSAGES: Final = 50_000
-# Of a message without a date, this much before the next one.
+# The seconds between two messages if neither they nor their conversation have a date.
 _STEP_S: Final = 1.0
 
 
 class ImportDraft(Struct, frozen=True):
     """A conversation as it would be written if nothing of it were stored."""
 
-    # From the first on; their places in a tree are given when they are written.
+    # Oldest first. They get their places in a tree when they are written.
     exchanges: Sequence[Exchange]
-    # How many of the source's messages each has.
+    # For each exchange, how many of the source's messages it has.
     counts: Sequence[int]
+    # The key of the conversation; None: the source gave it no id.
     key: str | None
     first_at: float
     # Characters of its messages.
@@ -48,53 +49,58 @@ class ImportDraft(Struct, frozen=True):
 
 
 class _Turn:
-    """Messages up to a reply, and the reply: several in a row are one."""
+    """Messages up to a reply, and the reply. Several messages of the assistant in a row are one reply."""
 
     def __init__(self) -> None:
         self.inputs: list[SourceMessage] = []
         self.reply: list[SourceMessage] = []
 
+    @property
+    def size(self) -> int:
+        """The number of its messages."""
+        return len(self.inputs) + len(self.reply)
+
 
 def draft_import(
     source: SourceConversation, format: str, hasher: MessageHasher, now: float, oldest: float
 ) -> ImportDraft | Unreadable:
-    """Makes the exchanges of a conversation. oldest: what ended before is not retained."""
+    """Makes the exchanges of a conversation.
+
+    now: in seconds since the epoch.
+    oldest: exchanges that ended before this time are not retained: they become tombstones.
+    """
+    message_count = len(source.messages) + source.skipped
     if len(source.messages) > MAX_MESSAGES:
-        return Unreadable(
-            f"it has more than {MAX_MESSAGES:,} messages", len(source.messages) + source.skipped
-        )
-    turns = _turns(source.messages)
+        return Unreadable(f"it has more than {MAX_MESSAGES:,} messages", message_count)
+    turns = _group_turns(source.messages)
     if not turns:
-        return Unreadable("it has no message of the user", len(source.messages) + source.skipped)
-    times = _times(source, now)
+        return Unreadable("it has no message of the user", message_count)
+    times = _date_messages(source, now)
     exchanges: list[Exchange] = []
-    path_hash, start = b"", 0
+    path_hash = b""
+    start = 0
     for turn in turns:
-        size = len(turn.inputs) + len(turn.reply)
-        exchange = _exchange(
-            turn, times[start : start + size], hasher, path_hash, exchanges[-1] if exchanges else None
+        end = start + turn.size
+        exchange = _make_exchange(
+            turn, times[start:end], hasher, path_hash, exchanges[-1] if exchanges else None
         )
-        exchanges.append(
-            exchange if (exchange.ended or exchange.begun) >= oldest else make_tombstone(exchange)
-        )
-        path_hash, start = exchange.path_hash, start + size
+        is_retained = (exchange.ended or exchange.begun) >= oldest
+        exchanges.append(exchange if is_retained else make_tombstone(exchange))
+        path_hash = exchange.path_hash
+        start = end
     if all(exchange.state is State.FORGOTTEN for exchange in exchanges):
-        count = len(source.messages) + source.skipped
-        return Unreadable("it is older than what is retained", count)
-    # A turn may take the place of the last one, and none of another.
+        return Unreadable("it is older than what is retained", message_count)
+    # Only the last exchange may be superseded by a later turn.
     exchanges[-1] = replace(exchanges[-1], continued=False)
-    counts = [len(turn.inputs) + len(turn.reply) for turn in turns]
-    key = None if source.id is None else f"{KEY}{format}:{source.id}"
-    chars = sum(len(message.text) for message in source.messages)
     messages = [
         atoms for exchange in exchanges for atoms in (*exchange.inputs, exchange.reply or ()) if atoms
     ]
     return ImportDraft(
-        exchanges,
-        counts,
-        key,
-        min(times),
-        chars,
+        exchanges=exchanges,
+        counts=[turn.size for turn in turns],
+        key=None if source.id is None else f"{KEY}{format}:{source.id}",
+        first_at=min(times),
+        chars=sum(len(message.text) for message in source.messages),
         questions=list({message_key(exchange.inputs[-1]): None for exchange in exchanges}),
         atoms=list({message_key(atoms): None for atoms in messages}),
         prefixes=prefix_hashes(hasher, exchanges[0].inputs),
@@ -102,14 +108,18 @@ def draft_import(
 
 
 def import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, learns: bool) -> ImportWrite:
-    """Returns the write of a conversation."""
+    """Returns the write of a conversation.
+
+    row: of the import.
+    uid: the public name of the conversation, if it is new.
+    """
     return ImportWrite(
-        agent,
-        row,
-        learns,
-        draft.key,
-        uid,
-        draft.first_at,
+        agent=agent,
+        row=row,
+        learns=learns,
+        key=draft.key,
+        uid=uid,
+        at=draft.first_at,
         path_hashes=[exchange.path_hash for exchange in draft.exchanges],
         questions=draft.questions,
         atoms=draft.atoms,
@@ -120,65 +130,80 @@ def import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, learns
 
 def decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
     """Returns what a conversation changes."""
-    end, base = _find_stored(draft, pool)
-    conversation_row = pool.conversation_row if base is None else base.exchange.conversation_row
-    fill = _refill_stubs(draft, pool, end, conversation_row)
-    add = [_without_forgotten(exchange, pool.tombs) for exchange in draft.exchanges[end:]]
-    parent = None if base is None else base.exchange.id
+    stored_count, last_stored = _find_stored(draft, pool)
+    conversation_row = pool.conversation_row if last_stored is None else last_stored.conversation_row
+    refilled = _refill_stubs(draft, pool, stored_count, conversation_row)
+    added = [_without_forgotten(exchange, pool.tombs) for exchange in draft.exchanges[stored_count:]]
+    parent = None if last_stored is None else last_stored.id
     superseded = [
         replace(exchange, superseded=True, active=False)
-        for exchange in (pool.unanswered if add else ())
+        for exchange in (pool.unanswered if added else ())
         if exchange.conversation_row == conversation_row
         and exchange.parent == parent
-        and exchange.inputs == add[0].inputs
+        and exchange.inputs == added[0].inputs
     ]
     counts = [
-        MessageCounts(count, 0, 0) if i in fill else MessageCounts(0, count, 0)
-        for i, count in enumerate(draft.counts[:end])
+        MessageCounts(new=count, known=0, skipped=0)
+        if i in refilled
+        else MessageCounts(new=0, known=count, skipped=0)
+        for i, count in enumerate(draft.counts[:stored_count])
     ]
-    for exchange, count in zip(add, draft.counts[end:], strict=True):
+    for exchange, count in zip(added, draft.counts[stored_count:], strict=True):
         redacted = count if exchange.state is State.FORGOTTEN else len(exchange.redactions)
-        counts.append(MessageCounts(count - redacted, 0, redacted))
+        counts.append(MessageCounts(new=count - redacted, known=0, skipped=redacted))
     return ImportChange(
-        counts, end, add, None if base is None else base.exchange, conversation_row, fill, superseded
+        counts=counts,
+        known=stored_count,
+        add=added,
+        after=last_stored,
+        conversation_row=conversation_row,
+        fill=refilled,
+        superseded=superseded,
     )
 
 
-def _find_stored(draft: ImportDraft, pool: ImportPool) -> tuple[int, MatchedExchange | None]:
-    """Returns how many exchanges are stored, and the last of them; (0, None): none, or not where it goes on."""
+def _find_stored(draft: ImportDraft, pool: ImportPool) -> tuple[int, Exchange | None]:
+    """Returns how many exchanges are stored, and the last of them.
+
+    Returns (0, None) if none is stored, or if the conversation does not go on from them.
+    """
     by_path_hash: dict[bytes, list[MatchedExchange]] = {}
     for matched in pool.matched:
         by_path_hash.setdefault(matched.exchange.path_hash, []).append(matched)
     for end in range(len(draft.exchanges), 0, -1):
         matches = by_path_hash.get(draft.exchanges[end - 1].path_hash, ())
         imported = [match for match in matches if match.exchange.conversation_row == pool.conversation_row]
-        # A live conversation goes on with the rest where nothing else has followed; one that was imported from
-        # elsewhere may only be the same, as another that begins with the same greeting is not.
-        live = [
+        # A live conversation that ends here may go on with the rest. A conversation of another import, or one that has
+        # gone on, has to have the whole path: else it may only begin with the same greeting.
+        elsewhere = [
             match
             for match in matches
             if end == len(draft.exchanges) or (match.is_last and not match.is_import)
         ]
-        if imported or (pool.conversation_row is None and live):
-            return end, max(imported or live, key=lambda match: (match.exchange.active, match.exchange.id))
+        if imported or (pool.conversation_row is None and elsewhere):
+            candidates = [match.exchange for match in imported or elsewhere]
+            return end, max(candidates, key=lambda exchange: (exchange.active, exchange.id))
     return 0, None
 
 
 def _refill_stubs(
-    draft: ImportDraft, pool: ImportPool, end: int, conversation_row: int | None
+    draft: ImportDraft, pool: ImportPool, stored_count: int, conversation_row: int | None
 ) -> dict[int, Exchange]:
-    """Returns what an undone import has left of the exchanges, with their words again, by their position."""
+    """Returns the exchanges of which an undone import has left a stub, with their words again, by their position.
+
+    stored_count: how many exchanges are stored, from the first on.
+    """
     stubs = {
         match.exchange.path_hash: match.exchange
         for match in pool.matched
         if match.is_stub and match.exchange.conversation_row == conversation_row
     }
     refilled = {}
-    for i, exchange in enumerate(draft.exchanges[:end]):
-        old = stubs.get(exchange.path_hash)
-        if old is not None and old.inputs == exchange.inputs and exchange.state is not State.FORGOTTEN:
+    for i, exchange in enumerate(draft.exchanges[:stored_count]):
+        stub = stubs.get(exchange.path_hash)
+        if stub is not None and stub.inputs == exchange.inputs and exchange.state is not State.FORGOTTEN:
             filled = replace(
-                old,
+                stub,
                 state=State.FINISHED,
                 active=True,
                 size=exchange.size,
@@ -213,8 +238,11 @@ def _is_gone(atoms: Sequence[Atom], tombs: frozenset[bytes]) -> bool:
     return bool(atoms) and message_key(atoms) in tombs
 
 
-def _turns(messages: Sequence[SourceMessage]) -> list[_Turn]:
-    """Returns messages by turns; [] where no user writes anything. An assistant may write before the first question."""
+def _group_turns(messages: Sequence[SourceMessage]) -> list[_Turn]:
+    """Returns the turns of a conversation; []: it has no message of the user.
+
+    Messages of an assistant before the first question are inputs of the first turn.
+    """
     turns: list[_Turn] = []
     turn = _Turn()
     has_question = False
@@ -230,7 +258,7 @@ def _turns(messages: Sequence[SourceMessage]) -> list[_Turn]:
     return [*turns, turn] if has_question else []
 
 
-def _exchange(
+def _make_exchange(
     turn: _Turn,
     times: Sequence[float],
     hasher: MessageHasher,
@@ -283,8 +311,11 @@ def _count_greetings(turn: _Turn) -> int:
     return next(i for i, message in enumerate(turn.inputs) if message.role == "user")
 
 
-def _times(source: SourceConversation, now: float) -> list[float]:
-    """Returns the time of each message: its own date, else the conversation's, else the order before now."""
+def _date_messages(source: SourceConversation, now: float) -> list[float]:
+    """Returns the time of each message: its own date, or the date of the conversation.
+
+    Without either, the messages get times before now, one after the other.
+    """
     count = len(source.messages)
     return [
         min(now, message.at or source.at or now - _STEP_S * (count - i))

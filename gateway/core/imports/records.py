@@ -50,9 +50,9 @@ class SourceFact(Struct, frozen=True):
 class Unreadable(Struct, frozen=True):
     """A conversation or a fact that is left out."""
 
-    # The reason, which quotes nothing of it.
+    # The reason. It quotes nothing of the file.
     why: str
-    # How many messages it has.
+    # How many messages the conversation has.
     messages: int = 0
 
 
@@ -61,7 +61,7 @@ class WrongForm(Exception):
 
 
 def read_time(value: object) -> float | None:
-    """Reads a date: seconds since the epoch, or ISO 8601 (UTC where it names no zone). Other values: None."""
+    """Reads a date: seconds since the epoch, or ISO 8601 (in UTC if it names no zone). Other values give None."""
     if isinstance(value, str):
         try:
             at = parse_moment(value.strip())
@@ -76,7 +76,7 @@ def read_time(value: object) -> float | None:
 
 
 def read_id(value: object) -> str | None:
-    """Returns the id of a conversation; None where the value is no id that can be stored."""
+    """Returns the id of a conversation; None: the value is no id that can be stored."""
     return value if isinstance(value, str) and 0 < len(value) <= _ID_CHARS and value.isprintable() else None
 
 

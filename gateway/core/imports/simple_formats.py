@@ -51,16 +51,18 @@ def read_text(content: Any) -> str:
 
 def read_conversation(value: Any) -> SourceConversation:
     """Reads a line `{"messages": […], "id", "at"}`. Raises: WrongForm."""
-    found = value.get("messages") if isinstance(value, dict) else None
-    if not isinstance(found, list):
+    messages = value.get("messages") if isinstance(value, dict) else None
+    if not isinstance(messages, list):
         raise WrongForm("it has no list of messages")
-    return join_messages(value.get("id"), found, value.get("at"))
+    return join_messages(value.get("id"), messages, value.get("at"))
 
 
 def join_messages(id: Any, items: Sequence[Any], date: Any = None) -> SourceConversation:
     """Makes a conversation of messages in order. Raises: WrongForm."""
     messages = [message for message in map(read_message, items) if message is not None]
-    return SourceConversation(read_id(id), messages, read_time(date), len(items) - len(messages))
+    return SourceConversation(
+        id=read_id(id), messages=messages, at=read_time(date), skipped=len(items) - len(messages)
+    )
 
 
 def read_fact(line: str) -> SourceFact | None:
@@ -72,9 +74,10 @@ def read_fact(line: str) -> SourceFact | None:
     dated = _DATE.match(text)
     at = None
     if dated is not None:
-        at, text = read_time(dated[1]), text[dated.end() :]
+        at = read_time(dated[1])
+        text = text[dated.end() :]
     text = text.strip()
-    return _fact(text, at) if any(map(str.isalnum, text)) else None
+    return _make_fact(text, at) if any(map(str.isalnum, text)) else None
 
 
 def read_memory(value: Any) -> SourceFact | None:
@@ -83,11 +86,11 @@ def read_memory(value: Any) -> SourceFact | None:
     if not isinstance(text, str):
         raise WrongForm("it has no memory")
     user = value.get("user_id") if isinstance(value.get("user_id"), str) else None
-    fact = _fact(" ".join(text.split()), read_time(value.get("created_at")), user)
+    fact = _make_fact(" ".join(text.split()), read_time(value.get("created_at")), user)
     return fact if fact.text else None
 
 
-def _fact(text: str, at: float | None, user: str | None = None) -> SourceFact:
+def _make_fact(text: str, at: float | None, user: str | None = None) -> SourceFact:
     if len(check_text(text)) > WRITTEN_FACT_CHARS:
         raise WrongForm(f"it has more than {WRITTEN_FACT_CHARS:,} characters")
     return SourceFact(text, at, user)

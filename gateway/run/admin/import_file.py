@@ -136,14 +136,14 @@ def _read_or_unreadable(read: Callable[[Any], Any], item: Any, messages: int = 0
 
 
 def _read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | Unreadable]]:
-    """Yields each line with its offset."""
+    """Yields the lines with their offsets. A line that is too long is `Unreadable`."""
     while True:
         offset = file.tell()
         line = file.readline(MAX_LINE_BYTES + 2)
         if not line:
             return
         if len(line) <= MAX_LINE_BYTES + 1:
-            yield offset, line.removeprefix(BOM) if not offset else line
+            yield offset, (line if offset else line.removeprefix(BOM))
             continue
         while line and not line.endswith(b"\n"):
             line = file.readline(_HEAD_BYTES)

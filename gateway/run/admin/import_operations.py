@@ -64,7 +64,9 @@ class ImportOperations:
     _running: dict[str, RunningImport] = field(default_factory=dict)
     # The previews of the command line, by id.
     _previews: dict[str, RunningImport] = field(default_factory=dict)
+    # The tasks that undo imports, by the ids of the imports.
     _undoing: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    # Held while an import is begun or joined, so that two requests do not begin the same import.
     _beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def read_request(self, raw: RawArguments, *, visible_project: str | None = None) -> ImportRequest:
@@ -90,11 +92,11 @@ class ImportOperations:
         if self.spec_of(profile) is None:
             raise BadRequest(f"There is no profile {profile!r}.", param="profile")
         return ImportRequest(
-            Scope(project, profile, f"user:{user}"),
-            format,
-            arguments.optional_text("source_user"),
-            arguments.flag("learn"),
-            arguments.flag("preview"),
+            scope=Scope(project, profile, f"user:{user}"),
+            format=format,
+            source_user=arguments.optional_text("source_user"),
+            learns=arguments.flag("learn"),
+            is_preview=arguments.flag("preview"),
         )
 
     async def begin(self, file: IO[bytes], request: ImportRequest) -> RunningImport:
@@ -119,8 +121,18 @@ class ImportOperations:
     async def _begin_or_join(
         self, uid: str, survey: Survey, file: IO[bytes], request: ImportRequest
     ) -> RunningImport:
-        """Begins an import, or returns that of the same file. An import without a task is another process's."""
-        running = RunningImport(uid, request, survey.format, self.now(), survey.progress, file)
+        """Begins an import, or returns the import of the same file that is under way.
+
+        The import that is returned has no task if another process performs it.
+        """
+        running = RunningImport(
+            uid=uid,
+            request=request,
+            format=survey.format,
+            created=self.now(),
+            progress=survey.progress,
+            file=file,
+        )
         if request.is_preview:
             memory = await self.store.agents.find(request.scope)
             running.task = asyncio.create_task(self.performer.perform(running, memory))
@@ -164,7 +176,7 @@ class ImportOperations:
                 await self.store.imports.touch(running.row, _STOPPED_TIME)
 
     async def _touch(self, row: int) -> None:
-        """Notes that an import goes on, until it is cancelled."""
+        """Notes again and again that an import goes on, until the task is cancelled."""
         while True:
             await asyncio.sleep(_TOUCH_S)
             with suppress(StoreError):  # the import meets the error as well
@@ -181,7 +193,7 @@ class ImportOperations:
             running.task.add_done_callback(
                 lambda task: task.get_loop().call_later(_PREVIEW_RETENTION_S, self._drop_preview, running)
             )
-        return running.shown()
+        return running.to_json()
 
     def _drop_preview(self, ended: RunningImport) -> None:
         if self._previews.get(ended.uid) is ended:
@@ -191,7 +203,7 @@ class ImportOperations:
         """Returns an import as JSON. Raises: UnknownId."""
         running = self._running.get(uid)
         if running is not None and project in (None, running.request.scope.project):
-            return running.shown()
+            return running.to_json()
         return self._stored_json(await self._find(uid, project))
 
     async def show_named(self, raw: RawArguments) -> dict[str, Any]:
@@ -203,7 +215,7 @@ class ImportOperations:
         preview = self._previews.get(uid)
         if preview is None:
             raise UnknownId(f"There is no import {uid!r}.")
-        return preview.shown()
+        return preview.to_json()
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns a page of imports, the newest first."""
@@ -214,7 +226,7 @@ class ImportOperations:
 
     def _running_or_stored_json(self, stored: StoredImport) -> dict[str, Any]:
         running = self._running.get(stored.uid)
-        return self._stored_json(stored) if running is None else running.shown()
+        return self._stored_json(stored) if running is None else running.to_json()
 
     async def undo(
         self, uid: str, *, project: str | None = None, wait_s: float | None = None

@@ -86,7 +86,8 @@ class RunningImport:
         """Notes why the import has ended."""
         self.progress = replace(self.progress, error=why)
 
-    def shown(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
+        """Returns the import as it is shown."""
         scope = self.request.scope
         return import_json(self.uid, self.status, self.format, scope, self.created, self.progress)
 
@@ -138,7 +139,7 @@ class ImportPerformer(Struct, frozen=True):
                 running.uid,
                 error.message,
             )
-            # A stored import counts as stopped, and the same file continues it. Of a preview nothing is stored.
+            # The same file continues an import that has stopped, but no preview: of a preview nothing is stored.
             running.status = "failed" if running.request.is_preview else "stopped"
             running.note_error("The store does not work. Send the file again.")
         except Exception:
@@ -167,7 +168,13 @@ class ImportPerformer(Struct, frozen=True):
         unindexed = 0
         position = running.progress.position
         reader = ImportReader(
-            running.file, running.format, request.source_user, position, hasher, self.now(), oldest
+            file=running.file,
+            format=running.format,
+            source_user=request.source_user,
+            position=position,
+            hasher=hasher,
+            now=self.now(),
+            oldest=oldest,
         )
         while page := await self._step(asyncio.to_thread(reader.next_page)):
             facts: list[tuple[int, SourceFact]] = []
@@ -265,9 +272,9 @@ class ImportPerformer(Struct, frozen=True):
     ) -> None:
         """Writes facts, or for a preview only counts them. facts: each with its number in the file."""
         now = self.now()
-        before = running.progress
+        progress = running.progress
         for number, fact in facts:
-            before = _warn_of_losses(before, f"Fact {number}", [fact.text])
+            progress = _warn_of_losses(progress, f"Fact {number}", [fact.text])
         drafts = [
             LearnedFact(
                 fact.text,
@@ -283,8 +290,8 @@ class ImportPerformer(Struct, frozen=True):
         too_old = len(facts) - len(drafts)
 
         def progress_after(new: int) -> ImportProgress:
-            counts = before.facts.with_more(new=new, known=len(drafts) - new, skipped=too_old)
-            return replace(before, facts=counts, position=before.position + len(facts))
+            counts = progress.facts.with_more(new=new, known=len(drafts) - new, skipped=too_old)
+            return replace(progress, facts=counts, position=progress.position + len(facts))
 
         def note_after(new: int) -> ImportNote:
             return ImportNote(running.row, "running", self.now(), progress_after(new).dump())
@@ -340,5 +347,5 @@ def import_json(
         "profile": scope.profile,
         "user": scope.subject.removeprefix("user:"),
         "created_at": int(created),
-        **progress.shown(),
+        **progress.to_json(),
     }

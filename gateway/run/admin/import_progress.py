@@ -19,12 +19,12 @@ _TOKEN_CHARS: Final = 4
 
 
 class ImportCounts(Struct, frozen=True):
-    """How many an import has read of one kind, and what became of them."""
+    """How many conversations, messages or facts an import has read, and what became of them."""
 
-    # In the whole file: the sum of the others once all is read.
+    # How many the whole file has. When the import has ended, it is the sum of the others.
     found: int = 0
     new: int = 0
-    # What the memory had already.
+    # How many the memory had already.
     known: int = 0
     skipped: int = 0
 
@@ -37,37 +37,38 @@ class PartialConversation(Struct, frozen=True):
 
     # How many of its exchanges are written.
     exchanges: int = 0
-    # The messages of these, as in `ImportCounts`.
+    # The messages of these exchanges, counted as in `ImportCounts`.
     new: int = 0
     known: int = 0
     skipped: int = 0
 
 
 class ImportProgress(Struct, frozen=True):
-    """All that an import's row has besides its columns. It quotes nothing of the file."""
+    """The progress of an import, as its row has it. It quotes nothing of the file."""
 
     conversations: ImportCounts = ImportCounts()
     messages: ImportCounts = ImportCounts()
     facts: ImportCounts = ImportCounts()
-    # The times of the first and the last message of the file.
+    # The times of the first and the last message of the file; None: no message has a time.
     first_at: float | None = None
     last_at: float | None = None
-    # Characters of what is new.
+    # The characters of the new messages.
     chars: int = 0
-    # The first `MAX_WARNINGS`.
+    # The first warnings, up to `MAX_WARNINGS`.
     warnings: Sequence[str] = ()
     # The number of all warnings.
     warned: int = 0
     # Why the import failed; None: it did not.
     error: str | None = None
-    # How many conversations and facts of the file are done, and of the next conversation as much as is written.
+    # How many conversations and facts of the file are done.
     position: int = 0
+    # The written part of the next conversation.
     partial: PartialConversation = PartialConversation()
 
     def with_warning(self, text: str) -> ImportProgress:
         """Returns the progress with one more warning, which is only counted above `MAX_WARNINGS`."""
-        shown = [*self.warnings, text] if self.warned < MAX_WARNINGS else self.warnings
-        return replace(self, warnings=shown, warned=self.warned + 1)
+        warnings = [*self.warnings, text] if self.warned < MAX_WARNINGS else self.warnings
+        return replace(self, warnings=warnings, warned=self.warned + 1)
 
     def with_exchanges(self, counts: Sequence[MessageCounts], done: int) -> ImportProgress:
         """Returns the progress with more exchanges of a conversation.
@@ -84,19 +85,25 @@ class ImportProgress(Struct, frozen=True):
             self,
             messages=self.messages.with_more(new=new, known=known, skipped=skipped),
             partial=PartialConversation(
-                max(done, before.exchanges), before.new + new, before.known + known, before.skipped + skipped
+                exchanges=max(done, before.exchanges),
+                new=before.new + new,
+                known=before.known + known,
+                skipped=before.skipped + skipped,
             ),
         )
 
     def with_conversation_ended(self, skipped: int, chars: int) -> ImportProgress:
         """Returns the progress at the end of a conversation.
 
-        skipped: messages of the file that are in no exchange.
-        chars: characters of the others.
+        skipped: how many of its messages are in no exchange.
+        chars: the characters of its other messages.
         """
         conversation = self.partial
-        kind_without_new = "known" if conversation.known else "skipped"
-        kind = "new" if conversation.new else kind_without_new
+        kind = "skipped"
+        if conversation.new:
+            kind = "new"
+        elif conversation.known:
+            kind = "known"
         return replace(
             self,
             conversations=self.conversations.with_more(**{kind: 1}),
@@ -116,13 +123,13 @@ class ImportProgress(Struct, frozen=True):
         messages: how many the conversation has in the file.
         """
         written = self.partial
-        rest = messages - written.new - written.known - written.skipped
-        return self.with_conversation_ended(max(0, rest), chars=0)
+        unwritten = messages - written.new - written.known - written.skipped
+        return self.with_conversation_ended(max(0, unwritten), chars=0)
 
     def dump(self) -> bytes:
         return msgspec.json.encode(self)
 
-    def shown(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Returns the fields of an import that show its progress."""
         warnings = [*self.warnings]
         if self.warned > len(warnings):

@@ -51,8 +51,8 @@ class ImportReader:
         position: how many items of the file are done.
         now, oldest: in seconds since the epoch; exchanges that ended before `oldest` are not retained.
         """
-        self._items = _items(file, format, source_user)
-        # How many items that are done are still to be skipped.
+        self._items = _read_items(file, format, source_user)
+        # How many of the first items have still to be skipped, since they are done.
         self._left_to_skip = position
         self._format = format
         self._hasher = hasher
@@ -103,7 +103,7 @@ def survey_file(
     """
     content = _FileContent(format or find_format(file), now)
     unpaged = 0
-    for item in _items(file, content.format, source_user):
+    for item in _read_items(file, content.format, source_user):
         unpaged += content.add(item)
         if unpaged >= _SURVEY_MESSAGES:
             unpaged = 0
@@ -121,12 +121,12 @@ class _FileContent:
         self._conversations = self._messages = self._facts = 0
         # The users that the facts name.
         self._users: set[str | None] = set()
-        # None: no time is known.
+        # The first and the last time in the file; None: it has no time.
         self._first_at: float | None = None
         self._last_at: float | None = None
 
     def add(self, item: Source) -> int:
-        """Counts an item. Returns how much of a page it takes: its messages, or 1."""
+        """Counts an item. Returns by how much it fills a page: the number of its messages, or 1."""
         if isinstance(item, SourceFact):
             self._facts += 1
             self._users.add(item.user)
@@ -158,16 +158,16 @@ class _FileContent:
         if not self._conversations and not self._facts:
             raise BadRequest("This file cannot be imported: there is nothing in it.", param="file")
         progress = ImportProgress(
-            ImportCounts(self._conversations),
-            ImportCounts(self._messages),
-            ImportCounts(self._facts),
+            conversations=ImportCounts(self._conversations),
+            messages=ImportCounts(self._messages),
+            facts=ImportCounts(self._facts),
             first_at=self._first_at,
             last_at=self._last_at,
         )
         return Survey(self.format, progress)
 
 
-def _items(file: IO[bytes], format: str, source_user: str | None) -> Iterator[Source]:
+def _read_items(file: IO[bytes], format: str, source_user: str | None) -> Iterator[Source]:
     """Yields the items of a file, without the facts of other users."""
     for item in read_file(file, format):
         if not (isinstance(item, SourceFact) and source_user is not None and item.user != source_user):

@@ -46,7 +46,7 @@ def import_routes(
             if import_request.is_preview and running.task is not None:
                 await running.task
         status = 200 if import_request.is_preview else 202
-        return JsonResponse(running.shown(), status)
+        return JsonResponse(running.to_json(), status)
 
     async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
         return await operations.show_all(read_query(request.scope), project=manager.project)
