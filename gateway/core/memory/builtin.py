@@ -25,16 +25,23 @@ from gateway.core.memory.memory_tools import (
     tool_schema,
 )
 
-# The argument of a tool that is its words to the user.
+# The tools that speak to the user, with the argument that has the words.
 SPEAKING_TOOLS: Final[Mapping[str, str]] = MappingProxyType({"send_message": "message"})
 
 _BOUND_TEXT = "Only what is {side} this date or time (ISO 8601, such as 2026-03-01 or 2026-03-01T09:30)."
 _SINCE_TEXT, _UNTIL_TEXT = _BOUND_TEXT.format(side="from"), _BOUND_TEXT.format(side="up to the end of")
 _TAGS: Json = {"type": "array", "items": {"type": "string"}}
-_NAME = "such as /memories/human"
+_PATH_EXAMPLE = "such as /memories/human"
+# The arguments that each command of the tool `memory` needs.
+_NEEDED_ARGUMENTS: Final = {
+    "str_replace": ("path", "old_string", "new_string"),
+    "insert": ("path", "insert_text"),
+}
+# The line of a patch from which on it is about another block.
+_BLOCK_LINE = re.compile(r"^\*\*\* (Update|Add|Delete) Block: *(.*)$")
 
 
-def _number(description: str, **bounds: Any) -> Json:
+def _integer_schema(description: str, **bounds: Any) -> Json:
     return {"type": "integer", **bounds, "description": description}
 
 
@@ -59,7 +66,7 @@ class ToolUse(Enum):
     FINISH = "finish"
 
 
-# What reads or changes memory. Calls of such tools run one after the other: a search finds the edits before it.
+# The uses that read or change memory. Their calls run one after the other, so that a search finds the edits before it.
 MEMORY_USES: Final = frozenset({ToolUse.EDIT, ToolUse.STORE_PASSAGE, ToolUse.STORE_FACT, ToolUse.SEARCH})
 
 
@@ -71,20 +78,20 @@ class BuiltInTool(NamedTuple):
     schema: Json
 
 
-def _tool(use: ToolUse, description: str, required: Iterable[str], /, **properties: Json) -> BuiltInTool:
+def _make_tool(use: ToolUse, description: str, required: Iterable[str], /, **properties: Json) -> BuiltInTool:
     return BuiltInTool(use, tool_schema(description, required, **properties))
 
 
-# An agent's attachments name a tool by its place here, and that place is stored: a new tool is appended.
+# The position of a tool here is stored with the agents that have it: a new tool is appended.
 BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
     {
-        "send_message": _tool(
+        "send_message": _make_tool(
             ToolUse.SPEAK,
             "Say something to the user. This is the only way to answer.",
             ("message",),
             message=string_schema("The words, as the user reads them."),
         ),
-        "conversation_search": _tool(
+        "conversation_search": _make_tool(
             ToolUse.SEARCH,
             "Search all earlier messages with this user. Returns those that fit best, with dates and speakers.",
             (),
@@ -94,11 +101,11 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
                 "items": {"type": "string", "enum": ["user", "assistant", "tool"]},
                 "description": "Only what these said. Default: all.",
             },
-            limit=_number("How many results at most. Default: 5.", minimum=1, maximum=100),
+            limit=_integer_schema("How many results at most. Default: 5.", minimum=1, maximum=100),
             start_date=string_schema(_SINCE_TEXT),
             end_date=string_schema(_UNTIL_TEXT),
         ),
-        "archival_memory_insert": _tool(
+        "archival_memory_insert": _make_tool(
             ToolUse.STORE_PASSAGE,
             "Keep a piece of text in long-term memory, outside of the system prompt. It is found again with "
             "archival_memory_search.",
@@ -106,7 +113,7 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             content=string_schema("The text to keep; it must make sense by itself."),
             tags={**_TAGS, "description": "Words under which it is filed, for later searches."},
         ),
-        "archival_memory_search": _tool(
+        "archival_memory_search": _make_tool(
             ToolUse.SEARCH,
             "Search long-term memory by meaning and words. Returns the passages that fit best, with dates.",
             ("query",),
@@ -115,18 +122,18 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             tag_match_mode=string_schema(
                 "Whether one of the tags is enough. Default: any.", enum=["any", "all"]
             ),
-            top_k=_number("How many results at most. Default: 5.", minimum=1, maximum=100),
+            top_k=_integer_schema("How many results at most. Default: 5.", minimum=1, maximum=100),
             start_datetime=string_schema(_SINCE_TEXT),
             end_datetime=string_schema(_UNTIL_TEXT),
         ),
-        "core_memory_append": _tool(
+        "core_memory_append": _make_tool(
             ToolUse.EDIT,
             "Add text at the end of a memory block.",
             ("label", "content"),
             label=LABEL_SCHEMA,
             content=string_schema("The text to add."),
         ),
-        "core_memory_replace": _tool(
+        "core_memory_replace": _make_tool(
             ToolUse.EDIT,
             "Replace a text in a memory block wherever it occurs. An empty new_content removes it.",
             ("label", "old_content", "new_content"),
@@ -134,7 +141,7 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             old_content=string_schema("The text as it stands now, exactly."),
             new_content=string_schema("What shall stand there instead."),
         ),
-        "memory": _tool(
+        "memory": _make_tool(
             ToolUse.EDIT,
             "Edit a memory block: `str_replace` (path, old_string, new_string) replaces a text that occurs exactly "
             "once, `insert` (path, insert_line, insert_text) adds lines.",
@@ -142,26 +149,28 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             command=string_schema(
                 "What to do.", enum=["str_replace", "insert", "create", "delete", "rename"]
             ),
-            path=string_schema(f"The block, {_NAME}."),
+            path=string_schema(f"The block, {_PATH_EXAMPLE}."),
             old_string=string_schema("For str_replace: the text as it stands now, exactly."),
             new_string=string_schema("For str_replace: what shall stand there instead."),
-            insert_line=_number("For insert: after this line; 0: at the beginning; -1: at the end."),
+            insert_line=_integer_schema("For insert: after this line; 0: at the beginning; -1: at the end."),
             insert_text=string_schema("For insert: the lines to add."),
             file_text=string_schema("For create: the new block's text."),
             description=string_schema("For create: what the block is for."),
-            old_path=string_schema(f"For rename: the block, {_NAME}."),
+            old_path=string_schema(f"For rename: the block, {_PATH_EXAMPLE}."),
             new_path=string_schema("For rename: its new name."),
         ),
-        "memory_insert": _tool(
+        "memory_insert": _make_tool(
             ToolUse.EDIT,
             "Add lines to a memory block, one short fact a line. The user does not see this call.",
             ("label", "new_string"),
             label=LABEL_SCHEMA,
             new_string=string_schema("The text to add."),
-            insert_line=_number("Insert after this line; 0: at the beginning. Default: -1, at the end."),
+            insert_line=_integer_schema(
+                "Insert after this line; 0: at the beginning. Default: -1, at the end."
+            ),
         ),
         "memory_replace": BuiltInTool(ToolUse.EDIT, MEMORY_TOOLS["memory_replace"].schema),
-        "memory_rethink": _tool(
+        "memory_rethink": _make_tool(
             ToolUse.EDIT,
             "Rewrite a whole memory block, to put it in order or to shorten it. Everything that the new text leaves "
             "out is gone from the block. For single changes use memory_insert or memory_replace.",
@@ -169,7 +178,7 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             label=LABEL_SCHEMA,
             new_memory=string_schema("The block's whole new text."),
         ),
-        "memory_apply_patch": _tool(
+        "memory_apply_patch": _make_tool(
             ToolUse.EDIT,
             "Change several places of a memory block at once, by a patch: lines that stay begin with a blank, lines "
             "to remove with '-', lines to add with '+', and a line '@@' separates places. Several blocks go into one "
@@ -178,16 +187,16 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             label=string_schema("Label of the memory block, where the patch names none itself."),
             patch=string_schema("The patch."),
         ),
-        "memory_finish_edits": _tool(
+        "memory_finish_edits": _make_tool(
             ToolUse.FINISH, "Say that all that had to be changed in memory is changed.", ()
         ),
-        "recall_memory": _tool(
+        "recall_memory": _make_tool(
             ToolUse.SEARCH,
             "Look for something in all that is remembered: messages, facts and kept texts.",
             ("query",),
             query=string_schema("Words to look for: names, things, topics."),
         ),
-        "search_memory": _tool(
+        "search_memory": _make_tool(
             ToolUse.SEARCH,
             "Look for something in all that is remembered, by several keywords and by how long ago it was.",
             (),
@@ -196,47 +205,51 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
                 "items": {"type": "string"},
                 "description": "Keywords to look for in earlier messages.",
             },
-            start_minutes_ago=_number("Only what is at most so many minutes old.", minimum=0),
-            end_minutes_ago=_number("Only what is at least so many minutes old.", minimum=0),
+            start_minutes_ago=_integer_schema("Only what is at most so many minutes old.", minimum=0),
+            end_minutes_ago=_integer_schema("Only what is at least so many minutes old.", minimum=0),
         ),
-        "remember_fact": _tool(
+        "remember_fact": _make_tool(
             ToolUse.STORE_FACT,
             "Keep one fact about the user in long-term memory: one sentence that makes sense by itself.",
             ("fact",),
             fact=string_schema("The fact."),
         ),
-        "grep_files": _tool(
+        "grep_files": _make_tool(
             ToolUse.SEARCH_FILES,
             "Search the lines of the attached files by a regular expression, whatever the case. Returns the lines with "
             "their files and numbers, 20 at a time.",
             ("pattern",),
             pattern=string_schema("The regular expression."),
             include=string_schema("Only files whose names fit this, such as *.md."),
-            context_lines=_number("How many lines around each are shown. Default: 1.", minimum=0, maximum=10),
-            offset=_number("How many of the lines that fit are passed over.", minimum=0, maximum=100_000),
+            context_lines=_integer_schema(
+                "How many lines around each are shown. Default: 1.", minimum=0, maximum=10
+            ),
+            offset=_integer_schema(
+                "How many of the lines that fit are passed over.", minimum=0, maximum=100_000
+            ),
         ),
-        "semantic_search_files": _tool(
+        "semantic_search_files": _make_tool(
             ToolUse.SEARCH_FILES,
             "Search the attached files by meaning and words. Returns the parts that fit best, with their files.",
             ("query",),
             query=string_schema("Words to look for: names, things, topics."),
-            limit=_number("How many results at most. Default: 5.", minimum=1, maximum=20),
+            limit=_integer_schema("How many results at most. Default: 5.", minimum=1, maximum=20),
         ),
-        "send_message_to_agent_and_wait_for_reply": _tool(
+        "send_message_to_agent_and_wait_for_reply": _make_tool(
             ToolUse.ASK_AGENT,
             "Send a message to another agent, and wait for its answer.",
             ("message", "other_agent_id"),
             message=string_schema("The message. The other agent knows nothing of this conversation."),
             other_agent_id=string_schema("The id of the other agent, or its name."),
         ),
-        "send_message_to_agent_async": _tool(
+        "send_message_to_agent_async": _make_tool(
             ToolUse.ASK_AGENT,
             "Send a message to another agent, and go on without waiting. If it answers, then by a message of its own.",
             ("message", "other_agent_id"),
             message=string_schema("The message. The other agent knows nothing of this conversation."),
             other_agent_id=string_schema("The id of the other agent, or its name."),
         ),
-        "send_message_to_agents_matching_tags": _tool(
+        "send_message_to_agents_matching_tags": _make_tool(
             ToolUse.ASK_AGENT,
             "Send a message to all other agents that have certain tags, and wait for their answers. Returns a list "
             "with the answer of each.",
@@ -279,35 +292,30 @@ class EditCall(Struct, frozen=True):
 
 
 def edit_calls(name: str, arguments: Mapping[str, Any]) -> list[EditCall] | str:
-    """Returns the operations that a call asks for, or an error. arguments: they fit the schema."""
+    """Returns the operations that a call asks for, or an error. arguments: fit the tool's schema."""
     label = str(arguments.get("label") or "")
     match name:
         case "core_memory_append":
-            return [_edit(EditOperation.INSERT, label, new_string=arguments["content"])]
+            return [_edit_call(EditOperation.INSERT, label, new_string=arguments["content"])]
         case "core_memory_replace":
             old, new = arguments["old_content"], arguments["new_content"]
-            return [_edit(EditOperation.REPLACE, label, old_string=old, new_string=new, every=True)]
+            return [_edit_call(EditOperation.REPLACE, label, old_string=old, new_string=new, every=True)]
         case "memory":
-            return _memory_command(arguments)
+            return _read_memory_command(arguments)
         case "memory_apply_patch":
-            return _patches(label, str(arguments["patch"]))
+            return _read_patch(label, str(arguments["patch"]))
         case _:
             names = BUILT_IN_TOOLS[name].schema["parameters"]["properties"].keys() - {"label"}
             edited = {key: value for key, value in arguments.items() if key in names}
-            return [_edit(BLOCK_TOOLS[name], label, **edited)]
+            return [_edit_call(BLOCK_TOOLS[name], label, **edited)]
 
 
-def _edit(op: EditOperation, label: str, **arguments: Any) -> EditCall:
+def _edit_call(op: EditOperation, label: str, **arguments: Any) -> EditCall:
     return EditCall(op, label, {"label": label, **arguments})
 
 
-_NEEDED_ARGUMENTS: Final = {
-    "str_replace": ("path", "old_string", "new_string"),
-    "insert": ("path", "insert_text"),
-}
-
-
-def _memory_command(arguments: Mapping[str, Any]) -> list[EditCall] | str:
+def _read_memory_command(arguments: Mapping[str, Any]) -> list[EditCall] | str:
+    """Returns the operation that a call of the tool `memory` asks for, or an error."""
     command = str(arguments["command"])
     if command not in _NEEDED_ARGUMENTS:
         return (
@@ -317,37 +325,37 @@ def _memory_command(arguments: Mapping[str, Any]) -> list[EditCall] | str:
     for key in _NEEDED_ARGUMENTS[command]:
         if arguments.get(key) is None:
             return f"Error: `{command}` needs `{key}`. Nothing was done."
-    label = _block_at(str(arguments["path"]))
+    label = _label_of(str(arguments["path"]))
     if command == "insert":
         line = arguments.get("insert_line")
-        return [_edit(EditOperation.INSERT, label, new_string=arguments["insert_text"], insert_line=line)]
+        return [
+            _edit_call(EditOperation.INSERT, label, new_string=arguments["insert_text"], insert_line=line)
+        ]
     old, new = arguments["old_string"], arguments["new_string"]
-    return [_edit(EditOperation.REPLACE, label, old_string=old, new_string=new)]
+    return [_edit_call(EditOperation.REPLACE, label, old_string=old, new_string=new)]
 
 
-def _block_at(path: str) -> str:
+def _label_of(path: str) -> str:
     """Returns the label that a path names: /memories/human, memories/human and human are the same block."""
     return path.strip().removeprefix("/").removeprefix("memories/").strip("/")
 
 
-_BLOCK = re.compile(r"^\*\*\* (Update|Add|Delete) Block: *(.*)$")
-
-
-def _patches(label: str, patch: str) -> list[EditCall] | str:
+def _read_patch(label: str, patch: str) -> list[EditCall] | str:
+    """Returns the operations of a patch, or an error. label: of the block that the lines before a block's name edit."""
     parts: list[tuple[str, list[str]]] = [(label, [])]
     for line in patch.split("\n"):
-        match = _BLOCK.match(line)
+        match = _BLOCK_LINE.match(line)
         if match is None:
             if not line.startswith(("*** Begin Patch", "*** End Patch", "--- ", "+++ ")):
                 parts[-1][1].append(line)
         elif match[1] == "Update":
-            parts.append((_block_at(match[2]), []))
+            parts.append((_label_of(match[2]), []))
         else:
             return (
                 f"Error: `*** {match[1]} Block` is not possible here: blocks are made and removed by the agent's "
                 "owner. Nothing was done."
             )
-    found = [(name, "\n".join(lines)) for name, lines in parts if "".join(lines).strip()]
-    if not found:
+    patches = [(name, "\n".join(lines)) for name, lines in parts if "".join(lines).strip()]
+    if not patches:
         return "Error: the patch says nothing. Nothing was done."
-    return [_edit(EditOperation.PATCH, name, patch=text) for name, text in found]
+    return [_edit_call(EditOperation.PATCH, name, patch=text) for name, text in patches]

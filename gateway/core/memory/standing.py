@@ -55,18 +55,18 @@ _MONTH_CHARS = 7
 def learn_standing(
     messages: Iterable[Message], known: Sequence[Fact], *, now: float = inf, keeps_secrets: bool = False
 ) -> Learned:
-    """Returns the standing facts that a user's messages state by the rule. With a model it is `learn.changes_from`.
+    """Returns the standing facts that a user's messages state by the rule. (`learn.changes_from` is for a model.)
 
-    Of two statements the one of the later date holds, in whichever order they are read.
+    If two statements contradict each other, the later one holds, in whichever order they are read.
 
     messages: cleaned.
     known: the standing facts so far.
-    now: seconds since the epoch. A fact of a later date had a wrong clock, and gives way to any statement.
+    now: seconds since the epoch. A fact with a later date was dated by a wrong clock, and gives way to any statement.
     keeps_secrets: texts that look like secrets are learned too.
     """
     learned: dict[str, tuple[_Statement, LearnedFact]] = {}
     standing = [(fact, _Statement.of(_without_prefix(fact.text))) for fact in known if fact.standing]
-    for message, sentence in _standing_sentences_of(messages):
+    for message, sentence in _find_sentences(messages):
         statement = _Statement.of(sentence)
         if statement.is_empty or (not keeps_secrets and has_secret(sentence)):
             continue
@@ -97,7 +97,7 @@ def is_standing(sentence: str) -> bool:
 
 
 def _begins_standing(clause: str) -> bool:
-    """Returns whether a clause begins with the words that say so."""
+    """Returns whether a clause begins by saying that something always holds."""
     return any(pattern.match(clause) for pattern in _table().patterns)
 
 
@@ -106,22 +106,22 @@ def standing_block(
 ) -> tuple[Block | None, tuple[int, ...]]:
     """Returns the standing facts as a block of the memory section, and the numbers of the facts that the block shows.
 
-    facts: the current ones, in the order in which the block takes them.
+    facts: the current facts, in the order in which the block takes them.
     blocks: the other blocks of the section. If one of them has the label of standing facts, there is no such block.
     shown_seqs: the numbers of facts that the block shows already. It goes on to show them, for the provider's prompt
         cache; the room of a fact that is gone goes to other facts. None: the block is made again from all facts.
     """
     shown = [fact for fact in facts if fact.seq in (shown_seqs or ())]
     if shown_seqs is not None and len(shown) == len(shown_seqs):
-        chosen = [(fact, _line(fact)) for fact in shown]
+        chosen = [(fact, _line_of(fact)) for fact in shown]
     else:
-        chosen = _choose([*shown, *(fact for fact in facts if fact not in shown)])
+        chosen = _choose_fitting([*shown, *(fact for fact in facts if fact not in shown)])
     if not chosen or any(block.label == LABEL for block in blocks):
         return None, ()
     chosen.sort(key=lambda each: each[0].seq, reverse=True)
     months: dict[str, list[str]] = {}
     for fact, line in reversed(chosen):
-        months.setdefault(_month(fact), []).append(f"- {line}")
+        months.setdefault(_month_of(fact), []).append(f"- {line}")
     lines = [line for month, of_month in months.items() for line in (f"[{month}]", *of_month)]
     block = Block(
         id=0, label=LABEL, description=_DESCRIPTION, value="\n".join(lines), limit=0, read_only=True
@@ -131,10 +131,10 @@ def standing_block(
 
 def have_room(facts: Sequence[StandingFact]) -> bool:
     """Returns whether the block has room for all of these facts."""
-    return len(_choose(facts)) == len(facts)
+    return len(_choose_fitting(facts)) == len(facts)
 
 
-def _choose(facts: Sequence[StandingFact]) -> list[tuple[StandingFact, str]]:
+def _choose_fitting(facts: Sequence[StandingFact]) -> list[tuple[StandingFact, str]]:
     """Returns the first facts that fit into the block, each with its line."""
     chosen: list[tuple[StandingFact, str]] = []
     months: set[str] = set()
@@ -142,7 +142,7 @@ def _choose(facts: Sequence[StandingFact]) -> list[tuple[StandingFact, str]]:
     for fact in facts:
         if tokens_left < _MIN_TOKENS:
             break
-        line, month = _line(fact), _month(fact)
+        line, month = _line_of(fact), _month_of(fact)
         # A month has a line of its own.
         cost = estimate_tokens(f"- {line}\n") + (0 if month in months else _MONTH_TOKENS)
         if cost <= tokens_left:
@@ -153,19 +153,19 @@ def _choose(facts: Sequence[StandingFact]) -> list[tuple[StandingFact, str]]:
 
 
 def normalized_statement(text: str) -> str:
-    """Returns the bare statement of a fact or of a message, by which two of the same statement are equal."""
+    """Returns the bare statement of a fact or of a message, which is equal for two that state the same."""
     return _without_prefix(text).strip(" .")
 
 
-def _line(fact: StandingFact) -> str:
-    """Returns the line of a fact: the first clause if that is standing by itself, else the sentence."""
+def _line_of(fact: StandingFact) -> str:
+    """Returns the line of a fact: the first clause if the clause alone states the fact, else the sentence."""
     text = _without_prefix(fact.text)
     clause = _CLAUSE.split(text, maxsplit=1)[0]
     is_enough = clause != text and is_standing(clause)
     return escape_tags((clause if is_enough else text)[:_MAX_CHARS].rstrip(" ."))
 
 
-def _month(fact: StandingFact) -> str:
+def _month_of(fact: StandingFact) -> str:
     return day_text(fact.at)[:_MONTH_CHARS]
 
 
@@ -174,16 +174,16 @@ def _without_prefix(text: str) -> str:
     return text.removeprefix(STATEMENT)
 
 
-def _standing_sentences_of(messages: Iterable[Message]) -> Iterator[tuple[Message, str]]:
-    """Yields such sentences of a user's messages, those of the oldest message first, each with its message."""
+def _find_sentences(messages: Iterable[Message]) -> Iterator[tuple[Message, str]]:
+    """Yields the sentences of a user's messages that state standing facts, the oldest message first."""
     # An import may bring old messages after new ones.
     for message in sorted(messages, key=lambda each: each.at):
         if message.role == "user":
-            for sentence in _standing_sentences(message.text):
+            for sentence in _find_sentences_in(message.text):
                 yield message, sentence
 
 
-def _standing_sentences(text: str) -> Iterator[str]:
+def _find_sentences_in(text: str) -> Iterator[str]:
     """Yields the sentences of a text that state something that always holds."""
     for sentence in _SENTENCE.split(text):
         sentence = " ".join(sentence.split())
@@ -194,23 +194,23 @@ def _standing_sentences(text: str) -> Iterator[str]:
 
 
 def _stated_before_question(sentence: str) -> str:
-    """Returns what a question states before it asks: "I'm vegan, what can I cook?"; "": nothing.
+    """Returns the clause of a question that states something before it asks: "I'm vegan, what can I cook?".
 
-    Only its first clause can: no condition stands before it. In languages that have the verb at the end, the clause's
-    end must not make it a condition, a question or a topic. A rest without words of its own ("do I?") asks whether that
-    is so.
+    Returns "" if the question states nothing. Only its first clause can state something, since a later clause may hang
+    on a condition. In languages with the verb at the end, the end of the first clause may make it a condition, a
+    question or a topic: then it states nothing. Nor does it if the rest has no words of its own: "I like fish, do I?"
     """
-    stated, *asked = _CLAUSE.split(sentence, maxsplit=1)
-    if not asked or not recognising_words(asked[0]) or _table().conditions.search(stated):
+    first_clause, *rest = _CLAUSE.split(sentence, maxsplit=1)
+    if not rest or not recognising_words(rest[0]) or _table().conditions.search(first_clause):
         return ""
-    states = is_standing if _VERB_LAST_SCRIPT.search(stated) else _begins_standing
-    return stated if states(stated) else ""
+    states_fact = is_standing if _VERB_LAST_SCRIPT.search(first_clause) else _begins_standing
+    return first_clause if states_fact(first_clause) else ""
 
 
 class _Statement(NamedTuple):
-    """A sentence in the form in which it is compared with all others. It is made once for each."""
+    """A sentence in the form in which sentences are compared."""
 
-    # Without those for how the statement holds.
+    # The words of the sentence, without the words for how the statement holds.
     words: frozenset[str]
     # It states something of which a person has only one.
     is_single_valued: bool
@@ -218,14 +218,15 @@ class _Statement(NamedTuple):
     @classmethod
     def of(cls, sentence: str) -> _Statement:
         table = _table()
-        single_valued = table.single_valued.search(sentence) is not None
-        return cls(recognising_words(sentence) - table.adverbs, single_valued)
+        is_single_valued = table.single_valued.search(sentence) is not None
+        return cls(recognising_words(sentence) - table.adverbs, is_single_valued)
 
     @property
     def is_empty(self) -> bool:
         """The sentence states nothing by itself.
 
-        So does "I never do.", and the rest of a sentence that an abbreviation has cut ("Call me Al P. from now on.").
+        Examples are "I never do.", and what follows an abbreviation that has cut a sentence ("Call me Al P. from now
+        on.").
         """
         return not (self.words or self.is_single_valued)
 
@@ -256,19 +257,25 @@ class _Table(NamedTuple):
 
 @cache
 def _table() -> _Table:
-    found: dict[str, list[str]] = {}
+    texts_by_key: dict[str, list[str]] = {}
     for line in _TABLE_FILE.read_text("utf-8").splitlines():
         if not line.startswith("#"):
-            language, text = line.split(maxsplit=1)
-            found.setdefault(language, []).append(text)
-    adverbs, conditions = recognising_words(" ".join(found.pop(_ADVERBS))), _compile(found.pop(_CONDITIONS))
-    # What all alternatives of a pattern begin with is looked for once at each character. A sentence that states nothing
-    # takes a fifth of the time that it takes with a pattern for each language.
-    ways: dict[str, list[str]] = {}
-    for text in chain.from_iterable(found.values()):
+            key, text = line.split(maxsplit=1)
+            texts_by_key.setdefault(key, []).append(text)
+    adverbs = recognising_words(" ".join(texts_by_key.pop(_ADVERBS)))
+    conditions = _compile(texts_by_key.pop(_CONDITIONS))
+    # The texts with one beginning are one pattern, so that the beginning is looked for once at each character. For a
+    # sentence that states nothing, this takes a fifth of the time that a pattern for each language takes.
+    texts_by_beginning: dict[str, list[str]] = {}
+    for text in chain.from_iterable(texts_by_key.values()):
         beginning = next(filter(text.startswith, _BEGINNINGS), "")
-        ways.setdefault(beginning, []).append(text)
-    return _Table([*map(_compile, ways.values())], _compile(found[_SINGLE_VALUE_KEY]), adverbs, conditions)
+        texts_by_beginning.setdefault(beginning, []).append(text)
+    return _Table(
+        patterns=[*map(_compile, texts_by_beginning.values())],
+        single_valued=_compile(texts_by_key[_SINGLE_VALUE_KEY]),
+        adverbs=adverbs,
+        conditions=conditions,
+    )
 
 
 def _compile(patterns: Iterable[str]) -> re.Pattern[str]:
