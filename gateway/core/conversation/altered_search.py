@@ -29,16 +29,16 @@ class AlteredSearch:
     """
 
     def __init__(self, tree: Tree, query: Query, match: Match) -> None:
-        """Begins. match: the last reply that came back word for word."""
+        """Prepares the search after a match. match: the last reply that came back word for word."""
         self._tree = tree
         self._query = query
         self._match_point = match.match_point
         # The index of the first message after that reply.
         self._start = match.last + 1
-        # How many of the messages from there on are a user's, by the number of messages.
-        rest = query.listing.atoms[self._start :]
-        self._user_counts = [*accumulate(map(is_user, rest), initial=0)]
-        self._candidates = [each for each in self._after_match_point() if tree.may_change(each)]
+        # At index n: how many of the first n messages after that reply are a user's.
+        messages_after = query.listing.atoms[self._start :]
+        self._user_counts = [*accumulate(map(is_user, messages_after), initial=0)]
+        self._candidates = [each for each in self._find_after_match_point() if tree.may_change(each)]
 
     def run(self) -> Match | None:
         """Returns the match of the last altered reply in the list; None: no altered reply follows the match point."""
@@ -62,9 +62,10 @@ class AlteredSearch:
         return self._find_greeting()
 
     def _find_greeting(self) -> Match | None:
-        """Returns the match of a greeting that nobody asked for, with which a list begins as far as it was heard.
+        """Returns the match of a greeting, as far as it was heard, with which a list begins; None: there is none.
 
-        Of one that is off the record or forgotten no words are known: it is found where no other is.
+        A greeting is a reply without a question. The words of a greeting that is off the record or forgotten are not
+        known, so it is the match only if no other greeting is.
         """
         listing, tree = self._query.listing, self._tree
         end = next((i for i in range(len(listing)) if listing.role(i) != "assistant"), len(listing))
@@ -77,28 +78,29 @@ class AlteredSearch:
         ]
         tree.group_for_loading(greetings)
         heard = heard_letters("".join(map(listing.text, range(end))))
-        cut = [
+        possible = [
             each
             for each in greetings
             if is_tombstone(each)
             or is_beginning(heard, letters_of(text_of(tree.content(each).shown_reply or {})))
         ]
-        if not cut:
+        if not possible:
             return None
         greeting = max(
-            cut, key=lambda each: (not is_tombstone(each), tree.touched_at(each), each.begun, each.id)
+            possible, key=lambda each: (not is_tombstone(each), tree.touched_at(each), each.begun, each.id)
         )
         return Match(greeting, 0, end - 1, AlteredReply((0, 0), (0, end)))
 
     def _find_reply(self, begin: int, end: int, letters: Mapping[int, str]) -> Exchange | None:
-        """Returns the exchange with the reply that a run of assistant messages is.
+        """Returns the exchange whose reply came back as a run of assistant messages; None: there is none.
 
         letters: of the stored replies, by the ids of their exchanges.
         """
         tree, listing = self._tree, self._query.listing
         inputs = tuple(listing.atoms[self._start : begin])
         reply = "".join(listing.text(i) for i in range(begin, end))
-        heard, is_long = heard_letters(reply), len(without_space(reply)) >= LONG_REPLY
+        heard = heard_letters(reply)
+        is_long = len(without_space(reply)) >= LONG_REPLY
         asked_candidates = [candidate for candidate in self._candidates if self._was_asked(candidate, inputs)]
         similar = [
             candidate
@@ -113,21 +115,23 @@ class AlteredSearch:
         similar_ids = {candidate.id for candidate in similar}
         # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
         # is long or if the question is akin.
-        meant = [candidate for candidate in asked_candidates if candidate.id in similar_ids]
-        if not meant:
-            meant = [candidate for candidate in asked_candidates if self._may_be_meant(candidate)] or [
-                candidate
-                for candidate in similar
-                if self._may_be_meant(candidate)
-                and (is_long or has_akin_question(tree, candidate, listing, begin - 1))
-                and not has_question_within(tree, candidate, listing, begin)
-            ]
-            if len({candidate.inputs[:1] for candidate in meant}) > 1:
+        best_candidates = [candidate for candidate in asked_candidates if candidate.id in similar_ids]
+        if not best_candidates:
+            best_candidates = [candidate for candidate in asked_candidates if self._may_be_meant(candidate)]
+            if not best_candidates:
+                best_candidates = [
+                    candidate
+                    for candidate in similar
+                    if self._may_be_meant(candidate)
+                    and (is_long or has_akin_question(tree, candidate, listing, begin - 1))
+                    and not has_question_within(tree, candidate, listing, begin)
+                ]
+            if len({candidate.inputs[:1] for candidate in best_candidates}) > 1:
                 return None
         return max(
-            meant,
+            best_candidates,
             key=lambda candidate: (
-                self._agreement(candidate, inputs),
+                self._rate_agreement(candidate, inputs),
                 tree.touched_at(candidate),
                 candidate.begun,
                 candidate.id,
@@ -136,9 +140,10 @@ class AlteredSearch:
         )
 
     def _find_prefilled(self, begin: int, end: int) -> Exchange | None:
-        """Returns the exchange of which a run of assistant messages is the reply, with its first words from the input.
+        """Returns the exchange whose reply came back together with the first words that its request gave; None: none.
 
-        An application may end its list with the first words of the reply, and put both into one message.
+        An application may end its list with the first words of the reply, and later put these words and the reply into
+        one message.
         """
         tree, listing = self._tree, self._query.listing
         inputs = tuple(listing.atoms[self._start : begin])
@@ -161,14 +166,14 @@ class AlteredSearch:
         )
 
     def _is_prefilled_reply(self, exchange: Exchange, heard: str) -> bool:
-        """Returns whether letters are those of a reply and its first words, and not of these words alone."""
+        """Returns whether the letters that were heard are of a reply with its first words, and not of these alone."""
         content = self._tree.content(exchange)
         prefill = letters_of("".join(map(text_of, (content.messages or [])[-count_prefill(exchange) :])))
         if len(heard) <= len(prefill):
             return False
         reply = letters_of(text_of(content.shown_reply or {}))
         is_fresh = self._may_be_meant(exchange)
-        # A reply that came back so before has these words already.
+        # If the reply came back in this form before, it has its first words already.
         return any(
             heard == whole
             or (is_fresh and is_beginning(heard, whole))
@@ -186,11 +191,11 @@ class AlteredSearch:
         has_addition = any(not child.inputs for child in self._tree.children(exchange))
         return bool(stored) and has_addition and heard.startswith(stored)
 
-    def _after_match_point(self) -> list[Exchange]:
-        """Returns the exchanges after the match point, or all without one, that have a reply or a part of one.
+    def _find_after_match_point(self) -> list[Exchange]:
+        """Returns the exchanges after the match point that have a reply, or a part of a reply.
 
-        Requests that were cancelled one after the other hang below each other, so the search goes on below each
-        exchange that no later turn continued.
+        Without a match point these are all such exchanges. If requests were cancelled one after the other, each follows
+        the one before, so the search goes on below each exchange that no later turn continued.
         """
         tree = self._tree
         if self._match_point is None:
@@ -210,13 +215,16 @@ class AlteredSearch:
         ]
 
     def _may_be_meant(self, exchange: Exchange) -> bool:
-        # Without an id and without a match point, only a conversation from within the idle time is continued.
+        """Returns whether a list may go on from an exchange without the words that prove it.
+
+        Without an id and without a match point, only an exchange from within the idle time may be meant.
+        """
         query = self._query
         is_known = query.is_named or self._match_point is not None
         return is_known or query.now - self._tree.turn_end(exchange) <= query.idle_s
 
     def _letters_of_replies(self) -> dict[int, str]:
-        """Returns id -> the letters of a reply. They are made once, since each is compared with many messages."""
+        """Returns the letters of the candidates' replies, by the ids of the exchanges."""
         tree = self._tree
         # The question of each turn is compared next (`has_akin_question`).
         tree.group_for_loading([*self._candidates, *map(tree.turn_start, self._candidates)])
@@ -226,45 +234,51 @@ class AlteredSearch:
         return {id: letters_of(text_of(reply)) for id, reply in replies.items() if reply is not None}
 
     def _was_asked(self, candidate: Exchange, inputs: Inputs) -> bool:
-        """Returns whether the messages before a reply are those that a candidate brought, or end like them.
+        """Returns whether the messages before a reply are the candidate's inputs, or end like them.
 
-        Without a match point the results of tools are no evidence, because many exchanges have the same ones. Where
-        more user messages precede them than the path has, the same words came once more in a turn that is not stored.
+        Without a match point, results of tools are no evidence, because many exchanges have the same results. If more
+        user messages come before the inputs than the path has, the same words came again in a turn that is not stored.
+
+        inputs: the messages between the match point and the reply.
         """
         for exchange in (candidate, self._tree.turn_start(candidate)):
-            stored = exchange.inputs
-            if self._match_point is None and not any(map(is_user, stored)):
+            own_inputs = exchange.inputs
+            if self._match_point is None and not any(map(is_user, own_inputs)):
                 continue
-            if stored[-len(inputs) :] == inputs:
+            if own_inputs[-len(inputs) :] == inputs:
                 return True
-            if stored and inputs[-len(stored) :] == stored:
-                listed = self._user_counts[len(inputs) - len(stored)]
-                return listed <= sum(map(is_user, self._inputs_before(exchange)))
+            if own_inputs and inputs[-len(own_inputs) :] == own_inputs:
+                listed_before = self._user_counts[len(inputs) - len(own_inputs)]
+                return listed_before <= sum(map(is_user, self._inputs_before(exchange)))
         return False
 
     def _inputs_before(self, exchange: Exchange) -> Iterator[tuple[Atom, ...]]:
-        """Yields the messages that the exchanges between the match point and this one brought."""
+        """Yields the inputs of the exchanges between the match point and an exchange."""
         match_point, ancestor = self._match_point, self._tree.parent(exchange)
         while ancestor is not None and (match_point is None or ancestor.id != match_point.id):
             yield from ancestor.inputs
             ancestor = self._tree.parent(ancestor)
 
-    def _agreement(self, candidate: Exchange, inputs: Inputs) -> tuple[int, bool]:
-        """Returns how well the path from the match point to a candidate agrees with the list, and whether as a whole.
+    def _rate_agreement(self, candidate: Exchange, inputs: Inputs) -> tuple[int, bool]:
+        """Returns how well the path from the match point to a candidate agrees with the list, and whether it is equal.
 
         The number counts the exchanges that agree one after the other, minus those that only the path or the list has.
         """
-        match_point, agree, over, end = self._match_point, 0, 0, len(inputs)
+        match_point = self._match_point
+        agreeing = only_on_path = 0
+        # The end of the messages that were not compared yet.
+        end = len(inputs)
         exchange: Exchange | None = candidate
         while exchange is not None and (end if match_point is None else exchange.id != match_point.id):
             start = end - len(exchange.inputs)
-            if start >= 0 and inputs[start:end] == exchange.inputs and not over:
-                agree, end = agree + 1, start
+            if start >= 0 and inputs[start:end] == exchange.inputs and not only_on_path:
+                agreeing += 1
+                end = start
                 # The replies between the questions are skipped, whatever their form.
                 while end and (not inputs[end - 1] or is_assistant(inputs[end - 1])):
                     end -= 1
             else:
-                over += 1
+                only_on_path += 1
             exchange = self._tree.parent(exchange)
-        left = self._user_counts[end]
-        return agree - over - left, exchange is None and not left
+        only_in_list = self._user_counts[end]
+        return agreeing - only_on_path - only_in_list, exchange is None and not only_in_list

@@ -14,46 +14,49 @@ from gateway.core.conversation.turn_replies import ListSpan, TurnReplies, turn_r
 from gateway.core.subsequence import LCS_ATOMS, lcs
 from storage.records import Atom, Exchange
 
-# Bounds of the search; no measurement. Turns before one in which the same reply is looked for.
+# The most earlier turns of the list in which the same reply is looked for; no measurement.
 _MAX_TURNS = 8
-# Places in the list, or in the tree, at which a reply is compared path by path.
+# The most positions in the list, or exchanges of the tree, for which a reply is compared path by path; no measurement.
 _MAX_PLACES = 8
 
 
 class _Turns:
-    """The turns of a list. Each is read when it is needed first."""
+    """The turns of a list. A turn is read when it is first asked for."""
 
     def __init__(self, listing: HashedList) -> None:
         self._listing = listing
         self._ranges = turn_ranges(listing)
-        self._read: dict[int, TurnReplies] = {}
+        self._replies: dict[int, TurnReplies] = {}
         self.flat = listing.flat(len(listing))
 
     def __len__(self) -> int:
         return len(self._ranges)
 
     def __getitem__(self, number: int) -> TurnReplies:
-        if number not in self._read:
-            self._read[number] = TurnReplies(self._listing, self._ranges[number])
-        return self._read[number]
+        if number not in self._replies:
+            self._replies[number] = TurnReplies(self._listing, self._ranges[number])
+        return self._replies[number]
 
-    def has_better(self, number: int, exchange: Exchange, path: Sequence[Atom], likeness: int) -> bool:
-        """Returns whether a reply in this turn is in an earlier one too, where its path fits better.
+    def fits_earlier_turn(self, number: int, exchange: Exchange, path: Sequence[Atom], likeness: int) -> bool:
+        """Returns whether the reply of an exchange is in an earlier turn too, where its path fits better.
 
-        A client may cut two replies to the same words; the second turn must not be taken for the first one.
+        A client may cut two replies to the same words: the second turn must not be taken for the first one.
+
+        number: of the turn in which the reply was found.
+        likeness: how near the list up to that turn is to the path.
         """
         reply = exchange.reply or ()
         turns_before = range(max(0, number - _MAX_TURNS), number)
         ends = [span[1] for turn in turns_before for span in [self[turn].find(reply)] if span]
         first = min((i for turn in turns_before for i in self._ranges[turn][:1]), default=0)
-        # Further back only a reply in one message is recognised, where the list is about as long as the path.
+        # In older turns only a reply in one message is recognised, and where the list is about as long as the path.
         older = [i for i in range(first) if self._listing.atoms[i] == reply]
         ends += sorted(older, key=lambda i: abs(self._listing.before[i + 1] - len(path)))[:_MAX_PLACES]
         return any(_likeness(self.flat[: self._listing.before[end + 1]], path) > likeness for end in ends)
 
 
 def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
-    """Returns how near a list is to the end of a path: 0 where they are equal, else a number below 0.
+    """Returns how near a list is to the end of a path: 0 if they are equal, else a number below 0.
 
     The number is minus the count of atoms that only the list or only the path has. Atoms that the path has before the
     first common atom do not count, because the client may have trimmed them.
@@ -64,7 +67,7 @@ def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
     return 2 * len(pairs) - len(listed) - len(path) + first
 
 
-def _common_end(tree: Tree, exchange: Exchange, listed: Sequence[Atom]) -> int:
+def _count_common_end(tree: Tree, exchange: Exchange, listed: Sequence[Atom]) -> int:
     """Returns how many atoms at the end of the list and of the path to the exchange are the same, up to `LCS_ATOMS`."""
     count = 0
     ancestor: Exchange | None = exchange
@@ -82,12 +85,13 @@ class _Rank(NamedTuple):
     """The fit of a stored exchange as the last stored reply in a list. The greater of two ranks fits better."""
 
     likeness: int
-    # Its path is the whole list; such an exchange is preferred to one with a path that only ends like the list.
+    # The path of the exchange is the whole list.
     is_whole: bool
-    # Its path is whole, and the next message of the list was asked after it before, or nothing follows it
-    # yet. Among equals the newest exchange is taken, as on the fast path. A list without its beginning is no
-    # sign that the client went back: "go on", "Ok." and "why?" may follow each other twice.
+    # `is_whole`, and either the next message of the list has followed the exchange before, or nothing follows it yet.
+    # Only for a whole path: "go on", "Ok." and "why?" may follow each other twice, so the next message of a list
+    # without its beginning does not show that the client went back.
     goes_on: bool
+    # Of equal exchanges the newest is taken, as on the fast path.
     begun: float
     id: int
 
@@ -124,7 +128,7 @@ class ExactSearch:
         self._tree = tree
         self._query = query
         self._shared = shared
-        # By the first atom of the reply: the atom of its text, if it has a text.
+        # The exchanges by the first atom of their replies: the atom of the text, if the reply has a text.
         self._by_first_atom: dict[Atom, list[Exchange]] = {}
         for exchange in tree:
             if exchange.reply:
@@ -135,24 +139,25 @@ class ExactSearch:
         """Tries the turns of the list, the last one first, until a stored reply is evident."""
         if not self._by_first_atom:
             return Match()
-        for number, occurrences in self._occurrences():
+        for number, occurrences in self._find_occurrences():
             ranked = self._rank_occurrences(number, occurrences)
             if not ranked:
                 continue
             best = ranked[-1]
             likeness = best.rank.likeness
-            # Without an id no other path may be as near; with an id it is enough that nothing speaks against the best.
+            # Without an id, the best path has to be nearer than all others. With an id, nothing must speak against it.
             is_alone = len(ranked) == 1 or ranked[-2].rank.likeness < likeness or likeness == 0
-            if likeness < 0 and self._is_without_name(number, best.span):
+            if likeness < 0 and self._answered_unnamed(number, best.span):
                 continue
             if (self._query.is_named or is_alone) and self._is_evident(best):
                 return Match(best.exchange, *best.span)
         return Match()
 
-    def _is_without_name(self, number: int, span: ListSpan) -> bool:
-        """Returns whether a reply answered the very list before it, and comes back under a name for the first time.
+    def _answered_unnamed(self, number: int, span: ListSpan) -> bool:
+        """Returns whether a reply of this turn, without its name, answered exactly the list before it.
 
-        It is found as an altered one; what is found by the name is the same reply in another conversation.
+        It comes back under a name for the first time, and is found as an altered reply. A stored reply that has the
+        name is the same reply in another conversation.
         """
         listed = self._turns.flat[: self._query.listing.before[span[0]]]
         without_name = (
@@ -164,15 +169,15 @@ class ExactSearch:
             self._tree.atoms(exchange)[: -len(exchange.reply or ())] == listed for exchange in without_name
         )
 
-    def _occurrences(self) -> Iterator[tuple[int, list[_Occurrence]]]:
-        """Yields the number of a turn, and the stored replies that end at the same message of it; the last end first.
+    def _find_occurrences(self) -> Iterator[tuple[int, list[_Occurrence]]]:
+        """Yields the number of a turn, with the stored replies that end at one of its messages; the last end first.
 
-        A turn has several ends where the assistant spoke once more into a silence. The last one of each turn is yielded
-        in any case, and `_MAX_PLACES` of the others.
+        A turn has several ends if the assistant spoke once more into a silence. The last end of each turn is yielded in
+        any case, and at most `_MAX_PLACES` of the other ends.
         """
-        turn_count, other_ends = 0, 0
+        turn_count = other_ends = 0
         for number in range(len(self._turns) - 1, -1, -1):
-            occurrences = self._occurrences_in(self._turns[number])
+            occurrences = self._find_occurrences_in(self._turns[number])
             if not occurrences:
                 continue
             ends = sorted({each.end for each in occurrences}, reverse=True)[: 1 + _MAX_PLACES - other_ends]
@@ -183,8 +188,8 @@ class ExactSearch:
             if turn_count == _MAX_PLACES:
                 return
 
-    def _occurrences_in(self, turn: TurnReplies) -> list[_Occurrence]:
-        """Returns the stored replies in a turn, but for those that may be an opening's own messages."""
+    def _find_occurrences_in(self, turn: TurnReplies) -> list[_Occurrence]:
+        """Returns the stored replies in a turn, without those that may be messages of an opening."""
         exchanges = (
             exchange for atom in turn.first_atoms() for exchange in self._by_first_atom.get(atom, ())
         )
@@ -200,26 +205,27 @@ class ExactSearch:
         tree, listing = self._tree, self._query.listing
         end = occurrences[0].end
         listed = self._turns.flat[: listing.before[end + 1]]
-        next_atoms = listing.atoms[end + 1 : end + 2]  # of the next message, if there is one
+        # The atoms of the next message, in a list; [] at the end.
+        next_atoms = listing.atoms[end + 1 : end + 2]
         ranked: list[_Candidate] = []
-        for span, exchange in self._nearest(occurrences, listed):
+        for span, exchange in self._choose_nearest(occurrences, listed):
             path, children = tree.atoms(exchange), tree.children(exchange)
             is_whole = path == listed
             likeness = 0 if is_whole else _likeness(listed, path)
-            # Below 0 list and path differ, so the words of the reply may belong to an earlier turn.
-            if likeness < 0 and self._turns.has_better(number, exchange, path, likeness):
+            # If list and path differ, the words of the reply may belong to an earlier turn.
+            if likeness < 0 and self._turns.fits_earlier_turn(number, exchange, path, likeness):
                 continue
             goes_on = is_whole and (
                 not children or any(list(child.inputs[:1]) == next_atoms for child in children)
             )
-            rank = _Rank(likeness, is_whole, goes_on, exchange.begun, exchange.id)
+            rank = _Rank(likeness, is_whole, goes_on, begun=exchange.begun, id=exchange.id)
             ranked.append(_Candidate(rank, exchange, span, tree.elements(exchange)))
         return sorted(ranked, key=lambda candidate: candidate.rank)
 
-    def _nearest(self, occurrences: list[_Occurrence], listed: Sequence[Atom]) -> list[_Occurrence]:
-        """Returns at most `_MAX_PLACES` of some occurrences with the same end: there may be hundreds of "Yes.".
+    def _choose_nearest(self, occurrences: list[_Occurrence], listed: Sequence[Atom]) -> list[_Occurrence]:
+        """Returns the `_MAX_PLACES` occurrences that are nearest to the list. All of them have the same end.
 
-        These are compared path by path, which is dear.
+        They are compared path by path, which costs time, and there may be hundreds of replies "Yes.".
         """
         if len(occurrences) <= _MAX_PLACES:
             return occurrences
@@ -229,7 +235,7 @@ class ExactSearch:
             exchange = occurrence.exchange
             return (
                 exchange.path_hash == listed_path_hash,
-                _common_end(self._tree, exchange, listed),
+                _count_common_end(self._tree, exchange, listed),
                 exchange.begun,
                 exchange.id,
             )
@@ -239,9 +245,9 @@ class ExactSearch:
     def _is_evident(self, best: _Candidate) -> bool:
         """Returns whether a reply is the stored one, and not another with the same words.
 
-        A long reply is evidence enough, and so is a path that is the whole list; for a short one the question has to
+        A long reply is evidence enough, and so is a path that is the whole list. For a short reply the question has to
         agree too, and the beginning of the list must not lead elsewhere. In a named conversation it is enough that the
-        question is akin, because no other paths can be confused with this one.
+        question is akin, because only paths of this conversation come into question.
         """
         tree, listing, exchange = self._tree, self._query.listing, best.exchange
         if best.rank.is_whole:
@@ -252,26 +258,29 @@ class ExactSearch:
             return False
         if exchange.size >= LONG_REPLY:
             return True
-        if best.rank.likeness < 0 and self._is_elsewhere(best):
+        if best.rank.likeness < 0 and self._leads_elsewhere(best):
             return False
         last_question = [i for i in range(best.span[0]) if is_question(listing.atoms[i])][-1:]
         if any(listing.atoms[i][0] in _answered_atoms(best.elements) for i in last_question):
             return True
         if not self._query.is_named:
             return False
-        # Replies that are tried after this one may need contents as well, so all that they compare is loaded at once.
+        # If this reply is not evident, others are tried. The contents that all of them compare are loaded at once.
         tree.group_for_loading(
-            tree.turn_start(other.exchange) for _, occurrences in self._occurrences() for other in occurrences
+            tree.turn_start(other.exchange)
+            for _, occurrences in self._find_occurrences()
+            for other in occurrences
         )
         return all(has_akin_question(tree, exchange, listing, i) for i in last_question)
 
     def _has_reply_within(self, best: _Candidate) -> bool:
-        """Returns whether the list has a stored reply among the messages that this one answers.
+        """Returns whether the list has a stored reply among the messages that the best candidate answers.
 
-        They were sent while that reply was still spoken, and the list goes on from it (LiveKit, where the user types).
+        The later messages were sent while that reply was still spoken, and the list goes on from it (LiveKit, if the
+        user types).
         """
         atoms, exchange = self._query.listing.atoms, best.exchange
-        for _, occurrences in self._occurrences():
+        for _, occurrences in self._find_occurrences():
             for span, other in occurrences:
                 count = len(other.inputs)
                 is_beginning = (
@@ -283,23 +292,24 @@ class ExactSearch:
                     return True
         return False
 
-    def _is_elsewhere(self, best: _Candidate) -> bool:
-        """Returns whether a beginning of the list is word for word the path of an exchange that is not above this."""
-        listing, above = self._query.listing, {element.exchange.path_hash for element in best.elements}
-        for _, occurrences in self._occurrences():
+    def _leads_elsewhere(self, best: _Candidate) -> bool:
+        """Returns whether the list begins word for word with the path of an exchange that is not on the best path."""
+        listing = self._query.listing
+        own_path_hashes = {element.exchange.path_hash for element in best.elements}
+        for _, occurrences in self._find_occurrences():
             before = [each for each in occurrences if each.end < best.span[0]]
-            paths = {
+            listed_path_hashes = {
                 each.exchange.path_hash
                 for each in before
                 if each.exchange.path_hash == listing.hash_path(each.end + 1)
             }
-            if paths:
-                return not paths & above
+            if listed_path_hashes:
+                return not listed_path_hashes & own_path_hashes
         return False
 
 
 def _answered_atoms(elements: Sequence[PathElement]) -> list[Atom]:
-    """Returns what the last reply of a path answered: the message before it, and the user's."""
+    """Returns the first atoms of what the last reply of a path answered: the message before it, and the user's."""
     before = [atom for element in elements[-2::-1] for atom in element.atoms if atom[:1] in b"ut"]
     asked = [atom for element in reversed(elements) for atom in element.atoms if atom[:1] == b"u"]
     return before[:1] + asked[:1]

@@ -1,7 +1,7 @@
-"""Append mode: finding where a list goes on that has new messages alone.
+"""Append mode: finds the stored path that a list of new messages continues.
 
-The path touched last comes before them, then the messages of sends that were cancelled. At the head of the list the
-client may report how much of a reply was heard. Rule 13 of docs/conversations.md.
+It is the path that was touched last. Messages of cancelled sends come between the path and the list. The list may begin
+with a report of how much of a reply was heard. Rule 13 of docs/conversations.md.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.words import heard_letters, is_beginning, is_grown_transcript, letters_of
 from storage.records import Exchange, State
 
-# The most messages at the head that may report what was heard of a reply; no measurement.
-_MAX_RESENT = 8
+# The most messages at the beginning of a list that may report what was heard of a reply; no measurement.
+_MAX_REPORT = 8
 
 
 class RepeatedReply(Enum):
     """The stored reply that the assistant's messages at the beginning of a list repeat."""
 
-    # The reply of the last cancelled send. The messages are new, since none of that send is on the path.
+    # The reply of the last cancelled send. The assistant's messages are new, since nothing of that send is on the path.
     CUT = auto()
     # A reply that is among the pending messages.
     RESENT = auto()
     # The reply of the conversation's head.
     HEAD = auto()
-    # The reply of the turn before the head, so the user did not hear the head's.
+    # The reply of the turn before the head: the user did not hear the head's reply.
     ABOVE = auto()
-    # The reply of a cancelled send that came with the messages of the head, so the user did not hear the head's.
+    # The reply of a cancelled send whose messages came with the head's: the user did not hear the head's reply.
     WITHIN = auto()
     # Perhaps a reply that was off the record: its words are not stored, so they cannot be compared.
     OFF = auto()
@@ -46,20 +46,20 @@ HEARD = (RepeatedReply.HEAD, RepeatedReply.ABOVE)
 class PathHead(Struct, frozen=True):
     """The end of the stored path from which a list of new messages goes on, in append mode."""
 
-    # The last exchange of that path; None in a new conversation.
+    # The last exchange of that path; None: the conversation is new.
     exchange: Exchange | None
     # Messages of cancelled sends, or of a turn that is asked once more. They come between the path and the list.
     pending: Sequence[WireMessage]
-    # How many messages at the beginning of the list are not new.
-    leading: int
-    # The reply that these messages repeat.
+    # How many messages at the beginning of the list repeat a reply, and so are not new.
+    repeated_count: int
+    # The reply that these messages repeat; None: none.
     repeated: RepeatedReply | None
 
 
 def find_head(tree: Tree, query: Query, match: Match) -> PathHead | None:
-    """Returns the head from which a list goes on in append mode; None where the list repeats stored messages.
+    """Returns the head from which a list goes on in append mode.
 
-    Such a list is matched instead. The head is the exchange that was touched last; its path comes before the list.
+    Returns None if the list repeats stored messages, so that it has to be matched as any other list.
     """
     head = _touched_last(tree)
     if _is_own_text(tree, query.listing, match, head):
@@ -68,23 +68,23 @@ def find_head(tree: Tree, query: Query, match: Match) -> PathHead | None:
 
 
 def _is_own_text(tree: Tree, listing: HashedList, match: Match, head: Exchange | None) -> bool:
-    """Returns whether a list begins with words of the application's that an old reply has too, such as a greeting.
+    """Returns whether the match is only the application's own text, such as a greeting, which an old reply has too.
 
-    The conversation went on after that reply, and no user message stands before these words.
+    It is if no user message stands before the text, and the conversation went on after the old reply.
     """
     match_point = match.match_point
     if match_point is None or match_point is head or has_calls(match_point.reply):
         return False
-    return match.last < _count_leading(listing) and tree.is_continued(match_point)
+    return match.last < _count_first_replies(listing) and tree.is_continued(match_point)
 
 
-def _count_leading(listing: HashedList) -> int:
-    """Returns how many messages of the assistant stand in front of those that are new."""
+def _count_first_replies(listing: HashedList) -> int:
+    """Returns how many messages of the assistant stand at the beginning of a list."""
     return next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
 
 
 class _HeadSearch:
-    """Finds what the messages at the beginning of a list repeat, and where the path ends that comes before it."""
+    """Finds the reply that the beginning of a list repeats, and the end of the path that the list continues."""
 
     def __init__(self, tree: Tree, query: Query, match: Match, head: Exchange | None) -> None:
         self._tree = tree
@@ -96,106 +96,115 @@ class _HeadSearch:
         self._above = None
         if self._head is not None and not tree.continues_turn(self._head):
             self._above = tree.parent(self._head)
-        self._cut = self._cut_sends()
-        # The cancelled sends whose messages came with those of the head.
-        self._joined = self._find_joined()
-        compared = (self._head, self._above, *self._cut, *self._joined)
+        self._cut_sends = self._find_cut_sends()
+        self._joined_sends = self._find_joined_sends()
+        compared = (self._head, self._above, *self._cut_sends, *self._joined_sends)
         tree.group_for_loading(exchange for exchange in compared if exchange is not None)
-        self._pending = self._pending_messages()
+        self._pending = self._find_pending()
 
     def run(self) -> PathHead | None:
         head, listing, pending = self._head, self._listing, self._pending
-        repeated, leading = self._repeated_reply()
+        repeated, report_count = self._find_repeated_reply()
         if repeated is RepeatedReply.CUT:
-            leading = 0
-        new = listing.messages[leading:]
+            report_count = 0
+        new = listing.messages[report_count:]
         is_unheard = repeated in (RepeatedReply.ABOVE, RepeatedReply.WITHIN)
-        if head is not None and (is_unheard or self._asks_again(new, repeated, leading)):
+        if head is not None and (is_unheard or self._asks_again(new, repeated, report_count)):
             # The head's messages come with the next ones, as a sibling.
             pending = [*self._head_messages(), *pending]
             head = self._tree.parent(head)
         if repeated is RepeatedReply.WITHIN:
             repeated = RepeatedReply.RESENT
         if repeated is RepeatedReply.RESENT:
-            resent_index = self._place_resent(pending, leading)
-            assert resent_index is not None  # `pending` has the reply by which `repeated` was found
-            pending = [*pending[:resent_index], *listing.messages[:leading], *pending[resent_index + 1 :]]
-        count = self._count_repeated(new, pending)
-        pending = pending[: len(pending) - count]
-        is_next = repeated is not None or count or self._match.match_point is None
-        return PathHead(head, pending, leading, repeated) if is_next else None
+            index = self._find_report(pending, report_count)
+            assert index is not None  # `pending` has the reply by which `repeated` was found
+            pending = [*pending[:index], *listing.messages[:report_count], *pending[index + 1 :]]
+        pending_again = self._count_repeated(new, pending)
+        pending = pending[: len(pending) - pending_again]
+        is_next = repeated is not None or pending_again or self._match.match_point is None
+        return PathHead(head, pending, report_count, repeated) if is_next else None
 
-    def _asks_again(self, new: Sequence[WireMessage], repeated: RepeatedReply | None, leading: int) -> bool:
-        """Returns whether the new messages bring those of the head once more, because its answer got lost."""
+    def _asks_again(
+        self, new: Sequence[WireMessage], repeated: RepeatedReply | None, report_count: int
+    ) -> bool:
+        """Returns whether the new messages are the messages of the head once more, because its answer got lost.
+
+        repeated, report_count: as `_find_repeated_reply` returns them.
+        """
         head, pending = self._head, self._pending
         if head is None or not new:
             return False
         if new[0].get("role") in RESULT_ROLES and not has_calls(head.reply):
-            # No call waits for a result, so it is one that the head has.
+            # No call waits for a result, so the head has this result already.
             return self._count_repeated(new, [*self._head_messages(), *pending]) > len(pending)
         if pending or not self._query.is_retry:
             return False
-        # What an SDK sends again has the very words; others that begin so are the next message.
+        # An SDK sends the same words again. A longer message that begins with them is the next message.
         is_same = self._count_repeated(new, self._head_messages(), may_grow=False) == len(new)
-        return is_same and (repeated is not RepeatedReply.HEAD or self._is_heard(self._above, leading))
+        return is_same and (repeated is not RepeatedReply.HEAD or self._is_heard(self._above, report_count))
 
-    def _repeated_reply(self) -> tuple[RepeatedReply | None, int]:
-        """Returns the reply that the head of the list repeats, and in how many messages; None: it repeats none.
+    def _find_repeated_reply(self) -> tuple[RepeatedReply | None, int]:
+        """Returns the reply that the beginning of the list repeats, and the number of messages that repeat it.
 
-        The application's own text, or a second reply, may follow it.
+        The application's own text, or a second reply, may follow these messages. (None, 0): it repeats no reply.
         """
         listing = self._listing
-        leading = _count_leading(listing)
-        if not leading:
+        reply_count = _count_first_replies(listing)
+        if not reply_count:
             return None, 0
         is_off = self._has_off_sibling()
-        for end in (leading, *range(min(leading - 1, _MAX_RESENT), 0, -1)):
-            is_resent = self._place_resent(self._pending, end) is not None
-            is_heads = self._is_heard(self._head, end, least=1)
-            # The last reply is tried first, since replies may begin alike: of a cancelled send no reply is on the path
-            # yet, and what a later send reported of one is pending. A request that is sent again repeats its report.
-            is_again = (is_resent or is_heads) and self._count_repeated(listing.messages[end:], self._pending)
-            if self._cut and not is_again and was_heard(self._tree, self._cut[-1], listing, 0, end, least=1):
-                return (RepeatedReply.OFF, leading) if is_off else (RepeatedReply.CUT, end)
-            if is_resent:
+        for end in (reply_count, *range(min(reply_count - 1, _MAX_REPORT), 0, -1)):
+            is_pending = self._find_report(self._pending, end) is not None
+            is_of_head = self._is_heard(self._head, end, least=1)
+            # Replies may begin alike, so the newest reply is tried first: that of the last cancelled send. But a
+            # request that is sent again repeats its report of an older reply, which is pending or the head's.
+            is_again = (is_pending or is_of_head) and self._count_repeated(
+                listing.messages[end:], self._pending
+            )
+            last_cut = self._cut_sends[-1] if self._cut_sends and not is_again else None
+            if last_cut is not None and was_heard(self._tree, last_cut, listing, 0, end, least=1):
+                return (RepeatedReply.OFF, reply_count) if is_off else (RepeatedReply.CUT, end)
+            if is_pending:
                 return RepeatedReply.RESENT, end
-            if is_heads:
+            if is_of_head:
                 return RepeatedReply.HEAD, end
             if self._is_heard(self._above, end):
                 return RepeatedReply.ABOVE, end
             if self._is_within_head(end):
                 return RepeatedReply.WITHIN, end
-        return (RepeatedReply.OFF, leading) if is_off else (None, 0)
+        return (RepeatedReply.OFF, reply_count) if is_off else (None, 0)
 
     def _count_repeated(
         self, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool = True
     ) -> int:
-        """Returns how many of the last messages before new ones come once more at their beginning.
+        """Returns how many of the last messages before the new ones come once more at the beginning of the new ones.
 
-        may_grow: the last of them may be a transcript that went on.
+        may_grow: the last of these messages may be a transcript that has grown.
         """
         counts = range(min(len(new), len(before)), 0, -1)
         return next((n for n in counts if self._repeats(new[:n], before[-n:], may_grow=may_grow)), 0)
 
     def _repeats(self, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool) -> bool:
-        """Returns whether messages are as many others once more; may_grow: or a transcript that went on."""
+        """Returns whether new messages are as many earlier ones once more. may_grow: as for `_count_repeated`."""
         hasher = self._listing.hasher
         pairs = [*zip(new, before, strict=True)]
-        # Words alone do not distinguish another picture, or the result of another call, from the same one.
+        # Two messages with the same words may have different pictures, or be results of different calls.
         if any(
             hasher.media_digest(a) != hasher.media_digest(b) or a.get("tool_call_id") != b.get("tool_call_id")
             for a, b in pairs
         ):
             return False
-        others = [(a, b) for a, b in pairs if hasher.atoms(a) != hasher.atoms(b)]
-        if not others or not may_grow:
-            return not others
-        (last, earlier), *_ = others
+        unequal_pairs = [(a, b) for a, b in pairs if hasher.atoms(a) != hasher.atoms(b)]
+        if not unequal_pairs or not may_grow:
+            return not unequal_pairs
+        (last, earlier), *_ = unequal_pairs
         is_user = last.get("role") == earlier.get("role") == "user"
-        return others == pairs[-1:] and is_user and is_grown_transcript(text_of(last), text_of(earlier))
+        return (
+            unequal_pairs == pairs[-1:] and is_user and is_grown_transcript(text_of(last), text_of(earlier))
+        )
 
     def _has_off_sibling(self) -> bool:
-        """Returns whether the list may repeat a reply that was off the record there, with unknown words."""
+        """Returns whether the list may repeat a reply that was off the record, so that its words are not known."""
         if self._match.match_point is not None and self._match.match_point.state is not State.OFF:
             return False
         siblings = [exchange for exchange in self._tree if exchange.parent is None]
@@ -203,73 +212,78 @@ class _HeadSearch:
             siblings = [*self._tree.children(self._head), *self._tree.siblings(self._head)]
         return any(exchange.state is State.OFF for exchange in siblings)
 
-    def _is_heard(self, exchange: Exchange | None, leading: int, least: int = 4) -> bool:
-        """Returns whether the first `leading` messages of the list are what was heard of the reply of an exchange.
+    def _is_heard(self, exchange: Exchange | None, count: int, least: int = 4) -> bool:
+        """Returns whether the first messages of the list are what was heard of the reply of an exchange.
 
-        least: letters, where they are not all of it.
+        count: the number of these messages.
+        least: the fewest letters that count as a part of a reply.
         """
-        if exchange is None or not leading or not exchange.reply or not self._tree.may_change(exchange):
+        if exchange is None or not count or not exchange.reply or not self._tree.may_change(exchange):
             return False
-        return was_heard(self._tree, exchange, self._listing, 0, leading, least)
+        return was_heard(self._tree, exchange, self._listing, 0, count, least)
 
-    def _is_within_head(self, leading: int) -> bool:
-        """Returns whether the first `leading` messages report a reply that the messages of the head report as well."""
-        if not any(was_heard(self._tree, each, self._listing, 0, leading) for each in self._joined):
+    def _is_within_head(self, count: int) -> bool:
+        """Returns whether the first messages report a reply that the messages of the head report as well.
+
+        count: the number of these messages.
+        """
+        if not any(was_heard(self._tree, send, self._listing, 0, count) for send in self._joined_sends):
             return False
-        return self._place_resent(self._head_messages(), leading) is not None
+        return self._find_report(self._head_messages(), count) is not None
 
     def _head_messages(self) -> Sequence[WireMessage]:
         """Returns the input messages of the head."""
         return () if self._head is None else self._tree.content(self._head).messages or ()
 
-    def _place_resent(self, messages: Sequence[WireMessage], leading: int) -> int | None:
-        """Returns where messages report a reply that the first `leading` messages of the list report again."""
-        heard = heard_letters("".join(map(self._listing.text, range(leading))))
-        places = (
+    def _find_report(self, messages: Sequence[WireMessage], count: int) -> int | None:
+        """Returns the index of the last message that reports a reply which the first messages of the list report again.
+
+        count: the number of these first messages.
+        """
+        heard = heard_letters("".join(map(self._listing.text, range(count))))
+        indices = (
             i
             for i, m in enumerate(messages)
             if m.get("role") == "assistant" and is_beginning(heard, letters_of(text_of(m)))
         )
-        return max(places, default=None)
+        return max(indices, default=None)
 
-    def _pending_messages(self) -> list[WireMessage]:
+    def _find_pending(self) -> list[WireMessage]:
         """Returns the messages of cancelled sends that come before those of the list."""
-        pending, listing = self._cancelled_messages(), self._listing
+        pending, listing = self._messages_of_cut_sends(), self._listing
         if len(listing) and all(listing.role(i) in RESULT_ROLES for i in range(len(listing))):
-            # Results follow their calls, so messages that the user sent meanwhile wait for the next ones.
+            # Results follow their calls, so messages that the user sent meanwhile wait for the next request.
             return [m for m in pending if m.get("role") in RESULT_ROLES]
         return pending
 
-    def _cut_sends(self) -> list[Exchange]:
+    def _find_cut_sends(self) -> list[Exchange]:
         """Returns the cancelled sends after the head, oldest first.
 
-        A user's may have waited for results of tools. One that repeated the question of the head is its sibling.
+        Among them are siblings of the head that repeated its question, and sends of the user that came while the head's
+        turn waited for results of tools.
         """
         tree, head = self._tree, self._head
-        after = (
-            tree.children(head)
-            if head is not None
-            else [exchange for exchange in tree if exchange.parent is None]
-        )
+        if head is None:
+            after_head = [exchange for exchange in tree if exchange.parent is None]
+        else:
+            after_head = [*tree.children(head)]
         if head is not None and not tree.continues_turn(head):
-            asked = len(head.inputs)
-            siblings = (exchange for exchange in tree.siblings(head) if exchange.begun > head.begun)
-            after += [exchange for exchange in siblings if exchange.inputs[:asked] == head.inputs]
-        while head is not None and tree.continues_turn(head):
-            head = tree.parent(head)
-            after += (
-                [exchange for exchange in tree.children(head) if not tree.continues_turn(exchange)]
-                if head is not None
-                else []
-            )
-        cut = [
+            question_length = len(head.inputs)
+            later_siblings = (exchange for exchange in tree.siblings(head) if exchange.begun > head.begun)
+            after_head += [each for each in later_siblings if each.inputs[:question_length] == head.inputs]
+        ancestor = head
+        while ancestor is not None and tree.continues_turn(ancestor):
+            ancestor = tree.parent(ancestor)
+            if ancestor is not None:
+                after_head += [each for each in tree.children(ancestor) if not tree.continues_turn(each)]
+        cut_sends = [
             exchange
-            for exchange in after
+            for exchange in after_head
             if exchange.ended is None and exchange.state in (State.OPEN, State.CANCELLED)
         ]
-        return sorted(cut, key=lambda exchange: (exchange.begun, exchange.id))
+        return sorted(cut_sends, key=lambda exchange: (exchange.begun, exchange.id))
 
-    def _find_joined(self) -> list[Exchange]:
+    def _find_joined_sends(self) -> list[Exchange]:
         """Returns the cancelled sends whose messages came with those of the head."""
         head = self._head
         if head is None:
@@ -280,27 +294,34 @@ class _HeadSearch:
             if each.state is State.CANCELLED and head.inputs[: len(each.inputs)] == each.inputs
         ]
 
-    def _cancelled_messages(self) -> list[WireMessage]:
-        """Returns the messages of the last cancelled send, which are stored and sent with the next one.
-
-        Those that the upstream has refused would only be refused again. One that repeated the question of the head
-        brings what follows that question.
-        """
+    def _messages_of_cut_sends(self) -> list[WireMessage]:
+        """Returns the messages of the last cancelled send, which are stored and sent with the next one."""
         tree, head = self._tree, self._head
-        if not self._cut:
+        if not self._cut_sends:
             return []
-        last = self._cut[-1]
-        pending = [] if last.superseded else tree.content(last).messages or []
-        if head is not None and head.inputs and not tree.continues_turn(head) and last.parent == head.parent:
+        last_send = self._cut_sends[-1]
+        # A send that the upstream has refused (`superseded`) would only be refused again.
+        pending = [] if last_send.superseded else tree.content(last_send).messages or []
+        if (
+            head is not None
+            and head.inputs
+            and not tree.continues_turn(head)
+            and last_send.parent == head.parent
+        ):
+            # The send has repeated the question of the head.
             return pending[len(head.inputs) :]
-        new = next((exchange for exchange in reversed(self._cut) if not tree.continues_turn(exchange)), None)
-        if new is None or new is last or new.superseded:
+        # If the last send has results of tools, the user may have written before it.
+        user_send = next((each for each in reversed(self._cut_sends) if not tree.continues_turn(each)), None)
+        if user_send is None or user_send is last_send or user_send.superseded:
             return pending
-        return [*pending, *(m for m in tree.content(new).messages or () if m.get("role") == "user")]
+        return [*pending, *(m for m in tree.content(user_send).messages or () if m.get("role") == "user")]
 
 
 def _touched_last(tree: Tree) -> Exchange | None:
-    """Returns the head of a conversation. What is off the record is on no path: the next turn goes on before it."""
+    """Returns the head of a conversation: the active exchange that was touched last.
+
+    A turn off the record is on no path, so the next turn goes on from the exchange before it.
+    """
     touched = tree.touched_times()
     newest_first = sorted(tree, key=lambda each: (touched[each.id], each.begun, each.id), reverse=True)
     return next(

@@ -143,20 +143,20 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
 
 def _continue_head(tree: Tree, listing: HashedList, head: PathHead) -> _Continuation:
     """Returns how a list of new messages goes on from the head of its conversation (append mode)."""
-    new_indices = tuple(range(head.leading, len(listing)))
+    new_indices = tuple(range(head.repeated_count, len(listing)))
     omitted: Sequence[PathElement] = tree.elements(head.exchange)
     if head.repeated not in HEARD:
-        resent = head.leading if head.repeated is RepeatedReply.RESENT else 0
+        resent = head.repeated_count if head.repeated is RepeatedReply.RESENT else 0
         return _Continuation(
             Match(head.exchange), new_indices, omitted, pending=head.pending, resent_count=resent
         )
     amendments: Sequence[Amendment] = ()
-    if head.exchange is not None and head.leading:
+    if head.exchange is not None and head.repeated_count:
         # The last reply came back as it was spoken, before the message that interrupted it.
         omitted = omitted[:-1]
-        amendments = [Amendment(head.exchange.id, None, (0, head.leading))]
+        amendments = [Amendment(head.exchange.id, None, (0, head.repeated_count))]
     return _Continuation(
-        Match(head.exchange), new_indices, omitted, amendments, head.pending, heard_count=head.leading
+        Match(head.exchange), new_indices, omitted, amendments, head.pending, heard_count=head.repeated_count
     )
 
 
