@@ -13,7 +13,7 @@ SERVICE_VERSION: Final = "service.version"
 SERVICE_INSTANCE: Final = "service.instance.id"
 # -- any span
 ERROR_TYPE: Final = "error.type"
-# The kind of a span that Phoenix shows. Those that it does not find by the GenAI conventions have it. (OpenInference)
+# The kind of a span, as OpenInference calls it. Spans have it that Phoenix does not find by the GenAI conventions.
 SPAN_KIND: Final = "openinference.span.kind"
 CHAIN: Final = "CHAIN"
 RETRIEVER: Final = "RETRIEVER"
@@ -26,7 +26,7 @@ USER: Final = "user.id"
 SESSION: Final = "session.id"
 REQUEST_ID: Final = "mnemogate.request.id"
 PROJECT: Final = "mnemogate.project"
-KEY: Final = "mnemogate.key.id"
+KEY_ID: Final = "mnemogate.key.id"
 MEMORY: Final = "mnemogate.memory"
 ADDED_MS: Final = "mnemogate.added_ms"
 SIDE_REQUEST: Final = "mnemogate.side_request"

@@ -117,7 +117,7 @@ class SpanMaker:
         if _REQUEST_ID.fullmatch(receipt.request_id):
             span.text(names.REQUEST_ID, receipt.request_id)
         span.text(names.PROJECT, receipt.project)
-        span.number(names.KEY, receipt.key_id)
+        span.number(names.KEY_ID, receipt.key_id)
         span.number(names.LIMIT, receipt.limit_id)
         span.text(names.USER, self._user_label(receipt.user))
         headers = receipt.headers

@@ -24,7 +24,7 @@ class DailyBudget:
     meter: Meter
     # Seconds since the epoch; days are UTC's.
     now: Callable[[], float]
-    # 0 sets no bound.
+    # The bound of a project's tokens in a day; 0: there is none.
     daily_tokens: int
     count_call: CountCall
 

@@ -26,16 +26,17 @@ _PAUSE_RATIO = 9
 
 
 class IndexingService:
-    """Updates the search indexes, in one task for the process. clock: seconds that never go back."""
+    """Updates the search indexes, in one task for the process."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: returns seconds that never go back."""
         self._store = store
         self._clock = clock
-        # Memories with a long backlog, in the order in which they are indexed: a set that has an order.
+        # Memories with a long backlog, in the order in which they are indexed: a dict, since a set has no order.
         self._urgent: dict[int, None] = {}
-        # The others that are to be indexed, by the time when each grew last, oldest first.
+        # The other memories that are to be indexed, with the time when each grew last, oldest first.
         self._grown: dict[int, float] = {}
-        # The agents whose memory has grown since it was last decided whether to index it.
+        # The agents whose memory has grown, and whose backlog was not looked up since.
         self._unchecked: set[int] = set()
         self._task = PeriodicTask("indexing", self.step)
 
@@ -60,12 +61,15 @@ class IndexingService:
         await self._task.run()
 
     async def find_outdated(self) -> None:
-        """Finds the memories in the database that processes have left to be indexed when they ended."""
+        """Finds the memories that processes have not indexed before they ended."""
         for agent_row in await self._store.search_index.agents_behind(INDEX_EVERY, 10_000):
             self.add(agent_row, INDEX_EVERY)
 
     async def step(self) -> float | None:
-        """Indexes the memory that is due, if one is. Returns the seconds until another is; None: none has grown."""
+        """Indexes one memory that is due, if there is one. Returns the seconds until the next step.
+
+        Returns None if no memory has grown.
+        """
         while self._unchecked:
             agent_row = self._unchecked.pop()
             try:

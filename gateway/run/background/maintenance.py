@@ -25,9 +25,10 @@ _MIN_PAUSE_S = 1.0
 
 
 class Maintenance:
-    """Confirms the memory edits of conversations that were idle for `idle_s`. now: seconds since the epoch."""
+    """Confirms the memory edits of conversations that were idle for some time."""
 
     def __init__(self, store: Store, idle_s: float, now: Callable[[], float]) -> None:
+        """idle_s: the idle time. now: returns seconds since the epoch."""
         self._store = store
         self._idle_s = idle_s
         self._now = now
@@ -43,17 +44,17 @@ class Maintenance:
         await self._task.run()
 
     async def step(self) -> float | None:
-        """Does all that is due now. Returns the seconds until more will be; None: not before something happens."""
+        """Does all that is due now. Returns the seconds until the next step; None: it waits for `edits_pending`."""
         now = self._now()
         due = await self._store.turns.due(now - self._idle_s, now + self._idle_s, _MAX_CONVERSATIONS)
         has_failed = False
-        for conversation, agent_row, is_named, last_at in due:
+        for conversation_row, agent_row, is_named, last_at in due:
             decide = partial(_confirm, now=now, idle_s=self._idle_s, is_named=is_named)
             try:
-                await self._store.turns.settle(conversation, agent_row, last_at, now, decide)
+                await self._store.turns.settle(conversation_row, agent_row, last_at, now, decide)
             except Unavailable:
                 raise
-            except Exception:  # the others go on
+            except Exception:  # the other conversations are settled all the same
                 has_failed = True
                 _log.exception(
                     "Memory edits of a conversation could not be confirmed, by a fault in the gateway."

@@ -1,7 +1,7 @@
-"""Retention: forgets what is older than its project stores it, and goes on with forgettings that were broken off.
+"""Retention: forgets what is older than its project retains it, and goes on with forgettings that were broken off.
 
-One process does it every few hours; of processes that share a database, one does it as a job once a day. Both do so
-within a minute where a forgetting is unfinished, since no job of its memory begins before its end.
+A process with a database of its own does this every few hours. If processes share a database, one of them does it as a
+job once a day. A forgetting that was broken off goes on within a minute, since no job of its memory begins before.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-RETENTION = "retention"  # of the job
-# Its key where nothing is looked for that is too old.
+# The kind of the job.
+RETENTION = "retention"
+# The key of a job that only goes on with forgettings that were broken off.
 _RESUME = "resume"
-# How often what is too old is searched. Retention is counted in days, so hours are enough.
+# The period between two searches for what is too old. Retention is counted in days, so hours are enough.
 _PERIOD_S = 6 * 3600.0
-# The same where processes share a database.
+# The same period if processes share a database.
 _SHARED_PERIOD_S = DAY_S
-# How often it is looked whether that is due, or a forgetting was broken off.
+# The time between two looks whether a search is due, or a forgetting was broken off.
 _LOOK_S = 60.0
-# How long what is too old waits for the open runs of its memory, which a forgetting would end; no measurement.
+# A forgetting would end the open runs of its memory, so it waits for them at most this long; no measurement.
 _RUN_WAIT_S = DAY_S
-# What is younger may be under way in another process.
+# An upload that is younger may be under way in another process.
 YOUNG_S = 3600.0
-# What has begun to be imported before may not be under way any more.
+# An import in which nothing came for so long was broken off.
 _IMPORT_DAYS = 1.0
 # Memories that one search begins to forget at a time.
 _PAGE = 64
@@ -45,35 +46,37 @@ _PAGE = 64
 def make_retention(settings: Settings, store: Store, now: Callable[[], float]) -> Retention:
     """Makes the retention that the settings ask for. now: seconds since the epoch."""
     return Retention(
-        store,
-        {
-            name: each.retention_days
-            for name, each in settings.projects.items()
-            if each.retention_days is not None
+        store=store,
+        retention_days={
+            name: project.retention_days
+            for name, project in settings.projects.items()
+            if project.retention_days is not None
         },
-        now,
-        settings.responses.keep_days,
-        settings.memory.keep_why_days,
-        settings.ui.audit_days,
+        now=now,
+        unnamed_days=settings.responses.keep_days,
+        keep_why_days=settings.memory.keep_why_days,
+        audit_days=settings.ui.audit_days,
     )
 
 
 @dataclass(eq=False)
 class Retention:
-    """Forgets what is older than its project keeps."""
+    """Forgets what is older than its project retains."""
 
     store: Store
     # How long memories are retained, by project.
     retention_days: Mapping[str, float]
     # Seconds since the epoch.
     now: Callable[[], float]
-    # Of stored responses where no user is named, and of conversations without a response.
+    # How long stored responses are retained that name no user, and conversations without a response.
     unnamed_days: float = 30.0
-    # How long it is kept why replies recalled what they did, and what operators did.
+    # How long the records of recalls are retained.
     keep_why_days: float = 7.0
+    # How long the records of what operators did are retained.
     audit_days: float = 90.0
+    # When this process has started.
     _started: float = field(init=False)
-    # The last one in which this process has searched, or enqueued the job; counted since the epoch.
+    # The last period, counted since the epoch, in which this process has searched or enqueued the job.
     _period: int = -1
 
     def __post_init__(self) -> None:
@@ -84,7 +87,12 @@ class Retention:
         return PeriodicTask("forget what is too old", self.look).run()
 
     async def look(self) -> float:
-        """Does what is due, or enqueues it as a job. Returns the seconds until the next look. Raises: StoreError."""
+        """Does what is due. Processes that share a database enqueue it as a job instead.
+
+        Returns the seconds until the next look.
+
+        Raises: StoreError.
+        """
         is_shared = self.store.database.is_shared
         period = int(self.now() // (_SHARED_PERIOD_S if is_shared else _PERIOD_S))
         is_due = period != self._period
@@ -105,15 +113,15 @@ class Retention:
             await self.store.forgetting.sweep()
 
     async def step(self) -> int:
-        """Forgets all that is too old now, and what an earlier process had begun.
+        """Forgets all that is too old now, and goes on with forgettings that were broken off.
 
-        Returns the number of memories, and of conversations that belong to none.
+        Returns the number of memories in which something was forgotten, and of conversations removed without a memory.
         """
         count = await self._resume_unfinished() + await self._forget_old()
-        # Stored responses where no user is named.
+        # Stored responses that name no user.
         count += await self._forget_inactive(f"conversation:{UNNAMED_PREFIX}", self.unnamed_days)
         count += await self._remove_unbound()
-        # Imports that were broken off: no request finds them.
+        # Imports that were broken off. No request finds them.
         count += await self._forget_inactive(IMPORTING_PREFIX, _IMPORT_DAYS)
         if count:
             await self.store.forgetting.sweep()
@@ -122,20 +130,22 @@ class Retention:
         return count
 
     async def _resume_unfinished(self) -> int:
-        """Ends what an earlier process had begun to forget, and forgets uploads that its end cut off."""
+        """Ends forgettings that were broken off, and forgets uploads that the end of a process has cut off."""
         forgetting = self.store.forgetting
-        # An upload that was cut off is not to be searched.
+        # An upload that was cut off must not be searched.
         started = self.now() - YOUNG_S if self.store.database.is_shared else self._started
         while uploads := await self.store.files.list_unfinished(started):
-            for memory, file in uploads:
-                await forgetting.begin(memory, ForgetTarget(files=[file]))
+            for agent_row, file in uploads:
+                await forgetting.begin(agent_row, ForgetTarget(files=[file]))
         return sum([await self._carry_out(id) for id in await forgetting.list_unfinished()])
 
     async def _forget_old(self) -> int:
         """Forgets what is older than its project retains it."""
-        forgetting, count = self.store.forgetting, 0
+        forgetting = self.store.forgetting
+        count = 0
         for project, days in self.retention_days.items():
-            before, after = self.now() - days * DAY_S, 0
+            before = self.now() - days * DAY_S
+            after = 0
             while agent_rows := await forgetting.find_older(
                 project, before, run_wait_s=_RUN_WAIT_S, after=after, limit=_PAGE
             ):
@@ -147,7 +157,8 @@ class Retention:
 
     async def _forget_inactive(self, prefix: str, days: float) -> int:
         """Forgets the memories in which nothing came for some days. prefix: of their subjects."""
-        forgetting, count = self.store.forgetting, 0
+        forgetting = self.store.forgetting
+        count = 0
         before = self.now() - days * DAY_S
         while agent_rows := await forgetting.find_inactive(before, prefix, limit=_PAGE):
             for agent_row in agent_rows:
@@ -157,17 +168,18 @@ class Retention:
 
     async def _remove_unbound(self) -> int:
         """Removes conversations with items that no response has put into a memory. Returns how many they were."""
-        count, projects = 0, [*self.retention_days.items()]
-        for project, days in [(None, self.unnamed_days), *projects]:
+        count = 0
+        for project, days in [(None, self.unnamed_days), *self.retention_days.items()]:
             before = self.now() - days * DAY_S
-            while gone := await self.store.definitions.remove_unbound(project, before, _PAGE):
-                count += gone
+            while removed := await self.store.definitions.remove_unbound(project, before, _PAGE):
+                count += removed
         return count
 
     async def _carry_out(self, id: int) -> bool:
         """Runs a forgetting to its end.
 
-        Returns False where a fault of the gateway has stopped it: it is tried again next time, and others go on.
+        Returns False if a fault of the gateway has stopped it. Then it is tried again at the next look, and the other
+        forgettings go on.
         """
         try:
             return await self.store.forgetting.run(id)

@@ -1,7 +1,7 @@
 """The clean-up after runs of agents and responses in the background.
 
-Their requests, events and records of calls are stored for three hours after their end; records of calls that wait or
-were broken off, as long as their conversation ends with them.
+Their requests, events and records of calls are stored for three hours after their end. Records of calls that wait or
+were broken off stay as long as they are the end of their conversation.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from gateway.run.background.tasks import PeriodicTask
 from storage.sql.store import Store
 
 RETENTION_S = 3 * 3600.0
-# The runs that one step cleans up after, and the least pause before the next step.
-_PAGE, _MIN_PAUSE_S = 64, 1.0
+# The runs that one step cleans up after.
+_PAGE = 64
+# The least pause between two steps.
+_MIN_PAUSE_S = 1.0
 
 
 @dataclass(eq=False)
@@ -31,10 +33,10 @@ class RunCleaning:
         return PeriodicTask("clean up after runs", self.step).run()
 
     async def step(self) -> float:
-        """Empties what is due. Returns the seconds until more may be."""
+        """Cleans up after the runs that are due. Returns the seconds until the next step."""
         texts, now = self.store.run_texts, self.now()
         if await texts.drop_texts(now - RETENTION_S, _PAGE) == _PAGE:
             return _MIN_PAUSE_S
         first_end = await texts.find_first_end()
-        # What no run holds yet will not be due before that time has passed from now on.
+        # A run that ends from now on is due after this time at the earliest.
         return RETENTION_S if first_end is None else max(_MIN_PAUSE_S, first_end + RETENTION_S - now)

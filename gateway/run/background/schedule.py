@@ -1,8 +1,7 @@
 """Decides when a memory is due for a job: after enough messages, or once it is idle.
 
-No turn is delayed by it: a turn that has ended is counted in memory, and a background task enqueues the job. A
-process that ends leaves jobs that were not enqueued: the next process, or another one that runs, finds these memories
-in the database.
+No turn is delayed: a turn that has ended is counted in memory, and a background task enqueues the job. If a process
+ends before it has enqueued a job, another process finds the agent in the database.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from gateway.run.background.tasks import PeriodicTask
 from storage.errors import Stale
 from storage.sql.jobs import Jobs
 
-# How many memories are recovered at once; the next time finds others. No measurement.
+# How many memories one recovery finds. The next recovery finds others. No measurement.
 _MAX_MEMORIES_AT_ONCE = 10_000
 # How many jobs are enqueued before a pause, so that other writes get their turn; no measurement.
 _MAX_JOBS_AT_ONCE = 64
@@ -26,10 +25,11 @@ _MIN_PAUSE_S = 1.0
 class _Activity:
     """The turns of a memory since its last job was enqueued."""
 
-    # When the newest of them ended.
+    # When the newest turn ended.
     at: float
+    # The messages of these turns.
     messages: int = 0
-    # Those of the newest turn, if that does not count yet.
+    # The messages of the newest turn, if this turn does not count yet.
     uncounted: int = 0
 
 
@@ -37,22 +37,22 @@ class _Activity:
 class Schedule:
     """Enqueues one kind of job for memories that are due."""
 
-    # Its name in the log.
+    # The name of its task in the log.
     name: str
-    # Of the jobs.
+    # The kind of the jobs.
     kind: str
     jobs: Jobs
-    # Finds memories with something to do in the database, up to a number of them.
+    # Finds memories in the database that need such a job. The argument is the most that it finds.
     find: Callable[[int], Awaitable[Sequence[int]]]
-    # Messages after which a memory is due.
+    # A memory is due after so many messages.
     every: int
-    # The time without a turn after which a memory is due, too.
+    # A memory with new messages is also due after so long a time without a turn.
     idle_s: float
     # Seconds since the epoch, as turns are dated.
     now: Callable[[], float]
     # The newest turn of a memory counts only when the next one has ended, or the memory is idle.
     leaves_out_last: bool = False
-    # By agent, in the order of their newest turns, so that the first one is idle first.
+    # The memories with new turns, by agent. The memory whose newest turn is oldest comes first: it is idle first.
     _active: dict[int, _Activity] = field(default_factory=dict)
     # The agents that are due now.
     _due: set[int] = field(default_factory=set)
@@ -65,15 +65,15 @@ class Schedule:
     def add(self, agent_row: int, messages: int, every: int | None = None, seq: int | None = None) -> None:
         """Counts the messages of a turn, which is on disk.
 
-        every: in place of the schedule's.
+        every: in place of `Schedule.every`; None: as there.
         seq: the number of the turn's first message. With it a memory is due after every so many numbers, whichever
-            process has taken them; without it the messages that this process counts decide.
+            process has taken them. None: the messages that this process counts decide.
         """
-        # The entry is put back at the end of the order.
+        # The entry moves to the end of the order.
         activity = self._active.pop(agent_row, None) or _Activity(0.0)
         self._active[agent_row] = activity
         activity.at = self.now()
-        # Those that count from now on. Of an unknown turn before this one it is a guess.
+        # The messages that count from now on. If this process does not know the turn before, this is a guess.
         added = (activity.uncounted or messages) if self.leaves_out_last else messages
         activity.uncounted = messages if self.leaves_out_last else 0
         activity.messages += messages
@@ -102,8 +102,8 @@ class Schedule:
     async def recover(self) -> None:
         """Finds the memories for which processes that have ended did not enqueue a job.
 
-        Memories whose turns go on now are left to the process that has them. One whose job has failed for good is tried
-        again by the first call alone: what it failed by may be mended since.
+        Memories whose turns go on now are left to the process that answers them. Only the first call finds memories
+        whose job has failed for good: the cause may have been mended since.
         """
         unfinished = await self.find(_MAX_MEMORIES_AT_ONCE)
         if self._has_recovered:
@@ -117,11 +117,12 @@ class Schedule:
         await self._task.run()
 
     async def step(self) -> float | None:
-        """Enqueues what is due. Returns the seconds until more will be; None: not before the next message."""
-        now, room = self.now(), _MAX_JOBS_AT_ONCE
+        """Enqueues the jobs that are due. Returns the seconds until the next step; None: it waits for a message."""
+        now = self.now()
+        room = _MAX_JOBS_AT_ONCE
         while self._active:
             agent_row, activity = next(iter(self._active.items()))
-            # A turn that lies as far in the future counts as well: the clock may have been put back.
+            # A turn that lies as far in the future is idle as well: the clock may have been put back.
             if abs(now - activity.at) < self.idle_s:
                 break
             del self._active[agent_row]
@@ -131,10 +132,9 @@ class Schedule:
             if not room:
                 return _MIN_PAUSE_S
             room -= 1
-            agent_row = (
-                self._due.pop()
-            )  # before it is enqueued: a turn that ends meanwhile may make it due again
-            # Before the job is enqueued: it may not read a turn that ends meanwhile.
+            # Both come before the job is enqueued. The job may not read a turn that ends meanwhile, so this turn has to
+            # count for the next job, and may make the memory due again.
+            agent_row = self._due.pop()
             if agent_row in self._active:
                 self._active[agent_row].messages = self._active[agent_row].uncounted
             try:

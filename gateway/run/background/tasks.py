@@ -15,20 +15,20 @@ from storage.sql.store import Store
 
 # The pause before a failed step is repeated.
 AFTER_FAULT_S = 30.0
-# The same for work at the start: a database that is busy then, as in the middle of an upgrade, is soon free.
+# The pause before failed work at the start is repeated. A database in the middle of an upgrade is soon free.
 RETRY_START_S = 5.0
 _log = logging.getLogger("mnemogate")
 
 
 @dataclass(eq=False)
 class PeriodicTask:
-    """Repeats a step when it is due, and sleeps until then or until it is woken."""
+    """Repeats a step. Between two steps it sleeps until the next one is due, or until it is woken."""
 
     # The name in the log.
     name: str
     # Does the work that is due. Returns the seconds until the next step is due; None: not before the task is woken.
     step: Callable[[], Awaitable[float | None]]
-    # Set by `run`. True: no time is known for the next step, since the last step has named none or is under way.
+    # Set by `run`. True: no time is known for the next step, because the last step is under way or has returned None.
     sleeps_until_woken: bool = True
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -65,35 +65,37 @@ class PeriodicTask:
 
 
 async def run_at_start(
-    store: Store, work: Callable[[], Awaitable[None]], what: str
+    store: Store, work: Callable[[], Awaitable[None]], subject: str
 ) -> asyncio.Task[None] | None:
     """Does work that has to be done once when the process starts; later, if the store does not work yet.
 
-    Returns the task that does the work later; None: the work is done. what: names the work in the log.
+    Returns the task that does the work later; None: the work is done.
+
+    subject: what the work looks up, for the log.
     """
-    if store.health.is_up and await _try_work(work, what):
+    if store.health.is_up and await _try_work(work, subject):
         return None
-    return asyncio.create_task(_run_later(store, work, what))
+    return asyncio.create_task(_run_later(store, work, subject))
 
 
-async def _run_later(store: Store, work: Callable[[], Awaitable[None]], what: str) -> None:
+async def _run_later(store: Store, work: Callable[[], Awaitable[None]], subject: str) -> None:
     recovered = asyncio.Event()
     store.database.when_recovered(recovered.set)
     if not store.health.is_up:
         await recovered.wait()
     while True:
-        if await _try_work(work, what):
+        if await _try_work(work, subject):
             return
         await asyncio.sleep(RETRY_START_S)
 
 
-async def _try_work(work: Callable[[], Awaitable[None]], what: str) -> bool:
+async def _try_work(work: Callable[[], Awaitable[None]], subject: str) -> bool:
     """Does the work. Returns False, and logs the reason, if the store does not work."""
     try:
         await work()
     except StoreError as error:
         _log.warning(
-            "%s could not be looked up. Trying again in %g s: %s", what, RETRY_START_S, error.message
+            "%s could not be looked up. Trying again in %g s: %s", subject, RETRY_START_S, error.message
         )
         return False
     return True
