@@ -426,7 +426,16 @@ class Chat:
         source: ModelSource = attempts
         if call.record is not None and call.record.replies:
             source = ReplayedReplies(attempts, [*call.record.replies])
-        await TurnRun(call, source, prompt, memory, self.turns, guide, terms).run()
+        turn = TurnRun(
+            call=call,
+            attempts=source,
+            prompt=prompt,
+            memory=memory,
+            services=self.turns,
+            guide=guide,
+            terms=terms,
+        )
+        await turn.run()
 
 
 async def _prompt_without_memory(call: ChatCall, attempts: Attempts) -> Prompt:

@@ -102,8 +102,7 @@ class TurnRun:
     guide: InitVar[Guide | None] = None
     terms: TurnTerms = field(default_factory=TurnTerms)
     run_terms: RunTerms = field(default_factory=RunTerms)
-    # The machine in place of a `Turn` of these terms, with its own bound on what is remembered of a stream; None: a
-    # `Turn`.
+    # A machine of another kind, which itself bounds what is remembered of a stream; None: a `Turn` of these terms.
     machine: TurnMachine | None = None
     # The status that the client got; 0: none yet.
     status: int = 0
@@ -130,11 +129,11 @@ class TurnRun:
     # True: the client has all that it gets.
     _is_finished: bool = False
 
-    # `stop` cancels this task; None: it is too late to stop the turn.
-    _task: asyncio.Task[Any] | None = None
+    # The task that `stop` cancels; None: it is too late to stop the turn.
+    _stoppable_task: asyncio.Task[Any] | None = None
     # The reason of the `stop` that has cancelled the task; None: no `stop` has.
     _stop_reason: StopReason | None = None
-    # The commands that a cancellation has cut off. For the machine they are performed.
+    # The commands that a cancellation has cut off. The machine expects that they are performed.
     _unperformed: Sequence[Command] = ()
 
     def __post_init__(self, prompt: Prompt, guide: Guide | None) -> None:
@@ -142,12 +141,22 @@ class TurnRun:
         self._turn = self.machine or Turn(
             self.terms, self.call.make_view(self.terms), guide or FreeGuide(self.services.limits.max_rounds)
         )
-        refused_parts = RefusedParts(self.terms.saves_steps)
-        self._requests = RoundRequests(self.call, self.memory, prompt, refused_parts, self._turn.first_call)
+        self._requests = RoundRequests(
+            call=self.call,
+            memory=self.memory,
+            prompt=prompt,
+            refused_parts=RefusedParts(self.terms.saves_steps),
+            model_call=self._turn.first_call,
+        )
         self._reservation = StreamReservation(self.services.limits.streamed_bytes)
         if self.memory is not None:
-            saves_steps, is_resumable = self.terms.saves_steps, self.run_terms.is_resumable
-            self._saving = TurnSaving(self.call, self.memory, self.services, saves_steps, is_resumable)
+            self._saving = TurnSaving(
+                call=self.call,
+                memory=self.memory,
+                services=self.services,
+                saves_steps=self.terms.saves_steps,
+                is_resumable=self.run_terms.is_resumable,
+            )
 
     async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
@@ -169,13 +178,13 @@ class TurnRun:
 
     def stop(self, reason: StopReason = StopReason.CANCELLED) -> None:
         """Ends the turn as soon as possible, with a proper end for its client. Does nothing when it is being saved."""
-        if self._task is not None and self._stop_reason is None:
+        if self._stoppable_task is not None and self._stop_reason is None:
             self._stop_reason = reason
-            self._task.cancel()
+            self._stoppable_task.cancel()
 
     async def _run_rounds(self) -> None:
         """Runs rounds until the machine does not call the model again, or `stop` ends the turn."""
-        self._task = asyncio.current_task()
+        self._stoppable_task = asyncio.current_task()
         try:
             if self.run_terms.ends is not None:
                 await self._feed(events.Stopped(self.run_terms.ends))
@@ -187,17 +196,17 @@ class TurnRun:
                 self._requests.model_call, self._next_call = self._next_call, None
                 await self._run_round()
         except asyncio.CancelledError:
-            if self._stop_reason is None or self._task is None or self._task.uncancel():
+            if self._stop_reason is None or self._stoppable_task is None or self._stoppable_task.uncancel():
                 raise
-            self._task = None
+            self._stoppable_task = None
             await self._perform_saves()
-            await self._finish_saving_step()
+            await self._wait_step()
             await self._feed(events.Stopped(self._stop_reason))
         finally:
-            self._task = None
+            self._stoppable_task = None
 
     async def _perform_saves(self) -> None:
-        """Performs the saves among the commands that a cancellation has cut off: for the machine they are performed."""
+        """Performs the saves among the commands that a cancellation has cut off."""
         unperformed, self._unperformed = self._unperformed, ()
         for n, command in enumerate(unperformed):
             match command:
@@ -283,8 +292,8 @@ class TurnRun:
     @property
     def _has_waited_long(self) -> bool:
         """True where a client has waited for longer than signs of life are held back, and has nothing yet."""
-        waits = self._sends_at_once and not self.sink.has_started
-        return waits and time.perf_counter() - self.call.receipt.begun >= sse.HELD_S
+        has_nothing = self._sends_at_once and not self.sink.has_started
+        return has_nothing and time.perf_counter() - self.call.receipt.begun >= sse.HELD_S
 
     @property
     def _keep_alive_s(self) -> float:
@@ -296,15 +305,16 @@ class TurnRun:
         silent_s = self._keep_alive_s
         return await_with_beats(work, silent_s, lambda: self._feed(events.Silence())) if silent_s else work
 
-    def _feed(self, fact: TurnEvent) -> Awaitable[None]:
-        return self._perform_all(self._turn.feed(fact))
+    def _feed(self, event: TurnEvent) -> Awaitable[None]:
+        """Feeds the machine an event, and performs the commands that follow."""
+        return self._perform_all(self._turn.feed(event))
 
-    async def _perform_all(self, due: list[Command]) -> None:
+    async def _perform_all(self, due_commands: list[Command]) -> None:
         """Performs commands in their order, and then the commands that follow from them."""
-        while due:
+        while due_commands:
             next_commands: list[Command] = []
             tool_calls: list[commands.RunTool] = []
-            for n, command in enumerate(due):
+            for n, command in enumerate(due_commands):
                 try:
                     match command:  # the most frequent first
                         case commands.SendBody(data):
@@ -313,12 +323,7 @@ class TurnRun:
                             self.call.receipt.upstream_answered()
                             self._whole_reply = command
                         case commands.Save(outcome):
-                            self.call.receipt.upstream_answered()  # a whole reply ends here
-                            self._task = None  # from now on `stop` does nothing
-                            self._report_prompt_tokens(outcome)
-                            after_save = self._turn.feed(await self._save_turn(outcome))
-                            # In place of a reply that could not be saved, `run` raises an error.
-                            next_commands += after_save if self._error is None else [commands.Finish()]
+                            next_commands += await self._save_turn(outcome)
                         case commands.Finish():
                             await self._finish_reply()
                         case commands.SendHead(status, headers):
@@ -336,11 +341,11 @@ class TurnRun:
                         case commands.CloseUpstream(error):
                             await self._close_upstream(error)
                 except (ClientGone, asyncio.CancelledError):
-                    self._unperformed = due[n + 1 :]
+                    self._unperformed = due_commands[n + 1 :]
                     raise
             if tool_calls:
                 next_commands += await self._run_tools(tool_calls)
-            due = next_commands
+            due_commands = next_commands
 
     async def _run_tools(self, calls: Sequence[commands.RunTool]) -> list[Command]:
         """Runs the calls of a round and feeds the machine their results, in the order of the calls."""
@@ -407,7 +412,7 @@ class TurnRun:
     async def _end_without_client(self) -> None:
         """Ends a turn whose client has left, or that a shutdown stops: nothing more is sent or waited for."""
         if self.run_terms.is_resumable:
-            await self._finish_saving_step()
+            await self._wait_step()
             return
         # The machine expects all commands to be performed. Here only those that save or close are.
         for command in (*self._unperformed, *self._turn.feed(events.ClientLeft())):
@@ -444,13 +449,14 @@ class TurnRun:
     async def _save_step(self, step: commands.SaveStep) -> list[Command]:
         """Commits a step. The commit goes on if the client leaves meanwhile."""
         assert self._saving is not None  # only runs of agents, which are stored, have steps
-        saving, begun = self._begin_step(self._saving, step), time.perf_counter()
+        begun_at = time.perf_counter()
+        step_write = self._begin_step(self._saving, step)
         try:
-            saved, prompt = await asyncio.shield(saving)
+            saved, prompt = await asyncio.shield(step_write)
             self._requests.take_prompt(prompt)
-            self.call.receipt.note_write(begun)
+            self.call.receipt.note_write(begun_at)
         except asyncio.CancelledError:
-            self.services.pending.add(saving, "A step of a run")
+            self.services.pending.add(step_write, "A step of a run")
             raise
         except StoreError as error:
             if self.run_terms.is_resumable:
@@ -468,7 +474,7 @@ class TurnRun:
     ) -> asyncio.Future[tuple[events.StepSaved, Prompt]]:
         return saving.begin_step(self._requests.prompt, self._requests.refused_parts.step_to_save(step))
 
-    async def _finish_saving_step(self) -> None:
+    async def _wait_step(self) -> None:
         if self._saving is not None:
             await self._saving.wait_step()
 
@@ -476,14 +482,20 @@ class TurnRun:
         """Returns an outcome in the form in which it is stored."""
         return self._turn.with_stored_fields(self._requests.refused_parts.outcome_to_save(outcome))
 
-    async def _save_turn(self, outcome: TurnOutcome) -> events.Saved:
-        if self._saving is None:
-            return SAVED_EVENT
-        saved = await self._saving.save(self._requests.prompt, self._as_stored(outcome))
-        if outcome.is_refused and self.call.when_refused is not None:
-            await self.call.when_refused()
-        self._error = self._saving.error or self._error
-        return saved
+    async def _save_turn(self, outcome: TurnOutcome) -> list[Command]:
+        """Saves the turn. From now on `stop` does nothing."""
+        self.call.receipt.upstream_answered()  # a whole reply ends here
+        self._stoppable_task = None
+        self._report_prompt_tokens(outcome)
+        saved = SAVED_EVENT
+        if self._saving is not None:
+            saved = await self._saving.save(self._requests.prompt, self._as_stored(outcome))
+            if outcome.is_refused and self.call.when_refused is not None:
+                await self.call.when_refused()
+            self._error = self._saving.error or self._error
+        after_save = self._turn.feed(saved)
+        # In place of a reply that could not be saved, `run` raises an error.
+        return after_save if self._error is None else [commands.Finish()]
 
 
 async def _read_out(reply: ModelReply) -> None:

@@ -196,17 +196,17 @@ class Turn:
             case None:
                 return self._flush()
             case Complete():
-                return self._reply_complete()
+                return self._on_reply_complete()
             case ErrorReply(body):
-                return self._error_reply(body)
+                return self._on_error_reply(body)
             case ErrorEvent(error, raw):
-                return self._error_event(error, raw)
+                return self._on_error_event(error, raw)
             case BrokeOff(error):
                 return self._fail(error)
 
     # A reply goes wrong
 
-    def _error_event(self, error: Json, raw: bytes | None) -> list[Command]:
+    def _on_error_event(self, error: Json, raw: bytes | None) -> list[Command]:
         """Ends the stream with the upstream's error. raw: its event, as in `ErrorEvent`."""
         reason = StopReason.UPSTREAM_ERROR
         self._round.show_tail()
@@ -221,7 +221,7 @@ class Turn:
             shown_commands = [commands.SendError(exception)]
         return [*shown_commands, commands.CloseUpstream(exception), *ending]
 
-    def _error_reply(self, body: bytes) -> list[Command]:
+    def _on_error_reply(self, body: bytes) -> list[Command]:
         """Answers with the upstream's error, or with an error in place of a body that is no chat completion.
 
         The error is sent as a status, as long as a status can be sent.
@@ -231,7 +231,8 @@ class Turn:
             reason = StopReason.BAD_REPLY
         else:
             reason = StopReason.NO_CREDITS if status == 402 else StopReason.UPSTREAM_ERROR
-        is_refused, fields = self._is_refused(body), openai_error_of_reply(status, body)
+        is_refused = self._is_refused(body)
+        fields = openai_error_of_reply(status, body)
         message = str(fields["message"])
         # A success status cannot carry an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.terms.shows_steps and is_success):
@@ -242,7 +243,8 @@ class Turn:
                 End.FAILED, reason, message, is_refused=is_refused, error_status=status
             )
             return [*shown_commands, *ending]
-        client_body, headers = self._view.error_reply(status, body), self._round.headers
+        headers = self._round.headers
+        client_body = self._view.error_reply(status, body)
         if client_body is None and status >= 400:  # a page of a server before the upstream: its status counts
             client_body = self._view.error_reply(status, orjson.dumps({"error": fields}))
         if client_body is None:
@@ -295,7 +297,7 @@ class Turn:
         if not self._is_past_status and not self.terms.shows_steps:
             error = Conflict("The reply was cancelled before it began.")
             return [commands.SendError(error), commands.CloseUpstream(), *self._end_unfinished(end, reason)]
-        self._outcome = self._unfinished_outcome(end, reason)
+        self._outcome = self._make_unfinished_outcome(end, reason)
         self._round.tail, self._round.done_event = [], DONE_EVENT
         self._client_finish = "stop"
         self._state = SAVING_TURN
@@ -315,7 +317,7 @@ class Turn:
 
         The parameters are those of `TurnOutcome`.
         """
-        outcome = self._unfinished_outcome(end, reason)
+        outcome = self._make_unfinished_outcome(end, reason)
         if is_refused or message:
             outcome = replace(
                 outcome,
@@ -327,7 +329,7 @@ class Turn:
         self._state = DONE
         return [commands.Save(outcome), _FINISH]
 
-    def _unfinished_outcome(self, end: End, reason: StopReason) -> TurnOutcome:
+    def _make_unfinished_outcome(self, end: End, reason: StopReason) -> TurnOutcome:
         if self._round.is_stored:
             return self._make_outcome(end, reason, (), None, results=self._calls.interrupted_results)
         if self.terms.saves_steps:
@@ -344,10 +346,10 @@ class Turn:
 
     # A reply is complete
 
-    def _reply_complete(self) -> list[Command]:
+    def _on_reply_complete(self) -> list[Command]:
         if not self.terms.notes_replies:
             return self._decide_on_reply()
-        # As it came, since judging its calls changes them.
+        # The reply is noted as it came, before its calls are judged, which changes them.
         note_reply = commands.NoteReply(self._replies - 1, self._round.as_received())
         return [note_reply, *self._decide_on_reply()]
 
@@ -355,14 +357,14 @@ class Turn:
         draft = self._round.draft
         cut_reason = CUT.get(read_finish_reason(draft.finish_reason))
         if cut_reason is not None:
-            return self._end(cut_reason)
+            return self._end_turn(cut_reason)
         if draft.calls:
             if self.terms.shows_steps:
                 self._round.take_unreadable_calls()
             return self._on_calls(self._round.gateway_calls, self._round.client_calls)
         decision = self._guide.decide_next()
         if isinstance(decision, Stop):
-            return self._end(decision.reason)
+            return self._end_turn(decision.reason)
         return [*self._hide_round(), *self._begin_next_round(decision)]
 
     def _on_calls(self, gateway_calls: list[ToolCall], client_calls: list[ToolCall]) -> list[Command]:
@@ -376,9 +378,9 @@ class Turn:
         if gateway_calls and self._offer.is_final:
             # The model calls tools against `tool_choice`. The client must not wait for their results.
             if client_calls:
-                return self._end(StopReason.REQUIRES_APPROVAL)
+                return self._end_turn(StopReason.REQUIRES_APPROVAL)
             self._client_finish = "stop"
-            return self._end(StopReason.END_TURN)
+            return self._end_turn(StopReason.END_TURN)
         return self._begin_tools(gateway_calls) if gateway_calls else self._pause()
 
     def _begin_tools(self, gateway_calls: list[ToolCall]) -> list[Command]:
@@ -453,7 +455,7 @@ class Turn:
         if not may_begin:
             return []
         self._head_sent = True
-        return [self._head(), comment]
+        return [self._make_head(), comment]
 
     def _release_held(self) -> list[Command]:
         """Sends what the view holds back, and the status with it, unless the round has calls and so may be hidden."""
@@ -474,10 +476,10 @@ class Turn:
         if self._round.client_calls:
             return self._pause()
         if self._is_last_round:
-            return self._end(StopReason.MAX_TOKENS)
+            return self._end_turn(StopReason.MAX_TOKENS)
         decision = self._guide.decide_next()
         if isinstance(decision, Stop):
-            return self._end(decision.reason)
+            return self._end_turn(decision.reason)
         return self._begin_next_round(decision)
 
     def _judge_dependent_calls(self) -> list[Command]:
@@ -497,7 +499,7 @@ class Turn:
         if self._calls.waiting:
             self._calls.hold()
         waiting = self._calls.waiting | {call.id: "client" for call in self._round.client_calls}
-        return self._end(StopReason.REQUIRES_APPROVAL, waiting)
+        return self._end_turn(StopReason.REQUIRES_APPROVAL, waiting)
 
     def _resume(self, resumed: ResumedCalls) -> list[Command]:
         """Begins with calls of a stored step in place of a reply."""
@@ -580,7 +582,7 @@ class Turn:
 
     # The turn ends
 
-    def _end(self, reason: StopReason, waiting: Mapping[str, str] = _NONE_WAIT) -> list[Command]:
+    def _end_turn(self, reason: StopReason, waiting: Mapping[str, str] = _NONE_WAIT) -> list[Command]:
         """Ends a complete reply. Its end leaves after the turn is saved, or before if `TurnTerms.hold_end` is False."""
         draft, terms = self._round.draft, self.terms
         # Among the client's calls a cut one may be broken, and where steps are saved it could not be repaired.
@@ -598,7 +600,7 @@ class Turn:
         self._outcome = outcome
         saved_outcome = outcome
         if terms.saves_steps:
-            saved_outcome = self._last_step(outcome, shown_reply, last_messages)
+            saved_outcome = self._as_last_step(outcome, shown_reply, last_messages)
         save = commands.Save(saved_outcome)
         self._state = SAVING_TURN
         if terms.hold_end:
@@ -617,7 +619,7 @@ class Turn:
             return ({**shown_reply, NATIVE_REPLY: native_reply},)
         return (shown_reply,)
 
-    def _last_step(
+    def _as_last_step(
         self, outcome: TurnOutcome, shown_reply: Json, last_messages: tuple[Json, ...]
     ) -> TurnOutcome:
         """Returns the outcome where steps are saved: that of the last reply alone.
@@ -647,7 +649,7 @@ class Turn:
         shown_reply = outcome.shown_reply
         if shown_reply is None:
             return outcome
-        fields = self._view.prepare_stored_fields(outcome, self._tail())
+        fields = self._view.prepare_stored_fields(outcome, self._tail_events())
         stored_reply = with_private(with_transcript(shown_reply), **fields)
         if stored_reply is shown_reply:
             return outcome
@@ -677,7 +679,7 @@ class Turn:
             view.show_results(first=None, results=[result.stored() for result in self._calls.results])
         if not saved.durable:
             view.note_not_durable()
-        view.end(self._tail(), self._client_finish, last_round.done_event)
+        view.end(self._tail_events(), self._client_finish, last_round.done_event)
         shown_commands = self._flush()
         if not shown_commands and not self._head_sent:  # a view that reads no stream
             body = last_round.stream_as_body(last_round.client_calls)
@@ -694,7 +696,7 @@ class Turn:
         is_shown = self._round.is_stored or not self._calls.waiting
         return [call for call in self._round.draft.calls if call.id in waiting or not is_shown]
 
-    def _tail(self) -> list[ReplyEvent]:
+    def _tail_events(self) -> list[ReplyEvent]:
         """Returns the last events of the stream. If the round is hidden, only the event with its usage.
 
         A view that shows each round has sent the usage of a hidden round already.
@@ -722,9 +724,9 @@ class Turn:
         if self._head_sent:
             return [commands.SendBody(data)]
         self._head_sent = True
-        return [self._head(), commands.SendBody(data)]
+        return [self._make_head(), commands.SendBody(data)]
 
-    def _head(self) -> commands.SendHead:
+    def _make_head(self) -> commands.SendHead:
         if self.terms.shows_steps:
             return commands.SendHead(200, (EVENT_STREAM,))
         return commands.SendHead(self._round.status, self._round.headers)

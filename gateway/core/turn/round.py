@@ -370,12 +370,12 @@ class Round:
         chunk, _ = read_json(data)
         if isinstance(chunk, dict):
             end = self._read_chunk(chunk, event)
-            # While the tail holds events, those that follow must not overtake them.
+            # While the tail holds events, later events must not overtake them.
             self._text_events = None if self.tail else TextEvents.like(event.raw, chunk)
             return end
         lines = data.split(b"\n")
-        if len(lines) > 1 and all(map(_is_whole, lines)):  # the blank lines between them are missing
-            # One at a time, since a tail or a hidden round may begin with any of them.
+        if len(lines) > 1 and all(map(_is_event_data, lines)):  # the blank lines between them are missing
+            # The lines are taken one at a time, since a tail or a hidden round may begin with any of them.
             ends = (self._read_event(Event(b"data: %b\n\n" % line, line, event.name)) for line in lines)
             return next((end for end in ends if end is not None), None)
         if data.startswith(b"{") and not self._view.shows_unread:
@@ -391,7 +391,8 @@ class Round:
                 fields = chunk.get("error")
                 is_openai_form = isinstance(fields, dict) and fields.get("message") == error["message"]
                 return ErrorEvent(error, event.raw if is_openai_form else None)
-        deltas, has_more = as_deltas(chunk), False
+        deltas = as_deltas(chunk)
+        has_more = False
         if deltas is not chunk and chunk.get("object") == "chat.completion" and self.draft.generated_text():
             # MiniMax ends its streams with the whole reply, for the usage that it has.
             deltas["choices"] = [
@@ -512,6 +513,6 @@ class Round:
         return _COMPLETE
 
 
-def _is_whole(line: bytes) -> bool:
+def _is_event_data(line: bytes) -> bool:
     """Returns whether a line of an event's data is an event's data by itself."""
     return line == b"[DONE]" or isinstance(read_json(line)[0], dict)

@@ -363,7 +363,7 @@ def test_users_that_callers_name_do_not_fill_the_memory(
 ) -> None:
     buckets = world.gateway.app.services.accounting.limiter._buckets
     monkeypatch.setattr(limit_buckets, "_MAX_BUCKETS", 10)
-    monkeypatch.setattr(buckets, "_dropped_at", 10)
+    monkeypatch.setattr(buckets, "_drops_at", 10)
     for unit, per, most in (("requests", "day", 2), ("concurrent", None, 1), ("tokens", "month", 1e9)):
         world.limit(unit, per, most, user="*")
     sizes = []
