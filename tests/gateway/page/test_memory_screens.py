@@ -681,7 +681,7 @@ def test_what_says_elsewhere_what_was_forgotten_is_found_and_forgotten_from_ther
         text = page(operator, link)
         assert "Allergic to penicillin." in text.partition("<table")[0]
         # The rows of both tables have it, also those that stay out.
-        rows = text.partition("All that is found")[0]
+        rows = text.partition('<details class="scores">')[0]
         for row in re.findall(r"<tr>.*?</tr>", rows, re.S):
             assert (">message " in row) == (">Forget<" in row), row
         left = re.findall(r"forget\?message=(\d+)", rows)
