@@ -104,11 +104,11 @@ class Requests:
     requests: list[bytes]
     left: int
 
-    def next(self, worker: int) -> bytes | None:
+    def next_request(self, worker: int) -> bytes | None:
         self.left -= 1
         return self.requests[self.left % len(self.requests)] if self.left >= 0 else None
 
-    def done(self, worker: int, body: bytes) -> None:
+    def take_reply(self, worker: int, body: bytes) -> None:
         pass
 
 
@@ -119,11 +119,11 @@ class Lanes:
     requests: list[bytes]
     left: int
 
-    def next(self, worker: int) -> bytes | None:
+    def next_request(self, worker: int) -> bytes | None:
         self.left -= 1
         return self.requests[worker] if self.left >= 0 else None
 
-    def done(self, worker: int, body: bytes) -> None:
+    def take_reply(self, worker: int, body: bytes) -> None:
         pass
 
 
@@ -132,7 +132,7 @@ TO_DEFAULT = b"x-mnemogate-conversation: default\r\n"
 
 
 def post(path: str, body: dict[str, Any], headers: bytes = b"") -> bytes:
-    return load.http(orjson.dumps(body), headers).replace(b"/v1/chat/completions", path.encode(), 1)
+    return load.chat_request(orjson.dumps(body), headers).replace(b"/v1/chat/completions", path.encode(), 1)
 
 
 def about(text: str) -> str:
@@ -170,7 +170,7 @@ def direct_with_a_tool() -> list[bytes]:
 class Figures(load.Figures):
     """The figures of agents, and the calls that they are taken of."""
 
-    async def drive(self, port: int, flow: Any, workers: int = 1, spread_s: float = 0.0) -> load.Result:
+    async def drive(self, port: int, flow: Any, workers: int = 1, spread_s: float = 0.0) -> load.LoadResult:
         """Raises: SystemExit: a reply is an error, so that the figures mean nothing."""
         result = await load.drive(port, flow, workers, spread_s)
         if result.errors:
@@ -201,8 +201,8 @@ async def alone(figures: Figures, count: int, agents: list[str]) -> None:
     await asyncio.sleep(SETTLE_S)
     two = direct_with_a_tool()
     ways: dict[str, Callable[[], Any]] = {
-        "direct": partial(figures.p50, figures.mock, [chat(PLAIN)], count),
-        "direct, two calls": partial(figures.p50, figures.mock, two, count * 2),
+        "direct": partial(figures.p50, figures.mock_port, [chat(PLAIN)], count),
+        "direct, two calls": partial(figures.p50, figures.mock_port, two, count * 2),
         "plain": partial(figures.p50, figures.port, [to_agent(each, PLAIN) for each in agents], count),
         "tool": partial(figures.p50, figures.port, [to_agent(each, NOTE) for each in agents], count),
     }
@@ -232,17 +232,17 @@ async def slept_on(figures: Figures, count: int, number: int) -> None:
 
 async def together(figures: Figures, count: int, agents: list[str]) -> None:
     """Measures as many messages as the gateway can answer, and their processor time."""
-    spent = load.cpu_s(figures.pid)
+    spent = load.read_cpu_s(figures.pid)
     result = await figures.drive(
         figures.port, Lanes([to_agent(each, PLAIN) for each in agents], count), len(agents)
     )
-    figures.note("rate", result.rate)
-    figures.note("rate of a core", len(result.total_ms) / (load.cpu_s(figures.pid) - spent))
+    figures.note("rate", result.requests_per_s)
+    figures.note("rate of a core", len(result.total_ms) / (load.read_cpu_s(figures.pid) - spent))
 
 
 async def streams(figures: Figures, count: int, agents: list[str], names: list[str], turn: int) -> None:
     """Measures streams of both kinds side by side, each of one half of the agents, which change places."""
-    floor = await figures.first_text(figures.mock, [chat(SLOWLY)], count)
+    floor = await figures.first_text(figures.mock_port, [chat(SLOWLY)], count)
     ours, theirs = (slice(turn % 2, None, 2), slice(1 - turn % 2, None, 2))
     sends = [to_agent(each, SLOWLY, stream=True) for each in agents[ours]]
     chats = [chat(SLOWLY, f"agent/{each}", TO_DEFAULT) for each in names[theirs]]
@@ -344,7 +344,7 @@ def table(figures: Figures, steps: int) -> str:
         ("first text of a stream: added, p50", f"{agent:.2f} ms", "", ""),
         ("of the same as a chat completion", f"{other:.2f} ms", "within 0.5 ms", ""),
     ]
-    return load.table(rows, str.ljust)
+    return load.render_table(rows, str.ljust)
 
 
 def main() -> None:
@@ -356,9 +356,9 @@ def main() -> None:
     steps = options.steps or steps
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, ExitStack() as stack:
         folder = Path(name)
-        mock = stack.enter_context(load.mock(folder / "log", __file__, "--mock"))
+        mock = stack.enter_context(load.run_mock(folder / "log", __file__, "--mock"))
         settings = SETTINGS.format(port=mock, context=CONTEXT)
-        gateway = stack.enter_context(load.gateway(folder, settings))
+        gateway = stack.enter_context(load.serve_gateway(folder, settings))
         figures = Figures(gateway.port, gateway.pid, mock)
         uvloop.run(bench(figures, rounds, count, steps))
         print(table(figures, steps))

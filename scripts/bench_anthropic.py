@@ -74,28 +74,28 @@ class Streams:
     def __init__(self, count: int, model: str, headers: bytes) -> None:
         self.left, self.model, self.headers, self.wrong = count, model, headers, 0
 
-    def next(self, worker: int) -> bytes | None:
+    def next_request(self, worker: int) -> bytes | None:
         self.left -= 1
         asked = [{"role": "user", "content": "Tell me about the harbour."}]
         body = {"model": self.model, "user": f"u{next(users)}", "stream": True, "messages": asked}
-        return load.http(orjson.dumps(body), self.headers) if self.left >= 0 else None
+        return load.chat_request(orjson.dumps(body), self.headers) if self.left >= 0 else None
 
-    def done(self, worker: int, body: bytes) -> None:
-        self.wrong += load.text_of_stream(body) != "".join(WORDS)
+    def take_reply(self, worker: int, body: bytes) -> None:
+        self.wrong += load.read_stream_text(body) != "".join(WORDS)
 
 
 async def measure(port: int, pid: int, count: int, model: str, headers: bytes) -> float:
     """Returns the gateway's processor time for some streams, in seconds."""
-    flow, before = Streams(count, model, headers), load.cpu_s(pid)
+    flow, before = Streams(count, model, headers), load.read_cpu_s(pid)
     result = await load.drive(port, flow, 1)
     await asyncio.sleep(SETTLE_S)
     if result.errors or flow.wrong or len(result.total_ms) != count:
         raise SystemExit(f"{model}: {flow.wrong} of {count} texts wrong, {result.errors[:3]}")
-    return load.cpu_s(pid) - before
+    return load.read_cpu_s(pid) - before
 
 
 async def bench(port: int, pid: int, rounds: int, count: int) -> None:
-    memories = {"off": load.HEADERS_OFF, "on": b""}
+    memories = {"off": load.MEMORY_OFF_HEADER, "on": b""}
     cells = list(itertools.product(memories, ARRIVALS, MODELS))
     spent = dict.fromkeys(cells, 0.0)
     for turn in range(-1, rounds):  # the first only warms
@@ -120,9 +120,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, ExitStack() as stack:
         folder = Path(name)
-        port = stack.enter_context(load.mock(folder / "log", __file__, "--mock"))
+        port = stack.enter_context(load.run_mock(folder / "log", __file__, "--mock"))
         rows = "".join(UPSTREAM.format(way.lower(), port, model) for way, model in MODELS.items())
-        gateway = stack.enter_context(load.gateway(folder, "[server]\naccess_log = false\n" + rows))
+        gateway = stack.enter_context(load.serve_gateway(folder, "[server]\naccess_log = false\n" + rows))
         uvloop.run(bench(gateway.port, gateway.pid, options.rounds, options.streams))
 
 

@@ -115,23 +115,23 @@ class Talks:
     user: str = ""
     turn: int = 0
 
-    def next(self, worker: int) -> bytes | None:
+    def next_request(self, worker: int) -> bytes | None:
         if self.turn % (WARM_TURNS + MEASURED_TURNS) == 0:
             if self.turn == self.count * (WARM_TURNS + MEASURED_TURNS):
                 return None
             self.talk, self.user = [], f"u{next(users)}"
-        question = orjson.loads(load.question(self.user, self.turn))
+        question = orjson.loads(load.render_question(self.user, self.turn))
         self.talk.append(question)
         self.turn += 1
         way = self.way
         form = _chat if self.is_direct and way.direct_path == CHAT else way.body
         body = orjson.dumps({"model": way.model, **form(self.talk, "" if self.headers else self.user)})
         path = way.direct_path if self.is_direct else way.path
-        return load.http(body, self.headers + b"anthropic-version: 2023-06-01\r\n").replace(
+        return load.chat_request(body, self.headers + b"anthropic-version: 2023-06-01\r\n").replace(
             CHAT.encode(), path.encode(), 1
         )
 
-    def done(self, worker: int, body: bytes) -> None:
+    def take_reply(self, worker: int, body: bytes) -> None:
         try:
             text = self.way.text(orjson.loads(body))
         except (ValueError, LookupError):
@@ -160,7 +160,7 @@ async def measure(port: int, way: Way, count: int, *, is_direct: bool, headers: 
 
 
 async def bench(port: int, mock: int, rounds: int, count: int) -> int:
-    memories = {"off": load.HEADERS_OFF, "on": b""}
+    memories = {"off": load.MEMORY_OFF_HEADER, "on": b""}
     added: dict[tuple[str, str], list[float]] = {}
     for turn in range(-1, rounds):  # the first only warms
         cells = list(itertools.product(memories, WAYS))
@@ -182,7 +182,7 @@ async def bench(port: int, mock: int, rounds: int, count: int) -> int:
     print(
         f"added p50 ms of a whole reply; {rounds} rounds of {count} talks, {MEASURED_TURNS} turns of each measured"
     )
-    print(load.table(rows))
+    print(load.render_table(rows))
     return 0 if worst <= GOAL_MS else 1
 
 
@@ -193,8 +193,8 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, ExitStack() as stack:
         folder = Path(name)
-        port = stack.enter_context(load.mock(folder / "log", __file__, "--mock"))
-        gateway = stack.enter_context(load.gateway(folder, settings(port)))
+        port = stack.enter_context(load.run_mock(folder / "log", __file__, "--mock"))
+        gateway = stack.enter_context(load.serve_gateway(folder, settings(port)))
         return uvloop.run(bench(gateway.port, port, options.rounds, options.talks))
 
 

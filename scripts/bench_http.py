@@ -86,7 +86,7 @@ def main() -> None:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as folder,
-        load.mock(Path(folder) / "log") as port,
+        load.run_mock(Path(folder) / "log") as port,
     ):
         uvloop.run(measure(f"http://127.0.0.1:{port}/v1/chat/completions", options.rounds))
 

@@ -54,16 +54,16 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        upstream = stack.enter_context(load.mock(folder / "log"))
-        gateway = stack.enter_context(load.gateway(folder, SETTINGS.format(port=upstream)))
+        upstream = stack.enter_context(load.run_mock(folder / "log"))
+        gateway = stack.enter_context(load.serve_gateway(folder, SETTINGS.format(port=upstream)))
         talks = load.Talks([load.Talk(f"person-{n}") for n in range(USERS)], 2)
         result = uvloop.run(load.drive(gateway.port, talks, 16))
         if result.errors:
             raise SystemExit(f"errors: {result.errors[:5]}")
         come_to_rest(gateway.port)
-        earlier_cpu_s, began_at = load.cpu_s(gateway.pid), time.monotonic()
+        earlier_cpu_s, began_at = load.read_cpu_s(gateway.pid), time.monotonic()
         time.sleep(options.seconds)
-        share = (load.cpu_s(gateway.pid) - earlier_cpu_s) / (time.monotonic() - began_at)
+        share = (load.read_cpu_s(gateway.pid) - earlier_cpu_s) / (time.monotonic() - began_at)
         waiting_jobs = count(gateway.port, 'mnemogate_jobs{state="retrying"}')
     print(
         f"{share:.2%} of a core while idle, {waiting_jobs} jobs waiting to be tried again (goal: < {GOAL:.0%})"

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scripts.load import Served, clean_environment, fetch, gateway, mock
+from scripts.load import ServedGateway, clean_environment, fetch, run_mock, serve_gateway
 from tests.exports import chatgpt_conversation
 
 TALK = 32
@@ -107,7 +107,7 @@ def percentile(times: list[float], part: float) -> float:
     return sorted(times)[min(len(times) - 1, int(part * len(times)))]
 
 
-def beside(served: Served, folder: Path, file: Path) -> dict[str, Any]:
+def beside(served: ServedGateway, folder: Path, file: Path) -> dict[str, Any]:
     """Imports through the gateway while turns are asked."""
     token = json.loads((folder / "mnemogate.db.admin").read_text())["token"]
     headers = {"x-mnemogate-admin": token}
@@ -163,9 +163,9 @@ def main() -> None:
             large = command(folder / "alone", str(folder / "large.json"), "--preview")
             results["large"] = {k: large[k] for k in ("seconds", "mb", "messages")}
             (folder / "large.json").unlink()
-        with mock(folder / "mock.log") as port:
+        with run_mock(folder / "mock.log") as port:
             settings = f'[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
-            with gateway(folder, settings) as served:
+            with serve_gateway(folder, settings) as served:
                 fetch(served.port, "/health")
                 results["beside"] = beside(served, folder, file)
     if options.json:

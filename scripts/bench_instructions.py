@@ -48,7 +48,7 @@ def counted(pid: int, requests: int, into: list[float]) -> Iterator[None]:
     into.append(sum(int(each.replace(",", "")) for each in counts) / requests / 1e6)
 
 
-async def drive(port: int, flow: load.Same | load.Talks) -> None:
+async def drive(port: int, flow: load.SameRequest | load.Talks) -> None:
     result = await load.drive(port, flow, WORKERS)
     if result.errors:
         raise SystemExit(f"these figures would be of errors: {result.errors[:3]}")
@@ -58,9 +58,9 @@ async def drive(port: int, flow: load.Same | load.Talks) -> None:
 async def static(port: int, pid: int, headers: bytes) -> float:
     """Returns the instructions of the request that is always the same, which is not remembered."""
     millions: list[float] = []
-    await drive(port, load.Same(REQUESTS, headers=headers))
+    await drive(port, load.SameRequest(REQUESTS, headers=headers))
     with counted(pid, REQUESTS, millions):
-        await drive(port, load.Same(REQUESTS, headers=headers))
+        await drive(port, load.SameRequest(REQUESTS, headers=headers))
     return millions[0]
 
 
@@ -70,7 +70,7 @@ async def remembered(port: int, pid: int, name: str, earlier: tuple[int, ...]) -
     talks = [load.Talk(f"{name}-{number}") for number in range(PEOPLE)]
     for before in (*earlier, bench_load.WARM_TURNS):
         for talk in talks:
-            talk.begin_anew()
+            talk.begin_conversation()
         await drive(port, load.Talks(talks, before))
     with counted(pid, PEOPLE * bench_load.MEASURED_TURNS, millions):
         await drive(port, load.Talks(talks, bench_load.MEASURED_TURNS))
@@ -78,31 +78,41 @@ async def remembered(port: int, pid: int, name: str, earlier: tuple[int, ...]) -
 
 
 async def bench(folder: Path, stack: contextlib.ExitStack) -> None:
-    mock_port = stack.enter_context(load.mock(folder / "log"))
-    log, port = folder / "bare", load.free_port()
-    command = [*CALLGRIND, sys.executable, str(load.HERE / "bare_proxy.py"), str(port), str(mock_port)]
-    running = stack.enter_context(load.process(command, log))
+    mock_port = stack.enter_context(load.run_mock(folder / "log"))
+    log, port = folder / "bare", load.find_free_port()
+    command = [
+        *CALLGRIND,
+        sys.executable,
+        str(load.SCRIPTS_FOLDER / "bare_proxy.py"),
+        str(port),
+        str(mock_port),
+    ]
+    running = stack.enter_context(load.run_process(command, log))
     load.wait_ready(port, "/", running, log)
     settings = f'[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{mock_port}/v1"\n'
-    gateway = stack.enter_context(load.gateway(folder, settings, *CALLGRIND))
+    gateway = stack.enter_context(load.serve_gateway(folder, settings, *CALLGRIND))
     well = (bench_load.LONG_TURNS,) * bench_load.CONVERSATIONS
     rows = {
         "bare parts": await static(port, running.pid, b""),
-        "memory off": await static(gateway.port, gateway.pid, load.HEADERS_OFF),
+        "memory off": await static(gateway.port, gateway.pid, load.MEMORY_OFF_HEADER),
         "memory on": await remembered(gateway.port, gateway.pid, "known", (bench_load.EARLIER_TURNS,)),
         "memory on, more known": await remembered(gateway.port, gateway.pid, "well-known", well),
     }
     bare = rows["bare parts"]
     table = [["", "million instructions", "times bare parts"]]
-    print(load.table(table + [[name, f"{value:.3f}", f"{value / bare:.2f}"] for name, value in rows.items()]))
+    print(
+        load.render_table(
+            table + [[name, f"{value:.3f}", f"{value / bare:.2f}"] for name, value in rows.items()]
+        )
+    )
 
 
 async def bench_of_dialects(folder: Path, stack: contextlib.ExitStack) -> None:
-    mock_port = stack.enter_context(load.mock(folder / "log", bench_dialects.__file__, "--mock"))
-    gateway = stack.enter_context(load.gateway(folder, bench_dialects.settings(mock_port), *CALLGRIND))
+    mock_port = stack.enter_context(load.run_mock(folder / "log", bench_dialects.__file__, "--mock"))
+    gateway = stack.enter_context(load.serve_gateway(folder, bench_dialects.settings(mock_port), *CALLGRIND))
     requests = TALKS * (bench_dialects.WARM_TURNS + bench_dialects.MEASURED_TURNS)
     rows = [["memory", *bench_dialects.WAYS]]
-    for memory, headers in (("off", load.HEADERS_OFF), ("on", b"")):
+    for memory, headers in (("off", load.MEMORY_OFF_HEADER), ("on", b"")):
         least: list[float] = []
         for way in bench_dialects.WAYS.values():
             ask = partial(bench_dialects.measure, gateway.port, way, is_direct=False, headers=headers)
@@ -114,7 +124,7 @@ async def bench_of_dialects(folder: Path, stack: contextlib.ExitStack) -> None:
                     await asyncio.sleep(0.5)
             least.append(min(millions))
         rows.append([memory, *(f"{value:.3f}" for value in least)])
-    print("million instructions of a request\n" + load.table(rows))
+    print("million instructions of a request\n" + load.render_table(rows))
 
 
 def main() -> int:

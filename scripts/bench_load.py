@@ -137,7 +137,7 @@ class Target:
         return statistics.median(values) if values else None
 
     def cpu_s(self) -> float:
-        return load.cpu_s(self.pid) if self.pid else 0.0
+        return load.read_cpu_s(self.pid) if self.pid else 0.0
 
 
 _users = count()
@@ -145,18 +145,18 @@ _users = count()
 
 async def measure(
     target: Target, requests: int, workers: int, *, stream: bool = False, spread_s: float = 0
-) -> tuple[load.Result, float]:
+) -> tuple[load.LoadResult, float]:
     """Returns one measurement and its CPU ms by request.
 
     Where memory is on, the conversations are brought to their fourth turn first.
     """
-    flow: load.Same | load.Talks = load.Same(requests, stream=stream, headers=target.headers)
+    flow: load.SameRequest | load.Talks = load.SameRequest(requests, stream=stream, headers=target.headers)
     if target.is_memory:
         turns = min(MEASURED_TURNS, max(1, requests // workers))
         talks = [load.Talk(f"bench-{next(_users)}") for _ in range(max(workers, requests // turns))]
         for before in (EARLIER_TURNS, WARM_TURNS):
             for talk in talks:
-                talk.begin_anew()
+                talk.begin_conversation()
             warm = await load.drive(target.port, load.Talks(talks, before), min(16, workers))
             target.errors += warm.errors
         flow = load.Talks(talks, turns, stream=stream)
@@ -201,7 +201,7 @@ async def measure_crowds(targets: list[Target], sizes: Sizes) -> None:
     """Measures requests of sixteen connections and of four, and streams of 20 and of 200."""
     for target in targets:
         result, cpu_ms = await measure(target, sizes.crowd, 16)
-        target.note("req/s", result.rate)
+        target.note("req/s", result.requests_per_s)
         if target.pid:
             target.note("CPU ms", cpu_ms)
             target.note("CPU ms, 4 at once", (await measure(target, sizes.crowd // 4, 4))[1])
@@ -224,7 +224,7 @@ async def open_conversations(target: Target, users: int) -> None:
     for name, talks in kinds.items():
         turns = 1 if name == "first words" else OPENINGS
         spent = target.cpu_s()
-        result = await load.drive(target.port, load.Talks(talks, turns, is_anew=True), 16)
+        result = await load.drive(target.port, load.Talks(talks, turns, opens_each_turn=True), 16)
         target.errors += result.errors
         target.note(f"CPU ms, {name}", (target.cpu_s() - spent) * 1e3 / max(1, len(result.total_ms)))
 
@@ -234,7 +234,7 @@ async def search_each_turn(target: Target) -> None:
     talks = [load.Talk(f"known-{next(_users)}") for _ in range(KNOWN_WELL)]
     for before in (*[LONG_TURNS] * CONVERSATIONS, WARM_TURNS):
         for talk in talks:
-            talk.begin_anew()
+            talk.begin_conversation()
         target.errors += (await load.drive(target.port, load.Talks(talks, before), 16)).errors
     spent = target.cpu_s()
     result = await load.drive(target.port, load.Talks(talks, MEASURED_TURNS), 16)
@@ -245,7 +245,7 @@ async def search_each_turn(target: Target) -> None:
 async def remembers(port: int, mock_port: int) -> bool:
     """Returns whether a fact of one conversation reaches the upstream in the same user's next one."""
     for words in ("My sister Clara moved to Lisbon in spring.", "Do you know where my sister Clara lives?"):
-        body = load.body_of([load.message("user", words)], "bench-proof", stream=False)
+        body = load.render_body([load.render_message("user", words)], "bench-proof", stream=False)
         await asyncio.to_thread(load.fetch, port, "/v1/chat/completions", body)
     return b"Lisbon" in await asyncio.to_thread(load.fetch, mock_port, "/last")
 
@@ -313,30 +313,30 @@ def start(mock_port: int, folder: Path, stack: contextlib.ExitStack, variants: S
 
     def serve(name: str, path: str, port: int, *command: object) -> None:
         log = folder / "log"
-        running = stack.enter_context(load.process([*map(str, command)], log, stdout=subprocess.DEVNULL))
+        running = stack.enter_context(load.run_process([*map(str, command)], log, stdout=subprocess.DEVNULL))
         load.wait_ready(port, path, running, log)
         targets.append(Target(name, port, pid=running.pid))
 
     if shutil.which("nginx"):
-        port = load.free_port()
+        port = load.find_free_port()
         (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, upstream=mock_port))
         serve("nginx", "/v1/models", port, "nginx", "-p", folder, "-c", folder / "nginx.conf")
         targets[-1].pid = None  # its master's, which does nothing
-    port = load.free_port()
-    serve("bare parts", "/", port, sys.executable, load.HERE / "bare_proxy.py", port, mock_port)
+    port = load.find_free_port()
+    serve("bare parts", "/", port, sys.executable, load.SCRIPTS_FOLDER / "bare_proxy.py", port, mock_port)
     settings = f'[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{mock_port}/v1"\n'
     # Each has a gateway of its own: in one, what is remembered and still to be indexed would slow the other row down.
     for name in ("memory off", *variants, "memory on"):
         (folder / name).mkdir()
         own = "[memory]\nkeep_why_days = 0\n" if name == NO_RECALLS else ""
         with exporting(TRACES.get(name), stack):
-            gateway = stack.enter_context(load.gateway(folder / name, settings + own))
+            gateway = stack.enter_context(load.serve_gateway(folder / name, settings + own))
         is_memory = name != "memory off"
         if name == LIMITED:
             set_limits(gateway.port, folder / name)
-        headers = b"" if is_memory else load.HEADERS_OFF
+        headers = b"" if is_memory else load.MEMORY_OFF_HEADER
         targets.append(Target(name, gateway.port, headers, is_memory, gateway.pid))
-        targets[-1].note("idle MB", load.resident_mb(gateway.pid))
+        targets[-1].note("idle MB", load.read_resident_mb(gateway.pid))
         targets[-1].note("ready s", gateway.ready_s)
     return targets
 
@@ -348,14 +348,14 @@ def table(targets: list[Target]) -> str:
         for value in (target.median(name) for target in targets):
             shown.append("-" if value is None else f"{value:,.{0 if value >= 100 else 2}f}")
         rows.append([name, *shown, " / ".join(goal or "-" for goal in goals) if any(goals) else ""])
-    return load.table(rows)
+    return load.render_table(rows)
 
 
 async def bench(
     sizes: Sizes, folder: Path, stack: contextlib.ExitStack, variants: Sequence[str], *, is_alone: bool
 ) -> int:
     """Measures, prints a table, and returns the exit code. is_alone: one connection, and nothing else."""
-    mock_port = stack.enter_context(load.mock(folder / "log"))
+    mock_port = stack.enter_context(load.run_mock(folder / "log"))
     targets = start(mock_port, folder, stack, variants)
     memory = targets[-1]
     assert memory.pid is not None
@@ -368,7 +368,7 @@ async def bench(
     if not is_alone:
         more = load.Talks([load.Talk(f"person-{number}") for number in range(sizes.users - met)], 2)
         memory.errors += (await load.drive(memory.port, more, 16)).errors
-        memory.note("MB 10k users", load.resident_mb(memory.pid))
+        memory.note("MB 10k users", load.read_resident_mb(memory.pid))
     for _ in range(0 if is_alone else sizes.rounds):
         await search_each_turn(memory)
     bare = next(target for target in targets if target.name == "bare parts")
@@ -396,7 +396,7 @@ def keep_awake(stack: contextlib.ExitStack) -> None:
     then something has to wait for a core, and so the slowest replies say nothing.)
     """
     for _ in os.sched_getaffinity(0):
-        stack.enter_context(load.process([sys.executable, "-c", _IDLER], Path(os.devnull)))
+        stack.enter_context(load.run_process([sys.executable, "-c", _IDLER], Path(os.devnull)))
 
 
 def _read_complaints(folder: Path) -> list[str]:

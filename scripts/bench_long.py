@@ -96,7 +96,10 @@ def run_to_the_end(turns: int, folder: Path) -> None:
             return call_tools(Call("weather", {"n": n}), text=None)
         return say(f"Answer {n}: yes, and no.")
 
-    with StrictUpstream(script=answer) as upstream, load.gateway(folder, settings(upstream.port)) as served:
+    with (
+        StrictUpstream(script=answer) as upstream,
+        load.serve_gateway(folder, settings(upstream.port)) as served,
+    ):
         client = Client(served.port, "full")
         messages: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}]
         for n in range(turns):
@@ -148,7 +151,7 @@ class Talk:
 
 
 def compare(turns: int, folder: Path) -> None:
-    with load.mock(folder / "log") as mock, load.gateway(folder, settings(mock)) as served:
+    with load.run_mock(folder / "log") as mock, load.serve_gateway(folder, settings(mock)) as served:
         named = {"x-mnemogate-conversation": "c1"}
         talks = {
             "direct, all": Talk(Client(mock, "direct"), None),
@@ -174,14 +177,14 @@ def compare(turns: int, folder: Path) -> None:
 def stay_whole(turns: int, folder: Path) -> None:
     turns = min(turns, LARGE_TURNS)
     with (
-        load.mock(folder / "log") as mock,
-        load.gateway(folder, settings(mock, LARGE_CONTEXT)) as served,
+        load.run_mock(folder / "log") as mock,
+        load.serve_gateway(folder, settings(mock, LARGE_CONTEXT)) as served,
     ):
         talk = Talk(Client(served.port, "append", **APPEND), 1)
-        spent_s = [load.cpu_s(served.pid)]
+        spent_s = [load.read_cpu_s(served.pid)]
         for n in range(turns):
             talk.turn(n)
-            spent_s.append(load.cpu_s(served.pid))
+            spent_s.append(load.read_cpu_s(served.pid))
     print(
         f"\nnew message alone on a window of {LARGE_CONTEXT:,} tokens: processor ms of a turn, a hundred turns from"
     )

@@ -367,7 +367,7 @@ class Load:
         """Returns how long each turn took in milliseconds."""
         talks = list(itertools.islice(self._talks, max(1, turns // 3)))
         for talk in talks:
-            talk.begin_anew()
+            talk.begin_conversation()
         result = uvloop.run(load.drive(self._port, load.Talks(talks, 3), 1))
         if result.errors:
             raise SystemExit(f"errors: {result.errors[:5]}")
@@ -444,15 +444,15 @@ def bench_cpu(port: int, pid: int, filled: Filled, looks: int) -> None:
 
     def cpu_ms(path: str) -> float:
         read(port, filled, path)
-        begun = load.cpu_s(pid)
+        begun = load.read_cpu_s(pid)
         for _ in range(looks):
             read(port, filled, path)
-        return (load.cpu_s(pid) - begun) * 1000 / looks
+        return (load.read_cpu_s(pid) - begun) * 1000 / looks
 
     rows = [["screen", "cpu ms", "twin cpu ms"]]
     for html, twin in zip(paths[: len(paths) // 2], paths[len(paths) // 2 :], strict=True):
         rows.append([shown_path(html, filled.uid), f"{cpu_ms(html):.1f}", f"{cpu_ms(twin):.1f}"])
-    print(load.table(rows))
+    print(load.render_table(rows))
 
 
 def p99(values: Iterable[float]) -> float:
@@ -477,7 +477,7 @@ def report(screens: Sequence[Screen], turns: Turns, uid: str) -> bool:
         sizes = [f"{each.size / 1000:.0f}" for each in (html, twin)]
         rows.append([shown_path(html.path, uid), f"{html.p(0.5):.1f}", f"{html.p(0.95):.1f}", sizes[0]])
         rows[-1] += [f"{twin.p(0.95):.1f}", sizes[1]]
-    print(load.table(rows))
+    print(load.render_table(rows))
     slowest = max(screens, key=lambda each: each.p(0.95))
     largest = max(each.size for each in screens[:half])
     print(
@@ -522,9 +522,9 @@ def main() -> int:
             url, _ = stack.enter_context(server())
             asyncio.run(copy_to_postgres(file, url))
             database = f'[database]\nurl = "{url}"'
-        upstream = stack.enter_context(load.mock(folder / "log"))
+        upstream = stack.enter_context(load.run_mock(folder / "log"))
         settings = SETTINGS.format(database=database, port=upstream)
-        gateway = stack.enter_context(load.gateway(folder, settings))
+        gateway = stack.enter_context(load.serve_gateway(folder, settings))
         if options.cpu:
             bench_cpu(gateway.port, gateway.pid, filled, sizes.looks)
             return 0

@@ -67,7 +67,7 @@ async def fill(place: Path | str) -> Store:
     for user in map(user_of, range(USERS)):
         agent = await new_agent(store, user, bytes(32))
         for number in range(CONVERSATIONS):
-            asked = (load.question(user, number * TURNS + n) for n in range(TURNS))
+            asked = (load.render_question(user, number * TURNS + n) for n in range(TURNS))
             times = (BEGUN + number * 3_600 + n for n in range(TURNS))
             turns = [
                 (at, orjson.loads(each)["content"], REPLY) for at, each in zip(times, asked, strict=True)
@@ -91,8 +91,8 @@ def user_of(number: int) -> str:
 async def perform(keeper: MemoryKeeper, number: int, messages: list[bytes]) -> Spent:
     """Performs the memory of one turn, without an upstream. messages: of its conversation, to which it adds two."""
     user = user_of(number // MEASURED_TURNS)
-    messages.append(load.question(user, CONVERSATIONS * TURNS + number))
-    body = load.body_of(messages, user, stream=False)
+    messages.append(load.render_question(user, CONVERSATIONS * TURNS + number))
+    body = load.render_body(messages, user, stream=False)
     identity = identify([], {"user": user}, IdentityRules("default"), "default")
     receipt = Receipt(time.perf_counter(), f"req_{number:024x}")
     at = BEGUN + 100_000 + number
@@ -105,7 +105,7 @@ async def perform(keeper: MemoryKeeper, number: int, messages: list[bytes]) -> S
     prompt = await keeper.composer.make_prompt(context, EndpointForm(), ())
     await keeper.write(context, prompt, BlockEdits(), outcome, receipt)
     spent = time.thread_time_ns() - begun
-    messages.append(load.message("assistant", reply["content"]))
+    messages.append(load.render_message("assistant", reply["content"]))
     make = recall_row_maker(prompt, outcome, receipt)
     begun = time.thread_time_ns()
     if make is not None:

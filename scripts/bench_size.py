@@ -140,7 +140,7 @@ def run(kind: str, turns: int, folder: Path) -> dict[str, Any]:
     database = folder / "mnemogate.db"
     with (
         StrictUpstream(script=answer) as upstream,
-        load.gateway(folder, SETTINGS.format(port=upstream.port)) as served,
+        load.serve_gateway(folder, SETTINGS.format(port=upstream.port)) as served,
     ):
         if kind == "questions":  # what they are about is not counted
             play(served.port, "ann", chats(turns), answers)

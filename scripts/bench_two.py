@@ -65,13 +65,13 @@ class Way:
     """Gateways over one database."""
 
     name: str
-    gateways: list[load.Served]
+    gateways: list[load.ServedGateway]
     # Returns the processor time of the database so far, in seconds.
     database_cpu_s: Callable[[], float]
     figures: dict[str, list[float]] = field(default_factory=dict)
 
     def cpu_s(self) -> float:
-        return sum(load.cpu_s(each.pid) for each in self.gateways)
+        return sum(load.read_cpu_s(each.pid) for each in self.gateways)
 
     def note(self, name: str, value: float) -> None:
         self.figures.setdefault(name, []).append(value)
@@ -83,12 +83,12 @@ class Way:
 def tree_cpu_s(root: int) -> float:
     """Returns the processor time of a server and its processes, those that have ended among them."""
     ended = sum(map(int, _fields(root)[13:15])) / os.sysconf("SC_CLK_TCK")
-    total = load.cpu_s(root) + ended
+    total = load.read_cpu_s(root) + ended
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):  # it ended meanwhile
                 if int(_fields(int(folder.name))[1]) == root:
-                    total += load.cpu_s(int(folder.name))
+                    total += load.read_cpu_s(int(folder.name))
     return total
 
 
@@ -128,7 +128,7 @@ async def measure(way: Way, sizes: Sizes) -> None:
     talks = [load.Talk(f"bench-{next(_numbers)}") for _ in range(sizes.talks)]
     for before in (EARLIER_TURNS, WARM_TURNS):
         for each in talks:
-            each.begin_anew()
+            each.begin_conversation()
         await talk(way, talks, before)
     gateways, database = way.cpu_s(), way.database_cpu_s()
     rate = await talk(way, talks, MEASURED_TURNS)
@@ -187,18 +187,18 @@ class Questions:
         self._left = count
         self._words = vocabulary(random.Random(SEED))
 
-    def next(self, worker: int) -> bytes | None:
+    def next_request(self, worker: int) -> bytes | None:
         self._left -= 1
         if self._left < 0:
             return None
         number = next(_numbers)
         asked = " ".join(random.Random(number).choices(self._words[50:3000], k=6))
-        body = load.body_of([load.message("user", f"What of {asked}?")], self._user, stream=False)
-        return load.http(
+        body = load.render_body([load.render_message("user", f"What of {asked}?")], self._user, stream=False)
+        return load.chat_request(
             body, b"x-mnemogate-memory: read\r\nx-mnemogate-conversation: question-%d\r\n" % number
         )
 
-    def done(self, worker: int, body: bytes) -> None:
+    def take_reply(self, worker: int, body: bytes) -> None:
         pass
 
 
@@ -234,7 +234,7 @@ def table(ways: list[Way]) -> str:
     rows = [["", *(way.name for way in ways)]]
     for name in names:
         rows.append([name, *(f"{way.median(name):,.2f}" if name in way.figures else "-" for way in ways)])
-    return load.table(rows)
+    return load.render_table(rows)
 
 
 def judge(ways: list[Way]) -> Iterator[str]:
@@ -281,13 +281,13 @@ async def written(database: str) -> dict[str, int]:
 
 
 async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> None:
-    upstream = stack.enter_context(load.mock(folder / "log"))
+    upstream = stack.enter_context(load.run_mock(folder / "log"))
     url, postmaster = stack.enter_context(server())
 
-    def gateway(name: str, database: str) -> load.Served:
+    def gateway(name: str, database: str) -> load.ServedGateway:
         (folder / name).mkdir()
         settings = SETTINGS.format(database=database, upstream=upstream)
-        return stack.enter_context(load.gateway(folder / name, settings))
+        return stack.enter_context(load.serve_gateway(folder / name, settings))
 
     async def make(name: str) -> str:
         admin = await asyncpg.connect(url)

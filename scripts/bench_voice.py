@@ -94,10 +94,12 @@ class PhoneCall:
 
     def request(self, turn: int) -> bytes:
         fact = load.FACTS[turn % len(load.FACTS)]
-        self.messages.append(load.message("user", f"({turn}) I wanted to say that {fact}. {self.text}"))
+        self.messages.append(
+            load.render_message("user", f"({turn}) I wanted to say that {fact}. {self.text}")
+        )
         head = orjson.dumps({**self.head, "stream": True})[:-1]
         body = head + b',"messages":[' + b",".join(self.messages) + b"]}"
-        return load.http(body, self.headers)
+        return load.chat_request(body, self.headers)
 
 
 class Calls:
@@ -107,35 +109,35 @@ class Calls:
         self.calls, self.turns, self.pause_s = calls, [TURNS] * len(calls), pause_s
         self.answer_ms: list[float] = []  # from the first word to the answer's
 
-    def next(self, worker: int) -> bytes | None:
+    def next_request(self, worker: int) -> bytes | None:
         left = self.turns[worker]
         self.turns[worker] -= 1
         return self.calls[worker].request(left) if left else None
 
-    def done(self, worker: int, body: bytes) -> None:
-        self.calls[worker].messages.append(load.message("assistant", load.text_of_stream(body)))
+    def take_reply(self, worker: int, body: bytes) -> None:
+        self.calls[worker].messages.append(load.render_message("assistant", load.read_stream_text(body)))
 
 
-class Listener(load.Client):
+class Listener(load.LoadConnection):
     """A connection that notes when the answer begins that follows on a filler."""
 
     answered = 0.0
 
     def send(self) -> None:
-        if self.begun and self.flow.pause_s:
+        if self.began_at and self.flow.pause_s:
             asyncio.get_running_loop().call_later(self.flow.pause_s, self.speak)
         else:
             self.speak()
 
     def speak(self) -> None:
-        self.answered = 0.0
+        self.answered_at = 0.0
         super().send()
 
     def data_received(self, data: bytes) -> None:
-        if not self.answered and ANSWER in data:
-            self.answered = time.perf_counter()
+        if not self.answered_at and ANSWER in data:
+            self.answered_at = time.perf_counter()
             # What comes in one read with the filler is no silence.
-            self.flow.answer_ms.append((self.answered - (self.first_text or self.answered)) * 1e3)
+            self.flow.answer_ms.append((self.answered_at - (self.first_text_at or self.answered_at)) * 1e3)
         super().data_received(data)
 
 
@@ -154,7 +156,7 @@ def calls(count: int, text: str, **head: Any) -> list[PhoneCall]:
 class Figures(load.Figures):
     """The figures of voice agents, and the calls that they are taken of."""
 
-    async def drive(self, port: int, flow: Calls, spread_s: float) -> load.Result:
+    async def drive(self, port: int, flow: Calls, spread_s: float) -> load.LoadResult:
         """Raises: SystemExit: a reply is an error, so that the figures mean nothing."""
         result = await load.drive(port, flow, len(flow.calls), spread_s, Listener)
         if result.errors:
@@ -184,7 +186,7 @@ async def one_by_one(figures: Figures, count: int, name: str) -> None:
     for number in range(count):
         for way in orders[number % len(orders)]:
             flow = Calls(ways[way]())
-            result = await figures.drive(figures.mock if way == "direct" else figures.port, flow, 0.0)
+            result = await figures.drive(figures.mock_port if way == "direct" else figures.port, flow, 0.0)
             first[way] += result.first_ms
             silences += flow.answer_ms if way == "filler" else []
     p50 = {way: statistics.median(values) for way, values in first.items()}
@@ -201,11 +203,11 @@ async def side_by_side(figures: Figures, name: str) -> None:
         result = await figures.drive(port, flow, SPREAD_S)
         return statistics.quantiles(result.first_ms, n=100)[98]
 
-    direct = await p99(figures.mock, PLAIN, "bench")
+    direct = await p99(figures.mock_port, PLAIN, "bench")
     for text, way in ((PLAIN, "plain"), (LOOK, "filler")):
-        spent = load.cpu_s(figures.pid)
+        spent = load.read_cpu_s(figures.pid)
         figures.note(f"p99, {way}", await p99(figures.port, text, f"agent/{name}") - direct)
-        figures.note(f"cpu, {way}", (load.cpu_s(figures.pid) - spent) * 1e3 / (AT_ONCE * TURNS))
+        figures.note(f"cpu, {way}", (load.read_cpu_s(figures.pid) - spent) * 1e3 / (AT_ONCE * TURNS))
 
 
 async def bench(figures: Figures, rounds: int, count: int) -> None:
@@ -249,7 +251,7 @@ def table(figures: Figures) -> str:
         ),
         ("of a turn with filler, tool and answer", f"{figures.median('cpu, filler'):.1f} ms", ""),
     ]
-    return load.table(rows, str.ljust)
+    return load.render_table(rows, str.ljust)
 
 
 def main() -> None:
@@ -259,8 +261,8 @@ def main() -> None:
     rounds, count = (2, 12) if options.quick else (10, 24)
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, ExitStack() as stack:
         folder = Path(name)
-        mock = stack.enter_context(load.mock(folder / "log", __file__, "--mock"))
-        gateway = stack.enter_context(load.gateway(folder, SETTINGS.format(port=mock)))
+        mock = stack.enter_context(load.run_mock(folder / "log", __file__, "--mock"))
+        gateway = stack.enter_context(load.serve_gateway(folder, SETTINGS.format(port=mock)))
         figures = Figures(gateway.port, gateway.pid, mock)
         uvloop.run(bench(figures, rounds, count))
         print(table(figures))

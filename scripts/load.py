@@ -21,17 +21,17 @@ from typing import Any
 
 import orjson
 
-HERE = Path(__file__).resolve().parent
-HEADERS_OFF = b"x-mnemogate-memory: off\r\n"
+SCRIPTS_FOLDER = Path(__file__).resolve().parent
+MEMORY_OFF_HEADER = b"x-mnemogate-memory: off\r\n"
 TIMEOUT_S = 120.0  # of one measurement; a server that hangs ends the bench
-ERRORS_MAX = 20  # of one measurement; after so many nothing more is asked
+MAX_ERRORS = 20  # of one measurement; after so many nothing more is asked
 
 
 # --- the generator
 
 
 @dataclass(slots=True)
-class Result:
+class LoadResult:
     """Latencies in milliseconds: to the end of each reply, and to its first text."""
 
     total_ms: list[float] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Result:
     ended: float = 0.0
 
     @property
-    def rate(self) -> float:
+    def requests_per_s(self) -> float:
         return len(self.total_ms) / max(1e-9, self.ended - self.began)
 
 
@@ -49,16 +49,16 @@ _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.I)
 _TEXT = re.compile(rb'"content":\s*"[^"]')
 
 
-class Client(asyncio.Protocol):
+class LoadConnection(asyncio.Protocol):
     """One keep-alive connection in a closed loop: the next request leaves in the callback that read the last reply."""
 
-    def __init__(self, worker: int, flow: Any, result: Result) -> None:
+    def __init__(self, worker: int, flow: Any, result: LoadResult) -> None:
         self.worker, self.flow, self.result = worker, flow, result
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: Any = None
         self.buffer = b""
         self.body_start = self.body_end = 0  # body_end: 0 for a chunked body
-        self.begun = self.first_text = 0.0
+        self.began_at = self.first_text_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -69,14 +69,14 @@ class Client(asyncio.Protocol):
             self.finished.set_result(None)
 
     def send(self) -> None:
-        request = self.flow.next(self.worker) if len(self.result.errors) <= ERRORS_MAX else None
+        request = self.flow.next_request(self.worker) if len(self.result.errors) <= MAX_ERRORS else None
         if request is None:
             if not self.finished.done():
                 self.finished.set_result(None)
             self.transport.close()
             return
-        self.buffer, self.body_start, self.first_text = b"", 0, 0.0
-        self.begun = time.perf_counter()
+        self.buffer, self.body_start, self.first_text_at = b"", 0, 0.0
+        self.began_at = time.perf_counter()
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -89,22 +89,22 @@ class Client(asyncio.Protocol):
             length = _LENGTH.search(self.buffer, 0, head_end + 2)
             self.body_start = head_end + 4
             self.body_end = self.body_start + int(length[1]) if length else 0
-        if not self.first_text and _TEXT.search(self.buffer, self.body_start):
-            self.first_text = now
+        if not self.first_text_at and _TEXT.search(self.buffer, self.body_start):
+            self.first_text_at = now
         is_chunked = not self.body_end
         if self.buffer.endswith(b"\r\n0\r\n\r\n") if is_chunked else len(self.buffer) >= self.body_end:
-            self.result.total_ms.append((now - self.begun) * 1e3)
-            self.result.first_ms.append(((self.first_text or now) - self.begun) * 1e3)
+            self.result.total_ms.append((now - self.began_at) * 1e3)
+            self.result.first_ms.append(((self.first_text_at or now) - self.began_at) * 1e3)
             self.result.ended = now
-            self.take(self.buffer[9:12], self.buffer[self.body_start :], is_chunked)
+            self.record_reply(self.buffer[9:12], self.buffer[self.body_start :], is_chunked)
             self.send()
 
-    def take(self, status: bytes, body: bytes, is_chunked: bool) -> None:
+    def record_reply(self, status: bytes, body: bytes, is_chunked: bool) -> None:
         if status != b"200":
             self.result.errors.append(f"{status.decode()}: {body[:200]!r}")
         elif is_chunked and b"data: [DONE]" not in body:
             self.result.errors.append("a stream without [DONE]")
-        self.flow.done(self.worker, unchunk(body) if is_chunked else body)
+        self.flow.take_reply(self.worker, unchunk(body) if is_chunked else body)
 
 
 def unchunk(body: bytes) -> bytes:
@@ -120,18 +120,24 @@ def unchunk(body: bytes) -> bytes:
 
 
 async def drive(
-    port: int, flow: Any, workers: int, spread_s: float = 0.0, client_of: type[Client] = Client
-) -> Result:
+    port: int,
+    flow: Any,
+    workers: int,
+    spread_s: float = 0.0,
+    connection_class: type[LoadConnection] = LoadConnection,
+) -> LoadResult:
     """Runs a flow over some connections; their first requests are spread over a time, or all leave at once.
 
-    flow: `next(worker)` returns the next request's bytes, None when there are no more; `done(worker, body)` takes a
-    complete reply, and is not part of any measured time. client_of: makes a connection.
+    flow: `next_request(worker)` returns the bytes of the next request; None: there is none. `take_reply(worker, body)`
+        takes a complete reply, and is not part of any measured time.
     """
     loop = asyncio.get_running_loop()
-    result = Result()
+    result = LoadResult()
     clients = []
     for worker in range(workers):
-        _, client = await loop.create_connection(partial(client_of, worker, flow, result), "127.0.0.1", port)
+        _, client = await loop.create_connection(
+            partial(connection_class, worker, flow, result), "127.0.0.1", port
+        )
         clients.append(client)
     result.began = time.perf_counter()
     for worker, client in enumerate(clients):
@@ -155,7 +161,7 @@ class Figures:
     port: int
     pid: int
     # The port of its upstream.
-    mock: int
+    mock_port: int
     values: dict[str, list[float]] = field(default_factory=dict)
 
     def note(self, name: str, value: float) -> None:
@@ -176,42 +182,44 @@ FACTS = (
 )
 
 
-def http(body: bytes, headers: bytes = b"") -> bytes:
+def chat_request(body: bytes, headers: bytes = b"") -> bytes:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
     head += b"authorization: Bearer sk-bench\r\n" + headers + b"content-length: %d\r\n\r\n" % len(body)
     return head + body
 
 
-def message(role: str, text: str) -> bytes:
+def render_message(role: str, text: str) -> bytes:
     return orjson.dumps({"role": role, "content": text})
 
 
-def question(who: str, turn: int) -> bytes:
+def render_question(who: str, turn: int) -> bytes:
     fact = FACTS[turn % 3]
     text = f"({who}, {turn}) I wanted to say that {fact}. What do you think about it, number {turn}?"
-    return message("user", text)
+    return render_message("user", text)
 
 
-def body_of(messages: list[bytes], user: str | None, stream: bool) -> bytes:
+def render_body(messages: list[bytes], user: str | None, stream: bool) -> bytes:
     tail = (b',"user":"%b"' % user.encode() if user else b"") + (b',"stream":true' if stream else b"")
     return b'{"model":"bench","messages":[' + b",".join(messages) + b"]" + tail + b"}"
 
 
-class Same:
+class SameRequest:
     """The same request a number of times: ten messages without a user."""
 
     def __init__(self, requests: int, *, stream: bool = False, headers: bytes = b"") -> None:
         messages = [SYSTEM]
         for turn in range(4):
-            messages += [question("static", turn), message("assistant", "Indeed. " * 90)]
-        self.request = http(body_of([*messages, question("static", 4)], None, stream), headers)
-        self.left = requests
+            messages += [render_question("static", turn), render_message("assistant", "Indeed. " * 90)]
+        self.request = chat_request(
+            render_body([*messages, render_question("static", 4)], None, stream), headers
+        )
+        self.remaining = requests
 
-    def next(self, worker: int) -> bytes | None:
-        self.left -= 1
-        return self.request if self.left >= 0 else None
+    def next_request(self, worker: int) -> bytes | None:
+        self.remaining -= 1
+        return self.request if self.remaining >= 0 else None
 
-    def done(self, worker: int, body: bytes) -> None:
+    def take_reply(self, worker: int, body: bytes) -> None:
         pass
 
 
@@ -223,20 +231,20 @@ class Talk:
     messages: list[bytes] = field(default_factory=lambda: [SYSTEM])
     turn: int = 0
 
-    def begin_anew(self) -> None:
+    def begin_conversation(self) -> None:
         self.messages = [SYSTEM]
 
     def request(self, stream: bool) -> bytes:
-        self.messages.append(question(self.user, self.turn))
+        self.messages.append(render_question(self.user, self.turn))
         self.turn += 1
-        return http(body_of(self.messages, self.user, stream))
+        return chat_request(render_body(self.messages, self.user, stream))
 
-    def answered(self, body: bytes, stream: bool) -> None:
-        text = text_of_stream(body) if stream else orjson.loads(body)["choices"][0]["message"]["content"]
-        self.messages.append(message("assistant", text))
+    def add_reply(self, body: bytes, stream: bool) -> None:
+        text = read_stream_text(body) if stream else orjson.loads(body)["choices"][0]["message"]["content"]
+        self.messages.append(render_message("assistant", text))
 
 
-def text_of_stream(body: bytes) -> str:
+def read_stream_text(body: bytes) -> str:
     texts = []
     for line in body.split(b"\n"):
         if line.startswith(b"data: {"):
@@ -246,33 +254,38 @@ def text_of_stream(body: bytes) -> str:
 
 
 class Talks:
-    """Conversations, each taken by one connection for a number of turns. is_anew: each turn opens a new one."""
+    """Conversations, each taken by one connection for a number of turns.
 
-    def __init__(self, talks: list[Talk], turns: int, *, stream: bool = False, is_anew: bool = False) -> None:
+    opens_each_turn: each turn opens a new conversation.
+    """
+
+    def __init__(
+        self, talks: list[Talk], turns: int, *, stream: bool = False, opens_each_turn: bool = False
+    ) -> None:
         self.waiting = iter(talks)
-        self.turns, self.stream, self.is_anew = turns, stream, is_anew
+        self.turns, self.stream, self.opens_each_turn = turns, stream, opens_each_turn
         self.current: dict[int, tuple[Talk, int]] = {}
 
-    def next(self, worker: int) -> bytes | None:
+    def next_request(self, worker: int) -> bytes | None:
         talk, left = self.current.get(worker, (None, 0))
         if talk is None or not left:
             talk, left = next(self.waiting, None), self.turns
             if talk is None:
                 return None
         self.current[worker] = (talk, left - 1)
-        if self.is_anew:
-            talk.begin_anew()
+        if self.opens_each_turn:
+            talk.begin_conversation()
         return talk.request(self.stream)
 
-    def done(self, worker: int, body: bytes) -> None:
+    def take_reply(self, worker: int, body: bytes) -> None:
         with contextlib.suppress(ValueError, LookupError):  # an error reply is counted elsewhere
-            self.current[worker][0].answered(body, self.stream)
+            self.current[worker][0].add_reply(body, self.stream)
 
 
 # --- the servers
 
 
-def table(rows: Sequence[Sequence[str]], align: Callable[[str, int], str] = str.rjust) -> str:
+def render_table(rows: Sequence[Sequence[str]], align: Callable[[str, int], str] = str.rjust) -> str:
     """Returns the rows as a table in Markdown. The first one is its head. align: puts a cell to its width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     head, *rest = rows
@@ -282,7 +295,7 @@ def table(rows: Sequence[Sequence[str]], align: Callable[[str, int], str] = str.
     )
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -296,7 +309,7 @@ def clean_environment(**more: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def process(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def run_process(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("ab") as sink:
         running = subprocess.Popen(command, stderr=sink, start_new_session=True, **options)
     try:
@@ -312,10 +325,10 @@ def process(command: list[str], log: Path, **options: Any) -> Iterator[subproces
 
 
 @contextlib.contextmanager
-def mock(log: Path, *command: str) -> Iterator[int]:
+def run_mock(log: Path, *command: str) -> Iterator[int]:
     """Runs the mock upstream, or another command that prints its port and ends with its standard input."""
-    arguments = [sys.executable, *(command or (str(HERE / "mock_upstream.py"),))]
-    with process(arguments, log, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+    arguments = [sys.executable, *(command or (str(SCRIPTS_FOLDER / "mock_upstream.py"),))]
+    with run_process(arguments, log, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         assert running.stdout is not None
         yield int(running.stdout.readline())
 
@@ -336,7 +349,7 @@ def wait_ready(port: int, path: str, running: subprocess.Popen[bytes], log: Path
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedGateway:
     """A gateway that is ready. ready_s: after so many seconds."""
 
     port: int
@@ -345,14 +358,14 @@ class Served:
 
 
 @contextlib.contextmanager
-def gateway(folder: Path, settings: str, *under: str) -> Iterator[Served]:
+def serve_gateway(folder: Path, settings: str, *under: str) -> Iterator[ServedGateway]:
     """Serves a gateway, whose settings, database and log lie in the folder. under: a command that runs it."""
     (folder / "mnemogate.toml").write_text(settings)
-    log, port = folder / "log", free_port()
+    log, port = folder / "log", find_free_port()
     command = [*under, sys.executable, "-m", "gateway", "serve", "--port", str(port)]
-    clean = clean_environment(PYTHONPATH=str(HERE.parent))
-    with process(command, log, env=clean, cwd=folder, stdout=subprocess.DEVNULL) as running:
-        yield Served(port, running.pid, wait_ready(port, "/health/ready", running, log))
+    clean = clean_environment(PYTHONPATH=str(SCRIPTS_FOLDER.parent))
+    with run_process(command, log, env=clean, cwd=folder, stdout=subprocess.DEVNULL) as running:
+        yield ServedGateway(port, running.pid, wait_ready(port, "/health/ready", running, log))
 
 
 def fetch(port: int, path: str, data: bytes | None = None) -> bytes:
@@ -364,12 +377,12 @@ def fetch(port: int, path: str, data: bytes | None = None) -> bytes:
         return body
 
 
-def resident_mb(pid: int) -> float:
+def read_resident_mb(pid: int) -> float:
     match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(match[1]) / 1024 if match else float("nan")
 
 
-def cpu_s(pid: int) -> float:
+def read_cpu_s(pid: int) -> float:
     """Returns the processor time of all threads of a process; unlike wall time it is the same on a busy machine."""
     # The clock of that process, in Linux' numbering (clock_getcpuclockid).
     return time.clock_gettime(~pid << 3 | 2)

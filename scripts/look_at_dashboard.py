@@ -28,7 +28,7 @@ from typing import Any, Final
 from msgspec import Struct
 from playwright.sync_api import sync_playwright
 
-from scripts.load import Served, fetch, free_port, gateway, process
+from scripts.load import ServedGateway, fetch, find_free_port, run_process, serve_gateway
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import find_chromium
 
@@ -150,7 +150,7 @@ def use(port: int, stop: threading.Event) -> None:
         time.sleep(0.03)
 
 
-def limit(served: Served, folder: Path) -> None:
+def limit(served: ServedGateway, folder: Path) -> None:
     """Has one user be refused."""
     token = json.loads((folder / "mnemogate.db.admin").read_text())["token"]
     connection = http.client.HTTPConnection("127.0.0.1", served.port)
@@ -164,10 +164,10 @@ def limit(served: Served, folder: Path) -> None:
 def prometheus(folder: Path, port: int) -> Iterator[int]:
     """Runs Prometheus, which scrapes a gateway."""
     (folder / "prometheus.yml").write_text(PROMETHEUS.format(every=SCRAPE_S, port=port))
-    own = free_port()
+    own = find_free_port()
     command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}",
                f"--web.listen-address=127.0.0.1:{own}"]  # fmt: skip
-    with process(command, folder / "prometheus.log", stdout=subprocess.DEVNULL):
+    with run_process(command, folder / "prometheus.log", stdout=subprocess.DEVNULL):
         for _ in range(600):
             with contextlib.suppress(OSError):
                 fetch(own, "/-/ready")
@@ -236,7 +236,7 @@ def main() -> int:
         folder = Path(name)
         upstream.script = script
         with (
-            gateway(folder, SETTINGS.format(url=upstream.base_url)) as served,
+            serve_gateway(folder, SETTINGS.format(url=upstream.base_url)) as served,
             prometheus(folder, served.port) as port,
         ):
             limit(served, folder)

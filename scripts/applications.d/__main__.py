@@ -33,7 +33,7 @@ from typing import Any
 
 from gateway.core.prompt.note_text import strip_notes
 from gateway.core.request.identity import CONVERSATION_ORDER, USER_ORDER, IdentityRules, identify
-from scripts.load import clean_environment, gateway
+from scripts.load import clean_environment, serve_gateway
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 
@@ -451,7 +451,7 @@ def try_application(app: Application, cache: Path) -> Row:
                 direct_output = play(app, folder, upstream.base_url, "sk-app")
             direct, upstream.seen = posts_of(upstream), []
             key = make_key(home, app.memory)
-            with gateway(home, settings) as served:
+            with serve_gateway(home, settings) as served:
                 gateway_output = play(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
             through = posts_of(upstream)
             for name, requests in (("direct", direct), ("through", through)):
@@ -475,7 +475,7 @@ def try_application(app: Application, cache: Path) -> Row:
 def play_without_memory(app: Application, folder: Path, home: Path, settings: str) -> str:
     home.mkdir()
     key = make_key(home, "off")
-    with gateway(home, settings) as served:
+    with serve_gateway(home, settings) as served:
         return play(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
 
 
@@ -485,7 +485,7 @@ def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
     key = make_key(home, app.memory)
     with StrictAnthropic(script=answer_as_claude, models=[CLAUDE]) as claude:
         settings = SETTINGS.format(url=claude.base_url) + 'kind = "anthropic"\napi_key = "none"\n'
-        with gateway(home, settings) as served:
+        with serve_gateway(home, settings) as served:
             play(app, folder, f"http://127.0.0.1:{served.port}/v1", key, CLAUDE)
         stored_text = str(read_exchanges(home / "mnemogate.db"))
         bodies = [each.json for each in claude.seen if each.json and "messages" in each.json]
