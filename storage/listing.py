@@ -496,6 +496,14 @@ class ErasedFact(Struct, frozen=True):
     is_true: bool
 
 
+class RebuiltBlock(Struct, frozen=True):
+    """A block that would change: its present text, and its text after the forgetting."""
+
+    label: str
+    before: str
+    after: str
+
+
 class WordHits(Struct, frozen=True):
     """Messages, passages and facts that have all words of a query, the newest first."""
 

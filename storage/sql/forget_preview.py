@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from storage.commands import Erased, ForgetTarget, Rules
 from storage.database import Connection, Database
-from storage.listing import LAST_NUMBER, ErasedFact, ForgetCounts
+from storage.listing import LAST_NUMBER, ErasedFact, ForgetCounts, RebuiltBlock
 from storage.sql.additions import DAY_S
 from storage.sql.blocks import get_block
 from storage.sql.erase import SQL as FORGET_SQL
@@ -43,14 +43,6 @@ class _Beginning(NamedTuple):
     # The first and the last row of these.
     first_row: int
     last_row: int
-
-
-class RebuiltBlock(NamedTuple):
-    """A block that would change: its present text, and its text after the forgetting."""
-
-    label: str
-    before: str
-    after: str
 
 
 class _Versions(NamedTuple):

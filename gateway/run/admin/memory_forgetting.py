@@ -29,7 +29,7 @@ from gateway.run.admin.plain_text import shell_word
 from gateway.run.admin.remaining_texts import SHOWN_CHARS, RemainingRecord, RemainingTexts
 from storage.commands import ForgetTarget
 from storage.errors import StoreError
-from storage.listing import ErasedFact, ForgetCounts, FoundMemory
+from storage.listing import ErasedFact, ForgetCounts, FoundMemory, RebuiltBlock
 from storage.records import Message, Scope
 from storage.sql.store import Store
 
@@ -61,15 +61,6 @@ class TargetRecord(Struct, frozen=True):
     text: str | None = None
 
 
-class ChangedBlockText(Struct, frozen=True):
-    """A block that a forgetting changes."""
-
-    label: str
-    # The text of the block now, and after the forgetting.
-    before: str
-    after: str
-
-
 class ErasedFactRecord(SourceRecord, frozen=True, kw_only=True):
     """A fact that goes with messages."""
 
@@ -90,7 +81,7 @@ class ForgetPreview(Struct, frozen=True):
     # The newest facts that go with messages; not set: no fact goes.
     facts: tuple[ErasedFactRecord, ...] | UnsetType = UNSET
     # The changed blocks that can be rebuilt at once; not set: there are none.
-    blocks: tuple[ChangedBlockText, ...] | UnsetType = UNSET
+    blocks: tuple[RebuiltBlock, ...] | UnsetType = UNSET
     # For "texts": the texts that are not gone yet, the newest first.
     texts: tuple[SourceRecord, ...] | UnsetType = UNSET
 
@@ -281,7 +272,7 @@ class MemoryForgetting:
                 _fact_record(memory.uid, each) for each in extent.facts if each.seq not in target.facts
             )
             or UNSET,
-            blocks=tuple(ChangedBlockText(*each) for each in extent.changes) or UNSET,
+            blocks=tuple(extent.changes) or UNSET,
             texts=details.texts or UNSET,
         )
 
