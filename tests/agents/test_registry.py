@@ -416,7 +416,7 @@ async def test_a_page_of_agents_takes_a_few_statements_however_many_they_are(tmp
     mine = await registry.tools.create(PROJECT, "mine", ToolDefinition({"name": "mine"}))
     counts = set()
     for size in (1, 9):
-        while await registry.count(PROJECT, AgentFilter()) < size:
+        while await opened.defined_agents.count(PROJECT, AgentFilter()) < size:
             await registry.create(PROJECT, new(own=[(HUMAN, {})], tool_names=["mine"], tags=["a"]))
         statements.clear()
         assert len(await registry.list(PROJECT, AgentFilter(), Page())) == size

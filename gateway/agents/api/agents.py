@@ -54,7 +54,7 @@ class AgentRoutes:
 
     async def count(self, request: ApiRequest, query: AgentsQuery) -> int:
         """Count agents."""
-        return await self._api.registry.count(request.project, _filter_of(query))
+        return await self._api.store.defined_agents.count(request.project, _filter_of(query))
 
     async def create(self, request: ApiRequest, body: CreateAgent) -> dict[str, Any]:
         """Make an agent."""

@@ -198,10 +198,6 @@ class Registry:
         entries = await self._store.defined_agents.among(agent_rows)
         return await self._views([e for e in entries if e.agent.scope.project == project])
 
-    async def count(self, project: str, where: AgentFilter) -> int:
-        """Returns how many agents a list of all pages would have."""
-        return await self._store.defined_agents.count(project, where)
-
     async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
         """Changes an agent; if another change comes first, the edit is applied to its result.
 
