@@ -23,8 +23,6 @@ class StoreHealth(Struct, frozen=True):
     status: str
     # The message of the last failure, retained after recovery.
     error: str | None = None
-    # How many failures there were.
-    failures: int = 0
     # Writes not yet on disk, and their bytes.
     waiting: int = 0
     waiting_bytes: int = 0

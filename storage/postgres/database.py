@@ -366,7 +366,6 @@ class PostgresDatabase:
         return StoreHealth(
             status=self._status(),
             error=self._pool.server.last_error,
-            failures=self._pool.server.failures,
             waiting=self._writes.count,
             waiting_bytes=self._writes.bytes,
         )

@@ -79,7 +79,6 @@ class DatabaseServer:
         self._first_attempt_ended.set()
         self.is_closed = False
         self.fault: Unavailable | None = None
-        self.failures = 0
         self.last_error: str | None = None
 
     async def start(self) -> None:
@@ -110,7 +109,6 @@ class DatabaseServer:
 
     def fail(self, fault: Unavailable) -> None:
         """Notes that the server has failed, and begins to connect again."""
-        self.failures += 1
         self.last_error = fault.message
         if self.fault is not None or self.is_closed:
             return

@@ -176,7 +176,6 @@ class Writer:
         return StoreHealth(
             status=self.status,
             error=self._connection.last_error,
-            failures=self._connection.failures,
             waiting=len(self._waiting) + len(self._running),
             waiting_bytes=self._waiting.bytes + sum(write.size for write in self._running),
         )

@@ -70,7 +70,6 @@ class WriterConnection:
         # An attempt to mend the fault has failed.
         self._is_lasting = False
         self.last_error: str | None = None
-        self.failures = 0
         self._mending: asyncio.Task[None] | None = None
         self._recovering = asyncio.Lock()
 
@@ -121,7 +120,6 @@ class WriterConnection:
 
     def fail(self, fault: Unavailable) -> None:
         """Takes note of a fault, and begins to mend it."""
-        self.failures += 1
         self.last_error = fault.message
         if self.is_closing or self.fault is not None:
             self._user.refuse_waiting(fault)
