@@ -235,6 +235,14 @@ class Change(Struct, frozen=True):
         return not (self.others or self.continued or self.prefixes or self.tombs or self.stale or self.merge)
 
 
+class SourcedLine(Struct, frozen=True):
+    """A line of a memory block."""
+
+    text: str
+    # The rows of the exchanges that it came from.
+    sources: tuple[int, ...]
+
+
 class LearnedFact(Struct, frozen=True):
     """A fact to be stored."""
 

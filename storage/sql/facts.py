@@ -14,16 +14,17 @@ from hashlib import blake2b
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import Learned, LearnedFact
+from storage.commands import Learned, LearnedFact, SourcedLine
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
 from storage.records import LEARNER, Agent, Block, BlockOp, Fact
 from storage.sql.agents import load_agent, take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
-from storage.sql.group import effect, reads, writes
+from storage.sql.group import effect, long_reads, reads, writes
 from storage.sql.growth import GrowingGroup
 from storage.sql.readers import advance, cursor_of
+from storage.sql.rebuild import line_sources, load_versions
 from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
 
@@ -167,6 +168,19 @@ class Facts(GrowingGroup):
     async def blocks(self, connection: Connection, agent_row: int) -> tuple[Block, ...]:
         """Returns an agent's blocks. Shared ones are read-only here: one user's words are not for the others."""
         return await load_blocks(connection, agent_row, shared_read_only=True)
+
+    @long_reads
+    async def sourced_lines(self, connection: Connection, agent_row: int) -> builtins.list[SourcedLine]:
+        """Returns the lines of an agent's own blocks that came from exchanges."""
+        found = []
+        for block in await load_blocks(connection, agent_row, shared_read_only=True):
+            if not block.read_only:
+                sources = line_sources(await load_versions(connection, block.id))
+                lines = dict.fromkeys(block.value.split("\n"))
+                found += [
+                    SourcedLine(line, tuple(sorted(sources[line]))) for line in lines if sources.get(line)
+                ]
+        return found
 
     @effect
     async def learn_effect(

@@ -72,6 +72,18 @@ async def load_versions(connection: Connection, block_row: int) -> list[BlockVer
     return [BlockVersion(*row) for row in await connection.rows(SQL["block_versions"], (block_row,))]
 
 
+def line_sources(versions: Iterable[BlockVersion]) -> dict[str, set[int]]:
+    """Returns the exchanges that each line of a block came from. versions: of the block, oldest first."""
+    sources: dict[str, set[int]] = {}
+    lines_before = frozenset[str]()
+    for version in versions:
+        lines = frozenset(version.value.split("\n"))
+        for line in lines - lines_before:
+            sources.setdefault(line, set()).update(version.origins)
+        lines_before = lines
+    return sources
+
+
 async def rebuild_block(
     connection: Connection,
     agent_row: int,

@@ -24,7 +24,7 @@ from gateway.core.memory.block_edit import apply_edit
 from gateway.core.memory.secret_texts import has_secret
 from gateway.core.memory.transcript import author_of, on_one_line
 from gateway.core.words import folded_words, stem, words_with_signs
-from storage.commands import Learned, LearnedFact
+from storage.commands import Learned, LearnedFact, SourcedLine
 from storage.records import Block, Fact, Message
 
 # A fact that a model writes has two or three sentences; a longer text is a document.
@@ -230,6 +230,7 @@ def changes_from(
     blocks: Sequence[Block],
     shown_versions: Mapping[str, int] | None = None,
     *,
+    lines: Sequence[SourcedLine] = (),
     keeps_secrets: bool = False,
 ) -> Learned:
     """Returns the changes that an answer makes to the blocks and facts as they are now.
@@ -239,10 +240,11 @@ def changes_from(
     blocks: those that may be edited; `human` may be missing, and is made when it is first written to.
     shown_versions: versions of the blocks as they were shown; a block that has changed since is not rewritten as a
         whole.
+    lines: those of the blocks as they were shown.
     keeps_secrets: as in `clean_messages`.
     """
     changes = _Changes(
-        _Origins(messages, known_facts.values()), known_facts, blocks, keeps_secrets=keeps_secrets
+        _Origins(messages, [*known_facts.values(), *lines]), known_facts, blocks, keeps_secrets=keeps_secrets
     )
     for edit in reading.edits:
         if isinstance(edit, FactEdit):
@@ -378,14 +380,14 @@ def fact_key(text: str) -> str:
 class _Origins:
     """The exchanges that a text may come from: those that share a telling word with the text.
 
-    A word that only a known fact has comes from the sources of that fact. A text that shares no word with any message
-    or fact may come from any of the exchanges.
+    A word that only known facts or lines of blocks have comes from their sources. A text that shares no word with any
+    of these may come from any of the exchanges.
     """
 
-    def __init__(self, messages: Sequence[Message], shown: Iterable[Fact]) -> None:
+    def __init__(self, messages: Sequence[Message], known: Iterable[Fact | SourcedLine]) -> None:
         self._messages = messages
         self._message_keys = [(m, recognising_words(m.text)) for m in messages]
-        self._fact_keys = [(f, recognising_words(f.text)) for f in shown]
+        self._known_keys = [(each, recognising_words(each.text)) for each in known]
         self._all_keys = frozenset().union(*(keys for _, keys in self._message_keys))
 
     def of(self, text: str) -> set[int]:
@@ -394,7 +396,7 @@ class _Origins:
         rows = {message.exchange_row for message, message_keys in self._message_keys if keys & message_keys}
         new_keys = keys - self._all_keys
         rows.update(
-            row for fact, fact_keys in self._fact_keys if new_keys & fact_keys for row in fact.sources
+            row for each, known_keys in self._known_keys if new_keys & known_keys for row in each.sources
         )
         return rows or {message.exchange_row for message in self._messages}
 

@@ -236,12 +236,19 @@ class LearningService:
         numbers = {seq: n for n, seq in enumerate(batch.shown, 1)}
         shown = {numbers[f.seq]: f for f in await self._store.facts.get(job.agent_row, batch.shown)}
         reading = learn.read_reply(batch.calls)
+        lines = await self._store.facts.sourced_lines(job.agent_row) if reading.edits else ()
         dropped = 0
 
         def decide(blocks: Sequence[Block]) -> Learned:
             nonlocal dropped
             learned = learn.changes_from(
-                reading, messages, shown, blocks, batch.blocks, keeps_secrets=self._keeps_secrets
+                reading,
+                messages,
+                shown,
+                blocks,
+                batch.blocks,
+                lines=lines,
+                keeps_secrets=self._keeps_secrets,
             )
             dropped = learned.dropped
             return learned

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gateway.core.memory import learn
 from gateway.core.memory.learn import BlockEdit, FactEdit, Reading
+from storage.commands import SourcedLine
 from storage.records import Block, Fact, Message
 
 DAY = 86_400.0
@@ -189,6 +190,19 @@ def test_a_fact_taken_from_what_was_known_has_its_sources() -> None:
     shown = {1: fact(1, "Works at the aquarium.", (50,))}
     reading = read(call("remember_fact", text="Moved to Bergen for the aquarium."))
     assert learn.changes_from(reading, MESSAGES, shown, []).facts[0].sources == (2, 50)
+
+
+def test_what_is_taken_from_a_block_has_the_sources_of_its_lines() -> None:
+    """Else it would stay when the message is forgotten from which the line came."""
+    lines = [SourcedLine("Works at the aquarium.", (50,)), SourcedLine("Likes tea, and Bergen.", (60,))]
+    reading = read(
+        call("remember_fact", text="Moved to Bergen for the aquarium."),
+        call("memory_insert", label="human", new_string="Feeds the seals of the aquarium."),
+    )
+    learned = learn.changes_from(reading, MESSAGES, {}, [HUMAN], lines=lines)
+    assert learned.facts[0].sources == (2, 50)
+    ((_, _, sources),) = learned.writes
+    assert sources == (50,)
 
 
 def test_the_same_fact_is_stored_once() -> None:

@@ -47,6 +47,27 @@ def test_what_is_forgotten_is_not_known_as_a_fact_either(learner: Learner, what:
     assert "Zqmisox" not in learner.shown[-1]
 
 
+def test_what_was_learned_from_a_block_is_forgotten_with_the_message_of_its_line(learner: Learner) -> None:
+    """The later message has none of its words: they came from the block that the model was shown."""
+    world = learner.world
+    world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
+    learner.teaches(note("Cat: Zqmisox"))
+    learner.rest()
+    world.chat(user="alice").say("She is healthy again.")
+    learner.teaches(fact("Zqmisox was ill, and is healthy again."))
+    learner.rest()
+    assert learner.texts() == ["Zqmisox was ill, and is healthy again."]
+    (seq,) = world.query("SELECT min(seq) FROM exchanges")
+
+    async def forget() -> None:
+        operation = ForgetOperations(world.store, world.clock).forget
+        assert (await operation({"project": "default", "user": "alice", "message": seq}))["done"]
+
+    world.gateway.call(forget())
+    assert learner.texts() == []
+    assert b"Zqmisox" not in world.data()
+
+
 def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
     world = learner.world
 
