@@ -135,14 +135,16 @@ class Answers:
         next_path: str,
         error: GatewayError | None = None,
         unsaved_text: str = "",
+        session_has_ended: bool = False,
     ) -> PageReply:
         """Returns the page to sign in at.
 
         next_path: the page that follows the sign-in, relative to /ui/.
         unsaved_text: a text that was not saved, since the session had ended.
+        session_has_ended: the browser has a session's cookie, and this process has no such session.
         """
         request.visitor = None
-        context = {"next": next_path, "unsaved_text": unsaved_text}
+        context = {"next": next_path, "unsaved_text": unsaved_text, "session_has_ended": session_has_ended}
         return self._html(request, View(None, "login.html", "Sign in", context, error))
 
     @property

@@ -89,7 +89,10 @@ class SignInPages:
         name = request.path.removesuffix(".json")
         if request.is_read and name == "login":
             query = read_fields(query_of(request.scope), _LoginQuery, is_text=True)
-            return self._answers.login_page(request, next_path=safe_next(query.next))
+            has_ended = request.visitor is None and await self.bears_session(request)
+            return self._answers.login_page(
+                request, next_path=safe_next(query.next), session_has_ended=has_ended
+            )
         if request.method != "POST":
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         form = await read_form(self._bodies, request)

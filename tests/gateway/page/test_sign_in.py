@@ -46,6 +46,14 @@ def test_without_a_session_a_page_leads_to_the_sign_in_and_all_else_is_refused(o
     assert operator.ask("GET", "login").status == 200
 
 
+def test_the_sign_in_says_that_a_session_has_ended(operator: Operator) -> None:
+    """Behind a proxy that sends each request to another gateway, a right key led to the sign-in again."""
+    name = operator.cookie.partition("=")[0]
+    for cookie, is_said in ((f"{name}=of-another-gateway", True), (operator.cookie, False), ("", False)):
+        reply = operator.ask("GET", "login", None, {"cookie": cookie})
+        assert (reply.status, b"Your session has ended." in reply.body) == (200, is_said), cookie
+
+
 def test_the_page_itself_is_one_slash_further(operator: Operator) -> None:
     reply = operator.world.gateway.ask("GET", "/ui", None, {"host": operator.host})
     assert (reply.status, reply.headers["location"]) == (307, "ui/")
