@@ -48,7 +48,7 @@ class ConnectionPool:
         self.server = DatabaseServer(target, limits, self, prepare, on_failure, on_recovery)
         self._idle: list[RawConnection] = []
         self._open: set[RawConnection] = set()  # idle or in use
-        self._opening = 0  # connections that are being made
+        self._opening = 0  # connections that are being made, or are made and not in `_open` yet
         self._openings: set[asyncio.Task[RawConnection | None]] = set()
         self._bulk = 0  # connections that bulk work has, or waits for in `_waiting`
         # When each read or write of a turn began to wait for a connection.
@@ -138,9 +138,14 @@ class ConnectionPool:
         return raw if self._take_opened(raw) else None
 
     async def _open_another(self) -> RawConnection | None:
-        """Returns a new connection; None if the server has no more for us, but answers on those that we have."""
+        """Returns a new connection; None if the server has no more for us, but answers on those that we have.
+
+        The connection counts as one that is being made until `_take_opened`.
+        """
+        raw = None
         try:
-            return await self.server.connect()
+            raw = await self.server.connect()
+            return raw
         except StoreError as error:
             if isinstance(error, Busy) and self._open:
                 return None
@@ -148,13 +153,15 @@ class ConnectionPool:
             self.server.fail(fault)
             raise fault from error
         finally:
-            self._opening -= 1
+            if raw is None:
+                self._opening -= 1
 
     def _take_opened(self, raw: RawConnection) -> bool:
         """Counts a new connection among the pool's. Returns False if the server has failed meanwhile.
 
         After a failure it may be one too many: the server's own attempt to connect has given the pool another one.
         """
+        self._opening -= 1
         is_full = len(self._open) >= self._limits.size
         if is_full or self.server.fault is not None or self.server.is_closed:
             raw.terminate()

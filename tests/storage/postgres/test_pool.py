@@ -134,6 +134,28 @@ async def test_no_more_connections_are_opened_than_the_pool_has_room_for(server:
     await pool.close(1)
 
 
+@pytest.mark.parametrize("passes", range(6))
+async def test_a_caller_that_comes_as_a_connection_was_opened_opens_no_further_one(
+    server: Server, passes: int
+) -> None:
+    """The caller that it was opened for takes it some passes of the loop later. passes: after how many it comes."""
+    pool = await open_pool(size=1)
+    server.sessions[0].terminate()  # the server has closed what was idle
+    server.go_on.clear()
+    server.asked.clear()
+    first = asyncio.create_task(pool.acquire())
+    await server.asked.wait()
+    server.go_on.set()
+    for _ in range(passes):
+        await asyncio.sleep(0)
+    second = asyncio.create_task(pool.acquire())
+    async with asyncio.timeout(PATIENCE_S):
+        pool.release(await first)
+        pool.release(await second)
+    assert len(server.sessions) == 2
+    await pool.close(1)
+
+
 async def test_a_pool_that_closes_opens_nothing_any_more(server: Server) -> None:
     pool = await open_pool(size=2)
     await pool.acquire()
