@@ -179,7 +179,6 @@ class _Shown:
         self, atoms: Set[Atom], notes: Iterable[str], query: str, shared: Collection[str] = frozenset()
     ) -> None:
         self._atoms, self._query, self._shared = atoms, query, shared
-        self._all_keys = (*query_keys(query), *short_words(query))
         self._lines = sorted("\n".join(notes).split("\n"))
         self._whole_lines = frozenset(self._lines)  # most repeats are found in it
 
@@ -189,7 +188,8 @@ class _Shown:
             return None
         line = message.line
         if self._shared or len(message.text) > SEARCHED_CHARS:
-            part = searched_part(message.text, self._all_keys)
+            keys = (*query_keys(self._query), *short_words(self._query))
+            part = searched_part(message.text, keys)
             line = quote_on_line(without_lines(part, self._shared))
         line = escape_tags(line)
         return None if self.shows(labelled(message, line)) else line
