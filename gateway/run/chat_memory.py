@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -35,22 +35,10 @@ from storage.errors import Stale, StoreError, is_known
 
 _log = logging.getLogger("mnemogate")
 _OFF, _STRICT = Mode.OFF, Mode.STRICT  # bound once: Python 3.11 is slow to read them off their class
+_T = TypeVar("_T")
 _MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
-_MadeMemoryT = TypeVar("_MadeMemoryT", bound=TreeMemory, covariant=True)
-
-
-class MakesMemory(Protocol[_MadeMemoryT]):
-    """Makes the memory of a turn. The parameters are the fields of `TreeMemory`, which is one itself."""
-
-    def __call__(
-        self,
-        *,
-        keeper: MemoryKeeper,
-        context: MemoryContext,
-        block_edits: BlockEdits,
-        toolbox: Toolbox,
-        receipt: Receipt,
-    ) -> _MadeMemoryT: ...
+# Makes the memory of a turn. The parameters are the fields of `TreeMemory`, which is one itself.
+MakesMemory = Callable[[MemoryKeeper, MemoryContext, BlockEdits, Toolbox, Receipt], _MemoryT]
 
 
 @dataclass(eq=False)
@@ -92,10 +80,11 @@ class ChatMemory:
             status = health.status
         if status is None:
             await self.turns.wait_written(identity.scope)
+            read = partial(
+                self._read, call, attempts, ticket, make_memory, opens=opens, needs_memory=needs_memory
+            )
             try:
-                return await self._read_current(
-                    call, attempts, ticket, make_memory, opens=opens, needs_memory=needs_memory
-                )
+                return await _read_current(read)
             except CallerError:
                 if needs_memory:
                     raise  # the prompt does not fit, and may not be cut
@@ -129,25 +118,6 @@ class ChatMemory:
                 param="x-mnemogate-memory",
             )
         return "none"
-
-    async def _read_current(
-        self,
-        call: ChatCall,
-        attempts: Attempts,
-        ticket: QueueTicket,
-        make_memory: MakesMemory[_MemoryT],
-        *,
-        opens: bool,
-        needs_memory: bool,
-    ) -> tuple[_MemoryT, Prompt]:
-        """Does what `_read` does, and again if something was forgotten meanwhile. Raises: StoreError; ClientGone."""
-        read = partial(
-            self._read, call, attempts, ticket, make_memory, opens=opens, needs_memory=needs_memory
-        )
-        for _ in range(STALE_TRIES - 1):
-            with suppress(Stale):
-                return await read()
-        return await read()
 
     async def _read(
         self,
@@ -197,14 +167,7 @@ class ChatMemory:
         if mode in STORING_MODES:
             # A request that repeats a turn off the record is off the record as well.
             call.memory_state = "read" if memory_context.plan.off_record else "on"
-        memory = make_memory(
-            keeper=keeper,
-            context=memory_context,
-            block_edits=block_edits,
-            toolbox=toolbox,
-            receipt=call.receipt,
-        )
-        return memory, prompt
+        return make_memory(keeper, memory_context, block_edits, toolbox, call.receipt), prompt
 
     def _note_recall(self, call: ChatCall, prompt: Prompt) -> None:
         """Notes the memory of a request and its recall in the metrics and in the receipt."""
@@ -214,6 +177,14 @@ class ChatMemory:
             receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         receipt.scope = call.identity.scope
         receipt.mode = str(call.identity.mode)
+
+
+async def _read_current(read: Callable[[], Awaitable[_T]]) -> _T:
+    """Returns what `read` returns, which is called again if something was forgotten meanwhile. Raises: as `read`."""
+    for _ in range(STALE_TRIES - 1):
+        with suppress(Stale):
+            return await read()
+    return await read()
 
 
 def _follows_tombstone(context: MemoryContext) -> bool:
