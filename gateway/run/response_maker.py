@@ -81,10 +81,11 @@ class ResponseLog(EventLog):
     has_events: bool = False
     # The number of this attempt's first event.
     first_number: int = 0
+    # The events from the end of the response on. They are not added before the end is on disk.
     last_events: bytes = b""
-    # The response as it ended.
+    # The response as it ended; None: it has not ended.
     final: Json | None = None
-    # The status and body of an upstream's error.
+    # The status and body of an upstream's error; None: no upstream has answered with an error.
     error_reply: tuple[int, bytes] | None = None
 
     async def write(self, data: bytes) -> None:
@@ -92,7 +93,7 @@ class ResponseLog(EventLog):
         if end is None and not self.last_events:
             self.add(data)
             return
-        self.last_events = self.last_events + data
+        self.last_events += data
         self.final = end or self.final
 
     async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
@@ -103,11 +104,11 @@ class ResponseLog(EventLog):
 
 
 @dataclass(slots=True)
-class _Accepted:
-    """The part of a response that was accepted here which is in memory alone."""
+class _AcceptedResponse:
+    """The facts that only this process knows of a response that it has accepted."""
 
     request_context: RequestContext
-    # What its request has reserved.
+    # What the request has reserved.
     reservation: LimitReservation
 
 
@@ -125,8 +126,8 @@ class ResponseMaker:
     runs: ResponseRuns
     # The logs of the responses that are being made here, by the rows of their runs.
     logs: dict[int, ResponseLog] = field(default_factory=dict)
-    # The responses that were accepted here and have not ended, as far as it is known here, by the same rows.
-    _accepted: dict[int, _Accepted] = field(default_factory=dict)
+    # The responses that were accepted here and that, for all this process knows, have not ended; by the same rows.
+    _accepted: dict[int, _AcceptedResponse] = field(default_factory=dict)
     # When this process first left a response to other gateways, by the same rows.
     _left_at: dict[int, float] = field(default_factory=dict)
 
@@ -136,12 +137,12 @@ class ResponseMaker:
         """Notes a response that was accepted here.
 
         number: the row of its run.
-        reservation: of its request; None: the response was accepted before, and has its reservation.
+        reservation: what its request has reserved; None: the response was accepted before, and has its reservation.
         """
         accepted_before = self._accepted.pop(number, None)
         if reservation is None:
             reservation = LimitReservation() if accepted_before is None else accepted_before.reservation
-        self._accepted[number] = _Accepted(request_context, reservation)
+        self._accepted[number] = _AcceptedResponse(request_context, reservation)
         if len(self._accepted) > MAX_ACCEPTED_RESPONSES:  # other processes may perform those that stay
             self._drop(next(iter(self._accepted)))
 
@@ -173,9 +174,9 @@ class ResponseMaker:
             return
         log = await self._open_log(run, job.job)
         self.logs[run.id] = log
-        watch = (
-            asyncio.create_task(self._leave_when_over(run, log)) if self.store.database.is_shared else None
-        )
+        watch: asyncio.Task[None] | None = None
+        if self.store.database.is_shared:
+            watch = asyncio.create_task(self._leave_when_over(run, log))
         try:
             is_begun = bool(await self.store.responses.turns(run.agent_row, run.id))
             made_response = await self._find_made_response(run) if is_begun else None
@@ -244,7 +245,7 @@ class ResponseMaker:
         if record is None:
             await self._end(run, log, self.dialect.as_failed(shown, code=None, message=FORGOTTEN_ERROR))
             return
-        with self.receipts.work(identity.project, kind="response", key_id=request.key) as receipt:
+        with self.receipts.work(identity.project, kind="response", key_id=request.key_id) as receipt:
             accepted = self._accepted.get(run.id)
             if accepted is not None and accepted.reservation.amounts:
                 self.limiter.give(receipt, accepted.reservation)
@@ -314,10 +315,9 @@ class ResponseMaker:
                     first_number=log.next_number,
                     has_begun=log.has_events,
                 )
-                accepted = self._accepted.get(run.id)
-                request_context = (
-                    RequestContext((), identity.project) if accepted is None else accepted.request_context
-                )
+                request_context = RequestContext((), identity.project)
+                if (accepted := self._accepted.get(run.id)) is not None:
+                    request_context = accepted.request_context
                 await self.chat.answer(
                     request.chat, request_context, log, receipt, make_view, continued, record
                 )
@@ -325,31 +325,43 @@ class ResponseMaker:
             await self._end(run, log, await self.runs.as_cancelled(run, shown))
             return
         except MemoryUnavailable:
-            raise  # for the next attempt
+            raise  # another attempt is made
         except GatewayError as error:
             if isinstance(error, UnknownModel) and self._may_be_known_elsewhere(run):
                 raise Postponed("another gateway has its model", _ELSEWHERE_POLL_S, is_planned=True) from None
             code = error.code if isinstance(error, CallerError) else None
             await self._end(run, log, self.dialect.as_failed(shown, code, error.message))
             return
-        if log.error_reply is not None:
-            status, body = log.error_reply
-            code, message = _error_in(body)
-            if run.id not in self._accepted and status in _KEY_REFUSED_STATUSES:
-                message = KEY_GONE_ERROR
-            await self._end(run, log, self.dialect.as_failed(shown, code or str(status), message))
-            return
+        if log.error_reply is None:
+            await self._end_answered(run, log, shown, identity, receipt)
+        else:
+            await self._end_refused(run, log, shown, *log.error_reply)
+
+    async def _end_refused(self, run: Run, log: ResponseLog, shown: Json, status: int, body: bytes) -> None:
+        """Ends a response with the error that its upstream has answered. shown: as for `_answer`."""
+        code, message = _error_in(body)
+        if run.id not in self._accepted and status in _KEY_REFUSED_STATUSES:
+            message = KEY_GONE_ERROR
+        await self._end(run, log, self.dialect.as_failed(shown, code or str(status), message))
+
+    async def _end_answered(
+        self, run: Run, log: ResponseLog, shown: Json, identity: Identity, receipt: Receipt
+    ) -> None:
+        """Ends a response that was answered. It fails if its turn is not stored. shown: as for `_answer`.
+
+        Raises: MemoryUnavailable: the database has failed meanwhile, and another attempt has to be made.
+        """
         final = log.final or self.dialect.as_failed(
             shown, code=None, message="The upstream's answer has no end."
         )
         turn_name = receipt.begun_turn()
-        if final["status"] in ("completed", "incomplete") and (
-            turn_name is None or not await self._is_stored(identity, receipt, turn_name)
-        ):
+        needs_turn = final["status"] in ("completed", "incomplete")
+        if needs_turn and (turn_name is None or not await self._is_stored(identity, receipt, turn_name)):
             if turn_name is not None and await self.store.responses.epoch(run.agent_row) == log.epoch:
-                # Nothing was forgotten: the database has failed meanwhile, and another attempt is made.
+                # Nothing was forgotten, so the database has failed.
                 raise MemoryUnavailable("The turn of a response could not be stored.")
-            final, turn_name = self.dialect.as_failed(shown, code=None, message=NOT_STORED_ERROR), None
+            final = self.dialect.as_failed(shown, code=None, message=NOT_STORED_ERROR)
+            turn_name = None
         await self._end(run, log, final, turn_name)
 
     def _may_be_known_elsewhere(self, run: Run) -> bool:

@@ -32,8 +32,8 @@ class BackgroundRequest(Protocol):
     def chat(self) -> ChatRequest: ...
 
     @property
-    def key(self) -> int:
-        """The id of its caller's key; 0: it had none."""
+    def key_id(self) -> int:
+        """The id of the caller's key; 0: the caller has presented none."""
 
     @property
     def conversation_id(self) -> str | None:

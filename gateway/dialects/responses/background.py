@@ -83,7 +83,7 @@ class RestoredRequest(Struct, frozen=True):
         return self.request.chat
 
     @property
-    def key(self) -> int:
+    def key_id(self) -> int:
         return self.stored.key_id
 
     @property
