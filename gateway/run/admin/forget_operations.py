@@ -8,7 +8,7 @@ old are forgotten by `run/background/retention.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -89,6 +89,17 @@ async def find_target(store: Store, agent_row: int, part: Part) -> ForgetTarget 
     return ForgetTarget(messages=[part.value]) if is_message else ForgetTarget(exchanges=[rows.exchange_row])
 
 
+class _BegunForgettings(Struct, frozen=True):
+    """The forgettings that one call has begun."""
+
+    # Their numbers.
+    ids: Sequence[int] = ()
+    # The extent of the forgetting of a part.
+    extent: Extent = Extent()
+    # There may be more memories to forget.
+    is_more: bool = False
+
+
 @dataclass(eq=False)
 class ForgetOperations:
     """Forgets by hand, and undoes edits."""
@@ -122,25 +133,13 @@ class ForgetOperations:
 
         # Only forgettings that have begun are resumed: a caller cannot have other memories forgotten by naming numbers.
         unfinished = await forgetting.list_unfinished()
-        left_ids = [id for id in request.left if id in unfinished]
-        begun_ids: list[int] = []
-        extent, is_more = Extent(), False
-        if request.part is None:
-            begun_ids, is_more = await self._begin_whole(request.owner, is_late)
-            usage_rows = await self._forget_usage(request.owner)
-            if request.owner.subject is not None and not (
-                begun_ids or unfinished or request.left or usage_rows
-            ):
-                raise nothing_found(request.owner)
-        elif not request.left:
-            begun_part, extent = await self._begin_part(request.owner, request.part)
-            begun_ids = [begun_part]
-        left_ids += begun_ids
+        begun = await self._begin_request(request, unfinished, is_late)
+        left_ids = [*(id for id in request.left if id in unfinished), *begun.ids]
         while left_ids and await forgetting.run(left_ids[0], is_late):
             left_ids.pop(0)
             if is_late():
                 break
-        done = not left_ids and not is_more
+        done = not left_ids and not begun.is_more
         swept = False
         if done:
             owner = request.owner
@@ -149,17 +148,14 @@ class ForgetOperations:
             swept = await forgetting.sweep()
             # A forgetting of an earlier call that was interrupted counts as left, too: the next call resumes it.
             left_ids = await forgetting.list_unfinished()
-        sizes = {
-            "messages": extent.messages,
-            "kept": extent.remaining,
-            "conversation": extent.conversation_uid,
-        }
         return {
-            "memories": len(begun_ids),
+            "memories": len(begun.ids),
             "left": left_ids,
             "done": done and not left_ids,
             "swept": swept,
-            **sizes,
+            "messages": begun.extent.messages,
+            "kept": begun.extent.remaining,
+            "conversation": begun.extent.conversation_uid,
         }
 
     async def undo(self, raw: RawArguments) -> dict[str, Any]:
@@ -197,26 +193,45 @@ class ForgetOperations:
             return 0
         return await self.store.usage.forget_user(owner.project, subject.removeprefix(_USER_PREFIX))
 
-    async def _begin_whole(self, owner: MemoryOwner, is_late: Callable[[], bool]) -> tuple[list[int], bool]:
-        """Begins to forget whole memories. Returns the forgettings' numbers, and whether there may be more memories."""
+    async def _begin_request(
+        self, request: ForgetRequest, unfinished: Sequence[int], is_late: Callable[[], bool]
+    ) -> _BegunForgettings:
+        """Begins what a call asks for. A call that only resumes the forgetting of a part begins nothing.
+
+        unfinished: the forgettings that have begun before.
+
+        Raises: BadRequest: there is nothing to forget.
+        """
+        owner = request.owner
+        if request.part is not None:
+            return _BegunForgettings() if request.left else await self._begin_part(owner, request.part)
+        begun = await self._begin_whole(owner, is_late)
+        usage_rows = await self._forget_usage(owner)
+        is_something = begun.ids or unfinished or request.left or usage_rows
+        if owner.subject is not None and not is_something:
+            raise nothing_found(owner)
+        return begun
+
+    async def _begin_whole(self, owner: MemoryOwner, is_late: Callable[[], bool]) -> _BegunForgettings:
+        """Begins to forget whole memories."""
         forgetting = self.store.forgetting
         # An import that was interrupted has a user's words, too.
         subjects = (
             [owner.subject] if owner.subject is None else [owner.subject, IMPORTING_PREFIX + owner.subject]
         )
-        begun: list[int] = []
-        while not is_late() and len(begun) < _MEMORIES_PER_CALL:
+        ids: list[int] = []
+        while not is_late() and len(ids) < _MEMORIES_PER_CALL:
             # A memory whose forgetting has begun is not found again, so the first one is always the next one.
             agents: list[int] = []
             for subject in subjects:
                 agents = agents or await forgetting.find(owner.project, owner.profile, subject, limit=1)
             if not agents:
-                return begun, False
-            begun.append(await self._begin(agents[0], ForgetTarget(is_all=True), "all"))
-        return begun, True
+                return _BegunForgettings(ids)
+            ids.append(await self._begin(agents[0], ForgetTarget(is_all=True), "all"))
+        return _BegunForgettings(ids, is_more=True)
 
-    async def _begin_part(self, owner: MemoryOwner, part: Part) -> tuple[int, Extent]:
-        """Begins to forget one part. Returns the forgetting's number and its extent.
+    async def _begin_part(self, owner: MemoryOwner, part: Part) -> _BegunForgettings:
+        """Begins to forget one part.
 
         Raises: BadRequest: there is no such memory, or no such part.
         """
@@ -231,7 +246,7 @@ class ForgetOperations:
         if isinstance(part.value, str):
             conversation = await self.store.memory_pages.conversation(agent, part.value)
             what = "conversation" if conversation is None else audited_part("conversation", conversation.uid)
-        return await self._begin(agent, target, what), extent
+        return _BegunForgettings([await self._begin(agent, target, what)], extent)
 
     async def _begin(self, agent_row: int, target: ForgetTarget, what: str) -> int:
         """Begins to forget, and notes it in the audit. Returns the forgetting's number.

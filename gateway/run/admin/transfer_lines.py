@@ -130,13 +130,13 @@ class LineReader:
     """Makes records of lines, within one call. The hash of a path is made from the hash of the path before it."""
 
     def __init__(self, store: Store, agent: Agent, next_seq: int) -> None:
-        """Begins without lines. next_seq: the first number that the exported memory had not given out."""
+        """next_seq: the first number that the exported memory had not given out."""
         self._store = store
         self._agent = agent
         self._next_seq = next_seq
         self._hasher = MessageHasher(agent.secret)
         self._mark = mark_of(agent.secret)
-        # By the number of the last exchange.
+        # The ends of paths, by the number of their last exchange.
         self._path_ends: dict[int, _PathEnd] = {}
 
     async def read(self, line: dict[str, Any]) -> tuple[str, TransferRecord]:
@@ -159,7 +159,8 @@ class LineReader:
             self._check_number(values["seq"])
         if part == "exchange":
             return part, await self._read_exchange(values)
-        values = without_nul(values)  # as all texts are stored, but for messages, which stay as they came
+        # The store has no NUL in its texts, but for messages, which stay as they came.
+        values = without_nul(values)
         if part == "fact":
             values = {**values, "key": fact_key(values["text"])}
         return part, TransferRecord(values)
@@ -202,7 +203,10 @@ class LineReader:
         if len(self._path_ends) >= CACHED_PATHS:
             self._path_ends.pop(next(iter(self._path_ends)))
         self._path_ends[exchange.seq] = _PathEnd(
-            path_hash, exchange.depth + 1, before.atom_count + len(atoms), exchange.length
+            path_hash=path_hash,
+            depth=exchange.depth + 1,
+            atom_count=before.atom_count + len(atoms),
+            message_count=exchange.length,
         )
         prefixes = prefix_hashes(self._hasher, inputs) if line["parent"] is None else []
         return TransferRecord(
@@ -242,7 +246,12 @@ class LineReader:
                     else self._hasher.hash_path(atoms, path_hash)
                 )
             last = exchanges[-1]
-            self._path_ends[seq] = _PathEnd(path_hash, last.depth + 1, last.offset + len(atoms), last.length)
+            self._path_ends[seq] = _PathEnd(
+                path_hash=path_hash,
+                depth=last.depth + 1,
+                atom_count=last.offset + len(atoms),
+                message_count=last.length,
+            )
         return self._path_ends[seq]
 
 

@@ -136,7 +136,8 @@ class TransferOperations:
             "next_seq": export_end["seq"] + 1,
             "created": agent.created,
         }
-        return [{"memory": header}], ExportPosition(agent.uid, PARTS[0], 0, export_end)
+        first_position = ExportPosition(uid=agent.uid, part=PARTS[0], after=0, export_end=export_end)
+        return [{"memory": header}], first_position
 
     async def check_is_there(self, agent: Agent) -> None:
         """Checks that an export that has read a memory to its end has all of the memory. Raises: BadRequest."""
@@ -229,8 +230,8 @@ class TransferOperations:
         try:
             await self.store.transfer.write(agent, [record for _, record in records])
         except (*MALFORMED_LINE_ERRORS, WriteConflict, NotFound, StatementFailed):
-            # One by one, so that an error names the line. If a public name was taken in the moment in which it was
-            # found free, another one is given now, and none is wrong.
+            # One by one, so that an error names the line. There may be no error now: if a public name was taken just
+            # after it was found free, the record gets another name.
             for number, record in records:
                 with _map_errors(number):
                     await self.store.transfer.write(agent, [record])
@@ -245,8 +246,8 @@ class TransferOperations:
         check_header(header)
         agent = await self.store.transfer.begin_import(self.store.agents.new(scope))
         return ImportPosition(
-            agent.uid,
-            header["next_seq"],
+            uid=agent.uid,
+            next_seq=header["next_seq"],
             is_whole=False,
             name=header.get("uid"),
             created=float(header["created"]),
