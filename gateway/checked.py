@@ -37,11 +37,11 @@ class Fault(Struct, frozen=True):
     # "missing", "extra_forbidden" (an unknown name), "type_error" (a wrong type or out of bounds), "enum" (none of
     # the choices) or another name of pydantic's, since clients of the agents API know those.
     kind: str = "value_error"
-    # The value at the path; of a missing name, the object that lacks it.
+    # The value at the path. If a name is missing: the object that lacks it.
     value: Any = None
-    # The types that are declared at the path; of an unknown name, those of the object that has it.
+    # The types that are declared at the path. If a name is missing or unknown: the types of its object.
     expected: tuple[Any, ...] = ()
-    # The known name that is most like an unknown one.
+    # If a name is unknown: the known name that is most like it, if there is one.
     nearest: str | None = None
 
 
@@ -72,7 +72,8 @@ def convert(
 
 def fault_of(error: msgspec.ValidationError, value: Any, value_type: Any, path: Path = ()) -> Fault:
     """Returns the fault that msgspec found in a value. path: where the value lies."""
-    message, steps = str(error), list[str | int]()
+    message = str(error)
+    steps: list[str | int] = []
     if location := _AT_PATH.search(message):
         message = message[: location.start()]
         steps = [
@@ -80,23 +81,33 @@ def fault_of(error: msgspec.ValidationError, value: Any, value_type: Any, path: 
         ]
     for step in steps:
         value = _child(value, step)
-    path, expected = (*path, *steps), types_at(value_type, steps)
+    fault_path = (*path, *steps)
+    expected = types_at(value_type, steps)
     shown_message = message.replace("`", "'")
     name = _NAME.search(message)
     if name and message.startswith("Object missing required field"):
-        return Fault((*path, name[1]), shown_message, "missing", value, expected)
+        return Fault((*fault_path, name[1]), shown_message, kind="missing", value=value, expected=expected)
     if name and message.startswith("Object contains unknown field"):
-        return unknown_name_fault((*path, name[1]), shown_message, _child(value, name[1]), expected)
+        return unknown_name_fault((*fault_path, name[1]), shown_message, _child(value, name[1]), expected)
+    kind = "value_error"
     if message.startswith("Expected"):
-        return Fault(path, shown_message, "type_error", value, expected)
-    is_choice = message.startswith("Invalid") and literal_values(expected)
-    return Fault(path, shown_message, "enum" if is_choice else "value_error", value, expected)
+        kind = "type_error"
+    elif message.startswith("Invalid") and literal_values(expected):
+        kind = "enum"
+    return Fault(fault_path, shown_message, kind=kind, value=value, expected=expected)
 
 
 def unknown_name_fault(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:
     """Returns the fault of a name that is unknown. expected: the types of the object that has it."""
     known = [name for each in expected for name in allowed_names(each)]
-    return Fault(path, message, "extra_forbidden", value, expected, nearest_name(str(path[-1]), known))
+    return Fault(
+        path,
+        message,
+        kind="extra_forbidden",
+        value=value,
+        expected=expected,
+        nearest=nearest_name(str(path[-1]), known),
+    )
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
@@ -105,7 +116,7 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
 
 
 def convert_fields(raw: Mapping[str, Any], struct_type: type[Struct]) -> tuple[dict[str, Any], list[Fault]]:
-    """Converts the fields of an object, and finds all mistakes where `convert` finds the first.
+    """Converts the fields of an object, and finds all mistakes. (`convert` finds only the first.)
 
     Returns the values of the fields that have no mistake, by name, and the faults in their order.
     """
@@ -126,7 +137,8 @@ def convert_collecting(value: Any, hint: Any, path: Path, faults: list[Fault]) -
         item_type = type_args[0]
         return origin(convert_collecting(item, item_type, (*path, n), faults) for n, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
-        entries, known_keys = {}, allowed_names(value_type)
+        entries: dict[str, Any] = {}
+        known_keys = allowed_names(value_type)
         for key, item in value.items():
             if known_keys and key not in known_keys:
                 faults.append(unknown_name_fault((*path, key), f"Unknown name '{key}'", item, (value_type,)))
@@ -143,7 +155,8 @@ def convert_collecting(value: Any, hint: Any, path: Path, faults: list[Fault]) -
 def _collect_fields(
     raw: Mapping[str, Any], struct_type: Any, path: Path, faults: list[Fault]
 ) -> dict[str, Any]:
-    hints, values = field_types(struct_type), {}
+    hints = field_types(struct_type)
+    values: dict[str, Any] = {}
     for name, value in raw.items():
         fault_count = len(faults)
         if name not in hints:
@@ -154,7 +167,11 @@ def _collect_fields(
             values[name] = converted
     for field in msgspec.structs.fields(struct_type):
         if field.required and field.name not in raw:
-            faults.append(Fault((*path, field.name), "Field required", "missing", raw, (struct_type,)))
+            faults.append(
+                Fault(
+                    (*path, field.name), "Field required", kind="missing", value=raw, expected=(struct_type,)
+                )
+            )
     return values
 
 
@@ -173,7 +190,7 @@ def field_types(struct_type: type[Struct]) -> dict[str, Any]:
 
 
 def allowed_names(hint: Any) -> tuple[str, ...]:
-    """Returns the names that an object of this type may have; () where it may have any."""
+    """Returns the names that an object of this type may have; (): it may have any."""
     hint = without_annotations(hint)
     if is_struct(hint):
         return hint.__struct_encode_fields__

@@ -24,35 +24,36 @@ class LoggedRequest(Struct, frozen=True):
     # Rises with each request of the process.
     number: int
     id: str
-    # When it began, in seconds since the epoch.
+    # When the request began, in seconds since the epoch.
     at: float
     project: str
     model: str
     is_streamed: bool
-    # Its memory; None: it has none.
+    # The scope of the request's memory; None: it has no memory.
     scope: Scope | None
     memory_uid: str | None
     conversation_uid: str | None
-    # As in `x-mnemogate-memory`; "" while that is not known.
+    # The memory mode, as in `x-mnemogate-memory`; "": it is not known yet.
     mode: str
-    # None while it is in flight.
+    # The status of the reply; None: the request is in flight.
     status: int | None
-    # How long it took so far, and how much of that the gateway added.
+    # How long the request took so far, and how much of this time the gateway added.
     ms: float
     added_ms: float
-    # After how long its first byte was sent; None: none was yet.
+    # The time until the first byte was sent; None: no byte was sent yet.
     first_ms: float | None
-    # The upstream that answered; "": none has.
+    # The upstream that answered; "": no upstream has answered.
     upstream: str
     # Each upstream that was asked with its status, as in `x-mnemogate-tries`.
     tries: tuple[str, ...]
+    # How many messages and facts were recalled, and the tokens of their note.
     recalled: int
     recalled_tokens: int
-    # A record of why it recalled these messages is stored with its turn.
+    # A record of why they were recalled is stored with the turn.
     has_recall_record: bool
-    # The row of the exchange that has its turn: an earlier one where it repeats a request. 0: it is not known.
+    # The exchange of the turn, which is an earlier exchange if the request was sent before; 0: it is not known.
     exchange_row: int
-    # What an application asks for itself with it ("title"); "": it is a person's, or that is not known.
+    # What an application asks for itself, such as "title"; "": the request is a person's, or it is not known.
     side_request: str
 
     def is_of(self, project: str | None, memory: str | None) -> bool:
@@ -60,8 +61,8 @@ class LoggedRequest(Struct, frozen=True):
         return project in (None, self.project) and memory in (None, self.memory_uid)
 
 
-class _Begun(Struct, frozen=True):
-    """The facts of a request that are known from its beginning; the fields are those of `LoggedRequest`."""
+class _BegunRequest(Struct, frozen=True):
+    """The facts of a request that are known from its beginning. The fields are those of `LoggedRequest`."""
 
     number: int
     at: float
@@ -74,10 +75,10 @@ class RequestLog:
     """Notes requests as they begin and end; there is one log for the process."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        """now: seconds since the epoch."""
+        """now: returns seconds since the epoch."""
         self.now = now
         self.figures = RequestFiguresRecorder()
-        self._begun: dict[Receipt, _Begun] = {}
+        self._begun: dict[Receipt, _BegunRequest] = {}
         self._ended: deque[LoggedRequest] = deque(maxlen=MAX_ENDED_REQUESTS)
         self._number = 0
         # The number of the last request before a forgetting: the memories of requests up to it may be gone.
@@ -86,12 +87,12 @@ class RequestLog:
     def begin(self, receipt: Receipt, project: str, model: str, *, is_streamed: bool) -> None:
         """Notes that a request is being answered. Keys in the name of its model are masked."""
         self._number += 1
-        self._begun[receipt] = _Begun(
+        self._begun[receipt] = _BegunRequest(
             self._number, self.now(), project, mask_keys_in_name(model), is_streamed
         )
 
     def end(self, receipt: Receipt, status: int) -> None:
-        """Notes how a request ended. One that was not begun is ignored."""
+        """Notes how a request ended. Does nothing for a request that was not noted when it began."""
         begun = self._begun.pop(receipt, None)
         if begun is not None:
             ended = _log_entry(begun, receipt, status)
@@ -108,10 +109,10 @@ class RequestLog:
     def find(
         self, request_id: str, project: str | None = None, user: str | None = None
     ) -> LoggedRequest | None:
-        """Returns the ended request with this id, of several that which began last; None: there is none.
+        """Returns the ended request with this id; None: there is none. If several have the id, the last to begin.
 
-        project: the only one that is looked through; None: all.
-        user: the only person whose memory it may have read; None: anybody.
+        project: the only project whose requests are searched; None: all projects.
+        user: the only user whose memory the request may have read; None: any user.
         """
         masked = mask_keys_in_text(request_id)
         matching = (
@@ -124,7 +125,7 @@ class RequestLog:
         return max(matching, key=lambda request: request.number, default=None)
 
     def ended(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
-        """Returns the requests that have ended; the one that began last comes first.
+        """Returns the requests that have ended. The request that began last comes first.
 
         project, memory: as for `LoggedRequest.is_of`.
         """
@@ -141,11 +142,15 @@ class RequestLog:
 
     def drop_memories(self, memories: Collection[str]) -> None:
         """Drops the requests of memories that are gone."""
-        others = (e for e in self._ended if e.memory_uid not in memories or not self.is_before_forgetting(e))
-        self._ended = deque(others, self._ended.maxlen)
+        remaining = (
+            request
+            for request in self._ended
+            if request.memory_uid not in memories or not self.is_before_forgetting(request)
+        )
+        self._ended = deque(remaining, self._ended.maxlen)
 
 
-def _log_entry(begun: _Begun, receipt: Receipt, status: int | None) -> LoggedRequest:
+def _log_entry(begun: _BegunRequest, receipt: Receipt, status: int | None) -> LoggedRequest:
     """Returns a request as it is listed now. status: None while it is in flight."""
     headers = receipt.headers
     upstream = headers.get("x-mnemogate-upstream") or ""

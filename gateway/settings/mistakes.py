@@ -1,7 +1,7 @@
 """Converts settings, and phrases what is wrong with them: where it is, what was seen and what would do.
 
-`gateway.checked` finds faults of names, types and ranges, `check` contradictions between settings. A mistake is a
-`SettingsError` for one of either.
+`gateway.checked` finds faults of names, types and ranges. `check` finds contradictions between settings. A mistake is
+the `SettingsError` for one fault or one contradiction.
 """
 
 from __future__ import annotations
@@ -100,17 +100,19 @@ def convert_text(text: str, table: type[Struct], key: str, where: str) -> Any:
 
 
 def _message(fault: checked.Fault, root: Mapping[str, Any], root_type: type[Struct]) -> str:
-    """Returns the message for a fault. root: what its path leads into, which should have the root type."""
+    """Returns the message for a fault. root: the value in which the path begins; it should have the root type."""
     expected = fault.expected[0]
     if fault.kind in ("missing", "extra_forbidden"):
-        where, name = _describe_path(fault.path[:-1], root), str(fault.path[-1])
+        where = _describe_path(fault.path[:-1], root)
+        name = str(fault.path[-1])
         if fault.kind == "missing":
             return f"{where}: {name!r} is missing"
-        # Only in a table is a name a setting that may belong in another one.
+        # Only the name of a table's entry may be a setting of another table.
         settings = _settings_in(root_type, "", "") if checked.is_struct(expected) else ()
         tables = [table for table, setting in settings if setting == name]
         return unknown_name(where, name, checked.allowed_names(expected), tables)
-    where, value = _describe_path(fault.path, root), fault.value
+    where = _describe_path(fault.path, root)
+    value = fault.value
     inner = checked.without_annotations(expected)
     if get_origin(inner) is Literal:
         return f"{where}: expected one of {', '.join(get_args(inner))}, saw {_describe_value(value)}"
@@ -140,13 +142,14 @@ def _scalar_message(value: Any, target: Any, hint: Any) -> str:
             return f"expected a number up to {MAX_NUMBER:.0f}, saw {value!r}"
         high = None
     # `typing` caches `Meta(ge=0)` and `Meta(ge=0.0)` as one, so the bound may be of the other type.
-    low, high = low if low is None else target(low), high if high is None else target(high)
+    low = None if low is None else target(low)
+    high = None if high is None else target(high)
     bounds = f"at least {low}" if high is None else f"between {low} and {high}"
     return f"expected {bounds}, saw {value!r}"
 
 
 def _describe_path(path: Iterable[str | int], raw: Any) -> str:
-    """Returns where a value is. An item is named where it has a name: `profiles 'bob'`, else `profiles[0]`."""
+    """Returns where a value is. An item with a name is named by it: `profiles 'bob'`. Else: `profiles[0]`."""
     where = ""
     for step in path:
         raw = raw[step]
@@ -174,7 +177,7 @@ def _settings_in(table_type: type[Struct], path: str, header: str) -> Iterator[t
 
 
 def _describe_value(value: Any) -> str:
-    """Returns a wrong value as its error shows it. Of a list or a table only its type: it may hold a key."""
+    """Returns a wrong value as its error shows it. A list or a table is only called so, since it may hold a key."""
     if isinstance(value, dict):
         return "a table"
     return "a list" if isinstance(value, list) else repr(value)

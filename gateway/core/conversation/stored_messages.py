@@ -49,8 +49,8 @@ class _FullReply(Struct, frozen=True):
 
     @property
     def messages(self) -> list[WireMessage]:
-        found: list[WireMessage] = self.fields["messages"]
-        return found
+        messages: list[WireMessage] = self.fields["messages"]
+        return messages
 
     @property
     def is_step(self) -> bool:
@@ -74,12 +74,12 @@ class _FullReply(Struct, frozen=True):
 
     @property
     def reply(self) -> WireMessage:
-        """The model's message; the last result where there is none."""
+        """The model's message, or the last result if there is none."""
         return self.messages[0 if self.is_step else -1]
 
     @property
     def text_calls(self) -> list[dict[str, Any]]:
-        """The calls by which a step sent its text. Outside of steps a tool of that name is the client's."""
+        """The calls by which a step sent its text. If the reply is no step, such a call is of a client's tool."""
         calls = self.reply.get("tool_calls") or () if self.is_step else ()
         return [call for call in calls if _arguments_of_text_call(call) is not None]
 
@@ -108,12 +108,12 @@ class ListedMessage(Struct, frozen=True):
 
     exchange: Exchange
     seq: int
-    # Its index, from 1 on, among the hidden messages of the reply at `seq`; None: it is not hidden.
+    # The index of a hidden message, from 1 on, among the hidden messages of the reply at `seq`; None: it is not hidden.
     hidden_index: int | None
     message: WireMessage
     # Seconds since the epoch.
     at: float
-    # It is of the exchange's reply.
+    # The message is a part of the exchange's reply.
     is_reply: bool
     # In a step's reply: the results of its calls that were not executed.
     results: Sequence[WireMessage] = ()
@@ -129,17 +129,17 @@ class ListedMessage(Struct, frozen=True):
 
 
 def message_sort_key(seq: int, hidden_index: int | None) -> tuple[int, int]:
-    """Returns what orders a message among those of its memory: hidden ones come before their reply."""
+    """Returns the key by which messages of a memory are sorted. Hidden messages come before their reply."""
     return seq, _INDEX_AFTER_HIDDEN if hidden_index is None else hidden_index
 
 
 def list_messages(exchange: Exchange) -> list[ListedMessage]:
-    """Returns the messages of an exchange that are there, in order. exchange: with its content."""
+    """Returns the messages of an exchange that were not forgotten, in order. exchange: with its content."""
     if exchange.state in (State.FORGOTTEN, State.OFF):
         return []
     listed = [
         ListedMessage(exchange, exchange.seq + index, None, message, exchange.begun, is_reply=False)
-        for index, message in enumerate(_input(exchange))
+        for index, message in enumerate(_input_messages(exchange))
         if index not in exchange.redactions
     ]
     if exchange.shown_reply is None or REPLY in exchange.redactions:
@@ -185,9 +185,10 @@ def has_open_calls(exchange: Exchange) -> bool:
 
 
 def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
-    """Returns the exchange with another text of one message; its atoms and its path stay.
+    """Returns the exchange with another text of one message. Its atoms and its path stay.
 
-    So whoever resends the old text is still recognised, and what is shown, recalled and sent is new.
+    So a client that resends the old text is still recognised, while the new text is shown, recalled and sent.
+
     Raises: CannotRewrite.
     """
     index = seq - exchange.seq
@@ -198,9 +199,9 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
     if is_gone or (index if is_input else REPLY) in exchange.redactions:
         raise CannotRewrite("it is forgotten")
     if is_input:
-        messages = _input(exchange)
-        before = without_private_fields(messages[index], "own_length", LEGACY_OWN_LENGTH)
-        messages[index] = {**before, "content": text}
+        messages = _input_messages(exchange)
+        message = without_private_fields(messages[index], "own_length", LEGACY_OWN_LENGTH)
+        messages[index] = {**message, "content": text}
         notes = {i: "" if i == index else note for i, note in exchange.notes.items()}
         return replace(exchange, input=orjson.dumps(messages), notes=notes)
     if exchange.shown_reply is None:
@@ -221,9 +222,9 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
 
 
 def cut_reply(exchange: Exchange, heard: str) -> Exchange:
-    """Returns the exchange with what was heard of its reply; its path stays. heard: "": nothing.
+    """Returns the exchange with what was heard of its reply; its path stays. heard: "": nothing was heard.
 
-    A reply without calls of which nothing was heard is gone then. One with calls stays: they were made, and the next
+    If nothing was heard, the exchange loses its reply. But a reply with calls stays: the calls were made, and the next
     exchange may have their results.
     """
     shown_reply, full_reply = orjson.loads(exchange.shown_reply or b"{}"), _FullReply.of(exchange)
@@ -245,7 +246,7 @@ def cut_reply(exchange: Exchange, heard: str) -> Exchange:
 
 
 def _has_calls_to_retain(full_reply: _FullReply | None, shown_reply: WireMessage) -> bool:
-    """Returns whether a reply has calls, and not because a step sent its text by one."""
+    """Returns whether a reply has calls other than those by which a step sent its text."""
     if full_reply is None:
         return bool(shown_reply.get("tool_calls"))
     return bool(full_reply.reply.get("tool_calls")) and not full_reply.text_calls
@@ -272,7 +273,7 @@ def _without_reply(exchange: Exchange) -> Exchange:
 
 
 def _message_with_text(message: WireMessage, text_calls: Sequence[dict[str, Any]], text: str) -> WireMessage:
-    """Returns a message with another text: in the first of the calls by which it sent its text, if it did."""
+    """Returns a message with another text. If it has sent its text by calls, the first of them has the new text."""
     if not text_calls:
         return {**without_private_fields(message, "filler"), "content": text}
     texts = [text] + [""] * (len(text_calls) - 1)
@@ -298,6 +299,6 @@ def _arguments_of_text_call(call: dict[str, Any]) -> dict[str, Any] | None:
     return arguments if isinstance(arguments, dict) else None
 
 
-def _input(exchange: Exchange) -> list[WireMessage]:
-    found: list[WireMessage] = orjson.loads(exchange.input) if exchange.input else []
-    return found
+def _input_messages(exchange: Exchange) -> list[WireMessage]:
+    messages: list[WireMessage] = orjson.loads(exchange.input) if exchange.input else []
+    return messages

@@ -16,9 +16,9 @@ _MAX_KEYS = 64
 _FEW = 10
 # A longer sentence is taken in parts. No measurement: most sentences are shorter.
 _PIECE_CHARS = 120
-# How much a sentence's words count for those next to it. With 0, 0.25 and 0.5 as much is found.
+# The part of a sentence's score that the sentences next to it get. With 0, 0.25 and 0.5 as much is found.
 _NEIGHBOUR_SHARE = 0.25
-# A match begins with the sign, for which `re` looks quickly; to look back from each character takes 30 times as long.
+# A match begins with the sign, which `re` finds quickly. To look back from each character takes 30 times as long.
 _SENTENCE_END = re.compile(r"[.!?…。！？](?:(?<=[.!?…])\s+|(?<=[。！？]))")
 # The first character of the scripts of Chinese, Japanese and Korean, and of those after them.
 UNSPACED_FROM = "\u2e80"
@@ -28,12 +28,12 @@ _QUESTION_MARKS = frozenset("?？؟")
 CUT = "..."
 
 
-@lru_cache(maxsize=1)  # of one query they are asked for by each candidate
+@lru_cache(maxsize=1)  # each candidate of a recall asks for the keys of the same query
 def query_keys(query: str) -> Sequence[str]:
     """Returns the query's words without their endings, enough to see where in a text they stand.
 
-    Where a script has no spaces, or words carry particles (Korean), pairs of characters stand for words, as in the
-    search index.
+    In a script without spaces, and in one whose words carry particles (Korean), pairs of characters stand for words, as
+    in the search index.
     """
     keys: dict[str, None] = {}
     for run in _RUNS.findall(" ".join(folded_words(query))):
@@ -46,7 +46,7 @@ def query_keys(query: str) -> Sequence[str]:
 
 @lru_cache(maxsize=1)
 def short_words(query: str) -> Sequence[str]:
-    """Returns the words of a query that are no keys of it for their length: "Rex", "cat" and "87", but also "the"."""
+    """Returns the words of a query that are too short to be keys: "Rex", "cat" and "87", but also "the"."""
     words = dict.fromkeys(folded_words(query))
     return [w for w in words if w.isascii() and (len(w) == 3 or (len(w) < 3 and w.isdigit()))][:_MAX_KEYS]
 
@@ -61,35 +61,37 @@ def make_excerpt(
 ) -> tuple[str, str]:
     """Returns the sentences of a text that have most of the query's words, and those next to them.
 
-    Of a text without any such word it returns the sentences that are no questions, or else the beginning.
+    If the text has no such word, the sentences that are no questions stand in their place, or else its beginning.
 
     text: on one line.
     keys: as `query_keys` returns them.
-    short: as `short_words` returns them. They count where few sentences have them.
-    has_neighbours: sentences without a word of the query are shown where they stand next to one that has some.
+    limit: the most characters of the text. The signs where sentences are left out come on top.
+    short: as `short_words` returns them. They count if few sentences have them.
+    has_neighbours: sentences without a word of the query are shown, too, if they stand next to one that has some.
 
-    Returns at most `limit` characters of the text with signs where sentences are left out, which come on top, and the
-    sign that goes after them.
+    Returns the excerpt, and the sign that goes after it.
     """
-    low = text.lower()
-    pieces = _split(text) if len(low) == len(text) else [(0, len(text))]
-    scores = _score_pieces([low[start:end] for start, end in pieces], keys, short)
+    lower_text = text.lower()
+    pieces = _split_sentences(text) if len(lower_text) == len(text) else [(0, len(text))]
+    scores = _score_pieces([lower_text[start:end] for start, end in pieces], keys, short)
     if not any(scores):
-        # A message without a word of the query was found for its neighbours. What it states is more use than what it
-        # asks.
-        states = [float(text[end - 1] not in _QUESTION_MARKS) for _, end in pieces]
-        scores, has_neighbours = scores if all(states) else states, False
+        # A message without a word of the query was found because of other messages. Its statements are more useful than
+        # its questions.
+        has_neighbours = False
+        statement_scores = [float(text[end - 1] not in _QUESTION_MARKS) for _, end in pieces]
+        if not all(statement_scores):
+            scores = statement_scores
     if not any(scores):
-        return _beginning(text, limit)
+        return _cut_beginning(text, limit)
     if has_neighbours:
-        # What stands next to a sentence may be what it is about.
-        around = [*scores[:1], *scores, *scores[-1:]]
+        # A sentence may be about the sentence next to it.
+        padded_scores = [*scores[:1], *scores, *scores[-1:]]
         scores = [
-            score + _NEIGHBOUR_SHARE * (around[index] + around[index + 2])
+            score + _NEIGHBOUR_SHARE * (padded_scores[index] + padded_scores[index + 2])
             for index, score in enumerate(scores)
         ]
-    taken = _take_best(pieces, scores, limit)
-    return _join(text, pieces, taken) if taken else _beginning(text, limit)
+    chosen_indices = _choose_best(pieces, scores, limit)
+    return _join(text, pieces, chosen_indices) if chosen_indices else _cut_beginning(text, limit)
 
 
 def best_sentence(text: str, keys: Sequence[str]) -> str:
@@ -97,71 +99,73 @@ def best_sentence(text: str, keys: Sequence[str]) -> str:
 
     text, keys: as for `make_excerpt`.
     """
-    low = text.lower()
-    pieces = _split(text) if len(low) == len(text) else [(0, len(text))]
-    counts = [sum(key in low[start:end] for key in keys) for start, end in pieces]
-    most = max(counts, default=0)
-    return text[slice(*pieces[counts.index(most)])] if most else ""
+    lower_text = text.lower()
+    pieces = _split_sentences(text) if len(lower_text) == len(text) else [(0, len(text))]
+    counts = [sum(key in lower_text[start:end] for key in keys) for start, end in pieces]
+    max_count = max(counts, default=0)
+    return text[slice(*pieces[counts.index(max_count)])] if max_count else ""
 
 
-def _beginning(text: str, limit: int) -> tuple[str, str]:
+def _cut_beginning(text: str, limit: int) -> tuple[str, str]:
     end = text.rfind(" ", max(limit - 30, 0), limit)
     return text[: end if end > 0 else limit].strip(), f" {CUT}"
 
 
-def _split(text: str) -> list[tuple[int, int]]:
-    """Returns where the sentences of a text begin and end; parts of those that are too long."""
-    found, start = list[tuple[int, int]](), 0
-    for end, following in [
+def _split_sentences(text: str) -> list[tuple[int, int]]:
+    """Returns the start and the end of each sentence of a text. A sentence that is too long is several parts."""
+    pieces: list[tuple[int, int]] = []
+    start = 0
+    for end, next_start in [
         *((m.start() + 1, m.end()) for m in _SENTENCE_END.finditer(text)),
         (len(text), len(text)),
     ]:
         while end - start > _PIECE_CHARS:
             space = text.rfind(" ", start + _PIECE_CHARS // 2, start + _PIECE_CHARS)
             space = space if space > 0 else start + _PIECE_CHARS
-            found.append((start, space))
+            pieces.append((start, space))
             start = space + 1 if text[space] == " " else space
         if start < end:
-            found.append((start, end))
-        start = following
-    return found
+            pieces.append((start, end))
+        start = next_start
+    return pieces
 
 
 def _score_pieces(pieces: Sequence[str], keys: Sequence[str], short: Sequence[str]) -> list[float]:
-    """Returns for each piece how much of a query's keys it has; a key in few pieces counts more.
+    """Returns a score of each piece for the keys that it has. A key that few pieces have counts more.
 
     short: as for `make_excerpt`.
     """
     scores = [0.0] * len(pieces)
     for number, key in enumerate((*keys, *short)):
-        having = [index for index, piece in enumerate(pieces) if key in piece]
-        if number >= len(keys) and len(having) > max(1, len(pieces) // _FEW):
+        indices = [index for index, piece in enumerate(pieces) if key in piece]
+        if number >= len(keys) and len(indices) > max(1, len(pieces) // _FEW):
             continue
-        for index in having:
-            scores[index] += 1 / math.sqrt(len(having))
+        for index in indices:
+            scores[index] += 1 / math.sqrt(len(indices))
     return scores
 
 
-def _take_best(pieces: Sequence[tuple[int, int]], scores: Sequence[float], limit: int) -> list[int]:
-    """Returns the indexes of the best pieces that have room together, in the order of the text."""
-    taken, room = list[int](), limit
+def _choose_best(pieces: Sequence[tuple[int, int]], scores: Sequence[float], limit: int) -> list[int]:
+    """Returns the indices of the best pieces that have room together, in the order of the text."""
+    chosen_indices: list[int] = []
+    room = limit
     for index in sorted(range(len(pieces)), key=lambda each: (-scores[each], each)):
         start, end = pieces[index]
         if not scores[index] or end - start > room:
             break
-        taken.append(index)
+        chosen_indices.append(index)
         room -= end - start
-    return sorted(taken)
+    return sorted(chosen_indices)
 
 
-def _join(text: str, pieces: Sequence[tuple[int, int]], taken: Sequence[int]) -> tuple[str, str]:
-    """Returns the taken pieces of a text as one, as `make_excerpt` does."""
-    parts = [f"{CUT} "] if taken[0] else []
-    for index, following in zip(taken, (*taken[1:], None), strict=True):
+def _join(text: str, pieces: Sequence[tuple[int, int]], indices: Sequence[int]) -> tuple[str, str]:
+    """Returns some pieces of a text as one text, and the sign that goes after it. indices: of the pieces."""
+    parts = [f"{CUT} "] if indices[0] else []
+    for index, next_index in zip(indices, (*indices[1:], None), strict=True):
         start, end = pieces[index]
-        if following == index + 1:
-            end = pieces[following][0]
+        if next_index == index + 1:
+            end = pieces[next_index][0]
         parts.append(text[start:end])
-        if following is not None and following > index + 1:
+        if next_index is not None and next_index > index + 1:
             parts.append(f" {CUT} ")
-    return "".join(parts), "" if taken[-1] == len(pieces) - 1 else f" {CUT}"
+    return "".join(parts), "" if indices[-1] == len(pieces) - 1 else f" {CUT}"

@@ -16,6 +16,7 @@ from storage.sql.store import Store
 
 # The most exchanges whose messages a list shows for each fact or version.
 LISTED_SOURCES = 2
+# The most characters of a message and of a passage.
 _SOURCE_CHARS = 1_000
 _PASSAGE_CHARS = 4_000
 
@@ -24,15 +25,15 @@ async def list_sources(
     store: Store,
     memory: FoundMemory | SizedMemory,
     items: Sequence[Fact | Revision],
-    most: int = LISTED_SOURCES,
+    max_exchanges: int = LISTED_SOURCES,
 ) -> list[tuple[SourceRecord, ...]]:
     """Returns for each item, in order, the messages that it came from.
 
-    most: how many exchanges are read for each item.
+    max_exchanges: the most exchanges that are read for each item.
     """
-    origins = [_source_exchanges(item)[:most] for item in items]
+    origins = [_exchanges_of(item)[:max_exchanges] for item in items]
     exchanges = await store.memory_pages.sources(memory.id, sorted({id for ids in origins for id in ids}))
-    records = {id: _source_records(memory.uid, exchange) for id, exchange in exchanges.items()}
+    records = {id: _message_records(memory.uid, exchange) for id, exchange in exchanges.items()}
     return [tuple(record for id in ids for record in records.get(id, ())) for ids in origins]
 
 
@@ -41,7 +42,7 @@ def passage_record(uid: str, passage: Passage) -> SourceRecord:
     return SourceRecord("passage", passage.seq, text, passage.at, href=passage_href(uid, passage.seq))
 
 
-def _source_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...]:
+def _message_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...]:
     exchange = source.exchange
     quoted = (
         asked_messages(exchange, source.prefix_is_shared)
@@ -62,7 +63,7 @@ def _source_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...
     )
 
 
-def _source_exchanges(item: Fact | Revision) -> list[int]:
-    """Returns the exchanges from which a fact or version came; the exchange that states it comes first."""
+def _exchanges_of(item: Fact | Revision) -> list[int]:
+    """Returns the exchanges from which a fact or version came. The exchange that states it comes first."""
     stated = [] if item.exchange_row is None else [item.exchange_row]
     return list(dict.fromkeys([*stated, *item.sources]))

@@ -1,7 +1,7 @@
-"""Leases on conversations: where several gateways share a database, one of them has a conversation's queue at a time.
+"""Leases on conversations: if several gateways share a database, one at a time has the queue of a conversation.
 
-A queue in memory orders the requests of one process; the first of them then takes the lock that all processes share.
-Over a file there is one process, and nothing to take.
+A queue in memory orders the requests of one process. The first of these requests takes the lock that all processes
+share. Over SQLite there is one process, and no lock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from storage.sql.conversation_locks import ConversationLocks
 LEASE_S = 15.0
 # How often leases are prolonged: one of three attempts may fail.
 PROLONG_S = LEASE_S / 3
-# Between two attempts to take a lock that no process may take over yet, though its lease has ended. No measurement.
+# The pause between two attempts to take a lock whose lease has ended, but which no process may take over yet. No
+# measurement.
 _ASK_AGAIN_S = 1.0
 _log = logging.getLogger("mnemogate")
 
@@ -30,15 +31,17 @@ def lock_name(agent: str, conversation: str) -> str:
 
 
 class Leases:
-    """The locks that requests of this process hold or wait for. Of the requests for one lock only the first asks."""
+    """The locks that requests of this process hold or wait for. One request at a time asks for the same lock."""
 
     def __init__(self, locks: ConversationLocks) -> None:
         self._locks = locks
+        # The names of the locks that are held.
         self._held: set[str] = set()
-        # The locks that are being asked for.
+        # The answers for the locks that are being asked for, by the names of the locks.
         self._taking: dict[str, asyncio.Future[bool]] = {}
         # The writes of locks that are being released, by the names of the locks; None: the write has failed.
         self._releasing: dict[str, asyncio.Future[None] | None] = {}
+        # The events of requests that wait for a lock. An event is set when the lock may be free.
         self._waiting: dict[str, asyncio.Event] = {}
         # Set while this process holds a lock.
         self._holds_any = asyncio.Event()
@@ -54,7 +57,7 @@ class Leases:
 
     async def try_take(self, name: str) -> bool:
         """Takes a lock if it is free. Raises: Unavailable."""
-        # From now on it is not released again: the release would come after the lock is taken.
+        # A failed release is not repeated from now on: it would come after the lock is taken.
         if (write := self._releasing.pop(name, None)) is not None:
             await asyncio.wait([write])
         taking = self._taking[name] = asyncio.ensure_future(self._locks.take(name, LEASE_S))
@@ -78,16 +81,16 @@ class Leases:
                         async with asyncio.timeout(pause_s):
                             await freed.wait()
         except BaseException:
-            # It may have been granted at this moment.
+            # The lock may have been granted at this moment.
             self.release(name)
             raise
         finally:
             del self._waiting[name]
 
     def release(self, name: str) -> asyncio.Future[None] | None:
-        """Releases a lock. Returns the write of the release; None where the database cannot be written now.
+        """Releases a lock. Returns the write of the release; None: the database cannot be written now.
 
-        Where the write fails, the lock is released as soon as the database works again, or its lease runs out.
+        If the write fails, the lock is released when the database works again, or its lease runs out.
         """
         self._held.discard(name)
         self._releasing[name] = None
