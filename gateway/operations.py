@@ -123,7 +123,14 @@ def make_page_operations(
             has_model=settings.background_model is not None,
         ),
         requests=requests,
-        overview=OverviewOperation(store, log, requests, newest_memories, upstreams, version("mnemogate")),
+        overview=OverviewOperation(
+            store=store,
+            log=log,
+            requests=requests,
+            newest_memories=newest_memories,
+            passed_over=upstreams,
+            version=version("mnemogate"),
+        ),
         audit=AuditOperations(store),
         edits=MemoryEdits(store, log.now),
         memories=memories,
@@ -181,7 +188,9 @@ def make_import_operations(
         idle=idle,
     )
     defaults = Defaults(settings.default_user, settings.default_profile)
-    return ImportOperations(store, now, Directory(settings).spec_named, performer, defaults)
+    return ImportOperations(
+        store=store, now=now, spec_of=Directory(settings).spec_named, performer=performer, defaults=defaults
+    )
 
 
 async def import_file(

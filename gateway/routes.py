@@ -79,28 +79,37 @@ def make_endpoints(
     """Makes the endpoints. admin_token: of the command line; None: the command line performs its operations itself."""
     settings, limits, chat = services.settings, services.limits, services.chat
     forwarder = Forwarder(
-        settings, services.providers, chat.failover, chat.resolver.rules, services.accounting.limiter
+        settings=settings,
+        providers=services.providers,
+        failover=chat.failover,
+        rules=chat.resolver.rules,
+        limiter=services.accounting.limiter,
     )
     forwarding_parts = ForwardingParts(forwarder, bodies, settings.server.max_upload_bytes, limits)
     chat_route = ChatRoute(
-        settings.server, chat, services.native_chat, bodies, limits.send_timeout_s, services.requests
+        settings=settings.server,
+        chat=chat,
+        native_chat=services.native_chat,
+        bodies=bodies,
+        send_timeout_s=limits.send_timeout_s,
+        requests=services.requests,
     )
     stored_responses = StoredResponses(services.store, chat.turns)
     owners = ResponseOwners(chat.resolver.rules, services.store)
     gateway_responses = GatewayResponses(
-        stored_responses,
-        services.background_responses,
-        chat.conversations,
-        owners,
-        bodies,
-        limits.send_timeout_s,
+        stored=stored_responses,
+        background=services.background_responses,
+        conversations=chat.conversations,
+        owners=owners,
+        bodies=bodies,
+        send_timeout_s=limits.send_timeout_s,
     )
     upstream_responses = UpstreamResponses(
-        stored_responses,
-        owners,
-        services.native_chat,
-        services.accounting.pending_usage,
-        settings.server.max_messages,
+        stored=stored_responses,
+        owners=owners,
+        native_chat=services.native_chat,
+        pending_usage=services.accounting.pending_usage,
+        max_messages=settings.server.max_messages,
     )
 
     def make_responses_route(route_type: type[ResponsesRoute]) -> ResponsesRoute:

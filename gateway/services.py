@@ -169,11 +169,24 @@ class Services:
         self._embedder = make_embedder(settings)
         self.tracer: Tracer | None = None if otlp is None else make_tracer(settings, otlp, providers, metrics)
         self.accounting = Accounting(
-            settings, store, now, metrics, limits.limit_read_s, self.tracer, takes_requests=takes_requests
+            settings=settings,
+            store=store,
+            now=now,
+            metrics=metrics,
+            limit_read_s=limits.limit_read_s,
+            tracer=self.tracer,
+            takes_requests=takes_requests,
         )
         make_provider = partial(make_separate_provider, settings)
         self.background = BackgroundServices(
-            settings, store, metrics, now, make_provider, self._embedder, limits, self.accounting
+            settings=settings,
+            store=store,
+            metrics=metrics,
+            now=now,
+            make_provider=make_provider,
+            embedder=self._embedder,
+            limits=limits,
+            accounting=self.accounting,
         )
         self.embed_query = self.background.embed_query
         self._make_chat(make_agents)
@@ -203,16 +216,24 @@ class Services:
             )
         chat_agents = NoAgents(keeper) if self.agents is None else self.agents.chat
         limiter = self.accounting.limiter
-        self.chat = Chat(settings, keeper, failover, turns, directory, chat_agents, limiter)
+        self.chat = Chat(
+            settings=settings,
+            keeper=keeper,
+            failover=failover,
+            turns=turns,
+            directory=directory,
+            agents=chat_agents,
+            limiter=limiter,
+        )
         self.native_chat = NativeChat(self.chat)
         self.background_responses = BackgroundResponses(
-            store,
-            self.chat,
-            ShownResponses(),
-            now,
-            self.accounting.receipts,
-            self.background.count_attempt,
-            limiter,
+            store=store,
+            chat=self.chat,
+            dialect=ShownResponses(),
+            now=now,
+            receipts=self.accounting.receipts,
+            count=self.background.count_attempt,
+            limiter=limiter,
         )
         self.accounting.meter.when_written(self.background_responses.maker.drop_ended)
 

@@ -69,7 +69,13 @@ class BackgroundResponses:
     def __post_init__(self) -> None:
         self.runs = ResponseRuns(self.store, self.chat.turns, self.dialect)
         self.maker = ResponseMaker(
-            self.store, self.chat, self.dialect, self.now, self.receipts, self.limiter, self.runs
+            store=self.store,
+            chat=self.chat,
+            dialect=self.dialect,
+            now=self.now,
+            receipts=self.receipts,
+            limiter=self.limiter,
+            runs=self.runs,
         )
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:

@@ -179,7 +179,13 @@ class ChatCall:
         forwarded, request, asked = self.forwarded, self.request, self.route.asked.upstream
         if forwarded.upstream != asked or not target.gets_credential(asked):
             return ModelRequest(body, forwarded.headers, wants_stream=request.stream)
-        return ModelRequest(body, forwarded.headers, forwarded.credential, request.query, request.stream)
+        return ModelRequest(
+            body=body,
+            headers=forwarded.headers,
+            credential=forwarded.credential,
+            query=request.query,
+            wants_stream=request.stream,
+        )
 
     def fill_receipt(
         self, form: EndpointForm, prompt: Prompt | None = None, context: MemoryContext | None = None

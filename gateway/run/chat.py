@@ -92,7 +92,9 @@ class Chat:
         self.directory = directory
         self._agents = agents
         self.conversations = ResponseConversations(keeper.store, keeper.now, keeper.queues)
-        self.resolver = Resolver(settings, keeper, turns, directory, agents)
+        self.resolver = Resolver(
+            settings=settings, keeper=keeper, turns=turns, directory=directory, agents=agents
+        )
         self.memory = ChatMemory(keeper, turns, agents, self.resolver.warn_of_no_user)
         self.route_of = lru_cache(maxsize=_MAX_ROUTES)(partial(resolve_route, settings))
 

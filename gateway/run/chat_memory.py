@@ -135,7 +135,15 @@ class ChatMemory:
         """
         keeper, request, spec = self.keeper, call.request, call.spec
         memory_context = await keeper.begin(
-            MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, ticket),
+            MemoryRequest(
+                chat=request,
+                identity=call.identity,
+                spec=spec,
+                now=keeper.now(),
+                target=attempts.target,
+                kind=call.kind,
+                ticket=ticket,
+            ),
             opens=opens,
         )
         call.identity = memory_context.request.identity

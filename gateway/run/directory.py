@@ -103,7 +103,15 @@ def memory_tools(
 ) -> MemoryTools:
     """Returns the memory tools of a turn. archives: those that a search reads besides the memory's own."""
     recall_tokens = keeper.settings.recall_tokens
-    return MemoryTools(keeper.store, context, edits, recall_tokens, keeper.now, keeper.embed_query, archives)
+    return MemoryTools(
+        store=keeper.store,
+        context=context,
+        block_edits=edits,
+        recall_tokens=recall_tokens,
+        now=keeper.now,
+        embed_query=keeper.embed_query,
+        archives=archives,
+    )
 
 
 class Directory:

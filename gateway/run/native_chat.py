@@ -178,7 +178,14 @@ class NativeChat:
             if begun is not None:
                 memory, prompt = begun
                 machine = NativeTurn(memory.reader, native.change(), native.upstream_path)
-                turn = TurnRun(call, attempts, prompt, memory, turns, machine=machine)
+                turn = TurnRun(
+                    call=call,
+                    attempts=attempts,
+                    prompt=prompt,
+                    memory=memory,
+                    services=turns,
+                    machine=machine,
+                )
                 return await self._chat.await_reply(call, attempts, turn.run())
             if call.identity.mode is Mode.STRICT:
                 raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)

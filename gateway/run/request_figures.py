@@ -78,11 +78,11 @@ class RequestFiguresRecorder:
             modes.update(each.modes)
             buckets.update(each.added_buckets)
         return RequestFigures(
-            sum(each.count for each in minutes),
-            sum(each.failed for each in minutes),
-            dict(modes),
-            _quantile(buckets, 0.5),
-            _quantile(buckets, 0.99),
+            count=sum(each.count for each in minutes),
+            failed=sum(each.failed for each in minutes),
+            modes=dict(modes),
+            added_p50=_quantile(buckets, 0.5),
+            added_p99=_quantile(buckets, 0.99),
         )
 
 

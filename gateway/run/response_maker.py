@@ -400,7 +400,15 @@ class ResponseMaker:
         # For a reader in another process, no event follows once the run has ended.
         await log.flush()
         last_number = number + len(self.dialect.number_events(last_events, number)) - 1
-        end = ResponseEnd(state, self.now(), orjson.dumps(final), turn, last_events, last_number, log.epoch)
+        end = ResponseEnd(
+            state=state,
+            at=self.now(),
+            shown=orjson.dumps(final),
+            turn=turn,
+            events=last_events,
+            last_number=last_number,
+            epoch=log.epoch,
+        )
         try:
             ended_run = await self.store.responses.finish(run, end, log.job)
         except NotFound:

@@ -148,7 +148,11 @@ def _continue_head(tree: Tree, listing: HashedList, head: PathHead) -> _Continua
     if head.repeated not in HEARD:
         resent = head.repeated_count if head.repeated is RepeatedReply.RESENT else 0
         return _Continuation(
-            Match(head.exchange), new_indices, omitted, pending=head.pending, resent_count=resent
+            match=Match(head.exchange),
+            new_indices=new_indices,
+            omitted=omitted,
+            pending=head.pending,
+            resent_count=resent,
         )
     amendments: Sequence[Amendment] = ()
     if head.exchange is not None and head.repeated_count:
@@ -156,7 +160,12 @@ def _continue_head(tree: Tree, listing: HashedList, head: PathHead) -> _Continua
         omitted = omitted[:-1]
         amendments = [Amendment(head.exchange.id, None, (0, head.repeated_count))]
     return _Continuation(
-        Match(head.exchange), new_indices, omitted, amendments, head.pending, heard_count=head.repeated_count
+        match=Match(head.exchange),
+        new_indices=new_indices,
+        omitted=omitted,
+        amendments=amendments,
+        pending=head.pending,
+        heard_count=head.repeated_count,
     )
 
 
@@ -168,7 +177,12 @@ def _continue_match(tree: Tree, listing: HashedList, match: Match) -> _Continuat
     if match.match_point is None:
         return _Continuation(match, new_indices)
     amendments = [*find_amendments(tree, listing, match)]
-    return _Continuation(match, new_indices, _find_omitted(tree, listing, match, amendments), amendments)
+    return _Continuation(
+        match=match,
+        new_indices=new_indices,
+        omitted=_find_omitted(tree, listing, match, amendments),
+        amendments=amendments,
+    )
 
 
 def lowest_change_depth(tree: Tree, plan: Plan) -> int | None:

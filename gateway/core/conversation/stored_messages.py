@@ -138,7 +138,14 @@ def list_messages(exchange: Exchange) -> list[ListedMessage]:
     if exchange.state in (State.FORGOTTEN, State.OFF):
         return []
     listed = [
-        ListedMessage(exchange, exchange.seq + index, None, message, exchange.begun, is_reply=False)
+        ListedMessage(
+            exchange=exchange,
+            seq=exchange.seq + index,
+            hidden_index=None,
+            message=message,
+            at=exchange.begun,
+            is_reply=False,
+        )
         for index, message in enumerate(_input_messages(exchange))
         if index not in exchange.redactions
     ]
@@ -148,14 +155,32 @@ def list_messages(exchange: Exchange) -> list[ListedMessage]:
     full_reply = _FullReply.of(exchange)
     if full_reply is not None and full_reply.is_step:
         reply, *results = full_reply.messages
-        return [*listed, ListedMessage(exchange, seq, None, reply, reply_at, is_reply=True, results=results)]
+        return [
+            *listed,
+            ListedMessage(
+                exchange=exchange,
+                seq=seq,
+                hidden_index=None,
+                message=reply,
+                at=reply_at,
+                is_reply=True,
+                results=results,
+            ),
+        ]
     if full_reply is not None:
         listed += [
-            ListedMessage(exchange, seq, n, message, reply_at, is_reply=True)
+            ListedMessage(
+                exchange=exchange, seq=seq, hidden_index=n, message=message, at=reply_at, is_reply=True
+            )
             for n, message in enumerate(full_reply.hidden_messages, 1)
         ]
     shown_reply = orjson.loads(exchange.shown_reply)
-    return [*listed, ListedMessage(exchange, seq, None, shown_reply, reply_at, is_reply=True)]
+    return [
+        *listed,
+        ListedMessage(
+            exchange=exchange, seq=seq, hidden_index=None, message=shown_reply, at=reply_at, is_reply=True
+        ),
+    ]
 
 
 def tool_names_by_call(exchange: Exchange) -> dict[str, str]:

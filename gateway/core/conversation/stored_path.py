@@ -79,12 +79,12 @@ def plan_step(
             if element.exchange.depth >= evicted.depth and element.at[1] >= evicted.offset
         ]
     return Plan(
-        query,
-        Match(last_exchange),
-        new_indices,
-        conversation_row,
-        replace(exchange, id=-1, conversation_row=conversation_row or 0),
-        [*pending, *query.listing.messages],
+        query=query,
+        match=Match(last_exchange),
+        new_indices=new_indices,
+        conversation_row=conversation_row,
+        exchange=replace(exchange, id=-1, conversation_row=conversation_row or 0),
+        messages=[*pending, *query.listing.messages],
         omitted=tuple(omitted),
         pending=tuple(pending),
         refused_results=frozenset(refused),

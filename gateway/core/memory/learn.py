@@ -201,11 +201,11 @@ def _read_edit(name: str, text: str) -> BlockEdit | FactEdit | None:
         return None
     about = on_one_line(about)[:60] if isinstance(about, str) else ""
     return FactEdit(
-        on_one_line(fact),
-        about,
-        _read_numbers(arguments.get("replaces")),
-        _read_numbers(arguments.get("messages")),
-        arguments.get("always") is True,
+        text=on_one_line(fact),
+        about=about,
+        replaces=_read_numbers(arguments.get("replaces")),
+        messages=_read_numbers(arguments.get("messages")),
+        is_standing=arguments.get("always") is True,
     )
 
 

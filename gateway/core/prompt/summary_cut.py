@@ -69,7 +69,13 @@ def find_cut_in_list(
         count = bisect_right(listing.positions, max(covered))
         if count == len(listing):
             return None
-        return SummaryCut(text, len(composition.inserted), listing.positions[count], summary.id, end)
+        return SummaryCut(
+            text=text,
+            covered_inserted=len(composition.inserted),
+            first_index=listing.positions[count],
+            id=summary.id,
+            covered_atoms=end,
+        )
     inserted = 0
     for count, message in enumerate(composition.inserted, 1):
         if message.at is not None and message.at[0] <= exchange.depth:

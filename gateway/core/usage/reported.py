@@ -129,21 +129,21 @@ def _read_counts(usage: Json) -> TokenCounts | None:
     if "prompt_tokens" in usage or "completion_tokens" in usage:
         prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
         return TokenCounts(
-            token_count(usage, "prompt_tokens"),
-            completion_count(usage),
-            token_count(prompt, "cached_tokens"),
-            token_count(prompt, "cache_write_tokens"),
-            token_count(completion, "reasoning_tokens"),
+            prompt=token_count(usage, "prompt_tokens"),
+            completion=completion_count(usage),
+            cached=token_count(prompt, "cached_tokens"),
+            written=token_count(prompt, "cache_write_tokens"),
+            reasoning=token_count(completion, "reasoning_tokens"),
         )
     if "input_tokens" in usage or "output_tokens" in usage:
         prompt, completion = usage.get("input_tokens_details"), usage.get("output_tokens_details")
         read, written = (token_count(usage, name) for name in _CACHE_FIELDS)
         return TokenCounts(
-            token_count(usage, "input_tokens") + read + written,
-            token_count(usage, "output_tokens"),
-            read or token_count(prompt, "cached_tokens"),
-            written or token_count(prompt, "cache_write_tokens"),
-            token_count(completion, "reasoning_tokens"),
+            prompt=token_count(usage, "input_tokens") + read + written,
+            completion=token_count(usage, "output_tokens"),
+            cached=read or token_count(prompt, "cached_tokens"),
+            written=written or token_count(prompt, "cache_write_tokens"),
+            reasoning=token_count(completion, "reasoning_tokens"),
         )
     return TokenCounts(token_count(usage, "total_tokens")) if "total_tokens" in usage else None
 

@@ -208,7 +208,13 @@ class ConversationViews(Struct, frozen=True):
         has_earlier = is_full or path[-1].parent is not None
         oldest_seq = items[-1].seq if items else path[-1].seq
         next_page = str(oldest_seq) if has_earlier else None
-        return ConversationPage(record, branch_records, branch, tuple(reversed(items)), next_page)
+        return ConversationPage(
+            conversation=record,
+            branches=branch_records,
+            branch=branch,
+            items=tuple(reversed(items)),
+            next=next_page,
+        )
 
     async def _exchange_of(self, agent_row: int, conversation_row: int, seq: int) -> int | None:
         """Returns the row of the exchange with a message of a conversation; None: the conversation has no such message.
@@ -338,12 +344,12 @@ class ConversationViews(Struct, frozen=True):
 
 def conversation_record(conversation: SizedConversation) -> ConversationRecord:
     return ConversationRecord(
-        conversation.uid,
-        conversation.key,
-        conversation.begun,
-        conversation.last_turn,
-        conversation.messages,
-        conversation.bytes,
+        id=conversation.uid,
+        client_id=conversation.key,
+        begun=conversation.begun,
+        last_turn=conversation.last_turn,
+        messages=conversation.messages,
+        bytes=conversation.bytes,
     )
 
 

@@ -84,7 +84,9 @@ def _reply_record(exchange: Exchange, request: str | None, *, is_whole: bool) ->
 
 
 def _record_without_text(exchange: Exchange, seq: int, role: str, at: float, state: _State) -> MessageRecord:
-    return MessageRecord(seq, exchange.seq, role, speaker=None, at=at, text=None, state=state)
+    return MessageRecord(
+        seq=seq, exchange=exchange.seq, role=role, speaker=None, at=at, text=None, state=state
+    )
 
 
 def _record(
@@ -93,11 +95,11 @@ def _record(
     """Returns the record of a message with text, and with the calls that the message itself has."""
     text = readable(message)
     return MessageRecord(
-        seq,
-        exchange.seq,
-        _role_of(message),
-        _speaker_of(message),
-        at,
+        seq=seq,
+        exchange=exchange.seq,
+        role=_role_of(message),
+        speaker=_speaker_of(message),
+        at=at,
         text=text if is_whole else shorten(text, TEXT_CHARS),
         state=_state_of(exchange),
         images=sum("image" in str(part.get("type")) for part in media_in(message)),

@@ -117,7 +117,14 @@ class KeyOperations(Struct, frozen=True):
 def _key_record(key: Key) -> KeyRecord:
     kind = cast(KeyKind, key.opens or "app")
     return KeyRecord(
-        key.id, key.name, key.project or None, key.prefix, kind, key.memory, key.created, key.revoked
+        id=key.id,
+        name=key.name,
+        project=key.project or None,
+        prefix=key.prefix,
+        kind=kind,
+        memory=key.memory,
+        created=key.created,
+        revoked=key.revoked,
     )
 
 

@@ -233,12 +233,12 @@ def _found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
     kind = next(kind for kind in KINDS if kind == hit.source)
     is_message = kind == "message"
     return FoundText(
-        f"{kind}:{hit.seq}",
-        kind,
-        shorten(hit.text, TEXT_CHARS),
-        iso_text(hit.at),
-        hit.role if is_message else None,
-        conversations.get(hit.exchange_row) if is_message else None,
+        id=f"{kind}:{hit.seq}",
+        kind=kind,
+        text=shorten(hit.text, TEXT_CHARS),
+        at=iso_text(hit.at),
+        role=hit.role if is_message else None,
+        conversation=conversations.get(hit.exchange_row) if is_message else None,
     )
 
 

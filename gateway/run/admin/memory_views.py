@@ -113,11 +113,11 @@ class MemoryViews:
         conversations = await pages.conversations(memory.id, limit=_SHOWN_CONVERSATIONS)
         passages = await self.store.passages.page(memory.id, Page(limit=_SHOWN_PASSAGES), PassageFilter())
         return MemoryPage(
-            memory_record(memory),
-            await self.blocks.list_of(memory.id),
-            await self.facts.records(memory, facts),
-            tuple(map(conversation_record, conversations)),
-            tuple(passage_record(uid, passage) for passage in passages),
+            memory=memory_record(memory),
+            blocks=await self.blocks.list_of(memory.id),
+            facts=await self.facts.records(memory, facts),
+            conversations=tuple(map(conversation_record, conversations)),
+            passages=tuple(passage_record(uid, passage) for passage in passages),
         )
 
     async def passages(

@@ -134,30 +134,30 @@ class RunOperations(Struct, frozen=True):
         answered_by = None if next_exchange is None else await turns.exchange(agent, next_exchange)
         calls = () if exchange is None else _calls(exchange, _results(answered_by), step.waiting)
         return StepRecord(
-            step.number,
-            step.begun,
-            step.ended,
-            entry.model,
-            step.counts.prompt,
-            step.counts.completion,
-            step.stop,
-            step.error,
-            calls,
+            number=step.number,
+            begun=step.begun,
+            ended=step.ended,
+            model=entry.model,
+            input=step.counts.prompt,
+            output=step.counts.completion,
+            stop=step.stop,
+            error=step.error,
+            calls=calls,
         )
 
 
 def summary_of(entry: RunEntry) -> RunSummary:
     run = entry.run
     return RunSummary(
-        ids.id_of("run", run.uid),
-        ids.id_of("agent", entry.agent_uid),
-        run.state.value,
-        run.stop,
-        run.created,
-        run.begun,
-        run.ended,
-        run.steps,
-        run.counts.prompt + run.counts.completion,
+        id=ids.id_of("run", run.uid),
+        agent=ids.id_of("agent", entry.agent_uid),
+        state=run.state.value,
+        stop=run.stop,
+        created=run.created,
+        begun=run.begun,
+        ended=run.ended,
+        steps=run.steps,
+        tokens=run.counts.prompt + run.counts.completion,
     )
 
 
@@ -189,11 +189,11 @@ def _calls(
             state = "waiting"
         calls.append(
             StepCall(
-                name,
-                shorten(str(arguments or ""), TOOL_CHARS),
-                None if result is None else shorten(result, TOOL_CHARS),
-                state,
-                waiting.get(id),
+                tool=name,
+                arguments=shorten(str(arguments or ""), TOOL_CHARS),
+                result=None if result is None else shorten(result, TOOL_CHARS),
+                state=state,
+                waiting=waiting.get(id),
             )
         )
     return tuple(calls)

@@ -84,7 +84,9 @@ def read_usage_query(raw: RawArguments, today: int) -> UsageQuery:
         if name in fields
     ]
     after = _decode_cursor(str(fields["after"]), by) if "after" in fields else None
-    return UsageQuery(by, first, last, tuple(only), after, read_limit(fields))
+    return UsageQuery(
+        by=by, first_day=first, last_day=last, only=tuple(only), after=after, limit=read_limit(fields)
+    )
 
 
 def _within_project(query: UsageQuery, project: str) -> UsageQuery:

@@ -170,7 +170,7 @@ class WordSearches(Struct, frozen=True):
         agent = await find_agent(self.views.store, project, uid)
         words = self.views.store.recall.words_of(query)
         if not words:
-            return WordSearch(query, (), (), None)
+            return WordSearch(query=query, words=(), items=(), next=None)
         hits = await self.views.store.recall.find_containing(
             agent, query, before=before, limit=limit, deadline_ms=_DEADLINE_MS
         )
@@ -183,15 +183,15 @@ class WordSearches(Struct, frozen=True):
             ended, are_all = await self._find_ended(agent, query)
             hidden = HiddenTexts(hidden.items, hidden.is_complete and are_all)
         return WordSearch(
-            query,
-            tuple(words),
-            await self._records(agent, hits.messages, query),
-            None if hits.next is None else str(hits.next),
-            await self._blocks_with(blocks, query),
-            tuple(_ended_record(uid, each) for each in ended),
-            tuple(each.label for each in blocks),
-            hits.is_incomplete,
-            hidden,
+            query=query,
+            words=tuple(words),
+            items=await self._records(agent, hits.messages, query),
+            next=None if hits.next is None else str(hits.next),
+            blocks=await self._blocks_with(blocks, query),
+            ended=tuple(_ended_record(uid, each) for each in ended),
+            labels=tuple(each.label for each in blocks),
+            is_incomplete=hits.is_incomplete,
+            hidden=hidden,
         )
 
     async def find_people(
@@ -217,7 +217,14 @@ class WordSearches(Struct, frozen=True):
         )
         next = None if found.next is None else format_page_end(found.next)
         words = tuple(store.recall.words_of(query))
-        return FoundPeople(query, words, items, next, found.looked_through, found.is_complete)
+        return FoundPeople(
+            query=query,
+            words=words,
+            items=items,
+            next=next,
+            looked_through=found.looked_through,
+            is_complete=found.is_complete,
+        )
 
     async def hidden(self, project: str | None, uid: str, query: str) -> HiddenTexts:
         """Returns the texts with all words of a query that no reply finds."""
@@ -346,11 +353,11 @@ class WordSearches(Struct, frozen=True):
         if has_more and not messages and not blocks_with_words:
             return None
         return Remaining(
-            tuple(queries_that_find or queries),
-            dict(Counter(map(kind_of, messages.values()))),
-            has_more,
-            tuple(texts[seq] for seq in sorted(texts, reverse=True)[:_SHOWN_ITEMS]),
-            tuple(blocks_with_words.values()),
+            queries=tuple(queries_that_find or queries),
+            counts=dict(Counter(map(kind_of, messages.values()))),
+            has_more=has_more,
+            items=tuple(texts[seq] for seq in sorted(texts, reverse=True)[:_SHOWN_ITEMS]),
+            blocks=tuple(blocks_with_words.values()),
         )
 
     async def _records(

@@ -176,7 +176,15 @@ class WorkOperations(Struct, frozen=True):
 
 def _job_record(job: Job, scope: Scope | None) -> JobRecord:
     name = None if scope is None else name_of(scope)
-    return JobRecord(job.id, job.kind, job.state.value, job.due, job.tries, job.error, name)
+    return JobRecord(
+        id=job.id,
+        kind=job.kind,
+        state=job.state.value,
+        due=job.due,
+        tries=job.tries,
+        error=job.error,
+        name=name,
+    )
 
 
 def _cursor_after(last_job: Job) -> str:

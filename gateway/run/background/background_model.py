@@ -261,12 +261,12 @@ class BackgroundModels:
         model = self._by_upstream.get(route.upstream)
         if model is None:
             model = self._by_upstream[route.upstream] = BackgroundModel(
-                self.make_provider(route),
-                route.model,
-                self.meter,
-                self.now,
-                self.concurrency,
-                self.settings.memory.background_daily_tokens,
+                provider=self.make_provider(route),
+                model=route.model,
+                meter=self.meter,
+                now=self.now,
+                concurrency=self.concurrency,
+                daily_tokens=self.settings.memory.background_daily_tokens,
                 count_call=self.count_call,
                 upstream=next(each for each in self.settings.upstreams if each.name == route.upstream),
             )

@@ -86,7 +86,12 @@ class BackgroundServices:
         self.run_cleaning = RunCleaning(store, now)
         self.recovery = PeriodicTask("recovery", self.recover)
         self.models = BackgroundModels(
-            settings, make_provider, accounting.meter, now, limits.background_calls, job_metrics.call
+            settings=settings,
+            make_provider=make_provider,
+            meter=accounting.meter,
+            now=now,
+            concurrency=limits.background_calls,
+            count_call=job_metrics.call,
         )
         route = background_route(settings)
         # The background model that the settings name; None: they name none.

@@ -240,7 +240,12 @@ class Compactor:
             # Another summary so soon would cover little more.
             return
         task = SummaryTask(
-            project, job.agent_row, model, terms, compact_job.max_tokens, compact_job.is_by_hand
+            project=project,
+            agent_row=job.agent_row,
+            model=model,
+            terms=terms,
+            max_tokens=compact_job.max_tokens,
+            is_by_hand=compact_job.is_by_hand,
         )
         written = await _write_summary(span, task, job.step)
         if written is None:
@@ -303,7 +308,13 @@ class Compactor:
             if span is None:
                 raise BadRequest(_NOTHING_TO_SUMMARISE)
             task = SummaryTask(
-                agent.scope.project, agent.id, model, terms, max_tokens, is_by_hand=True, admit=admit
+                project=agent.scope.project,
+                agent_row=agent.id,
+                model=model,
+                terms=terms,
+                max_tokens=max_tokens,
+                is_by_hand=True,
+                admit=admit,
             )
             written = await _write_summary(span, task, _run_directly)
         except Postponed as error:

@@ -196,14 +196,14 @@ class Composer(Struct, frozen=True):
         chooses_facts = not is_continued or (may_rebuild and takes_note)
         blocks, standing = self._section_blocks(context, chooses_facts=chooses_facts)
         parts = SectionParts(
-            blocks,
-            context.tools_in_section if context.offered else {},
-            spec.system,
-            context.snapshot.epoch,
-            mark_of(context.agent.secret),
-            _summary_in_use(context) if summary is None else summary,
-            "" if spec.is_profile else digest_definition(spec.system, context.offered),
-            standing,
+            blocks=blocks,
+            offered=context.tools_in_section if context.offered else {},
+            system=spec.system,
+            epoch=context.snapshot.epoch,
+            mark=mark_of(context.agent.secret),
+            summary=_summary_in_use(context) if summary is None else summary,
+            definition="" if spec.is_profile else digest_definition(spec.system, context.offered),
+            standing=standing,
         )
         return make_section(
             parts,

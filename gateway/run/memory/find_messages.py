@@ -156,15 +156,21 @@ async def find_messages(
         messages = [*await memory.search(own_query), *without_template]
     if messages:
         return FoundMessages(
-            messages,
-            query,
-            shared,
+            messages=messages,
+            query=query,
+            shared=shared,
             is_selection=False,
             ruled_out=ruled_out,
             asks_for_order=order is Asked.ORDER,
         )
     selection = await memory.select(query)
-    return FoundMessages(selection, "" if selection else query, shared, bool(selection), ruled_out)
+    return FoundMessages(
+        messages=selection,
+        query="" if selection else query,
+        shared=shared,
+        is_selection=bool(selection),
+        ruled_out=ruled_out,
+    )
 
 
 async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
@@ -213,4 +219,12 @@ def make_search_record(
     weak = trace.weak_hits(free) if free > 0 and trace.weak_hits is not None else ()
     trace.weak_hits = None
     why = failure or ("all_shown" if found.is_all_shown else "")
-    return SearchRecord(why, found.messages, choice, found.ruled_out, found.is_selection, trace, weak)
+    return SearchRecord(
+        why=why,
+        messages=found.messages,
+        choice=choice,
+        ruled_out=found.ruled_out,
+        is_selection=found.is_selection,
+        trace=trace,
+        weak=weak,
+    )

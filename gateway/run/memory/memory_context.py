@@ -176,10 +176,10 @@ async def read_context(
     blocks = blocks_on_path(request, snapshot, path) if snapshot.blocks or snapshot.ops else ()
     offered = offer_tools(request, agent, snapshot.section, request.chat.json)
     return MemoryContext(
-        request,
-        agent,
-        snapshot,
-        plan,
+        request=request,
+        agent=agent,
+        snapshot=snapshot,
+        plan=plan,
         tree=Tree(rounds),
         path=path,
         is_plain=True,
@@ -228,7 +228,16 @@ async def _read_and_plan(
     uid = await _conversation_uid(store, agent, snapshot, plan) or _uid_from_opening(
         request, agent, snapshot, query.listing
     )
-    context = MemoryContext(request, agent, snapshot, plan, tree, path, is_plain=False, conversation_uid=uid)
+    context = MemoryContext(
+        request=request,
+        agent=agent,
+        snapshot=snapshot,
+        plan=plan,
+        tree=tree,
+        path=path,
+        is_plain=False,
+        conversation_uid=uid,
+    )
     if context.is_off:
         return context
     number = match_point.section if match_point is not None else None

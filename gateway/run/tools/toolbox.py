@@ -190,7 +190,13 @@ async def run_tools(
                     failure = "" if answer.status == "success" else answer.status
                 finally:
                     if receipt is not None:
-                        step = GatewayStep("execute_tool", begun, time.perf_counter(), calls[n].name, failure)
+                        step = GatewayStep(
+                            kind="execute_tool",
+                            begun=begun,
+                            ended=time.perf_counter(),
+                            name=calls[n].name,
+                            failure=failure,
+                        )
                         receipt.steps.append(step)
 
     # One serial group needs no task: most rounds have one call.

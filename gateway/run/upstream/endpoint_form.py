@@ -37,12 +37,12 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
         return _NATIVE_WITH_BOUND_THOUGHTS if capabilities.binds_thoughts(model) else NATIVE_FORM
     consumed = _consumed_fields(request, capabilities, model)
     return EndpointForm(
-        consumed,
-        _untranslatable(request, capabilities, consumed),
-        developer_indices(request.messages) if capabilities.developer_role is False else (),
-        capabilities.stream_usage,
-        _can_force(request, capabilities, model),
-        _refused_fields(request, capabilities, model) if request.gateway_fields else _NO_FIELDS,
+        consumed=consumed,
+        untranslatable=_untranslatable(request, capabilities, consumed),
+        as_system=developer_indices(request.messages) if capabilities.developer_role is False else (),
+        takes_usage=capabilities.stream_usage,
+        can_force=_can_force(request, capabilities, model),
+        refused=_refused_fields(request, capabilities, model) if request.gateway_fields else _NO_FIELDS,
         asks_usage=endpoint.asks_usage,
         effort_with_tools=capabilities.effort_with_tools(model),
         thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),

@@ -44,9 +44,15 @@ class Accounting:
         self.meter = Meter(store.usage, store.agents.load, now, settings)
         aliases = frozenset(each.alias for each in settings.models)
         self.limiter = Limiter(
-            store, self.meter, now, metrics, aliases, settings.usage.write_s, limit_read_s,
+            store=store,
+            meter=self.meter,
+            now=now,
+            metrics=metrics,
+            aliases=aliases,
+            write_s=settings.usage.write_s,
+            read_s=limit_read_s,
             takes_requests=takes_requests,
-        )  # fmt: skip
+        )
         self.pending_usage = PendingUsage(self.meter, self.limiter)
         store.usage.when_forgotten(self.pending_usage.forget)
         for reader in (self.count, GenAIMetrics(metrics, settings).count, self.pending_usage.note):
