@@ -66,6 +66,24 @@ def test_a_send_to_a_paused_memory_is_refused(world: LettaWorld, more: dict[str,
 
 
 @pytest.mark.both
+def test_a_paused_memory_gets_no_passages(world: LettaWorld) -> None:
+    agent = begin(world)
+    archive = f"archive-{memory_of(world.world).uid}"
+    ways = (
+        (f"/v1/agents/{agent}/archival-memory", {"text": "Zqsaved."}),
+        (f"/v1/archives/{archive}/passages", {"text": "Zqsaved."}),
+        (f"/v1/archives/{archive}/passages/batch", {"passages": [{"text": "Zqsaved."}]}),
+    )
+    pause(world.world)
+    for path, sent in ways:
+        status, body = world.ask("POST", path, sent)
+        assert (status, "This memory is paused" in str(body)) == (403, True), body
+    assert b"Zqsaved" not in world.world.data()
+    pause(world.world, is_paused=False)
+    assert [world.ask("POST", path, sent)[0] for path, sent in ways] == [200, 200, 200]
+
+
+@pytest.mark.both
 def test_a_paused_memory_is_not_summarised(world: LettaWorld) -> None:
     agent = begin(world)
     calls = len(world.upstream.seen)

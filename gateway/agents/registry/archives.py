@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from gateway.core import ids
 from gateway.core.memory.file_text import passages_in
 from gateway.errors import BadRequest, Conflict
+from gateway.run.memory.memory_context import check_not_paused
 from gateway.run.memory.query_vectors import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
@@ -143,7 +144,11 @@ class Archives:
         return await self.add_all(memory, [PassageDraft(text, self._now() if at is None else at, tags)])
 
     async def add_all(self, memory: Agent, drafts: Sequence[PassageDraft]) -> Sequence[PassageView]:
-        """Saves texts, a long one as several passages: all of them or none."""
+        """Saves texts, a long one as several passages: all of them or none.
+
+        Raises: NotAllowed: the memory is paused.
+        """
+        check_not_paused(memory)
         parts = [replace(draft, text=part) for draft in drafts for part in passages_in(draft.text)]
         return [
             PassageView(memory.uid, passage) for passage in await self._store.passages.add(memory.id, parts)
