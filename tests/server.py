@@ -34,8 +34,8 @@ from tests import stored
 from tests.patience import PATIENCE_S
 
 T = TypeVar("T")
-# Upstreams are not asked for their models, so that they see only what a test sends. No reply of a busy machine goes out
-# before its turn is written. A test that stops its gateway waits for no other request.
+# Upstreams are not asked for their models, so that they see only the requests of a test. No reply goes out before its
+# turn is written, also on a busy machine. A test that stops its gateway waits for no other request.
 QUIET = Limits(
     last_request_s=0.0,
     models_refresh_s=0.0,
@@ -67,9 +67,10 @@ def settings_for(upstream: Any, *, server: Mapping[str, Any] | None = None, **pa
 
 @dataclass
 class RawReply:
-    """A reply with its headers by lower-case name; of repeated ones the last."""
+    """A reply. Of a repeated header the last value counts."""
 
     status: int
+    # By their names in lower case.
     headers: dict[str, str]
     body: bytes
 
@@ -84,11 +85,11 @@ class RawReply:
 
 
 class RawClient:
-    """One blocking connection that sends the bytes it is given."""
+    """A blocking connection, over which a test sends bytes of its own."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
-        self.rest = b""
+        self.unread = b""
 
     def __enter__(self) -> RawClient:
         return self
@@ -111,14 +112,14 @@ class RawClient:
         self.send(head.encode("latin-1") + b"\r\n" + (body or b""))
 
     def read_until(self, mark: bytes) -> bytes:
-        """Returns everything up to and including the mark."""
-        while mark not in self.rest:
+        """Returns the bytes up to the mark, and the mark."""
+        while mark not in self.unread:
             data = self.socket.recv(65536)
             if not data:
-                raise EOFError(f"the connection ended before {mark!r}: {self.rest!r}")
-            self.rest += data
-        found, _, self.rest = self.rest.partition(mark)
-        return found + mark
+                raise EOFError(f"the connection ended before {mark!r}: {self.unread!r}")
+            self.unread += data
+        before_mark, _, self.unread = self.unread.partition(mark)
+        return before_mark + mark
 
     def read_head(self) -> RawReply:
         first, *lines = self.read_until(b"\r\n\r\n").decode("latin-1").split("\r\n")
@@ -126,39 +127,39 @@ class RawClient:
         return RawReply(int(first.split(" ")[1]), headers, b"")
 
     def read_chunk(self) -> bytes:
-        """Returns one chunk of a chunked body; b"" is the last."""
+        """Returns the next chunk of a chunked body; b"": the body has ended."""
         size = int(self.read_until(b"\r\n"), 16)
-        return self._exactly(size + 2)[:-2]
+        return self._read_exactly(size + 2)[:-2]
 
     def read_reply(self) -> RawReply:
         reply = self.read_head()
         if "content-length" in reply.headers:
-            reply.body = self._exactly(int(reply.headers["content-length"]))
+            reply.body = self._read_exactly(int(reply.headers["content-length"]))
         else:
             while chunk := self.read_chunk():
                 reply.body += chunk
         return reply
 
     def is_closed(self) -> bool:
-        """Waits until the other side closes. Returns False when bytes come instead."""
+        """Waits until the server closes the connection. Returns False if it sends bytes instead."""
         try:
-            return not self.rest and self.socket.recv(1) == b""
+            return not self.unread and self.socket.recv(1) == b""
         except ConnectionResetError:
             return True
 
-    def _exactly(self, count: int) -> bytes:
-        while len(self.rest) < count:
+    def _read_exactly(self, count: int) -> bytes:
+        while len(self.unread) < count:
             data = self.socket.recv(65536)
             if not data:
-                raise EOFError(f"the connection ended {count - len(self.rest)} bytes too early")
-            self.rest += data
-        found, self.rest = self.rest[:count], self.rest[count:]
-        return found
+                raise EOFError(f"the connection ended {count - len(self.unread)} bytes too early")
+            self.unread += data
+        data, self.unread = self.unread[:count], self.unread[count:]
+        return data
 
 
 @contextmanager
 def held_port(port: int = 0) -> Iterator[int]:
-    """A port at which nobody listens, and which nobody is given meanwhile but who asks for it by number."""
+    """Yields a port at which nothing listens. Meanwhile only a caller that names the port can bind it."""
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", port))
@@ -166,7 +167,7 @@ def held_port(port: int = 0) -> Iterator[int]:
 
 
 class Listener:
-    """Something that listens on a port of this machine."""
+    """A server on a port of this machine."""
 
     port: int
 
@@ -182,7 +183,7 @@ class Listener:
 
 
 @dataclass
-class Running(Listener):
+class RunningGateway(Listener):
     """A gateway that serves, with the lines of its access log."""
 
     app: Gateway
@@ -205,10 +206,10 @@ class Running(Listener):
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE_S)
 
     def last_line(self) -> dict[str, Any]:
-        self.loop_flush()
+        self.flush_log()
         return self.lines[-1]
 
-    def loop_flush(self) -> None:
+    def flush_log(self) -> None:
         async def flush() -> None:
             await self.app.idle.wait()
             self.app.access.flush()
@@ -219,17 +220,17 @@ class Running(Listener):
 OpenStore = Callable[[], Coroutine[Any, Any, Store]]
 
 
-def schedules_of(background: BackgroundServices) -> list[Schedule]:
+def find_schedules(background: BackgroundServices) -> list[Schedule]:
     services = (background.embedding, background.learning)
-    found = [background.sleeptime, *(each and each.schedule for each in services)]
-    return [each for each in found if each is not None]
+    schedules = [background.sleeptime, *(service and service.schedule for service in services)]
+    return [schedule for schedule in schedules if schedule is not None]
 
 
-def begin_with_nothing(background: BackgroundServices) -> None:
-    """Spares it the search for what earlier processes have left, and for what is too old: a fifth of a short test."""
+def skip_recovery(background: BackgroundServices) -> None:
+    """Leaves out the search for work of earlier processes and for old records: it takes a fifth of a short test."""
     for task in (background.retention, background.run_cleaning, background.recovery):
         task.run = asyncio.Event().wait
-    for schedule in schedules_of(background):
+    for schedule in find_schedules(background):
         schedule._has_recovered = True
 
 
@@ -245,26 +246,26 @@ def serve(
     has_agents: bool = HAS_AGENTS,
     otlp: OtlpSettings | None = None,
     is_new: bool = False,
-) -> Iterator[Running]:
-    """Serves a gateway in a thread of its own. The parameters are those of `Gateway`, but for these:
+) -> Iterator[RunningGateway]:
+    """Serves a gateway in a thread. The other parameters are those of `Gateway`.
 
-    open_store: called on the gateway's own loop; the gateway closes the store. None: it has a database of its own.
-    is_new: the database is empty, as its own is.
+    open_store: opens the store in the gateway's loop; the gateway closes it. None: the gateway gets a new database.
+    is_new: the database of `open_store` is empty.
     """
     settings = replace(settings, server=replace(settings.server, port=0))
     listener = bind(settings.server.host, 0)
     started, running, failures = threading.Event(), [], []
 
-    async def open_own() -> Store:
+    async def open_new_store() -> Store:
         return await stored.open_store(f"{folder.name}/own.db")
 
-    async def live() -> None:
+    async def serve_gateway() -> None:
         lines: list[dict[str, Any]] = []
 
         def write(data: bytes) -> None:
             lines.extend(json.loads(line) for line in data.splitlines())
 
-        store = await (open_store or open_own)()
+        store = await (open_store or open_new_store)()
         app = Gateway(
             settings,
             store,
@@ -277,18 +278,19 @@ def serve(
             otlp=otlp,
         )
         if (is_new or open_store is None) and not store.database.is_shared:
-            begin_with_nothing(app.services.background)
+            skip_recovery(app.services.background)
         server = make_server(app, settings.server, app.readiness, started.set, limits)
         port = listener.getsockname()[1]
-        running.append(Running(app, server, port, asyncio.get_running_loop(), lines))
+        running.append(RunningGateway(app, server, port, asyncio.get_running_loop(), lines))
         await server.serve(sockets=[listener])
-        # Two thirds of what a gateway leaves to the garbage collector, which takes longer than to free them here.
+        # The routes are two thirds of the objects that a gateway leaves to the garbage collector. Clearing them here is
+        # faster.
         for routes in (app._router.routes, app._endpoints.routes):
             routes.clear()
 
     def run() -> None:
         try:
-            event_loop.run(live())
+            event_loop.run(serve_gateway())
         except BaseException as error:
             failures.append(error)
         finally:
@@ -307,7 +309,7 @@ def serve(
             running[0].loop.call_soon_threadsafe(running[0].server.request_exit)
         thread.join(PATIENCE_S)
         folder.cleanup()
-        listener.close()  # by then it is, but for one that never served
+        listener.close()  # a server that has served has closed it already
         assert not thread.is_alive(), "the gateway did not stop"
     if failures:
         raise failures[0]

@@ -30,7 +30,7 @@ from tests.doubles.statements import counting
 from tests.doubles.upstream import Seen, StrictUpstream
 from tests.inflated import inflated
 from tests.patience import PATIENCE_S, becomes
-from tests.server import QUIET, RawReply, Running, schedules_of, serve, settings_for
+from tests.server import QUIET, RawReply, RunningGateway, find_schedules, serve, settings_for
 from tests.stored import data_of, open_store
 
 Json = dict[str, Any]
@@ -79,7 +79,7 @@ def kind_of(statement: str) -> str:
 
 @dataclass
 class World:
-    gateway: Running
+    gateway: RunningGateway
     upstream: StrictUpstream
     clock: Clock
     file: Path
@@ -349,7 +349,7 @@ def remember(
         app.services.background.index_outdated = lambda agent_row, messages=None: None
         app.services.background.maintenance.edits_pending = lambda: None
         # The statements of the recovery at the start are no test's.
-        becomes(lambda: all(each._has_recovered for each in schedules_of(app.services.background)))
+        becomes(lambda: all(each._has_recovered for each in find_schedules(app.services.background)))
         world = World(gateway, upstream, clock, file, statements)
         try:
             yield world

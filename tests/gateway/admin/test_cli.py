@@ -50,7 +50,7 @@ from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.gateway.forked import Forked
 from tests.gateway.process import place_of
 from tests.patience import PATIENCE_S
-from tests.server import RawClient, Running, held_port, serve, settings_for
+from tests.server import RawClient, RunningGateway, held_port, serve, settings_for
 from tests.stored import open_store, url_of
 
 # A name that a shell and an option have to be distinguished from.
@@ -72,7 +72,9 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @contextmanager
-def owner(upstream: StrictUpstream, database: Path, settings: Settings | None = None) -> Iterator[Running]:
+def owner(
+    upstream: StrictUpstream, database: Path, settings: Settings | None = None
+) -> Iterator[RunningGateway]:
     """A gateway that owns the database, as `serve` leaves it for the command line to find."""
 
     async def open_here() -> Store:
@@ -1134,7 +1136,7 @@ async def interrupted(*_: object) -> bool:
 def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:
-    def talk(gateway: Running, user: str) -> None:
+    def talk(gateway: RunningGateway, user: str) -> None:
         said: list[dict[str, str]] = []
         for text in ("My cat is Miso.", "She is grey."):
             upstream.queue(say(f"Noted: {text}"))

@@ -24,7 +24,7 @@ from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.process import Process, command, serving
 from tests.patience import PATIENCE_S
-from tests.server import Running, serve, settings_for
+from tests.server import RunningGateway, serve, settings_for
 from tests.stored import open_store, rows, url_of
 
 CHAT = "/v1/chat/completions"
@@ -33,7 +33,7 @@ SETTINGS = '[database]\npath = "m.db"\n'
 OPEN = {"/", "/api/hello", "/health", "/health/ready", "/v1/health", "/v1/health/"}
 
 
-def ask(gateway: Process | Running, text: str = "Hi", headers: dict[str, str] | None = None) -> int:
+def ask(gateway: Process | RunningGateway, text: str = "Hi", headers: dict[str, str] | None = None) -> int:
     body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": text}]}
     return gateway.ask("POST", CHAT, json.dumps(body).encode(), headers).status
 
@@ -176,7 +176,7 @@ def test_without_keys_only_this_machine_is_served(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
+def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[RunningGateway]:
     async def open_here() -> Store:
         return await open_store(tmp_path / "m.db")
 
@@ -186,11 +186,11 @@ def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
         yield running
 
 
-def make_key(gateway: Running, project: str = "default") -> str:
+def make_key(gateway: RunningGateway, project: str = "default") -> str:
     return gateway.call(gateway.app.services.store.keys.create(project, "test"))[1]
 
 
-def routes_of(gateway: Running) -> list[tuple[str, str]]:
+def routes_of(gateway: RunningGateway) -> list[tuple[str, str]]:
     """Every route there is, from the application itself, so that a new one is asked for its key too."""
     found = []
     for route in gateway.app._router.routes:
@@ -201,7 +201,7 @@ def routes_of(gateway: Running) -> list[tuple[str, str]]:
 
 
 def test_once_a_key_exists_every_route_but_health_demands_one(
-    gateway: Running, upstream: StrictUpstream
+    gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     routes = routes_of(gateway)
     assert {CHAT, "/v1/models", "/metrics", *OPEN} <= {path for _, path in routes}
@@ -231,7 +231,7 @@ def test_once_a_key_exists_every_route_but_health_demands_one(
                     assert client.read_head().status != 401, (method, path, header)
 
 
-def test_a_key_has_a_memory_mode_of_its_own(gateway: Running) -> None:
+def test_a_key_has_a_memory_mode_of_its_own(gateway: RunningGateway) -> None:
     """Programs and evaluations want no memory and cannot all set a header; a header that is set counts more."""
     made = {
         mode: gateway.call(gateway.app.services.store.keys.create("default", "k", mode))[1]
@@ -247,7 +247,7 @@ def test_a_key_has_a_memory_mode_of_its_own(gateway: Running) -> None:
         assert asked.headers["x-mnemogate-memory"] == "read"
 
 
-def test_a_key_for_metrics_opens_nothing_else(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_key_for_metrics_opens_nothing_else(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     key = gateway.call(gateway.app.services.store.keys.create("default", "prometheus", None, "metrics"))[1]
     headers = {"authorization": f"Bearer {key}"}
     assert gateway.ask("GET", "/metrics", None, headers).status == 200
@@ -293,7 +293,7 @@ def test_the_settings_name_the_keys_that_open_metrics(
         assert (scrape(application), scrape(plain)) == (after, 401)
 
 
-def test_what_is_not_admitted_leaves_no_trace(gateway: Running, upstream: StrictUpstream) -> None:
+def test_what_is_not_admitted_leaves_no_trace(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     make_key(gateway)
     assert ask(gateway, FACT) == 401
     assert ask(gateway, FACT, {"authorization": "Bearer mg-wrong"}) == 401
@@ -304,7 +304,7 @@ def test_what_is_not_admitted_leaves_no_trace(gateway: Running, upstream: Strict
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_callers_own_credential_goes_on_and_the_gateways_key_never(
-    gateway: Running, upstream: StrictUpstream, stream: bool
+    gateway: RunningGateway, upstream: StrictUpstream, stream: bool
 ) -> None:
     key = make_key(gateway)
     body: dict[str, Any] = {"model": "m", "user": "alice", "stream": stream}
@@ -338,7 +338,7 @@ def test_an_upstream_with_a_key_is_called_with_that_one(upstream: StrictUpstream
     assert "sk-callers-own" not in repr(upstream.last.headers)
 
 
-def test_keys_of_two_projects_are_two_memories(gateway: Running, upstream: StrictUpstream) -> None:
+def test_keys_of_two_projects_are_two_memories(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     blue, red = ({"x-mnemogate-key": make_key(gateway, project)} for project in ("blue", "red"))
     assert ask(gateway, FACT, blue) == 200
     assert ask(gateway, "What is the name of my cat?", red) == 200
@@ -351,7 +351,7 @@ def test_keys_of_two_projects_are_two_memories(gateway: Running, upstream: Stric
 
 
 def test_a_known_key_opens_while_the_store_is_down_and_an_unknown_one_waits(
-    gateway: Running, upstream: StrictUpstream
+    gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     key = {"x-mnemogate-key": make_key(gateway)}
     assert ask(gateway, headers=key) == 200

@@ -27,7 +27,7 @@ from tests.gateway.compacting import Notes, text_of
 from tests.gateway.forked import ROOT, Forked
 from tests.gateway.process import place_of
 from tests.patience import PATIENCE_S
-from tests.server import Running
+from tests.server import RunningGateway
 
 AT_ONCE = "tests.gateway.admin.at_once"
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*3[0-8]")
@@ -176,7 +176,7 @@ def test_json_is_the_same_on_a_terminal(capsys: Out) -> None:
     assert [json.loads(line)["name"] for line in lines] == ["ann", "bob"]
 
 
-def talk(gateway: Running, user: str, text: str) -> None:
+def talk(gateway: RunningGateway, user: str, text: str) -> None:
     body = {"model": "m", "user": user, "messages": [{"role": "user", "content": text}]}
     assert gateway.post(body, {"x-mnemogate-conversation": "chat"}).status == 200
     gateway.call(gateway.app.idle.wait())
@@ -234,7 +234,7 @@ history = "append"
 
 @contextmanager
 def compacting(
-    upstream: StrictUpstream, database: Path, reply: Reply, meanwhile: Callable[[Running], object] = id
+    upstream: StrictUpstream, database: Path, reply: Reply, meanwhile: Callable[[RunningGateway], object] = id
 ) -> Iterator[Terminal]:
     """Asks for a summary on a terminal. reply: the background model's. meanwhile: is called before that."""
     Path("mnemogate.toml").write_text(CONTEXT.format(upstream.base_url))
@@ -275,7 +275,7 @@ def test_a_compaction_that_fails_is_reported(upstream: StrictUpstream, database:
 def test_a_compaction_that_fails_among_many_newer_jobs_is_reported(
     upstream: StrictUpstream, database: Path
 ) -> None:
-    def enqueue(gateway: Running) -> None:
+    def enqueue(gateway: RunningGateway) -> None:
         jobs = gateway.app.services.store.jobs
         for n in range(LISTED_JOBS):
             gateway.call(jobs.enqueue("learn", NO_AGENT, f"later {n}", due=4e9))

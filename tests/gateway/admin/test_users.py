@@ -17,7 +17,7 @@ from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.admin.test_cli import Out, owner
 from tests.gateway.process import place_of
 from tests.patience import PATIENCE_S
-from tests.server import Running
+from tests.server import RunningGateway
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "mnemogate.db"
 
 
-def talk(gateway: Running, user: str | None, chat: str, text: str = "Hello", **headers: str) -> None:
+def talk(gateway: RunningGateway, user: str | None, chat: str, text: str = "Hello", **headers: str) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": text}], **({"user": user} if user else {})}
     sent = {"x-mnemogate-conversation": chat, **{name.replace("_", "-"): v for name, v in headers.items()}}
     assert gateway.post(body, sent).status == 200

@@ -21,7 +21,7 @@ from tests.gateway.background.bench import Bench
 from tests.gateway.background.job_process import STEPS
 from tests.gateway.process import place_of, started
 from tests.patience import PATIENCE_S
-from tests.server import Running, serve, settings_for
+from tests.server import RunningGateway, serve, settings_for
 from tests.stored import open_store, url_of
 
 # --- quiet and the end ------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_the_gateway_performs_jobs_and_its_chat_does_not_notice_their_failing(
         assert 'mnemogate_jobs{state="dead"} 1.0' in metrics
 
 
-def wait_for_jobs(gateway: Running) -> list[str]:
+def wait_for_jobs(gateway: RunningGateway) -> list[str]:
     """One job that ends well, after one that does not."""
     done: list[str] = []
     store = gateway.app.services.store

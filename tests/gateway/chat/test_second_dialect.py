@@ -23,7 +23,7 @@ from gateway.run.request_context import RequestContext
 from tests.doubles.lines_view import LinesView
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import agent, remember
-from tests.server import Running, serve, settings_for
+from tests.server import RunningGateway, serve, settings_for
 
 HELLO: dict[str, Any] = {
     "model": "m",
@@ -57,7 +57,7 @@ class Collected:
         return nullcontext()
 
 
-def answer(gateway: Running, view: MakesView, **fields: Any) -> list[str]:
+def answer(gateway: RunningGateway, view: MakesView, **fields: Any) -> list[str]:
     async def ask() -> bytes:
         sink, request = Collected(), parse(orjson.dumps({**HELLO, **fields}))
         receipt = Receipt(time.perf_counter())

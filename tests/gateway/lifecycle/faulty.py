@@ -18,7 +18,7 @@ from storage.sqlite.writer import WriterLimits
 from tests.doubles.disk import Disk
 from tests.doubles.upstream import StrictUpstream
 from tests.patience import PATIENCE_S
-from tests.server import QUIET, RawClient, RawReply, Running, serve, settings_for
+from tests.server import QUIET, RawClient, RawReply, RunningGateway, serve, settings_for
 from tests.stored import open_store
 
 FACT = "My cat is called Miso and she hates thunderstorms."
@@ -35,7 +35,7 @@ BY_HAND = WriterLimits(retry_first_s=3600, idle_s=3600, slow_s=PATIENCE_S)
 
 @dataclass
 class World:
-    gateway: Running
+    gateway: RunningGateway
     upstream: StrictUpstream
     path: Path
     disk: Disk

@@ -144,7 +144,7 @@ def test_no_line_and_no_metric_has_a_key_that_a_caller_put_elsewhere(
         headers = {"x-request-id": OURS, "x-mnemogate-upstream": PROVIDERS, "user-agent": OURS}
         assert gateway.post({"model": PROVIDERS, **hello}, headers).status == 200
         assert gateway.ask("GET", f"/{'x' * 239}/{OURS}").status == 404  # the path is cut within it
-        gateway.loop_flush()
+        gateway.flush_log()
         metrics = gateway.ask("GET", "/metrics").body.decode()
     formatted = [JsonFormatter().format(record) for record in caplog.records]
     written = "\n".join((*map(json.dumps, gateway.lines), *formatted, metrics))

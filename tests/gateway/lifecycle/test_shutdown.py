@@ -24,7 +24,7 @@ from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import serving
 from tests.patience import PATIENCE_S
-from tests.server import QUIET, RawClient, Running, serve, settings_for
+from tests.server import QUIET, RawClient, RunningGateway, serve, settings_for
 from tests.stored import open_store, shown, url_of
 
 CHAT = "/v1/chat/completions"
@@ -38,7 +38,7 @@ def database(tmp_path: Path) -> Path:
 @contextmanager
 def gateway_on(
     upstream: StrictUpstream, database: Path, *, limits: Limits = QUIET, **server: Any
-) -> Iterator[Running]:
+) -> Iterator[RunningGateway]:
     async def open_here() -> Store:
         return await open_store(database)
 
@@ -65,12 +65,12 @@ def rows(database: Path) -> list[tuple[str, str, str | None, int]]:
     ]
 
 
-def stop(gateway: Running) -> None:
+def stop(gateway: RunningGateway) -> None:
     gateway.loop.call_soon_threadsafe(gateway.server.request_exit)
 
 
 @contextmanager
-def stalled(gateway: Running, database: Path) -> Iterator[None]:
+def stalled(gateway: RunningGateway, database: Path) -> Iterator[None]:
     """No turn is written meanwhile: the writer's thread waits, or somebody holds the table."""
     gate, entered = Gate(), Gate()
 
@@ -126,7 +126,7 @@ def test_a_connection_whose_client_knows_of_no_end_takes_one_more_request(
             assert client.socket.recv(1) == b""
 
 
-def wait_until_refused(gateway: Running) -> None:
+def wait_until_refused(gateway: RunningGateway) -> None:
     """Returns when the gateway takes no new connection any more."""
     until = time.monotonic() + PATIENCE_S
     while True:

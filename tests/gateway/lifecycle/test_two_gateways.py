@@ -19,7 +19,7 @@ from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.responses.test_responses import by_chat
 from tests.patience import PATIENCE_S, becomes
 from tests.postgres import empty_database
-from tests.server import RawReply, Running, serve, settings_for
+from tests.server import RawReply, RunningGateway, serve, settings_for
 from tests.stored import open_store, rows
 
 JSON = {"content-type": "application/json"}
@@ -31,16 +31,16 @@ class Two:
     """one, other: the gateways; `other` does no background work in the tests that say so."""
 
     upstream: StrictUpstream
-    one: Running
-    other: Running
+    one: RunningGateway
+    other: RunningGateway
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(16))
 
-    def chat(self, gateway: Running, *said: str, user: str = "alice", **headers: str) -> RawReply:
+    def chat(self, gateway: RunningGateway, *said: str, user: str = "alice", **headers: str) -> RawReply:
         roles = ("user", "assistant")
         messages = [{"role": roles[n % 2], "content": text} for n, text in enumerate(said)]
         return gateway.post({"model": "m", "user": user, "messages": messages}, headers)
 
-    def ask(self, gateway: Running, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    def ask(self, gateway: RunningGateway, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         data = None if body is None else json.dumps(body).encode()
         reply = gateway.ask(method, path, data, JSON)
         return reply.status, json.loads(reply.body) if reply.body[:1] in (b"{", b"[") else reply.body
@@ -51,7 +51,7 @@ class Two:
         assert status == 200, made
         return str(made["id"])
 
-    def send(self, gateway: Running, agent: str, text: str) -> tuple[int, Any]:
+    def send(self, gateway: RunningGateway, agent: str, text: str) -> tuple[int, Any]:
         return self.ask(gateway, "POST", f"/v1/agents/{agent}/messages", {"input": text})
 
     def prompts(self) -> list[list[str]]:
@@ -128,7 +128,7 @@ def test_first_requests_at_once_name_the_conversations_that_are_stored(
     assert len(named) == (8 if kind == "different" else 1)
 
 
-async def _read(gateway: Running, sql: str) -> list[Any]:
+async def _read(gateway: RunningGateway, sql: str) -> list[Any]:
     return await rows(gateway.app.services.store, sql)
 
 

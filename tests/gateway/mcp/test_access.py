@@ -18,7 +18,7 @@ from storage.usage_records import UsageLimit
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.mcp.client import ERAS, Tools, session
 from tests.gateway.sdk import World, agent, remember
-from tests.server import RawReply, Running
+from tests.server import RawReply, RunningGateway
 
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
 ACCEPT = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
@@ -31,7 +31,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-def ask(gateway: Running, headers: Any = (), path: str = "/mcp", body: Any = LIST) -> RawReply:
+def ask(gateway: RunningGateway, headers: Any = (), path: str = "/mcp", body: Any = LIST) -> RawReply:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return gateway.ask("POST", path, data, {**ACCEPT, **dict(headers)})
 
@@ -224,7 +224,7 @@ def test_nothing_that_is_said_is_logged(
         world.gateway, {"x-mnemogate-user": "alice"}, body=b'{"jsonrpc": "2.0", "id": "Zqmisox", "method": 3}'
     )
     world.settle()
-    world.gateway.loop_flush()
+    world.gateway.flush_log()
     lines = str(world.gateway.lines) + caplog.text + "".join(capfd.readouterr())
     assert '"mcp"' in lines or "'/mcp'" in lines
     assert "Zqmisox" not in lines

@@ -255,5 +255,5 @@ def live(world: World, chat: Chat, kind: str, turn: int, dice: random.Random) ->
 
 
 def _lines(world: World) -> list[dict[str, object]]:
-    world.gateway.loop_flush()
+    world.gateway.flush_log()
     return [line for line in world.gateway.lines if "memory" in line]

@@ -278,7 +278,7 @@ def test_forgetting_leaves_nothing_and_ends_the_link(world: World) -> None:
     assert SECRET.encode() not in world.data()
     assert person.path.removeprefix("me/").encode() not in world.data()
     assert person.ask("GET").status == 404
-    world.gateway.loop_flush()
+    world.gateway.flush_log()
     assert SECRET not in str(world.gateway.lines)
     assert [each[1] for each in audit(world)].count("forget") == 2
 
@@ -392,7 +392,7 @@ def test_the_log_has_no_token(world: World) -> None:
     person, seq, _ = fill(world)
     person.page(f"/f/{seq}")
     person.send("pause", paused="true")
-    world.gateway.loop_flush()
+    world.gateway.flush_log()
     lines = str(world.gateway.lines)
     assert "/ui/me/…" in lines
     assert person.path.removeprefix("me/") not in lines

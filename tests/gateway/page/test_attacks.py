@@ -119,6 +119,6 @@ def test_a_code_that_was_seen_is_of_no_use(browser: Browser, operator: Operator)
     code = path.partition("#")[2]
     with browser.open(operator, path.removeprefix("/ui/"), is_signed_in=False) as page:
         page.wait_for_url(f"http://{operator.host}/ui/")
-    gateway.loop_flush()
+    gateway.flush_log()
     assert code not in str(gateway.lines)
     assert operator.sign_in(code).status == 401

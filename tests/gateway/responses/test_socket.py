@@ -31,7 +31,7 @@ from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S, becomes
 from tests.rows import each_row
-from tests.server import QUIET, Running
+from tests.server import QUIET, RunningGateway
 
 Json = dict[str, Any]
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
@@ -58,7 +58,7 @@ def openai_keeps(upstream: StrictUpstream) -> StoredResponses:
 
 
 def open_socket(
-    gateway: Running, path: str = "/v1/responses", **headers: str
+    gateway: RunningGateway, path: str = "/v1/responses", **headers: str
 ) -> AbstractContextManager[ClientConnection]:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return connect(

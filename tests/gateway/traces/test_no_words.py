@@ -277,7 +277,7 @@ def test_no_word_leaves(
     )  # names that the gateway has offered are there: the search finds what there is
     metrics = world.world.gateway.ask("GET", "/metrics").body.decode()
     assert marked(metrics) == []
-    world.world.gateway.loop_flush()
+    world.world.gateway.flush_log()
     lines = [
         json.dumps({name: value for name, value in line.items() if name not in OF_THE_CALLER})
         for line in world.world.gateway.lines

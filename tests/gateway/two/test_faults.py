@@ -24,7 +24,7 @@ from tests.doubles.upstream import StrictUpstream
 from tests.gateway.two.proxy import Proxy
 from tests.patience import PATIENCE_S, becomes
 from tests.postgres import query
-from tests.server import RawReply, Running, serve, settings_for
+from tests.server import RawReply, RunningGateway, serve, settings_for
 
 ROLE = "mnemogate_test"
 Message = dict[str, str]
@@ -48,7 +48,7 @@ def run(url: str, *statements: str) -> None:
 class World:
     """A gateway behind a proxy before its database, and one conversation of one person."""
 
-    gateway: Running
+    gateway: RunningGateway
     upstream: StrictUpstream
     proxy: Proxy
     url: str

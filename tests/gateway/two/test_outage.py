@@ -20,14 +20,14 @@ from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
 from tests.gateway.two.proxy import Proxy
 from tests.patience import PATIENCE_S, becomes
 from tests.postgres import execute, query
-from tests.server import RawReply, Running, serve, settings_for
+from tests.server import RawReply, RunningGateway, serve, settings_for
 
 
 @dataclass
 class Gateway:
     """A gateway behind a proxy of its own before the database."""
 
-    running: Running
+    running: RunningGateway
     proxy: Proxy
 
     @property

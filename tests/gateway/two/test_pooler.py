@@ -18,7 +18,7 @@ from gateway.settings import DatabaseSettings, Settings
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.two.pooler import Pooler, find_binaries, version_of
 from tests.patience import PATIENCE_S
-from tests.server import RawReply, Running, serve, settings_for
+from tests.server import RawReply, RunningGateway, serve, settings_for
 
 # Each of these, at both gateways in turn.
 PEOPLE, TURNS = 8, 6
@@ -42,7 +42,7 @@ def ways() -> list[Any]:
 class World:
     pooler: Pooler
     settings: Settings
-    gateways: list[Running]
+    gateways: list[RunningGateway]
     upstream: StrictUpstream
 
     def ask(self, number: int, method: str, path: str, body: Any) -> tuple[int, Any]:

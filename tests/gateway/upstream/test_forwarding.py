@@ -20,18 +20,18 @@ from tests.doubles.upstream import Gate, StrictUpstream, raw
 from tests.gateway.upstream.forms import FORM, JSON, form
 from tests.patience import PATIENCE_S
 from tests.rows import each_row
-from tests.server import QUIET, RawReply, Running, serve, settings_for
+from tests.server import QUIET, RawReply, RunningGateway, serve, settings_for
 from tests.stored import open_store
 
 
 @pytest.fixture
-def gateway(upstream: StrictUpstream) -> Iterator[Running]:
+def gateway(upstream: StrictUpstream) -> Iterator[RunningGateway]:
     with serve(settings_for(upstream)) as running:
         yield running
 
 
 @pytest.fixture
-def sdk(gateway: Running) -> Iterator[openai.OpenAI]:
+def sdk(gateway: RunningGateway) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
         base_url=f"{gateway.url}/v1", api_key="sk-app", max_retries=0, timeout=PATIENCE_S
     ) as made:
@@ -110,7 +110,7 @@ def test_uploads_and_batches(sdk: openai.OpenAI) -> None:
     assert list(sdk.batches.list()) == []
 
 
-def test_rerank_passes_without_memory(gateway: Running) -> None:
+def test_rerank_passes_without_memory(gateway: RunningGateway) -> None:
     body = json.dumps({"model": "m", "query": "q", "documents": ["a", "b"]}).encode()
     reply = gateway.ask("POST", "/v1/rerank", body, JSON)
     assert [each["index"] for each in reply.json["results"]] == [0, 1]
@@ -129,7 +129,7 @@ def test_responses_whole_and_streamed(sdk: openai.OpenAI) -> None:
 
 
 @pytest.fixture
-def two(upstream: StrictUpstream) -> Iterator[tuple[Running, StrictUpstream, StrictUpstream]]:
+def two(upstream: StrictUpstream) -> Iterator[tuple[RunningGateway, StrictUpstream, StrictUpstream]]:
     with StrictUpstream(key="sk-second") as second:
         settings = settings_for(
             upstream,
@@ -185,7 +185,7 @@ def test_other_paths_of_responses_and_accounts(sdk: openai.OpenAI, upstream: Str
     ],
 )
 def test_videos_pass(
-    gateway: Running, upstream: StrictUpstream, method: str, path: str, body: bytes | None
+    gateway: RunningGateway, upstream: StrictUpstream, method: str, path: str, body: bytes | None
 ) -> None:
     upstream.queue(raw(b"a video", content_type="video/mp4"))
     assert gateway.ask(method, path, body, JSON if body else None).body == b"a video"
@@ -194,7 +194,7 @@ def test_videos_pass(
 
 
 def test_an_alias_leads_to_its_upstream_under_its_name_there(
-    two: tuple[Running, StrictUpstream, StrictUpstream],
+    two: tuple[RunningGateway, StrictUpstream, StrictUpstream],
 ) -> None:
     gateway, first, second = two
     body = b'{ "input":"x" , "model" : "ears", "dimensions": 1.0 }'
@@ -207,7 +207,7 @@ def test_an_alias_leads_to_its_upstream_under_its_name_there(
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_form_with_an_alias_is_rewritten_on_its_way(
-    two: tuple[Running, StrictUpstream, StrictUpstream], chunked: bool
+    two: tuple[RunningGateway, StrictUpstream, StrictUpstream], chunked: bool
 ) -> None:
     gateway, _, second = two
     body = form(("model", b"ears"), ("*file", b"\r\n--X model" * 100_000))
@@ -229,7 +229,7 @@ def test_a_form_with_an_alias_is_rewritten_on_its_way(
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("between", [b"x", b"x" * 3_000_000])
 def test_a_form_that_names_two_models_is_refused(
-    two: tuple[Running, StrictUpstream, StrictUpstream], between: bytes, chunked: bool
+    two: tuple[RunningGateway, StrictUpstream, StrictUpstream], between: bytes, chunked: bool
 ) -> None:
     """Which of them counts is the upstream's to say, and a closed list would be open."""
     gateway, first, second = two
@@ -263,7 +263,7 @@ ALLOWED = b'--XX\r\ncontent-disposition: form-data; name="model"\r\n\r\nears\r\n
     ],
 )
 def test_a_closed_list_is_closed_to_forms_that_readers_may_take_in_two_ways(
-    two: tuple[Running, StrictUpstream, StrictUpstream], head: bytes, before: bytes
+    two: tuple[RunningGateway, StrictUpstream, StrictUpstream], head: bytes, before: bytes
 ) -> None:
     gateway, first, second = two
     body = before + b"--XX\r\n" + head + b"\r\n\r\ndear\r\n--XX--\r\n"
@@ -294,7 +294,7 @@ def test_a_closed_list_is_closed_to_forms_that_readers_may_take_in_two_ways(
     ids=["lines", "two forms", "behind a preamble", "boundary", "end", "head", "size"],
 )
 def test_a_closed_list_is_closed_to_forms_that_cannot_be_read(
-    two: tuple[Running, StrictUpstream, StrictUpstream], body: bytes, kind: str
+    two: tuple[RunningGateway, StrictUpstream, StrictUpstream], body: bytes, kind: str
 ) -> None:
     gateway, first, second = two
     reply = gateway.ask("POST", "/v1/audio/transcriptions", body, {"content-type": kind})
@@ -304,7 +304,7 @@ def test_a_closed_list_is_closed_to_forms_that_cannot_be_read(
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_model_after_its_file_is_found(
-    two: tuple[Running, StrictUpstream, StrictUpstream], chunked: bool
+    two: tuple[RunningGateway, StrictUpstream, StrictUpstream], chunked: bool
 ) -> None:
     """The order of OpenAI's own examples, which its SDK for JavaScript and curl keep."""
     gateway, first, second = two
@@ -336,7 +336,7 @@ def test_a_file_before_its_model_is_buffered_within_the_limits_of_bodies(upstrea
         assert gateway.ask("POST", "/v1/audio/transcriptions", model_first, FORM).status == 200
         gate.open()
         assert client.read_reply().status == 200
-        gateway.loop_flush()
+        gateway.flush_log()
         assert gateway.ask("POST", "/v1/audio/transcriptions", body, FORM).status == 200
         too_far = form(("*file", b"x" * 5_000_000), ("model", b"m"))  # passes, as one without a model does
         assert gateway.ask("POST", "/v1/audio/transcriptions", too_far, FORM).status == 200
@@ -344,7 +344,7 @@ def test_a_file_before_its_model_is_buffered_within_the_limits_of_bodies(upstrea
 
 
 def test_what_names_no_model_goes_to_the_first_upstream_or_the_named_one(
-    two: tuple[Running, StrictUpstream, StrictUpstream],
+    two: tuple[RunningGateway, StrictUpstream, StrictUpstream],
 ) -> None:
     gateway, first, second = two
     assert gateway.ask("GET", "/v1/files").status == 200
@@ -356,7 +356,7 @@ def test_what_names_no_model_goes_to_the_first_upstream_or_the_named_one(
 
 @pytest.mark.parametrize("name", ["third", "http://127.0.0.1:1/v1", "First"])
 def test_an_upstream_that_is_not_in_the_settings_cannot_be_named(
-    two: tuple[Running, StrictUpstream, StrictUpstream], name: str
+    two: tuple[RunningGateway, StrictUpstream, StrictUpstream], name: str
 ) -> None:
     reply = two[0].ask("GET", "/v1/files", headers={"x-mnemogate-upstream": name})
     assert (reply.status, reply.error["param"]) == (400, "x-mnemogate-upstream")
@@ -379,7 +379,7 @@ def test_an_upstream_is_named_in_utf8_and_by_one_header(upstream: StrictUpstream
             assert (refused.status, refused.error["param"]) == (400, "x-mnemogate-upstream")
 
 
-def test_the_memory_of_a_request_is_said_once(gateway: Running) -> None:
+def test_the_memory_of_a_request_is_said_once(gateway: RunningGateway) -> None:
     with gateway.connect() as client:
         lines = b"x-mnemogate-memory: strict\r\nx-mnemogate-memory: off\r\n"
         client.send(b"GET /v1/files HTTP/1.1\r\nhost: 127.0.0.1\r\n%b\r\n" % lines)
@@ -388,7 +388,7 @@ def test_the_memory_of_a_request_is_said_once(gateway: Running) -> None:
 
 
 def test_a_name_for_an_upstream_goes_with_a_model_of_its_own(
-    two: tuple[Running, StrictUpstream, StrictUpstream],
+    two: tuple[RunningGateway, StrictUpstream, StrictUpstream],
 ) -> None:
     gateway, first, second = two
     for upstream, model, seen, expected in [
@@ -406,7 +406,10 @@ def test_a_name_for_an_upstream_goes_with_a_model_of_its_own(
 )
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses", "/v1/audio/speech"])
 def test_a_closed_list_is_closed_to_a_named_upstream_and_to_what_cannot_be_read(
-    two: tuple[Running, StrictUpstream, StrictUpstream], path: str, headers: dict[str, str], status: int
+    two: tuple[RunningGateway, StrictUpstream, StrictUpstream],
+    path: str,
+    headers: dict[str, str],
+    status: int,
 ) -> None:
     gateway, first, second = two
     if path == "/v1/responses":
@@ -431,7 +434,7 @@ def test_a_closed_list_is_closed_to_a_named_upstream_and_to_what_cannot_be_read(
     ],
 )
 def test_a_request_that_leads_to_no_upstream_is_refused(
-    two: tuple[Running, StrictUpstream, StrictUpstream],
+    two: tuple[RunningGateway, StrictUpstream, StrictUpstream],
     body: Any,
     headers: dict[str, str],
     status: int,
@@ -442,7 +445,7 @@ def test_a_request_that_leads_to_no_upstream_is_refused(
     assert (reply.status, reply.error["param"]) == (status, param)
 
 
-def test_headers_go_as_with_chat(gateway: Running, upstream: StrictUpstream) -> None:
+def test_headers_go_as_with_chat(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     sent = {
         **FORM,
         "authorization": "Bearer sk-callers",
@@ -472,7 +475,12 @@ def test_headers_go_as_with_chat(gateway: Running, upstream: StrictUpstream) -> 
     ],
 )
 def test_of_a_body_that_is_not_there_nothing_is_said_but_what_the_client_says(
-    gateway: Running, upstream: StrictUpstream, method: str, path: str, length: str | None, kind: str | None
+    gateway: RunningGateway,
+    upstream: StrictUpstream,
+    method: str,
+    path: str,
+    length: str | None,
+    kind: str | None,
 ) -> None:
     with gateway.connect() as client:
         client.request(method, path, headers={} if kind is None else {"content-type": kind})
@@ -496,7 +504,7 @@ def test_of_a_body_that_is_not_there_nothing_is_said_but_what_the_client_says(
     ],
 )
 def test_a_path_that_could_lead_elsewhere_does_not_exist(
-    gateway: Running, upstream: StrictUpstream, path: str
+    gateway: RunningGateway, upstream: StrictUpstream, path: str
 ) -> None:
     with gateway.connect() as client:
         client.send(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
@@ -517,14 +525,14 @@ def test_a_path_that_could_lead_elsewhere_does_not_exist(
     ],
 )
 def test_a_route_or_method_that_is_not_there_is_an_openai_error(
-    gateway: Running, method: str, path: str, status: int, code: str
+    gateway: RunningGateway, method: str, path: str, status: int, code: str
 ) -> None:
     reply = gateway.ask(method, path)
     assert (reply.status, reply.error["code"]) == (status, code)
     assert set(reply.error) == {"message", "type", "param", "code"}
 
 
-def test_every_family_is_counted_under_its_name(gateway: Running) -> None:
+def test_every_family_is_counted_under_its_name(gateway: RunningGateway) -> None:
     gateway.ask("GET", "/v1/batches")
     counted = gateway.ask("GET", "/metrics").body.decode()
     assert 'route="batches",status="200"' in counted
@@ -534,7 +542,7 @@ def test_every_family_is_counted_under_its_name(gateway: Running) -> None:
 # --- streams, limits, and who leaves --------------------------------------------------------------------------------
 
 
-def test_an_upload_leaves_while_it_comes(gateway: Running, upstream: StrictUpstream) -> None:
+def test_an_upload_leaves_while_it_comes(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     body = form(("purpose", b"batch"), ("*file", b"x" * 300_000))
     with gateway.connect() as client:
         there = upstream.received(100_000)
@@ -679,7 +687,7 @@ def test_a_list_of_what_all_projects_store_needs_the_setting(
     ],
 )
 def test_what_is_too_long_for_a_name_is_none(
-    gateway: Running, upstream: StrictUpstream, path: str, body: bytes, headers: dict[str, str]
+    gateway: RunningGateway, upstream: StrictUpstream, path: str, body: bytes, headers: dict[str, str]
 ) -> None:
     """Names are cached, and each is a caller's choice."""
     longest = b"m" * MAX_MODEL_CHARS

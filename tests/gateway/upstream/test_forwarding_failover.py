@@ -16,7 +16,7 @@ from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Reply, StrictUpstream, fail
 from tests.gateway.upstream.forms import FORM, JSON, form
 from tests.patience import becomes
-from tests.server import RawReply, Running, serve, settings_for
+from tests.server import RawReply, RunningGateway, serve, settings_for
 
 BATCH = b'{"input_file_id":"f","endpoint":"/v1/embeddings","completion_window":"24h"}'
 SPEECH = b'{"model":"m","input":"x","voice":"v"}'
@@ -28,7 +28,7 @@ BUSY = fail(429, "Slow down.", code="rate_limit_exceeded", retry_after="1")
 class Two:
     """A gateway before two upstreams: `m` and `m2` are models of the first, `other` is one of the second."""
 
-    gateway: Running
+    gateway: RunningGateway
     first: StrictUpstream
     second: StrictUpstream
     waits: list[float]

@@ -20,16 +20,16 @@ from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Gate, StrictUpstream, fail, raw
 from tests.gateway.upstream.forms import FORM, JSON, form
 from tests.patience import PATIENCE_S, SHORT_S
-from tests.server import QUIET, RawReply, Running, serve, settings_for
+from tests.server import QUIET, RawReply, RunningGateway, serve, settings_for
 
 
 @pytest.fixture
-def gateway(upstream: StrictUpstream) -> Iterator[Running]:
+def gateway(upstream: StrictUpstream) -> Iterator[RunningGateway]:
     with serve(settings_for(upstream)) as running:
         yield running
 
 
-def test_a_reply_leaves_while_it_comes(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_reply_leaves_while_it_comes(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     gate = Gate()
     upstream.queue(raw(b"first", b"second", content_type="audio/mpeg", hold_after={1: gate}))
     body = json.dumps({"model": "m", "input": "Hi", "voice": "v"}).encode()
@@ -46,7 +46,7 @@ def test_a_reply_leaves_while_it_comes(gateway: Running, upstream: StrictUpstrea
     ("method", "kind"), [("GET", "audio/mpeg"), ("HEAD", "audio/mpeg"), ("HEAD", "application/json")]
 )
 def test_a_reply_that_leaves_while_it_comes_has_its_length(
-    gateway: Running, upstream: StrictUpstream, method: str, kind: str
+    gateway: RunningGateway, upstream: StrictUpstream, method: str, kind: str
 ) -> None:
     body = bytes(range(256)) * 1000
     upstream.queue(raw(body, content_type=kind))
@@ -60,7 +60,7 @@ def test_a_reply_that_leaves_while_it_comes_has_its_length(
         assert client.read_reply().status == 200
 
 
-def test_a_part_of_a_file_is_asked_for_and_given(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_part_of_a_file_is_asked_for_and_given(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     part = {"content-range": "bytes 5-6/7"}
     upstream.queue(raw(b"67", content_type="audio/mpeg", status=206, headers=part))
     reply = gateway.ask("GET", "/v1/audio/voices/v", None, {"range": "bytes=5-", "if-range": '"v1"'})
@@ -71,7 +71,7 @@ def test_a_part_of_a_file_is_asked_for_and_given(gateway: Running, upstream: Str
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_length_that_is_not_that_of_what_arrives_is_not_said(
-    gateway: Running, upstream: StrictUpstream, packed: bool
+    gateway: RunningGateway, upstream: StrictUpstream, packed: bool
 ) -> None:
     encoding = {"content-encoding": "gzip"} if packed else {}
     pieces = [gzip.compress(b"Hello")] if packed else [b"Hel", b"lo"]
@@ -80,7 +80,9 @@ def test_a_length_that_is_not_that_of_what_arrives_is_not_said(
     assert (reply.body, "content-length" in reply.headers) == (b"Hello", False)
 
 
-def test_a_reply_that_breaks_is_shorter_than_its_length(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_reply_that_breaks_is_shorter_than_its_length(
+    gateway: RunningGateway, upstream: StrictUpstream
+) -> None:
     upstream.queue(raw(b"x" * 1000, content_type="audio/mpeg", cut_after=0))
     with gateway.connect() as client:
         client.request("GET", "/v1/audio/voices/v")
@@ -90,7 +92,7 @@ def test_a_reply_that_breaks_is_shorter_than_its_length(gateway: Running, upstre
 
 
 def test_who_leaves_in_an_upload_is_gone_for_the_upstream_too(
-    gateway: Running, upstream: StrictUpstream
+    gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     with gateway.connect() as client:
         there = upstream.received(10_000)
@@ -144,7 +146,7 @@ def test_an_answer_that_comes_before_the_upload_is_through_is_handed_on(upstream
 
 
 def test_who_leaves_before_the_answer_is_gone_for_the_upstream_too(
-    gateway: Running, upstream: StrictUpstream
+    gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     upstream.queue(raw(b"never", hold_before_headers=Gate()))
     with gateway.connect() as client:
@@ -154,7 +156,7 @@ def test_who_leaves_before_the_answer_is_gone_for_the_upstream_too(
 
 
 def test_who_leaves_in_the_answer_is_gone_for_the_upstream_too(
-    gateway: Running, upstream: StrictUpstream
+    gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     upstream.queue(raw(b"some", b"never", content_type="audio/mpeg", hold_after={1: Gate()}))
     with gateway.connect() as client:
@@ -232,7 +234,7 @@ every_endpoint = asking(ASKED)
 
 @every_endpoint
 def test_an_error_of_the_upstream_is_the_clients_own(
-    gateway: Running,
+    gateway: RunningGateway,
     upstream: StrictUpstream,
     method: str,
     path: str,
@@ -257,7 +259,7 @@ def _labels(label: str, value: str) -> str:
 
 @every_endpoint
 def test_an_unreachable_upstream_is_named_and_counted(
-    gateway: Running,
+    gateway: RunningGateway,
     upstream: StrictUpstream,
     method: str,
     path: str,
@@ -307,7 +309,7 @@ def test_what_names_no_model_passes_claude_by(
 
 
 def test_json_cut_in_its_middle_is_a_status_and_an_unreachable_upstream_too(
-    gateway: Running, upstream: StrictUpstream
+    gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     upstream.queue(raw(b'{"data": [1, 2, 3]}', content_type="application/json", cut_after=0))
     assert gateway.ask("POST", "/v1/embeddings", b'{"model":"m","input":"x"}', JSON).status == 502
@@ -369,21 +371,25 @@ def test_silence_in_a_stream_is_filled_with_comments(upstream: StrictUpstream, p
     )
 
 
-def test_a_stream_that_is_read_again_may_have_no_event(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_stream_that_is_read_again_may_have_no_event(
+    gateway: RunningGateway, upstream: StrictUpstream
+) -> None:
     """The events of a stored response after its last one."""
     upstream.queue(raw(b""))
     reply = gateway.ask("GET", "/v1/audio/voices/v?starting_after=9")
     assert (reply.status, reply.body, len(upstream.seen)) == (200, b"", 1)
 
 
-def test_a_stream_is_handed_on_to_its_last_byte(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_stream_is_handed_on_to_its_last_byte(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     pieces = [b'data: {"n": 1}\n\nda', b'ta: {"n": 2}', b"\n\ndata: [DONE]"]
     upstream.queue(raw(*pieces))
     reply = gateway.ask("POST", "/v1/completions", b'{"model":"m","prompt":"x","stream":true}', JSON)
     assert reply.body == b"".join(pieces)
 
 
-def test_a_body_that_is_neither_json_nor_a_form_passes(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_body_that_is_neither_json_nor_a_form_passes(
+    gateway: RunningGateway, upstream: StrictUpstream
+) -> None:
     kind = {"content-type": "application/x-ndjson", "content-encoding": "gzip"}
     gateway.ask("POST", "/v1/images/odd", b"\x1f\x8b\x00raw", kind)
     seen = upstream.last
@@ -408,7 +414,7 @@ class Lost:
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
 def test_nothing_is_begun_for_a_client_that_has_left(
-    gateway: Running, upstream: StrictUpstream, path: str
+    gateway: RunningGateway, upstream: StrictUpstream, path: str
 ) -> None:
     """A call that was made ready and is thrown away would warn in the log that it was never awaited."""
     body = b'{"model":"m","input":"x","messages":[{"role":"user","content":"Hi"}]}'

@@ -30,7 +30,7 @@ from gateway.settings import (
 from gateway.settings.load import load_settings
 from tests.doubles.upstream import Gate, StrictUpstream, fail
 from tests.patience import PATIENCE_S
-from tests.server import Running, serve, settings_for
+from tests.server import RunningGateway, serve, settings_for
 
 ONE = UpstreamSettings("one", base_url="http://one.invalid/v1", context_window=100)
 TWO = UpstreamSettings("two", base_url="http://two.invalid/v1", models=("claude-*",))
@@ -306,7 +306,7 @@ def test_the_list_is_answered_while_an_upstream_does_not_say_its_own(upstream: S
         assert listed(gateway)[-1] == "newer"
 
 
-def listed(gateway: Running) -> list[str]:
+def listed(gateway: RunningGateway) -> list[str]:
     return [entry["id"] for entry in gateway.ask("GET", "/v1/models").json["data"]]
 
 
@@ -348,7 +348,7 @@ def models_asked(upstream: StrictUpstream) -> list[str | None]:
     return [dict(seen.headers).get("authorization") for seen in upstream.seen if seen.path == "/v1/models"]
 
 
-def names_with(gateway: Running, headers: Mapping[str, str]) -> list[str]:
+def names_with(gateway: RunningGateway, headers: Mapping[str, str]) -> list[str]:
     reply = gateway.ask("GET", "/v1/models", headers=headers)
     assert reply.status == 200
     return [entry["id"] for entry in reply.json["data"]]

@@ -15,14 +15,14 @@ from storage.sql.store import Store
 from tests.doubles.keys import BrokenKeys, NoKeys
 from tests.doubles.upstream import StrictUpstream
 from tests.rows import each_row
-from tests.server import Running, serve, settings_for
+from tests.server import RunningGateway, serve, settings_for
 from tests.stored import open_store
 
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 
 
 @pytest.fixture
-def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
+def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[RunningGateway]:
     async def open_here() -> Store:
         return await open_store(tmp_path / "m.db")
 
@@ -30,7 +30,7 @@ def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
         yield running
 
 
-def make_key(gateway: Running, project: str = "default") -> str:
+def make_key(gateway: RunningGateway, project: str = "default") -> str:
     return gateway.call(gateway.app.services.store.keys.create(project, "test"))[1]
 
 
@@ -45,7 +45,7 @@ def make_key(gateway: Running, project: str = "default") -> str:
         ("POST", "/admin/keys-list"),
     ],
 )
-def test_once_a_key_exists_every_route_demands_one(gateway: Running, method: str, path: str) -> None:
+def test_once_a_key_exists_every_route_demands_one(gateway: RunningGateway, method: str, path: str) -> None:
     make_key(gateway)
     for headers in (
         {},
@@ -57,7 +57,7 @@ def test_once_a_key_exists_every_route_demands_one(gateway: Running, method: str
         assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
 
 
-def test_a_caller_with_the_providers_key_alone_learns_which_key_is_missing(gateway: Running) -> None:
+def test_a_caller_with_the_providers_key_alone_learns_which_key_is_missing(gateway: RunningGateway) -> None:
     """An application that has worked without keys sends this one from then on."""
     make_key(gateway)
     said = []
@@ -67,12 +67,12 @@ def test_a_caller_with_the_providers_key_alone_learns_which_key_is_missing(gatew
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])
-def test_health_never_demands_a_key(gateway: Running, path: str) -> None:
+def test_health_never_demands_a_key(gateway: RunningGateway, path: str) -> None:
     make_key(gateway)
     assert gateway.ask("GET", path).status == 200
 
 
-def test_a_key_opens_and_does_not_go_upstream(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_key_opens_and_does_not_go_upstream(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     key = make_key(gateway, "blue")
     assert gateway.post(HELLO, {"authorization": f"Bearer {key}"}).status == 200
     assert key not in repr(upstream.last.headers)
@@ -81,7 +81,7 @@ def test_a_key_opens_and_does_not_go_upstream(gateway: Running, upstream: Strict
 
 
 def test_with_a_key_of_its_own_header_authorization_is_the_callers(
-    gateway: Running, upstream: StrictUpstream
+    gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     key = make_key(gateway)
     headers = {"x-mnemogate-key": key, "authorization": "Bearer sk-callers"}
@@ -90,13 +90,13 @@ def test_with_a_key_of_its_own_header_authorization_is_the_callers(
     assert key not in repr(upstream.last.headers)
 
 
-def test_a_key_twice_goes_nowhere(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_key_twice_goes_nowhere(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     key = make_key(gateway)
     assert gateway.post(HELLO, {"x-mnemogate-key": key, "authorization": f"Bearer {key}"}).status == 200
     assert key not in repr(upstream.last.headers)
 
 
-def test_a_revoked_key_opens_nothing_from_then_on(gateway: Running) -> None:
+def test_a_revoked_key_opens_nothing_from_then_on(gateway: RunningGateway) -> None:
     key = make_key(gateway)
     assert gateway.post(HELLO, {"authorization": f"Bearer {key}"}).status == 200
     gateway.call(gateway.app.services.store.keys.revoke("test"))
@@ -122,17 +122,17 @@ def test_a_revoked_key_opens_nothing_from_then_on(gateway: Running) -> None:
     ],
 )
 def test_without_keys_only_this_machines_names_are_answered(
-    gateway: Running, headers: dict[str, str], status: int
+    gateway: RunningGateway, headers: dict[str, str], status: int
 ) -> None:
     assert gateway.post(HELLO, headers).status == status
 
 
-def test_nothing_is_said_to_pages_of_other_origins(gateway: Running) -> None:
+def test_nothing_is_said_to_pages_of_other_origins(gateway: RunningGateway) -> None:
     reply = gateway.post(HELLO, {"origin": "http://localhost:3000"})
     assert not [name for name in reply.headers if name.startswith("access-control-")]
 
 
-def test_the_admin_route_wants_its_token(gateway: Running) -> None:
+def test_the_admin_route_wants_its_token(gateway: RunningGateway) -> None:
     assert gateway.ask("POST", "/admin/keys-list", b"{}", {"x-mnemogate-admin": "wrong"}).status == 401
     assert gateway.ask("POST", "/admin/keys-list", b"{}", {"x-mnemogate-admin": "token"}).json == []
 
@@ -146,7 +146,7 @@ def test_the_admin_route_wants_its_token(gateway: Running) -> None:
         ("/admin/no-such", b"{}", 404),
     ],
 )
-def test_admin_errors_are_answers(gateway: Running, path: str, body: bytes, status: int) -> None:
+def test_admin_errors_are_answers(gateway: RunningGateway, path: str, body: bytes, status: int) -> None:
     assert gateway.ask("POST", path, body, {"x-mnemogate-admin": "token"}).status == status
 
 

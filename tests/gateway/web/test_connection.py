@@ -13,7 +13,7 @@ from gateway.errors import GatewayError, SettingsError
 from gateway.web.server import bind, listen
 from tests.doubles.upstream import Gate, StrictUpstream, raw
 from tests.patience import SHORT_S
-from tests.server import QUIET, Running, serve, settings_for
+from tests.server import QUIET, RunningGateway, serve, settings_for
 
 CHAT = "/v1/chat/completions"
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
@@ -30,13 +30,13 @@ def sized(value: Any) -> bytes:
 
 
 @pytest.fixture
-def gateway(upstream: StrictUpstream) -> Iterator[Running]:
+def gateway(upstream: StrictUpstream) -> Iterator[RunningGateway]:
     with serve(settings_for(upstream)) as running:
         yield running
 
 
 def test_requests_that_are_sent_ahead_are_answered_in_their_order(
-    gateway: Running, upstream: StrictUpstream
+    gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     gate = Gate()
     for name in ("one", "two", "three"):
@@ -50,7 +50,7 @@ def test_requests_that_are_sent_ahead_are_answered_in_their_order(
         assert [client.read_reply().json for _ in range(3)] == ["one", "two", "three"]
 
 
-def test_a_body_that_waits_for_100_is_asked_for(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_body_that_waits_for_100_is_asked_for(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     body = json.dumps(HELLO).encode()
     with gateway.connect() as client:
         client.send(post(b"", f"content-length: {len(body)}", "expect: 100-continue"))
@@ -59,7 +59,7 @@ def test_a_body_that_waits_for_100_is_asked_for(gateway: Running, upstream: Stri
         assert client.read_reply().status == 200
 
 
-def test_a_trailer_is_no_header(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_trailer_is_no_header(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     body = json.dumps(HELLO).encode()
     chunks = b"%x\r\n%b\r\n0\r\nx-mnemogate-memory: nonsense\r\n\r\n" % (len(body), body)
     with gateway.connect() as client:
@@ -83,7 +83,7 @@ def test_a_head_that_began_after_another_request_is_bounded_as_well(
 
 @pytest.mark.parametrize("size", [100, 300_000])
 def test_a_body_that_comes_in_pieces_arrives_whole(
-    gateway: Running, upstream: StrictUpstream, size: int
+    gateway: RunningGateway, upstream: StrictUpstream, size: int
 ) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * size}]}).encode()
     with gateway.connect() as client:

@@ -13,7 +13,7 @@ from gateway.errors import SettingsError
 from gateway.settings.load import load_settings
 from storage.sql.store import Store
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, say
-from tests.server import RawReply, Running, serve, settings_for
+from tests.server import RawReply, RunningGateway, serve, settings_for
 from tests.stored import open_store
 
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
@@ -33,7 +33,9 @@ def upstream() -> Iterator[StrictUpstream]:
 
 
 @pytest.fixture
-def gateway(request: pytest.FixtureRequest, upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
+def gateway(
+    request: pytest.FixtureRequest, upstream: StrictUpstream, tmp_path: Path
+) -> Iterator[RunningGateway]:
     async def open_here() -> Store:
         return await open_store(tmp_path / "m.db")
 
@@ -41,7 +43,7 @@ def gateway(request: pytest.FixtureRequest, upstream: StrictUpstream, tmp_path: 
         yield running
 
 
-def preflight(gateway: Running, origin: str, headers: Mapping[str, str] | None = None) -> RawReply:
+def preflight(gateway: RunningGateway, origin: str, headers: Mapping[str, str] | None = None) -> RawReply:
     asked = {
         "origin": origin,
         "access-control-request-method": "POST",
@@ -52,7 +54,7 @@ def preflight(gateway: Running, origin: str, headers: Mapping[str, str] | None =
 
 
 @pytest.mark.parametrize("gateway", [APP], indirect=True)
-def test_a_page_of_a_named_origin_asks_and_reads(gateway: Running) -> None:
+def test_a_page_of_a_named_origin_asks_and_reads(gateway: RunningGateway) -> None:
     before = preflight(gateway, APP, {"access-control-request-private-network": "true"})
     assert before.status == 200
     assert before.headers[ALLOWS] == APP
@@ -70,7 +72,7 @@ def test_a_page_of_a_named_origin_asks_and_reads(gateway: Running) -> None:
 
 
 @pytest.mark.parametrize("gateway", [APP], indirect=True)
-def test_a_page_of_another_origin_is_neither_answered_nor_let_read(gateway: Running) -> None:
+def test_a_page_of_another_origin_is_neither_answered_nor_let_read(gateway: RunningGateway) -> None:
     assert preflight(gateway, OTHER).status == 400
     assert gateway.post(HELLO, {"origin": OTHER}).status == 403
     _, key = gateway.call(gateway.app.services.store.keys.create("default", "test"))
@@ -79,7 +81,7 @@ def test_a_page_of_another_origin_is_neither_answered_nor_let_read(gateway: Runn
 
 
 @pytest.mark.parametrize("gateway", ["*"], indirect=True)
-def test_every_origin_means_every_one_with_a_key(gateway: Running) -> None:
+def test_every_origin_means_every_one_with_a_key(gateway: RunningGateway) -> None:
     assert gateway.post(HELLO, {"origin": OTHER}).status == 403
     _, key = gateway.call(gateway.app.services.store.keys.create("default", "test"))
     assert preflight(gateway, OTHER).headers[ALLOWS] == "*"  # a preflight brings no key

@@ -15,19 +15,21 @@ from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.upstream import Gate, StrictUpstream, fail, raw, say
 from tests.patience import PATIENCE_S, becomes
 from tests.rows import each_row
-from tests.server import QUIET, Running, serve, settings_for
+from tests.server import QUIET, RunningGateway, serve, settings_for
 
 CHAT = "/v1/chat/completions"
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 
 
 @pytest.fixture
-def gateway(upstream: StrictUpstream) -> Iterator[Running]:
+def gateway(upstream: StrictUpstream) -> Iterator[RunningGateway]:
     with serve(settings_for(upstream)) as running:
         yield running
 
 
-def test_a_request_and_its_whole_reply_pass_byte_for_byte(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_request_and_its_whole_reply_pass_byte_for_byte(
+    gateway: RunningGateway, upstream: StrictUpstream
+) -> None:
     reply_body = b'{ "id": "x",  "unknown": [1.10, 1e400], "choices": [] }'
     upstream.queue(raw(reply_body, content_type="application/json"))
     body = b'{"messages":[{"role":"user","content":"caf\\u00e9 \xc3\xa9"}],  "model":"m", "top_p": 1.0}'
@@ -36,7 +38,7 @@ def test_a_request_and_its_whole_reply_pass_byte_for_byte(gateway: Running, upst
     assert upstream.last.body == body
 
 
-def test_a_stream_passes_byte_for_byte(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_stream_passes_byte_for_byte(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     pieces = (b": hi\n\n", b'data: {"choices":[],"x":1}\r\n\r', b"\ndata: [DO", b"NE]\n\n")
     upstream.queue(raw(*pieces))
     reply = gateway.post({**HELLO, "stream": True})
@@ -44,7 +46,7 @@ def test_a_stream_passes_byte_for_byte(gateway: Running, upstream: StrictUpstrea
     assert reply.headers["content-type"].startswith("text/event-stream")
 
 
-def test_text_is_not_held_back(gateway: Running, upstream: StrictUpstream) -> None:
+def test_text_is_not_held_back(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     gate = Gate()
     upstream.queue(raw(b"data: 1\n\n", b"data: 2\n\n", hold_after={1: gate}))
     with gateway.connect() as client:
@@ -57,7 +59,7 @@ def test_text_is_not_held_back(gateway: Running, upstream: StrictUpstream) -> No
 
 
 def test_a_proxy_before_the_gateway_is_told_to_let_a_stream_pass(
-    gateway: Running, upstream: StrictUpstream
+    gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     """nginx gathers replies by default: a caller would have a short stream only when it has ended."""
     assert gateway.post({**HELLO, "stream": True}).headers["x-accel-buffering"] == "no"
@@ -67,7 +69,7 @@ def test_a_proxy_before_the_gateway_is_told_to_let_a_stream_pass(
     assert theirs.headers["x-accel-buffering"] == "yes"  # what the upstream asks for stays
 
 
-def test_an_upstream_error_is_the_clients_own(gateway: Running, upstream: StrictUpstream) -> None:
+def test_an_upstream_error_is_the_clients_own(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     upstream.queue(fail(429, "Slow down", retry_after="7"))
     reply = gateway.post(HELLO)
     assert reply.status == 429
@@ -123,12 +125,16 @@ def test_no_gateway_header_and_no_credential_goes_upstream(upstream: StrictUpstr
     assert b"mg-secret" not in repr(seen).encode()
 
 
-def test_an_upstream_without_a_key_gets_the_callers(gateway: Running, upstream: StrictUpstream) -> None:
+def test_an_upstream_without_a_key_gets_the_callers(
+    gateway: RunningGateway, upstream: StrictUpstream
+) -> None:
     gateway.post(HELLO, {"authorization": "Bearer sk-callers"})
     assert upstream.last.headers["authorization"] == "Bearer sk-callers"
 
 
-def test_a_gateway_key_is_not_taken_for_the_callers_own(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_gateway_key_is_not_taken_for_the_callers_own(
+    gateway: RunningGateway, upstream: StrictUpstream
+) -> None:
     gateway.post(HELLO, {"authorization": "Bearer mg-left-over"})
     assert "authorization" not in upstream.last.headers
 
@@ -137,7 +143,7 @@ def test_a_gateway_key_is_not_taken_for_the_callers_own(gateway: Running, upstre
     ("sent", "kept"),
     [("abc-1", True), ("x" * 129, False), ("two words", False), ("\xff", False)],
 )
-def test_a_request_id_is_taken_over_or_made(gateway: Running, sent: str, kept: bool) -> None:
+def test_a_request_id_is_taken_over_or_made(gateway: RunningGateway, sent: str, kept: bool) -> None:
     reply = gateway.ask("GET", "/v1/models", headers={"x-request-id": sent})
     assert (reply.headers["x-request-id"] == sent) is kept
     assert reply.headers["x-mnemogate-request-id"] == reply.headers["x-request-id"]
@@ -150,14 +156,16 @@ def test_a_compressed_body_is_refused_by_name(upstream: StrictUpstream) -> None:
     assert not upstream.chats
 
 
-def test_an_upstream_says_nothing_in_our_name(gateway: Running, upstream: StrictUpstream) -> None:
+def test_an_upstream_says_nothing_in_our_name(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     upstream.queue(replace(say("Hello"), headers={"x-mnemogate-adapted": "x", "x-mnemogate-memory": "read"}))
     headers = gateway.post(HELLO).headers
     assert "x-mnemogate-adapted" not in headers
     assert headers["x-mnemogate-memory"] != "read"
 
 
-def test_the_upstreams_request_id_stays_what_it_was(gateway: Running, upstream: StrictUpstream) -> None:
+def test_the_upstreams_request_id_stays_what_it_was(
+    gateway: RunningGateway, upstream: StrictUpstream
+) -> None:
     upstream.queue(say("Hi", headers={"x-request-id": "req_theirs", "set-cookie": "a=b"}))
     reply = gateway.post(HELLO, {"x-mnemogate-memory": "off"})
     assert reply.headers["x-request-id"] == "req_theirs"
@@ -168,7 +176,7 @@ def test_the_upstreams_request_id_stays_what_it_was(gateway: Running, upstream: 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_upstreams_header_that_is_not_ascii_goes_on_in_its_own_bytes(
-    gateway: Running, upstream: StrictUpstream, stream: bool
+    gateway: RunningGateway, upstream: StrictUpstream, stream: bool
 ) -> None:
     # Upstream and client of these tests write and read a byte as one character.
     sent = {"x-latin": "caf\xe9", "x-utf-8": "ü茶".encode().decode("latin-1")}
@@ -178,7 +186,7 @@ def test_an_upstreams_header_that_is_not_ascii_goes_on_in_its_own_bytes(
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_control_character_in_an_upstreams_header_becomes_a_blank(
-    gateway: Running, upstream: StrictUpstream, stream: bool
+    gateway: RunningGateway, upstream: StrictUpstream, stream: bool
 ) -> None:
     upstream.queue(say("Hi", headers={"x-odd": "a\x01b\x7f\tc"}))
     reply = gateway.post({**HELLO, "stream": stream})
@@ -187,7 +195,7 @@ def test_a_control_character_in_an_upstreams_header_becomes_a_blank(
 
 @pytest.mark.parametrize(("status", "seen"), [(418, 418), (999, 500)])
 def test_a_status_beyond_the_defined_ones_is_a_servers_fault(
-    gateway: Running, upstream: StrictUpstream, status: int, seen: int
+    gateway: RunningGateway, upstream: StrictUpstream, status: int, seen: int
 ) -> None:
     """RFC 9110 15: what is not within 100 to 599 is to be taken for a 5xx."""
     upstream.queue(*[fail(status, "Request denied.")] * 2)
@@ -195,7 +203,7 @@ def test_a_status_beyond_the_defined_ones_is_a_servers_fault(
     assert (reply.status, reply.error["message"]) == (seen, "Request denied.")
 
 
-def test_a_log_line_says_everything_but_what_was_said(gateway: Running) -> None:
+def test_a_log_line_says_everything_but_what_was_said(gateway: RunningGateway) -> None:
     gateway.post({**HELLO, "messages": [{"role": "user", "content": "my secret"}]}, {"x-request-id": "r1"})
     line = gateway.last_line()
     assert (line["id"], line["method"], line["path"], line["status"]) == ("r1", "POST", CHAT, 200)
@@ -215,20 +223,20 @@ def test_a_log_line_says_everything_but_what_was_said(gateway: Running) -> None:
         ("/v1/chat/completions", {"model": "m"}),
     ],
 )
-def test_a_log_line_has_the_bytes_of_the_body(gateway: Running, path: str, body: Any) -> None:
+def test_a_log_line_has_the_bytes_of_the_body(gateway: RunningGateway, path: str, body: Any) -> None:
     data = json.dumps(body).encode()
     gateway.ask("POST", path, data, {"content-type": "application/json"})
     assert (gateway.last_line()["path"], gateway.last_line()["in"]) == (path, len(data))
 
 
-def test_what_a_caller_names_does_not_fill_the_log(gateway: Running) -> None:
+def test_what_a_caller_names_does_not_fill_the_log(gateway: RunningGateway) -> None:
     gateway.post({**HELLO, "model": "m" * 1_000})
     assert len(json.dumps(gateway.last_line())) < 1000
     gateway.ask("GET", "/" + "p" * 10_000)
     assert len(json.dumps(gateway.last_line())) < 1000
 
 
-def test_a_head_request_is_answered_at_once(gateway: Running) -> None:
+def test_a_head_request_is_answered_at_once(gateway: RunningGateway) -> None:
     with gateway.connect() as client:
         for _ in range(2):
             client.request("HEAD", "/health")
@@ -256,7 +264,7 @@ def test_a_head_request_is_answered_at_once(gateway: Running) -> None:
     ],
 )
 def test_a_bad_body_is_a_400_in_openais_form(
-    gateway: Running, upstream: StrictUpstream, body: bytes, param: str | None
+    gateway: RunningGateway, upstream: StrictUpstream, body: bytes, param: str | None
 ) -> None:
     reply = gateway.post(body)
     assert reply.status == 400
@@ -282,7 +290,9 @@ def test_an_unknown_model_is_a_404(upstream: StrictUpstream) -> None:
         ("POST", CHAT + "/", 404, "unknown_url"),
     ],
 )
-def test_unknown_paths_and_methods(gateway: Running, method: str, path: str, status: int, code: str) -> None:
+def test_unknown_paths_and_methods(
+    gateway: RunningGateway, method: str, path: str, status: int, code: str
+) -> None:
     reply = gateway.ask(method, path, b"{}")
     assert (reply.status, reply.error["code"]) == (status, code)
 
@@ -297,14 +307,16 @@ def test_unknown_paths_and_methods(gateway: Running, method: str, path: str, sta
         b"\x16\x03\x01\x02\x00 nonsense\r\n\r\n",
     ],
 )
-def test_a_head_that_is_no_http_is_refused_and_the_next_caller_served(gateway: Running, head: bytes) -> None:
+def test_a_head_that_is_no_http_is_refused_and_the_next_caller_served(
+    gateway: RunningGateway, head: bytes
+) -> None:
     with gateway.connect() as client:
         client.send(head)
         assert client.read_head().status == 400
     assert gateway.post(HELLO).status == 200
 
 
-def test_a_head_without_end_is_refused(gateway: Running) -> None:
+def test_a_head_without_end_is_refused(gateway: RunningGateway) -> None:
     with gateway.connect() as client:
         client.send(b"GET /health HTTP/1.1\r\n")
         client.send(b"".join(b"x-%d: %s\r\n" % (i, b"y" * 1000) for i in range(64)))
@@ -314,7 +326,7 @@ def test_a_head_without_end_is_refused(gateway: Running) -> None:
 
 
 @pytest.mark.parametrize("value", ["\xff\xfe", "a" * 8000, "%00%0a", "☃".encode().decode("latin-1")])
-def test_odd_header_values_do_no_harm(gateway: Running, upstream: StrictUpstream, value: str) -> None:
+def test_odd_header_values_do_no_harm(gateway: RunningGateway, upstream: StrictUpstream, value: str) -> None:
     assert gateway.post(HELLO, {"x-odd": value, "user-agent": value}).status == 200
     assert len(upstream.seen) == 1
     named = gateway.post(HELLO, {"x-mnemogate-user": value})
@@ -349,7 +361,7 @@ def test_a_client_that_waits_for_100_is_refused_without_its_body(upstream: Stric
     [("/v1/nothing", {}, 404), (CHAT, {"host": "elsewhere.example"}, 403), ("/v1/models", {}, 405)],
 )
 def test_who_is_refused_before_its_body_was_asked_for_is_let_go(
-    gateway: Running, path: str, headers: dict[str, str], status: int
+    gateway: RunningGateway, path: str, headers: dict[str, str], status: int
 ) -> None:
     with gateway.connect() as client:
         client.request("POST", path, headers={"content-length": "9", "expect": "100-continue", **headers})
@@ -358,7 +370,7 @@ def test_who_is_refused_before_its_body_was_asked_for_is_let_go(
         assert client.is_closed()
 
 
-def test_a_body_that_was_asked_for_and_is_refused_leaves_the_connection_open(gateway: Running) -> None:
+def test_a_body_that_was_asked_for_and_is_refused_leaves_the_connection_open(gateway: RunningGateway) -> None:
     with gateway.connect() as client:
         for _ in range(2):
             client.request("POST", CHAT, headers={"content-length": "1", "expect": "100-continue"})
@@ -390,7 +402,7 @@ def test_a_chunked_body_over_the_limit_is_refused(upstream: StrictUpstream) -> N
     assert upstream.seen == []
 
 
-def test_what_follows_a_chunked_body_is_no_header(gateway: Running) -> None:
+def test_what_follows_a_chunked_body_is_no_header(gateway: RunningGateway) -> None:
     """Else it could name a host, a user or a key that a proxy in front had not let through."""
     with gateway.connect() as client:
         client.request("POST", CHAT, headers={"transfer-encoding": "chunked"})
@@ -416,7 +428,7 @@ def asks_for_http2(body: bytes, name: bytes = b"Upgrade") -> bytes:
 @pytest.mark.parametrize("name", [b"Upgrade", b"UPGRADE"])
 @pytest.mark.parametrize("is_apart", [True, False])
 def test_a_client_that_would_rather_speak_http2_is_answered(
-    gateway: Running, is_apart: bool, name: bytes
+    gateway: RunningGateway, is_apart: bool, name: bytes
 ) -> None:
     """Java's asks for it with its first request, body and all."""
     body = json.dumps(HELLO).encode()
@@ -456,7 +468,7 @@ def test_large_bodies_in_flight_are_bounded_and_the_room_comes_back(
         assert gateway.post(HELLO).status == 200  # small ones go on
         gate.open()
         assert first.read_reply().status == 200
-        gateway.loop_flush()
+        gateway.flush_log()
         assert gateway.post(body).status == 200
 
 
@@ -483,7 +495,7 @@ def test_a_head_that_does_not_come_ends_the_connection(upstream: StrictUpstream)
 # --- clients that leave -------------------------------------------------------------------------------------------
 
 
-def test_gone_in_the_middle_of_its_body(gateway: Running, upstream: StrictUpstream) -> None:
+def test_gone_in_the_middle_of_its_body(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     with gateway.connect() as client:
         client.request("POST", CHAT, b"{", {"content-length": "100"})
     assert gateway.post(HELLO).status == 200
@@ -501,7 +513,7 @@ def test_a_command_that_is_gone_in_the_middle_of_its_body_is_no_fault(upstream: 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_gone_before_the_first_byte_closes_the_upstream(
-    gateway: Running, upstream: StrictUpstream, stream: bool
+    gateway: RunningGateway, upstream: StrictUpstream, stream: bool
 ) -> None:
     upstream.queue(say("never", hold_before_headers=Gate()))
     with gateway.connect() as client:
@@ -512,7 +524,7 @@ def test_gone_before_the_first_byte_closes_the_upstream(
 
 
 def test_gone_in_the_middle_of_a_stream_closes_the_upstream(
-    gateway: Running, upstream: StrictUpstream
+    gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     upstream.queue(raw(b"data: 1\n\n", b"data: 2\n\n", hold_after={1: Gate()}))
     with gateway.connect() as client:
@@ -524,7 +536,7 @@ def test_gone_in_the_middle_of_a_stream_closes_the_upstream(
 
 
 def test_gone_in_the_middle_of_a_whole_reply_closes_the_upstream(
-    gateway: Running, upstream: StrictUpstream
+    gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     upstream.queue(raw(b"{", b"}", content_type="application/json", hold_after={1: Gate()}))
     with gateway.connect() as client:
@@ -568,7 +580,9 @@ def test_a_client_that_does_not_read_a_whole_reply_is_let_go(
         gateway.call(let_go())
 
 
-def test_a_connection_serves_one_request_after_the_other(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_connection_serves_one_request_after_the_other(
+    gateway: RunningGateway, upstream: StrictUpstream
+) -> None:
     with gateway.connect() as client:
         for _ in range(3):
             client.request("POST", CHAT, json.dumps(HELLO).encode())
@@ -576,7 +590,7 @@ def test_a_connection_serves_one_request_after_the_other(gateway: Running, upstr
 
 
 def test_an_idle_connection_is_kept_longer_than_any_load_balancer_keeps_its_own(
-    gateway: Running, upstream: StrictUpstream
+    gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     """They close after 60 to 120 seconds; whoever closes first loses a request now and then."""
 
@@ -593,7 +607,7 @@ def test_an_idle_connection_is_kept_longer_than_any_load_balancer_keeps_its_own(
             client.request("POST", CHAT, json.dumps({**HELLO, "stream": stream}).encode())
             reply = client.read_reply()
             assert (reply.status, reply.headers.get("connection", "keep-alive")) == (200, "keep-alive")
-            gateway.loop_flush()
+            gateway.flush_log()
             (at,) = gateway.call(closing_at())
             assert at >= before + 130
         assert client.socket.getpeername()[1] == gateway.port  # one and the same
@@ -603,7 +617,7 @@ def test_an_idle_connection_is_kept_longer_than_any_load_balancer_keeps_its_own(
 
 
 def test_an_upstream_cut_in_its_stream_ends_in_an_error_event(
-    gateway: Running, upstream: StrictUpstream
+    gateway: RunningGateway, upstream: StrictUpstream
 ) -> None:
     upstream.queue(raw(b'data: {"choices":[]}\n\n', b"data: 2\n\n", cut_after=1))
     reply = gateway.post({**HELLO, "stream": True})
@@ -614,13 +628,15 @@ def test_an_upstream_cut_in_its_stream_ends_in_an_error_event(
     assert b"[DONE]" not in reply.body
 
 
-def test_an_upstream_cut_in_its_whole_reply_is_a_502(gateway: Running, upstream: StrictUpstream) -> None:
+def test_an_upstream_cut_in_its_whole_reply_is_a_502(
+    gateway: RunningGateway, upstream: StrictUpstream
+) -> None:
     upstream.queue(raw(b"{", b"}", content_type="application/json", cut_after=1))
     reply = gateway.post(HELLO)
     assert (reply.status, reply.error["code"]) == (502, "upstream_broke")
 
 
-def test_an_upstream_that_hangs_up_is_a_502(gateway: Running, upstream: StrictUpstream) -> None:
+def test_an_upstream_that_hangs_up_is_a_502(gateway: RunningGateway, upstream: StrictUpstream) -> None:
     upstream.queue(say("x", cut_before_headers=True), say("x", cut_before_headers=True))
     reply = gateway.post({**HELLO, "stream": True})
     assert (reply.status, reply.error["type"]) == (502, "upstream_error")
@@ -659,7 +675,7 @@ def test_a_stream_that_does_not_end_gets_an_error(upstream: StrictUpstream) -> N
 
 
 def test_a_reply_says_when_it_was_made(
-    gateway: Running, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+    gateway: RunningGateway, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The upstream's own date is not handed on (RFC 9110 6.6.1). No timer keeps it: an idle gateway does nothing."""
     for at, date in ((1e9, "Sun, 09 Sep 2001 01:46:40 GMT"), (1e9 + 1.5, "Sun, 09 Sep 2001 01:46:41 GMT")):

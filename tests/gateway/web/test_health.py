@@ -87,7 +87,7 @@ def test_metrics_have_names_as_prometheus_wants_them(upstream: StrictUpstream, t
 
     with serve(settings_for(upstream), open_here) as gateway:
         gateway.post({"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hi"}]})
-        gateway.loop_flush()
+        gateway.flush_log()
         lines = gateway.ask("GET", "/metrics").body.decode().splitlines()
     kinds = {line.split()[2]: line.split()[3] for line in lines if line.startswith("# TYPE ")}
     helped = {line.split()[2] for line in lines if line.startswith("# HELP ") and len(line.split()) > 3}
@@ -164,7 +164,7 @@ def test_requests_are_counted_by_route_and_status(upstream: StrictUpstream) -> N
         gateway.post({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
         gateway.post(b"{")
         gateway.ask("GET", "/nope")
-        gateway.loop_flush()
+        gateway.flush_log()
         reply = gateway.ask("GET", "/metrics")
     lines = reply.body.decode().splitlines()
     assert reply.headers["content-type"].startswith("text/plain")
@@ -179,7 +179,7 @@ def test_requests_are_counted_by_route_and_status(upstream: StrictUpstream) -> N
 def test_every_field_of_the_log_is_documented(upstream: StrictUpstream) -> None:
     with serve(settings_for(upstream)) as gateway:
         gateway.post({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
-        gateway.loop_flush()
+        gateway.flush_log()
         written = set(gateway.lines[-1])
     _, _, behind = (ROOT / "docs/operations.md").read_text("utf-8").partition("| field of such a line |")
     table, _, _ = behind.partition("\n\n")
