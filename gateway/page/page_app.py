@@ -43,18 +43,18 @@ from gateway.page.page_request import (
     PREFIX,
     Bodies,
     PageRequest,
-    bearer_of,
-    cookies_of,
-    next_of,
-    query_of,
+    find_typed_text,
+    make_next,
+    read_bearer,
+    read_cookies,
     read_fields,
     read_form,
-    referrer_of,
-    typed_text,
+    read_query,
+    read_referrer,
 )
 from gateway.page.page_routes import all_routes
 from gateway.page.screen import Action, LimitQuery, Screen, ScreenRequest
-from gateway.page.sign_in_pages import PATHS, SignInPages
+from gateway.page.sign_in_pages import SIGN_IN_PATHS, SignInPages
 from gateway.page.visitor import PersonLink, Visitor, name_of_session
 from gateway.run.admin.link_operations import Right
 from gateway.run.admin.memory_edits import LINK
@@ -109,11 +109,11 @@ class PageApp:
         self._client_gone = client_gone
         self._read_s = read_s
         self._sign_in = operations.sign_in
-        self._reading = asyncio.Semaphore(_MAX_READS)
+        self._read_slots = asyncio.Semaphore(_MAX_READS)
         # One screen is rendered at a time, since each thread takes its share of the interpreter from the event loop.
-        self._rendering = asyncio.Lock()
+        self._render_lock = asyncio.Lock()
         # A search may take seconds. Other searches wait for it, and other screens do not.
-        self._searching = asyncio.Lock()
+        self._search_lock = asyncio.Lock()
         self._noted_reads: OrderedDict[tuple[str, str, int], None] = OrderedDict()
         self._headers = security_headers()
         self._person_headers = security_headers(ui.frame_origins)
@@ -126,47 +126,48 @@ class PageApp:
         ]
         self._first_parts = {each.path.partition("/")[0] for each in routes} | {
             STATIC.rstrip("/"),
-            *(path.removesuffix(".json") for path in PATHS),
+            *(path.removesuffix(".json") for path in SIGN_IN_PATHS),
         }
-        self._most_slashes = max(each.path.count("/") for each in routes)
+        self._max_slashes = max(each.path.count("/") for each in routes)
         self._answers = Answers(now, {each.path for each in routes})
         self._sign_in_pages = SignInPages(settings, operations.sign_in, bodies, self._answers, now)
         self.sessions = self._sign_in_pages.sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
+        began_at = time.perf_counter()
         path: str = scope["path"].removeprefix(PREFIX)
-        self._note_request(scope, self._logged_path(path))
-        is_begun = False
+        self._note_request(scope, self._mask_path(path))
+        has_begun = False
         headers = self._person_headers if path.startswith(PERSON_PREFIX) else self._headers
 
-        async def answer(reply: PageReply) -> None:
-            nonlocal is_begun
-            is_begun = True
-            await send_reply(reply, headers, began, send)
+        async def send_page(reply: PageReply) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send_reply(reply, headers, began_at, send)
 
-        raw = scope.get("raw_path", b"").decode("latin-1").partition("?")[0].removeprefix(PREFIX)
-        request = PageRequest(scope, receive, path, raw, cookies_of(scope["headers"]))
-        request.referrer = self._screen_at(referrer_of(request))
+        raw_path = scope.get("raw_path", b"").decode("latin-1").partition("?")[0].removeprefix(PREFIX)
+        request = PageRequest(scope, receive, path, raw_path, read_cookies(scope["headers"]))
+        request.referrer = self._screen_at(read_referrer(request))
         try:
-            await answer(await self._respond(request))
+            await send_page(await self._respond(request))
         except asyncio.CancelledError:
-            if not is_begun:
-                await answer(
+            if not has_begun:
+                await send_page(
                     self._answers.error(request, Overloaded("The gateway is shutting down.", retry_after_s=1))
                 )
             raise
         except Exception as error:
-            if is_begun or isinstance(error, self._client_gone):
+            if has_begun or isinstance(error, self._client_gone):
                 raise
-            await answer(self._answers.error(request, _as_gateway_error(error)))
+            await send_page(self._answers.error(request, _as_gateway_error(error)))
 
-    def _logged_path(self, path: str) -> str:
+    def _mask_path(self, path: str) -> str:
         """Returns the path as the log may show it: no token, uid or label."""
-        first, _, rest = path.removesuffix(".json").partition("/")
+        first_part, _, other_parts = path.removesuffix(".json").partition("/")
         if path in ("/ui", ""):
             return path or PREFIX
-        return f"{PREFIX}{first if first in self._first_parts else '…'}{'/…' if rest else ''}"
+        shown_part = first_part if first_part in self._first_parts else "…"
+        return f"{PREFIX}{shown_part}{'/…' if other_parts else ''}"
 
     # -- admission
 
@@ -184,12 +185,12 @@ class PageApp:
             return redirect("ui/", 307)
         if request.path.startswith(STATIC):
             return self._answers.static(request)
-        bearer = bearer_of(scope["headers"]) if request.is_twin and not request.is_for_person else None
+        bearer = read_bearer(scope["headers"]) if request.is_twin and not request.is_for_person else None
         if not request.is_read and bearer is None:
             await self._check_origin(request)
         if not request.is_for_person:
             request.visitor = await self._sign_in_pages.find_visitor(request, bearer)
-        if request.path in PATHS:
+        if request.path in SIGN_IN_PATHS:
             return await self._sign_in_pages.respond(request)
         return await self._serve(request)
 
@@ -210,7 +211,7 @@ class PageApp:
     async def _send_to_sign_in(self, request: PageRequest) -> PageReply:
         """Returns a redirect to the sign-in. Raises: NotSignedIn: the request cannot be repeated after the sign-in."""
         if request.method == "GET" and not request.is_twin:
-            return redirect(request.path_to_root + "login?next=" + quote(next_of(request), safe=""), 303)
+            return redirect(request.path_to_root + "login?next=" + quote(make_next(request), safe=""), 303)
         await self._retain_unsaved(request)
         raise NotSignedIn("You are not signed in, or your session has ended. Sign in to go on.")
 
@@ -226,7 +227,7 @@ class PageApp:
         assert request.visitor is not None  # a person by the link above, an operator by the first check
         if isinstance(route, Action) and not request.visitor.may_write:
             raise NotAllowed("Your key may read, and not change anything.")
-        request.query = query_of(request.scope, getattr(route.query, "repeated", ()))
+        request.query = read_query(request.scope, getattr(route.query, "repeated", ()))
         query = read_fields(request.query, route.query, is_text=True)
         if isinstance(query, LimitQuery) and not request.is_twin:
             query = replace(query, limit=min(query.limit, query.page_limit))
@@ -251,11 +252,11 @@ class PageApp:
 
     async def _show(self, request: PageRequest, screen: Screen, screen_request: ScreenRequest) -> PageReply:
         """Returns a screen."""
-        async with self._searching if screen.searches else nullcontext(), self._reading:
+        async with self._search_lock if screen.searches else nullcontext(), self._read_slots:
             with limited_reads(self._read_s):
                 answer = await screen.show(screen_request, screen_request.query)
         # In a thread: rendering a long list takes some ten milliseconds, and streams must go on meanwhile.
-        async with self._rendering:
+        async with self._render_lock:
             return await asyncio.to_thread(self._answers.reply, request, answer)
 
     async def _read_parts(self, request: PageRequest, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -263,7 +264,7 @@ class PageApp:
         if request.method == "HEAD":
             return
         while True:
-            async with self._reading:
+            async with self._read_slots:
                 part = await anext(body, None)
             if part is None:
                 return
@@ -274,14 +275,14 @@ class PageApp:
     async def _read_form(self, request: PageRequest, form_type: type[Struct]) -> Struct:
         """Returns the form that was sent. Raises: CallerError."""
         form = await read_form(self._bodies, request)
-        request.unsaved_text = "" if request.is_twin else typed_text(form)
+        request.unsaved_text = "" if request.is_twin else find_typed_text(form)
         return read_fields(form, form_type, is_text=not request.is_twin)
 
     async def _retain_unsaved(self, request: PageRequest) -> None:
         """Notes the text of a form that is refused, so that the page of the error has it."""
         if request.method == "POST" and not request.is_twin:
             with suppress(CallerError):  # the form is refused in any case
-                request.unsaved_text = typed_text(await read_form(self._bodies, request))
+                request.unsaved_text = find_typed_text(await read_form(self._bodies, request))
 
     def _find_route(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
         """Returns the route of a request, and the parts of its path by their names."""
@@ -301,7 +302,7 @@ class PageApp:
     def _screen_at(self, address: str) -> str:
         """Returns the address of the screen at an address, or of the next screen above: an action has no screen."""
         path = address.partition("?")[0]
-        if path.count("/") > self._most_slashes:
+        if path.count("/") > self._max_slashes:
             return ""
         while path not in ("", "login") and all(
             pattern.match(unquote(path)) is None for pattern, _ in self._screens

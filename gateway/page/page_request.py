@@ -64,7 +64,7 @@ class PageRequest(Struct):
     token: str | None = None
     # The screen with the link or the form that led here, relative to /ui/; "": unknown.
     referrer: str = ""
-    # The text that was typed into a form (`typed_text`), for the page of an error.
+    # The text that was typed into a form (`find_typed_text`), for the page of an error.
     unsaved_text: str = ""
     query: dict[str, Any] = msgspec.field(default_factory=dict)
 
@@ -118,7 +118,7 @@ async def read_form(bodies: Bodies, request: PageRequest) -> dict[str, Any]:
         pairs = _read_pairs(body)
     except ValueError as error:
         raise BadRequest("The form cannot be read.") from error
-    return {name: as_typed(text) for name, text in _single(pairs).items()}
+    return {name: as_typed(text) for name, text in _require_unique(pairs).items()}
 
 
 def read_fields(value: Mapping[str, Any], fields_type: type[S], *, is_text: bool) -> S:
@@ -129,12 +129,12 @@ def read_fields(value: Mapping[str, Any], fields_type: type[S], *, is_text: bool
         raise refusal(error.fault) from error
 
 
-def typed_text(form: Mapping[str, str]) -> str:
+def find_typed_text(form: Mapping[str, str]) -> str:
     """Returns the text of a block or a fact, or the name of a key, in a form; "": the form has no such field."""
     return form.get("value") or form.get("text") or form.get("name") or ""
 
 
-def bearer_of(headers: Iterable[RawHeader]) -> str | None:
+def read_bearer(headers: Iterable[RawHeader]) -> str | None:
     """Returns the bearer token of the header `Authorization`; None: there is no such token, or several headers."""
     values = values_of(headers, b"authorization")
     if len(values) != 1 or values[0][:7].lower() != "bearer ":
@@ -142,7 +142,7 @@ def bearer_of(headers: Iterable[RawHeader]) -> str | None:
     return values[0][7:].strip()
 
 
-def cookies_of(headers: Iterable[RawHeader]) -> dict[str, str]:
+def read_cookies(headers: Iterable[RawHeader]) -> dict[str, str]:
     """Returns the cookies of a request. The first cookie of a name counts, since browsers send the closest first."""
     cookies: dict[str, str] = {}
     for part in ";".join(values_of(headers, b"cookie")).split(";"):
@@ -151,10 +151,10 @@ def cookies_of(headers: Iterable[RawHeader]) -> dict[str, str]:
     return cookies
 
 
-def query_of(scope: Scope, repeated: Collection[str] = ()) -> dict[str, Any]:
+def read_query(scope: Scope, repeated: Collection[str] = ()) -> dict[str, Any]:
     """Returns the fields of the query by their names.
 
-    repeated: those that may come several times, and are lists.
+    repeated: the names of fields that may come several times; their values are lists.
 
     Raises: BadRequest.
     """
@@ -164,12 +164,12 @@ def query_of(scope: Scope, repeated: Collection[str] = ()) -> dict[str, Any]:
         for name, text in pairs:
             if name in repeated:
                 lists.setdefault(name, []).append(text)
-        return {**_single(pair for pair in pairs if pair[0] not in repeated), **lists}
+        return {**_require_unique(pair for pair in pairs if pair[0] not in repeated), **lists}
     except ValueError as error:
         raise BadRequest("The query cannot be read.") from error
 
 
-def next_of(request: PageRequest) -> str:
+def make_next(request: PageRequest) -> str:
     """Returns the requested page, for the parameter `next` of the sign-in."""
     query = request.scope["query_string"].decode("latin-1")
     return safe_next(request.raw_path + (f"?{query}" if query else ""))
@@ -181,7 +181,7 @@ def safe_next(text: str) -> str:
     return text if is_safe and "%2e" not in text.partition("?")[0].lower() else ""
 
 
-def referrer_of(request: PageRequest) -> str:
+def read_referrer(request: PageRequest) -> str:
     """Returns the page with the link or the form that led to a request, relative to /ui/; "": unknown."""
     headers = request.scope["headers"]
     referers, hosts = values_of(headers, b"referer"), values_of(headers, b"host")
@@ -214,7 +214,7 @@ def _unescape(encoded: bytes) -> str:
     return a2b_qp(escaped.replace(b"=", b"=3D").replace(b"%", b"=")).decode()
 
 
-def _single(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+def _require_unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Returns the values of fields by their names. Raises: BadRequest: a field comes twice."""
     fields: dict[str, str] = {}
     for name, text in pairs:

@@ -14,9 +14,9 @@ from gateway.page.page_reply import PageReply
 from gateway.page.page_request import (
     Bodies,
     PageRequest,
-    query_of,
     read_fields,
     read_form,
+    read_query,
     safe_next,
 )
 from gateway.page.screen import ActionResult, NoFields
@@ -25,7 +25,7 @@ from gateway.run.admin.sign_in import UNKNOWN, SignIn
 from gateway.settings import Settings
 
 # The paths that `SignInPages` answers.
-PATHS = ("login", "logout", "logout.json", "theme", "theme.json")
+SIGN_IN_PATHS = ("login", "logout", "logout.json", "theme", "theme.json")
 # The header of a request that the page makes by itself, to follow a list.
 _POLL = b"x-mnemogate-poll"
 _SESSION_COOKIE = "mg_ui_"
@@ -88,7 +88,7 @@ class SignInPages:
         """Answers the paths that need no session. Raises: CallerError."""
         name = request.path.removesuffix(".json")
         if request.is_read and name == "login":
-            query = read_fields(query_of(request.scope), _LoginQuery, is_text=True)
+            query = read_fields(read_query(request.scope), _LoginQuery, is_text=True)
             has_ended = request.visitor is None and await self.bears_session(request)
             return self._answers.login_page(
                 request, next_path=safe_next(query.next), session_has_ended=has_ended
@@ -115,24 +115,7 @@ class SignInPages:
         key = form.key.strip()
         operator = await self._sign_in.admit(key)
         if operator is None:
-            retry_after_s = self._failures.add()
-            if retry_after_s is not None:
-                error: GatewayError = _TooMany(
-                    "Too many attempts have failed. Wait a minute, and try again.",
-                    retry_after_s=retry_after_s,
-                )
-            else:
-                await self._sign_in.note(UNKNOWN, "login_failed")
-                message = (
-                    "This code or key opens nothing. A code works once, for a minute; of keys only those of operators "
-                    "open the page."
-                )
-                if self._sign_in.is_code(key):
-                    message = (
-                        "This link has expired or was used: it works once, for a minute. "
-                        "`mnemogate ui` makes a new one: ask who runs the gateway."
-                    )
-                error = NotSignedIn(message)
+            error = await self._note_failure(key)
             return self._answers.login_page(
                 request, next_path=next_path, error=error, unsaved_text=form.typed
             )
@@ -140,6 +123,24 @@ class SignInPages:
         await self._sign_in.note(operator.actor, "login")
         cookie = f"{await self._cookie_name()}={token}; HttpOnly{self._cookie_attributes}"
         return self._answers.reply(request, ActionResult({}, next_path, (cookie,)))
+
+    async def _note_failure(self, key: str) -> GatewayError:
+        """Counts a failure to sign in, and notes it in the audit. Returns the error for the visitor."""
+        retry_after_s = self._failures.add()
+        if retry_after_s is not None:
+            return _TooMany(
+                "Too many attempts have failed. Wait a minute, and try again.", retry_after_s=retry_after_s
+            )
+        await self._sign_in.note(UNKNOWN, "login_failed")
+        if self._sign_in.is_code(key):
+            return NotSignedIn(
+                "This link has expired or was used: it works once, for a minute. "
+                "`mnemogate ui` makes a new one: ask who runs the gateway."
+            )
+        return NotSignedIn(
+            "This code or key opens nothing. A code works once, for a minute; of keys only those of operators "
+            "open the page."
+        )
 
     async def _log_out(self, request: PageRequest) -> PageReply:
         if request.visitor is None or request.token is None:
