@@ -22,6 +22,7 @@ from gateway.run.admin.memory_names import name_of, user_of
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.plain_text import shell_word
+from gateway.run.admin.word_search import Remaining
 from gateway.settings import DEFAULT_PROFILE
 
 # Where the undo of a block is shown in a list: the unchanged characters around each change, and all characters.
@@ -184,6 +185,9 @@ class _MemoryScreens(Struct, frozen=True):
         )
         if request.is_twin:
             return access.twin(search)
+        alone: list[tuple[str, Remaining | None]] = []
+        if search.words[1:] and not (search.items or search.blocks or search.next or query.after):
+            alone = await self.operations.words.count_alone(access.project, access.uid, search.words)
         return access.view(
             search,
             "words.html",
@@ -192,6 +196,7 @@ class _MemoryScreens(Struct, frozen=True):
             spans=lambda text: self.operations.words.spans(text, query.q),
             speaker=memory.speaker,
             after=query.after,
+            alone=alone,
         )
 
     # -- parts

@@ -294,6 +294,14 @@ class WordSearches(Struct, frozen=True):
         agent = await find_agent(self.views.store, project, uid)
         return await self._count(agent, await self.views.blocks.list_all(project, uid), [words])
 
+    async def count_alone(
+        self, project: str | None, uid: str, words: Sequence[str]
+    ) -> list[tuple[str, Remaining | None]]:
+        """Returns how many texts have each of the first words of a query; None: as of `remaining`."""
+        agent = await find_agent(self.views.store, project, uid)
+        blocks = await self.views.blocks.list_all(project, uid)
+        return [(word, await self._count(agent, blocks, [word])) for word in words[:_WORDS_ALONE]]
+
     def lost_words(self, old: str, new: str) -> str:
         """Returns the words that a correction has taken out of a text, as a query; "" if it has taken out none."""
         return " ".join(self.views.store.recall.words_of(old, without=new))

@@ -65,7 +65,7 @@ def test_each_place_with_the_words_is_shown_or_none_is_there(operator: Operator)
     for query, sentence in (
         ("to peanuts allergic", "1 message, 1 fact and 1 block have the words “peanuts allergic”."),
         ("hazelnuts", "Nothing that is stored says “hazelnuts”."),
-        ("hazelnuts peanuts", "Nothing that is stored has the words “hazelnuts peanuts”."),
+        ("hazelnuts peanuts", "No text that is stored has all of the words “hazelnuts peanuts”."),
         ("anu", "1 message says “anu”."),
         (
             "it was",
@@ -82,6 +82,21 @@ def test_each_place_with_the_words_is_shown_or_none_is_there(operator: Operator)
     assert (len(first["blocks"]), rest["blocks"], rest["next"]) == (1, [], None)
     assert lead(page(operator, f"{path}peanut&limit=2")) == "The newest first: what says “peanut”."
     assert operator.program("GET", f"m/{agent.uid}/words.json?q=peanut&after=x").status == 400
+
+
+def test_where_no_text_has_all_words_each_word_is_counted_alone(operator: Operator) -> None:
+    """“peanut allergy” found nothing, which was taken for a proof: the texts said "allergic"."""
+    path = f"m/{peanuts(operator).uid}/words?q="
+    text = page(operator, f"{path}Alice+peanut+allergy")
+    assert lead(text) == "No text that is stored has all of the words “Alice peanut allergy”."
+    assert "Each word alone “Alice”: 1 text “peanut”: 4 texts “allergy”: none" in plain(text)
+    assert "“allergy” does not find “allergic”" in text
+    (link,) = re.findall(r'<a href="../../([^"]*)">Texts that have the words', text)
+    assert lead(page(operator, link)) == "1 fact has the words “Alice peanut”."
+    assert "Each word alone" not in page(operator, f"{path}hazelnuts")
+    assert "Each word alone" not in page(operator, f"{path}Alice+peanut")
+    text = page(operator, "people/words?q=peanut+allergy")
+    assert "Search for one of them alone: “peanut”, “allergy”" in plain(text)
 
 
 @pytest.mark.both
@@ -840,7 +855,7 @@ def test_the_words_look_right(browser: Browser, operator: Operator) -> None:
     ]
     for path in (f"m/{uid}/words", f"m/{uid}/words?q=peanuts", f"m/{uid}/words?q=alert+onerror"):
         browser.looks_right(operator, path, heading="Where it is said")
-    browser.looks_right(operator, f"m/{uid}/words?q=Zxqv")
+    browser.looks_right(operator, f"m/{uid}/words?q=Zxqv+peanuts+alice")
     browser.looks_right(operator, f"m/{uid}/f/{new}#saved")
     browser.looks_right(operator, f"m/{uid}/forget?message=1")
     browser.looks_right(operator, f"requests?memory={uid}")
