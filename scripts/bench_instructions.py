@@ -55,17 +55,23 @@ async def drive(port: int, flow: load.SameRequest | load.Talks) -> None:
     await asyncio.sleep(0.5)  # what follows a reply belongs to it
 
 
-async def static(port: int, pid: int, headers: bytes) -> float:
+async def static(port: int, pid: int, headers: bytes, *, stream: bool = False) -> float:
     """Returns the instructions of the request that is always the same, which is not remembered."""
     millions: list[float] = []
-    await drive(port, load.SameRequest(REQUESTS, headers=headers))
+    await drive(port, load.SameRequest(REQUESTS, headers=headers, stream=stream))
     with counted(pid, REQUESTS, millions):
-        await drive(port, load.SameRequest(REQUESTS, headers=headers))
+        await drive(port, load.SameRequest(REQUESTS, headers=headers, stream=stream))
     return millions[0]
 
 
-async def remembered(port: int, pid: int, name: str, earlier: tuple[int, ...]) -> float:
-    """Returns the instructions of a turn with memory. earlier: the turns of each conversation before that."""
+async def remembered(
+    port: int, pid: int, name: str, earlier: tuple[int, ...], *, stream: bool = False
+) -> float:
+    """Returns the instructions of a turn with memory.
+
+    earlier: the turns of each conversation before that.
+    stream: the turns that are counted are streamed.
+    """
     millions: list[float] = []
     talks = [load.Talk(f"{name}-{number}") for number in range(PEOPLE)]
     for before in (*earlier, bench_load.WARM_TURNS):
@@ -73,7 +79,7 @@ async def remembered(port: int, pid: int, name: str, earlier: tuple[int, ...]) -
             talk.begin_conversation()
         await drive(port, load.Talks(talks, before))
     with counted(pid, PEOPLE * bench_load.MEASURED_TURNS, millions):
-        await drive(port, load.Talks(talks, bench_load.MEASURED_TURNS))
+        await drive(port, load.Talks(talks, bench_load.MEASURED_TURNS, stream=stream))
     return millions[0]
 
 
@@ -90,21 +96,29 @@ async def bench(folder: Path, stack: contextlib.ExitStack) -> None:
     running = stack.enter_context(load.run_process(command, log))
     load.wait_ready(port, "/", running, log)
     settings = f'[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{mock_port}/v1"\n'
+    settings += "[memory]\nidle_s = 86400\n"  # learning from people before would count for others
     gateway = stack.enter_context(load.serve_gateway(folder, settings, *CALLGRIND))
+    earlier = (bench_load.EARLIER_TURNS,)
     well = (bench_load.LONG_TURNS,) * bench_load.CONVERSATIONS
-    rows = {
+    whole = {
         "bare parts": await static(port, running.pid, b""),
         "memory off": await static(gateway.port, gateway.pid, load.MEMORY_OFF_HEADER),
-        "memory on": await remembered(gateway.port, gateway.pid, "known", (bench_load.EARLIER_TURNS,)),
-        "memory on, more known": await remembered(gateway.port, gateway.pid, "well-known", well),
     }
-    bare = rows["bare parts"]
-    table = [["", "million instructions", "times bare parts"]]
-    print(
-        load.render_table(
-            table + [[name, f"{value:.3f}", f"{value / bare:.2f}"] for name, value in rows.items()]
-        )
+    streamed = {
+        "bare parts, streamed": await static(port, running.pid, b"", stream=True),
+        "memory off, streamed": await static(gateway.port, gateway.pid, load.MEMORY_OFF_HEADER, stream=True),
+    }
+    # From here on memories are indexed beside what is counted.
+    whole["memory on"] = await remembered(gateway.port, gateway.pid, "known", earlier)
+    streamed["memory on, streamed"] = await remembered(
+        gateway.port, gateway.pid, "streamed", earlier, stream=True
     )
+    whole["memory on, more known"] = await remembered(gateway.port, gateway.pid, "well-known", well)
+    table = [["", "million instructions", "times bare parts"]]
+    for rows in (whole, streamed):
+        bare = next(iter(rows.values()))
+        table += [[name, f"{value:.3f}", f"{value / bare:.2f}"] for name, value in rows.items()]
+    print(load.render_table(table))
 
 
 async def bench_of_dialects(folder: Path, stack: contextlib.ExitStack) -> None:
