@@ -69,7 +69,7 @@ class _BlockScreens(Struct, frozen=True):
 
     views: MemoryViews
     edits: MemoryEdits
-    words: WordSearches
+    word_searches: WordSearches
     audit: AuditOperations
 
     async def show(self, request: ScreenRequest, query: BlockQuery) -> View:
@@ -79,7 +79,7 @@ class _BlockScreens(Struct, frozen=True):
         if request.is_twin:
             return access.twin(page)
         is_compared = query.from_ is not None or query.to is not None
-        return await self._view(page, access, words=query.words, is_compared=is_compared)
+        return await self._make_view(page, access, words=query.words, is_compared=is_compared)
 
     async def edit(self, request: ScreenRequest, form: EditForm) -> Answer:
         access = access_of(request)
@@ -94,8 +94,8 @@ class _BlockScreens(Struct, frozen=True):
                 if page.block.value == form.value and not request.is_twin:
                     return await self._redirect(request, access)  # the form was sent twice
                 conflict = shortened_diff(await asyncio.to_thread(diff_words, form.value, page.block.value))
-            words = _sought_words(request, access, page)
-            return await self._view(
+            words = _find_sought_words(request, access, page)
+            return await self._make_view(
                 page, access, unsaved_text=form.value, error=error, words=words, conflict=conflict
             )
         return await self._redirect(request, access)
@@ -139,7 +139,7 @@ class _BlockScreens(Struct, frozen=True):
             return replace(page, versions=(), next=None, diff=None)
         return page
 
-    async def _view(
+    async def _make_view(
         self,
         page: BlockPage,
         access: MemoryAccess,
@@ -160,7 +160,7 @@ class _BlockScreens(Struct, frozen=True):
         label = page.block.label
         name = await self.views.name(access.project, access.uid)
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
-        changes = await asyncio.to_thread(_changes, page)
+        changes = await asyncio.to_thread(_diff_versions, page)
         undo = await self._find_undo(access, label)
         remaining, is_taken_out = await self._find_remaining(page, access, words)
         editors = {} if access.is_person else await self.audit.editors(access.uid, label)
@@ -193,9 +193,9 @@ class _BlockScreens(Struct, frozen=True):
     ) -> tuple[Remaining | None, bool]:
         """Returns which other texts have some words, and whether the block's last change has taken these out of it.
 
-        Looks for the words that led to the screen, or else for the words that the last change took out.
-
         None: the last change corrects nothing.
+
+        words: the words that led to the screen; "": the words that the last change took out are looked for.
         """
         if len(page.versions) < 2:
             return None, False
@@ -204,16 +204,18 @@ class _BlockScreens(Struct, frozen=True):
             return None, False
         is_sought = bool(words) and not access.is_person
         if is_sought:
-            remaining = await self.words.remaining(access.project, access.uid, words)
+            remaining = await self.word_searches.remaining(access.project, access.uid, words)
         else:
             remaining = access.filter(
-                await self.words.still_say(access.project, access.uid, previous.value, newest.value)
+                await self.word_searches.still_say(access.project, access.uid, previous.value, newest.value)
             )
         if remaining is None:
             return None, False
-        others = tuple(each for each in remaining.blocks if each.label != page.block.label)
-        is_taken_out = not is_sought or await self.words.are_taken_out(words, previous.value, newest.value)
-        return replace(remaining, blocks=others), is_taken_out
+        other_blocks = tuple(each for each in remaining.blocks if each.label != page.block.label)
+        is_taken_out = not is_sought or await self.word_searches.are_taken_out(
+            words, previous.value, newest.value
+        )
+        return replace(remaining, blocks=other_blocks), is_taken_out
 
     async def _refuse(
         self, request: ScreenRequest, access: MemoryAccess, error: GatewayError, form: UndoForm
@@ -221,18 +223,20 @@ class _BlockScreens(Struct, frozen=True):
         """Answers an undo or a restore that was refused. A form that was sent twice was done the first time."""
         page = await self._read_page(request, access)
         newest = page.versions[0]
-        restored = form.to if isinstance(form, RestoreForm) else newest.restores
+        asked_version = form.to if isinstance(form, RestoreForm) else newest.restores
         was_done = (
-            newest.version == form.version + 1 and newest.restores is not None and newest.restores == restored
+            newest.version == form.version + 1
+            and newest.restores is not None
+            and newest.restores == asked_version
         )
         if was_done and isinstance(error, Conflict) and not request.is_twin:
             return await self._redirect(request, access)
-        return await self._view(page, access, error=error)
+        return await self._make_view(page, access, error=error)
 
     async def _redirect(self, request: ScreenRequest, access: MemoryAccess) -> ActionResult:
         """Returns the block after a change, and leads back to its screen."""
         page = await self._read_page(request, access)
-        words = _sought_words(request, access, page)
+        words = _find_sought_words(request, access, page)
         query = f"?words={quote(words, safe='')}" if words else ""
         return ActionResult(page.block, access.path("b", page.block.label) + query + SAVED)
 
@@ -257,7 +261,7 @@ def _label_of(request: ScreenRequest) -> str:
     return str(request.params["label"])
 
 
-def _sought_words(request: ScreenRequest, access: MemoryAccess, page: BlockPage) -> str:
+def _find_sought_words(request: ScreenRequest, access: MemoryAccess, page: BlockPage) -> str:
     """Returns the words that led to the screen with the form of a change (`BlockQuery.words`); "": none did."""
     path, _, query = request.referrer.partition("?")
     if path != access.path("b", page.block.label):
@@ -265,7 +269,7 @@ def _sought_words(request: ScreenRequest, access: MemoryAccess, page: BlockPage)
     return next(iter(parse_qs(query).get("words", ())), "")
 
 
-def _changes(page: BlockPage) -> dict[int, tuple[DiffPart, ...]]:
+def _diff_versions(page: BlockPage) -> dict[int, tuple[DiffPart, ...]]:
     """Returns what each version of a page has changed, by its number; the oldest one of the page has no entry."""
     return {
         new.version: shortened_diff(diff_words(old.value, new.value)) for new, old in pairwise(page.versions)

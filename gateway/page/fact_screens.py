@@ -32,7 +32,7 @@ class _FactScreens(Struct, frozen=True):
 
     views: MemoryViews
     edits: MemoryEdits
-    words: WordSearches
+    word_searches: WordSearches
 
     async def show(self, request: ScreenRequest, query: NoFields) -> View:
         access, seq = access_of(request), _number_of(request)
@@ -90,7 +90,9 @@ class _FactScreens(Struct, frozen=True):
         if page.fact.until is not None or not page.before:
             return None
         old = page.before[0].text
-        return access.filter(await self.words.still_say(access.project, access.uid, old, page.fact.text))
+        return access.filter(
+            await self.word_searches.still_say(access.project, access.uid, old, page.fact.text)
+        )
 
     async def _find_restored(self, access: MemoryAccess, page: FactPage) -> FactRecord | None:
         """Returns the fact that a correction had replaced, if this fact takes that correction back.

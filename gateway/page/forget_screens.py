@@ -113,8 +113,8 @@ class _BlockChange(NamedTuple):
     parts: tuple[DiffPart, ...]
 
 
-class _WayOn(NamedTuple):
-    """The link that leads on after a forgetting."""
+class _NextLink(NamedTuple):
+    """The link by which a visitor goes on after a forgetting."""
 
     # Relative to /ui/.
     path: str
@@ -128,8 +128,8 @@ class _ForgetScreens(Struct, frozen=True):
 
     views: MemoryViews
     forgetting: MemoryForgetting
-    words: WordSearches
-    search: SearchOperation
+    word_searches: WordSearches
+    recall_search: SearchOperation
 
     async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> Answer:
         access = access_of(request)
@@ -139,13 +139,13 @@ class _ForgetScreens(Struct, frozen=True):
             return access.twin(preview)
         if query == ForgetQuery() and request.referrer.partition("?")[0] == access.path("words"):
             return ActionResult(None, request.referrer + _UNTICKED)
-        view = await self._view_preview(request, query.back or request.referrer)
+        view = await self._make_preview_view(request, query.back or request.referrer)
         await request.note_read(access.uid)
         return view
 
     async def forget(self, request: ScreenRequest, form: ForgetForm) -> Answer:
         access = access_of(request)
-        came_from = _screen_before(access, form.came_from)
+        came_from = _find_screen_before(access, form.came_from)
         confirm = None if form.confirm is None else str(form.confirm)
         try:
             before = await self._read_before(request, access, came_from)
@@ -153,7 +153,7 @@ class _ForgetScreens(Struct, frozen=True):
                 access.editor, access.uid, *request.query.target, confirm=confirm
             )
         except Conflict as error:
-            return await self._view_preview(request, form.came_from, error)
+            return await self._make_preview_view(request, form.came_from, error)
         except MemoryNotFound:
             raise
         except UnknownId as error:
@@ -163,7 +163,7 @@ class _ForgetScreens(Struct, frozen=True):
             raise UnknownId(f"{error.message.removesuffix('.')}. If there was, it is forgotten.") from error
         if request.is_twin:
             return ActionResult(access.filter(result), "")
-        return await self._view_result(request, result, came_from, before)
+        return await self._make_result_view(request, result, came_from, before)
 
     async def _read_before(
         self, request: ScreenRequest, access: MemoryAccess, came_from: str
@@ -179,24 +179,24 @@ class _ForgetScreens(Struct, frozen=True):
         )
         return _BeforeForgetting(name, sought_words, stays)
 
-    async def _view_result(
+    async def _make_result_view(
         self, request: ScreenRequest, result: ForgetResult, came_from: str, before: _BeforeForgetting
     ) -> View:
         """Returns the screen that says what is gone, what is left, and where to go on."""
         access, query = access_of(request), request.query
         is_all = query.target[0] == "all"
         sought_words = before.sought_words
-        way_on = _WayOn("people", "All people")
+        next_link = _NextLink("people", "All people")
         if not is_all:
-            way_on = await self._find_way_on(access, query, came_from, sought_words)
+            next_link = await self._find_next_link(access, query, came_from, sought_words)
         remaining = hidden = next_question = None
         if sought_words:
-            remaining = await self.words.remaining(access.project, access.uid, sought_words)
+            remaining = await self.word_searches.remaining(access.project, access.uid, sought_words)
         if remaining is not None and not remaining.total:
-            hidden = await self.words.hidden(access.project, access.uid, sought_words)
+            hidden = await self.word_searches.hidden(access.project, access.uid, sought_words)
             questions = await self.views.conversations.last_questions(access.project, access.uid, 1)
             next_question = questions[0] if questions else ""
-        # A visitor who came from a trial of recall goes on with its hits: `way_on` leads there.
+        # A visitor who came from a trial of recall goes on with its hits: `next_link` leads there.
         is_from_trial = came_from.partition("?")[0] == access.path("search")
         next_texts = remaining.items if remaining and not is_from_trial else ()
         next_preview = None
@@ -209,12 +209,12 @@ class _ForgetScreens(Struct, frozen=True):
             "Forgotten",
             memory_name=before.memory_name,
             is_all=is_all,
-            way_on=way_on,
+            next_link=next_link,
             # Where the forgetting of another text, begun on this page, leads back to.
-            back=way_on.path.partition("#")[0],
+            back=next_link.path.partition("#")[0],
             replies=[each for each in before.stays if each.message and each.message not in next_numbers],
-            search_path=_search_path(access, before),
-            has_embedder=self.search.has_embedder,
+            search_path=_find_search_path(access, before),
+            has_embedder=self.recall_search.has_embedder,
             remaining=remaining,
             hidden=hidden,
             next_question=next_question,
@@ -222,14 +222,14 @@ class _ForgetScreens(Struct, frozen=True):
             next_preview=next_preview,
         )
 
-    async def _find_way_on(
+    async def _find_next_link(
         self, access: MemoryAccess, query: ForgetQuery, came_from: str, sought_words: str
-    ) -> _WayOn:
+    ) -> _NextLink:
         """Returns where the page of a forgetting leads. sought_words: as in `_BeforeForgetting`."""
         kind, _ = query.target
-        if kind == "fact" or not await self._shows_gone_fact(access, came_from):
-            return _way_back(access, query, came_from)
-        return _way_to_words(access, sought_words) if sought_words else _way_back(access, query, "")
+        if kind == "fact" or not await self._shows_forgotten_fact(access, came_from):
+            return _link_back(access, query, came_from)
+        return _link_to_words(access, sought_words) if sought_words else _link_back(access, query, "")
 
     async def _preview_next(
         self, access: MemoryAccess, text: TextWithWords, sought_words: str
@@ -255,9 +255,9 @@ class _ForgetScreens(Struct, frozen=True):
         page = await self._find_fact(access, came_from)
         if page is None or not page.before:
             return ""
-        return self.words.lost_words(page.before[0].text, page.fact.text)
+        return self.word_searches.lost_words(page.before[0].text, page.fact.text)
 
-    async def _shows_gone_fact(self, access: MemoryAccess, screen: str) -> bool:
+    async def _shows_forgotten_fact(self, access: MemoryAccess, screen: str) -> bool:
         """Returns whether a screen shows a fact that is gone: a correction goes with its sources."""
         is_of_fact = screen.startswith(access.path("f") + "/")
         return is_of_fact and await self._find_fact(access, screen) is None
@@ -283,7 +283,7 @@ class _ForgetScreens(Struct, frozen=True):
             blocks = await self._list_staying_blocks(access, preview)
             preview = replace(preview, stays=(*blocks, *preview.stays))
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
-        return preview, await asyncio.to_thread(_block_changes, preview) if preview.blocks else []
+        return preview, await asyncio.to_thread(_diff_blocks, preview) if preview.blocks else []
 
     async def _list_staying_blocks(
         self, access: MemoryAccess, preview: ForgetPreview
@@ -305,28 +305,28 @@ class _ForgetScreens(Struct, frozen=True):
             if each.value
         ]
 
-    async def _view_preview(
+    async def _make_preview_view(
         self, request: ScreenRequest, came_from: str, error: Conflict | None = None
     ) -> View:
         """Returns the screen of a preview. error: why the forgetting that it shows was refused."""
         access = access_of(request)
         kind, value = request.query.target
-        came_from = _screen_before(access, came_from)
+        came_from = _find_screen_before(access, came_from)
         sought_words = await self._find_sought_words(access, came_from)
         preview, changes = await self._preview_with_changes(access, kind, value, sought_words)
         name = "you" if access.is_person else await self.views.name(access.project, access.uid)
-        place = "" if kind == "texts" else f"#forget-{kind}-{value}"
+        fragment = "" if kind == "texts" else f"#forget-{kind}-{value}"
         return access.view(
             preview,
             "forget.html",
-            _heading(preview, name),
+            _make_heading(preview, name),
             error,
             fields=fields_of(request.query),
             came_from=came_from,
-            back=came_from + place if came_from else _usual_screen(access, preview),
+            back=came_from + fragment if came_from else _find_usual_screen(access, preview),
             memory_name=name,
             changes=changes,
-            spans=lambda text: self.words.spans(text, sought_words) if sought_words else (),
+            spans=lambda text: self.word_searches.spans(text, sought_words) if sought_words else (),
         )
 
 
@@ -338,14 +338,14 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
     ]
 
 
-def _block_changes(preview: ForgetPreview) -> list[_BlockChange]:
+def _diff_blocks(preview: ForgetPreview) -> list[_BlockChange]:
     return [
         _BlockChange(each.label, shortened_diff(diff_words(each.before, each.after)))
         for each in preview.blocks or ()
     ]
 
 
-def _heading(preview: ForgetPreview, name: str) -> str:
+def _make_heading(preview: ForgetPreview, name: str) -> str:
     target = preview.target
     if target.kind == "all":
         return f"Forget everything about {name}"
@@ -356,17 +356,17 @@ def _heading(preview: ForgetPreview, name: str) -> str:
     return f"Forget {target.kind} {target.id}"
 
 
-def _screen_before(access: MemoryAccess, address: str) -> str:
+def _find_screen_before(access: MemoryAccess, address: str) -> str:
     """Returns the screen that led to a preview, relative to /ui/; "": it is unknown, or none to go back to."""
     address = safe_next(address)
-    path, home = address.partition("?")[0], access.path()
-    is_of_memory = path == home or path.startswith(f"{home}/")
+    path, memory_path = address.partition("?")[0], access.path()
+    is_of_memory = path == memory_path or path.startswith(f"{memory_path}/")
     is_request = path.startswith("r/") and not access.is_person
     is_preview = path == access.path("forget")
     return address if (is_of_memory or is_request) and not is_preview else ""
 
 
-def _way_back(access: MemoryAccess, query: ForgetQuery, came_from: str) -> _WayOn:
+def _link_back(access: MemoryAccess, query: ForgetQuery, came_from: str) -> _NextLink:
     """Returns the way to the list or search that led to a preview, as it was; if none did, to the memory."""
     kind, value = query.target
     screen = came_from
@@ -381,14 +381,14 @@ def _way_back(access: MemoryAccess, query: ForgetQuery, came_from: str) -> _WayO
         screen = access.path()
         screen_name = "what is remembered about you" if access.is_person else "the memory"
     path = f"{screen}#{next_item}" if next_item else screen
-    return _WayOn(path, f"Back to {screen_name}", is_to_next=next_item is not None)
+    return _NextLink(path, f"Back to {screen_name}", is_to_next=next_item is not None)
 
 
-def _way_to_words(access: MemoryAccess, words: str) -> _WayOn:
-    return _WayOn(f"{access.path('words')}?q={quote(words, safe='')}", f"On to {_SCREEN_NAMES['words']}")
+def _link_to_words(access: MemoryAccess, words: str) -> _NextLink:
+    return _NextLink(f"{access.path('words')}?q={quote(words, safe='')}", f"On to {_SCREEN_NAMES['words']}")
 
 
-def _usual_screen(access: MemoryAccess, preview: ForgetPreview) -> str:
+def _find_usual_screen(access: MemoryAccess, preview: ForgetPreview) -> str:
     """Returns the screen that leads to a preview as a rule, where it is not known which one did."""
     match preview.target.kind:
         case "fact":
@@ -402,7 +402,7 @@ def _usual_screen(access: MemoryAccess, preview: ForgetPreview) -> str:
             return access.path()
 
 
-def _search_path(access: MemoryAccess, before: _BeforeForgetting) -> str | None:
+def _find_search_path(access: MemoryAccess, before: _BeforeForgetting) -> str | None:
     """Returns the path of a search for what says it elsewhere; None: what went has no text to search for."""
     path = next((each.href for each in before.stays if _is_search(access, each.href)), None)
     if path is not None and before.sought_words:

@@ -31,7 +31,7 @@ _UNDO_CHARS = 300
 # The last questions of a user, which the trial of recall offers to try.
 _LAST_QUESTIONS = 3
 # How long a person's link is good, as `_link_command` makes it.
-_LINK_S = 86_400
+_LINK_TTL_S = 86_400
 
 
 class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -144,8 +144,8 @@ class _MemoryScreens(Struct, frozen=True):
 
     async def try_recall(self, request: ScreenRequest, query: SearchQuery) -> View:
         memory = await self._open_memory(request)
-        access, search = memory.access, self.operations.search
-        trial = await search.try_recall(
+        access = memory.access
+        trial = await self.operations.search.try_recall(
             access.project, access.uid, query.q, after=query.after, limit=query.limit
         )
         if request.is_twin:
@@ -169,7 +169,7 @@ class _MemoryScreens(Struct, frozen=True):
             "search.html",
             "What would be recalled",
             memory_name=memory.name,
-            has_embedder=search.has_embedder,
+            has_embedder=self.operations.search.has_embedder,
             blocks={each.label: each.value for each in blocks if each.value},
             after=query.after,
             paused=memory.paused,
@@ -248,7 +248,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
 
 def _link_command(memory: MemoryRecord) -> str:
     """Returns the command with which an application's key makes a link to a person's page, for a day."""
-    body: dict[str, str | int] = {"user": memory.name, "ttl_s": _LINK_S}
+    body: dict[str, str | int] = {"user": memory.name, "ttl_s": _LINK_TTL_S}
     if memory.profile != DEFAULT_PROFILE:
         body["profile"] = memory.profile
     return (

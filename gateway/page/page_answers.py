@@ -186,10 +186,10 @@ def theme_of(cookies: Mapping[str, str]) -> str | None:
 
 def _error_context(request: PageRequest, error: GatewayError) -> dict[str, Any]:
     """Returns the context of an error's page: a text that was not saved, and where to go on."""
-    return {"unsaved_text": request.unsaved_text, "home": _way_on(request, error)}
+    return {"unsaved_text": request.unsaved_text, "home": _find_home(request, error)}
 
 
-def _way_on(request: PageRequest, error: GatewayError) -> tuple[str, str] | None:
+def _find_home(request: PageRequest, error: GatewayError) -> tuple[str, str] | None:
     """Returns the path and the text of the link on an error's page; None: nobody has signed in."""
     visitor = request.visitor
     if visitor is None:

@@ -142,12 +142,12 @@ class _RequestScreens(Struct, frozen=True):
         searched = await self._find_searched(explained, request.visitor.project)
         speakers = await self._find_speakers(searched)
         context = {
-            "cells": window_cells(explained.window),
+            "cells": _make_cells(explained.window),
             "parts": _PARTS,
             "free": _FREE,
             "turn": turn,
             "later": self.operations.requests.list_later(id, explained.memory),
-            "repeated": _find_repetitions(turn, _prompt_texts(searched, speakers, blocks, standing)),
+            "repeated": _find_repetitions(turn, _list_prompt_texts(searched, speakers, blocks, standing)),
             # The hits that the model was told, also if an earlier request has found them.
             "told_hits": searched.chosen,
             "speakers": speakers,
@@ -166,8 +166,8 @@ class _RequestScreens(Struct, frozen=True):
         if forgotten is None or request.is_twin:
             raise error
         forgettings = await self.operations.audit.forgettings(forgotten.memory)
-        fitting = [each for part, each in forgettings.items() if part in forgotten.parts]
-        forgetting = min((each for each in fitting if each.at >= forgotten.at), key=_time_of, default=None)
+        candidates = [each for part, each in forgettings.items() if part in forgotten.parts]
+        forgetting = min((each for each in candidates if each.at >= forgotten.at), key=_time_of, default=None)
         context = {"request": forgotten, "forgetting": forgetting, "back": request.referrer}
         return View(None, "request_forgotten.html", error.message, context, error)
 
@@ -234,7 +234,7 @@ def _has_section(explained: ExplainedRequest) -> bool:
     return any(each.part == "section" and each.tokens for each in explained.window.parts)
 
 
-def _prompt_texts(
+def _list_prompt_texts(
     explained: ExplainedRequest,
     speakers: Mapping[int, str],
     blocks: BlocksSince,
@@ -308,7 +308,7 @@ def _began_at(explained: ExplainedRequest) -> float:
     return explained.at - explained.ms / 1000
 
 
-def window_cells(window: WindowRecord) -> list[Cell]:
+def _make_cells(window: WindowRecord) -> list[Cell]:
     """Returns the bar of a window, in which each part that has tokens has at least one cell."""
     tokens_by_part = {each.part: each.tokens for each in window.parts if each.tokens}
     if not tokens_by_part:
