@@ -328,7 +328,8 @@ def is_page_path(path: str) -> bool:
 
 def _note_page_request(scope: Scope, path: str) -> None:
     info = info_of(scope)
-    info.route, info.path = "page", path
+    info.route = "page"
+    info.path = path
 
 
 def _with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

@@ -128,7 +128,8 @@ def convert_collecting(value: Any, hint: Any, path: Path, faults: list[Fault]) -
     """Converts a value, and adds its mistakes to the faults. Do not use the result if a fault was added."""
     hint = union_member_for(value, hint)
     value_type = without_annotations(hint)
-    origin, type_args = get_origin(value_type), get_args(value_type)
+    origin = get_origin(value_type)
+    type_args = get_args(value_type)
     if is_struct(value_type) and isinstance(value, dict):
         fault_count = len(faults)
         values = _collect_fields(value, value_type, path, faults)

@@ -116,7 +116,8 @@ def make_endpoints(
         return route_type("responses", forwarding_parts, chat_route, gateway_responses)
 
     prompts = [spec.system for spec in chat.directory.specs]
-    agent_routes, agent_names = [], _no_agent_names
+    agent_routes = []
+    agent_names = _no_agent_names
     if services.agents is not None:
         agent_routes = services.agents.routes(services.models, limits, bodies)
         agent_names = services.agents.chat.names

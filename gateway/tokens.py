@@ -163,7 +163,8 @@ def tokenizer_for(model: str) -> Tokenizer:
     encoding: Encoding = "o200k_base"
     scale = OTHER_SCALE
     if name == "gpt-4" or name.startswith(("gpt-4-", "gpt-3.5", "gpt-35")):
-        encoding, scale = "cl100k_base", 1.0
+        encoding = "cl100k_base"
+        scale = 1.0
     elif name.startswith(("gpt-", "chatgpt-", "o1", "o3", "o4")):
         scale = 1.0
     return _tokenizer(encoding, scale)

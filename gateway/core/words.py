@@ -30,7 +30,8 @@ class _WordTable(dict[int, int]):
     """A table for `str.translate`: a character that is a part of a word stays, any other becomes a space."""
 
     def __missing__(self, code: int) -> int:
-        c, kind = chr(code), unicodedata.category(chr(code))
+        c = chr(code)
+        kind = unicodedata.category(chr(code))
         is_in_words = kind[0] in _WORD_CATEGORIES or kind in ("Sc", "So") or c in _WORD_SIGNS
         found = code if is_in_words else 32
         if len(self) < _MAX_CHARACTERS:

@@ -471,7 +471,8 @@ def _conversation_hash(call: ChatCall) -> int:
     """
     if call.identity.conversation_key is not None:
         return crc32(repr((call.identity.scope, call.identity.conversation_key)).encode())
-    first_messages, messages = [], call.request.messages
+    first_messages = []
+    messages = call.request.messages
     for message in messages[first_after_system(messages) :] or messages:
         first_messages.append(message)
         if message["role"] == "user":

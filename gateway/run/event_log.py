@@ -103,7 +103,8 @@ class EventLog:
         last = max(self._next - 1, numbered[-1][0] if numbered else 0)
         self._newest.clear()
         self._newest_bytes = 0
-        self._stored_number, self._has_gap = last, False
+        self._stored_number = last
+        self._has_gap = False
         # What an earlier attempt has stored may have been erased by a forgetting since.
         self._next = max(last // NUMBER_STEP + 1, attempt - 1) * NUMBER_STEP
         return [event for _, event in numbered]
@@ -148,7 +149,8 @@ class EventLog:
             self._timer.cancel()
             self._timer = None
         data = b"".join(self._unwritten)
-        self._unwritten, self._unwritten_bytes = [], 0
+        self._unwritten = []
+        self._unwritten_bytes = 0
         return data
 
     def _write(self) -> None:
@@ -192,7 +194,8 @@ class EventLog:
                 async for at, event in stored_events(self.store, self.run, number):
                     if at >= first:
                         break  # this event, and those before it that the store lacks, are in memory
-                    is_found, number = True, at
+                    is_found = True
+                    number = at
                     yield event
                 # Events in memory may have been dropped meanwhile, since they are on disk.
                 if is_found or (self._newest and self._newest[0][0] != first):

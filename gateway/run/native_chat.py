@@ -121,7 +121,8 @@ class NativeChat:
             )
 
     async def _save_response(self, native: NativeRequest, row: DeferredReplyRow, response: bytes) -> None:
-        scope, reader = row.agent.scope, native.reader()
+        scope = row.agent.scope
+        reader = native.reader()
         reader.take_whole(response)
         await self._turns.wait_written(scope)
         if native.referenced_ids:
@@ -130,8 +131,10 @@ class NativeChat:
 
     async def _save_ended(self, native: NativeRequest, row: DeferredReplyRow, reader: NativeReader) -> None:
         """Writes the turn of a deferred reply that has ended, and removes its row. reader: has read the reply."""
-        identity, reply = row.reply.identity, reader.reply()
-        spec, scope = self._chat.directory.spec_for(identity), identity.scope
+        identity = row.reply.identity
+        reply = reader.reply()
+        spec = self._chat.directory.spec_for(identity)
+        scope = identity.scope
         if spec is None or scope is None or reply.end is not FINISHED:
             await self.deferred.remove(row)
             return
@@ -189,7 +192,8 @@ class NativeChat:
                 return await self._chat.await_reply(call, attempts, turn.run())
             if call.identity.mode is Mode.STRICT:
                 raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
-            change, keep_alive_s = native.change(), turns.limits.keep_alive_s
+            change = native.change()
+            keep_alive_s = turns.limits.keep_alive_s
             passed = relay(attempts, call.request_without_memory, sink, receipt, keep_alive_s, change=change)
             return await self._chat.await_reply(call, attempts, passed)
 

@@ -27,9 +27,12 @@ from gateway.run.native_request import NativeRequest
 from gateway.run.tree_memory import TreeMemory
 
 _log = logging.getLogger("mnemogate")
-# Some four thousand turns of a kilobyte. A dropped conversation continues as a new one.
+# The bytes of the cached turns: some four thousand turns of a kilobyte. A dropped conversation continues as a new one.
 CACHE_BYTES = 4 * 1024 * 1024
-_TURN_BYTES, _ID_BYTES = 450, 200  # measured: the values of a turn without its words; one of its ids
+# The bytes of a turn without its words and ids; measured.
+_TURN_BYTES = 450
+# The bytes of one of its ids; measured.
+_ID_BYTES = 200
 
 
 class _Turn(Struct, frozen=True):
@@ -220,7 +223,9 @@ class NativeMemory(TreeMemory):
         return self._write_whole(prompt, outcome)
 
     def _write_whole(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        native, reply, agent = self.native, self.reader.reply(), self.context.agent
+        native = self.native
+        reply = self.reader.reply()
+        agent = self.context.agent
         shown_reply = outcome.shown_reply
         if native.is_stored:
             memory = agent.uid, agent.epoch

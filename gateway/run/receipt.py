@@ -158,7 +158,8 @@ class Receipt(Struct, eq=False, weakref=True):
 
     def begun_turn(self) -> TurnName | None:
         """Returns the name of the turn, even if it is off the record; None: the request is no turn."""
-        conversation, turn = self.headers.get("x-mnemogate-conversation"), self.turn
+        conversation = self.headers.get("x-mnemogate-conversation")
+        turn = self.turn
         return TurnName(conversation, turn) if conversation is not None and turn is not None else None
 
     def answering_model(self) -> str:

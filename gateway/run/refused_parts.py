@@ -67,7 +67,8 @@ class RefusedParts:
             if leave_out(prompt) is not None:
                 self._left_out = (*self._left_out, leave_out)
                 return name
-        self._left_out, self._round_messages = (), self._answered_round_messages
+        self._left_out = ()
+        self._round_messages = self._answered_round_messages
         return None
 
     def note_answer(self) -> None:

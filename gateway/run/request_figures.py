@@ -12,8 +12,10 @@ from msgspec import Struct, field
 
 _MINUTE_S = 60.0
 _MAX_MINUTES = 60
-# The width of a bucket grows by 9 % from one to the next (2 ** (1 / 8)), so that a quantile is right to within 5 %.
-_SMALLEST_MS, _BUCKETS_PER_DOUBLING = 0.01, 8
+# A shorter time counts as this one.
+_SMALLEST_MS = 0.01
+# Each bucket is 9 % wider than the one before (2 ** (1 / 8)), so that a quantile is right to within 5 %.
+_BUCKETS_PER_DOUBLING = 8
 
 
 class RequestFigures(Struct, frozen=True):

@@ -68,7 +68,8 @@ class _StatusSink(HeldSink):
     status: int = 0
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        self.status, self.headers = status, tuple(headers)
+        self.status = status
+        self.headers = tuple(headers)
 
 
 async def compact(

@@ -149,7 +149,8 @@ class ResponseMaker:
     async def perform(self, job: JobContext) -> None:
         """Makes the first response of a job. The other responses get a new job, which counts its own attempts."""
         payload = orjson.loads(job.payload)
-        agent_row, later_runs = payload["agent"], payload.get("later")
+        agent_row = payload["agent"]
+        later_runs = payload.get("later")
         await self._make(job, agent_row, payload["run"])
         if later_runs:
             enqueue = self.store.responses.enqueue

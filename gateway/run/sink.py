@@ -106,7 +106,8 @@ class Presence:
         task = asyncio.current_task()
         assert task is not None  # a request runs in a task
         assert self._task is None, "one block at a time"
-        self._task, self._cancelling = task, task.cancelling()
+        self._task = task
+        self._cancelling = task.cancelling()
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, _: TracebackType | None

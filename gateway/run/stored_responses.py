@@ -22,9 +22,10 @@ from storage.listing import Page
 from storage.records import Agent, State
 from storage.sql.store import Store
 
-# The size and number of the pages of a project's newest exchanges that are searched for an upstream's id, which no
-# index has.
-_PAGE, _MAX_PAGES = 200, 10
+# No index has the ids of upstreams: so many pages of a project's newest exchanges are searched for one.
+_MAX_PAGES = 10
+# The exchanges of such a page.
+_PAGE = 200
 
 
 class ResponseOwner(Struct, frozen=True):
@@ -80,7 +81,8 @@ class StoredResponses:
 
         It is looked for among the project's newest exchanges. Raises: MemoryUnavailable.
         """
-        quoted, before = id.encode(), None
+        quoted = id.encode()
+        before = None
         with map_store_errors():
             for _ in range(_MAX_PAGES):
                 page: Page[int] = Page(after=before, limit=_PAGE)

@@ -126,7 +126,9 @@ class TurnSaving:
         if outcome.state is not FINISHED and not self.saves_steps and outcome.background_id is None:
             self.write_unwaited(prompt, outcome, "A turn that failed")
             return SAVED_EVENT
-        begun_at, loss, is_late = time.perf_counter(), None, False
+        begun_at = time.perf_counter()
+        loss = None
+        is_late = False
         work = self._write(prompt, outcome)
         writing = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
         try:

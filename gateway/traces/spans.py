@@ -142,7 +142,8 @@ class SpanMaker:
         if kind in _LINKED_WORK:
             for turn in self._turns.get(receipt.work_agent_row, ()):
                 link = span.proto.links.add()
-                link.trace_id, link.span_id = _trace_bytes(turn.trace_id), _span_bytes(turn.span_id)
+                link.trace_id = _trace_bytes(turn.trace_id)
+                link.span_id = _span_bytes(turn.span_id)
 
     def _remember_turn(self, agent_row: int, context: TraceContext) -> None:
         """Remembers a turn, so that later work for its memory can be linked to it."""
@@ -206,7 +207,8 @@ class _ReceiptSpans:
     def add(self, name: str, kind: Any, id: int, parent: int, begun: float, ended: float) -> _SpanWriter:
         """Adds a span. id, parent: ids of spans; 0: no parent. begun, ended: times of `perf_counter`."""
         span = self._new_span()
-        span.trace_id, span.span_id = self._trace_id, _span_bytes(id)
+        span.trace_id = self._trace_id
+        span.span_id = _span_bytes(id)
         if parent:
             span.parent_span_id = _span_bytes(parent)
         span.name, span.kind = name, kind
@@ -279,7 +281,8 @@ class _SpanWriter:
     def number(self, key: str, value: int, *, keeps_zero: bool = False) -> None:
         if value or keeps_zero:
             attribute = self.proto.attributes.add()
-            attribute.key, attribute.value.int_value = key, min(value, _MAX_INT)
+            attribute.key = key
+            attribute.value.int_value = min(value, _MAX_INT)
 
     def real(self, key: str, value: float) -> None:
         attribute = self.proto.attributes.add()

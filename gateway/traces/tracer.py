@@ -131,7 +131,8 @@ class Tracer:
             attribute = resource_spans.resource.attributes.add()
             attribute.key, attribute.value.string_value = name, value
         scope_spans = resource_spans.scope_spans.add()
-        scope_spans.scope.name, scope_spans.scope.version = names.SCOPE, self._resource[names.SERVICE_VERSION]
+        scope_spans.scope.name = names.SCOPE
+        scope_spans.scope.version = self._resource[names.SERVICE_VERSION]
         to_epoch_s = time.time() - time.perf_counter()
         batch_count = 0
         while self._queue:

@@ -180,7 +180,8 @@ def mark_continued(tree: Tree, exchange: Exchange) -> None:
     """
     if tree.continues_turn(exchange):
         return
-    ancestor, is_shown = tree.parent(exchange), exchange.ends_with_user
+    ancestor = tree.parent(exchange)
+    is_shown = exchange.ends_with_user
     while ancestor is not None:
         if not ancestor.continued and not is_shown:
             tree.change(ancestor.id, continued=True)

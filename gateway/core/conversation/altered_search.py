@@ -201,11 +201,13 @@ class AlteredSearch:
         if self._match_point is None:
             exchanges = list(tree)
         else:
-            exchanges, todo = [], tree.children(self._match_point)
+            exchanges = []
+            todo = tree.children(self._match_point)
             while todo:
                 exchange = todo.pop()
                 exchanges.append(exchange)
-                children, is_continued = tree.children(exchange), tree.is_continued(exchange)
+                children = tree.children(exchange)
+                is_continued = tree.is_continued(exchange)
                 todo += [child for child in children if not is_continued or tree.continues_turn(child)]
         return [
             exchange
@@ -254,7 +256,8 @@ class AlteredSearch:
 
     def _inputs_before(self, exchange: Exchange) -> Iterator[tuple[Atom, ...]]:
         """Yields the inputs of the exchanges between the match point and an exchange."""
-        match_point, ancestor = self._match_point, self._tree.parent(exchange)
+        match_point = self._match_point
+        ancestor = self._tree.parent(exchange)
         while ancestor is not None and (match_point is None or ancestor.id != match_point.id):
             yield from ancestor.inputs
             ancestor = self._tree.parent(ancestor)

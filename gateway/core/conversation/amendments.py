@@ -70,7 +70,8 @@ class _Walk:
         # The exchange of this step; None: the path has no more.
         self._exchange = exchange = match.match_point
         # Where the messages end that it may have brought, and where those of its reply do.
-        self._end, self._after = match.first, match.last + 1
+        self._end = match.first
+        self._after = match.last + 1
         # Where its reply came back in another form; None: nowhere.
         self._reply = match.altered.reply if match.altered else None
         # That was guessed by its position alone. The match has found the reply of the match point.
@@ -158,7 +159,9 @@ class _Walk:
     def _step_to(self, exchange: Exchange | None, after: _Inputs) -> None:
         """Goes on to the exchange before. after: the messages of the exchange that follows that one."""
         listing = self._listing
-        self._exchange, self._reply, self._is_guess = exchange, None, False
+        self._exchange = exchange
+        self._reply = None
+        self._is_guess = False
         if exchange is not None and after.fits:
             start = after.start
             self._after, self._end = (

@@ -57,7 +57,8 @@ def prefix_hashes(hasher: MessageHasher, inputs: Iterable[tuple[Atom, ...]]) -> 
 
     Every assistant message of it is the end of one. inputs: its messages' atoms.
     """
-    hashes, path_hash = [], b""
+    hashes = []
+    path_hash = b""
     for atoms in inputs:
         path_hash = hasher.hash_path(atoms, path_hash)
         if is_assistant(atoms):

@@ -18,7 +18,8 @@ Direction = tuple[int, WireMessage]
 
 def directions_in(messages: Sequence[WireMessage]) -> list[Direction]:
     """Returns the system and developer messages of a list, each with the number of other messages that follow it."""
-    found, following = list[Direction](), 0
+    found = list[Direction]()
+    following = 0
     for message in reversed(messages):
         if message.get("role") in SYSTEM_ROLES:
             found.append((following, message))
@@ -55,7 +56,8 @@ def path_with_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
     # The directions, by the index of the message that follows them.
     placed: dict[int, list[WireMessage]] = {}
     # The index of the present turn's end, and the first index whose directions newer turns have replaced.
-    end, replaced = len(messages), len(messages) + 1
+    end = len(messages)
+    replaced = len(messages) + 1
     for inputs, reply, directions in reversed(turns):
         end -= len(reply)
         own = [(max(end - following, 0), message) for following, message in directions]

@@ -20,7 +20,8 @@ def has_question_within(tree: Tree, exchange: Exchange, listing: HashedList, fir
 
     first: the index of the reply's first message in the list.
     """
-    parent, atoms = tree.parent(exchange), listing.atoms
+    parent = tree.parent(exchange)
+    atoms = listing.atoms
     for i in range(first - 1, -1, -1):
         if atoms[i : i + 1] == [*exchange.inputs[-1:]]:
             return any(map(is_user, atoms[i + 1 : first]))
@@ -40,5 +41,6 @@ def has_akin_question(tree: Tree, exchange: Exchange, listing: HashedList, index
     text = text_of(listing.messages[index])
     if (in_place := IN_PLACE.match(text)) and not text[in_place.end() :].strip():
         return True
-    stored, listed = tree.question(exchange), without_space(listing.text(index))
+    stored = tree.question(exchange)
+    listed = without_space(listing.text(index))
     return bool(stored and listed) and (stored in listed or listed in stored)

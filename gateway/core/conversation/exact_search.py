@@ -209,7 +209,8 @@ class ExactSearch:
         next_atoms = listing.atoms[end + 1 : end + 2]
         ranked: list[_Candidate] = []
         for span, exchange in self._choose_nearest(occurrences, listed):
-            path, children = tree.atoms(exchange), tree.children(exchange)
+            path = tree.atoms(exchange)
+            children = tree.children(exchange)
             is_whole = path == listed
             likeness = 0 if is_whole else _likeness(listed, path)
             # If list and path differ, the words of the reply may belong to an earlier turn.

@@ -36,7 +36,9 @@ def without_fillers(message: WireMessage) -> WireMessage:
     """Returns the reply without its fillers."""
     if PRIVATE not in message or not (spans := filler_spans(message)):
         return message
-    text, rest, position = text_of(message), "", 0
+    text = text_of(message)
+    rest = ""
+    position = 0
     for start, end in spans:
         rest, position = _join_around(rest, text[position:start]), max(position, end)
     return {**message, "content": _join_around(rest, text[position:])}

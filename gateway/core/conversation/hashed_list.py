@@ -83,7 +83,8 @@ class HashedList:
             joined += reply.atoms
             self.positions.append(reply.index)
             self.before.append(self.before[-1] + len(reply.atoms))
-            self.answered, self.answered_path_hash = len(self.positions), reply.path_hash
+            self.answered = len(self.positions)
+            self.answered_path_hash = reply.path_hash
         in_path = self.before[self.answered]
         # The atoms of each new message.
         self.new_atoms = self._hash_rest(messages, joined)

@@ -250,7 +250,8 @@ class _HeadSearch:
 
     def _find_pending(self) -> list[WireMessage]:
         """Returns the messages of cancelled sends that come before those of the list."""
-        pending, listing = self._messages_of_cut_sends(), self._listing
+        pending = self._messages_of_cut_sends()
+        listing = self._listing
         if len(listing) and all(listing.role(i) in RESULT_ROLES for i in range(len(listing))):
             # Results follow their calls, so messages that the user sent meanwhile wait for the next request.
             return [m for m in pending if m.get("role") in RESULT_ROLES]

@@ -72,7 +72,8 @@ def _may_extend(listing: HashedList, old: Opening, words_of: dict[int, list[str]
 
     words_of: a cache of the words of the list's messages, by index.
     """
-    last, atoms = len(old.inputs) - 1, listing.atoms
+    last = len(old.inputs) - 1
+    atoms = listing.atoms
     if not 0 <= last < len(atoms):
         return False
     if atoms[last] != old.inputs[last]:

@@ -58,7 +58,8 @@ def refill(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]
     stored: the reply as it is stored.
     """
     missing = {field: stored[field] for field in FIELDS if stored.get(field) and field not in message}
-    content, own = message.get("content"), stored.get("content")
+    content = message.get("content")
+    own = stored.get("content")
     if missing and isinstance(content, str) and isinstance(own, str) and content.strip() == own.strip():
         missing["content"] = own
     given = message.get("tool_calls")

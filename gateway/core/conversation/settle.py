@@ -117,7 +117,8 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
     These are the cancelled exchanges that the request goes on from, and their cancelled siblings with a message that no
     other exchange has (a caller typed and spoke at once). Their replies are not in the list, but their messages count.
     """
-    chain, listing = tree.chain(tree.get(plan.exchange.parent)), plan.query.listing
+    chain = tree.chain(tree.get(plan.exchange.parent))
+    listing = plan.query.listing
     heard_rows = {amendment.exchange_row for amendment in plan.amendments if amendment.reply}
     unanswered = [each for each in chain if _is_cut(each) and each.id not in heard_rows]
     siblings = [
@@ -430,7 +431,8 @@ def content_fields(plan: Plan, request_end: RequestEnd, redactions: frozenset[in
             "full_reply": None,
             "model": plan.query.model,
         }
-    shown_reply, full_reply = request_end.shown_reply, None
+    shown_reply = request_end.shown_reply
+    full_reply = None
     if len(request_end.full_reply) > 1:
         full_reply = dump_full_reply(request_end.full_reply, request_end.gateway_calls)
     elif request_end.full_reply:
@@ -538,7 +540,8 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
 
 def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
     """Renews offsets and path hashes of an exchange with a changed form, and of uncontinued ones below it."""
-    hasher, todo = plan.query.listing.hasher, [exchange]
+    hasher = plan.query.listing.hasher
+    todo = [exchange]
     while todo:
         exchange = todo.pop()
         offset = 0

@@ -151,7 +151,8 @@ def list_messages(exchange: Exchange) -> list[ListedMessage]:
     ]
     if exchange.shown_reply is None or REPLY in exchange.redactions:
         return listed
-    seq, reply_at = exchange.reply_seq, exchange.ended or exchange.begun
+    seq = exchange.reply_seq
+    reply_at = exchange.ended or exchange.begun
     full_reply = _FullReply.of(exchange)
     if full_reply is not None and full_reply.is_step:
         reply, *results = full_reply.messages
@@ -231,7 +232,8 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
         return replace(exchange, input=orjson.dumps(messages), notes=notes)
     if exchange.shown_reply is None:
         raise CannotRewrite("there is no reply")
-    shown_reply, full_reply = orjson.loads(exchange.shown_reply), _FullReply.of(exchange)
+    shown_reply = orjson.loads(exchange.shown_reply)
+    full_reply = _FullReply.of(exchange)
     if not text_of(shown_reply) and shown_reply.get("tool_calls"):
         raise CannotRewrite("it is a tool call, and those cannot be changed")
     if full_reply is not None:
@@ -252,7 +254,8 @@ def cut_reply(exchange: Exchange, heard: str) -> Exchange:
     If nothing was heard, the exchange loses its reply. But a reply with calls stays: the calls were made, and the next
     exchange may have their results.
     """
-    shown_reply, full_reply = orjson.loads(exchange.shown_reply or b"{}"), _FullReply.of(exchange)
+    shown_reply = orjson.loads(exchange.shown_reply or b"{}")
+    full_reply = _FullReply.of(exchange)
     cut = {**without_private_fields(shown_reply, "fillers"), "content": heard or None}
     cut = with_fillers_of(cut, shown_reply)
     text = text_of(without_fillers(cut))

@@ -305,7 +305,8 @@ class Tree:
         """Returns the path to the exchange, message by message."""
         # One rule after the other asks for the same path, which may be thousands of messages long.
         elements: list[PathElement] = []
-        ancestor, cached = exchange, None
+        ancestor = exchange
+        cached = None
         while ancestor is not None and (cached := self._elements.get(ancestor.id)) is None:
             inputs = ancestor.inputs
             offsets = [*accumulate(map(len, inputs), initial=ancestor.offset)]

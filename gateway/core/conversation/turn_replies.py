@@ -61,7 +61,8 @@ class TurnReplies:
             indices += span
         if calls:
             # The calls of the reply stand in a row. Where such a row occurs several times, the last one counts.
-            count, listed = len(calls), [atom for _, atom in self.calls]
+            count = len(calls)
+            listed = [atom for _, atom in self.calls]
             ends = range(len(listed), count - 1, -1)
             end = next((end for end in ends if listed[end - count : end] == calls), None)
             if end is None:

@@ -155,11 +155,14 @@ def _replace(value: str, old: str, new: str, *, every: bool = False) -> _Change:
 def _lines_of(value: str, old: str) -> list[int]:
     """Returns the numbers, from 1, of the first lines in which a text begins."""
     line_numbers: list[int] = []
-    line, counted, position = 1, 0, value.find(old)
+    line = 1
+    counted = 0
+    position = value.find(old)
     while position != -1 and len(line_numbers) < _MAX_LINE_NUMBERS:
         line += value.count("\n", counted, position)
         line_numbers.append(line)
-        counted, end = position, value.find("\n", position)
+        counted = position
+        end = value.find("\n", position)
         position = -1 if end == -1 else value.find(old, end + 1)
     return line_numbers
 
@@ -167,7 +170,8 @@ def _lines_of(value: str, old: str) -> list[int]:
 def _patch(value: str, patch: str) -> _Change:
     """Applies the hunks of a patch, one after the other; the old lines of each must occur exactly once."""
     # Each line with a break on both sides, so that whole lines are found in one search.
-    text, shown = "\n" + _joined_lines(value.split("\n") if value else []), list[str]()
+    text = "\n" + _joined_lines(value.split("\n") if value else [])
+    shown = list[str]()
     for hunk in re.split(r"^@@.*\n?", patch, flags=re.MULTILINE):
         if not hunk.strip():
             continue

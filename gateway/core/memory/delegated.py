@@ -34,8 +34,10 @@ from storage.records import Scope
 _MIN_BYTES = 16
 # The longest wait of a call for its result.
 _WAIT_S = 3600.0
-# The most waiting calls of a memory, and the most memories with waiting calls.
-_MAX_CALLS, _MAX_MEMORIES = 64, 1024
+# The most waiting calls of a memory.
+_MAX_CALLS = 64
+# The most memories with waiting calls.
+_MAX_MEMORIES = 1024
 # The most texts of a call that are noted. Models give a few tasks at once.
 _MAX_TEXTS = 64
 # Two arguments with a heading between them are looked for only in a call of at most this many, since the pairs are

@@ -53,7 +53,11 @@ def merge_operations(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMe
     An operation that cannot be done any more is dropped, such as replacing words that are gone, or overwriting a value
     that its model has not seen.
     """
-    present, writes, passages, facts, dropped = list(blocks), [], [], [], []
+    present = list(blocks)
+    writes = []
+    passages = []
+    facts = []
+    dropped = []
     for op in ops:
         if op.op in STORED_SOURCES:
             text = str(orjson.loads(op.arguments).get("content", ""))

@@ -142,7 +142,8 @@ def _choose_fitting(facts: Sequence[StandingFact]) -> list[tuple[StandingFact, s
     for fact in facts:
         if tokens_left < _MIN_TOKENS:
             break
-        line, month = _line_of(fact), _month_of(fact)
+        line = _line_of(fact)
+        month = _month_of(fact)
         # A month has a line of its own.
         cost = estimate_tokens(f"- {line}\n") + (0 if month in months else _MONTH_TOKENS)
         if cost <= tokens_left:

@@ -93,7 +93,8 @@ def transcript(messages: Sequence[Message], used: Mapping[int, Sequence[str]]) -
     messages: cleaned.
     used: by exchange, the tools that were called in it.
     """
-    lines, remaining = [_INTRODUCTION, ""], dict(used)
+    lines = [_INTRODUCTION, ""]
+    remaining = dict(used)
     for message in messages:
         # What an exchange called stands in front of its reply; of one without words, in its place.
         due = [

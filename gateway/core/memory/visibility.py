@@ -87,7 +87,8 @@ def recallable_messages(
         text = note_text.own_words(text_of(message))
         if not text.strip():
             continue
-        place, name = len(exchange.inputs) if is_reply else i, message.get("name")
+        place = len(exchange.inputs) if is_reply else i
+        name = message.get("name")
         role = "assistant" if is_reply else intern(str(message.get("role")))  # of each role there is one text
         seq = exchange.seq + place
         if place and place - 1 in exchange.redactions:

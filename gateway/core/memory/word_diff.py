@@ -23,9 +23,11 @@ _WORD = re.compile(rf"\n|[^\S\n]+|(?:[{_UNSPACED_SCRIPTS}]|[^\s{_UNSPACED_SCRIPT
 _SENTENCE = re.compile(r"[^\n.!?;。！？；]*(?:[\n.!?;。！？；]+[^\S\n]*|$)")
 # The most pairs of pieces that a comparison takes, since its time grows with their number.
 _PAIRS = 1_000_000
-# The most steps of comparing two lists, some 50 ms: after each match all pairs of equal pieces may be looked through
-# once more. Where pieces repeat so much that it would be more, the most frequent begin no match.
-_STEPS, _STEPS_PER_PAIR = 1_000_000, 10
+# The most steps of comparing two lists, which take some 50 ms. If pieces repeat so much that more steps would be
+# needed, no match begins with the most frequent pieces.
+_STEPS = 1_000_000
+# The steps for each pair of equal pieces: after each match all pairs may be looked through once more.
+_STEPS_PER_PAIR = 10
 
 
 class DiffPart(Struct, frozen=True):

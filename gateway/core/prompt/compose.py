@@ -184,7 +184,8 @@ def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[
 
     Returns None if the reply has no hidden rounds, or if they cannot be put back.
     """
-    match_point, messages = plan.match.match_point, plan.query.listing.messages[: plan.heard_count]
+    match_point = plan.match.match_point
+    messages = plan.query.listing.messages[: plan.heard_count]
     if match_point is None or not match_point.has_full_reply or not messages:
         return None
     reply = _as_clients_resend(visible_reply(messages) if len(messages) > 1 else messages[0])
@@ -249,7 +250,9 @@ def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> It
 
 def _messages_without_reply(plan: Plan, new_notes: Mapping[int, str]) -> Iterator[SentMessage]:
     """Yields the messages without a reply: pending messages, then those of the list after a repeated last reply."""
-    listing, exchange, pending_count = plan.query.listing, plan.exchange, len(plan.pending)
+    listing = plan.query.listing
+    exchange = plan.exchange
+    pending_count = len(plan.pending)
     offsets = accumulate(map(len, exchange.inputs), initial=exchange.offset)
     inputs = [
         InsertedMessage.of(message, atoms, (exchange.depth, offset), new_notes.get(i, ""))
@@ -368,7 +371,8 @@ def _restore_rounds(
         (i for i, each in restored if _is_made_without_earlier(tree.content(each).shown_reply)), default=0
     )
     for i, exchange in restored:
-        message, content = listing.messages[i], tree.content(exchange)
+        message = listing.messages[i]
+        content = tree.content(exchange)
         is_same = _is_of_same_model(exchange, plan) and listing.atoms[i] == exchange.reply
         if exchange.has_full_reply:
             messages = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)

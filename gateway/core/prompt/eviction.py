@@ -65,7 +65,8 @@ class Eviction(Struct, frozen=True):
         path: the ids of the path's exchanges.
         """
         assert self.plan is not None  # only `NO_EVICTION` has none, and needs no summaries
-        listing, has_evicted = self.plan.query.listing, self.evicted is not None
+        listing = self.plan.query.listing
+        has_evicted = self.evicted is not None
         cuts = (
             find_cut_in_path(listing, summary)
             if self.is_plain

@@ -56,7 +56,8 @@ def _without_added(text: str) -> str:
 
 def _without(text: str, begin: str, end: str) -> str:
     """Returns a text without what stands between two tags."""
-    pieces, at = [], 0
+    pieces = []
+    at = 0
     # Not by a pattern: it would read the rest of the text again for each tag that is not closed.
     while (opened := text.find(begin, at)) >= 0 and (closed := text.find(end, opened)) >= 0:
         pieces.append(text[at:opened])

@@ -55,8 +55,9 @@ _FACT_SHARE = 2 / 3
 # to look for, so most of the budget would be noise. Not measured.
 _SELECTION_SHARE = 1 / 4
 # The bounds of that share, in tokens.
-_SELECTION_MIN, _SELECTION_MAX = 128, 200
-# A smaller rest of the budget holds no further line.
+_SELECTION_MIN = 128
+_SELECTION_MAX = 200
+# If fewer tokens of the budget are left, no further line has room.
 _MIN_TOKENS = 12
 # The most characters that a token has, for a text that surely finds no room.
 _CHARS_PER_TOKEN = 5
@@ -232,7 +233,9 @@ class _Draft:
     ) -> None:
         # As in `Choice`.
         self.repeats, self.shown = list[int](), list[int]()
-        self._room, self._half, self._cut_chars = room, room // 2, cut_chars
+        self._room = room
+        self._half = room // 2
+        self._cut_chars = cut_chars
         self._query, self._in_request, self._is_order = query, in_request, is_order
         self._tried = {"", quote_on_line(query).casefold().strip(_POINTS)}
         self._chosen = _Chosen()

@@ -67,7 +67,8 @@ def estimate_tokens(text: str) -> int:
     """
     raw = text.encode("utf-8", "replace")
     # Three points in a row are one token.
-    signs, wide = len(raw) - len(raw.translate(None, _SIGNS)) - 2 * raw.count(b"..."), 0
+    signs = len(raw) - len(raw.translate(None, _SIGNS)) - 2 * raw.count(b"...")
+    wide = 0
     if len(raw) != len(text):
         wide = len(raw) - len(raw.translate(None, _WIDE))
     return (4 * len(raw) + 11 * signs + 8 * wide + 19) // 20
@@ -105,7 +106,8 @@ def render_note(
     """
     if not hits and not changes:
         return ""
-    lines, last = [_frame(mark, now)], ("", 0)
+    lines = [_frame(mark, now)]
+    last = ("", 0)
     if names_mark:
         lines.append(describe_mark(mark))
     if is_selection and hits:

@@ -206,7 +206,8 @@ def _note_change(sent: SentSection) -> SentSection:
 
 def _render(parts: SectionParts, pinned: SentSection | None, shown: Shown, *, takes_note: bool) -> Section:
     """Returns a section that is rendered now; the pinned one if it is the same."""
-    text, record = parts.render(), parts.record()
+    text = parts.render()
+    record = parts.record()
     if pinned is None:
         sent = SentSection(0, text, record)
     elif pinned.text == text and pinned.known in (record, record | _CHANGE_MARK):

@@ -64,7 +64,8 @@ class SummaryTerms(Struct, frozen=True):
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SummaryTerms:
         """Reads an agent's definition (`AgentDefinition.compaction`)."""
-        share, model = values.get("sliding_window_percentage"), values.get("model") or None
+        share = values.get("sliding_window_percentage")
+        model = values.get("model") or None
         # Letta Code sends `letta/auto` for each agent, a model of the hosted product that means "any".
         if model is not None and model.startswith("letta/"):
             model = None

@@ -28,10 +28,14 @@ _REFUSAL = re.compile(
 )
 # Characters: in a longer answer an apology is part of the content.
 _REFUSAL_CHARS = 600
-# A shorter summary of a text that is longer than this says nothing. (Characters.)
-_MIN_CHARS, _LONG_SOURCE_CHARS = 24, 1_000
-# A summary of so many words repeats itself where a smaller share of them is distinct.
-_REPETITION_WORDS, _MIN_DISTINCT_SHARE = 60, 1 / 8
+# The fewest characters of a summary of a long text. A shorter one says nothing.
+_MIN_CHARS = 24
+# A text with more characters is a long one.
+_LONG_SOURCE_CHARS = 1_000
+# A summary repeats itself if a smaller share of its words is distinct.
+_MIN_DISTINCT_SHARE = 1 / 8
+# Only a summary of so many words is checked for repetitions.
+_REPETITION_WORDS = 60
 # The share of letters and digits in the characters of a text.
 _MIN_LETTER_SHARE = 1 / 3
 

@@ -63,7 +63,8 @@ def find_cut_in_list(
     exchange = summary.exchange
     if exchange.id not in path:
         return None
-    text, end = _render(listing, summary), end_offset(exchange)
+    text = _render(listing, summary)
+    end = end_offset(exchange)
     covered = [i for i, element in composition.list_at.items() if element.exchange.depth <= exchange.depth]
     if covered:
         count = bisect_right(listing.positions, max(covered))

@@ -337,7 +337,8 @@ def user_of(
         user, _ = _read_signed_user(header_values, rules, now)
         user = user or _first_id(rules.user_sources, header_values, fields)
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
-        user, fields = None, {}
+        user = None
+        fields = {}
     return _bound_or_default(user, header_values, rules, fields) or ""
 
 

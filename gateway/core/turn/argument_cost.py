@@ -42,7 +42,8 @@ def estimate_cost(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> fl
     """
     if is_too_deep(arguments):
         return 0
-    data, given = orjson.dumps(schema), exact_json.dumps(arguments)
+    data = orjson.dumps(schema)
+    given = exact_json.dumps(arguments)
     if (
         len(data) > _MAX_SCHEMA_BYTES
         or any(word in data for word in _UNBOUNDED_KEYWORDS)

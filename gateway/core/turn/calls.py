@@ -175,7 +175,8 @@ class GatewayCalls:
 
     def _arguments_of(self, call: ToolCall) -> tuple[Json | None, Json]:
         """Returns a call's arguments as its tool gets them (None: unreadable), and the asides among them."""
-        arguments, asides = read_arguments(call.text), self._terms.asides
+        arguments = read_arguments(call.text)
+        asides = self._terms.asides
         if arguments is None or asides is None:
             return arguments, {}
         return asides.split(call.name, arguments)

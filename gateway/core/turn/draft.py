@@ -304,7 +304,8 @@ class MessageDraft(ReplyUsage):
         """
         built: Json = {"role": "assistant", **self._fields}
         for key, texts in self._texts.items():
-            text, value = "".join(texts), built[key]
+            text = "".join(texts)
+            value = built[key]
             built[key] = _concatenate(value, text) if value else text
         built["role"] = "assistant"  # whatever the upstream called it: it is the reply
         built.pop("tool_calls", None)

@@ -298,7 +298,8 @@ class Turn:
             error = Conflict("The reply was cancelled before it began.")
             return [commands.SendError(error), commands.CloseUpstream(), *self._end_unfinished(end, reason)]
         self._outcome = self._make_unfinished_outcome(end, reason)
-        self._round.tail, self._round.done_event = [], DONE_EVENT
+        self._round.tail = []
+        self._round.done_event = DONE_EVENT
         self._client_finish = "stop"
         self._state = SAVING_TURN
         return [commands.CloseUpstream(), commands.Save(self._outcome)]

@@ -458,7 +458,8 @@ class Round:
 
         Some proxies give a finish_reason with the first chunk already, or with each.
         """
-        delta, index = choice.get("delta"), str(choice.get("index") or 0)
+        delta = choice.get("delta")
+        index = str(choice.get("index") or 0)
         goes_on = (
             index in self._ended_choices and isinstance(delta, dict) and any(map(delta.get, _CONTENT_FIELDS))
         )

@@ -18,8 +18,10 @@ from gateway.core.conversation.tree import is_tombstone
 from gateway.run.admin.memory_records import MessageRecord, ShownCall
 from storage.records import REPLY, Exchange, State
 
-# Characters of a text, and of what a tool was given and returned.
-TEXT_CHARS, TOOL_CHARS = 4_000, 1_000
+# The characters that are shown of a text.
+TEXT_CHARS = 4_000
+# The characters that are shown of a tool's arguments, and of its result.
+TOOL_CHARS = 1_000
 _State = Literal["standing", "superseded", "cancelled", "off", "forgotten"]
 _MEGABYTE = 1_000_000
 
@@ -70,7 +72,8 @@ def _input_records(exchange: Exchange, *, is_whole: bool) -> list[MessageRecord]
 
 def _reply_record(exchange: Exchange, request: str | None, *, is_whole: bool) -> MessageRecord | None:
     """Returns the record of the reply, with the calls of its hidden rounds; None: the exchange has no reply."""
-    seq, at = exchange.reply_seq, exchange.ended or exchange.begun
+    seq = exchange.reply_seq
+    at = exchange.ended or exchange.begun
     reply = None if exchange.shown_reply is None else orjson.loads(exchange.shown_reply)
     if REPLY in exchange.redactions:
         role = "assistant" if reply is None else _role_of(reply)

@@ -147,7 +147,8 @@ class _FileContent:
     def _add_times(self, times: Iterable[float | None]) -> None:
         known = [min(at, self._now) for at in (self._first_at, self._last_at, *times) if at is not None]
         if known:
-            self._first_at, self._last_at = min(known), max(known)
+            self._first_at = min(known)
+            self._last_at = max(known)
 
     def survey(self) -> Survey:
         """Returns what was counted. Raises: BadRequest: the file cannot be imported."""

@@ -58,7 +58,8 @@ class KeyOperations(Struct, frozen=True):
         """
         keys_before = await self.keys.list()
         arguments = Arguments(raw)
-        expires, models = arguments.optional_number("expires"), arguments.optional_text("models")
+        expires = arguments.optional_number("expires")
+        models = arguments.optional_text("models")
         fields = {
             "name": arguments.text("name"),
             "project": arguments.optional("project"),

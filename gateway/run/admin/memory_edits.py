@@ -162,14 +162,16 @@ class MemoryEdits(Struct, frozen=True):
         """Corrects a fact. Returns the new fact."""
         arguments = Arguments(raw)
         uid = await self._find_uid(arguments)
-        seq, text = arguments.number("fact"), arguments.text("text")
+        seq = arguments.number("fact")
+        text = arguments.text("text")
         return asdict(await self.correct_fact(Editor(COMMAND), uid, seq, text))
 
     async def mute(self, raw: RawArguments) -> dict[str, Any]:
         """Mutes a fact, or with the argument `off` unmutes it. Returns the fact."""
         arguments = Arguments(raw)
         uid = await self._find_uid(arguments)
-        seq, is_muted = arguments.number("fact"), not arguments.flag("off")
+        seq = arguments.number("fact")
+        is_muted = not arguments.flag("off")
         return asdict(await self.mute_fact(Editor(COMMAND), uid, seq, is_muted=is_muted))
 
     async def _find_uid(self, arguments: Arguments) -> str:

@@ -37,7 +37,8 @@ class ListOperations(Struct, frozen=True):
         The arguments are `project` (left out: all projects) and `from`, `next` of the answer before.
         """
         arguments = Arguments(raw)
-        project, after = arguments.optional_text("project"), arguments.optional_number("from")
+        project = arguments.optional_text("project")
+        after = arguments.optional_number("from")
         memories = await self.store.overview.memories(project, after=after or 0, limit=PAGE_LINES)
         cursor = memories[-1].id if len(memories) == PAGE_LINES else None
         return {"lines": [_memory_line(memory) for memory in memories], "next": cursor}

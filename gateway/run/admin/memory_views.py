@@ -27,9 +27,13 @@ from storage.listing import FoundMemory, Page, PageEnd, PassageFilter, SizedMemo
 from storage.sql.store import Store
 
 # The most facts, conversations and passages that the page of a memory shows.
-_SHOWN_FACTS, _SHOWN_CONVERSATIONS, _SHOWN_PASSAGES = 20, 10, 5
-# How many people's blocks are searched for a name, which has no index, and how many of these people are shown.
-PEOPLE_LOOKED_AT, _SHOWN_PEOPLE = 500, 10
+_SHOWN_FACTS = 20
+_SHOWN_CONVERSATIONS = 10
+_SHOWN_PASSAGES = 5
+# How many people's blocks are searched for a name, which has no index.
+PEOPLE_LOOKED_AT = 500
+# How many of these people are shown.
+_SHOWN_PEOPLE = 10
 # The most characters that are shown of the line with the name.
 _LINE_CHARS = 80
 # The beginning of the ids of agents.

@@ -37,7 +37,8 @@ def describe_forget_request(arguments: dict[str, Any]) -> str:
     elif profile:
         target = "all that is remembered of all users"
     else:
-        target, project = f"all that the project {arguments['project']!r} has, its users and its agents", ""
+        target = f"all that the project {arguments['project']!r} has, its users and its agents"
+        project = ""
     return f"This erases {target}{profile}{project}."
 
 
@@ -51,11 +52,14 @@ def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dic
     if part := _find_named(arguments, _SINGLE_PARTS):
         return f"Forgotten: 1 {part}." if memories else "There was nothing to forget."
     if _find_named(arguments, _MESSAGE_PARTS) is None:
-        count, noun = memories, "memory" if memories == 1 else "memories"
+        count = memories
+        noun = "memory" if memories == 1 else "memories"
     elif answer["messages"] == 1:
-        count, noun = 1, "message, with what was learned from it"
+        count = 1
+        noun = "message, with what was learned from it"
     else:
-        count, noun = answer["messages"], "messages, with what was learned from them"
+        count = answer["messages"]
+        noun = "messages, with what was learned from them"
     if not count:
         # Without a count, an answer that is not done has found only what an earlier, interrupted call had begun.
         is_all = answer["done"]

@@ -212,7 +212,8 @@ class RemainingTexts:
         agent = await self._store.agents.load(self._memory.id)
         if agent is None:
             return []
-        recall, rows = self._store.recall, list[int]()
+        recall = self._store.recall
+        rows = list[int]()
         with_letters = ((text, letters_of(text)) for text in reversed([*texts]))
         quotable = ((text, letters) for text, letters in with_letters if len(letters) >= _MIN_QUOTED_LETTERS)
         for text, letters in islice(quotable, _MAX_QUOTED_TEXTS):

@@ -339,7 +339,8 @@ class RequestOperations(Struct, frozen=True):
         summary = {**_summarize_recall(stored, record), "id": id}
         tries: tuple[str, ...] = (f"{summary['upstream']}:{record.status}",) if summary["upstream"] else ()
         if logged is not None and logged.memory_uid == stored.memory_uid:
-            summary["upstream"], tries = logged.upstream or summary["upstream"], logged.tries
+            summary["upstream"] = logged.upstream or summary["upstream"]
+            tries = logged.tries
         hits = await hit_records(self.store, stored.agent_row, stored.memory_uid, record.entries)
         return ExplainedRequest(
             **summary,

@@ -25,8 +25,10 @@ CODE_S = 60.0
 _CODE_BYTES = 16
 # The most unused codes; a further code removes the oldest. People at terminals ask for codes, so there are few.
 _MAX_CODES = 64
-# Actors in the audit that are no keys: of a session that a code has opened, and of a failure to sign in.
-CODE, UNKNOWN = "code", "unknown"
+# The actor in the audit of a session that a code has opened.
+CODE = "code"
+# The actor in the audit of a failure to sign in.
+UNKNOWN = "unknown"
 LOGIN = "/ui/login"
 
 

@@ -14,8 +14,9 @@ from gateway.errors import BadRequest, GatewayError
 
 # As much as a gateway that serves takes in one call; a line may be a whole request.
 _MAX_LINE_CHARS = 128 << 20
-# The lines or characters after which a page of lines ends. No measurement.
-_PAGE_LINES, _PAGE_CHARS = 200, 1 << 20
+# A page of lines ends after so many lines or characters. No measurement.
+_PAGE_LINES = 200
+_PAGE_CHARS = 1 << 20
 
 
 def open_closed_streams() -> None:
@@ -116,6 +117,7 @@ def split_lines(file: IO[str]) -> Iterator[list[str]]:
         chars += len(line)
         if len(page) >= _PAGE_LINES or chars >= _PAGE_CHARS:
             yield page
-            page, chars = [], 0
+            page = []
+            chars = 0
     if page:
         yield page

@@ -48,7 +48,8 @@ class UsageOperations(Struct, frozen=True):
         if self.meter is not None:
             await self.meter.flush()
         sums = await self.usage.sums(replace(query, limit=query.limit + 1))
-        page, has_more = sums[: query.limit], len(sums) > query.limit
+        page = sums[: query.limit]
+        has_more = len(sums) > query.limit
         return {
             "object": "list",
             "from": _day_text(query.first_day),

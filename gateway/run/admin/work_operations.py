@@ -23,8 +23,10 @@ from storage.listing import LAST_NUMBER, Page
 from storage.records import Job, JobState, Scope
 from storage.sql.store import Store
 
-# A cursor of jobs begins with one of these: the page before ended among the jobs that failed for good, or the others.
-_DEAD_PREFIX, _OTHER_PREFIX = "dead-", "job-"
+# The beginning of a cursor of jobs: the page before ended among the jobs that failed for good.
+_DEAD_PREFIX = "dead-"
+# The same if the page before ended among the other jobs.
+_OTHER_PREFIX = "job-"
 
 # now: facts are being learned, or will be at once. waiting: the job is not due yet. failed: it has failed for good.
 # idle: there is no job. by_rule: there is no job, and no background model.

@@ -66,7 +66,8 @@ class BackgroundServices:
 
         Raises: SettingsError.
         """
-        memory, job_metrics = settings.memory, JobMetrics(metrics, store.jobs.counts)
+        memory = settings.memory
+        job_metrics = JobMetrics(metrics, store.jobs.counts)
         self._store = store
         self._is_shared = store.database.is_shared
         self.count_attempt = job_metrics.attempts.inc

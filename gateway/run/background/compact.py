@@ -208,7 +208,8 @@ class Compactor:
             keep_messages=wanted.keep_messages,
             newest_summary_row=wanted.newest_summary_row,
         ).payload
-        agent, conversation = turn.agent, str(turn.conversation_row)
+        agent = turn.agent
+        conversation = str(turn.conversation_row)
         try:
             await self.store.jobs.enqueue(COMPACT_JOB, agent.id, conversation, payload, epoch=agent.epoch)
         except Stale:

@@ -34,7 +34,8 @@ class RunCleaning:
 
     async def step(self) -> float:
         """Cleans up after the runs that are due. Returns the seconds until the next step."""
-        texts, now = self.store.run_texts, self.now()
+        texts = self.store.run_texts
+        now = self.now()
         if await texts.drop_texts(now - RETENTION_S, _PAGE) == _PAGE:
             return _MIN_PAUSE_S
         first_end = await texts.find_first_end()

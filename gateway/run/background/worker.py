@@ -222,7 +222,8 @@ class Worker:
 
     async def _claim(self, kinds: Sequence[str]) -> Job | None:
         """Claims the next job. If this is cancelled meanwhile, the job is given back."""
-        limits, running = self.limits, [each.job.id for each in self._running]
+        limits = self.limits
+        running = [each.job.id for each in self._running]
         claiming = asyncio.ensure_future(
             self.jobs.claim(kinds, lease_s=limits.lease_s, tries=limits.tries, running=running)
         )

@@ -85,7 +85,8 @@ class Composer(Struct, frozen=True):
         notes = dict(made_notes or ())
         if made_notes is None and not context.is_plain:  # the new messages of a plain list have no notes yet
             notes = _known_notes(context)
-        noted, vectors = _noted_message(context), QueryVectors(self.recaller.embed_query)
+        noted = _noted_message(context)
+        vectors = QueryVectors(self.recaller.embed_query)
         may_rebuild = self._may_rebuild(context, binds_thoughts=form.binds_thoughts)
         begins = plan.match.match_point is None
         if noted is not None and (may_rebuild or begins or _shown_standing(context) is None):
@@ -190,7 +191,8 @@ class Composer(Struct, frozen=True):
         prefix_changes: the beginning of the prompt changes anyway, so a new section costs nothing.
         binds_thoughts: as in `EndpointForm`.
         """
-        is_continued, spec = context.plan.match.match_point is not None, context.request.spec
+        is_continued = context.plan.match.match_point is not None
+        spec = context.request.spec
         may_rebuild = self._may_rebuild(context, binds_thoughts=binds_thoughts)
         # The facts are chosen for a message; a request without a message shows the facts of the last request.
         chooses_facts = not is_continued or (may_rebuild and takes_note)
@@ -265,7 +267,8 @@ class Composer(Struct, frozen=True):
             return prompt
         if context.summaries is not None:
             # All exchanges of a stored conversation are on the path, though not all of them were loaded.
-            summaries, path_ids = context.summaries, {each.exchange.id for each in context.summaries}
+            summaries = context.summaries
+            path_ids = {each.exchange.id for each in context.summaries}
         else:
             try:
                 summaries = await self.store.summaries.of_conversation(

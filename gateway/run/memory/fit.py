@@ -96,7 +96,8 @@ def _fit(
         prompt, context_window or ANY_WINDOW, count, newer_system=newer_system, note=note, rounds=rounds
     )
     summaries = room.usable_summaries()
-    cut, start = None, 0
+    cut = None
+    start = 0
     if evicted is not None or room.is_over():
         summary = _choose_summary(room, summaries, evicted, prompt.eviction.in_use)
         if summary is not None:
@@ -241,7 +242,8 @@ def _evicted_after(prompt: Prompt, room: _WindowRoom, first_index: int, window_t
     first_index: the index of the first entry that stays.
     window_tokens: the size of the window that the part has left.
     """
-    evicted, tokens = prompt.eviction.evicted, room.tokens(0, first_index)
+    evicted = prompt.eviction.evicted
+    tokens = room.tokens(0, first_index)
     position: tuple[int, int] | None = None
     if first_index < len(room.entries):
         client_index = room.entries[first_index].client_index
@@ -457,7 +459,8 @@ class _WindowRoom:
         if not self.is_over(start, newest_cut, EARLY_SHARE):
             return None
         # A summary covers whole turns, and leaves the last turns as they are.
-        items, count = self.items(), len(self.entries)
+        items = self.items()
+        count = len(self.entries)
         turn_starts = (i for i in range(count - 1, start, -1) if items[i].role == "user")
         end = next((i for i in turn_starts if self.tokens(i, count) >= retained_tokens), start)
         return wanted if self.tokens(start, end) >= high * WORTHWHILE_SHARE else None

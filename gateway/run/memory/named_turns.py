@@ -133,7 +133,8 @@ async def read_turns_to(store: Store, agent: Agent, exchange: Exchange) -> list[
 
 def name_turns(path: Sequence[ListedExchange]) -> list[NamedTurn]:
     """Returns the exchanges of a path as turns, with the names that they have in ids. path: oldest first."""
-    turns, parent = list[NamedTurn](), None
+    turns = list[NamedTurn]()
+    parent = None
     for listed in path:
         exchange = listed.exchange
         turns.append(NamedTurn(TurnName(listed.conversation_uid, _turn_hex(exchange, parent)), exchange))
@@ -214,8 +215,10 @@ class ConversationTurns:
 
     def join_steps(self, listed: ListedExchange) -> tuple[Exchange, tuple[int, ...]]:
         """Returns a turn with the reply as the client has it, and the rows of the turn's steps."""
-        exchange, steps = listed.exchange, self._steps(listed)
-        reply, last = joined_reply(steps), steps[-1].shown_reply
+        exchange = listed.exchange
+        steps = self._steps(listed)
+        reply = joined_reply(steps)
+        last = steps[-1].shown_reply
         if len(steps) == 1 or not reply or last is None:
             return exchange, (exchange.id,)
         shown = with_private(reply[0], **private_of(orjson.loads(last)))

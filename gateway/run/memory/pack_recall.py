@@ -19,8 +19,10 @@ from storage.records import Message
 from storage.search_trace import HitScores
 
 _STATUSES = {End.FINISHED: 200, End.CANCELLED: 499, End.FAILED: 502}
-# Estimates: characters of a text for each token, and of the JSON around a message.
-_CHARS_PER_TOKEN, _MESSAGE_JSON_CHARS = 4, 40
+# The characters of a text for each token, estimated.
+_CHARS_PER_TOKEN = 4
+# The characters of the JSON around a message, estimated.
+_MESSAGE_JSON_CHARS = 40
 # `pack_code` for each kind with each reason.
 _CODES = {(kind, reason): pack_code(kind, reason) for kind in KINDS for reason in REASONS}
 # Without "": that hit did not stay out.

@@ -106,7 +106,8 @@ class Prompt(Struct, frozen=True):
 
     def client_message(self, index: int) -> WireMessage:
         """Returns one of the request's messages with its note, as this endpoint reads it."""
-        message, form = self.request.messages[index], self.form
+        message = self.request.messages[index]
+        form = self.form
         message = with_text_before(message, self.composition.notes.get(index, ""))
         if index in form.foreign_replies:
             message = for_another_model(message)
@@ -118,7 +119,8 @@ class Prompt(Struct, frozen=True):
 
     def without_memory_texts(self) -> Prompt | None:
         """Returns the prompt without memory section, notes and summary; None: the prompt has none of them."""
-        section, composition = self.section.without_blocks(), self.composition.without_notes()
+        section = self.section.without_blocks()
+        composition = self.composition.without_notes()
         system = self.system if section is self.section else section.text
         has_notes = bool(self.window.fitting_notes(self.composition))
         if not (has_notes or self.window.summary or system != self.system):

@@ -111,7 +111,8 @@ class Recaller(Struct, frozen=True):
         if self.embed_query is None or self.note_budget(context) <= 0:
             return context
         query = _query_of(text, _names(context, name))
-        limit_ms, begun_at = self.limit_ms(context), time.perf_counter()
+        limit_ms = self.limit_ms(context)
+        begun_at = time.perf_counter()
         try:
             facts = await nearest_facts(
                 self.store,
@@ -149,7 +150,8 @@ class Recaller(Struct, frozen=True):
         budget = self._budget_in_window(context, prompt, naming_tokens)
         begun_at = time.perf_counter() - vectors.choosing_s
         trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
-        outcome, ms = _NO_SEARCH, 0.0
+        outcome = _NO_SEARCH
+        ms = 0.0
         if budget > 0 and _may_find_more(context, prompt.window):
             search = _NoteSearch(
                 recaller=self,
@@ -194,7 +196,8 @@ class Recaller(Struct, frozen=True):
 
     def _budget_in_window(self, context: MemoryContext, prompt: Prompt, naming_tokens: int) -> int:
         """Returns the tokens that recalled messages may take in this prompt's window."""
-        budget, room = self.note_budget(context, naming_tokens), prompt.window.note_tokens
+        budget = self.note_budget(context, naming_tokens)
+        room = prompt.window.note_tokens
         if room is None:
             return budget
         # The size of a note is estimated, and may be up to 3% larger.
@@ -248,7 +251,8 @@ class _NoteSearch(Struct, frozen=True):
 
     async def _find(self, text: str) -> FoundMessages:
         """Returns the messages that memory has for a message and the prompt does not show. Raises: StoreError."""
-        context, query = self.context, _query_of(text, self.names)
+        context = self.context
+        query = _query_of(text, self.names)
         if self._is_all_shown(text, query):
             return _ALL_MESSAGES_SHOWN
         found = await find_messages(text, query, self, self.names)
@@ -268,7 +272,8 @@ class _NoteSearch(Struct, frozen=True):
                 budget, note_choice.selection_budget(self.recaller.note_budget(context, self.naming_tokens))
             )
         render = partial(_render, context, names_mark=self.naming_tokens > 0, is_selection=found.is_selection)
-        cut_chars, changes = found.line_chars(budget), self.prompt.section.changes
+        cut_chars = found.line_chars(budget)
+        changes = self.prompt.section.changes
         choice = found.choose(budget, cut_chars, self.visible)
         # The estimate is too low for some languages, and a full window has no room for a token more.
         while choice.hits and (excess := await _excess(self.prompt, render(choice.hits, changes))) > 1:

@@ -40,7 +40,8 @@ async def fill_references(
 
     Raises: BadRequest: a reference is not found; BodyTooLarge; StoreError.
     """
-    filler, turns = _ReferenceFiller(request, most_bytes), _ReferencedTurns(store, project, scope)
+    filler = _ReferenceFiller(request, most_bytes)
+    turns = _ReferencedTurns(store, project, scope)
     for each in request.references:
         messages = await turns.messages_of(each)
         if messages:

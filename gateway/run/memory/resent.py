@@ -26,8 +26,10 @@ from storage.records import Atom
 CACHE_BYTES = 5 << 19
 # A larger request is not cached: to hash its messages takes 1 ms.
 _MAX_REQUEST_BYTES = 1 << 20
-# The bytes that a list takes without its atoms, and those of each message in it; measured.
-_LIST_BYTES, _MESSAGE_BYTES = 780, 8
+# The bytes that a list takes without its atoms; measured.
+_LIST_BYTES = 780
+# The bytes that each of its messages takes; measured.
+_MESSAGE_BYTES = 8
 
 # An agent's secret, and how many messages the list has.
 _ListKey = tuple[bytes, int]
@@ -110,7 +112,8 @@ class ResentLists:
         atoms: those of the reply.
         path_hash: of the path down to the reply.
         """
-        key, text = (listing.hasher.secret, len(request.messages)), only_text(reply)
+        key = (listing.hasher.secret, len(request.messages))
+        text = only_text(reply)
         sent = self._lists.get(key)
         if text is None or sent is None:
             return
@@ -140,7 +143,8 @@ class ResentLists:
 
 def _hashed_reply(sent: _SentList, message: WireMessage, index: int) -> HashedReply | None:
     """Returns the reply to a list if it came back with the same text, as the message at this index."""
-    reply, text = sent.reply, only_text(message)
+    reply = sent.reply
+    text = only_text(message)
     if reply is None or text is None or hash(text) != reply.text_hash:
         return None
     return HashedReply(index, reply.atoms, reply.path_hash)

@@ -55,8 +55,10 @@ class TrialRecall(Struct, frozen=True):
         """Returns what would be recalled. most_left_out: hits that stay out, with their scores. Raises: StoreError."""
         trace = SearchTrace()
         snapshot = await self.store.turns.snapshot(agent, None, None)
-        query, vectors = note_query.make_query(text), QueryVectors(self.embed_query)
-        facts, shown_seqs = list[StandingFact](), tuple[int, ...]()
+        query = note_query.make_query(text)
+        vectors = QueryVectors(self.embed_query)
+        facts = list[StandingFact]()
+        shown_seqs = tuple[int, ...]()
         if snapshot is not None:
             facts = await nearest_facts(self.store, agent, snapshot, vectors, query, _DEADLINE_MS)
             _, shown_seqs = standing_block(facts, snapshot.blocks, None)

@@ -181,10 +181,12 @@ class MemoryTools(Struct, frozen=True):
         agent = self.context.agent
         if not agent.scope.spans_conversations or not agent.is_stored:
             return [], False
-        queries, archives = lookup.queries or ("",), self.archives
+        queries = lookup.queries or ("",)
+        archives = self.archives
         # The agent's own passages are searched as an archive, or together with the rest of its own memory.
         is_archival = archives is not None and lookup.sources == {"passage"}
-        memories, has_failed = list[Agent](), False
+        memories = list[Agent]()
+        has_failed = False
         if archives is not None and (is_archival or (lookup.queries and "passage" in lookup.sources)):
             memories, has_failed = await searches.search_all([archives.searched_by(agent)])
         if not is_archival:

@@ -33,7 +33,8 @@ async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> tuple[list[T
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-    results, has_failed = list[Sequence[T]](), bool(late)
+    results = list[Sequence[T]]()
+    has_failed = bool(late)
     for task in tasks:
         try:
             results.append([] if task.cancelled() else task.result())

@@ -184,7 +184,8 @@ async def run_tools(
     async def run(serial_group: Sequence[int]) -> None:
         for n in serial_group:
             async with slots:
-                begun, failure = time.perf_counter(), CANCELLED_FAILURE
+                begun = time.perf_counter()
+                failure = CANCELLED_FAILURE
                 try:
                     results[n] = answer = await run_tool(toolbox, calls[n])
                     failure = "" if answer.status == "success" else answer.status

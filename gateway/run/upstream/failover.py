@@ -438,7 +438,8 @@ class Attempts:
     ) -> ModelReply | ModelRequest:
         """Returns an answer, or another request to send instead if the answer refuses the request for its content."""
         reply, mender = begun.reply, source.mender
-        replacement, outcome = None, str(reply.status)
+        replacement = None
+        outcome = str(reply.status)
         if reply.status in _REFUSALS and (mender is not None or request.path == CHAT):
             reply = error = await read_whole_error(reply)
             replacement = await self._without_refused(error, request, source)
@@ -542,7 +543,8 @@ class Attempts:
     def _blame(self, failed: _FailedAttempt) -> _FailedAttempt:
         """Notes a failure of the endpoint, unless it was a limit of the caller's own."""
         endpoint, failure = self.endpoint, failed.failure
-        model, now = self.target.model, self._failover.now()
+        model = self.target.model
+        now = self._failover.now()
         is_limit = failure.kind == "429"
         # Without a key of the gateway's the limit is the caller's own, and does not concern the endpoint.
         if is_limit and failure.retry_after_s and endpoint.has_key:

@@ -272,5 +272,6 @@ class WholeEvents:
         """Returns the bytes that are held back, and drops them."""
         held_bytes = b"".join(self._held)
         self._held.clear()
-        self._size, self._searched = 0, b""
+        self._size = 0
+        self._searched = b""
         return held_bytes

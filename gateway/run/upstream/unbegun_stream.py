@@ -44,7 +44,8 @@ class UnbegunStream(WrappedStream):
         except ProviderError as error:
             if self._passes_rest:
                 raise
-            failure, last_read = failure_of(error), error
+            failure = failure_of(error)
+            last_read = error
         self._passes_rest = True
         if failure is None:
             return

@@ -52,7 +52,8 @@ class LimitBuckets:
         """
         if len(self._buckets) >= self._drops_at:
             self._drop_some()
-        buckets, now = [], self._now()
+        buckets = []
+        now = self._now()
         for limit in limits:
             subject = user if limit.user == EACH_USER else ""
             bucket = self._buckets.get((limit.id, subject))

@@ -260,7 +260,8 @@ class Limiter:
             self._reservations[receipt] = LimitReservation()
             return None
         wanted_tokens = _NO_TOKENS if call is None else self._estimate(call)
-        buckets, substitute = self._buckets_of(receipt), None
+        buckets = self._buckets_of(receipt)
+        substitute = None
         if receipt.work is not None:
             # The request that has begun this work was let in. Its reservation is not known here.
             self._reserve(receipt, buckets, wanted_tokens)
@@ -279,7 +280,8 @@ class Limiter:
             if substituting is not None:
                 limit = substituting.limit
                 substitute = limit.then
-                receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(limit.id), limit.id
+                receipt.headers["x-mnemogate-limit"] = str(limit.id)
+                receipt.limit_id = limit.id
                 self._count_limited(limit, "alias")
         # Nothing was awaited since the buckets were checked, so they still have the room that is reserved now.
         self._reserve(receipt, buckets, wanted_tokens, substitute)
@@ -299,7 +301,8 @@ class Limiter:
         if not limits:
             return
         reservation = self._reservations.get(receipt) or LimitReservation()
-        used, wanted = self._meter.used_so_far(receipt), self._estimate(call)
+        used = self._meter.used_so_far(receipt)
+        wanted = self._estimate(call)
         reservation.count_ended_minutes(used, self._now())
         reserved_buckets = {bucket.limit.id: bucket for bucket in reservation.amounts}
         present_buckets = self._buckets.get(limits, receipt.user)
@@ -309,7 +312,8 @@ class Limiter:
         amounts = {}
         for bucket in buckets:
             reserved_amount = reservation.amounts.get(bucket, 0)
-            used_amount, wanted_amount = reservation.uncounted(used, bucket), wanted[bucket.column]
+            used_amount = reservation.uncounted(used, bucket)
+            wanted_amount = wanted[bucket.column]
             if not bucket.lets_go_on(reserved_amount, used_amount, wanted_amount):
                 raise refusal_by(bucket, self._now(), used_amount)
             amounts[bucket] = used_amount + wanted_amount

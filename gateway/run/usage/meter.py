@@ -145,7 +145,9 @@ class Meter:
         project, user, key_id = receipt.project, receipt.user, receipt.key_id
         # The counters of the last call; None: no call was counted.
         counters: list[int] | None = None
-        tokens, cost, is_answered = 0, 0, not receipt.asks_model
+        tokens = 0
+        cost = 0
+        is_answered = not receipt.asks_model
         for call in receipt.calls:
             if not call.is_answered or call.is_background:
                 continue
@@ -197,7 +199,10 @@ class Meter:
         self._add_tokens(change, before)
         change = [-value for value in change]
         self._add_tokens(change, after)
-        day, project, user, key_id = self._day_of(receipt), receipt.project, receipt.user, receipt.key_id
+        day = self._day_of(receipt)
+        project = receipt.project
+        user = receipt.user
+        key_id = receipt.key_id
         add_counters(self._counters_of(day, project, user, key_id, after.upstream, after.model), change)
         return used_amounts(change[INPUT] + change[OUTPUT], change[COST])
 
