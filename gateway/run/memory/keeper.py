@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -237,9 +236,12 @@ class MemoryKeeper:
         Without its hashes a later list with memory on would bring its words into the memory.
         """
         for _ in range(STALE_TRIES - 1):
-            with suppress(Stale):
+            try:
                 return await writing
-            context = await read_context(self.store, self.resent, context.request, self.settings.idle_s)
+            except Stale:
+                context = await read_context(self.store, self.resent, context.request, self.settings.idle_s)
+                if not context.plan.off_record:
+                    raise  # it repeats a turn off the record of which nothing is left
             writing = self._commit(context, prompt, BlockEdits(), outcome)
         return await writing
 

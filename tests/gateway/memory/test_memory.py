@@ -772,6 +772,28 @@ def test_words_off_the_record_stay_off_if_something_is_forgotten_while_they_are_
     assert b"And now?" in world.data()
 
 
+@pytest.mark.parametrize("mode", ["off", "read"])
+def test_a_repeated_turn_off_the_record_stays_off_if_its_memory_is_forgotten_while_it_is_answered(
+    world: World, upstream: StrictUpstream, mode: str
+) -> None:
+    """Nothing is left of the turn that it repeats, so nothing shows that it is off the record."""
+    said = [{"role": "user", "content": "Zqsecret."}]
+    world.post([{"role": "user", "content": "Old."}], {"x-mnemogate-conversation": "c0"}, user="alice")
+    world.post(said, {"x-mnemogate-memory": mode}, user="alice")
+    alice = world.gateway.call(world.store.agents.find(Scope("default", "default", "user:alice")))
+    assert alice is not None
+    gate = Gate()
+    upstream.queue(say("Hm.", hold_before_headers=gate))
+    with ThreadPoolExecutor() as threads:
+        arrived = upstream.arrived(1)
+        asking = threads.submit(world.post, said, user="alice")
+        arrived.wait_sync()
+        world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(is_all=True)))
+        gate.open()
+        assert asking.result().headers["x-mnemogate-memory"] == "read"
+    assert b"Zqsecret" not in world.data()
+
+
 # -- append mode
 
 
