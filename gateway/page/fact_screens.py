@@ -38,7 +38,7 @@ class _FactScreens(Struct, frozen=True):
         access, seq = access_of(request), _number_of(request)
         page = await self.views.facts.show(access.project, access.uid, seq)
         await request.note_read(access.uid)
-        return access.twin(page) if request.is_twin else await self._view(access, page)
+        return access.twin(page) if request.is_twin else await self._make_view(access, page)
 
     async def correct(self, request: ScreenRequest, form: CorrectForm) -> Answer:
         access, seq = access_of(request), _number_of(request)
@@ -50,7 +50,7 @@ class _FactScreens(Struct, frozen=True):
             is_resent = next_fact is not None and next_fact.text == " ".join(form.text.split())
             if next_fact is not None and is_resent and not request.is_twin:
                 return ActionResult(next_fact, access.path("f", next_fact.seq) + SAVED)
-            return await self._view(access, page, unsaved_text=form.text, error=error)
+            return await self._make_view(access, page, unsaved_text=form.text, error=error)
         page = await self.views.facts.show(access.project, access.uid, new_fact.seq)
         return ActionResult(access.filter(page.fact), access.path("f", new_fact.seq) + SAVED)
 
@@ -60,7 +60,7 @@ class _FactScreens(Struct, frozen=True):
         page = await self.views.facts.show(access.project, access.uid, seq)
         return ActionResult(access.filter(page.fact), request.referrer or access.path("f", seq))
 
-    async def _view(
+    async def _make_view(
         self,
         access: MemoryAccess,
         page: FactPage,

@@ -34,40 +34,40 @@ class Answers:
     def __init__(self, now: Callable[[], float], paths: Collection[str]) -> None:
         self._now = now
         self._paths = paths
-        self._renderer: Any = None
+        self._loaded_renderer: Any = None
 
-    def reply(self, request: PageRequest, answer: Answer) -> PageReply:
+    def make_reply(self, request: PageRequest, answer: Answer) -> PageReply:
         """Returns the answer of a screen or an action as a page, as JSON, as a file, or as a redirect.
 
         Any thread may call it.
         """
         match answer:
             case Download():
-                return _file_reply(answer)
+                return _make_file_reply(answer)
             case HtmlDownload():
-                return _file_reply(
+                return _make_file_reply(
                     Download("text/html; charset=utf-8", self._render_parts(answer), answer.filename)
                 )
             case ActionResult():
-                return _action_reply(request, answer)
+                return _make_action_reply(request, answer)
             case View() if request.is_twin:
                 if answer.error is not None:
                     raise answer.error
                 return PageReply(200, JSON, msgspec.json.encode(answer.record))
             case View():
-                return self._html(request, answer)
+                return self._render_view(request, answer)
 
     async def _render_parts(self, answer: HtmlDownload) -> AsyncIterator[bytes]:
         made_at = self._now()
         async for context in answer.parts:
             html = await asyncio.to_thread(
-                self._pages.render, answer.template, "", {}, made_at=made_at, **context
+                self._renderer.render, answer.template, "", {}, made_at=made_at, **context
             )
             yield html.encode("utf-8", "replace")
 
-    def _html(self, request: PageRequest, view: View) -> PageReply:
+    def _render_view(self, request: PageRequest, view: View) -> PageReply:
         visitor, error = request.visitor, view.error
-        html = self._pages.render(
+        html = self._renderer.render(
             view.template,
             request.raw_path,
             request.query,
@@ -76,7 +76,7 @@ class Answers:
             alert=None if error is None else error.message,
             visitor=visitor,
             may_write=visitor is not None and visitor.may_write,
-            menu=self._menu(request, visitor),
+            menu=self._list_menu(request, visitor),
             theme=theme_of(request.cookies),
             **view.context,
         )
@@ -86,7 +86,7 @@ class Answers:
             add_retry(reply, error)
         return reply
 
-    def _menu(self, request: PageRequest, visitor: Visitor | None) -> list[tuple[str, str, str]]:
+    def _list_menu(self, request: PageRequest, visitor: Visitor | None) -> list[tuple[str, str, str]]:
         """Returns the links of the navigation: name, path, and its `aria-current`: "page", or "true" above the page."""
         if visitor is None or visitor.link is not None:
             return []
@@ -101,17 +101,17 @@ class Answers:
             (name, path, aria_current.get(path, "")) for path, name in names.items() if path in self._paths
         ]
 
-    def error(self, request: PageRequest, error: GatewayError) -> PageReply:
+    def make_error(self, request: PageRequest, error: GatewayError) -> PageReply:
         """Returns the page or the JSON of an error."""
         if request.is_twin:
             body = {"message": error.message, "code": error.code or error.kind, "param": error.param}
             reply = PageReply(error.status, JSON, msgspec.json.encode({"error": body}))
         elif isinstance(error, NotSignedIn):
-            return self.login_page(
+            return self.make_login_page(
                 request, next_path=request.referrer, error=error, unsaved_text=request.unsaved_text
             )
         else:
-            reply = self._html(
+            reply = self._render_view(
                 request, View(None, "error.html", error.message, _error_context(request, error))
             )
             reply.status = error.status
@@ -120,15 +120,14 @@ class Answers:
         add_retry(reply, error)
         return reply
 
-    def static(self, request: PageRequest) -> PageReply:
+    def find_static(self, request: PageRequest) -> PageReply:
         """Returns a static file. Raises: UnknownPath."""
-        file = self._pages.files.get(request.path.removeprefix(STATIC))
+        file = self._renderer.files.get(request.path.removeprefix(STATIC))
         if file is None or not request.is_read:
             raise unknown_page()
-        _, content_type, data = file
-        return PageReply(200, content_type, data, may_be_cached=True)
+        return PageReply(200, file.content_type, file.data, may_be_cached=True)
 
-    def login_page(
+    def make_login_page(
         self,
         request: PageRequest,
         *,
@@ -145,26 +144,26 @@ class Answers:
         """
         request.visitor = None
         context = {"next": next_path, "unsaved_text": unsaved_text, "session_has_ended": session_has_ended}
-        return self._html(request, View(None, "login.html", "Sign in", context, error))
+        return self._render_view(request, View(None, "login.html", "Sign in", context, error))
 
     @property
-    def _pages(self) -> Any:
-        if self._renderer is None:
+    def _renderer(self) -> Any:
+        if self._loaded_renderer is None:
             # Jinja2 is loaded with the first page: a gateway without visitors does without.
             from gateway.page.rendering import Renderer
 
-            self._renderer = Renderer(self._now)
-        return self._renderer
+            self._loaded_renderer = Renderer(self._now)
+        return self._loaded_renderer
 
 
-def _file_reply(file: Download) -> PageReply:
+def _make_file_reply(file: Download) -> PageReply:
     headers = []
     if file.filename is not None:
         headers.append(("content-disposition", f'attachment; filename="{file.filename}"'))
     return PageReply(200, file.content_type, file.body, headers)
 
 
-def _action_reply(request: PageRequest, result: ActionResult) -> PageReply:
+def _make_action_reply(request: PageRequest, result: ActionResult) -> PageReply:
     cookies = [("set-cookie", cookie) for cookie in result.cookies]
     if request.is_twin:
         return PageReply(200, JSON, msgspec.json.encode(result.record), cookies)

@@ -153,13 +153,15 @@ class PageApp:
         except asyncio.CancelledError:
             if not has_begun:
                 await send_page(
-                    self._answers.error(request, Overloaded("The gateway is shutting down.", retry_after_s=1))
+                    self._answers.make_error(
+                        request, Overloaded("The gateway is shutting down.", retry_after_s=1)
+                    )
                 )
             raise
         except Exception as error:
             if has_begun or isinstance(error, self._client_gone):
                 raise
-            await send_page(self._answers.error(request, _as_gateway_error(error)))
+            await send_page(self._answers.make_error(request, _as_gateway_error(error)))
 
     def _mask_path(self, path: str) -> str:
         """Returns the path as the log may show it: no token, uid or label."""
@@ -184,7 +186,7 @@ class PageApp:
         if scope["path"] == "/ui":
             return redirect("ui/", 307)
         if request.path.startswith(STATIC):
-            return self._answers.static(request)
+            return self._answers.find_static(request)
         bearer = read_bearer(scope["headers"]) if request.is_twin and not request.is_for_person else None
         if not request.is_read and bearer is None:
             await self._check_origin(request)
@@ -245,7 +247,7 @@ class PageApp:
         else:
             result = await route.perform(screen_request, await self._read_form(request, route.form))
             # Without a wait: the answer says what was done, even if the gateway is stopping.
-            reply = self._answers.reply(request, result)
+            reply = self._answers.make_reply(request, result)
         if not isinstance(reply.body, bytes):
             reply.body = self._read_parts(request, reply.body)
         return reply
@@ -257,7 +259,7 @@ class PageApp:
                 answer = await screen.show(screen_request, screen_request.query)
         # In a thread: rendering a long list takes some ten milliseconds, and streams must go on meanwhile.
         async with self._render_lock:
-            return await asyncio.to_thread(self._answers.reply, request, answer)
+            return await asyncio.to_thread(self._answers.make_reply, request, answer)
 
     async def _read_parts(self, request: PageRequest, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yields the parts of a body until the client has left. Reading a part counts as one of `_MAX_READS`."""

@@ -33,14 +33,18 @@ def add_retry(reply: PageReply, error: GatewayError) -> None:
         reply.headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
 
 
-async def send_reply(reply: PageReply, headers: list[RawHeader], began: float, send: Send) -> None:
-    """Sends a reply. headers: the headers that all replies have. began: the request's time.perf_counter()."""
+async def send_reply(reply: PageReply, headers: list[RawHeader], began_at: float, send: Send) -> None:
+    """Sends a reply.
+
+    headers: the headers that all replies have.
+    began_at: when the request began, by `time.perf_counter`.
+    """
     all_headers = [
         (b"content-type", reply.content_type.encode()),
         *((name.encode(), value.encode()) for name, value in reply.headers),
         *headers,
         (b"cache-control", b"max-age=31536000, immutable" if reply.may_be_cached else b"no-store"),
-        (b"server-timing", f"total;dur={(time.perf_counter() - began) * 1000:.2f}".encode()),
+        (b"server-timing", f"total;dur={(time.perf_counter() - began_at) * 1000:.2f}".encode()),
     ]
     body = reply.body
     if isinstance(body, bytes):

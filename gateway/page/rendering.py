@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote_plus
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -29,6 +29,14 @@ _CONTENT_TYPES = {
 _UNKNOWN = "\u2013"
 # The beginning of a character reference, which was cut off.
 _HALF_REFERENCE = re.compile("&[^;]*$")
+
+
+class StaticFile(NamedTuple):
+    """A file in the folder `static`."""
+
+    name: str
+    content_type: str
+    data: bytes
 
 
 class Renderer:
@@ -68,16 +76,16 @@ class Renderer:
         query: that of the page, which `here` repeats.
         context: the other names of the template.
         """
-        up = "../" * path.count("/")
+        path_to_root = "../" * path.count("/")
 
         def url(*parts: str | int | Sequence[str], **fields: Any) -> str:
             """Returns a link to a screen. A part is a segment of its path, or a sequence of them."""
             segments = [each for part in parts for each in ((part,) if isinstance(part, str | int) else part)]
-            return (up + page_path(*segments) or "./") + _query_string(fields)
+            return (path_to_root + page_path(*segments) or "./") + _query_string(fields)
 
         def relative(to: str) -> str:
             """Returns a link to a path below /ui/."""
-            return up + to or "./"
+            return path_to_root + to or "./"
 
         def here(**fields: Any) -> str:
             """Returns a link to the same page with other fields."""
@@ -87,7 +95,7 @@ class Renderer:
             url=url,
             relative=relative,
             here=here,
-            asset=lambda name: up + STATIC + self.assets[name],
+            asset=lambda name: path_to_root + STATIC + self.assets[name],
             style_sheet=self._style_sheet,
             **context,
         )
@@ -100,16 +108,16 @@ class Renderer:
     @cached_property
     def assets(self) -> dict[str, str]:
         """The names under which static files are served, by their names: each has a hash of the file's content."""
-        return {name: served for served, (name, _, _) in self.files.items()}
+        return {file.name: served_name for served_name, file in self.files.items()}
 
     @cached_property
-    def files(self) -> dict[str, tuple[str, str, bytes]]:
-        """The static files by the names under which they are served: name, content type, bytes."""
+    def files(self) -> dict[str, StaticFile]:
+        """The static files, by the names under which they are served."""
         files = {}
         for path in sorted((_ROOT / "static").iterdir()):
             data = path.read_bytes()
-            served = f"{path.stem}.{hashlib.sha256(data).hexdigest()[:12]}{path.suffix}"
-            files[served] = path.name, _CONTENT_TYPES[path.suffix], data
+            served_name = f"{path.stem}.{hashlib.sha256(data).hexdigest()[:12]}{path.suffix}"
+            files[served_name] = StaticFile(path.name, _CONTENT_TYPES[path.suffix], data)
         return files
 
 

@@ -90,7 +90,7 @@ class SignInPages:
         if request.is_read and name == "login":
             query = read_fields(read_query(request.scope), _LoginQuery, is_text=True)
             has_ended = request.visitor is None and await self.bears_session(request)
-            return self._answers.login_page(
+            return self._answers.make_login_page(
                 request, next_path=safe_next(query.next), session_has_ended=has_ended
             )
         if request.method != "POST":
@@ -106,7 +106,7 @@ class SignInPages:
                 theme = read_fields(form, _Theme, is_text=True).theme
                 value = f"{theme}; Max-Age={_THEME_S}" if theme != "system" else "; Max-Age=0"
                 cookie = f"{THEME_COOKIE}={value}{self._cookie_attributes}"
-                return self._answers.reply(
+                return self._answers.make_reply(
                     request, ActionResult({"theme": theme}, request.referrer, (cookie,))
                 )
 
@@ -116,13 +116,13 @@ class SignInPages:
         operator = await self._sign_in.admit(key)
         if operator is None:
             error = await self._note_failure(key)
-            return self._answers.login_page(
+            return self._answers.make_login_page(
                 request, next_path=next_path, error=error, unsaved_text=form.typed
             )
         token = self.sessions.begin(operator)
         await self._sign_in.note(operator.actor, "login")
         cookie = f"{await self._cookie_name()}={token}; HttpOnly{self._cookie_attributes}"
-        return self._answers.reply(request, ActionResult({}, next_path, (cookie,)))
+        return self._answers.make_reply(request, ActionResult({}, next_path, (cookie,)))
 
     async def _note_failure(self, key: str) -> GatewayError:
         """Counts a failure to sign in, and notes it in the audit. Returns the error for the visitor."""
@@ -148,7 +148,7 @@ class SignInPages:
         self.sessions.end(request.token)
         await self._sign_in.note(request.visitor.actor, "logout")
         cookie = f"{await self._cookie_name()}=; HttpOnly; Max-Age=0{self._cookie_attributes}"
-        return self._answers.reply(request, ActionResult({"done": True}, "login", (cookie,)))
+        return self._answers.make_reply(request, ActionResult({"done": True}, "login", (cookie,)))
 
 
 class _LoginQuery(Struct, frozen=True, forbid_unknown_fields=True):
