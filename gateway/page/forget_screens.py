@@ -200,7 +200,8 @@ class _ForgetScreens(Struct, frozen=True):
         is_from_trial = came_from.partition("?")[0] == access.path("search")
         next_texts = remaining.items if remaining and not is_from_trial else ()
         next_preview = None
-        if next_texts:
+        # Whoever ticked some texts of a list may have left the others on purpose.
+        if next_texts and query.target[0] != "texts":
             next_preview = await self._preview_next(access, next_texts[0], sought_words)
         next_numbers = {each.seq for each in next_texts}
         return access.view(

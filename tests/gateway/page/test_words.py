@@ -991,6 +991,18 @@ def test_all_texts_with_some_words_are_forgotten_at_once(operator: Operator) -> 
     assert operator.program("GET", f"{path.replace('?', '.json?')}").status == 404
 
 
+def test_what_was_not_ticked_is_not_offered_to_be_forgotten_next(operator: Operator) -> None:
+    """A text that was left since it is right came next, with a button that forgets it in one click."""
+    uid = peanuts(operator).uid
+    words = f"m/{uid}/words?q=peanuts"
+    fact, _, message = (each["seq"] for each in operator.twin(words)["items"])
+    path = f"m/{uid}/forget?texts={fact}&texts={message}"
+    gone = operator.post(path, came_from=words, confirm="2").body.decode()
+    assert "Left as they are These were not ticked, or are on another page." in plain(gone)
+    assert "No peanut for me." in plain(gone)
+    assert "Forget for good" not in gone
+
+
 def test_of_many_texts_those_of_a_page_are_forgotten_at_once(operator: Operator) -> None:
     agent = speak(operator.world, *(f"Zxqv {n}." for n in range(55)))
     assert ">Forget all 20 on this page<" in page(operator, f"m/{agent.uid}/words?q=zxqv&limit=200")
