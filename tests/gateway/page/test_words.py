@@ -244,7 +244,7 @@ def test_a_block_opened_after_a_search_calls_no_words_old_that_were_not_taken_ou
     version = operator.twin(f"{memory}/b/human")["block"]["version"]
     operator.twin(f"{memory}/b/human", {"value": "Likes hazelnuts. My sister is Anu.", "version": version})
     for words, heading, said in (
-        ("sister", "Where else “sister” is said", "1 message says “sister”."),
+        ("sister", "Where else “sister” is said", "1 message says “sister”, right or wrong."),
         ("hazelnuts", "Where else “hazelnuts” is said", "No message, fact, passage or other block says “haz"),
         ("peanuts", "Where the old words still are", "2 messages and 1 fact still say “peanuts”."),
     ):
@@ -254,7 +254,7 @@ def test_a_block_opened_after_a_search_calls_no_words_old_that_were_not_taken_ou
         assert said in notice
         assert "block human" not in notice
         # The message after a save has it in itself.
-        assert (f"{said} Look at" in shown) == said.endswith(".")
+        assert (f"{said} A reply may still repeat" in shown) == said.endswith(".")
 
 
 def test_where_no_text_has_all_of_the_old_words_each_is_counted(operator: Operator) -> None:
@@ -439,9 +439,11 @@ def test_replies_that_were_made_with_a_message_are_marked_by_the_words_one_looke
     )
     assert "“No cake with nuts for you.” does not have the words" in shown
     assert "does not have" not in plain(page(operator, f"{memory}/forget?message=1"))
-    assert "Its reply: message 2. “Noted: no peanuts.” has the words Forget both" in shown
+    assert "Its reply: message 2. “Noted: no peanuts.” has the words, right or wrong Forget both" in shown
     question = page(operator, f"{memory}/forget?message=4&back={quote(f'{memory}/words?q=peanuts', safe='')}")
-    assert "“Which cake with peanuts may I eat?” has the words Forget it instead" in plain(question)
+    assert "“Which cake with peanuts may I eat?” has the words, right or wrong Forget it instead" in plain(
+        question
+    )
     assert f"{memory}/forget?message=3&amp;back=" in question
     # Where one of the two lacks the words, it does not go with the other.
     alone = page(operator, f"{memory}/forget?message=3&back={quote(f'{memory}/words?q=peanuts', safe='')}")
@@ -755,7 +757,16 @@ def test_a_correction_says_what_still_has_the_words_that_led_to_it(operator: Ope
     )
     assert sent.headers["location"].endswith(f"{link}#saved")
     saved = page(operator, link)
-    assert "Where else “peanuts” is said 2 messages say “peanuts”. What is written above" in plain(saved)
+    (message,) = re.findall(r'<p class="saved" id="saved" role="status">(.*?)</p>', saved)
+    counted = "2 messages say “peanuts”, right or wrong."
+    assert plain(message) == (
+        f"Saved. Version 2 is the text now. {counted} A reply may still repeat them. Look at them"
+    )
+    assert f"Where else “peanuts” is said {counted} A reply may be told them along" in plain(saved)
+    # Some of them may be right, so nothing urges to forget them all.
+    assert "can be forgotten at once" not in saved
+    # If no words are known, a message says so too.
+    assert "a reply may still repeat them. Look for the wrong words" in plain(page(operator, block))
     # What is right in a text that goes may stand in a block, which the preview shows.
     preview = plain(page(operator, f"m/{agent.uid}/forget?message=1&back={quote(link, safe='')}"))
     assert "What stays Block human, which each reply is told: “Eats hazelnuts.” Look at it" in preview
