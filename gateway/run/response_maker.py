@@ -20,7 +20,15 @@ from adapters.types import Json
 from gateway.core.request.identity import Identity
 from gateway.core.turn_name import TurnName
 from gateway.core.usage.limit_rules import LimitReservation
-from gateway.errors import CallerError, Conflict, GatewayError, MemoryUnavailable, UnknownId, UnknownModel
+from gateway.errors import (
+    CallerError,
+    Conflict,
+    GatewayError,
+    MemoryUnavailable,
+    UnknownId,
+    UnknownModel,
+    drop_tracebacks,
+)
 from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.call import TurnRecord
 from gateway.run.chat import Chat
@@ -332,6 +340,7 @@ class ResponseMaker:
                 raise Postponed("another gateway has its model", _ELSEWHERE_POLL_S, is_planned=True) from None
             code = error.code if isinstance(error, CallerError) else None
             await self._end(run, log, self.dialect.as_failed(shown, code, error.message))
+            drop_tracebacks(error)
             return
         if log.error_reply is None:
             await self._end_answered(run, log, shown, identity, receipt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from gateway.dialects.responses.background import ShownResponses
 from gateway.run import background_responses, response_maker
 from gateway.run.chat import Chat
 from gateway.run.pending import PendingWrites
+from gateway.run.turn import TurnRun
 from storage.commands import Committed, ResponseEnd, TurnWrite
 from storage.errors import Unavailable
 from storage.records import Job, JobState, Run, RunState
@@ -78,6 +80,19 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, of: Any, method: str) -> None:
 
 def resumed(world: World, id: str, after: int) -> list[Any]:
     return list(world.sdk.responses.retrieve(id, stream=True, starting_after=after))
+
+
+def test_nothing_is_left_of_a_turn_that_got_no_reply(world: World, upstream: StrictUpstream) -> None:
+    """Without a search for cycles, which may be long in coming."""
+    upstream.queue(say("Ok.", cut_before_headers=True))
+    gc.collect()
+    gc.disable()
+    try:
+        begun = begin(world, input="Hi", user="alice")
+        assert polled(world, begun.id).status == "failed"
+        becomes(lambda: not [each for each in gc.get_objects() if isinstance(each, TurnRun)])
+    finally:
+        gc.enable()
 
 
 @pytest.mark.both
