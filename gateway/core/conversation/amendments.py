@@ -37,7 +37,7 @@ class Amendment(Struct, frozen=True):
     inputs: tuple[int, int] | None
     # Where its reply is in the list (end excluded); None: it came back as it is stored.
     reply: tuple[int, int] | None
-    # Digests of the images and sounds of its input, one for each message; empty where `inputs` is None.
+    # Digests of the images and sounds of its input, one for each message; (): `inputs` is None.
     media: tuple[bytes, ...] = ()
 
 
@@ -50,14 +50,14 @@ def find_amendments(tree: Tree, listing: HashedList, match: Match) -> Iterable[A
 
 
 class _Inputs(NamedTuple):
-    """The messages of a list that an exchange may have brought."""
+    """The messages of a list that may be the inputs of an exchange."""
 
-    # Where they are (end excluded).
+    # The span of the messages in the list (end excluded).
     start: int
     end: int
-    # They are the exchange's.
+    # The messages are the inputs of the exchange.
     fits: bool
-    # They came back as they are stored.
+    # The messages came back as they are stored.
     is_as_stored: bool
 
 
@@ -69,71 +69,70 @@ class _Walk:
         self._listing = listing
         # The exchange of this step; None: the path has no more.
         self._exchange = exchange = match.match_point
-        # Where the messages end that it may have brought, and where those of its reply do.
-        self._end = match.first
-        self._after = match.last + 1
-        # Where its reply came back in another form; None: nowhere.
+        # The end of the messages in the list that may be its inputs, and the end of its reply in the list.
+        self._inputs_end = match.first
+        self._reply_end = match.last + 1
+        # The span of its reply in the list, if the reply came back in another form.
         self._reply = match.altered.reply if match.altered else None
-        # That was guessed by its position alone. The match has found the reply of the match point.
+        # `_reply` was guessed by its position alone. (The reply of the match point was found by the match.)
         self._is_guess = False
         # The list is shorter than the path.
-        self._is_short = exchange is not None and listing.before[self._after] < end_offset(exchange)
+        self._is_short = exchange is not None and listing.before[self._reply_end] < end_offset(exchange)
 
     def amendments(self) -> Iterator[Amendment]:
         """Yields what came back in another form."""
         while (exchange := self._exchange) is not None and self._tree.may_change(exchange):
             is_turn = any(map(is_user, exchange.inputs))
-            # After its question the list may have more than is stored, such as a tool round of the client's own.
-            begin = self._end
-            while is_turn and self._end and self._listing.role(self._end - 1) != "user":
-                self._end -= 1
+            # Between question and reply the list may have more than is stored, such as a tool round of the client.
+            reply_begin = self._inputs_end
+            while is_turn and self._inputs_end and self._listing.role(self._inputs_end - 1) != "user":
+                self._inputs_end -= 1
             found_inputs = self._find_inputs(exchange, is_turn=is_turn)
             reply = self._reply
-            if is_turn and self._has_words_after_question(exchange, begin):
+            if is_turn and self._has_words_after_question(exchange, reply_begin):
                 # What was heard of the turn before may come after this question (Pipecat, on a busy machine).
-                reply = (self._end, self._after)
+                reply = (self._inputs_end, self._reply_end)
             if reply and self._is_guess and not found_inputs.fits and (self._is_short or is_turn):
                 reply = reply if was_heard(self._tree, exchange, self._listing, *reply) else None
-            inputs = (
-                (found_inputs.start, found_inputs.end)
-                if found_inputs.fits and not found_inputs.is_as_stored
-                else None
-            )
+            inputs = None
+            if found_inputs.fits and not found_inputs.is_as_stored:
+                inputs = (found_inputs.start, found_inputs.end)
             if inputs or reply:
                 # Pictures are hashed here, because the cache of a list must not be used in the writer's thread.
                 media = tuple(self._listing.media_digest(i) for i in range(*inputs)) if inputs else ()
                 yield Amendment(exchange.id, inputs, reply, media)
-            # Where the question of an exchange is not found in the list, nothing before it is found either.
+            # If the question of an exchange is not found in the list, nothing before it is found either.
             if is_turn and not found_inputs.fits:
                 return
             self._step_to(self._tree.parent(exchange), found_inputs)
 
     def _find_inputs(self, exchange: Exchange, *, is_turn: bool) -> _Inputs:
-        """Returns the messages that an exchange may have brought. is_turn: there is a user's message in its input."""
-        tree, listing, end = self._tree, self._listing, self._end
+        """Returns the messages that may be the inputs of an exchange. is_turn: a user's message is among its inputs."""
+        tree, listing, end = self._tree, self._listing, self._inputs_end
         # The application's first words of a reply are among the messages of that reply.
         prefill = count_prefill(exchange) if is_turn else 0
-        asked = len(exchange.inputs) - prefill
-        exchange = replace(exchange, inputs=exchange.inputs[:asked], media=exchange.media[:asked])
-        start = max(0, end - asked)
-        fits = _may_be_inputs(exchange, tree.parent(exchange), listing, (start, end), self._after)
+        count = len(exchange.inputs) - prefill
+        exchange = replace(exchange, inputs=exchange.inputs[:count], media=exchange.media[:count])
+        start = max(0, end - count)
+        fits = _may_be_inputs(exchange, tree.parent(exchange), listing, (start, end), self._reply_end)
         is_as_stored = _is_as_stored(exchange, listing, start, end)
-        # The client's own summary, with an answer to it, may stand in place of what it left out. So the messages are of
-        # another turn if question and reply both differ, or the question does and the list is shorter than the path.
+        # A client may put its own summary, with an answer to it, in place of what it leaves out. So the messages are of
+        # another turn if both question and reply differ, or if the question differs and the list is shorter than the
+        # path.
         if fits and is_turn and not is_as_stored:
             is_doubtful = self._is_short or self._is_guess
             fits = _may_be_question(tree, exchange, listing.text(end - 1), is_doubtful=is_doubtful)
         return _Inputs(start, end, fits, is_as_stored or bool(prefill))
 
     def _has_words_after_question(self, exchange: Exchange, end: int) -> bool:
-        """Returns whether words of the assistant that a reply lacks stand between its question and its messages.
+        """Returns whether words of the assistant that the reply lacks stand between its question and its messages.
 
-        They may be in one message with the first of its calls. They are not of this reply if they are that of a turn
-        beside it. Next to a turn that is off the record or forgotten they may be of that turn's reply.
+        The words may be in one message with the first call of the reply. They do not count if they are the reply of a
+        sibling. Nor do they if a sibling is off the record or forgotten: they may be of its reply.
 
         end: the index of the reply's first message.
         """
-        atoms, start = self._listing.atoms, self._end
+        atoms, start = self._listing.atoms, self._inputs_end
         if not start or atoms[start - 1] != exchange.inputs[-1]:
             return False
         if start == end:
@@ -146,53 +145,58 @@ class _Walk:
         words = tuple(atom for between in atoms[start:end] for atom in between)
         siblings = self._tree.siblings(exchange)
         is_private = exchange.redactions or any(map(is_tombstone, siblings))
-        # One that asks the same will be superseded by this exchange, and its words then are nowhere else.
-        is_of_another = any(
+        # A sibling with the same question does not count: this exchange will supersede it.
+        is_of_sibling = any(
             other.reply == words
             and not other.superseded
             and not self._tree.extends(other, exchange)
             and not self._tree.extends(exchange, other)
             for other in siblings
         )
-        return has_words and not is_private and not is_of_another
+        return has_words and not is_private and not is_of_sibling
 
     def _step_to(self, exchange: Exchange | None, after: _Inputs) -> None:
-        """Goes on to the exchange before. after: the messages of the exchange that follows that one."""
+        """Goes on to the exchange before. after: the inputs of the exchange after it."""
         listing = self._listing
         self._exchange = exchange
         self._reply = None
         self._is_guess = False
         if exchange is not None and after.fits:
-            start = after.start
-            self._after, self._end = (
-                start,
-                _begin_of_reply(exchange, self._tree.parent(exchange), listing, start),
-            )
-            self._is_guess = self._end < start and _is_new_form(exchange, listing, self._end, start)
-            self._reply = (self._end, start) if self._is_guess else None
+            reply_end = after.start
+            reply_begin = _begin_of_reply(exchange, self._tree.parent(exchange), listing, reply_end)
+            self._reply_end = reply_end
+            self._inputs_end = reply_begin
+            if reply_begin < reply_end and _is_new_form(exchange, listing, reply_begin, reply_end):
+                self._is_guess = True
+                self._reply = (reply_begin, reply_end)
         else:
-            # Results here belong to this round, even if they are not all of it: the list may begin between two.
-            while self._end and listing.role(self._end - 1) in RESULT_ROLES:
-                self._end -= 1
+            # Results here belong to this round, even if some are missing: the list may begin between two results.
+            while self._inputs_end and listing.role(self._inputs_end - 1) in RESULT_ROLES:
+                self._inputs_end -= 1
 
 
 def _may_be_question(tree: Tree, exchange: Exchange, asked: str, *, is_doubtful: bool) -> bool:
     """Returns whether other words may be the question of an exchange in another form.
 
-    A message without words (a framework puts one before a reply that begins its list) is no form of one with words.
-    is_doubtful: not only the words differ from the stored turn.
+    A message without words is no form of a question with words: a framework puts one before a reply that begins its
+    list.
+
+    is_doubtful: more than the question differs from the stored turn.
     """
     return bool(letters_of(asked) and not is_doubtful) or _was_within(tree, exchange, asked)
 
 
 def _may_be_inputs(
-    exchange: Exchange, parent: Exchange | None, listing: HashedList, span: tuple[int, int], after: int
+    exchange: Exchange, parent: Exchange | None, listing: HashedList, span: tuple[int, int], reply_end: int
 ) -> bool:
-    """Returns whether messages have the number and the roles of an exchange's input, after a reply or at the beginning.
+    """Returns whether messages have the number and roles of an exchange's inputs, after a reply or at the beginning.
 
-    If the reply before the exchange is among them, the client has left out messages of its own (aider: the files in the
-    chat), and the first ones belong to the turn before. All of them do if that reply stands between them and `after`,
-    the end of the exchange's reply: the client has not retained its question ("the user is silent, you would say:").
+    They are not its inputs if the reply of the exchange before stands among them: then the client has left out messages
+    of its own (aider: the files in the chat), and the first messages belong to the turn before. Nor are they if that
+    reply comes after them: then the client has dropped the question ("the user is silent, you would say:").
+
+    span: the start and the end of the messages in the list.
+    reply_end: the end of the exchange's reply in the list.
     """
     start, end = span
     before = None if parent is None else parent.reply
@@ -203,30 +207,31 @@ def _may_be_inputs(
         and (not before or listing.atoms[start:end].count(before) <= exchange.inputs.count(before))
         and (
             not before
-            or listing.atoms[end:after].count(before) <= (exchange.reply == before)
+            or listing.atoms[end:reply_end].count(before) <= (exchange.reply == before)
             or tuple(listing.atoms[start:end]) == exchange.inputs
         )
     )
 
 
 def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
-    """Returns whether a message is the last one of an exchange's input without its template.
+    """Returns whether a text is the last message of an exchange's inputs without its template.
 
-    Of a tombstone no words are known: whatever comes back in its place is off the record too.
+    The words of a tombstone are not known, so any text may be: what comes back in its place is off the record, too.
     """
     if is_tombstone(exchange):
         return True
-    was = "".join(map(text_of, (tree.content(exchange).messages or ())[: len(exchange.inputs)][-1:]))
-    return without_space(text) in without_space(was) and bool(letters_of(text) or not letters_of(was))
+    stored = "".join(map(text_of, (tree.content(exchange).messages or ())[: len(exchange.inputs)][-1:]))
+    return without_space(text) in without_space(stored) and bool(letters_of(text) or not letters_of(stored))
 
 
 def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: HashedList, end: int) -> int:
-    """Returns where the messages begin in which a reply came back that ends at `end`; `end` where there are none.
+    """Returns the index of the first message in which a reply came back.
 
-    They are all assistant messages after the question. An exchange may have no question (a system message asked for
-    it): then the messages before its reply belong to another reply or to a prefix, and the reply is known by its words
-    alone. After results there may also be the text before the calls that they answer: Pipecat sends it once it is
-    spoken.
+    These messages are all assistant messages after the question. If an exchange has no question (a system message asked
+    for its reply), the messages before its reply belong to another reply or to a prefix, and the reply is known by its
+    words alone. After results of tools, the text before the calls may come, too: Pipecat sends it once it is spoken.
+
+    end: the end of the reply. It is returned if there is no such message.
     """
     has_question = any(map(is_question, exchange.inputs[-1:]))
     reply_before = () if parent is None or any(map(is_user, exchange.inputs)) else (parent.reply or ())[:1]
@@ -246,7 +251,7 @@ def _is_as_stored(exchange: Exchange, listing: HashedList, start: int, end: int)
 
 
 def _is_new_form(exchange: Exchange, listing: HashedList, start: int, end: int) -> bool:
-    """Returns whether a reply came back for the first time (its request was cancelled), or in another form."""
+    """Returns whether messages are a reply in another form, or for the first time, since its request was cancelled."""
     if exchange.reply is None:
         return True
     return (

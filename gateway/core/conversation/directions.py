@@ -13,19 +13,20 @@ from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage
 from gateway.core.conversation.private import private_of
 
 DIRECTIONS_FIELD: Final = "directions"
+# The number of other messages that follow, and the system or developer message.
 Direction = tuple[int, WireMessage]
 
 
 def directions_in(messages: Sequence[WireMessage]) -> list[Direction]:
     """Returns the system and developer messages of a list, each with the number of other messages that follow it."""
-    found = list[Direction]()
-    following = 0
+    newest_first: list[Direction] = []
+    following_count = 0
     for message in reversed(messages):
         if message.get("role") in SYSTEM_ROLES:
-            found.append((following, message))
+            newest_first.append((following_count, message))
         else:
-            following += 1
-    return found[::-1]
+            following_count += 1
+    return newest_first[::-1]
 
 
 def stored_directions(reply: WireMessage) -> list[Direction]:
@@ -55,17 +56,18 @@ def path_with_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
     messages = [message for turn in turns for message in (*turn.inputs, *turn.reply)]
     # The directions, by the index of the message that follows them.
     placed: dict[int, list[WireMessage]] = {}
-    # The index of the present turn's end, and the first index whose directions newer turns have replaced.
+    # The index of the present turn's end.
     end = len(messages)
-    replaced = len(messages) + 1
+    # The first index whose directions newer turns have replaced.
+    replaced_from = len(messages) + 1
     for inputs, reply, directions in reversed(turns):
         end -= len(reply)
-        own = [(max(end - following, 0), message) for following, message in directions]
-        for index, message in reversed(own):
-            if index < replaced:
+        indexed = [(max(end - following_count, 0), message) for following_count, message in directions]
+        for index, message in reversed(indexed):
+            if index < replaced_from:
                 placed.setdefault(index, []).insert(0, message)
-        if any(following > len(inputs) for following, _ in directions):
-            replaced = min(replaced, own[0][0])
+        if any(following_count > len(inputs) for following_count, _ in directions):
+            replaced_from = min(replaced_from, indexed[0][0])
         end -= len(inputs)
     path: list[WireMessage] = []
     for index in range(len(messages) + 1):

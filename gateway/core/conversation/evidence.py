@@ -8,7 +8,7 @@ from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.tree import Tree
 from storage.records import Exchange
 
-# The characters from which on a reply is found nowhere else word for word.
+# A reply with so many characters is not expected to occur elsewhere word for word.
 LONG_REPLY = 32
 
 
@@ -31,10 +31,12 @@ def has_question_within(tree: Tree, exchange: Exchange, listing: HashedList, fir
 
 
 def has_akin_question(tree: Tree, exchange: Exchange, listing: HashedList, index: int) -> bool:
-    """Returns whether two questions are the same but for a template around one.
+    """Returns whether a message of the list and an exchange's question are the same but for a template around one.
 
-    Any two results of tools are akin, because clients prune them, and so is a text with which an application stands for
-    what it has left out: the summary of a compaction.
+    Any two results of tools are akin, because clients prune them. A text that an application puts in place of what it
+    has left out (the summary of a compaction) is akin to any question.
+
+    index: of the message in the list.
     """
     if listing.role(index) != "user":
         return bool(exchange.inputs) and not is_user(exchange.inputs[-1])

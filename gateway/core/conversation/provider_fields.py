@@ -1,8 +1,8 @@
 """Fields that a provider gives with a reply and reads again later: signed thoughts, blocks OpenAI has no form for.
 
-A client may send them back; most drop them. They are put back from the stored copy where the reply came back word for
-word and the same upstream and model are asked: no other upstream can read them, and a strict one refuses what it does
-not know. Some stand next to a reply's text, some within its calls: Gemini refuses a call without its signature.
+Most clients drop these fields. They are put back from the stored copy if the reply came back word for word and the same
+upstream and model are asked: no other upstream can read them, and a strict one refuses fields that it does not know.
+Some fields stand next to a reply's text, others within its calls: Gemini refuses a call without its signature.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ FIELDS = ("thinking_blocks", "provider_blocks", NATIVE_REPLY, "reasoning_details
 CALL_FIELDS = ("extra_content", "provider_specific_fields")
 _OPAQUE = frozenset((*FIELDS, "tool_calls"))
 THOUGHTS = ("reasoning_content", "reasoning", *FIELDS)
-# What another model gets of a reply, of its calls, and of content in parts. A strict one refuses all other fields, such
-# as Mistral's `prefix` and OpenAI's `annotations`, and Mistral's thoughts among the parts.
+# The fields of a reply and of its calls, and the parts of its content, that another model gets. A strict upstream
+# refuses all others, such as Mistral's `prefix` and OpenAI's `annotations`, and Mistral's thoughts among the parts.
 _KNOWN_FIELDS = frozenset(
     ("role", "content", "name", "tool_calls", "function_call", "refusal", "audio", "cache_control", PRIVATE)
 )
 _KNOWN_CALL_FIELDS = frozenset(("id", "type", "function", "custom", "cache_control"))
 _KNOWN_PARTS = ("text", "refusal")
-# It stands for a reply that has nothing at all, which Mistral and Kimi refuse to take back.
+# The content in place of that of an empty reply, which Mistral and Kimi refuse to take back.
 NO_REPLY = "(No reply.)"
 _REPLY_PARTS = ("content", "tool_calls", "function_call", "refusal", "audio", *FIELDS)
 _UNREADABLE_FILE = {"type": "text", "text": "[A file that cannot be read here.]"}

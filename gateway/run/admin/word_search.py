@@ -27,9 +27,9 @@ from storage.records import MUTED, Agent, Exchange, Fact, Message
 
 # How long the index may be read. A person waits for it, no reply does.
 _DEADLINE_MS = 5_000.0
-# The same for a page that shows beside its subject how many texts have the words.
+# How long the index may be read for a page with another subject, which only shows how many texts have the words.
 _SHORT_DEADLINE_MS = 250.0
-# Facts that are no longer true among which words are looked for.
+# How many facts that are no longer true are searched for the words.
 ENDED_FACTS = 200
 # Characters of a text around the words.
 _AROUND_CHARS = 300
@@ -45,7 +45,7 @@ _STATE_WORDS: Mapping[str, str] = {
     "superseded": "replaced by another try",
     "cancelled": "broken off",
 }
-# The people that a page of them has at most.
+# The most people on one page.
 MAX_PEOPLE = 20
 # The most items that are counted.
 _MOST_COUNTED = 20
@@ -54,9 +54,9 @@ _MOST_COUNTED = 20
 class TextWithWords(SourceRecord, frozen=True, kw_only=True):
     """A text that has the words. `text`: the part of it around them."""
 
-    # A fact that is not mentioned; not set: of all others.
+    # The fact is not mentioned in replies; not set: the text is no such fact.
     muted: bool | UnsetType = UNSET
-    # Until when a fact was true; not set: of all others.
+    # Until when the fact was true; not set: the text is no fact that has ended.
     until: float | UnsetType = UNSET
 
 
@@ -70,12 +70,12 @@ class BlockWithWords(Struct, frozen=True):
 class HiddenText(Struct, frozen=True):
     """A text with the words that no reply finds, since no index has it. `text`: the part of it around them."""
 
-    # Such as "version 2 of human", or "message 4, replaced".
+    # The name of what has the text, such as "version 2 of human", or "message 4, replaced".
     place: str
     text: str
-    # Its page, relative to /ui/.
+    # The page that shows it, relative to /ui/.
     href: str
-    # The number of the message that has it; None: no message has it.
+    # The number of the message that has the text; None: no message has it.
     message: int | None = None
 
 
