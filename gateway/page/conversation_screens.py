@@ -44,7 +44,7 @@ class _ConversationScreens(Struct, frozen=True):
         if query.message is not None:
             answer: Answer = await self._show_message(request, access, query.message)
         elif request.is_twin:
-            answer = access.twin(await self._read(request, access, query))
+            answer = access.twin(await self._read_page(request, access, query))
         else:
             answer = await self._show_branch(request, access, query)
         await request.note_read(access.uid)
@@ -87,7 +87,7 @@ class _ConversationScreens(Struct, frozen=True):
         if not gaps:
             return {}
         forgettings = await self.audit.forgettings(access.uid)
-        found: dict[int, AuditRecord | None] = {}
+        found_forgettings: dict[int, AuditRecord | None] = {}
         for gap in gaps:
             parts = (
                 audited_part("message", gap.seq),
@@ -98,8 +98,8 @@ class _ConversationScreens(Struct, frozen=True):
             # A conversation may go on after it was forgotten.
             forgetting = next((each for each in candidates if each.at >= gap.at), None)
             if forgetting is not None or not gap.role:  # a turn without roles was certainly forgotten
-                found[gap.seq] = forgetting
-        return found
+                found_forgettings[gap.seq] = forgetting
+        return found_forgettings
 
     async def _read_to_end(
         self, request: ScreenRequest, access: MemoryAccess, query: BranchQuery
@@ -108,16 +108,16 @@ class _ConversationScreens(Struct, frozen=True):
 
         A link to a message leads to the end of its exchange. Of a short conversation the rest is on the page as well.
         """
-        page = await self._read(request, access, query)
+        page = await self._read_page(request, access, query)
         later = await self._find_later(access, query, page)
         if later is None or page.next is not None or query.before is not None:
             return page, later
-        longer_page = await self._read(request, access, replace(query, branch=later.branch))
+        longer_page = await self._read_page(request, access, replace(query, branch=later.branch))
         if longer_page.next is not None:
             return page, later
         return longer_page, await self._find_later(access, query, longer_page)
 
-    async def _read(
+    async def _read_page(
         self, request: ScreenRequest, access: MemoryAccess, query: BranchQuery
     ) -> ConversationPage:
         """Returns a page of a branch."""

@@ -145,7 +145,7 @@ def read_attribution(system: Any) -> str:
 
 
 def read_messages(messages: Any, checker: FieldChecker) -> TranslatedMessages:
-    """Returns messages as messages of a chat completion. A lenient `checker` skips parts without a place there.
+    """Returns messages as messages of a chat completion. A lenient `checker` skips parts without a form there.
 
     Raises: BadRequest.
     """
@@ -213,29 +213,29 @@ class _MessageReader:
         self._block_path = ItemPath(self._message_path, ".content", ".{}")
         self._part_path = ItemPath(self._block_path, ".content", ".{}")
 
-    def add(self, index: int, message: Any) -> None:
-        """Translates a message. index: the message's index in the list. Raises: BadRequest."""
+    def add(self, message_index: int, message: Any) -> None:
+        """Translates a message. message_index: its index in the request. Raises: BadRequest."""
         where = self._message_path
-        where.index = index
+        where.index = message_index
         if not isinstance(message, dict):
             raise invalid_field(f"{where}", "Input should be a valid dictionary")
         role, content = message.get("role"), message.get("content")
         if content.__class__ is str and len(message) == 2 and (role == "user" or role == "assistant"):
             # The fast path, for plain text: nearly all messages.
-            is_words = role == "user" and not _is_reminder(content)
-            self._append({"role": role, "content": content}, MessageOrigin(index, 0 if is_words else None))
+            words_block = 0 if role == "user" and not _is_reminder(content) else None
+            self._append({"role": role, "content": content}, MessageOrigin(message_index, words_block))
             return
         known_fields = _SYSTEM_MESSAGE_FIELDS if role == "system" else _MESSAGE_FIELDS
         self._checker.check(message, known_fields, where)
         match role:
             case "user":
-                self._add_user_message(index, self._read_blocks(message))
+                self._add_user_message(message_index, self._read_blocks(message))
             case "assistant":
                 blocks = self._read_blocks(message)
-                self._append(self._translate_reply(blocks), MessageOrigin(index))
+                self._append(self._translate_reply(blocks), MessageOrigin(message_index))
             case "system":
                 if content not in (None, []) or message.get("output_config") is None:
-                    self._add_system_message(index, self._read_blocks(message))
+                    self._add_system_message(message_index, self._read_blocks(message))
             case _:
                 raise invalid_field(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
 
@@ -250,41 +250,41 @@ class _MessageReader:
             raise invalid_field(f"{where}", f"{message['role']} messages must have non-empty content")
         if isinstance(content, str):
             return [{"type": "text", "text": content}]
-        for number, block in enumerate(content):
+        for block_index, block in enumerate(content):
             if not isinstance(block, dict) or not isinstance(block.get("type"), str):
                 raise invalid_field(
-                    f"{where}.content.{number}", "Input should be a valid dictionary with a `type`"
+                    f"{where}.content.{block_index}", "Input should be a valid dictionary with a `type`"
                 )
         return content
 
-    def _add_system_message(self, index: int, blocks: list[Json]) -> None:
+    def _add_system_message(self, message_index: int, blocks: list[Json]) -> None:
         if texts := [text for text in self._read_texts(blocks, f"{self._message_path}.content") if text]:
-            self._append({"role": "system", "content": "\n\n".join(texts)}, MessageOrigin(index))
+            self._append({"role": "system", "content": "\n\n".join(texts)}, MessageOrigin(message_index))
 
-    def _add_user_message(self, index: int, blocks: list[Json]) -> None:
+    def _add_user_message(self, message_index: int, blocks: list[Json]) -> None:
         parts: list[Json] = []
         where = self._block_path
-        for number, block in enumerate(blocks):
-            where.index = number
+        for block_index, block in enumerate(blocks):
+            where.index = block_index
             if block["type"] == "tool_result":
-                message, images = self._translate_result(block)
-                self._append(message, MessageOrigin(index, result_block=number))
-                parts += images
+                message, media_parts = self._translate_result(block)
+                self._append(message, MessageOrigin(message_index, result_block=block_index))
+                parts += media_parts
             else:
                 parts += self._translate_block(block, where)
         if not parts:
             return
-        # Nearly all clients send words as a text or as one block, and both are the same words.
+        # A client may send the same words as a text or as one block. Both become the same message.
         is_one_text = len(parts) == 1 and parts[0]["type"] == "text"
         content: str | list[Json] = parts[0]["text"] if is_one_text else parts
-        self._append({"role": "user", "content": content}, MessageOrigin(index, find_words(blocks)))
+        self._append({"role": "user", "content": content}, MessageOrigin(message_index, find_words(blocks)))
 
     def _translate_reply(self, blocks: list[Json]) -> Json:
         text = ""
         calls = []
         where = self._block_path
-        for number, block in enumerate(blocks):
-            where.index = number
+        for block_index, block in enumerate(blocks):
+            where.index = block_index
             block_type = block["type"]
             if block_type == "text":
                 text += _read_text(block, where, self._checker)
@@ -307,23 +307,23 @@ class _MessageReader:
         call_id, content = block.get("tool_use_id"), block.get("content")
         if not isinstance(call_id, str):
             raise invalid_field(f"{where}.tool_use_id", "Field required")
-        images: list[Json] = []
+        media_parts: list[Json] = []
         if isinstance(content, list):
-            content = "\n".join(self._read_result_blocks(content, images))
+            content = "\n".join(self._read_result_blocks(content, media_parts))
         elif content is None:
             content = ""
         elif not isinstance(content, str):
             raise invalid_field(f"{where}.content", "Input should be a valid list")
         if block.get("is_error") is True:
             content = f"Error: {content}"
-        return {"role": "tool", "tool_call_id": call_id, "content": content}, images
+        return {"role": "tool", "tool_call_id": call_id, "content": content}, media_parts
 
-    def _read_result_blocks(self, blocks: list[Any], images: list[Json]) -> list[str]:
-        """Returns the texts of a result. images: a list to which the parts that are no texts are added."""
+    def _read_result_blocks(self, blocks: list[Any], media_parts: list[Json]) -> list[str]:
+        """Returns the texts of a result. media_parts: a list to which the parts that are no texts are added."""
         texts: list[str] = []
         where = self._part_path
-        for number, block in enumerate(blocks):
-            where.index = number
+        for block_index, block in enumerate(blocks):
+            where.index = block_index
             if not isinstance(block, dict):
                 raise invalid_field(f"{where}", "Input should be a valid dictionary")
             if block.get("type") == "tool_reference":
@@ -334,7 +334,7 @@ class _MessageReader:
                 if part["type"] == "text":
                     texts.append(part["text"])
                 else:
-                    images.append(part)
+                    media_parts.append(part)
         return texts
 
     def _translate_block(self, block: Json, where: object) -> list[Json]:
@@ -401,13 +401,13 @@ class _MessageReader:
         raise untranslatable_field(f"{where}.source.{source_type}")
 
     def _translate_search_result(self, block: Json, where: object) -> str:
-        title = f"{block.get('title') or ''} ({block.get('source') or ''})"
-        return "\n".join((title, *self._read_texts(block.get("content"), f"{where}.content")))
+        heading = f"{block.get('title') or ''} ({block.get('source') or ''})"
+        return "\n".join((heading, *self._read_texts(block.get("content"), f"{where}.content")))
 
     def _read_texts(self, blocks: Any, where: str) -> list[str]:
         if not isinstance(blocks, list):
             raise invalid_field(where, "Input should be a valid list")
-        return [_read_text(each, f"{where}.{number}", self._checker) for number, each in enumerate(blocks)]
+        return [_read_text(block, f"{where}.{index}", self._checker) for index, block in enumerate(blocks)]
 
     def _append(self, message: Json, origin: MessageOrigin) -> None:
         self.messages.append(message)
@@ -442,10 +442,10 @@ def _is_tool_results(content: Any) -> bool:
 
 def find_words(blocks: list[Any]) -> int | None:
     """Returns the index of the block where a person's words begin, after results and reminders; None: no words."""
-    for number, block in enumerate(blocks):
+    for block_index, block in enumerate(blocks):
         text = block.get("text")
         if block.get("type") == "text" and not (isinstance(text, str) and _is_reminder(text)):
-            return number
+            return block_index
     return None
 
 
