@@ -59,7 +59,7 @@ class _ProcessTransport(asyncio.SubprocessTransport):
         self._loop = loop
         self._process = process
         self._protocol = protocol
-        # By the number of the program's file.
+        # The pipes by the numbers of the program's files.
         self._pipes: dict[int, asyncio.BaseTransport] = {}
         self._open_pipes: set[int] = set()
         self._ended: asyncio.Future[int] = loop.create_future()

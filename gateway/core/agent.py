@@ -100,9 +100,9 @@ class AgentSpec(Struct, frozen=True):
     sleeptime: Sleeptime | None = None
     # The public id of an agent that was made over REST; "": a profile. A profile has no value in the fields below.
     uid: str = ""
-    # Its speaking style.
+    # The speaking style of the agent.
     style: SpeakingStyle = "reply"
-    # Its tools, in the order in which the model gets them.
+    # The tools of the agent, in the order in which the model gets them.
     tools: tuple[AgentTool, ...] = ()
     # The rest of its definition.
     definition: AgentDefinition = NO_DEFINITION

@@ -34,7 +34,7 @@ class _Stored(Struct, frozen=True):
 class Sleeptime(_Stored, frozen=True):
     """The sleeptime agents of an agent, which read its conversations in the background and edit its blocks."""
 
-    # Their public names.
+    # The public names of these agents.
     agents: tuple[str, ...] = ()
     # The number of turns after which a run is due; None: each turn makes one due.
     frequency: int | None = SLEEP_EVERY
@@ -108,7 +108,7 @@ class ToolDefinition(_Stored, frozen=True):
     description: str | None = None
     # A person must approve each call.
     needs_approval: bool = False
-    # Its calls may run at the same time.
+    # Calls of the tool may run at the same time.
     is_parallel: bool = False
     # The most characters of a result that the model gets.
     result_chars: int = 50_000
@@ -120,7 +120,7 @@ class ToolDefinition(_Stored, frozen=True):
 class McpServerDefinition(_Stored, frozen=True):
     """An MCP server that was named over REST; its name is its definition's."""
 
-    # Of a server that speaks HTTP.
+    # The URL of a server that speaks HTTP.
     url: str = ""
     # Starts a server that speaks over its pipes; empty: there is a URL.
     command: tuple[str, ...] = ()
@@ -128,7 +128,7 @@ class McpServerDefinition(_Stored, frozen=True):
     header: str | None = None
     # The tools that it listed when it was asked last, and that cannot be called.
     left_out: tuple[str, ...] = ()
-    # Where there is a URL.
+    # The transport of a server with a URL.
     transport: Literal["streamable_http", "sse"] = "streamable_http"
     # The header in which its token is sent; None: Authorization.
     token_header: str | None = None
@@ -142,7 +142,7 @@ class IdentityDefinition(_Stored, frozen=True):
     The application's key for it is its definition's name.
     """
 
-    # For people.
+    # The name that people read.
     name: str
     type: Literal["org", "user", "other"] = "user"
     # Each {"key", "value", "type"}.

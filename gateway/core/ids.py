@@ -45,7 +45,7 @@ _PLACE_FORM = re.compile(r"([a-z]+)-([0-9a-f]{32})-([0-9]{1,18})(?:-h([0-9]{1,9}
 class Place(Struct, frozen=True):
     """The place that an id names."""
 
-    # Of the memory.
+    # The public name of the memory.
     uid: str
     # In the one order of the memory.
     seq: int

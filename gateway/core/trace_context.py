@@ -37,7 +37,7 @@ class TraceContext(Struct, frozen=True):
     trace_id: int
     # The id of the request's own span. The spans below it have the next numbers as ids.
     span_id: int
-    # Of the caller's span; 0: the trace begins here.
+    # The id of the caller's span; 0: the trace begins here.
     parent_id: int = 0
     # The caller's `tracestate`, which goes on as it came.
     state: str = ""

@@ -45,7 +45,7 @@ class _Turn(Struct, frozen=True):
     previous_id: str | None
     # The part of that previous reply that the client heard, as JSON; empty: the client heard all of it.
     heard: bytes
-    # Its messages as JSON; where it `has_reply`, the last one is the reply.
+    # The messages of the turn as JSON. If it `has_reply`, the last message is the reply.
     messages: bytes
     has_reply: bool
 
@@ -144,7 +144,7 @@ class FoundReplies(Struct, frozen=True):
     Implements `KnownReplies`, which documents the methods.
     """
 
-    # By the id of a reply, the messages down to it.
+    # The messages of each path, by the id of the reply at its end.
     paths: Mapping[str, Sequence[Json]]
     earlier: EarlierReplies
 

@@ -22,7 +22,7 @@ class RequestFigures(Struct, frozen=True):
     """The requests of an hour."""
 
     count: int
-    # Those with a status of 500 or above.
+    # The requests with a status of 500 or above.
     failed: int
     # By the mode of memory, as in `x-mnemogate-memory`; `strict` counts as `on`.
     modes: dict[str, int]

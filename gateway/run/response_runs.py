@@ -105,11 +105,11 @@ class ResponsesDialect(EventDialect, Protocol):
 class NewResponse(Struct, frozen=True):
     """A response in the background as it is accepted."""
 
-    # That of its ids.
+    # The tag of the response's ids.
     tag: str
     # Seconds since the epoch.
     created: float
-    # Its request as it is stored.
+    # The request as it is stored.
     request: bytes
     # The response as it is shown while it waits.
     shown: Json

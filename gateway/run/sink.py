@@ -50,7 +50,7 @@ class HeldSink:
 
     # The sink of the waiting client.
     outer: Sink
-    # Of an error that is still a status, or of the stream that was held.
+    # The headers of an error that is still a status, or of the stream that was held.
     headers: tuple[tuple[str, str], ...] = ()
     body: bytearray = field(default_factory=bytearray)
 

@@ -36,7 +36,7 @@ class PromptFacts(Struct, frozen=True):
     injected_tokens: int = 0
     # The tokens of the conversation that memory left out.
     evicted_tokens: int = 0
-    # It has a summary.
+    # The prompt has a summary.
     is_compacted: bool = False
     # The most tokens that the model may write after it.
     max_tokens: int | None = None

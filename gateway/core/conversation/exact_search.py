@@ -99,7 +99,7 @@ class _Rank(NamedTuple):
 class _Occurrence(NamedTuple):
     """A stored reply that stands in the list."""
 
-    # Its first and last message.
+    # The first and last message of the reply.
     span: ListSpan
     # The exchange that has the reply.
     exchange: Exchange
@@ -117,7 +117,7 @@ class _Candidate(NamedTuple):
     exchange: Exchange
     # The first and last message of its reply.
     span: ListSpan
-    # Its path.
+    # The path to the exchange.
     elements: Sequence[PathElement]
 
 

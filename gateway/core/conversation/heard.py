@@ -18,7 +18,7 @@ from gateway.core.words import heard_letters, is_beginning, letters_of
 class HeardPath(Struct, frozen=True):
     """The path that an id stands for, as far as the caller has heard it."""
 
-    # Its messages; the last one is the reply, as far as it was heard.
+    # The messages of the path. The last one is the reply, as far as it was heard.
     path: Sequence[WireMessage]
     # The indices of the later messages that only repeat it.
     repeats: Sequence[int]
@@ -75,9 +75,9 @@ def _calls(message: WireMessage) -> frozenset[str]:
 class _Reply(NamedTuple):
     """A reply as later messages are compared with it."""
 
-    # Its text without signs and white space.
+    # The text of the reply without signs and white space.
     letters: str
-    # Its text without white space.
+    # The text of the reply without white space.
     text: str
     # The ids of its calls.
     calls: frozenset[str]

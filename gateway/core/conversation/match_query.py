@@ -32,13 +32,13 @@ class Query(Struct, frozen=True):
     mode: MemoryUse
     # Seconds since the epoch.
     now: float
-    # For how long an unnamed opening may be repeated.
+    # How long an unnamed opening may be repeated.
     idle_s: float
     # Decides whether the list is matched, or continues the head of the stored conversation.
     kind: ConversationKind = ConversationKind.CLIENT
     # The client sends its new message once more; read in append mode alone.
     is_retry: bool = False
-    # Of the named conversation, if it exists already.
+    # The row of the named conversation, if it exists already.
     conversation_row: int | None = None
     # The upstream and the model that will answer.
     model: str = ""

@@ -40,7 +40,7 @@ class _FullReply(Struct, frozen=True):
     model's message is the last one, after the hidden rounds; a reply that was cut after a round has none.
     """
 
-    # Its JSON.
+    # The parsed JSON.
     fields: dict[str, Any]
 
     @classmethod

@@ -53,7 +53,7 @@ class PathElement(NamedTuple):
     """A message of a path."""
 
     exchange: Exchange
-    # Its index in the exchange's input, -1 for the reply.
+    # The index of the message in the exchange's input; -1: it is the reply.
     position: int
     atoms: tuple[Atom, ...]
     # How many atoms the path has before this message.

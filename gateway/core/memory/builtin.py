@@ -74,7 +74,7 @@ class BuiltInTool(NamedTuple):
     """One of the gateway's own tools of agents."""
 
     use: ToolUse
-    # Its definition, without the name.
+    # The definition of the tool, without its name.
     schema: Json
 
 

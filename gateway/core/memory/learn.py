@@ -109,13 +109,13 @@ class FactEdit(Struct, frozen=True):
     """A fact that the model wants to be stored. Its numbers may be wrong: no fact or message may have them."""
 
     text: str
-    # Its subject, in a word or two.
+    # The subject of the fact, in a word or two.
     about: str = ""
     # Numbers of the known facts that it replaces.
     replaces: tuple[int, ...] = ()
     # Numbers of the messages that it comes from.
     messages: tuple[int, ...] = ()
-    # It always holds for the user.
+    # The fact always holds for the user.
     is_standing: bool = False
 
 

@@ -121,7 +121,7 @@ class FoundText(Struct, frozen=True):
     kind: TextKind
     text: str
     at: str
-    # Of a message alone.
+    # The role of a message; None: the text is no message.
     role: str | None
     conversation: str | None
 
@@ -142,7 +142,7 @@ class ReadBlock(Struct, frozen=True):
     # In characters.
     limit: int
     version: int
-    # For the programs of this person.
+    # Programs of this person may not change the block.
     read_only: bool
 
 
@@ -193,7 +193,7 @@ class RememberResult(Struct, frozen=True):
     """The result of `memory_remember`."""
 
     id: str
-    # It was remembered already.
+    # The fact was remembered already.
     known: bool
     # The person has muted the fact: no program reads it until the person unmutes it.
     muted: bool

@@ -64,13 +64,13 @@ STORED_SOURCES: Mapping[str, str] = MappingProxyType(
 class MemoryTool(Struct, frozen=True):
     """A memory tool of a profile."""
 
-    # Its definition, without the name.
+    # The definition of the tool, without its name.
     schema: Json
     # The kind of edit that a call of it is; None: it changes nothing.
     operation: EditOperation | None = None
     # The kinds of entries that it searches (`Message.source`); empty: it searches nothing.
     sources: frozenset[str] = frozenset()
-    # It reads what edits of the same round change, so it runs after them.
+    # The tool reads what edits of the same round change, so its calls run after them.
     reads_edits: bool = False
 
     @property

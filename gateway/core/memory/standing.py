@@ -213,7 +213,7 @@ class _Statement(NamedTuple):
 
     # The words of the sentence, without the words for how the statement holds.
     words: frozenset[str]
-    # It states something of which a person has only one.
+    # The sentence states something of which a person has only one.
     is_single_valued: bool
 
     @classmethod

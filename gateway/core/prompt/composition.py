@@ -23,9 +23,9 @@ class InsertedMessage(Struct, frozen=True):
     """A message that is inserted before the client's, stored or moved from its list, with the note before its text."""
 
     message: WireMessage
-    # Its content, without the note.
+    # The atoms of the message, without its note.
     atoms: tuple[Atom, ...]
-    # Its offset on the path (`PathElement.at`); None: it has none yet.
+    # The offset of the message on the path (`PathElement.at`); None: it has none yet.
     at: tuple[int, int] | None = None
     note: str = ""
     # The private fields of the stored message.
@@ -58,7 +58,7 @@ class Composition(Struct):
     list_at: dict[int, PathElement] = msgspec.field(default_factory=dict)
     # The notes before the texts of these messages.
     notes: dict[int, str] = msgspec.field(default_factory=dict)
-    # Of all notes, by estimate.
+    # The estimated tokens of all notes.
     note_tokens: int = 0
     # The messages that replace a client message; an empty list where `inserted` has it.
     replacements: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)

@@ -148,7 +148,7 @@ class _Line(NamedTuple):
     """The line that a message has in a note."""
 
     message: Message
-    # Its text on one line, without the gateway's tags.
+    # The text of the message on one line, without the gateway's tags.
     text: str
     # The text in the form in which it is compared with others.
     folded: str

@@ -43,9 +43,9 @@ class Recalled(Struct, frozen=True):
     """A message chosen for a note."""
 
     message: Message
-    # Its text in the note: on one line, cut, and without the gateway's tags.
+    # The text of the message in the note: on one line, cut, and without the gateway's tags.
     text: str
-    # That text after its speaker's name.
+    # The text after the name of its speaker.
     line: str
     # The day of the message.
     day: str

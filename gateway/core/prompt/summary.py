@@ -110,7 +110,7 @@ class ExchangeSize(Struct, frozen=True):
     # A turn begins with it.
     begins_turn: bool
     messages: int = 0
-    # Its reply has calls, which the next exchange answers.
+    # The reply has calls, which the next exchange answers.
     has_open_calls: bool = False
 
 

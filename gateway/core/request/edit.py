@@ -44,7 +44,7 @@ class BodyEdit:
         self._listed = listed
         self._text_kind = text_kind
         self._members: Json = {}
-        # By the index of a message.
+        # The inserted messages, by the index of the message before which they come.
         self._inserted: dict[int, list[Json]] = {}
         self._replacements: dict[int, list[Json]] = {}
         self._prefixes: dict[int, str] = {}

@@ -174,7 +174,7 @@ class Undecided(Struct, frozen=True):
 class Forbidden(Struct, frozen=True):
     """The call is not run."""
 
-    # Its result, with the reason and what may be called.
+    # The result of the call, with the reason and what may be called.
     result_text: str
     # The call needs an approval that no one can give.
     is_unapproved: bool = False

@@ -19,9 +19,9 @@ class Ledger(Struct, frozen=True):
 
     # The usage that the client would get now; None: no round reported any.
     usage: Json | None = None
-    # Of all rounds.
+    # The prompt tokens of all rounds.
     prompt_tokens: int = 0
-    # Of all rounds, estimated where a round reported none.
+    # The completion tokens of all rounds. They are estimated for a round that has reported none.
     completion_tokens: int = 0
     rounds: int = 0
 

@@ -31,7 +31,7 @@ ModelKey = tuple[str, str]
 class _Learned:
     """The figures of one model, as replies reported them."""
 
-    # Its context window, in the upstream's tokens.
+    # The context window of the model, in the upstream's tokens.
     reported: int | None = None
     # The upstream's tokens for each token counted here.
     scale: float | None = None

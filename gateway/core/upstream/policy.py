@@ -45,7 +45,7 @@ class Target(NamedTuple):
     upstream: str
     # The model's name at the upstream.
     model: str
-    # Its context window in tokens; None: unknown.
+    # The context window in tokens; None: it is not known.
     context_window: int | None = None
     # 0 for the model that was asked for, higher for fallbacks.
     rank: int = 0
@@ -79,7 +79,7 @@ class Failure(Struct, frozen=True):
     kind: str
     # The upstream may have seen the request.
     was_sent: bool = True
-    # The same endpoint may be asked again; False after the gateway's own deadline.
+    # The same endpoint may be asked again. False: the gateway's own deadline has passed.
     repeatable: bool = True
     retry_after_s: float | None = None
 

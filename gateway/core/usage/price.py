@@ -16,7 +16,7 @@ class Price(Struct, frozen=True):
 
     input: float
     output: float
-    # Of the input that the upstream read from its cache.
+    # The price of input that the upstream has read from its cache.
     cached: float
 
     def of(self, prompt: int, completion: int, cached: int = 0) -> int:

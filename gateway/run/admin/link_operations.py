@@ -39,7 +39,7 @@ class LinkRequest(Struct, frozen=True, forbid_unknown_fields=True):
 class MadeLink(Struct, frozen=True):
     """A link that was created."""
 
-    # Its path, as no host is known here.
+    # The path of the link: no host is known here.
     url: str
     # Seconds since the epoch.
     expires_at: float

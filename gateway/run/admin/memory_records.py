@@ -128,9 +128,9 @@ class MessageRecord(Struct, frozen=True):
     state: Literal["standing", "superseded", "cancelled", "off", "forgotten"]
     # The number of its images.
     images: int = 0
-    # Its calls of tools, which the JSON calls rounds.
+    # The calls of tools in a reply, which the JSON calls rounds.
     rounds: tuple[ShownCall, ...] = ()
     # The recalled text that was placed before the message.
     note: str | None = None
-    # Of a reply: the id of the request that it answers.
+    # For a reply: the id of the request that it answers.
     request: str | None = None

@@ -75,7 +75,7 @@ class _ListedRequest(NamedTuple):
     """A request of a list, from the log or from the store."""
 
     record: RequestRecord
-    # Its number in the log; None: it is from the store.
+    # The number of the request in the log; None: the request is from the store.
     number: int | None = None
     # The row of its exchange; None: the request is from the log.
     exchange_row: int | None = None

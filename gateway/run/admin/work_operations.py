@@ -63,7 +63,7 @@ class BatchRecord(Struct, frozen=True):
 class WorkRecord(Struct, frozen=True):
     """The work of the background."""
 
-    # Those that failed for good first, then the newest first.
+    # Jobs that failed for good come first, then the newest.
     jobs: ListPage[JobRecord]
     # The newest first.
     batches: ListPage[BatchRecord]

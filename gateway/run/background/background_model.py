@@ -98,15 +98,15 @@ class BackgroundModel:
     """Calls one model of one provider, within bounds."""
 
     provider: Provider
-    # Its name there.
+    # The name of the model at its upstream.
     model: str
     meter: Meter
     # Seconds since the epoch.
     now: Callable[[], float]
     concurrency: int = 2
-    # For each project; 0 sets no bound.
+    # The tokens that each project may use in a day; 0: no bound.
     daily_tokens: int = 0
-    # Of a whole call.
+    # The longest time of a whole call.
     timeout_s: float = CALL_S
     count_call: CountCall = lambda outcome, tokens: None
     # The upstream in the settings.

@@ -160,7 +160,7 @@ class Worker:
     """Runs jobs, several at a time."""
 
     jobs: Jobs
-    # By kind, filled before `run`; jobs of other kinds are left alone.
+    # The handlers by kind, filled before `run`. Jobs of other kinds are left alone.
     handlers: Mapping[str, Handler]
     limits: WorkerLimits = LIMITS
     # Called with the kind of job and the outcome of each attempt.

@@ -49,7 +49,7 @@ def turn_name(context: MemoryContext) -> TurnName:
 class NamedTurn(Struct, frozen=True):
     """A stored turn of a path."""
 
-    # Of which ids are made.
+    # The name of which the ids are made.
     name: TurnName
     exchange: Exchange
 
@@ -79,7 +79,7 @@ class TurnLocation(Struct, frozen=True):
 
     # The memory that has it.
     agent: Agent
-    # Where its reply was made in steps, it has the joined reply.
+    # If its reply was made in steps, the turn has the joined reply.
     turn: NamedTurn
     # The rows of its exchanges: several where its reply was made in steps.
     rows: tuple[int, ...]

@@ -29,7 +29,7 @@ class QueueTicket:
     # Releases the conversation's lock, for which other processes wait; None: the lock is not held.
     _release_lock: Callable[[], asyncio.Future[None] | None] | None = None
     _is_handed_on = False
-    # For the wait until the requests before have left; None: no limit.
+    # The longest wait until the requests before have left; None: no limit.
     timeout_s: float | None = None
 
     @property

@@ -44,7 +44,7 @@ class TrialRecall(Struct, frozen=True):
     """Tries sentences."""
 
     store: Store
-    # Of the note.
+    # The tokens that the note may take.
     recall_tokens: int
     # Seconds since the epoch.
     now: Callable[[], float]

@@ -51,7 +51,7 @@ class RecentCalls:
         self._lifetime_s = lifetime_s
         self._continues = continues
         self._tasks: dict[_CallKey, asyncio.Task[ToolAnswer]] = {}
-        # Of the tasks that are done.
+        # The timers that drop tasks which are done.
         self._expiries: dict[_CallKey, asyncio.TimerHandle] = {}
 
     def for_turn(self, origin: Hashable) -> TurnCalls:

@@ -51,7 +51,7 @@ class _Refusal(NamedTuple):
 
     # 401 or 403.
     status: int
-    # For the caller: the upstream's own message, where it gave one.
+    # The message for the caller: the upstream's own, if it gave one.
     message: str
 
     def error(self) -> GatewayError:
@@ -96,7 +96,7 @@ class ModelList:
         self._refusals: dict[str, _Refusal] = {}
         # By upstream: why it did not answer; None: it answered, but not with a list.
         self._failing: dict[str, str | None] = {}
-        # By upstream and the hash of a caller's key; the key used last is last.
+        # The answers by upstream and the hash of a caller's key. The key that was used last comes last.
         self._answers: OrderedDict[tuple[str, bytes], _CachedAnswer] = OrderedDict()
         self.entries = self._merge(self._fetched)
 

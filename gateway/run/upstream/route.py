@@ -23,7 +23,7 @@ _KINDS_OF_LETTA: Final = {"google_ai": "gemini", "lmstudio_openai": "lmstudio"}
 class Route(Struct, frozen=True):
     """Where a request can go."""
 
-    # Its name in the settings.
+    # The name of the upstream in the settings.
     upstream: str
     # The upstream's name for the model.
     model: str

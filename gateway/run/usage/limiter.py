@@ -124,7 +124,7 @@ class Limiter:
         )
         # The limits by project, then by key and user. Only projects with limits are in it.
         self._limits: dict[str, dict[tuple[int | None, str | None], list[UsageLimit]]] = {}
-        # The same limits by their ids.
+        # All limits by their ids.
         self._limits_by_id: dict[int, UsageLimit] = {}
         # The keys and users that limits name.
         self._named_holders: set[int | str | None] = set()
