@@ -42,10 +42,10 @@ def make_provider(
         raise ValueError(f"no address for an upstream of kind {kind!r}: give its base_url, or one of {names}")
     is_translated = row is not None and row.dialect == "anthropic"
     capabilities = UNKNOWN
-    if row is not None and (
-        address.rstrip("/") == row.base_url or row.base_url is None or row.is_server or is_translated
-    ):
-        capabilities = row.capabilities
+    if row is not None:
+        is_at_row_address = row.base_url is None or address.rstrip("/") == row.base_url
+        if is_at_row_address or row.is_server or is_translated:
+            capabilities = row.capabilities
     provider_class = Anthropic if is_translated else OpenAICompatible
     return provider_class(
         name or kind,

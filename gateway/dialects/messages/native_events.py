@@ -47,7 +47,7 @@ class NativeEvents:
     def __init__(self, gateway_tools: Collection[str]) -> None:
         """Begins a reply. gateway_tools: the names of tools that run in the gateway."""
         self._gateway_tools = gateway_tools
-        self._is_parsed = bool(gateway_tools)  # False: every event passes unread
+        self._parses_events = bool(gateway_tools)  # False: every event passes unread
         # The index of a block in the message, by its index in this round; None: the block is not shown.
         self._shown_indices: dict[int, int | None] = {}
         self._next_index = 0  # of the next block in the message
@@ -64,7 +64,7 @@ class NativeEvents:
         """Returns the bytes that the client gets for an event; b"": the event is hidden."""
         self.is_over = self.is_over or name == "message_stop"
         self._has_message_delta = self._has_message_delta or name == "message_delta"
-        if not self._is_parsed:
+        if not self._parses_events:
             self.has_begun = self.has_content = True
             return raw
         match name:
@@ -119,6 +119,7 @@ class NativeEvents:
         return events
 
     def _begin_round(self, raw: bytes) -> bytes:
+        """Notes the usage and the container of a round. Returns the event in the first round; b"": a later round."""
         event = _decode_data(raw)
         message = as_object(event.get("message"))
         self._usage = as_object(message.get("usage"))
@@ -130,12 +131,13 @@ class NativeEvents:
         return raw
 
     def _show_block(self, raw: bytes, name: str) -> bytes:
+        """Returns an event of a block under the block's index in the message; b"": a gateway tool's call is hidden."""
         event = _decode_data(raw)
         index = event.get("index")
         if not isinstance(index, int):
             return raw
         if name == "content_block_start":
-            if _is_call_of(event.get("content_block"), self._gateway_tools):
+            if _is_call(event.get("content_block"), self._gateway_tools):
                 self._shown_indices[index] = None
             else:
                 self._shown_indices[index] = self.claim_index()
@@ -150,7 +152,8 @@ class NativeEvents:
     def _read_delta(self, raw: bytes) -> None:
         self._message_delta = _without_type(_decode_data(raw))
         self._container = as_object(self._message_delta.get("delta")).get("container") or self._container
-        self._usage |= {k: v for k, v in as_object(self._message_delta.get("usage")).items() if v is not None}
+        usage = as_object(self._message_delta.get("usage"))
+        self._usage |= {key: value for key, value in usage.items() if value is not None}
 
     def _render_delta(self, finish: str | None) -> bytes:
         delta = self._message_delta.get("delta")
@@ -171,7 +174,7 @@ def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finis
     content: list[Any] = []
     usage: Json = {}
     for reply in replies:
-        content += [block for block in reply.get("content") or () if not _is_call_of(block, gateway_tools)]
+        content += [block for block in reply.get("content") or () if not _is_call(block, gateway_tools)]
         usage = add_usage(usage, as_object(reply.get("usage")))
     merged = {**replies[-1], "id": replies[0].get("id"), "content": content, "usage": usage}
     if containers := [reply["container"] for reply in replies if reply.get("container")]:
@@ -182,7 +185,7 @@ def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finis
     return merged
 
 
-def _is_call_of(block: Any, tools: Collection[str]) -> bool:
+def _is_call(block: Any, tools: Collection[str]) -> bool:
     if not isinstance(block, dict) or block.get("type") != "tool_use":
         return False
     name = block.get("name")

@@ -17,15 +17,15 @@ from mcp.shared.exceptions import MCPError
 from gateway.core.memory.mcp_tools import INSTRUCTIONS, TOOLS, McpAnswer, McpTool, client_name, schema_of
 
 CallContext: TypeAlias = ServerRequestContext[Any, Any]
-Perform: TypeAlias = Callable[[CallContext, str, Mapping[str, Any]], Awaitable[McpAnswer]]
+PerformsCall: TypeAlias = Callable[[CallContext, str, Mapping[str, Any]], Awaitable[McpAnswer]]
 
 
-def make_server(perform: Perform) -> Server[Any]:
+def make_server(perform: PerformsCall) -> Server[Any]:
     """Returns a server for one transport. It silences the log of the SDK, for the whole process.
 
     perform: answers a call of one of TOOLS.
     """
-    tool_list = types.ListToolsResult(tools=[_list_entry(tool) for tool in TOOLS.values()])
+    tool_list = types.ListToolsResult(tools=[_make_list_entry(tool) for tool in TOOLS.values()])
 
     async def list_tools(_: CallContext, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         return tool_list
@@ -36,7 +36,7 @@ def make_server(perform: Perform) -> Server[Any]:
         # A call goes on to its end even if its client gives it up, so that the call writes all or nothing.
         with anyio.CancelScope(shield=True):
             answer = await perform(context, params.name, params.arguments or {})
-        return _result(answer)
+        return _make_result(answer)
 
     server: Server[Any] = Server(
         "mnemogate",
@@ -47,7 +47,7 @@ def make_server(perform: Perform) -> Server[Any]:
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
-    # Its own middleware would put what calls say on the spans of whatever exporter a host has installed.
+    # The SDK's middleware would put the texts of calls into the spans of any exporter that the host has installed.
     server.middleware.clear()
     # The SDK's log may quote messages. A call that fails is logged where it is performed.
     logging.getLogger("mcp").setLevel(logging.CRITICAL + 1)
@@ -60,7 +60,7 @@ def client_of(context: CallContext) -> str:
     return "" if params is None else client_name(params.client_info.name, params.client_info.version)
 
 
-def _list_entry(tool: McpTool) -> types.Tool:
+def _make_list_entry(tool: McpTool) -> types.Tool:
     return types.Tool(
         name=tool.name,
         title=tool.title,
@@ -77,7 +77,7 @@ def _list_entry(tool: McpTool) -> types.Tool:
     )
 
 
-def _result(answer: McpAnswer) -> types.CallToolResult:
+def _make_result(answer: McpAnswer) -> types.CallToolResult:
     if answer.value is None:
         return types.CallToolResult(
             content=[types.TextContent(type="text", text=answer.error)], is_error=True
