@@ -79,7 +79,7 @@ class AgentSpec(Struct, frozen=True):
     upstream: str | None = None
     # A caller named the model, not the settings: a closed list of models holds for it.
     has_callers_model: bool = False
-    # Its context window in tokens; None: the upstream's settings say.
+    # The context window of its model in tokens; None: as the upstream's settings say.
     context_window: int | None = None
     # Memory tools go to the model even if the client has no tools of its own.
     offers_tools: bool = False

@@ -58,13 +58,13 @@ class AgentDefinition(_Stored, frozen=True):
     hidden: bool = False
     # `<upstream>/<model>` or `<model>`; None: the gateway's first model.
     model: str | None = None
-    # Its context window in tokens; None: the model's.
+    # The agent's context window in tokens; None: the model's.
     context_window: int | None = None
     # Fields that are added to each of its requests (temperature, max_tokens, response_format, …).
     sampling: dict[str, Any] = field(default_factory=dict)
     # Tool rules, each {"type", "tool_name", …} (gateway.core.tool_rule).
     rules: tuple[dict[str, Any], ...] = ()
-    # Its tools get an argument for the model's thoughts; None: the default of its kind.
+    # The agent's tools get an argument for the model's thoughts; None: the default of the agent's kind.
     thinks_aloud: bool | None = None
     # The most messages in its window; None: tokens alone limit it.
     most_messages: int | None = None

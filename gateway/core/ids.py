@@ -47,7 +47,7 @@ class Place(Struct, frozen=True):
 
     # The public name of the memory.
     uid: str
-    # In the one order of the memory.
+    # The number in the one order of the memory.
     seq: int
     # The number of a message within a hidden round.
     hidden: int | None = None

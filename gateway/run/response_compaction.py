@@ -48,7 +48,7 @@ class Compacted(Struct, frozen=True):
     # The user's newest messages, oldest first.
     messages: Sequence[WireMessage]
     summary: str
-    # As a chat completion has it.
+    # The usage in the form of a chat completion.
     usage: Json
 
 

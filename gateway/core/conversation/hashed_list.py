@@ -30,7 +30,7 @@ class HashedPrefix(Struct, frozen=True):
 class HashedReply(Struct, frozen=True):
     """A reply that was hashed when it was recorded."""
 
-    # In the request's own list.
+    # The index of the message in the request's own list.
     index: int
     atoms: tuple[Atom, ...]
     # The hash of the path down to the reply.

@@ -287,7 +287,7 @@ class EditCall(Struct, frozen=True):
 
     op: EditOperation
     label: str
-    # As `apply_edit` takes them (gateway.core.memory.block_edit).
+    # The arguments in the form in which `apply_edit` takes them (gateway.core.memory.block_edit).
     arguments: Json
 
 

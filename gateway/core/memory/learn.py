@@ -101,7 +101,7 @@ class BlockEdit(Struct, frozen=True):
     """An edit of a block."""
 
     op: memory_tools.EditOperation
-    # As `apply_edit` takes them.
+    # The arguments in the form in which `apply_edit` takes them.
     arguments: Mapping[str, Any]
 
 

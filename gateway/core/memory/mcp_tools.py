@@ -139,7 +139,7 @@ class ReadBlock(Struct, frozen=True):
 
     label: str
     value: str
-    # In characters.
+    # The most characters of the value.
     limit: int
     version: int
     # Programs of this person may not change the block.

@@ -35,7 +35,7 @@ class Amounts(NamedTuple):
     answered: int
     # Input and output.
     tokens: int
-    # In billionths of the currency.
+    # The cost in billionths of the currency.
     cost: int
     # The requests under way.
     concurrent: int

@@ -66,7 +66,7 @@ class FactRecord(Struct, frozen=True):
     # Since when it is true, and when it was learned.
     since: float
     learned_at: float
-    # Until when it was true, and the number of the fact that is true instead.
+    # Until when the fact was true, and the number of the fact that is true instead.
     until: float | None
     successor: int | None
     # Lists show it. No note, search tool or summary does.

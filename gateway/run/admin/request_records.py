@@ -33,7 +33,7 @@ class HitRecord(Struct, frozen=True):
     words: float | None
     meaning: float | None
     tokens: int
-    # Until when a fact was true; not set: of all other hits.
+    # Until when the fact was true; not set: the hit is no fact that has ended.
     until: float | UnsetType = UNSET
 
 

@@ -60,9 +60,9 @@ class _UnreadableReply(JobFailed):
 class ModelAnswer(Struct, frozen=True):
     """A whole reply."""
 
-    # As the upstream gave it.
+    # The message of the model, as the upstream gave it.
     message: dict[str, Any]
-    # As `read_finish_reason` gives it.
+    # The finish_reason, as `read_finish_reason` returns it.
     finish_reason: str
     used: TokenCounts
     # The upstream has counted these tokens; False: they are estimated.

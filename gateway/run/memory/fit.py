@@ -42,7 +42,7 @@ from storage.records import ANY_WINDOW, Evicted
 class _Entry(NamedTuple):
     """A message that would be sent."""
 
-    # Its index in the client's list; None: a stored message, which goes before the list.
+    # The index of the message in the client's list; None: it is stored, and goes before the list.
     client_index: int | None
     message: WireMessage
 

@@ -50,7 +50,7 @@ class EndpointForm(Struct, frozen=True):
     refused: frozenset[str] = frozenset()
     # The model takes its thoughts back only if nothing before them has changed.
     binds_thoughts: bool = False
-    # As in `Capabilities`.
+    # The `Capabilities.effort_with_tools` of the endpoint.
     effort_with_tools: str | None = None
     # The model thinks only on request, and thoughts are asked for without an effort.
     thinks_on_request: bool = False

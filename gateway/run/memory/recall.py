@@ -217,7 +217,7 @@ class _NoteSearch(Struct, frozen=True):
     prompt: Prompt
     visible: VisibleContent
     vectors: QueryVectors
-    # As `Recaller.note_budget`, in this prompt's window.
+    # The tokens of `Recaller.note_budget` that have room in this prompt's window.
     budget: int
     # The tokens of the line that names the note's mark; 0: the prompt names it.
     naming_tokens: int

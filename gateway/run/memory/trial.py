@@ -48,7 +48,7 @@ class TrialRecall(Struct, frozen=True):
     recall_tokens: int
     # Seconds since the epoch.
     now: Callable[[], float]
-    # As replies have it; None: memory is searched by words alone.
+    # Embeds queries as for replies; None: memory is searched by words alone.
     embed_query: EmbedQuery | None = None
 
     async def recall(self, agent: Agent, text: str, most_left_out: int) -> TrialResult:

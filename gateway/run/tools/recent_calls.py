@@ -29,7 +29,7 @@ class _CallKey(NamedTuple):
     # What their turn continues, and its new messages.
     origin: Hashable
     tool: str
-    # As JSON.
+    # The arguments of the call, as JSON.
     arguments: bytes
     # The number of the call among the same ones of its turn, from 1.
     number: int

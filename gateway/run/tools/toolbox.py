@@ -36,7 +36,7 @@ _CUT_NOTICE = "\n[{left} more characters were cut off.]"
 class ToolAnswer(Struct, frozen=True):
     """The answer of a tool."""
 
-    # As the model reads it.
+    # The text that the model reads.
     content: str
     # "success" or "error".
     status: str = "success"

@@ -27,7 +27,7 @@ class Route(Struct, frozen=True):
     upstream: str
     # The upstream's name for the model.
     model: str
-    # In tokens; None: unknown.
+    # The context window in tokens; None: it is not known.
     context_window: int | None = None
     # The targets after `first`: further deployments of the same model (rank 0), then the fallbacks.
     others: tuple[Target, ...] = ()

@@ -128,7 +128,7 @@ class Limiter:
         self._limits_by_id: dict[int, UsageLimit] = {}
         # The keys and users that limits name.
         self._named_holders: set[int | str | None] = set()
-        # As `_find_limits`, until the limits change.
+        # The results of `_find_limits`, until the limits change.
         self._cached_limits = lru_cache(maxsize=_MAX_CALLERS)(self._find_limits)
         self._limits_lock = asyncio.Lock()
         self._buckets = LimitBuckets(store.usage, meter, now)
