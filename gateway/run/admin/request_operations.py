@@ -191,16 +191,15 @@ class RequestOperations(Struct, frozen=True):
         """Returns the requests of the log with these ids that read a memory. memory: its uid."""
         return [] if self.log is None else [each for each in self.log.ended(memory=memory) if each.id in ids]
 
-    def find_resent(self, requests: Iterable[RequestRecord]) -> dict[str, str]:
-        """Returns, for requests that got the stored reply of an earlier request in the log, the id of the first one."""
+    def find_resent(self, requests: Iterable[RequestRecord]) -> dict[str, RequestRecord]:
+        """Returns, for requests that got the stored reply of an earlier request in the log, the first such request."""
         ended = self._ended_with_turn()
-        turns = {(each.memory_uid, each.exchange_row): each.id for each in ended}
+        first_by_turn = {(each.memory_uid, each.exchange_row): each for each in ended}
         ids = {each.id for each in requests}
-        return {
-            each.id: turns[each.memory_uid, each.exchange_row]
-            for each in ended
-            if each.id in ids and turns[each.memory_uid, each.exchange_row] != each.id
-        }
+        firsts = [
+            (each, first_by_turn[each.memory_uid, each.exchange_row]) for each in ended if each.id in ids
+        ]
+        return {each.id: _record_of_logged(first) for each, first in firsts if first is not each}
 
     def find_unsearched(self, requests: Iterable[RequestRecord]) -> set[str]:
         """Returns the ids of requests whose memory was on and was not searched, since they asked nothing new."""

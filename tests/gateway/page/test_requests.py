@@ -326,8 +326,12 @@ def test_a_question_that_is_asked_again_leads_to_its_reply_and_to_the_first_time
     assert "Asked again at" not in operator.get(f"r/{again}").body.decode()
     for path in ("", "requests"):
         rows = operator.get(path).body.decode().split("<tr>")
-        tagged = [each for each in rows if "</span>asked again<" in each]
+        tagged = [each for each in rows if "same question and reply as" in each]
         assert [(again in each, first in each) for each in tagged] == [(True, True)]
+        # The link says which row it leads to.
+        (link,) = re.findall(rf'r/{first}">at (<time.*?</time>)</a>', tagged[0])
+        (row,) = (each for each in rows if each not in tagged and first in each)
+        assert re.sub("<.*?>", "", link) in row
     assert listed.count("Where is my tea?") == 3
     assert listed.count(">asked again<") == 2
     assert "not kept" not in listed
