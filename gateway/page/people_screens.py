@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import ClassVar
+from urllib.parse import quote
 
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
+from gateway.page.screen import Action, ActionResult, Answer, ListQuery, Screen, ScreenRequest, View
 from gateway.run.admin.memory_records import MemoryKind, MemoryRecord
 from gateway.run.admin.memory_views import PEOPLE_LOOKED_AT
 from gateway.run.admin.word_search import MAX_PEOPLE
@@ -22,6 +23,8 @@ class PeopleWordsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_on
 
     page_limit: ClassVar[int] = MAX_PEOPLE
     q: str = ""
+    # They were looked for as a name first, which nobody has.
+    name: bool = False
 
 
 class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,7 +35,7 @@ class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
-    async def show(request: ScreenRequest, query: PeopleQuery) -> View:
+    async def show(request: ScreenRequest, query: PeopleQuery) -> Answer:
         page = await operations.memories.page(
             request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
         )
@@ -44,6 +47,8 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
             namesakes = [(memory, line) for memory, line in people if memory not in page.items]
             for memory, _ in namesakes:
                 await request.note_read(memory.uid)
+            if not (page.items or namesakes):
+                return ActionResult(None, f"people/words?q={quote(query.q, safe='')}&name=1")
         context = {
             "kind": query.kind,
             "q": query.q,
@@ -59,7 +64,12 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         )
         for each in search.items:
             await request.note_read(each.memory.uid)
-        context = {"spans": lambda text: operations.words.spans(text, query.q), "after": query.after}
+        context = {
+            "spans": lambda text: operations.words.spans(text, query.q),
+            "after": query.after,
+            "is_no_name": query.name,
+            "looked_at": PEOPLE_LOOKED_AT,
+        }
         return View(search, "people_words.html", "Search what people wrote", context)
 
     return [

@@ -39,7 +39,7 @@ def test_the_lists_of_people_look_right(browser: Browser, operator: Operator) ->
     speak(operator.world, "Hello.", user=LONG_NAME)
     browser.looks_right(operator, "people", heading="People")
     browser.looks_right(operator, "people?q=miso", heading="People")
-    browser.looks_right(operator, "people?q=ferri", heading="People")
+    browser.looks_right(operator, "people?q=ferri", heading="Search what people wrote")
     browser.looks_right(operator, "people/words?q=miso", heading="Search what people wrote")
     browser.looks_right(operator, "people?kind=agent", heading="Agents")
 
