@@ -39,7 +39,7 @@ _MEMORIES = 200
 _MOST_READ = 1_000
 # A memory whose index has so many blobs, or lacks so many texts, is searched by itself, which counts as `_LONG_READ`.
 _LONG_BLOBS, _LONG_UNREAD, _LONG_READ = 100, 500, 200
-# Texts of exchanges that are longer as they are stored are left to the index.
+# A memory with an exchange that its index lacks, and whose texts are longer as they are stored, is searched by itself.
 _LONG_BYTES = 16_000
 # The texts of a memory that are checked for the words: the index also has words of dates and speakers.
 _CHECKED_HITS = 40
@@ -111,6 +111,8 @@ class PeopleSearch(Group):
         ids = [agent.id for _, agent in chosen if not _is_long(agent)]
         if not ids:
             return [_ReadMemory(memory, agent, None, ()) for memory, agent in chosen]
+        rows = await connection.rows(SQL["memories_with_long_exchanges"], (ids, _LONG_BYTES))
+        whole_ids = {*ids}.difference(row[0] for row in rows)
         # The indexes last: what is indexed meanwhile is read twice, and not left out.
         unread = defaultdict[int, list[Message]](list)
         for row in await connection.rows(SQL["unread_exchanges"], (ids, _LONG_BYTES)):
@@ -122,7 +124,7 @@ class PeopleSearch(Group):
         for agent_row, chunk, data in await connection.rows(SQL["terms"], (ids,)):
             blobs[agent_row].append((chunk, data))
         return [
-            _ReadMemory(memory, agent, None if _is_long(agent) else blobs[agent.id], unread[agent.id])
+            _ReadMemory(memory, agent, blobs[agent.id] if agent.id in whole_ids else None, unread[agent.id])
             for memory, agent in chosen
         ]
 

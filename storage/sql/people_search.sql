@@ -5,25 +5,42 @@
 SELECT {agent} FROM agents a WHERE a.id {in:1:BIGINT:256}
 
 -- piece: stale
--- The exchanges of some memories that their indexes know as they were. What is longer than ?2 bytes as it is stored is
--- left out.
-SELECT p.agent, {shown} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange AND p.agent = m.agent
-WHERE m.kind = 'stale' AND m.agent {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished' AND length(p.input) <= ?2
+-- The exchanges of some memories that their indexes know as they were.
+FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange AND p.agent = m.agent
+WHERE m.kind = 'stale' AND m.agent {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished'
+
+-- piece: new_in_sqlite
+-- The exchanges of some memories that their indexes do not know.
+FROM agents a CROSS JOIN exchanges p ON p.agent = a.id AND p.seq > a.indexed_seq
+WHERE a.id {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished'
+
+-- piece: new_in_postgres
+-- Has each memory read by the index, however many exchanges it may have by the server's estimate.
+FROM agents a CROSS JOIN LATERAL (
+    SELECT * FROM exchanges x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) p ON true
+WHERE a.id {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished'
 
 -- name: unread_exchanges (sqlite)
--- Reads the exchanges of the piece `stale`, and the exchanges that the indexes do not know.
-{stale}
+-- Reads the exchanges that the indexes of some memories lack. What is longer than ?2 bytes as it is stored is left out.
+SELECT p.agent, {shown} {stale} AND length(p.input) <= ?2
 UNION ALL
-SELECT p.agent, {shown} FROM agents a CROSS JOIN exchanges p ON p.agent = a.id AND p.seq > a.indexed_seq
-WHERE a.id {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished' AND length(p.input) <= ?2
+SELECT p.agent, {shown} {new_in_sqlite} AND length(p.input) <= ?2
 
 -- name: unread_exchanges (postgres)
--- Has each memory read by the index, however many exchanges it may have by the server's estimate.
-{stale}
+SELECT p.agent, {shown} {stale} AND length(p.input) <= ?2
 UNION ALL
-SELECT p.agent, {shown} FROM agents a CROSS JOIN LATERAL (
-    SELECT * FROM exchanges x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) p ON true
-WHERE a.id {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished' AND length(p.input) <= ?2
+SELECT p.agent, {shown} {new_in_postgres} AND length(p.input) <= ?2
+
+-- name: memories_with_long_exchanges (sqlite)
+-- Finds those of some memories of which `unread_exchanges` leaves something out.
+SELECT p.agent {stale} AND length(p.input) > ?2
+UNION
+SELECT p.agent {new_in_sqlite} AND length(p.input) > ?2
+
+-- name: memories_with_long_exchanges (postgres)
+SELECT p.agent {stale} AND length(p.input) > ?2
+UNION
+SELECT p.agent {new_in_postgres} AND length(p.input) > ?2
 
 -- piece: stands
 -- A fact `f` is true.

@@ -81,6 +81,14 @@ async def test_a_person_is_found_by_what_they_wrote(
     assert await find(store, "Ferri", "default") == {}
 
 
+async def test_a_person_is_found_by_a_long_message(store: Store) -> None:
+    """Messages that no index has are read together for many people, but for long ones."""
+    nadia, _ = await speak(store)
+    text = "This is Nadia Lindqvist. " + "Once more. " * 2_000
+    await nadia.say([user(text)], assistant("Good morning."))
+    assert await find(store, "Lindqvist", "default") == {"user:n-1": text}
+
+
 async def test_people_are_looked_through_in_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     people = [speaker(store, f"p-{n}") for n in range(5)]
     for n, each in enumerate(people):
