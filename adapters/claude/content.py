@@ -33,8 +33,8 @@ _BAD_ID_CHARACTER: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def text_blocks(message: Json, where: str) -> list[Json]:
-    """Returns the blocks of a system or developer message. where: its place in the request, for errors."""
-    return _with_cache_of(_translate_content(message.get("content"), where), message)
+    """Returns the blocks of a system or developer message. where: its path in the request, for errors."""
+    return _mark_last_block(_translate_content(message.get("content"), where), message)
 
 
 def user_blocks(message: Json, where: str) -> list[Json]:
@@ -43,7 +43,7 @@ def user_blocks(message: Json, where: str) -> list[Json]:
     name = message.get("name")
     if blocks and isinstance(name, str) and name.strip():
         blocks.insert(0, {"type": "text", "text": f"[{name}]"})
-    return _with_cache_of(blocks, message)
+    return _mark_last_block(blocks, message)
 
 
 def tool_result(message: Json, where: str) -> Json:
@@ -81,20 +81,20 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
     if message.get("audio") is not None:
         raise Untranslatable("Audio is not supported by this model's provider.", f"{where}.audio")
     calls = message.get("tool_calls")
-    numbered = enumerate(calls if isinstance(calls, list) else ())
-    tool_uses = [_translate_call(call, f"{where}.tool_calls[{index}]") for index, call in numbered]
+    indexed_calls = enumerate(calls if isinstance(calls, list) else ())
+    tool_uses = [_translate_call(call, f"{where}.tool_calls[{index}]") for index, call in indexed_calls]
     native = message.get(NATIVE_REPLY)
     if isinstance(native, dict) and isinstance(native.get("content"), list):
-        blocks = _with_cache_of(_with_calls(native["content"], tool_uses), message)
+        blocks = _mark_last_block(_fill_in_calls(native["content"], tool_uses), message)
     else:
-        texts = _translate_content(message.get("content"), where) or _refusal_blocks(message)
-        blocks = _interleave(_read_opaque_blocks(message), _with_cache_of(texts, message), tool_uses)
+        texts = _translate_content(message.get("content"), where) or _translate_refusal(message)
+        blocks = _interleave(_read_opaque_blocks(message), _mark_last_block(texts, message), tool_uses)
     while blocks and blocks[-1].get("type") in THINKING_TYPES:
         blocks.pop()
     return blocks
 
 
-def _with_calls(native: list[Any], tool_uses: list[Json]) -> list[Json]:
+def _fill_in_calls(native: list[Any], tool_uses: list[Json]) -> list[Json]:
     """Returns the blocks of a `NATIVE_REPLY`, in which each call is only a placeholder, with the calls filled in."""
     calls = iter(tool_uses)
     native_blocks = (block for block in native if isinstance(block, dict))
@@ -120,7 +120,7 @@ def _translate_content(content: Any, where: str) -> list[Json]:
     return [block for block in blocks if block is not None]
 
 
-def _refusal_blocks(source: Json) -> list[Json]:
+def _translate_refusal(source: Json) -> list[Json]:
     refusal = source.get("refusal")
     return _translate_content(refusal, "") if isinstance(refusal, str) else []
 
@@ -138,11 +138,11 @@ def _translate_part(part: Any, where: str) -> Json | None:
                 return None
             return {key: value for key, value in part.items() if key in _TEXT_FIELDS}
         case "refusal":
-            return next(iter(_refusal_blocks(part)), None)
+            return next(iter(_translate_refusal(part)), None)
         case "image_url":
-            return _with_cache({"type": "image", "source": _translate_image(part, where)}, part)
+            return _copy_cache_mark({"type": "image", "source": _translate_image(part, where)}, part)
         case "file":
-            return _with_cache(_translate_document(part, where), part)
+            return _copy_cache_mark(_translate_document(part, where), part)
         case None:
             raise Untranslatable(f"Missing required parameter: '{where}.type'.", f"{where}.type")
     if part_type in _UNKNOWN_PARTS:
@@ -153,11 +153,11 @@ def _translate_part(part: Any, where: str) -> Json | None:
     return block
 
 
-def _with_cache(block: Json, part: Json) -> Json:
+def _copy_cache_mark(block: Json, part: Json) -> Json:
     return {**block, "cache_control": part["cache_control"]} if part.get("cache_control") else block
 
 
-def _with_cache_of(blocks: list[Json], message: Json) -> list[Json]:
+def _mark_last_block(blocks: list[Json], message: Json) -> list[Json]:
     """Returns blocks, the last one with the `cache_control` of their message."""
     if blocks and message.get("cache_control"):
         blocks[-1] = {**blocks[-1], "cache_control": message["cache_control"]}
@@ -240,12 +240,12 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
     # How many characters of all texts are in `blocks`, and how many of these are the beginning of the next text.
     chars_taken = text_offset = 0
     for block in opaque:
-        start = _offset(block, "start_index")
-        calls_before = _offset(block, "call_index")
+        start = _read_offset(block, "start_index")
+        calls_before = _read_offset(block, "call_index")
         while texts_left and chars_taken < start:
             length = len(_text_of(texts_left[-1]))
             end = min(text_offset + start - chars_taken, length)
-            blocks.append(_text_part(texts_left[-1], text_offset, end))
+            blocks.append(_cut_text_block(texts_left[-1], text_offset, end))
             chars_taken, text_offset = chars_taken + end - text_offset, end
             if end == length:
                 texts_left.pop()
@@ -255,11 +255,11 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
         blocks.append({key: value for key, value in block.items() if key not in PLACE_FIELDS})
     if text_offset:
         last_text = texts_left.pop()
-        blocks.append(_text_part(last_text, text_offset, len(_text_of(last_text))))
+        blocks.append(_cut_text_block(last_text, text_offset, len(_text_of(last_text))))
     return _without_blank_text([*blocks, *reversed(texts_left), *reversed(calls_left)])
 
 
-def _offset(block: Json, key: str) -> int:
+def _read_offset(block: Json, key: str) -> int:
     """Returns the characters of text ("start_index") or the number of calls ("call_index") before an opaque block."""
     offset = block.get(key)
     return offset if isinstance(offset, int) else 0
@@ -270,7 +270,7 @@ def _text_of(block: Json) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _text_part(block: Json, start: int, end: int) -> Json:
+def _cut_text_block(block: Json, start: int, end: int) -> Json:
     """Returns a part of a block of text; the cache is marked at the block's end."""
     text = _text_of(block)
     if end - start == len(text):

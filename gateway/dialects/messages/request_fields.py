@@ -22,33 +22,34 @@ _CHOICE_FIELDS: Final = frozenset(("type", "name", "disable_parallel_tool_use"))
 _THOUGHT_EDIT_PREFIX: Final = "clear_thinking_"
 
 
-def add_limit(chat: Json, json: Json) -> None:
+def add_limit(chat_json: Json, json: Json) -> None:
     """Adds the most tokens of the reply. Raises: BadRequest."""
     limit = json.get("max_tokens")
     if limit is None:
         raise invalid_field("max_tokens", "Field required")
     if not isinstance(limit, int) or isinstance(limit, bool):
         raise invalid_field("max_tokens", "Input should be a valid integer")
-    chat["max_tokens"] = limit
+    chat_json["max_tokens"] = limit
 
 
-def add_sampling(chat: Json, json: Json) -> None:
+def add_sampling(chat_json: Json, json: Json) -> None:
+    """Adds the fields by which the model's choice of tokens is narrowed."""
     for key in ("temperature", "top_p"):
         if json.get(key) is not None:
-            chat[key] = json[key]
+            chat_json[key] = json[key]
 
 
-def add_stops(chat: Json, json: Json) -> None:
+def add_stops(chat_json: Json, json: Json) -> None:
     """Adds the texts at which the reply ends. Raises: BadRequest."""
     stops = json.get("stop_sequences")
     if stops is not None:
         if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
             raise invalid_field("stop_sequences", "Input should be a valid list of strings")
         if stops:
-            chat["stop"] = stops
+            chat_json["stop"] = stops
 
 
-def add_tools(chat: Json, json: Json, checker: FieldChecker) -> None:
+def add_tools(chat_json: Json, json: Json, checker: FieldChecker) -> None:
     """Adds the client's tools. Raises: BadRequest."""
     tools = json.get("tools")
     if tools is not None and not isinstance(tools, list):
@@ -59,10 +60,10 @@ def add_tools(chat: Json, json: Json, checker: FieldChecker) -> None:
         if (function := _translate_tool(tool, f"tools.{index}", checker)) is not None
     ]
     if functions:
-        chat["tools"] = functions
+        chat_json["tools"] = functions
 
 
-def add_tool_choice(chat: Json, json: Json, checker: FieldChecker) -> None:
+def add_tool_choice(chat_json: Json, json: Json, checker: FieldChecker) -> None:
     """Adds which of the tools the model may call. Raises: BadRequest."""
     choice = json.get("tool_choice")
     if choice is None:
@@ -71,9 +72,9 @@ def add_tool_choice(chat: Json, json: Json, checker: FieldChecker) -> None:
         raise invalid_field("tool_choice", "Input should be a valid dictionary")
     checker.check(choice, _CHOICE_FIELDS, "tool_choice")
     if json.get("tools"):
-        chat["tool_choice"] = _translate_choice(choice)
+        chat_json["tool_choice"] = _translate_choice(choice)
         if choice.get("disable_parallel_tool_use") is True:
-            chat["parallel_tool_calls"] = False
+            chat_json["parallel_tool_calls"] = False
     elif choice.get("type") in ("any", "tool"):
         raise invalid_field("tool_choice", "may only be specified while providing tools")
 
@@ -120,7 +121,7 @@ def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None
     return {"type": "function", "function": function}
 
 
-def add_output_config(chat: Json, json: Json, checker: FieldChecker) -> None:
+def add_output_config(chat_json: Json, json: Json, checker: FieldChecker) -> None:
     """Adds the effort and the form of the answer. Raises: BadRequest."""
     config = json.get("output_config") or {}
     if not isinstance(config, dict):
@@ -130,15 +131,15 @@ def add_output_config(chat: Json, json: Json, checker: FieldChecker) -> None:
     if not checker.is_lenient:
         effort = find_effort_of_turn(json["messages"], checker) or effort
     if effort is not None:
-        chat["reasoning_effort"] = effort
-    form = config.get("format")
-    if form is None:
+        chat_json["reasoning_effort"] = effort
+    answer_format = config.get("format")
+    if answer_format is None:
         return
-    if not isinstance(form, dict) or form.get("type") != "json_schema":
+    if not isinstance(answer_format, dict) or answer_format.get("type") != "json_schema":
         raise invalid_field("output_config.format.type", "Input should be 'json_schema'")
-    checker.check(form, _FORMAT_FIELDS, "output_config.format")
-    schema = {"name": "output", "schema": form.get("schema"), "strict": True}
-    chat["response_format"] = {"type": "json_schema", "json_schema": schema}
+    checker.check(answer_format, _FORMAT_FIELDS, "output_config.format")
+    schema = {"name": "output", "schema": answer_format.get("schema"), "strict": True}
+    chat_json["response_format"] = {"type": "json_schema", "json_schema": schema}
 
 
 def check_context_management(management: Any, checker: FieldChecker) -> None:

@@ -118,7 +118,7 @@ class TranslatedMessage:
                 self._add_delta(delta)
             if not is_hidden:
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
-                self._stopped_by = self._stop_sequence(choice) or self._stopped_by
+                self._stopped_by = self._find_stop_sequence(choice) or self._stopped_by
         usage = event.usage or usage_of(event.chunk)
         if not is_hidden and reported_counts(usage) is not None:
             self._usage = usage
@@ -152,17 +152,15 @@ class TranslatedMessage:
         self._events.begin()
         self._blocks.end()
         usage = self._usage or self._terms.count_usage(self._blocks.generated_text()) or {}
-        ending = self._ending(has_calls=self._blocks.has_calls)
-        self._events.emit(
-            "message_delta", delta=ending, usage=_message_usage(usage, self._terms.input_tokens)
-        )
+        ending = self._make_ending(has_calls=self._blocks.has_calls)
+        self._events.emit("message_delta", delta=ending, usage=_render_usage(usage, self._terms.input_tokens))
         self._events.emit("message_stop")
 
     def take_whole(self, body: bytes, reply: Json) -> None:
         """Takes a whole reply. body: the bytes of `reply`."""
         if self._terms.stop_sequences:
             choice = reply["choices"][0] if reply["choices"] else None
-            self._stopped_by = self._stop_sequence(choice) if isinstance(choice, dict) else None
+            self._stopped_by = self._find_stop_sequence(choice) if isinstance(choice, dict) else None
 
     def render_body(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the message of whole replies, which the outcome of their turn has."""
@@ -174,8 +172,8 @@ class TranslatedMessage:
         message = {
             **self._events.empty_message(),
             "content": content,
-            **self._ending(has_calls=any(block["type"] == "tool_use" for block in content)),
-            "usage": _message_usage(usage, self._terms.input_tokens),
+            **self._make_ending(has_calls=any(block["type"] == "tool_use" for block in content)),
+            "usage": _render_usage(usage, self._terms.input_tokens),
         }
         return orjson.dumps(message)
 
@@ -192,7 +190,7 @@ class TranslatedMessage:
         if isinstance(calls, list):
             self.add_calls([call for call in calls if isinstance(call, dict)])
 
-    def _ending(self, *, has_calls: bool) -> Json:
+    def _make_ending(self, *, has_calls: bool) -> Json:
         """Returns the fields that say why the message ends."""
         reason = "refusal" if self._is_refused else stop_reason_for(self._finish_reason)
         if reason == "end_turn" and has_calls:
@@ -202,13 +200,13 @@ class TranslatedMessage:
             return {"stop_reason": "stop_sequence", "stop_sequence": self._stopped_by}
         return {"stop_reason": reason, "stop_sequence": None}
 
-    def _stop_sequence(self, choice: Json) -> str | None:
+    def _find_stop_sequence(self, choice: Json) -> str | None:
         """Returns the stop sequence that ended a choice; None: no sequence did, or the upstream does not name it."""
         values = (choice.get(key) for key in _STOP_SEQUENCE_FIELDS)
         return next((value for value in values if value in self._terms.stop_sequences), None)
 
 
-def _message_usage(usage: Json, input_tokens: int) -> Json:
+def _render_usage(usage: Json, input_tokens: int) -> Json:
     """Returns a chat completion's usage as the Messages API reports it: `input_tokens` do not count cached tokens.
 
     input_tokens: the tokens of the prompt, if the usage is empty.
