@@ -510,6 +510,9 @@ def test_what_no_reply_finds_is_looked_through_as_well(upstream: StrictUpstream,
     shown = page(operator, words)
     assert "no fact, passage or block says “Zxqv”; 5 other texts do." in lead(shown)
     assert "All that is stored of this memory was looked through" in plain(shown)
+    # Of these the version alone has no link that forgets it, which the page says.
+    assert len(re.findall(">Forget<", shown)) == len(hidden) - 1
+    assert "A message is forgotten by its own link. Earlier versions of blocks" in plain(shown)
     for each in found["hidden"]["items"]:
         address, _, place = each["href"].partition("#")
         assert f'id="{place}"' in page(operator, address)
@@ -548,7 +551,8 @@ def test_a_fact_that_is_no_longer_true_still_says_its_words(
     gone = plain(operator.post(f"m/{agent.uid}/forget?message=3", came_from=words).body.decode())
     assert f"fact {seq}, no longer true" in gone
     assert (
-        "any more." not in gone.partition("Still stored, but found by no reply")[0].partition("It is gone")[2]
+        "any more."
+        not in gone.partition("Still stored, but not recalled for any reply")[0].partition("It is gone")[2]
     )
     assert lead(page(operator, words)).endswith("says “Zxqv”; 1 other text does.")
     # Older ones than are read may have the words.
