@@ -47,7 +47,10 @@ def drop_tracebacks(error: BaseException) -> None:
     frames usually holds the error, so all of it would stay until a search for cycles, which may be long.
     """
     cause: BaseException | None = error
-    while cause is not None:
+    # The error of an upload that broke is raised from the upstream's error, which it has caused.
+    seen_ids = set[int]()
+    while cause is not None and id(cause) not in seen_ids:
+        seen_ids.add(id(cause))
         cause.__traceback__ = None
         cause = cause.__cause__ or cause.__context__
 
