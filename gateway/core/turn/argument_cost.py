@@ -1,8 +1,7 @@
 """Bounds the cost of checking a call's arguments by the tool's JSON schema, before the check.
 
 Neither arguments nor schema are trusted, and nested alternatives can take any time. An expensive check runs in another
-process
-(gateway.agents.tools.argument_check).
+process (gateway.agents.tools.argument_check).
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ import re
 from collections.abc import Mapping
 from math import inf
 from typing import Any, Final
-
-import orjson
 
 from gateway.core import exact_json
 from gateway.core.json_limits import is_too_deep
@@ -42,7 +39,7 @@ def estimate_cost(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> fl
     """
     if is_too_deep(arguments):
         return 0
-    data = orjson.dumps(schema)
+    data = exact_json.dumps(schema)
     given = exact_json.dumps(arguments)
     if (
         len(data) > _MAX_SCHEMA_BYTES
@@ -77,13 +74,14 @@ class _Expansion:
         if level > _MAX_EXPANDED_LEVELS:
             return inf
         if isinstance(part, str):
-            return len(part.encode(errors="replace")) + 3
+            return _json_bytes(part) + 1
         if isinstance(part, list):
             return 2 + sum(self._measure(each, level + 1) for each in part)
         if not isinstance(part, dict):
-            return 8
+            # A short number or word costs more than its bytes.
+            return max(8, _json_bytes(part) + 1)
         size = 2 + sum(
-            len(key) + 4 + self._measure(value, level + 1)
+            _json_bytes(key) + 2 + self._measure(value, level + 1)
             for key, value in part.items()
             if key not in _ANNOTATIONS or isinstance(value, dict | bool)
         )
@@ -96,3 +94,7 @@ class _Expansion:
             target = find_target(self._root, reference)
             self._sizes[reference] = inf if target is None else self._measure(target, level)
         return self._sizes[reference]
+
+
+def _json_bytes(value: Any) -> int:
+    return len(exact_json.dumps(value))

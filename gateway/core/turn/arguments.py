@@ -40,13 +40,14 @@ def repair_arguments(schema: Mapping[str, Any], arguments: dict[str, Any]) -> Re
     Small models write a number, a list or true as a text ("4"). Such a text is parsed where its value fits and the text
     does not, as Letta's server does.
     """
-    repaired = compile_repaired(schema)
-    if repaired is None:
-        return RepairedArguments(arguments, None)
+    # Before the schema, which may be expensive: `estimate_cost` is 0 for such arguments.
     if is_too_deep(arguments):
         return RepairedArguments(
             arguments, "the arguments have too many lists and objects within one another"
         )
+    repaired = compile_repaired(schema)
+    if repaired is None:
+        return RepairedArguments(arguments, None)
     validator = repaired.validator
     if validator.is_valid(arguments):
         return RepairedArguments(arguments, None)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core import exact_json
 from gateway.core.turn.argument_cost import estimate_cost
 from gateway.core.turn.arguments import are_valid, repair_arguments, repair_json
 from tests.rows import each_row
@@ -254,6 +255,22 @@ def test_references_that_multiply_cost_what_they_become() -> None:
     assert estimate_cost({"$ref": "#/$defs/d0", "$defs": {**parts, "d20": {}}}, {}) > 2**20
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"\U0001f600" * 50: True}},
+        {"properties": {"\x00" * 50: True}},
+        {"enum": ["\x00" * 50]},
+        {"enum": [2**64 - 1] * 50},
+        {"enum": [2**70] * 50},
+        {"enum": [-0.12345678901234567] * 50},
+    ],
+    ids=["a name", "an escaped name", "an escaped text", "an integer", "a long integer", "a fraction"],
+)
+def test_a_schema_counts_with_all_its_bytes(schema: Json) -> None:
+    assert estimate_cost(schema, {}) >= len(exact_json.dumps(schema)) * 64
+
+
 DEEP: Any = [1]
 for _ in range(300):
     DEEP = [DEEP]
@@ -265,6 +282,12 @@ def test_arguments_that_are_nested_too_deeply_are_refused(part: Json) -> None:
     assert estimate_cost(schema, {"a": DEEP}) == 0
     _, wrong = repair_arguments(schema, {"a": DEEP})
     assert wrong == "the arguments have too many lists and objects within one another"
+
+
+def test_no_schema_is_compiled_for_arguments_that_are_nested_too_deeply() -> None:
+    unusable = {"allOf": [{"minLength": "a"}] * 20}  # it forbids nothing, since it has too many faults
+    assert repair_arguments(unusable, {"a": 1})[1] is None
+    assert repair_arguments(unusable, {"a": DEEP})[1] is not None
 
 
 def test_a_text_with_json_that_is_nested_too_deeply_stays_a_text() -> None:
