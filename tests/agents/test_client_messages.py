@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.operations import make_operations
 from gateway.settings import UpstreamSettings
+from storage.listing import Page
 from storage.records import Agent
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, raw, say
@@ -161,9 +162,9 @@ def test_messages_of_a_rare_type_are_looked_for_a_page_at_a_time(
         world.letta.agents.messages.create(agent, input=f"Message {n}")
     real, read = AgentMessages.list, list[int]()
 
-    async def listing(messages: AgentMessages, agent: Agent, **asked: Any) -> Any:
-        read.append(asked["limit"])
-        return await real(messages, agent, **asked)
+    async def listing(messages: AgentMessages, agent: Agent, page: Page[Any], **asked: Any) -> Any:
+        read.append(page.limit)
+        return await real(messages, agent, page, **asked)
 
     monkeypatch.setattr(AgentMessages, "list", listing)
     rare: Any = ["tool_return_message", "user_message"]
