@@ -112,7 +112,7 @@ class ResponseConversations:
                 raise unknown_conversation(id)
             agent = None
             if found.memory_row:
-                memories = await self.store.defined_agents.memories(owner.project, [found.memory_row])
+                memories = await self.store.defined_agents.load_memories(owner.project, [found.memory_row])
                 if not memories:
                     raise unknown_conversation(id)
                 agent = memories[0]
@@ -201,11 +201,11 @@ class ResponseConversations:
             return []
         messages, memory = self.store.messages, conversation.agent.id
         with map_store_errors(), suppress(NotFound):
-            stored = await messages.conversation(memory, conversation.id)
+            stored = await messages.get_conversation(memory, conversation.id)
             listed = []
             page: Page[int] = Page(limit=_PAGE, newest_first=False)
             while True:
-                page_messages = await messages.page(memory, page, conversation_row=stored.id)
+                page_messages = await messages.list_page(memory, page, conversation_row=stored.id)
                 listed += page_messages
                 if len(page_messages) < _PAGE:
                     return name_turns(listed)

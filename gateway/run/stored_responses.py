@@ -55,7 +55,7 @@ class StoredResponses:
         with map_store_errors():
             location = await find_turn(self.store, owner.project, name)
             if location is None or location.exchange.state is State.OPEN:
-                owned = await self.store.messages.owner(owner.project, name.conversation_uid)
+                owned = await self.store.messages.find_owner(owner.project, name.conversation_uid)
                 if owned is None:
                     await self.turns.wait_project_written(owner.project)
                 else:
@@ -71,7 +71,7 @@ class StoredResponses:
     async def conversation_id(self, location: TurnLocation) -> str | None:
         """Returns the client's own id of a turn's conversation; None: it has none. Raises: MemoryUnavailable."""
         with map_store_errors():
-            owned = await self.store.messages.owner(
+            owned = await self.store.messages.find_owner(
                 location.agent.scope.project, location.turn.name.conversation_uid
             )
         return None if owned is None else owned[1]
@@ -86,7 +86,7 @@ class StoredResponses:
         with map_store_errors():
             for _ in range(_MAX_PAGES):
                 page: Page[int] = Page(after=before, limit=_PAGE)
-                messages = await self.store.messages.page_of_project(owner.project, page)
+                messages = await self.store.messages.list_page_of_project(owner.project, page)
                 for agent, message in messages:
                     exchange = message.exchange
                     if (

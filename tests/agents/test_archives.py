@@ -138,7 +138,10 @@ async def test_a_search_asks_every_archive_that_is_attached_and_takes_from_each(
     assert [view.uid for view in found] == [ann.uid, made.uid]
     assert len(await archives.search(ann, "cat", ANY)) == 3
     assert {view.uid for view in await archives.search(bob, "cat", ANY)} == {made.uid}
-    assert await store.attached.agents_with(PROJECT, DefinitionKind.ARCHIVE, memory.id) == [ann.id, bob.id]
+    assert await store.attached.load_agents_with(PROJECT, DefinitionKind.ARCHIVE, memory.id) == [
+        ann.id,
+        bob.id,
+    ]
     other = (await make_agent(store, "eve", project="elsewhere")).agent
     with pytest.raises(NotFound):
         await archives.load_memory("elsewhere", made.uid)

@@ -243,15 +243,15 @@ async def test_a_known_name_takes_no_statement_and_what_is_gone_is_not_found(
 
 async def test_what_was_read_before_a_change_is_not_cached_after_it(registry: Registry, store: Store) -> None:
     made = await registry.create(PROJECT, new(system="Old."))
-    targets = store.attached.targets
+    targets = store.attached.load_targets
 
     async def slow(*args: Any) -> Any:
         await registry.change(PROJECT, made.agent.uid, AgentEdit(edit=lambda d: replace(d, system="New.")))
         return await targets(*args)
 
-    store.attached.targets = slow  # type: ignore[method-assign, assignment]
+    store.attached.load_targets = slow  # type: ignore[method-assign, assignment]
     await registry.resolver.resolve(PROJECT, "ann")
-    store.attached.targets = targets  # type: ignore[method-assign]
+    store.attached.load_targets = targets  # type: ignore[method-assign]
     found = await registry.resolver.resolve(PROJECT, "ann")
     assert found is not None
     assert found.spec.system == "New."

@@ -109,12 +109,12 @@ async def test_an_agent_is_made_with_all_that_belongs_to_it(store: Store) -> Non
     assert made.definition.uid == made.agent.uid
     assert await store.defined_agents.get(PROJECT, made.agent.uid) == made
     assert [(b.label, b.value) for b in await store.blocks.load(made.agent.id)] == [("human", "Unknown.")]
-    assert await store.attached.targets(made.agent.id, "tool") == [-3, tool.id, -1]
-    assert await store.attached.targets_of([made.agent.id, 999], "tool") == {
+    assert await store.attached.load_targets(made.agent.id, "tool") == [-3, tool.id, -1]
+    assert await store.attached.load_targets_of_agents([made.agent.id, 999], "tool") == {
         made.agent.id: [-3, tool.id, -1],
         999: [],
     }
-    assert await store.defined_agents.tags_of([made.agent.id]) == {made.agent.id: ["a", "b"]}
+    assert await store.defined_agents.load_tags([made.agent.id]) == {made.agent.id: ["a", "b"]}
     assert await store.agents.find(made.agent.scope) == made.agent
     with pytest.raises(NotFound):
         await store.defined_agents.get("elsewhere", made.agent.uid)
@@ -147,11 +147,11 @@ async def test_an_agent_changes_by_version_and_what_belongs_to_it_raises_that(st
         {"system": "new"},
         2,
     )
-    assert await store.attached.targets(made.agent.id, "tool") == [-2, -1]
-    assert await store.defined_agents.tags_of([made.agent.id]) == {made.agent.id: ["b"]}
+    assert await store.attached.load_targets(made.agent.id, "tool") == [-2, -1]
+    assert await store.defined_agents.load_tags([made.agent.id]) == {made.agent.id: ["b"]}
     with pytest.raises(Overtaken):
         await store.defined_agents.change(made, AgentChange(tags=["c"]), at=3.0)
-    assert await store.defined_agents.tags_of([made.agent.id]) == {made.agent.id: ["b"]}, (
+    assert await store.defined_agents.load_tags([made.agent.id]) == {made.agent.id: ["b"]}, (
         "nothing of it is written"
     )
     assert await store.attached.attach(made.agent.id, "tool", -5, at=4.0)
@@ -160,7 +160,7 @@ async def test_an_agent_changes_by_version_and_what_belongs_to_it_raises_that(st
     assert await store.attached.detach(made.agent.id, "tool", -2, at=5.0)
     assert not await store.attached.detach(made.agent.id, "tool", -2, at=5.0)
     assert await version_of(store, made) == 4
-    assert await store.attached.targets(made.agent.id, "tool") == [-1, -5]
+    assert await store.attached.load_targets(made.agent.id, "tool") == [-1, -5]
 
 
 async def test_a_profiles_memory_is_an_agent_that_the_settings_configure(store: Store) -> None:
@@ -248,13 +248,13 @@ async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:
     assert await listed(AgentFilter(order="completed"), newest_first=False, after=a.agent.uid) == "cara bob"
     with pytest.raises(NotFound):
         await listed(after="nobody")
-    assert await store.defined_agents.newest(PROJECT, 2) == [
+    assert await store.defined_agents.list_newest(PROJECT, 2) == [
         NamedAgent("dan", d.agent.uid, 4.0),
         NamedAgent("cara", c.agent.uid, 3.0),
     ]
-    assert await store.defined_agents.tags(PROJECT, Page(newest_first=False)) == ["x", "y"]
-    assert await store.defined_agents.tags(PROJECT, Page(after="y")) == ["x"]
-    assert await store.defined_agents.tags(PROJECT, Page(newest_first=False), text="Y") == ["y"]
+    assert await store.defined_agents.list_tags(PROJECT, Page(newest_first=False)) == ["x", "y"]
+    assert await store.defined_agents.list_tags(PROJECT, Page(after="y")) == ["x"]
+    assert await store.defined_agents.list_tags(PROJECT, Page(newest_first=False), text="Y") == ["y"]
 
 
 async def test_agents_are_found_by_their_identities_within_their_project(store: Store) -> None:
@@ -284,10 +284,10 @@ async def test_agents_are_found_by_their_identities_within_their_project(store: 
     assert await listed("elsewhere", identity_keys=["user_1"]) == "d"
     change = AgentChange(identities=[one.id])
     await store.defined_agents.change(a, change, at=3.0)
-    assert await store.attached.targets(a.agent.id, kind) == [one.id]
+    assert await store.attached.load_targets(a.agent.id, kind) == [one.id]
     await store.attached.delete(one, at=4.0)
     assert await listed(identity_keys=["user_1"]) == ""
-    assert await store.attached.targets(a.agent.id, kind) == []
+    assert await store.attached.load_targets(a.agent.id, kind) == []
     assert await listed("elsewhere", identity_keys=["user_1"]) == "d"
 
 

@@ -107,9 +107,9 @@ async def test_a_forgotten_file_is_gone_with_its_parts_and_its_neighbours_stay(
         "kept",
         "keptname",
     ]
-    assert await store.files.text(kept) == "zqkeptx onezqkeptx two"
+    assert await store.files.load_text(kept) == "zqkeptx onezqkeptx two"
     assert await keeps_emptied_rows(store) is not store.database.is_shared
-    assert await store.files.part_counts(notes.id, [gone.id, kept.id]) == {kept.id: 2}
+    assert await store.files.count_parts(notes.id, [gone.id, kept.id]) == {kept.id: 2}
     other = await folder(store, "other")
     await store.forgetting.run(await store.forgetting.begin(other.id, ForgetTarget(files=[kept.id])))
     assert await store.files.get(notes.id, kept.uid) == kept
@@ -133,7 +133,7 @@ async def test_an_upload_that_a_dead_process_left_goes_at_the_next_start(store: 
     cut = await store.files.add(draft(notes, "zqcutx"), renames=False)
     await store.files.write(cut, ["zqcuttextx"])
     whole = await save(store, notes, "whole", "text", at=6.0)
-    assert await store.files.of_folders([notes.id]) == [whole]
+    assert await store.files.list_of_folders([notes.id]) == [whole]
     if store.database.is_shared:
         await Retention(store, {}, lambda: 9.0).step()
         assert holds(b"zqcutx"), "another process may be writing it"

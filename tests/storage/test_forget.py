@@ -1086,7 +1086,7 @@ async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, h
     made = await make_agent(store, "ann", own=[own], tags=["zqtagx"], system="zqsystemx")
     agent = made.agent
     await store.defined_agents.change(made, AgentChange(name="zqnamex", body={"system": "zqlaterx"}), at=2.0)
-    block = (await store.named_blocks.visible_to([agent.id]))[agent.id][0].block
+    block = (await store.named_blocks.load_visible([agent.id]))[agent.id][0].block
     change = BlockChange(value="zqeditx", details={"metadata": "zqdetailx"})
     await store.named_blocks.change("default", block.uid, change, at=2.0, origin="api")
     ann = Speaker(store, api_scope("ann"), Clock())

@@ -30,7 +30,7 @@ async def labels(store: Store, agent: AgentEntry) -> list[str]:
     """The labels that an agent sees, the same on every way."""
     id = agent.agent.id
     found = [b.label for b in await store.blocks.load(id)]
-    assert [e.block.label for e in (await store.named_blocks.visible_to([id]))[id]] == found
+    assert [e.block.label for e in (await store.named_blocks.load_visible([id]))[id]] == found
     snapshot = await store.turns.snapshot(agent.agent, None, None)
     assert snapshot is not None
     assert [b.label for b in snapshot.blocks] == found
@@ -52,7 +52,7 @@ async def test_a_block_is_attached_seen_by_all_and_detached(store: Store) -> Non
     assert await labels(store, bob) == ["house"]
     entry = await store.named_blocks.get_labelled(bob.agent.id, "house")
     assert (entry.block.uid, entry.owner, entry.profile) == (house, None, "")
-    assert await store.named_blocks.agents_seeing(entry) == [ann.agent.id, bob.agent.id]
+    assert await store.named_blocks.find_agents_seeing(entry) == [ann.agent.id, bob.agent.id]
     await store.named_blocks.change(PROJECT, house, BlockChange(value="Be kind."), at=2.0, origin="api")
     for agent in (ann, bob):
         assert (await store.named_blocks.get_labelled(agent.agent.id, "house")).block.value == "Be kind."
@@ -300,7 +300,7 @@ async def test_a_deleted_agent_leaves_what_it_wrote_to_those_who_see_it_and_noth
     with pytest.raises(NotFound):
         await store.defined_agents.get(PROJECT, ann.agent.uid)
     assert await store.defined_agents.count(PROJECT, AgentFilter()) == 1
-    assert [each.name for each in await store.defined_agents.newest(PROJECT, 9)] == ["bob"]
+    assert [each.name for each in await store.defined_agents.list_newest(PROJECT, 9)] == ["bob"]
     assert await store.forgetting.run(id)
     assert await store.forgetting.sweep()
     assert not [w for w in ("own", "tag", "system", "said", "label", "detail") if holds(f"zq{w}x".encode())]

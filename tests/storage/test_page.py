@@ -65,9 +65,9 @@ async def test_of_two_conversations_with_a_name_the_one_that_its_client_named_is
     store: Store, alice: Speaker
 ) -> None:
     await alice.say([user("Hello.")], assistant("Hello."), key="a")
-    first = await store.messages.conversation(alice.agent.id, "a")
+    first = await store.messages.get_conversation(alice.agent.id, "a")
     await alice.say([user("Hello there.")], assistant("Hello."), key=first.uid)
-    found = await store.messages.conversation(alice.agent.id, first.uid)
+    found = await store.messages.get_conversation(alice.agent.id, first.uid)
     assert (found.key, found.id != first.id) == (first.uid, True)
 
 

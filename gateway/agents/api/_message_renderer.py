@@ -118,7 +118,7 @@ class MessageRenderer(Struct, frozen=True):
         """
         if first_step.parent is None or not any(each.is_result for each in list_messages(first_step)):
             return None, {}
-        rows = await self.store.messages.of_rows(self.agent.id, [first_step.parent, first_step.id])
+        rows = await self.store.messages.load_exchanges(self.agent.id, [first_step.parent, first_step.id])
         if (above := rows.get(first_step.parent)) is None:
             return None, {}
         # If the turn ended with these results, they can belong to no other step.

@@ -206,7 +206,7 @@ class BatchRoutes:
         batch, _ = await self._api.batches.get(request.project, request.uid("job", "batch_id"))
         after = 0
         if (uid := uid_or_none("run", query.after)) is not None:
-            item = await self._api.store.batches.item(batch.id, uid)
+            item = await self._api.store.batches.find_item(batch.id, uid)
             if item is None:
                 raise UnknownId(f"There is no run {query.after!r} in this batch.")
             after = item.id
@@ -220,7 +220,7 @@ class BatchRoutes:
         batch, _ = await self._api.batches.get(request.project, request.uid("job", "batch_id"))
         showing = showing_of(query)
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
-            item = await self._api.store.batches.of_agent(batch.id, uid)
+            item = await self._api.store.batches.find_item_of_agent(batch.id, uid)
             return {"messages": [] if item is None else await self._item_messages(item, showing)}
         after = await self._find_item_row(batch, query.after)
         messages: list[dict[str, Any]] = []
@@ -233,7 +233,7 @@ class BatchRoutes:
     async def _items_after(self, batch: Batch, after: int) -> AsyncIterator[BatchItem]:
         """Yields the items of a batch in their order. after: the row after which they begin."""
         while True:
-            page = await self._api.store.batches.items(batch.id, after=after, limit=_ITEMS_PER_PAGE)
+            page = await self._api.store.batches.list_items(batch.id, after=after, limit=_ITEMS_PER_PAGE)
             for item in page:
                 yield item
             if len(page) < _ITEMS_PER_PAGE:
@@ -245,7 +245,7 @@ class BatchRoutes:
         place = place_in("message", id)
         if place is None:
             return 0
-        item = await self._api.store.batches.of_agent(batch.id, place.uid)
+        item = await self._api.store.batches.find_item_of_agent(batch.id, place.uid)
         if item is None:
             raise UnknownId(f"There is no message {id!r} in this batch.")
         return item.id
@@ -255,7 +255,7 @@ class BatchRoutes:
         store, run = self._api.store, item.run
         if run is None or not run.is_over:
             return []
-        number = await store.batches.exchange_of(run)
+        number = await store.batches.find_exchange(run)
         agent = await store.agents.load(run.agent_row)
         if number is None or agent is None:
             return []

@@ -209,7 +209,7 @@ class BlockRoutes:
 
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents that see a block."""
-        rows = await self._blocks.agents_seeing(await self._get(request))
+        rows = await self._blocks.find_agents_seeing(await self._get(request))
         return await self._api.list_agents_page(request.project, rows, query)
 
     async def list_history(self, request: ApiRequest, query: HistoryQuery) -> list[dict[str, Any]]:
@@ -231,7 +231,7 @@ class BlockRoutes:
     async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's blocks."""
         agent = await self._api.get_agent(request)
-        visible = (await self._blocks.visible_to([agent.id]))[agent.id]
+        visible = (await self._blocks.load_visible([agent.id]))[agent.id]
         return page_items([block_json(entry) for entry in visible], query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:

@@ -293,7 +293,7 @@ class FolderRoutes:
     async def list_files_of_agent(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
         """List the files that an agent can search."""
         folders = {each.memory_row: each for each in await self._list_attached(request)}
-        files = await self._api.store.files.of_folders(list(folders))
+        files = await self._api.store.files.list_of_folders(list(folders))
         shown = [agent_file_json(folders[file.memory_row], file) for file in files]
         page = page_items(shown, query)
         has_more = bool(page) and page[-1] is not shown[0 if query.newest_first() else -1]
@@ -326,7 +326,7 @@ class FolderRoutes:
     async def _list_attached(self, request: ApiRequest) -> list[Definition]:
         """Returns the folders that the agent in the path has attached, in order."""
         agent = await self._api.get_agent(request)
-        rows = await self._api.store.attached.targets(agent.id, _KIND)
+        rows = await self._api.store.attached.load_targets(agent.id, _KIND)
         folders = await self._definitions.find_by_memories(_KIND, rows)
         return [folders[row] for row in rows if row in folders]
 

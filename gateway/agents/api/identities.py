@@ -246,7 +246,7 @@ class IdentityRoutes:
 
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents of an identity."""
-        rows = await self._attached.agents_with(
+        rows = await self._attached.load_agents_with(
             request.project, _KIND, (await self._get_identity(request)).id
         )
         return await self._api.list_agents_page(request.project, rows, query)

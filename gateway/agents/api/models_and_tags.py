@@ -33,7 +33,7 @@ class ModelAndTagRoutes:
 
     async def list_tags(self, request: ApiRequest, query: TagsQuery) -> Sequence[str]:
         """List the tags of agents."""
-        return await self._api.store.defined_agents.tags(
+        return await self._api.store.defined_agents.list_tags(
             request.project,
             cursor_page(query, str),
             text=sent_or_none(query.query_text) or sent_or_none(query.name),

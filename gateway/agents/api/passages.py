@@ -275,7 +275,7 @@ class ArchiveRoutes:
             page = await self._api.read_definition_page(request.project, kind, "archive", query)
             return list(map(archive_json, await definitions.list(request.project, kind, page, name=name)))
         agent = await self._api.get_agent_by_id(request.project, agent_id)
-        rows = await self._api.store.attached.targets(agent.id, kind)
+        rows = await self._api.store.attached.load_targets(agent.id, kind)
         attached = (await definitions.find_by_memories(kind, rows)).values()
         listed = [each for each in attached if name is None or each.name == name]
         listed.sort(key=lambda each: each.id)
@@ -317,7 +317,9 @@ class ArchiveRoutes:
         archive = await self._get_archive(request)
         if archive.is_stored:
             attached = self._api.store.attached
-            rows = await attached.agents_with(request.project, DefinitionKind.ARCHIVE, archive.memory_row)
+            rows = await attached.load_agents_with(
+                request.project, DefinitionKind.ARCHIVE, archive.memory_row
+            )
         else:
             # It is an agent's own archive, so its memory is the agent's.
             rows = [archive.memory_row]

@@ -73,7 +73,7 @@ class BatchRequests(Struct, frozen=True):
                 f"A batch has at most one request for an agent, saw {count} for {name}.", param="requests"
             )
         needs_check = has_credential or any(provider.missing_package for provider in self.providers.values())
-        agents = await self.store.batches.agents_named(project, [item.agent_uid for item in items])
+        agents = await self.store.batches.find_agents(project, [item.agent_uid for item in items])
         for item in items:
             if item.agent_uid not in agents:
                 raise NotFound(f"there is no agent {ids.id_of('agent', item.agent_uid)!r}")
@@ -153,17 +153,17 @@ class BatchRequests(Struct, frozen=True):
     async def get(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
         """Returns a batch, and the counts of its items. Raises: NotFound."""
         batch = await self.store.batches.find(project, uid)
-        return batch, await self.store.batches.counts(batch.id)
+        return batch, await self.store.batches.count_items(batch.id)
 
     async def list(self, project: str | None, page: Page[int]) -> list[tuple[Batch, BatchCounts]]:
         batches = await self.store.batches.list(project, page)
-        return [(batch, await self.store.batches.counts(batch.id)) for batch in batches]
+        return [(batch, await self.store.batches.count_items(batch.id)) for batch in batches]
 
     async def items(self, batch: Batch, after: int, limit: int) -> Sequence[tuple[BatchItem, str]]:
         """Returns a page of a batch's items, each with why it failed, or ""."""
         batches = self.store.batches
-        rows = await batches.items(batch.id, after=after, limit=limit)
-        messages = await batches.error_messages(batch.id, after, rows[-1].id) if rows else {}
+        rows = await batches.list_items(batch.id, after=after, limit=limit)
+        messages = await batches.load_error_messages(batch.id, after, rows[-1].id) if rows else {}
         return [(item, messages.get(item.id, "")) for item in rows]
 
     async def cancel(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
@@ -171,4 +171,4 @@ class BatchRequests(Struct, frozen=True):
         batch = await self.store.batches.find(project, uid)
         if not batch.is_over:
             batch = await self.store.batches.cancel(batch, self.now())
-        return batch, await self.store.batches.counts(batch.id)
+        return batch, await self.store.batches.count_items(batch.id)

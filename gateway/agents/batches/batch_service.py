@@ -41,7 +41,7 @@ class BatchService:
         self._batches, self._is_shared, self._now = store.batches, store.database.is_shared, keeper.now
         self._begun = keeper.now()
         self._unstarted = PeriodicTask("batches that did not start", self._drop_unstarted)
-        tokens = BatchMetrics(metrics, store.batches.open_counts).tokens
+        tokens = BatchMetrics(metrics, store.batches.count_open).tokens
         jobs = BatchJobs(store, keeper, turns, providers, settings, keeper.now, tokens)
         self._jobs = jobs
         # A job that crashes the process is tried again without limit: its progress is on disk. Its failures add up over

@@ -123,7 +123,7 @@ class ItemTurns:
         store = self._keeper.store
         if run is None or not item.conversation_name:
             raise ItemFailed(AGENT_GONE)
-        texts_of = partial(store.batches.texts, run.agent_row, run.id)
+        texts_of = partial(store.batches.load_texts, run.agent_row, run.id)
         texts = await ItemTexts.load(store, run)
         memory_request, route = await self._make_memory_request(item, texts.request)
         context = await self._read_context(item, memory_request, texts.request)
@@ -304,7 +304,7 @@ class ItemTurns:
         """
         if (run := item.run) is None:
             return None
-        texts_of = partial(self._keeper.store.batches.texts, run.agent_row, run.id)
+        texts_of = partial(self._keeper.store.batches.load_texts, run.agent_row, run.id)
         return dict(await texts_of(call_journal.REPLY)).get(len(await texts_of("round")))
 
     async def make_end(

@@ -174,7 +174,7 @@ class _Attempt:
             await self._finish_cancelled()
         elif await batches.is_open(self.batch.id):
             await self._log_progress()
-            if until_more is None and await batches.in_part(self.batch.id, READY_PART):
+            if until_more is None and await batches.count_in_part(self.batch.id, READY_PART):
                 waits.append(0.0)  # some items have become ready meanwhile
             raise Postponed("its providers are asked again", min(waits, default=0.0), is_planned=True)
         else:
@@ -225,7 +225,7 @@ class _Attempt:
         await self.job.commit(batches.finish_effect(self.batch.id, BatchState.COMPLETED, at))
         batch = await batches.find(None, self.batch.uid)
         if batch.callback is not None:
-            counts = await batches.counts(batch.id)
+            counts = await batches.count_items(batch.id)
             body = {
                 "job_id": self._name,
                 "status": batch.state.value,
@@ -271,7 +271,7 @@ class _Attempt:
 
     async def _log_progress(self) -> None:
         """Logs how many items have ended, if that has changed."""
-        counts = await self.jobs.store.batches.counts(self.batch.id)
+        counts = await self.jobs.store.batches.count_items(self.batch.id)
         if self.jobs.logged_counts.get(self.batch.id) == counts:
             return
         self.jobs.logged_counts[self.batch.id] = counts
@@ -335,7 +335,7 @@ class _Attempt:
                 await self.results.record(part, provider.results(part.id))
             except ProviderGarbled:
                 await self.outcomes.wait_for_deferred()
-                if await self.jobs.store.batches.in_part(self.batch.id, part.number):
+                if await self.jobs.store.batches.count_in_part(self.batch.id, part.number):
                     raise
         if not state.is_over:
             return

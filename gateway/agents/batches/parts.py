@@ -183,7 +183,8 @@ class PartJournal:
     async def load(job: JobContext, store: Store, now: Callable[[], float], first_s: float) -> PartJournal:
         """Reads the parts of a batch. Raises: StoreError."""
         entries = {
-            name: orjson.loads(result) for name, result in (await store.batches.journal(job.job.id)).items()
+            name: orjson.loads(result)
+            for name, result in (await store.batches.load_journal(job.job.id)).items()
         }
         journal = PartJournal(job, now, first_s)
         while (about := entries.get(f"part-{len(journal.parts) + 1}")) is not None:

@@ -119,7 +119,7 @@ class PartResults:
     async def pages(self, part: int | None) -> AsyncIterator[list[BatchItem]]:
         """Yields the items of a part, or (None) of the batch, page by page. Items may leave the part meanwhile."""
         after = 0
-        items = self.store.batches.items
+        items = self.store.batches.list_items
         while page := await items(self.batch.id, part=part, after=after, limit=PAGE):
             after = page[-1].id
             yield page
@@ -136,7 +136,7 @@ class PartResults:
             name = _CUSTOM_ID.fullmatch(custom_id)
             if name is None or name[1] != self.batch.uid:
                 continue
-            item = await self.store.batches.item_at(self.batch.id, int(name[2]))
+            item = await self.store.batches.find_item_by_row(self.batch.id, int(name[2]))
             if (
                 item is not None
                 and item.part in (part.number, ENDED_PART)

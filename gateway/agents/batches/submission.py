@@ -57,7 +57,7 @@ class PartSubmitter:
     async def submit_ready(self) -> float | None:
         """Composes and submits the items that are ready. Returns None, or the seconds until it can be done."""
         batches = self.outcomes.store.batches
-        if not await batches.in_part(self.batch.id, READY_PART):
+        if not await batches.count_in_part(self.batch.id, READY_PART):
             return None
         if (wait_s := await self._budget_wait_s()) is not None:
             return wait_s
@@ -114,7 +114,9 @@ class PartSubmitter:
 
         with_ended: the part's items may have ended since, so all items of the batch are looked for.
         """
-        known_ids = {orjson.loads(each)["id"] for each in await self.outcomes.store.batches.known_parts()}
+        known_ids = {
+            orjson.loads(each)["id"] for each in await self.outcomes.store.batches.load_known_parts()
+        }
         custom_ids: set[str] = set()
         async for page in self.results.pages(None if with_ended else part.number):
             for item in page:
@@ -134,7 +136,7 @@ class PartSubmitter:
             name_of(self.batch),
             part.upstream,
         )
-        count = await self.outcomes.store.batches.in_part(self.batch.id, part.number)
+        count = await self.outcomes.store.batches.count_in_part(self.batch.id, part.number)
         if count == 1 and room is not None and await self._count_tokens(part) > room:
             message = f"The request alone is larger than its provider's queue for the model: {message}"
             await self.fail(part, message)
@@ -200,7 +202,7 @@ class PartSubmitter:
 
     async def _leave_out_forgotten(self, part: ProviderPart, draft: PartDraft) -> None:
         """Leaves out what was forgotten while the part was composed, which may take minutes, and fails its items."""
-        current = self.outcomes.store.batches.current
+        current = self.outcomes.store.batches.find_current
         # Until nothing is left out: writing the part again takes seconds, in which more may be forgotten.
         while forgotten := {item.run_row for item in draft.items} - await current(self.batch.id, part.number):
             # Up to 256 MB are read and written: longer than the event loop may wait.

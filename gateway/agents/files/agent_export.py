@@ -28,7 +28,7 @@ class AgentExport:
     ) -> Sequence[PortableMessage]:
         """Returns the messages of a conversation, oldest first; hidden rounds as messages."""
         try:
-            stored = await self._store.messages.conversation(agent.id, conversation_name)
+            stored = await self._store.messages.get_conversation(agent.id, conversation_name)
         except NotFound:
             if conversation_name == DEFAULT_CONVERSATION:
                 return []
@@ -37,7 +37,7 @@ class AgentExport:
         after = -1
         while True:
             page = Page(after, None, _EXCHANGES, newest_first=False)
-            rows = await self._store.messages.page(agent.id, page, conversation_row=stored.id)
+            rows = await self._store.messages.list_page(agent.id, page, conversation_row=stored.id)
             for row in rows:
                 messages += _portable_messages(row.exchange)
             if len(rows) < _EXCHANGES:
@@ -62,9 +62,9 @@ class AgentExport:
 
     async def archives(self, agent: Agent) -> Sequence[PortableArchive]:
         """Returns the archives that an agent has attached."""
-        rows = await self._store.attached.targets(agent.id, DefinitionKind.ARCHIVE)
+        rows = await self._store.attached.load_targets(agent.id, DefinitionKind.ARCHIVE)
         definitions = await self._store.definitions.find_by_memories(DefinitionKind.ARCHIVE, rows)
-        memories = await self._store.defined_agents.memories(agent.scope.project, rows)
+        memories = await self._store.defined_agents.load_memories(agent.scope.project, rows)
         return [
             PortableArchive(definitions[each.id].name, definitions[each.id].body, await self.passages(each))
             for each in memories

@@ -94,7 +94,7 @@ class Folders:
         await self._store.forgetting.forget(folder.memory_row, ForgetTarget(is_all=True))
 
     async def load_memory(self, folder: Definition) -> Agent:
-        memories = await self._store.defined_agents.memories(folder.project, [folder.memory_row])
+        memories = await self._store.defined_agents.load_memories(folder.project, [folder.memory_row])
         if not memories:  # deleted meanwhile
             raise NotFound(f"there is no folder {folder.uid!r}")
         return memories[0]
@@ -103,7 +103,7 @@ class Folders:
 
     async def list_agent_rows(self, folder: Definition) -> Sequence[int]:
         """Returns the agents that have a folder attached, by the rows of their memories."""
-        return await self._store.attached.agents_with(folder.project, _KIND, folder.memory_row)
+        return await self._store.attached.load_agents_with(folder.project, _KIND, folder.memory_row)
 
     async def attach(self, entry: AgentEntry, folder: Definition) -> None:
         """Gives an agent a folder, and the tools that read files.
@@ -178,9 +178,11 @@ class Folders:
         self, folder: Definition, files: Sequence[StoredFile], *, with_content: bool = False
     ) -> Sequence[FileView]:
         """Returns files of a folder as lists show them."""
-        counts = await self._files.part_counts(folder.memory_row, [file.id for file in files])
+        counts = await self._files.count_parts(folder.memory_row, [file.id for file in files])
         return [
-            FileView(file, counts.get(file.id, 0), await self._files.text(file) if with_content else None)
+            FileView(
+                file, counts.get(file.id, 0), await self._files.load_text(file) if with_content else None
+            )
             for file in files
         ]
 

@@ -147,7 +147,7 @@ class AgentResolver:
             definition = same_name[0] if same_name else None
         if definition is None:
             return None
-        targets = await self._store.attached.targets(definition.memory_row, DefinitionKind.TOOL)
+        targets = await self._store.attached.load_targets(definition.memory_row, DefinitionKind.TOOL)
         tools = (await self._tools.of({definition.memory_row: targets}))[definition.memory_row]
         versioned = [definition, *(tool.definition for tool in tools if tool.definition is not None)]
         made_of = frozenset((each.id, each.version) for each in versioned)

@@ -124,13 +124,13 @@ class Archives:
     async def searched_by(self, agent: Agent) -> Sequence[Agent]:
         """Returns the memories that an agent's search asks: its own, then attached archives and folders."""
         targets = await self.list_attached_rows(agent)
-        memories = await self._store.defined_agents.memories(agent.scope.project, targets)
+        memories = await self._store.defined_agents.load_memories(agent.scope.project, targets)
         return [agent, *memories][:MAX_MEMORIES_SEARCHED]
 
     async def list_attached_rows(self, agent: Agent) -> Sequence[int]:
         """Returns the rows of the memories of the archives and folders that are attached to an agent."""
-        archives = await self._store.attached.targets(agent.id, _KIND)
-        return [*archives, *await self._store.attached.targets(agent.id, DefinitionKind.FOLDER)]
+        archives = await self._store.attached.load_targets(agent.id, _KIND)
+        return [*archives, *await self._store.attached.load_targets(agent.id, DefinitionKind.FOLDER)]
 
     async def list(self, memory: Agent, where: PassageFilter, page: Page[int]) -> Sequence[PassageView]:
         """Returns a page of a memory's passages. page: with numbers of passages as cursors."""

@@ -136,7 +136,7 @@ class Registry:
 
     async def names(self, project: str) -> Sequence[NamedAgent]:
         """Returns the newest agents, `_MAX_LISTED_AGENTS` at most."""
-        return await self._store.defined_agents.newest(project, _MAX_LISTED_AGENTS)
+        return await self._store.defined_agents.list_newest(project, _MAX_LISTED_AGENTS)
 
     # -- agents
 
@@ -195,7 +195,7 @@ class Registry:
 
     async def get_several(self, project: str, agent_rows: Sequence[int]) -> Sequence[AgentView]:
         """Returns agents by the rows of their memories, in the order in which they were made."""
-        entries = await self._store.defined_agents.among(agent_rows)
+        entries = await self._store.defined_agents.load_entries(agent_rows)
         return await self._views([e for e in entries if e.agent.scope.project == project])
 
     async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
@@ -263,7 +263,7 @@ class Registry:
         tools: the tools that the edit sets; None: the agent's present tools.
         """
         if tools is None:
-            tools = await self._store.attached.targets(agent_row, DefinitionKind.TOOL)
+            tools = await self._store.attached.load_targets(agent_row, DefinitionKind.TOOL)
         numbers = [attachment_number(built_in_tool(name)) for name in MULTI_AGENT_TOOLS]
         if not edit.multi_agent_tools:
             return [each for each in tools if each not in numbers]
@@ -272,7 +272,7 @@ class Registry:
     async def delete(self, project: str, uid: str) -> None:
         """Deletes an agent. Callers do not find it any more at once; its memory is forgotten after that."""
         entry = await self._store.defined_agents.get(project, uid)
-        for primary in await self._store.defined_agents.among(
+        for primary in await self._store.defined_agents.load_entries(
             await self._store.readers.read_by(entry.agent.id)
         ):
             await self.sleepers.detach(primary, uid)
@@ -298,9 +298,11 @@ class Registry:
 
     async def _views(self, entries: Sequence[AgentEntry]) -> Sequence[AgentView]:
         agents = [entry.agent.id for entry in entries]
-        tags = await self._store.defined_agents.tags_of(agents)
-        tools = await self.tools.of(await self._store.attached.targets_of(agents, DefinitionKind.TOOL))
-        blocks = await self._store.named_blocks.visible_to(agents)
+        tags = await self._store.defined_agents.load_tags(agents)
+        tools = await self.tools.of(
+            await self._store.attached.load_targets_of_agents(agents, DefinitionKind.TOOL)
+        )
+        blocks = await self._store.named_blocks.load_visible(agents)
         runs = await self._store.runs.load_newest_runs(agents)
         readers = await self._store.readers.of_memories(agents)
         folders = await self._attached_definitions(agents, DefinitionKind.FOLDER)
@@ -327,7 +329,7 @@ class Registry:
         self, agent_rows: Sequence[int], kind: DefinitionKind
     ) -> dict[int, Sequence[Definition]]:
         """Returns the folders or the identities of each of these agents."""
-        targets = await self._store.attached.targets_of(agent_rows, kind)
+        targets = await self._store.attached.load_targets_of_agents(agent_rows, kind)
         rows = sorted({row for each in targets.values() for row in each})
         definitions = self._store.definitions
         by_row = dict[int, Definition]()

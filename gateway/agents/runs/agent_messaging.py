@@ -177,7 +177,7 @@ class AgentMessaging:
         page: Page[str] = Page(limit=_PAGE, newest_first=False)
         while len(recipients) < MAX_AGENTS:
             entries = await self._store.defined_agents.list(sender.project, where, page)
-            tags_of = await self._store.defined_agents.tags_of([each.agent.id for each in entries])
+            tags_of = await self._store.defined_agents.load_tags([each.agent.id for each in entries])
             recipients += [
                 Recipient(each.agent.uid, each.name)
                 for each in entries

@@ -81,7 +81,7 @@ class AgentMessages:
         begin, end = (high[0], low[0]) if newest_first else (low[0], high[0])
         while len(views) < page.limit:
             size = min(_MAX_ROWS, page.limit - len(views))
-            rows = await self._store.messages.page(
+            rows = await self._store.messages.list_page(
                 agent.id, Page(begin, end, size, newest_first), conversation_row=conversation_row
             )
             in_range = [
@@ -107,7 +107,9 @@ class AgentMessages:
         begin, end = (high[0] + 1, low[0] - 1) if newest_first else (low[0] - 1, high[0] + 1)
         while len(entries) < page.limit:
             size = min(_MAX_ROWS, page.limit - len(entries))
-            rows = await self._store.messages.page_of_project(project, Page(begin, end, size, newest_first))
+            rows = await self._store.messages.list_page_of_project(
+                project, Page(begin, end, size, newest_first)
+            )
             for agent, row in rows:
                 views = await self._make_views(agent, [row])
                 id = row.exchange.id
@@ -120,7 +122,7 @@ class AgentMessages:
 
     async def _sort_key_in_project(self, project: str, place: Place) -> tuple[int, int, int]:
         """Returns a message's key in the order of all agents' messages: its exchange's row, and its place there."""
-        row = await self._store.messages.exchange_row(project, place.uid, place.seq)
+        row = await self._store.messages.get_exchange_row(project, place.uid, place.seq)
         return row, *message_sort_key(place.seq, place.hidden)
 
     async def get(self, agent: Agent, place: Place) -> MessageView:
@@ -190,7 +192,7 @@ class AgentMessages:
                 stored = None
             if stored is None:
                 return []
-            last_seqs = await self._store.messages.past(loaded.id, stored.id)
+            last_seqs = await self._store.messages.load_past(loaded.id, stored.id)
 
         def takes_here(hit: Message) -> bool:
             return takes(hit) and (last_seqs is None or hit.seq <= last_seqs.get(hit.conversation_row, -1))
@@ -241,11 +243,15 @@ class AgentMessages:
     ) -> Sequence[int]:
         """Returns the numbers of the messages in a conversation's window, oldest first, at most `NUMBERS`."""
         stored = await self.find_conversation(agent, conversation_name)
-        return [] if stored is None else await self._store.messages.numbers(agent.id, stored.id, NUMBERS)
+        return (
+            []
+            if stored is None
+            else await self._store.messages.list_window_numbers(agent.id, stored.id, NUMBERS)
+        )
 
     async def list_numbers_by_agent(self, agents: Sequence[Agent]) -> Mapping[int, Sequence[int]]:
-        """Returns `numbers` of the own conversations of several agents, by the rows of the agents."""
-        return await self._store.messages.numbers_of(
+        """Returns `list_numbers` of the own conversations of several agents, by the rows of the agents."""
+        return await self._store.messages.list_window_numbers_by_agent(
             [agent.id for agent in agents], DEFAULT_CONVERSATION, NUMBERS
         )
 
@@ -255,7 +261,7 @@ class AgentMessages:
         Raises: NotFound.
         """
         try:
-            return await self._store.messages.conversation(agent.id, name)
+            return await self._store.messages.get_conversation(agent.id, name)
         except NotFound:
             if name == DEFAULT_CONVERSATION:
                 return None
@@ -301,7 +307,7 @@ class AgentMessages:
         by_id = {row.exchange.id: row for row in rows}
         parents = {row.exchange.parent for row in results if row.exchange.parent is not None}
         if missing := parents - by_id.keys():
-            by_id |= await self._store.messages.of_rows(agent.id, sorted(missing))
+            by_id |= await self._store.messages.load_exchanges(agent.id, sorted(missing))
         return by_id
 
     async def _load_waiting(self, agent: Agent, exchange: Exchange) -> Mapping[str, str]:

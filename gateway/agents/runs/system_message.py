@@ -75,7 +75,7 @@ class SystemMessageRenderer(Struct, frozen=True):
             )
         text = (await self.runs.preview(RunRequest(spec, agent.scope, conversation_name))).system
         oldest: Page[int] = Page(limit=1, newest_first=False)
-        first = await self.store.messages.page(agent.id, oldest, conversation_row=conversation_row)
+        first = await self.store.messages.list_page(agent.id, oldest, conversation_row=conversation_row)
         # Imported messages may be older than the agent here, so the date of the first one counts.
         at = first[0].exchange.begun - _BEFORE_S if first else begun
         return SystemMessage(system_id(agent, conversation_name), text, at, conversation_name)

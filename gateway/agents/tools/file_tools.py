@@ -67,7 +67,7 @@ class FileTools(Struct, frozen=True):
         """Returns the names of the attached folders by their rows."""
         if not self.agent.is_stored:
             return {}
-        folder_rows = await self.store.attached.targets(self.agent.id, DefinitionKind.FOLDER)
+        folder_rows = await self.store.attached.load_targets(self.agent.id, DefinitionKind.FOLDER)
         folders = await self.store.definitions.find_by_memories(DefinitionKind.FOLDER, folder_rows)
         return {row: folders[row].name for row in folder_rows if row in folders}
 
@@ -109,7 +109,7 @@ class FileTools(Struct, frozen=True):
             return failed_answer(f"Error: `include` has {PATTERN_CHARS} characters at most.")
         files = {
             f"{folders[file.memory_row]}/{file.name}": file
-            for file in await self.store.files.of_folders(list(folders))
+            for file in await self.store.files.list_of_folders(list(folders))
         }
         included = {
             path: file for path, file in files.items() if not include or _fits(path, file, str(include))
@@ -140,7 +140,7 @@ class FileTools(Struct, frozen=True):
         """
         async with self.children.start("gateway.agents.tools.pattern:find", GREP_S) as child:
             for path, file in files.items():
-                text = await self.store.files.text(file)
+                text = await self.store.files.load_text(file)
                 answer = await child.ask({"pattern": pattern, "text": text, "most": most - len(matches)})
                 if "wrong" in answer:
                     return str(answer["wrong"])

@@ -42,8 +42,8 @@ class BatchOperations(Struct, frozen=True):
         batches = self.store.batches
         unsuccessful: list[dict[str, Any]] = []
         after = 0
-        while page := await batches.items(batch.id, after=after, limit=_PAGE_ITEMS):
-            messages = await batches.error_messages(batch.id, after, page[-1].id)
+        while page := await batches.list_items(batch.id, after=after, limit=_PAGE_ITEMS):
+            messages = await batches.load_error_messages(batch.id, after, page[-1].id)
             after = page[-1].id
             for item in page:
                 if item.state not in ("failed", "expired", "cancelled"):
@@ -73,7 +73,7 @@ class BatchOperations(Struct, frozen=True):
             raise BadRequest(f"{error.message}; `mnemogate batches` shows them", param="batch") from error
 
     async def _batch_json(self, batch: Batch) -> dict[str, Any]:
-        counts = await self.store.batches.counts(batch.id)
+        counts = await self.store.batches.count_items(batch.id)
         return {
             "id": ids.id_of("job", batch.uid),
             "project": batch.project,

@@ -222,7 +222,7 @@ class ConversationViews(Struct, frozen=True):
         A forked conversation also has the messages of the conversations from which it was forked.
         """
         rows = await self.store.memory_pages.exchange_of_message(agent_row, seq)
-        if rows is None or rows.conversation_row not in await self.store.messages.past(
+        if rows is None or rows.conversation_row not in await self.store.messages.load_past(
             agent_row, conversation_row
         ):
             return None

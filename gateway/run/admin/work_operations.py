@@ -171,7 +171,7 @@ class WorkOperations(Struct, frozen=True):
         raise _no_job()
 
     async def _batch_record(self, batch: Batch) -> BatchRecord:
-        counts = await self.store.batches.counts(batch.id)
+        counts = await self.store.batches.count_items(batch.id)
         counts_by_state = {"total": counts.total, **asdict(counts)}
         return BatchRecord(ids.id_of("job", batch.uid), batch.state.value, batch.created, counts_by_state)
 

@@ -372,7 +372,7 @@ async def _write_summary(
 
 async def read_summary_terms(store: Store, agent_row: int) -> SummaryTerms:
     """Returns an agent's own terms for its summaries, or the default terms."""
-    entries = await store.defined_agents.among([agent_row])
+    entries = await store.defined_agents.load_entries([agent_row])
     definition = entries[0].definition if entries else None
     return SummaryTerms.of({} if definition is None else definition.body.get("compaction") or {})
 

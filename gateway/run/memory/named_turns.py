@@ -99,7 +99,7 @@ async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation 
         run_turn = await find_turn(store, project, stored_name)
         return None if run_turn is None else replace(run_turn, turn=NamedTurn(name, run_turn.exchange))
     # The same words were answered before, under the time of then; or several steps are one reply.
-    owner = await store.messages.owner(project, name.conversation_uid)
+    owner = await store.messages.find_owner(project, name.conversation_uid)
     if owner is None:
         return None
     agent, _ = owner
@@ -128,7 +128,7 @@ async def name_of_run(store: Store, project: str, uid: str, *, or_cancelled: boo
 
 async def read_turns_to(store: Store, agent: Agent, exchange: Exchange) -> list[NamedTurn]:
     """Returns the turns of the path down to an exchange, oldest first. Raises: StoreError."""
-    return name_turns(await store.messages.path_to(agent.id, exchange.id))
+    return name_turns(await store.messages.load_path(agent.id, exchange.id))
 
 
 def name_turns(path: Sequence[ListedExchange]) -> list[NamedTurn]:
@@ -158,7 +158,7 @@ async def find_paths_by_id(store: Store, scope: Scope, ids: Set[str]) -> dict[st
         return {}
     paths: dict[str, list[WireMessage]] = {}
     turns: dict[str, ConversationTurns] = {}
-    for conversation, begun, reply in await store.messages.newest(agent.id, _NEWEST_TURNS):
+    for conversation, begun, reply in await store.messages.list_newest_replies(agent.id, _NEWEST_TURNS):
         reply_ids = private_of(orjson.loads(reply)).get("ids")
         asked_ids = ids & {*map(str, reply_ids)} if isinstance(reply_ids, list) else ()
         if not asked_ids:
@@ -259,12 +259,12 @@ async def read_conversation(store: Store, agent: Agent, uid: str) -> Conversatio
     """Returns the turns of a conversation; none where it is gone. Raises: StoreError."""
     turns = ConversationTurns()
     try:
-        conversation = await store.messages.conversation(agent.id, uid)
+        conversation = await store.messages.get_conversation(agent.id, uid)
     except NotFound:
         return turns
     after = -1
     while True:
-        found = await store.messages.of_conversation(agent.id, conversation.id, after, _PAGE)
+        found = await store.messages.list_of_conversation(agent.id, conversation.id, after, _PAGE)
         for listed in found:
             turns.add(listed)
         if len(found) < _PAGE:

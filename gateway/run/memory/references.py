@@ -108,13 +108,13 @@ class _ReferencedTurns:
         if reference.kind != "path":
             return [] if exchange.redactions else joined_reply([exchange])
         turns = ConversationTurns()
-        for listed in await self._store.messages.path_to(agent.id, exchange.id):
+        for listed in await self._store.messages.load_path(agent.id, exchange.id):
             turns.add(listed)
         return turns.path_to(name.turn)
 
     async def _turns_of(self, conversation_uid: str) -> ConversationTurns:
         if conversation_uid not in self._by_conversation:
-            owner = await self._store.messages.owner(self._project, conversation_uid)
+            owner = await self._store.messages.find_owner(self._project, conversation_uid)
             self._by_conversation[conversation_uid] = (
                 await read_conversation(self._store, owner[0], conversation_uid)
                 if owner is not None and self._is_accepted_owner(*owner)

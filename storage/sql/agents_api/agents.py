@@ -155,7 +155,7 @@ class DefinedAgents(Group):
     list = long_reads(as_method(list_agents))
 
     @reads
-    async def memories(
+    async def load_memories(
         self, connection: Connection, project: str, ids: Sequence[int]
     ) -> builtins.list[Agent]:
         """Returns the memories of a project with these rows, in this order. Missing memories are left out."""
@@ -164,7 +164,9 @@ class DefinedAgents(Group):
         return [records[id] for id in ids if id in records]
 
     @reads
-    async def among(self, connection: Connection, agent_rows: Sequence[int]) -> builtins.list[AgentEntry]:
+    async def load_entries(
+        self, connection: Connection, agent_rows: Sequence[int]
+    ) -> builtins.list[AgentEntry]:
         """Returns these agents, in the order in which they were made."""
         entries = [_entry(row) for row in await rows_of(connection, SQL["among"], agent_rows)]
         return sorted(entries, key=lambda entry: entry.agent.id)
@@ -180,12 +182,14 @@ class DefinedAgents(Group):
         return count
 
     @reads
-    async def newest(self, connection: Connection, project: str, limit: int) -> builtins.list[NamedAgent]:
+    async def list_newest(
+        self, connection: Connection, project: str, limit: int
+    ) -> builtins.list[NamedAgent]:
         """Returns the agents that were defined last."""
         return [NamedAgent(*row) for row in await connection.rows(SQL["newest"], (project, limit))]
 
     @reads
-    async def tags_of(
+    async def load_tags(
         self, connection: Connection, agent_rows: Sequence[int]
     ) -> dict[int, builtins.list[str]]:
         """Returns the tags of each of these agents, by name."""
@@ -195,7 +199,7 @@ class DefinedAgents(Group):
         return tags
 
     @reads
-    async def tags(
+    async def list_tags(
         self,
         connection: Connection,
         project: str,

@@ -67,8 +67,8 @@ async def attach_only(connection: Connection, agent_row: int, kind: str, targets
 class Attached(Group):
     """Attachments. A change of them raises the version of the agent's definition, by which turns notice the change."""
 
-    targets = reads(as_method(load_targets))
-    agents_with = reads(as_method(load_agents_with))
+    load_targets = reads(as_method(load_targets))
+    load_agents_with = reads(as_method(load_agents_with))
 
     @writes
     async def attach(
@@ -101,7 +101,7 @@ class Attached(Group):
         await remove_definition(connection, definition.id)
 
     @reads
-    async def targets_of(
+    async def load_targets_of_agents(
         self, connection: Connection, agent_rows: Sequence[int], kind: str
     ) -> dict[int, list[int]]:
         """Returns what each of these agents has attached of a kind, in order."""

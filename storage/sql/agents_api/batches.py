@@ -108,7 +108,7 @@ class Batches(Group):
         """Fails the batches of which an earlier process has accepted only a part. Returns how many."""
         count = 0
         for batch in await self.list(None, Page(limit=10_000)):
-            if batch.is_over or batch.created >= before or await self._job(batch) is not None:
+            if batch.is_over or batch.created >= before or await self._find_job(batch) is not None:
                 continue
             await self.fail(batch, at)
             count += 1
@@ -120,7 +120,7 @@ class Batches(Group):
             pass
         await self._database.bulk(self.finish_effect(batch.id, BatchState.FAILED, at))
 
-    async def _job(self, batch: Batch) -> int | None:
+    async def _find_job(self, batch: Batch) -> int | None:
         job: int | None = await self._database.read(lambda c: c.value(SQL["job"], (batch.uid,)))
         return job
 
@@ -147,19 +147,19 @@ class Batches(Group):
         return [_make_batch(row) for row in rows]
 
     @reads
-    async def counts(self, connection: Connection, batch_row: int) -> BatchCounts:
+    async def count_items(self, connection: Connection, batch_row: int) -> BatchCounts:
         """Counts a batch's items by what became of them."""
         return _counts(await connection.rows(SQL["counts"], (batch_row,)))
 
     @reads
-    async def open_counts(self, connection: Connection) -> tuple[dict[BatchState, int], BatchCounts]:
+    async def count_open(self, connection: Connection) -> tuple[dict[BatchState, int], BatchCounts]:
         """Returns how many batches are in each state, and the counts of items in batches that have not ended."""
         states = dict.fromkeys(BatchState, 0)
         states.update((BatchState(s), n) for s, n in await connection.rows(SQL["of_states"]))
         return states, _counts(await connection.rows(SQL["open_counts"]))
 
     @reads
-    async def items(
+    async def list_items(
         self,
         connection: Connection,
         batch_row: int,
@@ -176,30 +176,32 @@ class Batches(Group):
         return [_make_item(row) for row in rows]
 
     @reads
-    async def item(self, connection: Connection, batch_row: int, run_uid: str) -> BatchItem | None:
+    async def find_item(self, connection: Connection, batch_row: int, run_uid: str) -> BatchItem | None:
         """Returns the item of a batch by its run's public name; None where it is gone."""
         row = await connection.row(SQL["by_uid"], (batch_row, run_uid))
         return None if row is None else _make_item(row)
 
     @reads
-    async def item_at(self, connection: Connection, batch_row: int, row: int) -> BatchItem | None:
+    async def find_item_by_row(self, connection: Connection, batch_row: int, row: int) -> BatchItem | None:
         """Returns the item of a batch by its row."""
         item_row = await connection.row(SQL["by_row"], (batch_row, row))
         return None if item_row is None else _make_item(item_row)
 
     @reads
-    async def of_agent(self, connection: Connection, batch_row: int, agent_uid: str) -> BatchItem | None:
+    async def find_item_of_agent(
+        self, connection: Connection, batch_row: int, agent_uid: str
+    ) -> BatchItem | None:
         """Returns the item of a batch that is this agent's; None where there is none."""
         row = await connection.row(SQL["of_agent"], (batch_row, agent_uid))
         return None if row is None else _make_item(row)
 
     @reads
-    async def in_part(self, connection: Connection, batch_row: int, part: int) -> int:
+    async def count_in_part(self, connection: Connection, batch_row: int, part: int) -> int:
         """Counts the items that are in a part."""
         return int(await connection.value(SQL["in_part"], (batch_row, part)))
 
     @reads
-    async def current(self, connection: Connection, batch_row: int, part: int) -> set[int]:
+    async def find_current(self, connection: Connection, batch_row: int, part: int) -> set[int]:
         """Returns the ids of the items in a part whose requests may be sent as they were composed.
 
         The other items have ended, or something of their memory was forgotten since.
@@ -219,14 +221,14 @@ class Batches(Group):
         return [_make_item(row) for row in await connection.rows(SQL["of_batch_open"], (batch_row, limit))]
 
     @reads
-    async def texts(
+    async def load_texts(
         self, connection: Connection, agent_row: int, run_row: int, kind: str
     ) -> builtins.list[tuple[int, bytes]]:
         """Returns (number, data) of what an item's run holds of a kind, in order."""
         return [(row[0], row[1]) for row in await connection.rows(SQL["texts"], (agent_row, run_row, kind))]
 
     @reads
-    async def error_messages(
+    async def load_error_messages(
         self, connection: Connection, batch_row: int, first: int, last: int
     ) -> dict[int, str]:
         """Returns why items failed, by their ids, for ids above `first` up to `last`."""
@@ -234,23 +236,23 @@ class Batches(Group):
         return {row[0]: bytes(row[1]).decode() for row in rows if row[1]}
 
     @reads
-    async def exchange_of(self, connection: Connection, run: Run) -> int | None:
+    async def find_exchange(self, connection: Connection, run: Run) -> int | None:
         """Returns the row of the exchange that an item's run became; None: it has become none yet."""
         exchange_row: int | None = await connection.value(SQL["exchange_of"], (run.id, run.agent_row))
         return exchange_row
 
     @reads
-    async def agents_named(self, connection: Connection, project: str, uids: Sequence[str]) -> dict[str, int]:
+    async def find_agents(self, connection: Connection, project: str, uids: Sequence[str]) -> dict[str, int]:
         """Returns the rows of the project's agents among these uids, by uid."""
         return {row[0]: row[1] for row in await rows_of(connection, SQL["agents_named"], uids, project)}
 
     @reads
-    async def journal(self, connection: Connection, job_row: int) -> dict[str, bytes]:
+    async def load_journal(self, connection: Connection, job_row: int) -> dict[str, bytes]:
         """Returns what a job has written down, by name."""
         return {row[0]: row[1] for row in await connection.rows(SQL["journal"], (job_row,))}
 
     @reads
-    async def known_parts(self, connection: Connection) -> builtins.list[bytes]:
+    async def load_known_parts(self, connection: Connection) -> builtins.list[bytes]:
         """Returns what is written down of providers' batches, of all jobs."""
         return [row[0] for row in await connection.rows(SQL["known_parts"])]
 
@@ -324,7 +326,7 @@ class Batches(Group):
             lambda connection: connection.run(SQL["set_state"], (batch.id, BatchState.CANCELLED, at))
         )
         present = await self.find(None, batch.uid)
-        job = await self._job(batch)
+        job = await self._find_job(batch)
         if present.state is BatchState.CANCELLED:
             statement = "of_batch_open" if job is None or with_job else "of_batch_unheard"
             while await self.end_page(batch.id, RunState.CANCELLED, "cancelled", at, statement):

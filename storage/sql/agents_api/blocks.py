@@ -165,7 +165,7 @@ class NamedBlocks(Group):
     """Blocks by their public names. project: the caller's; a block of another one is not found."""
 
     get = reads(as_method(find_block))
-    visible_to = reads(as_method(load_visible_blocks))
+    load_visible = reads(as_method(load_visible_blocks))
     create = writes(as_method(add_block))
 
     @reads
@@ -202,7 +202,7 @@ class NamedBlocks(Group):
         raise NotFound(f"the agent has no block {label!r}")
 
     @reads
-    async def agents_seeing(self, connection: Connection, entry: BlockEntry) -> builtins.list[int]:
+    async def find_agents_seeing(self, connection: Connection, entry: BlockEntry) -> builtins.list[int]:
         """Returns the agents that see a block."""
         return await _agents_seeing(connection, entry.block.id)
 

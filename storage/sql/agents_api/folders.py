@@ -102,17 +102,17 @@ class Files(GrowingGroup):
                 await match_tools(connection, agent_row, tools)
                 await touch_agent(connection, agent_row, at)
 
-    async def text(self, file: StoredFile) -> str:
+    async def load_text(self, file: StoredFile) -> str:
         """Returns the whole text of a file, which is read a page at a time."""
         parts: builtins.list[str] = []
         after = 0
-        while some := await self._parts(file, after):
+        while some := await self._load_parts(file, after):
             parts += [row[1] for row in some]
             after = some[-1][0]
         return "".join(parts)
 
     @long_reads
-    async def _parts(self, connection: Connection, file: StoredFile, after: int) -> builtins.list[Row]:
+    async def _load_parts(self, connection: Connection, file: StoredFile, after: int) -> builtins.list[Row]:
         return await connection.rows(SQL["parts"], (file.id, file.memory_row, after, _PARTS))
 
     async def write(self, file: StoredFile, texts: Sequence[str]) -> None:
@@ -163,7 +163,7 @@ class Files(GrowingGroup):
         return [_file(row) for row in rows]
 
     @long_reads
-    async def of_folders(
+    async def list_of_folders(
         self, connection: Connection, folder_rows: Sequence[int]
     ) -> builtins.list[StoredFile]:
         """Returns the files of these folders that are whole, in the order of the folders; of one, the oldest first."""
@@ -177,7 +177,7 @@ class Files(GrowingGroup):
         return {row[0]: _file(row) for row in await rows_of(connection, SQL["several"], ids)}
 
     @reads
-    async def part_counts(
+    async def count_parts(
         self, connection: Connection, memory_row: int, files: Sequence[int]
     ) -> dict[int, int]:
         """Returns of how many parts the text of each of these files is."""

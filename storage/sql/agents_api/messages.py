@@ -28,7 +28,7 @@ class Messages(Group):
     """Stored messages. Each statement finds messages of one agent or project alone."""
 
     @long_reads
-    async def page(
+    async def list_page(
         self, connection: Connection, agent_row: int, page: Page[int], *, conversation_row: int | None = None
     ) -> list[ListedExchange]:
         """Returns a page of exchanges, in the order that the page asks for.
@@ -44,7 +44,7 @@ class Messages(Group):
         return [_make_record(row) for row in await connection.rows(statement, values)]
 
     @long_reads
-    async def of_conversation(
+    async def list_of_conversation(
         self, connection: Connection, agent_row: int, conversation_row: int, after: int, limit: int
     ) -> list[ListedExchange]:
         """Returns exchanges of a conversation, oldest first, also those that are not active.
@@ -72,7 +72,7 @@ class Messages(Group):
         return make_agent_record(row[:AGENT_COLUMNS]), _make_record(row[AGENT_COLUMNS:])
 
     @reads
-    async def owner(
+    async def find_owner(
         self, connection: Connection, project: str, conversation_uid: str
     ) -> tuple[Agent, str | None] | None:
         """Returns the memory of a project's conversation, and the client's own id of it."""
@@ -80,14 +80,14 @@ class Messages(Group):
         return None if row is None else (make_agent_record(row[:AGENT_COLUMNS]), row[AGENT_COLUMNS])
 
     @long_reads
-    async def path_to(
+    async def load_path(
         self, connection: Connection, agent_row: int, exchange_row: int
     ) -> list[ListedExchange]:
         """Returns an exchange and all exchanges before it on its path, oldest first, whatever their state."""
         return [_make_record(row) for row in await connection.rows(SQL["path_to"], (agent_row, exchange_row))]
 
     @long_reads
-    async def newest(
+    async def list_newest_replies(
         self, connection: Connection, agent_row: int, limit: int
     ) -> list[tuple[str, float, bytes]]:
         """Returns the last replies of a memory, newest first, including inactive ones.
@@ -97,7 +97,7 @@ class Messages(Group):
         return [(row[0], row[1], row[2]) for row in await connection.rows(SQL["newest"], (agent_row, limit))]
 
     @long_reads
-    async def page_of_project(
+    async def list_page_of_project(
         self, connection: Connection, project: str, page: Page[int]
     ) -> list[tuple[Agent, ListedExchange]]:
         """Returns a page of the exchanges of all agents. The cursors of the page are rows."""
@@ -106,7 +106,7 @@ class Messages(Group):
         return [(make_agent_record(row[:AGENT_COLUMNS]), _make_record(row[AGENT_COLUMNS:])) for row in rows]
 
     @reads
-    async def exchange_row(self, connection: Connection, project: str, uid: str, seq: int) -> int:
+    async def get_exchange_row(self, connection: Connection, project: str, uid: str, seq: int) -> int:
         """Returns the row of the exchange that holds a number. Raises: NotFound if there is no such memory."""
         row: int | None = await connection.value(SQL["place"], (project, uid, seq))
         if row is None:
@@ -119,7 +119,7 @@ class Messages(Group):
         return await _get_exchange(connection, agent_row, seq)
 
     @reads
-    async def of_rows(
+    async def load_exchanges(
         self, connection: Connection, agent_row: int, ids: Sequence[int]
     ) -> dict[int, ListedExchange]:
         """Returns exchanges by their rows, also those that are not active. ids: the rows."""
@@ -127,7 +127,7 @@ class Messages(Group):
         return {each.exchange.id: each for each in records}
 
     @reads
-    async def conversation(self, connection: Connection, agent_row: int, name: str) -> Conversation:
+    async def get_conversation(self, connection: Connection, agent_row: int, name: str) -> Conversation:
         """Returns a conversation by its key (`default`) or its public name. Raises: NotFound."""
         row = await connection.row(SQL["conversation_find"], (agent_row, name, name))
         if row is None:
@@ -135,7 +135,9 @@ class Messages(Group):
         return Conversation(*row)
 
     @reads
-    async def past(self, connection: Connection, agent_row: int, conversation_row: int) -> dict[int, int]:
+    async def load_past(
+        self, connection: Connection, agent_row: int, conversation_row: int
+    ) -> dict[int, int]:
         """Returns the conversations that hold the past of a conversation -> the last number of that past.
 
         Among them are the conversation itself and, for a fork, the conversations that it was forked from.
@@ -144,17 +146,17 @@ class Messages(Group):
         return {row[0]: row[1] for row in rows}
 
     @reads
-    async def numbers(
+    async def list_window_numbers(
         self, connection: Connection, agent_row: int, conversation_row: int, limit: int
     ) -> list[int]:
         """Returns the numbers of the newest messages in a conversation's window, oldest first. limit: of them."""
         return _numbers(await connection.rows(SQL["tail"], (agent_row, conversation_row, limit)), limit)
 
     @long_reads
-    async def numbers_of(
+    async def list_window_numbers_by_agent(
         self, connection: Connection, agent_rows: Sequence[int], key: str, limit: int
     ) -> dict[int, list[int]]:
-        """Returns `numbers` of each agent's conversation with a key, by agent."""
+        """Returns `list_window_numbers` of each agent's conversation with a key, by agent."""
         rows: dict[int, list[Row]] = {agent_row: [] for agent_row in agent_rows}
         for agent_row, *row in await rows_of(connection, SQL["tails"], agent_rows, key, limit):
             rows[agent_row].append(tuple(row))

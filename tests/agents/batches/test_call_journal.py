@@ -35,14 +35,14 @@ class Tool:
 async def item_run(store: Store) -> Run:
     """Returns the run of an item of a new batch."""
     batch = await accepted(store, 1, is_started=True)
-    [item] = await store.batches.items(batch.id)
+    [item] = await store.batches.list_items(batch.id)
     assert item.run is not None
     return item.run
 
 
 async def attempt(store: Store, run: Run) -> CallJournal:
     """Returns the journal of an item after its first reply, as a new attempt of its batch's job has it."""
-    texts = partial(store.batches.texts, run.agent_row, run.id)
+    texts = partial(store.batches.load_texts, run.agent_row, run.id)
     # Looked up with each call, since `break_texts` may replace it.
     journal = CallJournal(lambda *text: store.batches.add_text(run.agent_row, run.id, *text))
     journal.stored_replies.update(seq for seq, _ in await texts(REPLY))
@@ -110,7 +110,7 @@ async def test_a_call_that_cannot_be_journaled_is_not_made(
 
 async def test_a_reply_is_written_down_before_the_first_of_its_calls_is_made(store: Store) -> None:
     run, tool = await item_run(store), Tool()
-    texts = partial(store.batches.texts, run.agent_row, run.id, REPLY)
+    texts = partial(store.batches.load_texts, run.agent_row, run.id, REPLY)
     before, rival = await attempt(store, run), await attempt(store, run)
     before.note_reply(0, b"first")
     rival.note_reply(0, b"another")

@@ -182,7 +182,7 @@ async def test_results_of_a_batch_wait_for_an_agent_without_holding_another(
     """A turn of the second agent may share a block with the first one, and would wait for it: a deadlock."""
     batches = stores[0].batches
     batch = await accepted(stores[0], 2, is_started=True)
-    first, second = await batches.items(batch.id)
+    first, second = await batches.list_items(batch.id)
     assert first.run is not None
     assert second.run is not None
     writes = [ItemEnd(each, RunState.FAILED, "error", 20.0) for each in (second, first)]
@@ -191,7 +191,7 @@ async def test_results_of_a_batch_wait_for_an_agent_without_holding_another(
         await until_waiting(database, 1, written)
         await transaction.execute(f"SELECT FROM agents WHERE id = {second.run.agent_row} FOR UPDATE NOWAIT")
     await written
-    assert (await batches.counts(batch.id)).failed == 2
+    assert (await batches.count_items(batch.id)).failed == 2
 
 
 async def test_what_code_writes_into_a_block_waits_for_one_agent_without_holding_another(
@@ -218,7 +218,7 @@ async def test_an_item_whose_first_reply_is_being_written_is_left_to_the_job(
     """The job stores the end of the round: an edit that the round made in a block is forgotten with it."""
     batches = stores[0].batches
     batch = await accepted(stores[0], 2, is_started=True)
-    first, _ = await batches.items(batch.id)
+    first, _ = await batches.list_items(batch.id)
     assert first.run is not None
     agent, run = first.run.agent_row, first.run.id
     async with locked_agent(database, agent) as transaction:
@@ -227,8 +227,8 @@ async def test_an_item_whose_first_reply_is_being_written_is_left_to_the_job(
         values = f"({agent}, {run}, 0, 'round', '{{}}')"
         await transaction.execute(f"INSERT INTO run_texts (agent, run, seq, kind, data) VALUES {values}")
     await cancelled
-    assert (await batches.counts(batch.id)).cancelled == 1
-    assert len(await batches.texts(agent, run, "round")) == 1
+    assert (await batches.count_items(batch.id)).cancelled == 1
+    assert len(await batches.load_texts(agent, run, "round")) == 1
 
 
 @asynccontextmanager
