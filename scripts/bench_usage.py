@@ -74,7 +74,7 @@ async def measure(where: Path | str, count: int, users: int) -> dict[str, Any]:
         figures[" ".join(question.values())] = round(min(times))
     month = UsageQuery((), TODAY - DAYS + 1, TODAY, (("project", "default"), ("user", "user-0000007")))
     begun = time.perf_counter()
-    assert await store.usage.sums(month)
+    assert await store.usage.load_sums(month)
     figures["of one user"] = round((time.perf_counter() - begun) * 1000, 1)
     await store.close()
     return figures

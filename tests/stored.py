@@ -321,7 +321,7 @@ class Speaker:
 
 async def sized_memory(store: Store, agent: Agent) -> SizedMemory:
     """A memory with its sizes, by the counters that each write updates."""
-    memory = await store.memory_pages.sized_memory(agent.uid, None)
+    memory = await store.memory_pages.find_sized_memory(agent.uid, None)
     assert memory is not None
     return memory
 

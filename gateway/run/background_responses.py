@@ -154,7 +154,7 @@ class BackgroundResponses:
         await self.cancel(run)
         with map_store_errors():
             forget = self.store.forgetting.forget
-            has_begun = bool(await self.store.responses.turns(run.agent_row, run.id))
+            has_begun = bool(await self.store.responses.load_turns(run.agent_row, run.id))
             if has_begun and run.state not in (RunState.COMPLETED, RunState.FAILED):
                 # It raises the memory's epoch, so that an attempt under way commits no turn any more.
                 await forget(run.agent_row, ForgetTarget())

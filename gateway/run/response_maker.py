@@ -187,7 +187,7 @@ class ResponseMaker:
         if self.store.database.is_shared:
             watch = asyncio.create_task(self._leave_when_over(run, log))
         try:
-            is_begun = bool(await self.store.responses.turns(run.agent_row, run.id))
+            is_begun = bool(await self.store.responses.load_turns(run.agent_row, run.id))
             made_response = await self._find_made_response(run) if is_begun else None
             if made_response is not None:
                 await self._end(run, log, *made_response)
@@ -220,7 +220,7 @@ class ResponseMaker:
                 self._drop(number)
 
     async def _open_log(self, run: Run, job: Job) -> ResponseLog:
-        epoch = await self.store.responses.epoch(run.agent_row)
+        epoch = await self.store.responses.load_epoch(run.agent_row)
         log = ResponseLog(self.store, run, epoch, self.dialect, job=job, _next=0)
         if job.attempt > 1 and await log.resume(epoch, job.attempt):
             log.has_events = True
@@ -367,7 +367,7 @@ class ResponseMaker:
         turn_name = receipt.begun_turn()
         needs_turn = final["status"] in ("completed", "incomplete")
         if needs_turn and (turn_name is None or not await self._is_stored(identity, receipt, turn_name)):
-            if turn_name is not None and await self.store.responses.epoch(run.agent_row) == log.epoch:
+            if turn_name is not None and await self.store.responses.load_epoch(run.agent_row) == log.epoch:
                 # Nothing was forgotten, so the database has failed.
                 raise MemoryUnavailable("The turn of a response could not be stored.")
             final = self.dialect.as_failed(shown, code=None, message=NOT_STORED_ERROR)

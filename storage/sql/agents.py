@@ -154,7 +154,7 @@ class Agents:
             self.uncache(scope)
         return agent
 
-    async def by_uid(self, uid: str) -> Agent | None:
+    async def find_by_uid(self, uid: str) -> Agent | None:
         """Returns the agent with a public name, with its present numbers; None where there is none."""
 
         async def read(connection: Connection) -> Agent | None:

@@ -66,7 +66,7 @@ class Audit(Group):
         return [AuditEntry(*row) for row in rows]
 
     @long_reads
-    async def of_memory(
+    async def list_of_memory(
         self, connection: Connection, memory: str, actions: Sequence[str], *, limit: int
     ) -> Sequence[AuditEntry]:
         """Returns what was done last to a memory, the newest first. memory: its uid. actions: the kinds that count."""

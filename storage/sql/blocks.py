@@ -291,7 +291,7 @@ class Blocks(Group):
         return None if before is None else (before[0], before[1])
 
     @reads
-    async def revisions(
+    async def list_revisions(
         self, connection: Connection, block_row: int, *, before: int = LAST_NUMBER, limit: int = 100
     ) -> tuple[Revision, ...]:
         """Returns the newest values that the block had before a version, newest first."""
@@ -299,7 +299,7 @@ class Blocks(Group):
         return tuple(map(make_revision, rows))
 
     @reads
-    async def followed_digest(self, connection: Connection) -> bytes | None:
+    async def load_followed_digest(self, connection: Connection) -> bytes | None:
         """Returns the digest of the settings that the stored blocks follow; None if it is not stored."""
         digest: bytes | None = await connection.value(SQL["followed"])
         return digest
@@ -322,7 +322,7 @@ class Blocks(Group):
                 await self._follow_own(agents, block, at)
                 after = agents[-1]
         if shared:
-            projects = await self._projects_of(profile)
+            projects = await self._find_projects(profile)
             for block in shared:
                 await self._follow_shared(profile, projects, block, at)
 
@@ -348,7 +348,7 @@ class Blocks(Group):
             await ensure_blocks(connection, agent_row, [block], at)
 
     @long_reads
-    async def _projects_of(self, connection: Connection, profile: str) -> list[str]:
+    async def _find_projects(self, connection: Connection, profile: str) -> list[str]:
         return [project for (project,) in await connection.rows(SQL["block_profile_projects"], (profile,))]
 
     @bulk_writes

@@ -77,7 +77,7 @@ class Facts(GrowingGroup):
         return [_fact(row) for row in await connection.rows(SQL["unmuted"], (agent_row, limit))]
 
     @reads
-    async def standing(self, connection: Connection, agent_row: int) -> builtins.list[Fact]:
+    async def list_standing(self, connection: Connection, agent_row: int) -> builtins.list[Fact]:
         """Returns the standing facts that are true, newest first, at most `_MAX_STANDING_FACTS`."""
         return [
             _fact(row) for row in await connection.rows(SQL["standing"], (agent_row, _MAX_STANDING_FACTS))
@@ -165,7 +165,7 @@ class Facts(GrowingGroup):
         return await self._grow(agent.id, 1, self._database.write(write))
 
     @reads
-    async def blocks(self, connection: Connection, agent_row: int) -> tuple[Block, ...]:
+    async def load_blocks(self, connection: Connection, agent_row: int) -> tuple[Block, ...]:
         """Returns an agent's blocks. Shared ones are read-only here: one user's words are not for the others."""
         return await load_blocks(connection, agent_row, shared_read_only=True)
 

@@ -90,7 +90,7 @@ class ForgetPreviews(Group):
         self._rules = rules
 
     @long_reads
-    async def counts(
+    async def count(
         self, connection: Connection, agent_row: int, target: ForgetTarget, messages: int
     ) -> PreviewedCounts:
         """Returns how much a target takes.

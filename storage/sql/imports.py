@@ -164,7 +164,7 @@ class Imports(Group):
         return count
 
     @reads
-    async def known_facts(self, connection: Connection, agent: Agent, keys: Sequence[str]) -> int:
+    async def count_known_facts(self, connection: Connection, agent: Agent, keys: Sequence[str]) -> int:
         """Returns how many of these facts are there, or were forgotten alone. keys: as in `LearnedFact`."""
         return sum([await is_known(connection, agent, key) for key in keys])
 
@@ -203,7 +203,7 @@ class Imports(Group):
                 await advance(connection, agent_row, reader, numbers.next_seq - 1, now)
 
     @reads
-    async def origins(
+    async def load_origins(
         self, connection: Connection, agent_row: int, what: Literal["exchange", "fact"], ids: Sequence[int]
     ) -> dict[int, tuple[str, float]]:
         """Returns from which imports facts or exchanges are, by their rows: the format, and when the import began."""

@@ -174,7 +174,7 @@ class Jobs(Group):
                 callback()
 
     @reads
-    async def due_in(self, connection: Connection, kinds: Sequence[str]) -> float | None:
+    async def find_due_in(self, connection: Connection, kinds: Sequence[str]) -> float | None:
         """Returns the seconds until a job of these kinds can be claimed or a lease expires; None: no job waits."""
         if self._released:
             return 0.0
@@ -371,7 +371,7 @@ class Jobs(Group):
         return bool(await connection.value(SQL["is_held"], (job.id, job.attempt)))
 
     @reads
-    async def step(self, connection: Connection, job: Job, name: str) -> bytes | None:
+    async def find_step(self, connection: Connection, job: Job, name: str) -> bytes | None:
         """Returns the result of a step that this attempt or an earlier attempt has performed, or None."""
         result: bytes | None = await connection.value(SQL["step"], (job.id, name))
         return result
@@ -445,7 +445,7 @@ class Jobs(Group):
         )
 
     @reads
-    async def page(
+    async def list_page(
         self,
         connection: Connection,
         *,
@@ -471,12 +471,12 @@ class Jobs(Group):
         return None if row is None else _make_job(row)
 
     @reads
-    async def steps(self, connection: Connection, id: int) -> tuple[JobStep, ...]:
+    async def list_steps(self, connection: Connection, id: int) -> tuple[JobStep, ...]:
         """Returns the steps that a job has performed so far."""
         return tuple(JobStep(*row) for row in await connection.rows(SQL["step_list"], (id,)))
 
     @reads
-    async def counts(self, connection: Connection, project: str | None = None) -> dict[JobState, int]:
+    async def count_by_state(self, connection: Connection, project: str | None = None) -> dict[JobState, int]:
         """Counts the jobs of a project's memories, or (None) all jobs, in each state."""
         counts = dict.fromkeys(JobState, 0)
         rows = await connection.rows(SQL["counts"], (project,))
@@ -484,7 +484,7 @@ class Jobs(Group):
         return counts
 
     @reads
-    async def state_of(
+    async def find_state(
         self, connection: Connection, agent_row: int, kind: str
     ) -> tuple[JobState, float] | None:
         """Returns the state of a memory's job of a kind, and when it is due, in seconds since the epoch.
@@ -495,7 +495,7 @@ class Jobs(Group):
         return None if row is None else (JobState(row[0]), row[1])
 
     @long_reads
-    async def at_rest(
+    async def find_at_rest(
         self, connection: Connection, kind: str, agent_rows: Sequence[int], since: float
     ) -> builtins.list[int]:
         """Returns the memories among `agent_rows` that have had no turn since a time and have no dead job of a kind."""

@@ -46,7 +46,7 @@ class MemoryPages(Group):
     """Pages of memories and of what they hold. They find nothing of another memory than `agent_row`."""
 
     @long_reads
-    async def memories(
+    async def list_memories(
         self,
         connection: Connection,
         project: str | None,
@@ -64,7 +64,7 @@ class MemoryPages(Group):
         return [_memory(row) for row in await connection.rows(SQL["memories"], values)]
 
     @long_reads
-    async def agents_named(
+    async def list_agents_named(
         self,
         connection: Connection,
         project: str | None,
@@ -78,7 +78,7 @@ class MemoryPages(Group):
         return [_memory(row) for row in await connection.rows(SQL["agents_named"], values)]
 
     @long_reads
-    async def people_called(
+    async def list_people_called(
         self, connection: Connection, project: str | None, name: str, *, among: int, limit: int
     ) -> list[tuple[SizedMemory, str]]:
         """Returns memories of people with a name in one of their own blocks, and its text; ASCII letters count alike.
@@ -94,7 +94,7 @@ class MemoryPages(Group):
         return [(each, texts.get(each.id, "")) for each in found]
 
     @reads
-    async def memory(self, connection: Connection, uid: str, project: str | None) -> FoundMemory | None:
+    async def find_memory(self, connection: Connection, uid: str, project: str | None) -> FoundMemory | None:
         """Returns the memory with a public name; None if there is none, or it is another project's."""
         row = await connection.row(SQL["memory"], (project, uid))
         if row is None:
@@ -103,13 +103,15 @@ class MemoryPages(Group):
         return FoundMemory(id, uid, Scope(project, profile, subject), *rest)
 
     @long_reads
-    async def sized_memory(self, connection: Connection, uid: str, project: str | None) -> SizedMemory | None:
-        """Returns the memory with a public name, with its sizes; None where `memory` returns None."""
+    async def find_sized_memory(
+        self, connection: Connection, uid: str, project: str | None
+    ) -> SizedMemory | None:
+        """Returns the memory with a public name, with its sizes; None where `find_memory` returns None."""
         row = await connection.row(SQL["sized_memory"], (project, uid))
         return None if row is None else _memory(row)
 
     @long_reads
-    async def conversations(
+    async def list_conversations(
         self, connection: Connection, agent_row: int, *, before: PageEnd = FIRST_PAGE, limit: int = 50
     ) -> list[SizedConversation]:
         """Returns a page of the conversations in which something is left."""
@@ -117,7 +119,7 @@ class MemoryPages(Group):
         return [SizedConversation(*row) for row in rows]
 
     @reads
-    async def conversation(
+    async def find_conversation(
         self, connection: Connection, agent_row: int, name: str
     ) -> SizedConversation | None:
         """Returns the conversation with this public name, or the client's."""
@@ -125,17 +127,17 @@ class MemoryPages(Group):
         return None if row is None else SizedConversation(*row)
 
     @long_reads
-    async def branches(
+    async def list_branches(
         self, connection: Connection, agent_row: int, conversation_row: int, *, limit: int = 50
     ) -> list[Branch]:
         """Returns the branches of a conversation, those spoken in last first."""
         rows = await connection.rows(SQL["branches"], (agent_row, conversation_row, _DEEPEST, limit))
         return [Branch(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
 
-    exchange_of_message = reads(as_method(exchanges.exchange_of_message))
+    find_exchange_of_message = reads(as_method(exchanges.exchange_of_message))
 
     @long_reads
-    async def path(
+    async def load_path(
         self, connection: Connection, agent_row: int, exchange_row: int, *, limit: int
     ) -> list[Exchange]:
         """Returns an exchange and those before it on its path with their content, the newest first."""
@@ -143,7 +145,7 @@ class MemoryPages(Group):
         return [exchanges.make_exchange(row[2:], row[0], row[1], row[-1]) for row in rows]
 
     @long_reads
-    async def following(
+    async def find_following(
         self, connection: Connection, agent_row: int, exchange_row: int, conversation_row: int, *, steps: int
     ) -> int | None:
         """Returns the exchange some steps after another of a conversation, or the last one; None: none follows."""
@@ -153,7 +155,7 @@ class MemoryPages(Group):
         return exchange_id
 
     @reads
-    async def places(
+    async def load_places(
         self, connection: Connection, agent_row: int, ids: Sequence[int]
     ) -> dict[int, ExchangePlace]:
         """Returns where some exchanges stand, by their rows."""
@@ -161,7 +163,7 @@ class MemoryPages(Group):
         return {row[0]: ExchangePlace(*row[1:]) for row in rows}
 
     @long_reads
-    async def sources(
+    async def load_sources(
         self, connection: Connection, agent_row: int, ids: Sequence[int]
     ) -> dict[int, SourceExchange]:
         """Returns some exchanges with their content, by their rows."""
@@ -173,7 +175,7 @@ class MemoryPages(Group):
         }
 
     @long_reads
-    async def short_exchanges(
+    async def load_short_exchanges(
         self, connection: Connection, agent_row: int, ids: Sequence[int], most_bytes: int
     ) -> dict[int, exchanges.ShownExchange]:
         """Returns some exchanges by their rows. most_bytes: longer ones, as they are stored, are left out."""
@@ -181,13 +183,13 @@ class MemoryPages(Group):
         return {each.exchange.id: each for each in exchanges.make_shown_exchanges(rows)}
 
     @long_reads
-    async def newest_exchanges(self, connection: Connection, agent_row: int, *, limit: int) -> list[int]:
+    async def list_newest_exchanges(self, connection: Connection, agent_row: int, *, limit: int) -> list[int]:
         """Returns the rows of the newest exchanges that stand, the newest first."""
         rows = await connection.rows(SQL["newest_exchanges"], (agent_row, limit, _NEWEST))
         return [row[0] for row in rows]
 
     @long_reads
-    async def openings(
+    async def load_openings(
         self, connection: Connection, agent_row: int, uids: Sequence[str], most_bytes: int
     ) -> dict[str, SourceExchange]:
         """Returns the first exchange of some conversations that stands, by the public name of each.
@@ -206,7 +208,7 @@ class MemoryPages(Group):
         return by_uid
 
     @reads
-    async def blocks(self, connection: Connection, agent_row: int) -> list[ShownBlock]:
+    async def list_blocks(self, connection: Connection, agent_row: int) -> list[ShownBlock]:
         """Returns the blocks that a memory sees, in their order."""
         order = {b.id: n for n, b in enumerate(await load_blocks(connection, agent_row))}
         rows = await rows_of(connection, SQL["blocks"], list(order), agent_row)
@@ -214,7 +216,7 @@ class MemoryPages(Group):
         return sorted(shown, key=lambda each: order[each.block.id])
 
     @long_reads
-    async def unindexed(self, connection: Connection, agent_row: int, next_seq: int) -> UnindexedTexts:
+    async def list_unindexed(self, connection: Connection, agent_row: int, next_seq: int) -> UnindexedTexts:
         """Returns the newest texts of a memory that no index has. next_seq: the number of its next message."""
         blocks = [block.id for block in await load_blocks(connection, agent_row)]
         versions = await rows_of(connection, SQL["earlier_versions"], blocks, _MOST_UNINDEXED + 1)
@@ -239,7 +241,7 @@ class MemoryPages(Group):
         )
 
     @reads
-    async def versions(
+    async def list_versions(
         self, connection: Connection, block_row: int, *, before: int = LAST_NUMBER, limit: int = 50
     ) -> builtins.list[Revision]:
         """Returns a page of the values that a block had. before: the last version of the page before."""
@@ -247,7 +249,7 @@ class MemoryPages(Group):
         return [make_revision(row) for row in rows]
 
     @reads
-    async def versions_at(
+    async def load_versions_at(
         self, connection: Connection, block_rows: Sequence[int], at: float
     ) -> dict[int, int | None]:
         """Returns the versions that some blocks had at a time; None if it was forgotten, or the block was not there."""

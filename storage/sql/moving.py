@@ -143,7 +143,7 @@ class MoveSource(Group):
         return int(await connection.value(SQL["memories_count"]))
 
     @reads
-    async def agents(self, connection: Connection, after: int) -> list[Agent]:
+    async def list_agents(self, connection: Connection, after: int) -> list[Agent]:
         """Returns a page of the memories, the oldest first."""
         rows = await connection.rows(SQL["memories"], (after, _PAGE))
         return [make_agent_record(row) for row in rows]
@@ -158,26 +158,26 @@ class MoveSource(Group):
         return blake2b(repr(parts).encode(), key=memory.secret, digest_size=16).digest()
 
     @reads
-    async def keys(self, connection: Connection) -> list[MovedKey]:
+    async def list_keys(self, connection: Connection) -> list[MovedKey]:
         """Returns all gateway keys."""
         return [MovedKey(*row) for row in await connection.rows(SQL["keys"])]
 
-    key_numbers = reads(as_method(load_key_numbers))
+    load_key_numbers = reads(as_method(load_key_numbers))
 
     @long_reads
-    async def usage(self, connection: Connection, after: UsageKey) -> list[UsageRow]:
+    async def list_usage(self, connection: Connection, after: UsageKey) -> list[UsageRow]:
         """Returns a page of usage."""
         rows = await connection.rows(SQL["usage"], (*after, ROWS_AT_ONCE))
         key_width = len(after)
         return [(UsageKey(*row[:key_width]), tuple(row[key_width:])) for row in rows]
 
     @long_reads
-    async def definitions(self, connection: Connection, after: int) -> list[MovedDefinition]:
+    async def list_definitions(self, connection: Connection, after: int) -> list[MovedDefinition]:
         """Returns a page of tools, servers and identities. after: the `id` with which the page before ends."""
         return [MovedDefinition(*row) for row in await connection.rows(SQL["definitions"], (after, _PAGE))]
 
     @long_reads
-    async def blocks(self, connection: Connection, after: int) -> list[tuple[int, MovedBlock]]:
+    async def list_blocks(self, connection: Connection, after: int) -> list[tuple[int, MovedBlock]]:
         """Returns a page of the blocks that no memory owns: pairs of a row and a block."""
         blocks = []
         for row in await connection.rows(SQL["blocks"], (after, _PAGE)):
@@ -200,7 +200,7 @@ class MoveSource(Group):
         return blocks
 
     @long_reads
-    async def links(self, connection: Connection, agent_row: int) -> MovedLinks:
+    async def load_links(self, connection: Connection, agent_row: int) -> MovedLinks:
         """Returns the links of a memory."""
         attached = [fields for _, fields in await read_attached(connection, agent_row, 0, _NO_LIMIT)]
         rows = await connection.rows(SQL["readers"], (agent_row,))
@@ -210,7 +210,7 @@ class MoveSource(Group):
 class MoveTarget(Group):
     """The store into which another one is moved."""
 
-    key_numbers = reads(as_method(load_key_numbers))
+    load_key_numbers = reads(as_method(load_key_numbers))
 
     @bulk_writes
     async def put_keys(self, connection: Connection, keys: Sequence[MovedKey]) -> None:
@@ -227,7 +227,7 @@ class MoveTarget(Group):
         return None if digest is None else bytes(digest)
 
     @reads
-    async def agents_from(self, connection: Connection, source: bytes, after: int) -> list[Agent]:
+    async def list_agents_from(self, connection: Connection, source: bytes, after: int) -> list[Agent]:
         """Returns a page of the memories that were moved here from a database, the oldest first. source: its id."""
         rows = await connection.rows(SQL["memories_from"], (_SOURCE, source, after, _PAGE))
         return [make_agent_record(row) for row in rows]

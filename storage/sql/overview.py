@@ -20,7 +20,7 @@ class Overview(Group):
     """Pages of memories and of conversations. They may take long: each counts messages."""
 
     @long_reads
-    async def memories(
+    async def list_memories(
         self, connection: Connection, project: str | None, *, after: int = 0, limit: int = 64
     ) -> list[ListedMemory]:
         """Returns memories of people and of conversations without a user, the oldest first.
@@ -50,13 +50,13 @@ class Overview(Group):
         return _make_retained(rows[0][1:] if rows else None)
 
     @reads
-    async def scopes(self, connection: Connection, uids: Collection[str]) -> dict[str, Scope]:
+    async def load_scopes(self, connection: Connection, uids: Collection[str]) -> dict[str, Scope]:
         """Returns the scopes of memories by their uids. Memories that do not exist are left out."""
         rows = await rows_of(connection, SQL["scopes"], sorted(uids))
         return {uid: Scope(*scope) for uid, *scope in rows}
 
     @long_reads
-    async def newest_exchanges(
+    async def list_newest_exchanges(
         self, connection: Connection, agent_row: int, limit: int
     ) -> list[ShownExchange]:
         """Returns the newest exchanges of which anything is left, oldest first."""
@@ -65,7 +65,7 @@ class Overview(Group):
         )
 
     @long_reads
-    async def conversations(
+    async def list_conversations(
         self,
         connection: Connection,
         project: str,

@@ -109,7 +109,7 @@ class Passages(GrowingGroup):
         return await self._grow(agent_row, len(drafts), self._database.bulk(write))
 
     @long_reads
-    async def page(
+    async def list_page(
         self, connection: Connection, agent_row: int, page: Page[int], where: PassageFilter
     ) -> builtins.list[Passage]:
         """Returns a page of passages. The page's cursors are numbers of passages, which need not exist any more."""

@@ -81,7 +81,7 @@ class PeopleSearch(Group):
         terms = terms_of_query(query)
         if not terms:
             return PeopleWithWords()
-        people = await self._pages.memories(project, "user:", before=before, limit=_MEMORIES + 1)
+        people = await self._pages.list_memories(project, "user:", before=before, limit=_MEMORIES + 1)
         read = await self._database.long_read(lambda connection: self._read(connection, people[:_MEMORIES]))
         # In a thread, since many texts take some milliseconds each.
         candidates = await asyncio.to_thread(lambda: [_find_candidates(each, terms) for each in read])

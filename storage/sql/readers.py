@@ -53,7 +53,7 @@ class Readers(Group):
         super().__init__(database)
         self._rules = rules
 
-    async def unread(
+    async def load_unread(
         self,
         memory_row: int,
         reader: int,
@@ -101,7 +101,7 @@ class Readers(Group):
         return await self._database.long_read(read, deadline_ms=_READ_MS)
 
     @reads
-    async def of_memories(
+    async def load_by_memory(
         self, connection: Connection, memory_rows: Sequence[int]
     ) -> dict[int, list[ReaderEntry]]:
         """Returns, for each of these memories, the sleeptime agents that read it."""
@@ -116,13 +116,13 @@ class Readers(Group):
         return [row[0] for row in await connection.rows(SQL["read_by"], (sleeper_row,))]
 
     @reads
-    async def last_at(self, connection: Connection, memory_row: int) -> float | None:
+    async def find_last_at(self, connection: Connection, memory_row: int) -> float | None:
         """Returns the time of a memory's last turn."""
         at: float | None = await connection.value(SQL["last_at"], (memory_row,))
         return at
 
     @long_reads
-    async def unslept(self, connection: Connection, limit: int, profiles: Sequence[str]) -> list[int]:
+    async def find_unslept(self, connection: Connection, limit: int, profiles: Sequence[str]) -> list[int]:
         """Returns the rows of memories with something that their sleeptime agents have not read.
 
         profiles: those whose users have such agents.
@@ -146,7 +146,7 @@ class _UnreadBatch:
     """The messages of one read, as far as they have room."""
 
     rules: Rules
-    # As in `Readers.unread`.
+    # As in `Readers.load_unread`.
     limit_chars: int
     message_chars: int
     # The last exchange that was read.

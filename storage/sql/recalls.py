@@ -87,7 +87,7 @@ class Recalls(Group):
         return list(map(_make_recall, rows))
 
     @reads
-    async def requests(
+    async def load_requests(
         self, connection: Connection, agent_row: int, exchange_rows: Sequence[int], since: float
     ) -> dict[int, str]:
         """Returns the ids of the requests that these exchanges answer, by their rows, as far as they are known."""
@@ -96,7 +96,7 @@ class Recalls(Group):
         return {exchange_row: id for exchange_row, id in requests.items() if id is not None}
 
     @reads
-    async def first_of_question(
+    async def find_first_of_question(
         self, connection: Connection, agent_row: int, exchange_row: int, since: float
     ) -> FirstRecall | None:
         """Returns the recall for the question of an exchange; None: it is not known.
@@ -107,7 +107,7 @@ class Recalls(Group):
         return None if row is None else FirstRecall(unpack_request_id(row[0]), row[1])
 
     @long_reads
-    async def exchanges(
+    async def load_exchanges(
         self, connection: Connection, agent_row: int, requests: Sequence[str], since: float, most_bytes: int
     ) -> dict[str, ShownExchange]:
         """Returns the exchanges that answer some requests, by their ids, as far as they are known.

@@ -100,7 +100,7 @@ class Responses(Group):
         return {id for (id,) in await rows_of(connection, SQL["open_among"], run_rows)}
 
     @reads
-    async def epoch(self, connection: Connection, agent_row: int) -> int:
+    async def load_epoch(self, connection: Connection, agent_row: int) -> int:
         """Returns the epoch of a memory (storage/sql/epochs.py); 0 where the memory is gone."""
         return await load_epoch(connection, agent_row) or 0
 
@@ -161,7 +161,7 @@ class Responses(Group):
         return await add_text(connection, agent_row, run_row, kind, seq, data, job=job)
 
     @reads
-    async def turns(self, connection: Connection, agent_row: int, run_row: int) -> list[bytes]:
+    async def load_turns(self, connection: Connection, agent_row: int, run_row: int) -> list[bytes]:
         """Returns the names of the turns that attempts at a response have begun, oldest first."""
         return [text.data for text in await load_texts(connection, agent_row, run_row, _TURN)]
 

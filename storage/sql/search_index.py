@@ -50,13 +50,13 @@ class SearchIndex(GrowingGroup):
         self._memories = memories
 
     @reads
-    async def backlog(self, connection: Connection, agent_row: int) -> int:
+    async def count_backlog(self, connection: Connection, agent_row: int) -> int:
         """Returns how many messages, passages and facts the search index of an agent lacks; 0: the agent is gone."""
         numbers = await load_numbers(connection, agent_row)
         return 0 if numbers is None else numbers.next_seq - 1 - numbers.indexed_seq
 
     @long_reads
-    async def agents_behind(self, connection: Connection, at_least: int, limit: int) -> list[int]:
+    async def find_agents_behind(self, connection: Connection, at_least: int, limit: int) -> list[int]:
         """Returns agents with an index that lacks at least so many messages."""
         return [id for (id,) in await connection.rows(exchanges.SQL["unindexed_agents"], (at_least, limit))]
 

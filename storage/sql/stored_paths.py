@@ -64,7 +64,7 @@ from storage.sql.turns import merge_edits
 SQL = load("stored_paths.sql")
 _CANCELLED_STOP = "cancelled"
 _TAKEN_OVER = "another process has taken over the conversation of this run"
-# The most summaries of a path, as in `Summaries.of_conversation`.
+# The most summaries of a path, as in `Summaries.list_of_conversation`.
 _MAX_SUMMARIES = 16
 # Columns of a row of the statement `head` (what it is, five numbers, three texts, a content, a time), and of `path`
 # (what it is, a summary's five values, three contents, the columns of `{skeleton}`).
@@ -145,10 +145,10 @@ class StoredPaths(Group):
         self._rules = rules
         self._jobs = jobs
 
-    path = reads(as_method(read_path))
+    load_path = reads(as_method(read_path))
 
     @reads
-    async def conversation(
+    async def find_conversation(
         self, connection: Connection, agent: Agent, conversation_name: str
     ) -> Conversation | None:
         """Returns a conversation by its name (`Conversation.name`); None: it has not begun, or it is gone."""

@@ -21,7 +21,7 @@ class Summaries(Group):
     """Summaries of a path up to an exchange."""
 
     @reads
-    async def of_conversation(
+    async def list_of_conversation(
         self, connection: Connection, agent_row: int, conversation_row: int, limit: int = 16
     ) -> list[Summary]:
         """Returns the summaries of a conversation on any branch, those of the deepest exchanges first."""
@@ -31,13 +31,15 @@ class Summaries(Group):
         ]
 
     @reads
-    async def of_exchange(self, connection: Connection, agent_row: int, exchange_row: int) -> Summary | None:
+    async def find_of_exchange(
+        self, connection: Connection, agent_row: int, exchange_row: int
+    ) -> Summary | None:
         """Returns the summary of the path up to an exchange."""
         row = await connection.row(SQL["of_exchange"], (agent_row, exchange_row))
         return None if row is None else _summary(row)
 
     @reads
-    async def last_exchange(
+    async def find_last_exchange(
         self, connection: Connection, agent_row: int, name: str | None
     ) -> tuple[int, int] | None:
         """Returns (last active exchange, conversation).
@@ -48,13 +50,13 @@ class Summaries(Group):
         return None if row is None else (row[0], row[1])
 
     @reads
-    async def project(self, connection: Connection, agent_row: int) -> str | None:
+    async def find_project(self, connection: Connection, agent_row: int) -> str | None:
         """Returns the project of a memory, which pays for its summaries."""
         project: str | None = await connection.value(SQL["project"], (agent_row,))
         return project
 
     @long_reads
-    async def path(
+    async def load_path(
         self, connection: Connection, agent_row: int, exchange_row: int, limit: int = 2000
     ) -> list[Exchange]:
         """Returns the path to an exchange, oldest first, with content.
@@ -113,7 +115,9 @@ class Summaries(Group):
         await exchanges.update_exchange(connection, agent.id, replace(last, evicted=evicted))
 
     @reads
-    async def of_exchanges(self, connection: Connection, agent_row: int, ids: Sequence[int]) -> list[Summary]:
+    async def load_of_exchanges(
+        self, connection: Connection, agent_row: int, ids: Sequence[int]
+    ) -> list[Summary]:
         """Returns the summaries of some exchanges."""
         return [_summary(row) for row in await rows_of(connection, SQL["of_exchanges"], ids, agent_row)]
 

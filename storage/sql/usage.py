@@ -53,12 +53,12 @@ class Usage(Group):
         for key, counters in part.rows:
             await connection.run(SQL["add"], (*key, *counters))
 
-    async def sums(self, query: UsageQuery, *, deadline_ms: float | None = None) -> list[UsageSum]:
+    async def load_sums(self, query: UsageQuery, *, deadline_ms: float | None = None) -> list[UsageSum]:
         """Returns the sums that a query asks for, in the order of its `by`. Raises: TooSlow past the deadline."""
         return await self._database.long_read(partial(_read_sums, query=query), deadline_ms=deadline_ms)
 
     @reads
-    async def background_tokens(self, connection: Connection, project: str | None, day: int) -> int:
+    async def count_background_tokens(self, connection: Connection, project: str | None, day: int) -> int:
         """Returns the tokens that a project's background calls used on a day, as far as it is written.
 
         project: whose; None for all.
@@ -66,12 +66,12 @@ class Usage(Group):
         return int(await connection.value(SQL["background"], (day, project)))
 
     @reads
-    async def batch_tokens(self, connection: Connection, project: str, day: int) -> int:
+    async def count_batch_tokens(self, connection: Connection, project: str, day: int) -> int:
         """Returns the tokens that a project's batches used on a day."""
         return int(await connection.value(SQL["batches"], (day, project)))
 
     @reads
-    async def oldest_day_of_users(self, connection: Connection, before: int) -> int | None:
+    async def find_oldest_day_of_users(self, connection: Connection, before: int) -> int | None:
         """Returns the oldest day before one on which counters have a user."""
         day: int | None = await connection.value(SQL["oldest_of_users"], (before, FORGOTTEN_USER))
         return day

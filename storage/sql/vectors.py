@@ -314,6 +314,6 @@ class Vectors(Group):
     lacks = reads(as_method(lacks_vectors))
 
     @long_reads
-    async def agents_to_embed(self, connection: Connection, model: str, limit: int) -> list[int]:
+    async def find_agents_to_embed(self, connection: Connection, model: str, limit: int) -> list[int]:
         """Returns memories that span conversations, can be reached, and are not wholly embedded by a model."""
         return [id for (id,) in await connection.rows(SQL["unembedded_agents"], (model, limit))]

@@ -146,7 +146,7 @@ class Life:
             agent = await self.world.store.agents.find(self.scope)
             if agent is None:
                 return []
-            own = await self.world.store.stored_paths.path(agent, "default", None)
+            own = await self.world.store.stored_paths.load_path(agent, "default", None)
             assert own is not None
             return list(own.path)
 

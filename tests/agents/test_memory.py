@@ -363,7 +363,7 @@ def test_what_the_window_shows_is_neither_read_nor_recalled(upstream: StrictUpst
 async def _path(life: Life):  # type: ignore[no-untyped-def]
     agent = await life.world.store.agents.find(life.scope)
     assert agent is not None
-    return await life.world.store.stored_paths.path(agent, "default", 2000)
+    return await life.world.store.stored_paths.load_path(agent, "default", 2000)
 
 
 def test_a_long_run_is_cut_between_its_rounds_and_keeps_its_question(

@@ -139,7 +139,7 @@ class World:
         async def work() -> None:
             background = self.gateway.app.services.background
             assert background is not None
-            for agent in await self.store.search_index.agents_behind(0, 100):
+            for agent in await self.store.search_index.find_agents_behind(0, 100):
                 background.indexing.add(agent, None)
                 await background.indexing.step()
             await background.maintenance.step()
@@ -151,7 +151,7 @@ class World:
 
         async def wait() -> None:
             async with asyncio.timeout(PATIENCE_S):
-                while not holds(await self.store.jobs.counts()):  # noqa: ASYNC110
+                while not holds(await self.store.jobs.count_by_state()):  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
 
         self.gateway.call(wait())

@@ -99,7 +99,7 @@ async def test_a_write_on_an_old_version_is_a_conflict_and_changes_nothing(
     with pytest.raises(NotFound):
         await store.blocks.write(999, 1, "Bob.", at=3.0, origin="tool")
     assert (await store.blocks.load(agent.id))[0] == written
-    newest, oldest = await store.blocks.revisions(human.id)
+    newest, oldest = await store.blocks.list_revisions(human.id)
     assert (newest.version, newest.value, newest.origin, newest.sources) == (2, "Alice.", "tool", (4, 5))
     assert (oldest.version, oldest.value, oldest.origin) == (1, "Unknown.", "default")
 
@@ -127,7 +127,7 @@ async def test_undo_walks_back_and_a_new_change_can_be_undone_too(
     with pytest.raises(NotFound):
         await undo()
     assert (await store.blocks.load(agent.id))[0].version == 7
-    assert [r.value for r in await store.blocks.revisions(human.id)][::-1] == [
+    assert [r.value for r in await store.blocks.list_revisions(human.id)][::-1] == [
         "Unknown.",
         "a",
         "b",

@@ -42,7 +42,7 @@ async def learn(store: Store, agent: Agent, cursor: int, upto: int, learned: Lea
 async def unlearned(
     store: Store, agent: Agent, after_s: float = 0.0, limit_chars: int = 10_000, reader: int = LEARNER
 ) -> Unread:
-    found = await store.readers.unread(
+    found = await store.readers.load_unread(
         agent.id,
         reader,
         now=NOW + after_s,
@@ -199,7 +199,7 @@ async def test_a_shared_block_is_read_only_to_learning(store: Store, alice: Spea
     )
     await rows(store, sql, (b"[]",))
     await rows(store, blocks)
-    assert {b.label: b.read_only for b in await store.facts.blocks(alice.agent.id)} == {
+    assert {b.label: b.read_only for b in await store.facts.load_blocks(alice.agent.id)} == {
         "human": False,
         "news": True,
     }
@@ -211,7 +211,7 @@ async def test_a_block_is_made_when_it_is_first_written_to(store: Store, alice: 
     await learn(store, alice.agent, 0, 1, Learned(writes=[(pets, "A cat.", (1,))]))
     (made,) = [b for b in await store.blocks.load(alice.agent.id) if b.label == "pets"]
     assert (made.value, made.version, made.limit) == ("A cat.", 2, 100)
-    newest, first = await store.blocks.revisions(made.id)
+    newest, first = await store.blocks.list_revisions(made.id)
     assert (newest.origin, newest.sources, first.value) == ("learning", (1,), "")
 
 

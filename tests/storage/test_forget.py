@@ -509,7 +509,7 @@ async def test_edits_of_other_turns_stay_however_often_something_is_forgotten(
         (block,) = await store.blocks.load(alice.agent.id)
         assert block.value.split("\n") == [f"likes zq{each}x" for each in lines]
         assert left(holds, mark) == []
-    newest, *before = [each for each in await store.blocks.revisions(block.id) if each.origin != "-"]
+    newest, *before = [each for each in await store.blocks.list_revisions(block.id) if each.origin != "-"]
     assert [(newest.origin, newest.restores), before[0].origin[:5]] == [
         ("forget", before[0].version),
         "tool:",
@@ -948,7 +948,7 @@ async def test_a_preview_of_a_memory_that_is_gone_by_then_counts_nothing(
 ) -> None:
     await talk(alice, ["one"], "c1")
     await forget(store, alice.agent, ForgetTarget(is_all=True))
-    found = await store.forget_previews.counts(alice.agent.id, ForgetTarget(facts=[1]), 0)
+    found = await store.forget_previews.count(alice.agent.id, ForgetTarget(facts=[1]), 0)
     assert found == (ForgetCounts(0, 0, 0, 0, 0, 0), (), 0, ())
 
 
@@ -982,7 +982,7 @@ async def test_a_preview_counts_the_facts_and_versions_that_go(
         (block,) = await store.blocks.load(alice.agent.id)
     conversation = await store.forgetting.find_conversation(alice.agent.id, "talk")
     target = ForgetTarget(conversation_row=conversation)
-    found = await store.forget_previews.counts(alice.agent.id, target, 4)
+    found = await store.forget_previews.count(alice.agent.id, target, 4)
     assert (found.counts.facts, found.counts.versions, found.remade) == (4, 4, 0)
     assert [each.text for each in found.facts] == ["Fact 6.", "Fact 5.", "Fact 4.", "Fact 3."]
     await forget(store, alice.agent, target)
@@ -1003,7 +1003,7 @@ async def test_a_preview_counts_a_fact_once_that_goes_with_its_message_and_by_na
     )
     seqs = [fact.seq for fact in await store.facts.list(alice.agent.id)]
     target = ForgetTarget(messages=[row.seq], facts=seqs[:1])
-    found = await store.forget_previews.counts(alice.agent.id, target, 1)
+    found = await store.forget_previews.count(alice.agent.id, target, 1)
     assert (found.counts.messages, found.counts.facts, found.counts.versions) == (1, 2, 1)
     (change,) = found.changes
     await forget(store, alice.agent, target)
@@ -1022,7 +1022,7 @@ async def test_a_preview_counts_the_oldest_of_many_facts_of_a_message_once(
     await store.database.write(store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     oldest = min(fact.seq for fact in await store.facts.list(alice.agent.id))
     target = ForgetTarget(messages=[row.seq], facts=[oldest])
-    found = await store.forget_previews.counts(alice.agent.id, target, 1)
+    found = await store.forget_previews.count(alice.agent.id, target, 1)
     assert (found.counts.facts, len(found.facts)) == (25, 20)
 
 
@@ -1046,7 +1046,7 @@ async def test_a_preview_of_several_facts_rebuilds_a_block_once(
     learned = Learned(writes=[(block, "\n".join([*texts, "Has a cat."]), ())], facts=facts)
     await store.database.write(store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     seqs = [fact.seq for fact in await store.facts.list(alice.agent.id)]
-    found = await store.forget_previews.counts(alice.agent.id, ForgetTarget(facts=seqs), 0)
+    found = await store.forget_previews.count(alice.agent.id, ForgetTarget(facts=seqs), 0)
     assert (found.counts.facts, found.counts.versions) == (5, 5)
     assert [each.after for each in found.changes] == ["Has a cat."]
     assert rebuilt == [block.label]

@@ -100,9 +100,9 @@ async def test_a_job_is_claimed_once_and_gone_when_it_ends(store: Store, jobs: J
     await jobs.journal(job, "ask", b"answer")
     await jobs.finish(job, remember(agent, "done"))
     assert await jobs.list() == ()
-    assert await jobs.steps(id) == ()
+    assert await jobs.list_steps(id) == ()
     assert await texts(store, agent) == ["done"]
-    assert await jobs.due_in(KINDS) is None
+    assert await jobs.find_due_in(KINDS) is None
 
 
 async def test_what_fails_in_the_last_effect_leaves_the_job_as_it_was(store: Store, jobs: Jobs) -> None:
@@ -137,8 +137,8 @@ async def test_only_what_is_due_and_has_a_handler_is_claimed(store: Store, jobs:
     await jobs.enqueue("learn", 0, "k", due=clock.now + 10)
     await jobs.enqueue("index", 0, "k")
     assert await claim(jobs) is None
-    assert await jobs.due_in(KINDS) == 10.0
-    assert await jobs.due_in(("index",)) == 0.0
+    assert await jobs.find_due_in(KINDS) == 10.0
+    assert await jobs.find_due_in(("index",)) == 0.0
     clock.pass_(10)
     assert (await take(jobs)).kind == "learn"
 
@@ -221,7 +221,7 @@ async def test_a_failing_job_holds_its_lane_until_its_dead_letter(
     job = await take(jobs)
     assert await jobs.fail(job, "first", 30.0) == "retrying"
     assert await claim(jobs) is None, "the serial_group waits for it"
-    assert await jobs.due_in(KINDS) == 30.0
+    assert await jobs.find_due_in(KINDS) == 30.0
     clock.pass_(30)
     job = await take(jobs)
     assert (job.id, job.attempt, job.tries, job.error) == (poison, 2, 2, "first")
@@ -236,11 +236,11 @@ async def test_a_dead_letter_is_tried_again_from_where_it_was(store: Store, jobs
     job = await take(jobs)
     await jobs.journal(job, "ask", b"answer")
     await jobs.fail(job, "no", None)
-    assert (await jobs.counts())[JobState.DEAD] == 1
+    assert (await jobs.count_by_state())[JobState.DEAD] == 1
     assert (await jobs.retry(id)).state is JobState.PENDING
     job = await take(jobs)
     assert (job.id, job.tries, job.attempt, job.error) == (id, 1, 2, None)
-    assert await jobs.step(job, "ask") == b"answer"
+    assert await jobs.find_step(job, "ask") == b"answer"
 
 
 async def test_a_newer_job_of_the_key_takes_the_dead_ones_place(
@@ -334,7 +334,7 @@ async def test_when_the_first_of_a_lane_has_gone_the_next_one_follows(
         else:
             clock.pass_(LEASE_S)
             assert await jobs.claim(KINDS, lease_s=LEASE_S, tries=1) is not None
-    assert await jobs.due_in(KINDS) == (LEASE_S if end == "expire" else 0.0)
+    assert await jobs.find_due_in(KINDS) == (LEASE_S if end == "expire" else 0.0)
     left = [job.key for job in await jobs.list(JobState.RUNNING)]
     while job := await claim(jobs):
         left.append(job.key)
@@ -350,7 +350,7 @@ async def test_later_jobs_keep_their_order_while_the_first_is_tried_again(
         await jobs.enqueue("learn", agent.id, key)
     await jobs.fail(await take(jobs), "no", 30.0)
     await jobs.enqueue("learn", agent.id, "3", due=clock.now - 5)
-    assert await jobs.due_in(KINDS) == 30.0
+    assert await jobs.find_due_in(KINDS) == 30.0
     clock.pass_(30)
     ran = []
     while job := await claim(jobs):
@@ -393,7 +393,7 @@ async def test_a_lease_that_ran_out_is_taken_over_and_its_worker_commits_nothing
     old = await take(jobs)
     clock.pass_(LEASE_S - 1)
     assert await claim(jobs) is None
-    assert await jobs.due_in(KINDS) == 1.0
+    assert await jobs.find_due_in(KINDS) == 1.0
     clock.pass_(1)
     new = await take(jobs)
     assert (new.id, new.attempt) == (old.id, old.attempt + 1)
@@ -432,10 +432,10 @@ async def test_what_another_process_left_running_is_taken_over_at_once(
     await first.close()  # without an end of the job, as after a kill
     clock.now -= 10_000
     second = await open_at(open_store, clock)
-    assert await second.jobs.due_in(KINDS) == 0.0
+    assert await second.jobs.find_due_in(KINDS) == 0.0
     again = await take(second.jobs)
     assert (again.id, again.attempt, again.tries) == (job.id, 2, 2)
-    assert await second.jobs.step(again, "ask") == b"answer"
+    assert await second.jobs.find_step(again, "ask") == b"answer"
     await second.close()
 
 
@@ -479,12 +479,12 @@ async def test_a_step_is_journaled_once_with_its_effect(store: Store, jobs: Jobs
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "k")
     job = await take(jobs)
-    assert await jobs.step(job, "ask") is None
+    assert await jobs.find_step(job, "ask") is None
     assert await jobs.journal(job, "ask", b"one", remember(agent, "one")) == b"one"
     assert await jobs.journal(job, "ask", b"two", remember(agent, "two")) == b"one"
-    assert await jobs.step(job, "ask") == b"one"
+    assert await jobs.find_step(job, "ask") == b"one"
     assert await texts(store, agent) == ["one"]
-    assert [(step.name, step.size) for step in await jobs.steps(job.id)] == [("ask", 3)]
+    assert [(step.name, step.size) for step in await jobs.list_steps(job.id)] == [("ask", 3)]
 
 
 # --- forgetting -------------------------------------------------------------------------------------------------------
@@ -567,7 +567,7 @@ async def test_forgetting_can_let_a_job_begin_again(store: Store, jobs: Jobs) ->
         await jobs.finish(job)
     again = await take(jobs)
     assert (again.id, again.payload, again.attempt > job.attempt) == (job.id, b"1!", True)
-    assert await jobs.step(again, "ask") is None
+    assert await jobs.find_step(again, "ask") is None
     await jobs.finish(again)
     assert (await take(jobs)).payload == b"2!"
 

@@ -34,7 +34,7 @@ async def labels(store: Store, agent: AgentEntry) -> list[str]:
     snapshot = await store.turns.snapshot(agent.agent, None, None)
     assert snapshot is not None
     assert [b.label for b in snapshot.blocks] == found
-    own = await store.stored_paths.path(agent.agent, "default", None)
+    own = await store.stored_paths.load_path(agent.agent, "default", None)
     assert own is not None
     assert [b.label for b in own.snapshot.blocks] == found
     return found
@@ -125,7 +125,7 @@ async def test_a_profiles_user_sees_own_shared_and_attached_blocks(store: Store)
     shared = (await store.named_blocks.get_labelled(alice.agent.id, "shared")).block
     with pytest.raises(WriteConflict, match="settings"):
         await store.named_blocks.delete(PROJECT, shared.uid)
-    learned = {b.label: b.read_only for b in await store.facts.blocks(alice.agent.id)}
+    learned = {b.label: b.read_only for b in await store.facts.load_blocks(alice.agent.id)}
     assert learned == {"human": False, "shared": True, "house": True}, "what one says is not for the others"
     # The settings give the profile a block of a label that one of its users has attached already.
     news = [replace(HOUSE, label="house", value="Of all.")]
@@ -170,7 +170,7 @@ async def test_a_change_is_compare_and_set_where_a_version_is_given_and_can_be_u
         await store.named_blocks.change(
             PROJECT, uid, BlockChange(value="Late."), at=3.0, origin="api", version=1
         )
-    assert [r.value for r in await store.blocks.revisions(changed.block.id)] == ["New.", "Be brief."]
+    assert [r.value for r in await store.blocks.list_revisions(changed.block.id)] == ["New.", "Be brief."]
     undone = await store.named_blocks.undo(PROJECT, uid, at=4.0)
     assert (undone.block.value, undone.block.version, undone.details) == ("Be brief.", 3, {"tags": ["a"]})
     said = BlockChange(description="D", read_only=True, details={"metadata": {"k": 1}})

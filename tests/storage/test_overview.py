@@ -29,15 +29,15 @@ async def test_memories_are_listed_with_their_sizes_a_page_at_a_time(store: Stor
         draft = store.agents.draft(ALICE._replace(subject=subject))
         await store.database.write(lambda connection, draft=draft: create_agent(connection, draft))
 
-    (first,) = await store.overview.memories(None, limit=1)
+    (first,) = await store.overview.list_memories(None, limit=1)
     assert (first.id, first.uid, first.scope) == (alice.agent.id, alice.agent.uid, ALICE)
     assert first.retained == Retained(50.0, 4, first.retained.bytes, 2, 0, 2)
     assert (first.blocks, first.facts, first.passages) == (1, 0, 1)
-    (second,) = await store.overview.memories(None, after=first.id)
+    (second,) = await store.overview.list_memories(None, after=first.id)
     assert (second.scope, second.retained.messages) == (room.scope, 2)
     assert 0 < second.retained.bytes < first.retained.bytes
-    assert await store.overview.memories("blue") == [second]
-    assert await store.overview.memories("red") == []
+    assert await store.overview.list_memories("blue") == [second]
+    assert await store.overview.list_memories("red") == []
 
 
 async def test_conversations_are_listed_newest_first_over_all_profiles(store: Store) -> None:
@@ -47,19 +47,19 @@ async def test_conversations_are_listed_newest_first_over_all_profiles(store: St
         await speaker.say([user(f"{key} one")], assistant("two"), key)
     await Speaker(store, Scope("default", "default", "user:bob")).say([user("x")], assistant("y"), "c5")
 
-    first, edge = await store.overview.conversations("default", None, ALICE.subject, limit=2)
+    first, edge = await store.overview.list_conversations("default", None, ALICE.subject, limit=2)
     assert [(c.key, c.scope.profile, c.retained.last_at) for c in first] == [
         ("c4", "default", 3.0),
         ("c3", "default", 2.0),
     ]
     assert edge is not None
-    rest, end = await store.overview.conversations("default", None, ALICE.subject, before=edge, limit=3)
+    rest, end = await store.overview.list_conversations("default", None, ALICE.subject, before=edge, limit=3)
     assert [(c.key, c.scope.profile, c.retained.messages) for c in rest] == [
         ("c2", "friend", 2),
         ("c1", "default", 2),
     ]
     assert end is None
-    only, _ = await store.overview.conversations("default", "friend", ALICE.subject)
+    only, _ = await store.overview.list_conversations("default", "friend", ALICE.subject)
     assert [c.key for c in only] == ["c2"]
 
 
@@ -71,17 +71,20 @@ async def test_what_was_forgotten_or_off_the_record_is_not_listed(store: Store) 
     await alice.end(off, [assistant("Six.")])
     c1 = await store.forgetting.find_conversation(alice.agent.id, "c1")
     await forget(store, alice.agent.id, ForgetTarget(conversation_row=c1))
-    listed, _ = await store.overview.conversations("default", None, ALICE.subject)
+    listed, _ = await store.overview.list_conversations("default", None, ALICE.subject)
     assert [(c.key, c.retained.messages) for c in listed] == [("c2", 2)]
-    (memory,) = await store.overview.memories("default")
+    (memory,) = await store.overview.list_memories("default")
     assert (memory.retained.conversations, memory.retained.messages) == (1, 2)
     assert await store.overview.count_messages(alice.agent.id) == 2
     c2 = await store.forgetting.find_conversation(alice.agent.id, "c2")
     await forget(store, alice.agent.id, ForgetTarget(conversation_row=c2))
-    (memory,) = await store.overview.memories("default")
+    (memory,) = await store.overview.list_memories("default")
     assert memory.retained == Retained()
     assert await store.overview.count_messages(alice.agent.id) == 0
-    assert await store.overview.conversations("default", None, ALICE.subject, before=(inf, 0)) == ([], None)
+    assert await store.overview.list_conversations("default", None, ALICE.subject, before=(inf, 0)) == (
+        [],
+        None,
+    )
 
 
 async def test_what_was_forgotten_alone_counts_nowhere(store: Store) -> None:
@@ -94,13 +97,13 @@ async def test_what_was_forgotten_alone_counts_nowhere(store: Store) -> None:
     conversation = ForgetTarget(conversation_row=talk)
 
     async def counted() -> set[int]:
-        listed, _ = await store.overview.conversations("default", None, ALICE.subject)
-        kept = await store.memory_pages.conversation(agent, "c1")
-        whole, *_ = await store.forget_previews.counts(agent, ForgetTarget(is_all=True), 0)
+        listed, _ = await store.overview.list_conversations("default", None, ALICE.subject)
+        kept = await store.memory_pages.find_conversation(agent, "c1")
+        whole, *_ = await store.forget_previews.count(agent, ForgetTarget(is_all=True), 0)
         recorded = await sized_memory(store, alice.agent)
         assert recorded.conversations == len(listed)
         return {
-            (await store.overview.memories("default"))[0].retained.messages,
+            (await store.overview.list_memories("default"))[0].retained.messages,
             sum(each.retained.messages for each in listed),
             await store.overview.count_messages(agent),
             recorded.messages,
@@ -129,7 +132,7 @@ async def test_what_was_forgotten_does_not_count_when_it_is_sent_again(store: St
     await alice.say([user("One."), user("Three.")], assistant("Four."), "c2")
     (_, again) = await alice.rows()
     assert again.redactions == {0}
-    listed, _ = await store.overview.conversations("default", None, ALICE.subject)
+    listed, _ = await store.overview.list_conversations("default", None, ALICE.subject)
     assert sorted((each.key, each.retained.messages) for each in listed) == [("c1", 1), ("c2", 2)]
     assert (await sized_memory(store, alice.agent)).messages == 3
     c2 = await store.forgetting.find_conversation(alice.agent.id, "c2")

@@ -254,7 +254,7 @@ async def test_a_recall_is_written_with_its_turn_and_found_by_its_request(
     assert (one.scope, one.seq, one.at) == (ALICE, 1, NOW)
     listed = await store.recalls.list(alice.agent.id, 0.0, before=1 << 40)
     assert [each.exchange_row for each in listed] == [second, first]
-    assert await store.recalls.requests(alice.agent.id, [first, second, 99], 0.0) == {
+    assert await store.recalls.load_requests(alice.agent.id, [first, second, 99], 0.0) == {
         first: "req_0123456789abcdef01234567", second: "customer-7",
     }  # fmt: skip
     assert await store.recalls.find("customer-7", 0.0, "another") == []

@@ -290,7 +290,7 @@ async def test_a_run_is_accepted_into_a_conversation_that_begins_with_it(
 ) -> None:
     wanted = RunAccept(replace(draft, conversation_row=0), b"{}", key="default", uid="d" * 32)
     run = await store.runs.accept_run(wanted)
-    found = await store.stored_paths.conversation(alice.agent, "default")
+    found = await store.stored_paths.find_conversation(alice.agent, "default")
     assert found is not None
     assert (found.id, found.uid, found.last_exchange) == (run.conversation_row, "d" * 32, -1)
     other = await store.runs.accept_run(
@@ -357,10 +357,10 @@ async def test_the_names_of_the_turns_of_a_response_stay_as_long_as_its_run(
     await store.runs.end_run(run.agent_row, run.id, RunState.COMPLETED, "completed", 8.0)
     await store.run_texts.drop_texts(100.0, 10)
     assert not await store.responses.note_turn(run.agent_row, run.id, b"third")
-    assert await store.responses.turns(run.agent_row, run.id) == [b"first", b"second"]
+    assert await store.responses.load_turns(run.agent_row, run.id) == [b"first", b"second"]
     await store.responses.remove(run.agent_row, run.id)
     assert not await store.responses.note_turn(run.agent_row, run.id, b"third")
-    assert await store.responses.turns(run.agent_row, run.id) == []
+    assert await store.responses.load_turns(run.agent_row, run.id) == []
 
 
 async def test_what_is_written_late_of_a_run_that_was_deleted_is_not_stored(

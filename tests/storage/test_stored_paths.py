@@ -70,7 +70,7 @@ class Writer:
         self.agent = await self.store.agents.find(self.scope) or self.store.agents.draft(self.scope)
         if not self.agent.id:
             return ConversationPath(MemorySnapshot())
-        own = await self.store.stored_paths.path(self.agent, name, self.context)
+        own = await self.store.stored_paths.load_path(self.agent, name, self.context)
         assert own is not None
         self.agent = replace(self.agent, epoch=own.snapshot.epoch)
         return own
@@ -423,7 +423,7 @@ async def test_edits_are_written_with_their_results_or_not_at_all(writer: Writer
     await writer.go_on(result("1", "done"), edits=again, versions={block.id: block.version + 1})
     (block,) = (await writer.read()).snapshot.blocks
     assert block.value == "Bob was here\nAnn"
-    (newest, *_) = await writer.store.blocks.revisions(block.id)
+    (newest, *_) = await writer.store.blocks.list_revisions(block.id)
     assert (newest.exchange_row, newest.sources) == (made.id, (made.id,))
 
 

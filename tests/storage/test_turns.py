@@ -315,7 +315,7 @@ async def test_edits_that_wait_are_read_in_the_order_in_which_they_were_made(ali
     snapshot = await alice.store.turns.snapshot(alice.agent, "c1", None)
     assert snapshot is not None
     assert snapshot.conversation is not None
-    path = await alice.store.stored_paths.path(alice.agent, snapshot.conversation.uid, None)
+    path = await alice.store.stored_paths.load_path(alice.agent, snapshot.conversation.uid, None)
     assert path is not None
     assert [op.id for op in snapshot.ops] == [op.id for op in path.snapshot.ops] == ids
 

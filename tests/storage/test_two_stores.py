@@ -362,7 +362,7 @@ async def test_each_job_is_done_once_and_never_two_of_a_lane(stores: tuple[Store
     running: set[int] = set()
 
     async def work(store: Store) -> None:
-        while await store.jobs.counts() != dict.fromkeys(JobState, 0):
+        while await store.jobs.count_by_state() != dict.fromkeys(JobState, 0):
             job = await store.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
             if job is None:
                 await asyncio.sleep(0.01)
@@ -440,7 +440,7 @@ async def test_a_job_is_taken_over_when_its_lease_has_run_out(stores: tuple[Stor
     assert job is not None
     await one.jobs.journal(job, "ask", b"answer")
     assert await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3) is None
-    left = await other.jobs.due_in(KINDS)
+    left = await other.jobs.find_due_in(KINDS)
     assert left is not None
     assert 0 < left <= LEASE_S
     later = "UPDATE jobs SET held_until = held_until - 50"
@@ -452,7 +452,7 @@ async def test_a_job_is_taken_over_when_its_lease_has_run_out(stores: tuple[Stor
     again = await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert again is not None
     assert (again.id, again.attempt) == (job.id, 2)
-    assert await other.jobs.step(again, "ask") == b"answer"
+    assert await other.jobs.find_step(again, "ask") == b"answer"
     assert not await one.jobs.heartbeat(job, LEASE_S)
     assert not await one.jobs.is_held(job)
     with pytest.raises(Stale):
@@ -513,7 +513,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(
     assert (await other.responses.finish(run, end, job)).state is RunState.FAILED
     # A call is made only once it is noted: none is after the end, which may be a cancellation by another process.
     assert not await other.responses.add_text(agent.id, run.id, "call", 2, b"{}", job=job)
-    assert await other.responses.turns(agent.id, run.id) == [b"turn"]
+    assert await other.responses.load_turns(agent.id, run.id) == [b"turn"]
 
 
 async def test_a_job_that_is_let_go_of_is_taken_over_at_once(stores: tuple[Store, Store]) -> None:
@@ -522,7 +522,7 @@ async def test_a_job_that_is_let_go_of_is_taken_over_at_once(stores: tuple[Store
     job = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert job is not None
     one.jobs.release_later(job)
-    assert await one.jobs.due_in(KINDS) == 0.0
+    assert await one.jobs.find_due_in(KINDS) == 0.0
     again = await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
     assert again is not None
     assert (await other.jobs.release(again)) == "retrying"
@@ -553,14 +553,14 @@ async def test_work_is_notified_and_polled_for_without_a_notification(stores: tu
     other.jobs.watch(lambda: woken.append("all"))
     other.jobs.watch(lambda: woken.append("runs"), ("run",))
     await one.jobs.enqueue("learn", 0, "k")
-    assert await other.jobs.due_in(KINDS) == 0.0, "it hears nothing yet"
+    assert await other.jobs.find_due_in(KINDS) == 0.0, "it hears nothing yet"
     assert not woken
     await listening(other)
     woken.clear()
     await one.jobs.enqueue("learn", 0, "j")
     await comes(lambda: bool(woken))
     assert "runs" not in woken, "what begins elsewhere is no run"
-    waits = await other.jobs.due_in(("nothing of that kind",))
+    waits = await other.jobs.find_due_in(("nothing of that kind",))
     assert waits == 60.0, "the queue is looked at anew all the same"
 
 

@@ -58,7 +58,7 @@ async def test_the_counters_of_users_are_the_sums_of_all_rows_whatever_writes_th
     assert await users(store) == ["", FORGOTTEN_USER, "bob"]
     assert await usage.anonymize_day(1) == 5
     assert await users(store) == ["", FORGOTTEN_USER, "bob"]
-    while (day := await usage.oldest_day_of_users(9)) is not None:
+    while (day := await usage.find_oldest_day_of_users(9)) is not None:
         await usage.anonymize_day(day)
         await users(store)
     assert await users(store) == ["", FORGOTTEN_USER]
@@ -70,4 +70,4 @@ async def test_the_counters_of_users_are_the_sums_of_all_rows_whatever_writes_th
 async def test_a_name_that_is_no_column_reaches_no_statement(store: Store, fields: dict[str, Any]) -> None:
     query = UsageQuery(first_day=1, last_day=2, **fields)
     with pytest.raises(ValueError, match="usage has no columns"):
-        await store.usage.sums(query)
+        await store.usage.load_sums(query)

@@ -292,11 +292,11 @@ async def test_messages_passages_and_facts_are_embedded_and_found(store: Store, 
     await save_passage(store, agent.id, "A saved note.", at=5.0)
     while await store.search_index.advance(agent.id):
         pass
-    assert await store.vectors.agents_to_embed(MODEL, 10) == [agent.id]
+    assert await store.vectors.find_agents_to_embed(MODEL, 10) == [agent.id]
     texts = ["What of tea?", "This of tea.", "What of rain?", "This of rain.", "A saved note."]
     assert await embed(store, agent) == texts
     assert not await store.vectors.lacks(agent.id, MODEL)
-    assert await store.vectors.agents_to_embed(MODEL, 10) == []
+    assert await store.vectors.find_agents_to_embed(MODEL, 10) == []
     for text in texts:
         assert text in await search(store, agent, text)
     assert await search(store, agent, "This of rain.", "another/model") == []
@@ -312,7 +312,7 @@ async def test_every_memory_that_spans_conversations_is_to_be_embedded(store: St
         speaker = Speaker(store, Scope("default", "@", subject), Clock())
         await speaker.say([user("Hello.")], assistant("Hello."))
         made[subject] = speaker.agent.id
-    found = await store.vectors.agents_to_embed(MODEL, 10)
+    found = await store.vectors.find_agents_to_embed(MODEL, 10)
     assert sorted(found) == [made[subject] for subject in spanning]
 
 

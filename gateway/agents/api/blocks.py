@@ -215,7 +215,9 @@ class BlockRoutes:
     async def list_history(self, request: ApiRequest, query: HistoryQuery) -> list[dict[str, Any]]:
         """List the values that a block had, newest first."""
         block = (await self._get(request)).block
-        revisions = await self._api.store.blocks.revisions(block.id, before=query.before, limit=query.limit)
+        revisions = await self._api.store.blocks.list_revisions(
+            block.id, before=query.before, limit=query.limit
+        )
         return list(map(revision_json, revisions))
 
     async def undo(self, request: ApiRequest) -> dict[str, Any]:

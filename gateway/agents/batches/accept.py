@@ -138,7 +138,7 @@ class BatchRequests(Struct, frozen=True):
             stored = (
                 None
                 if owner is None
-                else await self.store.stored_paths.conversation(owner, item.conversation_name)
+                else await self.store.stored_paths.find_conversation(owner, item.conversation_name)
             )
             if stored is None:
                 raise NotFound(f"there is no conversation {ids.id_of('conv', item.conversation_name)!r}")

@@ -275,7 +275,7 @@ class PartSubmitter:
         if not self.daily_tokens:
             return None
         day, passed_s = divmod(self.parts.now(), DAY_S)
-        spent = await self.outcomes.store.usage.batch_tokens(self.batch.project, int(day))
+        spent = await self.outcomes.store.usage.count_batch_tokens(self.batch.project, int(day))
         if spent < self.daily_tokens:
             return None
         _log.info(

@@ -134,7 +134,7 @@ class Archives:
 
     async def list(self, memory: Agent, where: PassageFilter, page: Page[int]) -> Sequence[PassageView]:
         """Returns a page of a memory's passages. page: with numbers of passages as cursors."""
-        passages = await self._store.passages.page(memory.id, page, where)
+        passages = await self._store.passages.list_page(memory.id, page, where)
         return await self._with_files([PassageView(memory.uid, passage) for passage in passages])
 
     async def add(

@@ -304,7 +304,7 @@ class Registry:
         )
         blocks = await self._store.named_blocks.load_visible(agents)
         runs = await self._store.runs.load_newest_runs(agents)
-        readers = await self._store.readers.of_memories(agents)
+        readers = await self._store.readers.load_by_memory(agents)
         folders = await self._attached_definitions(agents, DefinitionKind.FOLDER)
         identities = await self._attached_definitions(agents, DefinitionKind.IDENTITY)
         views = []

@@ -87,7 +87,7 @@ class SleeperRegistry:
         await retry_overtaken(detach)
 
     async def _readers(self, entry: AgentEntry) -> Sequence[ReaderEntry]:
-        return (await self._store.readers.of_memories([entry.agent.id]))[entry.agent.id]
+        return (await self._store.readers.load_by_memory([entry.agent.id]))[entry.agent.id]
 
     async def _reload(self, entry: AgentEntry) -> AgentEntry:
         return await self._store.defined_agents.get(entry.agent.scope.project, entry.agent.uid)

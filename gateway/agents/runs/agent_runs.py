@@ -283,7 +283,7 @@ class AgentRuns:
             agent = await store.agents.find(scope)
             if agent is None:
                 return False
-            stored = await store.stored_paths.conversation(agent, uid or DEFAULT_CONVERSATION)
+            stored = await store.stored_paths.find_conversation(agent, uid or DEFAULT_CONVERSATION)
         except StoreError:
             return False
         return stored is not None and bool(stored.last_exchange)

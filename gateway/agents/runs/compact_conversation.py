@@ -56,7 +56,7 @@ async def compact_conversation(
         agent = (await store.defined_agents.get(run_request.scope.project, agent_uid)).agent
         check_not_paused(agent)
         prompt_before = await runs.preview(run_request)
-        stored = await store.stored_paths.conversation(agent, conversation_name)
+        stored = await store.stored_paths.find_conversation(agent, conversation_name)
         if stored is None or not stored.last_exchange:
             raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
         summary = await compactor.compact_now(

@@ -87,7 +87,7 @@ async def find_candidate_run(store: Store, marks: SendMarks, now: float) -> Run 
     """
     if marks.otid is not None:
         return await store.runs.find_run_by_otid(marks.agent.id, marks.otid)
-    conversation = await store.stored_paths.conversation(marks.agent, marks.conversation_name)
+    conversation = await store.stored_paths.find_conversation(marks.agent, marks.conversation_name)
     run = None if conversation is None else await store.runs.find_newest_run(marks.agent.id, conversation.id)
     if run is None or run.state is not RunState.COMPLETED or run.ended is None:
         return run
@@ -104,7 +104,7 @@ async def match_earlier_send(store: Store, marks: SendMarks, run: Run) -> Earlie
 
 async def conversation_end(store: Store, agent: Agent, name: str) -> ConversationPath | None:
     """Returns the path of a conversation, with its last exchange alone."""
-    return await store.stored_paths.path(agent, name, 1)
+    return await store.stored_paths.load_path(agent, name, 1)
 
 
 async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:

@@ -58,7 +58,9 @@ class SendQueue:
         if name == DEFAULT_CONVERSATION:
             return agent, name
         uid = uid_of("conv", name) or name
-        stored = await self._keeper.store.stored_paths.conversation(agent, uid) if agent.is_stored else None
+        stored = (
+            await self._keeper.store.stored_paths.find_conversation(agent, uid) if agent.is_stored else None
+        )
         if stored is None:
             raise NotFound(f"there is no conversation {name!r}")
         return agent, stored.name

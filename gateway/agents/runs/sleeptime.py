@@ -77,7 +77,7 @@ def sleeptime_schedule(
         "sleeptime",
         SLEEP_JOB,
         store.jobs,
-        lambda limit: store.readers.unslept(limit, profiles),
+        lambda limit: store.readers.find_unslept(limit, profiles),
         every=SLEEP_EVERY,
         idle_s=idle_s + MARGIN_S,
         now=now,
@@ -129,7 +129,7 @@ class Sleeping:
             ):
                 batches.append(batch)
         is_more = any(batch.is_more for batch in batches)
-        readers = (await self._store.readers.of_memories([memory.id]))[memory.id] if batches else []
+        readers = (await self._store.readers.load_by_memory([memory.id]))[memory.id] if batches else []
         # What came while they read may have made another run due.
         if is_more or any(_is_due(reader, sleeptime) for reader in readers):
             # Enqueued before this job ends, so that a crash in between leaves nothing unread.
@@ -148,7 +148,7 @@ class Sleeping:
         self, memory: Agent, sleeptime: Sleeptime, upto: int
     ) -> Sequence[ReaderEntry]:
         """Returns the agents that read a memory. One without any gets one when a run is due."""
-        readers = await self._store.readers.of_memories([memory.id])
+        readers = await self._store.readers.load_by_memory([memory.id])
         if memory.scope.is_person and readers[memory.id]:
             # The settings may have given it further blocks.
             await self._store.sleepers.share_blocks(memory.id)
@@ -159,7 +159,7 @@ class Sleeping:
                 return ()
             entry = await self._registry.get_entry(memory.scope.project, memory.uid)
             await self._registry.sleepers.turn_on(entry)
-            readers = await self._store.readers.of_memories([memory.id])
+            readers = await self._store.readers.load_by_memory([memory.id])
         return readers[memory.id]
 
     # -- which run
@@ -191,7 +191,7 @@ class Sleeping:
         return False
 
     async def _is_idle(self, memory: Agent) -> bool:
-        at = await self._store.readers.last_at(memory.id)
+        at = await self._store.readers.find_last_at(memory.id)
         return at is not None and abs(self._now() - at) >= self._settings.idle_s
 
     # -- one run
@@ -290,7 +290,7 @@ class Sleeping:
 
     async def _read_unread(self, memory: Agent, reader: ReaderEntry, limit_chars: int) -> Unread:
         """Returns the next messages. Raises: JobFailed if the memory is gone."""
-        unread = await self._store.readers.unread(
+        unread = await self._store.readers.load_unread(
             memory.id,
             reader.sleeper_row,
             now=self._now(),

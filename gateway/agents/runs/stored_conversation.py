@@ -155,7 +155,7 @@ async def _read_path(store: Store, request: MemoryRequest, agent: Agent) -> Conv
     name = request.identity.conversation_key or DEFAULT_CONVERSATION
     sleeptime = request.spec.sleeptime
     turns = 0 if sleeptime is None else sleeptime.every
-    return await store.stored_paths.path(agent, name, request.target.context_window, turns)
+    return await store.stored_paths.load_path(agent, name, request.target.context_window, turns)
 
 
 def context_as_of(

@@ -74,7 +74,7 @@ class AuditOperations(Struct, frozen=True):
 
         uid, label: of the memory and of the block.
         """
-        entries = await self.store.audit.of_memory(uid, _EDITS, limit=_NEWEST_ENTRIES)
+        entries = await self.store.audit.list_of_memory(uid, _EDITS, limit=_NEWEST_ENTRIES)
         begin = f"block {label}, version "
         return {
             # "8", or "2 as 8" where version 2 was brought back.
@@ -85,12 +85,12 @@ class AuditOperations(Struct, frozen=True):
 
     async def forgettings(self, uid: str) -> dict[str, AuditRecord]:
         """Returns who has forgotten parts of a memory, by the parts ("message 4"), as far as the audit has it."""
-        entries = await self.store.audit.of_memory(uid, ("forget",), limit=_NEWEST_ENTRIES)
+        entries = await self.store.audit.list_of_memory(uid, ("forget",), limit=_NEWEST_ENTRIES)
         return {e.what: AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in entries}
 
     async def names(self, uids: Collection[str]) -> dict[str, str]:
         """Returns the names of memories by their uids, without those that are gone."""
-        return {uid: name_of(scope) for uid, scope in (await self.store.overview.scopes(uids)).items()}
+        return {uid: name_of(scope) for uid, scope in (await self.store.overview.load_scopes(uids)).items()}
 
     async def show_all(self, raw: RawArguments) -> dict[str, Any]:
         """Lists the audit for the command line: {"lines", "next"}. from: the answer's `next`."""

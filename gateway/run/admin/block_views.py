@@ -87,7 +87,7 @@ class BlockViews(Struct, frozen=True):
         shown = await self._find_block(memory.id, label)
         # The list shows the newest version first, so what comes after a version has lower numbers.
         before = read_cursor(after, LAST_NUMBER)
-        versions = await self.store.memory_pages.versions(shown.block.id, before=before, limit=limit + 1)
+        versions = await self.store.memory_pages.list_versions(shown.block.id, before=before, limit=limit + 1)
         sources = await list_sources(self.store, memory, versions[:limit])
         waiting_labels = await self.store.blocks.list_waiting_labels(memory.id)
         return BlockPage(
@@ -105,7 +105,7 @@ class BlockViews(Struct, frozen=True):
         label: the label of the only block that is looked at; None: all blocks are.
         """
         memory = await find_memory(self.store, project, uid)
-        shown = await self.store.memory_pages.blocks(memory.id)
+        shown = await self.store.memory_pages.list_blocks(memory.id)
         blocks = [each.block for each in shown if label in (None, each.block.label)]
         undos = [(block, await self.store.blocks.find_undone(block.id, block.version)) for block in blocks]
 
@@ -127,10 +127,12 @@ class BlockViews(Struct, frozen=True):
     async def changed_since(self, uid: str, since: float) -> BlocksSince:
         """Returns the blocks of a memory, and which of them were changed after a time, in seconds since the epoch."""
         memory = await find_memory(self.store, None, uid)
-        shown = await self.store.memory_pages.blocks(memory.id)
+        shown = await self.store.memory_pages.list_blocks(memory.id)
         blocks = [each.block for each in shown if each.changed_at > since]
         before = (
-            await self.store.memory_pages.versions_at([each.id for each in blocks], since) if blocks else {}
+            await self.store.memory_pages.load_versions_at([each.id for each in blocks], since)
+            if blocks
+            else {}
         )
         same = {each.block.label: each.block.value for each in shown if each.changed_at <= since}
         changed = {each.label: ChangedBlock(before.get(each.id), each.version) for each in blocks}
@@ -139,11 +141,11 @@ class BlockViews(Struct, frozen=True):
     async def list_of(self, agent_row: int) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory."""
         waiting_labels = await self.store.blocks.list_waiting_labels(agent_row)
-        blocks = await self.store.memory_pages.blocks(agent_row)
+        blocks = await self.store.memory_pages.list_blocks(agent_row)
         return tuple(_block_record(each, waiting_labels.count(each.block.label)) for each in blocks)
 
     async def _find_block(self, agent_row: int, label: str) -> ShownBlock:
-        blocks = await self.store.memory_pages.blocks(agent_row)
+        blocks = await self.store.memory_pages.list_blocks(agent_row)
         shown = next((each for each in blocks if each.block.label == label), None)
         if shown is None:
             raise UnknownId("There is no such block.")
@@ -168,7 +170,7 @@ class BlockViews(Struct, frozen=True):
         return BlockDiff(old.version, new.version, parts)
 
     async def _find_last_version(self, block_row: int, before: int = LAST_NUMBER) -> Revision | None:
-        versions = await self.store.memory_pages.versions(block_row, before=before, limit=1)
+        versions = await self.store.memory_pages.list_versions(block_row, before=before, limit=1)
         return versions[0] if versions else None
 
     async def _find_version(self, block_row: int, version: int, param: str) -> Revision:

@@ -40,11 +40,11 @@ class CompactOperation(Struct, frozen=True):
         agent = agents[0]
         terms = await read_summary_terms(store, agent)
         self._require_model(terms)
-        newest = await store.summaries.last_exchange(agent, name)
+        newest = await store.summaries.find_last_exchange(agent, name)
         if newest is None:
             raise no_conversation
         exchange_id, conversation_id = newest
-        exchanges = await store.summaries.path(agent, exchange_id)
+        exchanges = await store.summaries.load_path(agent, exchange_id)
         path = await SummaryPath.measure(store, agent, exchanges) if exchanges else None
         # Everything that may leave the window is summarised, with the largest size that a summary may have.
         if path is None or path.next_span(terms, keep_tokens=0) is None:

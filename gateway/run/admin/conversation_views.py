@@ -118,7 +118,9 @@ class ConversationViews(Struct, frozen=True):
         """Returns a page of the conversations that have messages left, the newest first."""
         memory = await find_memory(self.store, project, uid)
         before = parse_page_end(after)
-        conversations = await self.store.memory_pages.conversations(memory.id, before=before, limit=limit + 1)
+        conversations = await self.store.memory_pages.list_conversations(
+            memory.id, before=before, limit=limit + 1
+        )
         items = tuple(map(conversation_record, conversations[:limit]))
         return ListPage(items, next_cursor(conversations, limit, lambda last: format_page_end(last.end)))
 
@@ -129,7 +131,7 @@ class ConversationViews(Struct, frozen=True):
 
     async def openings_of(self, agent_row: int, conversations: Sequence[str]) -> dict[str, str]:
         """Returns the same as `openings`, for the row of a memory."""
-        openings = await self.store.memory_pages.openings(agent_row, conversations, _OPENING_BYTES)
+        openings = await self.store.memory_pages.load_openings(agent_row, conversations, _OPENING_BYTES)
         texts: dict[str, str] = {}
         for id, opening in openings.items():
             asked = asked_messages(opening.exchange, opening.prefix_is_shared)
@@ -146,12 +148,14 @@ class ConversationViews(Struct, frozen=True):
         logged: those of the requests that the log has. The recalls of all others say which exchanges have their turns.
         """
         memory = await find_memory(self.store, project, uid)
-        recalled = await self.store.recalls.exchanges(memory.id, requests, self.noted_since(), _OPENING_BYTES)
+        recalled = await self.store.recalls.load_exchanges(
+            memory.id, requests, self.noted_since(), _OPENING_BYTES
+        )
         questions = {id: _question(*each[:2], is_again=False) for id, each in recalled.items()}
         without_recall = [each for each in logged if each.exchange_row and each.id not in recalled]
         if without_recall:
             rows = sorted({each.exchange_row for each in without_recall})
-            exchanges = await self.store.memory_pages.short_exchanges(memory.id, rows, _OPENING_BYTES)
+            exchanges = await self.store.memory_pages.load_short_exchanges(memory.id, rows, _OPENING_BYTES)
             for each in without_recall:
                 if (exchange := exchanges.get(each.exchange_row)) is not None:
                     questions[each.id] = _question(*exchange[:2], is_again=not each.has_recall_record)
@@ -160,10 +164,10 @@ class ConversationViews(Struct, frozen=True):
     async def last_questions(self, project: str | None, uid: str, max_count: int) -> list[str]:
         """Returns the first words of the last questions, the newest first."""
         memory = await find_memory(self.store, project, uid)
-        rows = await self.store.memory_pages.newest_exchanges(memory.id, limit=_LAST_EXCHANGES)
+        rows = await self.store.memory_pages.list_newest_exchanges(memory.id, limit=_LAST_EXCHANGES)
         if not rows:
             return []
-        exchanges = await self.store.memory_pages.short_exchanges(memory.id, rows, _OPENING_BYTES)
+        exchanges = await self.store.memory_pages.load_short_exchanges(memory.id, rows, _OPENING_BYTES)
         questions = [_question(*exchanges[row][:2], is_again=False) for row in rows if row in exchanges]
         return [*dict.fromkeys(each.text for each in questions if each and each.text)][:max_count]
 
@@ -186,11 +190,11 @@ class ConversationViews(Struct, frozen=True):
         """
         memory = await find_memory(self.store, project, uid)
         pages = self.store.memory_pages
-        conversation = await pages.conversation(memory.id, id)
+        conversation = await pages.find_conversation(memory.id, id)
         if conversation is None or not conversation.messages:
             raise _no_conversation()
         record = conversation_record(conversation)
-        branches = await pages.branches(memory.id, conversation.id)
+        branches = await pages.list_branches(memory.id, conversation.id)
         current = next((b for b in branches if b.is_active), branches[0] if branches else None)
         branch_records = tuple(BranchRecord(b.seq, b.messages, b.last_turn, b is current) for b in branches)
         if branch is None:
@@ -202,7 +206,7 @@ class ConversationViews(Struct, frozen=True):
         end_row = await self._exchange_of(memory.id, conversation.id, end_seq)
         if end_row is None:
             raise _no_conversation()
-        path = await pages.path(memory.id, end_row, limit=limit + 2)
+        path = await pages.load_path(memory.id, end_row, limit=limit + 2)
         newest_first = await self._newest_first(memory.id, path, None if before is None else end_seq)
         items, is_full = _take_messages(newest_first, limit, max_chars)
         has_earlier = is_full or path[-1].parent is not None
@@ -221,7 +225,7 @@ class ConversationViews(Struct, frozen=True):
 
         A forked conversation also has the messages of the conversations from which it was forked.
         """
-        rows = await self.store.memory_pages.exchange_of_message(agent_row, seq)
+        rows = await self.store.memory_pages.find_exchange_of_message(agent_row, seq)
         if rows is None or rows.conversation_row not in await self.store.messages.load_past(
             agent_row, conversation_row
         ):
@@ -235,7 +239,7 @@ class ConversationViews(Struct, frozen=True):
 
         before: only messages with a lower number; None: all messages.
         """
-        requests = await self.store.recalls.requests(agent_row, [e.id for e in path], self.noted_since())
+        requests = await self.store.recalls.load_requests(agent_row, [e.id for e in path], self.noted_since())
         return (
             record
             for e in path
@@ -250,8 +254,8 @@ class ConversationViews(Struct, frozen=True):
         """
         memory = await find_memory(self.store, project, uid)
         pages = self.store.memory_pages
-        rows = await pages.exchange_of_message(memory.id, seq)
-        path = [] if rows is None else await pages.path(memory.id, rows.exchange_row, limit=1)
+        rows = await pages.find_exchange_of_message(memory.id, seq)
+        path = [] if rows is None else await pages.load_path(memory.id, rows.exchange_row, limit=1)
         return [
             replace(record, speaker=record.speaker or user_of(memory.scope))
             if record.role == "user"
@@ -272,18 +276,18 @@ class ConversationViews(Struct, frozen=True):
         memory = await find_memory(self.store, project, uid)
         pages = self.store.memory_pages
         last_seq = page.items[-1].seq
-        rows = await pages.exchange_of_message(memory.id, last_seq)
+        rows = await pages.find_exchange_of_message(memory.id, last_seq)
         if rows is None:
             return None
-        place = (await pages.places(memory.id, [rows.exchange_row])).get(rows.exchange_row)
+        place = (await pages.load_places(memory.id, [rows.exchange_row])).get(rows.exchange_row)
         if place is None or place.conversation_uid != page.conversation.id:
             return None  # a fork has the message of another conversation, which went on by itself
         if is_cut and last_seq < place.reply_seq:
             before = last_seq + 1 + limit
             return LaterMessages(place.seq, before if before <= place.reply_seq else None, last_seq + 1)
-        next_row = await pages.following(memory.id, *rows, steps=1)
-        end_row = await pages.following(memory.id, *rows, steps=max(1, limit // 2))
-        places = await pages.places(
+        next_row = await pages.find_following(memory.id, *rows, steps=1)
+        end_row = await pages.find_following(memory.id, *rows, steps=max(1, limit // 2))
+        places = await pages.load_places(
             memory.id, sorted({row for row in (next_row, end_row) if row not in (None, rows.exchange_row)})
         )
         next_place, end_place = places.get(next_row or 0), places.get(end_row or 0)
@@ -295,14 +299,14 @@ class ConversationViews(Struct, frozen=True):
         """Returns a message with messages before and after it on its path, oldest first. limit: the most messages."""
         memory = await find_memory(self.store, project, uid)
         pages = self.store.memory_pages
-        rows = await pages.exchange_of_message(memory.id, seq)
+        rows = await pages.find_exchange_of_message(memory.id, seq)
         if rows is None:
             raise _no_message()
-        end_row = await pages.following(memory.id, *rows, steps=limit // 2)
-        place = (await pages.places(memory.id, [rows.exchange_row])).get(rows.exchange_row)
+        end_row = await pages.find_following(memory.id, *rows, steps=limit // 2)
+        place = (await pages.load_places(memory.id, [rows.exchange_row])).get(rows.exchange_row)
         if end_row is None or place is None:
             raise _no_message()
-        path = await pages.path(memory.id, end_row, limit=2 * limit)
+        path = await pages.load_path(memory.id, end_row, limit=2 * limit)
         records = [
             record
             for exchange in reversed(path)
@@ -319,11 +323,11 @@ class ConversationViews(Struct, frozen=True):
         """Returns the whole text of a message of a conversation."""
         memory = await find_memory(self.store, project, uid)
         pages = self.store.memory_pages
-        conversation = await pages.conversation(memory.id, id)
+        conversation = await pages.find_conversation(memory.id, id)
         row = None if conversation is None else await self._exchange_of(memory.id, conversation.id, seq)
         if row is None:
             raise _no_message()
-        (exchange,) = await pages.path(memory.id, row, limit=1)
+        (exchange,) = await pages.load_path(memory.id, row, limit=1)
         records = message_records(exchange, None, is_whole=True)
         text = next((record.text for record in records if record.seq == seq), None)
         if text is None:

@@ -78,11 +78,11 @@ class FactViews(Struct, frozen=True):
         before: facts that were learned later are left out; in seconds since the epoch.
         """
         memory = await find_memory(self.store, None, uid)
-        standing = await self.store.facts.standing(memory.id)
+        standing = await self.store.facts.list_standing(memory.id)
         facts = [fact for fact in standing if not fact.muted and fact.at <= before]
         if not facts:
             return ()
-        blocks = [each.block for each in await self.store.memory_pages.blocks(memory.id)]
+        blocks = [each.block for each in await self.store.memory_pages.list_blocks(memory.id)]
         candidates = [StandingFact(fact.seq, fact.text, fact.valid_from) for fact in facts]
         _, shown_seqs = standing_block(candidates, blocks, None)
         return await self.records(memory, [fact for fact in facts if fact.seq in shown_seqs])

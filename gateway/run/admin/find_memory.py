@@ -16,7 +16,7 @@ async def find_agent(store: Store, project: str | None, uid: str, *, param: str 
 
     Raises: MemoryNotFound: there is no such memory, or it is of another project.
     """
-    agent = await store.agents.by_uid(uid)
+    agent = await store.agents.find_by_uid(uid)
     if agent is None or project not in (None, agent.scope.project):
         raise MemoryNotFound(param=param)
     return agent
@@ -24,7 +24,7 @@ async def find_agent(store: Store, project: str | None, uid: str, *, param: str 
 
 async def find_memory(store: Store, project: str | None, uid: str) -> FoundMemory:
     """Returns a memory, for an operation that shows it. project, Raises: as for `find_agent`."""
-    memory = await store.memory_pages.memory(uid, project)
+    memory = await store.memory_pages.find_memory(uid, project)
     if memory is None:
         raise MemoryNotFound
     return memory

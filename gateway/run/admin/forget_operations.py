@@ -82,7 +82,7 @@ async def find_target(store: Store, agent_row: int, part: Part) -> ForgetTarget 
     if part.kind == "passage":
         passages = await store.passages.get(agent_row, [part.value])
         return ForgetTarget(passages=[part.value]) if passages else None
-    rows = await store.memory_pages.exchange_of_message(agent_row, part.value)
+    rows = await store.memory_pages.find_exchange_of_message(agent_row, part.value)
     if rows is None:
         return None
     is_message = part.kind == "message"
@@ -244,7 +244,7 @@ class ForgetOperations:
         what = audited_part(part.kind, part.value)
         # The client's name for a conversation may be words, which no audit has.
         if isinstance(part.value, str):
-            conversation = await self.store.memory_pages.conversation(agent, part.value)
+            conversation = await self.store.memory_pages.find_conversation(agent, part.value)
             what = "conversation" if conversation is None else audited_part("conversation", conversation.uid)
         return _BegunForgettings([await self._begin(agent, target, what)], extent)
 

@@ -30,7 +30,7 @@ async def hit_records(
     seqs = dict.fromkeys(entry.seq for entry in entries if not entry.is_forgotten)
     messages = await store.recall.load(agent_row, [*seqs])
     exchanges = {message.exchange_row for message in messages.values() if message.exchange_row}
-    places = await store.memory_pages.places(agent_row, sorted(exchanges))
+    places = await store.memory_pages.load_places(agent_row, sorted(exchanges))
     records: list[HitRecord | LeftOutRecord] = []
     for entry in entries:
         message = None if entry.is_forgotten else messages.get(entry.seq)

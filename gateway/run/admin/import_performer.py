@@ -299,7 +299,7 @@ class ImportPerformer(Struct, frozen=True):
         if running.request.is_preview or agent is None:
             new_keys = list({draft.key for draft in drafts} - running.counted_facts)
             running.counted_facts.update(new_keys)
-            known = 0 if agent is None else await self.store.imports.known_facts(agent, new_keys)
+            known = 0 if agent is None else await self.store.imports.count_known_facts(agent, new_keys)
             running.progress = progress_after(len(new_keys) - known)
         else:
             new = await self.store.imports.write_facts(agent, running.row, drafts, now, note_after)

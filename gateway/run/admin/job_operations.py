@@ -48,7 +48,7 @@ class JobOperations(Struct, frozen=True):
         job = await self.store.jobs.get(id)
         if job is None:
             raise BadRequest(f"there is no job {id}; `mnemogate jobs` shows them", param="job")
-        return {**_job_json(job), "steps": [asdict(step) for step in await self.store.jobs.steps(id)]}
+        return {**_job_json(job), "steps": [asdict(step) for step in await self.store.jobs.list_steps(id)]}
 
     async def retry(self, raw: RawArguments) -> dict[str, Any]:
         """Has a job run now, also one that has failed for good. Raises: BadRequest: there is no such job to run."""

@@ -165,7 +165,7 @@ class KeyReport(Struct, frozen=True):
         only: list[tuple[str, str | int]] = [("project", key.project), ("key", key.id)]
         if user:
             only.append(("user", user))
-        sums = await self.usage.sums(UsageQuery((), first, last, tuple(only)))
+        sums = await self.usage.load_sums(UsageQuery((), first, last, tuple(only)))
         return counters_json(sums[0].counters if sums else [0] * len(COUNTERS))
 
 

@@ -110,7 +110,7 @@ class McpTools(Struct, frozen=True):
         if agent is None:
             return ReadResult(call.user, (), (), 0)
         memory = await self.views.find(call.caller.project, agent.uid)
-        blocks = await self.store.facts.blocks(agent.id)
+        blocks = await self.store.facts.load_blocks(agent.id)
         # Muted facts stay in lists that people read; no model is shown them.
         facts = await self.store.facts.list_unmuted(agent.id, MAX_FACTS)
         return ReadResult(
@@ -172,7 +172,7 @@ class McpTools(Struct, frozen=True):
         except UnknownId as error:
             raise UnknownId(f"There is no block with the label {label!r}.") from error
         except Conflict as error:
-            blocks = await self.store.facts.blocks(agent.id)
+            blocks = await self.store.facts.load_blocks(agent.id)
             current = next((block for block in blocks if block.label == label), None)
             if current is None:
                 raise

@@ -187,8 +187,8 @@ class MemoryEdits(Struct, frozen=True):
         store = self.store
         agent = await find_agent(store, editor.project, uid)
         is_person = editor.origin != "operator"
-        # For a person `facts.blocks` returns shared blocks as read-only blocks.
-        blocks = await (store.facts.blocks(agent.id) if is_person else store.blocks.load(agent.id))
+        # For a person `facts.load_blocks` returns shared blocks as read-only blocks.
+        blocks = await (store.facts.load_blocks(agent.id) if is_person else store.blocks.load(agent.id))
         block = next((each for each in blocks if each.label == label), None)
         if block is None:
             raise _unknown_block()

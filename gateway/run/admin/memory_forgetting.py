@@ -253,7 +253,7 @@ class MemoryForgetting:
         details = await self._read_details(memory, kind, target, value, words)
         if details.exchange_rows:
             target = replace(target, messages=(), exchanges=details.exchange_rows)
-        extent = await self._store.forget_previews.counts(memory.id, target, details.messages)
+        extent = await self._store.forget_previews.count(memory.id, target, details.messages)
         stays = [*details.stays]
         if extent.remade:
             versions = f"{extent.remade} later version{'' if extent.remade == 1 else 's'} of blocks"
@@ -289,7 +289,7 @@ class MemoryForgetting:
             case "all":
                 return _TargetDetails(id=memory.uid, messages=0, stays=await remaining.list_of_memory())
             case "conversation":
-                conversation = await self._store.memory_pages.conversation(memory.id, str(value))
+                conversation = await self._store.memory_pages.find_conversation(memory.id, str(value))
                 if conversation is None or not conversation.messages:
                     raise _unknown(kind)
                 uid = conversation.uid
@@ -321,10 +321,10 @@ class MemoryForgetting:
         remaining: RemainingTexts,
     ) -> _TargetDetails:
         extent = await self._store.forgetting.extent(memory.id, target)
-        rows = await self._store.memory_pages.exchange_of_message(memory.id, seq)
+        rows = await self._store.memory_pages.find_exchange_of_message(memory.id, seq)
         if rows is None or not extent.messages:
             raise _unknown(kind)
-        (exchange,) = await self._store.memory_pages.path(memory.id, rows.exchange_row, limit=1)
+        (exchange,) = await self._store.memory_pages.load_path(memory.id, rows.exchange_row, limit=1)
         records = [record for record in message_records(exchange, None) if record.text is not None]
         texts = {
             record.seq: record.text or "" for record in records if kind == "exchange" or record.seq == seq
@@ -343,7 +343,7 @@ class MemoryForgetting:
         messages = await self._load_texts(memory, seqs)
         target = _target_of(messages)
         exchange_rows = sorted({each.exchange_row for each in messages if each.seq in target.messages})
-        places = await self._store.memory_pages.places(memory.id, exchange_rows)
+        places = await self._store.memory_pages.load_places(memory.id, exchange_rows)
         texts = tuple(
             SourceRecord(
                 kind_of(message),

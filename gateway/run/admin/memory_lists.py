@@ -39,7 +39,7 @@ class ListOperations(Struct, frozen=True):
         arguments = Arguments(raw)
         project = arguments.optional_text("project")
         after = arguments.optional_number("from")
-        memories = await self.store.overview.memories(project, after=after or 0, limit=PAGE_LINES)
+        memories = await self.store.overview.list_memories(project, after=after or 0, limit=PAGE_LINES)
         cursor = memories[-1].id if len(memories) == PAGE_LINES else None
         return {"lines": [_memory_line(memory) for memory in memories], "next": cursor}
 
@@ -58,7 +58,7 @@ class ListOperations(Struct, frozen=True):
         if "from" in arguments:
             last_at, id = arguments.list_of("from", 2)
             before = (float(last_at), int(id))
-        conversations, cursor = await self.store.overview.conversations(
+        conversations, cursor = await self.store.overview.list_conversations(
             owner.project, profile, owner.subject, before=before, limit=PAGE_LINES
         )
         lines = [_conversation_line(conversation) for conversation in conversations]

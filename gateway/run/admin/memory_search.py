@@ -96,7 +96,7 @@ class SearchOperation(Struct, frozen=True):
         except TooSlow:
             return FoundTexts(has_timed_out=True)
         exchange_ids = sorted({m.exchange_row for m in hits if m.source == "message"})
-        places = await store.memory_pages.places(agent.id, exchange_ids)
+        places = await store.memory_pages.load_places(agent.id, exchange_ids)
         return FoundTexts(hits, {id: place.conversation_uid for id, place in places.items()})
 
     async def try_recall(

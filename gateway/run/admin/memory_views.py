@@ -93,7 +93,7 @@ class MemoryViews:
             memories = await self._list_agents(project, q, before, limit + 1)
         else:
             pages = self.store.memory_pages
-            memories = await pages.memories(project, f"{kind}:{q}", before=before, limit=limit + 1)
+            memories = await pages.list_memories(project, f"{kind}:{q}", before=before, limit=limit + 1)
         items = tuple(map(memory_record, memories[:limit]))
         return ListPage(items, next_cursor(memories, limit, lambda last: format_page_end(last.end)))
 
@@ -102,7 +102,7 @@ class MemoryViews:
 
         Looks at the `PEOPLE_LOOKED_AT` with the newest turns.
         """
-        people = await self.store.memory_pages.people_called(
+        people = await self.store.memory_pages.list_people_called(
             project, name, among=PEOPLE_LOOKED_AT, limit=_SHOWN_PEOPLE
         )
         return [(memory_record(memory), _line_with(text, name)) for memory, text in people]
@@ -110,12 +110,14 @@ class MemoryViews:
     async def show(self, project: str | None, uid: str) -> MemoryPage:
         """Returns a memory with all its blocks, and its newest facts, conversations and passages."""
         pages = self.store.memory_pages
-        memory = await pages.sized_memory(uid, project)
+        memory = await pages.find_sized_memory(uid, project)
         if memory is None:
             raise MemoryNotFound
         facts = await self.store.facts.list(memory.id, limit=_SHOWN_FACTS)
-        conversations = await pages.conversations(memory.id, limit=_SHOWN_CONVERSATIONS)
-        passages = await self.store.passages.page(memory.id, Page(limit=_SHOWN_PASSAGES), PassageFilter())
+        conversations = await pages.list_conversations(memory.id, limit=_SHOWN_CONVERSATIONS)
+        passages = await self.store.passages.list_page(
+            memory.id, Page(limit=_SHOWN_PASSAGES), PassageFilter()
+        )
         return MemoryPage(
             memory=memory_record(memory),
             blocks=await self.blocks.list_of(memory.id),
@@ -130,7 +132,7 @@ class MemoryViews:
         """Returns a page of passages, the newest first."""
         memory = await find_memory(self.store, project, uid)
         page = Page(after=read_cursor(after, None), limit=limit + 1)
-        passages = await self.store.passages.page(memory.id, page, PassageFilter())
+        passages = await self.store.passages.list_page(memory.id, page, PassageFilter())
         items = tuple(passage_record(uid, passage) for passage in passages[:limit])
         return ListPage(items, next_cursor(passages, limit, lambda passage: str(passage.seq)))
 
@@ -148,12 +150,12 @@ class MemoryViews:
         """Returns the memories of agents whose names or ids begin with `q`, those with the newest turns first."""
         pages = self.store.memory_pages
         if _AGENT_ID_PREFIX.startswith(q):  # `q` is a beginning of all ids
-            return await pages.memories(project, "agent:", before=before, limit=limit)
-        agents = await pages.agents_named(project, q, before=before, limit=limit)
+            return await pages.list_memories(project, "agent:", before=before, limit=limit)
+        agents = await pages.list_agents_named(project, q, before=before, limit=limit)
         if q.startswith(_AGENT_ID_PREFIX):
             # Subjects have an agent's id without its kind and dashes.
             prefix = f"agent:{q[len(_AGENT_ID_PREFIX) :].replace('-', '')}"
-            by_id = await pages.memories(project, prefix, before=before, limit=limit)
+            by_id = await pages.list_memories(project, prefix, before=before, limit=limit)
             distinct = {agent.id: agent for agent in (*agents, *by_id)}.values()
             agents = sorted(distinct, key=lambda agent: agent.end, reverse=True)
         return agents[:limit]

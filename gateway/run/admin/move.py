@@ -55,7 +55,7 @@ class Move:
         Raises: GatewayError: batches or runs that are not finished would be lost; StoreError.
         """
         await self._prepare()
-        await self.target.move_target.put_keys(await self.source.move_source.keys())
+        await self.target.move_target.put_keys(await self.source.move_source.list_keys())
         await self._move_usage()
         await self._move_definitions()
         outcome = await self._move_memories(report)
@@ -67,7 +67,7 @@ class Move:
 
     async def _move_definitions(self) -> None:
         after = 0
-        while definitions := await self.source.move_source.definitions(after):
+        while definitions := await self.source.move_source.list_definitions(after):
             for definition in definitions:
                 await self.target.move_target.put_definition(definition)
             after = definitions[-1].id
@@ -76,7 +76,7 @@ class Move:
         count = await self.source.move_source.count()
         outcome = MoveOutcome()
         after = 0
-        while agents := await self.source.move_source.agents(after):
+        while agents := await self.source.move_source.list_agents(after):
             for agent in agents:
                 await self._move_memory(agent, outcome)
                 report(outcome, count)
@@ -87,7 +87,7 @@ class Move:
         """Names the memories in the target that were moved from this source, and were forgotten in the source since."""
         source_id = await self.source.secrets.database_id()
         after = 0
-        while agents := await self.target.move_target.agents_from(source_id, after):
+        while agents := await self.target.move_target.list_agents_from(source_id, after):
             for agent in agents:
                 if await self.source.agents.find(agent.scope) is None:
                     outcome.refused.append(
@@ -98,7 +98,7 @@ class Move:
     async def _move_blocks(self, outcome: MoveOutcome) -> None:
         """Moves the blocks that no memory owns. Names the blocks that were changed in the source since."""
         after = 0
-        while blocks := await self.source.move_source.blocks(after):
+        while blocks := await self.source.move_source.list_blocks(after):
             for _, block in blocks:
                 if not await self.target.move_target.put_block(block):
                     outcome.refused.append(
@@ -109,21 +109,21 @@ class Move:
 
     async def _move_links(self) -> None:
         after = 0
-        while agents := await self.source.move_source.agents(after):
+        while agents := await self.source.move_source.list_agents(after):
             for agent in agents:
-                links = await self.source.move_source.links(agent.id)
+                links = await self.source.move_source.load_links(agent.id)
                 await self.target.move_target.put_links(agent.scope, agent.created, links)
             after = agents[-1].id
 
     async def _move_usage(self) -> None:
         """Moves limits and usage. The keys were moved before, and have other numbers in the target."""
         source, target = self.source.move_source, self.target.move_target
-        target_ids = await target.key_numbers()
-        source_ids = await source.key_numbers()
+        target_ids = await target.load_key_numbers()
+        source_ids = await source.load_key_numbers()
         keys = {id: target_ids[digest] for digest, id in source_ids.items() if digest in target_ids}
         await target.put_limits(await self.source.limits.list(), keys)
         after = _FIRST_USAGE_KEY
-        while rows := await source.usage(after):
+        while rows := await source.list_usage(after):
             await target.put_usage(rows, keys)
             after, _ = rows[-1]
 

@@ -114,7 +114,7 @@ class OverviewOperation(Struct, frozen=True):
         memories: Sequence[MemoryRecord] | None = None
         try:
             replies = (await self.requests.list(project=project, limit=_LISTED_RECORDS)).items
-            counts = await self.store.jobs.counts(project)
+            counts = await self.store.jobs.count_by_state(project)
             failed = counts.pop(JobState.DEAD)
             jobs = JobCounts(sum(counts.values()), failed)
             memories = await self.newest_memories(project, _LISTED_RECORDS)

@@ -76,7 +76,7 @@ class RemainingTexts:
         stays = [
             RemainingRecord(f"What the profile {name!r} remembers of the same user.") for name in profiles
         ]
-        if any(block.is_shared for block in await self._store.memory_pages.blocks(self._memory.id)):
+        if any(block.is_shared for block in await self._store.memory_pages.list_blocks(self._memory.id)):
             stays.append(RemainingRecord("What is shared with others, without what came from here."))
         stays.append(RemainingRecord("A note that it was forgotten: the memory's number and no words."))
         if self._memory.paused is not None:
@@ -233,7 +233,7 @@ class RemainingTexts:
         quoting: the exchanges whose replies quote one of the texts.
         """
         rows = [*dict.fromkeys([*quoting, *noted])][:_MAX_REPLIES]
-        exchanges = await self._store.memory_pages.sources(self._memory.id, rows)
+        exchanges = await self._store.memory_pages.load_sources(self._memory.id, rows)
         replies = list[RemainingRecord]()
         for row in rows:
             source = exchanges.get(row)

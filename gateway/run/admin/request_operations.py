@@ -144,7 +144,7 @@ class RequestOperations(Struct, frozen=True):
 
         Raises: UnknownId: its reply was forgotten, or the record of its recall is gone.
         """
-        agent = None if logged.memory_uid is None else await self.store.agents.by_uid(logged.memory_uid)
+        agent = None if logged.memory_uid is None else await self.store.agents.find_by_uid(logged.memory_uid)
         exchange = first_recall = None
         if agent is not None and logged.exchange_row:
             exchange = await self.store.turns.exchange(agent, logged.exchange_row)
@@ -161,7 +161,7 @@ class RequestOperations(Struct, frozen=True):
         if exchange is not None and is_tombstone(exchange):
             exchange = None
         if agent is not None and exchange is not None and exchange.notes:
-            first_recall = await self.store.recalls.first_of_question(agent.id, exchange.id, self._since)
+            first_recall = await self.store.recalls.find_first_of_question(agent.id, exchange.id, self._since)
         conversation = await self._find_conversation(logged, agent)
         return explain_logged(logged, conversation, _pause_of(logged, agent), exchange, first_recall)
 
@@ -175,7 +175,7 @@ class RequestOperations(Struct, frozen=True):
         logged = None if self.log is None else self.log.find(id, project)
         if logged is None or logged.memory_uid is None or logged.scope is None:
             return None
-        agent = await self.store.agents.by_uid(logged.memory_uid)
+        agent = await self.store.agents.find_by_uid(logged.memory_uid)
         if agent is None:
             return None
         exchange = (
@@ -277,7 +277,7 @@ class RequestOperations(Struct, frozen=True):
         """Returns the uid of a request's conversation; None: it has no message that can be read."""
         if agent is None or logged.conversation_uid is None:
             return None
-        conversation = await self.store.memory_pages.conversation(agent.id, logged.conversation_uid)
+        conversation = await self.store.memory_pages.find_conversation(agent.id, logged.conversation_uid)
         return conversation.uid if conversation is not None and conversation.messages else None
 
     async def _list_logged(self, log: RequestLog, project: str | None) -> Sequence[LoggedRequest]:
@@ -302,7 +302,7 @@ class RequestOperations(Struct, frozen=True):
             for each in logged
             if each.memory_uid is not None and log.is_before_forgetting(each)
         }
-        return uids - (await self.store.overview.scopes(uids)).keys() if uids else uids
+        return uids - (await self.store.overview.load_scopes(uids)).keys() if uids else uids
 
     async def _list_stored(
         self, agent_row: int, before: int, limit: int, *, without: Collection[bytes]

@@ -70,7 +70,7 @@ class ShowOperation(Struct, frozen=True):
         if agent is None or snapshot is None:
             return {"text": "\n".join(await self._not_found_lines(scope))}
         retained = await store.overview.measure(agent.id)
-        recent = await store.overview.newest_exchanges(agent.id, _MAX_EXCHANGES)
+        recent = await store.overview.list_newest_exchanges(agent.id, _MAX_EXCHANGES)
         facts = await store.facts.list(agent.id, limit=MAX_FACTS)
         waiting = len(await store.blocks.list_waiting_labels(agent.id))
         lines = _memory_lines(agent, snapshot, facts, waiting)
@@ -158,7 +158,7 @@ async def _block_source_lines(store: Store, agent: Agent, blocks: Sequence[Block
     lines: list[str] = []
     for block in blocks:
         lines.append(f"  {block.label}")
-        for revision in await store.blocks.revisions(block.id, limit=MAX_VERSIONS):
+        for revision in await store.blocks.list_revisions(block.id, limit=MAX_VERSIONS):
             origin = revision.origin
             writer = through_mcp(origin) or _WRITER_WORDS.get(origin.partition(":")[0], origin)
             if revision.restores is not None:
@@ -178,7 +178,7 @@ async def _passage_source_lines(store: Store, agent: Agent) -> list[str]:
 
 
 async def _import_source_lines(store: Store, agent: Agent, recent: Sequence[Exchange]) -> list[str]:
-    imported = await store.imports.origins(agent.id, "exchange", [exchange.id for exchange in recent])
+    imported = await store.imports.load_origins(agent.id, "exchange", [exchange.id for exchange in recent])
     if not imported:
         return []
     lines = [f"  {each.seq}  {_import_line(*imported[each.id])}" for each in recent if each.id in imported]
@@ -187,7 +187,7 @@ async def _import_source_lines(store: Store, agent: Agent, recent: Sequence[Exch
 
 async def _fact_source_lines(store: Store, agent: Agent) -> list[str]:
     facts = await store.facts.list(agent.id, is_all=True, limit=MAX_FACTS)
-    origins = await store.imports.origins(
+    origins = await store.imports.load_origins(
         agent.id, "fact", [each.id for each in facts if each.origin == IMPORT]
     )
     lines: list[str] = []

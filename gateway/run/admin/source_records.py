@@ -32,7 +32,9 @@ async def list_sources(
     max_exchanges: the most exchanges that are read for each item.
     """
     origins = [_exchanges_of(item)[:max_exchanges] for item in items]
-    exchanges = await store.memory_pages.sources(memory.id, sorted({id for ids in origins for id in ids}))
+    exchanges = await store.memory_pages.load_sources(
+        memory.id, sorted({id for ids in origins for id in ids})
+    )
     records = {id: _message_records(memory.uid, exchange) for id, exchange in exchanges.items()}
     return [tuple(record for id in ids for record in records.get(id, ())) for ids in origins]
 

@@ -47,7 +47,7 @@ class UsageOperations(Struct, frozen=True):
             query = _within_project(query, project)
         if self.meter is not None:
             await self.meter.flush()
-        sums = await self.usage.sums(replace(query, limit=query.limit + 1))
+        sums = await self.usage.load_sums(replace(query, limit=query.limit + 1))
         page = sums[: query.limit]
         has_more = len(sums) > query.limit
         return {

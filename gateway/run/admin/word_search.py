@@ -249,7 +249,7 @@ class WordSearches(Struct, frozen=True):
         return facts_with_words, len(facts) < ENDED_FACTS
 
     async def _find_hidden(self, agent: Agent, query: str) -> HiddenTexts:
-        unindexed = await self.views.store.memory_pages.unindexed(agent.id, agent.next_seq)
+        unindexed = await self.views.store.memory_pages.list_unindexed(agent.id, agent.next_seq)
         # In a thread, as below.
         texts = await asyncio.to_thread(
             lambda: tuple(islice(self._hidden_with(agent.uid, unindexed, query), _MAX_HIDDEN + 1))
@@ -372,7 +372,7 @@ class WordSearches(Struct, frozen=True):
         self, agent: Agent, messages: Sequence[Message], query: str
     ) -> tuple[TextWithWords, ...]:
         exchanges = sorted({each.exchange_row for each in messages if each.source == "message"})
-        places = await self.views.store.memory_pages.places(agent.id, exchanges) if exchanges else {}
+        places = await self.views.store.memory_pages.load_places(agent.id, exchanges) if exchanges else {}
         # In a thread, since a long text takes some milliseconds.
         return await asyncio.to_thread(
             lambda: tuple(

@@ -91,7 +91,7 @@ class WorkOperations(Struct, frozen=True):
     async def learning(self, project: str | None, uid: str) -> LearningState:
         """Returns the state of learning from a memory. Raises: UnknownId: there is no such memory."""
         agent = await find_agent(self.store, project, uid)
-        state_and_due = await self.store.jobs.state_of(agent.id, LEARN_JOB)
+        state_and_due = await self.store.jobs.find_state(agent.id, LEARN_JOB)
         if state_and_due is None:
             return "idle" if self.has_model else "by_rule"
         state, due = state_and_due
@@ -115,7 +115,7 @@ class WorkOperations(Struct, frozen=True):
             tuple([await self._batch_record(batch) for batch in listed[:limit]]),
             next_cursor(listed, limit, lambda batch: str(batch.id)),
         )
-        spent = await self.store.usage.background_tokens(project, int(self.now() // DAY_S))
+        spent = await self.store.usage.count_background_tokens(project, int(self.now() // DAY_S))
         return WorkRecord(jobs, batches, spent, self.daily_tokens or None)
 
     async def retry_job(self, project: str | None, id: int) -> JobRecord:
@@ -153,7 +153,7 @@ class WorkOperations(Struct, frozen=True):
             if not after.startswith(prefix):
                 raise unreadable_cursor()
             before = read_cursor(after.removeprefix(prefix), before)
-        read_page = self.store.jobs.page
+        read_page = self.store.jobs.list_page
         jobs: _JobsWithScopes = await read_page(
             is_dead=is_dead, before=before, project=project, limit=limit + 1
         )
@@ -165,7 +165,7 @@ class WorkOperations(Struct, frozen=True):
 
     async def _find_job(self, project: str | None, id: int) -> tuple[Job, Scope | None]:
         for is_dead in (True, False):
-            jobs = await self.store.jobs.page(is_dead=is_dead, before=id + 1, project=project, limit=1)
+            jobs = await self.store.jobs.list_page(is_dead=is_dead, before=id + 1, project=project, limit=1)
             if jobs and jobs[0][0].id == id:
                 return jobs[0]
         raise _no_job()

@@ -67,7 +67,7 @@ class BackgroundServices:
         Raises: SettingsError.
         """
         memory = settings.memory
-        job_metrics = JobMetrics(metrics, store.jobs.counts)
+        job_metrics = JobMetrics(metrics, store.jobs.count_by_state)
         self._store = store
         self._is_shared = store.database.is_shared
         self.count_attempt = job_metrics.attempts.inc

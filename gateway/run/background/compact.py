@@ -126,8 +126,8 @@ class SummaryPath(Struct, frozen=True):
 
     @classmethod
     async def measure(cls, store: Store, agent_row: int, exchanges: Sequence[Exchange]) -> SummaryPath:
-        """Returns the path with its sizes. exchanges: as `summaries.path` returns them."""
-        earlier = await store.summaries.of_exchange(agent_row, exchanges[0].id)
+        """Returns the path with its sizes. exchanges: as `summaries.load_path` returns them."""
+        earlier = await store.summaries.find_of_exchange(agent_row, exchanges[0].id)
         return cls(earlier, exchanges, await asyncio.to_thread(_sizes, exchanges))
 
     @property
@@ -224,8 +224,8 @@ class Compactor:
     async def run_job(self, job: JobContext) -> None:
         """Summarises the exchanges that may leave the window. Raises: JobFailed, Postponed, StoreError."""
         compact_job = CompactJob.read(job.payload)
-        project = await self.store.summaries.project(job.agent_row)
-        exchanges = await self.store.summaries.path(job.agent_row, compact_job.exchange_row)
+        project = await self.store.summaries.find_project(job.agent_row)
+        exchanges = await self.store.summaries.load_path(job.agent_row, compact_job.exchange_row)
         if project is None or not exchanges:
             return
         terms = await read_summary_terms(self.store, job.agent_row)
@@ -297,7 +297,7 @@ class Compactor:
         """
         exchanges: Sequence[Exchange] = []
         if conversation.has_stored_path:
-            exchanges = await self.store.summaries.path(agent.id, conversation.last_exchange)
+            exchanges = await self.store.summaries.load_path(agent.id, conversation.last_exchange)
         if not exchanges:
             raise BadRequest(_NOTHING_TO_SUMMARISE)
         path = await SummaryPath.measure(self.store, agent.id, exchanges)

@@ -164,7 +164,7 @@ class EmbeddingService:
             )
 
     async def _find(self, limit: int) -> Sequence[int]:
-        return await self._store.vectors.agents_to_embed(self.embedder.name, limit)
+        return await self._store.vectors.find_agents_to_embed(self.embedder.name, limit)
 
     # -- the job
 

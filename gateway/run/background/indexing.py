@@ -62,7 +62,7 @@ class IndexingService:
 
     async def find_outdated(self) -> None:
         """Finds the memories that processes have not indexed before they ended."""
-        for agent_row in await self._store.search_index.agents_behind(INDEX_EVERY, 10_000):
+        for agent_row in await self._store.search_index.find_agents_behind(INDEX_EVERY, 10_000):
             self.add(agent_row, INDEX_EVERY)
 
     async def step(self) -> float | None:
@@ -73,7 +73,7 @@ class IndexingService:
         while self._unchecked:
             agent_row = self._unchecked.pop()
             try:
-                backlog = await self._store.search_index.backlog(agent_row)
+                backlog = await self._store.search_index.count_backlog(agent_row)
             except Unavailable:
                 self._unchecked.add(agent_row)
                 raise

@@ -141,7 +141,7 @@ class LearningService:
             await self._store.jobs.enqueue(LEARN_JOB, job.agent_row, LEARN_JOB)
         if unread.upto > unread.cursor:
             messages = await self._clean(unread)
-            standing_facts = await self._store.facts.standing(job.agent_row)
+            standing_facts = await self._store.facts.list_standing(job.agent_row)
             # In a thread: it compares each statement with all others, a second for thousands of short ones.
             learned = await asyncio.to_thread(
                 learn_standing, messages, standing_facts, now=self._now(), keeps_secrets=self._keeps_secrets
@@ -159,7 +159,7 @@ class LearningService:
 
         upto: the batch that an earlier attempt read, by its end.
         """
-        unread = await self._store.readers.unread(
+        unread = await self._store.readers.load_unread(
             job.agent_row,
             self._reader,
             now=self._now(),
@@ -185,7 +185,7 @@ class LearningService:
         if not messages:
             return batch
         facts = await self._related_facts(unread, messages)
-        blocks = learn.with_human(await self._store.facts.blocks(job.agent_row))
+        blocks = learn.with_human(await self._store.facts.load_blocks(job.agent_row))
 
         async def ask(messages: Sequence[Message]) -> ModelAnswer:
             request = learn.build_request(blocks, facts, messages, self._now())

@@ -129,7 +129,7 @@ class JobContext:
 
         make_effect: makes the effect of the result, which is committed together with the journal.
         """
-        journaled_result = await self.jobs.step(self.job, name)
+        journaled_result = await self.jobs.find_step(self.job, name)
         if journaled_result is not None:
             return journaled_result
         result = await perform()
@@ -201,7 +201,7 @@ class Worker:
             while await self._check_leases() and self._has_room():
                 pauses = {kind: self.pause_s(kind) for kind in self.handlers}
                 kinds = tuple(kind for kind, pause_s in pauses.items() if pause_s <= 0)
-                wait = await self.jobs.due_in(kinds) if kinds else None
+                wait = await self.jobs.find_due_in(kinds) if kinds else None
                 if wait is None or wait > 0:
                     waits = [pause_s for pause_s in pauses.values() if pause_s > 0]
                     waits += [] if wait is None else [wait]

@@ -121,7 +121,7 @@ async def name_of_run(store: Store, project: str, uid: str, *, or_cancelled: boo
         return None
     run = found[1]
     if or_cancelled and run.state is RunState.CANCELLED:
-        names = await store.responses.turns(run.agent_row, run.id)
+        names = await store.responses.load_turns(run.agent_row, run.id)
         return TurnName.decode(names[-1]) if names else None
     return None if run.otid is None else TurnName.decode(run.otid)
 

@@ -34,11 +34,11 @@ async def update_profile_blocks(
         await _update_blocks(store, agents, now)
         return
     digest = hashlib.sha256(repr([(a.name, a.own_blocks, a.shared_blocks) for a in agents]).encode()).digest()
-    if await store.blocks.followed_digest() == digest:
+    if await store.blocks.load_followed_digest() == digest:
         return
     await leases.take(_LOCK)
     try:
-        if await store.blocks.followed_digest() != digest:
+        if await store.blocks.load_followed_digest() != digest:
             await _update_blocks(store, agents, now)
             await store.blocks.note_followed(digest)
     finally:

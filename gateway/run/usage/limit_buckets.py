@@ -145,7 +145,7 @@ class LimitBuckets:
         if limit.user is not None:
             filters.append(("user", bucket.user if limit.user == EACH_USER else limit.user))
         query = UsageQuery((), first, last, tuple(filters))
-        sums = await self._usage.sums(query, deadline_ms=_READ_MS)
+        sums = await self._usage.load_sums(query, deadline_ms=_READ_MS)
         rows = [list(each.counters) for each in sums]
         rows += self._meter.unwritten_counters(first, last, dict(filters))
         if limit.unit == "requests":

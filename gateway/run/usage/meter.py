@@ -246,7 +246,7 @@ class Meter:
             today = self._today
             day, written = self._background_written.get(project, (None, 0))
             if day != today:
-                written = await self._usage.background_tokens(project, today)
+                written = await self._usage.count_background_tokens(project, today)
                 self._background_written[project] = today, written
             unwritten = sum(
                 used.prompt + used.completion
@@ -427,6 +427,6 @@ class Meter:
     async def _anonymize_old(self) -> None:
         """Takes the names of users off the counters that are too old."""
         before = self._today - self._keep_days
-        while (day := await self._usage.oldest_day_of_users(before)) is not None:
+        while (day := await self._usage.find_oldest_day_of_users(before)) is not None:
             while await self._usage.anonymize_day(day):
                 pass

@@ -84,7 +84,7 @@ class Scene:
         """Returns the tokens that all batches have used today."""
         world = self.world.world
         day = int(world.clock() // 86_400)
-        return world.gateway.call(world.store.usage.batch_tokens("default", day))
+        return world.gateway.call(world.store.usage.count_batch_tokens("default", day))
 
     def until_rest(self) -> None:
         """Waits until no batch has anything left to be done."""

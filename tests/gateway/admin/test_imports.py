@@ -491,7 +491,7 @@ def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
     async def unread(reader: int) -> list[str]:
         agent = await world.store.agents.find(Scope("default", "default", "user:alice"))
         assert agent is not None
-        found = await world.store.readers.unread(
+        found = await world.store.readers.load_unread(
             agent.id, reader, now=world.clock(), idle_s=60, limit_chars=10_000, message_chars=1_000
         )
         return [] if found is None else [m.text for m in found.messages]

@@ -110,7 +110,7 @@ async def target(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 async def everybody(store: Store) -> list[Agent]:
-    return await store.move_source.agents(0)
+    return await store.move_source.list_agents(0)
 
 
 async def export(store: Store, agent: Agent) -> list[Any]:
@@ -132,22 +132,22 @@ async def contents(store: Store) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in await everybody(store):
         found[f"{each.scope}"] = await export(store, each)
-        links = await store.move_source.links(each.id)
+        links = await store.move_source.load_links(each.id)
         found[f"attached {each.scope}"] = list(links.attached)
         found[f"readers {each.scope}"] = list(links.readers)
-    found["keys"] = await store.move_source.keys()
-    names = {id: digest for digest, id in (await store.move_source.key_numbers()).items()}
+    found["keys"] = await store.move_source.list_keys()
+    names = {id: digest for digest, id in (await store.move_source.load_key_numbers()).items()}
     found["limits"] = [
         (each.project, names.get(each.key_id or 0), each.user, each.unit, each.per, each.most, each.then)
         for each in await store.limits.list()
     ]
     found["usage"] = []
     after = UsageKey(-1, "", "", -1, "", "")
-    while page := await store.move_source.usage(after):
+    while page := await store.move_source.list_usage(after):
         found["usage"] += [(key._replace(key=0), names.get(key.key), counters) for key, counters in page]
         after, _ = page[-1]
-    found["definitions"] = sorted(each[1:6] for each in await store.move_source.definitions(0))
-    blocks = [block for _, block in await store.move_source.blocks(0)]
+    found["definitions"] = sorted(each[1:6] for each in await store.move_source.list_definitions(0))
+    blocks = [block for _, block in await store.move_source.list_blocks(0)]
     found["blocks"] = sorted(blocks, key=lambda block: block.uid)
     return found
 

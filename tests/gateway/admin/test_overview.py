@@ -236,7 +236,7 @@ def test_requests_are_listed_while_the_database_is_down(
         raise Broken("broken")
 
     with monkeypatch.context() as down:
-        down.setattr(world.store.overview, "scopes", fail)
+        down.setattr(world.store.overview, "load_scopes", fail)
         found = world.gateway.call(requests_of(world).list())
         # Whether the memory of the first one was forgotten after it cannot be known.
         assert [each.id for each in found.items] == [later, nobodys]

@@ -507,7 +507,7 @@ def test_two_workers_learn_a_thing_once(learner: Learner) -> None:
         second = asyncio.create_task(Worker(learner.world.store.jobs, app.services.background.handlers).run())
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while any((await learner.world.store.jobs.counts()).values()) or not learner.shown:  # noqa: ASYNC110
+                while any((await learner.world.store.jobs.count_by_state()).values()) or not learner.shown:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
         finally:
             second.cancel()

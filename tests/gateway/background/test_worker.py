@@ -158,7 +158,7 @@ async def test_a_worker_that_hangs_loses_its_job_to_another_and_changes_nothing(
     # Its heartbeat comes too late: a process that was stopped for a while.
     bench.start({"learn": hang}, WorkerLimits(concurrency=1, lease_s=60, heartbeat_s=1e9))
     await bench.jobs.enqueue("learn", agent.id, "k")
-    await bench.until(lambda: (drive(bench.jobs.counts()))[JobState.RUNNING] == 1)
+    await bench.until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
     await bench.quiet()
     bench.start({"learn": work})
     await bench.quiet()
@@ -181,7 +181,7 @@ async def test_heartbeats_keep_a_long_job_and_end_one_that_was_cancelled(bench: 
 
     bench.start({"learn": learn})
     id = await bench.jobs.enqueue("learn", 0, "k")
-    await bench.until(lambda: (drive(bench.jobs.counts()))[JobState.RUNNING] == 1)
+    await bench.until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
     for _ in range(9):
         await bench.quiet()
         bench.time.move(20)
@@ -207,7 +207,7 @@ async def test_a_lease_that_could_not_be_renewed_in_an_outage_is_renewed_after_i
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", 0, "k")
-    await bench.until(lambda: (drive(bench.jobs.counts()))[JobState.RUNNING] == 1)
+    await bench.until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
     await bench.quiet()
     monkeypatch.setattr(bench.jobs, "heartbeat", fail)
     bench.time.move(20)
@@ -217,7 +217,7 @@ async def test_a_lease_that_could_not_be_renewed_in_an_outage_is_renewed_after_i
     bench.time.move(10)
     bench.jobs.wake_here()  # as when it is back
     await bench.quiet()
-    assert await bench.jobs.due_in(["learn"]) == 60.0
+    assert await bench.jobs.find_due_in(["learn"]) == 60.0
 
 
 async def test_a_heartbeat_notices_what_was_forgotten(bench: Bench) -> None:
@@ -228,7 +228,7 @@ async def test_a_heartbeat_notices_what_was_forgotten(bench: Bench) -> None:
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", agent.id, "k")
-    await bench.until(lambda: (drive(bench.jobs.counts()))[JobState.RUNNING] == 1)
+    await bench.until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
     await bench.quiet()
     await bench.store.database.write(
         lambda c: c.run("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
@@ -437,7 +437,7 @@ async def test_what_is_forgotten_ends_the_job_in_flight(bench: Bench) -> None:
 
     bench.start({"learn": learn})
     await bench.jobs.enqueue("learn", agent.id, "k")
-    await bench.until(lambda: (drive(bench.jobs.counts()))[JobState.RUNNING] == 1)
+    await bench.until(lambda: (drive(bench.jobs.count_by_state()))[JobState.RUNNING] == 1)
     await bench.store.database.write(
         lambda c: c.run("UPDATE agents SET epoch = epoch + 1 WHERE id = ?", (agent.id,))
     )
@@ -496,7 +496,7 @@ async def test_a_queue_that_cannot_be_read_is_said_in_words_of_an_operator(
 
     async def learn(job: JobContext) -> None: ...
 
-    monkeypatch.setattr(bench.jobs, "due_in", due_in)
+    monkeypatch.setattr(bench.jobs, "find_due_in", due_in)
     bench.start({"learn": learn})
     said = ["Jobs could not be read; trying again: db: PostgreSQL closed the connection"]
     await comes(lambda: caplog.messages == said)

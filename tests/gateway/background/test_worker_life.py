@@ -73,7 +73,7 @@ async def test_shutdown_leaves_a_job_that_can_go_on(bench: Bench) -> None:
 
 async def test_attempts_and_states_are_counted(bench: Bench) -> None:
     metrics = Metrics()
-    tally = JobMetrics(metrics, bench.jobs.counts)
+    tally = JobMetrics(metrics, bench.jobs.count_by_state)
     await bench.jobs.enqueue("learn", 0, "k")
     tally.attempts.inc("learn", "finished")
     tally.call("ok", 7)

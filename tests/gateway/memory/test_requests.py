@@ -272,7 +272,7 @@ def test_requests_are_listed_the_newest_first(world: World) -> None:
     assert [each.id for each in older.items] == [first]
 
     async def wipe() -> None:
-        found = await world.store.agents.by_uid(uid)
+        found = await world.store.agents.find_by_uid(uid)
         await world.store.forgetting.forget(found.id, ForgetTarget(is_all=True))
 
     world.gateway.call(wipe())

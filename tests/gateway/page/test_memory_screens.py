@@ -93,7 +93,7 @@ def test_no_more_than_two_screens_are_read_at_once(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, gate = operator.world, Gate()
-    memories, reading, counts = world.store.memory_pages.memories, list[int](), list[int]()
+    memories, reading, counts = world.store.memory_pages.list_memories, list[int](), list[int]()
 
     async def read_late(*given: Any, **options: Any) -> Any:
         reading.append(1)
@@ -103,7 +103,7 @@ def test_no_more_than_two_screens_are_read_at_once(
         reading.pop()
         return found
 
-    monkeypatch.setattr(world.store.memory_pages, "memories", read_late)
+    monkeypatch.setattr(world.store.memory_pages, "list_memories", read_late)
     with ThreadPoolExecutor() as pool:
         screens = [pool.submit(page, operator, "people") for _ in range(5)]
         try:

@@ -51,7 +51,7 @@ def test_the_overview_says_in_an_outage_that_people_are_unknown(
     async def fail(project: str | None) -> None:
         raise Broken("broken")
 
-    monkeypatch.setattr(operator.world.store.jobs, "counts", fail)
+    monkeypatch.setattr(operator.world.store.jobs, "count_by_state", fail)
     shown = operator.get("").body.decode()
     assert "Unknown: the database could not be read." in shown
     assert "Nobody is remembered" not in shown

@@ -173,7 +173,7 @@ def test_a_response_whose_turn_is_not_written_in_the_end_is_made_again(
         made = begin(world, input="Count.", user="alice")
         becomes(lambda: world.gateway.app.services.chat.turns.metrics.not_durable.values[()])
         gate.open()
-        becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+        becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
         world.clock.sleep(10.0)  # until its next attempt
         done = polled(world, made.id)
         assert (done.status, done.output_text) == ("completed", "Two.")
@@ -262,7 +262,7 @@ def test_a_reader_follows_the_attempt_after_one_that_failed(
 
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read)
-        becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+        becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
         world.clock.sleep(2.0)  # until its next attempt
         reading.result(PATIENCE_S)
     assert (seen[-1].type, seen[-1].response.output_text) == ("response.completed", "One two three four.")
@@ -281,7 +281,7 @@ def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
     upstream.queue(say("One two."), say("Three four."))
     conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "Hello."}])
     made = begin(world, input="Count.", conversation=conversation.id, user="alice")
-    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
     world.clock.sleep(2.0)  # until its next attempt
     done = polled(world, made.id)
     assert (done.id, done.status, done.output_text) == (made.id, "completed", "One two.")
@@ -317,7 +317,7 @@ def test_memory_that_cannot_be_read_for_a_moment_does_not_end_it(
     failing_once(monkeypatch, world.gateway.app.services.chat.keeper, "begin")
     named: Json = {"conversation": world.sdk.conversations.create().id} if is_conversation else {}
     made = begin(world, input="Count.", user="alice", **named)
-    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
     world.clock.sleep(2.0)  # until its next attempt
     assert (polled(world, made.id).output_text, len(upstream.chats)) == ("Ok.", 1)
 
@@ -473,7 +473,7 @@ def test_the_stream_of_one_that_is_cancelled_between_two_attempts_has_an_end(
     failing_once(monkeypatch, world.store.responses, "finish")
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read_events, world)
-        becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+        becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
         (id,) = response_ids(world)
         assert world.sdk.responses.cancel(id).status == "cancelled"
         events = reading.result(PATIENCE_S)
@@ -658,7 +658,7 @@ def test_one_that_is_tried_again_comes_before_those_that_were_accepted_after_it(
     upstream.queue(say("A nice name."), say("Miso."), say("Yes."))
     conversation = world.sdk.conversations.create().id
     first = begin(world, input="My cat is called Miso.", conversation=conversation, user="alice")
-    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
     words = ("What is she called?", "Sure?")
     later = [begin(world, input=each, conversation=conversation, user="alice") for each in words]
     world.clock.sleep(2.0)  # until its next attempt
@@ -745,7 +745,7 @@ def test_one_that_is_deleted_between_two_attempts_leaves_nothing(
     failing_once(monkeypatch, world.store.responses, "finish")
     named: Json = {"conversation": world.sdk.conversations.create().id} if is_conversation else {}
     made = begin(world, input="Tell me of purple tulips.", user="alice", **named)
-    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
     assert "tulips" in kept_words(world)
     world.sdk.responses.delete(made.id)
     assert "tulips" not in kept_words(world)
@@ -760,7 +760,7 @@ def test_one_that_is_deleted_after_its_second_attempt_leaves_nothing_of_the_firs
     upstream.queue(say("They wither."))
     conversation = world.sdk.conversations.create().id
     made = begin(world, input="Tell me of purple tulips.", user="alice", conversation=conversation)
-    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
     world.clock.sleep(2.0)  # until its next attempt
     assert polled(world, made.id).output_text == "They wither."
     world.sdk.responses.delete(made.id)

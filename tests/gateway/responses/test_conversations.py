@@ -204,7 +204,7 @@ def test_a_later_attempt_asks_with_the_items_that_still_wait(
     conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}])
     monkeypatch.setattr(ResponseConversations, "reserve", reserve_later)
     made = respond(world, input="Who?", conversation=conversation.id, user="alice", background=True)
-    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
     if is_deleted:
         (item,) = items_of(world, conversation.id)
         world.sdk.conversations.items.delete(item["id"], conversation_id=conversation.id)
@@ -230,7 +230,7 @@ def test_a_later_attempt_asks_with_the_items_of_the_earlier_one(
     conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}])
     monkeypatch.setattr(ResponseConversations, "remove_answered", remove_and_fail)
     made = respond(world, input="Who?", conversation=conversation.id, user="alice", background=True)
-    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
     world.clock.sleep(2.0)  # until the next attempt
     becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
     assert asked(upstream) == ["My cat is Miso.", "Who?"]

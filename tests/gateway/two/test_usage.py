@@ -71,13 +71,13 @@ def test_what_others_used_is_read_again_of_users_who_have_asked_since(
     limit: Any = UsageLimit(0, "default", None, "*", "requests", "day", 2, "refuse")
     one.gateway.call(one.store.limits.add(limit))
     becomes(lambda: knows_limits(other))
-    sums, read = one.store.usage.sums, []
+    sums, read = one.store.usage.load_sums, []
 
     async def noted(query: UsageQuery, **given: Any) -> Any:
         read.append(dict(query.only)["user"])
         return await sums(query, **given)
 
-    monkeypatch.setattr(one.store.usage, "sums", noted)
+    monkeypatch.setattr(one.store.usage, "load_sums", noted)
     for user in ("alice", "bob"):
         assert one.post(ASK, user=user).status == 200
     write(one)
@@ -98,7 +98,7 @@ def test_of_a_month_the_last_two_days_are_read_again(
     limit: Any = UsageLimit(0, "default", None, None, "requests", "month", 100, "refuse")
     one.gateway.call(one.store.limits.add(limit))
     becomes(lambda: knows_limits(other))
-    sums, days = one.store.usage.sums, []
+    sums, days = one.store.usage.load_sums, []
 
     async def noted(query: UsageQuery, **given: Any) -> Any:
         days.append((query.first_day, query.last_day))
@@ -108,7 +108,7 @@ def test_of_a_month_the_last_two_days_are_read_again(
         (state,) = one.gateway.call(one.gateway.app.services.accounting.limiter.states("default", 0, ""))
         return state.used
 
-    monkeypatch.setattr(one.store.usage, "sums", noted)
+    monkeypatch.setattr(one.store.usage, "load_sums", noted)
     today = int(one.clock() // 86_400)
     first, last = today - 8, today + 22  # the clock begins on the 9th
     for count, expected in enumerate(

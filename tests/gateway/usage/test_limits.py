@@ -308,14 +308,14 @@ def test_a_limit_counts_the_requests_that_were_under_way_when_it_was_made(
 
 def ask_while_read(world: World, patches: pytest.MonkeyPatch, change: Coroutine[Any, Any, object]) -> int:
     """Asks, and changes the limits while what was used of one is read. Returns the status of the reply."""
-    sums, reads, goes_on = world.store.usage.sums, Gate(), Gate()
+    sums, reads, goes_on = world.store.usage.load_sums, Gate(), Gate()
 
     async def held(query: UsageQuery, **given: Any) -> Any:
         reads.open()
         await goes_on.wait()
         return await sums(query, **given)
 
-    patches.setattr(world.store.usage, "sums", held)
+    patches.setattr(world.store.usage, "load_sums", held)
     with world.gateway.connect() as client:
         client.request("POST", CHAT, json.dumps({"model": "m", "messages": ASK, "user": "alice"}).encode())
         reads.wait_sync()
@@ -402,7 +402,7 @@ def test_a_slow_read_of_one_users_limit_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.limit("requests", "day", 1, user="*")
-    sums, reads, goes_on = world.store.usage.sums, Gate(), Gate()
+    sums, reads, goes_on = world.store.usage.load_sums, Gate(), Gate()
 
     async def held(query: UsageQuery, **given: Any) -> Any:
         if ("user", "alice") in query.only:
@@ -410,7 +410,7 @@ def test_a_slow_read_of_one_users_limit_holds_up_no_other(
             await goes_on.wait()
         return await sums(query, **given)
 
-    monkeypatch.setattr(world.store.usage, "sums", held)
+    monkeypatch.setattr(world.store.usage, "load_sums", held)
     with world.gateway.connect() as client:
         client.request("POST", CHAT, json.dumps({"model": "m", "messages": ASK, "user": "alice"}).encode())
         reads.wait_sync()
@@ -427,13 +427,13 @@ def test_a_read_that_hangs_holds_up_no_request(world: World, monkeypatch: pytest
     world.settle()
     own = world.gateway.app.services.accounting.limiter
     own._buckets._buckets.clear()  # as after a restart
-    sums, goes_on = world.store.usage.sums, Gate()
+    sums, goes_on = world.store.usage.load_sums, Gate()
 
     async def held(query: UsageQuery, **given: Any) -> Any:
         await goes_on.wait()
         return await sums(query, **given)
 
-    monkeypatch.setattr(world.store.usage, "sums", held)
+    monkeypatch.setattr(world.store.usage, "load_sums", held)
     monkeypatch.setattr(own, "_read_s", 0.01)
     assert world.post(ASK, user="alice").status == 200
     world.settle()
@@ -991,7 +991,7 @@ def test_what_was_used_is_known_late_and_counted_once(world: World, monkeypatch:
         raise StoreError("no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.store.usage, "sums", fails)
+        patch.setattr(world.store.usage, "load_sums", fails)
         assert world.post(ASK, user="alice").status == 200
     statuses = [world.post(ASK, user="alice").status for _ in range(3)]
     assert statuses == [200, 200, 429]

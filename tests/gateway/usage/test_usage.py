@@ -189,7 +189,7 @@ def test_the_pages_of_many_days_are_the_whole(world: World, by: tuple[str, ...])
         await usage.add(UsagePart("a test", 1, 0.0, written))
 
     async def read(after: tuple[str | int, ...] | None) -> list[UsageSum]:
-        return await usage.sums(UsageQuery(by, 0, 13, (), after, limit))
+        return await usage.load_sums(UsageQuery(by, 0, 13, (), after, limit))
 
     world.gateway.call(add())
     whole: dict[tuple[Any, ...], list[int]] = {}

@@ -148,7 +148,7 @@ async def test_a_job_whose_claim_had_no_answer_is_claimed_again_at_once(
     with pytest.raises(Broken):
         await claim(store)
     await until(lambda: store.health.is_up)
-    assert await store.jobs.due_in(["learn"]) == 0.0
+    assert await store.jobs.find_due_in(["learn"]) == 0.0
     job = await claim(store)
     assert job is not None
     # The claim without an answer does not count.
@@ -171,8 +171,8 @@ async def test_a_claim_that_came_to_nothing_ends_no_claim_of_another_process(
     await until(lambda: store.health.is_up)
     assert await claim(store) is None
     assert await other.jobs.is_held(job)
-    assert await other.jobs.due_in(["learn"]) > 10.0
-    assert await store.jobs.due_in(["learn"]) > 10.0
+    assert await other.jobs.find_due_in(["learn"]) > 10.0
+    assert await store.jobs.find_due_in(["learn"]) > 10.0
 
 
 async def claim(store: Store) -> Job | None:

@@ -103,7 +103,7 @@ async def test_what_was_not_yet_committed_is_written_on_another_connection(
     proxy.cut_at("INSERT INTO block_history", is_answer=True)
     written = await store.blocks.write(human.id, human.version, "Alice.", at=2.0, origin="tool")
     assert written.version == human.version + 1
-    assert len(await store.blocks.revisions(human.id)) == 2
+    assert len(await store.blocks.list_revisions(human.id)) == 2
 
 
 async def _keys(store: Store) -> list[object]:

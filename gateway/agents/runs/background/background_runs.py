@@ -449,7 +449,7 @@ class BackgroundRuns:
 
         Raises: NotFound.
         """
-        stored = await self._store.stored_paths.conversation(agent, uid_of("conv", name) or name)
+        stored = await self._store.stored_paths.find_conversation(agent, uid_of("conv", name) or name)
         if stored is None:
             if name != DEFAULT_CONVERSATION:
                 raise NotFound(f"there is no conversation {name!r}")
