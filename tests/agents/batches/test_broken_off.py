@@ -946,7 +946,7 @@ def test_parts_are_read_once_while_the_gateway_makes_the_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are polled each second, and a part is made of what became ready since."""
-    reads = Breaking(monkeypatch, "journal", 0)
+    reads = Breaking(monkeypatch, "load_journal", 0)
     with scene(tmp_path) as s:
         s.world.upstream.script = lambda seen: (
             say("Done.") if results(seen.json) else call_tools(Call(*append("Noted.")))
