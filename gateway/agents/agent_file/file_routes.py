@@ -63,24 +63,24 @@ class AgentFileRoutes:
         if query.use_legacy_format:
             raise BadRequest("Agents are exported in the newer form alone.", param="use_legacy_format")
         view = await self._api.get_agent_view(request)
-        conversation = sent_or(query.conversation_id, DEFAULT_CONVERSATION)
-        # A conversation is named by its id here, and by its key or its public name in the store.
-        name = ids.uid_of("conv", conversation) or conversation
+        conversation_id = sent_or(query.conversation_id, DEFAULT_CONVERSATION)
+        # The query names a conversation by its id, the store by its key or its public name.
+        name = ids.uid_of("conv", conversation_id) or conversation_id
         definition = AgentDefinition.of(view.definition.body)
         exported = ExportedAgent(
-            await self._api.view_json(view),
-            definition.sleeptime,
-            definition.initial_messages,
-            () if query.scrub_messages else await self._export.messages(view.agent, name),
-            [(folder_json(each), await self._texts(each)) for each in view.folders],
-            await self._export.passages(view.agent),
-            await self._export.archives(view.agent),
+            state=await self._api.view_json(view),
+            sleeptime=definition.sleeptime,
+            initial=definition.initial_messages,
+            messages=() if query.scrub_messages else await self._export.load_messages(view.agent, name),
+            folders=[(folder_json(each), await self._load_files(each)) for each in view.folders],
+            passages=await self._export.load_passages(view.agent),
+            archives=await self._export.load_archives(view.agent),
         )
         # In a thread, since it may have thousands of messages.
         data = await asyncio.to_thread(agent_file, exported, self._api.now())
         return Response(data, headers=request.headers, media_type="application/json")
 
-    async def _texts(self, folder: Definition) -> list[dict[str, Any]]:
+    async def _load_files(self, folder: Definition) -> list[dict[str, Any]]:
         """Returns the completed files of a folder with their texts, as the API returns them."""
         files = await self._folders.list(folder, Page(limit=_MAX_FILES, newest_first=False))
         completed = [file for file in files if file.state == "completed"]
@@ -96,15 +96,15 @@ class AgentFileRoutes:
             replace(agent, definition=self._with_model(request, agent.definition)) for agent in file.agents
         ]
         for agent in agents:
-            of_conversations = {conversation.definition.model for conversation in agent.conversations}
-            self._api.check_models(request, models_of(agent.definition) | of_conversations)
+            conversation_models = {each.definition.model for each in agent.conversations}
+            self._api.check_models(request, models_of(agent.definition) | conversation_models)
         importing = AgentImport(self._services, request.project, replace(file, agents=agents))
         uids = await importing.run(overrides_tools=form.override_existing_tools)
         left_out = importing.left_out
         if left_out:
             names = ",".join(quote(name, safe="") for name in left_out)
             request.headers["x-mnemogate-left-out"] = names[:2000]
-        # For programs that read no headers.
+        # The body names the parts as well, for programs that read no headers.
         extension = {EXTENSION: {"left_out": left_out}} if left_out else {}
         return {"agent_ids": [ids.id_of("agent", uid) for uid in uids], **extension}
 

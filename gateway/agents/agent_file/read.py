@@ -205,7 +205,12 @@ class _FileReader:
 
     def _read_passages(self, passages: Sequence[FilePassage]) -> list[PassageDraft]:
         return [
-            PassageDraft(each.text, self._read_time(each.created_at), each.tags, each.metadata)
+            PassageDraft(
+                text=each.text,
+                at=self._read_time(each.created_at),
+                tags=each.tags,
+                metadata=each.metadata,
+            )
             for each in passages
         ]
 
@@ -219,11 +224,12 @@ class _FileReader:
             "model": model,
             "model_settings": conversation.model_settings,
         }
+        body = convert(fields, CreateConversation, EXTENSION_FIELD)
         return PortableConversation(
-            _read_uid(conversation.id, (*EXTENSION_FIELD, "conversations", "id")),
-            with_update(ConversationDefinition(), convert(fields, CreateConversation, EXTENSION_FIELD), at=0),
-            self._read_time(conversation.created_at),
-            self._read_messages(conversation.messages, path, is_text_thought=is_text_thought),
+            uid=_read_uid(conversation.id, (*EXTENSION_FIELD, "conversations", "id")),
+            definition=with_update(ConversationDefinition(), body, at=0),
+            begun=self._read_time(conversation.created_at),
+            messages=self._read_messages(conversation.messages, path, is_text_thought=is_text_thought),
         )
 
     def _read_messages(

@@ -318,7 +318,8 @@ class RunStream:
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
         info = info_of(scope)
         api = self.api
-        info.stream, info.memory = True, "on"
+        info.stream = True
+        info.memory = "on"
         ping = ping_event(self.run.uid, api.now())
         interval_s = api.ping_s if self.include_pings else 0.0
         with (

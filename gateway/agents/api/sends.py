@@ -72,7 +72,9 @@ class Sends:
             conversation_definition=conversation_definition,
         )
         if not body.background:
-            return SendReply(self._api, request, body, run_request, is_stream)
+            return SendReply(
+                api=self._api, request=request, body=body, run_request=run_request, is_stream=is_stream
+            )
         run = await self.accept(request, body, run_request, by_token=is_stream and body.stream_tokens)
         if is_stream:
             return RunStream(self._api, run, include_pings=body.include_pings, headers=request.headers)
@@ -212,7 +214,9 @@ class SendReply:
 
     async def __call__(self, scope: AsgiScope, receive: Receive, asgi_send: AsgiSend) -> None:
         info = info_of(scope)
-        info.model, info.stream, info.memory = self.run_request.spec.model, self.is_stream, "on"
+        info.model = self.run_request.spec.model
+        info.stream = self.is_stream
+        info.memory = "on"
         receipt = info.begin_receipt()
         receipt.headers |= self.request.headers
         with ClientReply(scope, receive, asgi_send, self.api.send_timeout_s) as reply:
@@ -252,8 +256,9 @@ class SendReply:
             await sink.end()
 
     def _begin_view(self, start: RunStart) -> MakesView:
-        """Returns what makes the view of the run. It is called before the first reply."""
-        showing, by_token = showing_of(self.body), self.is_stream and self.body.stream_tokens
+        """Returns the maker of the run's view, and sets `_summary_messages`. Called before the first reply."""
+        showing = showing_of(self.body)
+        by_token = self.is_stream and self.body.stream_tokens
         if start.summary is not None:
             self._summary_messages = summary_json(start.summary, start.agent.uid, showing)
         return view_of(start, showing, self.api.now, by_token=by_token, before=self._summary_messages)
@@ -264,7 +269,7 @@ class SendReply:
 
 
 def _system_of(body: Send, usual: str) -> str | None:
-    """Returns the system prompt of a send, with the client's skills; None if it is the usual one."""
+    """Returns the system prompt that a send asks for, with the client's skills; None if it asks for the usual one."""
     system = sent_or_none(body.override_system)
     if skills := sent_or_none(body.client_skills):
         system = with_skills(usual if system is None else system, skills)

@@ -23,7 +23,7 @@ class AgentExport:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def messages(
+    async def load_messages(
         self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION
     ) -> Sequence[PortableMessage]:
         """Returns the messages of a conversation, oldest first; hidden rounds as messages."""
@@ -45,7 +45,7 @@ class AgentExport:
             exchange = rows[-1].exchange
             after = exchange.next_seq
 
-    async def passages(self, memory: Agent) -> Sequence[PassageDraft]:
+    async def load_passages(self, memory: Agent) -> Sequence[PassageDraft]:
         """Returns the passages of a memory, oldest first."""
         drafts: list[PassageDraft] = []
         after = 0
@@ -53,20 +53,22 @@ class AgentExport:
             page = await self._store.passages.list(memory.id, after=after, limit=_PASSAGES)
             passages = await self._store.passages.get(memory.id, [each.seq for each in page])
             drafts += [
-                PassageDraft(each.text, each.at, each.tags, each.metadata)
+                PassageDraft(text=each.text, at=each.at, tags=each.tags, metadata=each.metadata)
                 for each in (passages[listed.seq] for listed in page if listed.seq in passages)
             ]
             if len(page) < _PASSAGES:
                 return drafts
             after = page[-1].seq
 
-    async def archives(self, agent: Agent) -> Sequence[PortableArchive]:
+    async def load_archives(self, agent: Agent) -> Sequence[PortableArchive]:
         """Returns the archives that an agent has attached."""
         rows = await self._store.attached.load_targets(agent.id, DefinitionKind.ARCHIVE)
         definitions = await self._store.definitions.find_by_memories(DefinitionKind.ARCHIVE, rows)
         memories = await self._store.defined_agents.load_memories(agent.scope.project, rows)
         return [
-            PortableArchive(definitions[each.id].name, definitions[each.id].body, await self.passages(each))
+            PortableArchive(
+                definitions[each.id].name, definitions[each.id].body, await self.load_passages(each)
+            )
             for each in memories
             if each.id in definitions
         ]

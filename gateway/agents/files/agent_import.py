@@ -86,10 +86,10 @@ class AgentImport:
             await self._find_blocks()
             await self._make_folders()
             await self._make_archives()
-            uids = [await self._make_agent(agent) for agent in self._file.agents]
-            for memory, next_seq in uids:
+            memories = [await self._make_agent(agent) for agent in self._file.agents]
+            for memory, next_seq in memories:
                 await self._store.transfer.finish_import(memory, next_seq)
-            for agent, (memory, _) in zip(self._file.agents, uids, strict=True):
+            for agent, (memory, _) in zip(self._file.agents, memories, strict=True):
                 if agent.definition.sleeptime is not None:
                     await self._turn_sleeptime_on(memory)
         except BaseException:
@@ -97,7 +97,7 @@ class AgentImport:
             raise
         finally:
             self._registry.clear_cache()
-        return [_uid(memory) for memory, _ in uids]
+        return [_uid_of(memory) for memory, _ in memories]
 
     async def _take_back(self) -> None:
         """Takes back what was made, the last first. What cannot be taken back is logged, without its content."""
@@ -114,16 +114,16 @@ class AgentImport:
     # -- what agents share
 
     async def _make_tools(self, *, overrides: bool) -> None:
-        project, registry = self._project, self._registry.tools
+        project = self._project
+        registry = self._registry.tools
         for name, definition in self._file.tools.items():
             existing = await registry.named(project, name)
-            runs = await self._foreign.refusal(definition) is None
-            # A tool that cannot run here replaces no tool. It is stored until it can run, or is changed into one that
-            # can.
-            if existing is not None and not (runs and overrides):
+            can_run = await self._foreign.refusal(definition) is None
+            # A tool that cannot run here replaces no tool. It is stored, so that it can be changed into one that can.
+            if existing is not None and not (can_run and overrides):
                 self._tools[name] = existing
                 continue
-            if not runs:
+            if not can_run:
                 self.left_out.append(f"tools.{name}.{definition.source_type}")
             if existing is None:
                 created = self._tools[name] = await registry.create(project, name, definition)
@@ -142,16 +142,16 @@ class AgentImport:
 
     async def _make_folders(self) -> None:
         for key, folder in self._file.folders.items():
-            existing = await self._find(DefinitionKind.FOLDER, folder.uid)
+            existing = await self._find_uid(DefinitionKind.FOLDER, folder.uid)
             self._folders[key] = existing or await self._make_folder(folder)
 
     async def _make_archives(self) -> None:
         for key, archive in self._file.archives.items():
-            existing = await self._find(DefinitionKind.ARCHIVE, archive.uid)
+            existing = await self._find_uid(DefinitionKind.ARCHIVE, archive.uid)
             self._archives[key] = existing or await self._make_archive(archive)
 
-    async def _find(self, kind: DefinitionKind, uid: str | None) -> str | None:
-        """Returns the uid, if the project has a folder or an archive with it; None if it has none."""
+    async def _find_uid(self, kind: DefinitionKind, uid: str | None) -> str | None:
+        """Returns the uid if the project has a folder or an archive with this uid, else None."""
         if uid is None or await self._store.definitions.find(self._project, kind, uid) is None:
             return None
         return uid
@@ -190,7 +190,7 @@ class AgentImport:
     # -- agents
 
     async def _make_agent(self, agent: PortableAgent) -> tuple[Agent, int]:
-        """Makes an agent, whose memory is hidden as yet. Returns the memory, and its next number."""
+        """Makes an agent, whose memory stays hidden until its transfer ends. Returns the memory and its next number."""
         now = self._now()
         scope = api_scope(self._project, agent.uid or ids.new_uid())
         messages, next_seq = await asyncio.to_thread(_message_lines, agent)
@@ -211,9 +211,10 @@ class AgentImport:
         transfer = self._store.transfer
         memory = await transfer.begin_import(self._store.agents.new(scope))
         self._undo.append(partial(self._store.forgetting.wipe, memory.id))
-        reader, rest = LineReader(self._store, memory, next_seq), iter(lines)
-        while some := list(islice(rest, LINES_OF_TRANSACTION)):
-            await transfer.write(memory, [await reader.read(line) for line in some])
+        reader = LineReader(self._store, memory, next_seq)
+        remaining = iter(lines)
+        while some_lines := list(islice(remaining, LINES_OF_TRANSACTION)):
+            await transfer.write(memory, [await reader.read(line) for line in some_lines])
         return memory
 
     def _block_lines(self, agent: PortableAgent, now: float) -> Iterator[dict[str, Any]]:
@@ -262,15 +263,15 @@ class AgentImport:
         """Gives an agent a sleeptime agent of its own."""
         sleepers = self._registry.sleepers
 
-        async def entry() -> AgentEntry:
-            return await self._store.defined_agents.get(self._project, _uid(memory))
+        async def load_entry() -> AgentEntry:
+            return await self._store.defined_agents.get(self._project, _uid_of(memory))
 
         async def turn_off() -> None:
-            await sleepers.turn_off(await entry())
+            await sleepers.turn_off(await load_entry())
 
-        # Before it is made: what is not there is not taken back.
+        # Before the sleeptime agent is made: turning off does nothing if there is none.
         self._undo.append(turn_off)
-        await sleepers.turn_on(await entry())
+        await sleepers.turn_on(await load_entry())
 
 
 def _searchable_parts(passages: Sequence[PassageDraft]) -> Sequence[PassageDraft]:
@@ -315,6 +316,6 @@ def _passage_lines(passages: Sequence[PassageDraft], first: int) -> Iterator[dic
         }}  # fmt: skip
 
 
-def _uid(memory: Agent) -> str:
-    """Returns the public name of an agent whose memory this is."""
+def _uid_of(memory: Agent) -> str:
+    """Returns the public name of the agent whose memory this is."""
     return memory.scope.subject.rpartition(":")[2]

@@ -1,5 +1,5 @@
-"""Moves the agents of a Letta server to a gateway: reads agents from the one and imports them into the other, over
-REST.
+"""Moves the agents of a Letta server to a gateway: reads agents from the server and imports them into the gateway, both
+over REST.
 
 Agents keep their ids, so that programs find them, and so do blocks, folders, conversations and shared archives. An
 agent that the gateway has already is passed over, so a move that was broken off can simply be run again. Nothing
@@ -64,7 +64,7 @@ class _ListedAgent(Struct, frozen=True):
 
 
 class LettaMove:
-    """Moves agents from a Letta server to a gateway, one after the other."""
+    """Moves agents from a Letta server to a gateway, one at a time."""
 
     def __init__(self, source: Server, target: Server, model: str | None = None) -> None:
         self._source = source
@@ -78,9 +78,9 @@ class LettaMove:
     ) -> LettaMoveOutcome:
         """Moves the agents.
 
-        agent_ids: none: all.
-        report: is called with a line of what became of each.
-        progress: is called with how many are done, and how many there are.
+        agent_ids: of the agents to move; empty for all.
+        report: is called with a line of what became of each agent.
+        progress: is called with how many agents are done, and how many there are.
 
         Raises: RequestFailed if a server cannot be reached, or lists no agents.
         """
@@ -112,8 +112,8 @@ class LettaMove:
             if (state["id"] in agent_ids if agent_ids else state["id"] not in readers)
         ]
 
-    def _list_archives(self, agent: str) -> Iterator[Json]:
-        return self._source.pages_if_served("/v1/archives/", {"agent_id": agent})
+    def _list_archives(self, agent_id: str) -> Iterator[Json]:
+        return self._source.pages_if_served("/v1/archives/", {"agent_id": agent_id})
 
     def _move_unless_here(self, agent: _ListedAgent) -> str:
         """Moves an agent. Returns a line of what became of it. Raises: RequestFailed if the gateway does not answer."""
@@ -131,10 +131,10 @@ class LettaMove:
             line = f"{what}. {error.message}"
         return line
 
-    def _find_here(self, agent: str) -> Any:
+    def _find_here(self, agent_id: str) -> Any:
         """Returns an agent as the gateway shows it; None if it is not there. Raises: RequestFailed."""
         try:
-            return self._target.get(f"/v1/agents/{quote(agent, safe='')}")
+            return self._target.get(f"/v1/agents/{quote(agent_id, safe='')}")
         except RequestFailed as error:
             if error.reply_status == 404:
                 return None
@@ -169,8 +169,8 @@ class LettaMove:
             for each in source.pages_if_served("/v1/conversations/", {"agent_id": state["id"]})
         ]
         # An agent's list has the messages of all of its conversations.
-        elsewhere = {message["id"] for each in conversations for message in each.messages}
-        messages = [m for m in source.pages(f"{path}/messages", _WHOLE_MESSAGES) if m["id"] not in elsewhere]
+        other_ids = {message["id"] for each in conversations for message in each.messages}
+        messages = [m for m in source.pages(f"{path}/messages", _WHOLE_MESSAGES) if m["id"] not in other_ids]
         passages = list(source.pages(f"{path}/archival-memory", {"ascending": "true"}))
         files = [
             file

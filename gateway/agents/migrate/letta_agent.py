@@ -1,8 +1,8 @@
 """An agent of a Letta server, made an agent file that loses nothing of it.
 
-That server's own export has the messages of the window alone, no passages, no conversations, and fails for some agents.
-The ids in this file are the server's, and what it names keeps them: so several agents share their blocks, folders and
-archive here as they did there. (Seen of 0.16.8.)
+The server's own export has only the messages of the window, no passages and no conversations, and fails for some
+agents (seen of 0.16.8). The file made here has the server's ids, and an import keeps them: so several agents share
+blocks, folders and archives in the gateway as they did on the server.
 """
 
 from __future__ import annotations

@@ -141,7 +141,8 @@ class Archives:
         self, memory: Agent, text: str, tags: Sequence[str] = (), *, at: float | None = None
     ) -> Sequence[PassageView]:
         """Saves a text, a long one as several passages. at: its time; None for now."""
-        return await self.add_all(memory, [PassageDraft(text, self._now() if at is None else at, tags)])
+        draft = PassageDraft(text=text, at=self._now() if at is None else at, tags=tags)
+        return await self.add_all(memory, [draft])
 
     async def add_all(self, memory: Agent, drafts: Sequence[PassageDraft]) -> Sequence[PassageView]:
         """Saves texts, a long one as several passages: all of them or none.

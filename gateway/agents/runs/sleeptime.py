@@ -58,7 +58,7 @@ class _Batch(Struct, frozen=True):
     """The messages of a memory that a run reads."""
 
     span: ReadSpan
-    # More follows.
+    # The memory has more to be read after the span.
     is_more: bool
     # The message for the agent; "" if the span has no words for a model.
     text: str = ""
@@ -103,7 +103,8 @@ class Sleeping:
         self._settings = keeper.settings
         self._registry = registry
         self._runs = runs
-        self._budget, self._models = budget, models
+        self._budget = budget
+        self._models = models
         self._now = keeper.now
         # The last attempt of a job ends a run that an upstream has failed.
         self._tries = _LIMITS.tries
@@ -117,10 +118,11 @@ class Sleeping:
         sleeptime = await self._find_sleeptime(memory)
         if sleeptime is None:
             return
-        # Left by a run that was cancelled while it waited for its next attempt.
+        # A run that was cancelled while it waited for its next attempt has left its texts.
         await self._store.sleepers.empty_readings(memory.id, _PAGE)
-        # Up to here it was due, however little is left of that.
-        upto, batches = orjson.loads(job.payload).get("upto", 0), list[_Batch]()
+        # Up to this number the memory is read now, however little of that is left; 0: only what is due.
+        upto = orjson.loads(job.payload).get("upto", 0)
+        batches: list[_Batch] = []
         for reader in await self._find_or_make_readers(memory, sleeptime, upto):
             reading = await self._find_or_accept_run(job, memory, sleeptime, reader, upto)
             if (
@@ -130,7 +132,7 @@ class Sleeping:
                 batches.append(batch)
         is_more = any(batch.is_more for batch in batches)
         readers = (await self._store.readers.load_by_memory([memory.id]))[memory.id] if batches else []
-        # What came while they read may have made another run due.
+        # Messages that came while the agents read may have made another run due.
         if is_more or any(_is_due(reader, sleeptime) for reader in readers):
             # Enqueued before this job ends, so that a crash in between leaves nothing unread.
             payload = orjson.dumps({"upto": (upto or memory.next_seq - 1) if is_more else 0})
@@ -147,7 +149,7 @@ class Sleeping:
     async def _find_or_make_readers(
         self, memory: Agent, sleeptime: Sleeptime, upto: int
     ) -> Sequence[ReaderEntry]:
-        """Returns the agents that read a memory. One without any gets one when a run is due."""
+        """Returns the agents that read a memory. If there is none, an agent is made once a run is due."""
         readers = await self._store.readers.load_by_memory([memory.id])
         if memory.scope.is_person and readers[memory.id]:
             # The settings may have given it further blocks.
