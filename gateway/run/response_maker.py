@@ -216,7 +216,7 @@ class ResponseMaker:
         Raises: StoreError.
         """
         if numbers := [*self._accepted, *self._left_at]:
-            for number in {*numbers} - await self.store.responses.open_among(numbers):
+            for number in {*numbers} - await self.store.responses.find_open_among(numbers):
                 self._drop(number)
 
     async def _open_log(self, run: Run, job: Job) -> ResponseLog:

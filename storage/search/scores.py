@@ -47,10 +47,9 @@ _FEW_ROWS = 4_096
 # messages around the hits, the array would be large and nearly empty: then cells are added up term by term, which takes
 # as long.
 _MAX_CELLS_PER_OCCURRENCE = 8
-# How far beyond texts that have nothing to do with the query a message has to be that is shown though hardly a word of
-# the query was ever used: 3, and 1 more for ten times as many messages, among which chance finds nearer ones. Measured
-# with 10 to 550 messages: 84 to 69% of questions have one, and 1 to 5% of small talk and errands, which need none
-# notes for.
+# A message that has hardly a word of the query is shown if it is this far beyond texts that have nothing to do with the
+# query: 3, plus 1 for each tenfold of messages, since chance finds nearer messages among more. Measured with 10 to 550
+# messages: 84 to 69% of questions have such a message, and 1 to 5% of small talk and errands, which need no notes.
 _MIN_BEYOND_ALONE = 3.0
 
 
@@ -82,7 +81,7 @@ class _Ranking:
     vector_weight: float
     # The rows that were returned.
     best_rows: list[int] = field(default_factory=list)
-    # The scores by which they were chosen: 0 where the bounds left a row out. None: no row was returned.
+    # The scores by which `best_rows` were chosen: 0 where the bounds left a row out. None if no row was returned.
     chosen_by: NDArray[np.float64] | None = None
 
     def fuse(self) -> NDArray[np.float64]:
@@ -333,12 +332,13 @@ class Scores:
 
         One of several terms is not enough, unless other rows have other terms: a question may ask for several things.
         """
-        most, least = _max(share), MIN_BEST_SHARE * self._asked
-        if most < least:
+        best_share = _max(share)
+        min_share = MIN_BEST_SHARE * self._asked
+        if best_share < min_share:
             return False
-        if self._term_count <= FEW_TERMS or most >= MIN_BEST_SHARE_OF_ONE * self._asked:
+        if self._term_count <= FEW_TERMS or best_share >= MIN_BEST_SHARE_OF_ONE * self._asked:
             return True
-        return self._hold_several(rows[share >= least])
+        return self._hold_several(rows[share >= min_share])
 
     def _hold_several(self, rows: NDArray[np.int64]) -> bool:
         """Returns whether rows and their neighbours have more than one term of the query, between them."""
@@ -351,7 +351,7 @@ class Scores:
         return len(np.unique(np.concatenate(self._occurrence_terms)[is_there])) > 1
 
     def _strong_by_vector(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
-        """Returns by row whether its vector alone shows that it is about the query, or None if no vector does.
+        """Returns by row whether its vector alone shows that it is about the query; None if no vector shows that.
 
         The nearest vector is not enough, since some vector is always the nearest.
         """
@@ -368,7 +368,7 @@ class Scores:
     ) -> NDArray[np.bool_]:
         """Returns by row whether it is too weak for a search that was not asked for.
 
-        by_vector_alone: as `_strong_by_vector` returns it, where the words are weak; None: they are not.
+        by_vector_alone: as `_strong_by_vector` returns it if the words are weak; None if they are strong.
         """
         if by_vector_alone is not None:
             return ~by_vector_alone
@@ -378,7 +378,10 @@ class Scores:
         return weak
 
     def _weigh_vectors(self, share: NDArray[np.float64], flags: NDArray[np.uint8]) -> float:
-        """Returns how much the ranking by vectors counts; an earlier question that has the same words answers none."""
+        """Returns how much the ranking by vectors counts: the less, the more of the query one message has by its words.
+
+        Messages that only ask do not count, since a question with the same words answers nothing.
+        """
         stated = share * ((flags & ASKS) == 0) if self._layout.all_flags & ASKS else share
         return (1.0 - min(_max(stated) / (self._asked or 1.0), 1.0)) ** VECTORS_FADE
 
@@ -402,7 +405,7 @@ class Scores:
         return rows, ranking.columns(rows, fused)()
 
     def _row_scores(self) -> _RowScores:
-        """Returns the rows that hold something of the query; all, where vectors count or more than half hold some."""
+        """Returns the rows that hold something of the query. Returns all if vectors count, or if most rows would do."""
         import numpy as np
 
         layout = self._layout
@@ -443,7 +446,7 @@ def _hold_back_small_talk(
 
 
 def _distinct(places: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the distinct places among some, in order, and for each its index there. count: of all places."""
+    """Returns the distinct ones of some places, in order, and for each place its index there. count: of all places."""
     import numpy as np
 
     is_there = np.zeros(count, bool)
@@ -475,17 +478,17 @@ def _sum_by_cell(
     # Numbers of 16 bits are sorted in the time of a few passes.
     for number, part in enumerate(np.split(term.astype(np.uint16).argsort(kind="stable"), ends[:-1])):
         by_index: NDArray[Any] = np.bincount(index[part], times[part])
-        having = (by_index > 0).nonzero()[0]
-        indices.append(having)
-        terms.append(np.full(len(having), number))
-        sums.append(by_index[having])
+        filled = (by_index > 0).nonzero()[0]
+        indices.append(filled)
+        terms.append(np.full(len(filled), number))
+        sums.append(by_index[filled])
     return _Cells(np.concatenate(indices), np.concatenate(terms), np.concatenate(sums))
 
 
 def _relative_to_best(
     score: NDArray[np.float64], of_user: NDArray[np.integer], weight: float
 ) -> NDArray[np.float64]:
-    """Returns the score relative to the best of all turns, plus, for the user's, relative to the best of these."""
+    """Returns scores relative to the best score. For the user's turns, adds the score relative to their best one."""
     relative: NDArray[np.float64] = score / (_max(score) or 1.0)
     if not weight:
         return relative

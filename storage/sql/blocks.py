@@ -65,7 +65,14 @@ async def default_blocks(connection: Connection, agent_row: int) -> list[Block]:
     """Returns an agent's own blocks, each with the value that the profile gave to it."""
     rows = await connection.rows(SQL["block_defaults"], (agent_row,))
     return [
-        Block(0, label, description, value or "", limit, bool(read_only))
+        Block(
+            id=0,
+            label=label,
+            description=description,
+            value=value or "",
+            limit=limit,
+            read_only=bool(read_only),
+        )
         for label, description, limit, read_only, value in rows
     ]
 
@@ -162,9 +169,9 @@ def check_limit(label: str, value: str, limit: int) -> None:
 async def restore_block(
     connection: Connection, block_row: int, version: int, to: int, *, at: float, origin: str
 ) -> Block:
-    """Brings back the value that a block had in the version `to`.
+    """Brings back the value that a block had in the version `to`. version: the block's present version.
 
-    version: the present one. Raises: NotFound, WriteConflict, BlockOverLimit.
+    Raises: NotFound, WriteConflict, BlockOverLimit.
     """
     row = await connection.row(SQL["block_history_get"], (block_row, to, FORGOTTEN_ORIGIN))
     if row is None:
@@ -235,7 +242,10 @@ async def empty_snapshots(connection: Connection, statement: str, values: Sequen
 
 
 def emptied_section(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the record of a path that renders its section again with the next request. known: its present record."""
+    """Returns the record of an emptied section, which is rendered again with the next request.
+
+    known: the section's present record.
+    """
     return {"blocks": {}, "tools": known.get("tools"), "epoch": -1}
 
 
@@ -259,7 +269,7 @@ async def settle_ops(connection: Connection, agent_row: int, ids: Iterable[int],
 
 
 class Blocks(Group):
-    """Blocks, for those who have no transaction of their own."""
+    """Reads and writes of blocks, each in a transaction of its own."""
 
     load = reads(as_method(load_blocks))
     write = writes(as_method(write_block))
@@ -373,7 +383,8 @@ def make_revision(row: Row) -> Revision:
 
 def make_block(row: Row) -> Block:
     """Makes the record of a row that begins as those of `block_get`."""
-    return Block(row[0], row[1], row[2], row[3], row[4], bool(row[5]), row[6], row[7])
+    id, label, description, value, limit, read_only, version, uid, *_ = row
+    return Block(id, label, description, value, limit, bool(read_only), version, uid)
 
 
 async def get_block(connection: Connection, block_row: int) -> Block:

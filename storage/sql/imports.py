@@ -45,9 +45,9 @@ EXCHANGES_AT_ONCE: Final = 16
 class _Passing(NamedTuple):
     """Readers that have nothing more to read of a memory."""
 
-    # By reader, up to where it has come.
+    # The cursor of each reader.
     cursors: Mapping[int, int]
-    # The last number for which this holds.
+    # Up to this number there is nothing for them to read.
     upto: int
 
 
@@ -181,16 +181,16 @@ class Imports(Group):
         numbers = await load_numbers(connection, agent_row)
         if numbers is None:
             return _Passing({}, 0)
-        passing = {
+        cursors = {
             reader: seq
             for reader, seq in (await _load_cursors(connection, agent_row)).items()
             if await connection.row(SQL["next_unlearned"], (agent_row, seq)) is None
         }
-        return _Passing(passing, numbers.next_seq - 1)
+        return _Passing(cursors, numbers.next_seq - 1)
 
     @bulk_writes
     async def _pass_over(self, connection: Connection, agent_row: int, passing: _Passing, now: float) -> None:
-        """Moves readers to the end of a memory that have nothing to read of what was written meanwhile either."""
+        """Moves readers to the end of a memory, if what was written meanwhile has nothing for them to read either."""
         await connection.lock(agent_row)
         numbers = await load_numbers(connection, agent_row)
         if (
@@ -206,7 +206,7 @@ class Imports(Group):
     async def load_origins(
         self, connection: Connection, agent_row: int, what: Literal["exchange", "fact"], ids: Sequence[int]
     ) -> dict[int, tuple[str, float]]:
-        """Returns from which imports facts or exchanges are, by their rows: the format, and when the import began."""
+        """Returns the format of the import that each fact or exchange is from, and when the import began, by row."""
         rows = await rows_of(connection, SQL["origins"], ids, agent_row, what)
         return {row[0]: (row[1], row[2]) for row in rows}
 
@@ -218,7 +218,7 @@ def _make_import(row: Row) -> StoredImport:
 
 
 async def _load_cursors(connection: Connection, agent_row: int) -> dict[int, int]:
-    """Returns up to where each reader of a memory has come."""
+    """Returns the cursor of each reader of a memory."""
     cursors = {LEARNER: await cursor_of(connection, agent_row, LEARNER), RULE: 0}
     return cursors | {row[0]: row[1] for row in await connection.rows(SQL["readers_of"], (agent_row,))}
 
@@ -254,7 +254,7 @@ async def _decide(
     """Reads what is known of a conversation, and decides its changes.
 
     done: how many of its exchanges are written.
-    conversation_row: of the conversation in which these are; None: it is looked for.
+    conversation_row: of the conversation in which these are; None if it is not known, so that it is looked for.
     """
     # Read first: what changes while the pool is read raises it.
     version = await _load_version(connection, agent.id)
@@ -288,7 +288,7 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
 async def _find_conversation(
     connection: Connection, agent: Agent, write: ImportWrite, done: int
 ) -> int | None:
-    """Returns the conversation in which this import has written `done` exchanges, or else the one with the same id."""
+    """Returns the conversation in which this import has written `done` exchanges, or else that with the client's id."""
     conversation_row: int | None = None
     if done:
         conversation_row = await connection.value(
@@ -315,7 +315,7 @@ async def _load_pool(
 def _end_of_part(writing: ImportWriting) -> int:
     """Returns the index after the next part's last exchange. Exchanges stored with their words do not count."""
     change = writing.change
-    count = len(writing.change.counts)
+    count = len(change.counts)
     to_write = (i for i in range(writing.done, count) if i >= change.known or i in change.fill)
     return next(islice(to_write, EXCHANGES_AT_ONCE - 1, None), count - 1) + 1
 

@@ -41,13 +41,15 @@ from storage.sql.vectors import find_near, load_joined
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Vectors of more bytes are compared in the reader's thread, or read and compared there: a hop to it takes less time.
-_MANY_BYTES, _MANY_UNREAD_BYTES = 20 << 20, 2 << 20
-# The part of its time that a search waits for vectors: then the words have to do.
+# More bytes of vectors are compared in the reader's thread, since a hop to it takes less time. So are unread vectors,
+# which are read there as well.
+_MANY_BYTES = 20 << 20
+_MANY_UNREAD_BYTES = 2 << 20
+# The part of its deadline that a search waits for vectors. After that it goes by words alone.
 _VECTORS_PART = 0.5
-# A search for passages, or for messages of one kind, looks among so many hits.
+# The most hits that a search for passages, or for messages of one kind, selects from.
 _MAX_CANDIDATES = 5000
-# The most passages and facts that are not indexed yet which a search for passages reads.
+# The most unindexed passages and facts that a search for passages reads.
 _UNINDEXED_PASSAGES = 1000
 # Messages that are read and checked for words: more than a page has, since the index also finds messages that have the
 # words in their date or speaker alone.
@@ -212,7 +214,7 @@ class Recall(Group):
         terms = terms_of_query(query)
         if not terms:
             return WordHits()
-        # Read here to know whether the cached memory lacks messages: one that is full is not read on.
+        # Read here to know whether the cached memory lacks messages, since a full one is not read on.
         numbers = await self._database.read(
             lambda connection: load_numbers(connection, agent.id), deadline_ms=deadline_ms
         )
@@ -258,12 +260,12 @@ class Recall(Group):
 
     @staticmethod
     def around_words(text: str, query: str, chars: int) -> str:
-        """Returns the part of a text around the first word that a query has, for a preview of a hit."""
+        """Returns the part of a text around the first of a query's words, for a preview of a hit."""
         return around_words(text, terms_of_query(query), chars)
 
     @staticmethod
     def spans_with_words(text: str, query: str) -> list[tuple[int, int]]:
-        """Returns where the words stand in a text that a query has, in any of their forms: start and end of each."""
+        """Returns the start and end of each of a query's words in a text, in any of their forms."""
         return spans_with(text, terms_of_query(query))
 
     @_reports_damage
@@ -371,18 +373,18 @@ class Recall(Group):
         near = None
         if vector is not None:
             near = await self.compare(agent, vector, numbers=memory.numbers, deadline_ms=deadline_ms)
-        fresh = await self._database.long_read(
+        unindexed = await self._database.long_read(
             lambda connection: load_passages_and_facts(
                 connection, exchanges.SQL["passages_and_facts_since"], values
             ),
             deadline_ms=deadline_ms,
         )
-        # Messages are ranked too, and passed over: the weights of words are those of the whole memory.
+        # Messages are ranked too, and then passed over, so that the weights of words are those of the whole memory.
         hits = rank.rank(
             memory.index,
             query,
             agent.secret,
-            tail=Tail(fresh),
+            tail=Tail(unindexed),
             limit=_MAX_CANDIDATES,
             near=near,
             postings=buckets.postings(),
@@ -414,7 +416,7 @@ class Recall(Group):
 
 
 def _pages(seqs: Sequence[int], first: int = 0) -> Iterator[Sequence[int]]:
-    """Yields the numbers in parts, each as long as is read at once. first: the length of one before these; 0: none."""
+    """Yields the numbers in pages of `rank.MAX_HITS`. first: the length of an additional first page; 0 for none."""
     if first:
         yield seqs[:first]
     for start in range(first, len(seqs), rank.MAX_HITS):

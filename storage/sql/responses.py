@@ -95,7 +95,7 @@ class Responses(Group):
         return make_agent_record(row[:AGENT_COLUMNS]), make_run(row[AGENT_COLUMNS:])
 
     @reads
-    async def open_among(self, connection: Connection, run_rows: Sequence[int]) -> set[int]:
+    async def find_open_among(self, connection: Connection, run_rows: Sequence[int]) -> set[int]:
         """Returns the runs among these that have not ended."""
         return {id for (id,) in await rows_of(connection, SQL["open_among"], run_rows)}
 

@@ -35,7 +35,7 @@ class ItemWork(Struct, frozen=True):
     item: BatchItem
     # Returns the outcome. Called again after a conflict with another writer.
     make: MakesOutcome
-    # The reply that the provider has billed; b"": there is none.
+    # The reply that the provider has billed; b"" if there is none.
     reply: bytes = b""
 
 
@@ -53,12 +53,12 @@ class ItemOutcomes:
     _deferred: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def write_outcomes(self, works: Sequence[ItemWork]) -> None:
-        """Writes the outcomes of items: together, but those of a busy conversation by themselves, once it is free."""
+        """Writes the outcomes of items together. The outcome of a busy conversation is written once it is free."""
         outcomes = await _make_outcomes(works)
         queues = self.keeper.queues
         endings = list[ItemEnding]()
         writes = list[ItemWrite]()
-        together = list[ItemWork]()
+        written_works = list[ItemWork]()
         with ExitStack() as stack:
             for work, outcome in zip(works, outcomes, strict=True):
                 if not isinstance(outcome, ItemEnding):
@@ -71,7 +71,7 @@ class ItemOutcomes:
                 else:
                     self._deferred.append(asyncio.create_task(self._write_alone(work)))
                     continue
-                together.append(work)
+                written_works.append(work)
             try:
                 await self.write(writes)
             except WriteConflict:
@@ -80,12 +80,12 @@ class ItemOutcomes:
                 for ending in endings:
                     self.turns.report(ending)
                 return
-        # Two of them have changed one block, or another writer was faster. Then each is made and written by itself.
-        for work in together:
+        # Two of the items have changed one block, or another writer was faster. Now each is made and written by itself.
+        for work in written_works:
             await self._write_alone(work)
 
     async def write(self, writes: Sequence[ItemWrite]) -> None:
-        """Writes them in one transaction. Raises: WriteConflict, StoreError."""
+        """Writes outcomes in one transaction. Raises: WriteConflict, StoreError."""
         if not writes:
             return
         day = int(self.now() // DAY_S)
@@ -130,7 +130,7 @@ async def _make_outcomes(works: Sequence[ItemWork]) -> list[ItemWrite | ItemEndi
 
     making = [asyncio.create_task(make(work)) for work in works]
     try:
-        # Where one fails, the calls of the others have their answers noted, and end before the next attempt.
+        # If one fails, the others go on: their calls end, with their answers noted, before the next attempt.
         await asyncio.gather(*making, return_exceptions=True)
     finally:
         await _cancel(making)

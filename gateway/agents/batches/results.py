@@ -86,20 +86,21 @@ class PartResults:
             await self._write_all([ItemWork(item, partial(self._outcome_of, item, result)) for item in page])
 
     async def resend(self, part: ProviderPart, *, lost_by_restart: bool) -> None:
-        """Has the items of a lost part sent again. One that the provider has lost counts as expired once more.
+        """Has the items of a lost part sent again. An item that the provider has lost counts as expired once more.
 
-        One that has begun to make the calls of its reply goes on with that: the reply is in the item's journal.
+        An item that has begun to make the calls of its reply goes on with them: the reply is in the item's journal.
         """
         new_expiries = 0 if lost_by_restart else 1
         async for page in self.pages(part.number):
-            works, resent = list[ItemWork](), list[ItemRetry]()
-            for each in page:
-                if reply := await self.turns.read_noted_reply(each):
+            works = list[ItemWork]()
+            retries = list[ItemRetry]()
+            for item in page:
+                if reply := await self.turns.read_noted_reply(item):
                     result = PartResult("", "succeeded", reply)
-                    works.append(ItemWork(each, partial(self._outcome_of, each, result), reply))
-                elif lost_by_restart or each.expiries + new_expiries < _MAX_EXPIRIES:
-                    resent.append(ItemRetry(each, each.errors, each.expiries + new_expiries))
-            await self.outcomes.write(resent)
+                    works.append(ItemWork(item, partial(self._outcome_of, item, result), reply))
+                elif lost_by_restart or item.expiries + new_expiries < _MAX_EXPIRIES:
+                    retries.append(ItemRetry(item, item.errors, item.expiries + new_expiries))
+            await self.outcomes.write(retries)
             await self._write_all(works)
 
     async def fail_items(self, part: ProviderPart, failure: ItemFailed) -> None:
@@ -109,18 +110,18 @@ class PartResults:
 
     async def cancel_items(self) -> None:
         """Cancels the items that have not ended."""
-        while items := await self.store.batches.open_items(self.batch.id, PAGE):
+        while items := await self.store.batches.list_open_items(self.batch.id, PAGE):
             await self.end_items(items, _CANCELLED_ITEM)
 
     async def end_items(self, items: Sequence[BatchItem], failure: ItemFailed) -> None:
         """Ends items that cannot continue. The rounds that they have completed stay."""
         await self._write_all([ItemWork(item, partial(self.turns.make_end, item, failure)) for item in items])
 
-    async def pages(self, part: int | None) -> AsyncIterator[list[BatchItem]]:
+    async def pages(self, part_number: int | None) -> AsyncIterator[list[BatchItem]]:
         """Yields the items of a part, or (None) of the batch, page by page. Items may leave the part meanwhile."""
         after = 0
-        items = self.store.batches.list_items
-        while page := await items(self.batch.id, part=part, after=after, limit=PAGE):
+        batches = self.store.batches
+        while page := await batches.list_items(self.batch.id, part=part_number, after=after, limit=PAGE):
             after = page[-1].id
             yield page
 
@@ -130,17 +131,17 @@ class PartResults:
         await self.outcomes.wait_for_deferred()
 
     async def _record_page(self, part: ProviderPart, page: Mapping[str, PartResult]) -> None:
-        """Records a page of results. One that was recorded before changes nothing."""
+        """Records a page of results. A result that was recorded before changes nothing."""
         works: list[ItemWork] = []
         for custom_id, result in page.items():
-            name = _CUSTOM_ID.fullmatch(custom_id)
-            if name is None or name[1] != self.batch.uid:
+            id_match = _CUSTOM_ID.fullmatch(custom_id)
+            if id_match is None or id_match[1] != self.batch.uid:
                 continue
-            item = await self.store.batches.find_item_by_row(self.batch.id, int(name[2]))
+            item = await self.store.batches.find_item_by_row(self.batch.id, int(id_match[2]))
             if (
                 item is not None
                 and item.part in (part.number, ENDED_PART)
-                and int(name[3]) == item.request_number
+                and int(id_match[3]) == item.request_number
             ):
                 works.append(ItemWork(item, partial(self._outcome_of, item, result), result.body))
         await self.outcomes.write_outcomes(works)

@@ -214,7 +214,7 @@ class Batches(Group):
         return await connection.value(SQL["left"], (batch_row,)) is not None
 
     @reads
-    async def open_items(
+    async def list_open_items(
         self, connection: Connection, batch_row: int, limit: int
     ) -> builtins.list[BatchItem]:
         """Returns some items that have not ended."""
