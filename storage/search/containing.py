@@ -1,7 +1,7 @@
-"""Finding every message that has all words of a query, the newest first; where it finds none, there is none.
+"""Finding every message that has all words of a query, the newest first. No message that has them is missed.
 
-Pure: values in, numbers out. The index may say too much, since it has the words of dates and of speakers as well, and
-two words may share a hash. So callers check what it names against the text (`has_terms`).
+Pure: values in, numbers out. Some messages that the index names do not have the words: the index also has the words of
+dates and of speakers, and two words may share a hash. So callers check the texts of the messages (`has_terms`).
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Only so many words of a query are looked for, the first ones, and only in its first characters.
-_MAX_TERMS, _MAX_CHARS = 64, 10_000
-# A text of so many characters has no more terms than the index takes of one.
+# The first words of a query that are looked for, and the first characters of it in which they lie.
+_MAX_TERMS = 64
+_MAX_CHARS = 10_000
+# A text of so many characters has no more terms than the index takes of a text.
 _PIECE_CHARS = 8_000
 _WRITTEN_WORD = re.compile(r"\S+")
 _PUNCTUATION_AROUND = re.compile(r"^\W+|\W+$")
-# The written words of a text among which one with a term is looked for. In a query there may be many function words.
-_MAX_TEXT_WORDS, _MAX_QUERY_WORDS = 5_000, 10 * _MAX_TERMS
+# The first written words of a text, and those of a query (which may have many function words), that are compared.
+_MAX_TEXT_WORDS = 5_000
+_MAX_QUERY_WORDS = 10 * _MAX_TERMS
 
 
 def terms_of_query(query: str) -> list[str]:
-    """Returns the terms that a text must have, each once. Function words are none."""
+    """Returns the terms that a text must have, each once. Function words are left out."""
     return [*islice(dict.fromkeys(words_of(query[:_MAX_CHARS])), _MAX_TERMS)]
 
 
@@ -45,11 +47,12 @@ def has_terms(text: str, terms: Collection[str]) -> bool:
 
 
 def has_terms_anywhere(text: str, terms: Collection[str]) -> bool:
-    """Returns whether a text of any length has all of these terms: the index has the first ones of a long text."""
-    missing, start = {*terms}, 0
+    """Returns whether a text of any length has all of these terms. The index has only the first of a long text."""
+    missing = {*terms}
+    start = 0
     while missing and start < len(text):
         end = start + _PIECE_CHARS
-        if end < len(text):  # no word is cut, but for one without an end
+        if end < len(text):  # only a word as long as a piece is cut
             end = text.rfind(" ", start + 1, end) + 1 or end
         missing.difference_update(count_terms(Document(0, "user", text[start:end], math.nan)).terms)
         start = end
@@ -72,9 +75,9 @@ def written_words(text: str, without: str = "") -> list[str]:
 
 
 def spans_with(text: str, terms: Collection[str]) -> list[tuple[int, int]]:
-    """Returns where words of a text stand that have one of these terms: start and end of each, in order.
+    """Returns the start and end of each word of a text that has one of these terms, in order.
 
-    A compound of which only a part has the term is none of them.
+    A compound is left out if only a part of it has a term.
     """
     wanted = {*terms} - parts_of_words(terms)
     spans: list[tuple[int, int]] = []
@@ -83,14 +86,14 @@ def spans_with(text: str, terms: Collection[str]) -> list[tuple[int, int]]:
             continue
         written = _PUNCTUATION_AROUND.sub("", match[0])
         start = match.start() + match[0].find(written)
-        # Of "room-12" one word may have it. Of "1,204", which is one term, no part has.
+        # One word of "room-12" may have the term. No part of "1,204" has it, which is one term as a whole.
         words = [(a, b) for a, b in word_spans(written) if not wanted.isdisjoint(words_of(written[a:b])[:1])]
         spans += [(start + a, start + b) for a, b in sorted(words) or [(0, len(written))]]
     return _joined(spans)
 
 
 def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Returns spans, in the order of their starts, of which those that overlap are one."""
+    """Returns spans, in the order of their starts. Spans that overlap are joined."""
     joined: list[tuple[int, int]] = []
     for start, end in spans:
         if joined and start < joined[-1][1]:
@@ -126,11 +129,12 @@ def find_containing(
     if index.blob_bytes:
         hashes = [*hash_terms(terms, secret).values()]
         stop = end
-        for first_chunk, some in postings:
+        for first_chunk, found in postings:
             start = layout.rows_of(range(first_chunk * CHUNK)).stop
             if start < stop:
-                read = [hash_ for hash_ in hashes if hash_ in some.read] if index.segments else hashes
-                rows.update(_rows_in_index(index, layout, read, some, range(start, stop))[-limit:].tolist())
+                read_hashes = [each for each in hashes if each in found.read] if index.segments else hashes
+                found_rows = _rows_in_index(index, layout, read_hashes, found, range(start, stop))
+                rows.update(found_rows[-limit:].tolist())
                 stop = start
             if sum(row >= stop for row in rows) >= limit:
                 break

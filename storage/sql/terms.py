@@ -26,7 +26,7 @@ SQL = load("terms.sql")
 
 
 async def terms_since(connection: Connection, agent_row: int, stamp: int) -> list[Row]:
-    """Returns (chunk number, stamp, bytes) of the chunks with later stamps than this one; -1: of all chunks."""
+    """Returns (chunk number, stamp, bytes) of the chunks with later stamps than `stamp`; -1 for all chunks."""
     return await connection.rows(SQL["terms_since"], (agent_row, stamp))
 
 
@@ -36,7 +36,7 @@ async def terms_between(connection: Connection, agent_row: int, chunks: range) -
 
 
 async def get_terms(connection: Connection, agent_row: int, chunk: int) -> bytes | None:
-    """Returns the blob of a chunk of an agent's search index; None where there is none."""
+    """Returns the blob of a chunk of an agent's search index; None if the index has no such chunk."""
     data: bytes | None = await connection.value(SQL["terms_get"], (agent_row, chunk))
     return data
 
@@ -66,9 +66,9 @@ async def load_uncovered(
 class ReadBuckets(Struct, frozen=True):
     """The rows that were read of the buckets in which some terms lie."""
 
-    # The rows that were read: (bucket, number of the segment, stamp, bytes).
+    # Each row is (bucket, number of the segment, stamp, bytes).
     rows: Sequence[Row]
-    # The bytes of a bucket in all segments, read or not, by bucket.
+    # By bucket: its bytes in all segments, read or not.
     sizes: Mapping[int, int]
 
 
@@ -82,7 +82,7 @@ async def load_buckets(connection: Connection, agent_row: int, hashes: Sequence[
 
 
 async def find_unsegmented(connection: Connection, agent_row: int, indexed_seq: int) -> int | None:
-    """Returns the number of a segment that can be made; None: there is none."""
+    """Returns the number of a segment that can be made; None if no segment can be made."""
     count = segment_of(blob.chunk_of(indexed_seq + 1))  # of segments whose chunks are all there
     if count < MIN_SEGMENTS:
         return None
@@ -115,7 +115,7 @@ async def mend_terms(connection: Connection, agent_row: int) -> None:
 
 
 async def find_covered(connection: Connection, agent_row: int, chunk: int) -> int:
-    """Returns the number before the first exchange that has a message in a chunk; it may begin before the chunk."""
+    """Returns the number before the first exchange that has a message in a chunk. It may begin before the chunk."""
     return int(await connection.value(SQL["chunk_begin"], (agent_row, chunk * blob.CHUNK))) - 1
 
 

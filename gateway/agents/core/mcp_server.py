@@ -1,7 +1,7 @@
 """The configuration of an MCP server as a request has it, with its secrets, and how it changes what is stored.
 
-A secret is named by a field: `auth_token`, `custom_headers.<name>` or `env.<name>`. What is stored of one is encrypted
-(gateway.agents.tools.secret), and what is shown of one is a mask.
+A secret is named by a field: `auth_token`, `custom_headers.<name>` or `env.<name>`. Secrets are stored encrypted
+(gateway.agents.tools.secret), and shown as a mask.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class McpToolSource(NamedTuple):
 
     # The uid of the server.
     server: str
-    # The name of the tool there.
+    # The name of the tool at the server.
     tool: str
 
     @classmethod
     def of(cls, definition: ToolDefinition) -> Self | None:
-        """Returns the source of a tool; None if it is not one of an MCP server."""
+        """Returns the source of a tool; None if the tool is not an MCP server's."""
         if definition.source_type != "mcp":
             return None
         server, _, tool = definition.source.partition("/")
@@ -54,7 +54,7 @@ class McpServerConfig:
     definition: McpServerDefinition
     # By their fields, in plain text or MASK.
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-    # Those of TOKEN, HEADERS and VARIABLES whose secrets are replaced; those of the others stay.
+    # The groups of secrets (TOKEN, HEADERS, VARIABLES) that are replaced. The stored secrets of other groups stay.
     replaced_groups: frozenset[str] = frozenset()
 
     def given_secrets(self) -> dict[str, str]:
@@ -64,26 +64,26 @@ class McpServerConfig:
     def retained_secrets(self, before: McpServerDefinition) -> dict[str, str]:
         """Returns the stored secrets that stay, encrypted. before: the stored server.
 
-        Raises: BadRequest if a mask stands for no secret, or they were given for another address or program.
+        Raises: BadRequest if a mask stands for no secret, or the secrets were given for another address or program.
         """
         for name, value in self.secrets.items():
             if value == MASK and name not in before.secrets:
                 raise BadRequest(
                     f"{name}: {MASK} leaves a secret as it is, and there is none.", param="config"
                 )
-        stays = {
+        retained = {
             name: value
             for name, value in before.secrets.items()
             if self.secrets.get(name) == MASK or group_of(name) not in self.replaced_groups
         }
         now = self.definition
-        if stays and (now.url, now.command) != (before.url, before.command):
+        if retained and (now.url, now.command) != (before.url, before.command):
             raise BadRequest(
-                f"The secrets {', '.join(sorted(stays))} were given for another address or program: give them again "
+                f"The secrets {', '.join(sorted(retained))} were given for another address or program: give them again "
                 "with this one, or null in their place.",
                 param="config",
             )
-        return stays
+        return retained
 
 
 def group_of(name: str) -> str:

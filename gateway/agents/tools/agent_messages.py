@@ -1,6 +1,6 @@
 """Tools with which an agent speaks to other agents of its project.
 
-How a message is sent is handed in as a value (`SendsToAgents`), since a run of another agent is made above here.
+The caller passes what sends a message (`SendsToAgents`), since this module must not import the runs of agents.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
 SEND_ASYNC: Final = "send_message_to_agent_async"
-_MIN_ANSWER_CHARS = 200  # that are left of a long answer, however many agents have answered
+_MIN_ANSWER_CHARS = 200  # of a long answer, however many agents have answered
 _NAME_CHARS = 80
 _CUT = " [{left} more characters were cut off.]"
 
 
 class AnswerFailure(StrEnum):
-    """Why there is no answer. The model that asked reads it as the answer's `type`."""
+    """Why there is no answer. The model that has asked reads the reason as the answer's `type`."""
 
     # There is no such agent.
     MISSING = "missing"
@@ -42,7 +42,7 @@ class AnswerFailure(StrEnum):
 
 
 class AgentAnswer(Struct, frozen=True):
-    """The answer of an agent to another one's message."""
+    """The answer of an agent to another agent's message."""
 
     # The agent's public id.
     id: str
@@ -50,14 +50,14 @@ class AgentAnswer(Struct, frozen=True):
     name: str
     # The text of the answer.
     text: str = ""
-    # The reason why there is no answer.
+    # Why there is no answer, in words; "" if there is an answer.
     error: str = ""
-    # None: there is an answer.
+    # The kind of the reason; None if there is an answer.
     failure: AnswerFailure | None = None
 
 
 class SendsToAgents(Protocol):
-    """Sends messages of one turn of an agent. What goes wrong is an answer, too."""
+    """Sends messages of one turn of an agent. Failures are answers as well: nothing is raised for them."""
 
     async def ask(self, agent: str, text: str) -> AgentAnswer:
         """Returns the answer of an agent to a message. agent: its id, or its name."""
@@ -65,10 +65,10 @@ class SendsToAgents(Protocol):
     async def ask_tagged(
         self, match_all: Sequence[str], match_some: Sequence[str], text: str
     ) -> Sequence[AgentAnswer]:
-        """Returns an answer of each agent that has all of the first tags and one of the second, if there are any."""
+        """Returns an answer of each agent that has all tags of `match_all`, and a tag of `match_some` if it has any."""
 
     async def send(self, agent: str, text: str) -> AgentAnswer:
-        """Has a message delivered, whatever comes of it: its run goes on by itself. The answer has no text."""
+        """Has a message delivered, and does not wait for its run. The answer has no text."""
 
 
 async def speak(sends: SendsToAgents, call: RunTool, max_chars: int) -> ToolAnswer:
@@ -76,11 +76,12 @@ async def speak(sends: SendsToAgents, call: RunTool, max_chars: int) -> ToolAnsw
     arguments: Mapping[str, Any] = call.arguments
     text = str(arguments["message"])
     if call.name == ASK_TAGGED:
-        match_all, match_some = arguments.get("match_all") or (), arguments.get("match_some") or ()
-        answers = await sends.ask_tagged(tuple(map(str, match_all)), tuple(map(str, match_some)), text)
+        match_all = tuple(map(str, arguments.get("match_all") or ()))
+        match_some = tuple(map(str, arguments.get("match_some") or ()))
+        answers = await sends.ask_tagged(match_all, match_some, text)
         if not answers:
             return failed_answer("Error: no other agent has these tags. Nothing was sent.")
-        return ToolAnswer(_listed(answers, max_chars))
+        return ToolAnswer(_answers_json(answers, max_chars))
     other_agent = str(arguments["other_agent_id"])
     is_async = call.name == SEND_ASYNC
     answer = await (sends.send if is_async else sends.ask)(other_agent, text)
@@ -88,25 +89,25 @@ async def speak(sends: SendsToAgents, call: RunTool, max_chars: int) -> ToolAnsw
         return failed_answer(f"Error: {answer.error}")
     if is_async:
         return ToolAnswer(f"Sent to {answer.name}.")
-    return ToolAnswer(_shortened(answer.text, max_chars) or f"{answer.name} answered without words.")
+    return ToolAnswer(_cut_text(answer.text, max_chars) or f"{answer.name} answered without words.")
 
 
-def _listed(answers: Sequence[AgentAnswer], max_chars: int) -> str:
+def _answers_json(answers: Sequence[AgentAnswer], max_chars: int) -> str:
     """Returns the answers as JSON. Long answers are cut to the same length, so that none is missing."""
     heads = [{"agent_id": each.id, "agent_name": each.name[:_NAME_CHARS]} for each in answers]
     answer_chars = max(
         _MIN_ANSWER_CHARS, (max_chars - len(orjson.dumps(heads)) - 40 * len(heads)) // len(heads)
     )
     lines = [
-        {**head, "error": _shortened(answer.error, answer_chars), "type": answer.failure}
+        {**head, "error": _cut_text(answer.error, answer_chars), "type": answer.failure}
         if answer.error
-        else {**head, "response": _shortened(answer.text, answer_chars)}
+        else {**head, "response": _cut_text(answer.text, answer_chars)}
         for head, answer in zip(heads, answers, strict=True)
     ]
     return orjson.dumps(lines).decode()
 
 
-def _shortened(text: str, max_chars: int) -> str:
+def _cut_text(text: str, max_chars: int) -> str:
     if len(text) <= max_chars:
         return text
     return text[:max_chars] + _CUT.format(left=len(text) - max_chars)
