@@ -129,12 +129,12 @@ class RawClient:
     def read_chunk(self) -> bytes:
         """Returns the next chunk of a chunked body; b"": the body has ended."""
         size = int(self.read_until(b"\r\n"), 16)
-        return self._read_exactly(size + 2)[:-2]
+        return self.read_exactly(size + 2)[:-2]
 
     def read_reply(self) -> RawReply:
         reply = self.read_head()
         if "content-length" in reply.headers:
-            reply.body = self._read_exactly(int(reply.headers["content-length"]))
+            reply.body = self.read_exactly(int(reply.headers["content-length"]))
         else:
             while chunk := self.read_chunk():
                 reply.body += chunk
@@ -147,7 +147,7 @@ class RawClient:
         except ConnectionResetError:
             return True
 
-    def _read_exactly(self, count: int) -> bytes:
+    def read_exactly(self, count: int) -> bytes:
         while len(self.unread) < count:
             data = self.socket.recv(65536)
             if not data:

@@ -151,7 +151,7 @@ def test_each_token_leaves_as_it_comes(world: World) -> None:
         client.request("POST", CHAT, json.dumps({**HELLO, "model": "agent/helper"}).encode())
         gates[1].open()  # the role delta alone may wait: an error would still be a status
         client.read_until(b'"one"')
-        assert client.rest.count(b"data:") == 0
+        assert client.unread.count(b"data:") == 0
         gates[2].open()
         client.read_until(b'" two"')
         gates[3].open()

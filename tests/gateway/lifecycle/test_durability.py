@@ -121,7 +121,7 @@ class Client:
             assert connection.read_chunk() == b""
         else:
             assert "x-mnemogate-durable" not in head.headers
-            whole = connection._exactly(int(head.headers["content-length"]))
+            whole = connection.read_exactly(int(head.headers["content-length"]))
             said = json.loads(whole)["choices"][0]["message"]["content"]
             self._saw(text, said, head.headers)
         watch.saw()

@@ -218,7 +218,7 @@ def test_another_users_text_does_not_wait_for_the_write_of_a_turn(
             upstream.last.settled.wait_sync()
             assert not gate.is_open
             assert b"Miso" in upstream.last.body  # recall reads during the write
-            assert b"[DONE]" not in streamed + alice.rest
+            assert b"[DONE]" not in streamed + alice.unread
             gate.open()
             alice.read_until(b"data: [DONE]")
             bob.read_until(b"data: [DONE]") if stream else bob.read_reply()
@@ -240,8 +240,8 @@ def test_the_end_of_a_stream_waits_for_the_disk_and_its_text_does_not(
             client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
             streamed = client.read_until(b" there")
             upstream.last.settled.wait_sync()
-            assert b'finish_reason":"stop' not in streamed + client.rest
-            assert b"[DONE]" not in streamed + client.rest
+            assert b'finish_reason":"stop' not in streamed + client.unread
+            assert b"[DONE]" not in streamed + client.unread
             gate.open()
         rest = client.read_until(b"data: [DONE]\n\n")
         assert b"not durable" not in rest

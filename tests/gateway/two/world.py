@@ -161,7 +161,7 @@ class Gateway:
 
 
 def _whole(client: RawClient, head: RawReply) -> tuple[str, bool]:
-    reply = orjson.loads(client._exactly(int(head.headers["content-length"])))
+    reply = orjson.loads(client.read_exactly(int(head.headers["content-length"])))
     return reply["choices"][0]["message"]["content"], True
 
 

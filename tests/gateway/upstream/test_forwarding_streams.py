@@ -55,7 +55,7 @@ def test_a_reply_that_leaves_while_it_comes_has_its_length(
         head = client.read_head()
         assert (head.headers["content-length"], "transfer-encoding" in head.headers) == ("256000", False)
         if method == "GET":
-            assert client._exactly(256_000) == body
+            assert client.read_exactly(256_000) == body
         client.request("GET", "/health")
         assert client.read_reply().status == 200
 
@@ -87,7 +87,7 @@ def test_a_reply_that_breaks_is_shorter_than_its_length(
     with gateway.connect() as client:
         client.request("GET", "/v1/audio/voices/v")
         assert client.read_head().headers["content-length"] == "1000"
-        assert client._exactly(500) == b"x" * 500
+        assert client.read_exactly(500) == b"x" * 500
         assert client.is_closed()
 
 
